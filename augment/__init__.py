@@ -1,0 +1,1 @@
+"""ARC grids, tasks and their symmetries. Imports numpy only; everything else in the project builds on it."""

@@ -1,0 +1,74 @@
+"""Permutations of the ten colors that keep color 0, and their ranks.
+
+A permutation is a `Colors` tuple for one grid, or a row of an array where there are many. Its lexicographic rank makes it
+one small integer, which is how `augment.transform` packs views.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.grid import COLORS, Grid
+
+Colors = tuple[int, ...]
+"""Ten ints: `colors[c]` is the new color of c, and `colors[0] == 0`."""
+
+IDENTITY_COLORS: Colors = tuple(range(COLORS))
+PERMUTATIONS = math.factorial(COLORS - 1)
+"""How many permutations keep color 0: 9! = 362,880."""
+
+
+def check_colors(colors: Colors) -> Colors:
+    """Return `colors`. Raises ValueError unless it is a permutation of 0..9 that keeps 0."""
+    if len(colors) != COLORS or sorted(colors) != list(range(COLORS)) or colors[0] != 0:
+        raise ValueError(f"a color permutation has the ten colors 0..9, each once, with 0 first; got {tuple(colors)}")
+    return colors
+
+
+def apply_colors(grid: Grid, colors: Colors) -> Grid:
+    """Return a new grid of the same shape in which every color c has become `colors[c]`."""
+    return np.array(colors, dtype=np.uint8)[grid]
+
+
+def invert_colors(grid: Grid, colors: Colors) -> Grid:
+    """Return the grid of which `grid` is the recolored view: the inverse of `apply_colors`."""
+    return apply_colors(grid, inverse_colors(colors))
+
+
+def compose_colors(first: Colors, second: Colors) -> Colors:
+    """Return the permutation that does what `first` and then `second` do."""
+    return tuple(second[color] for color in first)
+
+
+def inverse_colors(colors: Colors) -> Colors:
+    """Return the permutation that undoes `colors`."""
+    return tuple(colors.index(color) for color in range(COLORS))
+
+
+def rank_permutations(permutations: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Return the lexicographic ranks, (N,) uint32 below M!, of `permutations`: (N, M) uint8 rows of 0..M-1, M <= 10."""
+    count, length = permutations.shape
+    columns = np.ascontiguousarray(permutations.T)  # (M, N)
+    ranks = np.zeros(count, dtype=np.uint32)
+    for i in range(length - 1):
+        smaller_later = np.zeros(count, dtype=np.uint8)
+        for j in range(i + 1, length):
+            smaller_later += columns[j] < columns[i]
+        ranks *= length - i
+        ranks += smaller_later
+    return ranks
+
+
+def unrank_permutations(ranks: npt.NDArray[np.integer], length: int) -> npt.NDArray[np.uint8]:
+    """Return the permutations of 0..length-1, (N, length) uint8, whose lexicographic ranks are `ranks` (N,).
+
+    Ranks must be below length!, and length at most 10. The inverse of `rank_permutations`.
+    """
+    columns = np.zeros((length, len(ranks)), dtype=np.uint8)
+    rest = ranks.astype(np.uint32)
+    for i in range(length - 2, -1, -1):
+        rest, columns[i] = np.divmod(rest, np.uint32(length - i))
+        for j in range(i + 1, length):
+            columns[j] += columns[j] >= columns[i]
+    return np.ascontiguousarray(columns.T)

@@ -1,0 +1,68 @@
+"""The eight dihedral symmetries of a grid, numbered 0..7 as the published ARC builders number them.
+
+0 identity, 1 quarter turn counterclockwise, 2 half turn, 3 quarter turn clockwise, 4 left-right flip, 5 up-down flip,
+6 transpose, 7 flip across the other diagonal. Grids only: `augment.transform` joins them with color permutations.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Cell = TypeVar("Cell", bound=np.generic)
+"""What the cells hold: colors, or anything else that lies on a grid."""
+
+DIHEDRALS = 8
+
+_STEPS = (
+    (False, False, False),
+    (True, True, False),
+    (False, True, True),
+    (True, False, True),
+    (False, False, True),
+    (False, True, False),
+    (True, False, False),
+    (True, True, True),
+)
+"""By dihedral: transpose first?, then reverse the rows?, then reverse the columns?"""
+
+
+def apply_dihedral(grid: npt.NDArray[Cell], dihedral: int) -> npt.NDArray[Cell]:
+    """Return `grid` (H, W), seen through `dihedral`, as a new C-contiguous array: (W, H) for 1, 3, 6 and 7, else (H, W).
+
+    Raises ValueError unless `dihedral` is 0..7.
+    """
+    transpose, reverse_rows, reverse_columns = _STEPS[check_dihedral(dihedral)]
+    turned = grid.T if transpose else grid
+    return turned[:: -1 if reverse_rows else 1, :: -1 if reverse_columns else 1].copy(order="C")
+
+
+def invert_dihedral(grid: npt.NDArray[Cell], dihedral: int) -> npt.NDArray[Cell]:
+    """Return the grid of which `grid` is the view: the inverse of `apply_dihedral`, with the same errors."""
+    return apply_dihedral(grid, inverse_dihedral(dihedral))
+
+
+def compose_dihedral(first: int, second: int) -> int:
+    """Return the dihedral that does what `first` and then `second` do. Raises ValueError unless both are 0..7."""
+    transpose, reverse_rows, reverse_columns = _STEPS[check_dihedral(first)]
+    transpose_after, rows_after, columns_after = _STEPS[check_dihedral(second)]
+    if transpose_after:
+        reverse_rows, reverse_columns = reverse_columns, reverse_rows
+    return _STEPS.index((transpose ^ transpose_after, reverse_rows ^ rows_after, reverse_columns ^ columns_after))
+
+
+def inverse_dihedral(dihedral: int) -> int:
+    """Return the dihedral that undoes `dihedral`: only the quarter turns differ from their inverse."""
+    return {1: 3, 3: 1}.get(check_dihedral(dihedral), dihedral)
+
+
+def swaps_sides(dihedral: int) -> bool:
+    """Return whether `dihedral` turns an (H, W) grid into a (W, H) one."""
+    return _STEPS[check_dihedral(dihedral)][0]
+
+
+def check_dihedral(dihedral: int) -> int:
+    """Return `dihedral`. Raises ValueError unless it is 0..7."""
+    if not 0 <= dihedral < DIHEDRALS:
+        raise ValueError(f"a dihedral is 0..{DIHEDRALS - 1}, got {dihedral}")
+    return dihedral

@@ -1,0 +1,130 @@
+"""Lists the distinct views of a task: one transform for each, without duplicates and without missing any.
+
+Two transforms are the same for a task when they give it the same content: the multiset of its demonstrations together with
+the multiset of its test inputs, whatever their order. Colors that a task does not show change nothing, and a task with
+symmetries (`augment.symmetry`) looks alike through several transforms. Each class of equal transforms is represented here by
+its least member, so that counting is exact and sampling needs no comparison of views. The build stage stores the result.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.color import unrank_permutations
+from augment.dihedral import DIHEDRALS, compose_dihedral
+from augment.grid import COLORS, Grid
+from augment.symmetry import Symmetry, find_symmetry, task_content
+from augment.task import Task
+from augment.transform import Codes, encode_transforms
+
+Policy = Literal["all", "keep-output-only"]
+"""Which colors are permuted: all of 1..9, or all but those that demonstration outputs show and no input does."""
+
+
+def count_distinct(task: Task, policy: Policy = "all") -> int:
+    """Return how many distinct views `task` has, itself included. Raises ValueError for an unknown policy."""
+    return _Views.of(task, policy).count
+
+
+def distinct_transforms(task: Task, limit: int, rng: np.random.Generator, policy: Policy = "all") -> Codes:
+    """Return transforms that show `task` in distinct ways, as integer codes (n,) uint32, n = min(limit, views that exist).
+
+    The identity, 0, comes first. When there are more views than `limit`, the others are drawn uniformly without
+    replacement. Their order is random too, so that the first few of them are a fair sample; it depends on `rng` alone.
+    Raises ValueError when `limit` is not positive or the policy is unknown.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    codes = _draw(_Views.of(task, policy), limit, rng)
+    identity = np.zeros(1, dtype=np.uint32)
+    return np.concatenate([identity, codes[codes != 0]])[:limit]
+
+
+@dataclass(frozen=True)
+class _Views:
+    """The transforms that can tell views of a task apart: a dihedral, and an image for each color that is shown.
+
+    They are numbered, dihedral first, then by the images of the shown colors in lexicographic order. Colors that are not
+    shown take the remaining images in ascending order, so that the identity is among them.
+    """
+
+    shown: tuple[int, ...]
+    """The movable colors that occur in the content, ascending."""
+    movable: tuple[int, ...]
+    """The colors that may be permuted, ascending."""
+    symmetry: Symmetry
+    """The symmetries of the content that permute the shown colors."""
+
+    @classmethod
+    def of(cls, task: Task, policy: Policy) -> "_Views":
+        """Return the views of `task` under `policy`."""
+        if policy not in get_args(Policy):
+            raise ValueError(f"unknown policy {policy!r}, expected one of: {', '.join(get_args(Policy))}")
+        inputs = _colors([pair.input for pair in task.train] + list(task.test))
+        outputs = _colors([pair.output for pair in task.train])
+        kept = {0} if policy == "all" else {0} | (outputs - inputs)
+        shown = tuple(sorted((inputs | outputs) - kept))
+        movable = tuple(sorted(set(range(COLORS)) - kept))
+        return cls(shown, movable, find_symmetry(task_content(task), shown))
+
+    @cached_property
+    def images(self) -> int:
+        """How many ways there are to choose images for the shown colors."""
+        return math.perm(len(self.movable), len(self.shown))
+
+    @cached_property
+    def total(self) -> int:
+        """How many numbered transforms there are; each view is given by `symmetry.order` of them."""
+        return DIHEDRALS * self.images
+
+    @cached_property
+    def count(self) -> int:
+        """How many distinct views there are."""
+        return self.total // self.symmetry.order
+
+    def least_codes(self, numbers: npt.NDArray[np.int64]) -> Codes:
+        """Return the integer codes, in order, of those `numbers` (N,) that are the least of all that give the same view."""
+        dihedral, rank = np.divmod(numbers, self.images)
+        unshown_orders = math.factorial(len(self.movable) - len(self.shown))
+        images = unrank_permutations(rank * unshown_orders, len(self.movable))  # (N, M), as places in `movable`
+        least = self._least_dihedrals()[dihedral]
+        for i, orbit in enumerate(self.symmetry.orbits):
+            for other in orbit[1:]:
+                least &= images[:, i] < images[:, self.shown.index(other)]
+        colors = np.tile(np.arange(COLORS, dtype=np.uint8), (len(numbers), 1))
+        sources = self.shown + tuple(color for color in self.movable if color not in self.shown)
+        if sources:
+            colors[:, sources] = np.array(self.movable, dtype=np.uint8)[images]
+        return encode_transforms(dihedral[least].astype(np.uint8), colors[least])
+
+    def _least_dihedrals(self) -> npt.NDArray[np.bool_]:
+        """Return, (8,), whether no symmetry followed by that dihedral has a smaller one."""
+        return np.array(
+            [
+                all(dihedral <= compose_dihedral(symmetric, dihedral) for symmetric in self.symmetry.dihedrals)
+                for dihedral in range(DIHEDRALS)
+            ]
+        )
+
+
+def _draw(views: _Views, limit: int, rng: np.random.Generator) -> Codes:
+    """Return the codes of `limit` views, or of all where there are fewer, drawn uniformly and in random order."""
+    order = views.symmetry.order
+    draws = limit if order == 1 else order * (2 * limit + 32)  # one in `order` is the least of its view
+    if 2 * draws < views.total:
+        codes = views.least_codes(rng.choice(views.total, draws, replace=False))
+        if len(codes) >= limit:
+            return codes[:limit]
+    return rng.permutation(views.least_codes(np.arange(views.total)))[:limit]
+
+
+def _colors(grids: list[Grid]) -> set[int]:
+    """Return the colors that occur in `grids`."""
+    if not grids:
+        return set()
+    cells = np.concatenate([grid.ravel() for grid in grids])
+    return set(np.flatnonzero(np.bincount(cells, minlength=COLORS)).tolist())

@@ -1,0 +1,77 @@
+"""A grid and how one is read from outside data.
+
+First room of the flow: every grid of the project passes through `parse_grid` once and is trusted from then on.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+Grid = npt.NDArray[np.uint8]
+"""(H, W) uint8, 1 <= H, W <= 30, colors 0..9."""
+
+MAX_SIDE = 30
+COLORS = 10
+
+_COLOR_BYTES = bytes(range(COLORS))
+
+
+def parse_grid(rows: object, where: str) -> Grid:
+    """Return `rows`, a list of lists of ints, as a (H, W) uint8 grid.
+
+    Raises ValueError, beginning with `where`, unless `rows` is a rectangle of 1..30 by 1..30 colors 0..9.
+    """
+    grid = _convert_plain(rows)
+    if grid is not None:
+        return grid
+    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
+        raise ValueError(f"{where}: expected a grid (a list of rows), got {type(rows).__name__}")
+    if not 1 <= len(rows) <= MAX_SIDE:
+        raise ValueError(f"{where}: a grid has 1 to {MAX_SIDE} rows, got {len(rows)}")
+    width = None
+    for i, row in enumerate(rows):
+        if not isinstance(row, Sequence) or isinstance(row, str | bytes):
+            raise ValueError(f"{where}: row {i} must be a list of colors, got {type(row).__name__}")
+        if width is None:
+            width = len(row)
+            if not 1 <= width <= MAX_SIDE:
+                raise ValueError(f"{where}: a row has 1 to {MAX_SIDE} cells, got {width}")
+        if len(row) != width:
+            raise ValueError(f"{where}: not a rectangle, row {i} has {len(row)} cells and row 0 has {width}")
+        for j, color in enumerate(row):
+            if type(color) is not int or not 0 <= color < COLORS:
+                raise ValueError(f"{where}: row {i}, cell {j}: a color is an int 0..9, got {_short(color)}")
+    return np.array(rows, dtype=np.uint8)
+
+
+def _convert_plain(rows: object) -> Grid | None:
+    """Return the grid if `rows` is a valid list of lists: the checks of `parse_grid`, three times faster and without words."""
+    if type(rows) is not list or not 1 <= len(rows) <= MAX_SIDE or set(map(type, rows)) != {list}:
+        return None
+    width = len(rows[0])
+    if not 1 <= width <= MAX_SIDE or set(map(len, rows)) != {width}:
+        return None
+    cells = list(chain.from_iterable(rows))
+    if set(map(type, cells)) != {int}:  # True and np.int64(1) are no colors, although bytes() takes them
+        return None
+    try:
+        colors = bytes(cells)
+    except ValueError:  # not within 0..255
+        return None
+    if colors.translate(None, delete=_COLOR_BYTES):
+        return None
+    return np.frombuffer(colors, dtype=np.uint8).reshape(len(rows), width).copy()
+
+
+def grid_key(grid: Grid) -> bytes:
+    """Return a key that is equal exactly for equal grids (shape and cells)."""
+    return bytes(grid.shape) + grid.tobytes()
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list | tuple | dict):  # repr fails on lists nested a thousand deep
+        return f"a {type(value).__name__}"
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

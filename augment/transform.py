@@ -1,0 +1,132 @@
+"""A transform: a permutation of the colors, then a dihedral symmetry. A task seen through one is a view of it.
+
+The two parts commute, so the order matters to no result. A transform is written in three ways: the `Transform` itself, a
+short text for files and people (`code`), and an integer 0..2,903,039 (`transform_to_int`), of which stores keep arrays.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.color import (
+    IDENTITY_COLORS,
+    PERMUTATIONS,
+    Colors,
+    apply_colors,
+    check_colors,
+    compose_colors,
+    inverse_colors,
+    rank_permutations,
+    unrank_permutations,
+)
+from augment.dihedral import DIHEDRALS, apply_dihedral, check_dihedral, compose_dihedral, inverse_dihedral
+from augment.grid import COLORS, Grid
+from augment.task import Pair, Task
+
+TRANSFORMS = DIHEDRALS * PERMUTATIONS
+"""How many transforms exist: 8 * 9! = 2,903,040. Integer codes are below it."""
+
+Codes = npt.NDArray[np.uint32]
+"""(N,) uint32: transforms as integers, dihedral * 9! + the lexicographic rank of the images of colors 1..9."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A permutation of the colors, then a dihedral symmetry. Raises ValueError when either is not one."""
+
+    dihedral: int
+    """0..7, see `augment.dihedral`."""
+    colors: Colors
+    """The new color of each of the ten colors; color 0 stays."""
+
+    def __post_init__(self) -> None:
+        """Reject what is not a transform."""
+        check_dihedral(self.dihedral)
+        check_colors(self.colors)
+
+    def apply(self, grid: Grid) -> Grid:
+        """Return `grid`, (H, W), as this transform shows it: (H, W), or (W, H) when the sides are swapped."""
+        return apply_dihedral(apply_colors(grid, self.colors), self.dihedral)
+
+    def invert(self, grid: Grid) -> Grid:
+        """Return, in the original frame, the grid of which `grid` is the view."""
+        return self.inverse().apply(grid)
+
+    def apply_task(self, task: Task) -> Task:
+        """Return the view of `task`: every grid transformed, the id and the order of pairs kept."""
+        train = tuple(Pair(self.apply(pair.input), self.apply(pair.output)) for pair in task.train)
+        return Task(task.id, train, tuple(self.apply(grid) for grid in task.test))
+
+    def inverse(self) -> "Transform":
+        """Return the transform that undoes this one."""
+        return Transform(inverse_dihedral(self.dihedral), inverse_colors(self.colors))
+
+    def then(self, other: "Transform") -> "Transform":
+        """Return the transform that does what this one and then `other` do."""
+        return Transform(
+            compose_dihedral(self.dihedral, other.dihedral),
+            compose_colors(self.colors, other.colors),
+        )
+
+    @property
+    def code(self) -> str:
+        """The transform as text, such as `3.463582197`: the dihedral, a dot, and the new colors of colors 1..9."""
+        return f"{self.dihedral}." + "".join(str(color) for color in self.colors[1:])
+
+    @classmethod
+    def parse(cls, code: str) -> "Transform":
+        """Return the transform whose `code` is the given text. Raises ValueError, naming the text, when there is none."""
+        if not re.fullmatch(r"[0-9]\.[0-9]{9}", code, flags=re.ASCII):
+            raise ValueError(f"transform {code!r}: expected a digit, a dot and nine digits, such as '3.463582197'")
+        dihedral, colors = int(code[0]), (0, *(int(color) for color in code[2:]))
+        if dihedral >= DIHEDRALS:
+            raise ValueError(f"transform {code!r}: a dihedral is 0..{DIHEDRALS - 1}, got {dihedral}")
+        if sorted(colors) != list(range(COLORS)):
+            missing = "".join(str(color) for color in range(1, COLORS) if color not in colors[1:])
+            raise ValueError(f"transform {code!r}: expected each of the colors 1..9 once, but {missing} is missing")
+        return cls(dihedral, colors)
+
+
+IDENTITY = Transform(0, IDENTITY_COLORS)
+
+
+def transform_to_int(transform: Transform) -> int:
+    """Return `transform` as an integer below `TRANSFORMS`; the identity is 0."""
+    colors = np.array([transform.colors], dtype=np.uint8)
+    return int(encode_transforms(np.array([transform.dihedral], dtype=np.uint8), colors)[0])
+
+
+def transform_from_int(code: int) -> Transform:
+    """Return the transform that `transform_to_int` turns into `code`. Raises ValueError for other integers."""
+    _check_codes(int(code), int(code))
+    dihedral, colors = decode_transforms(np.array([code], dtype=np.uint32))
+    return Transform(int(dihedral[0]), tuple(colors[0].tolist()))
+
+
+def encode_transforms(dihedral: npt.NDArray[np.uint8], colors: npt.NDArray[np.uint8]) -> Codes:
+    """Return transforms as integers, (N,) uint32: `dihedral` (N,) of 0..7, `colors` (N, 10) permutations that keep 0.
+
+    The arrays are trusted; `decode_transforms` is the inverse.
+    """
+    return dihedral.astype(np.uint32) * np.uint32(PERMUTATIONS) + rank_permutations(colors[:, 1:])
+
+
+def decode_transforms(codes: Codes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Return the dihedrals (N,) uint8 and the color permutations (N, 10) uint8 of integer codes (N,).
+
+    Raises ValueError when a code is not below `TRANSFORMS`.
+    """
+    if codes.size:
+        _check_codes(int(codes.min()), int(codes.max()))
+    dihedral, ranks = np.divmod(codes.astype(np.uint32), np.uint32(PERMUTATIONS))
+    colors = np.zeros((len(codes), COLORS), dtype=np.uint8)
+    colors[:, 1:] = unrank_permutations(ranks, COLORS - 1) + 1
+    return dihedral.astype(np.uint8), colors
+
+
+def _check_codes(least: int, greatest: int) -> None:
+    if least < 0 or greatest >= TRANSFORMS:
+        wrong = least if least < 0 else greatest
+        raise ValueError(f"an integer transform code is 0..{TRANSFORMS - 1}, got {wrong}")

@@ -1,0 +1,1 @@
+"""Judging: votes, scores and pictures. No torch."""

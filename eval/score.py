@@ -1,0 +1,206 @@
+"""The score of attempts where the test outputs are known, under every rule in use, each by its name.
+
+Last room of the flow: takes the attempts of a ballot or of any system's submission.json and the solutions, judges each
+attempt by exact equality, and gives rates and their text. One outcome has three scores, which differ by several points.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from augment.grid import Grid
+from augment.task import Solutions, TaskId
+
+Predictions = Mapping[TaskId, Sequence[Sequence[Grid | None]]]
+"""Attempts in order, by task id and test index; None is an attempt that is missing. Attempts after the second do not count."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one test input."""
+
+    first: bool
+    """Attempt 1 equals the test output."""
+    second: bool
+    """Attempt 2 equals the test output."""
+    attempted: bool
+    """There was at least one attempt."""
+
+    @property
+    def solved(self) -> bool:
+        """Either attempt equals the test output."""
+        return self.first or self.second
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The score under one rule, 0..1."""
+
+    pass_at_1: float
+    """With attempt 1 alone."""
+    pass_at_2: float
+    """With both attempts: what ARC and Kaggle report."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What attempts are worth under each rule, and what they were judged on."""
+
+    mean_over_tasks: Rates
+    """Mean over tasks of the fraction of their outputs solved."""
+    per_output: Rates
+    """Outputs solved, divided by the number of outputs."""
+    all_or_nothing: Rates
+    """Tasks with every output solved, divided by the number of tasks."""
+    tasks: int
+    outputs: int
+    solved_by_first_alone: int
+    """Outputs that only attempt 1 solved."""
+    solved_by_second_alone: int
+    solved_by_both: int
+    missing_tasks: tuple[TaskId, ...]
+    """Tasks of the solutions without any prediction. They count as unsolved."""
+    missing_outputs: tuple[tuple[TaskId, int], ...]
+    """(task id, test index) of outputs without any attempt, those of missing tasks included. They count as unsolved."""
+    unknown_tasks: tuple[TaskId, ...]
+    """Tasks with predictions that the solutions do not know. They do not count."""
+    unknown_outputs: tuple[tuple[TaskId, int], ...]
+    """(task id, test index) of predictions beyond the outputs of a known task. They do not count."""
+
+    @property
+    def solved_outputs(self) -> int:
+        """Outputs that either attempt solved."""
+        return self.solved_by_first_alone + self.solved_by_second_alone + self.solved_by_both
+
+    def to_json(self) -> dict[str, object]:
+        """Return all fields as plain dicts, lists, ints, floats (rates 0..1) and strings, with the name of each rule."""
+        fields = asdict(self)
+        rules = {field: {"name": name, **fields.pop(field)} for field, name, _ in RULES}
+        return {"rules": rules, "solved_outputs": self.solved_outputs, **fields}
+
+
+RULES = (
+    ("mean_over_tasks", "mean over tasks of the fraction solved", "Kaggle's leaderboard behaves like it"),
+    ("per_output", "per test output", "Kaggle's page words it so: outputs solved / outputs"),
+    ("all_or_nothing", "all-or-nothing per task", "a task counts when all its outputs are solved"),
+)
+"""(field of `Score`, name, explanation), in the order of printing: Kaggle's first."""
+
+
+def judge(predictions: Predictions, solutions: Solutions) -> dict[TaskId, tuple[Outcome, ...]]:
+    """Return the outcome of every test output of `solutions`, in their order; what is not predicted is not solved."""
+    outcomes = {}
+    for task_id, outputs in solutions.items():
+        attempts = predictions.get(task_id, ())
+        missing = [()] * (len(outputs) - len(attempts))
+        outcomes[task_id] = tuple(_outcome(*both) for both in zip([*attempts, *missing], outputs, strict=False))
+    return outcomes
+
+
+def score_predictions(predictions: Predictions, solutions: Solutions) -> Score:
+    """Return the score of `predictions` under every rule; only equal size and equal cells count as solved.
+
+    Tasks of `solutions` with no outputs are left out. Raises ValueError when that leaves nothing to judge.
+    """
+    known = {task_id: outputs for task_id, outputs in solutions.items() if len(outputs)}
+    if not known:
+        raise ValueError("nothing to score: the solutions hold no test output")
+    outcomes = judge(predictions, known)
+    first = [[outcome.first for outcome in task] for task in outcomes.values()]
+    either = [[outcome.solved for outcome in task] for task in outcomes.values()]
+    flat = [(task_id, i, outcome) for task_id, task in outcomes.items() for i, outcome in enumerate(task)]
+    return Score(
+        mean_over_tasks=Rates(_mean_over_tasks(first), _mean_over_tasks(either)),
+        per_output=Rates(_per_output(first), _per_output(either)),
+        all_or_nothing=Rates(_all_or_nothing(first), _all_or_nothing(either)),
+        tasks=len(outcomes),
+        outputs=len(flat),
+        solved_by_first_alone=sum(outcome.first and not outcome.second for _, _, outcome in flat),
+        solved_by_second_alone=sum(outcome.second and not outcome.first for _, _, outcome in flat),
+        solved_by_both=sum(outcome.first and outcome.second for _, _, outcome in flat),
+        missing_tasks=tuple(task_id for task_id in known if task_id not in predictions),
+        missing_outputs=tuple((task_id, i) for task_id, i, outcome in flat if not outcome.attempted),
+        unknown_tasks=tuple(task_id for task_id in predictions if task_id not in solutions),
+        unknown_outputs=tuple(
+            (task_id, i)
+            for task_id, attempts in predictions.items()
+            if task_id in solutions
+            for i in range(len(solutions[task_id]), len(attempts))
+        ),
+    )
+
+
+def format_score(score: Score, source: str, pooled: int | None = None, views: int | None = None) -> str:
+    """Return `score` as text of several lines, without a line end: every rule by name, then counts.
+
+    `source` names what was scored, such as "arc2:evaluation". Where they are known, `pooled` is the number of runs or
+    checkpoints whose candidates were voted on together (`len(ballot.sources)`), `views` that of views of a test input.
+    """
+    width = max(len(name) for _, name, _ in RULES)
+    lines = [
+        f"{source}: {_plural(score.tasks, 'task')}, {_plural(score.outputs, 'test output')}; {_origin(pooled, views)}",
+        f"{'rule':{width}}   pass@1   pass@2",
+    ]
+    for field, name, explanation in RULES:
+        rates: Rates = getattr(score, field)
+        lines.append(f"{name:{width}}  {rates.pass_at_1:7.2%}  {rates.pass_at_2:7.2%}  {explanation}")
+    lines.append(
+        f"solved {score.solved_outputs} of {_plural(score.outputs, 'output')}: {score.solved_by_first_alone} by attempt 1 "
+        f"alone, {score.solved_by_second_alone} by attempt 2 alone, {score.solved_by_both} by both"
+    )
+    if score.missing_outputs:
+        lines.append(f"no attempt, counted as unsolved: {_named('output', _labels(score.missing_outputs))}")
+    if score.missing_tasks:
+        lines.append(f"no prediction at all, counted as unsolved: {_named('task', score.missing_tasks)}")
+    if score.unknown_tasks:
+        lines.append(f"not in the solutions, not counted: {_named('task', score.unknown_tasks)}")
+    if score.unknown_outputs:
+        lines.append(f"more than the task has, not counted: {_named('output', _labels(score.unknown_outputs))}")
+    return "\n".join(lines)
+
+
+def _outcome(attempts: Sequence[Grid | None], output: Grid) -> Outcome:
+    first, second, *_ = [*attempts, None, None]
+    return Outcome(
+        first=first is not None and np.array_equal(first, output),
+        second=second is not None and np.array_equal(second, output),
+        attempted=first is not None or second is not None,
+    )
+
+
+def _mean_over_tasks(solved: Sequence[Sequence[bool]]) -> float:
+    """Exact up to the last rounding, so the order of the tasks does not matter."""
+    return float(sum((Fraction(sum(task), len(task)) for task in solved), Fraction(0)) / len(solved))
+
+
+def _per_output(solved: Sequence[Sequence[bool]]) -> float:
+    return sum(map(sum, solved)) / sum(map(len, solved))
+
+
+def _all_or_nothing(solved: Sequence[Sequence[bool]]) -> float:
+    return sum(map(all, solved)) / len(solved)
+
+
+def _origin(pooled: int | None, views: int | None) -> str:
+    """Say what the votes came from; unknown stays unsaid rather than taken for a single checkpoint."""
+    if pooled is None:
+        votes = "votes of unknown origin (a single checkpoint or a pool)"
+    else:
+        votes = "single checkpoint" if pooled == 1 else f"pooled({pooled}): votes of {pooled} checkpoints together"
+    return votes if views is None else f"{votes}, {_plural(views, 'view')} of each test input"
+
+
+def _labels(outputs: Sequence[tuple[TaskId, int]]) -> list[str]:
+    return [f"{task_id}[{i}]" for task_id, i in outputs]
+
+
+def _named(noun: str, names: Sequence[str], shown: int = 5) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    escaped = ", ".join(repr(name)[1:-1] for name in names[:shown])  # a foreign file's ids may hold line ends
+    return f"{_plural(len(names), noun)} ({escaped}{more})"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

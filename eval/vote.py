@@ -1,0 +1,255 @@
+"""Votes: counts the candidates of all views of a test input and ranks the different grids among them.
+
+Stands between prediction, which streams candidates in, and the submission or the score, which take the attempts out.
+Holds each different grid once, however many candidates there are.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.grid import COLORS, MAX_SIDE, Grid, grid_key
+from augment.task import Task, TaskId
+
+ATTEMPTS = 2
+"""Attempts that a submission holds for every test input."""
+
+_UNIT = 1 << 40
+# Probabilities are summed as whole numbers of 2**-40: such sums are exact, so the ranking does not depend on the order in
+# which candidates arrive or ballots are pooled, as sums of floats would.
+
+_VALID_COLORS = bytes(range(COLORS))
+
+Ranking = Callable[[int, float], tuple[float, ...]]
+"""(count, sum of halting probabilities) -> sort key; the largest key ranks first."""
+
+RANKINGS: Mapping[str, Ranking] = MappingProxyType(
+    {
+        "count": lambda count, total: (count, total / count),
+        "probability-sum": lambda _, total: (total,),
+        "mean-probability": lambda count, total: (total / count,),
+    }
+)
+"""By config name; "count" is the rule of TRM (arXiv 2510.04871): most candidates, then largest mean probability."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A grid in the original frame with the votes it got for one test input."""
+
+    grid: Grid
+    count: int
+    """Views that predicted exactly this grid, at least 1."""
+    probability_sum: float
+    """Sum of their halting probabilities, each 0..1."""
+
+    @property
+    def mean_probability(self) -> float:
+        """Mean halting probability of the views that predicted this grid, 0..1."""
+        return self.probability_sum / self.count
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many candidates one test input got."""
+
+    candidates: int
+    """All candidates, empty ones included: the number of views that were predicted."""
+    distinct: int
+    """Different grids among them."""
+    empty: int
+    """Candidates that held no grid; they are never ranked."""
+
+
+class _TestVotes:
+    """Votes of one test input: grid key -> [count, sum of probabilities in units of 2**-40]."""
+
+    __slots__ = ("by_key", "empty")
+
+    def __init__(self) -> None:
+        self.empty = 0
+        self.by_key: dict[bytes, list[int]] = {}
+
+
+class Ballot:
+    """Votes for any number of test inputs, all from one source (a run, a checkpoint) or pooled from several.
+
+    `add`, `add_batch` and `add_empty` fill a ballot of one source. `pool_ballots` makes the only ballots of several
+    sources, and nothing can be added to those: so `sources` always tells whose candidates a score rests on.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._sources: tuple[str, ...] = (source,)
+        self._tests: dict[tuple[TaskId, int], _TestVotes] = {}
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Different sources whose candidates were counted, in the order they were pooled; one for a single checkpoint."""
+        return self._sources
+
+    def add(self, task_id: TaskId, test_index: int, grid: Grid | None, probability: float) -> None:
+        """Count one candidate: a (H, W) uint8 grid in the original frame, or None when the prediction was empty.
+
+        `probability` is its halting probability, 0..1. Raises ValueError on a bad grid or probability.
+        """
+        if not 0.0 <= probability <= 1.0:
+            raise ValueError(f"{_where(task_id, test_index)}: a halting probability is 0..1, got {probability}")
+        if grid is None:
+            self._votes(task_id, test_index).empty += 1
+            return
+        if grid.dtype != np.uint8:
+            raise ValueError(f"{_where(task_id, test_index)}: a grid is uint8, got {grid.dtype}")
+        _check_size(task_id, test_index, grid.shape)
+        key = grid_key(grid)
+        votes = self._votes(task_id, test_index).by_key
+        entry = votes.get(key)
+        if entry is None:
+            _check_colors(task_id, test_index, key)
+            votes[key] = entry = [0, 0]
+        entry[0] += 1
+        entry[1] += round(float(probability) * _UNIT)
+
+    def add_batch(self, task_id: TaskId, test_index: int, grids: npt.NDArray[np.uint8], probabilities: npt.ArrayLike) -> None:
+        """Count B candidates of one test input that have the same size.
+
+        `grids` (B, H, W) uint8 in the original frame, `probabilities` (B,) floats 0..1. Raises ValueError on a bad
+        grid, a bad probability or lengths that differ; the ballot is then as it was before.
+        """
+        values = np.asarray(probabilities, dtype=np.float64)
+        if grids.dtype != np.uint8 or grids.ndim != 3 or values.shape != grids.shape[:1]:
+            raise ValueError(
+                f"{_where(task_id, test_index)}: expected grids (B, H, W) uint8 and probabilities (B,), "
+                f"got {grids.shape} {grids.dtype} and {values.shape}"
+            )
+        if not ((values >= 0.0) & (values <= 1.0)).all():
+            raise ValueError(f"{_where(task_id, test_index)}: a halting probability is 0..1, got {values.tolist()[:4]}")
+        if len(grids) == 0:
+            return
+        _check_size(task_id, test_index, grids.shape[1:])
+        if grids.max() >= COLORS:
+            raise ValueError(f"{_where(task_id, test_index)}: a color is 0..9, got {grids.max()}")
+        votes = self._votes(task_id, test_index).by_key
+        units = np.rint(values * _UNIT).astype(np.int64).tolist()
+        for key, unit in zip(_batch_keys(grids), units, strict=True):
+            entry = votes.get(key)
+            if entry is None:
+                votes[key] = [1, unit]
+            else:
+                entry[0] += 1
+                entry[1] += unit
+
+    def add_empty(self, task_id: TaskId, test_index: int, count: int = 1) -> None:
+        """Count `count` candidates that held no grid."""
+        if count < 0:
+            raise ValueError(f"{_where(task_id, test_index)}: a count of candidates is not negative, got {count}")
+        self._votes(task_id, test_index).empty += count
+
+    def top(self, task_id: TaskId, test_index: int, k: int | None, ranking: str = "count") -> tuple[Candidate, ...]:
+        """Return the k best candidates of a test input (all of them for k=None), best first, all different.
+
+        Ties go to the smaller grid key, so the order depends on the votes alone. Raises ValueError on an unknown
+        `ranking`.
+        """
+        key_of = _ranking_named(ranking)
+        votes = self._tests.get((task_id, test_index))
+        if votes is None:
+            return ()
+        ranked = sorted(votes.by_key.items())
+        ranked.sort(key=lambda item: key_of(item[1][0], item[1][1] / _UNIT), reverse=True)  # stable: ties stay sorted
+        return tuple(Candidate(_grid_of(key), count, total / _UNIT) for key, (count, total) in ranked[:k])
+
+    def attempts(self, task_id: TaskId, test_index: int, ranking: str = "count") -> tuple[Grid, ...]:
+        """Return the up to 2 best grids of a test input, (H, W) uint8 in the original frame, different and never empty."""
+        return tuple(candidate.grid for candidate in self.top(task_id, test_index, ATTEMPTS, ranking))
+
+    def predictions(self, tasks: Iterable[Task], ranking: str = "count") -> dict[TaskId, list[tuple[Grid, ...]]]:
+        """Return the attempts for every test input of `tasks`, in order; a test input without candidates gets ()."""
+        return {task.id: [self.attempts(task.id, i, ranking) for i in range(len(task.test))] for task in tasks}
+
+    def tally(self, task_id: TaskId, test_index: int) -> Tally:
+        """Return how many candidates a test input got; all zero when it got none."""
+        votes = self._tests.get((task_id, test_index), _TestVotes())
+        counted = sum(count for count, _ in votes.by_key.values())
+        return Tally(candidates=counted + votes.empty, distinct=len(votes.by_key), empty=votes.empty)
+
+    def _votes(self, task_id: TaskId, test_index: int) -> _TestVotes:
+        if len(self._sources) > 1:
+            raise ValueError(f"nothing can be added to a ballot pooled from {', '.join(self._sources)}")
+        votes = self._tests.get((task_id, test_index))
+        if votes is None:
+            self._tests[task_id, test_index] = votes = _TestVotes()
+        return votes
+
+
+def pool_ballots(ballots: Sequence[Ballot]) -> Ballot:
+    """Return a new ballot with the votes of all `ballots`, which stay as they are.
+
+    Parts of one source (say, the views that two processes predicted with one checkpoint) give a ballot of that one
+    source; different sources give a pooled one. Raises ValueError when there is nothing to pool.
+    """
+    if not ballots:
+        raise ValueError("pooling needs at least one ballot")
+    sources = tuple(dict.fromkeys(source for ballot in ballots for source in ballot._sources))
+    pooled = Ballot(sources[0])
+    for ballot in ballots:
+        for (task_id, test_index), votes in ballot._tests.items():
+            into = pooled._votes(task_id, test_index)
+            into.empty += votes.empty
+            for key, (count, total) in votes.by_key.items():
+                entry = into.by_key.setdefault(key, [0, 0])
+                entry[0] += count
+                entry[1] += total
+    pooled._sources = sources
+    return pooled
+
+
+def choose_attempts(ranked: Sequence[Grid], fallbacks: Sequence[Grid]) -> tuple[Grid, Grid]:
+    """Return the first two different grids of `ranked`, then `fallbacks`; the same one twice if there is no second.
+
+    Raises ValueError when both are empty.
+    """
+    grids = [*ranked, *fallbacks]
+    if not grids:
+        raise ValueError("no grid to choose an attempt from")
+    first = grids[0]
+    second = next((grid for grid in grids if grid_key(grid) != grid_key(first)), first)
+    return first, second
+
+
+def _ranking_named(name: str) -> Ranking:
+    ranking = RANKINGS.get(name)
+    if ranking is None:
+        raise ValueError(f"unknown ranking {name!r}; there are {', '.join(RANKINGS)}")
+    return ranking
+
+
+def _batch_keys(grids: npt.NDArray[np.uint8]) -> list[bytes]:
+    """Return the `grid_key` of each of (B, H, W) grids; far cheaper than one call for each."""
+    prefix = bytes(grids.shape[1:])
+    cells = grids.shape[1] * grids.shape[2]
+    data = grids.tobytes()
+    return [prefix + data[start : start + cells] for start in range(0, len(data), cells)]
+
+
+def _grid_of(key: bytes) -> Grid:
+    """Return the grid of a key; the inverse of `grid_key`."""
+    grid = np.frombuffer(key, dtype=np.uint8, offset=2).reshape(key[0], key[1])
+    return grid.copy()  # frombuffer is read-only
+
+
+def _where(task_id: TaskId, test_index: int) -> str:
+    return f"task {task_id}, test input {test_index}"
+
+
+def _check_size(task_id: TaskId, test_index: int, shape: tuple[int, ...]) -> None:
+    if len(shape) != 2 or not (1 <= shape[0] <= MAX_SIDE and 1 <= shape[1] <= MAX_SIDE):
+        raise ValueError(f"{_where(task_id, test_index)}: a grid is 1..{MAX_SIDE} by 1..{MAX_SIDE}, got {shape}")
+
+
+def _check_colors(task_id: TaskId, test_index: int, key: bytes) -> None:
+    strange = key[2:].translate(None, delete=_VALID_COLORS)
+    if strange:
+        raise ValueError(f"{_where(task_id, test_index)}: a color is 0..{COLORS - 1}, got {strange[0]}")

@@ -1,0 +1,1 @@
+"""The stages: data, training, prediction, and the run that joins them."""

@@ -1,0 +1,192 @@
+"""The command line: `python -m pipeline COMMAND ...`. Parses, calls one stage; bad input is one line and exit code 2."""
+
+import time
+
+_STARTED = time.monotonic()  # a run's clock starts before anything is imported
+
+import argparse  # noqa: E402
+import logging  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from pipeline.data.sources import SOURCES_HELP  # noqa: E402
+
+PROGRAM = "python -m pipeline"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return its exit code: 0 success, 1 a failure of its own, 2 bad input (one line)."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    from pipeline import commands  # noqa: PLC0415 (nothing of it is needed to parse)
+
+    try:
+        return commands.COMMANDS[arguments.command](arguments, _STARTED)
+    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM} {arguments.command}: interrupted", file=sys.stderr)
+        return 1
+    except (OSError, FloatingPointError) as error:
+        print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="From ARC tasks to submission.json with a tiny recursive network trained from scratch.",
+        epilog=SOURCES_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_run, _add_build, _add_train, _add_predict, _add_vote, _add_score, _add_audit, _add_canvas, _add_show):
+        add(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example:\n  {PROGRAM} {name} {example}\n\n{SOURCES_HELP}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_run(commands: Any) -> None:
+    summary = "the whole job: build, train, predict, vote, submission.json, score"
+    example = "--source arc1:evaluation --train-source arc1:training --preset demo --time-limit 10m --out runs/first"
+    parser = _command(commands, "run", summary, example)
+    _sources(parser)
+    _config(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory")
+    _time_limit(parser, "for everything, from the start of the program: 90s, 25m, 11h30m")
+    parser.add_argument("--reserve", metavar="DURATION", help="kept free at the end (default: 3%% of the limit, 3s to 20m)")
+    _weights(parser)
+    parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
+
+
+def _add_build(commands: Any) -> None:
+    example = "--source arc1:evaluation --train-source arc1:training --augmentations 1000 --out data/arc1"
+    parser = _command(commands, "build", "sources to a compact dataset", example)
+    _sources(parser)
+    parser.add_argument(
+        "--augmentations", type=int, default=1000, metavar="N", help="transforms of a task besides the identity"
+    )
+    policy = "keep-output-only: colors that occur in outputs alone stay as they are"
+    parser.add_argument("--policy", choices=("all", "keep-output-only"), default="all", help=policy)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=0, help="processes (default: as many as there are cores)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def _add_train(commands: Any) -> None:
+    parser = _command(
+        commands, "train", "train a network on a dataset", "--data data/arc1 --preset fast --out runs/fast --resume"
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
+    _config(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    _time_limit(parser, "until the last checkpoint is begun")
+    _weights(parser)
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in DIR, if there is one")
+
+
+def _add_predict(commands: Any) -> None:
+    summary = "predict the test inputs of a dataset, vote, write submission.json"
+    parser = _command(commands, "predict", summary, "--data data/arc1 --weights runs/fast --views 256 --out runs/fast-256")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
+    parser.add_argument(
+        "--weights", type=Path, required=True, metavar="FILE", help="weights; a run or checkpoint folder will do"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--views", type=int, metavar="N", help="most views of a test input")
+    _time_limit(parser, "ends after the round that is cut short by it")
+    _settings(parser)
+
+
+def _add_vote(commands: Any) -> None:
+    example = "--data data/arc1 --candidates runs/a/candidates runs/b/candidates --out pooled/submission.json"
+    parser = _command(commands, "vote", "pool the candidates of several predictions into one submission", example)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset that was predicted")
+    parser.add_argument("--candidates", type=Path, nargs="+", required=True, metavar="DIR")
+    parser.add_argument("--ranking", default="count", help="count (as published), probability-sum or mean-probability")
+    parser.add_argument("--out", type=Path, required=True, metavar="SUBMISSION.json")
+
+
+def _add_score(commands: Any) -> None:
+    summary = "score a submission.json of any system by all three rules"
+    parser = _command(commands, "score", summary, "runs/first/submission.json --source arc1:evaluation")
+    parser.add_argument("submission", type=Path, metavar="SUBMISSION.json")
+    truth = parser.add_mutually_exclusive_group(required=True)
+    truth.add_argument("--source", action="append", metavar="S", help="tasks whose solutions are known; may be repeated")
+    truth.add_argument("--solutions", type=Path, metavar="FILE", help="a solutions file as Kaggle's")
+    _selection(parser)
+    parser.add_argument("--allow-missing", action="store_true", help="count missing attempts as wrong, do not refuse the file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the score here as well")
+
+
+def _add_audit(commands: Any) -> None:
+    summary = "find test pairs of --source among the training pairs, by content under any transform"
+    parser = _command(commands, "audit", summary, "--train-source arc2:training --source arc1:evaluation")
+    parser.add_argument("--source", action="append", required=True, metavar="S", help="scored tasks; may be repeated")
+    parser.add_argument("--train-source", action="append", default=[], metavar="S", help="trained tasks; may be repeated")
+
+
+def _add_canvas(commands: Any) -> None:
+    summary = "measure how often the fitted canvas is too small for the test output, and how large it is"
+    parser = _command(commands, "canvas", summary, "--source arc1:training --source arc1:evaluation")
+    parser.add_argument("--source", action="append", required=True, metavar="S", help="tasks with solutions; may be repeated")
+
+
+def _add_show(commands: Any) -> None:
+    summary = "draw a task, with the attempts of a submission, to a picture"
+    parser = _command(commands, "show", summary, "007bbfb7 --source arc1:training --png task.png")
+    parser.add_argument("task", metavar="TASK")
+    parser.add_argument("--source", required=True, metavar="S")
+    parser.add_argument("--submission", type=Path, metavar="FILE", help="draw its attempts")
+    parser.add_argument("--png", type=Path, required=True, metavar="FILE")
+
+
+def _sources(parser: argparse.ArgumentParser) -> None:
+    solved = "tasks to be solved: demonstrations are trained on, test inputs predicted; may be repeated"
+    parser.add_argument("--source", action="append", required=True, metavar="S", help=solved)
+    trained = "further tasks to train on, test pairs included; may be repeated"
+    parser.add_argument("--train-source", action="append", default=[], metavar="S", help=trained)
+    _selection(parser)
+    leakage = "what to do with training pairs that equal a scored test pair (default: run drops them, build refuses)"
+    parser.add_argument("--leakage", choices=("refuse", "drop", "allow"), help=leakage)
+
+
+def _selection(parser: argparse.ArgumentParser) -> None:
+    small = "of --source, keep tasks whose demonstrations and test inputs have no side over N"
+    parser.add_argument("--max-side", type=int, metavar="N", help=small)
+    held = "of --source, take the last demonstration of each task for its test, to choose settings by"
+    parser.add_argument("--hold-out", action="store_true", help=held)
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", required=True, metavar="P", help="demo, fast, trm-arc1 or trm-arc2 (pipeline/presets.py)")
+    parser.add_argument("--seed", type=int, default=0)
+    _settings(parser)
+
+
+def _settings(parser: argparse.ArgumentParser) -> None:
+    setting = "override a setting of the preset (pipeline/config.py); may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help=setting)
+
+
+def _time_limit(parser: argparse.ArgumentParser, meaning: str) -> None:
+    parser.add_argument("--time-limit", metavar="DURATION", help=meaning)
+
+
+def _weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="start from these; a run or checkpoint folder will do")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Candidates on disk: one file a round and process, read one at a time into a ballot, so that views cost no memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from augment.canvas import FIRST_COLOR, crop_sizes
+from augment.dihedral import invert_dihedral
+from augment.grid import Grid
+from pipeline.checkpoint import read_tensors, write_tensors
+from pipeline.data.pack import Pack
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What one process predicted in one round: K grids in the original frame."""
+
+    test: npt.NDArray[np.int32]
+    """(K,) test input of the store."""
+    transform: npt.NDArray[np.uint32]
+    """(K,) code of the view."""
+    probability: npt.NDArray[np.float32]
+    """(K,) halting probability of the last segment."""
+    shape: npt.NDArray[np.uint8]
+    """(K, 2) height and width; 0, 0 where no grid was predicted."""
+    cells: npt.NDArray[np.uint8]
+    """All grids, row by row, end to end."""
+
+    def grids(self) -> Iterator[tuple[int, Grid | None, float]]:
+        """Yield (test input of the store, grid or None, halting probability) of each candidate."""
+        sizes = self.shape.astype(np.int64)
+        ends = sizes.prod(axis=1).cumsum()
+        starts = np.concatenate(([0], ends[:-1])) if len(ends) else ends
+        rows = zip(self.test.tolist(), sizes.tolist(), starts.tolist(), ends.tolist(), self.probability.tolist(), strict=True)
+        for test, (height, width), start, end, probability in rows:
+            yield test, self.cells[start:end].reshape(height, width) if end > start else None, probability
+
+
+class CandidateBuilder:
+    """Collects the candidates of a round in memory, as compact arrays."""
+
+    def __init__(self) -> None:
+        self.heads: list[tuple[int, int, float, int, int]] = []
+        self.cells: list[bytes] = []
+
+    def add(self, tests: npt.NDArray[np.int64], pack: Pack, codes: npt.NDArray[np.uint32], tokens: npt.NDArray[np.uint8],
+            probability: npt.NDArray[np.float32]) -> None:  # fmt: skip
+        """Bring the predicted `tokens` (C,) of a pack back to the original frame and keep them.
+
+        `tests` (B,) and `codes` (B,) say what each sequence is, `probability` (B,) how sure it was to be right.
+        """
+        undo = np.argsort(pack.colors, axis=1).astype(np.uint8)  # (B, 10) inverse permutations
+        sequence, cell = 0, 0
+        shapes, counts = _runs(pack.shapes)
+        for (height, width), count in zip(shapes, counts, strict=True):
+            area = count * height * width
+            canvases = tokens[cell : cell + area].reshape(count, height, width)
+            for canvas, (rows, columns) in zip(canvases, crop_sizes(canvases).tolist(), strict=True):
+                self.heads.append((int(tests[sequence]), int(codes[sequence]), float(probability[sequence]), 0, 0))
+                if rows:
+                    view = undo[sequence][canvas[:rows, :columns] - FIRST_COLOR]
+                    grid = invert_dihedral(view, int(pack.dihedral[sequence]))
+                    self.heads[-1] = (*self.heads[-1][:3], *grid.shape)
+                    self.cells.append(grid.tobytes())
+                sequence += 1
+            cell += area
+
+    def build(self) -> Candidates:
+        """Return everything added so far."""
+        test, transform, probability, height, width = zip(*self.heads, strict=True) if self.heads else ([],) * 5
+        return Candidates(
+            np.array(test, np.int32),
+            np.array(transform, np.uint32),
+            np.array(probability, np.float32),
+            np.stack((np.array(height, np.uint8), np.array(width, np.uint8)), axis=1),
+            np.frombuffer(b"".join(self.cells), np.uint8),
+        )
+
+
+def _runs(shapes: npt.NDArray[np.int64]) -> tuple[list[tuple[int, int]], list[int]]:
+    """Return the neighboring equal rows of `shapes` (B, 2) and how many there are of each."""
+    if not len(shapes):
+        return [], []
+    starts = np.flatnonzero(np.concatenate(([True], (shapes[1:] != shapes[:-1]).any(axis=1))))
+    return [(height, width) for height, width in shapes[starts].tolist()], np.diff([*starts, len(shapes)]).tolist()
+
+
+def write_candidates(folder: Path, round_number: int, process: int, candidates: Candidates, source: str) -> Path:
+    """Write the candidates of one round and process; `source` names the checkpoint that they come from."""
+    path = folder / f"round-{round_number:04d}-{process}.safetensors"
+    tensors = {
+        "test": torch.from_numpy(candidates.test),
+        "transform": torch.from_numpy(candidates.transform.astype(np.int64)),
+        "probability": torch.from_numpy(candidates.probability),
+        "shape": torch.from_numpy(candidates.shape),
+        "cells": torch.from_numpy(candidates.cells.copy()),
+    }
+    write_tensors(path, tensors, {"source": source})
+    return path
+
+
+def read_candidates(path: Path) -> tuple[Candidates, str]:
+    """Return the candidates of a file and the checkpoint that they come from. Raises ValueError naming a damaged file."""
+    tensors, metadata = read_tensors(path)
+    names = ("test", "transform", "probability", "shape", "cells")
+    if set(tensors) != set(names) or "source" not in metadata:
+        raise ValueError(f"{path}: not a file of candidates")
+    test, transform, probability, shape, cells = (tensors[name].numpy() for name in names)
+    if not len(test) == len(transform) == len(probability) == len(shape):
+        raise ValueError(f"{path}: damaged, its columns differ in length")
+    if int(shape.astype(np.int64).prod(axis=-1).sum()) != len(cells):
+        raise ValueError(f"{path}: damaged, {len(cells)} cells do not fill the grids")
+    return Candidates(test, transform.astype(np.uint32), probability, shape, cells), metadata["source"]
+
+
+def clear_candidates(folder: Path) -> None:
+    """Make `folder` and remove the candidates of an earlier prediction from it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("round-*.safetensors"):
+        path.unlink()

@@ -1,0 +1,232 @@
+"""Checkpoints: safetensors and JSON, no pickle, everything by name.
+
+A checkpoint is a folder `step-00001234` with `weights.safetensors` (what predictions use: averaged weights, task memory, the
+config and the names of its tasks and views), `training.safetensors` and `training.json` (what training needs to go on as if it
+had not stopped), and `carry-R.safetensors` for each process R that carries unfinished sequences. A folder is renamed into place
+when it is complete.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.config import Config
+from pipeline.data.store import Store
+from pipeline.reasoner.network import Network, make_network
+
+FORMAT = "arc-trm-weights 1"
+_FOLDER = re.compile(r"step-(\d{8,})")
+_ROWS = "memory.rows"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What predictions use, as read from a weights file."""
+
+    path: Path
+    config: Config
+    step: int
+    data_hash: str
+    """Of the dataset that it was trained on."""
+    task_ids: tuple[str, ...]
+    """Rows of the task memory."""
+    tensors: dict[str, Tensor]
+    transforms: Tensor
+    """(V,) int64 codes of the views that the network was trained on, task after task."""
+    transform_start: Tensor
+    """(T + 1,) int64 ranges of `transforms` by task."""
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, store: Store, step: int) -> None:
+    """Write a weights file, by way of a temporary file."""
+    metadata = {
+        "format": FORMAT,
+        "config": orjson.dumps(config.to_json()).decode(),
+        "step": str(step),
+        "data_hash": store.data_hash,
+        "task_ids": orjson.dumps(store.task_ids).decode(),
+    }
+    views = {
+        "views.transforms": torch.from_numpy(store.transforms.astype(np.int64)),
+        "views.transform_start": torch.from_numpy(store.transform_start.astype(np.int64)),
+    }
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()} | views
+    write_tensors(path, plain, metadata)
+
+
+def load_weights(path: Path) -> Weights:
+    """Read a weights file, or the newest of a checkpoint, `checkpoints/` or run folder.
+
+    Raises FileNotFoundError or ValueError, naming the file, when there is none or it is not ours.
+    """
+    path = find_weights(path)
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a weights file of this program (format {metadata.get('format')!r}, not {FORMAT!r})")
+    try:
+        config = Config.from_json(orjson.loads(metadata["config"]))
+        task_ids = tuple(orjson.loads(metadata["task_ids"]))
+        views = tensors.pop("views.transforms"), tensors.pop("views.transform_start")
+        weights = Weights(path, config, int(metadata["step"]), metadata["data_hash"], task_ids, tensors, *views)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: damaged weights file: {error}") from None
+    if len(weights.transform_start) != len(task_ids) + 1:
+        raise ValueError(f"{path}: {len(task_ids)} tasks but {len(weights.transform_start)} ranges of transforms")
+    return weights
+
+
+def find_weights(path: Path) -> Path:
+    """Return the weights file that `path` stands for: itself, or the newest of a run or checkpoint folder."""
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such weights file or folder")
+    if (path / "weights.safetensors").is_file():
+        return path / "weights.safetensors"
+    for folder in (path, path / "checkpoints"):
+        newest = newest_checkpoint(folder)
+        if newest:
+            return newest / "weights.safetensors"
+    raise FileNotFoundError(f"{path}: no weights.safetensors and no checkpoint in this folder")
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the complete checkpoint with most steps in `folder`, or None."""
+    found = [entry for entry in folder.iterdir() if _FOLDER.fullmatch(entry.name)] if folder.is_dir() else []
+    return max(found, key=lambda entry: int(entry.name[5:]), default=None)
+
+
+@dataclass(frozen=True)
+class Transplant:
+    """What happened when weights met a store."""
+
+    known: int
+    """Tasks whose memory was found by id."""
+    new: int
+    """Tasks that start from the mean of the old ones."""
+    unused: int
+    """Tasks of the weights that the store does not have."""
+
+    def __str__(self) -> str:
+        return f"task memory: {self.known} tasks by id, {self.new} new from the mean, {self.unused} not needed"
+
+
+def transplant(weights: Weights, network: Network, store: Store) -> Transplant:
+    """Load `weights` into `network`, made for `store`: trunk by name, memory rows by task id (and transform), else the mean.
+
+    Raises ValueError that names what differs when the architectures do not match.
+    """
+    own = network.state_dict()
+    names = {name for name in own if name != _ROWS}
+    given = {name for name in weights.tensors if name != _ROWS}
+    different = sorted(names ^ given) or sorted(n for n in names if own[n].shape != weights.tensors[n].shape)
+    if different or own[_ROWS].shape[1:] != weights.tensors[_ROWS].shape[1:]:
+        listed = ", ".join(different[:3]) or _ROWS
+        raise ValueError(f"{weights.path}: weights of another architecture, {listed} differ; use the config they come with")
+    old_row = {task: row for row, task in enumerate(weights.task_ids)}
+    known = [task in old_row for task in store.task_ids]
+    if weights.config.memory.kind == "table":
+        rows = _table_rows(weights, store, old_row)
+    else:
+        old = weights.tensors[_ROWS]
+        mean = old.mean(0)
+        rows = torch.stack([old[old_row[task]] if task in old_row else mean for task in store.task_ids])
+    network.load_state_dict({name: weights.tensors[name] for name in names} | {_ROWS: rows})
+    return Transplant(sum(known), len(known) - sum(known), len(set(old_row) - set(store.task_ids)))
+
+
+def _table_rows(weights: Weights, store: Store, old_row: Mapping[str, int]) -> Tensor:
+    """Return a row for each task and transform of `store`: the same view's, else the task's mean, else the mean of all."""
+    old, starts = weights.tensors[_ROWS], weights.transform_start.tolist()
+    overall = old.mean(0)
+    rows = []
+    for task, task_id in enumerate(store.task_ids):
+        codes = store.transforms[store.transform_start[task] : store.transform_start[task + 1]].astype(np.int64)
+        block = overall.expand(len(codes), -1).clone()
+        if task_id in old_row:
+            start, stop = starts[old_row[task_id]], starts[old_row[task_id] + 1]
+            block[:] = old[start:stop].mean(0)
+            position = {code: index for index, code in enumerate(weights.transforms[start:stop].tolist(), start)}
+            matches = [(i, position[code]) for i, code in enumerate(codes.tolist()) if code in position]
+            if matches:
+                to, source = torch.tensor(matches).unbind(1)
+                block[to] = old[source]
+        rows.append(block)
+    return torch.cat(rows)
+
+
+def network_from(weights: Weights, store: Store) -> tuple[Network, Transplant]:
+    """Return a network with `weights`, ready for the tasks of `store`."""
+    network = make_network(weights.config.model, weights.config.memory, len(store.task_ids), len(store.transforms), 0)
+    return network, transplant(weights, network, store)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file and replace `path` with it when it is complete and on disk."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(dict(tensors), temporary, metadata=dict(metadata or {}))
+        _sync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and metadata of a safetensors file. Raises ValueError naming a file that is damaged."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys and replace `path` with it when it is complete and on disk."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def begin_checkpoint(folder: Path, step: int) -> Path:
+    """Return a fresh, hidden folder for the checkpoint of `step`; `finish_checkpoint` makes it visible."""
+    temporary = folder / f".step-{step:08d}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def finish_checkpoint(temporary: Path, kept: int) -> Path:
+    """Rename a complete checkpoint into place and remove all but the newest `kept`."""
+    final = temporary.with_name(temporary.name.removeprefix("."))
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    found = [entry for entry in final.parent.iterdir() if _FOLDER.fullmatch(entry.name)]
+    for old in sorted(found, key=lambda entry: int(entry.name[5:]))[:-kept]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,244 @@
+"""What each command does: arguments in, one stage called, its result told.
+
+Stages that need torch are imported where they are called, so that the others start at once.
+"""
+# ruff: noqa: PLC0415
+
+import argparse
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from augment.task import Solutions, Task
+from eval.score import format_score, score_predictions
+from pipeline.budget import Budget, parse_duration
+from pipeline.data.audit import audit_sources
+from pipeline.data.build import BuildConfig, build
+from pipeline.data.canvas_size import format_size_rules, measure_size_rules
+from pipeline.data.select import Selection
+from pipeline.data.sources import load_source, read_solutions
+from pipeline.data.store import Store
+from submission.format import read_submission
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+logger = logging.getLogger(__name__)
+
+
+def _run(arguments: argparse.Namespace, started: float) -> int:
+    from pipeline.run import RunPlan, default_reserve, run
+
+    budget = _budget(arguments, started)
+    if budget.limit_seconds is not None:
+        reserve = parse_duration(arguments.reserve) if arguments.reserve else default_reserve(budget.limit_seconds)
+        budget = replace(budget, reserve_seconds=reserve)
+    plan = RunPlan(
+        sources=tuple(arguments.source),
+        train_sources=tuple(arguments.train_source),
+        selection=_selection(arguments),
+        leakage=arguments.leakage or "drop",
+        config=_config(arguments),
+        budget=budget,
+        out=arguments.out,
+        weights=arguments.weights,
+        resume=arguments.resume,
+    )
+    return run(plan)
+
+
+def _build(arguments: argparse.Namespace, started: float) -> int:
+    selection = _selection(arguments)
+    sources = [selection.apply(load_source(spec)) for spec in arguments.source]
+    train_sources = [load_source(spec) for spec in arguments.train_source]
+    config = BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs)
+    store = build(sources, train_sources, config, leakage=arguments.leakage or "refuse")
+    store.save(arguments.out)
+    seconds = Budget(None, started).elapsed()
+    size = sum(path.stat().st_size for path in arguments.out.iterdir())
+    print(
+        f"{arguments.out}: {len(store.task_ids)} tasks, {len(store.pair_task)} training pairs, {len(store.test_task)} tests, "
+        f"{len(store.transforms)} views; {size / 1e6:.1f} MB in {seconds:.1f} s"
+    )
+    return 0
+
+
+def _train(arguments: argparse.Namespace, started: float) -> int:
+    from pipeline.checkpoint import load_weights, transplant, write_json
+    from pipeline.engine import make_accelerator
+    from pipeline.reasoner.network import make_network
+    from pipeline.train import Trainer
+
+    config = _config(arguments)
+    store = Store.load(arguments.data)
+    accelerator, dtype = make_accelerator(config.train.precision)
+    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
+    if arguments.weights:
+        logger.info("%s", transplant(load_weights(arguments.weights), network, store))
+    if accelerator.is_main_process:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        write_json(arguments.out / "config.json", config.to_json())
+    accelerator.wait_for_everyone()
+    trainer = Trainer(accelerator, dtype, network, store, config, arguments.out)
+    if arguments.resume:
+        trainer.resume()
+    elif trainer.has_checkpoint():
+        raise ValueError(f"{arguments.out} holds checkpoints already: continue with --resume, or choose another --out")
+    progress = trainer.fit(_budget(arguments, started))
+    if accelerator.is_main_process:
+        print(f"{arguments.out}: step {progress.step}, {progress.sequences} sequences, {progress.seconds:.1f} s")
+    accelerator.end_training()
+    return 0
+
+
+def _predict(arguments: argparse.Namespace, started: float) -> int:
+    from pipeline.candidates import clear_candidates
+    from pipeline.checkpoint import load_weights
+    from pipeline.config import override
+    from pipeline.engine import make_accelerator
+    from pipeline.predict import Predictor
+    from pipeline.votes import tally, write_attempts
+
+    weights = load_weights(arguments.weights)
+    views = [f"predict.views={arguments.views}"] if arguments.views else []
+    config = override(weights.config, [*arguments.set, *views])
+    store = Store.load(arguments.data)
+    accelerator, dtype = make_accelerator(config.train.precision)
+    folder = arguments.out / "candidates"
+    if accelerator.is_main_process:
+        clear_candidates(folder)
+    accelerator.wait_for_everyone()
+    predictor = Predictor(accelerator, dtype, weights, store, config.predict)
+    logger.info("%s", predictor.transplant)
+    for done in predictor.rounds(folder, _budget(arguments, started)):
+        logger.info("round %d: up to %d views of each test input, %d candidates", done.number, done.views, done.candidates)
+    if accelerator.is_main_process:
+        path = arguments.out / "submission.json"
+        filled = write_attempts(path, tally([folder], store), store.tasks_to_solve(), config.predict.ranking)
+        print(f"{path}: {len(filled.submission)} tasks, {len(filled.without_prediction)} test inputs without a prediction")
+    accelerator.end_training()
+    return 0
+
+
+def _vote(arguments: argparse.Namespace, _: float) -> int:
+    from pipeline.votes import tally, write_attempts
+
+    store = Store.load(arguments.data)
+    ballot = tally(arguments.candidates, store)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    filled = write_attempts(arguments.out, ballot, store.tasks_to_solve(), arguments.ranking)
+    print(f"{arguments.out}: {len(filled.submission)} tasks, votes of {', '.join(ballot.sources)}")
+    return 0
+
+
+def _score(arguments: argparse.Namespace, _: float) -> int:
+    solutions, name = _solutions(arguments)
+    submission = read_submission(arguments.submission, allow_missing=arguments.allow_missing)
+    score = score_predictions(submission, solutions)
+    origin = _origin(arguments.submission)
+    if arguments.json:
+        arguments.json.write_bytes(orjson.dumps(score.to_json() | dict(origin), option=orjson.OPT_INDENT_2))
+    sources = origin.get("sources")
+    views = origin.get("views_most")
+    print(
+        format_score(
+            score, name, len(sources) if isinstance(sources, list) else None, views if isinstance(views, int) else None
+        )
+    )
+    return 0
+
+
+def _solutions(arguments: argparse.Namespace) -> tuple[Solutions, str]:
+    if arguments.solutions:
+        return read_solutions(arguments.solutions), str(arguments.solutions)
+    selection = _selection(arguments)
+    sources = [selection.apply(load_source(spec)) for spec in arguments.source]
+    solutions = {task_id: grids for source in sources for task_id, grids in source.solutions.items()}
+    if not solutions:
+        raise ValueError(f"the test outputs of {' + '.join(arguments.source)} are not known, so there is nothing to score by")
+    return solutions, " + ".join(arguments.source)
+
+
+def _origin(submission: Path) -> Mapping[str, object]:
+    """Return what the `votes.json` beside a submission of ours says about where its attempts come from; nothing without one."""
+    path = submission.with_name("votes.json")
+    if not path.is_file():
+        return {}
+    try:
+        origin = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if not isinstance(origin, dict):
+        raise ValueError(f"{path}: expected an object")
+    return origin
+
+
+def _audit(arguments: argparse.Namespace, _: float) -> int:
+    sources = [load_source(spec) for spec in arguments.source]
+    found = audit_sources(sources, [load_source(spec) for spec in arguments.train_source])
+    for leak in found.leaks:
+        print(leak)
+    print(
+        f"{len(found.leaks)} leaks; {found.checked} test pairs checked, {found.unchecked} not, their outputs being unknown; "
+        f"{len(found.given)} demonstrations that show the answer of their own task"
+    )
+    return 0
+
+
+def _canvas(arguments: argparse.Namespace, _: float) -> int:
+    rows = measure_size_rules(load_source(spec) for spec in arguments.source)
+    if not rows:
+        raise ValueError(f"the test outputs of {' + '.join(arguments.source)} are not known, so nothing can be measured")
+    print(format_size_rules(rows))
+    return 0
+
+
+def _show(arguments: argparse.Namespace, _: float) -> int:
+    from eval.draw import draw_task
+
+    source = load_source(arguments.source)
+    task = _find(source.tasks, arguments.task, arguments.source)
+    attempts = read_submission(arguments.submission, allow_missing=True).get(task.id, []) if arguments.submission else []
+    draw_task(task, attempts, source.solutions, arguments.png)
+    print(arguments.png)
+    return 0
+
+
+def _find(tasks: Iterable[Task], task_id: str, source: str) -> Task:
+    for task in tasks:
+        if task.id == task_id:
+            return task
+    raise ValueError(f"{source} has no task {task_id!r}")
+
+
+def _selection(arguments: argparse.Namespace) -> Selection:
+    return Selection(arguments.max_side, arguments.hold_out)
+
+
+def _budget(arguments: argparse.Namespace, started: float) -> Budget:
+    return Budget(parse_duration(arguments.time_limit) if arguments.time_limit else None, started)
+
+
+def _config(arguments: argparse.Namespace) -> "Config":
+    from pipeline.config import override
+    from pipeline.presets import preset
+
+    return override(preset(arguments.preset, arguments.seed), arguments.set)
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace, float], int]] = {
+    "run": _run,
+    "build": _build,
+    "train": _train,
+    "predict": _predict,
+    "vote": _vote,
+    "score": _score,
+    "audit": _audit,
+    "canvas": _canvas,
+    "show": _show,
+}
+"""By name: (arguments, monotonic time of the start) -> exit code."""

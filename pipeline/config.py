@@ -1,0 +1,152 @@
+"""One frozen dataclass a stage, joined in `Config`; overrides from the command line; the JSON beside every artefact."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.data.build import BuildConfig
+from pipeline.optim import OptimizerConfig
+from pipeline.reasoner.memory import MemoryConfig
+from pipeline.reasoner.trm import ReasonerConfig
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and on what a network is trained. Defaults: TRM on ARC."""
+
+    seed: int = 0
+    steps: int = 0
+    """Optimizer steps; 0 means until the time limit."""
+    packs: int = 0
+    """Packs of a step over all processes, a multiple of their number; 0 means one for each process."""
+    pack_tokens: int = 703_488
+    """Tokens of a pack; the sequence that reaches it is the last. Default: 768 sequences of 916 tokens."""
+    canvas: Literal["fitted", "full"] = "full"
+    """fitted: the canvas that the demonstrations call for, no padding. full: 30 x 30, as published."""
+    shift_probability: float = 0.75
+    """Share of the sequences whose grids are moved to a random place on the full canvas."""
+    segments: int = 16
+    """Most supervision segments of a sequence; 1 replaces every sequence after every step."""
+    exploration: float = 0.1
+    """Share of sequences that may not halt before a random number of segments, drawn anew at each segment."""
+    loss: Literal["stablemax", "softmax"] = "stablemax"
+    precision: Precision = "auto"
+    """auto: bfloat16 where the device has it, else float16 with loss scaling on CUDA; on a CPU what is measured faster."""
+    checkpoint_seconds: float = 600.0
+    """Time between checkpoints; 0 keeps only the last."""
+    checkpoint_steps: int = 0
+    """Steps between checkpoints, in addition; 0 means by time alone."""
+    checkpoints_kept: int = 2
+    log_steps: int = 20
+    """Steps between lines of metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        if self.segments < 1:
+            raise ValueError(f"train segments must be at least 1, got {self.segments}")
+        if self.pack_tokens < 1 or self.log_steps < 1 or self.checkpoints_kept < 1:
+            raise ValueError("train pack_tokens, log_steps and checkpoints_kept must be at least 1")
+        if min(self.seed, self.steps, self.packs, self.checkpoint_steps, self.checkpoint_seconds) < 0:
+            raise ValueError("train seed, steps, packs and checkpoint intervals must not be negative")
+        if not 0 <= self.shift_probability <= 1 or not 0 <= self.exploration <= 1:
+            raise ValueError("train shift_probability and exploration must be in [0, 1]")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """How test inputs are asked and how their candidates are ranked."""
+
+    views: int = 1000
+    """Most views of a test input."""
+    round_views: int = 8
+    """Views of every test input in a round; after each round the submission is improved."""
+    pack_tokens: int = 65_536
+    segments: int = 16
+    """Supervision segments that each view runs."""
+    ranking: str = "count"
+    """How candidates are ranked: see eval.vote.RANKINGS. count: by (count, mean halting probability), as published."""
+    time_share: float = 0.15
+    """Share of a run's time that is kept for prediction."""
+
+    def __post_init__(self) -> None:
+        if min(self.views, self.round_views, self.pack_tokens, self.segments) < 1:
+            raise ValueError("predict views, round_views, pack_tokens and segments must be at least 1")
+        if not 0 < self.time_share < 1:
+            raise ValueError(f"predict time_share must be in (0, 1), got {self.time_share}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that shapes a run."""
+
+    build: BuildConfig = field(default_factory=BuildConfig)
+    model: ReasonerConfig = field(default_factory=ReasonerConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Return the config as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(values: Mapping[str, Mapping[str, Any]]) -> "Config":
+        """Return the config that `to_json` gave. Raises ValueError for unknown sections or fields."""
+        if not isinstance(values, Mapping) or not all(isinstance(section, Mapping) for section in values.values()):
+            raise ValueError("a config is an object of sections, each an object of fields")
+        config = Config()
+        for section, fields in values.items():
+            for name, value in fields.items():
+                config = _replace(config, section, name, value)
+        return config
+
+
+def override(config: Config, settings: Iterable[str]) -> Config:
+    """Return `config` with settings such as `train.steps=100` applied. Raises ValueError that lists the alternatives."""
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        section, dot, name = path.strip().partition(".")
+        if not equals or not dot:
+            raise ValueError(f"a setting reads section.field=value, got {setting!r}")
+        config = _replace(config, section, name, text.strip())
+    return config
+
+
+def _replace(config: Config, section: str, name: str, value: object) -> Config:
+    sections = [f.name for f in dataclasses.fields(config)]
+    if section not in sections:
+        raise ValueError(f"unknown section {section!r}; one of: {', '.join(sections)}")
+    part = getattr(config, section)
+    hints = typing.get_type_hints(type(part))
+    names = [f.name for f in dataclasses.fields(part)]
+    if name not in names:
+        raise ValueError(f"{section} has no field {name!r}; one of: {', '.join(names)}")
+    parsed = _parse(value, hints[name], f"{section}.{name}")
+    return dataclasses.replace(config, **{section: dataclasses.replace(part, **{name: parsed})})
+
+
+def _parse(value: object, kind: Any, where: str) -> object:
+    """Return `value`, text or a JSON value, as the field type `kind`."""
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            raise ValueError(f"{where} must be one of {', '.join(map(str, typing.get_args(kind)))}, got {value!r}")
+        return value
+    if isinstance(kind, types.UnionType) or kind not in (int, float, str, bool):
+        raise AssertionError(f"{where}: fields of type {kind} cannot be set")
+    if kind is bool and value in ("true", "false"):
+        return value == "true"
+    if isinstance(value, str) and kind in (int, float):
+        try:
+            return kind(value.replace("_", ""))
+        except ValueError:
+            raise ValueError(f"{where} must be of type {kind.__name__}, got {value!r}") from None
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{where} must be of type {kind.__name__}, got {value!r}")
+    return value

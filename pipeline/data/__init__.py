@@ -1,0 +1,1 @@
+"""From sources of tasks to packs of tokens."""

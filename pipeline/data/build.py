@@ -1,0 +1,254 @@
+"""The build stage: sources of tasks in, a compact `Store` out.
+
+Tasks with one id are one task, whatever they came from. Of each, the distinct training pairs and the tests to be predicted are
+kept, with a canvas size for each, and up to so many distinct views are drawn. What comes out depends on the contents of the
+sources and the settings alone: not on the order of sources, tasks and pairs, nor on the number of processes.
+"""
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from operator import itemgetter
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from joblib import Parallel, delayed
+
+from augment.enumerate import Policy, distinct_transforms
+from augment.grid import Grid, grid_key
+from augment.task import Pair, Task, TaskId
+from augment.transform import TRANSFORMS, Codes
+from pipeline.data.audit import Audit, Leak, audit_sources, pair_key, source_label, training_pairs
+from pipeline.data.canvas_size import SizeRule, grid_sizes, size_rule
+from pipeline.data.sources import Source, content_hash
+from pipeline.data.store import Store
+from pipeline.data.strictjson import show_name
+
+Leakage = Literal["refuse", "drop", "allow"]
+"""What is done with training pairs that show the answer to a scored test: an error, leave them out, or train on them."""
+
+PROCESSES_PAY_SECONDS = 4.0
+"""Processes take about one second to start, so less work than this (as `_estimate_seconds` sees it) is done in this one."""
+
+LEAKS_SHOWN = 3
+"""Leaks that a message names; the manifest has all."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """How a dataset is made from its sources."""
+
+    augmentations: int = 1000
+    """Most views of a task besides itself."""
+    policy: Policy = "all"
+    """Which colors are permuted: see `augment.enumerate.Policy`."""
+    seed: int = 0
+    """Draws the views where there are more than are wanted."""
+    jobs: int = 0
+    """Most processes; 0 means one for each core. The result does not depend on it."""
+
+    def __post_init__(self) -> None:
+        """Reject bad values."""
+        if not 0 <= self.augmentations < TRANSFORMS:
+            raise ValueError(f"build augmentations must be 0..{TRANSFORMS - 1}, got {self.augmentations}")
+        if self.policy not in get_args(Policy):
+            raise ValueError(f"build policy must be one of {', '.join(get_args(Policy))}, got {self.policy!r}")
+        if self.seed < 0 or self.jobs < 0:
+            raise ValueError(f"build seed and jobs must not be negative, got {self.seed} and {self.jobs}")
+
+
+def build(
+    sources: Sequence[Source], train_sources: Sequence[Source], config: BuildConfig, leakage: Leakage = "refuse"
+) -> Store:
+    """Return the dataset that trains on all that is known and asks for the tests of `sources`.
+
+    `sources` are to be solved: their demonstrations are trained on and their tests stored without outputs. Of
+    `train_sources` the tests with known outputs are trained on too. Solutions of `sources` serve the audit alone.
+    Raises ValueError when pairs leak and `leakage` is "refuse", or when `sources` disagree on the tests of a task.
+    """
+    if leakage not in get_args(Leakage):
+        raise ValueError(f"leakage must be one of {', '.join(get_args(Leakage))}, got {leakage!r}")
+    everything = (*sources, *train_sources)
+    audit = audit_sources(sources, train_sources)
+    if audit.leaks:
+        if leakage == "refuse":
+            hint = "--leakage drop leaves them out, --leakage allow trains on them"
+            raise ValueError(f"{_describe_leaks(audit.leaks)} ({hint})")
+        _LOG.warning("%s: %s", "left out" if leakage == "drop" else "trained on all the same", _describe_leaks(audit.leaks))
+    contents = _merge(sources, train_sources, audit.leaks if leakage == "drop" else ())
+    if not contents:
+        raise ValueError("there is nothing to build: the sources have no training pairs and no tests")
+    transforms = _draw_transforms([content.task for content in contents], config)
+    manifest = {
+        "settings": {name: value for name, value in asdict(config).items() if name != "jobs"},
+        "sources": _describe_sources(sources, train_sources),
+        "merged_tasks": sum(count > 1 for count in Counter(task.id for source in everything for task in source.tasks).values()),
+        "audit": _describe_audit(audit, leakage),
+    }
+    return _assemble(contents, transforms, manifest)
+
+
+@dataclass(frozen=True, eq=False)
+class _Content:
+    """What goes into the dataset of one task."""
+
+    task: Task
+    """The distinct training pairs in the order of their keys, and the tests to be predicted in the order of their source."""
+    rule: SizeRule
+
+
+def _merge(sources: Sequence[Source], train_sources: Sequence[Source], dropped: Iterable[Leak]) -> list[_Content]:
+    """Return the tasks of all sources, sorted by id, without pairs that are `dropped`. Raises ValueError like `build`."""
+    unwanted = {(leak.trained.task, pair_key(leak.pair)) for leak in dropped}
+    pairs: dict[TaskId, dict[tuple[bytes, bytes], Pair]] = {}
+    for placed in training_pairs(sources, train_sources):
+        key = pair_key(placed.pair)
+        if (placed.place.task, key) not in unwanted:
+            pairs.setdefault(placed.place.task, {})[key] = placed.pair
+    tests: dict[TaskId, tuple[str, tuple[Grid, ...]]] = {}
+    for source in sources:
+        for task in source.tasks:
+            first, known = tests.setdefault(task.id, (source.name, task.test))
+            if list(map(grid_key, known)) != list(map(grid_key, task.test)):
+                where = f"{source.name} and {first}"
+                raise ValueError(f"task {show_name(task.id)} has other tests in {where}: solve one of them at a time")
+    contents = []
+    for task_id in sorted(pairs.keys() | {task_id for task_id, (_, grids) in tests.items() if grids}):
+        kept = tuple(pair for _, pair in sorted(pairs.get(task_id, {}).items(), key=itemgetter(0)))
+        rule = size_rule(grid_sizes(pair.input for pair in kept), grid_sizes(pair.output for pair in kept))
+        contents.append(_Content(Task(task_id, kept, tests.get(task_id, ("", ()))[1]), rule))
+    return contents
+
+
+def _draw_transforms(tasks: Sequence[Task], config: BuildConfig) -> list[Codes]:
+    """Return the codes of the views of each task, in processes if that saves time."""
+    processes = 1
+    if _estimate_seconds(tasks, config) >= PROCESSES_PAY_SECONDS:
+        processes = min(config.jobs or os.cpu_count() or 1, len(tasks))
+    shares = min(processes * 8, len(tasks)) if processes > 1 else 1
+    drawn = Parallel(n_jobs=processes)(delayed(_draw_share)(tasks[i::shares], config) for i in range(shares))
+    codes: list[Codes] = [np.zeros(0, dtype=np.uint32)] * len(tasks)
+    for i, share in enumerate(drawn):
+        codes[i::shares] = share
+    return codes
+
+
+def _draw_share(tasks: Sequence[Task], config: BuildConfig) -> list[Codes]:
+    limit = config.augmentations + 1
+    return [distinct_transforms(task, limit, _task_rng(config.seed, task.id), config.policy) for task in tasks]
+
+
+def _task_rng(seed: int, task_id: TaskId) -> np.random.Generator:
+    """Return the generator of one task, whatever else is built."""
+    digest = hashlib.sha256(f"{seed}:{task_id}".encode()).digest()
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(int.from_bytes(digest))))
+
+
+def _estimate_seconds(tasks: Sequence[Task], config: BuildConfig) -> float:
+    """Return about how long drawing takes in one process: measured for a task, a view and a cell on one core of 2024."""
+    cells = sum(pair.input.size + pair.output.size for task in tasks for pair in task.train)
+    return len(tasks) * (1e-3 + 1e-6 * config.augmentations) + 2e-7 * cells
+
+
+def _assemble(contents: Sequence[_Content], transforms: Sequence[Codes], described: dict[str, Any]) -> Store:
+    """Return the store of `contents` with their `transforms`; its manifest is `described` and how much there is of all."""
+    arrays = _point_to_grids([content.task for content in contents])
+    arrays |= {
+        "pair_canvas": np.concatenate([_pair_canvas(content) for content in contents]),
+        "test_canvas": np.concatenate([_test_canvas(content) for content in contents]),
+        "transforms": np.concatenate(transforms),
+        "transform_start": np.cumsum([0, *map(len, transforms)]),
+    }
+    totals = {
+        "tasks": len(contents),
+        "pairs": len(arrays["pair_task"]),
+        "tests": len(arrays["test_task"]),
+        "grids": len(arrays["grid_start"]),
+        "transforms": len(arrays["transforms"]),
+        "bytes": sum(array.nbytes for array in arrays.values()),
+    }
+    task_ids = tuple(content.task.id for content in contents)
+    return Store(task_ids, **arrays, manifest={**described, "totals": totals})
+
+
+def _point_to_grids(tasks: Sequence[Task]) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a store that hold the distinct grids of `tasks`, in the order of their keys, or point to them."""
+    pairs = [pair for task in tasks for pair in task.train]
+    tests = [grid for task in tasks for grid in task.test]
+    examples = [[pair.input for pair in pairs], [pair.output for pair in pairs], tests]
+    keys = [[grid_key(grid) for grid in grids] for grids in examples]
+    grids = dict(zip(chain.from_iterable(keys), chain.from_iterable(examples), strict=True))
+    ordered = sorted(grids)
+    number = {key: i for i, key in enumerate(ordered)}
+    pair_input, pair_output, test_input = (np.array([number[key] for key in each], dtype=np.int32) for each in keys)
+    sizes = grid_sizes(grids[key] for key in ordered)  # (G, 2)
+    areas = sizes.prod(axis=1)
+    pair_counts, test_counts = [len(task.train) for task in tasks], [len(task.test) for task in tasks]
+    task_numbers = np.arange(len(tasks), dtype=np.int32)
+    return {
+        "cells": np.concatenate([grids[key].ravel() for key in ordered]),
+        "grid_start": np.cumsum(areas) - areas,
+        "grid_height": sizes[:, 0].astype(np.uint8),
+        "grid_width": sizes[:, 1].astype(np.uint8),
+        "pair_task": np.repeat(task_numbers, pair_counts),
+        "pair_input": pair_input,
+        "pair_output": pair_output,
+        "pair_start": np.cumsum([0, *pair_counts]),
+        "test_task": np.repeat(task_numbers, test_counts),
+        "test_index": np.array([i for count in test_counts for i in range(count)], dtype=np.int32),
+        "test_input": test_input,
+    }
+
+
+def _pair_canvas(content: _Content) -> npt.NDArray[np.uint8]:
+    pairs = content.task.train
+    inputs, outputs = grid_sizes(pair.input for pair in pairs), grid_sizes(pair.output for pair in pairs)
+    return content.rule.canvas(inputs, outputs).astype(np.uint8)
+
+
+def _test_canvas(content: _Content) -> npt.NDArray[np.uint8]:
+    return content.rule.canvas(grid_sizes(content.task.test)).astype(np.uint8)
+
+
+def _describe_leaks(leaks: Sequence[Leak]) -> str:
+    """Return leaks as one line: how many there are and the first few."""
+    more = f"; and {len(leaks) - LEAKS_SHOWN} more" if len(leaks) > LEAKS_SHOWN else ""
+    shown = "; ".join(map(str, leaks[:LEAKS_SHOWN]))
+    pairs = len({leak.trained for leak in leaks})
+    return f"{pairs} training pair{'s show' if pairs > 1 else ' shows'} the answer to a scored test: {shown}{more}"
+
+
+def _describe_audit(audit: Audit, leakage: Leakage) -> dict[str, Any]:
+    return {
+        "leakage": leakage,
+        "leaks": sorted(map(str, audit.leaks)),
+        "given": sorted(map(str, audit.given)),
+        "tests_checked": audit.checked,
+        "tests_unchecked": audit.unchecked,
+    }
+
+
+def _describe_sources(sources: Iterable[Source], train_sources: Iterable[Source]) -> list[dict[str, Any]]:
+    """Return what came from where, in an order that does not depend on that of the sources."""
+    entries: list[dict[str, Any]] = []
+    for role, group in (("solve", sources), ("train", train_sources)):
+        for source in group:
+            trained = {} if role == "solve" else source.solutions
+            entry = {
+                "name": source_label(source),
+                "role": role,
+                "tasks": len(source.tasks),
+                "demonstrations": sum(len(task.train) for task in source.tasks),
+                "tests": sum(len(task.test) for task in source.tasks),
+                "tests_trained": sum(map(len, trained.values())),
+                "content_hash": content_hash(source.tasks, trained),
+            }
+            entries.append(entry)
+    return sorted(entries, key=lambda entry: (entry["role"], entry["name"], entry["content_hash"]))

@@ -1,0 +1,206 @@
+"""Packs: canvases of many views laid end to end, made when they are drawn.
+
+Between the store and the networks. Nothing is kept: the tokens of a pack are computed from the store's grids, the transform and
+the shift of each sequence, all sequences at once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.grid import MAX_SIDE
+from augment.transform import decode_transforms
+from pipeline.data.store import Store
+
+Integers = npt.NDArray[np.int64]
+Canvas = Literal["fitted", "full"]
+
+PAD, BORDER, FIRST_COLOR = 0, 1, 2
+IGNORED = -100
+_TRANSPOSES = np.array([False, True, False, True, False, False, True, True])
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Which sequences a pack holds, one entry each; enough to make them again."""
+
+    example: Integers
+    """(B,) training pair, or test input, of the store."""
+    transform: Integers
+    """(B,) position in the store's list of transforms."""
+    shift: Integers
+    """(B, 2) rows and columns by which the grids are moved on the full canvas."""
+
+    def __len__(self) -> int:
+        return len(self.example)
+
+    def __getitem__(self, index: npt.NDArray[np.int64] | npt.NDArray[np.bool_] | slice) -> "Samples":
+        return Samples(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def __add__(self, other: "Samples") -> "Samples":
+        return Samples(*(np.concatenate((getattr(self, f.name), getattr(other, f.name))) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The tokens of B sequences with C cells in all, sequences of one canvas shape side by side."""
+
+    inputs: Integers
+    """(C,) tokens: 0 padding, 1 border, 2..11 colors."""
+    labels: Integers | None
+    """(C,) tokens, -100 where padding; None for test inputs."""
+    shapes: Integers
+    """(B, 2) canvas height and width."""
+    offsets: Integers
+    """(B, 2) row and column of the canvas's first cell on the full canvas."""
+    task: Integers
+    """(B,) task in the store."""
+    transform: Integers
+    """(B,) position in the store's list of transforms."""
+    dihedral: Integers
+    """(B,)"""
+    colors: Integers
+    """(B, 10)"""
+
+
+class PackMaker:
+    """Draws samples of a store and makes packs of them.
+
+    `examples` is "pairs" (training pairs, with labels) or "tests" (test inputs, without).
+    """
+
+    def __init__(self, store: Store, canvas: Canvas, memory_tokens: int, examples: Literal["pairs", "tests"] = "pairs") -> None:
+        if canvas not in ("fitted", "full"):
+            raise ValueError(f"canvas must be fitted or full, got {canvas!r}")
+        self.store = store
+        self.canvas = canvas
+        self.memory_tokens = memory_tokens
+        pairs = examples == "pairs"
+        self.task = (store.pair_task if pairs else store.test_task).astype(np.int64)
+        self.input = (store.pair_input if pairs else store.test_input).astype(np.int64)
+        self.output = store.pair_output.astype(np.int64) if pairs else None
+        fitted = (store.pair_canvas if pairs else store.test_canvas).astype(np.int64)
+        self.box = fitted
+        self.shape = np.full_like(fitted, MAX_SIDE) if canvas == "full" else fitted
+
+    def tokens(self, samples: Samples) -> Integers:
+        """Return the number of tokens of each sequence, memory tokens included. (B,)"""
+        return self.shape[samples.example].prod(axis=1) + self.memory_tokens
+
+    def draw(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
+        """Draw `count` training samples: a task, then one of its transforms and one of its pairs, all uniformly."""
+        store = self.store
+        trained = np.flatnonzero(np.diff(store.pair_start))
+        task = trained[rng.integers(len(trained), size=count)]
+        pair = store.pair_start[task] + _below(rng, np.diff(store.pair_start)[task])
+        transform = store.transform_start[task] + _below(rng, np.diff(store.transform_start)[task])
+        dihedral, _ = decode_transforms(store.transforms[transform])
+        room = MAX_SIDE - self._transposed(self.box[pair], dihedral) + 1
+        shifted = rng.random(count) < shift_probability
+        shift = np.stack((_below(rng, room[:, 0]), _below(rng, room[:, 1])), axis=1) * shifted[:, None]
+        return Samples(pair, transform, shift)
+
+    def fill(self, room_tokens: int, rng: np.random.Generator, shift_probability: float) -> Samples:
+        """Draw samples until they reach `room_tokens` tokens; none where there is no room.
+
+        The sequence that reaches the budget is kept, so that long ones are drawn as often as short ones.
+        """
+        drawn, filled = [], 0
+        smallest = self.memory_tokens + 1
+        while filled < room_tokens:
+            block = self.draw(min(4096, max(16, room_tokens // (16 * smallest))), rng, shift_probability)
+            ends = filled + self.tokens(block).cumsum()
+            block = block[: int(np.searchsorted(ends, room_tokens)) + 1]
+            drawn.append(block)
+            filled = int(ends[len(block) - 1])
+        return sum(drawn[1:], drawn[0]) if drawn else self.draw(0, rng, shift_probability)
+
+    def order(self, samples: Samples) -> Integers:
+        """Return the order that puts sequences of one canvas shape side by side, shorter ones first. (B,)"""
+        shapes = self._shapes(samples)
+        return np.lexsort((shapes[:, 1], shapes[:, 0], shapes.prod(axis=1)))
+
+    def make(self, samples: Samples) -> Pack:
+        """Make the pack of `samples`, which must be in `order`."""
+        shapes = self._shapes(samples)
+        codes = self.store.transforms[samples.transform]
+        dihedral, colors = (part.astype(np.int64) for part in decode_transforms(codes))
+        on_canvas = samples.shift if self.canvas == "full" else np.zeros_like(samples.shift)
+        areas = shapes.prod(axis=1)
+        sequence = np.repeat(np.arange(len(samples)), areas)
+        cell = np.arange(len(sequence)) - (np.cumsum(areas) - areas)[sequence]
+        row, column = np.divmod(cell, shapes[sequence, 1])
+        place = _Place(sequence, row - on_canvas[sequence, 0], column - on_canvas[sequence, 1])
+        inputs = self._paint(self.input[samples.example], dihedral, colors, place)
+        labels = None
+        if self.output is not None:
+            labels = self._paint(self.output[samples.example], dihedral, colors, place)
+            labels[labels == PAD] = IGNORED
+        offsets = np.zeros_like(samples.shift) if self.canvas == "full" else samples.shift
+        return Pack(inputs, labels, shapes, offsets, self.task[samples.example], samples.transform, dihedral, colors)
+
+    def _shapes(self, samples: Samples) -> Integers:
+        dihedral, _ = decode_transforms(self.store.transforms[samples.transform])
+        return self._transposed(self.shape[samples.example], dihedral)
+
+    @staticmethod
+    def _transposed(shapes: Integers, dihedral: npt.NDArray[np.uint8]) -> Integers:
+        return np.where(_TRANSPOSES[dihedral][:, None], shapes[:, ::-1], shapes)
+
+    def _paint(self, grid: Integers, dihedral: Integers, colors: Integers, place: "_Place") -> Integers:
+        """Return the token of every cell of the pack: `grid` (B,) of the store, seen through the transforms."""
+        store = self.store
+        height, width = store.grid_height[grid].astype(np.int64), store.grid_width[grid].astype(np.int64)
+        first, per_row, per_column = _walk(height, width, dihedral)
+        transposed = _TRANSPOSES[dihedral]
+        seen_height, seen_width = np.where(transposed, width, height), np.where(transposed, height, width)
+        sequence, row, column = place.sequence, place.row, place.column
+        row_end, column_end = seen_height[sequence], seen_width[sequence]
+        on_row, on_column = (row >= 0) & (row < row_end), (column >= 0) & (column < column_end)
+        inside = on_row & on_column
+        source = (store.grid_start[grid] + first)[sequence] + per_row[sequence] * row + per_column[sequence] * column
+        color = colors[sequence[inside], store.cells[source[inside]]]
+        border = (on_row & (column == column_end)) | (on_column & (row == row_end))
+        tokens = np.where(border, BORDER, PAD)
+        tokens[inside] = color + FIRST_COLOR
+        return tokens
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where each cell of a pack lies: its sequence, and its row and column relative to the grid's first cell."""
+
+    sequence: Integers
+    row: Integers
+    column: Integers
+
+
+def _walk(height: Integers, width: Integers, dihedral: Integers) -> tuple[Integers, Integers, Integers]:
+    """Return how a view walks through its row-major grid: first cell, step per row and per column of the view. (B,) each."""
+    last_row, last_column, zero, one = (height - 1) * width, width - 1, np.zeros_like(width), np.ones_like(width)
+    first = np.choose(dihedral, (zero, last_column, last_row + last_column, last_row,
+                                 last_column, last_row, zero, last_row + last_column))  # fmt: skip
+    per_row = np.choose(dihedral, (width, -one, -width, one, width, -width, one, -one))
+    per_column = np.choose(dihedral, (one, width, -one, -width, -one, one, width, -width))
+    return first, per_row, per_column
+
+
+def _below(rng: np.random.Generator, bound: Integers) -> Integers:
+    """Draw an integer in 0..bound-1 for each bound, from one uniform each."""
+    return np.minimum((rng.random(len(bound)) * bound).astype(np.int64), bound - 1)
+
+
+def step_generator(seed: int, step: int, pack: int, purpose: int = 0) -> np.random.Generator:
+    """Return the generator of one pack of one step: a function of its arguments alone, whatever was drawn before."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, purpose, pack, step]))
+
+
+def test_views(store: Store, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (test, transform, view number) for views first..last-1 of every test input that has so many transforms."""
+    for test, task in enumerate(store.test_task.tolist()):
+        start, stop = store.transform_start[task : task + 2].tolist()
+        for view in range(first, min(last, stop - start)):
+            yield test, start + view, view

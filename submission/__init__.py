@@ -1,0 +1,1 @@
+"""submission.json: its format and its checks. No torch."""

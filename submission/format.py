@@ -1,0 +1,262 @@
+"""submission.json: what it holds, how it is written so that a complete file is always there, how any system's is read.
+
+Last room of the flow but for the score: takes attempts in the original frame, leaves the file that Kaggle judges:
+`{task id: [{"attempt_1": [[int]], "attempt_2": [[int]]}, ...]}`, one entry for every test input, in order.
+"""
+
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+import orjson
+
+from augment.grid import Grid, grid_key, parse_grid
+from augment.task import Task, TaskId
+from eval.vote import choose_attempts
+
+Submission = dict[TaskId, list[tuple[Grid, Grid]]]
+"""Both attempts for every test input, in the order of `Task.test`."""
+
+PartialSubmission = dict[TaskId, list[tuple[Grid | None, Grid | None]]]
+"""The same, as other systems may leave it: None where an attempt is missing."""
+
+ATTEMPT_NAMES = ("attempt_1", "attempt_2")
+
+
+@dataclass(frozen=True, eq=False)
+class FilledSubmission:
+    """A complete submission, and how much of it is prediction."""
+
+    submission: Submission
+    without_prediction: tuple[tuple[TaskId, int], ...]
+    """(task id, test index) of the test inputs whose attempts are both fallbacks."""
+    with_one_prediction: tuple[tuple[TaskId, int], ...]
+    """(task id, test index) of the test inputs whose second attempt is a fallback."""
+
+
+def fallback_attempts(task: Task, test_index: int) -> tuple[Grid, ...]:
+    """Return grids to submit where there is no prediction: at least two, all different, best guess first.
+
+    They are the test input itself, the demonstration output that is most frequent (the first of them on a tie), and
+    grids of only 0 and only 1. Those have the size of the test input if every demonstration keeps its size, else the size
+    most frequent among the demonstration outputs (again the first on a tie).
+    """
+    test_input = task.test[test_index]
+    outputs = [pair.output for pair in task.train]
+    size = test_input.shape
+    if any(pair.input.shape != pair.output.shape for pair in task.train):
+        size = Counter(output.shape for output in outputs).most_common(1)[0][0]
+    grids = [test_input]
+    if outputs:
+        most_frequent = Counter(map(grid_key, outputs)).most_common(1)[0][0]
+        grids.append(next(output for output in outputs if grid_key(output) == most_frequent))
+    grids += [np.zeros(size, dtype=np.uint8), np.ones(size, dtype=np.uint8)]
+    return tuple({grid_key(grid): grid for grid in grids}.values())
+
+
+def fill_submission(tasks: Iterable[Task], predictions: Mapping[TaskId, Sequence[Sequence[Grid]]]) -> FilledSubmission:
+    """Return a complete submission for `tasks`: predicted attempts where there are any, fallbacks for the rest.
+
+    `predictions` gives per task and test input, in order, the grids from the best down (`Ballot.predictions`); a task
+    that is absent counts as not predicted. Raises ValueError when a task has a different number of test inputs in it.
+    """
+    submission: Submission = {}
+    without: list[tuple[TaskId, int]] = []
+    with_one: list[tuple[TaskId, int]] = []
+    for task in tasks:
+        per_test = predictions.get(task.id, [()] * len(task.test))
+        if len(per_test) != len(task.test):
+            raise ValueError(f"task {task.id}: {len(task.test)} test inputs, predictions for {len(per_test)}")
+        submission[task.id] = []
+        for i, ranked in enumerate(per_test):
+            submission[task.id].append(choose_attempts(ranked, fallback_attempts(task, i)))
+            different = len({grid_key(grid) for grid in ranked})
+            if different < 2:
+                (with_one if different else without).append((task.id, i))
+    return FilledSubmission(submission, tuple(without), tuple(with_one))
+
+
+def fallback_submission(tasks: Iterable[Task]) -> Submission:
+    """Return the complete submission that needs no prediction: the file to write before anything else is tried."""
+    return fill_submission(tasks, {}).submission
+
+
+def write_submission(path: Path, submission: Submission, tasks: Sequence[Task]) -> None:
+    """Check `submission` against the challenges `tasks` and put it at `path`, in their order, in one step.
+
+    Whatever happens, `path` holds either the file that was there before or the whole new one. Raises ValueError when a
+    task, a test input or an attempt is missing, unknown or no grid, and OSError (say, on a full disk).
+    """
+    _raise_first(str(path), list(_problems_in_memory(submission, tasks)))
+    document = {
+        task.id: [
+            {name: grid.tolist() for name, grid in zip(ATTEMPT_NAMES, attempts, strict=True)}
+            for attempts in submission[task.id]
+        ]
+        for task in tasks
+    }
+    _replace_file(path, orjson.dumps(document))
+
+
+@overload
+def read_submission(path: Path, allow_missing: Literal[False] = False) -> Submission: ...
+@overload
+def read_submission(path: Path, allow_missing: bool) -> PartialSubmission: ...
+def read_submission(path: Path, allow_missing: bool = False) -> Submission | PartialSubmission:
+    """Read the submission file of any system.
+
+    Kaggle demands both attempts, and so does this, unless `allow_missing`: then an attempt may be absent, null or an
+    empty list, and is None in the result, so that the other one keeps its place. Everything else has to be right in
+    either case. Raises a ValueError of one line that names the file, the task, the test input and the attempt and says
+    what is wrong and how many more problems there are; OSError when the file cannot be read.
+    """
+    content = _parse(_load(path), allow_missing)
+    _raise_first(str(path), content.problems)
+    return content.submission
+
+
+def check_submission(path: Path, tasks: Sequence[Task]) -> None:
+    """Check that the file at `path` is a submission for exactly the challenges `tasks`, as Kaggle demands it.
+
+    Raises a ValueError of one line with the first problem and the number of others; OSError when it cannot be read.
+    """
+    content = _parse(_load(path), allow_missing=False)
+    entries = {task_id: len(attempts) for task_id, attempts in content.submission.items()}
+    expected = [task for task in tasks if task.id not in content.unreadable]
+    _raise_first(str(path), [*content.problems, *_completeness(entries, expected)])
+
+
+def _completeness(entries: Mapping[TaskId, int], tasks: Sequence[Task]) -> Iterator[str]:
+    """Yield what keeps a submission with `entries[task id]` test inputs from being one for `tasks`."""
+    known = {task.id for task in tasks}
+    if len(known) < len(tasks):
+        twice = next(task_id for task_id, count in Counter(task.id for task in tasks).items() if count > 1)
+        yield f"{_task(twice)}: appears twice in the challenges"
+    for task in tasks:
+        if task.id not in entries:
+            yield f"{_task(task.id)}: missing"
+        elif entries[task.id] != len(task.test):
+            yield f"{_task(task.id)}: expected one entry for each of {len(task.test)} test inputs, got {entries[task.id]}"
+    for task_id in entries:
+        if task_id not in known:
+            yield f"{_task(task_id)}: not a task of the challenges"
+
+
+def _problems_in_memory(submission: Submission, tasks: Sequence[Task]) -> Iterator[str]:
+    yield from _completeness({task_id: len(entries) for task_id, entries in submission.items()}, tasks)
+    for task_id, entries in submission.items():
+        for i, attempts in enumerate(entries):
+            where = f"{_task(task_id)}, test input {i}"
+            if len(attempts) != len(ATTEMPT_NAMES):
+                yield f"{where}: expected {len(ATTEMPT_NAMES)} attempts, got {len(attempts)}"
+            for name, grid in zip(ATTEMPT_NAMES, attempts, strict=False):  # the line above has told of other lengths
+                if not isinstance(grid, np.ndarray):
+                    yield f"{where}, {name}: expected a grid, got {type(grid).__name__}"
+                    continue
+                try:
+                    parse_grid(grid.tolist(), f"{where}, {name}")
+                except ValueError as error:
+                    yield str(error)
+
+
+@dataclass(frozen=True, eq=False)
+class _Content:
+    """What a submission file holds: attempts, and in words whatever else it holds."""
+
+    submission: PartialSubmission
+    problems: list[str]
+    unreadable: set[TaskId]
+    """Tasks of the file that are not in `submission` because they have no list of entries."""
+
+
+class JsonObject(dict[str, object]):
+    """A JSON object that remembers which keys it held more than once; plain dicts keep the last and say nothing."""
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        self.repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+
+
+def _load(path: Path) -> JsonObject:
+    try:
+        document = json.loads(path.read_bytes().decode(), object_pairs_hook=JsonObject)
+    except ValueError as error:  # also what is wrong with UTF-8 and with numbers of thousands of digits
+        raise ValueError(f"{path}: not a JSON file: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: not a submission: lists are nested too deeply") from error
+    if not isinstance(document, JsonObject):
+        raise ValueError(f"{path}: not a submission: expected an object by task id, got {type(document).__name__}")
+    return document
+
+
+def _parse(document: JsonObject, allow_missing: bool) -> _Content:
+    content = _Content({}, [f"{_task(task_id)}: appears twice" for task_id in document.repeated], set())
+    for task_id, entries in document.items():
+        if not isinstance(entries, list):
+            content.problems.append(
+                f"{_task(task_id)}: expected a list with one entry a test input, got {type(entries).__name__}"
+            )
+            content.unreadable.add(task_id)
+            continue
+        content.submission[task_id] = []
+        for i, entry in enumerate(entries):
+            first, second = _parse_entry(entry, f"{_task(task_id)}, test input {i}", allow_missing, content.problems)
+            content.submission[task_id].append((first, second))
+    return content
+
+
+def _parse_entry(entry: object, where: str, allow_missing: bool, problems: list[str]) -> list[Grid | None]:
+    """Return both attempts of a test input, None where there is no grid, and append what is wrong to `problems`."""
+    if not isinstance(entry, JsonObject):
+        problems.append(f"{where}: expected an object with {' and '.join(ATTEMPT_NAMES)}, got {type(entry).__name__}")
+        return [None, None]
+    problems += [f"{where}: {_short(key)} appears twice" for key in entry.repeated]
+    problems += [f"{where}: unknown key {_short(key)}" for key in entry if key not in ATTEMPT_NAMES]
+    attempts: list[Grid | None] = []
+    for name in ATTEMPT_NAMES:
+        rows = entry.get(name)
+        attempts.append(None)
+        if allow_missing and (rows is None or (isinstance(rows, list) and all(row == [] for row in rows))):
+            continue
+        if name not in entry:
+            problems.append(f"{where}, {name}: missing")
+            continue
+        try:
+            attempts[-1] = parse_grid(rows, f"{where}, {name}")
+        except ValueError as error:
+            problems.append(str(error))
+    return attempts
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    """Write `content` beside `path` and then rename it to `path`; on failure `path` is as before and nothing is left."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _raise_first(where: str, problems: Sequence[str]) -> None:
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ValueError(f"{where}: {problems[0]}{more}")
+
+
+def _task(task_id: TaskId) -> str:
+    return f"task {_short(task_id)}"
+
+
+def _short(text: str) -> str:
+    shown = repr(text)  # escapes line ends and lone surrogates, which a terminal cannot print
+    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -1,0 +1,79 @@
+"""Color permutations and their ranks."""
+
+import math
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augment.color import (
+    IDENTITY_COLORS,
+    PERMUTATIONS,
+    Colors,
+    apply_colors,
+    check_colors,
+    compose_colors,
+    inverse_colors,
+    invert_colors,
+    rank_permutations,
+    unrank_permutations,
+)
+from augment.grid import Grid
+from tests.augment.strategies import grids
+
+color_permutations = st.permutations(range(1, 10)).map(lambda images: (0, *images))
+
+
+def test_every_color_becomes_its_image_even_when_images_overlap() -> None:
+    swap_one_and_two = (0, 2, 1, *range(3, 10))
+    grid = np.array([[0, 1, 2], [2, 1, 3]], dtype=np.uint8)
+    assert apply_colors(grid, swap_one_and_two).tolist() == [[0, 2, 1], [1, 2, 3]]
+
+
+@given(grids(), color_permutations)
+def test_invert_undoes_apply(grid: Grid, colors: Colors) -> None:
+    recolored = apply_colors(grid, colors)
+    assert recolored.dtype == np.uint8
+    assert np.array_equal(invert_colors(recolored, colors), grid)
+
+
+@given(grids(), color_permutations, color_permutations)
+def test_composition_is_one_after_the_other(grid: Grid, first: Colors, second: Colors) -> None:
+    one_by_one = apply_colors(apply_colors(grid, first), second)
+    assert np.array_equal(apply_colors(grid, compose_colors(first, second)), one_by_one)
+
+
+@given(color_permutations)
+def test_inverse_composes_to_the_identity(colors: Colors) -> None:
+    assert compose_colors(colors, inverse_colors(colors)) == IDENTITY_COLORS
+
+
+@pytest.mark.parametrize("wrong", [(0, 1), (1, 0, *range(2, 10)), (0, 1, 1, *range(3, 10)), (0, *range(2, 11))])
+def test_what_is_no_permutation_is_refused(wrong: Colors) -> None:
+    with pytest.raises(ValueError, match="color permutation"):
+        check_colors(wrong)
+
+
+@pytest.mark.parametrize("length", range(1, 7))
+def test_ranks_are_lexicographic(length: int) -> None:
+    ordered = np.array(list(permutations(range(length))), dtype=np.uint8)
+    ranks = rank_permutations(ordered)
+    assert ranks.dtype == np.uint32
+    assert ranks.tolist() == list(range(math.factorial(length)))
+    assert np.array_equal(unrank_permutations(ranks, length), ordered)
+
+
+def test_all_permutations_of_nine_colors_survive_the_round_trip() -> None:
+    ranks = np.arange(PERMUTATIONS, dtype=np.uint32)
+    images = unrank_permutations(ranks, 9)
+    assert np.array_equal(rank_permutations(images), ranks)
+    assert images[0].tolist() == list(range(9))
+    assert images[-1].tolist() == list(range(8, -1, -1))
+
+
+def test_nothing_to_permute_has_one_arrangement() -> None:
+    assert unrank_permutations(np.zeros(3, dtype=np.uint32), 0).shape == (3, 0)
+    assert unrank_permutations(np.zeros(0, dtype=np.uint32), 9).shape == (0, 9)
+    assert rank_permutations(np.zeros((0, 9), dtype=np.uint8)).shape == (0,)

@@ -1,0 +1,77 @@
+"""Reading grids from outside data."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from augment.grid import MAX_SIDE, Grid, grid_key, parse_grid
+from tests.augment.strategies import grids
+
+
+@given(grids())
+def test_rows_of_a_grid_are_read_back_unchanged(grid: Grid) -> None:
+    parsed = parse_grid(grid.tolist(), "here")
+    assert parsed.dtype == np.uint8
+    assert np.array_equal(parsed, grid)
+
+
+@given(grids())
+def test_rows_may_be_any_sequences(grid: Grid) -> None:
+    assert np.array_equal(parse_grid(tuple(tuple(row) for row in grid.tolist()), "here"), grid)
+
+
+def test_grid_can_be_written_to() -> None:
+    grid = parse_grid([[1, 2]], "here")
+    grid[0, 0] = 5
+    assert grid.tolist() == [[5, 2]]
+
+
+def test_largest_grid_is_accepted() -> None:
+    assert parse_grid([[9] * MAX_SIDE] * MAX_SIDE, "here").shape == (MAX_SIDE, MAX_SIDE)
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        (None, "expected a grid"),
+        ("12", "expected a grid"),
+        ({"0": [1]}, "expected a grid"),
+        ([], "1 to 30 rows, got 0"),
+        ([[1]] * 31, "1 to 30 rows, got 31"),
+        ([1, 2], "row 0 must be a list"),
+        ([[1], "2"], "row 1 must be a list"),
+        ([[]], "1 to 30 cells, got 0"),
+        ([[1] * 31], "1 to 30 cells, got 31"),
+        ([[1, 2], [3]], "row 1 has 1 cells and row 0 has 2"),
+        ([[1, 10]], "row 0, cell 1: a color is an int 0..9, got 10"),
+        ([[-1]], "got -1"),
+        ([[0, 256]], "cell 1: a color is an int 0..9, got 256"),
+        ([[[[1]]]], "got a list"),
+        ([[np.uint8(1)]], "a color is an int 0..9"),
+        (np.ones((1, 1), dtype=np.uint8), "expected a grid"),
+        ([[1.0]], "got 1.0"),
+        ([[True]], "got True"),
+        ([[None]], "got None"),
+        ([["1" * 100]], r"got '1+\.\.\."),
+    ],
+)
+def test_anything_but_a_grid_is_refused_with_its_place(rows: object, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint) as error:
+        parse_grid(rows, "file.json: task t: train 0")
+    assert str(error.value).startswith("file.json: task t: train 0: ")
+    assert len(str(error.value)) < 120
+
+
+def test_equal_cells_in_other_shapes_have_other_keys() -> None:
+    row = np.array([[1, 2]], dtype=np.uint8)
+    assert grid_key(row) != grid_key(row.T)
+
+
+@given(grids(max_side=2, colors=2), grids(max_side=2, colors=2))
+def test_keys_are_equal_exactly_for_equal_grids(first: Grid, second: Grid) -> None:
+    assert (grid_key(first) == grid_key(second)) == np.array_equal(first, second)
+
+
+def test_key_does_not_depend_on_memory_order() -> None:
+    grid = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8)
+    assert grid_key(np.asfortranarray(grid)) == grid_key(grid)

@@ -1,0 +1,143 @@
+"""Transforms: what they do to grids and tasks, how they compose, and how they are written down."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augment.color import PERMUTATIONS
+from augment.grid import Grid
+from augment.task import Pair, Task
+from augment.transform import (
+    IDENTITY,
+    TRANSFORMS,
+    Transform,
+    decode_transforms,
+    encode_transforms,
+    transform_from_int,
+    transform_to_int,
+)
+from tests.augment.strategies import grids, transforms
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "arc_transforms.json").read_text())["augment"]
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["name"])
+def test_published_augmentation_names_mean_the_same(case: dict[str, Any]) -> None:
+    _, dihedral, colors = case["name"].split("|||")
+    transform = Transform(int(dihedral.removeprefix("t")), tuple(int(color) for color in colors))
+    grid = np.array(case["grid"], dtype=np.uint8)
+    assert transform.apply(grid).tolist() == case["augmented"]
+    assert transform.invert(np.array(case["augmented"], dtype=np.uint8)).tolist() == case["grid"]
+
+
+@given(grids(), transforms())
+def test_invert_undoes_apply(grid: Grid, transform: Transform) -> None:
+    assert np.array_equal(transform.invert(transform.apply(grid)), grid)
+    assert np.array_equal(transform.apply(transform.invert(grid)), grid)
+
+
+@given(grids(), transforms(), transforms())
+def test_then_applies_one_after_the_other(grid: Grid, first: Transform, second: Transform) -> None:
+    assert np.array_equal(first.then(second).apply(grid), second.apply(first.apply(grid)))
+
+
+@given(transforms(), transforms(), transforms())
+def test_then_is_a_group(first: Transform, second: Transform, third: Transform) -> None:
+    assert first.then(second).then(third) == first.then(second.then(third))
+    assert first.then(IDENTITY) == IDENTITY.then(first) == first
+    assert first.then(first.inverse()) == first.inverse().then(first) == IDENTITY
+    assert first.then(second).inverse() == second.inverse().then(first.inverse())
+
+
+def test_task_keeps_its_id_and_order() -> None:
+    transform = Transform.parse("6.213456789")
+    task = Task(
+        "t",
+        (Pair(np.array([[1, 2]], np.uint8), np.array([[3]], np.uint8)),),
+        (np.array([[2], [5]], np.uint8), np.array([[1]], np.uint8)),
+    )
+    view = transform.apply_task(task)
+    assert view.id == "t"
+    assert [pair.input.tolist() for pair in view.train] == [[[2], [1]]]
+    assert [pair.output.tolist() for pair in view.train] == [[[3]]]
+    assert [grid.tolist() for grid in view.test] == [[[1, 5]], [[2]]]
+
+
+def test_code_is_the_dihedral_and_the_images_of_colors_1_to_9() -> None:
+    assert Transform(3, (0, 4, 6, 3, 5, 8, 2, 1, 9, 7)).code == "3.463582197"
+    assert IDENTITY.code == "0.123456789"
+
+
+@given(transforms())
+def test_parse_reads_every_code(transform: Transform) -> None:
+    assert Transform.parse(transform.code) == transform
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "a dot and nine digits"),
+        ("3", "a dot and nine digits"),
+        ("3463582197", "a dot and nine digits"),
+        ("3.0463582197", "a dot and nine digits"),
+        ("3.463582197\n", "a dot and nine digits"),
+        ("-.463582197", "a dot and nine digits"),
+        ("3.46358219\u0667", "a dot and nine digits"),
+        ("8.463582197", r"0\.\.7, got 8"),
+        ("3.463582199", "but 7 is missing"),
+        ("3.063582197", "but 4 is missing"),
+    ],
+)
+def test_wrong_codes_are_refused_by_name(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint) as error:
+        Transform.parse(text)
+    assert repr(text) in str(error.value)
+
+
+def test_what_is_no_transform_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="dihedral"):
+        Transform(8, IDENTITY.colors)
+    with pytest.raises(ValueError, match="color permutation"):
+        Transform(0, IDENTITY.colors[::-1])
+
+
+@given(transforms())
+def test_integer_survives_the_round_trip(transform: Transform) -> None:
+    code = transform_to_int(transform)
+    assert 0 <= code < TRANSFORMS
+    assert transform_from_int(code) == transform
+
+
+def test_integer_counts_permutations_within_dihedrals() -> None:
+    assert transform_to_int(IDENTITY) == 0
+    assert transform_to_int(Transform.parse("0.123456798")) == 1
+    assert transform_to_int(Transform.parse("1.123456789")) == PERMUTATIONS
+    assert transform_to_int(Transform.parse("7.987654321")) == TRANSFORMS - 1
+
+
+@given(st.lists(transforms(), max_size=20))
+def test_arrays_of_codes_agree_with_single_ones(drawn: list[Transform]) -> None:
+    codes = np.array([transform_to_int(transform) for transform in drawn], dtype=np.uint32)
+    dihedral, colors = decode_transforms(codes)
+    assert (dihedral.dtype, colors.dtype, colors.shape) == (np.uint8, np.uint8, (len(drawn), 10))
+    assert dihedral.tolist() == [transform.dihedral for transform in drawn]
+    assert [tuple(row) for row in colors.tolist()] == [transform.colors for transform in drawn]
+    encoded = encode_transforms(dihedral, colors)
+    assert encoded.dtype == np.uint32
+    assert np.array_equal(encoded, codes)
+
+
+@pytest.mark.parametrize("wrong", [-1, TRANSFORMS, 2**32])
+def test_integers_without_a_transform_are_refused(wrong: int) -> None:
+    with pytest.raises(ValueError, match=f"got {wrong}"):
+        transform_from_int(wrong)
+
+
+def test_arrays_with_a_wrong_code_are_refused() -> None:
+    with pytest.raises(ValueError, match=f"got {TRANSFORMS}"):
+        decode_transforms(np.array([0, TRANSFORMS, 5], dtype=np.uint32))

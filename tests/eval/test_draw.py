@@ -1,0 +1,79 @@
+"""A picture shows every grid in the official colors and says in words what is right and wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import image
+from matplotlib.axes import Axes
+
+from augment.task import Pair, Task
+from eval.draw import PALETTE, draw_task
+
+
+def grid(*rows):
+    return np.array(rows, dtype=np.uint8)
+
+
+ALL_COLORS = np.arange(10, dtype=np.uint8).reshape(2, 5)
+TASK = Task("0a1b$x_$", tuple(Pair(ALL_COLORS, ALL_COLORS.T.copy()) for _ in range(5)), (ALL_COLORS, ALL_COLORS))
+SOLUTIONS = {TASK.id: (grid([1, 2], [3, 4]), grid([5]))}
+
+
+@pytest.fixture
+def texts(monkeypatch):
+    drawn = []
+    original = Axes.text
+
+    def record(self, x, y, text, **options):
+        drawn.append(text)
+        return original(self, x, y, text, **options)
+
+    monkeypatch.setattr(Axes, "text", record)
+    return drawn
+
+
+def test_right_wrong_missing_and_wrong_size_are_said_in_words(tmp_path, texts):
+    attempts = [[grid([1, 2], [3, 4]), grid([1, 2], [0, 0])], [grid([5, 5])]]
+    draw_task(TASK, attempts, SOLUTIONS, tmp_path / "task.png")
+    assert {"RIGHT", "WRONG: 2 of 4 cells", "WRONG size: 1 x 2, not 1 x 1", "missing"} <= set(texts)
+    assert {f"Task {TASK.id}", "test input 2", "attempt 2", "test output 2", "output 5"} <= set(texts)
+
+
+def test_without_solutions_nothing_is_called_right_or_wrong(tmp_path, texts):
+    draw_task(TASK, [[grid([1]), None]], {}, tmp_path / "task.png")
+    assert not any(text.upper().startswith(("RIGHT", "WRONG", "TEST OUTPUT")) for text in texts)
+    assert "1 x 1, truth unknown" in texts
+
+
+@pytest.mark.parametrize("attempts", [[], [[]], [[grid([1])], []]])
+def test_test_inputs_without_attempts_are_drawn(tmp_path, texts, attempts):
+    draw_task(TASK, attempts, SOLUTIONS, tmp_path / "task.png")
+    assert texts.count("test output 1") == texts.count("test output 2") == 1
+
+
+def test_the_picture_is_a_png_with_every_official_color(tmp_path):
+    path = tmp_path / "task.png"
+    draw_task(TASK, [], {}, path)
+    pixels = np.round(image.imread(path)[..., :3] * 255).astype(np.uint32)  # (H, W, 3)
+    present = {f"#{color:06X}" for color in np.unique(pixels @ np.array([1 << 16, 1 << 8, 1], np.uint32)).tolist()}
+    assert set(PALETTE) <= present
+
+
+def test_the_largest_and_the_smallest_grids_fit_one_page(tmp_path):
+    large, small = np.zeros((30, 30), np.uint8), grid([1])
+    task = Task("large", tuple(Pair(large, small) for _ in range(4)), (large,))
+    draw_task(task, [[large, large]], {"large": (large,)}, tmp_path / "task.png", dots_per_inch=50)
+    assert image.imread(tmp_path / "task.png").shape[1] <= 12.5 * 50
+
+
+def test_matplotlib_is_imported_when_drawing_and_pyplot_never():
+    code = (
+        "import sys, io, numpy as np; from augment.task import Task; from eval.draw import draw_task\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "draw_task(Task('t', (), (np.zeros((1, 1), np.uint8),)), [], {}, io.BytesIO())\n"
+        "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -1,0 +1,169 @@
+"""The score equals a brute-force count under every rule, and its text names the rules and what is missing."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from eval.score import RULES, Outcome, format_score, judge, score_predictions
+
+
+def grid(*rows):
+    return np.array(rows, dtype=np.uint8)
+
+
+A, B, C = grid([1, 2]), grid([1], [2]), grid([3, 3])
+SOLUTIONS = {"a": (A, B), "b": (C,), "c": (A,)}
+RULE_FIELDS = [field for field, _, _ in RULES]
+
+
+def rates(score):
+    return {field: (getattr(score, field).pass_at_1, getattr(score, field).pass_at_2) for field in RULE_FIELDS}
+
+
+def brute_force(predictions, solutions, k):
+    """Score lists of lists cell by cell, one rule after the other, sharing nothing with the scorer."""
+    per_task = []
+    for task_id in solutions:
+        solved = []
+        for i, output in enumerate(solutions[task_id]):
+            hit = 0
+            try:
+                attempts = list(predictions[task_id][i])
+            except (KeyError, IndexError):
+                attempts = []
+            for attempt in attempts[:k]:
+                if attempt is not None and attempt.tolist() == output.tolist():
+                    hit = 1
+            solved.append(hit)
+        per_task.append(solved)
+    outputs = [hit for solved in per_task for hit in solved]
+    return {
+        "mean_over_tasks": float(sum(Fraction(sum(s), len(s)) for s in per_task) / len(per_task)),
+        "per_output": float(Fraction(sum(outputs), len(outputs))),
+        "all_or_nothing": float(Fraction(sum(0 not in s for s in per_task), len(per_task))),
+    }
+
+
+def random_case(rng):
+    """Return predictions with every kind of flaw, and solutions, over few and small grids so that many are right."""
+
+    def draw():
+        return rng.integers(0, 2, rng.integers(1, 3, 2), dtype=np.uint8)
+
+    solutions = {f"t{n}": tuple(draw() for _ in range(rng.integers(1, 5))) for n in range(rng.integers(1, 7))}
+    predictions = {}
+    for task_id, outputs in solutions.items():
+        if rng.random() < 0.15:
+            continue
+        entries = []
+        for output in outputs:
+            attempts = [output.copy() if rng.random() < 0.4 else draw() for _ in range(rng.integers(0, 4))]
+            if attempts and rng.random() < 0.2:
+                attempts = [attempts[0]] * 2
+            entries.append([None if rng.random() < 0.1 else attempt for attempt in attempts])
+        if rng.random() < 0.2:
+            entries = entries[: rng.integers(0, len(entries) + 1)]
+        elif rng.random() < 0.2:
+            entries.append([draw()])
+        predictions[task_id] = entries
+    if rng.random() < 0.2:
+        predictions["unknown"] = [[draw(), draw()]]
+    return predictions, solutions
+
+
+def test_every_rule_equals_a_brute_force_count_on_random_predictions():
+    rng = np.random.default_rng(0)
+    for _ in range(3000):
+        predictions, solutions = random_case(rng)
+        score = score_predictions(predictions, solutions)
+        first, both = brute_force(predictions, solutions, 1), brute_force(predictions, solutions, 2)
+        assert rates(score) == {field: (first[field], both[field]) for field in RULE_FIELDS}
+        assert score.outputs == sum(map(len, solutions.values()))
+        assert score.solved_outputs == round(score.per_output.pass_at_2 * score.outputs)
+        assert score.solved_by_first_alone + score.solved_by_both == round(score.per_output.pass_at_1 * score.outputs)
+
+
+def test_three_rules_give_three_scores_on_one_outcome():
+    score = score_predictions({"a": [(C, A), (A, C)], "b": [(B, C)], "c": [(A, A)]}, SOLUTIONS)
+    assert rates(score) == {
+        "mean_over_tasks": (1 / 3, 2.5 / 3),
+        "per_output": (1 / 4, 3 / 4),
+        "all_or_nothing": (1 / 3, 2 / 3),
+    }
+    assert (score.solved_by_first_alone, score.solved_by_second_alone, score.solved_by_both) == (0, 2, 1)
+
+
+def test_missing_predictions_count_as_unsolved_and_keep_the_place_of_the_others():
+    score = score_predictions({"a": [(), (B,)], "b": []}, SOLUTIONS)
+    assert score.per_output.pass_at_2 == 1 / 4
+    assert score.missing_tasks == ("c",)
+    assert score.missing_outputs == (("a", 0), ("b", 0), ("c", 0))
+    assert judge({"a": [(), (B,)]}, {"a": (A, B)}) == {"a": (Outcome(False, False, False), Outcome(True, False, True))}
+
+
+def test_a_missing_first_attempt_leaves_the_second_in_second_place():
+    score = score_predictions({"b": [(None, C)]}, {"b": (C,)})
+    assert (score.per_output.pass_at_1, score.per_output.pass_at_2) == (0, 1)
+    assert score.missing_outputs == ()
+
+
+def test_same_cells_in_another_shape_are_wrong():
+    assert score_predictions({"a": [(B, B)]}, {"a": (A,)}).per_output.pass_at_2 == 0
+
+
+def test_a_third_attempt_does_not_count():
+    assert score_predictions({"a": [(B, B, A)]}, {"a": (A,)}).per_output.pass_at_2 == 0
+
+
+def test_what_the_solutions_do_not_know_is_named_and_does_not_count():
+    score = score_predictions({"b": [(C,), (C,)], "x": [(A,)]}, {"b": (C,)})
+    assert (score.unknown_tasks, score.unknown_outputs) == (("x",), (("b", 1),))
+    assert (score.tasks, score.outputs, score.per_output.pass_at_2) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("solutions", [{}, {"a": ()}])
+def test_nothing_to_score_is_an_error(solutions):
+    with pytest.raises(ValueError, match="no test output"):
+        score_predictions({"a": [(A,)]}, solutions)
+
+
+def test_a_task_without_outputs_is_left_out():
+    score = score_predictions({"b": [(C,)]}, {"a": (), "b": (C,)})
+    assert (score.tasks, score.mean_over_tasks.pass_at_2, score.missing_tasks) == (1, 1, ())
+
+
+def test_the_text_names_all_rules_with_that_of_kaggle_first():
+    lines = format_score(score_predictions({"a": [(C, A), (A, C)], "x": []}, SOLUTIONS), "arc1:evaluation").splitlines()
+    assert lines[0].startswith("arc1:evaluation: 3 tasks, 4 test outputs; ")
+    assert [line[: len(name)] for line, (_, name, _) in zip(lines[2:5], RULES, strict=True)] == [name for _, name, _ in RULES]
+    assert "0.00%   16.67%  Kaggle's leaderboard" in lines[2]
+    assert "2 outputs (b[0], c[0])" in lines[6]
+    assert "2 tasks (b, c)" in lines[7]
+    assert "1 task (x)" in lines[8]
+
+
+def test_the_text_says_single_or_pooled_only_where_that_is_known():
+    score = score_predictions({}, SOLUTIONS)
+    assert "unknown origin" in format_score(score, "s")
+    assert "single checkpoint" in format_score(score, "s", pooled=1)
+    assert "pooled(3)" in format_score(score, "s", pooled=3)
+    assert "880 views" in format_score(score, "s", pooled=1, views=880)
+    assert "views" not in format_score(score, "s", pooled=1)
+
+
+def test_the_text_shortens_long_lists_and_stays_printable():
+    predictions = {f"u\n\ud800{n}": [] for n in range(9)}
+    text = format_score(score_predictions({**predictions, **{t: [(A, B)] * 2 for t in SOLUTIONS}}, SOLUTIONS), "s")
+    assert "and 4 more" in text
+    assert "u\\n\\ud8004" in text
+    text.encode()  # a lone surrogate would raise
+
+
+def test_json_holds_every_number_under_the_name_of_its_rule():
+    document = json.loads(json.dumps(score_predictions({"b": [(B, C)]}, SOLUTIONS).to_json()))
+    assert {rule["name"] for rule in document["rules"].values()} == {name for _, name, _ in RULES}
+    assert document["rules"]["per_output"]["pass_at_2"] == 0.25
+    assert document["solved_outputs"] == document["solved_by_second_alone"] == 1
+    assert document["missing_tasks"] == ["a", "c"]

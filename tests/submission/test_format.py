@@ -1,0 +1,319 @@
+"""A submission file is complete or it is not written; any file is read or refused in one line."""
+
+import json
+import os
+import resource
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augment.grid import grid_key
+from augment.task import Pair, Task
+from eval.score import score_predictions
+from submission import format as submission_format
+from submission.format import (
+    check_submission,
+    fallback_attempts,
+    fallback_submission,
+    fill_submission,
+    read_submission,
+    write_submission,
+)
+
+
+def grid(*rows):
+    return np.array(rows, dtype=np.uint8)
+
+
+A, B, C = grid([1, 2]), grid([3], [4]), grid([9])
+TASKS = [
+    Task("b", (Pair(A, B), Pair(A, B), Pair(A, C)), (A, C)),
+    Task("a", (Pair(A, A + 1),), (A,)),
+]
+GOOD = {"b": [(A, B), (B, C)], "a": [(C, A)]}
+
+
+def plain(submission):
+    return {t: [[g if g is None else g.tolist() for g in attempts] for attempts in e] for t, e in submission.items()}
+
+
+def document(submission=GOOD):
+    return {t: [{"attempt_1": x.tolist(), "attempt_2": y.tolist()} for x, y in entries] for t, entries in submission.items()}
+
+
+def written(tmp_path, content):
+    path = tmp_path / "submission.json"
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return path
+
+
+def refusal(call, *arguments, **options):
+    with pytest.raises(ValueError) as caught:
+        call(*arguments, **options)
+    text = str(caught.value)
+    assert "\n" not in text and text
+    return text
+
+
+# ---- fallbacks
+
+
+def test_fallbacks_are_input_most_frequent_output_zeros_and_ones_of_the_likely_size():
+    assert [g.tolist() for g in fallback_attempts(TASKS[0], 1)] == [C.tolist(), B.tolist(), [[0], [0]], [[1], [1]]]
+
+
+def test_likely_size_is_that_of_the_test_input_where_demonstrations_keep_their_size():
+    task = Task("t", (Pair(A, A + 1), Pair(B, B + 1)), (np.full((3, 3), 5, np.uint8),))
+    assert [g.shape for g in fallback_attempts(task, 0)] == [(3, 3), (1, 2), (3, 3), (3, 3)]
+
+
+def test_fallbacks_without_demonstrations_are_still_two():
+    assert [g.tolist() for g in fallback_attempts(Task("t", (), (grid([0, 0]),)), 0)] == [[[0, 0]], [[1, 1]]]
+
+
+grids = st.sampled_from([A, B, C, grid([0]), grid([1]), grid([0, 0])])
+
+
+@given(st.lists(st.tuples(grids, grids), max_size=4), grids)
+def test_there_are_always_two_different_fallbacks(pairs, test_input):
+    attempts = fallback_attempts(Task("t", tuple(Pair(*pair) for pair in pairs), (test_input,)), 0)
+    assert len({grid_key(attempt) for attempt in attempts}) == len(attempts) >= 2
+    assert np.array_equal(attempts[0], test_input)
+
+
+def test_fallback_submission_is_complete_and_can_be_written(tmp_path):
+    path = tmp_path / "submission.json"
+    write_submission(path, fallback_submission(TASKS), TASKS)
+    check_submission(path, TASKS)
+    assert all(not np.array_equal(x, y) for entries in read_submission(path).values() for x, y in entries)
+
+
+def test_filling_keeps_predictions_in_place_and_tells_what_is_fallback():
+    filled = fill_submission(TASKS, {"b": [(), (B, A)], "a": [(C,)]})
+    first, second = filled.submission["b"][1]
+    assert (first.tolist(), second.tolist()) == (B.tolist(), A.tolist())
+    assert filled.submission["a"][0][0].tolist() == C.tolist()
+    assert (filled.without_prediction, filled.with_one_prediction) == ((("b", 0),), (("a", 0),))
+    assert fill_submission(TASKS, {}).without_prediction == (("b", 0), ("b", 1), ("a", 0))
+
+
+def test_filling_refuses_predictions_for_another_number_of_test_inputs():
+    assert refusal(fill_submission, TASKS, {"b": [(A, B)]}) == "task b: 2 test inputs, predictions for 1"
+
+
+# ---- writing
+
+
+def test_what_is_written_is_read_back_in_the_order_of_the_challenges(tmp_path):
+    path = tmp_path / "submission.json"
+    write_submission(path, dict(reversed(GOOD.items())), TASKS)
+    assert json.loads(path.read_text()) == document()
+    assert list(json.loads(path.read_text())) == ["b", "a"]
+    assert plain(read_submission(path)) == plain(GOOD)
+    check_submission(path, TASKS)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"b": GOOD["b"]}, ["task 'a': missing"]),
+        ({**GOOD, "c": []}, ["task 'c': not a task of the challenges"]),
+        ({**GOOD, "b": [(A, B)]}, ["task 'b'", "2 test inputs, got 1"]),
+        ({**GOOD, "a": [(A,)]}, ["task 'a', test input 0", "2 attempts, got 1"]),
+        ({**GOOD, "a": [(A, [[1]])]}, ["task 'a', test input 0, attempt_2", "got list"]),
+        ({**GOOD, "a": [(A, None)]}, ["task 'a', test input 0, attempt_2", "got NoneType"]),
+        ({**GOOD, "a": [(A[:0], A)]}, ["task 'a', test input 0, attempt_1", "rows, got 0"]),
+        ({**GOOD, "a": [(A, A + 8)]}, ["attempt_2", "a color is an int 0..9, got 10"]),
+        ({**GOOD, "a": [(A.astype(float), A)]}, ["attempt_1", "got 1.0"]),
+        ({"a": [(A, A + 8)]}, ["task 'b': missing (and 1 more)"]),
+    ],
+)
+def test_an_incomplete_submission_is_refused_and_the_old_file_stays(tmp_path, change, words):
+    path = written(tmp_path, b"old")
+    message = refusal(write_submission, path, change, TASKS)
+    assert all(word in message for word in [str(path), *words]), message
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_task_twice_in_the_challenges_is_refused(tmp_path):
+    assert "appears twice in the challenges" in refusal(write_submission, tmp_path / "s.json", GOOD, [*TASKS, TASKS[0]])
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path):
+    path = written(tmp_path, b"old")
+    large = Task("large", (), tuple(np.full((30, 30), i % 10, np.uint8) for i in range(20)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            write_submission(path, fallback_submission([large]), [large])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("failing", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch, failing):
+    def fail(descriptor):
+        assert os.fstat(descriptor).st_size > 0  # everything was handed to the disk before
+        raise failing
+
+    path = written(tmp_path, b"old")
+    monkeypatch.setattr(submission_format.os, "fsync", fail)
+    with pytest.raises(type(failing)):
+        write_submission(path, GOOD, TASKS)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
+    write_submission(tmp_path / "submission.json", GOOD, TASKS)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "submission.json").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_folder_that_is_not_there_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_submission(tmp_path / "none" / "submission.json", GOOD, TASKS)
+    with pytest.raises(FileNotFoundError):
+        read_submission(tmp_path / "none.json")
+
+
+# ---- reading and checking
+
+
+def entry(first=((1,),), second=((2,),), **more):
+    return {"attempt_1": first, "attempt_2": second, **more}
+
+
+BAD_FILES = [
+    (b"", "not a JSON file"),
+    (b"\xff", "not a JSON file"),
+    (b'{"a": ', "not a JSON file"),
+    (b"[" * 100_000, "nested too deeply"),
+    (b'{"a":[{"attempt_1":[[' + b"9" * 5000 + b"]]}]}", "not a JSON file"),
+    ([], "expected an object by task id, got list"),
+    ({"a": 3}, "task 'a': expected a list with one entry a test input, got int"),
+    ({"a": [3]}, "task 'a', test input 0: expected an object with attempt_1 and attempt_2, got int"),
+    ({"a": [entry(), entry([[1, 2], [3]])]}, "task 'a', test input 1, attempt_1: not a rectangle"),
+    ({"a": [entry(second=[[10]])]}, "task 'a', test input 0, attempt_2: row 0, cell 0: a color is an int 0..9, got 10"),
+    ({"a": [entry(second=[[True]])]}, "attempt_2: row 0, cell 0: a color is an int 0..9, got True"),
+    ({"a": [entry([[1.0]])]}, "attempt_1: row 0, cell 0: a color is an int 0..9, got 1.0"),
+    ({"a": [entry([[1]] * 31)]}, "attempt_1: a grid has 1 to 30 rows, got 31"),
+    ({"a": [entry({"x": 1})]}, "attempt_1: expected a grid (a list of rows), got JsonObject"),
+    ({"a": [entry(attempt_3=[[1]])]}, "task 'a', test input 0: unknown key 'attempt_3'"),
+    ({"x\ny": 3, "z": 3}, "task 'x\\ny': expected a list with one entry a test input, got int (and 1 more)"),
+    (b'{"a": [], "a": []}', "task 'a': appears twice"),
+    (b'{"a":[{"attempt_1":[[1]],"attempt_2":[[1]],"attempt_1":[[1]]}]}', "test input 0: 'attempt_1' appears twice"),
+]
+
+
+@pytest.mark.parametrize("allow_missing", [False, True])
+@pytest.mark.parametrize(("content", "words"), BAD_FILES)
+def test_a_bad_file_is_refused_by_name_and_place(tmp_path, content, words, allow_missing):
+    path = written(tmp_path, content)
+    message = refusal(read_submission, path, allow_missing)
+    assert message.startswith(f"{path}: ") and words in message, message
+
+
+MISSING = [
+    ({"attempt_2": [[2]]}, "attempt_1: missing"),
+    (entry(None), "attempt_1: expected a grid"),
+    (entry([]), "attempt_1: a grid has 1 to 30 rows, got 0"),
+    (entry([[], []]), "attempt_1: a row has 1 to 30 cells, got 0"),
+]
+
+
+@pytest.mark.parametrize(("first_missing", "words"), MISSING)
+def test_a_missing_attempt_is_refused_unless_allowed_and_then_keeps_its_place(tmp_path, first_missing, words):
+    path = written(tmp_path, {"a": [first_missing]})
+    assert f"task 'a', test input 0, {words}" in refusal(read_submission, path)
+    assert plain(read_submission(path, allow_missing=True)) == {"a": [[None, [[2]]]]}
+
+
+def test_a_file_that_is_read_can_be_scored(tmp_path):
+    path = written(tmp_path, {"a": [{"attempt_2": A.tolist()}]})
+    score = score_predictions(read_submission(path, allow_missing=True), {"a": (A,)})
+    assert (score.per_output.pass_at_1, score.per_output.pass_at_2) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"a": document()["a"]}, "task 'b': missing"),
+        ({**document(), "c": []}, "task 'c': not a task of the challenges"),
+        ({**document(), "a": []}, "task 'a': expected one entry for each of 1 test inputs, got 0"),
+        ({**document(), "a": 3}, "task 'a': expected a list with one entry a test input, got int"),
+        ({"a": [{"attempt_1": [[1]]}], "z": []}, "attempt_2: missing (and 2 more)"),
+        ({}, "task 'b': missing (and 1 more)"),
+        ([], "expected an object by task id"),
+    ],
+)
+def test_checking_tells_the_first_problem_and_counts_the_others(tmp_path, change, words):
+    message = refusal(check_submission, written(tmp_path, change), TASKS)
+    assert message.endswith(words) or (words in message and "more)" not in message), message
+
+
+def test_two_equal_attempts_pass_the_check(tmp_path):
+    check_submission(written(tmp_path, document({**GOOD, "a": [(A, A)]})), TASKS)
+
+
+def test_lists_nested_to_any_depth_are_refused_in_one_line(tmp_path):
+    for depth in [10, *range(900, 1010), 5_000, 100_000]:
+        for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
+            value = opening * depth + b"1" + closing * depth
+            refusal(read_submission, written(tmp_path, b'{"a":[{"attempt_1":[[' + value + b']],"attempt_2":[[1]]}]}'))
+
+
+def damage_bytes(content, rng):
+    """Return `content` with one to three cuts, repeats, changed bytes or inserted fragments of JSON."""
+    fragments = [b"null", b"[]", b"1e999", b"NaN", b'"\\ud800"', b"[[", b"]]", b",", b'"attempt_1":', b"\xff", b"\n"]
+    for _ in range(rng.integers(1, 4)):
+        at, to = sorted(rng.integers(0, len(content) + 1, 2).tolist())
+        inserted = fragments[rng.integers(0, len(fragments))]
+        content = [
+            content[:at] + content[to:],
+            content[:to] + content[at:],
+            content[:at] + bytes([rng.integers(0, 256)]) + content[at + 1 :],
+            content[:at] + inserted + content[at:],
+        ][rng.integers(0, 4)]
+    return content
+
+
+def damage_value(value, rng):
+    """Return a JSON value in which, at random places, values are replaced, dropped or repeated and keys renamed."""
+    if rng.random() < 0.04:
+        strange = [None, True, -1, 10, 1.5, 10**30, "x\ny", [], {}, [[]], [[1]], [[None]], {"\ud800": [{}]}, float("nan")]
+        return strange[rng.integers(0, len(strange))]
+    if isinstance(value, dict):
+        names = {key: "\ud800" if rng.random() < 0.02 else key for key in value if rng.random() > 0.03}
+        return {name: damage_value(value[key], rng) for key, name in names.items()}
+    if isinstance(value, list):
+        return [damage_value(item, rng) for item in value for _ in range(int(rng.random() * 1.02 + 0.99))]
+    return value
+
+
+@pytest.mark.parametrize("damage", ["bytes", "values"])
+def test_thousands_of_damaged_files_are_read_or_refused_in_one_line(tmp_path, damage):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "submission.json"
+    read = 0
+    for i in range(1200):
+        if damage == "bytes":
+            path.write_bytes(damage_bytes(json.dumps(document()).encode(), rng))
+        else:
+            path.write_text(json.dumps(damage_value(document(), rng)))
+        try:
+            content = read_submission(path, allow_missing=i % 2 == 0)
+        except ValueError as error:
+            message = str(error)
+            assert message.startswith(str(path)) and "\n" not in message
+            message.encode()  # a lone surrogate, which no terminal prints, would raise
+        else:
+            assert all(len(attempts) == 2 for entries in content.values() for attempts in entries)
+            read += 1
+    assert 10 < read < 1000
