@@ -17,12 +17,13 @@ PROGRAM = "python -m pipeline"
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit code: 0 success, 1 a failure of its own, 2 bad input (one line)."""
+    started = _STARTED if argv is None else time.monotonic()
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     from pipeline import commands  # noqa: PLC0415 (nothing of it is needed to parse)
 
     try:
-        return commands.COMMANDS[arguments.command](arguments, _STARTED)
+        return commands.COMMANDS[arguments.command](arguments, started)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -65,7 +66,7 @@ def _add_run(commands: Any) -> None:
     _config(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory")
     _time_limit(parser, "for everything, from the start of the program: 90s, 25m, 11h30m")
-    parser.add_argument("--reserve", metavar="DURATION", help="kept free at the end (default: 3%% of the limit, 3s to 20m)")
+    parser.add_argument("--reserve", metavar="DURATION", help="kept free at the end (default: 3%% of the limit, 5s to 20m)")
     _weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
 

@@ -1,5 +1,6 @@
 """The clock as an input: durations as people write them, and what is left of a run's time limit."""
 
+import math
 import re
 import time
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Return `seconds` as people read them: 8s, 3m05s, 11h30m."""
+    """Return `seconds` as people read them: 8s, 3m05s, 11h30m, and "no limit" where they are infinite."""
+    if math.isinf(seconds):
+        return "no limit"
     whole = max(0, round(seconds))
     hours, minutes = whole // 3600, whole % 3600 // 60
     if hours:

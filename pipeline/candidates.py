@@ -1,7 +1,7 @@
 """Candidates on disk: one file a round and process, read one at a time into a ballot, so that views cost no memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +89,18 @@ def _runs(shapes: npt.NDArray[np.int64]) -> tuple[list[tuple[int, int]], list[in
     return [(height, width) for height, width in shapes[starts].tolist()], np.diff([*starts, len(shapes)]).tolist()
 
 
-def write_candidates(folder: Path, round_number: int, process: int, candidates: Candidates, source: str) -> Path:
-    """Write the candidates of one round and process; `source` names the checkpoint that they come from."""
+@dataclass(frozen=True)
+class Origin:
+    """Where candidates come from."""
+
+    source: str
+    """The checkpoint that predicted them."""
+    tests_hash: str
+    """Of the store whose tests they number (`Store.tests_hash`)."""
+
+
+def write_candidates(folder: Path, round_number: int, process: int, candidates: Candidates, origin: Origin) -> Path:
+    """Write the candidates of one round and process."""
     path = folder / f"round-{round_number:04d}-{process}.safetensors"
     tensors = {
         "test": torch.from_numpy(candidates.test),
@@ -99,22 +109,22 @@ def write_candidates(folder: Path, round_number: int, process: int, candidates: 
         "shape": torch.from_numpy(candidates.shape),
         "cells": torch.from_numpy(candidates.cells.copy()),
     }
-    write_tensors(path, tensors, {"source": source})
+    write_tensors(path, tensors, asdict(origin))
     return path
 
 
-def read_candidates(path: Path) -> tuple[Candidates, str]:
-    """Return the candidates of a file and the checkpoint that they come from. Raises ValueError naming a damaged file."""
+def read_candidates(path: Path) -> tuple[Candidates, Origin]:
+    """Return the candidates of a file and where they come from. Raises ValueError naming a damaged file."""
     tensors, metadata = read_tensors(path)
     names = ("test", "transform", "probability", "shape", "cells")
-    if set(tensors) != set(names) or "source" not in metadata:
+    if set(tensors) != set(names) or set(metadata) != {"source", "tests_hash"}:
         raise ValueError(f"{path}: not a file of candidates")
     test, transform, probability, shape, cells = (tensors[name].numpy() for name in names)
     if not len(test) == len(transform) == len(probability) == len(shape):
         raise ValueError(f"{path}: damaged, its columns differ in length")
     if int(shape.astype(np.int64).prod(axis=-1).sum()) != len(cells):
         raise ValueError(f"{path}: damaged, {len(cells)} cells do not fill the grids")
-    return Candidates(test, transform.astype(np.uint32), probability, shape, cells), metadata["source"]
+    return Candidates(test, transform.astype(np.uint32), probability, shape, cells), Origin(**metadata)
 
 
 def clear_candidates(folder: Path) -> None:

@@ -99,35 +99,38 @@ class Config:
         """Return the config that `to_json` gave. Raises ValueError for unknown sections or fields."""
         if not isinstance(values, Mapping) or not all(isinstance(section, Mapping) for section in values.values()):
             raise ValueError("a config is an object of sections, each an object of fields")
-        config = Config()
-        for section, fields in values.items():
-            for name, value in fields.items():
-                config = _replace(config, section, name, value)
-        return config
+        return _replace(Config(), [(section, name, value) for section, part in values.items() for name, value in part.items()])
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:
-    """Return `config` with settings such as `train.steps=100` applied. Raises ValueError that lists the alternatives."""
+    """Return `config` with settings such as `train.steps=100` applied, all at once.
+
+    Raises ValueError for unknown names, listing the alternatives, and for values that do not fit.
+    """
+    changes: list[tuple[str, str, object]] = []
     for setting in settings:
         path, equals, text = setting.partition("=")
         section, dot, name = path.strip().partition(".")
         if not equals or not dot:
             raise ValueError(f"a setting reads section.field=value, got {setting!r}")
-        config = _replace(config, section, name, text.strip())
-    return config
+        changes.append((section, name, text.strip()))
+    return _replace(config, changes)
 
 
-def _replace(config: Config, section: str, name: str, value: object) -> Config:
+def _replace(config: Config, changes: Iterable[tuple[str, str, object]]) -> Config:
+    """Return `config` with (section, field, text or JSON value) changes, checked together."""
     sections = [f.name for f in dataclasses.fields(config)]
-    if section not in sections:
-        raise ValueError(f"unknown section {section!r}; one of: {', '.join(sections)}")
-    part = getattr(config, section)
-    hints = typing.get_type_hints(type(part))
-    names = [f.name for f in dataclasses.fields(part)]
-    if name not in names:
-        raise ValueError(f"{section} has no field {name!r}; one of: {', '.join(names)}")
-    parsed = _parse(value, hints[name], f"{section}.{name}")
-    return dataclasses.replace(config, **{section: dataclasses.replace(part, **{name: parsed})})
+    changed: dict[str, dict[str, object]] = {}
+    for section, name, value in changes:
+        if section not in sections:
+            raise ValueError(f"unknown section {section!r}; one of: {', '.join(sections)}")
+        part = getattr(config, section)
+        names = [f.name for f in dataclasses.fields(part)]
+        if name not in names:
+            raise ValueError(f"{section} has no field {name!r}; one of: {', '.join(names)}")
+        changed.setdefault(section, {})[name] = _parse(value, typing.get_type_hints(type(part))[name], f"{section}.{name}")
+    parts = {section: dataclasses.replace(getattr(config, section), **fields) for section, fields in changed.items()}
+    return dataclasses.replace(config, **parts)
 
 
 def _parse(value: object, kind: Any, where: str) -> object:

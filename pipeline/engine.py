@@ -2,6 +2,7 @@
 
 import time
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +13,8 @@ from pipeline.data.pack import Pack
 from pipeline.reasoner.layout import make_layout
 from pipeline.reasoner.memory import Views
 from pipeline.reasoner.network import Batch
+
+T = TypeVar("T")
 
 BFLOAT16_SPEEDUP = 1.2
 """A CPU computes in bfloat16 when its matrix products are so many times faster than in float32."""
@@ -33,11 +36,7 @@ def make_accelerator(precision: Precision) -> tuple[Accelerator, torch.dtype]:
             InitProcessGroupKwargs(timeout=timedelta(hours=12)),
         ],
     )
-    if accelerator.num_processes > 1:
-        agreed = [dtype]
-        broadcast_object_list(agreed)
-        dtype = agreed[0]
-    return accelerator, dtype
+    return accelerator, from_main(accelerator, dtype)
 
 
 def _dtype(precision: Precision, cuda: bool) -> torch.dtype:
@@ -60,6 +59,15 @@ def bfloat16_speedup(repeats: int = 5) -> float:
             matrix @ matrix
             best[dtype] = min(best[dtype], time.perf_counter() - start)
     return best[torch.float32] / best[torch.bfloat16]
+
+
+def from_main(accelerator: Accelerator, value: T) -> T:
+    """Return the main process's `value` in every process."""
+    if accelerator.num_processes == 1:
+        return value
+    agreed = [value]
+    broadcast_object_list(agreed)
+    return agreed[0]
 
 
 def to_batch(pack: Pack, memory_tokens: int, device: torch.device) -> Batch:

@@ -5,7 +5,8 @@ A complete fallback submission stands before torch computes anything; each round
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,10 +27,10 @@ from pipeline.data.build import Leakage, build
 from pipeline.data.select import Selection
 from pipeline.data.sources import Source, load_source
 from pipeline.data.store import Store
-from pipeline.engine import make_accelerator
+from pipeline.engine import from_main, make_accelerator
 from pipeline.optim import trainable
 from pipeline.predict import Predictor, Speed, measure_speed
-from pipeline.reasoner.network import Network, make_network
+from pipeline.reasoner.network import make_network
 from pipeline.train import Trainer
 from pipeline.votes import count_votes, write_attempts
 from submission.format import fallback_submission, read_submission, write_submission
@@ -59,9 +60,13 @@ class RunPlan:
     """What to do with training pairs that equal a scored test pair: refuse, drop or allow."""
 
 
+STAGE_SECONDS = 2.0
+"""Least time between training and prediction: a checkpoint is written and read."""
+
+
 def default_reserve(limit_seconds: float) -> float:
-    """Return the seconds of a time limit that are kept free at its end: 3%, at least 3 seconds, at most 20 minutes."""
-    return min(max(0.03 * limit_seconds, 3.0), 1200.0)
+    """Return the seconds of a time limit that are kept free at its end: 3%, at least 5 seconds, at most 20 minutes."""
+    return min(max(0.03 * limit_seconds, 5.0), 1200.0)
 
 
 def run(plan: RunPlan) -> int:
@@ -71,36 +76,26 @@ def run(plan: RunPlan) -> int:
     """
     main = int(os.environ.get("RANK", "0")) == 0
     config = _open_folder(plan, main)
-    scored = [plan.selection.apply(load_source(spec, with_solutions=False)) for spec in plan.sources]
-    tasks = _challenge(scored)
+    tasks = _challenge([plan.selection.apply(load_source(spec, with_solutions=False)) for spec in plan.sources])
+    submission = plan.out / "submission.json"
     if main:
-        write_submission(plan.out / "submission.json", fallback_submission(tasks), tasks)
-    guard = _stop_at_limit(plan.budget)
-    accelerator, dtype = make_accelerator(config.train.precision)
-    logger.info(
-        "%d tasks, %d test inputs; a complete fallback submission is at %s after %s",
-        len(tasks), sum(len(task.test) for task in tasks), plan.out / "submission.json", format_duration(plan.budget.elapsed()),
-    )  # fmt: skip
-    if main and not (plan.resume and (plan.out / "dataset" / "manifest.json").is_file()):
-        _build(plan, config).save(plan.out / "dataset")
-    accelerator.wait_for_everyone()
-    store = Store.load(plan.out / "dataset")
-    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
-    if plan.weights:
-        logger.info("%s", transplant(load_weights(plan.weights), network, store))
-    network = network.to(accelerator.device)
-    speed = measure_speed(network, store, config, dtype, accelerator)
-    config, training_seconds = _split_time(config, plan.budget, speed, accelerator.num_processes)
-    if main:
-        write_json(plan.out / "config.json", config.to_json())
-    failed = _train(plan, config, Trainer(accelerator, dtype, network, store, config, plan.out), network, training_seconds)
-    ballot = _predict(plan, config, accelerator, dtype, store, tasks)
-    if guard:
-        guard.cancel()
-    if main:
-        _finish(plan, tasks, ballot)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+        write_submission(submission, fallback_submission(tasks), tasks)
+    with _stop_at_limit(plan.budget):
+        accelerator, dtype = make_accelerator(config.train.precision)
+        tests, elapsed = sum(len(task.test) for task in tasks), format_duration(plan.budget.elapsed())
+        logger.info(
+            "%d tasks, %d test inputs; complete fallback submission: %s, after %s", len(tasks), tests, submission, elapsed
+        )
+        if main and not (plan.resume and (plan.out / "dataset" / "manifest.json").is_file()):
+            _build(plan, config).save(plan.out / "dataset")
+        accelerator.wait_for_everyone()
+        store = Store.load(plan.out / "dataset")
+        failed = _train(plan, config, accelerator, dtype, store)
+        ballot = _predict(plan, config, accelerator, dtype, store, tasks)
+        if main:
+            _finish(plan, tasks, ballot)
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
     return int(failed)
 
 
@@ -139,25 +134,27 @@ def _build(plan: RunPlan, config: Config) -> Store:
     return build(sources, train_sources, config.build, leakage=plan.leakage)
 
 
-def _split_time(config: Config, budget: Budget, speed: Speed, processes: int) -> tuple[Config, float | None]:
+def _split_time(config: Config, plan: RunPlan, speed: Speed, processes: int) -> tuple[Config, float | None]:
     """Return the config with packs that fit into the time, and the seconds for training (None without a limit).
+
+    A resumed run keeps its packs.
 
     Prediction keeps `predict.time_share` of what is left, less where all its views need less, more where not even one view of
     every test input would fit, up to half.
     """
-    left = budget.remaining()
-    if budget.limit_seconds is None:
+    left = plan.budget.remaining()
+    if plan.budget.limit_seconds is None:
         return config, None
     view = speed.view_seconds(config.predict.segments) / processes
     wanted = min(config.predict.time_share * left, 1.3 * config.predict.views * view)
-    predicting = min(max(wanted, 1.5 * view), 0.5 * left)
+    predicting = min(max(wanted, 1.5 * view) + max(STAGE_SECONDS, 0.01 * left), 0.5 * left)
     training = max(0.0, left - predicting)
     step = speed.step_seconds(config.train.pack_tokens, config.model.H_cycles)
     logger.info(
         "%s left: %s for training, %s a step; %s for prediction, %s a view of every test input",
         format_duration(left), format_duration(training), f"{step:.2f} s", format_duration(predicting), f"{view:.2f} s",
     )  # fmt: skip
-    if step * LEAST_STEPS > training:
+    if step * LEAST_STEPS > training and not plan.resume:
         tokens = max(1, int(config.train.pack_tokens * training / (step * LEAST_STEPS)))
         logger.warning(
             "packs of %d tokens would take %.1f s a step here; packs of %d tokens instead",
@@ -169,8 +166,20 @@ def _split_time(config: Config, budget: Budget, speed: Speed, processes: int) ->
     return config, training
 
 
-def _train(plan: RunPlan, config: Config, trainer: Trainer, network: Network, seconds: float | None) -> bool:
-    """Train for `seconds`; return whether training failed. What it reached by then is in the checkpoints."""
+def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch.dtype, store: Store) -> bool:
+    """Train within the share of the time that prediction leaves; return whether training failed.
+
+    What it reached by then is in the checkpoints.
+    """
+    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
+    if plan.weights:
+        logger.info("%s", transplant(load_weights(plan.weights), network, store))
+    network = network.to(accelerator.device)
+    speed = measure_speed(network, store, config, dtype, accelerator)
+    config, seconds = from_main(accelerator, _split_time(config, plan, speed, accelerator.num_processes))
+    if accelerator.is_main_process:
+        write_json(plan.out / "config.json", config.to_json())
+    trainer = Trainer(accelerator, dtype, network, store, config, plan.out)
     logger.info("training %d values, %s", trainable(network), trainer.describe())
     if plan.resume:
         trainer.resume()
@@ -227,16 +236,21 @@ def _finish(plan: RunPlan, tasks: Sequence[Task], ballot: Ballot) -> None:
     print(format_score(score, " + ".join(plan.sources), len(ballot.sources), views))
 
 
-def _stop_at_limit(budget: Budget) -> threading.Timer | None:
+@contextmanager
+def _stop_at_limit(budget: Budget) -> Iterator[None]:
     """End the process shortly before the limit, whatever it is doing then: the submission on disk is complete at all times."""
     if budget.limit_seconds is None:
-        return None
+        yield
+        return
 
     def stop() -> None:
         logger.error("the time limit is reached; stopping at once, the submission on disk is complete")
         os._exit(1)
 
-    timer = threading.Timer(max(0.1, budget.remaining() + 0.6 * budget.reserve_seconds), stop)
+    timer = threading.Timer(max(0.1, budget.remaining() + 0.8 * budget.reserve_seconds), stop)
     timer.daemon = True
     timer.start()
-    return timer
+    try:
+        yield
+    finally:
+        timer.cancel()

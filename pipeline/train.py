@@ -5,6 +5,7 @@ carried, detached, to the next step until a sequence halts (pipeline.carry).
 """
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -26,13 +27,19 @@ from pipeline.config import Config
 from pipeline.data.pack import PackMaker
 from pipeline.data.store import Store
 from pipeline.engine import to_batch
-from pipeline.optim import MovingAverage, make_optimizer, rate_factor, sign_descent
+from pipeline.optim import MovingAverage, make_optimizer, rate_factor, sign_descent, trainable
 from pipeline.reasoner.loss import segment_loss
 from pipeline.reasoner.memory import TableMemory
 from pipeline.reasoner.network import Network
 from pipeline.resume import load_checkpoint, save_checkpoint
 
 logger = get_logger(__name__)
+
+DISK_BYTES_PER_SECOND = 200e6
+"""Assumed until the first checkpoint has been written and timed."""
+
+LINE_SECONDS = 20.0
+"""Between lines of progress where there is no terminal to draw a bar in."""
 
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}, {postfix}"
 
@@ -77,6 +84,7 @@ class Trainer:
         packs = config.train.packs or processes
         if packs % processes:
             raise ValueError(f"train.packs = {packs} must be a multiple of the {processes} processes")
+        torch.manual_seed(config.train.seed)  # nothing here draws from it; what is added later shall be reproducible
         self.packs = range(accelerator.process_index, packs, processes)
         self.network = network.to(accelerator.device)
         self.optimizer = make_optimizer(self.network, config.optimizer)
@@ -87,6 +95,9 @@ class Trainer:
         self.carries: dict[int, Carry] = {pack: begin(self.maker) for pack in self.packs}
         self.progress = Progress()
         self.totals = Totals()
+        self.told = -math.inf
+        stored_bytes = 5 * 4 * trainable(self.network)  # weights, their average twice, two moments
+        self.save_seconds = 0.2 + stored_bytes / DISK_BYTES_PER_SECOND
 
     def describe(self) -> str:
         """Return in half a line what this trainer computes on and with."""
@@ -104,7 +115,13 @@ class Trainer:
         started, spent_before = time.monotonic(), self.progress.seconds
         last_checkpoint, logged = started, started
         step_seconds = 0.0
-        bar = tqdm(total=100, unit="%", desc="train", disable=not self.accelerator.is_main_process, bar_format=_BAR)
+        bar = tqdm(
+            total=100,
+            unit="%",
+            desc="train",
+            disable=not (self.accelerator.is_main_process and sys.stderr.isatty()),
+            bar_format=_BAR,
+        )
         metrics = (self.out / "metrics.jsonl").open("ab") if self.accelerator.is_main_process else None
         try:
             while not train.steps or self.progress.step < train.steps:
@@ -204,7 +221,7 @@ class Trainer:
         spent = self.progress.seconds
         by_time = 0.0 if math.isinf(left) else spent / max(spent + left, 1e-9)
         by_steps = self.progress.step / steps if steps else 0.0
-        stop = left < 1.5 * step_seconds or left <= 0
+        stop = left < 1.5 * step_seconds + self.save_seconds
         if self.accelerator.num_processes > 1:
             figures = torch.tensor([by_time, float(stop)], device=self.accelerator.device)
             mine = figures if self.accelerator.is_main_process else torch.zeros_like(figures)
@@ -233,12 +250,17 @@ class Trainer:
         metrics.flush()
         last = self.progress.last
         left = budget.remaining()
-        bar.n = round(100 * done, 1)
-        bar.set_postfix_str(
+        text = (
             f"step {last['step']}, loss {last['loss']:.3f}, exact {last['exact']:.2f}, "
             f"{last['tokens_per_second'] / 1000:.1f}k tokens/s"
             + ("" if math.isinf(left) else f", {format_duration(left)} left")
         )
+        if not bar.disable:
+            bar.n = round(100 * done, 1)
+            bar.set_postfix_str(text)
+        elif time.monotonic() - self.told > LINE_SECONDS:  # no terminal: a plain line now and then
+            self.told = time.monotonic()
+            logger.info("train %3.0f%%: %s", 100 * done, text)
 
     def summed_totals(self) -> Totals:
         """Return the totals over all processes; every process must ask."""
@@ -250,7 +272,9 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of this step, all processes together."""
+        started = time.monotonic()
         save_checkpoint(self)
+        self.save_seconds = time.monotonic() - started
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint of the output folder; return whether there was one.

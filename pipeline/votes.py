@@ -25,7 +25,7 @@ def count_votes(ballot: Ballot, candidates: Candidates, store: Store) -> None:
 def tally(folders: Sequence[Path], store: Store) -> Ballot:
     """Return the votes of all candidates in `folders`: a ballot of one checkpoint, or one that says it is pooled.
 
-    Raises FileNotFoundError for a folder without candidates.
+    Raises FileNotFoundError for a folder without candidates, ValueError for candidates of other tests or damaged files.
     """
     ballots: dict[str, Ballot] = {}
     for folder in folders:
@@ -33,8 +33,11 @@ def tally(folders: Sequence[Path], store: Store) -> Ballot:
         if not paths:
             raise FileNotFoundError(f"{folder}: no candidates here (round-*.safetensors)")
         for path in paths:
-            candidates, source = read_candidates(path)
-            count_votes(ballots.setdefault(f"{folder}: {source}", Ballot(f"{folder}: {source}")), candidates, store)
+            candidates, origin = read_candidates(path)
+            if origin.tests_hash != store.tests_hash:
+                raise ValueError(f"{path}: candidates for other tests than those of the dataset")
+            name = f"{folder}: {origin.source}"
+            count_votes(ballots.setdefault(name, Ballot(name)), candidates, store)
     return pool_ballots(list(ballots.values()))
 
 

@@ -18,6 +18,7 @@ from augment.dihedral import DIHEDRALS, apply_dihedral, swaps_sides
 from augment.grid import COLORS, Grid, grid_key
 from augment.task import Pair, TaskId
 from pipeline.data.sources import Source
+from pipeline.data.strictjson import show_name, show_path
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Place:
 
     def __str__(self) -> str:
         """Return the place in words, such as `arc1:training 40853293 demonstration 0`."""
-        return f"{self.source} {self.task} {self.part} {self.index}"
+        return f"{self.source} {show_name(self.task)} {self.part} {self.index}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ class Audit:
 def source_label(source: Source) -> str:
     """Return the name of `source` without the folders of a path, which differ from machine to machine."""
     kind, _, rest = source.name.partition(":")
-    return f"{kind}:{PurePath(rest).name}"
+    return f"{kind}:{show_path(PurePath(rest).name)}" if rest else show_path(source.name)
 
 
 def audit_sources(sources: Sequence[Source], train_sources: Sequence[Source]) -> Audit:
@@ -132,9 +133,7 @@ def audit(trained: Sequence[PlacedPair], scored: Sequence[PlacedPair]) -> tuple[
         if _count_key(placed.pair) in shown:
             answers[canonical_key(placed.pair)].append(placed.place)
     return tuple(
-        Leak(placed.place, place, placed.pair)
-        for placed in suspects
-        for place in answers.get(canonical_key(placed.pair), ())
+        Leak(placed.place, place, placed.pair) for placed in suspects for place in answers.get(canonical_key(placed.pair), ())
     )
 
 

@@ -10,7 +10,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from operator import itemgetter
 from typing import Any, Literal, get_args
@@ -85,14 +85,15 @@ def build(
     contents = _merge(sources, train_sources, audit.leaks if leakage == "drop" else ())
     if not contents:
         raise ValueError("there is nothing to build: the sources have no training pairs and no tests")
-    transforms = _draw_transforms([content.task for content in contents], config)
+    store = _draw_transforms(_assemble(contents), config)
     manifest = {
         "settings": {name: value for name, value in asdict(config).items() if name != "jobs"},
         "sources": _describe_sources(sources, train_sources),
         "merged_tasks": sum(count > 1 for count in Counter(task.id for source in everything for task in source.tasks).values()),
         "audit": _describe_audit(audit, leakage),
+        "totals": _count(store),
     }
-    return _assemble(contents, transforms, manifest)
+    return replace(store, manifest=manifest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +116,9 @@ def _merge(sources: Sequence[Source], train_sources: Sequence[Source], dropped: 
     tests: dict[TaskId, tuple[str, tuple[Grid, ...]]] = {}
     for source in sources:
         for task in source.tasks:
-            first, known = tests.setdefault(task.id, (source.name, task.test))
+            first, known = tests.setdefault(task.id, (source_label(source), task.test))
             if list(map(grid_key, known)) != list(map(grid_key, task.test)):
-                where = f"{source.name} and {first}"
+                where = f"{source_label(source)} and {first}"
                 raise ValueError(f"task {show_name(task.id)} has other tests in {where}: solve one of them at a time")
     contents = []
     for task_id in sorted(pairs.keys() | {task_id for task_id, (_, grids) in tests.items() if grids}):
@@ -127,55 +128,18 @@ def _merge(sources: Sequence[Source], train_sources: Sequence[Source], dropped: 
     return contents
 
 
-def _draw_transforms(tasks: Sequence[Task], config: BuildConfig) -> list[Codes]:
-    """Return the codes of the views of each task, in processes if that saves time."""
-    processes = 1
-    if _estimate_seconds(tasks, config) >= PROCESSES_PAY_SECONDS:
-        processes = min(config.jobs or os.cpu_count() or 1, len(tasks))
-    shares = min(processes * 8, len(tasks)) if processes > 1 else 1
-    drawn = Parallel(n_jobs=processes)(delayed(_draw_share)(tasks[i::shares], config) for i in range(shares))
-    codes: list[Codes] = [np.zeros(0, dtype=np.uint32)] * len(tasks)
-    for i, share in enumerate(drawn):
-        codes[i::shares] = share
-    return codes
-
-
-def _draw_share(tasks: Sequence[Task], config: BuildConfig) -> list[Codes]:
-    limit = config.augmentations + 1
-    return [distinct_transforms(task, limit, _task_rng(config.seed, task.id), config.policy) for task in tasks]
-
-
-def _task_rng(seed: int, task_id: TaskId) -> np.random.Generator:
-    """Return the generator of one task, whatever else is built."""
-    digest = hashlib.sha256(f"{seed}:{task_id}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(int.from_bytes(digest))))
-
-
-def _estimate_seconds(tasks: Sequence[Task], config: BuildConfig) -> float:
-    """Return about how long drawing takes in one process: measured for a task, a view and a cell on one core of 2024."""
-    cells = sum(pair.input.size + pair.output.size for task in tasks for pair in task.train)
-    return len(tasks) * (1e-3 + 1e-6 * config.augmentations) + 2e-7 * cells
-
-
-def _assemble(contents: Sequence[_Content], transforms: Sequence[Codes], described: dict[str, Any]) -> Store:
-    """Return the store of `contents` with their `transforms`; its manifest is `described` and how much there is of all."""
-    arrays = _point_to_grids([content.task for content in contents])
-    arrays |= {
-        "pair_canvas": np.concatenate([_pair_canvas(content) for content in contents]),
-        "test_canvas": np.concatenate([_test_canvas(content) for content in contents]),
-        "transforms": np.concatenate(transforms),
-        "transform_start": np.cumsum([0, *map(len, transforms)]),
-    }
-    totals = {
-        "tasks": len(contents),
-        "pairs": len(arrays["pair_task"]),
-        "tests": len(arrays["test_task"]),
-        "grids": len(arrays["grid_start"]),
-        "transforms": len(arrays["transforms"]),
-        "bytes": sum(array.nbytes for array in arrays.values()),
-    }
-    task_ids = tuple(content.task.id for content in contents)
-    return Store(task_ids, **arrays, manifest={**described, "totals": totals})
+def _assemble(contents: Sequence[_Content]) -> Store:
+    """Return the store of `contents`, with the identity as the only view of each task and nothing in its manifest."""
+    tasks = [content.task for content in contents]
+    return Store(
+        task_ids=tuple(task.id for task in tasks),
+        **_point_to_grids(tasks),
+        pair_canvas=np.concatenate([_pair_canvas(content) for content in contents]),
+        test_canvas=np.concatenate([_test_canvas(content) for content in contents]),
+        transforms=np.zeros(len(tasks), dtype=np.uint32),
+        transform_start=np.arange(len(tasks) + 1, dtype=np.int64),
+        manifest={},
+    )
 
 
 def _point_to_grids(tasks: Sequence[Task]) -> dict[str, npt.NDArray[Any]]:
@@ -215,6 +179,47 @@ def _pair_canvas(content: _Content) -> npt.NDArray[np.uint8]:
 
 def _test_canvas(content: _Content) -> npt.NDArray[np.uint8]:
     return content.rule.canvas(grid_sizes(content.task.test)).astype(np.uint8)
+
+
+def _draw_transforms(store: Store, config: BuildConfig) -> Store:
+    """Return `store` with the views of each task, drawn in processes if that saves time."""
+    tasks = len(store.task_ids)
+    processes = 1
+    if _estimate_seconds(store, config) >= PROCESSES_PAY_SECONDS:
+        processes = min(config.jobs or os.cpu_count() or 1, tasks)
+    shares = min(processes * 8, tasks) if processes > 1 else 1
+    drawn = Parallel(n_jobs=processes)(delayed(_draw_share)(store, range(i, tasks, shares), config) for i in range(shares))
+    codes = [drawn[number % shares][number // shares] for number in range(tasks)]
+    return replace(store, transforms=np.concatenate(codes), transform_start=np.cumsum([0, *map(len, codes)]))
+
+
+def _draw_share(store: Store, numbers: Iterable[int], config: BuildConfig) -> list[Codes]:
+    """Return the codes of the views of some tasks. Processes share the cells of `store` as a file that is mapped."""
+    limit = config.augmentations + 1
+    tasks = map(store.task, numbers)
+    return [distinct_transforms(task, limit, _task_rng(config.seed, task.id), config.policy) for task in tasks]
+
+
+def _task_rng(seed: int, task_id: TaskId) -> np.random.Generator:
+    """Return the generator of one task, whatever else is built."""
+    digest = hashlib.sha256(f"{seed}:{task_id}".encode()).digest()
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(int.from_bytes(digest))))
+
+
+def _estimate_seconds(store: Store, config: BuildConfig) -> float:
+    """Return about how long drawing takes in one process: so much, as measured, for a task, a view and a cell."""
+    return len(store.task_ids) * (4e-4 + 1e-6 * config.augmentations) + 7e-8 * len(store.cells)
+
+
+def _count(store: Store) -> dict[str, int]:
+    return {
+        "tasks": len(store.task_ids),
+        "pairs": len(store.pair_task),
+        "tests": len(store.test_task),
+        "grids": len(store.grid_start),
+        "transforms": len(store.transforms),
+        "bytes": sum(array.nbytes for array in store.arrays().values()),
+    }
 
 
 def _describe_leaks(leaks: Sequence[Leak]) -> str:

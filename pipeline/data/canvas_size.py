@@ -26,7 +26,7 @@ constant: all outputs have one length.
 ratio: an output is a fixed whole multiple, or a fixed fraction 1/n, of its input.
 within: no output is longer than its input, in at least `WITHIN_DEMONSTRATIONS` demonstrations.
 bounded: longest output + (longest - shortest output) + `MARGIN`, of the demonstrations.
-fallback: 30, where there are fewer than two demonstrations to compare.
+fallback: 30, where there are not two demonstrations to compare, nor one whose output is as large as its input.
 """
 
 MARGIN = 2
@@ -64,7 +64,11 @@ def grid_sizes(grids: Iterable[Grid]) -> Sizes:
 def size_rule(input_sizes: Sizes, output_sizes: Sizes) -> SizeRule:
     """Return the rule that demonstrations with inputs and outputs of these sizes, (N, 2) each, suggest; N may be 0."""
     inputs, outputs = input_sizes.T.tolist(), output_sizes.T.tolist()
-    height, width = (_axis_rule(given, wanted) for given, wanted in zip(inputs, outputs, strict=True))
+    comparable = len(input_sizes) >= 2 or (len(input_sizes) == 1 and inputs == outputs)
+    if comparable:
+        height, width = (_axis_rule(given, wanted) for given, wanted in zip(inputs, outputs, strict=True))
+    else:
+        height = width = _AxisRule("fallback", add=MAX_SIDE)
     name = max(height.name, width.name, key=SIZE_RULES.index)
     return SizeRule(name, (height.multiply, width.multiply), (height.divide, width.divide), (height.add, width.add))
 
@@ -79,10 +83,8 @@ class _AxisRule:
 
 def _axis_rule(inputs: list[int], outputs: list[int]) -> _AxisRule:
     """Return the first of the rules that the lengths of inputs and outputs along one axis allow."""
-    if inputs and inputs == outputs:
+    if inputs == outputs:
         return _AxisRule("same", multiply=1)
-    if len(inputs) < 2:
-        return _AxisRule("fallback", add=MAX_SIDE)
     shortest, longest = min(outputs), max(outputs)
     if shortest == longest:
         return _AxisRule("constant", add=longest)

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from augment.grid import COLORS, MAX_SIDE, Grid
 from augment.task import Pair, Task, TaskId
 from augment.transform import TRANSFORMS, Codes
+from pipeline.data.strictjson import show_path
 
 FORMAT = "arc-trm-dataset 1"
 ARRAYS_FILE = "store.safetensors"
@@ -78,16 +79,24 @@ class Store:
         start, height, width = int(self.grid_start[index]), int(self.grid_height[index]), int(self.grid_width[index])
         return self.cells[start : start + height * width].reshape(height, width)
 
+    def task(self, number: int) -> Task:
+        """Return task `number`: its training pairs as demonstrations and its tests to be predicted, as views of `cells`."""
+        pairs = range(int(self.pair_start[number]), int(self.pair_start[number + 1]))
+        train = tuple(Pair(self.grid(self.pair_input[i]), self.grid(self.pair_output[i])) for i in pairs)
+        first, last = np.searchsorted(self.test_task, (number, number + 1)).tolist()
+        return Task(self.task_ids[number], train, tuple(map(self.grid, self.test_input[first:last])))
+
     def tasks_to_solve(self) -> list[Task]:
         """Return the tasks that have tests, by id: their training pairs as demonstrations, and their test inputs."""
-        tests: dict[int, list[Grid]] = {}
-        for task, grid in zip(self.test_task.tolist(), self.test_input.tolist(), strict=True):
-            tests.setdefault(task, []).append(self.grid(grid))
-        return [Task(self.task_ids[task], self._pairs(task), tuple(inputs)) for task, inputs in sorted(tests.items())]
+        return [self.task(number) for number in np.unique(self.test_task).tolist()]
 
-    def _pairs(self, task: int) -> tuple[Pair, ...]:
-        pairs = range(int(self.pair_start[task]), int(self.pair_start[task + 1]))
-        return tuple(Pair(self.grid(self.pair_input[i]), self.grid(self.pair_output[i])) for i in pairs)
+    @cached_property
+    def tests_hash(self) -> str:
+        """The SHA-256, in hex, of the tests to be predicted: ids, order and inputs, whatever is trained on."""
+        digest = hashlib.sha256()
+        for task in self.tasks_to_solve():
+            digest.update(orjson.dumps([task.id, *(grid.tolist() for grid in task.test)]))
+        return digest.hexdigest()
 
     @cached_property
     def data_hash(self) -> str:
@@ -123,14 +132,18 @@ class Store:
         """
         for name in (MANIFEST_FILE, ARRAYS_FILE):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder / name}: no such file; a dataset has {MANIFEST_FILE} and {ARRAYS_FILE}")
+                raise FileNotFoundError(
+                    f"{show_path(folder / name)}: no such file; a dataset has {MANIFEST_FILE} and {ARRAYS_FILE}"
+                )
         manifest = _read_manifest(folder / MANIFEST_FILE)
         path = folder / ARRAYS_FILE
         store = Store(tuple(manifest.pop("task_ids")), **_read_arrays(path), manifest=manifest)
         for fault in _faults(store):
-            raise ValueError(f"{path}: {fault}")
+            raise ValueError(f"{show_path(path)}: {fault}")
         if store.data_hash != manifest.pop("data_hash"):
-            raise ValueError(f"{path}: does not belong to the {MANIFEST_FILE} beside it (data hash {store.data_hash[:12]}...)")
+            raise ValueError(
+                f"{show_path(path)}: does not belong to the {MANIFEST_FILE} beside it (data hash {store.data_hash[:12]}...)"
+            )
         return store
 
 
@@ -157,13 +170,15 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
+        raise ValueError(f"{show_path(path)}: not JSON: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise ValueError(f"{path}: not the manifest of a dataset of this version: expected format {FORMAT!r}, got {found!r}")
+        raise ValueError(
+            f"{show_path(path)}: not the manifest of a dataset of this version: expected format {FORMAT!r}, got {found!r}"
+        )
     ids = manifest.get("task_ids")
     if not isinstance(ids, list) or not all(isinstance(task_id, str) for task_id in ids) or "data_hash" not in manifest:
-        raise ValueError(f"{path}: has no task ids or no data hash")
+        raise ValueError(f"{show_path(path)}: has no task ids or no data hash")
     del manifest["format"]
     return manifest
 
@@ -173,15 +188,15 @@ def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         arrays = safetensors.numpy.load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path}: truncated or not a safetensors file: {error}") from error
+        raise ValueError(f"{show_path(path)}: truncated or not a safetensors file: {error}") from error
     if set(arrays) != set(_ARRAYS):
         missing, foreign = sorted(set(_ARRAYS) - set(arrays)), sorted(set(arrays) - set(_ARRAYS))
-        raise ValueError(f"{path}: not the arrays of a dataset: missing {missing}, unknown {foreign}")
+        raise ValueError(f"{show_path(path)}: not the arrays of a dataset: missing {missing}, unknown {foreign}")
     for name, array in arrays.items():
         dimensions = 2 if name in _COLUMNS else 1
         if array.dtype != _DTYPES[name] or array.ndim != dimensions:
             expected = f"{dimensions}-dimensional {_DTYPES[name]}"
-            raise ValueError(f"{path}: {name} must be {expected}, got {array.ndim}-dimensional {array.dtype}")
+            raise ValueError(f"{show_path(path)}: {name} must be {expected}, got {array.ndim}-dimensional {array.dtype}")
     return arrays
 
 

@@ -5,10 +5,12 @@ weights would hand tensors made under `no_grad` (the first cycles of a segment) 
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from pipeline.reasoner.layout import Layout
 
@@ -65,11 +67,51 @@ def _angles(position: Tensor, frequencies: int) -> tuple[Tensor, Tensor]:
     return angle.cos(), angle.sin()
 
 
+class _Rotate(torch.autograd.Function):
+    """x (N, heads, head_size) with the first half of each head turned against the second; the gradient turns back."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(gradient, cos, sin, -1.0), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    turned = torch.empty_like(x)
+    (a, b), (turned_a, turned_b) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
+    torch.mul(a, cos, out=turned_a).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=turned_b).addcmul_(a, sin, value=sign)
+    return turned
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate x (N, heads, head_size), the first half of each head against the second, by the angles (N, head_size / 2)."""
-    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return _Rotate.apply(x, cos[:, None].to(x.dtype), sin[:, None].to(x.dtype))
+
+
+class _Gate(torch.autograd.Function):
+    """silu(gate) * up of x (N, 2 inner) = (gate, up), keeping x alone for the gradient, which is written in one piece."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        given = torch.empty_like(x)
+        gate_gradient, up_gradient = given.chunk(2, dim=-1)
+        torch.mul(gradient, F.silu(gate), out=up_gradient)
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=gate_gradient)
+        return given
 
 
 class Attention(nn.Module):
@@ -83,7 +125,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, angles: tuple[Tensor, Tensor] | None) -> Tensor:  # (N, D) -> (N, D)
         qkv = self.qkv(x).unflatten(-1, (3 * self.heads, -1))  # (N, 3 heads, D / heads)
-        query_key, value = qkv[:, : 2 * self.heads], qkv[:, 2 * self.heads :]
+        query_key, value = qkv.split((2 * self.heads, self.heads), dim=1)
         if angles is not None:
             query_key = rotate(query_key, *angles)
         mixed = []
@@ -107,8 +149,7 @@ class SwiGLU(nn.Module):
         self.convolution = GridConvolution(inner, convolution, generator) if convolution else None
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        gated = F.silu(gate) * up
+        gated = _Gate.apply(self.gate_up(x))
         if self.convolution is not None:
             gated = F.silu(self.convolution(gated, layout))
         return self.down(gated)

@@ -284,6 +284,42 @@ def test_zip_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert "no.zip: not a zip archive" in fail(lambda: load_source(f"rearc:{tmp_path}/no.zip"))
 
 
+def change_zip(path: Path, changes: dict[int, bytes]) -> None:
+    """Overwrite bytes of the (last) entry in the directory of the zip, counted from where the entry begins."""
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    for offset, new in changes.items():
+        data[entry + offset : entry + offset + len(new)] = new
+    path.write_bytes(data)
+
+
+def test_zip_that_ends_within_a_file_is_refused(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "x.zip", bytes(range(256)), zipfile.ZIP_STORED)
+    change_zip(path, {20: (100_000).to_bytes(4, "little"), 24: (200_000).to_bytes(4, "little")})  # packed, unpacked size
+    assert "x.zip/r/a.json: cannot be unpacked" in fail(lambda: load_source(f"rearc:{path}"))
+
+
+def test_zip_with_a_file_beyond_all_bounds_is_refused(tmp_path: Path) -> None:
+    name = "r/a.json"
+    entry = zipfile.ZipInfo(name)
+    entry.extra = b"\x01\x00\x08\x00" + b"\xff" * 7 + b"\x7f"  # zip64: where the file begins
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(entry, b"[]")
+    change_zip(path, {42: b"\xff" * 4})  # ask the line above
+    assert str(path) in fail(lambda: load_source(f"rearc:{path}"))
+    change_zip(path, {46 + len(name) + 4: b"\xff" * 8})
+    assert str(path) in fail(lambda: load_source(f"rearc:{path}"))
+
+
+def test_faults_of_a_zip_are_told_in_short(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "x.zip", b"x" * 5000, zipfile.ZIP_STORED)
+    data = bytearray(path.read_bytes())
+    data[26:28] = (4000).to_bytes(2, "little")  # length of the name, which zipfile quotes
+    path.write_bytes(data)
+    assert "x.zip/r/a.json: cannot be unpacked: File name in directory" in fail(lambda: load_source(f"rearc:{path}"))
+
+
 def test_odd_names_in_a_zip_are_shown_on_one_short_line(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "x.zip", b"{", name="a\nb.json")
     assert fail(lambda: load_source(f"rearc:{path}")).startswith(f"{path}/'a\\nb.json': not JSON")
@@ -402,6 +438,7 @@ def test_content_hash_changes_with_every_part_of_the_content() -> None:
         content_hash([]),
         content_hash([make_task("a", 1, 2, 3)]),
         content_hash([make_task("b", 1, 2, 3)]),
+        content_hash([make_task("\ud800", 1, 2, 3)]),
         content_hash([make_task("a", 2, 1, 3)]),
         content_hash([make_task("a", 1, 2, 4)]),
         content_hash([make_task("a", 1, 2)]),

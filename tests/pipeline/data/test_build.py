@@ -1,0 +1,269 @@
+"""From sources to a dataset: what goes in, what stays out, and that nothing else matters."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from augment.enumerate import count_distinct
+from augment.grid import Grid
+from augment.task import Pair, Task
+from augment.transform import transform_from_int
+from pipeline.data import build as build_module
+from pipeline.data.build import BuildConfig, Leakage, build
+from pipeline.data.sources import Source
+from pipeline.data.store import Store
+
+SMALL = BuildConfig(augmentations=7)
+TURN = transform_from_int(400_000)
+
+
+def rows(*cells: list[int]) -> Grid:
+    return np.array(cells, dtype=np.uint8)
+
+
+A, B, C, D = rows([1, 2], [3, 0]), rows([4, 4, 5]), rows([6], [7]), rows([8, 0, 9], [0, 0, 1])
+SECRET = rows([7, 7, 7], [1, 2, 3], [4, 5, 6])
+QUESTION = Source("arc1:evaluation", (Task("q", (Pair(A, A), Pair(B, B)), (D, C)),), {"q": (SECRET, C)})
+LESSONS = Source(
+    "json:/somewhere/lessons.json",
+    (Task("m", (Pair(A, B), Pair(A, B), Pair(B, A)), (C,)), Task("l", (Pair(C, A),), (B, A))),
+    {"m": (D,)},
+)
+
+
+def pairs_of(store: Store, task_id: str) -> list[tuple[list[Any], list[Any]]]:
+    """Return the pairs of a task in no particular order, as sorted lists."""
+    task = store.task_ids.index(task_id)
+    places = range(store.pair_start[task], store.pair_start[task + 1])
+    assert all(store.pair_task[place] == task for place in places)
+    return sorted((store.grid(store.pair_input[i]).tolist(), store.grid(store.pair_output[i]).tolist()) for i in places)
+
+
+def listed(*pairs: tuple[Grid, Grid]) -> list[tuple[list[Any], list[Any]]]:
+    return sorted((given.tolist(), wanted.tolist()) for given, wanted in pairs)
+
+
+def codes_of(store: Store, task_id: str) -> list[int]:
+    task = store.task_ids.index(task_id)
+    codes: list[int] = store.transforms[store.transform_start[task] : store.transform_start[task + 1]].tolist()
+    return codes
+
+
+def show(store: Store) -> list[bytes]:
+    return [repr(store.task_ids).encode(), *(array.tobytes() for array in store.arrays().values())]
+
+
+def test_demonstrations_of_all_and_known_tests_of_train_sources_are_trained_on() -> None:
+    store = build([QUESTION], [LESSONS], SMALL)
+    assert store.task_ids == ("l", "m", "q")
+    assert pairs_of(store, "l") == listed((C, A))
+    assert pairs_of(store, "m") == listed((A, B), (B, A), (C, D))
+    assert pairs_of(store, "q") == listed((A, A), (B, B))
+
+
+def test_tests_of_sources_are_asked_in_order_and_those_of_train_sources_are_not() -> None:
+    store = build([QUESTION], [LESSONS], SMALL)
+    assert [store.task_ids[task] for task in store.test_task] == ["q", "q"]
+    assert store.test_index.tolist() == [0, 1]
+    assert [store.grid(grid).tolist() for grid in store.test_input] == [D.tolist(), C.tolist()]
+
+
+def test_the_output_of_a_scored_test_is_nowhere_in_the_dataset() -> None:
+    store = build([QUESTION], [LESSONS], SMALL)
+    assert SECRET.tobytes() not in store.cells.tobytes()
+    hidden = Source(QUESTION.name, QUESTION.tasks, {})
+    assert show(build([hidden], [LESSONS], SMALL)) == show(store)
+
+
+def test_each_grid_is_kept_once() -> None:
+    store = build([QUESTION], [LESSONS], SMALL)
+    grids = {(store.grid(i).shape, store.grid(i).tobytes()) for i in range(len(store.grid_start))}
+    assert len(grids) == len(store.grid_start) == 4
+    assert len(store.cells) == sum(grid.size for grid in (A, B, C, D))
+
+
+def test_tasks_of_one_id_are_merged() -> None:
+    more = Source("rearc:more", (Task("q", (Pair(B, B), Pair(C, D)), ()),), {})
+    store = build([QUESTION], [more, LESSONS], SMALL)
+    assert pairs_of(store, "q") == listed((A, A), (B, B), (C, D))
+    assert len(store.test_task) == 2
+    assert store.manifest["merged_tasks"] == 1
+
+
+def test_a_task_in_two_sources_is_asked_once() -> None:
+    store = build([QUESTION, Source("arc2:evaluation", QUESTION.tasks, {})], [], SMALL)
+    assert len(store.test_task) == 2
+
+
+def test_sources_that_disagree_on_tests_are_refused() -> None:
+    other = Source("arc2:training", (Task("q", (Pair(A, A),), (C, D)),), {})
+    with pytest.raises(ValueError, match="task q has other tests in arc2:training and arc1:evaluation"):
+        build([QUESTION, other], [], SMALL)
+
+
+def test_the_identity_comes_first_and_views_are_distinct() -> None:
+    store = build([QUESTION], [LESSONS], SMALL)
+    for task_id in store.task_ids:
+        codes = codes_of(store, task_id)
+        assert codes[0] == 0
+        assert len(set(codes)) == len(codes) == 8
+
+
+def test_a_task_has_no_more_views_than_exist() -> None:
+    plain = Task("plain", (Pair(rows([0, 0]), rows([1])),), (rows([0, 0]),))
+    store = build([Source("plain", (plain,), {})], [], BuildConfig(augmentations=1000))
+    assert len(store.transforms) == count_distinct(plain) == 18
+    kept = build([Source("plain", (plain,), {})], [], BuildConfig(augmentations=1000, policy="keep-output-only"))
+    assert len(kept.transforms) == count_distinct(plain, "keep-output-only") == 2
+
+
+def test_no_augmentations_leave_the_identity() -> None:
+    store = build([QUESTION], [LESSONS], BuildConfig(augmentations=0))
+    assert store.transforms.tolist() == [0, 0, 0]
+
+
+def test_canvases_follow_the_rule_of_the_task_and_hold_the_pair() -> None:
+    store = build([QUESTION], [LESSONS], SMALL)
+    assert store.test_canvas.tolist() == [[2, 3], [2, 1]]
+    single = store.pair_canvas[store.pair_start[0] : store.pair_start[1]]
+    assert single.tolist() == [[30, 30]]
+
+
+def test_order_of_sources_tasks_and_pairs_does_not_matter() -> None:
+    more = Source("rearc:more", (Task("q", (Pair(C, D),), ()),), {})
+    turned = Source(LESSONS.name, tuple(Task(t.id, t.train[::-1], t.test) for t in LESSONS.tasks[::-1]), LESSONS.solutions)
+    first = build([QUESTION], [LESSONS, more], SMALL)
+    assert show(build([QUESTION], [more, turned], SMALL)) == show(first)
+    assert build([QUESTION], [more, LESSONS], SMALL).manifest == first.manifest
+
+
+def test_views_of_a_task_do_not_depend_on_the_other_tasks() -> None:
+    assert codes_of(build([QUESTION], [], SMALL), "q") == codes_of(build([QUESTION], [LESSONS], SMALL), "q")
+
+
+def test_another_seed_draws_other_views() -> None:
+    first, second = (build([QUESTION], [LESSONS], BuildConfig(augmentations=7, seed=seed)) for seed in (0, 1))
+    assert first.cells.tobytes() == second.cells.tobytes()
+    assert codes_of(first, "q") != codes_of(second, "q")
+    assert codes_of(first, "q")[1:] != codes_of(first, "m")[1:]
+
+
+def test_the_number_of_processes_does_not_matter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    build([QUESTION], [LESSONS], BuildConfig(augmentations=7, jobs=1)).save(tmp_path / "one")
+    monkeypatch.setattr(build_module, "PROCESSES_PAY_SECONDS", 0.0)
+    build([QUESTION], [LESSONS], BuildConfig(augmentations=7, jobs=2)).save(tmp_path / "two")
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_the_hash_seed_of_python_does_not_matter() -> None:
+    script = "from tests.pipeline.data.test_build import *; print(build([QUESTION], [LESSONS], SMALL).data_hash)"
+    environment = {**os.environ, "PYTHONHASHSEED": "12"}
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == build([QUESTION], [LESSONS], SMALL).data_hash
+
+
+def test_a_built_dataset_is_loaded_as_it_was(tmp_path: Path) -> None:
+    store = build([QUESTION], [LESSONS], SMALL)
+    store.save(tmp_path)
+    loaded = Store.load(tmp_path)
+    assert (show(loaded), loaded.manifest, loaded.data_hash) == (show(store), store.manifest, store.data_hash)
+
+
+def test_the_manifest_says_what_came_from_where() -> None:
+    manifest = build([QUESTION], [LESSONS], SMALL).manifest
+    assert manifest["settings"] == {"augmentations": 7, "policy": "all", "seed": 0}
+    described = [(s["name"], s["role"], s["tasks"], s["demonstrations"], s["tests_trained"]) for s in manifest["sources"]]
+    assert described == [("arc1:evaluation", "solve", 1, 2, 0), ("json:lessons.json", "train", 2, 4, 1)]
+    totals = dict(manifest["totals"])
+    assert totals.pop("bytes") > 0
+    assert totals == {"tasks": 3, "pairs": 6, "tests": 2, "grids": 4, "transforms": 24}
+    assert manifest["audit"] == {"leakage": "refuse", "leaks": [], "given": [], "tests_checked": 2, "tests_unchecked": 0}
+    assert "/" not in str(manifest)
+
+
+LEAKING = Source("rearc:/r.zip", (Task("x", (Pair(TURN.apply(D), TURN.apply(SECRET)), Pair(A, B)), ()),), {})
+
+
+def test_a_leak_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="1 training pair shows the answer to a scored test") as caught:
+        build([QUESTION], [LESSONS, LEAKING], SMALL)
+    assert "rearc:r.zip x demonstration 0 is arc1:evaluation q test 0" in str(caught.value)
+    assert "--leakage drop" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_many_leaks_are_counted_and_the_first_few_named() -> None:
+    tasks = tuple(Task(f"x{i}", (Pair(D, SECRET),), ()) for i in range(5))
+    with pytest.raises(ValueError, match=r"5 training pairs show .*x0.*x1.*x2.*and 2 more"):
+        build([QUESTION], [Source("rearc:r", tasks, {})], SMALL)
+
+
+def test_dropped_leaks_are_left_out_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        store = build([QUESTION], [LESSONS, LEAKING], SMALL, "drop")
+    assert pairs_of(store, "x") == listed((A, B))
+    assert store.manifest["audit"]["leaks"] == ["rearc:r.zip x demonstration 0 is arc1:evaluation q test 0"]
+    assert "left out: 1 training pair shows" in caplog.text
+
+
+def test_a_task_of_which_nothing_is_left_is_left_out() -> None:
+    only = Source("rearc:r", (Task("x", (Pair(D, SECRET),), ()),), {})
+    assert build([QUESTION], [only], SMALL, "drop").task_ids == ("q",)
+
+
+def test_a_leaking_copy_of_the_scored_task_loses_its_tests_and_keeps_the_demonstrations() -> None:
+    store = build([QUESTION], [QUESTION], SMALL, "drop")
+    assert pairs_of(store, "q") == listed((A, A), (B, B))
+    assert len(store.manifest["audit"]["leaks"]) == 2
+
+
+def test_allowed_leaks_are_trained_on() -> None:
+    store = build([QUESTION], [LESSONS, LEAKING], SMALL, "allow")
+    assert len(pairs_of(store, "x")) == 2
+    assert len(store.manifest["audit"]["leaks"]) == 1
+
+
+def test_a_demonstration_that_shows_the_answer_to_its_own_task_stays() -> None:
+    task = Task("own", (Pair(A, B), Pair(C, D)), (TURN.apply(A),))
+    store = build([Source("s", (task,), {"own": (TURN.apply(B),)})], [], SMALL)
+    assert len(pairs_of(store, "own")) == 2
+    assert store.manifest["audit"]["given"] == ["s own demonstration 0 is s own test 0"]
+
+
+def test_nothing_to_build_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing to build"):
+        build([], [], SMALL)
+
+
+def test_an_unknown_leakage_is_an_error() -> None:
+    unknown: Any = "ignore"
+    with pytest.raises(ValueError, match="leakage must be one of refuse, drop, allow, got 'ignore'"):
+        build([QUESTION], [], SMALL, unknown)
+
+
+@pytest.mark.parametrize("leakage", ["refuse", "drop", "allow"])
+def test_without_leaks_the_policy_makes_no_difference(leakage: Leakage) -> None:
+    assert show(build([QUESTION], [LESSONS], SMALL, leakage)) == show(build([QUESTION], [LESSONS], SMALL))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"augmentations": -1}, "augmentations must be 0..2903039, got -1"),
+        ({"augmentations": 2_903_040}, "augmentations must be 0..2903039"),
+        ({"policy": "some"}, "policy must be one of all, keep-output-only, got 'some'"),
+        ({"seed": -1}, "seed and jobs must not be negative"),
+        ({"jobs": -2}, "seed and jobs must not be negative"),
+    ],
+)
+def test_bad_settings_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BuildConfig(**values)

@@ -1,0 +1,228 @@
+"""A dataset on disk is the dataset in memory, byte for byte, or it does not load."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pytest
+import safetensors.numpy
+
+from pipeline.data import store as store_module
+from pipeline.data.store import ARRAYS_FILE, MANIFEST_FILE, Store
+
+GRIDS = ([[1, 2, 3], [4, 5, 6]], [[7]], [[0, 9]])
+
+
+def make_store(**changes: Any) -> Store:
+    """Return a store of two tasks: "a" with two pairs, "b" with one and two tests."""
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "cells": np.array([cell for rows in GRIDS for row in rows for cell in row], dtype=np.uint8),
+        "grid_start": np.array([0, 6, 7], dtype=np.int64),
+        "grid_height": np.array([2, 1, 1], dtype=np.uint8),
+        "grid_width": np.array([3, 1, 2], dtype=np.uint8),
+        "pair_task": np.array([0, 0, 1], dtype=np.int32),
+        "pair_input": np.array([0, 1, 2], dtype=np.int32),
+        "pair_output": np.array([1, 1, 0], dtype=np.int32),
+        "pair_start": np.array([0, 2, 3], dtype=np.int64),
+        "pair_canvas": np.array([[2, 3], [1, 1], [2, 3]], dtype=np.uint8),
+        "test_task": np.array([1, 1], dtype=np.int32),
+        "test_index": np.array([0, 1], dtype=np.int32),
+        "test_input": np.array([1, 2], dtype=np.int32),
+        "test_canvas": np.array([[2, 3], [30, 30]], dtype=np.uint8),
+        "transforms": np.array([0, 0, 5, 2_903_039], dtype=np.uint32),
+        "transform_start": np.array([0, 1, 4], dtype=np.int64),
+    }
+    return replace(Store(("a", "b"), **arrays, manifest={"settings": {"seed": 3}}), **changes)
+
+
+def saved(folder: Path) -> Path:
+    make_store().save(folder)
+    return folder
+
+
+def test_grids_are_read_in_their_shape() -> None:
+    store = make_store()
+    for index, rows in enumerate(GRIDS):
+        assert store.grid(index).tolist() == rows
+        assert store.grid(index).dtype == np.uint8
+
+
+def test_tasks_to_solve_have_their_pairs_and_tests() -> None:
+    (task,) = make_store().tasks_to_solve()
+    assert (task.id, [grid.tolist() for grid in task.test]) == ("b", [GRIDS[1], GRIDS[2]])
+    assert [(pair.input.tolist(), pair.output.tolist()) for pair in task.train] == [(GRIDS[2], GRIDS[0])]
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    store = make_store()
+    store.save(tmp_path / "new" / "folder")
+    loaded = Store.load(tmp_path / "new" / "folder")
+    assert (loaded.task_ids, loaded.manifest, loaded.data_hash) == (store.task_ids, store.manifest, store.data_hash)
+    for name, array in store.arrays().items():
+        assert np.array_equal(loaded.arrays()[name], array), name
+        assert loaded.arrays()[name].dtype == array.dtype, name
+
+
+def test_a_store_without_tests_is_one_too(tmp_path: Path) -> None:
+    empty = np.zeros(0, dtype=np.int32)
+    store = make_store(test_task=empty, test_index=empty, test_input=empty, test_canvas=np.zeros((0, 2), dtype=np.uint8))
+    store.save(tmp_path)
+    assert len(Store.load(tmp_path).test_task) == 0
+
+
+def test_saving_again_gives_the_same_bytes_and_leaves_nothing_else(tmp_path: Path) -> None:
+    first, second = saved(tmp_path / "first"), saved(saved(tmp_path / "second"))
+    for name in (ARRAYS_FILE, MANIFEST_FILE):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    assert sorted(path.name for path in second.iterdir()) == [MANIFEST_FILE, ARRAYS_FILE]
+
+
+def test_the_hash_tells_ids_and_arrays_but_not_manifests() -> None:
+    store = make_store()
+    assert make_store(manifest={}).data_hash == store.data_hash
+    assert make_store(task_ids=("a", "c")).data_hash != store.data_hash
+    for name, array in store.arrays().items():
+        changed = array.copy()
+        changed.flat[-1] += 1
+        assert make_store(**{name: changed}).data_hash != store.data_hash, name
+
+
+def test_a_save_that_was_cut_short_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path)
+    write = store_module._replace
+
+    def stop_at_the_manifest(path: Path, content: bytes) -> None:
+        if path.name == MANIFEST_FILE:
+            raise KeyboardInterrupt
+        write(path, content)
+
+    monkeypatch.setattr(store_module, "_replace", stop_at_the_manifest)
+    cells = make_store().cells.copy()
+    cells[0] = 9
+    with pytest.raises(KeyboardInterrupt):
+        make_store(cells=cells).save(tmp_path)
+    with pytest.raises(ValueError, match="does not belong to the manifest"):
+        Store.load(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path)
+
+    def fail_halfway(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:10])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail_halfway)
+    with pytest.raises(OSError, match="no space"):
+        make_store(task_ids=("x", "y")).save(tmp_path)
+    assert Store.load(tmp_path).task_ids == ("a", "b")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", [ARRAYS_FILE, MANIFEST_FILE])
+def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
+    (saved(tmp_path) / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name}: no such file"):
+        Store.load(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_truncated_arrays_are_refused(kept: int, tmp_path: Path) -> None:
+    path = saved(tmp_path) / ARRAYS_FILE
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"store\.safetensors: truncated or not a safetensors file"):
+        Store.load(tmp_path)
+
+
+def test_a_changed_cell_is_noticed(tmp_path: Path) -> None:
+    path = saved(tmp_path) / ARRAYS_FILE
+    arrays = safetensors.numpy.load(path.read_bytes())
+    arrays["cells"][3] = 8
+    path.write_bytes(safetensors.numpy.save(arrays))
+    with pytest.raises(ValueError, match="does not belong to the manifest"):
+        Store.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not JSON"),
+        (b'{"format": "arc-trm-dataset 1"', "not JSON"),
+        (b"[]", "not the manifest of a dataset"),
+        (b'{"format": "arc-trm-dataset 99"}', "got 'arc-trm-dataset 99'"),
+        (b'{"format": "arc-trm-dataset 1"}', "no task ids or no data hash"),
+        (b'{"format": "arc-trm-dataset 1", "task_ids": [1], "data_hash": ""}', "no task ids or no data hash"),
+    ],
+)
+def test_foreign_manifests_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (saved(tmp_path) / MANIFEST_FILE).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"manifest.json: .*{message}"):
+        Store.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays: arrays.pop("cells"), "missing ['cells'], unknown []"),
+        (lambda arrays: arrays.update(extra=np.zeros(1)), "missing [], unknown ['extra']"),
+        (lambda arrays: arrays.update(cells=np.zeros(9)), "cells must be 1-dimensional uint8, got 1-dimensional float64"),
+        (lambda arrays: arrays.update(cells=np.zeros((3, 3), dtype=np.uint8)), "got 2-dimensional uint8"),
+    ],
+)
+def test_foreign_arrays_are_refused(change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path) -> None:
+    path = saved(tmp_path) / ARRAYS_FILE
+    arrays = safetensors.numpy.load(path.read_bytes())
+    change(arrays)
+    path.write_bytes(safetensors.numpy.save(arrays))
+    with pytest.raises(ValueError, match=r"store\.safetensors") as caught:
+        Store.load(tmp_path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("grid_width", [3, 1], "grid_width must have the shape (3,), got (2,)"),
+        ("cells", [1, 2, 3, 4, 5, 6, 7, 0, 10], "cells must be 0..9, got 0..10"),
+        ("grid_height", [2, 0, 1], "grid_height must be 1..30, got 0..2"),
+        ("pair_task", [0, 0, 2], "pair_task must be 0..1, got 0..2"),
+        ("pair_output", [1, 1, 3], "pair_output must be 0..2, got 1..3"),
+        ("test_input", [-1, 2], "test_input must be 0..2, got -1..2"),
+        ("transforms", [0, 0, 5, 2_903_040], "transforms must be 0..2903039, got 0..2903040"),
+        ("grid_start", [0, 5, 7], "end to end"),
+        ("grid_width", [3, 1, 1], "end to end"),
+        ("pair_start", [0, 1, 3], "pair_start must be the ranges of pair_task"),
+        ("pair_task", [0, 1, 0], "pair_start must be the ranges of pair_task"),
+        ("test_task", [1, 0], "test_task must be ascending"),
+        ("transform_start", [0, 0, 4], "transform_start must give each task a range"),
+        ("transform_start", [0, 1, 3], "transform_start must give each task a range"),
+        ("transform_start", [0, 2, 4], "the first transform of each task must be the identity"),
+        ("pair_canvas", [[2, 3], [1, 1], [1, 3]], "pair_canvas must hold both grids"),
+        ("test_canvas", [[2, 3], [1, 1]], "test_canvas must hold the test input"),
+        ("test_canvas", [[2, 3], [31, 2]], "test_canvas must be 1..30, got 2..31"),
+    ],
+)
+def test_inconsistent_arrays_are_refused(name: str, values: list[Any], message: str, tmp_path: Path) -> None:
+    make_store(**{name: np.array(values, dtype=make_store().arrays()[name].dtype)}).save(tmp_path)
+    with pytest.raises(ValueError, match=r"store\.safetensors: ") as caught:
+        Store.load(tmp_path)
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("task_ids", [("b", "a"), ("a", "a")])
+def test_task_ids_are_sorted_and_distinct(task_ids: tuple[str, str], tmp_path: Path) -> None:
+    make_store(task_ids=task_ids).save(tmp_path)
+    with pytest.raises(ValueError, match="task ids must be sorted and distinct"):
+        Store.load(tmp_path)
+
+
+def test_the_manifest_file_has_ids_and_hash_for_people_to_read(tmp_path: Path) -> None:
+    written = orjson.loads((saved(tmp_path) / MANIFEST_FILE).read_bytes())
+    assert (written["task_ids"], written["data_hash"]) == (["a", "b"], make_store().data_hash)
+    assert list(written) == sorted(written)

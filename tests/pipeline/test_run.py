@@ -1,0 +1,189 @@
+"""The whole job and the command line, on tasks that are small enough for a test."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import commands
+from pipeline.__main__ import main
+from pipeline.data.sources import load_source
+from submission.format import check_submission, read_submission
+from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+
+SETTINGS = [part for setting in (*TINY, "train.segments=2") for part in ("--set", setting)]
+
+
+def run(*arguments: object) -> int:
+    return main([*map(str, arguments), "--preset", "demo", *SETTINGS])  # later settings win, so tests put theirs in `arguments`
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path) -> Path:
+    folder = tmp_path / "kaggle"
+    write_kaggle(folder, tiny_source(1, 5, "train"), "training", with_solutions=True)
+    write_kaggle(folder, tiny_source(2, 4, "test"), "test", with_solutions=False)
+    write_kaggle(folder, tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
+    return folder
+
+
+def test_a_competition_folder_becomes_a_complete_submission_in_time(tmp_path: Path, kaggle: Path) -> None:
+    out = tmp_path / "out"
+    started = time.monotonic()
+    source, known = f"kaggle:{kaggle}:test", f"kaggle:{kaggle}:training"
+    assert run("run", "--source", source, "--train-source", known, "--time-limit", "25s", "--out", out) == 0
+    assert time.monotonic() - started < 25
+    tasks = load_source(source).tasks
+    check_submission(out / "submission.json", tasks)
+    assert list(read_submission(out / "submission.json")) == [task.id for task in tasks]
+    assert not (out / "score.json").exists()
+    votes = json.loads((out / "votes.json").read_text())
+    assert votes["views_most"] >= 1
+    assert len(votes["sources"]) == 1
+
+
+def test_a_run_with_known_solutions_is_scored_by_three_rules(
+    tmp_path: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    source = f"kaggle:{kaggle}:evaluation"
+    assert run("run", "--source", source, "--out", out, "--set", "train.steps=3") == 0
+    shown = capsys.readouterr().out
+    for rule in ("mean over tasks of the fraction solved", "per test output", "all-or-nothing per task"):
+        assert rule in shown
+    score = json.loads((out / "score.json").read_text())
+    assert score["tasks"] == 3
+    assert main(["score", str(out / "submission.json"), "--source", source]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == shown.splitlines()[1:]
+
+
+def test_a_folder_with_a_run_is_not_overwritten_but_resumed(
+    tmp_path: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--set", "train.steps=3")
+    assert run(*arguments) == 0
+    first = (out / "submission.json").read_bytes()
+    assert run(*arguments) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "holds a run already: continue it with --resume" in message
+    assert run(*arguments, "--resume") == 0
+    assert (out / "submission.json").read_bytes() == first
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, kaggle: Path) -> None:
+    files = []
+    for name in ("one", "two"):
+        arguments = ("--source", f"kaggle:{kaggle}:evaluation", "--out", tmp_path / name, "--set", "train.steps=4")
+        assert run("run", *arguments) == 0
+        files.append((tmp_path / name / "submission.json").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_stages_give_what_the_run_gives(tmp_path: Path, kaggle: Path) -> None:
+    source = f"kaggle:{kaggle}:evaluation"
+    assert run("run", "--source", source, "--out", tmp_path / "run", "--set", "train.steps=4") == 0
+    build = ["build", "--source", source, "--augmentations", "5", "--policy", "keep-output-only", "--out", tmp_path / "data"]
+    assert main(list(map(str, build))) == 0
+    assert run("train", "--data", tmp_path / "data", "--out", tmp_path / "train", "--set", "train.steps=4") == 0
+    predict = ["predict", "--data", tmp_path / "data", "--weights", tmp_path / "train", "--out", tmp_path / "predict"]
+    assert main(list(map(str, predict))) == 0
+    assert read_bytes(tmp_path / "run") == read_bytes(tmp_path / "predict")
+    vote = ["vote", "--data", tmp_path / "data", "--candidates", tmp_path / "predict" / "candidates"]
+    assert main(list(map(str, [*vote, "--out", tmp_path / "vote" / "submission.json"]))) == 0
+    assert read_bytes(tmp_path / "vote") == read_bytes(tmp_path / "predict")
+
+
+def read_bytes(folder: Path) -> bytes:
+    return (folder / "submission.json").read_bytes()
+
+
+def test_pooled_votes_are_called_pooled(tmp_path: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = f"kaggle:{kaggle}:evaluation"
+    for seed in ("1", "2"):
+        arguments = ("--source", source, "--out", tmp_path / seed, "--set", "train.steps=2", "--set", f"train.seed={seed}")
+        assert run("run", *arguments) == 0
+    folders = [tmp_path / seed / "candidates" for seed in ("1", "2")]
+    pooled = tmp_path / "pooled" / "submission.json"
+    assert (
+        main(["vote", "--data", str(tmp_path / "1" / "dataset"), "--candidates", *map(str, folders), "--out", str(pooled)]) == 0
+    )
+    capsys.readouterr()
+    assert main(["score", str(pooled), "--source", source]) == 0
+    assert re.search(r"pooled \w+ 2 ", capsys.readouterr().out)
+
+
+def test_starting_from_other_weights_keeps_what_they_know(
+    tmp_path: Path, kaggle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    training = ("--source", f"kaggle:{kaggle}:training", "--set", "train.steps=2")
+    assert run("run", *training, "--out", tmp_path / "first") == 0
+    further = ("--source", f"kaggle:{kaggle}:test", "--train-source", f"kaggle:{kaggle}:training", "--set", "train.steps=2")
+    assert run("run", *further, "--weights", tmp_path / "first", "--out", tmp_path / "second") == 0
+    assert "5 tasks by id, 4 new from the mean, 0 not needed" in caplog.text
+
+
+def test_a_non_finite_loss_leaves_a_complete_submission_and_exit_code_one(tmp_path: Path, kaggle: Path) -> None:
+    out = tmp_path / "out"
+    source = f"kaggle:{kaggle}:test"
+    settings = ("--set", "optimizer.rate=1e30", "--set", "optimizer.kind=adamw", "--set", "train.steps=50")
+    assert run("run", "--source", source, "--out", out, *settings) == 1
+    check_submission(out / "submission.json", load_source(source).tasks)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--source", "arc3:evaluation"), "unknown source 'arc3:evaluation'"),
+        (("--source", "json:nowhere"), "nowhere: no such file or folder"),
+        (("--source", "arc1:training", "--max-side", "0"), "max-side must be at least 1"),
+        (("--source", "arc1:training", "--time-limit", "soon"), "a duration reads like 90s, 25m or 11h30m, got 'soon'"),
+        (("--source", "arc1:training", "--set", "train.speed=9"), "train has no field 'speed'; one of: seed, steps"),
+        (("--source", "arc1:training", "--weights", "nothing.safetensors"), "nothing.safetensors: no such weights file"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert run("run", *arguments, "--out", tmp_path / "out") == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("python -m pipeline run: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in commands.COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0
+        assert f"example:\n  python -m pipeline {command} " in capsys.readouterr().out
+
+
+def test_audit_and_canvas_speak_of_public_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "--source", "arc2:evaluation", "--train-source", "arc1:training"]) == 0
+    assert "167 test pairs checked" in capsys.readouterr().out
+    assert main(["canvas", "--source", "arc1:training"]) == 0
+    assert "bounded" in capsys.readouterr().out
+
+
+def test_the_watchdog_ends_a_run_that_hangs(tmp_path: Path, kaggle: Path) -> None:
+    program = (
+        "import sys, time, pipeline.__main__, pipeline.run\n"
+        "pipeline.run.measure_speed = lambda *_: time.sleep(60)\n"
+        "sys.exit(pipeline.__main__.main())"
+    )
+    source, out = f"kaggle:{kaggle}:test", tmp_path / "out"
+    arguments = ["run", "--source", source, "--preset", "demo", *SETTINGS, "--time-limit", "12s", "--out", str(out)]
+    started = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, cwd=Path(__file__).parents[2], check=False
+    )
+    assert time.monotonic() - started < 13
+    assert ended.returncode == 1
+    assert b"the time limit is reached" in ended.stderr
+    check_submission(out / "submission.json", load_source(source).tasks)

@@ -1,0 +1,210 @@
+"""Training: learning, resuming bit for bit, two processes like one, stopping where the loss is not finite."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.budget import Budget
+from pipeline.checkpoint import find_weights, load_weights, newest_checkpoint, read_tensors
+from pipeline.config import Config
+from pipeline.data.store import Store
+from pipeline.engine import make_accelerator
+from pipeline.reasoner.network import make_network
+from pipeline.train import Trainer
+from tests.pipeline.tiny import tiny_config, tiny_store
+
+ROOT = Path(__file__).parents[2]
+NO_LIMIT = Budget(None, 0.0)
+
+
+def make_trainer(config: Config, out: Path, store: Store | None = None) -> Trainer:
+    store = store or tiny_store()
+    accelerator, dtype = make_accelerator(config.train.precision)
+    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    return Trainer(accelerator, dtype, network, store, config, out)
+
+
+def final_tensors(out: Path) -> dict[str, torch.Tensor]:
+    checkpoint = newest_checkpoint(out / "checkpoints")
+    assert checkpoint is not None
+    tensors = {}
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        tensors |= {f"{path.name}:{name}": tensor for name, tensor in read_tensors(path)[0].items()}
+    return tensors
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    first, second = final_tensors(one), final_tensors(other)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different, different[:5]
+
+
+def metrics(out: Path, *names: str) -> list[tuple[float, ...]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [tuple(line[name] for name in names) for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["compositional", "table"])
+@pytest.mark.parametrize("optimizer", ["adam-atan2", "adamw", "muon"])
+def test_a_tiny_network_learns_a_rule(tmp_path: Path, kind: str, optimizer: str) -> None:
+    settings = (
+        "train.steps=60",
+        f"memory.kind={kind}",
+        f"optimizer.kind={optimizer}",
+        "optimizer.rate=0.01",
+        "train.log_steps=10",
+    )
+    trainer = make_trainer(tiny_config(*settings), tmp_path, tiny_store(rule=np.zeros_like))
+    trainer.fit(NO_LIMIT)
+    losses = [loss for (loss,) in metrics(tmp_path, "loss")]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("stopped_after", "settings"),
+    [(1, ()), (4, ("memory.kind=table", "memory.tokens=2")), (7, ("optimizer.kind=muon",)), (9, ("train.canvas=full",))],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int, settings: tuple[str, ...]
+) -> None:
+    config = tiny_config("train.steps=11", "train.checkpoint_steps=2", "train.log_steps=3", *settings)
+    make_trainer(config, tmp_path / "whole").fit(NO_LIMIT)
+
+    cut = make_trainer(config, tmp_path / "cut")
+    step = cut._step
+
+    def stop_there(done: float) -> None:
+        if cut.progress.step == stopped_after:
+            raise KeyboardInterrupt
+        step(done)
+
+    monkeypatch.setattr(cut, "_step", stop_there)
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit(NO_LIMIT)
+    resumed = make_trainer(config, tmp_path / "cut")
+    assert resumed.resume() == (stopped_after >= 2)
+    resumed.fit(NO_LIMIT)
+
+    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+    names = ("step", "loss", "exact", "segments")
+    assert metrics(tmp_path / "whole", *names) == metrics(tmp_path / "cut", *names)
+
+
+def train_command(data: Path, out: Path, *settings: str) -> list[str]:
+    config = tiny_config(*settings)
+    flat = [f"{section}.{name}={value}" for section, fields in config.to_json().items() for name, value in fields.items()]
+    arguments = ["train", "--data", str(data), "--preset", "demo", "--out", str(out), "--resume"]
+    return ["-m", "pipeline", *arguments, *(part for setting in flat for part in ("--set", setting))]
+
+
+def launch(command: list[str]) -> "subprocess.Popen[bytes]":
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.PIPE)
+
+
+def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(tmp_path: Path) -> None:
+    tiny_store().save(tmp_path / "data")
+    settings = ("train.steps=60", "train.checkpoint_steps=3", "optimizer.decay_from=0.5")
+    whole = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "whole", *settings)])
+    killed = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "killed", *settings)])
+    deadline = time.monotonic() + 60
+    while newest_checkpoint(tmp_path / "killed" / "checkpoints") is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(torch.rand(()).item() * 0.5)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    _, message = whole.communicate(timeout=100)
+    assert whole.returncode == 0, message.decode()[-2000:]
+    again = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "killed", *settings)])
+    _, message = again.communicate(timeout=100)
+    assert again.returncode == 0, message.decode()[-2000:]
+    assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("kind", ["compositional", "table"])
+def test_two_processes_train_on_the_samples_of_one(tmp_path: Path, kind: str) -> None:
+    tiny_store().save(tmp_path / "data")
+    settings = ("train.steps=12", "train.packs=2", f"memory.kind={kind}", "train.log_steps=1", "optimizer.kind=adamw")
+    one = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "one", *settings)])
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    options = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    two = launch([*accelerate, *options, *train_command(tmp_path / "data", tmp_path / "two", *settings)])
+    for process in (one, two):
+        _, message = process.communicate(timeout=200)
+        assert process.returncode == 0, message.decode()[-3000:]
+    ours, theirs = (metrics(tmp_path / name, "step", "segments", "loss", "exact") for name in ("one", "two"))
+    assert len(ours) == len(theirs) == 12
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(other, abs=2e-4)
+    sequences = [
+        json.loads((newest_checkpoint(tmp_path / n / "checkpoints") / "training.json").read_text()) for n in ("one", "two")
+    ]
+    assert sequences[0]["progress"]["sequences"] == sequences[1]["progress"]["sequences"]
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_says_where(tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_config("train.steps=10", "train.checkpoint_steps=2"), tmp_path)
+    step = trainer._step
+
+    def break_weights(done: float) -> None:
+        if trainer.progress.step == 5:
+            with torch.no_grad():
+                trainer.network.reasoner.embedding.fill_(float("nan"))
+        step(done)
+
+    trainer._step = break_weights  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match=r"step 5: the loss is not finite .*tiny"):
+        trainer.fit(NO_LIMIT)
+    weights = load_weights(tmp_path)
+    assert weights.step == 4
+    assert all(torch.isfinite(tensor).all() for tensor in weights.tensors.values())
+
+
+def test_training_ends_with_its_time(tmp_path: Path) -> None:
+    started = time.monotonic()
+    progress = make_trainer(tiny_config(), tmp_path).fit(Budget(2.0, started))
+    assert time.monotonic() - started < 4
+    assert progress.step > 3
+    assert load_weights(tmp_path).step == progress.step
+
+
+def test_training_without_an_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.steps or a time limit"):
+        make_trainer(tiny_config(), tmp_path).fit(NO_LIMIT)
+
+
+def test_a_checkpoint_of_other_data_is_not_resumed(tmp_path: Path) -> None:
+    config = tiny_config("train.steps=2")
+    make_trainer(config, tmp_path).fit(NO_LIMIT)
+    with pytest.raises(ValueError, match="its config is not that of this run"):
+        make_trainer(tiny_config("train.steps=3"), tmp_path).resume()
+    path = newest_checkpoint(tmp_path / "checkpoints") / "training.json"
+    path.write_text(path.read_text().replace('"data_hash": "', '"data_hash": "0'))
+    with pytest.raises(ValueError, match="its data_hash is not that of this run"):
+        make_trainer(config, tmp_path).resume()
+
+
+def test_halting_replaces_sequences_before_the_last_segment(tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_config("train.steps=8", "train.exploration=0", "train.segments=4"), tmp_path)
+    with torch.no_grad():
+        trainer.network.reasoner.halting_head.bias.fill_(50.0)  # every sequence wants to halt at once
+    trainer.fit(NO_LIMIT)
+    assert [segments for (segments,) in metrics(tmp_path, "segments")] == [1.0] * 4
+
+
+def test_bfloat16_trains_on_a_cpu(tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_config("train.steps=6", "train.precision=bfloat16"), tmp_path)
+    assert trainer.dtype == torch.bfloat16
+    trainer.fit(NO_LIMIT)
+    assert find_weights(tmp_path).is_file()
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.network.parameters())
