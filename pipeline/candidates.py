@@ -10,7 +10,7 @@ import torch
 
 from augment.canvas import FIRST_COLOR, crop_sizes
 from augment.dihedral import invert_dihedral
-from augment.grid import Grid
+from augment.grid import COLORS, MAX_SIDE, Grid
 from pipeline.checkpoint import read_tensors, write_tensors
 from pipeline.data.pack import Pack
 
@@ -120,10 +120,13 @@ def read_candidates(path: Path) -> tuple[Candidates, Origin]:
     if set(tensors) != set(names) or set(metadata) != {"source", "tests_hash"}:
         raise ValueError(f"{path}: not a file of candidates")
     test, transform, probability, shape, cells = (tensors[name].numpy() for name in names)
-    if not len(test) == len(transform) == len(probability) == len(shape):
+    count = len(test)
+    if not test.shape == transform.shape == probability.shape == (count,) or shape.shape != (count, 2):
         raise ValueError(f"{path}: damaged, its columns differ in length")
-    if int(shape.astype(np.int64).prod(axis=-1).sum()) != len(cells):
+    if int(shape.astype(np.int64).prod(axis=1).sum()) != len(cells):
         raise ValueError(f"{path}: damaged, {len(cells)} cells do not fill the grids")
+    if (cells >= COLORS).any() or (shape > MAX_SIDE).any():
+        raise ValueError(f"{path}: damaged, it holds what is no grid")
     return Candidates(test, transform.astype(np.uint32), probability, shape, cells), Origin(**metadata)
 
 

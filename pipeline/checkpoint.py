@@ -79,10 +79,15 @@ def load_weights(path: Path) -> Weights:
         task_ids = tuple(orjson.loads(metadata["task_ids"]))
         views = tensors.pop("views.transforms"), tensors.pop("views.transform_start")
         weights = Weights(path, config, int(metadata["step"]), metadata["data_hash"], task_ids, tensors, *views)
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged weights file: {error}") from None
-    if len(weights.transform_start) != len(task_ids) + 1:
-        raise ValueError(f"{path}: {len(task_ids)} tasks but {len(weights.transform_start)} ranges of transforms")
+    starts = weights.transform_start
+    if len(starts) != len(task_ids) + 1 or int(starts[-1]) != len(weights.transforms):
+        raise ValueError(f"{path}: damaged weights file: {len(task_ids)} tasks do not match their ranges of transforms")
+    rows = len(tensors[_ROWS]) if _ROWS in tensors else 0
+    expected = len(weights.transforms) if config.memory.kind == "table" else len(task_ids)
+    if rows != expected:
+        raise ValueError(f"{path}: damaged weights file: {rows} rows of task memory, expected {expected}")
     return weights
 
 
@@ -127,12 +132,9 @@ def transplant(weights: Weights, network: Network, store: Store) -> Transplant:
 
     Raises ValueError that names what differs when the architectures do not match.
     """
-    own = network.state_dict()
-    names = {name for name in own if name != _ROWS}
-    given = {name for name in weights.tensors if name != _ROWS}
-    different = sorted(names ^ given) or sorted(n for n in names if own[n].shape != weights.tensors[n].shape)
-    if different or own[_ROWS].shape[1:] != weights.tensors[_ROWS].shape[1:]:
-        listed = ", ".join(different[:3]) or _ROWS
+    different = _differences(weights, network)
+    if different:
+        listed = ", ".join(different[:3])
         raise ValueError(f"{weights.path}: weights of another architecture, {listed} differ; use the config they come with")
     old_row = {task: row for row, task in enumerate(weights.task_ids)}
     known = [task in old_row for task in store.task_ids]
@@ -142,8 +144,24 @@ def transplant(weights: Weights, network: Network, store: Store) -> Transplant:
         old = weights.tensors[_ROWS]
         mean = old.mean(0)
         rows = torch.stack([old[old_row[task]] if task in old_row else mean for task in store.task_ids])
-    network.load_state_dict({name: weights.tensors[name] for name in names} | {_ROWS: rows})
+    network.load_state_dict(weights.tensors | {_ROWS: rows})
     return Transplant(sum(known), len(known) - sum(known), len(set(old_row) - set(store.task_ids)))
+
+
+def _differences(weights: Weights, network: Network) -> list[str]:
+    """Return the names of tensors that do not fit, and of settings that the weights rely on but no tensor shows."""
+    own, given = network.state_dict(), weights.tensors
+    names = sorted(own.keys() ^ given.keys())
+    for name in sorted(own.keys() & given.keys()):
+        compared = slice(1, None) if name == _ROWS else slice(None)  # how many rows there are depends on the tasks
+        if own[name].shape[compared] != given[name].shape[compared]:
+            names.append(name)
+    for name in ("heads", "positions", "canvas_side"):
+        if getattr(network.reasoner.config, name) != getattr(weights.config.model, name):
+            names.append(f"model.{name}")
+    if network.memory.tokens != weights.config.memory.tokens:
+        names.append("memory.tokens")
+    return names
 
 
 def _table_rows(weights: Weights, store: Store, old_row: Mapping[str, int]) -> Tensor:

@@ -1,12 +1,14 @@
 """One frozen dataclass a stage, joined in `Config`; overrides from the command line; the JSON beside every artefact."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from eval.vote import RANKINGS
 from pipeline.data.build import BuildConfig
 from pipeline.optim import OptimizerConfig
 from pipeline.reasoner.memory import MemoryConfig
@@ -77,6 +79,8 @@ class PredictConfig:
             raise ValueError("predict views, round_views, pack_tokens and segments must be at least 1")
         if not 0 < self.time_share < 1:
             raise ValueError(f"predict time_share must be in (0, 1), got {self.time_share}")
+        if self.ranking not in RANKINGS:
+            raise ValueError(f"predict ranking must be one of {', '.join(RANKINGS)}, got {self.ranking!r}")
 
 
 @dataclass(frozen=True)
@@ -145,11 +149,13 @@ def _parse(value: object, kind: Any, where: str) -> object:
         return value == "true"
     if isinstance(value, str) and kind in (int, float):
         try:
-            return kind(value.replace("_", ""))
+            value = kind(value.replace("_", ""))
         except ValueError:
             raise ValueError(f"{where} must be of type {kind.__name__}, got {value!r}") from None
     if kind is float and type(value) is int:
-        return float(value)
+        value = float(value)
     if type(value) is not kind:
         raise ValueError(f"{where} must be of type {kind.__name__}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} must be finite, got {value}")
     return value

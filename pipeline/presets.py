@@ -8,8 +8,8 @@ from pipeline.optim import OptimizerConfig
 from pipeline.reasoner.memory import MemoryConfig
 from pipeline.reasoner.trm import ReasonerConfig
 
-# make demo
-# = python -m pipeline run --source arc1:training --source arc1:evaluation --max-side 6 --preset demo --time-limit 10m --out runs/demo
+# python -m pipeline run --source arc1:training --source arc1:evaluation --max-side 6 --preset demo --time-limit 10m
+#   --out runs/demo (make demo)
 # 2 CPU cores, 10 minutes. Score: BENCHMARKS.md, "The demo".
 DEMO = Config(
     build=BuildConfig(augmentations=1000, policy="keep-output-only"),
@@ -37,7 +37,8 @@ TRM_ARC1 = Config()
 # The authors: 4 x H100, about 72 hours, 7.8% pass@2 (arXiv 2510.04871, table 5). Here: not yet measured.
 TRM_ARC2 = Config()
 
-# accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --preset fast --time-limit 30m --out DIR
+# accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --preset fast --time-limit 30m
+#   --out DIR
 # Meant for one H100: one state of 4 layers on fitted canvases, 6 steps of which 3 with gradient. Not yet measured.
 FAST = Config(
     build=BuildConfig(augmentations=1000, policy="keep-output-only"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.reasoner.layout import Layout, make_layout
@@ -43,7 +43,10 @@ class Reference:
     def __init__(self, path: Path, device: str = "cpu") -> None:
         with safe_open(str(path), "pt", device=device) as file:
             self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            published = json.loads(file.metadata()["config"])
+            metadata = file.metadata() or {}
+        if "config" not in metadata:
+            raise ValueError("no config in the metadata, so these are no reference vectors")
+        published = json.loads(metadata["config"])
         parameters = {name.removeprefix("param."): t for name, t in self.tensors.items() if name.startswith("param.")}
         config = translate_config(published)
         self.network = TRM(config, torch.Generator().manual_seed(0)).to(device)
@@ -113,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in arguments.files:
         try:
             errors = compare(path, arguments.device)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             print(f"{path}: {error}")
             failed = True
             continue

@@ -4,7 +4,6 @@ Between the store and the networks. Nothing is kept: the tokens of a pack are co
 the shift of each sequence, all sequences at once.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -83,17 +82,27 @@ class PackMaker:
         self.input = (store.pair_input if pairs else store.test_input).astype(np.int64)
         self.output = store.pair_output.astype(np.int64) if pairs else None
         fitted = (store.pair_canvas if pairs else store.test_canvas).astype(np.int64)
-        self.box = fitted
-        self.shape = np.full_like(fitted, MAX_SIDE) if canvas == "full" else fitted
+        self.box = fitted if canvas == "fitted" else self._boxes()
+        self.shape = fitted if canvas == "fitted" else np.full_like(fitted, MAX_SIDE)
+
+    def _boxes(self) -> Integers:
+        """Return what has to stay on a full canvas when it is shifted: the sizes that hold both grids. (P, 2)"""
+        sizes = np.stack((self.store.grid_height, self.store.grid_width), axis=1).astype(np.int64)
+        return sizes[self.input] if self.output is None else np.maximum(sizes[self.input], sizes[self.output])
 
     def tokens(self, samples: Samples) -> Integers:
         """Return the number of tokens of each sequence, memory tokens included. (B,)"""
         return self.shape[samples.example].prod(axis=1) + self.memory_tokens
 
     def draw(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw `count` training samples: a task, then one of its transforms and one of its pairs, all uniformly."""
+        """Draw `count` training samples: a task, then one of its transforms and one of its pairs, all uniformly.
+
+        Raises ValueError where there are no pairs.
+        """
         store = self.store
         trained = np.flatnonzero(np.diff(store.pair_start))
+        if not len(trained):
+            raise ValueError("the dataset has no training pairs")
         task = trained[rng.integers(len(trained), size=count)]
         pair = store.pair_start[task] + _below(rng, np.diff(store.pair_start)[task])
         transform = store.transform_start[task] + _below(rng, np.diff(store.transform_start)[task])
@@ -196,11 +205,3 @@ def _below(rng: np.random.Generator, bound: Integers) -> Integers:
 def step_generator(seed: int, step: int, pack: int, purpose: int = 0) -> np.random.Generator:
     """Return the generator of one pack of one step: a function of its arguments alone, whatever was drawn before."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, purpose, pack, step]))
-
-
-def test_views(store: Store, first: int, last: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (test, transform, view number) for views first..last-1 of every test input that has so many transforms."""
-    for test, task in enumerate(store.test_task.tolist()):
-        start, stop = store.transform_start[task : task + 2].tolist()
-        for view in range(first, min(last, stop - start)):
-            yield test, start + view, view

@@ -49,7 +49,7 @@ class TableMemory(nn.Module):
     """One row (D,) for every task and transform; starts at zero.
 
     The rows are a buffer: `forward` hands out the rows of a batch as a leaf that collects their gradient in `gathered`, and
-    whoever trains them applies it (`pipeline.optim.SignDescent`). This keeps a table of a million rows out of the optimizer
+    whoever trains them applies it (`pipeline.optim.sign_descent`). This keeps a table of a million rows out of the optimizer
     and out of gradient averaging.
     """
 

@@ -45,7 +45,7 @@ def translate_config(published: Mapping[str, object]) -> ReasonerConfig:
             raise ValueError(f"published config has {key} = {published[key]!r}; only {value!r} is supported")
 
     def whole(key: str) -> int:
-        value = published[key]
+        value = published.get(key)
         if type(value) is not int:
             raise ValueError(f"published config has {key} = {value!r}, expected an int")
         return value

@@ -39,6 +39,11 @@ class ReasonerConfig:
     vocabulary: int = 12
 
     def __post_init__(self) -> None:
+        for name in ("hidden_size", "heads", "layers", "H_cycles", "L_cycles", "canvas_side", "vocabulary", "inner_multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.expansion <= 0:
+            raise ValueError(f"expansion must be positive, got {self.expansion}")
         if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 4:
             raise ValueError(f"hidden_size {self.hidden_size} must give each of {self.heads} heads a multiple of 4")
         if self.states not in (1, 2):
@@ -47,9 +52,6 @@ class ReasonerConfig:
             raise ValueError(f"positions must be 1d or 2d, got {self.positions!r}")
         if self.convolution < 0 or (self.convolution and self.convolution % 2 == 0):
             raise ValueError(f"convolution must be 0 or odd, got {self.convolution}")
-        for name in ("layers", "H_cycles", "L_cycles", "canvas_side", "vocabulary", "inner_multiple"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

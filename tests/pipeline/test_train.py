@@ -131,25 +131,45 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(tmp_path: Path)
     assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
 
 
+ACCELERATE = [
+    *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+]
+
+
+def finish(process: "subprocess.Popen[bytes]") -> None:
+    _, message = process.communicate(timeout=300)
+    assert process.returncode == 0, message.decode()[-3000:]
+
+
 @pytest.mark.parametrize("kind", ["compositional", "table"])
-def test_two_processes_train_on_the_samples_of_one(tmp_path: Path, kind: str) -> None:
+def test_two_processes_train_on_the_samples_of_one_and_predict_the_same(tmp_path: Path, kind: str) -> None:
     tiny_store().save(tmp_path / "data")
     settings = ("train.steps=12", "train.packs=2", f"memory.kind={kind}", "train.log_steps=1", "optimizer.kind=adamw")
     one = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "one", *settings)])
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    options = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    two = launch([*accelerate, *options, *train_command(tmp_path / "data", tmp_path / "two", *settings)])
-    for process in (one, two):
-        _, message = process.communicate(timeout=200)
-        assert process.returncode == 0, message.decode()[-3000:]
+    two = launch([*ACCELERATE, *train_command(tmp_path / "data", tmp_path / "two", *settings)])
+    finish(one)
+    finish(two)
     ours, theirs = (metrics(tmp_path / name, "step", "segments", "loss", "exact") for name in ("one", "two"))
     assert len(ours) == len(theirs) == 12
     for mine, other in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(other, abs=2e-4)
-    sequences = [
-        json.loads((newest_checkpoint(tmp_path / n / "checkpoints") / "training.json").read_text()) for n in ("one", "two")
-    ]
-    assert sequences[0]["progress"]["sequences"] == sequences[1]["progress"]["sequences"]
+    assert sequences_drawn(tmp_path / "one") == sequences_drawn(tmp_path / "two")
+
+    predict = ["-m", "pipeline", "predict", "--data", str(tmp_path / "data"), "--weights", str(tmp_path / "one"), "--out"]
+    one = launch([sys.executable, *predict, str(tmp_path / "predicted-by-one")])
+    two = launch([*ACCELERATE, *predict, str(tmp_path / "predicted-by-two")])
+    finish(one)
+    finish(two)
+    assert len(list((tmp_path / "predicted-by-two" / "candidates").glob("round-0001-*"))) == 2
+    submissions = [(tmp_path / f"predicted-by-{name}" / "submission.json").read_bytes() for name in ("one", "two")]
+    assert submissions[0] == submissions[1]
+
+
+def sequences_drawn(out: Path) -> int:
+    checkpoint = newest_checkpoint(out / "checkpoints")
+    assert checkpoint is not None
+    return json.loads((checkpoint / "training.json").read_text())["progress"]["sequences"]
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_says_where(tmp_path: Path) -> None:
