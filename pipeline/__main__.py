@@ -11,18 +11,21 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from pipeline.data.sources import SOURCES_HELP  # noqa: E402
+from pipeline.launch import first_start, start_processes  # noqa: E402
 
 PROGRAM = "python -m pipeline"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit code: 0 success, 1 a failure of its own, 2 bad input (one line)."""
-    started = _STARTED if argv is None else time.monotonic()
+    started = first_start(_STARTED) if argv is None else time.monotonic()
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    from pipeline import commands  # noqa: PLC0415 (nothing of it is needed to parse)
-
     try:
+        if argv is None and "processes" in arguments:
+            start_processes(arguments.processes, sys.argv[1:], started)
+        from pipeline import commands  # noqa: PLC0415 (nothing of it is needed to parse)
+
         return commands.COMMANDS[arguments.command](arguments, started)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
@@ -69,6 +72,7 @@ def _add_run(commands: Any) -> None:
     parser.add_argument("--reserve", metavar="DURATION", help="kept free at the end (default: 3%% of the limit, 5s to 20m)")
     _weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
+    _processes(parser)
 
 
 def _add_build(commands: Any) -> None:
@@ -95,6 +99,7 @@ def _add_train(commands: Any) -> None:
     _time_limit(parser, "until the last checkpoint is begun")
     _weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in DIR, if there is one")
+    _processes(parser)
 
 
 def _add_predict(commands: Any) -> None:
@@ -107,6 +112,7 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--views", type=int, metavar="N", help="most views of a test input")
     _time_limit(parser, "ends after the round that is cut short by it")
+    _processes(parser)
     _settings(parser)
 
 
@@ -179,6 +185,11 @@ def _config(parser: argparse.ArgumentParser) -> None:
 def _settings(parser: argparse.ArgumentParser) -> None:
     setting = "override a setting of the preset (pipeline/config.py); may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help=setting)
+
+
+def _processes(parser: argparse.ArgumentParser) -> None:
+    several = "start so many processes on a machine without GPUs (with GPUs: accelerate launch -m pipeline ...)"
+    parser.add_argument("--processes", type=int, metavar="N", help=several)
 
 
 def _time_limit(parser: argparse.ArgumentParser, meaning: str) -> None:

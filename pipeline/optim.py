@@ -1,12 +1,13 @@
 """Optimizers, the learning-rate schedule, and the moving average of the weights."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from pipeline.reasoner.network import Network
 
@@ -58,8 +59,61 @@ class AdamAtan2(Optimizer):
         parameter.sub_(torch.atan2(mean / (1 - beta1**step), deviation), alpha=group["lr"])
 
 
+class Muon(Optimizer):
+    """Momentum whose update is made orthogonal, for matrices; scaled to the root mean square of AdamW's updates.
+
+    The rule of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, with matrices of one shape worked on together, and in
+    float32 on a CPU: torch's own works in bfloat16, which most CPUs emulate (BENCHMARKS.md has the difference).
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
+        if lr < 0 or weight_decay < 0 or not 0 <= momentum < 1:
+            raise ValueError(f"rate and decay must not be negative, momentum in [0, 1): got {lr}, {weight_decay}, {momentum}")
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every matrix that has a gradient; a closure is not supported."""
+        assert closure is None, "Muon takes no closure"
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for parameters in by_shape.values():
+                self._update(parameters, group)
+        return None
+
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        directions = []
+        for parameter in parameters:
+            state, gradient = self.state[parameter], parameter.grad
+            assert gradient is not None, "only parameters with a gradient come here"
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+            directions.append(gradient.lerp(state["momentum_buffer"], group["momentum"]))
+        scale = 0.2 * math.sqrt(max(parameters[0].shape))
+        for parameter, update in zip(parameters, orthogonalize(torch.stack(directions)), strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.sub_(update, alpha=group["lr"] * scale)
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Return matrices (K, m, n) with singular values near 1, by five Newton-Schulz steps as Muon's authors take."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    wide = x.shape[1] <= x.shape[2]
+    x = x if wide else x.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x if wide else x.mT).to(matrices.dtype)
+
+
 def sign_descent(rows: Tensor, index: Tensor, gradient: Tensor, rate: float, decay: float) -> Tensor:
-    """Train in place the `rows` (R, D) at `index` (B,) by the sign of their summed `gradient` (B, D); return distinct indices.
+    """Train in place the `rows` (R, D) at `index` (B,) by the sign of their summed `gradient` (B, D); return them once each.
 
     The published rule for TRM's task table: decoupled decay, duplicates in a batch are summed, other rows stay as they are.
     """
@@ -75,7 +129,7 @@ class OptimizerConfig:
     """How the weights are updated. Defaults: TRM on ARC."""
 
     kind: Literal["adam-atan2", "adamw", "muon"] = "adam-atan2"
-    """muon: matrices of the blocks by torch.optim.Muon, everything else by AdamW."""
+    """muon: matrices of the blocks by Muon, everything else by AdamW."""
     rate: float = 1e-4
     matrix_rate: float = 1e-3
     """Rate of Muon on matrices, scaled to the root mean square of AdamW's updates."""
@@ -168,8 +222,7 @@ def make_optimizer(network: Network, config: OptimizerConfig) -> OptimizerChain:
     first = AdamAtan2(groups, betas=betas) if config.kind == "adam-atan2" else AdamW(groups, betas=betas, foreach=True)
     optimizers: list[Optimizer] = [first]
     if matrices:
-        muon = Muon(matrices, lr=config.matrix_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-        optimizers.append(muon)
+        optimizers.append(Muon(matrices, lr=config.matrix_rate, weight_decay=config.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]

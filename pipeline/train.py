@@ -7,6 +7,7 @@ carried, detached, to the next step until a sequence halts (pipeline.carry).
 import math
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -89,7 +90,9 @@ class Trainer:
         self.network = network.to(accelerator.device)
         self.optimizer = make_optimizer(self.network, config.optimizer)
         self.average = MovingAverage(self.network, config.optimizer.ema) if config.optimizer.ema else None
-        self.model = accelerator.prepare_model(self.network)
+        with warnings.catch_warnings():  # newer torch renames an option that older ones need
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            self.model = accelerator.prepare_model(self.network)
         self.stepper = accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.maker = PackMaker(store, config.train.canvas, config.memory.tokens)
         self.carries: dict[int, Carry] = {pack: begin(self.maker) for pack in self.packs}

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from pipeline.reasoner.layout import Layout
+from pipeline.reasoner.layout import Image, Layout
 
 NORM_EPSILON = 1e-5
 ROPE_THETA = 10_000.0
@@ -163,16 +163,57 @@ class GridConvolution(nn.Module):
         self.weight = nn.Parameter(truncated_normal((channels, 1, kernel, kernel), 1 / kernel, generator))
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, C) -> (N, C)
-        weight = self.weight.to(x.dtype)
-        kernel = weight.shape[-1]
-        center = weight[:, 0, kernel // 2, kernel // 2]
-        outputs = []
-        for group, tokens in layout.split(x):
-            memory, cells = tokens.split((layout.memory_tokens, group.height * group.width), dim=1)
-            grid = cells.unflatten(1, (group.height, group.width)).permute(0, 3, 1, 2)  # channels last in memory
-            mixed = F.conv2d(grid, weight, padding=kernel // 2, groups=weight.shape[0])
-            outputs.append(torch.cat((memory * center, mixed.permute(0, 2, 3, 1).flatten(1, 2)), dim=1).flatten(0, 1))
-        return torch.cat(outputs)
+        return _ConvolveGrids.apply(x, self.weight.to(x.dtype), layout)
+
+
+class _ConvolveGrids(torch.autograd.Function):
+    """The convolution on whole images of canvases (`Layout.images`): few calls, and no image is kept for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.layout = layout
+        mixed = torch.empty_like(x)
+        center = _center(weight)
+        mixed.index_copy_(0, layout.memory, x.index_select(0, layout.memory) * center)
+        for image in layout.images:
+            drawn = F.conv2d(_draw(x, image), weight, padding=weight.shape[-1] // 2, groups=len(weight))
+            mixed.index_copy_(0, image.cells, _read(drawn, image))
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        layout: Layout = ctx.layout
+        x_gradient, weight_gradient = torch.empty_like(x), torch.zeros_like(weight)
+        memory_gradient = gradient.index_select(0, layout.memory)
+        x_gradient.index_copy_(0, layout.memory, memory_gradient * _center(weight))
+        _center(weight_gradient).copy_((memory_gradient * x.index_select(0, layout.memory)).sum(0))
+        padding = [weight.shape[-1] // 2] * 2
+        for image in layout.images:
+            drawn, painted, _ = torch.ops.aten.convolution_backward(
+                _draw(gradient, image), _draw(x, image), weight, None,
+                [1, 1], padding, [1, 1], False, [0, 0], len(weight), [True, True, False],
+            )  # fmt: skip
+            x_gradient.index_copy_(0, image.cells, _read(drawn, image))
+            weight_gradient += painted
+        return x_gradient, weight_gradient, None
+
+
+def _center(weight: Tensor) -> Tensor:  # (C, 1, k, k) -> (C,), a view
+    return weight[:, 0, weight.shape[-2] // 2, weight.shape[-1] // 2]
+
+
+def _draw(x: Tensor, image: Image) -> Tensor:
+    """Return the cells of x (N, C) on the canvases of `image`, (count, C, height, width), zero around them."""
+    blank = x.new_zeros(image.count * image.height * image.width, x.shape[1])
+    blank.index_copy_(0, image.places, x.index_select(0, image.cells))
+    return blank.unflatten(0, (image.count, image.height, image.width)).permute(0, 3, 1, 2)
+
+
+def _read(drawn: Tensor, image: Image) -> Tensor:
+    """Return the cells that `_draw` puts on an image, (cells, C)."""
+    return drawn.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, image.places)
 
 
 class Block(nn.Module):

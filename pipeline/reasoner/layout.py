@@ -5,8 +5,9 @@ form a group, which a per-sequence operation (attention, a convolution on the gr
 works on the flat (N, D) tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,6 +22,23 @@ class Group:
     width: int
     length: int
     """Tokens of one sequence: memory tokens and height * width cells."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """Neighboring sequences drawn on canvases of one size, the largest among them, for a convolution."""
+
+    count: int
+    height: int
+    width: int
+    cells: Tensor
+    """(K,) int64: flat positions of the cells of these sequences in the pack."""
+    places: Tensor
+    """(K,) int64: where each of them lies in the count * height * width cells of the image."""
+
+
+IMAGE_CELLS = 4096
+"""An image may have so many cells, and in addition twice those that it has to hold."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,29 @@ class Layout:
     first: Tensor
     """(B,) int64: flat position of each sequence's first token."""
 
+    @cached_property
+    def memory(self) -> Tensor:
+        """(B M,) int64: flat positions of all memory tokens."""
+        return (self.row < 0).nonzero().flatten()
+
+    @cached_property
+    def images(self) -> tuple[Image, ...]:
+        """All cells of the pack as images: few, and not much larger than the canvases that they hold."""
+        images: list[Image] = []
+        cell = 0
+        for count, groups in _share_images(self.groups):
+            height, width = max(group.height for group in groups), max(group.width for group in groups)
+            areas = torch.tensor([group.height * group.width for group in groups for _ in range(group.count)])
+            widths = torch.tensor([group.width for group in groups for _ in range(group.count)])
+            sequence = torch.repeat_interleave(areas)
+            within = torch.arange(len(sequence)) - (areas.cumsum(0) - areas)[sequence]
+            row, column = within // widths[sequence], within % widths[sequence]
+            places = sequence * (height * width) + row * width + column
+            cells = self.cells[cell : cell + len(sequence)]
+            images.append(Image(count, height, width, cells, places.to(cells.device)))
+            cell += len(sequence)
+        return tuple(images)
+
     @property
     def sequences(self) -> int:
         return self.first.shape[0]
@@ -53,6 +94,21 @@ class Layout:
         parts = flat.split([group.count * group.length for group in self.groups])
         for group, part in zip(self.groups, parts, strict=True):
             yield group, part.unflatten(0, (group.count, group.length))
+
+
+def _share_images(groups: Sequence[Group]) -> list[tuple[int, list[Group]]]:
+    """Return neighboring groups together, with their number of sequences, as far as their images are not too large."""
+    shared: list[list[Group]] = []
+    for group in groups:
+        together = [*shared[-1], group] if shared else [group]
+        count = sum(g.count for g in together)
+        room = count * max(g.height for g in together) * max(g.width for g in together)
+        needed = sum(g.count * g.height * g.width for g in together)
+        if shared and room <= IMAGE_CELLS + 2 * needed:
+            shared[-1].append(group)
+        else:
+            shared.append([group])
+    return [(sum(group.count for group in together), together) for together in shared]
 
 
 def make_layout(shapes: Tensor, offsets: Tensor, memory_tokens: int, device: torch.device | None = None) -> Layout:

@@ -80,7 +80,9 @@ def test_the_convolution_sees_neighbors_of_its_own_canvas_only() -> None:
     np.testing.assert_allclose(given, np.stack(expected), atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "expansion", "multiple", "inner"), [(512, 4.0, 256, 1536), (24, 4.0, 16, 64), (16, 1.0, 8, 16)])
+@pytest.mark.parametrize(
+    ("size", "expansion", "multiple", "inner"), [(512, 4.0, 256, 1536), (24, 4.0, 16, 64), (16, 1.0, 8, 16)]
+)
 def test_the_inner_width_is_rounded_up_to_a_multiple(size: int, expansion: float, multiple: int, inner: int) -> None:
     layer = SwiGLU(size, expansion, torch.Generator().manual_seed(0), multiple=multiple)
     assert layer.gate_up.weight.shape == (2 * inner, size)

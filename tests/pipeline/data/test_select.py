@@ -1,0 +1,73 @@
+"""Selection looks at what a solver may see, and holds out the last demonstration."""
+
+import numpy as np
+import pytest
+
+from augment.grid import Grid
+from augment.task import Pair, Task
+from pipeline.data.select import Selection, hold_out, select_small
+from pipeline.data.sources import Source
+
+
+def grid(height: int, width: int, color: int = 1) -> Grid:
+    return np.full((height, width), color, np.uint8)
+
+
+def make_source(*tasks: Task, solutions: dict[str, tuple[Grid, ...]] | None = None) -> Source:
+    return Source("made", tasks, solutions or {})
+
+
+def make_task(task_id: str, sizes: list[tuple[int, int]], tests: list[tuple[int, int]]) -> Task:
+    pairs = tuple(Pair(grid(*size, 2), grid(*size, color)) for color, size in enumerate(sizes))
+    return Task(task_id, pairs, tuple(grid(*size) for size in tests))
+
+
+SMALL = make_task("small", [(4, 4), (1, 3), (2, 2)], [(4, 1), (1, 4)])
+
+
+@pytest.mark.parametrize("part", ["input", "output", "test"])
+@pytest.mark.parametrize("size", [(5, 1), (1, 5)])
+def test_a_side_over_the_limit_anywhere_that_is_seen_leaves_a_task_out(part: str, size: tuple[int, int]) -> None:
+    large = grid(*size)
+    given, wanted = (large if part == name else grid(2, 2) for name in ("input", "output"))
+    task = Task("large", (Pair(grid(1, 1), grid(1, 1)), Pair(given, wanted)), (large if part == "test" else grid(2, 2),))
+    source = make_source(SMALL, task, solutions={"small": (grid(1, 1), grid(1, 1)), "large": (grid(1, 1),)})
+    selected = select_small(source, 4)
+    assert [task.id for task in selected.tasks] == ["small"]
+    assert list(selected.solutions) == ["small"]
+    assert [task.id for task in select_small(source, 5).tasks] == ["small", "large"]
+
+
+def test_test_outputs_are_not_looked_at() -> None:
+    source = make_source(SMALL, solutions={"small": (grid(30, 30), grid(9, 9))})
+    assert select_small(source, 4).tasks == (SMALL,)
+
+
+def test_the_last_demonstration_becomes_the_only_test() -> None:
+    source = make_source(SMALL, solutions={"small": (grid(1, 1), grid(1, 1))})
+    held = hold_out(source)
+    (task,) = held.tasks
+    assert task.train == SMALL.train[:2]
+    assert [id(test) for test in task.test] == [id(SMALL.train[2].input)]
+    assert [id(output) for output in held.solutions["small"]] == [id(SMALL.train[2].output)]
+    assert SMALL.train[2].output.max() == 2
+
+
+def test_tasks_with_fewer_than_three_demonstrations_cannot_hold_one_out() -> None:
+    two = make_task("two", [(1, 1), (2, 2)], [(1, 1)])
+    held = hold_out(make_source(two, SMALL, solutions={"two": (grid(1, 1),)}))
+    assert [task.id for task in held.tasks] == ["small"]
+    assert list(held.solutions) == ["small"]
+
+
+def test_a_selection_limits_sides_by_what_is_seen_before_it_holds_out() -> None:
+    wide_test = make_task("wide", [(2, 2)] * 3, [(9, 9)])
+    source = make_source(SMALL, wide_test)
+    assert [task.id for task in Selection(hold_out=True).apply(source).tasks] == ["small", "wide"]
+    assert [task.id for task in Selection(max_side=4, hold_out=True).apply(source).tasks] == ["small"]
+    assert Selection().apply(source) is source
+
+
+def test_a_limit_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="max-side must be at least 1, got 0"):
+        Selection(max_side=0)

@@ -1,0 +1,90 @@
+"""Durations as people write them, and a clock that counts down."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.budget import Budget, format_duration, parse_duration
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("25m", 1500), ("11h30m", 41_400), ("12h", 43_200), ("1h2m3s", 3723), (" 1.5H ", 5400), ("2m0.5s", 120.5)],
+)
+def test_a_duration_is_read_in_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "90", "h", "1d", "-5m", "5m1h", "1h 30m", "1h30", "1,5h", "1.h", ".5h", "1e3s", "inf", "10mm"]
+)
+def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="a duration reads like 90s, 25m or 11h30m, got "):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (8.4, "8s"),
+        (59.6, "1m00s"),
+        (185, "3m05s"),
+        (3599.4, "59m59s"),
+        (3600, "1h00m"),
+        (41_459, "11h30m"),
+        (-3, "0s"),
+    ],
+)
+def test_a_duration_is_written_as_people_read_it(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_an_infinite_duration_is_no_limit() -> None:
+    assert format_duration(math.inf) == "no limit"
+
+
+@given(st.integers(0, 10**6))
+def test_what_is_written_is_read_back_to_the_second_or_the_minute(seconds: int) -> None:
+    lost = seconds - parse_duration(format_duration(seconds))
+    assert lost == 0 if seconds < 3600 else 0 <= lost < 60
+
+
+@given(st.integers(0, 99), st.integers(0, 999), st.integers(0, 999))
+def test_parts_of_a_duration_add_up(hours: int, minutes: int, seconds: int) -> None:
+    assert parse_duration(f"{hours}h{minutes}m{seconds}s") == hours * 3600 + minutes * 60 + seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The monotonic time, to be set."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
+
+
+def test_a_budget_counts_down_to_its_reserve(clock: list[float]) -> None:
+    budget = Budget(60.0, 100.0, reserve_seconds=10.0)
+    assert (budget.elapsed(), budget.remaining(), budget.progress()) == (0.0, 50.0, 0.0)
+    clock[0] = 140.0
+    assert (budget.elapsed(), budget.remaining(), budget.progress()) == (40.0, 10.0, 0.8)
+    clock[0] = 155.0
+    assert (budget.remaining(), budget.progress()) == (-5.0, 1.0)
+
+
+def test_a_budget_without_limit_never_ends(clock: list[float]) -> None:
+    budget = Budget(None, 0.0, reserve_seconds=10.0)
+    assert (budget.elapsed(), budget.remaining(), budget.progress()) == (100.0, math.inf, 0.0)
+
+
+def test_a_reserve_longer_than_the_limit_leaves_nothing(clock: list[float]) -> None:
+    budget = Budget(5.0, 100.0, reserve_seconds=10.0)
+    assert (budget.remaining(), budget.progress()) == (-5.0, 1.0)
+
+
+def test_a_part_of_a_budget_starts_now_without_reserve(clock: list[float]) -> None:
+    whole = Budget(60.0, 0.0, reserve_seconds=10.0)
+    assert whole.until(7.0) == Budget(7.0, 100.0, 0.0)
+    assert whole.until(None).remaining() == math.inf

@@ -1,0 +1,196 @@
+"""Rolling packs: who goes on, with which state, and that no process matters."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from pipeline.carry import Carry, Turn, assemble_state, begin, halt, next_turn
+from pipeline.config import TrainConfig
+from pipeline.data.pack import PackMaker
+from pipeline.reasoner.layout import Layout, make_layout
+from pipeline.reasoner.trm import State
+from tests.pipeline.tiny import tiny_store
+
+MEMORY_TOKENS = 2
+CONFIG = TrainConfig(seed=3, pack_tokens=150, canvas="fitted", segments=4, exploration=0.0)
+
+
+def make_maker() -> PackMaker:
+    return PackMaker(tiny_store(), CONFIG.canvas, MEMORY_TOKENS)
+
+
+def layout_of(turn: Turn) -> Layout:
+    return make_layout(torch.from_numpy(turn.pack.shapes), torch.from_numpy(turn.pack.offsets), MEMORY_TOKENS)
+
+
+def numbered_state(layout: Layout, start: int = 0) -> State:
+    """Two states in which every token has a number of its own."""
+    token = torch.arange(start, start + layout.tokens, dtype=torch.float32)[:, None]
+    return token.repeat(1, 2), -token.repeat(1, 2)
+
+
+def one_turn(segments_before: int, config: TrainConfig = CONFIG) -> tuple[Turn, Layout]:
+    turn = next_turn(begin(make_maker()), make_maker(), config, step=0, pack=0)
+    turn = replace(turn, segments=np.full(len(turn.samples), segments_before))
+    return turn, layout_of(turn)
+
+
+def goes_on(turn: Turn, layout: Layout, halting: torch.Tensor, config: TrainConfig, step: int = 0) -> npt.NDArray[np.bool_]:
+    """Which sequences of a turn go on: read off the states, whose tokens are numbered."""
+    carry = halt(turn, halting, numbered_state(layout), layout, config, step, 0)
+    if carry.state is None:
+        return np.zeros(len(turn.samples), bool)
+    return np.isin(np.arange(len(turn.samples)), layout.sequence[carry.state[0][:, 0].long()].numpy())
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_sequence_goes_on_until_its_halting_logit_is_positive(before: int) -> None:
+    turn, layout = one_turn(before)
+    halting = torch.linspace(-1, 1, len(turn.samples))
+    halting[0] = 0.0
+    assert np.array_equal(goes_on(turn, layout, halting, CONFIG), (halting <= 0).numpy())
+
+
+def test_nobody_goes_on_after_the_last_segment() -> None:
+    for exploration in (0.0, 1.0):
+        config = replace(CONFIG, exploration=exploration)
+        turn, layout = one_turn(3, config)
+        carry = halt(turn, torch.full((len(turn.samples),), -9.0), numbered_state(layout), layout, config, 0, 0)
+        assert len(carry) == 0
+        assert carry.state is None
+
+
+def test_one_segment_replaces_everything() -> None:
+    config = replace(CONFIG, segments=1)
+    turn, layout = one_turn(0, config)
+    assert not goes_on(turn, layout, torch.full((len(turn.samples),), -9.0), config).any()
+
+
+def share_that_goes_on(before: int, config: TrainConfig) -> float:
+    """Of sequences that all want to halt."""
+    shares = []
+    turn, layout = one_turn(before, config)
+    wants = torch.full((len(turn.samples),), 9.0)
+    for step in range(6):
+        shares.append(goes_on(turn, layout, wants, config, step).mean())
+    return float(np.mean(shares))
+
+
+def test_exploration_keeps_sequences_for_a_random_number_of_segments() -> None:
+    config = replace(CONFIG, exploration=1.0, segments=4, pack_tokens=6000)  # the least is 2, 3 or 4
+    assert [share_that_goes_on(before, config) for before in (0, 1, 2, 3)] == pytest.approx([1, 2 / 3, 1 / 3, 0], abs=0.05)
+
+
+def test_exploration_is_the_share_of_sequences_that_explore() -> None:
+    config = replace(CONFIG, exploration=0.25, segments=16, pack_tokens=6000)
+    assert share_that_goes_on(0, config) == pytest.approx(0.25, abs=0.04)
+
+
+def test_who_explores_depends_on_step_and_pack() -> None:
+    config = replace(CONFIG, exploration=0.5, pack_tokens=1000)
+    turn, layout = one_turn(0, config)
+    wants = torch.full((len(turn.samples),), 9.0)
+    kept = {tuple(halt(turn, wants, numbered_state(layout), layout, config, step, pack).samples.example.tolist())
+            for step, pack in ((0, 0), (0, 1), (1, 0), (1, 1))}  # fmt: skip
+    assert len(kept) == 4
+
+
+def test_the_carry_keeps_samples_segments_and_states_together() -> None:
+    turn, layout = one_turn(1)
+    halting = torch.tensor([(-1.0) ** i for i in range(len(turn.samples))])
+    state = numbered_state(layout)
+    carry = halt(turn, halting, state, layout, CONFIG, 0, 0)
+    odd = np.arange(len(turn.samples)) % 2 == 1
+    assert carry.samples.example.tolist() == turn.samples.example[odd].tolist()
+    assert carry.segments.tolist() == [2] * int(odd.sum())
+    assert carry.state is not None
+    for kept, whole in zip(carry.state, state, strict=True):
+        assert torch.equal(kept, whole[torch.isin(layout.sequence, torch.from_numpy(np.flatnonzero(odd)))])
+
+
+def test_what_is_carried_takes_its_state_to_its_new_place_and_the_new_start_afresh() -> None:
+    maker, rng = make_maker(), np.random.default_rng(0)
+    carry = begin(maker)
+    moved = kept = 0
+    for step in range(6):
+        turn = next_turn(carry, maker, CONFIG, step, 0)
+        layout, tokens = layout_of(turn), maker.tokens(carry.samples)
+        initial = (torch.full((1, 2), 0.5).expand(layout.tokens, -1), torch.full((1, 2), 0.25).expand(layout.tokens, -1))
+        state = assemble_state(initial, carry, turn, layout, tokens)
+        starts = np.cumsum(tokens) - tokens
+        for i, source in enumerate(turn.source.tolist()):
+            mine = slice(int(layout.first[i]), int(layout.first[i]) + int(maker.tokens(turn.samples)[i]))
+            for part, (now, fresh) in enumerate(zip(state, initial, strict=True)):
+                if source < 0:
+                    assert torch.equal(now[mine], fresh[mine])
+                    continue
+                assert carry.state is not None
+                assert torch.equal(now[mine], carry.state[part][starts[source] : starts[source] + tokens[source]])
+            kept += source >= 0
+            moved += source >= 0 and source != i
+        halting = torch.from_numpy(rng.normal(size=len(turn.samples)))
+        carry = halt(turn, halting, numbered_state(layout, 1000 * (step + 1)), layout, CONFIG, step, 0)
+    assert kept > 20
+    assert moved > 5
+
+
+def test_a_turn_fills_the_room_that_the_carry_leaves() -> None:
+    maker = make_maker()
+    carry = begin(maker)
+    for step in range(5):
+        turn = next_turn(carry, maker, CONFIG, step, 0)
+        tokens = maker.tokens(turn.samples)
+        assert tokens.sum() >= CONFIG.pack_tokens
+        assert tokens.sum() - tokens.max() < CONFIG.pack_tokens + maker.tokens(carry.samples).sum()
+        assert sorted(turn.source[turn.source >= 0].tolist()) == list(range(len(carry)))
+        for i, source in enumerate(turn.source.tolist()):
+            assert turn.segments[i] == (carry.segments[source] if source >= 0 else 0)
+            if source >= 0:
+                for name in ("example", "transform", "shift"):
+                    assert np.array_equal(getattr(turn.samples, name)[i], getattr(carry.samples, name)[source])
+        layout = layout_of(turn)
+        halting = torch.tensor([1.0 if i % 3 else -1.0 for i in range(len(turn.samples))])
+        carry = halt(turn, halting, numbered_state(layout), layout, CONFIG, step, 0)
+        assert len(carry) > 0
+
+
+def test_a_carry_that_fills_the_pack_leaves_room_for_nobody() -> None:
+    maker = make_maker()
+    turn = next_turn(begin(maker), maker, CONFIG, 0, 0)
+    layout = layout_of(turn)
+    carry = halt(turn, torch.full((len(turn.samples),), -1.0), numbered_state(layout), layout, CONFIG, 0, 0)
+    again = next_turn(carry, maker, CONFIG, 1, 0)
+    assert again.samples.example.tolist() == turn.samples.example.tolist()
+    assert again.source.tolist() == list(range(len(turn.samples)))
+
+
+def history(packs: Iterable[int], steps: int = 6) -> dict[tuple[int, int], list[list[int]]]:
+    """What a process that owns `packs` sees in each of them at each step, sequences halting at random."""
+    maker, config = make_maker(), replace(CONFIG, exploration=0.3)
+    carries: dict[int, Carry] = {pack: begin(maker) for pack in packs}
+    seen = {}
+    for step in range(steps):
+        for pack, carry in carries.items():
+            turn = next_turn(carry, maker, config, step, pack)
+            samples = turn.samples
+            seen[step, pack] = np.column_stack((samples.example, samples.transform, samples.shift, turn.segments)).tolist()
+            layout = layout_of(turn)
+            halting = torch.from_numpy(np.sin(samples.transform + step))
+            carries[pack] = halt(turn, halting, numbered_state(layout), layout, config, step, pack)
+    return seen
+
+
+def test_packs_do_not_depend_on_the_process_that_owns_them() -> None:
+    together = history([0, 1, 2])
+    assert together == history([2, 0]) | history([1])
+    assert len({str(samples) for samples in together.values()}) == len(together)
+
+
+def test_another_seed_gives_other_packs() -> None:
+    maker = make_maker()
+    first, second = (next_turn(begin(maker), maker, replace(CONFIG, seed=seed), 0, 0).samples for seed in (0, 1))
+    assert first.transform.tolist() != second.transform.tolist()

@@ -1,0 +1,312 @@
+"""Checkpoints: everything by name, complete or not there, and an error that names the file."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline import checkpoint
+from pipeline.checkpoint import (
+    Transplant,
+    Weights,
+    begin_checkpoint,
+    find_weights,
+    finish_checkpoint,
+    load_weights,
+    network_from,
+    newest_checkpoint,
+    read_tensors,
+    save_weights,
+    transplant,
+    write_json,
+    write_tensors,
+)
+from pipeline.config import Config, override
+from pipeline.data.build import BuildConfig, build
+from pipeline.data.store import Store
+from pipeline.reasoner.network import Network, make_network
+from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
+
+KINDS = pytest.mark.parametrize("kind", ["table", "compositional"])
+
+
+def config_of(kind: str, *settings: str) -> Config:
+    return tiny_config(f"memory.kind={kind}", "memory.tokens=2", *settings)
+
+
+def network_of(config: Config, store: Store, seed: int = 1) -> Network:
+    """A network whose memory rows are all different."""
+    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), seed)
+    with torch.no_grad():
+        network.memory.rows.normal_(generator=torch.Generator().manual_seed(seed))
+    return network
+
+
+def write_weights(path: Path, kind: str = "compositional", store: Store | None = None) -> dict[str, Tensor]:
+    store = store or tiny_store()
+    config = config_of(kind)
+    tensors = {name: tensor.clone() for name, tensor in network_of(config, store).state_dict().items()}
+    save_weights(path, tensors, config, store, 12)
+    return tensors
+
+
+def assert_equal(ours: dict[str, Tensor], others: dict[str, Tensor]) -> None:
+    assert ours.keys() == others.keys()
+    assert not [name for name in ours if not torch.equal(ours[name], others[name])]
+
+
+@KINDS
+def test_weights_are_read_as_they_were_written(tmp_path: Path, kind: str) -> None:
+    store, path = tiny_store(), tmp_path / "weights.safetensors"
+    tensors = write_weights(path, kind, store)
+    weights = load_weights(path)
+    assert_equal(weights.tensors, tensors)
+    assert (weights.path, weights.config, weights.step) == (path, config_of(kind), 12)
+    assert (weights.data_hash, weights.task_ids) == (store.data_hash, store.task_ids)
+    assert weights.transforms.tolist() == store.transforms.tolist()
+    assert weights.transform_start.tolist() == store.transform_start.tolist()
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@KINDS
+def test_weights_come_back_unchanged_to_their_own_tasks(tmp_path: Path, kind: str) -> None:
+    store = tiny_store()
+    tensors = write_weights(tmp_path / "weights.safetensors", kind, store)
+    network, happened = network_from(load_weights(tmp_path), store)
+    assert_equal(network.state_dict(), tensors)
+    assert happened == Transplant(known=4, new=0, unused=0)
+
+
+def store_of(names: dict[str, int], augmentations: int, seed: int = 0) -> Store:
+    """A store of tasks by name; equal numbers are equal tasks."""
+    tasks = tiny_source(tasks=max(names.values()) + 1).tasks
+    renamed = tuple(replace(tasks[number], id=name) for name, number in names.items())
+    source = replace(tiny_source(), tasks=renamed, solutions={})
+    return build([source], [], BuildConfig(augmentations, "all", seed, 1), leakage="allow")
+
+
+OLD, NEW = {"b": 0, "c": 1, "d": 2}, {"a": 3, "c": 1, "d": 2, "e": 4}
+
+
+def moved(kind: str, tmp_path: Path) -> tuple[Weights, Store, Network, Transplant]:
+    """What becomes of weights of b, c and d, with other views, when a, c, d and e are to be solved."""
+    write_weights(tmp_path / "weights.safetensors", kind, store_of(OLD, 5))
+    weights, store = load_weights(tmp_path), store_of(NEW, 8, seed=1)
+    network, happened = network_from(weights, store)
+    return weights, store, network, happened
+
+
+@KINDS
+def test_a_transplant_says_what_was_known_new_and_unused(tmp_path: Path, kind: str) -> None:
+    weights, _, network, happened = moved(kind, tmp_path)
+    assert happened == Transplant(known=2, new=2, unused=1)
+    assert str(happened) == "task memory: 2 tasks by id, 2 new from the mean, 1 not needed"
+    trunk = {name: tensor for name, tensor in network.state_dict().items() if name != "memory.rows"}
+    assert_equal(trunk, {name: tensor for name, tensor in weights.tensors.items() if name != "memory.rows"})
+
+
+def test_compositional_rows_move_by_task_id_and_new_ones_are_the_mean(tmp_path: Path) -> None:
+    weights, store, network, _ = moved("compositional", tmp_path)
+    old, rows = weights.tensors["memory.rows"], network.state_dict()["memory.rows"]
+    assert store.task_ids == ("a", "c", "d", "e")
+    torch.testing.assert_close(rows, torch.stack([old.mean(0), old[1], old[2], old.mean(0)]))
+
+
+def test_table_rows_move_by_task_id_and_transform_and_new_ones_are_the_mean(tmp_path: Path) -> None:
+    weights, store, network, _ = moved("table", tmp_path)
+    old, rows = weights.tensors["memory.rows"], network.state_dict()["memory.rows"]
+    starts = weights.transform_start.tolist()
+    places = {task: dict(zip(weights.transforms[a:b].tolist(), range(a, b), strict=True))
+              for task, a, b in zip(weights.task_ids, starts[:-1], starts[1:], strict=True)}  # fmt: skip
+    kinds = []
+    for task, task_id in enumerate(store.task_ids):
+        for position in range(*store.transform_start[task : task + 2]):
+            code = int(store.transforms[position])
+            known = places.get(task_id, {})
+            expected = old[known[code]] if code in known else old[list(known.values()) or slice(None)].mean(0)
+            torch.testing.assert_close(rows[position], expected)
+            kinds.append("same view" if code in known else "mean of task" if known else "mean of all")
+    assert {kind: kinds.count(kind) > 1 for kind in set(kinds)} == dict.fromkeys(
+        ("same view", "mean of task", "mean of all"), True
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("memory.kind=table", "memory.color_base"),
+        ("memory.tokens=1", "memory.rows, memory.scale, memory.shift"),
+        ("model.layers=1", r"reasoner\.blocks\.1"),
+        ("model.convolution=3", r"reasoner\.blocks\.0\.feed_forward\.convolution\.weight"),
+        ("model.hidden_size=32", "memory.dihedral"),
+        ("model.states=1", r"reasoner\.initial_answer"),
+        ("model.heads=4", r"model\.heads"),
+        ("model.positions=1d", r"model\.positions"),
+    ],
+)
+def test_weights_of_another_architecture_are_refused_by_what_differs(tmp_path: Path, setting: str, named: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_weights(path)
+    store = tiny_store()
+    other = network_of(override(config_of("compositional"), [setting]), store)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(ValueError, match=f"{path}: weights of another architecture, .*{named}.* differ"):
+        transplant(load_weights(path), other, store)
+    assert_equal(other.state_dict(), before)
+
+
+def test_a_table_of_other_memory_tokens_is_refused(tmp_path: Path) -> None:
+    write_weights(tmp_path / "weights.safetensors", "table")
+    store = tiny_store()
+    with pytest.raises(ValueError, match=r"memory\.tokens differ"):
+        transplant(load_weights(tmp_path), network_of(config_of("table", "memory.tokens=3"), store), store)
+
+
+def test_more_cycles_are_no_other_architecture(tmp_path: Path) -> None:
+    write_weights(tmp_path / "weights.safetensors")
+    store = tiny_store()
+    deeper = network_of(config_of("compositional", "model.H_cycles=5", "model.L_cycles=6"), store)
+    assert transplant(load_weights(tmp_path), deeper, store).known == 4
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, -1])
+def test_a_truncated_file_is_named(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_weights(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=f"^{path}: damaged or not a safetensors file"):
+        load_weights(path)
+
+
+def test_a_foreign_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match=f"^{path}: not a weights file of this program"):
+        load_weights(path)
+    path.write_text("weights")
+    with pytest.raises(ValueError, match=f"^{path}: damaged or not a safetensors file"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dropped"),
+    [
+        ({"config": "{"}, ""),
+        ({"config": '{"model": {"color": 1}}'}, ""),
+        ({"config": "[]"}, ""),
+        ({"step": "soon"}, ""),
+        ({"task_ids": "3"}, ""),
+        ({"task_ids": '["tiny000"]'}, ""),
+        ({}, "views.transforms"),
+        ({}, "views.transform_start"),
+        ({}, "memory.rows"),
+    ],
+)
+def test_a_file_with_damaged_content_is_named(tmp_path: Path, changes: dict[str, str], dropped: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_weights(path)
+    tensors, metadata = read_tensors(path)
+    save_file({name: tensor for name, tensor in tensors.items() if name != dropped}, path, metadata=metadata | changes)
+    with pytest.raises(ValueError, match=f"^{path}: damaged weights file: "):
+        load_weights(path)
+
+
+@KINDS
+def test_a_memory_of_the_wrong_length_is_damage(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_weights(path, kind)
+    tensors, metadata = read_tensors(path)
+    tensors["memory.rows"] = tensors["memory.rows"][1:].clone()
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(ValueError, match=rf"^{path}: damaged weights file: \d+ rows of task memory, expected \d+"):
+        load_weights(path)
+
+
+def make_checkpoint(folder: Path, step: int, kept: int = 9) -> Path:
+    temporary = begin_checkpoint(folder, step)
+    (temporary / "weights.safetensors").write_text(str(step))
+    return finish_checkpoint(temporary, kept)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_weights_are_found_in_run_checkpoints_and_checkpoint_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for step in (3, 20, 100):
+        make_checkpoint(folder, step)
+    newest = folder / "step-00000100" / "weights.safetensors"
+    for path in (tmp_path, folder, newest.parent, newest):
+        assert find_weights(path) == newest
+    older = folder / "step-00000003"
+    assert find_weights(older) == older / "weights.safetensors"
+
+
+@pytest.mark.parametrize(("name", "message"), [("nowhere", "no such weights file or folder"), (".", "no weights.safetensors")])
+def test_a_place_without_weights_is_named(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(FileNotFoundError, match=message):
+        find_weights(tmp_path / name)
+
+
+def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "none") is None
+    for step in (99_999_999, 123_456_789, 5):
+        make_checkpoint(tmp_path, step)
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-123456789"
+
+
+def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 99_999_999, 100_000_000):
+        make_checkpoint(tmp_path, step, kept=2)
+    assert names(tmp_path) == ["step-100000000", "step-99999999"]
+
+
+def test_an_unfinished_checkpoint_is_hidden_and_begun_anew(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, 4)
+    unfinished = begin_checkpoint(tmp_path, 8)
+    (unfinished / "weights.safetensors").write_text("half")
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-00000004"
+    assert find_weights(tmp_path).read_text() == "4"
+    again = begin_checkpoint(tmp_path, 8)
+    assert names(again) == []
+    assert finish_checkpoint(again, kept=1) == tmp_path / "step-00000008"
+    assert names(tmp_path) == ["step-00000008"]
+
+
+def test_a_checkpoint_of_the_same_step_replaces_the_first(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, 4)
+    (tmp_path / "step-00000004" / "left").write_text("over")
+    make_checkpoint(tmp_path, 4)
+    assert names(tmp_path / "step-00000004") == ["weights.safetensors"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, values = tmp_path / "t.safetensors", tmp_path / "v.json"
+    write_tensors(tensors, {"a": torch.ones(2)}, {"said": "before"})
+    write_json(values, {"b": 1, "a": [2.5]})
+
+    def fail(given: object, path: Path, metadata: object = None) -> None:
+        path.write_text("half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(OSError, match="no space left"):
+        write_tensors(tensors, {"a": torch.zeros(2)})
+    with pytest.raises(TypeError):
+        write_json(values, {"b": object()})
+    found, metadata = read_tensors(tensors)
+    assert (found["a"].tolist(), metadata) == ([1.0, 1.0], {"said": "before"})
+    assert orjson.loads(values.read_bytes()) == {"a": [2.5], "b": 1}
+    assert names(tmp_path) == ["t.safetensors", "v.json"]
+
+
+def test_tensors_without_values_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "empty.safetensors"
+    write_tensors(path, {"none": torch.from_numpy(np.zeros((0, 2), np.uint8))})
+    assert read_tensors(path)[0]["none"].shape == (0, 2)

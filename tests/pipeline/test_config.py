@@ -1,0 +1,136 @@
+"""Configs: what is wrong is said with the alternatives, and what is written is read back."""
+
+from dataclasses import fields, replace
+
+import orjson
+import pytest
+
+from pipeline.config import Config, PredictConfig, TrainConfig, override
+from pipeline.presets import PRESETS, preset
+from pipeline.reasoner.trm import ReasonerConfig
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.steps=1", "unknown section 'training'; one of: build, model, memory, optimizer, train, predict"),
+        ("memory.rows=1", "memory has no field 'rows'; one of: kind, tokens"),
+        ("memory.kind=tree", "memory.kind must be one of table, compositional, got 'tree'"),
+        ("predict.ranking=luck", "predict ranking must be one of count, probability-sum, mean-probability, got 'luck'"),
+        ("train.steps=many", "train.steps must be of type int, got 'many'"),
+        ("train.steps=1.5", "train.steps must be of type int, got '1.5'"),
+        ("optimizer.rate=fast", "optimizer.rate must be of type float, got 'fast'"),
+        ("optimizer.rate=nan", "optimizer.rate must be finite, got nan"),
+        ("train.checkpoint_seconds=inf", "train.checkpoint_seconds must be finite, got inf"),
+        ("train.steps=-1", "must not be negative"),
+        ("train.exploration=2", r"exploration must be in \[0, 1\]"),
+        ("predict.time_share=1", r"time_share must be in \(0, 1\), got 1.0"),
+        ("model.heads=3", "a multiple of 4"),
+        ("train.steps", "a setting reads section.field=value, got 'train.steps'"),
+        ("steps=1", "a setting reads section.field=value, got 'steps=1'"),
+    ],
+)
+def test_a_bad_setting_says_what_would_be_good(setting: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        override(Config(), [setting])
+
+
+def test_settings_are_read_as_the_type_of_their_field() -> None:
+    config = override(
+        Config(),
+        [
+            "train.pack_tokens=16_384",
+            " optimizer.rate = 3e-3 ",
+            "train.exploration=1",
+            "memory.kind=compositional",
+            "model.states=1",
+        ],
+    )
+    assert (config.train.pack_tokens, config.optimizer.rate, config.memory.kind) == (16_384, 3e-3, "compositional")
+    assert type(config.train.exploration) is float
+    assert config.model.states == 1
+
+
+def test_of_two_settings_of_one_field_the_last_holds() -> None:
+    assert override(Config(), ["train.steps=1", "train.seed=7", "train.steps=2"]).train == TrainConfig(steps=2, seed=7)
+
+
+def test_nothing_else_changes() -> None:
+    assert override(Config(), []) == Config()
+    assert override(Config(), ["train.steps=5"]) == replace(Config(), train=TrainConfig(steps=5))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_settings_that_only_fit_together_are_taken_in_any_order(order: int) -> None:
+    config = override(Config(), ["model.hidden_size=36", "model.heads=3"][::order])
+    assert (config.model.hidden_size, config.model.heads) == (36, 3)
+    assert Config.from_json({"model": dict(list(config.to_json()["model"].items())[::order])}).model == config.model
+
+
+CHANGED = override(
+    PRESETS["demo"],
+    ["model.hidden_size=36", "model.heads=3", "train.seed=9", "optimizer.rate=0.1", "train.exploration=0", "predict.views=3"],
+)
+
+
+@pytest.mark.parametrize("config", [*PRESETS.values(), CHANGED], ids=[*PRESETS, "changed"])
+def test_json_gives_the_config_back(config: Config) -> None:
+    for options in (0, orjson.OPT_SORT_KEYS):
+        assert Config.from_json(orjson.loads(orjson.dumps(config.to_json(), option=options))) == config
+    assert set(config.to_json()) == {field.name for field in fields(Config)}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "a config is an object of sections"),
+        ({"train": 3}, "a config is an object of sections"),
+        ({"train": {"stepz": 1}}, "train has no field 'stepz'; one of: seed, steps"),
+        ({"network": {"size": 1}}, "unknown section 'network'; one of: build"),
+        ({"train": {"steps": None}}, "train.steps must be of type int, got None"),
+        ({"train": {"steps": True}}, "train.steps must be of type int, got True"),
+        ({"train": {"loss": ["softmax"]}}, "train.loss must be one of stablemax, softmax"),
+        ({"optimizer": {"rate": "1e400"}}, "optimizer.rate must be finite"),
+    ],
+)
+def test_json_of_something_else_is_refused(values: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Config.from_json(values)
+
+
+def test_a_preset_takes_a_seed_for_training_and_building() -> None:
+    seeded = preset("demo", 5)
+    assert (seeded.train.seed, seeded.build.seed) == (5, 5)
+    assert preset("demo") == PRESETS["demo"]
+
+
+def test_an_unknown_preset_lists_the_others() -> None:
+    with pytest.raises(ValueError, match="unknown preset 'tiny'; one of: demo, fast, trm-arc1, trm-arc2"):
+        preset("tiny")
+
+
+def test_the_published_preset_is_the_published_network() -> None:
+    model, train = PRESETS["trm-arc1"].model, PRESETS["trm-arc1"].train
+    assert model == ReasonerConfig(512, 8, 4.0, 256, 2, 3, 4, 2, "1d", 0, 30, 12)
+    assert train.pack_tokens == 768 * 916
+    assert (train.canvas, train.segments, train.loss, train.shift_probability) == ("full", 16, "stablemax", 0.75)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"segments": 0}, "segments must be at least 1"),
+        ({"log_steps": 0}, "log_steps"),
+        ({"checkpoint_seconds": -1.0}, "must not be negative"),
+        ({"shift_probability": 1.1}, r"shift_probability and exploration must be in \[0, 1\]"),
+    ],
+)
+def test_training_settings_are_checked(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TrainConfig(), **settings)
+
+
+@pytest.mark.parametrize("name", ["views", "round_views", "pack_tokens", "segments"])
+def test_prediction_settings_are_checked(name: str) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        replace(PredictConfig(), **{name: 0})

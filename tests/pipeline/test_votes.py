@@ -1,0 +1,148 @@
+"""Votes from disk: what was pooled is called pooled, and every test has its two attempts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from augment.grid import Grid
+from eval.vote import Ballot
+from pipeline.candidates import Candidates, Origin, write_candidates
+from pipeline.data.store import Store
+from pipeline.votes import count_votes, tally, write_attempts
+from submission.format import check_submission, read_submission
+from tests.pipeline.tiny import tiny_store
+
+RED, BLUE = np.full((2, 3), 2, np.uint8), np.full((1, 1), 1, np.uint8)
+
+
+def make_candidates(votes: list[tuple[int, Grid | None, float]]) -> Candidates:
+    """Candidates of (test of the store, grid, probability)."""
+    return Candidates(
+        np.array([test for test, _, _ in votes], np.int32),
+        np.zeros(len(votes), np.uint32),
+        np.array([probability for _, _, probability in votes], np.float32),
+        np.array([(0, 0) if grid is None else grid.shape for _, grid, _ in votes], np.uint8).reshape(-1, 2),
+        np.concatenate([np.zeros(0, np.uint8), *(grid.ravel() for _, grid, _ in votes if grid is not None)]),
+    )
+
+
+def write(folder: Path, number: int, store: Store, votes: list[tuple[int, Grid | None, float]], source: str = "step 1") -> None:
+    folder.mkdir(exist_ok=True)
+    write_candidates(folder, number, 0, make_candidates(votes), Origin(source, store.tests_hash))
+
+
+def place(store: Store, test: int) -> tuple[str, int]:
+    return store.task_ids[store.test_task[test]], int(store.test_index[test])
+
+
+def test_candidates_are_counted_under_the_ids_of_their_tests() -> None:
+    store, ballot = tiny_store(), Ballot("here")
+    votes = [(test, np.full((1, test + 1), 3, np.uint8), 0.5) for test in range(len(store.test_task))]
+    count_votes(ballot, make_candidates([*votes, (0, None, 0.9)]), store)
+    for test, grid, _ in votes:
+        (best,) = ballot.top(*place(store, test), None)
+        assert np.array_equal(best.grid, grid)
+        assert (best.count, best.mean_probability) == (1, 0.5)
+    assert ballot.tally(*place(store, 0)).empty == 1
+    assert len({place(store, test) for test, _, _ in votes}) == 6
+
+
+@pytest.mark.parametrize("test", [-1, 6])
+def test_a_test_that_the_dataset_does_not_have_is_refused(test: int) -> None:
+    with pytest.raises(ValueError, match=f"candidates of test input {test}, but the dataset has 6"):
+        count_votes(Ballot("here"), make_candidates([(test, RED, 0.5)]), tiny_store())
+
+
+def test_rounds_of_one_checkpoint_are_one_source(tmp_path: Path) -> None:
+    store, folder = tiny_store(), tmp_path / "candidates"
+    write(folder, 1, store, [(0, RED, 0.5)])
+    write(folder, 2, store, [(0, RED, 1.0), (0, BLUE, 0.5)])
+    ballot = tally([folder], store)
+    assert ballot.sources == (f"{folder}: step 1",)
+    assert [(candidate.count, candidate.probability_sum) for candidate in ballot.top(*place(store, 0), None)] == [
+        (2, 1.5),
+        (1, 0.5),
+    ]
+
+
+def test_folders_and_checkpoints_are_pooled_by_name(tmp_path: Path) -> None:
+    store, one, two = tiny_store(), tmp_path / "one", tmp_path / "two"
+    write(one, 1, store, [(0, RED, 0.5)], "step 1")
+    write(one, 2, store, [(0, RED, 0.5)], "step 2")
+    write(two, 1, store, [(0, RED, 0.5), (1, BLUE, 0.5)], "step 1")
+    ballot = tally([one, two], store)
+    assert ballot.sources == (f"{one}: step 1", f"{one}: step 2", f"{two}: step 1")
+    assert ballot.top(*place(store, 0), 1)[0].count == 3
+    assert ballot.top(*place(store, 1), 1)[0].count == 1
+
+
+def test_a_folder_without_candidates_is_named(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match=f"^{folder}: no candidates here"):
+            tally([folder], tiny_store())
+
+
+def test_candidates_for_other_tests_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, 1, tiny_store(seed=1), [(0, RED, 0.5)])
+    with pytest.raises(ValueError, match=r"round-0001-0\.safetensors: candidates for other tests"):
+        tally([tmp_path], tiny_store())
+
+
+def test_candidates_fit_every_dataset_of_the_same_tests(tmp_path: Path) -> None:
+    write(tmp_path, 1, tiny_store(augmentations=0), [(0, RED, 0.5)])
+    store = tiny_store(augmentations=9)
+    assert tally([tmp_path], store).top(*place(store, 0), 1)[0].count == 1
+
+
+def test_attempts_are_a_complete_file_that_says_where_it_comes_from(tmp_path: Path) -> None:
+    store, ballot = tiny_store(), Ballot("step 1")
+    count_votes(ballot, make_candidates([(0, RED, 0.5), (0, BLUE, 0.9), (0, RED, 0.1), (1, BLUE, 0.5), (1, None, 0.5)]), store)
+    tasks, path = store.tasks_to_solve(), tmp_path / "submission.json"
+    filled = write_attempts(path, ballot, tasks, "count")
+    check_submission(path, tasks)
+    attempts = read_submission(path)
+    task, index = place(store, 0)
+    assert [grid.tolist() for grid in attempts[task][index]] == [RED.tolist(), BLUE.tolist()]
+    task, index = place(store, 1)
+    first, second = attempts[task][index]
+    assert first.tolist() == BLUE.tolist()
+    assert second.tolist() != BLUE.tolist()
+    unasked = [list(place(store, test)) for test in range(2, 6)]
+    assert orjson.loads((tmp_path / "votes.json").read_bytes()) == {
+        "sources": ["step 1"],
+        "ranking": "count",
+        "views_least": 0,
+        "views_most": 3,
+        "empty_candidates": 1,
+        "without_prediction": unasked,
+        "with_one_prediction": [list(place(store, 1))],
+    }
+    assert [list(place) for place in filled.without_prediction] == unasked
+
+
+def test_the_ranking_chooses_the_attempts(tmp_path: Path) -> None:
+    store, ballot = tiny_store(), Ballot("step 1")
+    count_votes(ballot, make_candidates([(0, RED, 0.1), (0, RED, 0.1), (0, BLUE, 0.9)]), store)
+    task, index = place(store, 0)
+    for ranking, best in (("count", RED), ("mean-probability", BLUE)):
+        write_attempts(tmp_path / "submission.json", ballot, store.tasks_to_solve(), ranking)
+        assert read_submission(tmp_path / "submission.json")[task][index][0].tolist() == best.tolist()
+
+
+def test_an_unknown_ranking_leaves_the_submission_as_it_was(tmp_path: Path) -> None:
+    store, path = tiny_store(), tmp_path / "submission.json"
+    write_attempts(path, Ballot("none"), store.tasks_to_solve(), "count")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="unknown ranking 'luck'"):
+        write_attempts(path, Ballot("none"), store.tasks_to_solve(), "luck")
+    assert path.read_bytes() == before
+
+
+def test_tasks_that_are_not_asked_for_are_not_submitted(tmp_path: Path) -> None:
+    store = tiny_store()
+    tasks = [replace(task, test=task.test[:1]) for task in store.tasks_to_solve()[:2]]
+    write_attempts(tmp_path / "submission.json", Ballot("none"), tasks, "count")
+    assert list(read_submission(tmp_path / "submission.json")) == [task.id for task in tasks]
