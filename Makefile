@@ -10,7 +10,7 @@ DEMO := runs/demo-$(SEED)
 demo: $(VENV)/.runtime
 	rm -rf $(DEMO)
 	$(BIN)/python -m pipeline run --source arc1:training --source arc1:evaluation --max-side 6 \
-	    --preset demo --seed $(SEED) --time-limit 10m --out $(DEMO)
+	    --preset demo --seed $(SEED) --time-limit 10m --processes 2 --out $(DEMO)
 	@echo "submission: $(DEMO)/submission.json   log of training: $(DEMO)/metrics.jsonl"
 
 test: lint

@@ -9,7 +9,7 @@ from pipeline.reasoner.memory import MemoryConfig
 from pipeline.reasoner.trm import ReasonerConfig
 
 # python -m pipeline run --source arc1:training --source arc1:evaluation --max-side 6 --preset demo --time-limit 10m
-#   --out runs/demo (make demo)
+#   --processes 2 --out runs/demo-0 (make demo)
 # 2 CPU cores, 10 minutes. Score: BENCHMARKS.md, "The demo".
 DEMO = Config(
     build=BuildConfig(augmentations=1000, policy="keep-output-only"),
@@ -19,13 +19,13 @@ DEMO = Config(
     ),
     memory=MemoryConfig(kind="compositional", tokens=1),
     optimizer=OptimizerConfig(
-        kind="adamw", rate=3e-3, memory_rate=3e-3, weight_decay=0.1, memory_decay=0.1, beta2=0.99, warmup_steps=100,
-        decay_from=0.7, ema=0.99,
+        kind="muon", matrix_rate=3e-3, rate=1e-3, memory_rate=3e-3, weight_decay=1.0, memory_decay=0.1, beta2=0.99,
+        warmup_steps=100, decay_from=0.3, ema=0.99,
     ),
     train=TrainConfig(
-        pack_tokens=2400, canvas="fitted", shift_probability=0.0, segments=1, loss="softmax", checkpoint_seconds=120,
+        packs=2, pack_tokens=640, canvas="fitted", shift_probability=0.0, segments=1, loss="softmax", checkpoint_seconds=120,
     ),
-    predict=PredictConfig(views=64, round_views=8, pack_tokens=16_384, segments=1, time_share=0.1),
+    predict=PredictConfig(views=128, round_views=8, pack_tokens=16_384, segments=1, time_share=0.1),
 )  # fmt: skip
 
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --train-source json:CONCEPTARC.json

@@ -42,7 +42,7 @@ def test_settings_are_read_as_the_type_of_their_field() -> None:
             "train.pack_tokens=16_384",
             " optimizer.rate = 3e-3 ",
             "train.exploration=1",
-            "memory.kind=compositional",
+            "memory.kind = compositional ",
             "model.states=1",
         ],
     )

@@ -13,9 +13,11 @@ from torch import Tensor
 from pipeline.optim import (
     AdamAtan2,
     MovingAverage,
+    Muon,
     OptimizerChain,
     OptimizerConfig,
     make_optimizer,
+    orthogonalize,
     rate_factor,
     sign_descent,
     trainable,
@@ -72,6 +74,51 @@ def test_adam_atan2_moves_nothing_where_there_is_no_gradient() -> None:
 def test_adam_atan2_refuses_bad_settings(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must not be negative"):
         AdamAtan2([torch.nn.Parameter(torch.ones(1))], **settings)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4)])
+def test_orthogonalizing_brings_singular_values_near_one_and_keeps_the_directions(shape: tuple[int, int]) -> None:
+    matrices = (
+        torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    )
+    found = orthogonalize(matrices)
+    values = torch.linalg.svdvals(found)
+    assert (values > 0.5).all()
+    assert (values < 1.3).all()
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    turned = left.mT @ found @ right.mT
+    torch.testing.assert_close(turned, torch.diag_embed(turned.diagonal(dim1=1, dim2=2)), atol=1e-3, rtol=0)
+    for matrix, alone in zip(matrices, found, strict=True):
+        torch.testing.assert_close(orthogonalize(matrix[None])[0], alone)
+
+
+def test_muon_goes_where_the_one_of_torch_goes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    starts = [torch.randn(shape, generator=generator) for shape in ((8, 12), (12, 8), (8, 12))]
+    ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    settings = {"lr": 0.1, "weight_decay": 0.2}
+    optimizers = Muon(ours, **settings), torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for start, mine, other in zip(starts, ours, theirs, strict=True):
+        difference = (mine - other).norm() / (other - start).norm()
+        assert difference.item() < 0.02  # torch's works in bfloat16
+
+
+def test_muon_leaves_matrices_without_gradient_alone() -> None:
+    without = torch.nn.Parameter(torch.ones(2, 3))
+    Muon([without], lr=0.1).step()
+    assert torch.equal(without, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("settings", [{"lr": -1.0}, {"lr": 1.0, "momentum": 1.0}, {"lr": 1.0, "weight_decay": -1.0}])
+def test_muon_refuses_bad_settings(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must not be negative"):
+        Muon([torch.nn.Parameter(torch.ones(1, 1))], **settings)
 
 
 def test_sign_descent_sums_duplicates_and_leaves_other_rows_alone() -> None:
@@ -140,6 +187,7 @@ def test_rates_are_those_of_the_config_times_the_factor() -> None:
     config = OptimizerConfig(kind="muon", rate=0.5, matrix_rate=0.25, memory_rate=2.0, weight_decay=0.3, memory_decay=0.7)
     network = make_tiny()
     optimizer = make_optimizer(network, config)
+    optimizer.set_rates(0.5)
     optimizer.set_rates(0.1)
     settings = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in network.named_parameters():

@@ -7,7 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.reasoner.blocks import GridConvolution, SwiGLU, _Gate, rotary_angles, rotate, truncated_normal
+from pipeline.reasoner import layout as layout_module
+from pipeline.reasoner.blocks import (
+    GridConvolution,
+    SwiGLU,
+    _ConvolveGrids,
+    _Gate,
+    rotary_angles,
+    rotate,
+    truncated_normal,
+)
 from pipeline.reasoner.layout import Layout, make_layout
 
 
@@ -78,6 +87,18 @@ def test_the_convolution_sees_neighbors_of_its_own_canvas_only() -> None:
             for column in range(width):
                 expected.append((padded[row : row + 3, column : column + 3] * weight[:, 0].transpose(1, 2, 0)).sum((0, 1)))
     np.testing.assert_allclose(given, np.stack(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "room"), [(3, 4096), (5, 4096), (3, -1000), (1, -1000)])
+def test_the_gradient_of_the_convolution_is_right(monkeypatch: pytest.MonkeyPatch, kernel: int, room: int) -> None:
+    monkeypatch.setattr(layout_module, "IMAGE_CELLS", room)  # one image of all canvases, or several
+    shapes = torch.tensor([[1, 1], [1, 3], [1, 3], [4, 2]])
+    layout = make_layout(shapes, torch.zeros_like(shapes), 1)
+    assert (len(layout.images) > 1) == (room < 0)
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(layout.tokens, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 1, kernel, kernel, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, weight: _ConvolveGrids.apply(x, weight, layout), (x, weight))
 
 
 @pytest.mark.parametrize(

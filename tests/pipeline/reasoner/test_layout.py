@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.reasoner import layout as layout_module
 from pipeline.reasoner.layout import Group, make_layout
 
 
@@ -60,3 +61,35 @@ def test_split_gives_each_sequence_its_tokens() -> None:
             assert sequence[0, 0] == layout.first[seen]
             seen += 1
     assert torch.equal(torch.cat([part.flatten(0, 1) for _, part in parts]), flat)
+
+
+@pytest.mark.parametrize(("room", "images"), [(10**6, 1), (0, 2), (60, 2), (-(10**6), 4)])
+def test_images_hold_every_cell_once_at_its_row_and_column(monkeypatch: pytest.MonkeyPatch, room: int, images: int) -> None:
+    monkeypatch.setattr(layout_module, "IMAGE_CELLS", room)
+    shapes = torch.tensor([[1, 1], [1, 2], [1, 2], [6, 7], [7, 6]])
+    layout = make_layout(shapes, torch.zeros_like(shapes), 2)
+    assert len(layout.images) == images
+    assert torch.cat([image.cells for image in layout.images]).tolist() == layout.cells.tolist()
+    before = 0
+    for image in layout.images:
+        assert len(image.places.unique()) == len(image.places)
+        sequence = layout.sequence[image.cells] - before
+        assert sequence.unique().tolist() == list(range(image.count))
+        expected = (sequence * image.height + layout.row[image.cells]) * image.width + layout.column[image.cells]
+        assert image.places.tolist() == expected.tolist()
+        assert (layout.row[image.cells] < image.height).all()
+        assert (layout.column[image.cells] < image.width).all()
+        before += image.count
+
+
+def test_images_keep_the_places_of_shifted_canvases() -> None:
+    shapes = torch.tensor([[2, 3], [3, 2]])
+    places = [[image.places.tolist() for image in make_layout(shapes, offset, 1).images]
+              for offset in (torch.zeros_like(shapes), torch.tensor([[9, 1], [0, 27]]))]  # fmt: skip
+    assert places[0] == places[1]
+
+
+def test_memory_tokens_come_first_in_each_sequence() -> None:
+    shapes = torch.tensor([[1, 2], [2, 1]])
+    layout = make_layout(shapes, torch.zeros_like(shapes), 2)
+    assert layout.memory.tolist() == [0, 1, 4, 5]

@@ -113,10 +113,10 @@ def test_a_sequence_without_labels_gives_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("kind", ["stablemax", "softmax"])
-@pytest.mark.parametrize("scale", [0.0, 1e6])
-def test_losses_and_gradients_are_finite_at_extreme_logits(kind: str, scale: float) -> None:
+@pytest.mark.parametrize(("scale", "shift"), [(0.0, 0.0), (1e6, 0.0), (0.0, 1.0), (0.0, -1.0)])
+def test_losses_and_gradients_are_finite_at_extreme_and_special_logits(kind: str, scale: float, shift: float) -> None:
     logits, halting, labels, layout = make_case()
-    logits = (scale * logits).requires_grad_()
+    logits = (scale * logits + shift).requires_grad_()
     loss = segment_loss(logits, scale * halting, labels, layout, kind).total
     loss.backward()
     assert torch.isfinite(loss)

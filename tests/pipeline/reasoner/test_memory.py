@@ -66,7 +66,7 @@ def code_of(memory: CompositionalMemory, dihedral: int, colors: list[int]) -> Te
 
 def test_a_compositional_row_is_scaled_and_shifted_by_the_code_of_the_view() -> None:
     memory = make_compositional()
-    views = make_views([2, 0, 2])
+    views = make_views([2, 0, 2], row=[7, 5, 4])
     given = memory(views)
     assert given.shape == (3, TOKENS, SIZE)
     for i in range(3):
