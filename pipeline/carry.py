@@ -45,7 +45,7 @@ class Turn:
     """(B,) place of each sequence in the carry, -1 where it is new."""
 
 
-def begin(maker: PackMaker) -> Carry:
+def begin() -> Carry:
     """Return the carry before the first step."""
     none = np.zeros(0, np.int64)
     return Carry(Samples(none, none, none.reshape(0, 2)), none, None)

@@ -226,9 +226,14 @@ def write_json(path: Path, value: Any) -> None:
         raise
 
 
+def checkpoint_name(step: int) -> str:
+    """Return the name of the folder of the checkpoint of `step`."""
+    return f"step-{step:08d}"
+
+
 def begin_checkpoint(folder: Path, step: int) -> Path:
     """Return a fresh, hidden folder for the checkpoint of `step`; `finish_checkpoint` makes it visible."""
-    temporary = folder / f".step-{step:08d}"
+    temporary = folder / f".{checkpoint_name(step)}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     return temporary

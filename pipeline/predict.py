@@ -203,8 +203,11 @@ class Predictor:
             segment = self.network(state, batch)
             state = segment.state
         tokens = segment.logits.argmax(-1).to(torch.uint8).cpu().numpy()
-        probability = segment.halting[:, 0].sigmoid().cpu().numpy()
-        builder.add(samples.example, pack, self.store.transforms[samples.transform], tokens, probability)
+        probability = segment.halting[:, 0].sigmoid()
+        if not probability.isfinite().all():
+            logger.warning("halting probabilities that are not finite count as 0")
+            probability = probability.nan_to_num(0.0)
+        builder.add(samples.example, pack, self.store.transforms[samples.transform], tokens, probability.cpu().numpy())
 
 
 def _unshifted(tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64]) -> Samples:

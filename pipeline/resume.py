@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.carry import Carry
 from pipeline.checkpoint import (
     begin_checkpoint,
+    checkpoint_name,
     finish_checkpoint,
     newest_checkpoint,
     read_tensors,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+_FREE = {"steps", "log_steps", "checkpoint_seconds", "checkpoint_steps", "checkpoints_kept"}
+"""Settings of training that a resumed run may change."""
 _SAMPLES = ("example", "transform", "shift", "segments")
 
 
@@ -43,7 +46,7 @@ def save_checkpoint(trainer: "Trainer") -> None:
     accelerator.wait_for_everyone()
     carried = _carried(trainer.carries)
     if carried:
-        write_tensors(folder / f".step-{step:08d}" / f"carry-{accelerator.process_index}.safetensors", carried)
+        write_tensors(folder / f".{checkpoint_name(step)}" / f"carry-{accelerator.process_index}.safetensors", carried)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         finish_checkpoint(temporary, trainer.config.train.checkpoints_kept)
@@ -111,14 +114,17 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _check(trainer: "Trainer", folder: Path, state: Mapping[str, object]) -> None:
-    expected = {
-        "data_hash": trainer.store.data_hash,
-        "config": trainer.config.to_json(),
-        "processes": trainer.accelerator.num_processes,
-    }
-    for key, value in expected.items():
-        if state.get(key) != value:
-            raise ValueError(f"{folder}: cannot resume, its {key} is not that of this run; train in another folder")
+    processes, data_hash = trainer.accelerator.num_processes, trainer.store.data_hash
+    pairs = {"data_hash": (state.get("data_hash"), data_hash), "processes": (state.get("processes"), processes)}
+    stored, own = state["config"], trainer.config.to_json()
+    for section in ("model", "memory", "optimizer", "train"):
+        for name in own[section].keys() - _FREE:
+            pairs[f"{section}.{name}"] = (stored.get(section, {}).get(name), own[section][name])
+    for name, (before, now) in sorted(pairs.items()):
+        if before != now:
+            raise ValueError(
+                f"{folder}: cannot resume, its {name} is {before!r} and that of this run {now!r}; use another folder"
+            )
 
 
 def _part(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:

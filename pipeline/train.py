@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from pipeline.budget import Budget, format_duration
 from pipeline.carry import Carry, assemble_state, begin, halt, next_turn
-from pipeline.checkpoint import newest_checkpoint
+from pipeline.checkpoint import checkpoint_name, newest_checkpoint
 from pipeline.config import Config
 from pipeline.data.pack import PackMaker
 from pipeline.data.store import Store
@@ -95,7 +95,7 @@ class Trainer:
             self.model = accelerator.prepare_model(self.network)
         self.stepper = accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.maker = PackMaker(store, config.train.canvas, config.memory.tokens)
-        self.carries: dict[int, Carry] = {pack: begin(self.maker) for pack in self.packs}
+        self.carries: dict[int, Carry] = {pack: begin() for pack in self.packs}
         self.progress = Progress()
         self.totals = Totals()
         self.told = -math.inf
@@ -275,6 +275,9 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of this step, all processes together."""
+        newest = newest_checkpoint(self.out / "checkpoints")
+        if newest and newest.name == checkpoint_name(self.progress.step):
+            return  # it is there already, complete
         started = time.monotonic()
         save_checkpoint(self)
         self.save_seconds = time.monotonic() - started

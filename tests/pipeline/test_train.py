@@ -206,11 +206,11 @@ def test_training_without_an_end_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_of_other_data_is_not_resumed(tmp_path: Path) -> None:
     config = tiny_config("train.steps=2")
     make_trainer(config, tmp_path).fit(NO_LIMIT)
-    with pytest.raises(ValueError, match="its config is not that of this run"):
-        make_trainer(tiny_config("train.steps=3"), tmp_path).resume()
+    with pytest.raises(ValueError, match=r"its train.seed is 0 and that of this run 3"):
+        make_trainer(tiny_config("train.steps=2", "train.seed=3"), tmp_path).resume()
     path = newest_checkpoint(tmp_path / "checkpoints") / "training.json"
     path.write_text(path.read_text().replace('"data_hash": "', '"data_hash": "0'))
-    with pytest.raises(ValueError, match="its data_hash is not that of this run"):
+    with pytest.raises(ValueError, match="its data_hash is "):
         make_trainer(config, tmp_path).resume()
 
 
