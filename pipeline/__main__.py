@@ -11,7 +11,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from pipeline.data.sources import SOURCES_HELP  # noqa: E402
-from pipeline.launch import first_start, start_processes  # noqa: E402
+from pipeline.launch import first_start, is_first_process, start_processes  # noqa: E402
 
 PROGRAM = "python -m pipeline"
 
@@ -21,11 +21,13 @@ def main(argv: list[str] | None = None) -> int:
     started = first_start(_STARTED) if argv is None else time.monotonic()
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    from pipeline import commands  # noqa: PLC0415 (nothing of it is needed to parse)
+
     try:
+        if arguments.command == "run" and is_first_process():
+            commands.open_run_of(arguments)
         if argv is None and "processes" in arguments:
             start_processes(arguments.processes, sys.argv[1:], started)
-        from pipeline import commands  # noqa: PLC0415 (nothing of it is needed to parse)
-
         return commands.COMMANDS[arguments.command](arguments, started)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)

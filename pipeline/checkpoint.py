@@ -234,7 +234,8 @@ def checkpoint_name(step: int) -> str:
 def begin_checkpoint(folder: Path, step: int) -> Path:
     """Return a fresh, hidden folder for the checkpoint of `step`; `finish_checkpoint` makes it visible."""
     temporary = folder / f".{checkpoint_name(step)}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for unfinished in folder.glob(".step-*"):  # of saves that were cut short
+        shutil.rmtree(unfinished, ignore_errors=True)
     temporary.mkdir(parents=True)
     return temporary
 

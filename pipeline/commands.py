@@ -22,12 +22,23 @@ from pipeline.data.canvas_size import format_size_rules, measure_size_rules
 from pipeline.data.select import Selection
 from pipeline.data.sources import load_source, read_solutions
 from pipeline.data.store import Store
-from submission.format import read_submission
+from pipeline.opening import Challenge, open_run
+from submission.format import fallback_submission, read_submission, write_submission
 
 if TYPE_CHECKING:
     from pipeline.config import Config
 
 logger = logging.getLogger(__name__)
+
+
+def open_run_of(arguments: argparse.Namespace) -> None:
+    """Leave a complete fallback submission for the command `run`, before anything slow is imported or started."""
+    for text in (arguments.time_limit, arguments.reserve):
+        if text:
+            parse_duration(text)
+    if arguments.weights and not arguments.weights.exists():
+        raise FileNotFoundError(f"{arguments.weights}: no such weights file or folder")
+    open_run(_challenge(arguments), arguments.out, arguments.resume)
 
 
 def _run(arguments: argparse.Namespace, started: float) -> int:
@@ -38,9 +49,8 @@ def _run(arguments: argparse.Namespace, started: float) -> int:
         reserve = parse_duration(arguments.reserve) if arguments.reserve else default_reserve(budget.limit_seconds)
         budget = replace(budget, reserve_seconds=reserve)
     plan = RunPlan(
-        sources=tuple(arguments.source),
+        challenge=_challenge(arguments),
         train_sources=tuple(arguments.train_source),
-        selection=_selection(arguments),
         leakage=arguments.leakage or "drop",
         config=_config(arguments),
         budget=budget,
@@ -48,7 +58,13 @@ def _run(arguments: argparse.Namespace, started: float) -> int:
         weights=arguments.weights,
         resume=arguments.resume,
     )
+    if budget.limit_seconds is None and not plan.config.train.steps:
+        raise ValueError("a run needs an end: --time-limit, or --set train.steps=N")
     return run(plan)
+
+
+def _challenge(arguments: argparse.Namespace) -> Challenge:
+    return Challenge(tuple(arguments.source), _selection(arguments))
 
 
 def _build(arguments: argparse.Namespace, started: float) -> int:
@@ -79,15 +95,14 @@ def _train(arguments: argparse.Namespace, started: float) -> int:
     network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
     if arguments.weights:
         logger.info("%s", transplant(load_weights(arguments.weights), network, store))
-    if accelerator.is_main_process:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.out / "config.json", config.to_json())
-    accelerator.wait_for_everyone()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(accelerator, dtype, network, store, config, arguments.out)
     if arguments.resume:
         trainer.resume()
     elif trainer.has_checkpoint():
         raise ValueError(f"{arguments.out} holds checkpoints already: continue with --resume, or choose another --out")
+    if accelerator.is_main_process:
+        write_json(arguments.out / "config.json", config.to_json())
     progress = trainer.fit(_budget(arguments, started))
     if accelerator.is_main_process:
         print(f"{arguments.out}: step {progress.step}, {progress.sequences} sequences, {progress.seconds:.1f} s")
@@ -96,30 +111,35 @@ def _train(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _predict(arguments: argparse.Namespace, started: float) -> int:
-    from pipeline.candidates import clear_candidates
     from pipeline.checkpoint import load_weights
     from pipeline.config import override
     from pipeline.engine import make_accelerator
     from pipeline.predict import Predictor
-    from pipeline.votes import tally, write_attempts
+    from pipeline.votes import predict_and_vote
 
     weights = load_weights(arguments.weights)
-    views = [f"predict.views={arguments.views}"] if arguments.views else []
+    for setting in arguments.set:
+        if not setting.startswith(("predict.", "train.precision=")):
+            raise ValueError(
+                f"{setting!r}: only predict.* and train.precision can be set here, the rest is that of the weights"
+            )
+    views = [] if arguments.views is None else [f"predict.views={arguments.views}"]
     config = override(weights.config, [*arguments.set, *views])
     store = Store.load(arguments.data)
+    tasks = store.tasks_to_solve()
     accelerator, dtype = make_accelerator(config.train.precision)
-    folder = arguments.out / "candidates"
+    path = arguments.out / "submission.json"
     if accelerator.is_main_process:
-        clear_candidates(folder)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "votes.json").unlink(missing_ok=True)
+        write_submission(path, fallback_submission(tasks), tasks)
     accelerator.wait_for_everyone()
     predictor = Predictor(accelerator, dtype, weights, store, config.predict)
     logger.info("%s", predictor.transplant)
-    for done in predictor.rounds(folder, _budget(arguments, started)):
-        logger.info("round %d: up to %d views of each test input, %d candidates", done.number, done.views, done.candidates)
+    ballot = predict_and_vote(predictor, arguments.out, _budget(arguments, started), tasks)
     if accelerator.is_main_process:
-        path = arguments.out / "submission.json"
-        filled = write_attempts(path, tally([folder], store), store.tasks_to_solve(), config.predict.ranking)
-        print(f"{path}: {len(filled.submission)} tasks, {len(filled.without_prediction)} test inputs without a prediction")
+        counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]
+        print(f"{path}: {len(tasks)} tasks, {counts.count(0)} of {len(counts)} test inputs without a prediction")
     accelerator.end_training()
     return 0
 

@@ -6,7 +6,13 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import (
+    AutocastKwargs,
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    parse_flag_from_env,
+)
 
 from pipeline.config import Precision
 from pipeline.data.pack import Pack
@@ -25,7 +31,7 @@ def make_accelerator(precision: Precision) -> tuple[Accelerator, torch.dtype]:
 
     Autocast is off: the reasoners cast their weights themselves (pipeline.reasoner.blocks says why).
     """
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
     dtype = _dtype(precision, cuda)
     accelerator = Accelerator(
         cpu=not cuda,

@@ -26,7 +26,7 @@ def start_processes(asked: int | None, arguments: Sequence[str], started: float)
     if count == 1 or "LOCAL_RANK" in os.environ:
         return
     threads = max(1, (os.cpu_count() or 1) // count)
-    environment = os.environ | {STARTED: repr(started), "OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | {STARTED: repr(started), "OMP_NUM_THREADS": str(threads), "ACCELERATE_USE_CPU": "true"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
     command = [sys.executable, *launcher, "-m", "pipeline", *arguments]
     sys.stdout.flush()
@@ -37,6 +37,11 @@ def start_processes(asked: int | None, arguments: Sequence[str], started: float)
 def first_start(own: float) -> float:
     """Return the monotonic time at which the first process of this program began: `own` unless another one started this."""
     return float(os.environ.get(STARTED, own))
+
+
+def is_first_process() -> bool:
+    """Return whether this is the process that began the program, and none of those that a launcher of ours started."""
+    return STARTED not in os.environ and int(os.environ.get("RANK", "0")) == 0
 
 
 def _asked_of_accelerate() -> int:

@@ -63,7 +63,7 @@ class Muon(Optimizer):
     """Momentum whose update is made orthogonal, for matrices; scaled to the root mean square of AdamW's updates.
 
     The rule of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, with matrices of one shape worked on together, and in
-    float32 on a CPU: torch's own works in bfloat16, which most CPUs emulate (BENCHMARKS.md has the difference).
+    float32 where a device has no bfloat16, which torch's own uses regardless (BENCHMARKS.md has the difference).
     """
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
@@ -102,7 +102,8 @@ class Muon(Optimizer):
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Return matrices (K, m, n) with singular values near 1, by five Newton-Schulz steps as Muon's authors take."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    fast = matrices.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    x = matrices.bfloat16() if fast else matrices.float()
     wide = x.shape[1] <= x.shape[2]
     x = x if wide else x.mT
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
@@ -161,9 +162,15 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer {name} must be in [0, 1], got {getattr(self, name)}")
 
 
+WARMUP_SHARE = 0.05
+"""The warm-up ends with this share of the run, of its steps or of its time, where `warmup_steps` would take longer."""
+
+
 def rate_factor(config: OptimizerConfig, step: int, progress: float) -> float:
     """Return the factor on all rates at `step` (from 0) with `progress` 0..1 of the run done: warm-up, flat, linear decay."""
-    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    warmup = 1.0
+    if config.warmup_steps:
+        warmup = min(1.0, max((step + 1) / config.warmup_steps, progress / WARMUP_SHARE))
     if progress <= config.decay_from or config.decay_from == 1:
         return warmup
     left = max(0.0, 1 - progress) / (1 - config.decay_from)
@@ -236,8 +243,10 @@ class MovingAverage:
     date when they are next touched, or read.
     """
 
-    def __init__(self, network: Network, decay: float) -> None:
+    def __init__(self, network: Network, decay: float, start: int = 0) -> None:
+        """Average the steps after `start`; until then it is the weights themselves, so that a short run forgets the first."""
         self.decay = decay
+        self.start = start
         self.network = network
         self.weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         self.table_steps = None
@@ -251,7 +260,8 @@ class MovingAverage:
         self.step += 1
         current = cast(dict[str, Tensor], self.network.state_dict())
         names = [name for name in self.weights if not (name == "memory.rows" and self.table_steps is not None)]
-        torch._foreach_lerp_([self.weights[name] for name in names], [current[name] for name in names], 1 - self.decay)
+        averages, weights = [self.weights[name] for name in names], [current[name] for name in names]
+        torch._foreach_lerp_(averages, weights, 1.0 if self.step <= self.start else 1 - self.decay)
 
     @torch.no_grad()
     def before_rows(self, index: Tensor) -> None:
@@ -259,7 +269,7 @@ class MovingAverage:
         if self.table_steps is None:
             return
         average, rows = self.weights["memory.rows"], self.network.memory.rows
-        kept = self.decay ** (self.step - self.table_steps[index]).float()[:, None]
+        kept = self._kept(self.table_steps[index])
         average[index] = rows[index] + kept * (average[index] - rows[index])
         self.table_steps[index] = self.step
 
@@ -269,8 +279,12 @@ class MovingAverage:
         if self.table_steps is None:
             return self.weights
         average, rows = self.weights["memory.rows"], self.network.memory.rows
-        kept = self.decay ** (self.step - self.table_steps).float()[:, None]
+        kept = self._kept(self.table_steps)
         return self.weights | {"memory.rows": torch.lerp(rows, average, kept)}
+
+    def _kept(self, touched: Tensor) -> Tensor:
+        """Return the weight, (R, 1), of an average of step `touched` (R,), for rows that have not changed since."""
+        return torch.where(touched < self.start, 0.0, self.decay ** (self.step - touched).float())[:, None]
 
     def resume_state(self) -> dict[str, Tensor]:
         """Return exactly what `load` needs to go on as if nothing had happened."""

@@ -106,13 +106,18 @@ class Predictor:
         self.views = _known_views(weights, store)
         self.tokens_per_second: float | None = None
 
+    @property
+    def most_views(self) -> int:
+        """Views of the test inputs that can be asked most, up to `predict.views`."""
+        tested = [len(self.views[task]) for task in set(self.store.test_task.tolist())]
+        return min(self.config.views, max(tested, default=0))
+
     def rounds(self, folder: Path, budget: Budget) -> Iterator[Round]:
         """Ask rounds of views until `predict.views` are asked or `budget` is used up; yield after each, in every process.
 
         Each process writes its candidates of a round to `folder`; the files are complete when the round is yielded.
         """
-        asked, number = 0, 0
-        most = min(self.config.views, max((len(views) for views in self.views), default=0))
+        asked, number, most = 0, 0, self.most_views
         while asked < most:
             count = from_main(self.accelerator, self._round_views(asked, most, budget))
             if not count:

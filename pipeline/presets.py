@@ -31,11 +31,11 @@ DEMO = Config(
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --train-source json:CONCEPTARC.json
 #   --preset trm-arc1 --time-limit 80h --out DIR
 # The authors: 4 x H100, about 72 hours, 44.6% pass@2 (arXiv 2510.04871, table 5). Here: not yet measured.
-TRM_ARC1 = Config()
+TRM_ARC1 = Config(train=TrainConfig(packs=4, pack_tokens=175_872))
 
 # The same command with --source arc2:evaluation --train-source arc2:training --preset trm-arc2
 # The authors: 4 x H100, about 72 hours, 7.8% pass@2 (arXiv 2510.04871, table 5). Here: not yet measured.
-TRM_ARC2 = Config()
+TRM_ARC2 = TRM_ARC1
 
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --preset fast --time-limit 30m
 #   --out DIR
@@ -47,7 +47,7 @@ FAST = Config(
     optimizer=OptimizerConfig(
         kind="muon", rate=3e-4, matrix_rate=1e-3, memory_rate=3e-3, warmup_steps=200, decay_from=0.7, ema=0.999
     ),
-    train=TrainConfig(pack_tokens=65_536, canvas="fitted", shift_probability=0.0, segments=1, loss="softmax"),
+    train=TrainConfig(packs=4, pack_tokens=16_384, canvas="fitted", shift_probability=0.0, segments=1, loss="softmax"),
     predict=PredictConfig(views=256, round_views=16, segments=1, time_share=0.1),
 )
 

@@ -99,6 +99,7 @@ def _state(trainer: "Trainer", totals: "Totals") -> dict[str, object]:
         "config": trainer.config.to_json(),
         "data_hash": trainer.store.data_hash,
         "processes": trainer.accelerator.num_processes,
+        "dtype": str(trainer.dtype),
         "scaler": scaler.state_dict() if scaler is not None else {},
     }
 
@@ -113,9 +114,13 @@ def _read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _check(trainer: "Trainer", folder: Path, state: Mapping[str, object]) -> None:
+def _check(trainer: "Trainer", folder: Path, state: Mapping[str, Any]) -> None:
     processes, data_hash = trainer.accelerator.num_processes, trainer.store.data_hash
-    pairs = {"data_hash": (state.get("data_hash"), data_hash), "processes": (state.get("processes"), processes)}
+    pairs = {
+        "data_hash": (state.get("data_hash"), data_hash),
+        "processes": (state.get("processes"), processes),
+        "dtype": (state.get("dtype"), str(trainer.dtype)),
+    }
     stored, own = state["config"], trainer.config.to_json()
     for section in ("model", "memory", "optimizer", "train"):
         for name in own[section].keys() - _FREE:

@@ -89,7 +89,11 @@ class Trainer:
         self.packs = range(accelerator.process_index, packs, processes)
         self.network = network.to(accelerator.device)
         self.optimizer = make_optimizer(self.network, config.optimizer)
-        self.average = MovingAverage(self.network, config.optimizer.ema) if config.optimizer.ema else None
+        self.average = (
+            MovingAverage(self.network, config.optimizer.ema, round(1 / (1 - config.optimizer.ema)))
+            if config.optimizer.ema
+            else None
+        )
         with warnings.catch_warnings():  # newer torch renames an option that older ones need
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             self.model = accelerator.prepare_model(self.network)
@@ -129,7 +133,8 @@ class Trainer:
         try:
             while not train.steps or self.progress.step < train.steps:
                 before = time.monotonic()
-                done, stop = self._share_of_run(budget, step_seconds)
+                due = bool(train.checkpoint_seconds) and before - last_checkpoint >= train.checkpoint_seconds
+                done, stop, due = self._agree(budget, step_seconds, due)
                 if stop:
                     break
                 self._step(done)
@@ -139,8 +144,7 @@ class Trainer:
                 if self.progress.step % train.log_steps == 0:
                     self._log(metrics, bar, done, now - logged, budget)
                     logged = now
-                by_time = train.checkpoint_seconds and now - last_checkpoint >= train.checkpoint_seconds
-                if self._any(bool(by_time)) or (train.checkpoint_steps and self.progress.step % train.checkpoint_steps == 0):
+                if due or (train.checkpoint_steps and self.progress.step % train.checkpoint_steps == 0):
                     self.save()
                     last_checkpoint = time.monotonic()
         finally:
@@ -158,6 +162,7 @@ class Trainer:
         scale = self.accelerator.num_processes / sequences
         table = self.network.memory if isinstance(self.network.memory, TableMemory) else None
         gathered: list[tuple[Tensor, Tensor]] = []
+        broken: set[str] = set()
         for pack, turn in turns.items():
             batch = to_batch(turn.pack, self.config.memory.tokens, self.accelerator.device)
             assert batch.labels is not None, "training packs have labels"
@@ -173,12 +178,14 @@ class Trainer:
                 gathered.append((batch.views.row, table.gathered.grad))
             figures = torch.stack((loss.token, loss.halting, loss.exact.sum().float())).tolist()
             if not all(map(math.isfinite, figures)):
-                tasks = sorted({self.store.task_ids[task] for task in turn.pack.task.tolist()})
-                raise FloatingPointError(f"step {step}: the loss is not finite ({figures[0]}); tasks {', '.join(tasks[:5])}")
+                broken |= {self.store.task_ids[task] for task in turn.pack.task.tolist()}
             token_loss, halting_loss, exact = figures
             count, segments = len(turn.samples), float(turn.segments.sum() + len(turn.samples))
             self.totals.add(Totals(token_loss, halting_loss, exact, count, batch.layout.tokens, segments))
             self.carries[pack] = halt(turn, segment.halting[:, 0], segment.state, batch.layout, train, step, pack)
+        if self._any(bool(broken)):  # every process stops, or none
+            named = ", ".join(sorted(broken)[:5]) or "of another process"
+            raise FloatingPointError(f"step {step}: the loss is not finite; among the tasks {named}")
         self._update(done, table, gathered)
         self.progress.step += 1
         self.progress.sequences += int(sequences)
@@ -218,19 +225,21 @@ class Trainer:
     def _any(self, flag: bool) -> bool:
         return self._sum(float(flag)) > 0
 
-    def _share_of_run(self, budget: Budget, step_seconds: float) -> tuple[float, bool]:
-        """Return the share 0..1 of the run that is done and whether to stop now; the same in every process."""
+    def _agree(self, budget: Budget, step_seconds: float, due: bool) -> tuple[float, bool, bool]:
+        """Return the share 0..1 of the run that is done, whether to stop now, and whether a checkpoint is due after this step.
+
+        It is what the main process finds, in every process.
+        """
         steps, left = self.config.train.steps, budget.remaining()
         spent = self.progress.seconds
         by_time = 0.0 if math.isinf(left) else spent / max(spent + left, 1e-9)
         by_steps = self.progress.step / steps if steps else 0.0
         stop = left < 1.5 * step_seconds + self.save_seconds
         if self.accelerator.num_processes > 1:
-            figures = torch.tensor([by_time, float(stop)], device=self.accelerator.device)
+            figures = torch.tensor([by_time, float(stop), float(due)], device=self.accelerator.device)
             mine = figures if self.accelerator.is_main_process else torch.zeros_like(figures)
-            by_time, stopped = self.accelerator.reduce(mine, "sum").tolist()
-            stop = stopped > 0
-        return max(by_time, by_steps), bool(stop)
+            by_time, stop, due = self.accelerator.reduce(mine, "sum").tolist()
+        return max(by_time, by_steps), bool(stop), bool(due)
 
     def _log(self, metrics: BinaryIO | None, bar: tqdm, done: float, seconds: float, budget: Budget) -> None:
         """Add a line to the metrics: means since the last line, over all processes."""
@@ -274,10 +283,15 @@ class Trainer:
         return self.average.state_dict() if self.average else self.network.state_dict()
 
     def save(self) -> None:
-        """Write a checkpoint of this step, all processes together."""
+        """Write a checkpoint of this step, all processes together.
+
+        Raises FloatingPointError, in every process, when the weights are not finite: the last good checkpoint stays.
+        """
         newest = newest_checkpoint(self.out / "checkpoints")
         if newest and newest.name == checkpoint_name(self.progress.step):
             return  # it is there already, complete
+        if not all(tensor.isfinite().all() for tensor in self.weights().values()):
+            raise FloatingPointError(f"step {self.progress.step}: the weights are not finite, no checkpoint is written")
         started = time.monotonic()
         save_checkpoint(self)
         self.save_seconds = time.monotonic() - started

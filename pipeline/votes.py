@@ -1,14 +1,70 @@
 """From candidates on disk to attempts: votes counted file by file, submission.json and, beside it, where it comes from."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import orjson
+
 from augment.task import Task
 from eval.vote import Ballot, pool_ballots
-from pipeline.candidates import Candidates, read_candidates
+from pipeline.budget import Budget, format_duration
+from pipeline.candidates import Candidates, clear_candidates, read_candidates
 from pipeline.checkpoint import write_json
 from pipeline.data.store import Store
+from pipeline.predict import Predictor
 from submission.format import FilledSubmission, fill_submission, write_submission
+
+logger = logging.getLogger(__name__)
+
+
+def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Sequence[Task]) -> Ballot:
+    """Predict in rounds and put better attempts into `out`/submission.json after each; return the votes (of the main process).
+
+    A submission of an earlier prediction stays until as many views have been asked as it rests on, or all.
+    """
+    folder, path = out / "candidates", out / "submission.json"
+    main = predictor.accelerator.is_main_process
+    earlier = _views_before(out / "votes.json")
+    if main:
+        clear_candidates(folder)
+    predictor.accelerator.wait_for_everyone()
+    ballot = Ballot(predictor.source)
+    for done in predictor.rounds(folder, budget):
+        if not main:
+            continue
+        counted = 0
+        for file in sorted(folder.glob(f"round-{done.number:04d}-*.safetensors")):
+            candidates, _ = read_candidates(file)
+            counted += len(candidates.test)
+            count_votes(ballot, candidates, predictor.store)
+        if counted != done.candidates:
+            raise OSError(f"{folder}: round {done.number} has {counted} candidates of {done.candidates}; is the folder shared?")
+        kept = done.views < min(earlier, predictor.most_views)
+        ranking = predictor.config.ranking
+        if kept:
+            filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
+        else:
+            filled = write_attempts(path, ballot, tasks, ranking)
+        logger.info(
+            "round %d: up to %d views of each test input%s, %d candidates in %s; %d test inputs without a prediction%s; %s",
+            done.number, done.views, "" if done.complete else " (cut short by the clock)", done.candidates,
+            format_duration(done.seconds), len(filled.without_prediction),
+            "; the earlier submission rests on more views and stays" if kept else "",
+            "no limit" if budget.limit_seconds is None else f"{format_duration(budget.remaining())} left",
+        )  # fmt: skip
+    return ballot
+
+
+def _views_before(path: Path) -> int:
+    """Return how many views the votes of an earlier prediction rest on; 0 where there are none."""
+    if not path.is_file():
+        return 0
+    try:
+        views = orjson.loads(path.read_bytes()).get("views_most", 0)
+    except (orjson.JSONDecodeError, AttributeError):
+        return 0
+    return views if isinstance(views, int) else 0
 
 
 def count_votes(ballot: Ballot, candidates: Candidates, store: Store) -> None:

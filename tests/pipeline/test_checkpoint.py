@@ -271,9 +271,11 @@ def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_checkpoint_is_hidden_and_begun_anew(tmp_path: Path) -> None:
-    unfinished = begin_checkpoint(tmp_path, 8)
+    begin_checkpoint(tmp_path, 2)
     assert newest_checkpoint(tmp_path) is None
     make_checkpoint(tmp_path, 4)
+    assert names(tmp_path) == ["step-00000004"]  # what another save left unfinished is gone
+    unfinished = begin_checkpoint(tmp_path, 8)
     (unfinished / "weights.safetensors").write_text("half")
     assert newest_checkpoint(tmp_path) == tmp_path / "step-00000004"
     assert find_weights(tmp_path).read_text() == "4"

@@ -112,7 +112,7 @@ def test_an_unknown_preset_lists_the_others() -> None:
 def test_the_published_preset_is_the_published_network() -> None:
     model, train = PRESETS["trm-arc1"].model, PRESETS["trm-arc1"].train
     assert model == ReasonerConfig(512, 8, 4.0, 256, 2, 3, 4, 2, "1d", 0, 30, 12)
-    assert train.pack_tokens == 768 * 916
+    assert train.packs * train.pack_tokens == 768 * 916
     assert (train.canvas, train.segments, train.loss, train.shift_probability) == ("full", 16, "stablemax", 0.75)
 
 

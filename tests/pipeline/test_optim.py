@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -145,7 +146,29 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert rate_factor(config, 9, 0.75) == pytest.approx(0.6)
     assert rate_factor(config, 9, 1.0) == pytest.approx(0.2)
     assert rate_factor(config, 9, 1.3) == pytest.approx(0.2)
-    assert rate_factor(config, 1, 0.75) == pytest.approx(0.5 * 0.6)
+
+
+def test_the_warmup_of_a_short_run_ends_with_a_twentieth_of_it() -> None:
+    config = OptimizerConfig(warmup_steps=1000, decay_from=0.5)
+    assert rate_factor(config, 0, 0.025) == pytest.approx(0.5)
+    assert rate_factor(config, 0, 0.05) == rate_factor(config, 0, 0.4) == 1.0
+    assert rate_factor(config, 1, 0.75) == pytest.approx(0.5)
+    assert rate_factor(config, 499, 0.001) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("kind", ["table", "compositional"])
+def test_the_average_begins_after_its_start(kind: Literal["table", "compositional"]) -> None:
+    network = make_network(ReasonerConfig(hidden_size=16, heads=2, inner_multiple=16), MemoryConfig(kind, 1), 3, 5, 0)
+    average, dense = MovingAverage(network, 0.5, start=2), None
+    rows = network.memory.rows.data
+    for step in range(1, 6):
+        touched = torch.tensor([step % len(rows)])
+        average.before_rows(touched)
+        with torch.no_grad():
+            rows[touched] += step
+        average.update()
+        dense = rows.clone() if step <= 2 or dense is None else torch.lerp(dense, rows, 0.5)
+        torch.testing.assert_close(average.state_dict()["memory.rows"], dense)
 
 
 def test_the_rate_is_constant_without_warmup_and_decay() -> None:

