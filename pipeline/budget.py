@@ -51,10 +51,3 @@ class Budget:
     def until(self, seconds_from_now: float | None) -> "Budget":
         """Return a budget without reserve that starts now and lasts `seconds_from_now`."""
         return Budget(seconds_from_now, time.monotonic())
-
-    def progress(self) -> float:
-        """Return the used share 0..1 of the time before the reserve; 0 without a limit."""
-        if self.limit_seconds is None:
-            return 0.0
-        usable = self.limit_seconds - self.reserve_seconds
-        return 1.0 if usable <= 0 else min(1.0, self.elapsed() / usable)

@@ -7,7 +7,7 @@ from pathlib import Path
 from augment.task import Task
 from pipeline.data.select import Selection
 from pipeline.data.sources import Source, load_source
-from submission.format import check_submission, fallback_submission, write_submission
+from submission.format import fallback_submission, read_submission, write_submission
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,24 @@ class Challenge:
 def open_run(challenge: Challenge, out: Path, resume: bool) -> None:
     """Make the folder `out` of a run and see to it that a complete submission stands there.
 
-    A resumed run keeps the one that it has. Raises ValueError when `out` holds a run that is not to be resumed.
+    A resumed run keeps the one that it has. Raises ValueError when `out` holds a run that is not to be resumed, or one for
+    other tasks.
     """
     if not resume and ((out / "config.json").exists() or (out / "checkpoints").exists()):
         raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
     tasks = challenge.tasks()
     out.mkdir(parents=True, exist_ok=True)
     path = out / "submission.json"
-    if not (resume and _is_complete(path, tasks)):
+    if not (resume and _keeps(path, tasks)):
         write_submission(path, fallback_submission(tasks), tasks)
 
 
-def _is_complete(path: Path, tasks: Sequence[Task]) -> bool:
+def _keeps(path: Path, tasks: Sequence[Task]) -> bool:
+    """Return whether there is a submission to keep. Raises ValueError where it is one for other tasks."""
     try:
-        check_submission(path, tasks)
+        submission = read_submission(path)
     except (ValueError, FileNotFoundError):
-        return False
+        return False  # damaged or missing: a new one is better than none
+    if {task_id: len(tests) for task_id, tests in submission.items()} != {task.id: len(task.test) for task in tasks}:
+        raise ValueError(f"{path}: a submission for other tasks than those of the sources; resume with the sources of the run")
     return True

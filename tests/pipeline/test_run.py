@@ -87,8 +87,10 @@ def test_a_resumed_run_never_makes_the_submission_worse(tmp_path: Path, kaggle: 
 def test_a_run_is_not_resumed_for_other_tasks(tmp_path: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert run("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--set", "train.steps=1") == 0
-    assert run("run", "--source", f"kaggle:{kaggle}:test", "--out", out, "--resume") == 2
-    assert "a dataset for other tests than those of the sources" in capsys.readouterr().err
+    before = (out / "submission.json").read_bytes()
+    assert run("run", "--source", f"kaggle:{kaggle}:test", "--out", out, "--set", "train.steps=1", "--resume") == 2
+    assert "a submission for other tasks than those of the sources" in capsys.readouterr().err
+    assert (out / "submission.json").read_bytes() == before
 
 
 def test_the_fallback_stands_before_torch_is_imported(tmp_path: Path, kaggle: Path) -> None:
