@@ -6,6 +6,7 @@ _STARTED = time.monotonic()  # a run's clock starts before anything is imported
 
 import argparse  # noqa: E402
 import logging  # noqa: E402
+import os  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -20,7 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit code: 0 success, 1 a failure of its own, 2 bad input (one line)."""
     started = first_start(_STARTED) if argv is None else time.monotonic()
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    level = logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     from pipeline import commands  # noqa: PLC0415 (nothing of it is needed to parse)
 
     try:

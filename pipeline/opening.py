@@ -1,5 +1,6 @@
 """The opening of a run, before torch is imported: the tasks to be solved, and a complete fallback submission for them."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,8 @@ from augment.task import Task
 from pipeline.data.select import Selection
 from pipeline.data.sources import Source, load_source
 from submission.format import fallback_submission, read_submission, write_submission
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,13 @@ class Challenge:
         return [self.selection.apply(load_source(spec, with_solutions)) for spec in self.sources]
 
     def tasks(self) -> list[Task]:
-        """Return all tasks, in order. Raises ValueError when there are none, or two of one id."""
-        tasks = [task for source in self.load(with_solutions=False) for task in source.tasks]
+        """Return the tasks to solve, in order. Raises ValueError when there are none, or two of one id."""
+        return self.select()[0]
+
+    def select(self) -> tuple[list[Task], int]:
+        """Return the tasks to solve, as `tasks`, and how many the sources have before the selection."""
+        whole = [load_source(spec, with_solutions=False) for spec in self.sources]
+        tasks = [task for source in whole for task in self.selection.apply(source).tasks]
         seen: set[str] = set()
         for task in tasks:
             if task.id in seen:
@@ -32,7 +40,7 @@ class Challenge:
             seen.add(task.id)
         if not tasks:
             raise ValueError("there are no tasks to be solved in these sources")
-        return tasks
+        return tasks, sum(len(source.tasks) for source in whole)
 
 
 def open_run(challenge: Challenge, out: Path, resume: bool) -> None:
@@ -43,7 +51,8 @@ def open_run(challenge: Challenge, out: Path, resume: bool) -> None:
     """
     if not resume and ((out / "config.json").exists() or (out / "checkpoints").exists()):
         raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
-    tasks = challenge.tasks()
+    tasks, available = challenge.select()
+    logger.info("%d of %d tasks of %s", len(tasks), available, " + ".join(challenge.sources))
     out.mkdir(parents=True, exist_ok=True)
     path = out / "submission.json"
     if not (resume and _keeps(path, tasks)):
