@@ -28,8 +28,8 @@ logger = get_logger(__name__)
 
 PACK_SECONDS = 2.0
 """A pack is kept so small that it takes about this long, so that the clock is looked at often enough."""
-MEASURE_SECONDS = 0.25
-"""A measurement of the speed ends with the first pack that takes so long."""
+MEASURE_SECONDS = 1.0
+"""A measurement of the speed takes about so long; a short one would believe a moment in which other work disturbed it."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ def measure_speed(network: Network, store: Store, config: Config, dtype: torch.d
     tokens = maker.tokens(samples)
     total = int(tokens.sum())
     samples = samples[np.argsort(tokens, kind="stable")]
-    count, speed = 1, 1.0
+    count, speed, spent = 1, 1.0, 0.0
     while True:
         chosen = samples[np.linspace(0, len(samples) - 1, count).astype(np.int64)]
         batch = to_batch(maker.make(chosen[maker.order(chosen)]), maker.memory_tokens, accelerator.device)
-        seconds = min(_time_segment(network, batch, dtype) for _ in range(2))  # the first may pay for what is set up once
-        speed = max(speed, batch.layout.tokens / seconds)
-        if seconds > MEASURE_SECONDS or 2 * count > len(samples):
+        tries = [_time_segment(network, batch, dtype) for _ in range(2)]  # the first may pay for what is set up once
+        speed, spent = max(speed, batch.layout.tokens / min(tries)), spent + sum(tries)
+        if spent > MEASURE_SECONDS or 2 * count > len(samples):
             return Speed(speed, total)
         count *= 2
 
