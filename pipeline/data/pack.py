@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from augment.canvas import EOS, FIRST_COLOR, PAD
 from augment.grid import MAX_SIDE
 from augment.transform import decode_transforms
 from pipeline.data.store import Store
@@ -17,7 +18,6 @@ from pipeline.data.store import Store
 Integers = npt.NDArray[np.int64]
 Canvas = Literal["fitted", "full"]
 
-PAD, BORDER, FIRST_COLOR = 0, 1, 2
 IGNORED = -100
 _TRANSPOSES = np.array([False, True, False, True, False, False, True, True])
 
@@ -173,7 +173,7 @@ class PackMaker:
         source = (store.grid_start[grid] + first)[sequence] + per_row[sequence] * row + per_column[sequence] * column
         color = colors[sequence[inside], store.cells[source[inside]]]
         border = (on_row & (column == column_end)) | (on_column & (row == row_end))
-        tokens = np.where(border, BORDER, PAD)
+        tokens = np.where(border, EOS, PAD)
         tokens[inside] = color + FIRST_COLOR
         return tokens
 
