@@ -124,6 +124,7 @@ class Attention(nn.Module):
         self.out = CastLinear(hidden_size, hidden_size, generator)
 
     def forward(self, x: Tensor, layout: Layout, angles: tuple[Tensor, Tensor] | None) -> Tensor:  # (N, D) -> (N, D)
+        """Return what each token of x gathers from its own sequence; `angles` turn queries and keys, None leaves them."""
         qkv = self.qkv(x).unflatten(-1, (3 * self.heads, -1))  # (N, 3 heads, D / heads)
         query_key, value = qkv.split((2 * self.heads, self.heads), dim=1)
         if angles is not None:
@@ -171,6 +172,7 @@ class _ConvolveGrids(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
+        """Return x (N, C) convolved with weight (C, 1, k, k) on the canvases of `layout`."""
         ctx.save_for_backward(x, weight)
         ctx.layout = layout
         mixed = torch.empty_like(x)
@@ -183,6 +185,7 @@ class _ConvolveGrids(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of x and weight; the images of x are drawn again."""
         x, weight = ctx.saved_tensors
         layout: Layout = ctx.layout
         x_gradient, weight_gradient = torch.empty_like(x), torch.zeros_like(weight)
