@@ -12,22 +12,26 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from augment.task import TaskId
+from augment.transform import Codes
 from pipeline.config import Config
-from pipeline.data.store import Store
+from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.reasoner.network import Network, make_network
 
 FORMAT = "arc-trm-weights 1"
 _FOLDER = re.compile(r"step-(\d{8,})")
 _ROWS = "memory.rows"
+_RESIDUAL = "memory.residual.rows"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,23 @@ class Weights:
     """(T + 1,) int64 ranges of `transforms` by task."""
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, store: Store, step: int) -> None:
+class TrainedOn(Protocol):
+    """What weights have to know of the dataset that they were trained on: any `Dataset`, or what a foreign one is known by."""
+
+    @property
+    def task_ids(self) -> tuple[TaskId, ...]: ...
+
+    @property
+    def transforms(self) -> Codes: ...
+
+    @property
+    def transform_start(self) -> npt.NDArray[np.int64]: ...
+
+    @property
+    def data_hash(self) -> str: ...
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, store: TrainedOn, step: int) -> None:
     """Write a weights file, by way of a temporary file."""
     metadata = {
         "format": FORMAT,
@@ -84,11 +104,19 @@ def load_weights(path: Path) -> Weights:
     starts = weights.transform_start
     if len(starts) != len(task_ids) + 1 or int(starts[-1]) != len(weights.transforms):
         raise ValueError(f"{path}: damaged weights file: {len(task_ids)} tasks do not match their ranges of transforms")
-    rows = len(tensors[_ROWS]) if _ROWS in tensors else 0
-    expected = len(weights.transforms) if config.memory.kind == "table" else len(task_ids)
-    if rows != expected:
-        raise ValueError(f"{path}: damaged weights file: {rows} rows of task memory, expected {expected}")
+    for name, expected in _row_counts(weights).items():
+        rows = len(tensors[name]) if name in tensors else 0
+        if rows != expected:
+            raise ValueError(f"{path}: damaged weights file: {rows} rows of task memory, expected {expected} ({name})")
     return weights
+
+
+def _row_counts(weights: Weights) -> dict[str, int]:
+    """Return how many rows each tensor has that has one for a task or for a view."""
+    tasks, views = len(weights.task_ids), len(weights.transforms)
+    if weights.config.memory.kind == "table":
+        return {_ROWS: views}
+    return {_ROWS: tasks, _RESIDUAL: views} if weights.config.memory.residual else {_ROWS: tasks}
 
 
 def find_weights(path: Path) -> Path:
@@ -106,10 +134,16 @@ def find_weights(path: Path) -> Path:
     raise FileNotFoundError(f"{path}: no weights.safetensors and no checkpoint in this folder")
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints in `folder`, by their steps."""
+    found = [entry for entry in folder.iterdir() if _FOLDER.fullmatch(entry.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda entry: int(entry.name[5:]))
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the complete checkpoint with most steps in `folder`, or None."""
-    found = [entry for entry in folder.iterdir() if _FOLDER.fullmatch(entry.name)] if folder.is_dir() else []
-    return max(found, key=lambda entry: int(entry.name[5:]), default=None)
+    found = checkpoints(folder)
+    return found[-1] if found else None
 
 
 @dataclass(frozen=True)
@@ -127,10 +161,10 @@ class Transplant:
         return f"task memory: {self.known} tasks by id, {self.new} new from the mean, {self.unused} not needed"
 
 
-def transplant(weights: Weights, network: Network, store: Store) -> Transplant:
+def transplant(weights: Weights, network: Network, store: Dataset) -> Transplant:
     """Load `weights` into `network`, made for `store`: trunk by name, memory rows by task id (and transform), else the mean.
 
-    Raises ValueError that names what differs when the architectures do not match.
+    Residual rows of other views are zero. Raises ValueError that names what differs when the architectures do not match.
     """
     different = _differences(weights, network)
     if different:
@@ -139,12 +173,15 @@ def transplant(weights: Weights, network: Network, store: Store) -> Transplant:
     old_row = {task: row for row, task in enumerate(weights.task_ids)}
     known = [task in old_row for task in store.task_ids]
     if weights.config.memory.kind == "table":
-        rows = _table_rows(weights, store, old_row)
+        rows = {_ROWS: _view_rows(_ROWS, weights, store, old_row, _task_means(weights, store, old_row))}
     else:
         old = weights.tensors[_ROWS]
         mean = old.mean(0)
-        rows = torch.stack([old[old_row[task]] if task in old_row else mean for task in store.task_ids])
-    network.load_state_dict(weights.tensors | {_ROWS: rows})
+        rows = {_ROWS: torch.stack([old[old_row[task]] if task in old_row else mean for task in store.task_ids])}
+    if _RESIDUAL in weights.tensors:
+        zeros = torch.zeros(len(store.task_ids), weights.tensors[_RESIDUAL].shape[1])
+        rows[_RESIDUAL] = _view_rows(_RESIDUAL, weights, store, old_row, zeros)
+    network.load_state_dict(weights.tensors | rows)
     return Transplant(sum(known), len(known) - sum(known), len(set(old_row) - set(store.task_ids)))
 
 
@@ -153,7 +190,7 @@ def _differences(weights: Weights, network: Network) -> list[str]:
     own, given = network.state_dict(), weights.tensors
     names = sorted(own.keys() ^ given.keys())
     for name in sorted(own.keys() & given.keys()):
-        compared = slice(1, None) if name == _ROWS else slice(None)  # how many rows there are depends on the tasks
+        compared = slice(1, None) if name in (_ROWS, _RESIDUAL) else slice(None)  # how many rows depends on the tasks
         if own[name].shape[compared] != given[name].shape[compared]:
             names.append(name)
     for name in ("heads", "positions", "canvas_side"):
@@ -164,28 +201,44 @@ def _differences(weights: Weights, network: Network) -> list[str]:
     return names
 
 
-def _table_rows(weights: Weights, store: Store, old_row: Mapping[str, int]) -> Tensor:
-    """Return a row for each task and transform of `store`: the same view's, else the task's mean, else the mean of all."""
+def _task_means(weights: Weights, store: Dataset, old_row: Mapping[str, int]) -> Tensor:
+    """Return for each task of `store` the mean of its rows in the weights' table, else the mean of all rows."""
     old, starts = weights.tensors[_ROWS], weights.transform_start.tolist()
     overall = old.mean(0)
-    rows = []
+    ranges = [slice(*starts[old_row[task] : old_row[task] + 2]) if task in old_row else None for task in store.task_ids]
+    return torch.stack([overall if rows is None else old[rows].mean(0) for rows in ranges])
+
+
+def _view_rows(name: str, weights: Weights, store: Dataset, old_row: Mapping[str, int], otherwise: Tensor) -> Tensor:
+    """Return a row for each view of `store`: from tensor `name` that of its task and transform, else `otherwise` its task's."""
+    old, starts = weights.tensors[name], weights.transform_start.tolist()
+    rows = otherwise.repeat_interleave(torch.from_numpy(np.diff(store.transform_start).astype(np.int64)), 0)
     for task, task_id in enumerate(store.task_ids):
-        codes = store.transforms[store.transform_start[task] : store.transform_start[task + 1]].astype(np.int64)
-        block = overall.expand(len(codes), -1).clone()
-        if task_id in old_row:
-            start, stop = starts[old_row[task_id]], starts[old_row[task_id] + 1]
-            block[:] = old[start:stop].mean(0)
-            position = {code: index for index, code in enumerate(weights.transforms[start:stop].tolist(), start)}
-            matches = [(i, position[code]) for i, code in enumerate(codes.tolist()) if code in position]
-            if matches:
-                to, source = torch.tensor(matches).unbind(1)
-                block[to] = old[source]
-        rows.append(block)
-    return torch.cat(rows)
+        if task_id not in old_row:
+            continue
+        start, stop = starts[old_row[task_id] : old_row[task_id] + 2]
+        place = {code: index for index, code in enumerate(weights.transforms[start:stop].tolist(), start)}
+        first, last = store.transform_start[task : task + 2].tolist()
+        codes = store.transforms[first:last].astype(np.int64).tolist()
+        matches = [(row, place[code]) for row, code in enumerate(codes, first) if code in place]
+        if matches:
+            to, source = torch.tensor(matches).unbind(1)
+            rows[to] = old[source]
+    return rows
 
 
-def network_from(weights: Weights, store: Store) -> tuple[Network, Transplant]:
-    """Return a network with `weights`, ready for the tasks of `store`."""
+def network_from(weights: Weights, store: Dataset) -> tuple[Network, Transplant]:
+    """Return a network with `weights`, ready for the tasks of `store`.
+
+    Raises ValueError where they were trained on canvases of another size, or on other symbols.
+    """
+    model = weights.config.model
+    vocabulary, side = canvas_of(store)
+    if (model.vocabulary, model.canvas_side) != (vocabulary, side):
+        raise ValueError(
+            f"{weights.path}: weights for {model.vocabulary} tokens on a canvas of {model.canvas_side} x {model.canvas_side}, "
+            f"but the dataset has {vocabulary} on {side} x {side}"
+        )
     network = make_network(weights.config.model, weights.config.memory, len(store.task_ids), len(store.transforms), 0)
     return network, transplant(weights, network, store)
 
@@ -243,8 +296,7 @@ def finish_checkpoint(temporary: Path, kept: int) -> Path:
     final = temporary.with_name(temporary.name.removeprefix("."))
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
-    found = [entry for entry in final.parent.iterdir() if _FOLDER.fullmatch(entry.name)]
-    for old in sorted(found, key=lambda entry: int(entry.name[5:]))[:-kept]:
+    for old in checkpoints(final.parent)[:-kept]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 

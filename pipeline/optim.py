@@ -1,12 +1,13 @@
 """Optimizers, the learning-rate schedule, and the moving average of the weights."""
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from pipeline.reasoner.network import Network
@@ -113,18 +114,6 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     return (x if wide else x.mT).to(matrices.dtype)
 
 
-def sign_descent(rows: Tensor, index: Tensor, gradient: Tensor, rate: float, decay: float) -> Tensor:
-    """Train in place the `rows` (R, D) at `index` (B,) by the sign of their summed `gradient` (B, D); return them once each.
-
-    The published rule for TRM's task table: decoupled decay, duplicates in a batch are summed, other rows stay as they are.
-    """
-    unique, inverse = torch.unique(index, return_inverse=True)
-    summed = torch.zeros(len(unique), rows.shape[1], device=rows.device).index_add_(0, inverse, gradient.float())
-    updated = rows[unique] * (1 - rate * decay) - rate * summed.sign()
-    rows.index_copy_(0, unique, updated)
-    return unique
-
-
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How the weights are updated. Defaults: TRM on ARC."""
@@ -135,7 +124,7 @@ class OptimizerConfig:
     matrix_rate: float = 1e-3
     """Rate of Muon on matrices, scaled to the root mean square of AdamW's updates."""
     memory_rate: float = 1e-2
-    """Rate of the task memory: sign descent on a table, the optimizer's own rule on compositional rows."""
+    """Rate of the task memory: sign descent on tables of rows, the optimizer's own rule on compositional rows."""
     weight_decay: float = 0.1
     memory_decay: float = 0.1
     beta1: float = 0.9
@@ -212,13 +201,17 @@ class OptimizerChain(Optimizer):
                         optimizer.state[parameter] = states[parameter]
 
 
+_OF_BLOCKS = re.compile(r"reasoner\.\w*blocks\.")
+"""Parameters of the blocks, of whichever network of the reasoner."""
+
+
 def make_optimizer(network: Network, config: OptimizerConfig) -> OptimizerChain:
     """Return the optimizer of all parameters; each group remembers its rate at factor 1 as `base_lr`."""
     matrices, rows, rest = [], [], []
     for name, parameter in network.named_parameters():
-        if name == "memory.rows":
+        if name == "memory.rows":  # a parameter of compositional memory; tables are trained by pipeline.tables
             rows.append(parameter)
-        elif config.kind == "muon" and name.startswith("reasoner.blocks.") and parameter.ndim == 2:
+        elif config.kind == "muon" and _OF_BLOCKS.match(name) and parameter.ndim == 2:
             matrices.append(parameter)
         else:
             rest.append(parameter)
@@ -249,9 +242,11 @@ class MovingAverage:
         self.start = start
         self.network = network
         self.weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        self.table_steps = None
-        if "memory.rows" in dict(network.named_buffers()):
-            self.table_steps = torch.zeros(len(network.memory.rows), dtype=torch.int64, device=network.memory.rows.device)
+        self.tables = network.tables()
+        self.table_steps = {
+            prefix: torch.zeros(len(table.rows), dtype=torch.int64, device=table.rows.device)
+            for prefix, table in self.tables.items()
+        }
         self.step = 0
 
     @torch.no_grad()
@@ -259,28 +254,27 @@ class MovingAverage:
         """Average the weights in once; call after the optimizers' step (and `before_rows` before rows of a table change)."""
         self.step += 1
         current = cast(dict[str, Tensor], self.network.state_dict())
-        names = [name for name in self.weights if not (name == "memory.rows" and self.table_steps is not None)]
+        lazy = {f"{prefix}.rows" for prefix in self.tables}
+        names = [name for name in self.weights if name not in lazy]
         averages, weights = [self.weights[name] for name in names], [current[name] for name in names]
         torch._foreach_lerp_(averages, weights, 1.0 if self.step <= self.start else 1 - self.decay)
 
     @torch.no_grad()
-    def before_rows(self, index: Tensor) -> None:
-        """Bring the averages of table rows `index` (distinct) up to the last step, with the values that they had since."""
-        if self.table_steps is None:
-            return
-        average, rows = self.weights["memory.rows"], self.network.memory.rows
-        kept = self._kept(self.table_steps[index])
+    def before_rows(self, prefix: str, index: Tensor) -> None:
+        """Bring the averages of rows `index` (distinct) of a table up to the last step, with the values that they had since."""
+        average, rows, steps = self.weights[f"{prefix}.rows"], self.tables[prefix].rows, self.table_steps[prefix]
+        kept = self._kept(steps[index])
         average[index] = rows[index] + kept * (average[index] - rows[index])
-        self.table_steps[index] = self.step
+        steps[index] = self.step
 
     @torch.no_grad()
     def state_dict(self) -> dict[str, Tensor]:
         """Return the averaged weights, by the network's names, up to date at the last step."""
-        if self.table_steps is None:
-            return self.weights
-        average, rows = self.weights["memory.rows"], self.network.memory.rows
-        kept = self._kept(self.table_steps)
-        return self.weights | {"memory.rows": torch.lerp(rows, average, kept)}
+        current = dict(self.weights)
+        for prefix, table in self.tables.items():
+            name = f"{prefix}.rows"
+            current[name] = torch.lerp(table.rows, self.weights[name], self._kept(self.table_steps[prefix]))
+        return current
 
     def _kept(self, touched: Tensor) -> Tensor:
         """Return the weight, (R, 1), of an average of step `touched` (R,), for rows that have not changed since."""
@@ -288,8 +282,7 @@ class MovingAverage:
 
     def resume_state(self) -> dict[str, Tensor]:
         """Return exactly what `load` needs to go on as if nothing had happened."""
-        steps = {} if self.table_steps is None else {"table_steps": self.table_steps}
-        return self.weights | steps
+        return self.weights | {f"{prefix}.table_steps": steps for prefix, steps in self.table_steps.items()}
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor], step: int) -> None:
@@ -297,11 +290,11 @@ class MovingAverage:
         for name, tensor in self.weights.items():
             tensor.copy_(state[name])
         self.step = step
-        if self.table_steps is not None:
-            self.table_steps.copy_(state["table_steps"])
+        for prefix, steps in self.table_steps.items():
+            steps.copy_(state[f"{prefix}.table_steps"])
 
 
-def trainable(network: nn.Module) -> int:
-    """Return the number of trained values, a table's rows included."""
+def trainable(network: Network) -> int:
+    """Return the number of trained values, rows of tables included."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return parameters + sum(b.numel() for n, b in network.named_buffers() if n == "memory.rows")
+    return parameters + sum(table.rows.numel() for table in network.tables().values())

@@ -1,8 +1,4 @@
-"""The layers that all reasoners share: linear maps in the compute dtype, attention, rotary positions, gated feed-forward.
-
-Weights are kept in float32 and cast to the dtype of what flows through them. torch.autocast is not used: its cache of cast
-weights would hand tensors made under `no_grad` (the first cycles of a segment) to the cycles that need gradients.
-"""
+"""The layers that all reasoners share: attention, rotary positions, the token mixer, the gated feed-forward layer, blocks."""
 
 import math
 from typing import Any
@@ -12,44 +8,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from pipeline.reasoner.layout import Image, Layout
+from pipeline.reasoner.convolution import GridConvolution, SequenceConvolution
+from pipeline.reasoner.layout import Layout
+from pipeline.reasoner.linear import CastLinear
 
 NORM_EPSILON = 1e-5
 ROPE_THETA = 10_000.0
 
-
-def truncated_normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Tensor:
-    """Return a float32 tensor of exact standard deviation `std`, drawn from a normal cut at two deviations."""
-    std_before_cut = std / 0.87962566103423978  # deviation of a unit normal cut at +-2
-    tensor = torch.empty(shape)
-    return nn.init.trunc_normal_(tensor, 0.0, std_before_cut, -2 * std_before_cut, 2 * std_before_cut, generator)
-
-
-class CastLinear(nn.Module):
-    """A linear map whose float32 weight (out, in) is cast to the dtype of its input."""
-
-    def __init__(self, inputs: int, outputs: int, generator: torch.Generator, bias: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(truncated_normal((outputs, inputs), 1 / math.sqrt(inputs), generator))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+Angles = tuple[Tensor, Tensor]
+"""cos and sin, each (N, head_size / 2) float32, of every token's rotary angles."""
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """Scale the last dimension to unit root mean square, computed in float32, without weights."""
-    return F.rms_norm(x.float(), (x.shape[-1],), eps=NORM_EPSILON).to(x.dtype)
+    """Scale the last dimension to unit root mean square, computed in float32 at least, without weights."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.rms_norm(wide, (x.shape[-1],), eps=NORM_EPSILON).to(x.dtype)
 
 
-def rotary_angles(layout: Layout, head_size: int, positions: str, canvas_side: int) -> tuple[Tensor, Tensor]:
-    """Return cos and sin, each (N, head_size / 2) float32, of every token's rotary angles.
+def rotary_angles(layout: Layout, head_size: int, positions: str, canvas_side: int) -> Angles | None:
+    """Return the rotary angles of every token; None for positions "none".
 
     "1d" numbers the memory tokens and then the cells of a `canvas_side` wide canvas, as published, so that a fitted canvas
     sees the positions of the full one. "2d" gives half of the frequencies to the row and half to the column, counted from 1;
     memory tokens stay at 0.
     """
+    if positions == "none":
+        return None
     if positions == "1d":
         start = layout.first[layout.sequence]
         index = torch.arange(layout.tokens, device=start.device) - start
@@ -61,7 +45,7 @@ def rotary_angles(layout: Layout, head_size: int, positions: str, canvas_side: i
     return torch.cat((rows[0], columns[0]), -1), torch.cat((rows[1], columns[1]), -1)
 
 
-def _angles(position: Tensor, frequencies: int) -> tuple[Tensor, Tensor]:
+def _angles(position: Tensor, frequencies: int) -> Angles:
     exponent = torch.arange(frequencies, dtype=torch.float32, device=position.device) / frequencies
     angle = position.float()[:, None] * ROPE_THETA**-exponent
     return angle.cos(), angle.sin()
@@ -123,7 +107,7 @@ class Attention(nn.Module):
         self.qkv = CastLinear(hidden_size, 3 * hidden_size, generator)
         self.out = CastLinear(hidden_size, hidden_size, generator)
 
-    def forward(self, x: Tensor, layout: Layout, angles: tuple[Tensor, Tensor] | None) -> Tensor:  # (N, D) -> (N, D)
+    def forward(self, x: Tensor, layout: Layout, angles: Angles | None) -> Tensor:  # (N, D) -> (N, D)
         """Return what each token of x gathers from its own sequence; `angles` turn queries and keys, None leaves them."""
         qkv = self.qkv(x).unflatten(-1, (3 * self.heads, -1))  # (N, 3 heads, D / heads)
         query_key, value = qkv.split((2 * self.heads, self.heads), dim=1)
@@ -138,16 +122,27 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """The gated feed-forward layer; with `convolution` k, a depthwise k x k convolution of the gated features on the grid."""
+    """The gated feed-forward layer; with `convolution` k, a depthwise convolution of the gated features (ConvSwiGLU).
+
+    `axes` "2d" makes it k x k on the grid, "1d" runs it along the sequence.
+    """
 
     def __init__(
-        self, hidden_size: int, expansion: float, generator: torch.Generator, convolution: int = 0, multiple: int = 256
+        self,
+        hidden_size: int,
+        expansion: float,
+        generator: torch.Generator,
+        *,
+        convolution: int = 0,
+        axes: str = "2d",
+        multiple: int = 256,
     ) -> None:
         super().__init__()
         inner = multiple * math.ceil(round(expansion * hidden_size * 2 / 3) / multiple)
         self.gate_up = CastLinear(hidden_size, 2 * inner, generator)
         self.down = CastLinear(inner, hidden_size, generator)
-        self.convolution = GridConvolution(inner, convolution, generator) if convolution else None
+        kind = GridConvolution if axes == "2d" else SequenceConvolution
+        self.convolution = kind(inner, convolution, generator) if convolution else None
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
         gated = _Gate.apply(self.gate_up(x))
@@ -156,79 +151,51 @@ class SwiGLU(nn.Module):
         return self.down(gated)
 
 
-class GridConvolution(nn.Module):
-    """A depthwise k x k convolution over the cells of each canvas; memory tokens see the center tap alone."""
+class TokenMixer(nn.Module):
+    """A gated feed-forward layer over the tokens of a sequence, feature by feature, in place of attention (MLP-Mixer).
 
-    def __init__(self, channels: int, kernel: int, generator: torch.Generator) -> None:
+    Followed, as published, by its residual sum and a norm over the tokens. Made for sequences of `length` tokens.
+    """
+
+    def __init__(self, length: int, expansion: float, generator: torch.Generator, multiple: int = 256) -> None:
         super().__init__()
-        self.weight = nn.Parameter(truncated_normal((channels, 1, kernel, kernel), 1 / kernel, generator))
+        self.length = length
+        self.feed_forward = SwiGLU(length, expansion, generator, multiple=multiple)
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, C) -> (N, C)
-        return _ConvolveGrids.apply(x, self.weight.to(x.dtype), layout)
-
-
-class _ConvolveGrids(torch.autograd.Function):
-    """The convolution on whole images of canvases (`Layout.images`): few calls, and no image is kept for the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
-        """Return x (N, C) convolved with weight (C, 1, k, k) on the canvases of `layout`."""
-        ctx.save_for_backward(x, weight)
-        ctx.layout = layout
-        mixed = torch.empty_like(x)
-        center = _center(weight)
-        mixed.index_copy_(0, layout.memory, x.index_select(0, layout.memory) * center)
-        for image in layout.images:
-            drawn = F.conv2d(_draw(x, image), weight, padding=weight.shape[-1] // 2, groups=len(weight))
-            mixed.index_copy_(0, image.cells, _read(drawn, image))
-        return mixed
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Return the gradients of x and weight; the images of x are drawn again."""
-        x, weight = ctx.saved_tensors
-        layout: Layout = ctx.layout
-        x_gradient, weight_gradient = torch.empty_like(x), torch.zeros_like(weight)
-        memory_gradient = gradient.index_select(0, layout.memory)
-        x_gradient.index_copy_(0, layout.memory, memory_gradient * _center(weight))
-        _center(weight_gradient).copy_((memory_gradient * x.index_select(0, layout.memory)).sum(0))
-        padding = [weight.shape[-1] // 2] * 2
-        for image in layout.images:
-            drawn, painted, _ = torch.ops.aten.convolution_backward(
-                _draw(gradient, image), _draw(x, image), weight, None,
-                [1, 1], padding, [1, 1], False, [0, 0], len(weight), [True, True, False],
-            )  # fmt: skip
-            x_gradient.index_copy_(0, image.cells, _read(drawn, image))
-            weight_gradient += painted
-        return x_gradient, weight_gradient, None
-
-
-def _center(weight: Tensor) -> Tensor:  # (C, 1, k, k) -> (C,), a view
-    return weight[:, 0, weight.shape[-2] // 2, weight.shape[-1] // 2]
-
-
-def _draw(x: Tensor, image: Image) -> Tensor:
-    """Return the cells of x (N, C) on the canvases of `image`, (count, C, height, width), zero around them."""
-    blank = x.new_zeros(image.count * image.height * image.width, x.shape[1])
-    blank.index_copy_(0, image.places, x.index_select(0, image.cells))
-    return blank.unflatten(0, (image.count, image.height, image.width)).permute(0, 3, 1, 2)
-
-
-def _read(drawn: Tensor, image: Image) -> Tensor:
-    """Return the cells that `_draw` puts on an image, (cells, C)."""
-    return drawn.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, image.places)
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
+        """Return x mixed, summed and normed. Raises ValueError for sequences of another length."""
+        for group in layout.groups:
+            if group.length != self.length:
+                raise ValueError(f"the token mixer is made for sequences of {self.length} tokens, got one of {group.length}")
+        features = x.unflatten(0, (-1, self.length)).mT.flatten(0, 1)  # (B D, length)
+        mixed = rms_norm(features + self.feed_forward(features, layout))
+        return mixed.unflatten(0, (-1, x.shape[1])).mT.flatten(0, 1)
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each followed by its residual sum and a norm (post-norm), as in TRM and HRM."""
+    """Attention, or a token mixer, and feed-forward, each followed by its residual sum and a norm (post-norm)."""
 
     def __init__(
-        self, hidden_size: int, heads: int, expansion: float, generator: torch.Generator, convolution: int, multiple: int
+        self,
+        hidden_size: int,
+        heads: int,
+        expansion: float,
+        generator: torch.Generator,
+        *,
+        convolution: int,
+        axes: str,
+        multiple: int,
+        mixer_length: int | None,
     ) -> None:
+        """Make a block; with `mixer_length` tokens a mixer takes the place of attention."""
         super().__init__()
-        self.attention = Attention(hidden_size, heads, generator)
-        self.feed_forward = SwiGLU(hidden_size, expansion, generator, convolution, multiple)
+        if mixer_length is None:
+            self.attention = Attention(hidden_size, heads, generator)
+        else:
+            self.mixer = TokenMixer(mixer_length, expansion, generator, multiple)
+        self.mixes = mixer_length is not None
+        self.feed_forward = SwiGLU(hidden_size, expansion, generator, convolution=convolution, axes=axes, multiple=multiple)
 
-    def forward(self, x: Tensor, layout: Layout, angles: tuple[Tensor, Tensor] | None) -> Tensor:  # (N, D) -> (N, D)
-        x = rms_norm(x + self.attention(x, layout, angles))
+    def forward(self, x: Tensor, layout: Layout, angles: Angles | None) -> Tensor:  # (N, D) -> (N, D)
+        x = self.mixer(x, layout) if self.mixes else rms_norm(x + self.attention(x, layout, angles))
         return rms_norm(x + self.feed_forward(x, layout))

@@ -20,19 +20,33 @@ class SegmentLoss:
     token: Tensor
     """() sum over sequences of the mean cross-entropy of their labelled cells."""
     halting: Tensor
-    """() sum of the binary cross-entropy of the halting logits."""
+    """() sum of the binary cross-entropy of the halting logits, and of those of going on where they are trained."""
     exact: Tensor
     """(B,) bool: every labelled cell is right. False for a sequence without labels."""
     labelled: Tensor
     """(B,) bool: the sequence has a label."""
 
+    halting_weight: float = 0.5
+    """Share of `halting` in what is minimised; 0 leaves the halting head untrained."""
+
     @property
     def total(self) -> Tensor:
-        return self.token + 0.5 * self.halting
+        return self.token + self.halting_weight * self.halting
 
 
-def segment_loss(logits: Tensor, halting: Tensor, labels: Tensor, layout: Layout, kind: TokenLoss = "stablemax") -> SegmentLoss:
-    """Score one segment: `logits` (C, V), `halting` (B, 2), `labels` (C,) int64 with -100 where ignored."""
+def segment_loss(
+    logits: Tensor,
+    halting: Tensor,
+    labels: Tensor,
+    layout: Layout,
+    kind: TokenLoss = "stablemax",
+    going_on: Tensor | None = None,
+    halting_weight: float = 0.5,
+) -> SegmentLoss:
+    """Score one segment: `logits` (C, V), `halting` (B, 2), `labels` (C,) int64 with -100 where ignored.
+
+    `going_on` (B,) in 0..1 is what going on is worth (`going_on_target`); without it that logit is not trained.
+    """
     sequence = layout.sequence[layout.cells]
     valid = labels != IGNORED
     per_sequence = torch.zeros(layout.sequences, device=logits.device)
@@ -43,7 +57,17 @@ def segment_loss(logits: Tensor, halting: Tensor, labels: Tensor, layout: Layout
     wrong = per_sequence.index_add(0, sequence, (valid & (logits.argmax(-1) != labels)).float())
     exact = labelled & (wrong == 0)
     halting_terms = F.binary_cross_entropy_with_logits(halting[:, 0], exact.float(), reduction="none")
-    return SegmentLoss(token, torch.where(labelled, halting_terms, 0.0).sum(), exact, labelled)
+    if going_on is not None:
+        halting_terms = halting_terms + F.binary_cross_entropy_with_logits(halting[:, 1], going_on, reduction="none")
+    return SegmentLoss(token, torch.where(labelled, halting_terms, 0.0).sum(), exact, labelled, halting_weight)
+
+
+def going_on_target(following: Tensor, last: Tensor) -> Tensor:
+    """Return (B,) the worth of going on: the best of the next segment's two Q values, of halting alone after the `last`.
+
+    `following` (B, 2) are the next segment's halting logits, `last` (B,) bool says that no further one is allowed (HRM).
+    """
+    return torch.where(last, following[:, 0], following.amax(dim=1)).sigmoid().detach()
 
 
 def _log_probability(logits: Tensor, labels: Tensor, kind: TokenLoss) -> Tensor:

@@ -2,7 +2,7 @@
 
 `TableMemory` has a row for every task and transform, trained by sign descent on the rows of a batch, as TRM does.
 `CompositionalMemory` has a row for every task, changed by what the transform is (CHARM, arXiv 2609.33270), so that a view that
-was never trained can be asked.
+was never trained can be asked; with a residual, a view that was trained has a small row of its own besides.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.reasoner.blocks import truncated_normal
+from pipeline.reasoner.linear import truncated_normal
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,18 @@ class MemoryConfig:
     kind: Literal["table", "compositional"] = "table"
     tokens: int = 16
     """Memory tokens before each canvas. The table fills the first and leaves the others zero, as published."""
+    residual: int = 0
+    """Rank of the residual that compositional memory has for each view; 0: none. CHARM: 32."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("table", "compositional"):
             raise ValueError(f"memory kind must be table or compositional, got {self.kind!r}")
         if self.tokens < 1:
             raise ValueError(f"memory tokens must be at least 1, got {self.tokens}")
+        if self.residual < 0:
+            raise ValueError(f"memory residual must not be negative, got {self.residual}")
+        if self.residual and self.kind == "table":
+            raise ValueError(f"memory residual is for compositional memory, a table takes 0, got {self.residual}")
 
 
 @dataclass(frozen=True)
@@ -45,36 +51,84 @@ class Views:
     """(B, 10) int64: the new color of each color."""
 
 
-class TableMemory(nn.Module):
-    """One row (D,) for every task and transform; starts at zero.
+@dataclass(frozen=True)
+class RowGradient:
+    """What one backward pass found for the rows of a table."""
 
-    The rows are a buffer: `forward` hands out the rows of a batch as a leaf that collects their gradient in `gathered`, and
-    whoever trains them applies it (`pipeline.optim.sign_descent`). This keeps a table of a million rows out of the optimizer
-    and out of gradient averaging.
+    index: Tensor
+    """(B,) int64 rows; one that was asked several times comes as often."""
+    gradient: Tensor
+    """(B, S) for rows of S values."""
+
+
+class RowTable(nn.Module):
+    """Rows (R, S) that start at zero and are trained outside of the optimizer, by sign descent.
+
+    The rows are a buffer: `gather` hands out the rows of a batch as a leaf that collects their gradient in `gathered`, and
+    whoever trains them applies it (`pipeline.tables`). This keeps a table of a million rows out of the optimizer and out of
+    gradient averaging.
     """
 
-    def __init__(self, rows: int, hidden_size: int, tokens: int) -> None:
+    def __init__(self, rows: int, size: int) -> None:
         super().__init__()
-        self.tokens = tokens
-        self.register_buffer("rows", torch.zeros(rows, hidden_size))
+        self.register_buffer("rows", torch.zeros(rows, size))
         self.rows: Tensor
+        self.index: Tensor | None = None
         self.gathered: Tensor | None = None
 
-    def forward(self, views: Views) -> Tensor:  # -> (B, M, D)
-        rows = self.rows.index_select(0, views.row)
+    def gather(self, index: Tensor) -> Tensor:
+        """Return the rows (B, S) at `index` (B,), and keep both for `take_gradient` where gradients are computed."""
+        rows = self.rows.index_select(0, index)
         if torch.is_grad_enabled():
-            self.gathered = rows.requires_grad_()
-        return F.pad(rows[:, None], (0, 0, 0, self.tokens - 1))
+            self.index, self.gathered = index, rows.requires_grad_()
+        return rows
+
+    def take_gradient(self) -> RowGradient:
+        """Return what the backward pass since the last `gather` found; it is forgotten here."""
+        assert self.index is not None, "no rows were gathered since the last gradient was taken"
+        assert self.gathered is not None and self.gathered.grad is not None, "no backward pass has reached the gathered rows"
+        found = RowGradient(self.index, self.gathered.grad)
+        self.index = self.gathered = None
+        return found
+
+
+class TableMemory(RowTable):
+    """One row (D,) for every task and transform, as the first memory token."""
+
+    def __init__(self, rows: int, hidden_size: int, tokens: int) -> None:
+        super().__init__(rows, hidden_size)
+        self.tokens = tokens
+
+    def forward(self, views: Views) -> Tensor:  # -> (B, M, D)
+        return F.pad(self.gather(views.row)[:, None], (0, 0, 0, self.tokens - 1))
+
+
+class ViewResidual(RowTable):
+    """One row r of few values for every task and transform, spread over the features of its memory: sigmoid(gate) * A r.
+
+    A view that was never trained has a row of zeros, and so no residual.
+    """
+
+    def __init__(self, rows: int, rank: int, features: int, generator: torch.Generator) -> None:
+        super().__init__(rows, rank)
+        self.matrix = nn.Parameter(truncated_normal((features, rank), 1 / math.sqrt(rank), generator))
+        self.gate = nn.Parameter(torch.full((features,), -2.0))  # mostly closed, open enough for gradients
+
+    def forward(self, views: Views) -> Tensor:  # -> (B, M * D)
+        return torch.sigmoid(self.gate) * F.linear(self.gather(views.row), self.matrix)
 
 
 class CompositionalMemory(nn.Module):
     """Task row e, changed by the transform's code u: (1 + G u) * e + B u, per memory token.
 
     u joins an embedding of the dihedral with ten parts of D/10 features: one shared, and one learned slot for each of the
-    colors 1..9, in the order in which the transform puts them.
+    colors 1..9, in the order in which the transform puts them. With a `residual` of some rank, what `ViewResidual` knows of
+    each of the `views` (tasks and transforms) is added.
     """
 
-    def __init__(self, tasks: int, hidden_size: int, tokens: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, tasks: int, hidden_size: int, tokens: int, generator: torch.Generator, views: int = 0, residual: int = 0
+    ) -> None:
         super().__init__()
         self.tokens = tokens
         std = 1 / math.sqrt(hidden_size)
@@ -86,6 +140,7 @@ class CompositionalMemory(nn.Module):
         code_size = hidden_size + 10 * part
         self.scale = nn.Parameter(torch.zeros(tokens * hidden_size, code_size))
         self.shift = nn.Parameter(truncated_normal((tokens * hidden_size, code_size), std / math.sqrt(code_size), generator))
+        self.residual = ViewResidual(views, residual, tokens * hidden_size, generator) if residual else None
 
     def forward(self, views: Views) -> Tensor:  # -> (B, M, D)
         slots = self.color_slots[views.colors[:, 1:] - 1].flatten(1)  # (B, 9 * part)
@@ -93,4 +148,6 @@ class CompositionalMemory(nn.Module):
         code = torch.cat((self.dihedral[views.dihedral], base, slots), dim=-1)
         row = self.rows[views.task]
         memory = (1 + F.linear(code, self.scale)) * row + F.linear(code, self.shift)
+        if self.residual is not None:
+            memory = memory + self.residual(views)
         return memory.unflatten(-1, (self.tokens, -1))

@@ -1,13 +1,20 @@
 """A reasoner with its task memory: the one module that is trained, checkpointed and asked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.reasoner.base import Reasoner, ReasonerConfig, Segment, State, learned_updates
+from pipeline.reasoner.hrm import HRM
 from pipeline.reasoner.layout import Layout
-from pipeline.reasoner.memory import CompositionalMemory, MemoryConfig, TableMemory, Views
-from pipeline.reasoner.trm import TRM, ReasonerConfig, Segment, State
+from pipeline.reasoner.memory import CompositionalMemory, MemoryConfig, RowTable, TableMemory, Views
+from pipeline.reasoner.trm import TRM
+from pipeline.reasoner.urm import URM
+
+REASONERS: Mapping[str, type[Reasoner]] = {"trm": TRM, "hrm": HRM, "urm": URM}
+"""By the kind that a config names."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +32,14 @@ class Batch:
 class Network(nn.Module):
     """Task memory and reasoner; one call is one supervision segment."""
 
-    def __init__(self, reasoner: TRM, memory: TableMemory | CompositionalMemory) -> None:
+    def __init__(self, reasoner: Reasoner, memory: TableMemory | CompositionalMemory) -> None:
         super().__init__()
         self.reasoner = reasoner
         self.memory = memory
+
+    def tables(self) -> dict[str, RowTable]:
+        """Return every table of rows that no optimizer trains, by its state-dict prefix: table `x` has the rows `x.rows`."""
+        return {prefix: module for prefix, module in self.named_modules() if isinstance(module, RowTable)}
 
     def forward(self, state: State, batch: Batch) -> Segment:
         return self.reasoner(state, batch.inputs, self.memory(batch.views), batch.layout)
@@ -37,7 +48,15 @@ class Network(nn.Module):
 def make_network(model: ReasonerConfig, memory: MemoryConfig, tasks: int, views: int, seed: int) -> Network:
     """Return a freshly initialised network for `tasks` tasks with `views` task-transform combinations in all."""
     generator = torch.Generator().manual_seed(seed)
-    reasoner = TRM(model, generator)
+    reasoner = REASONERS[model.kind](model, memory.tokens, generator)
     if memory.kind == "table":
         return Network(reasoner, TableMemory(views, model.hidden_size, memory.tokens))
-    return Network(reasoner, CompositionalMemory(tasks, model.hidden_size, memory.tokens, generator))
+    return Network(reasoner, CompositionalMemory(tasks, model.hidden_size, memory.tokens, generator, views, memory.residual))
+
+
+def learned_share(model: ReasonerConfig) -> float:
+    """Return the share of a segment's updates that are backpropagated."""
+    states = len(REASONERS[model.kind].states)
+    of_cycle = model.L_cycles + states - 1
+    of_segment = model.H_cycles * of_cycle
+    return learned_updates(model.gradient, of_cycle, states, of_segment) / of_segment

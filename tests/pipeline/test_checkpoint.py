@@ -32,18 +32,22 @@ from pipeline.data.store import Store
 from pipeline.reasoner.network import Network, make_network
 from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
 
-KINDS = pytest.mark.parametrize("kind", ["table", "compositional"])
+KINDS = pytest.mark.parametrize("kind", ["table", "compositional", "residual"])
+ROWS, RESIDUAL = "memory.rows", "memory.residual.rows"
 
 
 def config_of(kind: str, *settings: str) -> Config:
-    return tiny_config(f"memory.kind={kind}", "memory.tokens=2", *settings)
+    """A tiny config of a kind of memory; residual: compositional memory that has one."""
+    memory = ("memory.kind=compositional", "memory.residual=3") if kind == "residual" else (f"memory.kind={kind}",)
+    return tiny_config(*memory, "memory.tokens=2", *settings)
 
 
 def network_of(config: Config, store: Store, seed: int = 1) -> Network:
     """A network whose memory rows are all different."""
     network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), seed)
     with torch.no_grad():
-        network.memory.rows.normal_(generator=torch.Generator().manual_seed(seed))
+        for name in {ROWS, RESIDUAL} & network.state_dict().keys():
+            network.state_dict()[name].normal_(generator=torch.Generator().manual_seed(seed))
     return network
 
 
@@ -106,24 +110,28 @@ def test_a_transplant_says_what_was_known_new_and_unused(tmp_path: Path, kind: s
     weights, _, network, happened = moved(kind, tmp_path)
     assert happened == Transplant(known=2, new=2, unused=1)
     assert str(happened) == "task memory: 2 tasks by id, 2 new from the mean, 1 not needed"
-    trunk = {name: tensor for name, tensor in network.state_dict().items() if name != "memory.rows"}
-    assert_equal(trunk, {name: tensor for name, tensor in weights.tensors.items() if name != "memory.rows"})
+    trunk = {name: tensor for name, tensor in network.state_dict().items() if name not in (ROWS, RESIDUAL)}
+    assert_equal(trunk, {name: tensor for name, tensor in weights.tensors.items() if name not in (ROWS, RESIDUAL)})
 
 
 def test_compositional_rows_move_by_task_id_and_new_ones_are_the_mean(tmp_path: Path) -> None:
     weights, store, network, _ = moved("compositional", tmp_path)
-    old, rows = weights.tensors["memory.rows"], network.state_dict()["memory.rows"]
+    old, rows = weights.tensors[ROWS], network.state_dict()[ROWS]
     assert store.task_ids == ("a", "aa", "c", "d")
     torch.testing.assert_close(rows, torch.stack([old.mean(0), old.mean(0), old[1], old[2]]))
 
 
+def places_of(weights: Weights) -> dict[str, dict[int, int]]:
+    """The row of each transform of each task."""
+    starts = weights.transform_start.tolist()
+    ranges = zip(weights.task_ids, starts[:-1], starts[1:], strict=True)
+    return {task: dict(zip(weights.transforms[a:b].tolist(), range(a, b), strict=True)) for task, a, b in ranges}
+
+
 def test_table_rows_move_by_task_id_and_transform_and_new_ones_are_the_mean(tmp_path: Path) -> None:
     weights, store, network, _ = moved("table", tmp_path)
-    old, rows = weights.tensors["memory.rows"], network.state_dict()["memory.rows"]
-    starts = weights.transform_start.tolist()
-    places = {task: dict(zip(weights.transforms[a:b].tolist(), range(a, b), strict=True))
-              for task, a, b in zip(weights.task_ids, starts[:-1], starts[1:], strict=True)}  # fmt: skip
-    kinds = []
+    old, rows = weights.tensors[ROWS], network.state_dict()[ROWS]
+    places, kinds = places_of(weights), []
     for task, task_id in enumerate(store.task_ids):
         for position in range(*store.transform_start[task : task + 2]):
             code = int(store.transforms[position])
@@ -136,15 +144,32 @@ def test_table_rows_move_by_task_id_and_transform_and_new_ones_are_the_mean(tmp_
     )
 
 
+def test_residual_rows_move_by_task_id_and_transform_and_new_ones_are_zero(tmp_path: Path) -> None:
+    weights, store, network, _ = moved("residual", tmp_path)
+    old, rows = weights.tensors[RESIDUAL], network.state_dict()[RESIDUAL]
+    assert rows.shape == (len(store.transforms), 3)
+    places, kinds = places_of(weights), []
+    for task, task_id in enumerate(store.task_ids):
+        for position in range(*store.transform_start[task : task + 2]):
+            code = int(store.transforms[position])
+            known = places.get(task_id, {})
+            assert torch.equal(rows[position], old[known[code]] if code in known else torch.zeros(3))
+            kinds.append("same view" if code in known else "other view" if known else "other task")
+    assert {kind: kinds.count(kind) > 1 for kind in kinds} == dict.fromkeys(("same view", "other view", "other task"), True)
+    means = weights.tensors[ROWS].mean(0)
+    torch.testing.assert_close(network.state_dict()[ROWS][0], means)  # rows of new tasks are the mean all the same
+
+
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
         ("memory.kind=table", "memory.color_base"),
+        ("memory.residual=3", "memory.residual.gate, memory.residual.matrix, memory.residual.rows"),
         ("memory.tokens=1", "memory.rows, memory.scale, memory.shift"),
         ("model.layers=1", r"reasoner\.blocks\.1"),
         ("model.convolution=3", r"reasoner\.blocks\.0\.feed_forward\.convolution\.weight"),
         ("model.hidden_size=32", "memory.dihedral"),
-        ("model.states=1", r"reasoner\.initial_answer"),
+        ("model.kind=urm", r"reasoner\.initial_answer"),
         ("model.heads=4", r"model\.heads"),
         ("model.positions=1d", r"model\.positions"),
     ],
@@ -165,6 +190,20 @@ def test_a_table_of_other_memory_tokens_is_refused(tmp_path: Path) -> None:
     store = tiny_store()
     with pytest.raises(ValueError, match=r"memory\.tokens differ"):
         transplant(load_weights(tmp_path), network_of(config_of("table", "memory.tokens=3"), store), store)
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("memory.residual=0", "memory.residual.gate, memory.residual.matrix, memory.residual.rows"),
+        ("memory.residual=4", "memory.residual.matrix, memory.residual.rows"),
+    ],
+)
+def test_a_residual_of_another_rank_is_refused(tmp_path: Path, setting: str, named: str) -> None:
+    write_weights(tmp_path / "weights.safetensors", "residual")
+    store = tiny_store()
+    with pytest.raises(ValueError, match=f"weights of another architecture, {named} differ"):
+        transplant(load_weights(tmp_path), network_of(config_of("residual", setting), store), store)
 
 
 def test_more_cycles_are_no_other_architecture(tmp_path: Path) -> None:
@@ -216,14 +255,16 @@ def test_a_file_with_damaged_content_is_named(tmp_path: Path, changes: dict[str,
         load_weights(path)
 
 
-@KINDS
-def test_a_memory_of_the_wrong_length_is_damage(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name"), [("table", ROWS), ("compositional", ROWS), ("residual", ROWS), ("residual", RESIDUAL)]
+)
+def test_a_memory_of_the_wrong_length_is_damage(tmp_path: Path, kind: str, name: str) -> None:
     path = tmp_path / "weights.safetensors"
     write_weights(path, kind)
     tensors, metadata = read_tensors(path)
-    tensors["memory.rows"] = tensors["memory.rows"][1:].clone()
+    tensors[name] = tensors[name][1:].clone()
     save_file(tensors, path, metadata=metadata)
-    with pytest.raises(ValueError, match=rf"^{path}: damaged weights file: \d+ rows of task memory, expected \d+"):
+    with pytest.raises(ValueError, match=rf"^{path}: damaged weights file: \d+ rows of task memory, expected \d+ \({name}\)"):
         load_weights(path)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,20 +19,24 @@ from pipeline.optim import (
     make_optimizer,
     orthogonalize,
     rate_factor,
-    sign_descent,
     trainable,
 )
+from pipeline.reasoner.base import ReasonerConfig
 from pipeline.reasoner.memory import MemoryConfig
 from pipeline.reasoner.network import Network, make_network
-from pipeline.reasoner.trm import ReasonerConfig
 
 MODEL = ReasonerConfig(hidden_size=16, heads=2, inner_multiple=8, layers=1, H_cycles=1, L_cycles=1, convolution=3)
 ROWS = 9
 DECAY = 0.8
 
 
-def make_tiny(kind: str = "compositional", seed: int = 0) -> Network:
-    return make_network(MODEL, replace(MemoryConfig(tokens=2), kind=kind), 3, ROWS, seed)
+TABLE, COMPOSITIONAL = MemoryConfig("table", 2), MemoryConfig("compositional", 2)
+RESIDUAL = replace(COMPOSITIONAL, residual=4)
+MEMORIES = pytest.mark.parametrize("memory", [TABLE, COMPOSITIONAL, RESIDUAL])
+
+
+def make_tiny(memory: MemoryConfig = COMPOSITIONAL, seed: int = 0) -> Network:
+    return make_network(MODEL, memory, 3, ROWS, seed)
 
 
 def plain_adam_atan2(
@@ -122,23 +125,6 @@ def test_muon_refuses_bad_settings(settings: dict[str, float]) -> None:
         Muon([torch.nn.Parameter(torch.ones(1, 1))], **settings)
 
 
-def test_sign_descent_sums_duplicates_and_leaves_other_rows_alone() -> None:
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(6, 4, generator=generator)
-    index = torch.tensor([4, 1, 4, 4, 0])
-    gradient = torch.randn(5, 4, generator=generator)
-    gradient[2] = -3 * gradient[0]  # outweighs the first: the sign of the sum is not the sum of the signs
-    gradient[3] = gradient[0]
-    gradient[4, :2] = 0
-    before = rows.clone()
-    assert sign_descent(rows, index, gradient, rate=0.1, decay=0.5).tolist() == [0, 1, 4]
-    assert torch.equal(rows[[2, 3, 5]], before[[2, 3, 5]])
-    summed = {0: gradient[4], 1: gradient[1], 4: -gradient[0]}
-    for row, total in summed.items():
-        expected = before[row] * (1 - 0.1 * 0.5) - 0.1 * total.sign()
-        torch.testing.assert_close(rows[row], expected)
-
-
 def test_the_rate_rises_stays_and_falls() -> None:
     config = OptimizerConfig(warmup_steps=4, decay_from=0.5, final_rate=0.2)
     assert [rate_factor(config, step, 0.0) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
@@ -156,19 +142,23 @@ def test_the_warmup_of_a_short_run_ends_with_a_twentieth_of_it() -> None:
     assert rate_factor(config, 499, 0.001) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("kind", ["table", "compositional"])
-def test_the_average_begins_after_its_start(kind: Literal["table", "compositional"]) -> None:
-    network = make_network(ReasonerConfig(hidden_size=16, heads=2, inner_multiple=16), MemoryConfig(kind, 1), 3, 5, 0)
-    average, dense = MovingAverage(network, 0.5, start=2), None
-    rows = network.memory.rows.data
+@MEMORIES
+def test_the_average_begins_after_its_start(memory: MemoryConfig) -> None:
+    network = make_tiny(memory)
+    average = MovingAverage(network, 0.5, start=2)
+    tables = network.tables()
+    rows = {name: network.state_dict()[name] for name in ("memory.rows", *(f"{prefix}.rows" for prefix in tables))}
+    dense: dict[str, Tensor] = {}
     for step in range(1, 6):
-        touched = torch.tensor([step % len(rows)])
-        average.before_rows(touched)
-        with torch.no_grad():
-            rows[touched] += step
+        touched = torch.tensor([step % 3])
+        for prefix in tables:
+            average.before_rows(prefix, touched)
+        for values in rows.values():
+            values[touched] += step
         average.update()
-        dense = rows.clone() if step <= 2 or dense is None else torch.lerp(dense, rows, 0.5)
-        torch.testing.assert_close(average.state_dict()["memory.rows"], dense)
+        for name, values in rows.items():
+            dense[name] = values.clone() if step <= 2 else torch.lerp(dense[name], values, 0.5)
+            torch.testing.assert_close(average.state_dict()[name], dense[name])
 
 
 def test_the_rate_is_constant_without_warmup_and_decay() -> None:
@@ -184,7 +174,7 @@ def set_gradients(network: Network, seed: int) -> None:
 
 @pytest.mark.parametrize("kind", ["adam-atan2", "adamw", "muon"])
 def test_every_parameter_is_in_one_group_and_is_stepped(kind: str) -> None:
-    network = make_tiny()
+    network = make_tiny(RESIDUAL)
     optimizer = make_optimizer(network, OptimizerConfig(kind=kind, weight_decay=0.0, memory_decay=0.0))
     grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(map(id, network.parameters()))
@@ -208,7 +198,7 @@ def test_muon_takes_the_matrices_of_the_blocks() -> None:
 
 def test_rates_are_those_of_the_config_times_the_factor() -> None:
     config = OptimizerConfig(kind="muon", rate=0.5, matrix_rate=0.25, memory_rate=2.0, weight_decay=0.3, memory_decay=0.7)
-    network = make_tiny()
+    network = make_tiny(RESIDUAL)
     optimizer = make_optimizer(network, config)
     optimizer.set_rates(0.5)
     optimizer.set_rates(0.1)
@@ -267,21 +257,22 @@ class DenseAverage:
 
 def change(network: Network, average: MovingAverage, rng: np.random.Generator) -> None:
     """One step of training: parameters, and some table rows, which are announced before they change."""
-    touched = torch.from_numpy(np.flatnonzero(rng.random(ROWS) < rng.choice([0.0, 0.2, 0.9])))
-    average.before_rows(touched)
+    tables = network.tables()
+    for prefix, table in tables.items():
+        touched = torch.from_numpy(np.flatnonzero(rng.random(ROWS) < rng.choice([0.0, 0.2, 0.9])))
+        average.before_rows(prefix, touched)
+        table.rows[touched] += torch.from_numpy(rng.normal(size=(len(touched), table.rows.shape[1]))).float()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.from_numpy(rng.normal(size=parameter.shape)).float())
-        if average.table_steps is not None:
-            network.memory.rows[touched] += torch.from_numpy(rng.normal(size=(len(touched), 16))).float()
     average.update()
 
 
-@pytest.mark.parametrize("kind", ["table", "compositional"])
+@MEMORIES
 @pytest.mark.parametrize("seed", range(3))
-def test_the_lazy_average_is_the_dense_one(kind: str, seed: int) -> None:
+def test_the_lazy_average_is_the_dense_one(memory: MemoryConfig, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    network = make_tiny(kind)
+    network = make_tiny(memory)
     average, dense = MovingAverage(network, DECAY), DenseAverage(network)
     for step in range(25):
         change(network, average, rng)
@@ -291,10 +282,10 @@ def test_the_lazy_average_is_the_dense_one(kind: str, seed: int) -> None:
     dense.assert_close(average.state_dict())
 
 
-@pytest.mark.parametrize("kind", ["table", "compositional"])
-def test_a_resumed_average_goes_on_bit_for_bit(kind: str) -> None:
+@MEMORIES
+def test_a_resumed_average_goes_on_bit_for_bit(memory: MemoryConfig) -> None:
     def run(restart: Callable[[MovingAverage, Network], MovingAverage]) -> dict[str, Tensor]:
-        network, rng = make_tiny(kind), np.random.default_rng(5)
+        network, rng = make_tiny(memory), np.random.default_rng(5)
         average = MovingAverage(network, DECAY)
         for step in range(16):
             if step == 9:
@@ -312,11 +303,10 @@ def test_a_resumed_average_goes_on_bit_for_bit(kind: str) -> None:
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-@pytest.mark.parametrize("kind", ["table", "compositional"])
-def test_rows_of_both_memories_are_trained_values(kind: str) -> None:
-    network = make_tiny(kind)
-    expected = sum(p.numel() for p in network.parameters()) + (ROWS * 16 if kind == "table" else 0)
-    assert trainable(network) == expected
+@pytest.mark.parametrize(("memory", "values"), [(TABLE, ROWS * 16), (COMPOSITIONAL, 0), (RESIDUAL, ROWS * 4)])
+def test_rows_of_tables_are_trained_values(memory: MemoryConfig, values: int) -> None:
+    network = make_tiny(memory)
+    assert trainable(network) == sum(p.numel() for p in network.parameters()) + values
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Layers against their definitions: rotary positions, the gate, the grid convolution, initial weights."""
+"""Layers against their definitions: norm, positions, attention, the gate, convolutions, the token mixer, initial weights."""
 
 import math
 
@@ -6,18 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
 
 from pipeline.reasoner import layout as layout_module
-from pipeline.reasoner.blocks import (
-    GridConvolution,
-    SwiGLU,
-    _ConvolveGrids,
-    _Gate,
-    rotary_angles,
-    rotate,
-    truncated_normal,
-)
+from pipeline.reasoner.blocks import Attention, Block, SwiGLU, TokenMixer, _Gate, rms_norm, rotary_angles, rotate
+from pipeline.reasoner.convolution import GridConvolution, SequenceConvolution, _ConvolveGrids
 from pipeline.reasoner.layout import Layout, make_layout
+from pipeline.reasoner.linear import truncated_normal
 
 
 def layout_of(shape: tuple[int, int], offset: tuple[int, int] = (0, 0), memory_tokens: int = 3) -> Layout:
@@ -52,6 +48,27 @@ def test_2d_positions_give_half_of_the_frequencies_to_rows() -> None:
     assert torch.equal(by_cell[:, 0, 4:], by_cell[:1, 0, 4:].expand(2, 4))
     assert by_cell[1, 2, 0] == pytest.approx(math.cos(7), abs=1e-5)
     assert by_cell[1, 2, 4] == pytest.approx(math.cos(10), abs=1e-5)
+
+
+def test_without_positions_attention_does_not_see_the_order_of_tokens() -> None:
+    generator = torch.Generator().manual_seed(6)
+    layout = layout_of((2, 3))
+    angles = rotary_angles(layout, 8, "none", 30)
+    assert angles is None
+    attention = Attention(16, 2, generator)
+    x = torch.randn(9, 16, generator=generator)
+    order = torch.randperm(9, generator=generator)
+    torch.testing.assert_close(attention(x[order], layout, angles), attention(x, layout, angles)[order])
+    numbered = rotary_angles(layout, 8, "1d", 30)
+    assert not torch.allclose(attention(x[order], layout, numbered), attention(x, layout, numbered)[order], atol=1e-3)
+
+
+def test_the_norm_is_computed_in_float32_at_least() -> None:
+    x = 3 * torch.randn(4, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    by_hand = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(rms_norm(x), by_hand, atol=1e-14, rtol=1e-14)
+    half = x.bfloat16()
+    assert torch.equal(rms_norm(half), rms_norm(half.float()).bfloat16())
 
 
 def test_rotation_turns_halves_of_a_head_against_each_other_and_its_gradient_turns_back() -> None:
@@ -99,6 +116,111 @@ def test_the_gradient_of_the_convolution_is_right(monkeypatch: pytest.MonkeyPatc
     x = torch.randn(layout.tokens, 2, generator=generator, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, 1, kernel, kernel, generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, weight: _ConvolveGrids.apply(x, weight, layout), (x, weight))
+
+
+SEQUENCES = torch.tensor([[1, 1], [2, 3], [2, 3], [1, 4]])  # with a memory token 2, 7, 7 and 5 tokens long
+
+
+def convolve_alone(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
+    """Each sequence of x (N, C) by itself, through torch's convolution of what is padded on the left."""
+    mixed = []
+    for i in range(layout.sequences):
+        padded = F.pad(x[layout.sequence == i].T[None], (weight.shape[-1] - 1, 0))
+        mixed.append(F.conv1d(padded, weight, groups=len(weight))[0].T)
+    return torch.cat(mixed)
+
+
+@pytest.mark.parametrize("shapes", [SEQUENCES, SEQUENCES[:1]], ids=["pack", "short"])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 6, 20])
+def test_the_sequence_convolution_is_that_of_torch_on_each_sequence(kernel: int, shapes: Tensor) -> None:
+    generator = torch.Generator().manual_seed(8)
+    layout = make_layout(shapes, torch.zeros_like(shapes), 1)
+    convolution = SequenceConvolution(4, kernel, generator)
+    x = torch.randn(layout.tokens, 4, generator=generator)
+    torch.testing.assert_close(convolution(x, layout), convolve_alone(x, convolution.weight, layout))
+
+
+@pytest.mark.parametrize("kernel", [2, 4])
+def test_the_sequence_convolution_sees_a_token_and_those_before_it_in_its_sequence(kernel: int) -> None:
+    layout = make_layout(SEQUENCES, torch.zeros_like(SEQUENCES), 1)
+    convolution = SequenceConvolution(1, kernel, torch.Generator().manual_seed(9))
+    seen = torch.autograd.functional.jacobian(lambda x: convolution(x, layout), torch.ones(layout.tokens, 1)).squeeze()
+    expected = torch.zeros(layout.tokens, layout.tokens)
+    for token, first in enumerate(layout.first[layout.sequence].tolist()):
+        for back in range(kernel):
+            if token - back >= first:
+                expected[token, token - back] = convolution.weight[0, 0, kernel - 1 - back].item()
+    assert torch.equal(seen, expected)
+    assert (convolution.weight != 0).all()
+
+
+@pytest.mark.parametrize("kernel", [2, 4])
+def test_the_gradient_of_the_sequence_convolution_is_right(kernel: int) -> None:
+    layout = make_layout(SEQUENCES, torch.zeros_like(SEQUENCES), 1)
+    generator = torch.Generator().manual_seed(10)
+    convolution = SequenceConvolution(2, kernel, generator)
+    x = torch.randn(layout.tokens, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 1, kernel, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x, weight: functional_call(convolution, {"weight": weight}, (x, layout)), (x, weight)
+    )
+
+
+@pytest.mark.parametrize(("axes", "kernel", "kind"), [("2d", 3, GridConvolution), ("1d", 2, SequenceConvolution)])
+def test_the_convolution_lies_between_the_gate_and_the_way_down(axes: str, kernel: int, kind: type) -> None:
+    generator = torch.Generator().manual_seed(11)
+    layout = make_layout(SEQUENCES, torch.zeros_like(SEQUENCES), 1)
+    layer = SwiGLU(8, 1.0, generator, convolution=kernel, axes=axes, multiple=8)
+    assert type(layer.convolution) is kind
+    x = torch.randn(layout.tokens, 8, generator=generator)
+    gate, up = layer.gate_up(x).chunk(2, dim=-1)
+    by_hand = layer.down(F.silu(layer.convolution(F.silu(gate) * up, layout)))
+    torch.testing.assert_close(layer(x, layout), by_hand)
+
+
+def mixer_case(hidden_size: int) -> tuple[Layout, Tensor]:
+    """Three sequences of 2 + 3 x 3 tokens, and random features of them in float64."""
+    shapes = torch.full((3, 2), 3)
+    layout = make_layout(shapes, torch.zeros_like(shapes), 2)
+    generator = torch.Generator().manual_seed(12)
+    return layout, torch.randn(layout.tokens, hidden_size, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("hidden_size", [8, 11])
+def test_a_block_with_a_mixer_is_two_gated_layers_over_tokens_and_over_features(hidden_size: int) -> None:
+    layout, x = mixer_case(hidden_size)
+    block = Block(
+        hidden_size, 1, 1.0, torch.Generator().manual_seed(13), convolution=0, axes="2d", multiple=8, mixer_length=11
+    ).double()
+    over_tokens, over_features = block.mixer.feed_forward, block.feed_forward
+    z = x.unflatten(0, (3, 11))  # (B, L, D)
+    gate, up = torch.einsum("gil,bld->gbid", over_tokens.gate_up.weight.unflatten(0, (2, -1)), z)
+    z = z + torch.einsum("li,bid->bld", over_tokens.down.weight, gate * gate.sigmoid() * up)
+    z = z / (z.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
+    gate, up = torch.einsum("gid,bld->gbli", over_features.gate_up.weight.unflatten(0, (2, -1)), z)
+    z = z + torch.einsum("di,bli->bld", over_features.down.weight, gate * gate.sigmoid() * up)
+    z = z / (z.square().mean(dim=2, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(block(x, layout, None), z.flatten(0, 1))
+
+
+def test_a_mixer_treats_every_feature_alike_and_no_two_tokens() -> None:
+    layout, x = mixer_case(8)
+    mixer = TokenMixer(11, 4.0, torch.Generator().manual_seed(14), multiple=8).double()
+    features, tokens = torch.randperm(8, generator=torch.Generator().manual_seed(15)), torch.arange(33).unflatten(0, (3, 11))
+    mixed = mixer(x, layout)
+    torch.testing.assert_close(mixer(x[:, features], layout), mixed[:, features])
+    turned = tokens.roll(1, dims=1).flatten()
+    assert not torch.allclose(mixer(x[turned], layout), mixed[turned], atol=1e-3)
+    swapped = tokens.roll(1, dims=0).flatten()  # whole sequences
+    torch.testing.assert_close(mixer(x[swapped], layout), mixed[swapped])
+
+
+@pytest.mark.parametrize(("shapes", "length"), [([[2, 2]], 6), ([[3, 3], [3, 4]], 14), ([[1, 1], [3, 3]], 3)])
+def test_a_mixer_refuses_sequences_of_another_length(shapes: list[list[int]], length: int) -> None:
+    layout = make_layout(torch.tensor(shapes), torch.zeros(len(shapes), 2, dtype=torch.int64), 2)
+    mixer = TokenMixer(11, 4.0, torch.Generator().manual_seed(16), multiple=8)
+    with pytest.raises(ValueError, match=f"made for sequences of 11 tokens, got one of {length}$"):
+        mixer(torch.ones(layout.tokens, 8), layout)
 
 
 @pytest.mark.parametrize(

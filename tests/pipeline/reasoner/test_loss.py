@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.reasoner.layout import Layout, make_layout
-from pipeline.reasoner.loss import SegmentLoss, segment_loss
+from pipeline.reasoner.loss import SegmentLoss, going_on_target, segment_loss
 
 SHAPES = torch.tensor([[1, 2], [2, 2], [2, 2], [3, 1]])
 VOCABULARY = 12
@@ -98,6 +98,72 @@ def test_the_halting_head_is_to_tell_whether_the_answer_is_exact() -> None:
     assert loss.exact.tolist() == [False, False, False, True]
     assert loss.halting.item() == pytest.approx(halting_by_definition(halting, loss), rel=1e-5)
     assert loss.total.item() == pytest.approx(loss.token.item() + 0.5 * loss.halting.item())
+
+
+def test_going_on_is_worth_the_best_that_may_follow() -> None:
+    following = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 4.0], [-2.0, -3.0]], requires_grad=True)
+    target = going_on_target(following, torch.tensor([False, False, True, True]))
+    assert target.tolist() == pytest.approx([1 / (1 + math.exp(-q)) for q in (2.0, 3.0, 0.5, -2.0)])
+    assert not target.requires_grad
+
+
+def test_the_logit_of_going_on_is_trained_where_its_worth_is_given() -> None:
+    logits, halting, labels, layout = make_case()
+    worth = torch.tensor([0.2, 0.9, 0.5, 0.4])
+    without = segment_loss(logits, halting, labels, layout)
+    halting.requires_grad_()
+    loss = segment_loss(logits, halting, labels, layout, going_on=worth)
+    terms = []
+    for logit, target in zip(halting[[0, 1, 3], 1].tolist(), worth[[0, 1, 3]].tolist(), strict=True):
+        probability = 1 / (1 + math.exp(-logit))
+        terms.append(-target * math.log(probability) - (1 - target) * math.log(1 - probability))
+    assert loss.halting.item() == pytest.approx(without.halting.item() + sum(terms), rel=1e-5)
+    assert torch.equal(loss.token, without.token)
+    loss.total.backward()
+    expected = 0.5 * (halting[:, 1].detach().sigmoid() - worth)
+    expected[2] = 0  # it has no label
+    torch.testing.assert_close(halting.grad[:, 1], expected)
+
+
+@pytest.mark.parametrize("going_on", [False, True])
+def test_what_is_said_of_a_sequence_without_labels_does_not_count(going_on: bool) -> None:
+    logits, halting, labels, layout = make_case()
+    totals = []
+    for value in (-50.0, 0.0, 50.0):
+        halting[2] = value
+        worth = torch.full((4,), 0.5) if going_on else None
+        if worth is not None:
+            worth[2] = 0.5 + value / 100
+        logits[6:10] = value * torch.arange(VOCABULARY)
+        totals.append(segment_loss(logits, halting, labels, layout, going_on=worth).total.item())
+    assert totals[0] == totals[1] == totals[2]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 2.0])
+def test_the_halting_weight_scales_the_halting_terms_alone(weight: float) -> None:
+    logits, halting, labels, layout = make_case()
+    logits.requires_grad_()
+    halting.requires_grad_()
+    worth = torch.full((4,), 0.3)
+    loss = segment_loss(logits, halting, labels, layout, going_on=worth, halting_weight=weight)
+    assert loss.total.item() == pytest.approx(loss.token.item() + weight * loss.halting.item())
+    of_token, *_ = torch.autograd.grad(loss.token, logits, retain_graph=True)
+    (of_halting,) = torch.autograd.grad(loss.halting, halting, retain_graph=True)
+    assert of_halting.any()
+    loss.total.backward()
+    torch.testing.assert_close(logits.grad, of_token)
+    torch.testing.assert_close(halting.grad, weight * of_halting)
+
+
+def test_a_halting_head_without_weight_has_a_gradient_of_zero() -> None:
+    logits, halting, labels, layout = make_case()
+    halting.requires_grad_()
+    loss = segment_loss(logits, halting, labels, layout, halting_weight=0.0)
+    assert loss.halting > 0
+    assert torch.equal(loss.total, loss.token)
+    loss.total.backward()
+    assert halting.grad is not None
+    assert not halting.grad.any()
 
 
 def test_a_sequence_without_labels_gives_no_gradient() -> None:

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.reasoner.memory import CompositionalMemory, MemoryConfig, TableMemory, Views
+from pipeline.reasoner.memory import CompositionalMemory, MemoryConfig, RowTable, TableMemory, Views
 
-SIZE, TOKENS, TASKS = 40, 3, 4
+SIZE, TOKENS, TASKS, VIEWS, RANK = 40, 3, 4, 9, 5
 
 
 def make_views(task: list[int], row: list[int] | None = None, seed: int = 0) -> Views:
@@ -18,10 +18,10 @@ def make_views(task: list[int], row: list[int] | None = None, seed: int = 0) -> 
     return Views(torch.tensor(task), torch.tensor(task if row is None else row), dihedral, torch.from_numpy(colors))
 
 
-def make_compositional(seed: int = 0) -> CompositionalMemory:
-    """A memory in which scale and shift both say something."""
+def make_compositional(seed: int = 0, residual: int = 0) -> CompositionalMemory:
+    """A memory in which scale and shift both say something; a residual says nothing yet."""
     generator = torch.Generator().manual_seed(seed)
-    memory = CompositionalMemory(TASKS, SIZE, TOKENS, generator)
+    memory = CompositionalMemory(TASKS, SIZE, TOKENS, generator, VIEWS, residual)
     with torch.no_grad():
         memory.scale.normal_(0, 0.1, generator=generator)
         memory.shift.normal_(0, 0.1, generator=generator)
@@ -57,6 +57,22 @@ def test_asking_a_table_without_gradient_gathers_nothing() -> None:
     with torch.no_grad():
         memory(make_views([1]))
     assert memory.gathered is None
+
+
+def test_a_table_gives_what_a_backward_pass_found_once_with_its_rows() -> None:
+    table = RowTable(4, 2)
+    weight = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
+    (table.gather(torch.tensor([3, 1, 3])) * weight).sum().backward()
+    with torch.no_grad():
+        table.gather(torch.tensor([0]))  # a look without gradient changes nothing
+    found = table.take_gradient()
+    assert found.index.tolist() == [3, 1, 3]
+    assert torch.equal(found.gradient, weight)
+    with pytest.raises(AssertionError, match="no rows were gathered since"):
+        table.take_gradient()
+    table.gather(torch.tensor([0]))
+    with pytest.raises(AssertionError, match="no backward pass"):
+        table.take_gradient()
 
 
 def code_of(memory: CompositionalMemory, dihedral: int, colors: list[int]) -> Tensor:
@@ -114,8 +130,74 @@ def test_the_gradient_reaches_the_rows_of_the_asked_tasks_alone() -> None:
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in memory.parameters())
 
 
+def train_residual(memory: CompositionalMemory, rows: list[int]) -> None:
+    """Give the views of `rows` a residual, as training would."""
+    assert memory.residual is not None
+    memory.residual.rows[rows] = torch.randn(len(rows), RANK, generator=torch.Generator().manual_seed(2))
+
+
+def test_an_untrained_residual_changes_nothing_and_draws_after_everything_else() -> None:
+    without, memory = make_compositional(), make_compositional(residual=RANK)
+    views = make_views([2, 0, 2], row=[7, 5, 4])
+    shared = {name: tensor for name, tensor in memory.state_dict().items() if not name.startswith("residual.")}
+    assert shared.keys() == without.state_dict().keys()
+    assert torch.equal(shared["rows"], without.rows)
+    without.load_state_dict(shared)
+    assert torch.equal(memory(views), without(views))
+
+
+def test_a_residual_changes_the_views_that_were_trained_alone() -> None:
+    memory = make_compositional(residual=RANK)
+    views = make_views([1, 1, 1, 3, 3], row=[4, 5, 4, 8, 7])
+    before = memory(views).detach()
+    train_residual(memory, [4, 8])
+    after = memory(views).detach()
+    assert (before != after).flatten(1).all(dim=1).tolist() == [True, False, True, True, False]
+    assert torch.equal(before[[1, 4]], after[[1, 4]])
+    torch.testing.assert_close((after - before)[0], (after - before)[2], atol=1e-5, rtol=1e-3)  # one view, one residual
+
+
+def test_a_residual_is_a_gated_row_of_the_view_times_a_shared_matrix() -> None:
+    memory = make_compositional(residual=RANK)
+    residual = memory.residual
+    assert residual is not None
+    assert (residual.rows.shape, residual.matrix.shape) == ((VIEWS, RANK), (TOKENS * SIZE, RANK))
+    assert torch.equal(residual.gate, torch.full((TOKENS * SIZE,), -2.0))
+    views = make_views([1, 2], row=[3, 6])
+    before = memory(views)
+    train_residual(memory, [3, 6])
+    with torch.no_grad():
+        residual.gate.normal_(generator=torch.Generator().manual_seed(3))
+    for i, row in enumerate((3, 6)):
+        expected = before[i].flatten() + (residual.matrix @ residual.rows[row]) / (1 + (-residual.gate).exp())
+        torch.testing.assert_close(memory(views)[i].flatten(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_gradient_of_a_residual_reaches_its_rows_first_and_then_matrix_and_gate() -> None:
+    memory = make_compositional(residual=RANK)
+    residual = memory.residual
+    assert residual is not None
+    views = make_views([3, 1], row=[8, 2])
+    memory(views).square().sum().backward()
+    found = residual.take_gradient()
+    assert found.index.tolist() == [8, 2]
+    assert found.gradient.all()
+    assert residual.matrix.grad is not None and not residual.matrix.grad.any()  # of rows that are still zero
+    train_residual(memory, [8, 2])
+    memory(views).square().sum().backward()
+    assert residual.take_gradient().gradient.all()
+    assert residual.matrix.grad.all()
+    assert residual.gate.grad is not None and residual.gate.grad.all()
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"kind": "none"}, "table or compositional, got 'none'"), ({"tokens": 0}, "at least 1")]
+    ("settings", "message"),
+    [
+        ({"kind": "none"}, "table or compositional, got 'none'"),
+        ({"tokens": 0}, "at least 1"),
+        ({"kind": "compositional", "residual": -1}, "residual must not be negative, got -1"),
+        ({"kind": "table", "residual": 32}, "residual is for compositional memory, a table takes 0, got 32"),
+    ],
 )
 def test_settings_that_make_no_memory_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

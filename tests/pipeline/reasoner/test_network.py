@@ -5,20 +5,57 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.reasoner.base import ReasonerConfig
+from pipeline.reasoner.hrm import HRM
 from pipeline.reasoner.layout import make_layout
 from pipeline.reasoner.memory import CompositionalMemory, MemoryConfig, TableMemory, Views
-from pipeline.reasoner.network import Batch, make_network
-from pipeline.reasoner.trm import ReasonerConfig
+from pipeline.reasoner.network import Batch, learned_share, make_network
+from pipeline.reasoner.trm import TRM
+from pipeline.reasoner.urm import URM
 
 MODEL = ReasonerConfig(hidden_size=16, heads=2, inner_multiple=8, H_cycles=1, L_cycles=1)
 
 
-@pytest.mark.parametrize("kind", ["table", "compositional"])
-def test_a_seed_makes_one_network(kind: str) -> None:
-    memory = replace(MemoryConfig(tokens=2), kind=kind)
+MEMORIES = [MemoryConfig("table", 2), MemoryConfig("compositional", 2), MemoryConfig("compositional", 2, residual=4)]
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_seed_makes_one_network(memory: MemoryConfig) -> None:
     first, second, other = (make_network(MODEL, memory, 3, 7, seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize(("kind", "reasoner"), [("trm", TRM), ("hrm", HRM), ("urm", URM)])
+def test_the_kind_of_the_config_names_the_reasoner(kind: str, reasoner: type) -> None:
+    assert type(make_network(replace(MODEL, kind=kind), MEMORIES[0], 3, 7, 0).reasoner) is reasoner
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_mixer_is_made_for_the_memory_tokens_and_the_full_canvas(memory: MemoryConfig) -> None:
+    network = make_network(replace(MODEL, mixing="mixer", positions="none", canvas_side=3), memory, 3, 7, 0)
+    assert [block.mixer.length for block in network.reasoner.blocks] == [2 + 9] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "shares"),
+    [
+        ("trm", {"last-cycle": 4 / 12, "last-step": 2 / 12, "all": 1.0}),
+        ("hrm", {"last-cycle": 4 / 12, "last-step": 2 / 12, "all": 1.0}),
+        ("urm", {"last-cycle": 3 / 9, "last-step": 1 / 9, "all": 1.0}),
+    ],
+)
+def test_the_learned_share_is_that_of_the_updates_with_gradient(kind: str, shares: dict[str, float]) -> None:
+    for gradient, share in shares.items():
+        model = replace(MODEL, kind=kind, gradient=gradient, layers=1, H_cycles=3, L_cycles=3)
+        assert learned_share(model) == pytest.approx(share)
+        network = make_network(model, MEMORIES[0], 3, 7, 0).reasoner
+        layout = make_layout(torch.tensor([[1, 1]]), torch.tensor([[0, 0]]), 2)
+        learned: list[bool] = []
+        for block in [block for name, block in network.named_modules() if name.endswith("blocks.0")]:
+            block.register_forward_hook(lambda *_, learned=learned: learned.append(torch.is_grad_enabled()))
+        network(network.initial_state(layout.tokens), torch.ones(1, dtype=torch.int64), torch.zeros(1, 2, 16), layout)
+        assert sum(learned) / len(learned) == pytest.approx(share)
 
 
 def test_a_table_has_a_row_a_view_and_compositional_memory_a_row_a_task() -> None:
@@ -27,6 +64,17 @@ def test_a_table_has_a_row_a_view_and_compositional_memory_a_row_a_task() -> Non
     assert isinstance(table, TableMemory)
     assert isinstance(compositional, CompositionalMemory)
     assert (table.rows.shape, compositional.rows.shape) == ((7, 16), (3, 2 * 16))
+
+
+@pytest.mark.parametrize(
+    ("memory", "shapes"), list(zip(MEMORIES, [{"memory": (7, 16)}, {}, {"memory.residual": (7, 4)}], strict=True))
+)
+def test_tables_are_found_by_the_prefix_of_their_rows(memory: MemoryConfig, shapes: dict[str, tuple[int, int]]) -> None:
+    network = make_network(MODEL, memory, 3, 7, 0)
+    tables, tensors = network.tables(), network.state_dict()
+    assert {prefix: tuple(table.rows.shape) for prefix, table in tables.items()} == shapes
+    assert all(tensors[f"{prefix}.rows"].data_ptr() == table.rows.data_ptr() for prefix, table in tables.items())
+    assert not {f"{prefix}.rows" for prefix in tables} & dict(network.named_parameters()).keys()
 
 
 def test_what_the_memory_says_of_a_task_reaches_every_cell() -> None:

@@ -1,0 +1,192 @@
+"""What all reasoners share: their config, the embedding of what is given, the two heads, and how a segment runs.
+
+A reasoner is a list of updates of its states that makes up one cycle. A segment runs `H_cycles` cycles, the first of them
+without gradient, and reads the answer from the first state. `pipeline.reasoner.network` knows the reasoners by name.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.reasoner.blocks import Angles, Block, rotary_angles
+from pipeline.reasoner.layout import Layout
+from pipeline.reasoner.linear import CastLinear, truncated_normal
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class ReasonerConfig:
+    """The kind and shape of a reasoner; the defaults are TRM's on ARC (section 4 of the paper)."""
+
+    kind: Literal["trm", "hrm", "urm"] = "trm"
+    """trm: two states, one network. hrm: two states with a network each. urm: one state, one network."""
+    hidden_size: int = 512
+    heads: int = 8
+    expansion: float = 4.0
+    """Inner width of the feed-forward layer is 2/3 of this times `hidden_size`, rounded up to `inner_multiple`."""
+    inner_multiple: int = 256
+    layers: int = 2
+    """Blocks of a network; each of HRM's two has so many."""
+    H_cycles: int = 3
+    L_cycles: int = 4
+    """Updates of the latent in a cycle; the answer, where there is one, is updated once after them."""
+    gradient: Literal["last-cycle", "last-step", "all"] = "last-cycle"
+    """Which updates are backpropagated: the whole last cycle (TRM, URM), the last of each state (HRM), or all."""
+    mixing: Literal["attention", "mixer"] = "attention"
+    """mixer: a gated feed-forward layer over the tokens, for canvases of `canvas_side` x `canvas_side` alone."""
+    positions: Literal["1d", "2d", "none"] = "1d"
+    convolution: int = 0
+    """Width of a depthwise convolution within the feed-forward layer (ConvSwiGLU); 0 for none."""
+    convolution_axes: Literal["2d", "1d"] = "2d"
+    """2d: over the grid, an odd width. 1d: over the sequence, each token and those before it, as URM was published."""
+    canvas_side: int = 30
+    """Width of the full canvas, by which 1D positions count and for which a mixer is made."""
+    vocabulary: int = 12
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "heads", "layers", "H_cycles", "L_cycles", "canvas_side", "vocabulary", "inner_multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.expansion <= 0:
+            raise ValueError(f"expansion must be positive, got {self.expansion}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.mixing == "attention" and (self.hidden_size % self.heads or (self.hidden_size // self.heads) % 4):
+            raise ValueError(f"hidden_size {self.hidden_size} must give each of {self.heads} heads a multiple of 4")
+        if self.mixing == "mixer" and self.positions != "none":
+            raise ValueError(f"a mixer has no positions: positions must be none, got {self.positions!r}")
+        if self.convolution < 0 or (self.convolution and self.convolution_axes == "2d" and self.convolution % 2 == 0):
+            raise ValueError(f"convolution must be 0 or, on the grid, odd, got {self.convolution}")
+
+
+_CHOICES = {
+    "kind": ("trm", "hrm", "urm"),
+    "gradient": ("last-cycle", "last-step", "all"),
+    "mixing": ("attention", "mixer"),
+    "positions": ("1d", "2d", "none"),
+    "convolution_axes": ("2d", "1d"),
+}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one supervision segment gives."""
+
+    state: State
+    """Detached; the start of the next segment. Each tensor (N, D)."""
+    logits: Tensor
+    """(C, V): scores of each cell's output token."""
+    halting: Tensor
+    """(B, 2) float32: logits of halting and of going on."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What every update of a segment may use besides the states."""
+
+    tokens: Tensor
+    """(N, D) task memory and embedded cells."""
+    layout: Layout
+    angles: Angles | None
+    """Of the rotary positions; None where there are none."""
+
+
+Update = Callable[[State, Given], State]
+
+
+class Reasoner(nn.Module, ABC):
+    """Token embedding, the recursion that a subclass describes, and the heads of answer and halting."""
+
+    states: ClassVar[tuple[str, ...]]
+    """Names of the states; the heads read the first."""
+
+    def __init__(self, config: ReasonerConfig, memory_tokens: int, generator: torch.Generator) -> None:
+        """Make the network for sequences with `memory_tokens` tokens of task memory; `generator` draws its weights."""
+        super().__init__()
+        self.config = config
+        size = config.hidden_size
+        self.embedding = nn.Parameter(truncated_normal((config.vocabulary, size), 1 / math.sqrt(size), generator))
+        self.blocks = self.make_blocks(memory_tokens, generator)
+        self.head = CastLinear(size, config.vocabulary, generator)
+        self.halting_head = CastLinear(size, 2, generator, bias=True)
+        with torch.no_grad():
+            self.halting_head.weight.zero_()
+            assert self.halting_head.bias is not None
+            self.halting_head.bias.fill_(-5.0)
+        for name in self.states:
+            self.register_buffer(f"initial_{name}", truncated_normal((size,), 1.0, generator))
+
+    def make_blocks(self, memory_tokens: int, generator: torch.Generator) -> nn.ModuleList:
+        """Return the blocks of one network."""
+        config = self.config
+        length = memory_tokens + config.canvas_side**2 if config.mixing == "mixer" else None
+        return nn.ModuleList(
+            Block(
+                config.hidden_size, config.heads, config.expansion, generator,
+                convolution=config.convolution, axes=config.convolution_axes, multiple=config.inner_multiple,
+                mixer_length=length,
+            )
+            for _ in range(config.layers)
+        )  # fmt: skip
+
+    @abstractmethod
+    def cycle(self) -> list[Update]:
+        """Return the updates of one cycle, in order; the last one of each state is among the last `len(states)`."""
+
+    def initial_state(self, tokens: int, dtype: torch.dtype = torch.float32) -> State:
+        """Return the states of `tokens` tokens, each (N, D), before the first segment."""
+        return tuple(self.get_buffer(f"initial_{name}").to(dtype).expand(tokens, -1) for name in self.states)
+
+    def forward(self, state: State, inputs: Tensor, memory: Tensor, layout: Layout) -> Segment:
+        """Run one segment.
+
+        `inputs` (C,) int64 tokens of all cells, `memory` (B, M, D) task memory tokens, `state` from `initial_state` or the
+        segment before. The dtype of the state is the dtype that everything but norms, positions and losses is computed in.
+        """
+        config = self.config
+        angles = rotary_angles(layout, config.hidden_size // config.heads, config.positions, config.canvas_side)
+        given = Given(self._embed(inputs, memory, layout).to(state[0].dtype), layout, angles)
+        cycle = self.cycle()
+        updates = cycle * config.H_cycles
+        learned = learned_updates(config.gradient, len(cycle), len(self.states), len(updates))
+        with torch.no_grad():
+            for update in updates[:-learned]:
+                state = update(state, given)
+        for update in updates[-learned:]:
+            state = update(state, given)
+        return Segment(
+            state=tuple(part.detach() for part in state),
+            logits=self.head(state[0][layout.cells]),
+            halting=self.halting_head(state[0][layout.first]).float(),
+        )
+
+    def _embed(self, inputs: Tensor, memory: Tensor, layout: Layout) -> Tensor:
+        """Return (N, D): memory tokens and embedded cells in the order of the layout, at unit scale."""
+        embedded = torch.index_select(self.embedding, 0, inputs)  # (C, D)
+        areas = [group.height * group.width for group in layout.groups]
+        counts = [group.count for group in layout.groups]
+        cells = embedded.split([count * area for count, area in zip(counts, areas, strict=True)])
+        parts = [
+            torch.cat((before, group_cells.unflatten(0, (-1, area))), dim=1).flatten(0, 1)
+            for before, group_cells, area in zip(memory.split(counts), cells, areas, strict=True)
+        ]
+        return math.sqrt(self.config.hidden_size) * torch.cat(parts)
+
+
+def learned_updates(gradient: str, of_cycle: int, states: int, of_segment: int) -> int:
+    """Return how many updates at the end of a segment are backpropagated."""
+    return {"last-cycle": of_cycle, "last-step": states, "all": of_segment}[gradient]
+
+
+def apply_blocks(blocks: nn.ModuleList, x: Tensor, given: Given) -> Tensor:
+    """Return x (N, D) after all `blocks`."""
+    for block in blocks:
+        x = block(x, given.layout, given.angles)
+    return x

@@ -1,0 +1,58 @@
+"""Training of the tables of task memory: by sign descent, outside of the optimizer and of gradient averaging.
+
+A step of `pipeline.train` takes what the backward pass of each of its packs found for the rows that it asked, and applies the
+sum over packs and processes once.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from pipeline.optim import MovingAverage
+from pipeline.reasoner.memory import RowGradient
+from pipeline.reasoner.network import Network
+
+Found = dict[str, RowGradient]
+"""What one backward pass found for every table, by state-dict prefix."""
+
+
+def take_gradients(network: Network) -> Found:
+    """Return what the last backward pass found for every table of `network`."""
+    return {prefix: table.take_gradient() for prefix, table in network.tables().items()}
+
+
+def train_tables(
+    network: Network, found: Sequence[Found], accelerator: Accelerator, average: MovingAverage | None, rate: float, decay: float
+) -> None:
+    """Train every table by what the packs of this process and of all others found; every process must call it."""
+    for prefix, table in network.tables().items():
+        index = _of_all(accelerator, torch.cat([pack[prefix].index for pack in found]))
+        gradient = _of_all(accelerator, torch.cat([pack[prefix].gradient for pack in found]))
+        if average:
+            average.before_rows(prefix, torch.unique(index))
+        sign_descent(table.rows, index, gradient, rate, decay)
+
+
+def sign_descent(rows: Tensor, index: Tensor, gradient: Tensor, rate: float, decay: float) -> Tensor:
+    """Train in place the `rows` (R, D) at `index` (B,) by the sign of their summed `gradient` (B, D); return them once each.
+
+    The published rule for TRM's task table: decoupled decay, duplicates in a batch are summed, other rows stay as they are.
+    """
+    unique, inverse = torch.unique(index, return_inverse=True)
+    summed = torch.zeros(len(unique), rows.shape[1], device=rows.device).index_add_(0, inverse, gradient.float())
+    updated = rows[unique] * (1 - rate * decay) - rate * summed.sign()
+    rows.index_copy_(0, unique, updated)
+    return unique
+
+
+def _of_all(accelerator: Accelerator, rows: Tensor) -> Tensor:
+    """Return the rows of all processes, whose counts differ, in the order of the processes."""
+    if accelerator.num_processes == 1:
+        return rows
+    counts = accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+    padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    parts = accelerator.gather(padded).split(max(counts))
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
