@@ -4,6 +4,7 @@ Between the store and the networks. Nothing is kept: the tokens of a pack are co
 the shift of each sequence, all sequences at once.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -17,6 +18,8 @@ from pipeline.data.store import Store
 
 Integers = npt.NDArray[np.int64]
 Canvas = Literal["fitted", "full"]
+Examples = Literal["pairs", "tests"]
+"""Training pairs, which have labels, or test inputs, which have none."""
 
 IGNORED = -100
 _TRANSPOSES = np.array([False, True, False, True, False, False, True, True])
@@ -29,7 +32,7 @@ class Samples:
     example: Integers
     """(B,) training pair, or test input, of the store."""
     transform: Integers
-    """(B,) position in the store's list of transforms."""
+    """(B,) position in the store's list of transforms; of puzzles, the number of the view, 0 as it is."""
     shift: Integers
     """(B, 2) rows and columns by which the grids are moved on the full canvas."""
 
@@ -65,18 +68,60 @@ class Pack:
     """(B, 10)"""
 
 
-class PackMaker:
-    """Draws samples of a store and makes packs of them.
+class Packs(ABC):
+    """Draws samples of a dataset and makes packs of them: what training and prediction ask for."""
+
+    def __init__(self, memory_tokens: int) -> None:
+        self.memory_tokens = memory_tokens
+
+    @abstractmethod
+    def tokens(self, samples: Samples) -> Integers:
+        """Return the number of tokens of each sequence, memory tokens included. (B,)"""
+
+    @abstractmethod
+    def draw(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
+        """Draw `count` training samples. Raises ValueError where there is nothing to train on."""
+
+    @abstractmethod
+    def plain(self) -> Samples:
+        """Return every example once, as it is: seen through the identity and not shifted."""
+
+    @abstractmethod
+    def order(self, samples: Samples) -> Integers:
+        """Return the order that puts sequences of one canvas shape side by side, shorter ones first. (B,)"""
+
+    @abstractmethod
+    def make(self, samples: Samples) -> Pack:
+        """Make the pack of `samples`, which must be in `order`."""
+
+    def fill(self, room_tokens: int, rng: np.random.Generator, shift_probability: float) -> Samples:
+        """Draw samples until they reach `room_tokens` tokens; none where there is no room.
+
+        The sequence that reaches the budget is kept, so that long ones are drawn as often as short ones.
+        """
+        drawn, filled = [], 0
+        smallest = self.memory_tokens + 1
+        while filled < room_tokens:
+            block = self.draw(min(4096, max(16, room_tokens // (16 * smallest))), rng, shift_probability)
+            ends = filled + self.tokens(block).cumsum()
+            block = block[: int(np.searchsorted(ends, room_tokens)) + 1]
+            drawn.append(block)
+            filled = int(ends[len(block) - 1])
+        return sum(drawn[1:], drawn[0]) if drawn else self.draw(0, rng, shift_probability)
+
+
+class PackMaker(Packs):
+    """Draws samples of a store of tasks and makes packs of them.
 
     `examples` is "pairs" (training pairs, with labels) or "tests" (test inputs, without).
     """
 
-    def __init__(self, store: Store, canvas: Canvas, memory_tokens: int, examples: Literal["pairs", "tests"] = "pairs") -> None:
+    def __init__(self, store: Store, canvas: Canvas, memory_tokens: int, examples: Examples = "pairs") -> None:
         if canvas not in ("fitted", "full"):
             raise ValueError(f"canvas must be fitted or full, got {canvas!r}")
+        super().__init__(memory_tokens)
         self.store = store
         self.canvas = canvas
-        self.memory_tokens = memory_tokens
         pairs = examples == "pairs"
         self.task = (store.pair_task if pairs else store.test_task).astype(np.int64)
         self.input = (store.pair_input if pairs else store.test_input).astype(np.int64)
@@ -112,20 +157,10 @@ class PackMaker:
         shift = np.stack((_below(rng, room[:, 0]), _below(rng, room[:, 1])), axis=1) * shifted[:, None]
         return Samples(pair, transform, shift)
 
-    def fill(self, room_tokens: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw samples until they reach `room_tokens` tokens; none where there is no room.
-
-        The sequence that reaches the budget is kept, so that long ones are drawn as often as short ones.
-        """
-        drawn, filled = [], 0
-        smallest = self.memory_tokens + 1
-        while filled < room_tokens:
-            block = self.draw(min(4096, max(16, room_tokens // (16 * smallest))), rng, shift_probability)
-            ends = filled + self.tokens(block).cumsum()
-            block = block[: int(np.searchsorted(ends, room_tokens)) + 1]
-            drawn.append(block)
-            filled = int(ends[len(block) - 1])
-        return sum(drawn[1:], drawn[0]) if drawn else self.draw(0, rng, shift_probability)
+    def plain(self) -> Samples:
+        """Return every example once, seen through the identity and not shifted."""
+        identity = self.store.transform_start[self.task].astype(np.int64)
+        return Samples(np.arange(len(self.task)), identity, np.zeros((len(self.task), 2), np.int64))
 
     def order(self, samples: Samples) -> Integers:
         """Return the order that puts sequences of one canvas shape side by side, shorter ones first. (B,)"""

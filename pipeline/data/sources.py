@@ -15,6 +15,7 @@ import numpy.typing as npt
 from augment.grid import Grid, grid_key, parse_grid
 from augment.task import Pair, Solutions, Task, TaskId
 from pipeline.data.archive import open_archive
+from pipeline.data.puzzlekind import PUZZLE_KINDS
 from pipeline.data.strictjson import show_name, show_path
 from pipeline.data.taskfiles import (
     TasksAndSolutions,
@@ -67,6 +68,8 @@ def load_source(spec: str, with_solutions: bool = True) -> Source:
     Raises ValueError (unknown source, bad data) or FileNotFoundError: one line, naming the file, task and pair.
     """
     kind, _, rest = spec.partition(":")
+    if kind in PUZZLE_KINDS:
+        raise ValueError(f"{show_name(spec)} are puzzles, and here ARC tasks are expected")
     if kind not in _LOADERS or not rest:
         raise ValueError(
             f"unknown source {show_name(spec)}: expected arc1:training, arc1:evaluation, arc2:training, arc2:evaluation, "

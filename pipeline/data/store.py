@@ -5,7 +5,6 @@ Written by `build`, read by packing, training and prediction. A folder with `sto
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -15,17 +14,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import orjson
-import safetensors.numpy
-from safetensors import SafetensorError
 
 from augment.grid import COLORS, MAX_SIDE, Grid
 from augment.task import Pair, Task, TaskId
 from augment.transform import TRANSFORMS, Codes
+from pipeline.data.folder import (
+    MANIFEST_FILE,
+    Arrays,
+    ArrayTypes,
+    check_arrays,
+    hash_arrays,
+    read_arrays,
+    read_manifest,
+    require_files,
+    write_folder,
+)
 from pipeline.data.strictjson import show_path
 
 FORMAT = "arc-trm-dataset 1"
-ARRAYS_FILE = "store.safetensors"
-MANIFEST_FILE = "manifest.json"
 
 Bytes = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int32]
@@ -101,13 +107,9 @@ class Store:
     @cached_property
     def data_hash(self) -> str:
         """The SHA-256, in hex, of task ids and arrays."""
-        digest = hashlib.sha256(orjson.dumps(self.task_ids))
-        for name, array in self.arrays().items():
-            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return hash_arrays(orjson.dumps(self.task_ids), self.arrays())
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+    def arrays(self) -> Arrays:
         """Return the arrays by name."""
         return {name: getattr(self, name) for name in _ARRAYS}
 
@@ -116,12 +118,8 @@ class Store:
 
         Each file is replaced at once and the manifest last, so that a dataset that was cut short does not load.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays().items()}
         manifest = {**self.manifest, "format": FORMAT, "task_ids": list(self.task_ids), "data_hash": self.data_hash}
-        options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-        _replace(folder / ARRAYS_FILE, safetensors.numpy.save(arrays))
-        _replace(folder / MANIFEST_FILE, orjson.dumps(manifest, option=options))
+        write_folder(folder, self.arrays(), manifest)
 
     @staticmethod
     def load(folder: Path) -> "Store":
@@ -130,74 +128,33 @@ class Store:
         Raises FileNotFoundError where a file is missing, and ValueError, of one line that names the file, where the dataset is
         truncated, changed since it was written, inconsistent or not one of ours.
         """
-        for name in (MANIFEST_FILE, ARRAYS_FILE):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(
-                    f"{show_path(folder / name)}: no such file; a dataset has {MANIFEST_FILE} and {ARRAYS_FILE}"
-                )
-        manifest = _read_manifest(folder / MANIFEST_FILE)
-        path = folder / ARRAYS_FILE
-        store = Store(tuple(manifest.pop("task_ids")), **_read_arrays(path), manifest=manifest)
-        for fault in _faults(store):
-            raise ValueError(f"{show_path(path)}: {fault}")
-        if store.data_hash != manifest.pop("data_hash"):
-            raise ValueError(
-                f"{show_path(path)}: does not belong to the {MANIFEST_FILE} beside it (data hash {store.data_hash[:12]}...)"
-            )
+        require_files(folder)
+        manifest = _read_manifest(folder)
+        task_ids, data_hash = tuple(manifest.pop("task_ids")), manifest.pop("data_hash")
+        store = Store(task_ids, **read_arrays(folder, _TYPES), manifest=manifest)
+        check_arrays(folder, _faults(store), lambda: store.data_hash, data_hash)
         return store
 
 
 _ARRAYS = tuple(field.name for field in fields(Store) if field.name not in ("task_ids", "manifest"))
-_COLUMNS = ("pair_canvas", "test_canvas")
-_DTYPES = {
-    **dict.fromkeys(("cells", "grid_height", "grid_width", "pair_canvas", "test_canvas"), np.dtype(np.uint8)),
-    **dict.fromkeys(("pair_task", "pair_input", "pair_output", "test_task", "test_index", "test_input"), np.dtype(np.int32)),
-    **dict.fromkeys(("grid_start", "pair_start", "transform_start"), np.dtype(np.int64)),
-    "transforms": np.dtype(np.uint32),
+_TYPES: ArrayTypes = {
+    **dict.fromkeys(("cells", "grid_height", "grid_width"), (np.dtype(np.uint8), 1)),
+    **dict.fromkeys(("pair_canvas", "test_canvas"), (np.dtype(np.uint8), 2)),
+    **dict.fromkeys(
+        ("pair_task", "pair_input", "pair_output", "test_task", "test_index", "test_input"), (np.dtype(np.int32), 1)
+    ),
+    **dict.fromkeys(("grid_start", "pair_start", "transform_start"), (np.dtype(np.int64), 1)),
+    "transforms": (np.dtype(np.uint32), 1),
 }
 
 
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"{show_path(path)}: not JSON: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise ValueError(
-            f"{show_path(path)}: not the manifest of a dataset of this version: expected format {FORMAT!r}, got {found!r}"
-        )
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    manifest = read_manifest(folder, (FORMAT,))
     ids = manifest.get("task_ids")
     if not isinstance(ids, list) or not all(isinstance(task_id, str) for task_id in ids) or "data_hash" not in manifest:
-        raise ValueError(f"{show_path(path)}: has no task ids or no data hash")
+        raise ValueError(f"{show_path(folder / MANIFEST_FILE)}: has no task ids or no data hash")
     del manifest["format"]
     return manifest
-
-
-def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays by name, with the dtypes and numbers of dimensions that they must have."""
-    try:
-        arrays = safetensors.numpy.load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{show_path(path)}: truncated or not a safetensors file: {error}") from error
-    if set(arrays) != set(_ARRAYS):
-        missing, foreign = sorted(set(_ARRAYS) - set(arrays)), sorted(set(arrays) - set(_ARRAYS))
-        raise ValueError(f"{show_path(path)}: not the arrays of a dataset: missing {missing}, unknown {foreign}")
-    for name, array in arrays.items():
-        dimensions = 2 if name in _COLUMNS else 1
-        if array.dtype != _DTYPES[name] or array.ndim != dimensions:
-            expected = f"{dimensions}-dimensional {_DTYPES[name]}"
-            raise ValueError(f"{show_path(path)}: {name} must be {expected}, got {array.ndim}-dimensional {array.dtype}")
-    return arrays
 
 
 def _faults(store: Store) -> Iterator[str]:

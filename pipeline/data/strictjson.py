@@ -59,7 +59,7 @@ def _describe_fault(data: bytes, error: orjson.JSONDecodeError) -> str:
 
 
 def _count_strings(document: object) -> int:
-    """Return how many strings the objects of `document` hold as keys and values, which may miss some inside lists.
+    """Return how many strings `document` holds, of which it may miss some inside lists that begin with something else.
 
     Every one of them had two quotes in the text. If that makes all the quotes there are, the text had no other string, so
     none that was lost because its key came again. (Quotes inside strings and strings in lists make more quotes, never fewer.)
@@ -73,6 +73,8 @@ def _count_strings(document: object) -> int:
             pending.extend(node.values())
         elif isinstance(node, list) and node and isinstance(node[0], dict):
             pending.extend(node)
+        elif isinstance(node, list) and node and isinstance(node[0], str):
+            count += sum(isinstance(value, str) for value in node)
     return count
 
 

@@ -11,8 +11,9 @@ import orjson
 import pytest
 import safetensors.numpy
 
-from pipeline.data import store as store_module
-from pipeline.data.store import ARRAYS_FILE, MANIFEST_FILE, Store
+from pipeline.data import folder as folder_module
+from pipeline.data.folder import ARRAYS_FILE, MANIFEST_FILE
+from pipeline.data.store import Store
 
 GRIDS = ([[1, 2, 3], [4, 5, 6]], [[7]], [[0, 9]])
 
@@ -93,14 +94,14 @@ def test_the_hash_tells_ids_and_arrays_but_not_manifests() -> None:
 
 def test_a_save_that_was_cut_short_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path)
-    write = store_module._replace
+    write = folder_module.replace_file
 
     def stop_at_the_manifest(path: Path, content: bytes) -> None:
         if path.name == MANIFEST_FILE:
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr(store_module, "_replace", stop_at_the_manifest)
+    monkeypatch.setattr(folder_module, "replace_file", stop_at_the_manifest)
     cells = make_store().cells.copy()
     cells[0] = 9
     with pytest.raises(KeyboardInterrupt):

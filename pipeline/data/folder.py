@@ -1,0 +1,116 @@
+"""A dataset on disk: a folder with `store.safetensors` (its arrays) and `manifest.json` (its kind and where it came from).
+
+Under `store` and `puzzlestore`, which say what arrays there are and what they must hold. Each file is replaced at once and the
+manifest last, so that a dataset that was cut short does not load.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from pipeline.data.strictjson import show_path
+
+ARRAYS_FILE = "store.safetensors"
+MANIFEST_FILE = "manifest.json"
+
+Arrays = dict[str, npt.NDArray[Any]]
+ArrayTypes = Mapping[str, tuple[np.dtype[Any], int]]
+"""The dtype and the number of dimensions of each array of a dataset, by name."""
+
+
+def write_folder(folder: Path, arrays: Arrays, manifest: Mapping[str, Any]) -> None:
+    """Write a dataset into `folder`, which is made if need be. The same dataset gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    replace_file(folder / ARRAYS_FILE, safetensors.numpy.save(contiguous))
+    replace_file(folder / MANIFEST_FILE, orjson.dumps(manifest, option=options))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put a file with `content` at `path` in one step; on failure `path` is as before and nothing is left beside it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_files(folder: Path) -> None:
+    """Raise FileNotFoundError, of one line, unless `folder` has both files of a dataset."""
+    for name in (MANIFEST_FILE, ARRAYS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{show_path(folder / name)}: no such file; a dataset has {MANIFEST_FILE} and {ARRAYS_FILE}"
+            )
+
+
+def read_manifest(folder: Path, formats: Collection[str]) -> dict[str, Any]:
+    """Return the manifest of a dataset, which has one of `formats`.
+
+    Raises ValueError, of one line that names the file, where it is not the manifest of such a dataset.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{show_path(path)}: not JSON: {error}") from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict) or found not in formats:
+        expected = " or ".join(map(repr, formats))
+        raise ValueError(
+            f"{show_path(path)}: not the manifest of a dataset of this version: expected format {expected}, got {found!r}"
+        )
+    return manifest
+
+
+def read_arrays(folder: Path, types: ArrayTypes) -> Arrays:
+    """Return the arrays by name, with the dtypes and numbers of dimensions of `types`.
+
+    Raises ValueError, of one line that names the file, where they are others.
+    """
+    where = show_path(folder / ARRAYS_FILE)
+    try:
+        arrays: Arrays = safetensors.numpy.load_file(folder / ARRAYS_FILE)
+    except SafetensorError as error:
+        raise ValueError(f"{where}: truncated or not a safetensors file: {error}") from error
+    if set(arrays) != set(types):
+        missing, foreign = sorted(set(types) - set(arrays)), sorted(set(arrays) - set(types))
+        raise ValueError(f"{where}: not the arrays of a dataset: missing {missing}, unknown {foreign}")
+    for name, array in arrays.items():
+        dtype, dimensions = types[name]
+        if array.dtype != dtype or array.ndim != dimensions:
+            expected = f"{dimensions}-dimensional {dtype}"
+            raise ValueError(f"{where}: {name} must be {expected}, got {array.ndim}-dimensional {array.dtype}")
+    return arrays
+
+
+def check_arrays(folder: Path, faults: Iterable[str], data_hash: Callable[[], str], expected_hash: object) -> None:
+    """Raise ValueError, of one line that names the file, at the first fault, or if the hash of the arrays is another.
+
+    The hash is asked for when there is no fault.
+    """
+    where = show_path(folder / ARRAYS_FILE)
+    for fault in faults:
+        raise ValueError(f"{where}: {fault}")
+    found_hash = data_hash()
+    if found_hash != expected_hash:
+        raise ValueError(f"{where}: does not belong to the {MANIFEST_FILE} beside it (data hash {found_hash[:12]}...)")
+
+
+def hash_arrays(head: bytes, arrays: Arrays) -> str:
+    """Return the SHA-256, in hex, of `head` and of the names, dtypes, shapes and contents of `arrays`."""
+    digest = hashlib.sha256(head)
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

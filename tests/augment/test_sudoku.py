@@ -1,0 +1,295 @@
+"""Symmetries of Sudoku boards: what they do, how they are drawn, and what they leave alone."""
+
+from functools import cache
+from itertools import combinations, permutations, product
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from augment.sudoku import (
+    Boards,
+    SudokuSymmetries,
+    are_solutions,
+    box_side,
+    draw_symmetries,
+    extends,
+    symmetry_invariant,
+    symmetry_invariants,
+)
+
+SIDES = (4, 9)
+SYMMETRIES_OF_FOUR = 3072
+"""2 transpositions, 2 * 2 * 2 orders of rows and as many of columns, 4! digits."""
+
+
+def boards_of(side: int) -> st.SearchStrategy[Boards]:
+    return arrays(np.uint8, (3, side, side), elements=st.integers(0, side))
+
+
+def drawn(count: int, side: int, seed: int = 0) -> SudokuSymmetries:
+    """Views 1, 2, ... of one puzzle."""
+    return draw_symmetries(seed, np.zeros(count, dtype=np.int64), np.arange(1, count + 1), side)
+
+
+def solutions(side: int, count: int) -> Boards:
+    """Views of one pattern that is known to be a solution."""
+    box = box_side(side)
+    row, column = np.indices((side, side))
+    pattern = ((row * box + row // box + column) % side + 1).astype(np.uint8)
+    return drawn(count, side).apply(np.tile(pattern, (count, 1, 1)))
+
+
+def puzzles(side: int, count: int, clues: int) -> Boards:
+    """Solutions of which random cells are left; most have more than one solution, which does not matter here."""
+    rng = np.random.default_rng(clues)
+    hidden = rng.random((count, side * side)).argsort(axis=1) >= clues
+    return np.where(hidden.reshape(count, side, side), 0, solutions(side, count)).astype(np.uint8)
+
+
+def as_table(symmetries: SudokuSymmetries) -> npt.NDArray[np.int64]:
+    parts = (symmetries.transpose[:, None], symmetries.rows, symmetries.columns, symmetries.digits)
+    return np.concatenate([part.astype(np.int64) for part in parts], axis=1)
+
+
+def chi_square(values: npt.NDArray[np.int64], kinds: int) -> float:
+    """By how many standard deviations `values` 0..kinds-1 are less even than chance has them."""
+    counts = np.bincount(values, minlength=kinds)
+    assert len(counts) == kinds
+    expected = len(values) / kinds
+    return float((((counts - expected) ** 2).sum() / expected - (kinds - 1)) / np.sqrt(2 * (kinds - 1)))
+
+
+@cache
+def all_symmetries_of_four() -> SudokuSymmetries:
+    lines = [order for order in permutations(range(4)) if order[0] // 2 == order[1] // 2]
+    digits = [(0, *order) for order in permutations(range(1, 5))]
+    transpose, rows, columns, labels = zip(*product((False, True), lines, lines, digits), strict=True)
+    return SudokuSymmetries(np.array(transpose), *(np.array(part, dtype=np.uint8) for part in (rows, columns, labels)))
+
+
+def least_view(board: Boards) -> bytes:
+    """The first of all 3,072 views of a board of side 4, in the order of their bytes."""
+    views = all_symmetries_of_four().apply(np.tile(board, (SYMMETRIES_OF_FOUR, 1, 1)))
+    return min(view.tobytes() for view in views)
+
+
+def test_transposition_comes_first_then_lines_then_digits() -> None:
+    symmetry = SudokuSymmetries(
+        transpose=np.array([True]),
+        rows=np.array([[1, 0, 2, 3]], dtype=np.uint8),
+        columns=np.array([[2, 3, 0, 1]], dtype=np.uint8),
+        digits=np.array([[0, 2, 3, 4, 1]], dtype=np.uint8),
+    )
+    board = np.array([[1, 2, 3, 4], [0, 0, 0, 0], [4, 0, 0, 0], [0, 0, 0, 1]], dtype=np.uint8)
+    view = [[0, 0, 3, 0], [1, 0, 2, 0], [0, 0, 4, 0], [0, 2, 1, 0]]
+    assert symmetry.apply(board[None]).tolist() == [view]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_views_are_what_one_cell_after_the_other_gives(side: int) -> None:
+    boards = np.random.default_rng(1).integers(0, side + 1, (20, side, side), dtype=np.uint8)
+    symmetries = drawn(20, side)
+    views = symmetries.apply(boards)
+    for b, i, j in np.ndindex(views.shape):
+        row, column = symmetries.rows[b, i], symmetries.columns[b, j]
+        cell = boards[b, column, row] if symmetries.transpose[b] else boards[b, row, column]
+        assert views[b, i, j] == symmetries.digits[b, cell]
+
+
+@pytest.mark.parametrize("side", SIDES)
+@given(data=st.data(), seed=st.integers(0, 2**64 - 1))
+def test_invert_undoes_apply(side: int, data: st.DataObject, seed: int) -> None:
+    boards, symmetries = data.draw(boards_of(side)), drawn(3, side, seed)
+    views = symmetries.apply(boards)
+    assert views.dtype == np.uint8
+    assert np.array_equal(symmetries.invert(views), boards)
+    assert np.array_equal(symmetries.apply(symmetries.invert(boards)), boards)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_view_zero_is_the_identity(side: int) -> None:
+    identity = SudokuSymmetries.identity(5, side)
+    boards = solutions(side, 5)
+    assert len(identity) == 5
+    assert np.array_equal(identity.apply(boards), boards)
+    assert np.array_equal(identity.invert(boards), boards)
+    zeros = draw_symmetries(7, np.arange(5), np.zeros(5, dtype=np.int64), side)
+    assert np.array_equal(as_table(zeros), as_table(identity))
+    assert [part.dtype for part in vars(zeros).values()] == [part.dtype for part in vars(identity).values()]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_what_is_drawn_depends_on_seed_puzzle_and_view_alone(side: int) -> None:
+    numbers, views = np.divmod(np.arange(60), 6)
+    table = as_table(draw_symmetries(3, numbers, views, side))
+    chosen = np.random.default_rng(0).permutation(60)[:7]
+    assert np.array_equal(as_table(draw_symmetries(3, numbers[chosen], views[chosen], side)), table[chosen])
+    assert len(draw_symmetries(3, numbers[:0], views[:0], side)) == 0
+    if side == 9:
+        assert len(np.unique(table, axis=0)) == 51  # ten identities, and no two others alike
+        assert not (as_table(draw_symmetries(4, numbers, views, side)) == table)[views > 0].all(axis=1).any()
+
+
+def test_what_is_drawn_never_changes() -> None:
+    symmetries = draw_symmetries(2**63, np.array([2**40]), np.array([5]), 9)
+    transpose, rows, columns = [0], [1, 2, 0, 7, 8, 6, 5, 4, 3], [0, 1, 2, 5, 3, 4, 6, 8, 7]
+    digits = [0, 8, 4, 9, 3, 7, 2, 6, 1, 5]
+    assert as_table(symmetries).tolist() == [[*transpose, *rows, *columns, *digits]]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_lines_stay_beside_the_lines_of_their_block(side: int) -> None:
+    box = box_side(side)
+    for lines in (drawn(500, side).rows, drawn(500, side).columns):
+        assert np.array_equal(np.sort(lines, axis=1), np.tile(np.arange(side), (500, 1)))
+        blocks = lines.reshape(500, box, box) // box
+        assert (blocks == blocks[:, :, :1]).all()
+
+
+@pytest.mark.parametrize("fixed", ["puzzle", "view"])
+def test_all_symmetries_of_side_four_are_equally_likely(fixed: str) -> None:
+    moving, still = np.arange(1, 100_001), np.full(100_000, 3)
+    numbers, views = (still, moving) if fixed == "puzzle" else (moving, still)
+    symmetries = draw_symmetries(5, numbers, views, 4)
+    _, kinds = np.unique(as_table(symmetries) @ 5 ** np.arange(14), return_inverse=True)
+    assert abs(chi_square(kinds, SYMMETRIES_OF_FOUR)) < 4
+
+
+def test_parts_of_symmetries_of_side_nine_are_even_and_independent() -> None:
+    table = as_table(drawn(40_000, 9))
+    parts = {"transpose": table[:, 0], "row": table[:, 1], "column": table[:, 10], "band": table[:, 4] // 3}
+    parts |= {f"digit {digit}": table[:, 19 + digit] - 1 for digit in range(1, 10)}
+    kinds = {name: int(part.max()) + 1 for name, part in parts.items()}
+    assert kinds == {"transpose": 2, "row": 9, "column": 9, "band": 3} | {f"digit {digit}": 9 for digit in range(1, 10)}
+    for name, part in parts.items():
+        assert chi_square(part, kinds[name]) < 4, name
+    for first, second in combinations(("transpose", "row", "column", "digit 1", "digit 9"), 2):
+        if {first, second} != {"digit 1", "digit 9"}:  # these are never equal
+            assert chi_square(parts[first] * kinds[second] + parts[second], kinds[first] * kinds[second]) < 4, (first, second)
+
+
+def test_views_of_a_puzzle_are_nearly_always_distinct() -> None:
+    assert len(np.unique(as_table(drawn(20_000, 9)), axis=0)) == 20_000
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_views_of_solutions_are_solutions_that_extend_the_views_of_their_puzzles(side: int) -> None:
+    answers, questions = solutions(side, 200), puzzles(side, 200, side * 2)
+    symmetries = drawn(200, side, seed=9)
+    assert are_solutions(symmetries.apply(answers)).all()
+    assert extends(symmetries.apply(questions), symmetries.apply(answers)).all()
+    assert not extends(questions, symmetries.apply(answers)).all()
+
+
+def test_twelve_solutions_of_side_four_begin_with_1234() -> None:
+    boards = [((1, 2, 3, 4), *rows) for rows in product(permutations(range(1, 5)), repeat=3)]
+    naive = [
+        all(
+            len({*unit}) == 4
+            for unit in (*zip(a, b, c, d, strict=True), a[:2] + b[:2], a[2:] + b[2:], c[:2] + d[:2], c[2:] + d[2:])
+        )
+        for a, b, c, d in boards
+    ]
+    assert sum(naive) == 12
+    assert are_solutions(np.array(boards, dtype=np.uint8)).tolist() == naive
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_rows_columns_boxes_and_digits_are_all_looked_at(side: int) -> None:
+    answer, box = solutions(side, 1)[0], box_side(side)
+    in_row, in_column, latin, blank, above, wrapped = (answer.copy() for _ in range(6))
+    in_row[0, :2] = in_row[0, 1::-1]  # breaks columns only
+    in_column[:2, 0] = in_column[1::-1, 0]  # breaks rows only
+    latin[[0, box]] = latin[[box, 0]]  # breaks boxes only
+    blank[1, 1] = 0
+    above[answer == side] = side + 1
+    wrapped[answer == 1] = 65
+    boards = np.stack((answer, in_row, in_column, latin, blank, above, wrapped))
+    assert are_solutions(boards).tolist() == [True] + [False] * 6
+
+
+def test_an_answer_extends_a_question_if_it_keeps_all_clues() -> None:
+    answer = solutions(9, 1)
+    clue, wrong = np.zeros_like(answer), np.zeros_like(answer)
+    clue[0, 3, 4] = answer[0, 3, 4]
+    wrong[0, 3, 4] = answer[0, 3, 4] % 9 + 1
+    questions = np.concatenate((clue, wrong, np.zeros_like(answer)))
+    assert extends(questions, np.tile(answer, (3, 1, 1))).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("side", SIDES)
+@given(data=st.data(), seed=st.integers(0, 2**64 - 1))
+def test_invariant_is_the_same_for_all_views(side: int, data: st.DataObject, seed: int) -> None:
+    boards = data.draw(boards_of(side))
+    views = drawn(3, side, seed).apply(boards)
+    assert np.array_equal(symmetry_invariants(views), symmetry_invariants(boards))
+    assert symmetry_invariant(boards[0].T) == symmetry_invariant(views[0])
+
+
+def test_invariant_separates_random_puzzles() -> None:
+    boards = puzzles(9, 5000, 26)
+    assert len(np.unique(symmetry_invariants(boards))) == 5000
+    moved, changed = boards.copy(), boards.copy()
+    for board, other, question in zip(moved, changed, boards, strict=True):
+        (row, column), (to_row, to_column) = np.argwhere(question)[0], np.argwhere(question == 0)[0]
+        board[to_row, to_column], board[row, column] = board[row, column], 0
+        other[row, column] = question[row, column] % 9 + 1
+    for edited in (moved, changed):
+        assert (symmetry_invariants(edited) != symmetry_invariants(boards)).mean() > 0.97
+
+
+@pytest.mark.parametrize("clues", [3, 6, 10])
+def test_invariant_tells_nearly_all_families_of_side_four_apart(clues: int) -> None:
+    boards = puzzles(4, 150, clues)
+    families = [least_view(board) for board in boards]
+    invariants = [symmetry_invariant(board) for board in boards]
+    assert len({*families}) == len({*zip(families, invariants, strict=True)})
+    assert len({*invariants}) >= 0.99 * len({*families}) > 10
+
+
+def test_boards_without_blanks_share_their_invariant() -> None:
+    assert len(np.unique(symmetry_invariants(solutions(9, 50)))) == 1
+
+
+def test_invariant_never_changes() -> None:
+    boards = puzzles(9, 3, 30)
+    assert [symmetry_invariant(board) for board in boards] == [
+        number.astype("<u8").tobytes() for number in symmetry_invariants(boards)
+    ]
+    board = np.zeros((4, 4), dtype=np.uint8)
+    board[0, 0], board[1, 2] = 1, 2
+    assert symmetry_invariant(board).hex() == "7c2bf964d4204bf2"
+
+
+def test_boards_of_another_shape_or_with_other_digits_are_refused() -> None:
+    identity = SudokuSymmetries.identity(2, 4)
+    with pytest.raises(ValueError, match=r"shape \(2, 4, 4\), got \(1, 4, 4\)"):
+        identity.apply(np.zeros((1, 4, 4), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"1\.\.4 and blanks 0, got 5"):
+        identity.invert(np.full((2, 4, 4), 5, dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"1\.\.9 and blanks 0, got 10"):
+        symmetry_invariant(np.full((9, 9), 10, dtype=np.uint8))
+    with pytest.raises(ValueError, match="one shape"):
+        extends(np.zeros((1, 4, 4), dtype=np.uint8), np.zeros((2, 4, 4), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"\(B, S, S\), got \(1, 4, 9\)"):
+        are_solutions(np.zeros((1, 4, 9), dtype=np.uint8))
+    with pytest.raises(ValueError, match="side of 4 or 9, got 6"):
+        are_solutions(np.zeros((1, 6, 6), dtype=np.uint8))
+
+
+def test_draws_without_a_side_seed_puzzle_or_view_are_refused() -> None:
+    one, two = np.zeros(1, dtype=np.int64), np.zeros(2, dtype=np.int64)
+    with pytest.raises(ValueError, match="side of 4 or 9, got 16"):
+        draw_symmetries(0, one, one, 16)
+    with pytest.raises(ValueError, match="side of 4 or 9, got 16"):
+        SudokuSymmetries.identity(1, 16)
+    with pytest.raises(ValueError, match="got -1"):
+        draw_symmetries(-1, one, one, 9)
+    with pytest.raises(ValueError, match=r"got \(1,\) and \(2,\)"):
+        draw_symmetries(0, one, two, 9)
+    with pytest.raises(ValueError, match="negative"):
+        draw_symmetries(0, one, one - 1, 9)

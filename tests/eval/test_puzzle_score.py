@@ -1,0 +1,201 @@
+"""Puzzles are scored by exact equality, and predictions.csv says what was predicted or is refused by its line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.puzzles import (
+    COLUMNS,
+    PuzzlePrediction,
+    format_puzzle_score,
+    read_predictions,
+    score_puzzles,
+    write_predictions,
+)
+
+ANSWERS = {"1...": "1234", ".2..": "3214", "..3.": "4132", "...4": "3214"}
+PREDICTIONS = [
+    PuzzlePrediction("1...", "1234", 0.75, "1234"),
+    PuzzlePrediction(".2..", "3241", 0.25),
+    PuzzlePrediction("..3.", None, None),
+]
+ROWS = [*PREDICTIONS, PuzzlePrediction("# S G ", '#",S G', 1.0, "#oS G "), PuzzlePrediction("  ", "  ", 1e-20, "  ")]
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join([",".join(COLUMNS), *lines, ""]), encoding="utf-8")
+    return path
+
+
+def fault(path: Path) -> str:
+    with pytest.raises(ValueError, match=r".") as caught:
+        read_predictions(path)
+    assert str(caught.value).isprintable()
+    assert str(caught.value).startswith(f"{path}: ")
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+def test_a_puzzle_is_solved_when_every_cell_is_right() -> None:
+    score = score_puzzles(PREDICTIONS, ANSWERS)
+    assert (score.puzzles, score.predicted, score.solved, score.unknown) == (4, 2, 1, 0)
+    assert score.exact_accuracy == 1 / 4
+    assert score.cell_accuracy == (4 + 2) / 16  # what was not predicted has no cell right
+    assert score.mean_halting_probability == 0.5
+
+
+def test_predictions_without_a_known_answer_do_not_count() -> None:
+    score = score_puzzles([*PREDICTIONS, PuzzlePrediction("4444", "4444", 1.0, "4444")], ANSWERS)
+    assert (score.unknown, score.puzzles, score.exact_accuracy) == (1, 4, 1 / 4)
+    assert score.mean_halting_probability == 0.5
+
+
+def test_a_question_that_is_asked_twice_counts_twice() -> None:
+    score = score_puzzles([PREDICTIONS[0]] * 2, {"1...": "1234"})
+    assert (score.puzzles, score.solved, score.exact_accuracy) == (2, 2, 1.0)
+
+
+def test_nothing_predicted_is_a_score_of_zero() -> None:
+    score = score_puzzles([], ANSWERS)
+    assert (score.puzzles, score.predicted, score.exact_accuracy, score.cell_accuracy) == (4, 0, 0.0, 0.0)
+    assert score.mean_halting_probability is None
+
+
+def test_a_score_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to score: no answer is known"):
+        score_puzzles(PREDICTIONS, {})
+
+
+def test_a_score_is_written_as_numbers() -> None:
+    assert score_puzzles(PREDICTIONS, ANSWERS).to_json() == {
+        "puzzles": 4,
+        "predicted": 2,
+        "solved": 1,
+        "exact_accuracy": 0.25,
+        "cell_accuracy": 0.375,
+        "mean_halting_probability": 0.5,
+        "unknown": 0,
+    }
+
+
+def test_a_score_is_written_for_people() -> None:
+    lines = format_puzzle_score(score_puzzles([*PREDICTIONS, ROWS[-1]], ANSWERS), "sudoku:a.csv", "run/step 7").split("\n")
+    assert lines[0] == "sudoku:a.csv: 4 puzzles; run/step 7"
+    assert lines[1] == "exact accuracy             25.00%  1 of 4 with every cell right"
+    assert lines[2].startswith("cell accuracy              37.50%")
+    assert lines[3] == "mean halting probability   50.00%"
+    assert lines[4:] == ["not predicted, counted as wrong: 2", "without a known answer, not counted: 1"]
+
+
+def test_a_score_of_nothing_predicted_has_no_halting_probability() -> None:
+    text = format_puzzle_score(score_puzzles([], {"1...": "1234"}), "a", "b")
+    assert "1 puzzle;" in text
+    assert "halting" not in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "prediction", "expected"), [("12", "12", True), ("12", "21", False), ("12", None, False), (None, "12", None)]
+)
+def test_a_prediction_is_correct_where_the_answer_is_known(
+    answer: str | None, prediction: str | None, expected: bool | None
+) -> None:
+    assert PuzzlePrediction("..", prediction, 0.5, answer).correct is expected
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    write_predictions(path, ROWS)
+    assert read_predictions(path) == ROWS
+    assert [each.name for each in tmp_path.iterdir()] == ["predictions.csv"]
+
+
+def test_the_file_has_empty_fields_for_what_is_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    write_predictions(path, PREDICTIONS)
+    assert path.read_text().split("\n") == [",".join(COLUMNS), "1...,1234,0.75,1234,1", ".2..,3241,0.25,,", "..3.,,,,", ""]
+
+
+def test_numbers_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    write_predictions(path, [PuzzlePrediction("..", "12", np.float32(0.1))])  # type: ignore[arg-type]
+    assert read_predictions(path)[0].halting_probability == pytest.approx(0.1)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "predictions.csv"
+    write_predictions(path, PREDICTIONS)
+
+    def fail_halfway(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:10])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail_halfway)
+    with pytest.raises(OSError, match="no space"):
+        write_predictions(path, ROWS)
+    assert read_predictions(path) == PREDICTIONS
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("..,12,0.5", "expected 5 fields, got 3"),
+        (",12,0.5,,", "has no question"),
+        ("..,123,0.5,,", "prediction has 3 characters, expected 2 as the question has"),
+        ("..,12,0.5,1,0", "answer has 1 characters, expected 2"),
+        ("..,12,1.5,,", "halting_probability must be 0..1, got '1.5'"),
+        ("..,12,nan,,", "halting_probability must be 0..1, got 'nan'"),
+        ("..,12,half,,", "halting_probability must be 0..1, got 'half'"),
+        ("..,12,,,", "expected prediction and halting_probability both or neither"),
+        ("..,,0.5,,", "expected prediction and halting_probability both or neither"),
+        ("..,12,0.5,12,0", "correct must be 1, got '0'"),
+        ("..,12,0.5,21,", "correct must be 0, got ''"),
+        ("..,12,0.5,,1", "correct must be empty, got '1'"),
+        ('..,"12"3,0.5,,', "not CSV: "),
+    ],
+)
+def test_a_bad_line_is_told(line: str, message: str, tmp_path: Path) -> None:
+    assert fault(write(tmp_path / "a.csv", "..,12,0.5,,", line)).startswith(f"line 3: {message}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "line 1: expected the columns question,prediction,halting_probability,answer,correct, got None"),
+        (b"question,answer\n", "line 1: expected the columns"),
+        (b"\xff", "not UTF-8: invalid start byte at byte 0"),
+    ],
+)
+def test_a_foreign_file_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    assert fault(path).startswith(message)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"a\.csv: no such file"):
+        read_predictions(tmp_path / "a.csv")
+
+
+def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.csv"
+    write_predictions(path, ROWS)
+    sound = path.read_bytes()
+    refused = 0
+    for _ in range(300):
+        content = bytearray(sound)
+        place = int(rng.integers(len(content)))
+        if rng.random() < 0.2:
+            del content[place:]
+        else:
+            content[place : place + int(rng.integers(2))] = rng.integers(0, 256, size=1, dtype=np.uint8).tobytes()
+        path.write_bytes(content)
+        try:
+            read_predictions(path)
+        except ValueError as error:
+            refused += 1
+            assert str(error).isprintable()
+            assert str(error).startswith(f"{path}: ")
+    assert 100 < refused < 300

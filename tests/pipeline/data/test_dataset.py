@@ -1,0 +1,56 @@
+"""A folder loads as the dataset that it holds, and each kind of dataset has its packs."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.dataset import load_dataset, make_packs
+from pipeline.data.folder import MANIFEST_FILE
+from pipeline.data.pack import Examples, PackMaker
+from pipeline.data.puzzlepack import PuzzlePackMaker
+from pipeline.data.puzzlestore import PuzzleStore
+from pipeline.data.store import Store
+from tests.pipeline.tiny import tiny_store
+from tests.pipeline.tinypuzzles import tiny_puzzle_store
+
+
+def test_a_folder_loads_as_what_was_saved(tmp_path: Path) -> None:
+    tasks, puzzles = tiny_store(), tiny_puzzle_store("maze")
+    tasks.save(tmp_path / "tasks")
+    puzzles.save(tmp_path / "puzzles")
+    loaded = load_dataset(tmp_path / "tasks"), load_dataset(tmp_path / "puzzles")
+    assert isinstance(loaded[0], Store)
+    assert isinstance(loaded[1], PuzzleStore)
+    assert [each.data_hash for each in loaded] == [tasks.data_hash, puzzles.data_hash]
+
+
+def test_a_folder_of_puzzles_is_no_dataset_of_tasks(tmp_path: Path) -> None:
+    tiny_puzzle_store().save(tmp_path)
+    with pytest.raises(ValueError, match="expected format 'arc-trm-dataset 1', got 'arc-trm-puzzles 1'"):
+        Store.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"format": "arc-trm-puzzles 2"}', b'{"format": ["arc-trm-puzzles 1"]}'])
+def test_a_foreign_manifest_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
+    tiny_puzzle_store().save(tmp_path)
+    (tmp_path / MANIFEST_FILE).write_bytes(content)
+    with pytest.raises(ValueError, match=r"manifest\.json: not ") as caught:
+        load_dataset(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def test_an_empty_folder_has_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file; a dataset has"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("examples", ["pairs", "tests"])
+def test_packs_fit_their_dataset(examples: Examples) -> None:
+    tasks, puzzles = make_packs(tiny_store(), "fitted", 1, examples), make_packs(tiny_puzzle_store(), "fitted", 1, examples)
+    assert isinstance(tasks, PackMaker)
+    assert isinstance(puzzles, PuzzlePackMaker)
+    for maker in (tasks, puzzles):
+        samples = maker.plain()
+        pack = maker.make(samples[maker.order(samples)])
+        assert len(pack.inputs) == maker.tokens(samples).sum() - len(samples)
+        assert (pack.labels is None) == (examples == "tests")

@@ -1,0 +1,143 @@
+"""Published identifiers: which row is which view, and what is refused."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augment.transform import Transform, transform_from_int, transform_to_int
+from pipeline.data.identifiers import BLANK, PublishedViews, read_identifiers
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "arc_transforms.json"
+NAMES = [BLANK, "b", "b|||t3|||0463582197", "a|||t1|||0123456798", "a", "b|||t0|||0213456789", "a|||t6|||0689137425"]
+
+
+def write(folder: Path, document: object) -> Path:
+    path = folder / "identifiers.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def read(folder: Path, names: list[str]) -> PublishedViews:
+    return read_identifiers(write(folder, names), len(names))
+
+
+def code(text: str) -> int:
+    return transform_to_int(Transform.parse(text))
+
+
+def same(one: PublishedViews, other: PublishedViews) -> bool:
+    arrays = ("transforms", "transform_start", "rows")
+    return one.task_ids == other.task_ids and all(np.array_equal(getattr(one, a), getattr(other, a)) for a in arrays)
+
+
+def test_views_are_ordered_by_task_with_the_identity_first_and_the_others_as_they_came(tmp_path: Path) -> None:
+    views = read(tmp_path, NAMES)
+    assert views.task_ids == ("a", "b")
+    assert views.rows.tolist() == [4, 3, 6, 1, 2, 5]
+    codes = [0, code("1.123456798"), code("6.689137425"), 0, code("3.463582197"), code("0.213456789")]
+    assert views.transforms.tolist() == codes
+    assert views.transform_start.tolist() == [0, 3, 6]
+    assert (views.transforms.dtype, views.transform_start.dtype, views.rows.dtype) == (np.uint32, np.int64, np.int64)
+
+
+def test_a_name_means_what_the_published_augmentation_does(tmp_path: Path) -> None:
+    golden = json.loads(GOLDEN.read_text())["augment"]
+    assert len(golden) > 3
+    views = read(tmp_path, [BLANK, *(example["name"] for example in golden)])
+    for example, task_id, transform in zip(golden, views.task_ids, views.transforms, strict=True):
+        assert example["name"].startswith(f"{task_id}|||")
+        grid = np.array(example["grid"], dtype=np.uint8)
+        assert transform_from_int(int(transform)).apply(grid).tolist() == example["augmented"]
+
+
+def test_the_names_of_hrm_and_objects_of_either_direction_say_the_same(tmp_path: Path) -> None:
+    expected = read(tmp_path, NAMES)
+    underscored = [name.replace("|||", "_") for name in NAMES]
+    by_name = {name: number for number, name in enumerate(NAMES)}
+    numbers = {str(number): name for number, name in reversed(list(enumerate(NAMES)))}
+    without_blank = {name: number for name, number in by_name.items() if number}
+    for document in (underscored, by_name, numbers, without_blank):
+        assert same(read_identifiers(write(tmp_path, document), 7), expected)
+
+
+def test_a_task_without_its_identity_and_task_names_with_separators_of_words_are_fine(tmp_path: Path) -> None:
+    views = read(tmp_path, [BLANK, "move_to_3_t2_0123456789", "a_t_1", "zoom"])
+    assert views.task_ids == ("a_t_1", "move_to_3", "zoom")
+    assert views.transforms.tolist() == [0, code("2.123456789"), 0]
+
+
+def test_all_blank_rows_are_left_out(tmp_path: Path) -> None:
+    assert read(tmp_path, [BLANK, BLANK, "a", BLANK, "a|||t1|||0123456789"]).rows.tolist() == [2, 4]
+
+
+def test_where_only_the_blank_row_is_there_it_is_the_puzzles(tmp_path: Path) -> None:
+    views = read(tmp_path, [BLANK])
+    assert (views.task_ids, views.transforms.tolist()) == (("puzzle",), [0])
+    assert (views.transform_start.tolist(), views.rows.tolist()) == ([0, 1], [0])
+
+
+@given(st.sets(st.tuples(st.sampled_from(["x", "y_1", "é"]), st.integers(0, 7), st.permutations(range(1, 10)).map(tuple))))
+def test_every_view_keeps_its_row(
+    tmp_path_factory: pytest.TempPathFactory, wanted: set[tuple[str, int, tuple[int, ...]]]
+) -> None:
+    listed = sorted(wanted)
+    names = [f"{task}|||t{dihedral}|||0{''.join(map(str, colors))}" for task, dihedral, colors in listed]
+    views = read(tmp_path_factory.mktemp("ids"), [BLANK, *names, "last"])
+    counts = np.diff(views.transform_start)
+    tasks = list(itertools.chain.from_iterable([task] * count for task, count in zip(views.task_ids, counts, strict=True)))
+    found = {row: (task, transform_from_int(int(c))) for row, task, c in zip(views.rows, tasks, views.transforms, strict=True)}
+    expected = {row: (task, Transform(dihedral, (0, *colors))) for row, (task, dihedral, colors) in enumerate(listed, 1)}
+    assert found == expected | {len(names) + 1: ("last", Transform.parse("0.123456789"))}
+
+
+@pytest.mark.parametrize(
+    ("document", "rows", "reason"),
+    [
+        ([], 1, "there are no identifiers"),
+        ({}, 1, "there are no identifiers"),
+        (3, 1, "expected a list of names or an object of names and numbers, got a number"),
+        ([BLANK, 3], 2, "identifier 1 is a number, expected a name"),
+        ([BLANK, ""], 2, "identifier 1 is an empty string"),
+        ([BLANK, "a"], 3, "2 identifiers, expected 3, one for each row"),
+        ([BLANK, "a", "b"], 2, "3 identifiers, expected 2"),
+        (["a", BLANK], 2, "identifier 0 is a, expected <blank>"),
+        ([BLANK, BLANK], 2, "all 2 identifiers are <blank>"),
+        ([BLANK, "a|||t8|||0123456789"], 2, "'a|||t8|||0123456789' is no view"),
+        ([BLANK, "a_t9_0123456789"], 2, "a_t9_0123456789 is no view"),
+        ([BLANK, "a|||t1|||0123456788"], 2, "'a|||t1|||0123456788' is no view"),
+        ([BLANK, "a", "a|||t1|||1023456789"], 3, "'a|||t1|||1023456789' is no view"),
+        ([BLANK, "a|||t1|||012345678"], 2, "'a|||t1|||012345678' is neither a task nor a view"),
+        ([BLANK, "a_t1_-4321"], 2, "a_t1_-4321 is neither a task nor a view"),
+        ([BLANK, "a|||t1|||0123456789|||t1|||0123456789"], 2, "'a|||t1|||0123456789' is neither a task nor a view"),
+        ([BLANK, "a|||t1|||٠١٢٣٤٥٦٧٨٩"], 2, "is neither a task nor a view"),
+        ([BLANK, "a", "b", "a|||t0|||0123456789"], 4, "identifiers 1 and 3, a and 'a|||t0|||0123456789', are the same view"),
+        ([BLANK, "a_t1_0123456789", "a|||t1|||0123456789"], 3, "identifiers 1 and 2, .* are the same view"),
+        ([BLANK, "a", "a"], 3, "identifiers 1 and 2, a and a, are the same view"),
+        ({"a": 1, "b": 1}, 3, "a and b both have the number 1"),
+        ({"1": "a", "01": "b"}, 3, "a and b both have the number 1"),
+        ({"a": 1, "b": 3}, 3, "3 identifiers, but none has the number 2"),
+        ({"a": -1, BLANK: 0}, 2, "none has the number 1"),
+        ({"a": 1.5}, 2, "a has a number, expected a name with a number"),
+        ({"a": "b"}, 2, "a has a string, expected"),
+        ({"1": None}, 2, "1 has null, expected"),
+    ],
+)
+def test_other_identifiers_are_refused_in_one_line(tmp_path: Path, document: object, rows: int, reason: str) -> None:
+    path = write(tmp_path, document)
+    with pytest.raises(ValueError, match=f"^{path}: .*{reason.replace('|', '[|]')}") as caught:
+        read_identifiers(path, rows)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b'["<blank>"', b"\xff\xfe", b'{"a": 1, "a": 2}', b"[" * 5000])
+def test_what_is_not_json_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "identifiers.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{path}: identifiers: ") as caught:
+        read_identifiers(path, 1)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,129 @@
+"""Packs of puzzles against a plain oracle: each view made by itself, the views laid end to end."""
+
+import numpy as np
+import pytest
+import torch
+
+from augment.canvas import Tokens
+from augment.dihedral import apply_dihedral
+from augment.sudoku import draw_symmetries
+from pipeline.data.pack import Samples, step_generator
+from pipeline.data.puzzlekind import PUZZLE_KINDS, KindName
+from pipeline.data.puzzlepack import PuzzlePackMaker
+from pipeline.data.puzzlestore import PuzzleStore
+from pipeline.reasoner.layout import make_layout
+from tests.pipeline.tinypuzzles import tiny_puzzle_store
+
+MEMORY_TOKENS = 3
+KINDS: list[tuple[KindName, int]] = [("sudoku", 4), ("sudoku", 9), ("maze", 7)]
+
+
+def see(store: PuzzleStore, tokens: Tokens, puzzle: int, view: int) -> list[int]:
+    """The cells of one view of one puzzle."""
+    if store.kind == "maze":
+        return apply_dihedral(tokens, view).ravel().tolist()
+    symmetry = draw_symmetries(store.seed, np.array([puzzle]), np.array([view]), len(tokens))
+    return (symmetry.apply(tokens[None] - np.uint8(1)) + 1).ravel().tolist()
+
+
+def drawn(store: PuzzleStore, count: int = 60) -> tuple[PuzzlePackMaker, Samples]:
+    maker = PuzzlePackMaker(store, MEMORY_TOKENS)
+    return maker, maker.draw(count, np.random.default_rng(0), 0.5)
+
+
+@pytest.mark.parametrize(("kind", "side"), KINDS)
+def test_cells_are_the_views_of_the_puzzles(kind: KindName, side: int) -> None:
+    store = tiny_puzzle_store(kind, side=side)
+    maker, samples = drawn(store)
+    pack = maker.make(samples)
+    chosen = list(zip(samples.example.tolist(), samples.transform.tolist(), strict=True))
+    assert pack.inputs.tolist() == [cell for i, view in chosen for cell in see(store, store.questions[i], i, view)]
+    assert pack.labels is not None
+    assert pack.labels.tolist() == [cell for i, view in chosen for cell in see(store, store.answers[i], i, view)]
+    assert pack.inputs.dtype == pack.labels.dtype == np.int64
+
+
+@pytest.mark.parametrize(("kind", "side"), KINDS)
+def test_labels_solve_the_inputs_in_every_cell(kind: KindName, side: int) -> None:
+    maker, samples = drawn(tiny_puzzle_store(kind, augmentations=50, side=side))
+    pack = maker.make(samples)
+    assert pack.labels is not None
+    questions, answers = (part.reshape(-1, side, side).astype(np.uint8) for part in (pack.inputs, pack.labels))
+    assert pack.labels.min() >= 1
+    assert PUZZLE_KINDS[kind].solves(questions, answers).all()
+    assert len(np.unique(questions, axis=0)) > 6  # views are not the puzzles themselves
+
+
+@pytest.mark.parametrize(("kind", "side"), KINDS)
+def test_a_pack_says_that_all_is_one_task_unturned_and_unshifted(kind: KindName, side: int) -> None:
+    maker, samples = drawn(tiny_puzzle_store(kind, side=side))
+    pack = maker.make(samples)
+    assert pack.shapes.tolist() == [[side, side]] * 60
+    assert not samples.shift.any()
+    for name, width in (("offsets", (2,)), ("task", ()), ("transform", ()), ("dihedral", ())):
+        assert getattr(pack, name).shape == (60, *width), name
+        assert not getattr(pack, name).any(), name
+    assert pack.colors.tolist() == [list(range(10))] * 60
+    layout = make_layout(torch.from_numpy(pack.shapes), torch.from_numpy(pack.offsets), MEMORY_TOKENS)
+    assert layout.tokens == maker.tokens(samples).sum() == 60 * (side * side + MEMORY_TOKENS)
+
+
+@pytest.mark.parametrize(("kind", "side"), KINDS)
+def test_tests_are_packed_without_labels_and_as_they_are(kind: KindName, side: int) -> None:
+    store = tiny_puzzle_store(kind, side=side)
+    maker = PuzzlePackMaker(store, MEMORY_TOKENS, "tests")
+    pack = maker.make(maker.plain())
+    assert pack.labels is None
+    assert pack.inputs.tolist() == store.test_questions.ravel().tolist()
+
+
+def test_plain_samples_are_all_puzzles_once() -> None:
+    store = tiny_puzzle_store()
+    maker = PuzzlePackMaker(store, MEMORY_TOKENS)
+    pack = maker.make(maker.plain())
+    assert pack.labels is not None
+    assert pack.inputs.tolist() == store.questions.ravel().tolist()
+    assert pack.labels.tolist() == store.answers.ravel().tolist()
+
+
+def test_puzzles_and_views_are_drawn_uniformly() -> None:
+    maker = PuzzlePackMaker(tiny_puzzle_store(augmentations=4), MEMORY_TOKENS)
+    samples = maker.draw(30_000, np.random.default_rng(1), 0.0)
+    counts = np.bincount(samples.example * 5 + samples.transform, minlength=30)
+    assert (np.abs(counts - 1000) < 5 * np.sqrt(1000)).all()
+
+
+def test_fill_reaches_the_room_and_no_further_than_one_puzzle() -> None:
+    maker = PuzzlePackMaker(tiny_puzzle_store(), MEMORY_TOKENS)
+    for room in (1, 19, 20, 1000):
+        samples = maker.fill(room, step_generator(0, room, 0), 0.0)
+        assert len(samples) == -(-room // 19)
+    assert len(maker.fill(0, step_generator(0, 0, 0), 0.0)) == 0
+    assert maker.make(maker.fill(0, step_generator(0, 0, 0), 0.0)).inputs.shape == (0,)
+
+
+def test_order_leaves_samples_where_they_are() -> None:
+    maker, samples = drawn(tiny_puzzle_store())
+    assert maker.order(samples).tolist() == list(range(60))
+
+
+def test_without_views_puzzles_are_as_they_are() -> None:
+    store = tiny_puzzle_store(augmentations=0)
+    maker, samples = drawn(store)
+    assert maker.make(samples).inputs.tolist() == store.questions[samples.example].ravel().tolist()
+
+
+def test_the_seed_of_the_store_draws_the_views() -> None:
+    first, second = (tiny_puzzle_store(augmentations=9), tiny_puzzle_store(augmentations=9))
+    maker, samples = drawn(first)
+    again = PuzzlePackMaker(second, MEMORY_TOKENS).make(samples)
+    assert again.inputs.tolist() == maker.make(samples).inputs.tolist()
+    object.__setattr__(second, "seed", 4)
+    assert PuzzlePackMaker(second, MEMORY_TOKENS).make(samples).inputs.tolist() != again.inputs.tolist()
+
+
+def test_a_store_without_tests_cannot_be_drawn_from() -> None:
+    store = tiny_puzzle_store(count=6)
+    object.__setattr__(store, "test_questions", store.test_questions[:0])
+    with pytest.raises(ValueError, match="no puzzles to draw"):
+        PuzzlePackMaker(store, MEMORY_TOKENS, "tests").draw(1, np.random.default_rng(0), 0.0)

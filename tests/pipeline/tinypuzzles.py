@@ -1,0 +1,58 @@
+"""Puzzles that are small, quick to make and as different as one wants."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from augment.sudoku import draw_symmetries
+from pipeline.data.puzzlekind import KindName
+from pipeline.data.puzzles import Puzzles
+from pipeline.data.puzzlestore import PuzzleStore, build_puzzles
+
+WALL, FREE, START, GOAL, PATH = 1, 2, 3, 4, 5
+
+
+def tiny_puzzles(
+    kind: KindName = "sudoku", count: int = 6, seed: int = 0, side: int | None = None, name: str = "made"
+) -> Puzzles:
+    """Sudokus that are views of one board with some cells blank, or mazes without walls but for a few off the path."""
+    if kind == "sudoku":
+        return _tiny_sudokus(count, seed, side or 4, name)
+    return _tiny_mazes(count, seed, side or 5, name)
+
+
+def _tiny_sudokus(count: int, seed: int, side: int, name: str) -> Puzzles:
+    box = {4: 2, 9: 3}[side]
+    row, column = np.divmod(np.arange(side * side).reshape(side, side), side)
+    board = ((row % box) * box + row // box + column) % side + 1
+    boards = np.broadcast_to(board.astype(np.uint8), (count, side, side))
+    answers = draw_symmetries(seed, np.arange(count), np.ones(count, np.int64), side).apply(boards)
+    blank = np.random.default_rng(seed).random(answers.shape) < 0.6
+    return Puzzles("sudoku", np.where(blank, 0, answers).astype(np.uint8) + np.uint8(1), answers + np.uint8(1), name)
+
+
+def _tiny_mazes(count: int, seed: int, side: int, name: str) -> Puzzles:
+    rng = np.random.default_rng(seed)
+    questions = np.where(rng.random((count, side, side)) < 0.5, WALL, FREE).astype(np.uint8)
+    questions[:, 0] = FREE  # the path is along the first row
+    questions[:, 0, 0], questions[:, 0, -1] = START, GOAL
+    answers = questions.copy()
+    answers[:, 0, 1:-1] = PATH
+    return Puzzles("maze", questions, answers, name)
+
+
+def tiny_puzzle_store(kind: KindName = "sudoku", augmentations: int = 5, **made: Any) -> PuzzleStore:
+    """The dataset that trains on six tiny puzzles and asks for six others; `made` goes to `tiny_puzzles`."""
+    return build_puzzles([tiny_puzzles(kind, seed=99, **made)], [tiny_puzzles(kind, **made)], augmentations, 3, "allow")
+
+
+def write_csv(path: Path, puzzles: Puzzles, with_answers: bool = True) -> Path:
+    """Write puzzles as they are published and return the path."""
+    answers = (puzzles.answer_texts() if with_answers else None) or [""] * len(puzzles)
+    rows = [
+        f"book{i},{question},{answer},{i}"
+        for i, (question, answer) in enumerate(zip(puzzles.question_texts(), answers, strict=True))
+    ]
+    path.write_text("\n".join(["source,question,answer,rating", *rows, ""]), encoding="utf-8")
+    return path
