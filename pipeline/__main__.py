@@ -11,10 +11,17 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+from pipeline.data.puzzles import PUZZLES_HELP  # noqa: E402
 from pipeline.data.sources import SOURCES_HELP  # noqa: E402
 from pipeline.launch import first_start, is_first_process, start_processes  # noqa: E402
 
 PROGRAM = "python -m pipeline"
+PRESET_NAMES = (
+    *("demo", "fast", "trm-arc1", "trm-arc2", "trm-sudoku", "trm-sudoku-attention", "trm-maze"),
+    *("hrm-arc1", "hrm-sudoku", "urm-arc1", "charm-arc1", "charm-arc2"),
+)
+"""Those of pipeline.presets, which is slow to import."""
+_SOURCES = f"\n{SOURCES_HELP}{PUZZLES_HELP}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,21 +53,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="From ARC tasks to submission.json with a tiny recursive network trained from scratch.",
-        epilog=SOURCES_HELP,
+        epilog=_SOURCES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_run, _add_build, _add_train, _add_predict, _add_vote, _add_score, _add_audit, _add_canvas, _add_show):
+    stages = (_add_run, _add_build, _add_train, _add_predict, _add_vote, _add_score, _add_curve)
+    for add in (*stages, _add_audit, _add_canvas, _add_show, _add_import_checkpoint):
         add(commands)
     return parser
 
 
-def _command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, summary: str, example: str, sources: bool = True) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
         help=summary,
         description=summary,
-        epilog=f"example:\n  {PROGRAM} {name} {example}\n\n{SOURCES_HELP}",
+        epilog=f"example:\n  {PROGRAM} {name} {example}\n{_SOURCES if sources else ''}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -95,7 +103,11 @@ def _add_build(commands: Any) -> None:
 
 def _add_train(commands: Any) -> None:
     parser = _command(
-        commands, "train", "train a network on a dataset", "--data data/arc1 --preset fast --out runs/fast --resume"
+        commands,
+        "train",
+        "train a network on a dataset",
+        "--data data/arc1 --preset fast --out runs/fast --resume",
+        sources=False,
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
     _config(parser)
@@ -108,7 +120,8 @@ def _add_train(commands: Any) -> None:
 
 def _add_predict(commands: Any) -> None:
     summary = "predict the test inputs of a dataset, vote, write submission.json"
-    parser = _command(commands, "predict", summary, "--data data/arc1 --weights runs/fast --views 256 --out runs/fast-256")
+    example = "--data data/arc1 --weights runs/fast --views 256 --out runs/fast-256"
+    parser = _command(commands, "predict", summary, example, sources=False)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
     parser.add_argument(
         "--weights", type=Path, required=True, metavar="FILE", help="weights; a run or checkpoint folder will do"
@@ -122,7 +135,8 @@ def _add_predict(commands: Any) -> None:
 
 def _add_vote(commands: Any) -> None:
     example = "--data data/arc1 --candidates runs/a/candidates runs/b/candidates --out pooled/submission.json"
-    parser = _command(commands, "vote", "pool the candidates of several predictions into one submission", example)
+    summary = "pool the candidates of several predictions into one submission"
+    parser = _command(commands, "vote", summary, example, sources=False)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset that was predicted")
     parser.add_argument("--candidates", type=Path, nargs="+", required=True, metavar="DIR")
     parser.add_argument("--ranking", default="count", help="count (as published), probability-sum or mean-probability")
@@ -163,12 +177,34 @@ def _add_show(commands: Any) -> None:
     parser.add_argument("--png", type=Path, required=True, metavar="FILE")
 
 
+def _add_import_checkpoint(commands: Any) -> None:
+    summary = "turn a published TRM or HRM checkpoint into weights of this program"
+    example = "step_723914 --config all_config.yaml --identifiers identifiers.json --out weights/trm"
+    parser = _command(commands, "import-checkpoint", summary, example, sources=False)
+    parser.add_argument("checkpoint", type=Path, metavar="FILE", help="a PyTorch state dict, as their training saves it")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="its all_config.yaml")
+    parser.add_argument("--identifiers", type=Path, required=True, metavar="FILE", help="identifiers.json of its dataset")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def _add_curve(commands: Any) -> None:
+    summary = "score every checkpoint of runs on puzzles, and draw accuracy against training time"
+    example = "runs/mixer-0 runs/attention-0 --source sudoku:generated:side=4 --png curve.png --json curve.json"
+    parser = _command(commands, "curve", summary, example)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; NAME-0, NAME-1 are seeds of NAME")
+    parser.add_argument("--source", action="append", required=True, metavar="S", help="the puzzles that the runs solved")
+    parser.add_argument("--png", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+
+
 def _sources(parser: argparse.ArgumentParser) -> None:
     solved = "tasks to be solved: demonstrations are trained on, test inputs predicted; may be repeated"
     parser.add_argument("--source", action="append", required=True, metavar="S", help=solved)
     trained = "further tasks to train on, test pairs included; may be repeated"
     parser.add_argument("--train-source", action="append", default=[], metavar="S", help=trained)
     _selection(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help="of each --train-source of puzzles, draw N to train on")
+    parser.add_argument("--test-limit", type=int, metavar="N", help="of each --source of puzzles, draw N to solve")
     leakage = "what to do with training pairs that equal a scored test pair (default: run drops them, build refuses)"
     parser.add_argument("--leakage", choices=("refuse", "drop", "allow"), help=leakage)
 
@@ -181,7 +217,7 @@ def _selection(parser: argparse.ArgumentParser) -> None:
 
 
 def _config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", required=True, metavar="P", help="demo, fast, trm-arc1 or trm-arc2 (pipeline/presets.py)")
+    parser.add_argument("--preset", required=True, metavar="P", help=f"settings by name: {', '.join(PRESET_NAMES)}")
     parser.add_argument("--seed", type=int, default=0)
     _settings(parser)
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pipeline.config import TrainConfig
-from pipeline.data.pack import Pack, PackMaker, Samples, step_generator
+from pipeline.data.pack import Pack, Packs, Samples, step_generator
+from pipeline.reasoner.base import State
 from pipeline.reasoner.layout import Layout
-from pipeline.reasoner.trm import State
 
 _FILL, _EXPLORE = 0, 1
 
@@ -51,7 +51,7 @@ def begin() -> Carry:
     return Carry(Samples(none, none, none.reshape(0, 2)), none, None)
 
 
-def next_turn(carry: Carry, maker: PackMaker, config: TrainConfig, step: int, pack: int) -> Turn:
+def next_turn(carry: Carry, maker: Packs, config: TrainConfig, step: int, pack: int) -> Turn:
     """Fill the room that `carry` leaves in pack number `pack` with new samples and make the pack."""
     rng = step_generator(config.seed, step, pack, _FILL)
     room = config.pack_tokens - int(maker.tokens(carry.samples).sum())
@@ -83,9 +83,10 @@ def assemble_state(initial: State, carry: Carry, turn: Turn, layout: Layout, tok
 
 
 def halt(turn: Turn, halting: Tensor, state: State, layout: Layout, config: TrainConfig, step: int, pack: int) -> Carry:
-    """Return what goes on after a segment: all but the sequences that halt, by their logit `halting` (B,) or after the last.
+    """Return what goes on after a segment: all but the sequences that halt, by their logits `halting` (B, 2) or after the last.
 
-    With probability `exploration` a sequence has to run a random number of 2..`segments` segments before it may halt.
+    They halt when "learned" halting has a positive logit, "q-learning" a greater one than for going on, "off" never. With
+    probability `exploration` a sequence has to run a random number of 2..`segments` segments before it may halt.
     """
     done = turn.segments + 1
     if config.segments == 1:
@@ -94,9 +95,16 @@ def halt(turn: Turn, halting: Tensor, state: State, layout: Layout, config: Trai
         rng = step_generator(config.seed, step, pack, _EXPLORE)
         explores = rng.random(len(done)) < config.exploration
         least = np.where(explores, rng.integers(2, config.segments + 1, size=len(done)), 0)
-        wants = (halting > 0).cpu().numpy()
+        wants = _wants_to_halt(halting, config).cpu().numpy()
         goes_on = (done < config.segments) & ~(wants & (done >= least))
     if not goes_on.any():
         return Carry(turn.samples[goes_on], done[goes_on], None)
     mask = torch.from_numpy(goes_on).to(layout.sequence.device)[layout.sequence]
     return Carry(turn.samples[goes_on], done[goes_on], tuple(part[mask] for part in state))
+
+
+def _wants_to_halt(halting: Tensor, config: TrainConfig) -> Tensor:
+    """Return (B,) bool, by the logits `halting` (B, 2) of halting and of going on."""
+    if config.halting == "off":
+        return torch.zeros(len(halting), dtype=torch.bool)
+    return halting[:, 0] > (halting[:, 1] if config.halting == "q-learning" else 0)

@@ -6,6 +6,7 @@ Stages that need torch are imported where they are called, so that the others st
 
 import argparse
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +15,28 @@ from typing import TYPE_CHECKING
 import orjson
 
 from augment.task import Solutions, Task
+from eval.puzzles import format_puzzle_score, read_predictions, score_puzzles, write_predictions
 from eval.score import format_score, score_predictions
-from pipeline.budget import Budget, parse_duration
+from pipeline.budget import Budget, format_duration, parse_duration
 from pipeline.data.audit import audit_sources
-from pipeline.data.build import BuildConfig, build
+from pipeline.data.build import BuildConfig, Leakage, build
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
+from pipeline.data.dataset import load_dataset
+from pipeline.data.puzzles import is_puzzle_source, load_puzzles
+from pipeline.data.puzzlestore import PuzzleStore, build_puzzles
 from pipeline.data.select import Selection
 from pipeline.data.sources import load_source, read_solutions
 from pipeline.data.store import Store
-from pipeline.opening import Challenge, open_run
+from pipeline.opening import AnyChallenge, Challenge, PuzzleChallenge, open_run
 from submission.format import fallback_submission, read_submission, write_submission
 
 if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+    from pipeline.checkpoint import Weights
     from pipeline.config import Config
+    from pipeline.run import Job
 
 logger = logging.getLogger(__name__)
 
@@ -48,49 +58,81 @@ def _run(arguments: argparse.Namespace, started: float) -> int:
     if budget.limit_seconds is not None:
         reserve = parse_duration(arguments.reserve) if arguments.reserve else default_reserve(budget.limit_seconds)
         budget = replace(budget, reserve_seconds=reserve)
-    plan = RunPlan(
-        challenge=_challenge(arguments),
-        train_sources=tuple(arguments.train_source),
-        leakage=arguments.leakage or "drop",
-        config=_config(arguments),
-        budget=budget,
-        out=arguments.out,
-        weights=arguments.weights,
-        resume=arguments.resume,
-    )
+    plan = RunPlan(_job(arguments), _config(arguments), budget, arguments.out, arguments.weights, arguments.resume)
     if budget.limit_seconds is None and not plan.config.train.steps:
         raise ValueError("a run needs an end: --time-limit, or --set train.steps=N")
     return run(plan)
 
 
-def _challenge(arguments: argparse.Namespace) -> Challenge:
-    return Challenge(tuple(arguments.source), _selection(arguments))
+def _job(arguments: argparse.Namespace) -> "Job":
+    from pipeline.arc_job import ArcJob
+    from pipeline.puzzle_job import PuzzleJob
+
+    challenge, train_sources = _challenge(arguments), tuple(arguments.train_source)
+    leakage: Leakage = arguments.leakage or "drop"
+    if isinstance(challenge, PuzzleChallenge):
+        return PuzzleJob(challenge, train_sources, leakage, arguments.out, arguments.limit)
+    return ArcJob(challenge, train_sources, leakage, arguments.out)
+
+
+def _challenge(arguments: argparse.Namespace) -> AnyChallenge:
+    sources = tuple(arguments.source)
+    if _are_puzzles(arguments):
+        return PuzzleChallenge(sources, arguments.test_limit, arguments.seed)
+    return Challenge(sources, _selection(arguments))
+
+
+def _are_puzzles(arguments: argparse.Namespace) -> bool:
+    """Return whether the sources are puzzles. Raises ValueError where they are mixed, or have options of the other kind."""
+    specs = [*(arguments.source or ()), *getattr(arguments, "train_source", ())]
+    puzzles = {spec for spec in specs if is_puzzle_source(spec)}
+    if puzzles and len(puzzles) < len(set(specs)):
+        raise ValueError(f"puzzles and ARC tasks do not go together: {', '.join(sorted(set(specs)))}")
+    options = ("max_side", "hold_out") if puzzles else ("limit", "test_limit")
+    for option in options:
+        if getattr(arguments, option, None):
+            name, kind = f"--{option.replace('_', '-')}", "ARC tasks" if puzzles else "puzzles"
+            raise ValueError(f"{name} is for {kind} alone")
+    return bool(puzzles)
 
 
 def _build(arguments: argparse.Namespace, started: float) -> int:
-    selection = _selection(arguments)
-    sources = [selection.apply(load_source(spec)) for spec in arguments.source]
-    train_sources = [load_source(spec) for spec in arguments.train_source]
-    config = BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs)
-    store = build(sources, train_sources, config, leakage=arguments.leakage or "refuse")
-    store.save(arguments.out)
+    if _are_puzzles(arguments):
+        what = _build_puzzles(arguments)
+    else:
+        selection = _selection(arguments)
+        sources = [selection.apply(load_source(spec)) for spec in arguments.source]
+        train_sources = [load_source(spec) for spec in arguments.train_source]
+        config = BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs)
+        store = build(sources, train_sources, config, leakage=arguments.leakage or "refuse")
+        store.save(arguments.out)
+        tasks, pairs, tests = len(store.task_ids), len(store.pair_task), len(store.test_task)
+        what = f"{tasks} tasks, {pairs} training pairs, {tests} tests, {len(store.transforms)} views"
     seconds = Budget(None, started).elapsed()
     size = sum(path.stat().st_size for path in arguments.out.iterdir())
-    print(
-        f"{arguments.out}: {len(store.task_ids)} tasks, {len(store.pair_task)} training pairs, {len(store.test_task)} tests, "
-        f"{len(store.transforms)} views; {size / 1e6:.1f} MB in {seconds:.1f} s"
-    )
+    print(f"{arguments.out}: {what}; {size / 1e6:.1f} MB in {seconds:.1f} s")
     return 0
+
+
+def _build_puzzles(arguments: argparse.Namespace) -> str:
+    seed, jobs = arguments.seed, arguments.jobs or os.cpu_count() or 1
+    tests = [load_puzzles(spec, "test", False, arguments.test_limit, seed, jobs) for spec in arguments.source]
+    trained = [load_puzzles(spec, "train", True, arguments.limit, seed, jobs) for spec in arguments.train_source]
+    store = build_puzzles(tests, trained, arguments.augmentations, seed, arguments.leakage or "refuse")
+    store.save(arguments.out)
+    return (
+        f"{len(store.questions)} training puzzles, {store.augmentations + 1} views of each, {len(store.test_questions)} tests"
+    )
 
 
 def _train(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.checkpoint import load_weights, transplant, write_json
-    from pipeline.engine import make_accelerator
+    from pipeline.engine import fit_config, make_accelerator
     from pipeline.reasoner.network import make_network
     from pipeline.train import Trainer
 
-    config = _config(arguments)
-    store = Store.load(arguments.data)
+    store = load_dataset(arguments.data)
+    config = fit_config(_config(arguments), store)
     accelerator, dtype = make_accelerator(config.train.precision)
     network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
     if arguments.weights:
@@ -125,9 +167,12 @@ def _predict(arguments: argparse.Namespace, started: float) -> int:
             )
     views = [] if arguments.views is None else [f"predict.views={arguments.views}"]
     config = override(weights.config, [*arguments.set, *views])
-    store = Store.load(arguments.data)
-    tasks = store.tasks_to_solve()
+    store = load_dataset(arguments.data)
     accelerator, dtype = make_accelerator(config.train.precision)
+    if isinstance(store, PuzzleStore):
+        _predict_puzzles(arguments, accelerator, dtype, weights, store, config, started)
+        return 0
+    tasks = store.tasks_to_solve()
     path = arguments.out / "submission.json"
     if accelerator.is_main_process:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -144,6 +189,27 @@ def _predict(arguments: argparse.Namespace, started: float) -> int:
     return 0
 
 
+def _predict_puzzles(
+    arguments: argparse.Namespace,
+    accelerator: "Accelerator",
+    dtype: "torch.dtype",
+    weights: "Weights",
+    store: PuzzleStore,
+    config: "Config",
+    started: float,
+) -> None:
+    from pipeline.predict_puzzles import predict_puzzles
+    from pipeline.puzzle_job import to_predictions
+
+    found = predict_puzzles(accelerator, dtype, weights, store, config.predict, _budget(arguments, started))
+    if accelerator.is_main_process:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        path = arguments.out / "predictions.csv"
+        write_predictions(path, to_predictions(store, found, {}))
+        print(f"{path}: {int(found.asked.sum())} of {len(found.asked)} puzzles predicted by {found.source}")
+    accelerator.end_training()
+
+
 def _vote(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.votes import tally, write_attempts
 
@@ -156,6 +222,8 @@ def _vote(arguments: argparse.Namespace, _: float) -> int:
 
 
 def _score(arguments: argparse.Namespace, _: float) -> int:
+    if _are_puzzles(arguments):
+        return _score_puzzles(arguments)
     solutions, name = _solutions(arguments)
     submission = read_submission(arguments.submission, allow_missing=arguments.allow_missing)
     score = score_predictions(submission, solutions)
@@ -169,6 +237,53 @@ def _score(arguments: argparse.Namespace, _: float) -> int:
             score, name, len(sources) if isinstance(sources, list) else None, views if isinstance(views, int) else None
         )
     )
+    return 0
+
+
+def _score_puzzles(arguments: argparse.Namespace) -> int:
+    score = score_puzzles(read_predictions(arguments.submission), _answers(arguments.source))
+    if arguments.json:
+        arguments.json.write_bytes(orjson.dumps(score.to_json(), option=orjson.OPT_INDENT_2))
+    print(format_puzzle_score(score, " + ".join(arguments.source), str(arguments.submission)))
+    return 0
+
+
+def _answers(specs: Iterable[str]) -> dict[str, str]:
+    """Return the answers of puzzles by their questions. Raises ValueError where they are not known."""
+    answers: dict[str, str] = {}
+    for spec in specs:
+        puzzles = load_puzzles(spec, "test")
+        texts = puzzles.answer_texts()
+        if texts is None:
+            raise ValueError(f"{spec}: has no answers, so there is nothing to score by")
+        answers |= dict(zip(puzzles.question_texts(), texts, strict=True))
+    return answers
+
+
+def _curve(arguments: argparse.Namespace, _: float) -> int:
+    from eval.curves import draw_curves
+    from pipeline.curve import measure_curves
+    from pipeline.engine import make_accelerator
+
+    accelerator, dtype = make_accelerator("auto")
+    points = []
+    for point in measure_curves(arguments.runs, _answers(arguments.source), accelerator, dtype):
+        minutes = format_duration(point.seconds)
+        print(f"{point.run}: step {point.step}, {minutes}: {point.exact:.1%} exact, {point.cells:.1%} of cells", flush=True)
+        points.append(point)
+    if arguments.json:
+        arguments.json.write_bytes(orjson.dumps(points, option=orjson.OPT_INDENT_2))
+    if arguments.png:
+        draw_curves(points, arguments.png)
+    return 0
+
+
+def _import_checkpoint(arguments: argparse.Namespace, _: float) -> int:
+    from pipeline.import_checkpoint import import_checkpoint
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    found = import_checkpoint(arguments.checkpoint, arguments.config, arguments.identifiers, arguments.out)
+    print(f"{found.path}: {found.kind}, {found.tasks} tasks, {found.views} views, {found.memory_tokens} memory tokens")
     return 0
 
 
@@ -260,5 +375,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, float], int]] = {
     "audit": _audit,
     "canvas": _canvas,
     "show": _show,
+    "curve": _curve,
+    "import-checkpoint": _import_checkpoint,
 }
 """By name: (arguments, monotonic time of the start) -> exit code."""

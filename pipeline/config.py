@@ -11,8 +11,8 @@ from typing import Any, Literal
 from eval.vote import RANKINGS
 from pipeline.data.build import BuildConfig
 from pipeline.optim import OptimizerConfig
+from pipeline.reasoner.base import ReasonerConfig
 from pipeline.reasoner.memory import MemoryConfig
-from pipeline.reasoner.trm import ReasonerConfig
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -36,6 +36,9 @@ class TrainConfig:
     """Most supervision segments of a sequence; 1 replaces every sequence after every step."""
     exploration: float = 0.1
     """Share of sequences that may not halt before a random number of segments, drawn anew at each segment."""
+    halting: Literal["learned", "q-learning", "off"] = "learned"
+    """learned: a sequence halts when its halting logit says so, trained by whether it is right (TRM). q-learning: when halting
+    promises more than going on, which is trained by a further segment (HRM). off: every sequence runs all segments."""
     loss: Literal["stablemax", "softmax"] = "stablemax"
     precision: Precision = "auto"
     """auto: bfloat16 where the device has it, else float16 with loss scaling on CUDA; on a CPU what is measured faster."""

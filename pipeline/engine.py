@@ -1,6 +1,7 @@
 """Where computation happens: the Accelerate engine, the compute dtype of a device, and packs on their way to it."""
 
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -14,8 +15,10 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 
-from pipeline.config import Precision
+from pipeline.config import Config, Precision
+from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.data.pack import Pack
+from pipeline.data.puzzlestore import PuzzleStore
 from pipeline.reasoner.layout import make_layout
 from pipeline.reasoner.memory import Views
 from pipeline.reasoner.network import Batch
@@ -65,6 +68,17 @@ def bfloat16_speedup(repeats: int = 5) -> float:
             matrix @ matrix
             best[dtype] = min(best[dtype], time.perf_counter() - start)
     return best[torch.float32] / best[torch.bfloat16]
+
+
+def fit_config(config: Config, dataset: Dataset) -> Config:
+    """Return `config` with the vocabulary and the full canvas of `dataset`, which no preset can know better.
+
+    Raises ValueError for a mixer of tokens where canvases differ.
+    """
+    if config.model.mixing == "mixer" and config.train.canvas != "full" and not isinstance(dataset, PuzzleStore):
+        raise ValueError("model.mixing=mixer takes canvases of one size: ARC tasks need train.canvas=full with it")
+    vocabulary, side = canvas_of(dataset)
+    return replace(config, model=replace(config.model, vocabulary=vocabulary, canvas_side=side))
 
 
 def from_main(accelerator: Accelerator, value: T) -> T:

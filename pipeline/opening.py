@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from augment.task import Task
+from eval.puzzles import PuzzlePrediction, read_predictions, write_predictions
+from pipeline.data.puzzles import Puzzles, load_puzzles
 from pipeline.data.select import Selection
 from pipeline.data.sources import Source, load_source
 from submission.format import fallback_submission, read_submission, write_submission
@@ -42,21 +44,61 @@ class Challenge:
             raise ValueError("there are no tasks to be solved in these sources")
         return tasks, sum(len(source.tasks) for source in whole)
 
+    def leave_fallback(self, out: Path, resume: bool) -> None:
+        """See to it that a complete submission stands in `out`; a resumed run keeps the one that it has."""
+        tasks, available = self.select()
+        logger.info("%d of %d tasks of %s", len(tasks), available, " + ".join(self.sources))
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / "submission.json"
+        if not (resume and _keeps(path, tasks)):
+            write_submission(path, fallback_submission(tasks), tasks)
 
-def open_run(challenge: Challenge, out: Path, resume: bool) -> None:
-    """Make the folder `out` of a run and see to it that a complete submission stands there.
 
-    A resumed run keeps the one that it has. Raises ValueError when `out` holds a run that is not to be resumed, or one for
-    other tasks.
+@dataclass(frozen=True)
+class PuzzleChallenge:
+    """Which puzzles a run has to solve."""
+
+    sources: tuple[str, ...]
+    limit: int | None = None
+    """So many of each source, drawn by `seed`; None for all."""
+    seed: int = 0
+
+    def load(self, with_answers: bool) -> list[Puzzles]:
+        """Return the puzzles to solve. Raises ValueError when there are answers to some of them only."""
+        return [load_puzzles(spec, "test", with_answers, self.limit, self.seed) for spec in self.sources]
+
+    def leave_fallback(self, out: Path, resume: bool) -> None:
+        """See to it that `predictions.csv` with every question stands in `out`; a resumed run keeps the one that it has."""
+        questions = [text for puzzles in self.load(with_answers=False) for text in puzzles.question_texts()]
+        logger.info("%d puzzles of %s", len(questions), " + ".join(self.sources))
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / "predictions.csv"
+        if not (resume and _has_questions(path, questions)):
+            write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
+
+
+AnyChallenge = Challenge | PuzzleChallenge
+
+
+def open_run(challenge: AnyChallenge, out: Path, resume: bool) -> None:
+    """Make the folder `out` of a run and see to it that a complete result stands there: what to solve, without solutions.
+
+    Raises ValueError when `out` holds a run that is not to be resumed, or one for other tasks.
     """
     if not resume and ((out / "config.json").exists() or (out / "checkpoints").exists()):
         raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
-    tasks, available = challenge.select()
-    logger.info("%d of %d tasks of %s", len(tasks), available, " + ".join(challenge.sources))
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "submission.json"
-    if not (resume and _keeps(path, tasks)):
-        write_submission(path, fallback_submission(tasks), tasks)
+    challenge.leave_fallback(out, resume)
+
+
+def _has_questions(path: Path, questions: Sequence[str]) -> bool:
+    """Return whether there are predictions to keep. Raises ValueError where they are for other puzzles."""
+    try:
+        predictions = read_predictions(path)
+    except (ValueError, FileNotFoundError):
+        return False
+    if [prediction.question for prediction in predictions] != list(questions):
+        raise ValueError(f"{path}: predictions for other puzzles than those of the sources; resume with the sources of the run")
+    return True
 
 
 def _keeps(path: Path, tasks: Sequence[Task]) -> bool:

@@ -13,23 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 
+from pipeline.asking import Asker
 from pipeline.budget import Budget
 from pipeline.candidates import CandidateBuilder, Candidates, Origin, write_candidates
 from pipeline.checkpoint import Transplant, Weights, network_from
-from pipeline.config import Config, PredictConfig
+from pipeline.config import PredictConfig
 from pipeline.data.pack import PackMaker, Samples
 from pipeline.data.store import Store
-from pipeline.engine import from_main, to_batch
-from pipeline.reasoner.network import Batch, Network
-
-logger = get_logger(__name__)
-
-PACK_SECONDS = 2.0
-"""A pack is kept so small that it takes about this long, so that the clock is looked at often enough."""
-MEASURE_SECONDS = 1.0
-"""A measurement of the speed takes about so long; a short one would believe a moment in which other work disturbed it."""
+from pipeline.engine import from_main
 
 
 @dataclass(frozen=True)
@@ -46,65 +38,19 @@ class Round:
     """False when the time ran out before every view of the round was asked."""
 
 
-@dataclass(frozen=True)
-class Speed:
-    """What one process was measured to do."""
-
-    tokens_per_second: float
-    """Of one segment without gradient."""
-    view_tokens: int
-    """Tokens of one view of every test input."""
-
-    def view_seconds(self, segments: int) -> float:
-        """Return the seconds of one view of every test input."""
-        return segments * self.view_tokens / self.tokens_per_second
-
-    def step_seconds(self, pack_tokens: int, cycles: int) -> float:
-        """Return about how long a training step takes: the backward pass of the last of `cycles` costs two forward passes."""
-        return (1 + 2 / cycles) * pack_tokens / self.tokens_per_second
-
-
-def measure_speed(network: Network, store: Store, config: Config, dtype: torch.dtype, accelerator: Accelerator) -> Speed:
-    """Measure how fast `network` predicts here, on packs that grow until one takes long enough to tell."""
-    maker = PackMaker(store, config.train.canvas, config.memory.tokens, "tests")
-    tests = np.arange(len(store.test_task))
-    samples = _unshifted(tests, store.transform_start[store.test_task].astype(np.int64))
-    tokens = maker.tokens(samples)
-    total = int(tokens.sum())
-    samples = samples[np.argsort(tokens, kind="stable")]
-    count, speed, spent = 1, 1.0, 0.0
-    while True:
-        chosen = samples[np.linspace(0, len(samples) - 1, count).astype(np.int64)]
-        batch = to_batch(maker.make(chosen[maker.order(chosen)]), maker.memory_tokens, accelerator.device)
-        tries = [_time_segment(network, batch, dtype) for _ in range(2)]  # the first may pay for what is set up once
-        speed, spent = max(speed, batch.layout.tokens / min(tries)), spent + sum(tries)
-        if spent > MEASURE_SECONDS or 2 * count > len(samples):
-            return Speed(speed, total)
-        count *= 2
-
-
-@torch.inference_mode()
-def _time_segment(network: Network, batch: Batch, dtype: torch.dtype) -> float:
-    state = network.reasoner.initial_state(batch.layout.tokens, dtype)
-    started = time.perf_counter()
-    network(state, batch).logits.sum().item()  # waits for the device
-    return max(time.perf_counter() - started, 1e-6)
-
-
 class Predictor:
     """Predicts the tests of a store; every process of a launch has one and takes its share of each round."""
 
     def __init__(
         self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights, store: Store, config: PredictConfig
     ) -> None:
-        self.accelerator, self.dtype, self.store, self.config = accelerator, dtype, store, config
+        self.accelerator, self.store, self.config = accelerator, store, config
         network, transplant = network_from(weights, store)
         self.transplant: Transplant = transplant
-        self.network = network.to(accelerator.device).eval()
         self.source = f"{weights.path.parent.name}/{weights.path.name}, step {weights.step}"
         self.maker = PackMaker(store, weights.config.train.canvas, weights.config.memory.tokens, "tests")
         self.views = _known_views(weights, store)
-        self.tokens_per_second: float | None = None
+        self.asker = Asker(accelerator, dtype, network, self.maker, config)
 
     @property
     def most_views(self) -> int:
@@ -145,10 +91,10 @@ class Predictor:
         if not asked:
             return 1
         wanted = min(self.config.round_views, most - asked)
-        if self.tokens_per_second is None:
+        if self.asker.tokens_per_second is None:
             return wanted
         _, transforms = self._samples(asked, asked + 1)
-        everyone = self.tokens_per_second * self.accelerator.num_processes
+        everyone = self.asker.tokens_per_second * self.accelerator.num_processes
         view_seconds = sum(self._tokens_of_view(asked)) / everyone if len(transforms) else 0.0
         fitting = budget.remaining() / max(view_seconds, 1e-9)
         return wanted if fitting >= wanted else max(1, int(fitting))
@@ -173,46 +119,12 @@ class Predictor:
         """Ask this process's share of the views; return the candidates and whether all were asked in time."""
         share = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
         samples = _unshifted(tests[share], transforms[share])
-        samples = samples[self.maker.order(samples)]
-        ends = self.maker.tokens(samples).cumsum()
-        builder = CandidateBuilder()
-        position = 0
-        while position < len(samples):
-            done_tokens = int(ends[position - 1]) if position else 0
-            limit = done_tokens + self._pack_tokens()
-            stop = max(position + 1, int(np.searchsorted(ends, limit, side="right")))
-            tokens = int(ends[stop - 1]) - done_tokens
-            needed = tokens / self.tokens_per_second if self.tokens_per_second else 0.0
-            if budget.remaining() < needed:
-                return builder.build(), False
-            started = time.monotonic()
-            self._ask(samples[position:stop], builder)
-            speed = tokens / max(time.monotonic() - started, 1e-6)
-            self.tokens_per_second = speed if self.tokens_per_second is None else 0.5 * (speed + self.tokens_per_second)
-            position = stop
-        return builder.build(), True
-
-    def _pack_tokens(self) -> int:
-        """Return the tokens of the next pack: a small one while the speed is unknown."""
-        if self.tokens_per_second is None:
-            return 1
-        return max(1, min(self.config.pack_tokens, int(PACK_SECONDS * self.tokens_per_second)))
-
-    @torch.inference_mode()
-    def _ask(self, samples: Samples, builder: CandidateBuilder) -> None:
-        """Run all segments of one pack and keep its candidates."""
-        pack = self.maker.make(samples)
-        batch = to_batch(pack, self.maker.memory_tokens, self.accelerator.device)
-        state = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
-        for _ in range(self.config.segments):
-            segment = self.network(state, batch)
-            state = segment.state
-        tokens = segment.logits.argmax(-1).to(torch.uint8).cpu().numpy()
-        probability = segment.halting[:, 0].sigmoid()
-        if not probability.isfinite().all():
-            logger.warning("halting probabilities that are not finite count as 0")
-            probability = probability.nan_to_num(0.0)
-        builder.add(samples.example, pack, self.store.transforms[samples.transform], tokens, probability.cpu().numpy())
+        builder, answered = CandidateBuilder(), 0
+        for answer in self.asker.ask(samples, budget):
+            codes = self.store.transforms[answer.samples.transform]
+            builder.add(answer.samples.example, answer.pack, codes, answer.tokens, answer.probability)
+            answered += len(answer.samples)
+        return builder.build(), answered == len(samples)
 
 
 def _unshifted(tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64]) -> Samples:

@@ -1,38 +1,32 @@
-"""The whole job under one budget: dataset, training, prediction, votes, submission.json, score.
+"""The whole job under one budget: dataset, training, prediction, result, score.
 
-Comes after the opening, which has left a complete fallback submission; each round of predictions replaces it by a better one.
+Comes after the opening, which has left a complete result without solutions; every round of predictions replaces it by a better.
+What depends on whether tasks or puzzles are solved is in `arc_job` and `puzzle_job`.
 """
 
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import orjson
 import torch
 from accelerate import Accelerator
 
-from augment.grid import Grid, grid_key
-from augment.task import Task, TaskId
-from eval.score import format_score, score_predictions
-from eval.vote import Ballot
+from pipeline.asking import Speed, measure_speed
 from pipeline.budget import Budget, format_duration
-from pipeline.checkpoint import load_weights, newest_checkpoint, transplant, write_json
+from pipeline.checkpoint import Weights, load_weights, newest_checkpoint, transplant, write_json
 from pipeline.config import Config, override
-from pipeline.data.build import Leakage, build
-from pipeline.data.sources import load_source
-from pipeline.data.store import Store
-from pipeline.engine import from_main, make_accelerator
-from pipeline.opening import Challenge
+from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.puzzlestore import PuzzleStore
+from pipeline.engine import fit_config, from_main, make_accelerator
 from pipeline.optim import trainable
-from pipeline.predict import Predictor, Speed, measure_speed
 from pipeline.reasoner.network import make_network
 from pipeline.train import Trainer
-from pipeline.votes import predict_and_vote
-from submission.format import check_submission, read_submission
 
 logger = logging.getLogger(__name__)
 
@@ -42,20 +36,31 @@ STAGE_SECONDS = 2.0
 """Least time between training and prediction: a checkpoint is written and read."""
 
 
+class Job(Protocol):
+    """What is solved: `ArcJob` or `PuzzleJob`, each with datasets of its own kind."""
+
+    def build(self, config: Config) -> Any:
+        """Return the dataset."""
+
+    def check(self, store: Any, folder: Path) -> None:
+        """Raise ValueError when the dataset of a resumed run is for something else."""
+
+    def predict(
+        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights | None, store: Any, config: Config, budget: Budget
+    ) -> None:
+        """Predict, write the result and score it where the solutions are known."""
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """What `run` is asked to do."""
 
-    challenge: Challenge
-    train_sources: tuple[str, ...]
-    """Further tasks, of which everything that is known is trained on."""
+    job: Job
     config: Config
     budget: Budget
     out: Path
     weights: Path | None = None
     resume: bool = False
-    leakage: Leakage = "drop"
-    """What to do with training pairs that equal a scored test pair: refuse, drop or allow."""
 
 
 def default_reserve(limit_seconds: float) -> float:
@@ -64,29 +69,28 @@ def default_reserve(limit_seconds: float) -> float:
 
 
 def run(plan: RunPlan) -> int:
-    """Do the whole job; return 0, or 1 when training failed and the submission is what was possible without it.
+    """Do the whole job; return 0, or 1 when training failed and the result is what was possible without it.
 
     Raises ValueError or FileNotFoundError for bad sources, settings or folders.
     """
     with _stop_at_limit(plan.budget):
         config = _stored_config(plan)
-        tasks = plan.challenge.tasks()
         accelerator, dtype = make_accelerator(config.train.precision)
-        main = accelerator.is_main_process
-        if main:
-            elapsed = format_duration(plan.budget.elapsed())
-            logger.info(
-                "%d tasks to solve, %d test inputs; after %s", len(tasks), sum(len(task.test) for task in tasks), elapsed
-            )
-            if not (plan.resume and (plan.out / "dataset" / "manifest.json").is_file()):
-                _build(plan, config).save(plan.out / "dataset")
+        folder = plan.out / "dataset"
+        if accelerator.is_main_process:
+            logger.info("the engine is there after %s", format_duration(plan.budget.elapsed()))
+            if not (plan.resume and (folder / "manifest.json").is_file()):
+                plan.job.build(config).save(folder)
         accelerator.wait_for_everyone()
-        store = Store.load(plan.out / "dataset")
-        _check_tests(plan.out / "dataset", store, tasks)
+        store = load_dataset(folder)
+        plan.job.check(store, folder)
+        config = fit_config(config, store)
         failed = _train(plan, config, accelerator, dtype, store)
-        ballot = _predict(plan, config, accelerator, dtype, store, tasks)
-        if main:
-            _finish(plan, tasks, ballot)
+        weights = load_weights(plan.out) if newest_checkpoint(plan.out / "checkpoints") else None
+        if weights is None:
+            logger.error("there is no checkpoint to predict with; the result stays as it is")
+        plan.job.predict(accelerator, dtype, weights, store, config, plan.budget)
+        logger.info("done after %s", format_duration(plan.budget.elapsed()))
         accelerator.wait_for_everyone()
         accelerator.end_training()
     return int(failed)
@@ -103,22 +107,7 @@ def _stored_config(plan: RunPlan) -> Config:
         raise ValueError(f"{stored}: {error}") from None
 
 
-def _build(plan: RunPlan, config: Config) -> Store:
-    """Build the dataset; the solutions are read for the audit alone and are not in it."""
-    train_sources = [load_source(spec) for spec in plan.train_sources]
-    store = build(plan.challenge.load(with_solutions=True), train_sources, config.build, leakage=plan.leakage)
-    logger.info("%d training pairs, %d views of %d tasks", len(store.pair_task), len(store.transforms), len(store.task_ids))
-    return store
-
-
-def _check_tests(folder: Path, store: Store, tasks: Sequence[Task]) -> None:
-    """Raise ValueError when a resumed run has a dataset for other tests than those it is asked to solve."""
-    stored = {task.id: [grid_key(grid) for grid in task.test] for task in store.tasks_to_solve()}
-    if stored != {task.id: [grid_key(grid) for grid in task.test] for task in tasks}:
-        raise ValueError(f"{folder}: a dataset for other tests than those of the sources; resume with the sources of the run")
-
-
-def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch.dtype, store: Store) -> bool:
+def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch.dtype, store: Dataset) -> bool:
     """Train within the share of the time that prediction leaves; return whether training failed.
 
     What it reached by then is in the checkpoints. Failures of one process among several end the run: the others cannot go on.
@@ -129,7 +118,9 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
     network = network.to(accelerator.device)
     config = override(config, [f"train.precision={str(dtype).removeprefix('torch.')}"])  # a resumed run computes alike
     speed = measure_speed(network, store, config, dtype, accelerator)
-    config, seconds = from_main(accelerator, _split_time(config, plan, speed, accelerator.num_processes))
+    views = 1 if isinstance(store, PuzzleStore) else config.predict.views
+    config, seconds = from_main(accelerator, _split_time(config, plan, speed, accelerator.num_processes, views))
+    budget = plan.budget.until(seconds)  # from here: what making the trainer takes is not prediction's
     trainer = Trainer(accelerator, dtype, network, store, config, plan.out)
     if accelerator.is_main_process:
         write_json(plan.out / "config.json", config.to_json())
@@ -138,7 +129,7 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
         trainer.resume()
     failures = (FloatingPointError,) if accelerator.num_processes > 1 else (FloatingPointError, RuntimeError, OSError)
     try:
-        trainer.fit(plan.budget.until(seconds))
+        trainer.fit(budget)
     except failures:
         logger.exception("training failed; predicting with the last checkpoint")
         return True
@@ -147,21 +138,21 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
     return False
 
 
-def _split_time(config: Config, plan: RunPlan, speed: Speed, processes: int) -> tuple[Config, float | None]:
+def _split_time(config: Config, plan: RunPlan, speed: Speed, processes: int, views: int) -> tuple[Config, float | None]:
     """Return the config with packs that fit into the time, and the seconds for training (None without a limit).
 
-    Prediction keeps `predict.time_share` of what is left, less where all its views need less, more where not even one view of
+    Prediction keeps `predict.time_share` of what is left, less where all `views` need less, more where not even one view of
     every test input would fit, up to half. A run that has checkpoints keeps its packs.
     """
     left = plan.budget.remaining()
     if plan.budget.limit_seconds is None:
         return config, None
     view = speed.view_seconds(config.predict.segments) / processes
-    wanted = min(config.predict.time_share * left, 1.3 * config.predict.views * view)
+    wanted = min(config.predict.time_share * left, 2 * views * view)
     predicting = min(max(wanted, 1.5 * view) + max(STAGE_SECONDS, 0.01 * left), 0.5 * left)
     training = max(0.0, left - predicting)
     packs = max(1, config.train.packs // processes)
-    step = packs * speed.step_seconds(config.train.pack_tokens, config.model.H_cycles)
+    step = packs * speed.step_seconds(config)
     logger.info(
         "%s left: %s for training, %.2f s a step; %s for prediction, %.2f s a view of every test input",
         format_duration(left), format_duration(training), step, format_duration(predicting), view,
@@ -173,45 +164,16 @@ def _split_time(config: Config, plan: RunPlan, speed: Speed, processes: int) -> 
     return config, training
 
 
-def _predict(
-    plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch.dtype, store: Store, tasks: Sequence[Task]
-) -> Ballot:
-    """Predict in rounds and improve the submission after each; return the votes."""
-    if newest_checkpoint(plan.out / "checkpoints") is None:
-        logger.error("there is no checkpoint to predict with; the submission stays as it is")
-        return Ballot("none")
-    predictor = Predictor(accelerator, dtype, load_weights(plan.out), store, config.predict)
-    return predict_and_vote(predictor, plan.out, plan.budget, tasks)
-
-
-def _finish(plan: RunPlan, tasks: Sequence[Task], ballot: Ballot) -> None:
-    """Check the submission as Kaggle would, and score it where the solutions are known."""
-    path = plan.out / "submission.json"
-    check_submission(path, tasks)
-    logger.info("%s: complete and valid, %d tasks, after %s", path, len(tasks), format_duration(plan.budget.elapsed()))
-    solutions: dict[TaskId, tuple[Grid, ...]] = {}
-    for source in plan.challenge.load(with_solutions=True):
-        solutions |= source.solutions
-    if not solutions:
-        logger.info("the test outputs are not known here, so there is no score")
-        return
-    submission = read_submission(path)
-    score = score_predictions({task.id: submission[task.id] for task in tasks if task.id in solutions}, solutions)
-    views = max((ballot.tally(task.id, i).candidates for task in tasks for i in range(len(task.test))), default=0)
-    write_json(plan.out / "score.json", score.to_json() | {"sources": list(ballot.sources), "views": views})
-    print(format_score(score, " + ".join(plan.challenge.sources), len(ballot.sources), views))
-
-
 @contextmanager
 def _stop_at_limit(budget: Budget) -> Iterator[None]:
-    """End the process shortly before the limit, whatever it is doing then: the submission on disk is complete at all times."""
+    """End the process shortly before the limit, whatever it is doing then: the result on disk is complete at all times."""
     if budget.limit_seconds is None:
         yield
         return
 
     def stop() -> None:
         try:
-            logger.error("the time limit is reached; stopping at once, the submission on disk is complete")
+            logger.error("the time limit is reached; stopping at once, the result on disk is complete")
         finally:
             os._exit(1)
 

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 import torch
 from accelerate import Accelerator
@@ -25,14 +27,14 @@ from pipeline.budget import Budget, format_duration
 from pipeline.carry import Carry, assemble_state, begin, halt, next_turn
 from pipeline.checkpoint import checkpoint_name, newest_checkpoint
 from pipeline.config import Config
-from pipeline.data.pack import PackMaker
-from pipeline.data.store import Store
+from pipeline.data.dataset import Dataset, make_packs
 from pipeline.engine import to_batch
-from pipeline.optim import MovingAverage, make_optimizer, rate_factor, sign_descent, trainable
-from pipeline.reasoner.loss import segment_loss
-from pipeline.reasoner.memory import TableMemory
-from pipeline.reasoner.network import Network
+from pipeline.optim import MovingAverage, make_optimizer, rate_factor, trainable
+from pipeline.reasoner.base import Segment
+from pipeline.reasoner.loss import SegmentLoss, going_on_target, segment_loss
+from pipeline.reasoner.network import Batch, Network
 from pipeline.resume import load_checkpoint, save_checkpoint
+from pipeline.tables import Found, take_gradients, train_tables
 
 logger = get_logger(__name__)
 
@@ -78,7 +80,7 @@ class Trainer:
     """Trains one network on one store; every process of a launch has one and they step together."""
 
     def __init__(
-        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, store: Store, config: Config, out: Path
+        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, store: Dataset, config: Config, out: Path
     ) -> None:
         self.accelerator, self.dtype, self.store, self.config, self.out = accelerator, dtype, store, config, out
         processes = accelerator.num_processes
@@ -98,7 +100,7 @@ class Trainer:
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             self.model = accelerator.prepare_model(self.network)
         self.stepper = accelerator.prepare_optimizer(self.optimizer, device_placement=False)
-        self.maker = PackMaker(store, config.train.canvas, config.memory.tokens)
+        self.maker = make_packs(store, config.train.canvas, config.memory.tokens)
         self.carries: dict[int, Carry] = {pack: begin() for pack in self.packs}
         self.progress = Progress()
         self.totals = Totals()
@@ -160,37 +162,45 @@ class Trainer:
         turns = {pack: next_turn(self.carries[pack], self.maker, train, step, pack) for pack in self.packs}
         sequences = self._sum(sum(len(turn.samples) for turn in turns.values()))
         scale = self.accelerator.num_processes / sequences
-        table = self.network.memory if isinstance(self.network.memory, TableMemory) else None
-        gathered: list[tuple[Tensor, Tensor]] = []
+        found: list[Found] = []
         broken: set[str] = set()
         for pack, turn in turns.items():
             batch = to_batch(turn.pack, self.config.memory.tokens, self.accelerator.device)
-            assert batch.labels is not None, "training packs have labels"
             carry = self.carries[pack]
             initial = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
             state = assemble_state(initial, carry, turn, batch.layout, self.maker.tokens(carry.samples))
             last = pack == self.packs[-1]
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 segment = self.model(state, batch)
-                loss = segment_loss(segment.logits, segment.halting, batch.labels, batch.layout, train.loss)
+                loss = self._loss(segment, batch, turn.segments)
                 self.accelerator.backward(loss.total * scale)
-            if table is not None and table.gathered is not None and table.gathered.grad is not None:
-                gathered.append((batch.views.row, table.gathered.grad))
+            found.append(take_gradients(self.network))
             figures = torch.stack((loss.token, loss.halting, loss.exact.sum().float())).tolist()
             if not all(map(math.isfinite, figures)):
                 broken |= {self.store.task_ids[task] for task in turn.pack.task.tolist()}
             token_loss, halting_loss, exact = figures
             count, segments = len(turn.samples), float(turn.segments.sum() + len(turn.samples))
             self.totals.add(Totals(token_loss, halting_loss, exact, count, batch.layout.tokens, segments))
-            self.carries[pack] = halt(turn, segment.halting[:, 0], segment.state, batch.layout, train, step, pack)
+            self.carries[pack] = halt(turn, segment.halting, segment.state, batch.layout, train, step, pack)
         if self._any(bool(broken)):  # every process stops, or none
             named = ", ".join(sorted(broken)[:5]) or "of another process"
             raise FloatingPointError(f"step {step}: the loss is not finite; among the tasks {named}")
-        self._update(done, table, gathered)
+        self._update(done, found)
         self.progress.step += 1
         self.progress.sequences += int(sequences)
 
-    def _update(self, done: float, table: TableMemory | None, gathered: list[tuple[Tensor, Tensor]]) -> None:
+    def _loss(self, segment: Segment, batch: Batch, segments_before: npt.NDArray[np.int64]) -> SegmentLoss:
+        """Return the loss of one segment; Q-learning looks one segment ahead for what going on is worth."""
+        train, going_on = self.config.train, None
+        if train.halting == "q-learning" and train.segments > 1:
+            last = torch.from_numpy(segments_before + 1 >= train.segments).to(segment.halting.device)
+            with torch.no_grad():
+                going_on = going_on_target(self.network(segment.state, batch).halting, last)
+        assert batch.labels is not None, "training packs have labels"
+        weight = 0.0 if train.halting == "off" else 0.5
+        return segment_loss(segment.logits, segment.halting, batch.labels, batch.layout, train.loss, going_on, weight)
+
+    def _update(self, done: float, found: list[Found]) -> None:
         optimizer = self.config.optimizer
         factor = rate_factor(optimizer, self.progress.step, done)
         self.optimizer.set_rates(factor)
@@ -198,24 +208,10 @@ class Trainer:
         self.stepper.zero_grad()
         if self.accelerator.optimizer_step_was_skipped:  # float16 overflow: the scale was lowered, nothing else happens
             return
-        if table is not None:
-            index = self._all_rows(torch.cat([rows for rows, _ in gathered]))
-            gradient = self._all_rows(torch.cat([grad for _, grad in gathered]))
-            if self.average:
-                self.average.before_rows(torch.unique(index))
-            sign_descent(table.rows, index, gradient, factor * optimizer.memory_rate, optimizer.memory_decay)
+        rate, decay = factor * optimizer.memory_rate, optimizer.memory_decay
+        train_tables(self.network, found, self.accelerator, self.average, rate, decay)
         if self.average:
             self.average.update()
-
-    def _all_rows(self, rows: Tensor) -> Tensor:
-        """Return the rows of all processes, whose counts differ, in the order of the processes."""
-        if self.accelerator.num_processes == 1:
-            return rows
-        counts = self.accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
-        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
-        padded[: len(rows)] = rows
-        parts = self.accelerator.gather(padded).split(max(counts))
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def _sum(self, value: float) -> float:
         if self.accelerator.num_processes == 1:

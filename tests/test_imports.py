@@ -10,8 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("augment", "eval", "submission", "pipeline")
-ORCHESTRATORS = {"pipeline.run", "pipeline.commands"}
-"""What may know all stages."""
+TRAINING = "pipeline.train"
+PREDICTIONS = {"pipeline.arc_job": "pipeline.predict", "pipeline.puzzle_job": "pipeline.predict_puzzles"}
+"""The prediction stage that each job knows."""
+STAGES = {TRAINING, *PREDICTIONS.values()}
+CALLERS = {*PREDICTIONS, "pipeline.run", "pipeline.commands", "pipeline.__main__"}
+"""What calls stages; no stage knows one of them."""
 
 
 def module_name(path: Path) -> str:
@@ -115,20 +119,27 @@ def test_the_data_stage_knows_no_network_and_no_torch() -> None:
             assert all(in_package(name, "pipeline.data") for name in later), f"{module} reaches {sorted(later)}"
 
 
-@pytest.mark.parametrize(
-    ("stage", "other"),
-    [(stage, other) for stage in ("train", "predict") for other in ("train", "predict", "run", "commands") if stage != other],
-)
-def test_training_and_prediction_do_not_know_each_other_nor_the_run(stage: str, other: str) -> None:
-    assert f"pipeline.{other}" not in reachable(f"pipeline.{stage}")
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_a_stage_knows_no_other_and_nothing_that_calls_stages(stage: str) -> None:
+    assert not reachable(stage) & (STAGES | CALLERS) - {stage}
 
 
-def test_only_the_run_and_the_commands_know_all_stages() -> None:
-    stages = {"pipeline.train", "pipeline.predict"}
-    knowing = {module for module in modules() if stages <= imports_of(module)}
-    assert knowing == ORCHESTRATORS
-    through = {module for module in modules() if stages <= reachable(module)}
-    assert through - ORCHESTRATORS <= {"pipeline.__main__"}
+@pytest.mark.parametrize("job", sorted(PREDICTIONS))
+def test_a_job_knows_one_prediction_and_no_training(job: str) -> None:
+    assert reachable(job) & (STAGES | CALLERS) == {PREDICTIONS[job]}
+
+
+def test_the_run_knows_training_and_leaves_prediction_to_its_job() -> None:
+    assert TRAINING in imports_of("pipeline.run")
+    assert reachable("pipeline.run") & (STAGES | CALLERS) == {TRAINING}
+
+
+def test_only_the_commands_know_training_and_prediction() -> None:
+    predictions = set(PREDICTIONS.values())
+    knowing = {module for module in modules() if TRAINING in reachable(module) and predictions & reachable(module)}
+    assert knowing == {"pipeline.commands", "pipeline.__main__"}
+    assert reachable("pipeline.commands") >= STAGES | {*PREDICTIONS, "pipeline.run"}
+    assert not imports_of("pipeline.__main__") & (STAGES | CALLERS) - {"pipeline.commands"}
 
 
 def test_no_module_imports_itself_in_a_circle_when_it_runs() -> None:

@@ -11,8 +11,8 @@ import torch
 from pipeline.carry import Carry, Turn, assemble_state, begin, halt, next_turn
 from pipeline.config import TrainConfig
 from pipeline.data.pack import PackMaker
+from pipeline.reasoner.base import State
 from pipeline.reasoner.layout import Layout, make_layout
-from pipeline.reasoner.trm import State
 from tests.pipeline.tiny import tiny_store
 
 MEMORY_TOKENS = 2
@@ -33,6 +33,11 @@ def numbered_state(layout: Layout, start: int = 0) -> State:
     return token.repeat(1, 2), -token.repeat(1, 2)
 
 
+def logits(halting: torch.Tensor, going_on: torch.Tensor | float = 3.0) -> torch.Tensor:
+    """Logits (B, 2) of halting and of going on; the latter count in Q-learning alone."""
+    return torch.stack((halting, torch.as_tensor(going_on, dtype=halting.dtype).expand(len(halting))), dim=1)
+
+
 def one_turn(segments_before: int, config: TrainConfig = CONFIG) -> tuple[Turn, Layout]:
     turn = next_turn(begin(), make_maker(), config, step=0, pack=0)
     turn = replace(turn, segments=np.full(len(turn.samples), segments_before))
@@ -41,7 +46,7 @@ def one_turn(segments_before: int, config: TrainConfig = CONFIG) -> tuple[Turn, 
 
 def goes_on(turn: Turn, layout: Layout, halting: torch.Tensor, config: TrainConfig, step: int = 0) -> npt.NDArray[np.bool_]:
     """Which sequences of a turn go on: read off the states, whose tokens are numbered."""
-    carry = halt(turn, halting, numbered_state(layout), layout, config, step, 0)
+    carry = halt(turn, logits(halting), numbered_state(layout), layout, config, step, 0)
     if carry.state is None:
         return np.zeros(len(turn.samples), bool)
     return np.isin(np.arange(len(turn.samples)), layout.sequence[carry.state[0][:, 0].long()].numpy())
@@ -59,13 +64,36 @@ def test_nobody_goes_on_after_the_last_segment() -> None:
     for exploration in (0.0, 1.0):
         config = replace(CONFIG, exploration=exploration)
         turn, layout = one_turn(3, config)
-        carry = halt(turn, torch.full((len(turn.samples),), -9.0), numbered_state(layout), layout, config, 0, 0)
+        carry = halt(turn, logits(torch.full((len(turn.samples),), -9.0)), numbered_state(layout), layout, config, 0, 0)
         assert len(carry) == 0
         assert carry.state is None
 
 
-def test_one_segment_replaces_everything() -> None:
-    config = replace(CONFIG, segments=1)
+@pytest.mark.parametrize("before", [0, 2])
+def test_with_q_learning_a_sequence_goes_on_until_halting_promises_more_than_going_on(before: int) -> None:
+    config = replace(CONFIG, halting="q-learning")
+    turn, layout = one_turn(before, config)
+    halting, going_on = torch.linspace(-4, -2, len(turn.samples)), torch.full((len(turn.samples),), -3.0)
+    halting[1] = 5.0
+    going_on[1], going_on[0] = 6.0, halting[0]
+    carry = halt(turn, logits(halting, going_on), numbered_state(layout), layout, config, 0, 0)
+    stay = (halting <= going_on).numpy()
+    assert 0 < stay.sum() < len(stay)
+    assert carry.samples.transform.tolist() == turn.samples.transform[stay].tolist()
+    assert carry.segments.tolist() == [before + 1] * int(stay.sum())
+
+
+def test_with_halting_off_every_sequence_runs_all_segments() -> None:
+    config = replace(CONFIG, halting="off")
+    for before in range(config.segments):
+        turn, layout = one_turn(before, config)
+        carry = halt(turn, logits(torch.full((len(turn.samples),), 9.0), -9.0), numbered_state(layout), layout, config, 0, 0)
+        assert len(carry) == (len(turn.samples) if before + 1 < config.segments else 0)
+
+
+@pytest.mark.parametrize("halting", ["learned", "q-learning", "off"])
+def test_one_segment_replaces_everything(halting: str) -> None:
+    config = replace(CONFIG, segments=1, halting=halting)
     turn, layout = one_turn(0, config)
     assert not goes_on(turn, layout, torch.full((len(turn.samples),), -9.0), config).any()
 
@@ -93,7 +121,7 @@ def test_exploration_is_the_share_of_sequences_that_explore() -> None:
 def test_who_explores_depends_on_step_and_pack() -> None:
     config = replace(CONFIG, exploration=0.5, pack_tokens=1000)
     turn, layout = one_turn(0, config)
-    wants = torch.full((len(turn.samples),), 9.0)
+    wants = logits(torch.full((len(turn.samples),), 9.0))
     kept = {tuple(halt(turn, wants, numbered_state(layout), layout, config, step, pack).samples.example.tolist())
             for step, pack in ((0, 0), (0, 1), (1, 0), (1, 1))}  # fmt: skip
     assert len(kept) == 4
@@ -103,7 +131,7 @@ def test_the_carry_keeps_samples_segments_and_states_together() -> None:
     turn, layout = one_turn(1)
     halting = torch.tensor([(-1.0) ** i for i in range(len(turn.samples))])
     state = numbered_state(layout)
-    carry = halt(turn, halting, state, layout, CONFIG, 0, 0)
+    carry = halt(turn, logits(halting), state, layout, CONFIG, 0, 0)
     odd = np.arange(len(turn.samples)) % 2 == 1
     assert carry.samples.example.tolist() == turn.samples.example[odd].tolist()
     assert carry.segments.tolist() == [2] * int(odd.sum())
@@ -133,7 +161,7 @@ def test_what_is_carried_takes_its_state_to_its_new_place_and_the_new_start_afre
             kept += source >= 0
             moved += source >= 0 and source != i
         halting = torch.from_numpy(rng.normal(size=len(turn.samples)))
-        carry = halt(turn, halting, numbered_state(layout, 1000 * (step + 1)), layout, CONFIG, step, 0)
+        carry = halt(turn, logits(halting), numbered_state(layout, 1000 * (step + 1)), layout, CONFIG, step, 0)
     assert kept > 20
     assert moved > 5
 
@@ -154,7 +182,7 @@ def test_a_turn_fills_the_room_that_the_carry_leaves() -> None:
                     assert np.array_equal(getattr(turn.samples, name)[i], getattr(carry.samples, name)[source])
         layout = layout_of(turn)
         halting = torch.tensor([1.0 if i % 3 else -1.0 for i in range(len(turn.samples))])
-        carry = halt(turn, halting, numbered_state(layout), layout, CONFIG, step, 0)
+        carry = halt(turn, logits(halting), numbered_state(layout), layout, CONFIG, step, 0)
         assert len(carry) > 0
 
 
@@ -162,7 +190,7 @@ def test_a_carry_that_fills_the_pack_leaves_room_for_nobody() -> None:
     maker = make_maker()
     turn = next_turn(begin(), maker, CONFIG, 0, 0)
     layout = layout_of(turn)
-    carry = halt(turn, torch.full((len(turn.samples),), -1.0), numbered_state(layout), layout, CONFIG, 0, 0)
+    carry = halt(turn, logits(torch.full((len(turn.samples),), -1.0)), numbered_state(layout), layout, CONFIG, 0, 0)
     again = next_turn(carry, maker, CONFIG, 1, 0)
     assert again.samples.example.tolist() == turn.samples.example.tolist()
     assert again.source.tolist() == list(range(len(turn.samples)))
@@ -180,7 +208,7 @@ def history(packs: Iterable[int], steps: int = 6) -> dict[tuple[int, int], list[
             seen[step, pack] = np.column_stack((samples.example, samples.transform, samples.shift, turn.segments)).tolist()
             layout = layout_of(turn)
             halting = torch.from_numpy(np.sin(samples.transform + step))
-            carries[pack] = halt(turn, halting, numbered_state(layout), layout, config, step, pack)
+            carries[pack] = halt(turn, logits(halting), numbered_state(layout), layout, config, step, pack)
     return seen
 
 

@@ -6,8 +6,7 @@ import orjson
 import pytest
 
 from pipeline.config import Config, PredictConfig, TrainConfig, override
-from pipeline.presets import PRESETS, preset
-from pipeline.reasoner.trm import ReasonerConfig
+from pipeline.presets import PRESETS
 
 
 @pytest.mark.parametrize(
@@ -26,6 +25,12 @@ from pipeline.reasoner.trm import ReasonerConfig
         ("train.exploration=2", r"exploration must be in \[0, 1\]"),
         ("predict.time_share=1", r"time_share must be in \(0, 1\), got 1.0"),
         ("model.heads=3", "a multiple of 4"),
+        ("model.kind=rnn", "model.kind must be one of trm, hrm, urm, got 'rnn'"),
+        ("model.gradient=none", "model.gradient must be one of last-cycle, last-step, all, got 'none'"),
+        ("model.mixing=mixer", "a mixer has no positions: positions must be none, got '1d'"),
+        ("model.convolution=2", "convolution must be 0 or, on the grid, odd, got 2"),
+        ("memory.residual=8", "memory residual is for compositional memory"),
+        ("train.halting=late", "train.halting must be one of learned, q-learning, off, got 'late'"),
         ("train.steps", "a setting reads section.field=value, got 'train.steps'"),
         ("steps=1", "a setting reads section.field=value, got 'steps=1'"),
     ],
@@ -43,12 +48,12 @@ def test_settings_are_read_as_the_type_of_their_field() -> None:
             " optimizer.rate = 3e-3 ",
             "train.exploration=1",
             "memory.kind = compositional ",
-            "model.states=1",
+            "model.kind=urm",
         ],
     )
     assert (config.train.pack_tokens, config.optimizer.rate, config.memory.kind) == (16_384, 3e-3, "compositional")
     assert type(config.train.exploration) is float
-    assert config.model.states == 1
+    assert config.model.kind == "urm"
 
 
 def test_of_two_settings_of_one_field_the_last_holds() -> None:
@@ -96,24 +101,6 @@ def test_json_gives_the_config_back(config: Config) -> None:
 def test_json_of_something_else_is_refused(values: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Config.from_json(values)
-
-
-def test_a_preset_takes_a_seed_for_training_and_building() -> None:
-    seeded = preset("demo", 5)
-    assert (seeded.train.seed, seeded.build.seed) == (5, 5)
-    assert preset("demo") == PRESETS["demo"]
-
-
-def test_an_unknown_preset_lists_the_others() -> None:
-    with pytest.raises(ValueError, match="unknown preset 'tiny'; one of: demo, fast, trm-arc1, trm-arc2"):
-        preset("tiny")
-
-
-def test_the_published_preset_is_the_published_network() -> None:
-    model, train = PRESETS["trm-arc1"].model, PRESETS["trm-arc1"].train
-    assert model == ReasonerConfig(512, 8, 4.0, 256, 2, 3, 4, 2, "1d", 0, 30, 12)
-    assert train.packs * train.pack_tokens == 768 * 916
-    assert (train.canvas, train.segments, train.loss, train.shift_probability) == ("full", 16, "stablemax", 0.75)
 
 
 @pytest.mark.parametrize(

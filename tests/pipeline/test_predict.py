@@ -10,13 +10,14 @@ import torch
 
 from augment.grid import grid_key
 from eval.vote import Ballot
+from pipeline.asking import measure_speed
 from pipeline.budget import Budget
 from pipeline.candidates import read_candidates
 from pipeline.checkpoint import Weights, load_weights, save_weights
 from pipeline.data.build import BuildConfig, build
 from pipeline.data.store import Store
 from pipeline.engine import make_accelerator
-from pipeline.predict import Predictor, Round, measure_speed
+from pipeline.predict import Predictor, Round
 from pipeline.reasoner.network import Batch, make_network
 from pipeline.votes import count_votes
 from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
@@ -57,7 +58,7 @@ def predict_all(predictor: Predictor, folder: Path, budget: Budget = NO_LIMIT) -
 def test_every_view_comes_back_to_the_original_frame(tmp_path: Path, canvas: str) -> None:
     store = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
     predictor = make_predictor(tmp_path, store, "predict.views=41", "predict.round_views=13", f"train.canvas={canvas}")
-    predictor.network = Echo()  # type: ignore[assignment]
+    predictor.asker.network = Echo()  # type: ignore[assignment]
     rounds = predict_all(predictor, tmp_path / "candidates")
     asked = np.zeros(len(store.test_task), int)
     for path in sorted((tmp_path / "candidates").iterdir()):
@@ -120,10 +121,20 @@ def test_a_table_is_asked_only_the_views_that_it_was_trained_on(tmp_path: Path) 
         assert transforms <= set(trained.transforms[start:stop].tolist())
 
 
+@pytest.mark.parametrize("residual", [0, 3])
+def test_compositional_memory_is_asked_views_that_were_never_trained(tmp_path: Path, residual: int) -> None:
+    weights = make_weights(tmp_path, tiny_store(augmentations=3), f"memory.residual={residual}", "predict.views=50")
+    wider = tiny_store(augmentations=30)
+    accelerator, dtype = make_accelerator("float32")
+    predictor = Predictor(accelerator, dtype, weights, wider, weights.config.predict)
+    assert [len(views) for views in predictor.views] == np.diff(wider.transform_start).tolist()
+    assert sum(done.candidates for done in predict_all(predictor, tmp_path / "candidates")) > 4 * len(wider.test_task)
+
+
 def test_votes_follow_what_most_views_say(tmp_path: Path) -> None:
     store = tiny_store()
     predictor = make_predictor(tmp_path, store)
-    predictor.network = Echo()  # type: ignore[assignment]
+    predictor.asker.network = Echo()  # type: ignore[assignment]
     predict_all(predictor, tmp_path / "candidates")
     ballot = Ballot("echo")
     for path in (tmp_path / "candidates").iterdir():

@@ -72,7 +72,14 @@ def test_a_tiny_network_learns_a_rule(tmp_path: Path, kind: str, optimizer: str)
 
 @pytest.mark.parametrize(
     ("stopped_after", "settings"),
-    [(1, ()), (4, ("memory.kind=table", "memory.tokens=2")), (7, ("optimizer.kind=muon",)), (9, ("train.canvas=full",))],
+    [
+        (1, ()),
+        (4, ("memory.kind=table", "memory.tokens=2")),
+        (5, ("memory.residual=3",)),
+        (7, ("optimizer.kind=muon",)),
+        (6, ("train.halting=q-learning", "model.kind=hrm", "model.gradient=last-step")),
+        (9, ("train.canvas=full",)),
+    ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int, settings: tuple[str, ...]
@@ -142,10 +149,10 @@ def finish(process: "subprocess.Popen[bytes]") -> None:
     assert process.returncode == 0, message.decode()[-3000:]
 
 
-@pytest.mark.parametrize("kind", ["compositional", "table"])
-def test_two_processes_train_on_the_samples_of_one_and_predict_the_same(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("memory", ["memory.residual=3", "memory.kind=table"])
+def test_two_processes_train_on_the_samples_of_one_and_predict_the_same(tmp_path: Path, memory: str) -> None:
     tiny_store().save(tmp_path / "data")
-    settings = ("train.steps=12", "train.packs=2", f"memory.kind={kind}", "train.log_steps=1", "optimizer.kind=adamw")
+    settings = ("train.steps=12", "train.packs=2", memory, "train.log_steps=1", "optimizer.kind=adamw")
     one = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "one", *settings)])
     two = launch([*ACCELERATE, *train_command(tmp_path / "data", tmp_path / "two", *settings)])
     finish(one)
@@ -220,6 +227,66 @@ def test_halting_replaces_sequences_before_the_last_segment(tmp_path: Path) -> N
         trainer.network.reasoner.halting_head.bias.fill_(50.0)  # every sequence wants to halt at once
     trainer.fit(NO_LIMIT)
     assert [segments for (segments,) in metrics(tmp_path, "segments")] == [1.0] * 4
+
+
+def one_step(out: Path, *settings: str, going_on: float = -5.0) -> tuple[Trainer, dict[str, float]]:
+    """A trainer after a step of a network whose bias for going on is given, and its line of metrics."""
+    trainer = make_trainer(tiny_config("train.steps=1", "train.log_steps=1", "optimizer.ema=0", *settings), out)
+    bias = trainer.network.reasoner.halting_head.bias
+    assert bias is not None
+    with torch.no_grad():
+        bias[1] = going_on
+    trainer.fit(NO_LIMIT)
+    return trainer, trainer.progress.last
+
+
+def test_q_learning_trains_what_going_on_is_worth(tmp_path: Path) -> None:
+    """The further segment promises sigmoid(bias) too, so the loss of going on is the entropy of that."""
+    losses = {}
+    for halting in ("learned", "q-learning"):
+        trainer, last = one_step(tmp_path / halting, f"train.halting={halting}", going_on=1.0)
+        losses[halting] = last["halting_loss"]
+        bias = trainer.network.reasoner.halting_head.bias
+        assert bias is not None
+        assert bool(trainer.network.reasoner.halting_head.weight[1].any()) == (halting == "q-learning")
+    worth = torch.tensor(1.0).sigmoid()
+    entropy = -(worth * worth.log() + (1 - worth) * (1 - worth).log())
+    assert losses["q-learning"] - losses["learned"] == pytest.approx(entropy.item(), abs=1e-4)
+
+
+def test_q_learning_of_a_single_segment_has_nothing_to_go_on_to(tmp_path: Path) -> None:
+    trainer, _ = one_step(tmp_path, "train.halting=q-learning", "train.segments=1")
+    assert not trainer.network.reasoner.halting_head.weight[1].any()
+
+
+def test_an_hrm_learns_a_rule_with_q_learning(tmp_path: Path) -> None:
+    settings = ("model.kind=hrm", "model.gradient=last-step", "train.halting=q-learning", "memory.kind=table")
+    config = tiny_config("train.steps=60", "train.log_steps=10", "optimizer.rate=0.01", *settings)
+    trainer = make_trainer(config, tmp_path, tiny_store(rule=np.zeros_like))
+    before = {name: tensor.clone() for name, tensor in trainer.network.named_parameters()}
+    trainer.fit(NO_LIMIT)
+    losses = [loss for (loss,) in metrics(tmp_path, "loss")]
+    assert losses[-1] < 0.7 * losses[0]
+    for network in ("blocks", "answer_blocks"):
+        assert all(
+            not torch.equal(tensor, before[name])
+            for name, tensor in trainer.network.named_parameters()
+            if name.startswith(f"reasoner.{network}.")
+        )
+
+
+def test_without_halting_every_sequence_runs_all_segments_and_the_halting_head_is_not_trained(tmp_path: Path) -> None:
+    settings = ("train.steps=6", "train.halting=off", "train.segments=3", "train.log_steps=3", "optimizer.ema=0")
+    config = tiny_config(*settings, "optimizer.rate=0.01", "optimizer.weight_decay=0.5")
+    trainer = make_trainer(config, tmp_path)
+    head = trainer.network.reasoner.halting_head
+    assert head.bias is not None
+    with torch.no_grad():
+        head.bias.fill_(50.0)  # were it asked, every sequence would halt at once
+    trainer.fit(NO_LIMIT)
+    assert metrics(tmp_path, "segments") == [(2.0,), (2.0,)]  # all are at their first, second and third segment in turn
+    assert not head.weight.any()
+    assert head.bias.tolist() == pytest.approx([50 * (1 - 0.01 * 0.5) ** 6] * 2)
 
 
 def test_bfloat16_trains_on_a_cpu(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""What a run does with ARC tasks: dataset, predictions in rounds, votes, submission.json, score."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from augment.grid import Grid, grid_key
+from augment.task import Task, TaskId
+from eval.score import format_score, score_predictions
+from eval.vote import Ballot
+from pipeline.budget import Budget
+from pipeline.checkpoint import Weights, write_json
+from pipeline.config import Config
+from pipeline.data.build import Leakage, build
+from pipeline.data.sources import load_source
+from pipeline.data.store import Store
+from pipeline.opening import Challenge
+from pipeline.predict import Predictor
+from pipeline.votes import predict_and_vote
+from submission.format import check_submission, read_submission
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ArcJob:
+    """Tasks to be solved into a submission."""
+
+    challenge: Challenge
+    train_sources: tuple[str, ...]
+    """Further tasks, of which everything that is known is trained on."""
+    leakage: Leakage
+    out: Path
+
+    def build(self, config: Config) -> Store:
+        """Build the dataset; the solutions are read for the audit alone and are not in it."""
+        train_sources = [load_source(spec) for spec in self.train_sources]
+        store = build(self.challenge.load(with_solutions=True), train_sources, config.build, leakage=self.leakage)
+        logger.info("%d training pairs, %d views of %d tasks", len(store.pair_task), len(store.transforms), len(store.task_ids))
+        return store
+
+    def check(self, store: Store, folder: Path) -> None:
+        """Raise ValueError when a resumed run has a dataset for other tests than those it is asked to solve."""
+        if _tests(store.tasks_to_solve()) != _tests(self.challenge.tasks()):
+            raise ValueError(
+                f"{folder}: a dataset for other tests than those of the sources; resume with the sources of the run"
+            )
+
+    def predict(
+        self,
+        accelerator: Accelerator,
+        dtype: torch.dtype,
+        weights: Weights | None,
+        store: Store,
+        config: Config,
+        budget: Budget,
+    ) -> None:
+        """Predict in rounds, improve the submission after each, then check it as Kaggle would and score it where that can be.
+
+        Without `weights` the submission stays as it is.
+        """
+        tasks = self.challenge.tasks()
+        ballot = Ballot("none")
+        if weights is not None:
+            ballot = predict_and_vote(Predictor(accelerator, dtype, weights, store, config.predict), self.out, budget, tasks)
+        if accelerator.is_main_process:
+            path = self.out / "submission.json"
+            check_submission(path, tasks)
+            logger.info("%s: complete and valid, %d tasks", path, len(tasks))
+            self._score(tasks, ballot)
+
+    def _score(self, tasks: Sequence[Task], ballot: Ballot) -> None:
+        solutions: dict[TaskId, tuple[Grid, ...]] = {}
+        for source in self.challenge.load(with_solutions=True):
+            solutions |= source.solutions
+        if not solutions:
+            logger.info("the test outputs are not known here, so there is no score")
+            return
+        submission = read_submission(self.out / "submission.json")
+        score = score_predictions({task.id: submission[task.id] for task in tasks if task.id in solutions}, solutions)
+        views = max((ballot.tally(task.id, i).candidates for task in tasks for i in range(len(task.test))), default=0)
+        write_json(self.out / "score.json", score.to_json() | {"sources": list(ballot.sources), "views": views})
+        print(format_score(score, " + ".join(self.challenge.sources), len(ballot.sources), views))
+
+
+def _tests(tasks: Sequence[Task]) -> dict[TaskId, list[bytes]]:
+    return {task.id: [grid_key(grid) for grid in task.test] for task in tasks}

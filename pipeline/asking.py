@@ -1,0 +1,141 @@
+"""Asking a trained network: samples in, output tokens and halting probabilities out, in packs that the clock allows.
+
+What predictions of ARC tasks (pipeline.predict) and of puzzles (pipeline.predict_puzzles) have in common.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+
+from pipeline.budget import Budget
+from pipeline.config import Config, PredictConfig
+from pipeline.data.dataset import Dataset, make_packs
+from pipeline.data.pack import Pack, Packs, Samples
+from pipeline.engine import to_batch
+from pipeline.reasoner.network import Batch, Network, learned_share
+
+logger = get_logger(__name__)
+
+PACK_SECONDS = 2.0
+"""A pack is kept so small that it takes about this long, so that the clock is looked at often enough."""
+MEASURE_SECONDS = 1.0
+"""A measurement of the speed takes about so long; a short one would believe a moment in which other work disturbed it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network says to one pack."""
+
+    samples: Samples
+    pack: Pack
+    tokens: npt.NDArray[np.uint8]
+    """(C,) the output token of each cell."""
+    probability: npt.NDArray[np.float32]
+    """(B,) halting probability of the last segment: how sure it is to be right."""
+
+
+class Asker:
+    """Asks one network, in this process; remembers how fast it answers."""
+
+    def __init__(
+        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, maker: Packs, config: PredictConfig
+    ) -> None:
+        self.device, self.dtype, self.maker, self.config = accelerator.device, dtype, maker, config
+        self.network = network.to(accelerator.device).eval()
+        self.tokens_per_second: float | None = None
+
+    def ask(self, samples: Samples, budget: Budget) -> Iterator[Answer]:
+        """Yield an answer to each pack of `samples`, equal shapes together; stop when the next would not be in time."""
+        samples = samples[self.maker.order(samples)]
+        ends = self.maker.tokens(samples).cumsum()
+        position = 0
+        while position < len(samples):
+            done_tokens = int(ends[position - 1]) if position else 0
+            limit = done_tokens + self._pack_tokens()
+            stop = max(position + 1, int(np.searchsorted(ends, limit, side="right")))
+            tokens = int(ends[stop - 1]) - done_tokens
+            needed = tokens / self.tokens_per_second if self.tokens_per_second else 0.0
+            if budget.remaining() < needed:
+                return
+            started = time.monotonic()
+            answer = self._answer(samples[position:stop])
+            speed = tokens / max(time.monotonic() - started, 1e-6)
+            self.tokens_per_second = speed if self.tokens_per_second is None else 0.5 * (speed + self.tokens_per_second)
+            position = stop
+            yield answer
+
+    def _pack_tokens(self) -> int:
+        """Return the tokens of the next pack: a small one while the speed is unknown."""
+        if self.tokens_per_second is None:
+            return 1
+        return max(1, min(self.config.pack_tokens, int(PACK_SECONDS * self.tokens_per_second)))
+
+    @torch.inference_mode()
+    def _answer(self, samples: Samples) -> Answer:
+        """Run all segments of one pack."""
+        pack = self.maker.make(samples)
+        batch = to_batch(pack, self.maker.memory_tokens, self.device)
+        state = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
+        for _ in range(self.config.segments):
+            segment = self.network(state, batch)
+            state = segment.state
+        tokens = segment.logits.argmax(-1).to(torch.uint8).cpu().numpy()
+        probability = segment.halting[:, 0].sigmoid()
+        if not probability.isfinite().all():
+            logger.warning("halting probabilities that are not finite count as 0")
+            probability = probability.nan_to_num(0.0)
+        return Answer(samples, pack, tokens, probability.cpu().numpy())
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one process was measured to do."""
+
+    tokens_per_second: float
+    """Of one segment without gradient."""
+    view_tokens: int
+    """Tokens of one view of every test input."""
+
+    def view_seconds(self, segments: int) -> float:
+        """Return the seconds of one view of every test input."""
+        return segments * self.view_tokens / self.tokens_per_second
+
+    def step_seconds(self, config: Config) -> float:
+        """Return about how long a training step of one pack takes.
+
+        An update that is backpropagated costs two more; Q-learning looks one segment ahead.
+        """
+        ahead = 1 if config.train.halting == "q-learning" and config.train.segments > 1 else 0
+        return (1 + 2 * learned_share(config.model) + ahead) * config.train.pack_tokens / self.tokens_per_second
+
+
+def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: torch.dtype, accelerator: Accelerator) -> Speed:
+    """Measure how fast `network` predicts here, on packs that grow until one takes long enough to tell."""
+    maker = make_packs(dataset, config.train.canvas, config.memory.tokens, "tests")
+    samples = maker.plain()
+    tokens = maker.tokens(samples)
+    total = int(tokens.sum())
+    samples = samples[np.argsort(tokens, kind="stable")]
+    count, speed, spent = 1, 1.0, 0.0
+    while True:
+        chosen = samples[np.linspace(0, len(samples) - 1, count).astype(np.int64)]
+        batch = to_batch(maker.make(chosen[maker.order(chosen)]), maker.memory_tokens, accelerator.device)
+        tries = [_time_segment(network, batch, dtype) for _ in range(2)]  # the first may pay for what is set up once
+        speed, spent = max(speed, batch.layout.tokens / min(tries)), spent + sum(tries)
+        if spent > MEASURE_SECONDS or 2 * count > len(samples):
+            return Speed(speed, total)
+        count *= 2
+
+
+@torch.inference_mode()
+def _time_segment(network: Network, batch: Batch, dtype: torch.dtype) -> float:
+    state = network.reasoner.initial_state(batch.layout.tokens, dtype)
+    started = time.perf_counter()
+    network(state, batch).logits.sum().item()  # waits for the device
+    return max(time.perf_counter() - started, 1e-6)

@@ -1,0 +1,55 @@
+"""Prediction of puzzles: every test question once, as it is. One right answer each, so there is nothing to vote on.
+
+Reads a dataset of puzzles and weights, knows no answers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+
+from pipeline.asking import Asker
+from pipeline.budget import Budget
+from pipeline.checkpoint import Weights, network_from
+from pipeline.config import PredictConfig
+from pipeline.data.dataset import make_packs
+from pipeline.data.puzzlestore import PuzzleStore
+
+
+@dataclass(frozen=True)
+class PuzzleAnswers:
+    """What the network says to every test question of a dataset, in its order."""
+
+    tokens: npt.NDArray[np.uint8]
+    """(Q, H, W); 0 throughout where time ran out before it was asked."""
+    halting: npt.NDArray[np.float32]
+    """(Q,) halting probability."""
+    asked: npt.NDArray[np.bool_]
+    """(Q,)"""
+    source: str
+    """The checkpoint that predicted them."""
+
+
+def predict_puzzles(
+    accelerator: Accelerator, dtype: torch.dtype, weights: Weights, store: PuzzleStore, config: PredictConfig, budget: Budget
+) -> PuzzleAnswers:
+    """Ask every test question of `store`, or as many as `budget` allows; the same answers in every process."""
+    network, _ = network_from(weights, store)
+    maker = make_packs(store, weights.config.train.canvas, weights.config.memory.tokens, "tests")
+    asker = Asker(accelerator, dtype, network, maker, config)
+    samples = maker.plain()[accelerator.process_index :: accelerator.num_processes]
+    shape = store.test_questions.shape
+    tokens = torch.zeros(shape, dtype=torch.uint8)
+    halting, asked = torch.zeros(len(tokens)), torch.zeros(len(tokens), dtype=torch.uint8)
+    for answer in asker.ask(samples, budget):
+        places = torch.from_numpy(answer.samples.example)
+        tokens[places] = torch.from_numpy(answer.tokens).unflatten(0, (len(places), *shape[1:]))
+        halting[places] = torch.from_numpy(answer.probability)
+        asked[places] = 1
+    found = [tokens, halting, asked]
+    if accelerator.num_processes > 1:  # each process has its share and zeros elsewhere
+        found = [accelerator.reduce(part.to(accelerator.device), "sum").cpu() for part in found]
+    source = f"{weights.path.parent.name}/{weights.path.name}, step {weights.step}"
+    return PuzzleAnswers(found[0].numpy(), found[1].numpy(), found[2].numpy() > 0, source)

@@ -1,0 +1,104 @@
+"""What a run does with puzzles: dataset, one prediction each, predictions.csv, score."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from eval.puzzles import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
+from pipeline.budget import Budget
+from pipeline.checkpoint import Weights, write_json
+from pipeline.config import Config
+from pipeline.data.build import Leakage
+from pipeline.data.puzzlekind import PUZZLE_KINDS
+from pipeline.data.puzzles import load_puzzles
+from pipeline.data.puzzlestore import PuzzleStore, build_puzzles
+from pipeline.opening import PuzzleChallenge
+from pipeline.predict_puzzles import PuzzleAnswers, predict_puzzles
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PuzzleJob:
+    """Puzzles to be solved into `predictions.csv`."""
+
+    challenge: PuzzleChallenge
+    train_sources: tuple[str, ...]
+    leakage: Leakage
+    out: Path
+    limit: int | None = None
+    """Train on so many puzzles of each train source, drawn by the seed of the build; None for all."""
+
+    def build(self, config: Config) -> PuzzleStore:
+        """Build the dataset; the answers of the puzzles to be solved are not read."""
+        settings = config.build
+        trained = [load_puzzles(spec, "train", limit=self.limit, seed=settings.seed) for spec in self.train_sources]
+        tests = self.challenge.load(with_answers=False)
+        store = build_puzzles(tests, trained, settings.augmentations, settings.seed, self.leakage)
+        count, views = len(store.questions), store.augmentations
+        logger.info("%d training puzzles, %d views of each, %d tests", count, views + 1, len(store.test_questions))
+        return store
+
+    def check(self, store: PuzzleStore, folder: Path) -> None:
+        """Raise ValueError when a resumed run has a dataset for other puzzles than those it is asked to solve."""
+        asked = [text for puzzles in self.challenge.load(with_answers=False) for text in puzzles.question_texts()]
+        if PUZZLE_KINDS[store.kind].to_texts(store.test_questions) != asked:
+            raise ValueError(
+                f"{folder}: a dataset for other puzzles than those of the sources; resume with the sources of the run"
+            )
+
+    def predict(
+        self,
+        accelerator: Accelerator,
+        dtype: torch.dtype,
+        weights: Weights | None,
+        store: PuzzleStore,
+        config: Config,
+        budget: Budget,
+    ) -> None:
+        """Predict every puzzle once, write the predictions and, where the answers are known, score them.
+
+        Without `weights` the predictions stay as they are, and those of an earlier part of the run where they are more.
+        """
+        if weights is None:
+            return
+        found = predict_puzzles(accelerator, dtype, weights, store, config.predict, budget)
+        if not accelerator.is_main_process:
+            return
+        path, asked = self.out / "predictions.csv", int(found.asked.sum())
+        earlier = sum(each.prediction is not None for each in read_predictions(path))
+        if asked < earlier:
+            logger.warning("%s: time for %d puzzles; the earlier predictions, of %d, stay", path, asked, earlier)
+            return
+        answers: dict[str, str] = {}
+        for puzzles in self.challenge.load(with_answers=True):
+            answers |= dict(zip(puzzles.question_texts(), puzzles.answer_texts() or [], strict=False))
+        predictions = to_predictions(store, found, answers)
+        write_predictions(path, predictions)
+        logger.info("%s: %d of %d puzzles predicted", path, asked, len(predictions))
+        if not answers:
+            logger.info("the answers are not known here, so there is no score")
+            return
+        score = score_puzzles(predictions, answers)
+        write_json(self.out / "score.json", score.to_json() | {"sources": [found.source]})
+        print(format_puzzle_score(score, " + ".join(self.challenge.sources), found.source))
+
+
+def to_predictions(store: PuzzleStore, found: PuzzleAnswers, answers: Mapping[str, str]) -> list[PuzzlePrediction]:
+    """Return a row for each test of `store`, with its answer where `answers` (by question) has it."""
+    kind = PUZZLE_KINDS[store.kind]
+    rows = zip(
+        kind.to_texts(store.test_questions),
+        kind.to_texts(found.tokens),
+        found.halting.tolist(),
+        found.asked.tolist(),
+        strict=True,
+    )
+    return [
+        PuzzlePrediction(question, text if asked else None, probability if asked else None, answers.get(question))
+        for question, text, probability, asked in rows
+    ]

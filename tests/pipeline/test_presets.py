@@ -1,0 +1,214 @@
+"""Presets: those of published networks are as published, and each switch of an ablation changes what it says."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.__main__ import PRESET_NAMES
+from pipeline.budget import Budget
+from pipeline.config import Config, override
+from pipeline.engine import make_accelerator
+from pipeline.optim import OptimizerConfig
+from pipeline.presets import PRESETS, preset
+from pipeline.reasoner.base import ReasonerConfig
+from pipeline.reasoner.memory import CompositionalMemory, MemoryConfig, TableMemory
+from pipeline.reasoner.network import Network, learned_share, make_network
+from pipeline.train import Trainer
+from tests.pipeline.tiny import tiny_config, tiny_store
+
+EVERY = pytest.mark.parametrize("name", PRESETS)
+ARC = ("trm-arc1", "trm-arc2", "hrm-arc1", "urm-arc1", "charm-arc1", "charm-arc2")
+SUDOKU = ("trm-sudoku", "trm-sudoku-attention", "hrm-sudoku")
+FAITHFUL = (*ARC, *SUDOKU, "trm-maze")
+
+
+def without_values(config: Config) -> Network:
+    """The network of a config for one task, shapes only."""
+    with torch.device("meta"):
+        return make_network(config.model, config.memory, 1, 1, 0)
+
+
+def size_of(config: Config) -> int:
+    return sum(parameter.numel() for parameter in without_values(config).reasoner.parameters())
+
+
+def test_the_help_names_every_preset() -> None:
+    assert tuple(PRESETS) == PRESET_NAMES
+
+
+def test_a_preset_takes_a_seed_for_training_and_building() -> None:
+    seeded = preset("demo", 5)
+    assert (seeded.train.seed, seeded.build.seed) == (5, 5)
+    assert preset("demo") == PRESETS["demo"]
+
+
+def test_an_unknown_preset_lists_the_others() -> None:
+    with pytest.raises(ValueError, match="unknown preset 'tiny'; one of: demo, fast, trm-arc1, trm-arc2, trm-sudoku, "):
+        preset("tiny")
+
+
+@EVERY
+def test_every_preset_builds_its_network(name: str) -> None:
+    config = PRESETS[name]
+    network = without_values(config)
+    assert network.memory.tokens == config.memory.tokens
+    assert isinstance(network.memory, TableMemory if config.memory.kind == "table" else CompositionalMemory)
+    assert network.reasoner.head.weight.shape == (config.model.vocabulary, config.model.hidden_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        *(("trm-arc1", 7), ("trm-arc2", 7), ("trm-sudoku", 5), ("trm-sudoku-attention", 7), ("trm-maze", 7)),
+        *(("hrm-arc1", 27), ("hrm-sudoku", 27), ("urm-arc1", 14), ("charm-arc1", 14), ("charm-arc2", 14)),
+    ],
+)
+def test_a_published_network_has_the_published_number_of_parameters(name: str, millions: int) -> None:
+    assert size_of(PRESETS[name]) == pytest.approx(millions * 1e6, rel=0.1)
+
+
+def test_trm_on_arc_is_as_published() -> None:
+    config = PRESETS["trm-arc1"]
+    assert config.model == ReasonerConfig(
+        kind="trm", hidden_size=512, heads=8, expansion=4.0, inner_multiple=256, layers=2, H_cycles=3, L_cycles=4,
+        gradient="last-cycle", mixing="attention", positions="1d", convolution=0, canvas_side=30, vocabulary=12,
+    )  # fmt: skip
+    assert config.memory == MemoryConfig(kind="table", tokens=16)
+    assert config.optimizer == OptimizerConfig(
+        kind="adam-atan2", rate=1e-4, memory_rate=1e-2, weight_decay=0.1, memory_decay=0.1, beta1=0.9, beta2=0.95,
+        warmup_steps=2000, decay_from=1.0, ema=0.999,
+    )  # fmt: skip
+    train, predict = config.train, config.predict
+    assert (train.canvas, train.segments, train.loss, train.halting) == ("full", 16, "stablemax", "learned")
+    assert (train.exploration, train.shift_probability) == (0.1, 0.75)
+    assert (predict.views, predict.segments, predict.ranking) == (1000, 16, "count")
+    assert (config.build.augmentations, config.build.policy) == (1000, "all")
+    assert PRESETS["trm-arc2"] == config
+
+
+def test_hrm_is_as_published() -> None:
+    config = PRESETS["hrm-arc1"]
+    model = replace(PRESETS["trm-arc1"].model, kind="hrm", layers=4, H_cycles=2, L_cycles=2, gradient="last-step")
+    assert config.model == model
+    assert config.memory == MemoryConfig(kind="table", tokens=1)
+    assert config.optimizer == replace(PRESETS["trm-arc1"].optimizer, ema=0.0)
+    assert (config.train.halting, config.train.segments, config.train.loss) == ("q-learning", 16, "stablemax")
+    assert PRESETS["hrm-sudoku"].model == replace(model, canvas_side=9, vocabulary=11)
+
+
+def test_urm_and_charm_are_as_published() -> None:
+    urm, charm = PRESETS["urm-arc1"], PRESETS["charm-arc1"]
+    assert urm.model == charm.model
+    assert urm.model == replace(
+        PRESETS["trm-arc1"].model, kind="urm", layers=4, H_cycles=2, L_cycles=6, convolution=2, convolution_axes="1d"
+    )
+    assert urm.model.H_cycles * urm.model.L_cycles == 12
+    assert learned_share(urm.model) == 0.5  # the last 6 of 12
+    assert urm.optimizer == PRESETS["trm-arc1"].optimizer
+    assert charm.memory == MemoryConfig(kind="compositional", tokens=1, residual=32)
+    assert (charm.optimizer.kind, charm.optimizer.rate, charm.optimizer.matrix_rate) == ("muon", 1e-4, 1e-4)
+    assert charm.train.shift_probability == 0.8
+    assert PRESETS["charm-arc2"] == charm
+
+
+def test_puzzles_are_trained_as_published() -> None:
+    for name in (*SUDOKU, "trm-maze"):
+        config = PRESETS[name]
+        rate = 7e-5 if name == "hrm-sudoku" else 1e-4
+        ema = 0.0 if name == "hrm-sudoku" else 0.999
+        assert config.optimizer == OptimizerConfig(rate=rate, memory_rate=rate, weight_decay=1.0, memory_decay=1.0, ema=ema)
+        assert config.train.shift_probability == 0.0
+    for name in SUDOKU:
+        assert (PRESETS[name].model.canvas_side, PRESETS[name].model.vocabulary) == (9, 11)
+        assert PRESETS[name].build.augmentations == 1000
+    mixer, attention = PRESETS["trm-sudoku"].model, PRESETS["trm-sudoku-attention"].model
+    assert (mixer.mixing, mixer.positions, mixer.H_cycles, mixer.L_cycles) == ("mixer", "none", 3, 6)
+    assert attention == replace(mixer, mixing="attention", positions="1d")
+    assert PRESETS["trm-maze"].model == replace(PRESETS["trm-arc1"].model, vocabulary=6)
+    assert PRESETS["trm-maze"].build.augmentations == 7
+
+
+@pytest.mark.parametrize("name", FAITHFUL)
+def test_a_step_of_a_published_network_is_the_published_batch(name: str) -> None:
+    config = PRESETS[name]
+    sequence = config.memory.tokens + config.model.canvas_side**2
+    batch = 384 if name == "hrm-sudoku" else 768
+    assert config.train.packs * config.train.pack_tokens == batch * sequence
+    assert config.train.pack_tokens % sequence == 0
+
+
+@pytest.mark.parametrize(("name", "passes"), [("trm-sudoku", 50_000), ("trm-maze", 50_000), ("hrm-sudoku", 20_000)])
+def test_puzzles_are_passed_over_as_often_as_published(name: str, passes: int) -> None:
+    train, model, memory = PRESETS[name].train, PRESETS[name].model, PRESETS[name].memory
+    batch = train.packs * train.pack_tokens // (memory.tokens + model.canvas_side**2)
+    assert train.steps * batch == pytest.approx(1000 * passes, rel=1e-3)
+
+
+ABLATED = tiny_config("model.L_cycles=2")
+
+
+def ablate(*settings: str) -> Config:
+    """The config with settings as the command line gives them, and nothing else changed."""
+    config = override(ABLATED, settings)
+    changed = {setting.partition("=")[0] for setting in settings}
+    ours, before = config.to_json(), ABLATED.to_json()
+    assert changed == {f"{part}.{name}" for part in ours for name in ours[part] if ours[part][name] != before[part][name]}
+    return config
+
+
+def states_of(config: Config) -> int:
+    return len(without_values(config).reasoner.initial_state(3))
+
+
+def updates_of(config: Config) -> int:
+    """Updates that a segment runs."""
+    return config.model.H_cycles * len(without_values(config).reasoner.cycle())
+
+
+def test_the_kind_of_a_model_is_its_states_and_networks() -> None:
+    trm, hrm, urm = (override(ABLATED, [f"model.kind={kind}"]) for kind in ("trm", "hrm", "urm"))
+    assert [states_of(config) for config in (trm, hrm, urm)] == [2, 2, 1]
+    own = size_of(hrm) - size_of(trm)
+    block = sum(parameter.numel() for parameter in without_values(trm).reasoner.blocks.parameters())
+    assert own == block  # a second network as large as the first
+    assert size_of(urm) == size_of(trm)
+
+
+def test_layers_and_cycles_are_as_many_as_they_are_set() -> None:
+    assert len(without_values(ablate("model.layers=3")).reasoner.blocks) == 3
+    assert updates_of(ABLATED) == 2 * (2 + 1)
+    assert updates_of(ablate("model.H_cycles=5")) == 5 * (2 + 1)
+    assert updates_of(ablate("model.L_cycles=4")) == 2 * (4 + 1)
+    assert updates_of(ablate("model.kind=urm", "model.L_cycles=4")) == 2 * 4
+
+
+@pytest.mark.parametrize(("gradient", "share"), [("last-cycle", 3 / 6), ("last-step", 2 / 6), ("all", 1.0)])
+def test_the_gradient_reaches_as_many_updates_as_it_is_set(gradient: str, share: float) -> None:
+    assert learned_share(override(ABLATED, [f"model.gradient={gradient}"]).model) == pytest.approx(share)
+
+
+def test_a_residual_of_the_memory_has_the_rank_that_is_set() -> None:
+    assert without_values(ABLATED).memory.residual is None
+    residual = without_values(ablate("memory.residual=5")).memory.residual
+    assert residual is not None
+    assert residual.rows.shape[1] == 5
+
+
+def train(config: Config, out: Path) -> Trainer:
+    store, (accelerator, dtype) = tiny_store(), make_accelerator("float32")
+    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), 0)
+    out.mkdir()
+    trainer = Trainer(accelerator, dtype, network, store, config, out)
+    trainer.fit(Budget(None, 0.0))
+    return trainer
+
+
+def test_without_ema_the_weights_of_the_last_step_predict(tmp_path: Path) -> None:
+    few = replace(ABLATED, train=replace(ABLATED.train, steps=3))
+    averaged, plain = (train(override(few, [f"optimizer.ema={ema}"]), tmp_path / str(ema)) for ema in (0.5, 0))
+    for trainer, same in ((averaged, False), (plain, True)):
+        last = trainer.network.state_dict()
+        assert all(torch.equal(tensor, last[name]) for name, tensor in trainer.weights().items()) == same
+    assert plain.average is None
