@@ -17,7 +17,7 @@ from pipeline.launch import first_start, is_first_process, start_processes  # no
 
 PROGRAM = "python -m pipeline"
 PRESET_NAMES = (
-    *("demo", "fast", "trm-arc1", "trm-arc2", "trm-sudoku", "trm-sudoku-attention", "trm-maze"),
+    *("demo", "demo-sudoku", "fast", "trm-arc1", "trm-arc2", "trm-sudoku", "trm-sudoku-attention", "trm-maze"),
     *("hrm-arc1", "hrm-sudoku", "urm-arc1", "charm-arc1", "charm-arc2"),
 )
 """Those of pipeline.presets, which is slow to import."""
@@ -151,6 +151,7 @@ def _add_score(commands: Any) -> None:
     truth.add_argument("--source", action="append", metavar="S", help="tasks whose solutions are known; may be repeated")
     truth.add_argument("--solutions", type=Path, metavar="FILE", help="a solutions file as Kaggle's")
     _selection(parser)
+    _test_limit(parser)
     parser.add_argument("--allow-missing", action="store_true", help="count missing attempts as wrong, do not refuse the file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the score here as well")
 
@@ -204,9 +205,13 @@ def _sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train-source", action="append", default=[], metavar="S", help=trained)
     _selection(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="of each --train-source of puzzles, draw N to train on")
-    parser.add_argument("--test-limit", type=int, metavar="N", help="of each --source of puzzles, draw N to solve")
+    _test_limit(parser)
     leakage = "what to do with training pairs that equal a scored test pair (default: run drops them, build refuses)"
     parser.add_argument("--leakage", choices=("refuse", "drop", "allow"), help=leakage)
+
+
+def _test_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--test-limit", type=int, metavar="N", help="of each --source of puzzles, N, always the same")
 
 
 def _selection(parser: argparse.ArgumentParser) -> None:

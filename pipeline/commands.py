@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import orjson
 
 from augment.task import Solutions, Task
-from eval.puzzles import format_puzzle_score, read_predictions, score_puzzles, write_predictions
+from eval.puzzles import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
 from eval.score import format_score, score_predictions
 from pipeline.budget import Budget, format_duration, parse_duration
 from pipeline.data.audit import audit_sources
 from pipeline.data.build import BuildConfig, Leakage, build
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
 from pipeline.data.dataset import load_dataset
+from pipeline.data.puzzlekind import PUZZLE_KINDS
 from pipeline.data.puzzles import is_puzzle_source, load_puzzles
 from pipeline.data.puzzlestore import PuzzleStore, build_puzzles
 from pipeline.data.select import Selection
@@ -78,7 +79,7 @@ def _job(arguments: argparse.Namespace) -> "Job":
 def _challenge(arguments: argparse.Namespace) -> AnyChallenge:
     sources = tuple(arguments.source)
     if _are_puzzles(arguments):
-        return PuzzleChallenge(sources, arguments.test_limit, arguments.seed)
+        return PuzzleChallenge(sources, arguments.test_limit)
     return Challenge(sources, _selection(arguments))
 
 
@@ -90,7 +91,7 @@ def _are_puzzles(arguments: argparse.Namespace) -> bool:
         raise ValueError(f"puzzles and ARC tasks do not go together: {', '.join(sorted(set(specs)))}")
     options = ("max_side", "hold_out") if puzzles else ("limit", "test_limit")
     for option in options:
-        if getattr(arguments, option, None):
+        if getattr(arguments, option, None) not in (None, False):
             name, kind = f"--{option.replace('_', '-')}", "ARC tasks" if puzzles else "puzzles"
             raise ValueError(f"{name} is for {kind} alone")
     return bool(puzzles)
@@ -116,7 +117,7 @@ def _build(arguments: argparse.Namespace, started: float) -> int:
 
 def _build_puzzles(arguments: argparse.Namespace) -> str:
     seed, jobs = arguments.seed, arguments.jobs or os.cpu_count() or 1
-    tests = [load_puzzles(spec, "test", False, arguments.test_limit, seed, jobs) for spec in arguments.source]
+    tests = [load_puzzles(spec, "test", False, arguments.test_limit, jobs=jobs) for spec in arguments.source]
     trained = [load_puzzles(spec, "train", True, arguments.limit, seed, jobs) for spec in arguments.train_source]
     store = build_puzzles(tests, trained, arguments.augmentations, seed, arguments.leakage or "refuse")
     store.save(arguments.out)
@@ -201,10 +202,15 @@ def _predict_puzzles(
     from pipeline.predict_puzzles import predict_puzzles
     from pipeline.puzzle_job import to_predictions
 
-    found = predict_puzzles(accelerator, dtype, weights, store, config.predict, _budget(arguments, started))
+    if arguments.views is not None:
+        raise ValueError("--views is for ARC tasks alone: puzzles are asked once, as they are")
+    path = arguments.out / "predictions.csv"
     if accelerator.is_main_process:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        path = arguments.out / "predictions.csv"
+        questions = PUZZLE_KINDS[store.kind].to_texts(store.test_questions)
+        write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
+    found = predict_puzzles(accelerator, dtype, weights, store, config.predict, _budget(arguments, started))
+    if accelerator.is_main_process:
         write_predictions(path, to_predictions(store, found, {}))
         print(f"{path}: {int(found.asked.sum())} of {len(found.asked)} puzzles predicted by {found.source}")
     accelerator.end_training()
@@ -241,18 +247,18 @@ def _score(arguments: argparse.Namespace, _: float) -> int:
 
 
 def _score_puzzles(arguments: argparse.Namespace) -> int:
-    score = score_puzzles(read_predictions(arguments.submission), _answers(arguments.source))
+    score = score_puzzles(read_predictions(arguments.submission), _answers(arguments.source, arguments.test_limit))
     if arguments.json:
         arguments.json.write_bytes(orjson.dumps(score.to_json(), option=orjson.OPT_INDENT_2))
     print(format_puzzle_score(score, " + ".join(arguments.source), str(arguments.submission)))
     return 0
 
 
-def _answers(specs: Iterable[str]) -> dict[str, str]:
-    """Return the answers of puzzles by their questions. Raises ValueError where they are not known."""
+def _answers(specs: Iterable[str], limit: int | None = None) -> dict[str, str]:
+    """Return the answers of puzzles (`limit` of each source) by their questions. Raises ValueError where they are not known."""
     answers: dict[str, str] = {}
     for spec in specs:
-        puzzles = load_puzzles(spec, "test")
+        puzzles = load_puzzles(spec, "test", limit=limit)
         texts = puzzles.answer_texts()
         if texts is None:
             raise ValueError(f"{spec}: has no answers, so there is nothing to score by")
@@ -262,10 +268,14 @@ def _answers(specs: Iterable[str]) -> dict[str, str]:
 
 def _curve(arguments: argparse.Namespace, _: float) -> int:
     from eval.curves import draw_curves
+    from pipeline.checkpoint import load_weights
     from pipeline.curve import measure_curves
     from pipeline.engine import make_accelerator
 
-    accelerator, dtype = make_accelerator("auto")
+    for path in (arguments.json, arguments.png):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    accelerator, dtype = make_accelerator(load_weights(arguments.runs[0]).config.train.precision)  # as the run predicted
     points = []
     for point in measure_curves(arguments.runs, _answers(arguments.source), accelerator, dtype):
         minutes = format_duration(point.seconds)

@@ -60,12 +60,11 @@ class PuzzleChallenge:
 
     sources: tuple[str, ...]
     limit: int | None = None
-    """So many of each source, drawn by `seed`; None for all."""
-    seed: int = 0
+    """So many of each source, the same whatever the seed of the run; None for all."""
 
     def load(self, with_answers: bool) -> list[Puzzles]:
         """Return the puzzles to solve. Raises ValueError when there are answers to some of them only."""
-        return [load_puzzles(spec, "test", with_answers, self.limit, self.seed) for spec in self.sources]
+        return [load_puzzles(spec, "test", with_answers, self.limit) for spec in self.sources]
 
     def leave_fallback(self, out: Path, resume: bool) -> None:
         """See to it that `predictions.csv` with every question stands in `out`; a resumed run keeps the one that it has."""

@@ -67,7 +67,23 @@ TRM_SUDOKU = Config(
     train=replace(_PUZZLE_TRAINING, pack_tokens=_SUDOKU_TOKENS),
 )
 
-# The same command with --preset trm-sudoku-attention
+# python -m pipeline run --source sudoku:generated:side=4 --train-source sudoku:generated:side=4 --preset demo-sudoku
+#   --time-limit 4m --out runs/sudoku4
+# The same in small: 1 CPU core, 4 minutes. Score: BENCHMARKS.md, "Sudoku".
+DEMO_SUDOKU = Config(
+    model=ReasonerConfig(
+        hidden_size=64, heads=4, inner_multiple=32, H_cycles=2, L_cycles=3, mixing="mixer", positions="none", canvas_side=4,
+        vocabulary=11,
+    ),
+    memory=MemoryConfig(tokens=1),
+    optimizer=OptimizerConfig(
+        kind="muon", matrix_rate=3e-3, rate=1e-3, memory_rate=1e-3, memory_decay=1.0, warmup_steps=50, ema=0.98
+    ),
+    train=TrainConfig(packs=1, pack_tokens=1088, shift_probability=0.0, segments=4, checkpoint_seconds=60),
+    predict=PredictConfig(segments=4),
+)  # fmt: skip
+
+# As trm-sudoku, with --preset trm-sudoku-attention
 # The authors: 1 x L40S, less than 20 hours, 74.7% exact (arXiv 2510.04871, table 4). Here: as trm-sudoku.
 TRM_SUDOKU_ATTENTION = replace(TRM_SUDOKU, model=ReasonerConfig(L_cycles=6, canvas_side=9, vocabulary=11))
 
@@ -129,6 +145,7 @@ CHARM_ARC2 = CHARM_ARC1
 
 PRESETS = {
     "demo": DEMO,
+    "demo-sudoku": DEMO_SUDOKU,
     "fast": FAST,
     "trm-arc1": TRM_ARC1,
     "trm-arc2": TRM_ARC2,

@@ -74,6 +74,7 @@ class PuzzleJob:
         if asked < earlier:
             logger.warning("%s: time for %d puzzles; the earlier predictions, of %d, stay", path, asked, earlier)
             return
+        write_predictions(path, to_predictions(store, found, {}))  # they stand whatever the answers are
         answers: dict[str, str] = {}
         for puzzles in self.challenge.load(with_answers=True):
             answers |= dict(zip(puzzles.question_texts(), puzzles.answer_texts() or [], strict=False))

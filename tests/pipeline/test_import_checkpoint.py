@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from augment.transform import Transform, transform_to_int
-from pipeline.checkpoint import Weights, load_weights, network_from, read_tensors, save_weights
+from pipeline.checkpoint import Weights, load_weights, read_tensors, save_weights, transplant
 from pipeline.config import Config
 from pipeline.import_checkpoint import Imported, import_checkpoint
 from pipeline.reasoner.layout import make_layout
@@ -140,8 +140,8 @@ def test_what_is_written_looks_like_any_weights_file(tmp_path: Path) -> None:
     assert metadata.keys() == own_metadata.keys()
     assert (metadata["format"], metadata["config"]) == (own_metadata["format"], own_metadata["config"])
     assert (weights.step, weights.data_hash) == (0, "imported")
-    _, transplant = network_from(weights, store)
-    assert (transplant.known, transplant.unused) == (0, 2)
+    happened = transplant(weights, network, store)
+    assert (happened.known, happened.unused) == (0, 2)
 
 
 def test_settings_of_the_training_are_kept(tmp_path: Path) -> None:

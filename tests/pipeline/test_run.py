@@ -5,12 +5,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import pipeline.run
 from pipeline import commands
 from pipeline.__main__ import main
+from pipeline.budget import Budget
+from pipeline.config import Config
 from pipeline.data.sources import load_source
+from pipeline.train import Progress, Trainer
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
 
@@ -43,6 +48,33 @@ def test_a_competition_folder_becomes_a_complete_submission_in_time(tmp_path: Pa
     votes = json.loads((out / "votes.json").read_text())
     assert votes["views_most"] >= 1
     assert len(votes["sources"]) == 1
+
+
+def test_a_trainer_that_is_slow_to_make_takes_no_time_from_prediction(
+    tmp_path: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Trainer):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            time.sleep(1.0)
+
+        def fit(self, budget: Budget) -> Progress:
+            ends.append(budget.started + (budget.limit_seconds or 0.0))
+            return super().fit(Budget(0.0, time.monotonic()))
+
+    def split(*arguments: Any) -> tuple[Config, float | None]:
+        config, seconds = split_time(*arguments)
+        ends.append(time.monotonic() + (seconds or 0.0))
+        return config, seconds
+
+    ends: list[float] = []
+    split_time = pipeline.run._split_time
+    monkeypatch.setattr(pipeline.run, "Trainer", Slow)
+    monkeypatch.setattr(pipeline.run, "_split_time", split)
+    source = f"kaggle:{kaggle}:test"
+    assert run("run", "--source", source, "--time-limit", "30s", "--out", tmp_path / "out") == 0
+    planned, given = ends
+    assert given == pytest.approx(planned, abs=0.5)
 
 
 def test_a_run_with_known_solutions_is_scored_by_three_rules(

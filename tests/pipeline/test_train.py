@@ -229,34 +229,31 @@ def test_halting_replaces_sequences_before_the_last_segment(tmp_path: Path) -> N
     assert [segments for (segments,) in metrics(tmp_path, "segments")] == [1.0] * 4
 
 
-def one_step(out: Path, *settings: str, going_on: float = -5.0) -> tuple[Trainer, dict[str, float]]:
-    """A trainer after a step of a network whose bias for going on is given, and its line of metrics."""
+def one_step(out: Path, *settings: str) -> tuple[torch.Tensor, float]:
+    """The head's weight for going on (D,) and the halting loss, after a step of a network that wants to halt."""
     trainer = make_trainer(tiny_config("train.steps=1", "train.log_steps=1", "optimizer.ema=0", *settings), out)
-    bias = trainer.network.reasoner.halting_head.bias
-    assert bias is not None
+    head = trainer.network.reasoner.halting_head
+    assert head.bias is not None
     with torch.no_grad():
-        bias[1] = going_on
+        head.bias.copy_(torch.tensor([1.0, -1.0]))
     trainer.fit(NO_LIMIT)
-    return trainer, trainer.progress.last
+    return head.weight[1], trainer.progress.last["halting_loss"]
 
 
-def test_q_learning_trains_what_going_on_is_worth(tmp_path: Path) -> None:
-    """The further segment promises sigmoid(bias) too, so the loss of going on is the entropy of that."""
-    losses = {}
-    for halting in ("learned", "q-learning"):
-        trainer, last = one_step(tmp_path / halting, f"train.halting={halting}", going_on=1.0)
-        losses[halting] = last["halting_loss"]
-        bias = trainer.network.reasoner.halting_head.bias
-        assert bias is not None
-        assert bool(trainer.network.reasoner.halting_head.weight[1].any()) == (halting == "q-learning")
-    worth = torch.tensor(1.0).sigmoid()
-    entropy = -(worth * worth.log() + (1 - worth) * (1 - worth).log())
-    assert losses["q-learning"] - losses["learned"] == pytest.approx(entropy.item(), abs=1e-4)
+def test_q_learning_trains_going_on_to_promise_what_the_next_segment_promises(tmp_path: Path) -> None:
+    untrained, without = one_step(tmp_path / "learned", "train.halting=learned")
+    trained, both = one_step(tmp_path / "q-learning", "train.halting=q-learning")
+    assert not untrained.any()
+    assert trained.any()
+    worth = torch.tensor(1.0).sigmoid()  # of halting after the next segment, as the head's weights are still 0
+    term = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(-1.0), worth)
+    assert both - without == pytest.approx(term.item(), abs=1e-4)
 
 
 def test_q_learning_of_a_single_segment_has_nothing_to_go_on_to(tmp_path: Path) -> None:
-    trainer, _ = one_step(tmp_path, "train.halting=q-learning", "train.segments=1")
-    assert not trainer.network.reasoner.halting_head.weight[1].any()
+    untrained, loss = one_step(tmp_path / "q-learning", "train.halting=q-learning", "train.segments=1")
+    assert not untrained.any()
+    assert loss == one_step(tmp_path / "learned", "train.segments=1")[1]
 
 
 def test_an_hrm_learns_a_rule_with_q_learning(tmp_path: Path) -> None:

