@@ -189,7 +189,7 @@ def _add_import_checkpoint(commands: Any) -> None:
 
 
 def _add_curve(commands: Any) -> None:
-    summary = "score every checkpoint of runs on puzzles, and draw accuracy against training time"
+    summary = "score every checkpoint that runs on puzzles kept (train.checkpoints_kept), and draw accuracy against time"
     example = "runs/mixer-0 runs/attention-0 --source sudoku:generated:side=4 --png curve.png --json curve.json"
     parser = _command(commands, "curve", summary, example)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; NAME-0, NAME-1 are seeds of NAME")

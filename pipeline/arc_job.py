@@ -50,6 +50,10 @@ class ArcJob:
                 f"{folder}: a dataset for other tests than those of the sources; resume with the sources of the run"
             )
 
+    def views(self, config: Config) -> int:
+        """Return how often a test input is asked at most."""
+        return config.predict.views
+
     def predict(
         self,
         accelerator: Accelerator,

@@ -18,7 +18,7 @@ from pipeline.config import Config, PredictConfig
 from pipeline.data.dataset import Dataset, make_packs
 from pipeline.data.pack import Pack, Packs, Samples
 from pipeline.engine import to_batch
-from pipeline.reasoner.network import Batch, Network, learned_share
+from pipeline.reasoner.network import Batch, Network
 
 logger = get_logger(__name__)
 
@@ -101,6 +101,8 @@ class Speed:
     """Of one segment without gradient."""
     view_tokens: int
     """Tokens of one view of every test input."""
+    learned_share: float
+    """Share of the updates of a segment that training backpropagates."""
 
     def view_seconds(self, segments: int) -> float:
         """Return the seconds of one view of every test input."""
@@ -112,7 +114,7 @@ class Speed:
         An update that is backpropagated costs two more; Q-learning looks one segment ahead.
         """
         ahead = 1 if config.train.halting == "q-learning" and config.train.segments > 1 else 0
-        return (1 + 2 * learned_share(config.model) + ahead) * config.train.pack_tokens / self.tokens_per_second
+        return (1 + 2 * self.learned_share + ahead) * config.train.pack_tokens / self.tokens_per_second
 
 
 def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: torch.dtype, accelerator: Accelerator) -> Speed:
@@ -129,7 +131,7 @@ def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: tor
         tries = [_time_segment(network, batch, dtype) for _ in range(2)]  # the first may pay for what is set up once
         speed, spent = max(speed, batch.layout.tokens / min(tries)), spent + sum(tries)
         if spent > MEASURE_SECONDS or 2 * count > len(samples):
-            return Speed(speed, total)
+            return Speed(speed, total, network.reasoner.learned_share())
         count *= 2
 
 

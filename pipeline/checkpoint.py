@@ -193,7 +193,8 @@ def _differences(weights: Weights, network: Network) -> list[str]:
         compared = slice(1, None) if name in (_ROWS, _RESIDUAL) else slice(None)  # how many rows depends on the tasks
         if own[name].shape[compared] != given[name].shape[compared]:
             names.append(name)
-    for name in ("heads", "positions", "canvas_side"):
+    heads = ("heads",) if network.reasoner.config.mixing == "attention" else ()
+    for name in (*heads, "positions", "canvas_side"):
         if getattr(network.reasoner.config, name) != getattr(weights.config.model, name):
             names.append(f"model.{name}")
     if network.memory.tokens != weights.config.memory.tokens:

@@ -6,7 +6,6 @@ Stages that need torch are imported where they are called, so that the others st
 
 import argparse
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +14,15 @@ from typing import TYPE_CHECKING
 import orjson
 
 from augment.task import Solutions, Task
-from eval.puzzles import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
 from eval.score import format_score, score_predictions
-from pipeline.budget import Budget, format_duration, parse_duration
+from pipeline import puzzle_commands
+from pipeline.budget import Budget, parse_duration
 from pipeline.data.audit import audit_sources
 from pipeline.data.build import BuildConfig, Leakage, build
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
 from pipeline.data.dataset import load_dataset
-from pipeline.data.puzzlekind import PUZZLE_KINDS
-from pipeline.data.puzzles import is_puzzle_source, load_puzzles
-from pipeline.data.puzzlestore import PuzzleStore, build_puzzles
+from pipeline.data.puzzles import is_puzzle_source
+from pipeline.data.puzzlestore import PuzzleStore
 from pipeline.data.select import Selection
 from pipeline.data.sources import load_source, read_solutions
 from pipeline.data.store import Store
@@ -32,10 +30,6 @@ from pipeline.opening import AnyChallenge, Challenge, PuzzleChallenge, open_run
 from submission.format import fallback_submission, read_submission, write_submission
 
 if TYPE_CHECKING:
-    import torch
-    from accelerate import Accelerator
-
-    from pipeline.checkpoint import Weights
     from pipeline.config import Config
     from pipeline.run import Job
 
@@ -99,7 +93,7 @@ def _are_puzzles(arguments: argparse.Namespace) -> bool:
 
 def _build(arguments: argparse.Namespace, started: float) -> int:
     if _are_puzzles(arguments):
-        what = _build_puzzles(arguments)
+        what = puzzle_commands.build_puzzle_dataset(arguments)
     else:
         selection = _selection(arguments)
         sources = [selection.apply(load_source(spec)) for spec in arguments.source]
@@ -113,17 +107,6 @@ def _build(arguments: argparse.Namespace, started: float) -> int:
     size = sum(path.stat().st_size for path in arguments.out.iterdir())
     print(f"{arguments.out}: {what}; {size / 1e6:.1f} MB in {seconds:.1f} s")
     return 0
-
-
-def _build_puzzles(arguments: argparse.Namespace) -> str:
-    seed, jobs = arguments.seed, arguments.jobs or os.cpu_count() or 1
-    tests = [load_puzzles(spec, "test", False, arguments.test_limit, jobs=jobs) for spec in arguments.source]
-    trained = [load_puzzles(spec, "train", True, arguments.limit, seed, jobs) for spec in arguments.train_source]
-    store = build_puzzles(tests, trained, arguments.augmentations, seed, arguments.leakage or "refuse")
-    store.save(arguments.out)
-    return (
-        f"{len(store.questions)} training puzzles, {store.augmentations + 1} views of each, {len(store.test_questions)} tests"
-    )
 
 
 def _train(arguments: argparse.Namespace, started: float) -> int:
@@ -171,7 +154,7 @@ def _predict(arguments: argparse.Namespace, started: float) -> int:
     store = load_dataset(arguments.data)
     accelerator, dtype = make_accelerator(config.train.precision)
     if isinstance(store, PuzzleStore):
-        _predict_puzzles(arguments, accelerator, dtype, weights, store, config, started)
+        puzzle_commands.predict_test_puzzles(arguments, accelerator, dtype, weights, store, config, _budget(arguments, started))
         return 0
     tasks = store.tasks_to_solve()
     path = arguments.out / "submission.json"
@@ -190,32 +173,6 @@ def _predict(arguments: argparse.Namespace, started: float) -> int:
     return 0
 
 
-def _predict_puzzles(
-    arguments: argparse.Namespace,
-    accelerator: "Accelerator",
-    dtype: "torch.dtype",
-    weights: "Weights",
-    store: PuzzleStore,
-    config: "Config",
-    started: float,
-) -> None:
-    from pipeline.predict_puzzles import predict_puzzles
-    from pipeline.puzzle_job import to_predictions
-
-    if arguments.views is not None:
-        raise ValueError("--views is for ARC tasks alone: puzzles are asked once, as they are")
-    path = arguments.out / "predictions.csv"
-    if accelerator.is_main_process:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        questions = PUZZLE_KINDS[store.kind].to_texts(store.test_questions)
-        write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
-    found = predict_puzzles(accelerator, dtype, weights, store, config.predict, _budget(arguments, started))
-    if accelerator.is_main_process:
-        write_predictions(path, to_predictions(store, found, {}))
-        print(f"{path}: {int(found.asked.sum())} of {len(found.asked)} puzzles predicted by {found.source}")
-    accelerator.end_training()
-
-
 def _vote(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.votes import tally, write_attempts
 
@@ -229,7 +186,7 @@ def _vote(arguments: argparse.Namespace, _: float) -> int:
 
 def _score(arguments: argparse.Namespace, _: float) -> int:
     if _are_puzzles(arguments):
-        return _score_puzzles(arguments)
+        return puzzle_commands.score_puzzle_file(arguments)
     solutions, name = _solutions(arguments)
     submission = read_submission(arguments.submission, allow_missing=arguments.allow_missing)
     score = score_predictions(submission, solutions)
@@ -246,52 +203,9 @@ def _score(arguments: argparse.Namespace, _: float) -> int:
     return 0
 
 
-def _score_puzzles(arguments: argparse.Namespace) -> int:
-    score = score_puzzles(read_predictions(arguments.submission), _answers(arguments.source, arguments.test_limit))
-    if arguments.json:
-        arguments.json.write_bytes(orjson.dumps(score.to_json(), option=orjson.OPT_INDENT_2))
-    print(format_puzzle_score(score, " + ".join(arguments.source), str(arguments.submission)))
-    return 0
-
-
-def _answers(specs: Iterable[str], limit: int | None = None) -> dict[str, str]:
-    """Return the answers of puzzles (`limit` of each source) by their questions. Raises ValueError where they are not known."""
-    answers: dict[str, str] = {}
-    for spec in specs:
-        puzzles = load_puzzles(spec, "test", limit=limit)
-        texts = puzzles.answer_texts()
-        if texts is None:
-            raise ValueError(f"{spec}: has no answers, so there is nothing to score by")
-        answers |= dict(zip(puzzles.question_texts(), texts, strict=True))
-    return answers
-
-
-def _curve(arguments: argparse.Namespace, _: float) -> int:
-    from eval.curves import draw_curves
-    from pipeline.checkpoint import load_weights
-    from pipeline.curve import measure_curves
-    from pipeline.engine import make_accelerator
-
-    for path in (arguments.json, arguments.png):
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-    accelerator, dtype = make_accelerator(load_weights(arguments.runs[0]).config.train.precision)  # as the run predicted
-    points = []
-    for point in measure_curves(arguments.runs, _answers(arguments.source), accelerator, dtype):
-        minutes = format_duration(point.seconds)
-        print(f"{point.run}: step {point.step}, {minutes}: {point.exact:.1%} exact, {point.cells:.1%} of cells", flush=True)
-        points.append(point)
-    if arguments.json:
-        arguments.json.write_bytes(orjson.dumps(points, option=orjson.OPT_INDENT_2))
-    if arguments.png:
-        draw_curves(points, arguments.png)
-    return 0
-
-
 def _import_checkpoint(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.import_checkpoint import import_checkpoint
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
     found = import_checkpoint(arguments.checkpoint, arguments.config, arguments.identifiers, arguments.out)
     print(f"{found.path}: {found.kind}, {found.tasks} tasks, {found.views} views, {found.memory_tokens} memory tokens")
     return 0
@@ -385,7 +299,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, float], int]] = {
     "audit": _audit,
     "canvas": _canvas,
     "show": _show,
-    "curve": _curve,
+    "curve": puzzle_commands.curve,
     "import-checkpoint": _import_checkpoint,
 }
 """By name: (arguments, monotonic time of the start) -> exit code."""

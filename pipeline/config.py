@@ -6,14 +6,16 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from eval.vote import RANKINGS
 from pipeline.data.build import BuildConfig
 from pipeline.optim import OptimizerConfig
 from pipeline.reasoner.base import ReasonerConfig
 from pipeline.reasoner.memory import MemoryConfig
+from pipeline.reasoner.network import REASONERS
 
+Halting = Literal["learned", "q-learning", "off"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -36,7 +38,7 @@ class TrainConfig:
     """Most supervision segments of a sequence; 1 replaces every sequence after every step."""
     exploration: float = 0.1
     """Share of sequences that may not halt before a random number of segments, drawn anew at each segment."""
-    halting: Literal["learned", "q-learning", "off"] = "learned"
+    halting: Halting = "learned"
     """learned: a sequence halts when its halting logit says so, trained by whether it is right (TRM). q-learning: when halting
     promises more than going on, which is trained by a further segment (HRM). off: every sequence runs all segments."""
     loss: Literal["stablemax", "softmax"] = "stablemax"
@@ -57,6 +59,8 @@ class TrainConfig:
             raise ValueError("train pack_tokens, log_steps and checkpoints_kept must be at least 1")
         if min(self.seed, self.steps, self.packs, self.checkpoint_steps, self.checkpoint_seconds) < 0:
             raise ValueError("train seed, steps, packs and checkpoint intervals must not be negative")
+        if self.halting not in get_args(Halting):
+            raise ValueError(f"train halting must be one of {', '.join(get_args(Halting))}, got {self.halting!r}")
         if not 0 <= self.shift_probability <= 1 or not 0 <= self.exploration <= 1:
             raise ValueError("train shift_probability and exploration must be in [0, 1]")
 
@@ -96,6 +100,10 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+
+    def __post_init__(self) -> None:
+        if self.model.kind not in REASONERS:
+            raise ValueError(f"model.kind must be one of {', '.join(REASONERS)}, got {self.model.kind!r}")
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return the config as plain JSON values."""

@@ -36,13 +36,20 @@ def measure_curves(
         name = re.sub(r"-\d+$", "", run.name)
         for folder in found:
             weights = load_weights(folder)
-            seconds = float(orjson.loads((folder / "training.json").read_bytes())["progress"]["seconds"])
+            seconds = _training_seconds(folder / "training.json")
             predict = weights.config.predict
-            given = predict_puzzles(accelerator, dtype, weights, dataset, predict, Budget(None, 0.0))
+            *_, given = predict_puzzles(accelerator, dtype, weights, dataset, predict, Budget(None, 0.0))
             predictions = to_predictions(dataset, given, answers)
             unknown = sum(prediction.answer is None for prediction in predictions)
             if unknown:
                 raise ValueError(f"{run}: {unknown} of its {len(predictions)} tests are not among the puzzles of the sources")
             score = score_puzzles(predictions, {each.question: answers[each.question] for each in predictions})
             rates = (score.exact_accuracy, score.cell_accuracy, score.mean_halting_probability)
-            yield CurvePoint(name, run.name, weights.step, seconds, *rates)
+            yield CurvePoint(name, str(run), weights.step, seconds, *rates)
+
+
+def _training_seconds(path: Path) -> float:
+    try:
+        return float(orjson.loads(path.read_bytes())["progress"]["seconds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not what training leaves beside a checkpoint ({error})") from None

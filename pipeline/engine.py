@@ -19,6 +19,7 @@ from pipeline.config import Config, Precision
 from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.data.pack import Pack
 from pipeline.data.puzzlestore import PuzzleStore
+from pipeline.reasoner.base import ReasonerConfig
 from pipeline.reasoner.layout import make_layout
 from pipeline.reasoner.memory import Views
 from pipeline.reasoner.network import Batch
@@ -71,13 +72,17 @@ def bfloat16_speedup(repeats: int = 5) -> float:
 
 
 def fit_config(config: Config, dataset: Dataset) -> Config:
-    """Return `config` with the vocabulary and the full canvas of `dataset`, which no preset can know better.
+    """Return `config` with the vocabulary and the full canvas of `dataset`.
 
-    Raises ValueError for a mixer of tokens where canvases differ.
+    Raises ValueError where others are asked for than the dataset's (the defaults are nobody's wish), and for a mixer of tokens
+    where canvases differ.
     """
     if config.model.mixing == "mixer" and config.train.canvas != "full" and not isinstance(dataset, PuzzleStore):
         raise ValueError("model.mixing=mixer takes canvases of one size: ARC tasks need train.canvas=full with it")
     vocabulary, side = canvas_of(dataset)
+    for name, has in (("vocabulary", vocabulary), ("canvas_side", side)):
+        if getattr(config.model, name) not in (has, getattr(ReasonerConfig(), name)):
+            raise ValueError(f"model.{name} = {getattr(config.model, name)}, but that of the dataset is {has}")
     return replace(config, model=replace(config.model, vocabulary=vocabulary, canvas_side=side))
 
 

@@ -1,6 +1,7 @@
 """The opening of a run, before torch is imported: the tasks to be solved, and a complete fallback submission for them."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ class PuzzleChallenge:
 
     def load(self, with_answers: bool) -> list[Puzzles]:
         """Return the puzzles to solve. Raises ValueError when there are answers to some of them only."""
-        return [load_puzzles(spec, "test", with_answers, self.limit) for spec in self.sources]
+        return [load_puzzles(spec, "test", with_answers, self.limit, jobs=os.cpu_count() or 1) for spec in self.sources]
 
     def leave_fallback(self, out: Path, resume: bool) -> None:
         """See to it that `predictions.csv` with every question stands in `out`; a resumed run keeps the one that it has."""

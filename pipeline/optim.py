@@ -125,6 +125,8 @@ class OptimizerConfig:
     """Rate of Muon on matrices, scaled to the root mean square of AdamW's updates."""
     memory_rate: float = 1e-2
     """Rate of the task memory: sign descent on tables of rows, the optimizer's own rule on compositional rows."""
+    residual_rate: float = 1e-3
+    """Rate of sign descent on the residual of compositional memory."""
     weight_decay: float = 0.1
     memory_decay: float = 0.1
     beta1: float = 0.9
@@ -140,7 +142,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("adam-atan2", "adamw", "muon"):
             raise ValueError(f"optimizer kind must be adam-atan2, adamw or muon, got {self.kind!r}")
-        for name in ("rate", "matrix_rate", "memory_rate", "weight_decay", "memory_decay", "warmup_steps"):
+        for name in ("rate", "matrix_rate", "memory_rate", "residual_rate", "weight_decay", "memory_decay", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optimizer {name} must not be negative, got {getattr(self, name)}")
         for name in ("beta1", "beta2", "ema"):

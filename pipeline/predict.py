@@ -6,7 +6,7 @@ identity first, so that whenever time runs out all test inputs have had their tu
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,19 +44,19 @@ class Predictor:
     def __init__(
         self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights, store: Store, config: PredictConfig
     ) -> None:
+        store = _seen_through(store, weights)
         self.accelerator, self.store, self.config = accelerator, store, config
         network, transplant = network_from(weights, store)
         self.transplant: Transplant = transplant
         self.source = f"{weights.path.parent.name}/{weights.path.name}, step {weights.step}"
         self.maker = PackMaker(store, weights.config.train.canvas, weights.config.memory.tokens, "tests")
-        self.views = _known_views(weights, store)
         self.asker = Asker(accelerator, dtype, network, self.maker, config)
 
     @property
     def most_views(self) -> int:
         """Views of the test inputs that can be asked most, up to `predict.views`."""
-        tested = [len(self.views[task]) for task in set(self.store.test_task.tolist())]
-        return min(self.config.views, max(tested, default=0))
+        views = np.diff(self.store.transform_start)[self.store.test_task]
+        return min(self.config.views, int(views.max(initial=0)))
 
     def rounds(self, folder: Path, budget: Budget) -> Iterator[Round]:
         """Ask rounds of views until `predict.views` are asked or `budget` is used up; yield after each, in every process.
@@ -105,10 +105,12 @@ class Predictor:
 
     def _samples(self, first: int, last: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return test inputs and transforms (positions in the store) of views first..last-1 of every test input."""
+        last = min(last, self.config.views)
+        ranges = np.stack((self.store.transform_start[:-1], self.store.transform_start[1:]), axis=1)[self.store.test_task]
         chosen = [
-            (test, int(transform))
-            for test, task in enumerate(self.store.test_task.tolist())
-            for transform in self.views[task][first : min(last, self.config.views)]
+            (test, transform)
+            for test, (start, stop) in enumerate(ranges.tolist())
+            for transform in range(start + first, min(start + last, stop))
         ]
         pairs = np.array(chosen, np.int64).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
@@ -131,19 +133,17 @@ def _unshifted(tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64]) 
     return Samples(tests, transforms, np.zeros((len(tests), 2), np.int64))
 
 
-def _known_views(weights: Weights, store: Store) -> list[npt.NDArray[np.int64]]:
-    """Return, for each task, the positions of the transforms that it can be seen through, in the order to ask them.
+def _seen_through(store: Store, weights: Weights) -> Store:
+    """Return `store` with the views that its tasks can be asked through.
 
-    Compositional memory can be asked any. A table is asked the views that it was trained on, where it knows the task.
+    Compositional memory can be asked any. A table knows a task through those views alone that it was trained on.
     """
-    rows = {task: row for row, task in enumerate(weights.task_ids)}
-    starts = weights.transform_start.tolist()
-    views = []
+    if weights.config.memory.kind != "table":
+        return store
+    rows, starts, known = {task: row for row, task in enumerate(weights.task_ids)}, weights.transform_start.tolist(), []
     for task, task_id in enumerate(store.task_ids):
-        positions = np.arange(store.transform_start[task], store.transform_start[task + 1])
-        if weights.config.memory.kind == "table" and task_id in rows:
-            start, stop = starts[rows[task_id]], starts[rows[task_id] + 1]
-            known = np.isin(store.transforms[positions].astype(np.int64), weights.transforms[start:stop].numpy())
-            positions = positions[known] if known.any() else positions
-        views.append(positions)
-    return views
+        codes = store.transforms[store.transform_start[task] : store.transform_start[task + 1]]
+        if task_id in rows:
+            codes = weights.transforms[starts[rows[task_id]] : starts[rows[task_id] + 1]].numpy().astype(codes.dtype)
+        known.append(codes)
+    return replace(store, transforms=np.concatenate(known), transform_start=np.cumsum([0, *map(len, known)]))

@@ -3,6 +3,7 @@
 Reads a dataset of puzzles and weights, knows no answers.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,9 @@ from pipeline.checkpoint import Weights, network_from
 from pipeline.config import PredictConfig
 from pipeline.data.dataset import make_packs
 from pipeline.data.puzzlestore import PuzzleStore
+
+FIRST_ROUND = 256
+"""Puzzles of the first round."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +38,31 @@ class PuzzleAnswers:
 
 def predict_puzzles(
     accelerator: Accelerator, dtype: torch.dtype, weights: Weights, store: PuzzleStore, config: PredictConfig, budget: Budget
-) -> PuzzleAnswers:
-    """Ask every test question of `store`, or as many as `budget` allows; the same answers in every process."""
+) -> Iterator[PuzzleAnswers]:
+    """Yield what is known after each of several rounds, each of as many puzzles as all before; the same in every process.
+
+    Ends after the last test question of `store`, or after the round that is cut short by `budget`.
+    """
     network, _ = network_from(weights, store)
     maker = make_packs(store, weights.config.train.canvas, weights.config.memory.tokens, "tests")
     asker = Asker(accelerator, dtype, network, maker, config)
-    samples = maker.plain()[accelerator.process_index :: accelerator.num_processes]
+    samples = maker.plain()
     shape = store.test_questions.shape
     tokens = torch.zeros(shape, dtype=torch.uint8)
     halting, asked = torch.zeros(len(tokens)), torch.zeros(len(tokens), dtype=torch.uint8)
-    for answer in asker.ask(samples, budget):
-        places = torch.from_numpy(answer.samples.example)
-        tokens[places] = torch.from_numpy(answer.tokens).unflatten(0, (len(places), *shape[1:]))
-        halting[places] = torch.from_numpy(answer.probability)
-        asked[places] = 1
-    found = [tokens, halting, asked]
-    if accelerator.num_processes > 1:  # each process has its share and zeros elsewhere
-        found = [accelerator.reduce(part.to(accelerator.device), "sum").cpu() for part in found]
     source = f"{weights.path.parent.name}/{weights.path.name}, step {weights.step}"
-    return PuzzleAnswers(found[0].numpy(), found[1].numpy(), found[2].numpy() > 0, source)
+    stop = 0
+    while stop < len(samples):
+        start, stop = stop, min(len(samples), max(FIRST_ROUND, 2 * stop))
+        mine = samples[start + accelerator.process_index : stop : accelerator.num_processes]
+        for answer in asker.ask(mine, budget):
+            places = torch.from_numpy(answer.samples.example)
+            tokens[places] = torch.from_numpy(answer.tokens).unflatten(0, (len(places), *shape[1:]))
+            halting[places] = torch.from_numpy(answer.probability)
+            asked[places] = 1
+        found = [tokens, halting, asked]
+        if accelerator.num_processes > 1:  # each process has its share and zeros elsewhere
+            found = [accelerator.reduce(part.to(accelerator.device), "sum").cpu() for part in found]
+        yield PuzzleAnswers(found[0].numpy(), found[1].numpy(), found[2].numpy() > 0, source)
+        if not found[2][start:stop].all():
+            return

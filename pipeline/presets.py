@@ -47,22 +47,22 @@ FAST = Config(
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --train-source json:CONCEPTARC.json
 #   --preset trm-arc1 --time-limit 80h --out DIR
 # The authors: 4 x H100, about 3 days, 44.6% pass@2 (arXiv 2510.04871, table 5). Here: not yet measured.
-TRM_ARC1 = Config(train=TrainConfig(packs=4, pack_tokens=175_872))
+TRM_ARC1 = Config(train=TrainConfig(steps=518_071, packs=4, pack_tokens=175_872))
 
 # The same command with --source arc2:evaluation --train-source arc2:training --preset trm-arc2
 # The authors: 4 x H100, about 3 days, 7.8% pass@2 (arXiv 2510.04871, table 5). Here: not yet measured.
-TRM_ARC2 = TRM_ARC1
+TRM_ARC2 = replace(TRM_ARC1, train=replace(TRM_ARC1.train, steps=723_914))
 
 _PUZZLE_OPTIMIZER = OptimizerConfig(rate=1e-4, memory_rate=1e-4, weight_decay=1.0, memory_decay=1.0)
-_PUZZLE_TRAINING = TrainConfig(steps=65_104, packs=1, shift_probability=0.0)  # 50,000 passes over 1,000 puzzles, 768 a step
-_SUDOKU_TOKENS = 768 * (16 + 81)
+_PUZZLE_TRAINING = TrainConfig(steps=65_104, packs=4, shift_probability=0.0)  # 50,000 passes over 1,000 puzzles, 768 a step
+_SUDOKU_TOKENS = 192 * (16 + 81)  # four packs of 192 puzzles
 
 # accelerate launch -m pipeline run --source sudoku:test.csv --train-source sudoku:train.csv --limit 1000 --preset trm-sudoku
 #   --out DIR
 # The authors: 1 x L40S, 18 to 36 hours, 87.4% exact on Sudoku-Extreme (arXiv 2510.04871, table 4). Here: not yet measured on
 # Sudoku-Extreme; generated 4 x 4 puzzles: BENCHMARKS.md, "Sudoku".
 TRM_SUDOKU = Config(
-    model=ReasonerConfig(mixing="mixer", positions="none", L_cycles=6, canvas_side=9, vocabulary=11),
+    model=ReasonerConfig(mixing="mixer", positions="none", L_cycles=6),
     optimizer=_PUZZLE_OPTIMIZER,
     train=replace(_PUZZLE_TRAINING, pack_tokens=_SUDOKU_TOKENS),
 )
@@ -72,28 +72,28 @@ TRM_SUDOKU = Config(
 # The same in small: 1 CPU core, 4 minutes. Score: BENCHMARKS.md, "Sudoku".
 DEMO_SUDOKU = Config(
     model=ReasonerConfig(
-        hidden_size=64, heads=4, inner_multiple=32, H_cycles=2, L_cycles=3, mixing="mixer", positions="none", canvas_side=4,
-        vocabulary=11,
+        hidden_size=64, heads=4, inner_multiple=32, H_cycles=2, L_cycles=3, mixing="mixer", positions="none",
     ),
     memory=MemoryConfig(tokens=1),
     optimizer=OptimizerConfig(
         kind="muon", matrix_rate=3e-3, rate=1e-3, memory_rate=1e-3, memory_decay=1.0, warmup_steps=50, ema=0.98
     ),
-    train=TrainConfig(packs=1, pack_tokens=1088, shift_probability=0.0, segments=4, checkpoint_seconds=60),
+    train=TrainConfig(
+        packs=1, pack_tokens=1088, shift_probability=0.0, segments=4, checkpoint_seconds=30, checkpoints_kept=1000
+    ),
     predict=PredictConfig(segments=4),
 )  # fmt: skip
 
 # As trm-sudoku, with --preset trm-sudoku-attention
 # The authors: 1 x L40S, less than 20 hours, 74.7% exact (arXiv 2510.04871, table 4). Here: as trm-sudoku.
-TRM_SUDOKU_ATTENTION = replace(TRM_SUDOKU, model=ReasonerConfig(L_cycles=6, canvas_side=9, vocabulary=11))
+TRM_SUDOKU_ATTENTION = replace(TRM_SUDOKU, model=ReasonerConfig(L_cycles=6))
 
 # accelerate launch -m pipeline run --source maze:test.csv --train-source maze:train.csv --preset trm-maze --out DIR
 # The authors: 4 x L40S, less than 24 hours, 85.3% exact on Maze-Hard (arXiv 2510.04871, table 4). Here: not yet measured.
 TRM_MAZE = Config(
     build=BuildConfig(augmentations=7),
-    model=ReasonerConfig(vocabulary=6),
     optimizer=_PUZZLE_OPTIMIZER,
-    train=replace(_PUZZLE_TRAINING, packs=4, pack_tokens=175_872),
+    train=replace(_PUZZLE_TRAINING, pack_tokens=175_872),
 )
 
 _HRM = ReasonerConfig(kind="hrm", layers=4, H_cycles=2, L_cycles=2, gradient="last-step")
@@ -113,10 +113,10 @@ HRM_ARC1 = Config(
 #   --out DIR
 # The authors: 1 laptop GPU (RTX 4070), about 10 hours, 55.0% exact on Sudoku-Extreme (arXiv 2506.21734). Here: as trm-sudoku.
 HRM_SUDOKU = Config(
-    model=replace(_HRM, canvas_side=9, vocabulary=11),
+    model=_HRM,
     memory=_HRM_MEMORY,
     optimizer=replace(_PUZZLE_OPTIMIZER, rate=7e-5, memory_rate=7e-5, ema=0.0),
-    train=replace(_PUZZLE_TRAINING, steps=52_083, pack_tokens=384 * (1 + 81), halting="q-learning"),  # 20,000 passes
+    train=replace(_PUZZLE_TRAINING, steps=52_083, pack_tokens=96 * (1 + 81), halting="q-learning"),  # 20,000 passes
 )
 
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --train-source json:CONCEPTARC.json
@@ -131,7 +131,8 @@ URM_ARC1 = Config(
 #   --train-source json:CONCEPTARC.json --preset charm-arc1 --time-limit 80h --out DIR
 # The authors: 600 thousand to 2.4 million steps of 768 sequences, 84.0% pass@2 (arXiv 2609.33270), votes pooled over the last 9
 # or 10 checkpoints (`predict` each, then `vote`). They draw ConceptARC and the evaluation demonstrations twice as often as the
-# rest; here all tasks are drawn alike. Re-ARC may only serve ARC-1 training tasks. Here: not yet measured.
+# rest; here all tasks are drawn alike. The rates of rows and residual are ours, theirs are not known. Re-ARC may only serve the
+# training tasks of ARC-1. Here: not yet measured.
 CHARM_ARC1 = replace(
     URM_ARC1,
     memory=MemoryConfig(kind="compositional", tokens=1, residual=32),

@@ -1,6 +1,7 @@
 """What a run does with puzzles: dataset, one prediction each, predictions.csv, score."""
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,10 @@ class PuzzleJob:
     def build(self, config: Config) -> PuzzleStore:
         """Build the dataset; the answers of the puzzles to be solved are not read."""
         settings = config.build
-        trained = [load_puzzles(spec, "train", limit=self.limit, seed=settings.seed) for spec in self.train_sources]
+        trained = [
+            load_puzzles(spec, "train", limit=self.limit, seed=settings.seed, jobs=os.cpu_count() or 1)
+            for spec in self.train_sources
+        ]
         tests = self.challenge.load(with_answers=False)
         store = build_puzzles(tests, trained, settings.augmentations, settings.seed, self.leakage)
         count, views = len(store.questions), store.augmentations
@@ -50,6 +54,10 @@ class PuzzleJob:
             raise ValueError(
                 f"{folder}: a dataset for other puzzles than those of the sources; resume with the sources of the run"
             )
+
+    def views(self, _: Config) -> int:
+        """Return how often a puzzle is asked: once, as it is."""
+        return 1
 
     def predict(
         self,
@@ -66,27 +74,37 @@ class PuzzleJob:
         """
         if weights is None:
             return
-        found = predict_puzzles(accelerator, dtype, weights, store, config.predict, budget)
+        path = self.out / "predictions.csv"
+        earlier = _count_predicted(path)
+        for found in predict_puzzles(accelerator, dtype, weights, store, config.predict, budget):
+            asked = int(found.asked.sum())
+            if accelerator.is_main_process and asked >= earlier:
+                write_predictions(path, to_predictions(store, found, {}))
+                logger.info("%s: %d of %d puzzles predicted", path, asked, len(found.asked))
         if not accelerator.is_main_process:
             return
-        path, asked = self.out / "predictions.csv", int(found.asked.sum())
-        earlier = sum(each.prediction is not None for each in read_predictions(path))
         if asked < earlier:
             logger.warning("%s: time for %d puzzles; the earlier predictions, of %d, stay", path, asked, earlier)
             return
-        write_predictions(path, to_predictions(store, found, {}))  # they stand whatever the answers are
         answers: dict[str, str] = {}
         for puzzles in self.challenge.load(with_answers=True):
             answers |= dict(zip(puzzles.question_texts(), puzzles.answer_texts() or [], strict=False))
         predictions = to_predictions(store, found, answers)
         write_predictions(path, predictions)
-        logger.info("%s: %d of %d puzzles predicted", path, asked, len(predictions))
         if not answers:
             logger.info("the answers are not known here, so there is no score")
             return
         score = score_puzzles(predictions, answers)
         write_json(self.out / "score.json", score.to_json() | {"sources": [found.source]})
         print(format_puzzle_score(score, " + ".join(self.challenge.sources), found.source))
+
+
+def _count_predicted(path: Path) -> int:
+    """Return how many puzzles the predictions of an earlier part of the run have; 0 where they are damaged."""
+    try:
+        return sum(each.prediction is not None for each in read_predictions(path))
+    except (ValueError, FileNotFoundError):
+        return 0
 
 
 def to_predictions(store: PuzzleStore, found: PuzzleAnswers, answers: Mapping[str, str]) -> list[PuzzlePrediction]:

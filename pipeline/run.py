@@ -22,11 +22,10 @@ from pipeline.budget import Budget, format_duration
 from pipeline.checkpoint import Weights, load_weights, newest_checkpoint, transplant, write_json
 from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, load_dataset
-from pipeline.data.puzzlestore import PuzzleStore
 from pipeline.engine import fit_config, from_main, make_accelerator
 from pipeline.optim import trainable
 from pipeline.reasoner.network import make_network
-from pipeline.train import Trainer
+from pipeline.train import Trainer, count_packs
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +43,9 @@ class Job(Protocol):
 
     def check(self, store: Any, folder: Path) -> None:
         """Raise ValueError when the dataset of a resumed run is for something else."""
+
+    def views(self, config: Config) -> int:
+        """Return how often a test input is asked at most."""
 
     def predict(
         self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights | None, store: Any, config: Config, budget: Budget
@@ -76,6 +78,7 @@ def run(plan: RunPlan) -> int:
     with _stop_at_limit(plan.budget):
         config = _stored_config(plan)
         accelerator, dtype = make_accelerator(config.train.precision)
+        count_packs(config, accelerator.num_processes)
         folder = plan.out / "dataset"
         if accelerator.is_main_process:
             logger.info("the engine is there after %s", format_duration(plan.budget.elapsed()))
@@ -83,7 +86,8 @@ def run(plan: RunPlan) -> int:
                 plan.job.build(config).save(folder)
         accelerator.wait_for_everyone()
         store = load_dataset(folder)
-        plan.job.check(store, folder)
+        if accelerator.is_main_process:
+            plan.job.check(store, folder)
         config = fit_config(config, store)
         failed = _train(plan, config, accelerator, dtype, store)
         weights = load_weights(plan.out) if newest_checkpoint(plan.out / "checkpoints") else None
@@ -118,7 +122,7 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
     network = network.to(accelerator.device)
     config = override(config, [f"train.precision={str(dtype).removeprefix('torch.')}"])  # a resumed run computes alike
     speed = measure_speed(network, store, config, dtype, accelerator)
-    views = 1 if isinstance(store, PuzzleStore) else config.predict.views
+    views = plan.job.views(config)
     config, seconds = from_main(accelerator, _split_time(config, plan, speed, accelerator.num_processes, views))
     budget = plan.budget.until(seconds)  # from here: what making the trainer takes is not prediction's
     trainer = Trainer(accelerator, dtype, network, store, config, plan.out)

@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pipeline.optim import MovingAverage
-from pipeline.reasoner.memory import RowGradient
+from pipeline.optim import MovingAverage, OptimizerConfig
+from pipeline.reasoner.memory import RowGradient, ViewResidual
 from pipeline.reasoner.network import Network
 
 Found = dict[str, RowGradient]
@@ -24,15 +24,24 @@ def take_gradients(network: Network) -> Found:
 
 
 def train_tables(
-    network: Network, found: Sequence[Found], accelerator: Accelerator, average: MovingAverage | None, rate: float, decay: float
+    network: Network,
+    found: Sequence[Found],
+    accelerator: Accelerator,
+    average: MovingAverage | None,
+    config: OptimizerConfig,
+    factor: float,
 ) -> None:
-    """Train every table by what the packs of this process and of all others found; every process must call it."""
+    """Train every table by what the packs of this process and of all others found; every process must call it.
+
+    `factor` scales the rates of `config`.
+    """
     for prefix, table in network.tables().items():
         index = _of_all(accelerator, torch.cat([pack[prefix].index for pack in found]))
         gradient = _of_all(accelerator, torch.cat([pack[prefix].gradient for pack in found]))
         if average:
             average.before_rows(prefix, torch.unique(index))
-        sign_descent(table.rows, index, gradient, rate, decay)
+        rate = config.residual_rate if isinstance(table, ViewResidual) else config.memory_rate
+        sign_descent(table.rows, index, gradient, factor * rate, config.memory_decay)
 
 
 def sign_descent(rows: Tensor, index: Tensor, gradient: Tensor, rate: float, decay: float) -> Tensor:

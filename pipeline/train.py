@@ -76,6 +76,16 @@ class Progress:
     """The last line of metrics."""
 
 
+def count_packs(config: Config, processes: int) -> int:
+    """Return the packs of a step. Raises ValueError where they cannot be shared out evenly."""
+    packs = config.train.packs or processes
+    if packs % processes:
+        tokens = max(1, config.train.pack_tokens * packs // processes)
+        hint = f"--set train.packs={processes} --set train.pack_tokens={tokens} makes as large a step"
+        raise ValueError(f"train.packs = {packs} must be a multiple of the {processes} processes: {hint}")
+    return packs
+
+
 class Trainer:
     """Trains one network on one store; every process of a launch has one and they step together."""
 
@@ -84,9 +94,7 @@ class Trainer:
     ) -> None:
         self.accelerator, self.dtype, self.store, self.config, self.out = accelerator, dtype, store, config, out
         processes = accelerator.num_processes
-        packs = config.train.packs or processes
-        if packs % processes:
-            raise ValueError(f"train.packs = {packs} must be a multiple of the {processes} processes")
+        packs = count_packs(config, processes)
         torch.manual_seed(config.train.seed)  # nothing here draws from it; what is added later shall be reproducible
         self.packs = range(accelerator.process_index, packs, processes)
         self.network = network.to(accelerator.device)
@@ -208,8 +216,7 @@ class Trainer:
         self.stepper.zero_grad()
         if self.accelerator.optimizer_step_was_skipped:  # float16 overflow: the scale was lowered, nothing else happens
             return
-        rate, decay = factor * optimizer.memory_rate, optimizer.memory_decay
-        train_tables(self.network, found, self.accelerator, self.average, rate, decay)
+        train_tables(self.network, found, self.accelerator, self.average, optimizer, factor)
         if self.average:
             self.average.update()
 

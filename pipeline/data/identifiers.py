@@ -16,13 +16,12 @@ from augment.dihedral import DIHEDRALS
 from augment.grid import COLORS
 from augment.task import TaskId
 from augment.transform import TRANSFORMS, Codes, encode_transforms
+from pipeline.data.puzzlekind import PUZZLE_TASK
 from pipeline.data.store import Starts
 from pipeline.data.strictjson import parse_json, show_kind, show_name, show_path
 
 BLANK = "<blank>"
 """What the builders call a row that no task has, the first at least."""
-PUZZLE_TASK = "puzzle"
-"""The one task that all puzzles of a dataset are (`PuzzleStore.task_ids`)."""
 
 _VIEW = re.compile(r"(.+?)(\|\|\||_)t([0-9])\2([0-9]{10})", re.DOTALL)
 _MEANT_AS_VIEW = re.compile(r"\|\|\||_t-?[0-9]+_-?[0-9]+$")

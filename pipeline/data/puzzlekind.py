@@ -22,6 +22,9 @@ from pipeline.data.generate import FREE, GOAL, PATH, START
 KindName = Literal["sudoku", "maze"]
 Booleans = npt.NDArray[np.bool_]
 
+PUZZLE_TASK = "puzzle"
+"""To the networks all puzzles are one task, of this id."""
+
 UNKNOWN = "?"
 """Written where a predicted token is no character of the puzzle."""
 

@@ -82,8 +82,8 @@ def load_puzzles(
     """Return the puzzles of a source (`PUZZLES_HELP` describes them), in its order.
 
     A generated source has different puzzles in each `part`; a file has the same. Without answers, those of a file are left
-    unread. A `limit` is so many of the puzzles, drawn without replacement from `seed`, as the published training sets of
-    1,000 are; all of a file is read and checked nevertheless. `jobs` are processes for puzzles that have to be made.
+    unread. A `limit` is so many of the puzzles, drawn without replacement from `seed` and the part, as the published training
+    sets of 1,000 are; all of a file is read and checked nevertheless. `jobs` are processes for puzzles that have to be made.
     Raises ValueError (unknown source, bad data, a limit over the number) or FileNotFoundError: one line.
     """
     if part not in get_args(Part):
@@ -99,16 +99,16 @@ def load_puzzles(
         puzzles = Puzzles(kind.name, questions, answers if with_answers else None, spec)
     else:
         puzzles = Puzzles(kind.name, *_read(spec, rest, kind, with_answers), spec)
-    return puzzles if limit is None else _draw(puzzles, limit, seed)
+    return puzzles if limit is None else _draw(puzzles, limit, np.random.default_rng([seed, part == "test"]))
 
 
-def _draw(puzzles: Puzzles, limit: int, seed: int) -> Puzzles:
+def _draw(puzzles: Puzzles, limit: int, rng: np.random.Generator) -> Puzzles:
     """Return `limit` of the puzzles, in their order. Raises ValueError if there are not so many."""
     if not 1 <= limit <= len(puzzles):
         raise ValueError(
             f"{show_name(puzzles.name)}: has {len(puzzles)} puzzles, so the limit must be 1..{len(puzzles)}, got {limit}"
         )
-    chosen = np.sort(np.random.default_rng(seed).choice(len(puzzles), size=limit, replace=False))
+    chosen = np.sort(rng.choice(len(puzzles), size=limit, replace=False))
     answers = None if puzzles.answers is None else puzzles.answers[chosen]
     return replace(puzzles, questions=puzzles.questions[chosen], answers=answers)
 

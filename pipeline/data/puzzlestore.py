@@ -17,6 +17,7 @@ import orjson
 
 from augment.canvas import Tokens
 from augment.dihedral import DIHEDRALS
+from augment.sudoku import symmetry_invariants
 from augment.task import TaskId
 from augment.transform import Codes
 from pipeline.data.build import Leakage
@@ -31,7 +32,7 @@ from pipeline.data.folder import (
     require_files,
     write_folder,
 )
-from pipeline.data.puzzlekind import PUZZLE_KINDS, KindName, turn
+from pipeline.data.puzzlekind import PUZZLE_KINDS, PUZZLE_TASK, KindName, turn
 from pipeline.data.puzzles import Puzzles
 from pipeline.data.store import Starts
 from pipeline.data.strictjson import show_path
@@ -67,7 +68,7 @@ class PuzzleStore:
     @property
     def task_ids(self) -> tuple[TaskId, ...]:
         """The one task that all puzzles are."""
-        return ("puzzle",)
+        return (PUZZLE_TASK,)
 
     @property
     def transforms(self) -> Codes:
@@ -114,8 +115,8 @@ def build_puzzles(
 ) -> PuzzleStore:
     """Return the dataset that trains on the puzzles of `train_sources` and asks for those of `sources`.
 
-    Equal training puzzles are kept once. A leak is a training question that is a test question, of a maze in any of its eight
-    views. Mazes have no more than seven other views, however many `augmentations` are wanted.
+    Equal training puzzles are kept once. A leak is a training question that is a view of a test question. Mazes have no more
+    than seven other views, however many `augmentations` are wanted.
     Raises ValueError when there is nothing to train on, an answer to train on is not known, kinds or sizes differ, a number
     is out of range, or puzzles leak and `leakage` is "refuse".
     """
@@ -162,10 +163,16 @@ def _require_one_kind(everything: Sequence[Puzzles]) -> None:
 
 
 def _find_leaks(kind: KindName, questions: Tokens, tests: Tokens) -> npt.NDArray[np.bool_]:
-    """Return which of `questions` (N, S, S) are one of `tests`, of mazes in any view. (N,)"""
+    """Return which of `questions` (N, S, S) are a view of one of `tests`. (N,)
+
+    Sudokus have too many views to try: compared is what all of them share (`symmetry_invariants`), which nearly no others do.
+    """
+    if kind == "sudoku":
+        blank = np.uint8(1)  # the token of digit d is d + 1
+        return np.isin(symmetry_invariants(questions - blank), symmetry_invariants(tests - blank))
     known = np.unique(_keys(tests))
     leaked = np.isin(_keys(questions), known)
-    for dihedral in range(1, DIHEDRALS) if kind == "maze" else ():
+    for dihedral in range(1, DIHEDRALS):
         leaked |= np.isin(_keys(turn(questions, np.full(len(questions), dihedral))), known)
     return leaked
 

@@ -24,8 +24,8 @@ State = tuple[Tensor, ...]
 class ReasonerConfig:
     """The kind and shape of a reasoner; the defaults are TRM's on ARC (section 4 of the paper)."""
 
-    kind: Literal["trm", "hrm", "urm"] = "trm"
-    """trm: two states, one network. hrm: two states with a network each. urm: one state, one network."""
+    kind: str = "trm"
+    """trm: two states, one network. hrm: two states with a network each. urm: one state. See `network.REASONERS`."""
     hidden_size: int = 512
     heads: int = 8
     expansion: float = 4.0
@@ -44,7 +44,7 @@ class ReasonerConfig:
     convolution: int = 0
     """Width of a depthwise convolution within the feed-forward layer (ConvSwiGLU); 0 for none."""
     convolution_axes: Literal["2d", "1d"] = "2d"
-    """2d: over the grid, an odd width. 1d: over the sequence, each token and those before it, as URM was published."""
+    """2d: over the grid, an odd width. 1d: over the sequence, each token and those before it, with a bias, as URM has it."""
     canvas_side: int = 30
     """Width of the full canvas, by which 1D positions count and for which a mixer is made."""
     vocabulary: int = 12
@@ -67,7 +67,6 @@ class ReasonerConfig:
 
 
 _CHOICES = {
-    "kind": ("trm", "hrm", "urm"),
     "gradient": ("last-cycle", "last-step", "all"),
     "mixing": ("attention", "mixer"),
     "positions": ("1d", "2d", "none"),
@@ -140,6 +139,16 @@ class Reasoner(nn.Module, ABC):
     def cycle(self) -> list[Update]:
         """Return the updates of one cycle, in order; the last one of each state is among the last `len(states)`."""
 
+    def learned_updates(self) -> int:
+        """Return how many updates at the end of a segment are backpropagated."""
+        of_cycle = len(self.cycle())
+        of_segment = of_cycle * self.config.H_cycles
+        return {"last-cycle": of_cycle, "last-step": len(self.states), "all": of_segment}[self.config.gradient]
+
+    def learned_share(self) -> float:
+        """Return the share of a segment's updates that are backpropagated."""
+        return self.learned_updates() / (len(self.cycle()) * self.config.H_cycles)
+
     def initial_state(self, tokens: int, dtype: torch.dtype = torch.float32) -> State:
         """Return the states of `tokens` tokens, each (N, D), before the first segment."""
         return tuple(self.get_buffer(f"initial_{name}").to(dtype).expand(tokens, -1) for name in self.states)
@@ -153,9 +162,8 @@ class Reasoner(nn.Module, ABC):
         config = self.config
         angles = rotary_angles(layout, config.hidden_size // config.heads, config.positions, config.canvas_side)
         given = Given(self._embed(inputs, memory, layout).to(state[0].dtype), layout, angles)
-        cycle = self.cycle()
-        updates = cycle * config.H_cycles
-        learned = learned_updates(config.gradient, len(cycle), len(self.states), len(updates))
+        updates = self.cycle() * config.H_cycles
+        learned = self.learned_updates()
         with torch.no_grad():
             for update in updates[:-learned]:
                 state = update(state, given)
@@ -178,11 +186,6 @@ class Reasoner(nn.Module, ABC):
             for before, group_cells, area in zip(memory.split(counts), cells, areas, strict=True)
         ]
         return math.sqrt(self.config.hidden_size) * torch.cat(parts)
-
-
-def learned_updates(gradient: str, of_cycle: int, states: int, of_segment: int) -> int:
-    """Return how many updates at the end of a segment are backpropagated."""
-    return {"last-cycle": of_cycle, "last-step": states, "all": of_segment}[gradient]
 
 
 def apply_blocks(blocks: nn.ModuleList, x: Tensor, given: Given) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.reasoner.base import Reasoner, ReasonerConfig, Segment, State, learned_updates
+from pipeline.reasoner.base import Reasoner, ReasonerConfig, Segment, State
 from pipeline.reasoner.hrm import HRM
 from pipeline.reasoner.layout import Layout
 from pipeline.reasoner.memory import CompositionalMemory, MemoryConfig, RowTable, TableMemory, Views
@@ -52,11 +52,3 @@ def make_network(model: ReasonerConfig, memory: MemoryConfig, tasks: int, views:
     if memory.kind == "table":
         return Network(reasoner, TableMemory(views, model.hidden_size, memory.tokens))
     return Network(reasoner, CompositionalMemory(tasks, model.hidden_size, memory.tokens, generator, views, memory.residual))
-
-
-def learned_share(model: ReasonerConfig) -> float:
-    """Return the share of a segment's updates that are backpropagated."""
-    states = len(REASONERS[model.kind].states)
-    of_cycle = model.L_cycles + states - 1
-    of_segment = model.H_cycles * of_cycle
-    return learned_updates(model.gradient, of_cycle, states, of_segment) / of_segment
