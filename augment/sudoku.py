@@ -134,7 +134,7 @@ def symmetry_invariants(boards: Boards) -> Words:
     count, side, _ = boards.shape
     if (boards > side).any():
         raise ValueError(f"digits are 1..{side} and blanks 0, got {boards.max()}")
-    owners = boards.reshape(count, -1) + np.arange(count)[:, None] * (side + 1)  # a place for each digit of each board
+    owners = boards.reshape(count, side * side) + np.arange(count)[:, None] * (side + 1)  # a place for each digit of each board
     own, line, box, digit = _mix(np.arange(1, 5, dtype=np.uint64) * _GAMMA) | np.uint64(1)
     cells = (boxed > 0).astype(np.uint64)  # (B, n, n, n, n): band, row, stack, column
     for _ in range(_INVARIANT_ROUNDS):
@@ -143,7 +143,7 @@ def symmetry_invariants(boards: Boards) -> Words:
         np.add.at(totals, owners.ravel(), cells.ravel())
         alike = totals[owners].reshape(cells.shape)
         cells = _mix(cells * own + lines * line + cells.sum(axis=(2, 4), keepdims=True) * box + alike * digit)
-    return cells.reshape(count, -1).sum(axis=1)
+    return cells.reshape(count, side * side).sum(axis=1)
 
 
 def box_side(side: int) -> int:

@@ -51,5 +51,7 @@ def measure_curves(
 def _training_seconds(path: Path) -> float:
     try:
         return float(orjson.loads(path.read_bytes())["progress"]["seconds"])
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; training leaves one beside a checkpoint") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not what training leaves beside a checkpoint ({error})") from None

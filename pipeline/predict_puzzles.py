@@ -60,7 +60,7 @@ def predict_puzzles(
             tokens[places] = torch.from_numpy(answer.tokens).unflatten(0, (len(places), *shape[1:]))
             halting[places] = torch.from_numpy(answer.probability)
             asked[places] = 1
-        found = [tokens, halting, asked]
+        found = [part.clone() for part in (tokens, halting, asked)]
         if accelerator.num_processes > 1:  # each process has its share and zeros elsewhere
             found = [accelerator.reduce(part.to(accelerator.device), "sum").cpu() for part in found]
         yield PuzzleAnswers(found[0].numpy(), found[1].numpy(), found[2].numpy() > 0, source)

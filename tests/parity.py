@@ -175,12 +175,12 @@ def describe(errors: Errors) -> str:
         return f"{line}: above {TOLERANCE:g}, and more than rounding explains, in {', '.join(above[:3])}"
     if not chaotic:
         return f"{line}: ok"
-    first = max(error for name, error in errors.found.items() if "step1" in name and name not in chaotic)
+    first = max(error for name, error in errors.found.items() if name.split(".")[1] == "step1")
     rounding = max(errors.rounding[name] for name in chaotic)
     return (
         f"{line}: ok, as far as float32 can tell: rounding alone moves {', '.join(chaotic[:4])}"
         f"{' and others' if len(chaotic) > 4 else ''} by up to {rounding:.1e}; "
-        f"the rest of the first segment is within {first:.1e}"
+        f"the first segment is within {first:.1e}"
     )
 
 

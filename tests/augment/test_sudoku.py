@@ -255,6 +255,11 @@ def test_boards_without_blanks_share_their_invariant() -> None:
     assert len(np.unique(symmetry_invariants(solutions(9, 50)))) == 1
 
 
+@pytest.mark.parametrize("side", [4, 9])
+def test_no_boards_have_no_invariants(side: int) -> None:
+    assert symmetry_invariants(np.zeros((0, side, side), np.uint8)).shape == (0,)
+
+
 def test_invariant_never_changes() -> None:
     boards = puzzles(9, 3, 30)
     assert [symmetry_invariant(board) for board in boards] == [

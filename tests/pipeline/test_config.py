@@ -1,12 +1,15 @@
 """Configs: what is wrong is said with the alternatives, and what is written is read back."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import orjson
 import pytest
 
 from pipeline.config import Config, PredictConfig, TrainConfig, override
 from pipeline.presets import PRESETS
+from pipeline.reasoner.base import ReasonerConfig
+from pipeline.reasoner.network import REASONERS
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,14 @@ def test_nothing_else_changes() -> None:
     assert override(Config(), ["train.steps=5"]) == replace(Config(), train=TrainConfig(steps=5))
 
 
+def test_an_unknown_kind_of_model_is_told_wherever_a_config_is_made() -> None:
+    message = f"^model.kind must be one of {', '.join(REASONERS)}, got 'gru'$"
+    with pytest.raises(ValueError, match=message):
+        Config(model=ReasonerConfig(kind="gru"))
+    with pytest.raises(ValueError, match=message):
+        Config.from_json({"model": {"kind": "gru"}})
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_settings_that_only_fit_together_are_taken_in_any_order(order: int) -> None:
     config = override(Config(), ["model.hidden_size=36", "model.heads=3"][::order])
@@ -108,11 +119,12 @@ def test_json_of_something_else_is_refused(values: object, message: str) -> None
     [
         ({"segments": 0}, "segments must be at least 1"),
         ({"log_steps": 0}, "log_steps"),
+        ({"halting": "late"}, "train halting must be one of learned, q-learning, off, got 'late'"),
         ({"checkpoint_seconds": -1.0}, "must not be negative"),
         ({"shift_probability": 1.1}, r"shift_probability and exploration must be in \[0, 1\]"),
     ],
 )
-def test_training_settings_are_checked(settings: dict[str, float], message: str) -> None:
+def test_training_settings_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(TrainConfig(), **settings)
 

@@ -1,6 +1,7 @@
 """A curve has a point for every checkpoint of a run on puzzles, each with the score that its weights earn."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,12 +48,12 @@ def test_every_checkpoint_is_a_point_with_its_score(folder: Path, tmp_path: Path
     shown = capsys.readouterr().out.splitlines()
     points = json.loads((tmp_path / "curve.json").read_text())
     assert [(point["name"], point["run"], point["step"]) for point in points] == [
-        ("mixer", run, step) for run in ("mixer-0", "mixer-12") for step in (2, 4, 5)
+        ("mixer", str(folder / run), step) for run in ("mixer-0", "mixer-12") for step in (2, 4, 5)
     ]
     assert len(shown) == len(points)
-    assert shown[0].startswith("mixer-0: step 2, 0s: ")
+    assert shown[0].startswith(f"{folder / 'mixer-0'}: step 2, 0s: ")
     for last in (points[2], points[5]):
-        score = json.loads((folder / last["run"] / "score.json").read_text())
+        score = json.loads((Path(last["run"]) / "score.json").read_text())
         assert last["exact"] == score["exact_accuracy"]
         assert last["cells"] == score["cell_accuracy"]
         assert last["halting"] == pytest.approx(score["mean_halting_probability"])
@@ -100,6 +101,21 @@ def test_a_curve_that_cannot_be_drawn_says_why(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("python -m pipeline curve: ")]
     assert len(lines) == 1
     assert message in lines[0]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"noise", b"[]", b"{}", b'{"progress": 3}', b'{"progress": {"seconds": "long"}}', b"\xff", None]
+)
+def test_a_foreign_training_file_is_told_in_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    run = tmp_path / "mixer-0"
+    shutil.copytree(folder / "mixer-0", run)
+    path = run / "checkpoints" / "step-00000002" / "training.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    assert call("curve", run, "--source", source_of(folder)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"python -m pipeline curve: {path}: ")
 
 
 def test_a_curve_of_tasks_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

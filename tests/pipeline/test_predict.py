@@ -1,6 +1,7 @@
 """Prediction: candidates come back to the original frame, views are asked fairly, the clock is obeyed."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from augment.grid import grid_key
+from augment.transform import Transform, transform_to_int
 from eval.vote import Ballot
 from pipeline.asking import measure_speed
 from pipeline.budget import Budget
@@ -20,6 +22,7 @@ from pipeline.engine import make_accelerator
 from pipeline.predict import Predictor, Round
 from pipeline.reasoner.network import Batch, make_network
 from pipeline.votes import count_votes
+from tests.pipeline.test_import_checkpoint import VIEWS, Published
 from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
 
 NO_LIMIT = Budget(None, 0.0)
@@ -104,21 +107,64 @@ def test_no_time_gives_no_round_and_little_time_ends_soon(tmp_path: Path) -> Non
     assert rounds
 
 
-def test_a_table_is_asked_only_the_views_that_it_was_trained_on(tmp_path: Path) -> None:
-    trained = tiny_store(augmentations=3)
-    weights = make_weights(tmp_path, trained, "memory.kind=table", "memory.tokens=2", "predict.views=50")
-    wider = tiny_store(augmentations=30)
-    accelerator, dtype = make_accelerator("float32")
-    predictor = Predictor(accelerator, dtype, weights, wider, weights.config.predict)
-    predict_all(predictor, tmp_path / "candidates")
-    asked: dict[int, set[int]] = {}
-    for path in (tmp_path / "candidates").iterdir():
+def views_asked(folder: Path, store: Store) -> dict[str, list[int]]:
+    """The codes that the candidates of a folder come from, sorted, by the task; the tests of a task must have the same."""
+    of_test: dict[int, list[int]] = {}
+    for path in sorted(folder.iterdir()):
         candidates, _ = read_candidates(path)
         for test, transform in zip(candidates.test.tolist(), candidates.transform.tolist(), strict=True):
-            asked.setdefault(int(wider.test_task[test]), set()).add(transform)
-    for task, transforms in asked.items():
-        start, stop = trained.transform_start[task : task + 2]
-        assert transforms <= set(trained.transforms[start:stop].tolist())
+            of_test.setdefault(test, []).append(transform)
+    asked: dict[str, list[int]] = {}
+    for test, transforms in sorted(of_test.items()):
+        task_id = store.task_ids[store.test_task[test]]
+        assert asked.setdefault(task_id, sorted(transforms)) == sorted(transforms)
+    return asked
+
+
+def views_of(store: Store, task_id: str) -> list[int]:
+    """The codes of all views of a task, sorted."""
+    task = store.task_ids.index(task_id)
+    return sorted(store.transforms[slice(*store.transform_start[task : task + 2])].tolist())
+
+
+def test_a_table_is_asked_the_views_that_it_was_trained_on_and_an_unknown_task_those_of_the_store(tmp_path: Path) -> None:
+    trained = build([tiny_source(tasks=3)], [], BuildConfig(9, "all", 1, 1), leakage="allow")
+    weights = make_weights(tmp_path, trained, "memory.kind=table", "memory.tokens=2", "predict.views=50")
+    store = build([tiny_source(tasks=5)], [], BuildConfig(4, "all", 2, 1), leakage="allow")  # draws others, and fewer
+    accelerator, dtype = make_accelerator("float32")
+    predictor = Predictor(accelerator, dtype, weights, store, weights.config.predict)
+    assert (predictor.transplant.known, predictor.transplant.new, predictor.most_views) == (3, 2, 10)
+    predict_all(predictor, tmp_path / "candidates")
+    asked = views_asked(tmp_path / "candidates", store)
+    assert asked.keys() == set(store.task_ids)
+    for task_id, codes in asked.items():
+        assert codes == views_of(trained if task_id in trained.task_ids else store, task_id)
+        assert task_id not in trained.task_ids or codes != views_of(store, task_id)
+
+
+def test_a_table_answers_a_view_by_the_row_that_was_trained_for_it(tmp_path: Path) -> None:
+    trained, store = tiny_store(augmentations=9), tiny_store(augmentations=2)
+    weights = make_weights(tmp_path, trained, "memory.kind=table", "memory.tokens=2")
+    weights.tensors["memory.rows"].copy_(torch.arange(len(trained.transforms))[:, None].expand(-1, 16))
+    accelerator, dtype = make_accelerator("float32")
+    predictor = Predictor(accelerator, dtype, weights, store, weights.config.predict)
+    assert np.array_equal(predictor.store.transforms, trained.transforms)
+    assert torch.equal(predictor.asker.network.state_dict()["memory.rows"], weights.tensors["memory.rows"])
+
+
+def test_a_task_of_an_imported_checkpoint_is_asked_every_view_that_it_has_a_row_for(tmp_path: Path) -> None:
+    published = Published(tmp_path)
+    published.config["arch"] |= {"seq_len": 900, "H_cycles": 1, "L_cycles": 1, "halt_max_steps": 1}
+    weights = published.imported()
+    made = tiny_source(tasks=2)
+    named = [replace(task, id=task_id) for task, task_id in zip(made.tasks, ("a", "b"), strict=True)]
+    store = build([replace(made, tasks=tuple(named), solutions={})], [], BuildConfig(1, "all", 0, 1), leakage="allow")
+    accelerator, dtype = make_accelerator("float32")
+    predict_all(Predictor(accelerator, dtype, weights, store, weights.config.predict), tmp_path / "candidates")
+    codes = {
+        task: sorted(transform_to_int(Transform.parse(text)) for of, text, _ in VIEWS if of == task) for task in ("a", "b")
+    }
+    assert views_asked(tmp_path / "candidates", store) == codes
 
 
 @pytest.mark.parametrize("residual", [0, 3])
@@ -127,7 +173,7 @@ def test_compositional_memory_is_asked_views_that_were_never_trained(tmp_path: P
     wider = tiny_store(augmentations=30)
     accelerator, dtype = make_accelerator("float32")
     predictor = Predictor(accelerator, dtype, weights, wider, weights.config.predict)
-    assert [len(views) for views in predictor.views] == np.diff(wider.transform_start).tolist()
+    assert np.array_equal(predictor.store.transforms, wider.transforms)
     assert sum(done.candidates for done in predict_all(predictor, tmp_path / "candidates")) > 4 * len(wider.test_task)
 
 

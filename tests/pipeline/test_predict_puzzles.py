@@ -1,6 +1,8 @@
 """Prediction of puzzles: every question once and in its place, whatever the packs, the clock and the processes."""
 
+import math
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ from pipeline.config import PredictConfig
 from pipeline.data.puzzlekind import KindName
 from pipeline.data.puzzlestore import PuzzleStore
 from pipeline.engine import fit_config, make_accelerator
-from pipeline.predict_puzzles import PuzzleAnswers, predict_puzzles
+from pipeline.predict_puzzles import FIRST_ROUND, PuzzleAnswers, predict_puzzles
 from pipeline.puzzle_job import to_predictions
 from pipeline.reasoner.network import Batch, make_network
 from tests.pipeline.test_train import ACCELERATE, finish, launch, make_trainer, metrics
@@ -35,9 +37,24 @@ def make_weights(folder: Path, store: PuzzleStore, *settings: str) -> Weights:
     return load_weights(folder)
 
 
-def ask(weights: Weights, store: PuzzleStore, predict: PredictConfig, budget: Budget = NO_LIMIT) -> PuzzleAnswers:
+def ask_rounds(weights: Weights, store: PuzzleStore, predict: PredictConfig, budget: Budget = NO_LIMIT) -> list[PuzzleAnswers]:
     accelerator, dtype = make_accelerator("float32")
-    return predict_puzzles(accelerator, dtype, weights, store, predict, budget)
+    return list(predict_puzzles(accelerator, dtype, weights, store, predict, budget))
+
+
+def ask(weights: Weights, store: PuzzleStore, predict: PredictConfig, budget: Budget = NO_LIMIT) -> PuzzleAnswers:
+    return ask_rounds(weights, store, predict, budget)[-1]
+
+
+class Looks(Budget):
+    """A clock that has run out when it was looked at so many times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(None, 0.0)
+        object.__setattr__(self, "left", iter(range(times)))
+
+    def remaining(self) -> float:
+        return -1.0 if next(self.left, None) is None else math.inf  # type: ignore[attr-defined]
 
 
 class Echo:
@@ -84,6 +101,28 @@ def test_packs_do_not_change_the_answers(tmp_path: Path, kind: KindName) -> None
     alone, together = (ask(weights, store, PredictConfig(pack_tokens=tokens, segments=3)) for tokens in (1, 10_000))
     assert np.array_equal(alone.tokens, together.tokens)
     np.testing.assert_allclose(alone.halting, together.halting, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("looks", "expected"), [(99, [2, 4, 8, 9]), (8, [2, 4, 8, 8]), (7, [2, 4, 7]), (2, [2, 2]), (1, [1]), (0, [0])]
+)
+def test_each_round_has_all_that_was_asked_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int, expected: list[int]
+) -> None:
+    store = tiny_puzzle_store(count=9)
+    weights = make_weights(tmp_path, store)
+    whole = ask(weights, store, weights.config.predict)
+    monkeypatch.setattr("pipeline.predict_puzzles.FIRST_ROUND", 2)
+    monkeypatch.setattr(asking.Asker, "_pack_tokens", lambda _: 1)  # one at a time
+    rounds = ask_rounds(weights, store, weights.config.predict, Looks(looks))
+    assert [int(found.asked.sum()) for found in rounds] == expected
+    for found in rounds:
+        assert np.array_equal(found.tokens[found.asked], whole.tokens[found.asked])
+        np.testing.assert_allclose(found.halting[found.asked], whole.halting[found.asked], rtol=1e-5)
+        assert not found.tokens[~found.asked].any()
+        assert not found.halting[~found.asked].any()
+    for earlier, later in pairwise(rounds):
+        assert later.asked[earlier.asked].all()
 
 
 def test_no_time_asks_nothing_and_little_time_asks_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,13 +174,15 @@ def test_a_tiny_network_learns_a_few_puzzles(tmp_path: Path, kind: KindName, mod
 
 
 def test_two_processes_predict_what_one_predicts(tmp_path: Path) -> None:
-    store = tiny_puzzle_store(count=7)
+    store = tiny_puzzle_store(count=FIRST_ROUND + 9)  # two rounds
     store.save(tmp_path / "data")
     make_weights(tmp_path, store)
     predict = ["predict", "--data", str(tmp_path / "data"), "--weights", str(tmp_path), "--out"]
     two = launch([*ACCELERATE, "-m", "pipeline", *predict, str(tmp_path / "two")])
     assert main([*predict, str(tmp_path / "one")]) == 0
     finish(two)
-    one, other = ((tmp_path / name / "predictions.csv").read_bytes() for name in ("one", "two"))
-    assert one == other
-    assert all(row.prediction is not None for row in read_predictions(tmp_path / "two" / "predictions.csv"))
+    one, other = (read_predictions(tmp_path / name / "predictions.csv") for name in ("one", "two"))
+    assert [(row.question, row.prediction) for row in one] == [(row.question, row.prediction) for row in other]
+    assert all(row.prediction is not None for row in other)
+    halting = [[row.halting_probability for row in rows] for rows in (one, other)]
+    assert halting[0] == pytest.approx(halting[1], abs=1e-5)

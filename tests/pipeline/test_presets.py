@@ -14,7 +14,7 @@ from pipeline.optim import OptimizerConfig
 from pipeline.presets import PRESETS, preset
 from pipeline.reasoner.base import ReasonerConfig
 from pipeline.reasoner.memory import CompositionalMemory, MemoryConfig, TableMemory
-from pipeline.reasoner.network import Network, learned_share, make_network
+from pipeline.reasoner.network import Network, make_network
 from pipeline.train import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_store
 
@@ -22,6 +22,13 @@ EVERY = pytest.mark.parametrize("name", PRESETS)
 ARC = ("trm-arc1", "trm-arc2", "hrm-arc1", "urm-arc1", "charm-arc1", "charm-arc2")
 SUDOKU = ("trm-sudoku", "trm-sudoku-attention", "hrm-sudoku")
 FAITHFUL = (*ARC, *SUDOKU, "trm-maze")
+
+
+def fitted(name: str) -> Config:
+    """The preset, fitted to the puzzles or tasks that it is for."""
+    config = PRESETS[name]
+    side, vocabulary = (9, 11) if name in SUDOKU else (30, 6) if name == "trm-maze" else (30, 12)
+    return replace(config, model=replace(config.model, canvas_side=side, vocabulary=vocabulary))
 
 
 def without_values(config: Config) -> Network:
@@ -66,7 +73,13 @@ def test_every_preset_builds_its_network(name: str) -> None:
     ],
 )
 def test_a_published_network_has_the_published_number_of_parameters(name: str, millions: int) -> None:
-    assert size_of(PRESETS[name]) == pytest.approx(millions * 1e6, rel=0.1)
+    assert size_of(fitted(name)) == pytest.approx(millions * 1e6, rel=0.1)
+
+
+@EVERY
+def test_the_dataset_alone_says_vocabulary_and_canvas(name: str) -> None:
+    model = PRESETS[name].model
+    assert (model.vocabulary, model.canvas_side) == (ReasonerConfig().vocabulary, ReasonerConfig().canvas_side)
 
 
 def test_trm_on_arc_is_as_published() -> None:
@@ -85,7 +98,8 @@ def test_trm_on_arc_is_as_published() -> None:
     assert (train.exploration, train.shift_probability) == (0.1, 0.75)
     assert (predict.views, predict.segments, predict.ranking) == (1000, 16, "count")
     assert (config.build.augmentations, config.build.policy) == (1000, "all")
-    assert PRESETS["trm-arc2"] == config
+    assert config.train.steps == 518_071  # as the published checkpoint of ARC-1 is named, and that of ARC-2
+    assert PRESETS["trm-arc2"] == replace(config, train=replace(config.train, steps=723_914))
 
 
 def test_hrm_is_as_published() -> None:
@@ -95,7 +109,7 @@ def test_hrm_is_as_published() -> None:
     assert config.memory == MemoryConfig(kind="table", tokens=1)
     assert config.optimizer == replace(PRESETS["trm-arc1"].optimizer, ema=0.0)
     assert (config.train.halting, config.train.segments, config.train.loss) == ("q-learning", 16, "stablemax")
-    assert PRESETS["hrm-sudoku"].model == replace(model, canvas_side=9, vocabulary=11)
+    assert PRESETS["hrm-sudoku"].model == model
 
 
 def test_urm_and_charm_are_as_published() -> None:
@@ -105,7 +119,7 @@ def test_urm_and_charm_are_as_published() -> None:
         PRESETS["trm-arc1"].model, kind="urm", layers=4, H_cycles=2, L_cycles=6, convolution=2, convolution_axes="1d"
     )
     assert urm.model.H_cycles * urm.model.L_cycles == 12
-    assert learned_share(urm.model) == 0.5  # the last 6 of 12
+    assert without_values(urm).reasoner.learned_share() == 0.5  # the last 6 of 12
     assert urm.optimizer == PRESETS["trm-arc1"].optimizer
     assert charm.memory == MemoryConfig(kind="compositional", tokens=1, residual=32)
     assert (charm.optimizer.kind, charm.optimizer.rate, charm.optimizer.matrix_rate) == ("muon", 1e-4, 1e-4)
@@ -121,29 +135,35 @@ def test_puzzles_are_trained_as_published() -> None:
         assert config.optimizer == OptimizerConfig(rate=rate, memory_rate=rate, weight_decay=1.0, memory_decay=1.0, ema=ema)
         assert config.train.shift_probability == 0.0
     for name in SUDOKU:
-        assert (PRESETS[name].model.canvas_side, PRESETS[name].model.vocabulary) == (9, 11)
         assert PRESETS[name].build.augmentations == 1000
     mixer, attention = PRESETS["trm-sudoku"].model, PRESETS["trm-sudoku-attention"].model
     assert (mixer.mixing, mixer.positions, mixer.H_cycles, mixer.L_cycles) == ("mixer", "none", 3, 6)
     assert attention == replace(mixer, mixing="attention", positions="1d")
-    assert PRESETS["trm-maze"].model == replace(PRESETS["trm-arc1"].model, vocabulary=6)
+    assert PRESETS["trm-maze"].model == PRESETS["trm-arc1"].model
     assert PRESETS["trm-maze"].build.augmentations == 7
 
 
 @pytest.mark.parametrize("name", FAITHFUL)
 def test_a_step_of_a_published_network_is_the_published_batch(name: str) -> None:
-    config = PRESETS[name]
+    config = fitted(name)
     sequence = config.memory.tokens + config.model.canvas_side**2
-    batch = 384 if name == "hrm-sudoku" else 768
+    batch = 384 if name == "hrm-sudoku" else 768  # HRM's authors halve it on a single GPU
     assert config.train.packs * config.train.pack_tokens == batch * sequence
     assert config.train.pack_tokens % sequence == 0
 
 
 @pytest.mark.parametrize(("name", "passes"), [("trm-sudoku", 50_000), ("trm-maze", 50_000), ("hrm-sudoku", 20_000)])
 def test_puzzles_are_passed_over_as_often_as_published(name: str, passes: int) -> None:
-    train, model, memory = PRESETS[name].train, PRESETS[name].model, PRESETS[name].memory
-    batch = train.packs * train.pack_tokens // (memory.tokens + model.canvas_side**2)
+    config = fitted(name)
+    train = config.train
+    batch = train.packs * train.pack_tokens // (config.memory.tokens + config.model.canvas_side**2)
     assert train.steps * batch == pytest.approx(1000 * passes, rel=1e-3)
+
+
+def test_the_demo_on_sudokus_keeps_all_checkpoints_of_its_time_for_a_curve() -> None:
+    train = PRESETS["demo-sudoku"].train
+    assert 0 < train.checkpoint_seconds <= 60
+    assert train.checkpoints_kept >= 3600 / train.checkpoint_seconds
 
 
 ABLATED = tiny_config("model.L_cycles=2")
@@ -186,7 +206,8 @@ def test_layers_and_cycles_are_as_many_as_they_are_set() -> None:
 
 @pytest.mark.parametrize(("gradient", "share"), [("last-cycle", 3 / 6), ("last-step", 2 / 6), ("all", 1.0)])
 def test_the_gradient_reaches_as_many_updates_as_it_is_set(gradient: str, share: float) -> None:
-    assert learned_share(override(ABLATED, [f"model.gradient={gradient}"]).model) == pytest.approx(share)
+    config = override(ABLATED, [f"model.gradient={gradient}"])
+    assert without_values(config).reasoner.learned_share() == pytest.approx(share)
 
 
 def test_a_residual_of_the_memory_has_the_rank_that_is_set() -> None:

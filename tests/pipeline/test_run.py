@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import pipeline.run
 from pipeline import commands
@@ -90,6 +92,21 @@ def test_a_run_with_known_solutions_is_scored_by_three_rules(
     assert score["tasks"] == 3
     assert main(["score", str(out / "submission.json"), "--source", source]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == shown.splitlines()[1:]
+
+
+def test_packs_that_the_processes_cannot_share_are_refused_before_anything_is_built(
+    tmp_path: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = SimpleNamespace(num_processes=2, is_main_process=True)
+    monkeypatch.setattr(pipeline.run, "make_accelerator", lambda _: (two, torch.float32))
+    out = tmp_path / "out"
+    assert (
+        run("run", "--source", f"kaggle:{kaggle}:test", "--out", out, "--set", "train.steps=1", "--set", "train.packs=1") == 2
+    )
+    assert (
+        "train.packs = 1 must be a multiple of the 2 processes: --set train.packs=2" in capsys.readouterr().err.splitlines()[-1]
+    )
+    assert [path.name for path in out.iterdir()] == ["submission.json"]
 
 
 def test_a_folder_with_a_run_is_not_overwritten_but_resumed(

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from pipeline.data.pack import Samples
 from pipeline.data.puzzlekind import KindName
 from pipeline.data.puzzles import Puzzles
 from pipeline.data.puzzlestore import PuzzleStore
+from pipeline.predict_puzzles import PuzzleAnswers
 from pipeline.presets import PRESETS as PUBLISHED
-from pipeline.train import Trainer
+from pipeline.train import Progress, Trainer
+from tests.pipeline.test_predict_puzzles import Looks
 from tests.pipeline.tiny import TINY
 from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
 
@@ -145,6 +148,18 @@ def test_limits_draw_training_puzzles_by_the_seed_and_always_the_same_tests(fold
     assert drawn["one"][1] != drawn["other"][1]
 
 
+def test_one_file_may_be_limited_for_training_and_for_tests(folder: Path) -> None:
+    file = write_csv(folder / "all.csv", tiny_puzzles(count=40))
+    both = ("--source", f"sudoku:{file}", "--train-source", f"sudoku:{file}")
+    assert run(*both, "--limit", 20, "--test-limit", 6, "--out", folder / "out", steps=1) == 0
+    store = load_dataset(folder / "out" / "dataset")
+    assert isinstance(store, PuzzleStore)
+    assert len(store.test_questions) == len(read_predictions(folder / "out" / "predictions.csv")) == 6
+    assert 10 <= len(store.questions) <= 20  # those that are tests too are left out
+    trained, asked = ({each.tobytes() for each in part} for part in (store.questions, store.test_questions))
+    assert not trained & asked
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = (*sources(folder), "--set", "train.checkpoint_steps=2")
     assert run(*arguments, "--out", folder / "whole", steps=7) == 0
@@ -192,6 +207,64 @@ def test_time_that_ends_during_prediction_leaves_every_question_there(folder: Pa
     assert [each.halting_probability is not None for each in predictions] == predicted
     score = json.loads((out / "score.json").read_text())
     assert (score["puzzles"], score["predicted"]) == (SOLVED, sum(predicted))
+
+
+def predicted(out: Path) -> int:
+    return sum(each.prediction is not None for each in read_predictions(out / "predictions.csv"))
+
+
+def test_a_budget_that_ends_in_the_second_round_leaves_the_predictions_of_both(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, ask, seen = folder / "out", puzzle_job.predict_puzzles, []
+
+    def watch(*arguments: Any) -> Iterator[PuzzleAnswers]:
+        for found in ask(*arguments[:-1], Looks(3)):
+            yield found
+            seen.append((int(found.asked.sum()), predicted(out)))
+
+    monkeypatch.setattr("pipeline.predict_puzzles.FIRST_ROUND", 2)
+    monkeypatch.setattr(puzzle_job, "predict_puzzles", watch)
+    monkeypatch.setattr(Asker, "_pack_tokens", lambda _: 1)
+    assert run(*sources(folder), "--out", out) == 0
+    assert seen == [(2, 2), (3, 3)]
+    assert [each.question for each in read_predictions(out / "predictions.csv")] == to_solve().question_texts()
+    assert json.loads((out / "score.json").read_text())["predicted"] == predicted(out) == 3
+
+
+def test_a_stop_in_the_second_round_leaves_the_predictions_of_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, answer, asked = folder / "out", Asker._answer, []
+
+    def stop_at_the_fourth(asker: Asker, samples: Samples) -> Answer:
+        asked.append(samples)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return answer(asker, samples)
+
+    monkeypatch.setattr("pipeline.predict_puzzles.FIRST_ROUND", 2)
+    monkeypatch.setattr(Asker, "_pack_tokens", lambda _: 1)
+    monkeypatch.setattr(Asker, "_answer", stop_at_the_fourth)
+    assert run(*sources(folder), "--out", out) == 1
+    assert [each.question for each in read_predictions(out / "predictions.csv")] == to_solve().question_texts()
+    assert predicted(out) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"noise", b"question,prediction\n1,2,3\n", b"\xff\xfe", None])
+def test_predictions_that_were_damaged_meanwhile_do_not_cost_the_new_ones(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    out, fit = folder / "out", Trainer.fit
+    assert run(*sources(folder), "--out", out, steps=1) == 0
+    whole = (out / "predictions.csv").read_bytes()
+
+    def damage(trainer: Trainer, budget: Budget) -> Progress:  # after the opening, which would mend them
+        path = trainer.out / "predictions.csv"
+        path.unlink() if content is None else path.write_bytes(content)
+        return fit(trainer, budget)
+
+    monkeypatch.setattr(Trainer, "fit", damage)
+    assert run(*sources(folder), "--out", out, "--resume", steps=1) == 0
+    assert (out / "predictions.csv").read_bytes() == whole
 
 
 def test_a_resumed_run_with_less_time_keeps_the_predictions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,4 +443,5 @@ def test_the_network_fits_its_puzzles_whatever_the_preset_says(folder: Path) -> 
     assert run(*sources(folder), "--out", folder / "out", steps=1) == 0
     stored = json.loads((folder / "out" / "config.json").read_text())["model"]
     assert (stored["canvas_side"], stored["vocabulary"]) == (4, 11)
-    assert PUBLISHED["trm-sudoku"].model.canvas_side == 9
+    published = PUBLISHED["trm-sudoku"].model
+    assert (published.canvas_side, published.vocabulary) == (30, 12)  # nothing is said of either

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.engine import make_accelerator
-from pipeline.optim import MovingAverage
+from pipeline.optim import MovingAverage, OptimizerConfig
 from pipeline.reasoner.base import ReasonerConfig
 from pipeline.reasoner.memory import MemoryConfig, Views
 from pipeline.reasoner.network import make_network
@@ -30,8 +30,17 @@ def test_sign_descent_sums_duplicates_and_leaves_other_rows_alone() -> None:
         torch.testing.assert_close(rows[row], expected)
 
 
-@pytest.mark.parametrize("memory", [MemoryConfig("table", 2), MemoryConfig("compositional", 2, residual=4)])
-def test_a_step_trains_the_rows_that_its_packs_asked_by_the_sum_of_what_they_found(memory: MemoryConfig) -> None:
+@pytest.mark.parametrize(
+    ("memory", "rates"),
+    [
+        (MemoryConfig("table", 2), OptimizerConfig(memory_rate=0.2, residual_rate=7.0, memory_decay=0.5)),
+        (MemoryConfig("compositional", 2, residual=4), OptimizerConfig(memory_rate=7.0, residual_rate=0.2, memory_decay=0.5)),
+    ],
+    ids=["table", "residual"],
+)
+def test_a_step_trains_the_rows_that_its_packs_asked_by_the_sum_of_what_they_found_at_the_rate_of_their_table(
+    memory: MemoryConfig, rates: OptimizerConfig
+) -> None:
     network = make_network(MODEL, memory, 3, 6, 0)
     (table,) = network.tables().values()
     generator = torch.Generator().manual_seed(0)
@@ -44,7 +53,7 @@ def test_a_step_trains_the_rows_that_its_packs_asked_by_the_sum_of_what_they_fou
         assert table.gathered is not None and table.gathered.grad is not None
         total.index_add_(0, torch.tensor(rows), table.gathered.grad)
         found.append(take_gradients(network))
-    train_tables(network, found, make_accelerator("float32")[0], average, rate=0.1, decay=0.5)
+    train_tables(network, found, make_accelerator("float32")[0], average, rates, factor=0.5)
     average.update()
     assert total.any(dim=1).tolist() == [False, True, True, False, True, False]
     torch.testing.assert_close(table.rows, -0.1 * total.sign())
@@ -56,5 +65,5 @@ def test_a_network_without_tables_has_nothing_to_take() -> None:
     network = make_network(MODEL, MemoryConfig("compositional", 2), 3, 6, 0)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert take_gradients(network) == {}
-    train_tables(network, [{}], make_accelerator("float32")[0], None, rate=0.1, decay=0.5)
+    train_tables(network, [{}], make_accelerator("float32")[0], None, OptimizerConfig(), factor=1.0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

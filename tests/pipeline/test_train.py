@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,11 +15,12 @@ import torch
 
 from pipeline.budget import Budget
 from pipeline.checkpoint import find_weights, load_weights, newest_checkpoint, read_tensors
-from pipeline.config import Config
+from pipeline.config import Config, override
 from pipeline.data.store import Store
 from pipeline.engine import make_accelerator
-from pipeline.reasoner.network import make_network
-from pipeline.train import Trainer
+from pipeline.reasoner.base import Reasoner, Update, apply_blocks
+from pipeline.reasoner.network import REASONERS, make_network
+from pipeline.train import Trainer, count_packs
 from tests.pipeline.tiny import tiny_config, tiny_store
 
 ROOT = Path(__file__).parents[2]
@@ -149,15 +151,23 @@ def finish(process: "subprocess.Popen[bytes]") -> None:
     assert process.returncode == 0, message.decode()[-3000:]
 
 
-@pytest.mark.parametrize("memory", ["memory.residual=3", "memory.kind=table"])
-def test_two_processes_train_on_the_samples_of_one_and_predict_the_same(tmp_path: Path, memory: str) -> None:
+@pytest.mark.parametrize(
+    "system",
+    [
+        ("memory.residual=3",),
+        ("memory.kind=table", "model.kind=hrm", "model.gradient=last-step", "train.halting=q-learning"),  # looks ahead
+    ],
+    ids=["trm-residual", "hrm-table"],
+)
+def test_two_processes_train_on_the_samples_of_one_and_predict_the_same(tmp_path: Path, system: tuple[str, ...]) -> None:
     tiny_store().save(tmp_path / "data")
-    settings = ("train.steps=12", "train.packs=2", memory, "train.log_steps=1", "optimizer.kind=adamw")
+    settings = ("train.steps=12", "train.packs=2", *system, "train.log_steps=1", "optimizer.kind=adamw")
     one = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "one", *settings)])
     two = launch([*ACCELERATE, *train_command(tmp_path / "data", tmp_path / "two", *settings)])
     finish(one)
     finish(two)
-    ours, theirs = (metrics(tmp_path / name, "step", "segments", "loss", "exact") for name in ("one", "two"))
+    names = ("step", "segments", "loss", "halting_loss", "exact")
+    ours, theirs = (metrics(tmp_path / name, *names) for name in ("one", "two"))
     assert len(ours) == len(theirs) == 12
     for mine, other in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(other, abs=2e-4)
@@ -171,6 +181,46 @@ def test_two_processes_train_on_the_samples_of_one_and_predict_the_same(tmp_path
     assert len(list((tmp_path / "predicted-by-two" / "candidates").glob("round-0001-*"))) == 2
     submissions = [(tmp_path / f"predicted-by-{name}" / "submission.json").read_bytes() for name in ("one", "two")]
     assert submissions[0] == submissions[1]
+
+
+@pytest.mark.parametrize(("packs", "processes"), [(1, 2), (4, 8), (3, 2), (6, 4), (8, 3)])
+def test_packs_that_the_processes_cannot_share_are_refused_with_settings_of_as_large_a_step(packs: int, processes: int) -> None:
+    config = tiny_config(f"train.packs={packs}", "train.pack_tokens=1200")
+    with pytest.raises(ValueError, match=f"^train.packs = {packs} must be a multiple of the {processes} processes: ") as caught:
+        count_packs(config, processes)
+    assert "\n" not in str(caught.value)
+    advised = override(config, re.findall(r"--set (\S+)", str(caught.value)))
+    assert count_packs(advised, processes) == advised.train.packs
+    assert advised.train.packs * advised.train.pack_tokens == packs * 1200
+
+
+@pytest.mark.parametrize(("packs", "processes", "expected"), [(0, 3, 3), (2, 1, 2), (6, 3, 6)])
+def test_packs_that_the_processes_can_share_are_taken(packs: int, processes: int, expected: int) -> None:
+    assert count_packs(tiny_config(f"train.packs={packs}"), processes) == expected
+
+
+class Flat(Reasoner):
+    """A reasoner as short as one can be: one state, one update a cycle."""
+
+    states = ("thought",)
+
+    def cycle(self) -> list[Update]:
+        return [lambda state, given: (apply_blocks(self.blocks, state[0] + given.tokens, given),)]
+
+
+def test_a_reasoner_of_ones_own_is_one_line_in_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"^model\.kind must be one of trm, hrm, urm, got 'flat'$"):
+        tiny_config("model.kind=flat")
+    monkeypatch.setitem(REASONERS, "flat", Flat)
+    config = tiny_config("model.kind=flat", "train.steps=2", "train.log_steps=1", "optimizer.rate=0.01")
+    assert Config.from_json(config.to_json()) == config
+    trainer = make_trainer(config, tmp_path)
+    assert type(trainer.network.reasoner) is Flat
+    assert trainer.network.reasoner.learned_share() == 1 / config.model.H_cycles
+    before = trainer.network.reasoner.embedding.detach().clone()
+    trainer.fit(NO_LIMIT)
+    assert not torch.equal(trainer.network.reasoner.embedding, before)
+    assert load_weights(tmp_path).config.model.kind == "flat"
 
 
 def sequences_drawn(out: Path) -> int:

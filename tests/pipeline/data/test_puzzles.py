@@ -326,6 +326,8 @@ def test_a_limit_draws_puzzles_without_replacement_in_their_order(tmp_path: Path
     assert places == sorted(set(places))
     assert len(places) == 20
     assert first.question_texts() == again.question_texts() != other.question_texts()
+    asked = load_puzzles(spec, "test", limit=20, seed=0)
+    assert asked.question_texts() != first.question_texts()  # one file may be limited for training and for tests
     assert first.answers is not None
     assert extends(first.questions - np.uint8(1), first.answers - np.uint8(1)).all()
     assert load_puzzles(spec, "train", limit=50).question_texts() == everything

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 from augment.dihedral import apply_dihedral
+from augment.sudoku import draw_symmetries
 from pipeline.data.folder import ARRAYS_FILE, MANIFEST_FILE
 from pipeline.data.puzzlekind import KindName
 from pipeline.data.puzzles import Puzzles
@@ -32,6 +33,15 @@ def turned(puzzles: Puzzles, dihedral: int) -> Puzzles:
     questions, answers = (
         np.stack([apply_dihedral(each, dihedral) for each in part]) for part in (puzzles.questions, puzzles.answers)
     )
+    return replace(puzzles, questions=questions, answers=answers)
+
+
+def seen_otherwise(puzzles: Puzzles, seed: int) -> Puzzles:
+    """The sudokus, each seen through a symmetry of its own that is not the identity."""
+    assert puzzles.answers is not None
+    count, side, _ = puzzles.questions.shape
+    symmetries = draw_symmetries(seed, np.arange(count), np.ones(count, np.int64), side)
+    questions, answers = (symmetries.apply(part - np.uint8(1)) + np.uint8(1) for part in (puzzles.questions, puzzles.answers))
     return replace(puzzles, questions=questions, answers=answers)
 
 
@@ -108,9 +118,20 @@ def test_a_maze_that_is_any_view_of_a_test_leaks(dihedral: int) -> None:
         build_puzzles([tests], [turned(tests, dihedral)], 3, 0)
 
 
-def test_a_sudoku_leaks_as_it_is_alone() -> None:
+@pytest.mark.parametrize("side", [4, 9])
+def test_a_sudoku_that_is_a_symmetric_view_of_a_test_leaks(side: int) -> None:
+    tests, own = tiny_puzzles(seed=1, side=side, name="asked"), tiny_puzzles(seed=2, side=side)
+    views = seen_otherwise(tests, 5)
+    assert not {each.tobytes() for each in views.questions} & {each.tobytes() for each in tests.questions}
+    with pytest.raises(ValueError, match="6 training puzzles are test puzzles: 6 of made"):
+        build_puzzles([tests], [replace(views, name="made")], 3, 0)
+    dropped = build_puzzles([tests], [joined(own, views)], 3, 0, "drop")
+    assert dropped.data_hash == build_puzzles([tests], [own], 3, 0).data_hash
+    assert dropped.manifest["audit"] == {"leakage": "drop", "leaks": 6}
+
+
+def test_a_training_sudoku_that_is_a_test_is_counted_alone() -> None:
     tests = tiny_puzzles(seed=1)
-    assert len(build_puzzles([tests], [turned(tests, 1)], 3, 0).questions) == 6
     one = replace(tests, questions=tests.questions[:1], answers=None)
     with pytest.raises(ValueError, match="1 training puzzle is a test puzzle: 1 of made"):
         build_puzzles([one], [tests], 3, 0)

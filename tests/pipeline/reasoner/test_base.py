@@ -38,7 +38,6 @@ def test_settings_that_make_a_network_are_taken(change: dict[str, object]) -> No
             for name in ("heads", "canvas_side", "vocabulary", "inner_multiple")
         ),
         ({"expansion": 0.0}, "expansion must be positive, got 0.0"),
-        ({"kind": "gru"}, "kind must be one of trm, hrm, urm, got 'gru'"),
         ({"gradient": "none"}, "gradient must be one of last-cycle, last-step, all, got 'none'"),
         ({"mixing": "mlp"}, "mixing must be one of attention, mixer, got 'mlp'"),
         ({"positions": "3d"}, "positions must be one of 1d, 2d, none, got '3d'"),

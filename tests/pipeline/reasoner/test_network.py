@@ -9,7 +9,7 @@ from pipeline.reasoner.base import ReasonerConfig
 from pipeline.reasoner.hrm import HRM
 from pipeline.reasoner.layout import make_layout
 from pipeline.reasoner.memory import CompositionalMemory, MemoryConfig, TableMemory, Views
-from pipeline.reasoner.network import Batch, learned_share, make_network
+from pipeline.reasoner.network import Batch, make_network
 from pipeline.reasoner.trm import TRM
 from pipeline.reasoner.urm import URM
 
@@ -48,8 +48,8 @@ def test_a_mixer_is_made_for_the_memory_tokens_and_the_full_canvas(memory: Memor
 def test_the_learned_share_is_that_of_the_updates_with_gradient(kind: str, shares: dict[str, float]) -> None:
     for gradient, share in shares.items():
         model = replace(MODEL, kind=kind, gradient=gradient, layers=1, H_cycles=3, L_cycles=3)
-        assert learned_share(model) == pytest.approx(share)
         network = make_network(model, MEMORIES[0], 3, 7, 0).reasoner
+        assert network.learned_share() == pytest.approx(share)
         layout = make_layout(torch.tensor([[1, 1]]), torch.tensor([[0, 0]]), 2)
         learned: list[bool] = []
         for block in [block for name, block in network.named_modules() if name.endswith("blocks.0")]:

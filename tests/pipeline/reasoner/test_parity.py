@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.parity import TOLERANCE, compare, main
+from tests.parity import TOLERANCE, compare, describe, main
 
 FOLDER = Path(__file__).parents[2] / "golden"
 GOLDEN = FOLDER / "trm_attention.safetensors"
@@ -36,6 +36,10 @@ def test_the_mixer_gives_what_the_published_one_gives_as_far_as_rounding_lets_it
     errors = compare(FOLDER / "trm_mixer.safetensors")
     assert errors.found["eval.step1.logits"] < TOLERANCE
     assert errors.above() == []
+    first = {name: error for name, error in errors.found.items() if name.split(".")[1] == "step1"}
+    assert {"eval.step1.logits", "train.step1.loss", "train.step1.grad.puzzle_rows"} < first.keys()
+    assert max(first.values()) < 3 * TOLERANCE  # gradients included
+    assert describe(errors).endswith(f"the first segment is within {max(first.values()):.1e}")
     assert errors.rounding["eval.step3.logits"] > 10 * TOLERANCE  # the vectors are chaotic by the third segment
 
 
