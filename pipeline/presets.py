@@ -31,7 +31,7 @@ DEMO = Config(
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --preset fast --time-limit 30m
 #   --out DIR
 # Meant for one H100 and 25 minutes, or 4 x L4 and hours: what the demo's experiments chose (BENCHMARKS.md, "The best recipe per
-# minute"): one state, Muon, convolution on the grid, compositional memory, one segment; with the published width and four layers.
+# minute"): one state, Muon, convolution on the grid, compositional memory, one segment; the published width, four layers.
 # Decay x rate x steps is about that of the demo. Not yet measured.
 FAST = Config(
     build=BuildConfig(augmentations=1000, policy="keep-output-only"),
