@@ -33,7 +33,7 @@ BFLOAT16_SPEEDUP = 1.2
 def make_accelerator(precision: Precision) -> tuple[Accelerator, torch.dtype]:
     """Return the engine of this process and the compute dtype, the same in every process.
 
-    Autocast is off: the reasoners cast their weights themselves (pipeline.reasoner.blocks says why).
+    Autocast is off: the reasoners cast their weights themselves (pipeline.reasoner.linear says why).
     """
     cuda = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
     dtype = _dtype(precision, cuda)

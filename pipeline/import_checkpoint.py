@@ -29,6 +29,7 @@ from pipeline.reasoner.blocks import NORM_EPSILON, ROPE_THETA
 from pipeline.reasoner.network import REASONERS
 from pipeline.reasoner.published import (
     MEMORY_ROWS,
+    TRM_MEMORY_TOKENS,
     PublishedConfig,
     published_names,
     translate_config,
@@ -53,8 +54,6 @@ _OPTIMIZER = {
 _DATASET = ("seq_len", "vocab_size", "num_puzzle_identifiers")
 """Fields of an architecture that the authors' training takes from its dataset; a file may have them at either level."""
 _FIXED = {"rms_norm_eps": NORM_EPSILON, "rope_theta": ROPE_THETA}
-_TRM_MEMORY_TOKENS = 16
-"""`puzzle_emb_len` where a TRM does not say it."""
 _NAMED = 3
 """How many keys a message names at most."""
 _ROWS_AT_ONCE = 4096
@@ -181,7 +180,7 @@ def _architecture(document: Mapping[str, Any], state: Mapping[str, Tensor], voca
     if arch["num_puzzle_identifiers"] != rows:
         raise ValueError(f"num_puzzle_identifiers = {_shorten(arch['num_puzzle_identifiers'])}, but the memory has {rows} rows")
     if not arch.get("H_layers"):
-        arch.setdefault("puzzle_emb_len", _TRM_MEMORY_TOKENS)
+        arch.setdefault("puzzle_emb_len", TRM_MEMORY_TOKENS)
     tokens = arch.get("puzzle_emb_len", 0)
     if arch.get("mlp_t") is True and "seq_len" not in arch and _MIXER in state and type(tokens) is int:
         arch["seq_len"] = max(0, len(state[_MIXER]) - (tokens or 1))

@@ -155,7 +155,7 @@ def _split_time(config: Config, plan: RunPlan, speed: Speed, processes: int, vie
     wanted = min(config.predict.time_share * left, 2 * views * view)
     predicting = min(max(wanted, 1.5 * view) + max(STAGE_SECONDS, 0.01 * left), 0.5 * left)
     training = max(0.0, left - predicting)
-    packs = max(1, config.train.packs // processes)
+    packs = count_packs(config, processes) // processes
     step = packs * speed.step_seconds(config)
     logger.info(
         "%s left: %s for training, %.2f s a step; %s for prediction, %.2f s a view of every test input",

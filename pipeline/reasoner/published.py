@@ -11,6 +11,8 @@ from torch import Tensor
 from pipeline.reasoner.base import ReasonerConfig
 
 MEMORY_ROWS = "inner.puzzle_emb.weights"
+TRM_MEMORY_TOKENS = 16
+"""`puzzle_emb_len` where a TRM does not say it."""
 
 _NAMES = {
     "inner.embed_tokens.embedding_weight": "embedding",
@@ -127,7 +129,7 @@ def translate_config(published: Mapping[str, Any]) -> PublishedConfig:
         raise ValueError(f"published config has no_ACT_continue = {learned!r}, expected true or false")
     return PublishedConfig(
         model=model,
-        memory_tokens=number("puzzle_emb_len", int, 0 if hrm else 16) or 1,
+        memory_tokens=number("puzzle_emb_len", int, 0 if hrm else TRM_MEMORY_TOKENS) or 1,
         segments=number("halt_max_steps", int, 16),
         exploration=number("halt_exploration_prob", float, 0.1),
         halting="learned" if learned else "q-learning",
