@@ -16,7 +16,7 @@ import orjson
 from augment.task import Solutions, Task
 from eval.score import format_score, score_predictions
 from pipeline import puzzle_commands
-from pipeline.budget import Budget, parse_duration
+from pipeline.budget import Budget
 from pipeline.data.audit import audit_sources
 from pipeline.data.build import BuildConfig, Leakage, build
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
@@ -27,6 +27,7 @@ from pipeline.data.select import Selection
 from pipeline.data.sources import load_source, read_solutions
 from pipeline.data.store import Store
 from pipeline.opening import AnyChallenge, Challenge, PuzzleChallenge, open_run
+from submission.duration import parse_duration
 from submission.format import fallback_submission, read_submission, write_submission
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import orjson
 
 from eval.puzzles import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
-from pipeline.budget import Budget, format_duration
+from pipeline.budget import Budget
 from pipeline.data.puzzlekind import PUZZLE_KINDS
 from pipeline.data.puzzles import load_puzzles
 from pipeline.data.puzzlestore import PuzzleStore, build_puzzles
+from submission.duration import format_duration
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 
 from pipeline.asking import Speed, measure_speed
-from pipeline.budget import Budget, format_duration
+from pipeline.budget import Budget
 from pipeline.checkpoint import Weights, load_weights, newest_checkpoint, transplant, write_json
 from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, load_dataset
@@ -26,6 +26,7 @@ from pipeline.engine import fit_config, from_main, make_accelerator
 from pipeline.optim import trainable
 from pipeline.reasoner.network import make_network
 from pipeline.train import Trainer, count_packs
+from submission.duration import format_duration
 
 logger = logging.getLogger(__name__)
 

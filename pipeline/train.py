@@ -23,7 +23,7 @@ from accelerate.logging import get_logger
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.budget import Budget, format_duration
+from pipeline.budget import Budget
 from pipeline.carry import Carry, assemble_state, begin, halt, next_turn
 from pipeline.checkpoint import checkpoint_name, newest_checkpoint
 from pipeline.config import Config
@@ -35,6 +35,7 @@ from pipeline.reasoner.loss import SegmentLoss, going_on_target, segment_loss
 from pipeline.reasoner.network import Batch, Network
 from pipeline.resume import load_checkpoint, save_checkpoint
 from pipeline.tables import Found, take_gradients, train_tables
+from submission.duration import format_duration
 
 logger = get_logger(__name__)
 

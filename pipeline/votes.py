@@ -8,11 +8,12 @@ import orjson
 
 from augment.task import Task
 from eval.vote import Ballot, pool_ballots
-from pipeline.budget import Budget, format_duration
+from pipeline.budget import Budget
 from pipeline.candidates import Candidates, clear_candidates, read_candidates
 from pipeline.checkpoint import write_json
 from pipeline.data.store import Store
 from pipeline.predict import Predictor
+from submission.duration import format_duration
 from submission.format import FilledSubmission, fill_submission, write_submission
 
 logger = logging.getLogger(__name__)

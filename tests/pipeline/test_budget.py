@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.budget import Budget, format_duration, parse_duration
+from pipeline.budget import Budget
+from submission.duration import format_duration, parse_duration
 
 
 @pytest.mark.parametrize(

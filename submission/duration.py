@@ -1,0 +1,26 @@
+"""Durations as people write them: 90s, 25m, 11h30m."""
+
+import math
+import re
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration such as `90s`, `25m` or `11h30m`. Raises ValueError for anything else."""
+    match = _DURATION.fullmatch(text.strip().lower())
+    if not match or not any(match.groups()):
+        raise ValueError(f"a duration reads like 90s, 25m or 11h30m, got {text!r}")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def format_duration(seconds: float) -> str:
+    """Return `seconds` as people read them: 8s, 3m05s, 11h30m, and "no limit" where they are infinite."""
+    if math.isinf(seconds):
+        return "no limit"
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
