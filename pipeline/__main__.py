@@ -85,6 +85,7 @@ def _add_run(commands: Any) -> None:
     _weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
     _processes(parser)
+    _workers(parser)
 
 
 def _add_build(commands: Any) -> None:
@@ -130,6 +131,7 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--views", type=int, metavar="N", help="most views of a test input")
     _time_limit(parser, "ends after the round that is cut short by it")
     _processes(parser)
+    _workers(parser)
     _settings(parser)
 
 
@@ -230,6 +232,11 @@ def _config(parser: argparse.ArgumentParser) -> None:
 def _settings(parser: argparse.ArgumentParser) -> None:
     setting = "override a setting of the preset (pipeline/config.py); may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help=setting)
+
+
+def _workers(parser: argparse.ArgumentParser) -> None:
+    several = "processes that predict ARC tasks (default: one for each GPU where there are several; 0: none but this one)"
+    parser.add_argument("--workers", type=int, metavar="N", help=several)
 
 
 def _processes(parser: argparse.ArgumentParser) -> None:

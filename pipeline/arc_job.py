@@ -18,6 +18,7 @@ from pipeline.config import Config
 from pipeline.data.build import Leakage, build
 from pipeline.data.sources import load_source
 from pipeline.data.store import Store
+from pipeline.engine import prediction_devices
 from pipeline.opening import Challenge
 from pipeline.predict import Predictor
 from pipeline.votes import predict_and_vote
@@ -35,6 +36,8 @@ class ArcJob:
     """Further tasks, of which everything that is known is trained on."""
     leakage: Leakage
     out: Path
+    workers: int | None = None
+    """Processes that predict; None for one on each GPU where there are several, 0 for none but this one."""
 
     def build(self, config: Config) -> Store:
         """Build the dataset; the solutions are read for the audit alone and are not in it."""
@@ -62,20 +65,26 @@ class ArcJob:
         store: Store,
         config: Config,
         budget: Budget,
+        resume: bool,
     ) -> None:
         """Predict in rounds, improve the submission after each, then check it as Kaggle would and score it where that can be.
 
-        Without `weights` the submission stays as it is.
+        The main process leads, with workers of its own; all others are done. Without `weights` the submission stays as it is.
         """
+        devices = prediction_devices(accelerator, self.workers)
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+        if not accelerator.is_main_process:
+            return
         tasks = self.challenge.tasks()
         ballot = Ballot("none")
         if weights is not None:
-            ballot = predict_and_vote(Predictor(accelerator, dtype, weights, store, config.predict), self.out, budget, tasks)
-        if accelerator.is_main_process:
-            path = self.out / "submission.json"
-            check_submission(path, tasks)
-            logger.info("%s: complete and valid, %d tasks", path, len(tasks))
-            self._score(tasks, ballot)
+            with Predictor(accelerator.device, dtype, weights, store, config.predict, devices) as predictor:
+                ballot = predict_and_vote(predictor, self.out, budget, tasks, resume)
+        path = self.out / "submission.json"
+        check_submission(path, tasks)
+        logger.info("%s: complete and valid, %d tasks", path, len(tasks))
+        self._score(tasks, ballot)
 
     def _score(self, tasks: Sequence[Task], ballot: Ballot) -> None:
         solutions: dict[TaskId, tuple[Grid, ...]] = {}

@@ -3,6 +3,7 @@
 What predictions of ARC tasks (pipeline.predict) and of puzzles (pipeline.predict_puzzles) have in common.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,16 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 
 from pipeline.budget import Budget
 from pipeline.config import Config, PredictConfig
 from pipeline.data.dataset import Dataset, make_packs
 from pipeline.data.pack import Pack, Packs, Samples
-from pipeline.engine import to_batch
+from pipeline.engine import free_cache, ran_out_of_memory, to_batch
 from pipeline.reasoner.network import Batch, Network
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 PACK_SECONDS = 2.0
 """A pack is kept so small that it takes about this long, so that the clock is looked at often enough."""
@@ -43,15 +43,21 @@ class Answer:
 class Asker:
     """Asks one network, in this process; remembers how fast it answers."""
 
-    def __init__(
-        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, maker: Packs, config: PredictConfig
-    ) -> None:
-        self.device, self.dtype, self.maker, self.config = accelerator.device, dtype, maker, config
-        self.network = network.to(accelerator.device).eval()
+    def __init__(self, device: torch.device, dtype: torch.dtype, network: Network, maker: Packs, config: PredictConfig) -> None:
+        self.device, self.dtype, self.maker, self.config = device, dtype, maker, config
+        self.network = network.to(device).eval()
         self.tokens_per_second: float | None = None
+        self.most_tokens = config.pack_tokens
+        self.halved = 0
+        """Packs that were too large for the memory."""
 
-    def ask(self, samples: Samples, budget: Budget) -> Iterator[Answer]:
-        """Yield an answer to each pack of `samples`, equal shapes together; stop when the next would not be in time."""
+    def ask(self, samples: Samples, budget: Budget, pack_tokens: int | None = None) -> Iterator[Answer]:
+        """Yield an answer to each pack of `samples`, equal shapes together; stop when the next would not be in time.
+
+        A pack has up to `pack_tokens`, if that is less than the config's; one that is too large for the memory is asked again
+        in halves, and later ones are no larger. Raises the device's error when a single sequence is too large.
+        """
+        self.most_tokens = min(self.most_tokens, pack_tokens or self.most_tokens)
         samples = samples[self.maker.order(samples)]
         ends = self.maker.tokens(samples).cumsum()
         position = 0
@@ -64,7 +70,13 @@ class Asker:
             if budget.remaining() < needed:
                 return
             started = time.monotonic()
-            answer = self._answer(samples[position:stop])
+            answer = self._try(samples[position:stop])
+            if answer is None:
+                self.most_tokens = max(1, tokens // 2)
+                self.halved += 1
+                logger.warning("out of memory: packs of %d tokens from now on, not %d", self.most_tokens, tokens)
+                free_cache(self.device)
+                continue
             speed = tokens / max(time.monotonic() - started, 1e-6)
             self.tokens_per_second = speed if self.tokens_per_second is None else 0.5 * (speed + self.tokens_per_second)
             position = stop
@@ -74,7 +86,16 @@ class Asker:
         """Return the tokens of the next pack: a small one while the speed is unknown."""
         if self.tokens_per_second is None:
             return 1
-        return max(1, min(self.config.pack_tokens, int(PACK_SECONDS * self.tokens_per_second)))
+        return max(1, min(self.most_tokens, int(PACK_SECONDS * self.tokens_per_second)))
+
+    def _try(self, samples: Samples) -> Answer | None:
+        """Return the answer to one pack, None where the memory is too small for it and half of it could fit."""
+        try:
+            return self._answer(samples)
+        except (RuntimeError, MemoryError) as error:
+            if len(samples) == 1 or not ran_out_of_memory(error):
+                raise
+            return None  # what the failed pack holds is free once the error is gone
 
     @torch.inference_mode()
     def _answer(self, samples: Samples) -> Answer:

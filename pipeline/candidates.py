@@ -1,7 +1,7 @@
-"""Candidates on disk: one file a round and process, read one at a time into a ballot, so that views cost no memory."""
+"""Candidates on disk: one file a round, read one at a time into a ballot, so that views cost no memory."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.data.pack import Pack
 
 @dataclass(frozen=True)
 class Candidates:
-    """What one process predicted in one round: K grids in the original frame."""
+    """What was predicted in one round, or a piece of it: K grids in the original frame."""
 
     test: npt.NDArray[np.int32]
     """(K,) test input of the store."""
@@ -91,35 +91,41 @@ def _runs(shapes: npt.NDArray[np.int64]) -> tuple[list[tuple[int, int]], list[in
 
 @dataclass(frozen=True)
 class Origin:
-    """Where candidates come from."""
+    """Where the candidates of a round come from."""
 
     source: str
     """The checkpoint that predicted them."""
     tests_hash: str
     """Of the store whose tests they number (`Store.tests_hash`)."""
+    number: int
+    """Of the round, from 1."""
+    first_view: int
+    """The round asked the views first_view..views-1 of every test input, where it has so many."""
+    views: int
+    complete: bool
+    """False when not every view of the round was asked."""
 
 
-def write_candidates(folder: Path, round_number: int, process: int, candidates: Candidates, origin: Origin) -> Path:
-    """Write the candidates of one round and process."""
-    path = folder / f"round-{round_number:04d}-{process}.safetensors"
-    tensors = {
-        "test": torch.from_numpy(candidates.test),
-        "transform": torch.from_numpy(candidates.transform.astype(np.int64)),
-        "probability": torch.from_numpy(candidates.probability),
-        "shape": torch.from_numpy(candidates.shape),
-        "cells": torch.from_numpy(candidates.cells.copy()),
-    }
-    write_tensors(path, tensors, asdict(origin))
-    return path
+def join_candidates(parts: Sequence[Candidates]) -> Candidates:
+    """Return the candidates of all `parts`, in order."""
+    parts = parts or [CandidateBuilder().build()]
+    return Candidates(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
+
+
+def write_candidates(path: Path, candidates: Candidates, origin: Origin) -> None:
+    """Write the candidates of one round; the file appears when it is complete."""
+    columns = {name: np.ascontiguousarray(getattr(candidates, name)) for name in _COLUMNS}
+    columns["transform"] = columns["transform"].astype(np.int64)
+    tensors = {name: torch.from_numpy(column if column.flags.writeable else column.copy()) for name, column in columns.items()}
+    write_tensors(path, tensors, {name: str(value) for name, value in asdict(origin).items()})
 
 
 def read_candidates(path: Path) -> tuple[Candidates, Origin]:
     """Return the candidates of a file and where they come from. Raises ValueError naming a damaged file."""
     tensors, metadata = read_tensors(path)
-    names = ("test", "transform", "probability", "shape", "cells")
-    if set(tensors) != set(names) or set(metadata) != {"source", "tests_hash"}:
+    if set(tensors) != set(_COLUMNS) or set(metadata) != {field.name for field in fields(Origin)}:
         raise ValueError(f"{path}: not a file of candidates")
-    test, transform, probability, shape, cells = (tensors[name].numpy() for name in names)
+    test, transform, probability, shape, cells = (tensors[name].numpy() for name in _COLUMNS)
     count = len(test)
     if not test.shape == transform.shape == probability.shape == (count,) or shape.shape != (count, 2):
         raise ValueError(f"{path}: damaged, its columns differ in length")
@@ -127,7 +133,12 @@ def read_candidates(path: Path) -> tuple[Candidates, Origin]:
         raise ValueError(f"{path}: damaged, {len(cells)} cells do not fill the grids")
     if (cells >= COLORS).any() or (shape > MAX_SIDE).any():
         raise ValueError(f"{path}: damaged, it holds what is no grid")
-    return Candidates(test, transform.astype(np.uint32), probability, shape, cells), Origin(**metadata)
+    try:
+        number, first, views = (int(metadata[name]) for name in ("number", "first_view", "views"))
+    except ValueError:
+        raise ValueError(f"{path}: damaged, it does not say which views it holds") from None
+    origin = Origin(metadata["source"], metadata["tests_hash"], number, first, views, metadata["complete"] == "True")
+    return Candidates(test, transform.astype(np.uint32), probability, shape, cells), origin
 
 
 def clear_candidates(folder: Path) -> None:
@@ -135,3 +146,6 @@ def clear_candidates(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("round-*.safetensors"):
         path.unlink()
+
+
+_COLUMNS = tuple(field.name for field in fields(Candidates))

@@ -68,7 +68,7 @@ def _job(arguments: argparse.Namespace) -> "Job":
     leakage: Leakage = arguments.leakage or "drop"
     if isinstance(challenge, PuzzleChallenge):
         return PuzzleJob(challenge, train_sources, leakage, arguments.out, arguments.limit)
-    return ArcJob(challenge, train_sources, leakage, arguments.out)
+    return ArcJob(challenge, train_sources, leakage, arguments.out, arguments.workers)
 
 
 def _challenge(arguments: argparse.Namespace) -> AnyChallenge:
@@ -140,7 +140,7 @@ def _train(arguments: argparse.Namespace, started: float) -> int:
 def _predict(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.checkpoint import load_weights
     from pipeline.config import override
-    from pipeline.engine import make_accelerator
+    from pipeline.engine import make_accelerator, prediction_devices
     from pipeline.predict import Predictor
     from pipeline.votes import predict_and_vote
 
@@ -157,20 +157,19 @@ def _predict(arguments: argparse.Namespace, started: float) -> int:
     if isinstance(store, PuzzleStore):
         puzzle_commands.predict_test_puzzles(arguments, accelerator, dtype, weights, store, config, _budget(arguments, started))
         return 0
+    devices = prediction_devices(accelerator, arguments.workers)
+    accelerator.end_training()
+    if not accelerator.is_main_process:  # it leads, with workers of its own
+        return 0
     tasks = store.tasks_to_solve()
     path = arguments.out / "submission.json"
-    if accelerator.is_main_process:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "votes.json").unlink(missing_ok=True)
-        write_submission(path, fallback_submission(tasks), tasks)
-    accelerator.wait_for_everyone()
-    predictor = Predictor(accelerator, dtype, weights, store, config.predict)
-    logger.info("%s", predictor.transplant)
-    ballot = predict_and_vote(predictor, arguments.out, _budget(arguments, started), tasks)
-    if accelerator.is_main_process:
-        counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]
-        print(f"{path}: {len(tasks)} tasks, {counts.count(0)} of {len(counts)} test inputs without a prediction")
-    accelerator.end_training()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "votes.json").unlink(missing_ok=True)
+    write_submission(path, fallback_submission(tasks), tasks)
+    with Predictor(accelerator.device, dtype, weights, store, config.predict, devices) as predictor:
+        ballot = predict_and_vote(predictor, arguments.out, _budget(arguments, started), tasks)
+    counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]
+    print(f"{path}: {len(tasks)} tasks, {counts.count(0)} of {len(counts)} test inputs without a prediction")
     return 0
 
 

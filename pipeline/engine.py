@@ -14,6 +14,7 @@ from accelerate.utils import (
     broadcast_object_list,
     parse_flag_from_env,
 )
+from accelerate.utils.memory import should_reduce_batch_size
 
 from pipeline.config import Config, Precision
 from pipeline.data.dataset import Dataset, canvas_of
@@ -93,6 +94,35 @@ def from_main(accelerator: Accelerator, value: T) -> T:
     agreed = [value]
     broadcast_object_list(agreed)
     return agreed[0]
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` says that a device, or this machine, has too little memory."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, Exception) and should_reduce_batch_size(error)
+
+
+def free_cache(device: torch.device) -> None:
+    """Give the memory that torch keeps for later back to `device`."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def prediction_devices(accelerator: Accelerator, workers: int | None) -> list[str]:
+    """Return the device of each prediction worker, on this machine; none where this process predicts by itself.
+
+    By default one for each visible GPU where there are several, else one for each process of the launch if there are several.
+    Raises ValueError for a negative number of workers.
+    """
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers must not be negative, got {workers}")
+    if accelerator.device.type == "cuda":
+        gpus = torch.cuda.device_count()
+        count = (gpus if gpus > 1 else 0) if workers is None else workers
+        return [f"cuda:{number % gpus}" for number in range(count)]
+    count = (accelerator.num_processes if accelerator.num_processes > 1 else 0) if workers is None else workers
+    return ["cpu"] * count
 
 
 def to_batch(pack: Pack, memory_tokens: int, device: torch.device) -> Batch:

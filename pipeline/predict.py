@@ -1,27 +1,29 @@
 """The prediction stage: views of every test input through a trained network, in rounds, each round a file of candidates.
 
 Reads a store and weights, knows no solutions. Every round asks the same number of further views of every test input, the
-identity first, so that whenever time runs out all test inputs have had their turn.
+identity first, so that whenever time runs out all test inputs have had their turn. One process leads; it asks by itself, or
+has a crew of workers.
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
 
-from pipeline.asking import Asker
 from pipeline.budget import Budget
-from pipeline.candidates import CandidateBuilder, Candidates, Origin, write_candidates
-from pipeline.checkpoint import Transplant, Weights, network_from
+from pipeline.candidates import Candidates, Origin, join_candidates, read_candidates, write_candidates
+from pipeline.checkpoint import Weights
 from pipeline.config import PredictConfig
-from pipeline.data.pack import PackMaker, Samples
+from pipeline.data.pack import Samples
 from pipeline.data.store import Store
-from pipeline.engine import from_main
+from pipeline.piece import Alone, Crew, Piece, Solver, make_test_packs, seen_through
+from pipeline.workers import Work, Workers
 
 
 @dataclass(frozen=True)
@@ -32,25 +34,33 @@ class Round:
     views: int
     """Views of a test input that have been asked by now, where it has so many."""
     candidates: int
-    """Of this round, over all processes."""
     seconds: float
     complete: bool
-    """False when the time ran out before every view of the round was asked."""
+    """False when not every view of the round was asked: the time ran out, or pieces were given up."""
 
 
 class Predictor:
-    """Predicts the tests of a store; every process of a launch has one and takes its share of each round."""
+    """Predicts the tests of a store. A context: leaving it ends the workers."""
 
     def __init__(
-        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights, store: Store, config: PredictConfig
-    ) -> None:
-        store = _seen_through(store, weights)
-        self.accelerator, self.store, self.config = accelerator, store, config
-        network, transplant = network_from(weights, store)
-        self.transplant: Transplant = transplant
+        self, device: torch.device, dtype: torch.dtype, weights: Weights, store: Store, config: PredictConfig,
+        workers: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """`workers` names the device of each worker process; without any, this process asks on `device`."""
+        self.store, self.config = seen_through(store, weights), config
         self.source = f"{weights.path.parent.name}/{weights.path.name}, step {weights.step}"
-        self.maker = PackMaker(store, weights.config.train.canvas, weights.config.memory.tokens, "tests")
-        self.asker = Asker(accelerator, dtype, network, self.maker, config)
+        self.maker = make_test_packs(weights, self.store)
+        self.crew: Crew
+        if workers:
+            self.crew = Workers(workers, Work(weights.path, self.store, config, dtype))
+        else:
+            self.crew = Alone(Solver(weights, self.store, config, device, dtype))
+
+    def __enter__(self) -> "Predictor":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.crew.close()
 
     @property
     def most_views(self) -> int:
@@ -58,30 +68,48 @@ class Predictor:
         views = np.diff(self.store.transform_start)[self.store.test_task]
         return min(self.config.views, int(views.max(initial=0)))
 
-    def rounds(self, folder: Path, budget: Budget) -> Iterator[Round]:
-        """Ask rounds of views until `predict.views` are asked or `budget` is used up; yield after each, in every process.
+    def keep_rounds(self, folder: Path) -> list[tuple[Candidates, Origin]]:
+        """Return the complete rounds that an earlier start of this prediction left in `folder`; remove the files of others."""
+        kept: list[tuple[Candidates, Origin]] = []
+        views = 0
+        for number, path in enumerate(sorted(folder.glob("round-*.safetensors")), start=1):
+            try:
+                candidates, origin = read_candidates(path)
+            except ValueError:
+                break  # cut short or damaged: asked again
+            same = (origin.source, origin.tests_hash, origin.number) == (self.source, self.store.tests_hash, number)
+            if not same or origin.first_view != views or not origin.complete:
+                break
+            kept.append((candidates, origin))
+            views = origin.views
+        for path in sorted(folder.glob("round-*.safetensors"))[len(kept) :]:
+            path.unlink()
+        return kept
 
-        Each process writes its candidates of a round to `folder`; the files are complete when the round is yielded.
+    def rounds(self, folder: Path, budget: Budget, kept: int = 0) -> Iterator[Round]:
+        """Ask rounds of views until `predict.views` are asked or `budget` is used up; yield after each.
+
+        The file of a round is in `folder`, complete, when the round is yielded. Goes on after the first `kept` rounds there.
         """
-        asked, number, most = 0, 0, self.most_views
+        number, most = kept, self.most_views
+        asked = read_candidates(round_path(folder, kept))[1].views if kept else 0
         while asked < most:
-            count = from_main(self.accelerator, self._round_views(asked, most, budget))
+            count = self._round_views(asked, most, budget)
             if not count:
                 return
             number += 1
             started = time.monotonic()
             tests, transforms = self._samples(asked, asked + count)
-            candidates, complete = self._predict(tests, transforms, budget)
-            write_candidates(
-                folder, number, self.accelerator.process_index, candidates, Origin(self.source, self.store.tests_hash)
-            )
-            done = torch.tensor([len(candidates.test), int(not complete)], device=self.accelerator.device)
-            if self.accelerator.num_processes > 1:
-                done = self.accelerator.reduce(done, "sum")
+            pieces = self._cut(tests, transforms)
+            answered = self.crew.solve(pieces, budget)
+            complete = all(done and done.asked == len(piece) for piece, done in zip(pieces, answered, strict=True))
+            candidates = join_candidates([done.candidates for done in answered if done])
+            origin = Origin(self.source, self.store.tests_hash, number, asked, asked + count, complete)
+            write_candidates(round_path(folder, number), candidates, origin)
             asked += count
-            total, cut = done.tolist()
-            yield Round(number, asked, total, time.monotonic() - started, not cut)
-            if cut:
+            yield Round(number, asked, len(candidates.test), time.monotonic() - started, complete)
+            cut = any(done and done.asked < len(piece) for piece, done in zip(pieces, answered, strict=True))
+            if cut or budget.remaining() <= 0:
                 return
 
     def _round_views(self, asked: int, most: int, budget: Budget) -> int:
@@ -91,17 +119,13 @@ class Predictor:
         if not asked:
             return 1
         wanted = min(self.config.round_views, most - asked)
-        if self.asker.tokens_per_second is None:
+        speed = self.crew.tokens_per_second
+        if speed is None:
             return wanted
-        _, transforms = self._samples(asked, asked + 1)
-        everyone = self.asker.tokens_per_second * self.accelerator.num_processes
-        view_seconds = sum(self._tokens_of_view(asked)) / everyone if len(transforms) else 0.0
+        tests, transforms = self._samples(asked, asked + 1)
+        view_seconds = int(self.maker.tokens(_unshifted(tests, transforms)).sum()) / speed
         fitting = budget.remaining() / max(view_seconds, 1e-9)
         return wanted if fitting >= wanted else max(1, int(fitting))
-
-    def _tokens_of_view(self, view: int) -> list[int]:
-        tests, transforms = self._samples(view, view + 1)
-        return self.maker.tokens(_unshifted(tests, transforms)).tolist()
 
     def _samples(self, first: int, last: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return test inputs and transforms (positions in the store) of views first..last-1 of every test input."""
@@ -115,35 +139,26 @@ class Predictor:
         pairs = np.array(chosen, np.int64).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
 
-    def _predict(
-        self, tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64], budget: Budget
-    ) -> tuple[Candidates, bool]:
-        """Ask this process's share of the views; return the candidates and whether all were asked in time."""
-        share = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        samples = _unshifted(tests[share], transforms[share])
-        builder, answered = CandidateBuilder(), 0
-        for answer in self.asker.ask(samples, budget):
-            codes = self.store.transforms[answer.samples.transform]
-            builder.add(answer.samples.example, answer.pack, codes, answer.tokens, answer.probability)
-            answered += len(answer.samples)
-        return builder.build(), answered == len(samples)
+    def _cut(self, tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64]) -> list[Piece]:
+        """Return the views of a round in pieces of about equal work, equal shapes together."""
+        samples = _unshifted(tests, transforms)
+        samples = samples[self.maker.order(samples)]
+        tokens = self.maker.tokens(samples)
+        ends = tokens.cumsum()
+        total = int(ends[-1]) if len(ends) else 0
+        count = min(self.crew.count_pieces(total), len(samples))
+        bounds = np.searchsorted(ends, np.arange(1, count) * (total / max(count, 1)), side="right")
+        edges = sorted({0, *bounds.tolist(), len(samples)})
+        return [
+            Piece(samples.example[start:stop], samples.transform[start:stop], int(tokens[start:stop].sum()))
+            for start, stop in pairwise(edges)
+        ]
+
+
+def round_path(folder: Path, number: int) -> Path:
+    """Return the file of the candidates of round `number`, from 1."""
+    return folder / f"round-{number:04d}.safetensors"
 
 
 def _unshifted(tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64]) -> Samples:
-    return Samples(tests, transforms, np.zeros((len(tests), 2), np.int64))
-
-
-def _seen_through(store: Store, weights: Weights) -> Store:
-    """Return `store` with the views that its tasks can be asked through.
-
-    Compositional memory can be asked any. A table knows a task through those views alone that it was trained on.
-    """
-    if weights.config.memory.kind != "table":
-        return store
-    rows, starts, known = {task: row for row, task in enumerate(weights.task_ids)}, weights.transform_start.tolist(), []
-    for task, task_id in enumerate(store.task_ids):
-        codes = store.transforms[store.transform_start[task] : store.transform_start[task + 1]]
-        if task_id in rows:
-            codes = weights.transforms[starts[rows[task_id]] : starts[rows[task_id] + 1]].numpy().astype(codes.dtype)
-        known.append(codes)
-    return replace(store, transforms=np.concatenate(known), transform_start=np.cumsum([0, *map(len, known)]))
+    return Piece(tests, transforms, 0).samples()

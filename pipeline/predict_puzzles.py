@@ -45,7 +45,7 @@ def predict_puzzles(
     """
     network, _ = network_from(weights, store)
     maker = make_packs(store, weights.config.train.canvas, weights.config.memory.tokens, "tests")
-    asker = Asker(accelerator, dtype, network, maker, config)
+    asker = Asker(accelerator.device, dtype, network, maker, config)
     samples = maker.plain()
     shape = store.test_questions.shape
     tokens = torch.zeros(shape, dtype=torch.uint8)

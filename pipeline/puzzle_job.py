@@ -67,13 +67,21 @@ class PuzzleJob:
         store: PuzzleStore,
         config: Config,
         budget: Budget,
+        resume: bool,
     ) -> None:
         """Predict every puzzle once, write the predictions and, where the answers are known, score them.
 
-        Without `weights` the predictions stay as they are, and those of an earlier part of the run where they are more.
+        Every process takes its share; all begin anew, `resume` or not. Without `weights` the predictions stay as they are, and
+        those of an earlier part of the run where they are more.
         """
-        if weights is None:
-            return
+        if weights is not None:
+            self._predict(accelerator, dtype, weights, store, config, budget)
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+
+    def _predict(
+        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights, store: PuzzleStore, config: Config, budget: Budget
+    ) -> None:
         path = self.out / "predictions.csv"
         earlier = _count_predicted(path)
         for found in predict_puzzles(accelerator, dtype, weights, store, config.predict, budget):

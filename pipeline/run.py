@@ -35,6 +35,9 @@ LEAST_STEPS = 50
 STAGE_SECONDS = 2.0
 """Least time between training and prediction: a checkpoint is written and read."""
 
+PREDICTING = "predicting"
+"""The file of a run directory that is there from the end of training to the end of prediction."""
+
 
 class Job(Protocol):
     """What is solved: `ArcJob` or `PuzzleJob`, each with datasets of its own kind."""
@@ -49,9 +52,13 @@ class Job(Protocol):
         """Return how often a test input is asked at most."""
 
     def predict(
-        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights | None, store: Any, config: Config, budget: Budget
-    ) -> None:
-        """Predict, write the result and score it where the solutions are known."""
+        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights | None, store: Any, config: Config, budget: Budget,
+        resume: bool,
+    ) -> None:  # fmt: skip
+        """Predict, write the result and score it where the solutions are known; then the launch is over.
+
+        With `resume`, this prediction was begun before and goes on.
+        """
 
 
 @dataclass(frozen=True)
@@ -90,14 +97,20 @@ def run(plan: RunPlan) -> int:
         if accelerator.is_main_process:
             plan.job.check(store, folder)
         config = fit_config(config, store)
-        failed = _train(plan, config, accelerator, dtype, store)
+        marker = plan.out / PREDICTING
+        resume = from_main(accelerator, plan.resume and marker.is_file())
+        if resume:
+            logger.info("training had ended; going on with predictions")
+        failed = not resume and _train(plan, config, accelerator, dtype, store)
         weights = load_weights(plan.out) if newest_checkpoint(plan.out / "checkpoints") else None
         if weights is None:
             logger.error("there is no checkpoint to predict with; the result stays as it is")
-        plan.job.predict(accelerator, dtype, weights, store, config, plan.budget)
+        elif accelerator.is_main_process:
+            marker.touch()
+        plan.job.predict(accelerator, dtype, weights, store, config, plan.budget, resume)
+        if accelerator.is_main_process:
+            marker.unlink(missing_ok=True)
         logger.info("done after %s", format_duration(plan.budget.elapsed()))
-        accelerator.wait_for_everyone()
-        accelerator.end_training()
     return int(failed)
 
 

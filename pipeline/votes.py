@@ -12,48 +12,49 @@ from pipeline.budget import Budget
 from pipeline.candidates import Candidates, clear_candidates, read_candidates
 from pipeline.checkpoint import write_json
 from pipeline.data.store import Store
-from pipeline.predict import Predictor
+from pipeline.predict import Predictor, round_path
 from submission.duration import format_duration
 from submission.format import FilledSubmission, fill_submission, write_submission
 
 logger = logging.getLogger(__name__)
 
 
-def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Sequence[Task]) -> Ballot:
-    """Predict in rounds and put better attempts into `out`/submission.json after each; return the votes (of the main process).
+def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Sequence[Task], resume: bool = False) -> Ballot:
+    """Predict in rounds and put better attempts into `out`/submission.json after each; return the votes.
 
-    A submission of an earlier prediction stays until as many views have been asked as it rests on, or all.
+    A submission of an earlier prediction stays until as many views have been asked as it rests on, or all. With `resume`, the
+    complete rounds of an earlier start of the same prediction count, and are not asked again.
     """
-    folder, path = out / "candidates", out / "submission.json"
-    main = predictor.accelerator.is_main_process
+    folder, path, ranking = out / "candidates", out / "submission.json", predictor.config.ranking
     earlier = _views_before(out / "votes.json")
-    if main:
+    if not resume:
         clear_candidates(folder)
-    predictor.accelerator.wait_for_everyone()
+    folder.mkdir(parents=True, exist_ok=True)
     ballot = Ballot(predictor.source)
-    for done in predictor.rounds(folder, budget):
-        if not main:
-            continue
-        counted = 0
-        for file in sorted(folder.glob(f"round-{done.number:04d}-*.safetensors")):
-            candidates, _ = read_candidates(file)
-            counted += len(candidates.test)
-            count_votes(ballot, candidates, predictor.store)
-        if counted != done.candidates:
-            raise OSError(f"{folder}: round {done.number} has {counted} candidates of {done.candidates}; is the folder shared?")
-        kept = done.views < min(earlier, predictor.most_views)
-        ranking = predictor.config.ranking
-        if kept:
+    kept = predictor.keep_rounds(folder)
+    for candidates, _ in kept:
+        count_votes(ballot, candidates, predictor.store)
+    if kept:
+        views = kept[-1][1].views
+        logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), views)
+        if views >= earlier:
+            write_attempts(path, ballot, tasks, ranking)
+    for done in predictor.rounds(folder, budget, len(kept)):
+        candidates, _ = read_candidates(round_path(folder, done.number))
+        count_votes(ballot, candidates, predictor.store)
+        stays = done.views < min(earlier, predictor.most_views)
+        if stays:
             filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
         else:
             filled = write_attempts(path, ballot, tasks, ranking)
         logger.info(
             "round %d: up to %d views of each test input%s, %d candidates in %s; %d test inputs without a prediction%s; %s",
-            done.number, done.views, "" if done.complete else " (cut short by the clock)", done.candidates,
+            done.number, done.views, "" if done.complete else " (cut short)", done.candidates,
             format_duration(done.seconds), len(filled.without_prediction),
-            "; the earlier submission rests on more views and stays" if kept else "",
+            "; the earlier submission rests on more views and stays" if stays else "",
             "no limit" if budget.limit_seconds is None else f"{format_duration(budget.remaining())} left",
         )  # fmt: skip
+    logger.info("predictions: %s", predictor.crew.counts)
     return ballot
 
 

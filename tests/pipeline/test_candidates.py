@@ -1,6 +1,7 @@
 """Candidates come back to the original frame, and survive the disk."""
 
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ from pipeline.candidates import (
     Candidates,
     Origin,
     clear_candidates,
+    join_candidates,
     read_candidates,
     write_candidates,
 )
 from pipeline.checkpoint import read_tensors
 from pipeline.data.pack import Pack
 
-ORIGIN = Origin("run/weights.safetensors, step 7", "abc")
+ORIGIN = Origin("run/weights.safetensors, step 7", "abc", 3, 9, 17, complete=False)
 
 
 def random_transform(rng: np.random.Generator, dihedral: int) -> Transform:
@@ -120,26 +122,48 @@ def assert_equal(ours: Candidates, others: Candidates) -> None:
         assert np.array_equal(mine, other), field.name
 
 
+def written(folder: Path, candidates: Candidates) -> Path:
+    path = folder / "round-0001.safetensors"
+    write_candidates(path, candidates, ORIGIN)
+    return path
+
+
 def test_candidates_are_read_as_they_were_written(tmp_path: Path) -> None:
     candidates, _ = small_candidates()
-    path = write_candidates(tmp_path, 3, 1, candidates, ORIGIN)
-    assert path == tmp_path / "round-0003-1.safetensors"
+    path = tmp_path / "round-0003.safetensors"
+    write_candidates(path, candidates, ORIGIN)
     found, origin = read_candidates(path)
     assert_equal(found, candidates)
     assert origin == ORIGIN
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_process_without_candidates_writes_a_file_too(tmp_path: Path) -> None:
+def test_no_candidates_are_a_file_too(tmp_path: Path) -> None:
     nothing = CandidateBuilder().build()
-    found, _ = read_candidates(write_candidates(tmp_path, 1, 0, nothing, ORIGIN))
+    found, _ = read_candidates(written(tmp_path, nothing))
     assert_equal(found, nothing)
     assert list(found.grids()) == []
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_joined_candidates_are_those_of_the_parts_in_order(seed: int) -> None:
+    whole, _ = small_candidates()
+    grids = list(whole.grids())
+    cuts = np.sort(np.random.default_rng(seed).integers(0, len(grids) + 1, size=3)).tolist()
+    parts = [cut_out(whole, start, stop) for start, stop in pairwise([0, *cuts, len(grids)])]
+    assert_equal(join_candidates(parts), whole)
+    assert_equal(join_candidates([]), CandidateBuilder().build())
+
+
+def cut_out(whole: Candidates, start: int, stop: int) -> Candidates:
+    areas = np.concatenate(([0], whole.shape.astype(int).prod(axis=1).cumsum()))
+    rows = (getattr(whole, name)[start:stop] for name in ("test", "transform", "probability", "shape"))
+    return Candidates(*rows, whole.cells[areas[start] : areas[stop]])
+
+
 @pytest.mark.parametrize("kept", [0, 9, 300, -1])
 def test_a_truncated_file_is_named(tmp_path: Path, kept: int) -> None:
-    path = write_candidates(tmp_path, 1, 0, small_candidates()[0], ORIGIN)
+    path = written(tmp_path, small_candidates()[0])
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=f"^{path}: damaged or not a safetensors file"):
         read_candidates(path)
@@ -157,7 +181,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, kept: int) -> None:
     ],
 )
 def test_columns_that_contradict_each_other_are_damage(tmp_path: Path, name: str, damage: object, message: str) -> None:
-    path = write_candidates(tmp_path, 1, 0, small_candidates()[0], ORIGIN)
+    path = written(tmp_path, small_candidates()[0])
     tensors, metadata = read_tensors(path)
     assert callable(damage)
     save_file(tensors | {name: damage(tensors[name]).clone().contiguous()}, path, metadata=metadata)
@@ -166,7 +190,7 @@ def test_columns_that_contradict_each_other_are_damage(tmp_path: Path, name: str
 
 
 def test_a_foreign_file_is_named(tmp_path: Path) -> None:
-    path = write_candidates(tmp_path, 1, 0, small_candidates()[0], ORIGIN)
+    path = written(tmp_path, small_candidates()[0])
     tensors, metadata = read_tensors(path)
     for changed, said in (({**tensors, "more": tensors["test"].clone()}, metadata), (tensors, {"source": "x"}), ({}, metadata)):
         save_file(changed, path, metadata=said)
@@ -177,7 +201,7 @@ def test_a_foreign_file_is_named(tmp_path: Path) -> None:
 def test_clearing_removes_earlier_candidates_and_nothing_else(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "candidates"
     clear_candidates(folder)
-    write_candidates(folder, 1, 0, small_candidates()[0], ORIGIN)
+    written(folder, small_candidates()[0])
     (folder / "notes.txt").write_text("kept")
     clear_candidates(folder)
     assert [entry.name for entry in folder.iterdir()] == ["notes.txt"]

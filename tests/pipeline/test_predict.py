@@ -19,6 +19,7 @@ from pipeline.checkpoint import Weights, load_weights, save_weights
 from pipeline.data.build import BuildConfig, build
 from pipeline.data.store import Store
 from pipeline.engine import make_accelerator
+from pipeline.piece import Alone, Solver
 from pipeline.predict import Predictor, Round
 from pipeline.reasoner.network import Batch, make_network
 from pipeline.votes import count_votes
@@ -38,7 +39,13 @@ def make_weights(folder: Path, store: Store, *settings: str) -> Weights:
 def make_predictor(folder: Path, store: Store, *settings: str) -> Predictor:
     weights = make_weights(folder, store, *settings)
     accelerator, dtype = make_accelerator("float32")
-    return Predictor(accelerator, dtype, weights, store, weights.config.predict)
+    return Predictor(accelerator.device, dtype, weights, store, weights.config.predict)
+
+
+def solver_of(predictor: Predictor) -> Solver:
+    """The network of a predictor that has no workers."""
+    assert isinstance(predictor.crew, Alone)
+    return predictor.crew.solver
 
 
 class Echo:
@@ -61,7 +68,7 @@ def predict_all(predictor: Predictor, folder: Path, budget: Budget = NO_LIMIT) -
 def test_every_view_comes_back_to_the_original_frame(tmp_path: Path, canvas: str) -> None:
     store = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
     predictor = make_predictor(tmp_path, store, "predict.views=41", "predict.round_views=13", f"train.canvas={canvas}")
-    predictor.asker.network = Echo()  # type: ignore[assignment]
+    solver_of(predictor).asker.network = Echo()  # type: ignore[assignment]
     rounds = predict_all(predictor, tmp_path / "candidates")
     asked = np.zeros(len(store.test_task), int)
     for path in sorted((tmp_path / "candidates").iterdir()):
@@ -80,7 +87,7 @@ def test_every_view_comes_back_to_the_original_frame(tmp_path: Path, canvas: str
 def test_the_first_round_asks_the_identity_of_every_test(tmp_path: Path) -> None:
     store = tiny_store()
     predict_all(make_predictor(tmp_path, store), tmp_path / "candidates")
-    first, origin = read_candidates(tmp_path / "candidates" / "round-0001-0.safetensors")
+    first, origin = read_candidates(tmp_path / "candidates" / "round-0001.safetensors")
     assert sorted(first.test.tolist()) == list(range(len(store.test_task)))
     assert not first.transform.any()
     assert "step 7" in origin.source
@@ -132,8 +139,8 @@ def test_a_table_is_asked_the_views_that_it_was_trained_on_and_an_unknown_task_t
     weights = make_weights(tmp_path, trained, "memory.kind=table", "memory.tokens=2", "predict.views=50")
     store = build([tiny_source(tasks=5)], [], BuildConfig(4, "all", 2, 1), leakage="allow")  # draws others, and fewer
     accelerator, dtype = make_accelerator("float32")
-    predictor = Predictor(accelerator, dtype, weights, store, weights.config.predict)
-    assert (predictor.transplant.known, predictor.transplant.new, predictor.most_views) == (3, 2, 10)
+    predictor = Predictor(accelerator.device, dtype, weights, store, weights.config.predict)
+    assert (solver_of(predictor).transplant.known, solver_of(predictor).transplant.new, predictor.most_views) == (3, 2, 10)
     predict_all(predictor, tmp_path / "candidates")
     asked = views_asked(tmp_path / "candidates", store)
     assert asked.keys() == set(store.task_ids)
@@ -147,9 +154,9 @@ def test_a_table_answers_a_view_by_the_row_that_was_trained_for_it(tmp_path: Pat
     weights = make_weights(tmp_path, trained, "memory.kind=table", "memory.tokens=2")
     weights.tensors["memory.rows"].copy_(torch.arange(len(trained.transforms))[:, None].expand(-1, 16))
     accelerator, dtype = make_accelerator("float32")
-    predictor = Predictor(accelerator, dtype, weights, store, weights.config.predict)
+    predictor = Predictor(accelerator.device, dtype, weights, store, weights.config.predict)
     assert np.array_equal(predictor.store.transforms, trained.transforms)
-    assert torch.equal(predictor.asker.network.state_dict()["memory.rows"], weights.tensors["memory.rows"])
+    assert torch.equal(solver_of(predictor).asker.network.state_dict()["memory.rows"], weights.tensors["memory.rows"])
 
 
 def test_a_task_of_an_imported_checkpoint_is_asked_every_view_that_it_has_a_row_for(tmp_path: Path) -> None:
@@ -160,7 +167,7 @@ def test_a_task_of_an_imported_checkpoint_is_asked_every_view_that_it_has_a_row_
     named = [replace(task, id=task_id) for task, task_id in zip(made.tasks, ("a", "b"), strict=True)]
     store = build([replace(made, tasks=tuple(named), solutions={})], [], BuildConfig(1, "all", 0, 1), leakage="allow")
     accelerator, dtype = make_accelerator("float32")
-    predict_all(Predictor(accelerator, dtype, weights, store, weights.config.predict), tmp_path / "candidates")
+    predict_all(Predictor(accelerator.device, dtype, weights, store, weights.config.predict), tmp_path / "candidates")
     codes = {
         task: sorted(transform_to_int(Transform.parse(text)) for of, text, _ in VIEWS if of == task) for task in ("a", "b")
     }
@@ -172,7 +179,7 @@ def test_compositional_memory_is_asked_views_that_were_never_trained(tmp_path: P
     weights = make_weights(tmp_path, tiny_store(augmentations=3), f"memory.residual={residual}", "predict.views=50")
     wider = tiny_store(augmentations=30)
     accelerator, dtype = make_accelerator("float32")
-    predictor = Predictor(accelerator, dtype, weights, wider, weights.config.predict)
+    predictor = Predictor(accelerator.device, dtype, weights, wider, weights.config.predict)
     assert np.array_equal(predictor.store.transforms, wider.transforms)
     assert sum(done.candidates for done in predict_all(predictor, tmp_path / "candidates")) > 4 * len(wider.test_task)
 
@@ -180,7 +187,7 @@ def test_compositional_memory_is_asked_views_that_were_never_trained(tmp_path: P
 def test_votes_follow_what_most_views_say(tmp_path: Path) -> None:
     store = tiny_store()
     predictor = make_predictor(tmp_path, store)
-    predictor.asker.network = Echo()  # type: ignore[assignment]
+    solver_of(predictor).asker.network = Echo()  # type: ignore[assignment]
     predict_all(predictor, tmp_path / "candidates")
     ballot = Ballot("echo")
     for path in (tmp_path / "candidates").iterdir():
@@ -190,6 +197,40 @@ def test_votes_follow_what_most_views_say(tmp_path: Path) -> None:
             (best,) = ballot.top(task.id, index, None)
             assert grid_key(best.grid) == grid_key(grid)
             assert best.count == 4
+
+
+class Small(Echo):
+    """A device with memory for so many tokens."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens, self.largest = tokens, 0
+
+    def __call__(self, state: tuple[torch.Tensor], batch: Batch) -> SimpleNamespace:
+        if batch.layout.tokens > self.tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self.largest = max(self.largest, batch.layout.tokens)
+        return super().__call__(state, batch)
+
+
+def test_packs_that_are_too_large_for_the_memory_are_asked_in_halves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
+    predictor = make_predictor(tmp_path, store, "predict.views=41", "predict.round_views=40", "predict.pack_tokens=4000")
+    small = solver_of(predictor).asker.network = Small(400)  # type: ignore[assignment]
+    rounds = predict_all(predictor, tmp_path / "candidates")
+    assert all(done.complete for done in rounds)
+    known = np.diff(store.transform_start)[store.test_task]
+    assert sum(done.candidates for done in rounds) == np.minimum(known, 41).sum()
+    assert small.largest > 100
+    assert predictor.crew.counts.halved in range(2, 7)
+    assert "out of memory: packs of" in caplog.text
+
+
+def test_a_single_sequence_that_is_too_large_is_an_error(tmp_path: Path) -> None:
+    predictor = make_predictor(tmp_path, tiny_store())
+    solver_of(predictor).asker.network = Small(1)  # type: ignore[assignment]
+    with pytest.raises(torch.OutOfMemoryError):
+        predict_all(predictor, tmp_path / "candidates")
 
 
 def test_the_measured_speed_counts_one_view_of_every_test(tmp_path: Path) -> None:

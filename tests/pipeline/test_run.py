@@ -123,6 +123,41 @@ def test_a_folder_with_a_run_is_not_overwritten_but_resumed(
     assert (out / "submission.json").read_bytes() == first
 
 
+def test_a_run_that_was_killed_while_predicting_goes_on_with_predictions(
+    tmp_path: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def train(*_: object) -> bool:
+        raise AssertionError("training had ended")
+
+    caplog.set_level("INFO")
+    out = tmp_path / "out"
+    arguments = ("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--set", "train.steps=3")
+    assert run(*arguments) == 0
+    assert not (out / "predicting").exists()
+    first = (out / "submission.json").read_bytes()
+    rounds = sorted(path.name for path in (out / "candidates").iterdir())
+    assert len(rounds) == 3
+    (out / "predicting").touch()  # as if it had been killed in the last round
+    (out / "candidates" / rounds[-1]).unlink()
+    kept = [(out / "candidates" / name).stat().st_mtime_ns for name in rounds[:-1]]
+    monkeypatch.setattr(pipeline.run, "_train", train)
+    assert run(*arguments, "--resume") == 0
+    assert (out / "submission.json").read_bytes() == first
+    assert [(out / "candidates" / name).stat().st_mtime_ns for name in rounds[:-1]] == kept
+    assert sorted(path.name for path in (out / "candidates").iterdir()) == rounds
+    assert "2 rounds of predictions, 3 views of each test input, are there already and count" in caplog.text
+    assert not (out / "predicting").exists()
+
+
+def test_workers_leave_the_same_submission(tmp_path: Path, kaggle: Path) -> None:
+    files = []
+    for workers in ("0", "2"):
+        arguments = ("--source", f"kaggle:{kaggle}:evaluation", "--out", tmp_path / workers, "--set", "train.steps=4")
+        assert run("run", *arguments, "--workers", workers) == 0
+        files.append((tmp_path / workers / "submission.json").read_bytes())
+    assert files[0] == files[1]
+
+
 def test_a_resumed_run_never_makes_the_submission_worse(tmp_path: Path, kaggle: Path) -> None:
     out = tmp_path / "out"
     arguments = ("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--set", "train.steps=3")

@@ -11,6 +11,7 @@ from augment.grid import Grid
 from eval.vote import Ballot
 from pipeline.candidates import Candidates, Origin, write_candidates
 from pipeline.data.store import Store
+from pipeline.predict import round_path
 from pipeline.votes import count_votes, tally, write_attempts
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import tiny_store
@@ -31,7 +32,8 @@ def make_candidates(votes: list[tuple[int, Grid | None, float]]) -> Candidates:
 
 def write(folder: Path, number: int, store: Store, votes: list[tuple[int, Grid | None, float]], source: str = "step 1") -> None:
     folder.mkdir(exist_ok=True)
-    write_candidates(folder, number, 0, make_candidates(votes), Origin(source, store.tests_hash))
+    origin = Origin(source, store.tests_hash, number, number - 1, number, True)
+    write_candidates(round_path(folder, number), make_candidates(votes), origin)
 
 
 def place(store: Store, test: int) -> tuple[str, int]:
@@ -87,7 +89,7 @@ def test_a_folder_without_candidates_is_named(tmp_path: Path) -> None:
 
 def test_candidates_for_other_tests_are_refused(tmp_path: Path) -> None:
     write(tmp_path, 1, tiny_store(seed=1), [(0, RED, 0.5)])
-    with pytest.raises(ValueError, match=r"round-0001-0\.safetensors: candidates for other tests"):
+    with pytest.raises(ValueError, match=r"round-0001\.safetensors: candidates for other tests"):
         tally([tmp_path], tiny_store())
 
 
