@@ -1,0 +1,62 @@
+"""What goes wrong at Kaggle, told by what its client says: a line for each with what to do next."""
+
+import re
+
+from submission.settings import KaggleSettings
+
+_CAUSES = (
+    (r"Authentication required|\b401\b|[Uu]nauthori[sz]ed|[Uu]nauthenticated|Could not find kaggle\.json|Missing username",
+     "not authenticated: save a token (kaggle.com, Settings, API) to ~/.kaggle/access_token or set KAGGLE_API_TOKEN"),
+    (r"(?i)accept\w* .*\brules|\brules\b.*accept|not (yet )?(accepted|joined)|must (join|accept)",
+     "join the competition and accept its rules at https://www.kaggle.com/competitions/{competition}/rules, then try again"),
+    (r"(?i)phone|verif(y|ied) your (account|identity)",
+     "verify your phone number at https://www.kaggle.com/settings, which Kaggle wants for GPUs, then try again"),
+    (r"(?i)(gpu|accelerator|tpu|session)[^\n]*(quota|limit|maximum)|(quota|limit|maximum)[^\n]*(gpu|accelerator|tpu|session)",
+     "the GPU quota is used up: wait until it is renewed, end other sessions, or set accelerator = \"none\" in the settings"),
+    (r"(?i)(daily|today|per day|maximum|limit|allowed)[^\n]*submission|submission[^\n]*(daily|today|per day|limit|maximum)",
+     "no submission is left today; the count starts anew at midnight UTC"),
+    (r"(?i)already in use",
+     "a dataset of this title exists already: choose another code_dataset in the settings and make the folder anew"),
+    (r"(?i)does not resolve to the specified id",
+     "the notebook's title does not lead to its id: make the folder anew from the settings, and do not edit its metadata"),
+    (r"(?i)no (file|output)|not (found|produce)[^\n]*submission\.json|submission\.json[^\n]*(not|missing)",
+     "this version of the notebook left no submission.json: look at its log with `kaggle kernels output {notebook}`"),
+    (r"(?i)still running|not (finished|completed|complete)\b|in progress",
+     "this version of the notebook has not finished: `python -m pipeline kaggle status --wait` tells when"),
+    (r"\b404\b|(?i:not found|could not find)",
+     "Kaggle does not know the competition {competition}, or notebook {notebook} or that version of it; check the settings"),
+    (r"\b403\b|(?i:forbidden|permission)",
+     "Kaggle denies it: is the token that of {user}, are the rules of {competition} accepted?"),
+    (r"\b429\b|(?i:too many requests)", "Kaggle wants fewer requests: wait some minutes, then try again"),
+    (r"\b5\d\d (Server )?Error|(?i:internal server error|bad gateway|service unavailable)",
+     "Kaggle has a problem of its own: try again in some minutes"),
+    (r"Connection(Error| refused| reset)|NameResolution|Max retries|Failed to establish|Temporary failure in name|timed out",
+     "Kaggle cannot be reached: check the network, then try again"),
+    (r"No module named '?kaggle", "the kaggle client is not installed: pip install -r requirements.txt"),
+)  # fmt: skip
+"""(pattern in what the client says, what to do), the most telling first."""
+
+
+_NOISE = re.compile(r"%\||^(Upload|Starting|Warning|If this is a competition|You don't have access to this)|^  ")
+"""Lines of progress and of general advice, which say nothing about this failure."""
+
+
+class KaggleError(Exception):
+    """Something at Kaggle went wrong; one line that says what, and what to do next."""
+
+
+def explain(what: str, text: str, settings: KaggleSettings) -> KaggleError:
+    """Return what to say after the client said `text` about `what`: the known cause, and Kaggle's own words.
+
+    `text` must be without tokens.
+    """
+    values = {"user": settings.user, "competition": settings.competition, "notebook": settings.notebook}
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
+    about = text if "Authentication required" in text else "\n".join(lines)
+    telling = [line for line in lines if "error" in line.lower()] or lines or ["nothing"]
+    said = telling[-1][:300]
+    for pattern, advice in _CAUSES:
+        if re.search(pattern, about):
+            own_words = "" if "Authentication required" in text else f" (Kaggle says: {said})"
+            return KaggleError(f"{what}: {advice.format(**values)}{own_words}")
+    return KaggleError(f"{what}: Kaggle did not confirm it; it says: {said}; look there before you try again")

@@ -1,0 +1,225 @@
+"""Push, status and submit: a ready folder goes to Kaggle through the official client, and its answers are understood.
+
+Comes after `submission.notebook`. The client runs as a subprocess, since importing it asks the network for a login, and its
+output is parsed, since it exits with 0 after errors of the server. Every failure is a `KaggleError` of one line with what to do
+next. `ARC_KAGGLE_PYTHON` names another Python whose kaggle client is to be used.
+"""
+
+import json
+import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from submission.causes import KaggleError, explain
+from submission.notebook import read_ready_folder
+from submission.secret import mask, refuse_tokens
+from submission.settings import KaggleSettings
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 120.0
+UPLOAD_SECONDS = 3600.0
+MOST_BAD_ANSWERS = 10
+"""So often in a row may a question about progress fail before waiting is given up."""
+ENDED = ("complete", "error", "cancel_acknowledged")
+
+_PUSHED = re.compile(r"Kernel version (\d+) successfully pushed")
+_STATUS = re.compile(r'has status "(?:KernelWorkerStatus\.)?(\w+)"')
+_BAD_SOURCES = re.compile(r"not valid (\w+) sources.*?: (.*)")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the client said."""
+
+    code: int
+    text: str
+    """Its output, without tokens."""
+
+
+def push(folder: Path, dry_run: bool = False, poll_seconds: float = 5.0, ready_seconds: float = 1800.0) -> int | None:
+    """Create the code dataset or renew it, wait until it is ready, push the notebook; return the notebook's version.
+
+    Leaves `folder`/pushed.json. With `dry_run`, prints commands and files, sends nothing and returns None.
+    """
+    settings = read_ready_folder(folder)
+    dataset = f"{settings.user}/{settings.code_dataset}"
+    visible = [] if settings.private else ["--public"]
+    create = ["datasets", "create", "-p", str(folder / "code"), "-r", "zip", *visible]
+    renew = ["datasets", "version", "-p", str(folder / "code"), "-r", "zip", "-m", "new version of the source"]
+    send = ["kernels", "push", "-p", str(folder / "notebook")]
+    if dry_run:
+        _show_push(folder, dataset, (create, renew, send))
+        return None
+    for path in _files(folder):
+        try:
+            refuse_tokens(path.read_bytes(), str(path))
+        except ValueError as error:
+            raise KaggleError(str(error)) from None
+    earlier = _dataset_state(dataset, settings)
+    logger.info("%s: sending %s", dataset, "a new version" if earlier else "a new dataset")
+    answer = _call(renew if earlier else create, UPLOAD_SECONDS)
+    if answer.code or "is being created" not in answer.text:
+        raise explain(f"dataset {dataset}", answer.text, settings)
+    _wait_for_dataset(dataset, earlier[1] if earlier else 0, settings, poll_seconds, ready_seconds)
+    logger.info("%s: pushing the notebook", settings.notebook)
+    answer = _call(send, UPLOAD_SECONDS)
+    bad = _BAD_SOURCES.search(answer.text)
+    if bad:
+        advice = "check its name in the settings, and that you may see it (a competition: its rules accepted)"
+        raise KaggleError(f"notebook {settings.notebook}: Kaggle does not accept the {bad[1]} {bad[2]}: {advice}")
+    found = _PUSHED.search(answer.text)
+    if answer.code or not found or "does not resolve" in answer.text:
+        raise explain(f"notebook {settings.notebook}", answer.text, settings)
+    version = int(found[1])
+    _write_json(folder / "pushed.json", {"notebook": settings.notebook, "version": version})
+    return version
+
+
+def status(folder: Path, wait: bool = False, poll_seconds: float = 30.0, timeout_seconds: float = 13 * 3600.0) -> str:
+    """Return how the notebook's last run is: queued, running, complete, cancel_requested...; with `wait`, when it has ended.
+
+    Raises KaggleError with Kaggle's reason when the run failed or was cancelled.
+    """
+    settings = read_ready_folder(folder)
+    started, bad, told = time.monotonic(), 0, ""
+    while True:
+        answer = _call(["kernels", "status", settings.notebook])
+        found = _STATUS.search(answer.text)
+        if found is None:
+            bad += 1
+            lasting = re.search(r"\b40[134]\b|Authentication required|No module named", answer.text)
+            if not wait or lasting or bad >= MOST_BAD_ANSWERS:
+                raise explain(f"notebook {settings.notebook}", answer.text, settings)
+        else:
+            bad, now = 0, found[1].lower()
+            if now != told:
+                logger.info("%s: %s", settings.notebook, now)
+                told = now
+            if now in ENDED and now != "complete":
+                reason = re.search(r'Failure message: "(.*)"', answer.text)
+                said = f" ({reason[1]})" if reason else ""
+                fetch = f"`kaggle kernels output {settings.notebook} -p DIR` fetches its log"
+                raise KaggleError(f"notebook {settings.notebook}: the run ended with {now}{said}; {fetch}")
+            if not wait or now in ENDED:
+                return now
+        if time.monotonic() - started > timeout_seconds:
+            hours = timeout_seconds / 3600
+            raise KaggleError(f"notebook {settings.notebook}: {told or 'no answer'} after {hours:.1f} hours of waiting")
+        time.sleep(poll_seconds)
+
+
+def submit(folder: Path, message: str, version: int | None = None, dry_run: bool = False) -> str:
+    """Submit a version of the notebook, by default the one that was pushed last, and return what Kaggle says to it."""
+    settings = read_ready_folder(folder)
+    if not message.strip():
+        raise KaggleError("a submission needs a message: -m 'what is new in it'")
+    version = _pushed_version(folder) if version is None else version
+    command = ["competitions", "submit", settings.competition, "-k", settings.notebook, "-v", str(version)]
+    command += ["-f", "submission.json", "-m", message]
+    if dry_run:
+        print(shlex.join(["kaggle", *command]))
+        return "nothing was sent"
+    answer = _call(command)
+    if answer.code or not re.search(r"(?i)success", answer.text):
+        raise explain(f"submission of {settings.notebook}, version {version}", answer.text, settings)
+    lines = sorted(answer.text.splitlines(), key=lambda line: "success" not in line.lower())
+    return " ".join(" ".join(lines).split())
+
+
+def _pushed_version(folder: Path) -> int:
+    path = folder / "pushed.json"
+    try:
+        return int(json.loads(path.read_bytes())["version"])
+    except FileNotFoundError:
+        raise KaggleError(
+            f"{folder} was not pushed yet: `python -m pipeline kaggle push {folder}`, or say --version N"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise KaggleError(f"{path} is damaged: push again, or say --version N") from None
+
+
+def _dataset_state(dataset: str, settings: KaggleSettings) -> tuple[str, int] | None:
+    """Return status and version of a dataset, None where there is none (Kaggle may deny it instead of saying so)."""
+    answer = _call(["datasets", "status", dataset, "--format", "json"])
+    try:
+        found = json.loads(answer.text.splitlines()[-1]) if answer.code == 0 else {}
+        return str(found["status"]).lower(), int(found["current_version_number"])
+    except (ValueError, KeyError, TypeError, IndexError):
+        if answer.code and re.search(r"(?i)\b40[34]\b|not found|could not find|denied|permission|forbidden", answer.text):
+            return None
+        raise explain(f"dataset {dataset}", answer.text, settings) from None
+
+
+def _wait_for_dataset(dataset: str, earlier: int, settings: KaggleSettings, poll_seconds: float, ready_seconds: float) -> None:
+    """Return when Kaggle has unpacked a later version than `earlier`: a notebook that is pushed before would get the old one.
+
+    A version that does not appear, as when nothing is new in it, is waited for only a tenth of the time.
+    """
+    started = time.monotonic()
+    while True:
+        status, version = _dataset_state(dataset, settings) or ("not there yet", 0)
+        waited = time.monotonic() - started
+        if status == "ready" and (version > earlier or waited > 0.1 * ready_seconds):
+            return
+        if status == "failed":
+            raise KaggleError(
+                f"dataset {dataset}: Kaggle could not unpack it; look at https://www.kaggle.com/datasets/{dataset}"
+            )
+        if waited > ready_seconds:
+            raise KaggleError(
+                f"dataset {dataset}: not ready after {ready_seconds / 60:.0f} minutes ({status}); push again later"
+            )
+        time.sleep(poll_seconds)
+
+
+def _call(arguments: list[str], seconds: float = ANSWER_SECONDS) -> _Answer:
+    """Run the client; whatever it says comes back without tokens."""
+    python = os.environ.get("ARC_KAGGLE_PYTHON", sys.executable)
+    command = [python, "-m", "kaggle", "-W", *arguments]
+    environment = os.environ | {"PYTHONWARNINGS": "ignore", "PYTHONUTF8": "1"}
+    try:
+        ended = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return _Answer(1, f"kaggle {arguments[0]} {arguments[1]} timed out after {seconds:.0f} s")
+    except OSError as error:
+        raise KaggleError(f"{python}: cannot be started ({error.strerror}); check ARC_KAGGLE_PYTHON") from None
+    return _Answer(ended.returncode, mask(f"{ended.stdout}\n{ended.stderr}".strip()))
+
+
+def _show_push(folder: Path, dataset: str, commands: tuple[list[str], ...]) -> None:
+    create, renew, send = (shlex.join(["kaggle", *command]) for command in commands)
+    print(f"# if there is no dataset {dataset} yet:\n{create}\n# else:\n{renew}")
+    print(f"# when `kaggle datasets status {dataset}` is ready:\n{send}")
+    for name in ("code/dataset-metadata.json", "notebook/kernel-metadata.json"):
+        print(f"# {folder / name}:\n{(folder / name).read_text().rstrip()}")
+    files = _files(folder)
+    print(f"# {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB:")
+    for path in files:
+        print(f"#   {path.stat().st_size:>10,}  {path.relative_to(folder)}")
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files that a push sends."""
+    return [path for part in ("code", "notebook") for path in sorted((folder / part).rglob("*")) if path.is_file()]
+
+
+def _write_json(path: Path, value: object) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+    temporary.replace(path)

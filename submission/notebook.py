@@ -1,0 +1,194 @@
+"""The ready folder of a Kaggle entry: a generated notebook with its metadata, and the project's source as a dataset.
+
+    DIR/notebook/       SLUG.ipynb, kernel-metadata.json
+    DIR/code/           pipeline/ augment/ eval/ submission/, weights/ and wheels/ if there are any, dataset-metadata.json
+    DIR/settings.json   the settings that it was made from
+
+Comes before `submission.client`, which sends it. Everything that runs on Kaggle starts from the notebook's third cell.
+"""
+
+import json
+import pprint
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from submission.secret import refuse_tokens
+from submission.settings import KaggleSettings, parse_settings
+
+PACKAGES = ("augment", "eval", "submission", "pipeline")
+BESIDE = ("LICENSE", "requirements.txt", "README.md")
+LEFT_OUT = ("rehearsal", "pictures", "__pycache__")
+"""Folders of the packages that nothing on Kaggle needs."""
+SUFFIXES = (".py", ".css", ".js", ".html", ".safetensors")
+LICENSE_NAME = "other"
+"""Of the dataset, in Kaggle's list, which has no MIT-0; LICENSE is in it."""
+
+_MARKDOWN = """\
+# {title}
+
+From the competition's tasks to `submission.json` with a tiny recursive network, trained in this notebook. Committed, it solves
+and scores a few public evaluation tasks; rerun by Kaggle, it solves the hidden ones. A complete `submission.json` is there from
+the first minute on. The source is the dataset `{code}`; this notebook was generated from its settings."""
+
+_CLOCK = """\
+import time
+
+STARTED = time.monotonic()  # the time limit counts from here
+SETTINGS = {settings}"""
+
+_SOLVE = """\
+import os
+import sys
+from pathlib import Path
+
+inputs = Path(os.environ.get("ARC_KAGGLE_ROOT", "/kaggle")) / "input"
+name = SETTINGS["code_dataset"]
+found = [main.parents[1] for depth in range(1, 6) for main in sorted(inputs.glob("*/" * depth + "pipeline/__main__.py"))]
+found.sort(key=lambda folder: name not in folder.parts)  # should there be several, that of the settings
+if not found:
+    raise SystemExit(f"There is no source under {inputs}: add the dataset {SETTINGS['user']}/{name} to this notebook.")
+sys.path.insert(0, str(found[0]))
+
+from pipeline.kernel import solve
+from submission.settings import parse_settings
+
+outcome = solve(parse_settings(SETTINGS), STARTED)"""
+
+_SHOW = "outcome.show()"
+
+
+def write_ready_folder(
+    out: Path, settings: KaggleSettings, project: Path, weights: Path | None = None, wheels: Path | None = None
+) -> None:
+    """Write the folder `out`, which appears when it is complete; one of an earlier call is replaced.
+
+    `project` is the folder that holds the packages, `weights` a weights file, `wheels` a folder of *.whl. Raises ValueError for
+    what is none of these, for a folder that is no ready folder, and for any file that holds a Kaggle token.
+    """
+    if out.exists() and not is_ready_folder(out) and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is there already and is no folder of this command; choose another one")
+    if weights is not None and not weights.is_file():
+        raise ValueError(f"{weights}: expected a weights file, such as checkpoints/step-00001000/weights.safetensors of a run")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+        made = Path(temporary) / "made"
+        _write_code(made / "code", settings, project, weights, wheels)
+        _write_notebook(made / "notebook", settings)
+        _write_json(made / "settings.json", asdict(settings))
+        for path in sorted(made.rglob("*")):
+            if path.is_file():
+                refuse_tokens(path.read_bytes(), str(path.relative_to(made)))
+        if out.exists():
+            out.rename(Path(temporary) / "earlier")
+        made.rename(out)
+
+
+def is_ready_folder(folder: Path) -> bool:
+    """Return whether `folder` was made by `write_ready_folder`."""
+    return (folder / "settings.json").is_file() and (folder / "notebook").is_dir() and (folder / "code").is_dir()
+
+
+def read_ready_folder(folder: Path) -> KaggleSettings:
+    """Return the settings of a ready folder. Raises FileNotFoundError or ValueError for another folder."""
+    if not is_ready_folder(folder):
+        raise FileNotFoundError(f"{folder}: not a ready folder; `python -m pipeline kaggle notebook --out {folder}` makes one")
+    path = folder / "settings.json"
+    try:
+        return parse_settings(json.loads(path.read_bytes()))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def make_notebook(settings: KaggleSettings) -> dict[str, object]:
+    """Return the notebook (nbformat 4.5) of `settings`."""
+    literals = pprint.pformat(_plain(settings), sort_dicts=False, width=100)
+    cells = [
+        ("markdown", "what", _MARKDOWN.format(title=settings.notebook_title, code=f"{settings.user}/{settings.code_dataset}")),
+        ("code", "settings", _CLOCK.format(settings=literals)),
+        ("code", "solve", _SOLVE),
+        ("code", "show", _SHOW),
+    ]
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return {
+        "cells": [_cell(kind, name, source) for kind, name, source in cells],
+        "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+def _cell(kind: str, name: str, source: str) -> dict[str, object]:
+    cell: dict[str, object] = {"cell_type": kind, "id": name, "metadata": {}, "source": source}
+    return cell | ({"execution_count": None, "outputs": []} if kind == "code" else {})
+
+
+def _plain(settings: KaggleSettings) -> dict[str, object]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
+
+
+def _write_notebook(folder: Path, settings: KaggleSettings) -> None:
+    folder.mkdir(parents=True)
+    name = f"{settings.notebook_slug}.ipynb"
+    _write_json(folder / name, make_notebook(settings))
+    metadata: dict[str, object] = {
+        "id": settings.notebook,
+        "title": settings.notebook_title,
+        "code_file": name,
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": settings.private,
+        "enable_gpu": settings.accelerator != "none",
+        "enable_tpu": False,
+        "enable_internet": False,
+        "dataset_sources": [
+            source for source in (f"{settings.user}/{settings.code_dataset}", settings.weights_dataset) if source
+        ],
+        "competition_sources": [settings.competition],
+        "kernel_sources": [],
+        "model_sources": [],
+    }
+    if settings.accelerator != "none":
+        metadata["machine_shape"] = settings.accelerator
+    if settings.docker_image:
+        metadata |= {"docker_image": settings.docker_image, "docker_image_pinning_type": "original"}
+    _write_json(folder / "kernel-metadata.json", metadata)
+
+
+def _write_code(folder: Path, settings: KaggleSettings, project: Path, weights: Path | None, wheels: Path | None) -> None:
+    missing = [name for name in PACKAGES if not (project / name / "__init__.py").is_file()]
+    if missing:
+        raise ValueError(f"{project}: holds no package {missing[0]}, so it is not this project's folder")
+    for package in PACKAGES:
+        for path in sorted((project / package).rglob("*")):
+            parts = path.relative_to(project).parts
+            if (
+                path.is_file()
+                and path.suffix in SUFFIXES
+                and not any(part in LEFT_OUT or part.startswith(".") for part in parts)
+            ):
+                _copy(path, folder.joinpath(*parts))
+    for name in BESIDE:
+        if (project / name).is_file():
+            _copy(project / name, folder / name)
+    if weights is not None:
+        _copy(weights, folder / "weights" / "weights.safetensors")
+    if wheels is not None:
+        found = sorted(wheels.glob("*.whl")) if wheels.is_dir() else []
+        if not found:
+            raise ValueError(f"{wheels}: holds no wheels (*.whl)")
+        for path in found:
+            _copy(path, folder / "wheels" / path.name)
+    identity = f"{settings.user}/{settings.code_dataset}"
+    metadata = {"id": identity, "title": settings.code_dataset, "licenses": [{"name": LICENSE_NAME}]}
+    _write_json(folder / "dataset-metadata.json", metadata)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

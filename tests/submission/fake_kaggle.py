@@ -1,0 +1,112 @@
+"""A stand-in for Kaggle's API on this machine, which the real client is pointed at: it answers what a test tells it to.
+
+The client sends absolute requests to http://localhost through the proxy that `environment` names.
+"""
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+Reply = tuple[int, dict[str, Any]]
+"""HTTP status and JSON body."""
+
+COMPETITION, DATASET, KERNEL = "CompetitionApiService", "DatasetApiService", "KernelsApiService"
+
+
+def refusal(code: int, message: str) -> Reply:
+    """What Kaggle answers when it refuses."""
+    return code, {"code": code, "message": message}
+
+
+@dataclass
+class FakeKaggle:
+    """The server, running while it is entered; `replies` by method name stand before what it says by itself."""
+
+    replies: dict[str, Reply | Callable[[], Reply]] = field(default_factory=dict)
+    dataset_version: int = 0
+    """0: there is no dataset yet."""
+    statuses: list[str] = field(default_factory=lambda: ["COMPLETE"])
+    """Of the notebook, one after the other; the last stays."""
+    requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    uploaded: list[bytes] = field(default_factory=list)
+
+    def __enter__(self) -> "FakeKaggle":
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                method = self.path.rsplit("/", 1)[-1]
+                sent = json.loads(body) if body.startswith(b"{") else {}
+                fake.requests.append((method, sent))
+                self.answer(*fake.reply(method))
+
+            def do_PUT(self) -> None:
+                fake.uploaded.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+                self.answer(200, {})
+
+            def do_GET(self) -> None:
+                self.answer(404, {"code": 404, "message": "Not found"})
+
+            def answer(self, status: int, body: dict[str, Any]) -> None:
+                content = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def environment(self) -> dict[str, str]:
+        """Variables that point the client here."""
+        proxy = f"http://127.0.0.1:{self.server.server_address[1]}"
+        return {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "http_proxy": proxy, "HTTP_PROXY": proxy, "no_proxy": "127.0.0.1"}
+
+    def methods(self) -> list[str]:
+        """The methods that were called, in order."""
+        return [method for method, _ in self.requests]
+
+    def sent(self, method: str) -> dict[str, Any]:
+        """The body of the last call of a method."""
+        return [body for name, body in self.requests if name == method][-1]
+
+    def reply(self, method: str) -> Reply:
+        """What is answered to a method."""
+        special = self.replies.get(method)
+        if special is not None:
+            return special() if callable(special) else special
+        return self._own_reply(method)
+
+    def _own_reply(self, method: str) -> Reply:
+        if method in ("CreateDataset", "CreateDatasetVersion"):
+            self.dataset_version += 1
+        if method == "GetDatasetStatus" and not self.dataset_version:
+            return refusal(404, "Not found")
+        bodies: dict[str, dict[str, Any]] = {
+            "GetDatasetStatus": {"status": "READY"},
+            "GetDataset": {"currentVersionNumber": self.dataset_version},
+            "StartBlobUpload": {"token": "blob", "createUrl": f"http://localhost/upload/{len(self.uploaded)}"},
+            "CreateDataset": {"status": "ok", "url": "https://www.kaggle.com/datasets/you/arc-trm-code"},
+            "CreateDatasetVersion": {"status": "ok", "url": "https://www.kaggle.com/datasets/you/arc-trm-code"},
+            "SaveKernel": {"versionNumber": 7, "url": "https://www.kaggle.com/code/you/arc-trm"},
+            "CreateCodeSubmission": {"message": "Successfully submitted to ARC", "ref": 1},
+            "GetSubmissionLimits": {"numAllowedNow": 0},
+        }
+        if method == "GetKernelSessionStatus":
+            status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+            bodies[method] = {"status": status} | ({"failureMessage": "the notebook raised"} if status == "ERROR" else {})
+        return (200, bodies[method]) if method in bodies else refusal(404, f"the stand-in does not know {method}")

@@ -1,0 +1,291 @@
+"""Push, status and submit, with the real kaggle client against a stand-in for Kaggle on this machine.
+
+`ARC_KAGGLE_PYTHON=OTHER/bin/python pytest tests/submission/test_client.py` tests the client of another environment.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from submission import client
+from submission.causes import KaggleError, explain
+from submission.client import push, status, submit
+from submission.notebook import write_ready_folder
+from submission.settings import KaggleSettings
+from tests.submission.fake_kaggle import FakeKaggle, Reply, refusal
+
+PROJECT = Path(__file__).parents[2]
+SETTINGS = KaggleSettings("you", "arc-prize-x")
+TOKEN = "0123456789abcdef0123456789abcdef"
+STORED = "KGAT_fedcba9876543210fedcba98"
+
+
+@pytest.fixture(autouse=True)
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials of a person who does not exist, in a home that is empty."""
+    for name in list(os.environ):
+        if name.startswith("KAGGLE_"):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    (home / ".kaggle").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("KAGGLE_USERNAME", "you")
+    monkeypatch.setenv("KAGGLE_KEY", TOKEN)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_ready_folder(tmp_path / "entry", SETTINGS, PROJECT)
+    return tmp_path / "entry"
+
+
+def point_to(fake: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in fake.environment().items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_first_push_creates_the_dataset_and_pushes_the_notebook(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeKaggle() as fake:
+        point_to(fake, monkeypatch)
+        assert push(folder, poll_seconds=0.01) == 7
+    assert [method for method in fake.methods() if method.startswith(("Create", "Save"))] == ["CreateDataset", "SaveKernel"]
+    assert fake.sent("CreateDataset") | {"files": []} == {
+        "ownerSlug": "you", "slug": "arc-trm-code", "title": "arc-trm-code", "licenseName": "other", "isPrivate": True,
+        "files": [],
+    }  # fmt: skip
+    sent = fake.sent("SaveKernel")
+    notebook = json.loads(sent.pop("text"))
+    assert [cell["cell_type"] for cell in notebook["cells"]] == ["markdown", "code", "code", "code"]
+    assert sent == {
+        "slug": "you/arc-trm", "newTitle": "ARC TRM", "language": "python", "kernelType": "notebook", "isPrivate": True,
+        "enableGpu": True, "enableTpu": False, "enableInternet": False, "machineShape": "NvidiaL4",
+        "datasetDataSources": ["you/arc-trm-code"], "competitionDataSources": ["arc-prize-x"],
+    }  # fmt: skip
+    assert json.loads((folder / "pushed.json").read_text()) == {"notebook": "you/arc-trm", "version": 7}
+    packages = [content for content in fake.uploaded if content.startswith(b"PK")]
+    assert len(packages) == 4  # each folder is an archive, which Kaggle unpacks
+
+
+def test_a_later_push_makes_a_new_version_and_waits_for_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def version() -> Reply:  # what was sent takes a while to be unpacked
+        asked.append(fake.dataset_version)
+        return 200, {"currentVersionNumber": 3 if len(asked) < 4 else fake.dataset_version}
+
+    with FakeKaggle(dataset_version=3, replies={"GetDataset": version}) as fake:
+        point_to(fake, monkeypatch)
+        assert push(folder, poll_seconds=0.01) == 7
+    assert "CreateDatasetVersion" in fake.methods()
+    assert "CreateDataset" not in fake.methods()
+    assert asked == [3, 4, 4, 4]
+    assert fake.methods()[-1] == "SaveKernel"
+
+
+def test_status_waits_until_the_run_is_complete_through_answers_that_fail(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies = iter([(200, {"status": "QUEUED"}), (503, {}), (200, {"status": "RUNNING"}), (200, {"status": "COMPLETE"})])
+    with FakeKaggle(replies={"GetKernelSessionStatus": lambda: next(replies)}) as fake:
+        point_to(fake, monkeypatch)
+        assert status(folder) == "queued"
+        assert status(folder, wait=True, poll_seconds=0.01) == "complete"
+
+
+def test_a_run_that_failed_is_an_error_with_its_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeKaggle(statuses=["RUNNING", "ERROR"]) as fake:
+        point_to(fake, monkeypatch)
+        with pytest.raises(
+            KaggleError, match=r"run ended with error \(the notebook raised\); `kaggle kernels output you/arc-trm"
+        ):
+            status(folder, wait=True, poll_seconds=0.01)
+
+
+def test_waiting_has_an_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MOST_BAD_ANSWERS", 2)
+    with FakeKaggle(statuses=["RUNNING"]) as fake:
+        point_to(fake, monkeypatch)
+        with pytest.raises(KaggleError, match=r"running after 0\.0 hours of waiting"):
+            status(folder, wait=True, poll_seconds=0.01, timeout_seconds=0.0)
+        fake.replies["GetKernelSessionStatus"] = (503, {})
+        with pytest.raises(KaggleError, match="Kaggle has a problem of its own"):
+            status(folder, wait=True, poll_seconds=0.01)
+
+
+def test_the_pushed_version_is_submitted_as_the_client_wants_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeKaggle() as fake:
+        point_to(fake, monkeypatch)
+        with pytest.raises(KaggleError, match=r"was not pushed yet: `python -m pipeline kaggle push"):
+            submit(folder, "first try")
+        (folder / "pushed.json").write_text('{"notebook": "you/arc-trm", "version": 7}')
+        said = submit(folder, "first try")
+        assert said.startswith("Successfully submitted to ARC ")
+        assert said.endswith("0 submissions remaining today.")
+        expected = {
+            "competitionName": "arc-prize-x", "kernelOwner": "you", "kernelSlug": "arc-trm", "kernelVersion": 7,
+            "fileName": "submission.json", "submissionDescription": "first try",
+        }  # fmt: skip
+        assert fake.sent("CreateCodeSubmission") == expected
+        submit(folder, "again", version=5)
+        assert fake.sent("CreateCodeSubmission") == expected | {"kernelVersion": 5, "submissionDescription": "again"}
+
+
+FAILED_SUBMISSIONS = {
+    "rules": (refusal(403, "You must accept this competition's rules before you can submit."),
+              "accept its rules at https://www.kaggle.com/competitions/arc-prize-x/rules"),
+    "none-left": (refusal(400, "You have made the maximum number of submissions today."), "no submission is left today"),
+    "no-file": (refusal(400, "Notebook did not produce submission.json"), "left no submission.json: look at its log"),
+    "running": (refusal(400, "The notebook version is still running"), "has not finished"),
+    "unknown": (refusal(404, "Not found"), "Kaggle does not know the competition arc-prize-x"),
+    "denied": (refusal(403, "Permission 'competitions.submit' was denied"), "is the token that of you"),
+    "token": (refusal(401, "Unauthenticated"), "not authenticated: save a token"),
+    "busy": (refusal(429, "Too many requests"), "wait some minutes"),
+    "server": ((502, {}), "Kaggle has a problem of its own"),
+    "odd": ((200, {"message": "Could not submit to competition"}), "did not confirm it; it says: Could not submit"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("reply", "message"), FAILED_SUBMISSIONS.values(), ids=FAILED_SUBMISSIONS)
+def test_a_submission_that_fails_is_one_line_with_what_to_do(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, reply: Reply, message: str
+) -> None:
+    with FakeKaggle(replies={"CreateCodeSubmission": reply}) as fake:
+        point_to(fake, monkeypatch)
+        with pytest.raises(KaggleError) as caught:
+            submit(folder, "try", version=1)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+FAILED_PUSHES = {
+    "quota": ({"SaveKernel": (200, {"error": "Maximum weekly GPU quota of 30.00 hours reached"})}, "the GPU quota is used up"),
+    "dataset": ({"SaveKernel": (200, {"versionNumber": 2, "invalidDatasetSources": ["you/arc-trm-code"]})},
+                "does not accept the dataset ['you/arc-trm-code']"),
+    "competition": ({"SaveKernel": (200, {"versionNumber": 2, "invalidCompetitionSources": ["arc-prize-x"]})},
+                    "does not accept the competition ['arc-prize-x']"),
+    "phone": ({"SaveKernel": (200, {"error": "Phone verification is required"})}, "verify your phone number"),
+    "server": ({"SaveKernel": refusal(500, "Internal server error")}, "Kaggle has a problem of its own"),
+    "said-only": ({"SaveKernel": (200, {"error": "Something new"})}, "it says: Kernel push error: Something new"),
+    "upload": ({"CreateDatasetVersion": (200, {"status": "error", "error": "Unsupported archive"})},
+               "it says: Dataset version creation error: Unsupported archive"),
+    "unpacking": ({"GetDatasetStatus": (200, {"status": "FAILED"})}, "Kaggle could not unpack it"),
+    "token": ({"GetDatasetStatus": refusal(401, "Unauthenticated")}, "not authenticated"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("replies", "message"), FAILED_PUSHES.values(), ids=FAILED_PUSHES)
+def test_a_push_that_fails_is_one_line_with_what_to_do_and_is_not_recorded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, replies: dict[str, Reply], message: str
+) -> None:
+    with FakeKaggle(dict(replies), dataset_version=1) as fake:
+        point_to(fake, monkeypatch)
+        with pytest.raises(KaggleError) as caught:
+            push(folder, poll_seconds=0.01, ready_seconds=0.1)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "pushed.json").exists()
+
+
+def test_a_title_that_does_not_lead_to_the_id_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "notebook" / "kernel-metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"title": "Another title"}))
+    with FakeKaggle(dataset_version=1) as fake:
+        point_to(fake, monkeypatch)
+        with pytest.raises(KaggleError, match="the notebook's title does not lead to its id"):
+            push(folder, poll_seconds=0.01, ready_seconds=0.1)
+
+
+def test_without_credentials_or_network_or_client_the_line_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with FakeKaggle() as fake:
+        point_to(fake, monkeypatch)
+    with pytest.raises(KaggleError, match="Kaggle cannot be reached"):  # the stand-in has gone
+        submit(folder, "try", version=1)
+    monkeypatch.delenv("KAGGLE_KEY")
+    with pytest.raises(KaggleError, match="not authenticated: save a token"):
+        submit(folder, "try", version=1)
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    monkeypatch.setenv("ARC_KAGGLE_PYTHON", str(bare))
+    with pytest.raises(KaggleError, match=r"the kaggle client is not installed: pip install -r requirements\.txt"):
+        submit(folder, "try", version=1)
+    monkeypatch.setenv("ARC_KAGGLE_PYTHON", str(tmp_path / "nowhere"))
+    with pytest.raises(KaggleError, match="cannot be started"):
+        submit(folder, "try", version=1)
+
+
+def test_a_client_that_hangs_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    slow = tmp_path / "python"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("ARC_KAGGLE_PYTHON", str(slow))
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(client._call, "__defaults__", (0.3,))
+    with pytest.raises(KaggleError, match="Kaggle cannot be reached"):
+        status(folder)
+
+
+def test_a_dry_run_prints_commands_and_files_and_sends_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(client, "_call", None)
+    assert push(folder, dry_run=True) is None
+    assert submit(folder, "it's new", version=3, dry_run=True) == "nothing was sent"
+    shown = capsys.readouterr().out
+    assert f"kaggle datasets create -p {folder}/code -r zip\n" in shown
+    assert f"kaggle kernels push -p {folder}/notebook\n" in shown
+    assert '"enable_internet": false' in shown
+    assert "code/pipeline/__main__.py" in shown
+    expected = "kaggle competitions submit arc-prize-x -k you/arc-trm -v 3 -f submission.json -m 'it'\"'\"'s new'"
+    assert expected in shown.splitlines()
+
+
+def test_no_token_is_told_or_written(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    (tmp_path / "home" / ".kaggle" / "kaggle.json").write_text(json.dumps({"username": "you", "key": STORED}))
+    said = []
+    leaking = {
+        "CreateCodeSubmission": refusal(400, f"strange key {TOKEN} or {STORED}, or KGAT_abcdefgh12345678"),
+        "GetKernelSessionStatus": refusal(400, f"strange key {TOKEN}"),
+    }
+    with FakeKaggle(leaking) as fake:
+        point_to(fake, monkeypatch)
+        push(folder, dry_run=True)
+        push(folder, poll_seconds=0.01)
+        for call in (lambda: submit(folder, "try"), lambda: status(folder), lambda: submit(folder, "try", dry_run=True)):
+            try:
+                said.append(call())
+            except KaggleError as error:
+                said.append(str(error))
+    out, err = capfd.readouterr()
+    produced = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    everything = "\n".join([*said, out, err, caplog.text]).encode() + b"".join([*produced, *fake.uploaded])
+    assert b"[token]" in everything
+    for token in (TOKEN, STORED, "KGAT_abcdefgh12345678"):
+        assert token.encode() not in everything
+
+
+def test_a_file_with_a_token_is_not_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "code" / "notes.txt").write_text(f"my key is {TOKEN}")
+    with FakeKaggle() as fake:
+        point_to(fake, monkeypatch)
+        with pytest.raises(KaggleError, match=r"notes\.txt holds your Kaggle token") as caught:
+            push(folder)
+    assert TOKEN not in str(caught.value)
+    assert fake.requests == []
+
+
+def test_what_is_not_known_is_told_in_kaggles_words() -> None:
+    line = str(explain("notebook", "Starting upload\n 5%|#   |\nA new kind of error\nbye", SETTINGS))
+    assert "it says: A new kind of error" in line
