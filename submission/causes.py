@@ -13,10 +13,16 @@ _CAUSES = (
      "verify your phone number at https://www.kaggle.com/settings, which Kaggle wants for GPUs, then try again"),
     (r"(?i)(gpu|accelerator|tpu|session)[^\n]*(quota|limit|maximum)|(quota|limit|maximum)[^\n]*(gpu|accelerator|tpu|session)",
      "the GPU quota is used up: wait until it is renewed, end other sessions, or set accelerator = \"none\" in the settings"),
-    (r"(?i)(daily|today|per day|maximum|limit|allowed)[^\n]*submission|submission[^\n]*(daily|today|per day|limit|maximum)",
+    (r"(?i)(daily|today|per day|maximum number of)[^\n]*submission|submission[^\n]*(daily|today|per day|limit)",
      "no submission is left today; the count starts anew at midnight UTC"),
-    (r"(?i)already in use",
-     "a dataset of this title exists already: choose another code_dataset in the settings and make the folder anew"),
+    (r"(?i)already (in use|taken)[^\n]*notebook",
+     "a notebook of this title exists already: choose another notebook_title in the settings and make the folder anew"),
+    (r"(?i)already (in use|taken)",
+     "a dataset of this name exists already: choose another code_dataset in the settings and make the folder anew"),
+    (r"(?i)not allowed to create[^\n]*owner",
+     "user = \"{user}\" in the settings is not the owner of your token"),
+    (r"Kernel push error: Notebook not found",
+     "a notebook with this id and another title is there: choose another notebook_title in the settings"),
     (r"(?i)does not resolve to the specified id",
      "the notebook's title does not lead to its id: make the folder anew from the settings, and do not edit its metadata"),
     (r"(?i)no (file|output)|not (found|produce)[^\n]*submission\.json|submission\.json[^\n]*(not|missing)",
@@ -28,7 +34,7 @@ _CAUSES = (
     (r"\b403\b|(?i:forbidden|permission)",
      "Kaggle denies it: is the token that of {user}, are the rules of {competition} accepted?"),
     (r"\b429\b|(?i:too many requests)", "Kaggle wants fewer requests: wait some minutes, then try again"),
-    (r"\b5\d\d (Server )?Error|(?i:internal server error|bad gateway|service unavailable)",
+    (r"\b5\d\d (Server )?Error|(?i:internal server error|bad gateway|service unavailable|problem on Kaggle's side)",
      "Kaggle has a problem of its own: try again in some minutes"),
     (r"Connection(Error| refused| reset)|NameResolution|Max retries|Failed to establish|Temporary failure in name|timed out",
      "Kaggle cannot be reached: check the network, then try again"),
@@ -37,8 +43,14 @@ _CAUSES = (
 """(pattern in what the client says, what to do), the most telling first."""
 
 
-_NOISE = re.compile(r"%\||^(Upload|Starting|Warning|If this is a competition|You don't have access to this)|^  ")
+_NOISE = re.compile(
+    r"%\||^(Upload successful|Starting|Warning|If this is a competition|You don't have access|To search for|You have been)"
+    r"|^\d+ submissions remaining|^  "
+)
 """Lines of progress and of general advice, which say nothing about this failure."""
+
+LOST = re.compile(r"\b5\d\d (Server )?Error|Connection|Max retries|timed out|Kaggle's side|(?i:internal server error)")
+"""What the client says when a request may have been carried out and its answer was lost."""
 
 
 class KaggleError(Exception):
@@ -59,4 +71,4 @@ def explain(what: str, text: str, settings: KaggleSettings) -> KaggleError:
         if re.search(pattern, about):
             own_words = "" if "Authentication required" in text else f" (Kaggle says: {said})"
             return KaggleError(f"{what}: {advice.format(**values)}{own_words}")
-    return KaggleError(f"{what}: Kaggle did not confirm it; it says: {said}; look there before you try again")
+    return KaggleError(f"{what}: Kaggle did not confirm it; it says: {said}")

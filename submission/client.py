@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from submission.causes import KaggleError, explain
+from submission.causes import LOST, KaggleError, explain
 from submission.notebook import read_ready_folder
 from submission.secret import mask, refuse_tokens
 from submission.settings import KaggleSettings
@@ -40,7 +40,9 @@ class _Answer:
 
     code: int
     text: str
-    """Its output, without tokens."""
+    """Its output, errors included, without tokens."""
+    output: str
+    """The same without errors."""
 
 
 def push(folder: Path, dry_run: bool = False, poll_seconds: float = 5.0, ready_seconds: float = 1800.0) -> int | None:
@@ -54,26 +56,30 @@ def push(folder: Path, dry_run: bool = False, poll_seconds: float = 5.0, ready_s
     create = ["datasets", "create", "-p", str(folder / "code"), "-r", "zip", *visible]
     renew = ["datasets", "version", "-p", str(folder / "code"), "-r", "zip", "-m", "new version of the source"]
     send = ["kernels", "push", "-p", str(folder / "notebook")]
-    if dry_run:
-        _show_push(folder, dataset, (create, renew, send))
-        return None
     for path in _files(folder):
         try:
             refuse_tokens(path.read_bytes(), str(path))
         except ValueError as error:
             raise KaggleError(str(error)) from None
+    _check_metadata(folder, settings)
+    if dry_run:
+        _show_push(folder, dataset, (create, renew, send))
+        return None
     earlier = _dataset_state(dataset, settings)
     logger.info("%s: sending %s", dataset, "a new version" if earlier else "a new dataset")
     answer = _call(renew if earlier else create, UPLOAD_SECONDS)
+    lost = re.search(r"Upload unsuccessful: (\S+)", answer.text)  # the client may go on as if nothing had happened
+    if lost:
+        raise KaggleError(f"dataset {dataset}: {lost[1]} was not uploaded: check the network, then push again")
     if answer.code or "is being created" not in answer.text:
         raise explain(f"dataset {dataset}", answer.text, settings)
     _wait_for_dataset(dataset, earlier[1] if earlier else 0, settings, poll_seconds, ready_seconds)
     logger.info("%s: pushing the notebook", settings.notebook)
     answer = _call(send, UPLOAD_SECONDS)
-    bad = _BAD_SOURCES.search(answer.text)
+    bad = " and ".join(f"{kind} {names}" for kind, names in _BAD_SOURCES.findall(answer.text))
     if bad:
         advice = "check its name in the settings, and that you may see it (a competition: its rules accepted)"
-        raise KaggleError(f"notebook {settings.notebook}: Kaggle does not accept the {bad[1]} {bad[2]}: {advice}")
+        raise KaggleError(f"notebook {settings.notebook}: Kaggle does not accept the {bad}: {advice}")
     found = _PUSHED.search(answer.text)
     if answer.code or not found or "does not resolve" in answer.text:
         raise explain(f"notebook {settings.notebook}", answer.text, settings)
@@ -94,7 +100,7 @@ def status(folder: Path, wait: bool = False, poll_seconds: float = 30.0, timeout
         found = _STATUS.search(answer.text)
         if found is None:
             bad += 1
-            lasting = re.search(r"\b40[134]\b|Authentication required|No module named", answer.text)
+            lasting = re.search(r"\b40[134]\b|Authentication required|No module named|(?i:denied|not found)", answer.text)
             if not wait or lasting or bad >= MOST_BAD_ANSWERS:
                 raise explain(f"notebook {settings.notebook}", answer.text, settings)
         else:
@@ -103,8 +109,8 @@ def status(folder: Path, wait: bool = False, poll_seconds: float = 30.0, timeout
                 logger.info("%s: %s", settings.notebook, now)
                 told = now
             if now in ENDED and now != "complete":
-                reason = re.search(r'Failure message: "(.*)"', answer.text)
-                said = f" ({reason[1]})" if reason else ""
+                reason = re.search(r'Failure message: "(.*)"', answer.text, re.DOTALL)
+                said = f" ({' '.join(reason[1].split())[:500]})" if reason else ""
                 fetch = f"`kaggle kernels output {settings.notebook} -p DIR` fetches its log"
                 raise KaggleError(f"notebook {settings.notebook}: the run ended with {now}{said}; {fetch}")
             if not wait or now in ENDED:
@@ -121,14 +127,19 @@ def submit(folder: Path, message: str, version: int | None = None, dry_run: bool
     if not message.strip():
         raise KaggleError("a submission needs a message: -m 'what is new in it'")
     version = _pushed_version(folder) if version is None else version
+    if version < 1:
+        raise KaggleError(f"version {version}: versions of a notebook count from 1")
     command = ["competitions", "submit", settings.competition, "-k", settings.notebook, "-v", str(version)]
-    command += ["-f", "submission.json", "-m", message]
+    command += ["-f", "submission.json", *(["-m", message] if not message.startswith("-") else [f"--message={message}"])]
     if dry_run:
-        print(shlex.join(["kaggle", *command]))
+        print(mask(shlex.join(["kaggle", *command])))
         return "nothing was sent"
     answer = _call(command)
-    if answer.code or not re.search(r"(?i)success", answer.text):
-        raise explain(f"submission of {settings.notebook}, version {version}", answer.text, settings)
+    if answer.code or not re.search(r"\bSuccessfully\b|Submission ref: \d", answer.text):
+        error = str(explain(f"submission of {settings.notebook}, version {version}", answer.text, settings))
+        if LOST.search(answer.text):  # it may have been taken, and a second one would cost another day
+            error += f"; first see whether it was taken: kaggle competitions submissions {settings.competition}"
+        raise KaggleError(error)
     lines = sorted(answer.text.splitlines(), key=lambda line: "success" not in line.lower())
     return " ".join(" ".join(lines).split())
 
@@ -148,13 +159,14 @@ def _pushed_version(folder: Path) -> int:
 def _dataset_state(dataset: str, settings: KaggleSettings) -> tuple[str, int] | None:
     """Return status and version of a dataset, None where there is none (Kaggle may deny it instead of saying so)."""
     answer = _call(["datasets", "status", dataset, "--format", "json"])
-    try:
-        found = json.loads(answer.text.splitlines()[-1]) if answer.code == 0 else {}
-        return str(found["status"]).lower(), int(found["current_version_number"])
-    except (ValueError, KeyError, TypeError, IndexError):
-        if answer.code and re.search(r"(?i)\b40[34]\b|not found|could not find|denied|permission|forbidden", answer.text):
-            return None
-        raise explain(f"dataset {dataset}", answer.text, settings) from None
+    found = re.search(r"^\{.*\}$", answer.output, re.MULTILINE)
+    if answer.code == 0 and found:
+        state = json.loads(found[0])
+        return str(state.get("status")).lower(), int(state.get("current_version_number") or 0)
+    if answer.code and re.search(r"(?i)\b40[34]\b|not found|could not find|denied|permission|forbidden", answer.text):
+        plain = _call(["datasets", "status", dataset])  # one that is still being unpacked has a status, but no version
+        return (plain.output.split()[-1].lower(), 0) if plain.code == 0 and plain.output.split() else None
+    raise explain(f"dataset {dataset}", answer.text, settings)
 
 
 def _wait_for_dataset(dataset: str, earlier: int, settings: KaggleSettings, poll_seconds: float, ready_seconds: float) -> None:
@@ -162,16 +174,21 @@ def _wait_for_dataset(dataset: str, earlier: int, settings: KaggleSettings, poll
 
     A version that does not appear, as when nothing is new in it, is waited for only a tenth of the time.
     """
-    started = time.monotonic()
+    started, bad = time.monotonic(), 0
     while True:
-        status, version = _dataset_state(dataset, settings) or ("not there yet", 0)
+        try:
+            status, version = _dataset_state(dataset, settings) or ("not there yet", 0)
+            bad = 0
+        except KaggleError:
+            bad += 1
+            if bad >= MOST_BAD_ANSWERS:
+                raise
+            status, version = "no answer", 0
         waited = time.monotonic() - started
         if status == "ready" and (version > earlier or waited > 0.1 * ready_seconds):
             return
-        if status == "failed":
-            raise KaggleError(
-                f"dataset {dataset}: Kaggle could not unpack it; look at https://www.kaggle.com/datasets/{dataset}"
-            )
+        if status in ("failed", "deleted"):
+            raise KaggleError(f"dataset {dataset}: {status} at Kaggle; look at https://www.kaggle.com/datasets/{dataset}")
         if waited > ready_seconds:
             raise KaggleError(
                 f"dataset {dataset}: not ready after {ready_seconds / 60:.0f} minutes ({status}); push again later"
@@ -179,27 +196,41 @@ def _wait_for_dataset(dataset: str, earlier: int, settings: KaggleSettings, poll
         time.sleep(poll_seconds)
 
 
+def _check_metadata(folder: Path, settings: KaggleSettings) -> None:
+    """Raise KaggleError where the notebook's metadata are not those of the settings: the client would push it all the same."""
+    path = folder / "notebook" / "kernel-metadata.json"
+    try:
+        metadata = json.loads(path.read_bytes())
+        right = (metadata["id"], metadata["title"]) == (settings.notebook, settings.notebook_title)
+    except (OSError, ValueError, KeyError, TypeError):
+        right = False
+    if not right:
+        remedy = "make the folder anew from the settings, and do not edit its metadata"
+        raise KaggleError(f"{path}: damaged, or the title does not lead to the id {settings.notebook}: {remedy}")
+
+
 def _call(arguments: list[str], seconds: float = ANSWER_SECONDS) -> _Answer:
     """Run the client; whatever it says comes back without tokens."""
-    python = os.environ.get("ARC_KAGGLE_PYTHON", sys.executable)
-    command = [python, "-m", "kaggle", "-W", *arguments]
-    environment = os.environ | {"PYTHONWARNINGS": "ignore", "PYTHONUTF8": "1"}
+    python = os.environ.get("ARC_KAGGLE_PYTHON") or sys.executable
+    command = [python, "-P", "-m", "kaggle", "-W", *arguments]  # -P: not what happens to be in this folder
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VERBOSE")}  # it prints headers
+    environment |= {"PYTHONWARNINGS": "ignore", "PYTHONUTF8": "1"}
     try:
         ended = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=seconds,
             env=environment,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return _Answer(1, f"kaggle {arguments[0]} {arguments[1]} timed out after {seconds:.0f} s")
+        return _Answer(1, f"kaggle {arguments[0]} {arguments[1]} timed out after {seconds:.0f} s", "")
     except OSError as error:
         raise KaggleError(f"{python}: cannot be started ({error.strerror}); check ARC_KAGGLE_PYTHON") from None
-    return _Answer(ended.returncode, mask(f"{ended.stdout}\n{ended.stderr}".strip()))
+    return _Answer(ended.returncode, mask(f"{ended.stdout}\n{ended.stderr}".strip()), mask(ended.stdout))
 
 
 def _show_push(folder: Path, dataset: str, commands: tuple[list[str], ...]) -> None:

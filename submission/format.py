@@ -27,6 +27,9 @@ PartialSubmission = dict[TaskId, list[tuple[Grid | None, Grid | None]]]
 """The same, as other systems may leave it: None where an attempt is missing."""
 
 ATTEMPT_NAMES = ("attempt_1", "attempt_2")
+FILE_NAME = "submission.json"
+MOST_BYTES_PER_TEST_INPUT = 65_536
+"""Kaggle publishes no limit. Two 30x30 grids with every cell on an indented line of its own take half of this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,10 +129,47 @@ def check_submission(path: Path, tasks: Sequence[Task]) -> None:
 
     Raises a ValueError of one line with the first problem and the number of others; OSError when it cannot be read.
     """
-    content = _parse(_load(path), allow_missing=False)
+    _raise_first(str(path), _problems_in_file(_load(path), tasks))
+
+
+def list_problems(path: Path, tasks: Sequence[Task]) -> list[str]:
+    """Return all that keeps the file at `path` from being a submission for the challenges `tasks`, one line each.
+
+    Of every grid it is the first problem, and of a file that is far too large or cannot be parsed that alone. Raises OSError
+    when the file cannot be read.
+    """
+    size, most = path.stat().st_size, MOST_BYTES_PER_TEST_INPUT * (1 + sum(len(task.test) for task in tasks))
+    if size > most:
+        return [f"{size:,} bytes: a submission for {len(tasks)} tasks has at most {most:,}, even if it is widely indented"]
+    try:
+        document = _load(path)
+    except ValueError as error:
+        return [str(error).removeprefix(f"{path}: ")]
+    return _problems_in_file(document, tasks)
+
+
+def list_notes(path: Path, tasks: Sequence[Task]) -> list[str]:
+    """Return what is unusual about a submission file without problems, one line each; Kaggle accepts all of it.
+
+    Which entry of a task belongs to which of its test inputs cannot be seen in a file: a wrong order there costs points only.
+    """
+    submission = read_submission(path)
+    notes = []
+    if path.name != FILE_NAME:
+        notes.append(f"the file is named {path.name}; a notebook must leave it as {FILE_NAME}")
+    if list(submission) != [task.id for task in tasks]:
+        notes.append("the tasks are not in the order of the challenges")
+    equal = sum(grid_key(first) == grid_key(second) for entries in submission.values() for first, second in entries)
+    if equal:
+        notes.append(f"test inputs whose two attempts are equal, so that the second is wasted: {equal}")
+    return notes
+
+
+def _problems_in_file(document: "JsonObject", tasks: Sequence[Task]) -> list[str]:
+    content = _parse(document, allow_missing=False)
     entries = {task_id: len(attempts) for task_id, attempts in content.submission.items()}
     expected = [task for task in tasks if task.id not in content.unreadable]
-    _raise_first(str(path), [*content.problems, *_completeness(entries, expected)])
+    return [*content.problems, *_completeness(entries, expected)]
 
 
 def _completeness(entries: Mapping[TaskId, int], tasks: Sequence[Task]) -> Iterator[str]:

@@ -76,6 +76,10 @@ class KaggleSettings:
                 raise ValueError(f"{name} = {value!r}: expected letters, digits and single hyphens, as in an address")
         if not 6 <= len(self.code_dataset) <= 50:
             raise ValueError(f"code_dataset = {self.code_dataset!r}: Kaggle wants 6 to 50 characters")
+        if not re.fullmatch(r"[A-Za-z0-9 ._-]+", self.notebook_title):  # Kaggle makes an address of others in its own way
+            raise ValueError(
+                f"notebook_title = {self.notebook_title!r}: letters a to z, digits, spaces, dots and hyphens alone"
+            )
         if len(self.notebook_title) < 5 or len(self.notebook_slug) < 5:
             raise ValueError(f"notebook_title = {self.notebook_title!r}: Kaggle wants at least 5 letters and digits")
         if self.weights_dataset and not _SOURCE.fullmatch(self.weights_dataset):

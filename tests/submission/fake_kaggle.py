@@ -33,6 +33,7 @@ class FakeKaggle:
     """Of the notebook, one after the other; the last stays."""
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     uploaded: list[bytes] = field(default_factory=list)
+    upload_status: int = 200
 
     def __enter__(self) -> "FakeKaggle":
         fake = self
@@ -47,7 +48,7 @@ class FakeKaggle:
 
             def do_PUT(self) -> None:
                 fake.uploaded.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-                self.answer(200, {})
+                self.answer(fake.upload_status, {})
 
             def do_GET(self) -> None:
                 self.answer(404, {"code": 404, "message": "Not found"})

@@ -3,9 +3,12 @@
 `ARC_KAGGLE_PYTHON=OTHER/bin/python pytest tests/submission/test_client.py` tests the client of another environment.
 """
 
+import base64
+import io
 import json
 import os
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -21,14 +24,16 @@ PROJECT = Path(__file__).parents[2]
 SETTINGS = KaggleSettings("you", "arc-prize-x")
 TOKEN = "0123456789abcdef0123456789abcdef"
 STORED = "KGAT_fedcba9876543210fedcba98"
+OAUTH = "ya29-something-long-and-secret"
 
 
 @pytest.fixture(autouse=True)
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials of a person who does not exist, in a home that is empty."""
     for name in list(os.environ):
-        if name.startswith("KAGGLE_"):
+        if name.startswith(("KAGGLE_", "VERBOSE", "XDG_")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # the client keeps what it uploads there
     home = tmp_path / "home"
     (home / ".kaggle").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
@@ -171,7 +176,7 @@ FAILED_PUSHES = {
     "said-only": ({"SaveKernel": (200, {"error": "Something new"})}, "it says: Kernel push error: Something new"),
     "upload": ({"CreateDatasetVersion": (200, {"status": "error", "error": "Unsupported archive"})},
                "it says: Dataset version creation error: Unsupported archive"),
-    "unpacking": ({"GetDatasetStatus": (200, {"status": "FAILED"})}, "Kaggle could not unpack it"),
+    "unpacking": ({"GetDatasetStatus": (200, {"status": "FAILED"})}, "failed at Kaggle; look at https://www.kaggle.com/datasets/you/arc-trm-code"),
     "token": ({"GetDatasetStatus": refusal(401, "Unauthenticated")}, "not authenticated"),
 }  # fmt: skip
 
@@ -194,8 +199,9 @@ def test_a_title_that_does_not_lead_to_the_id_is_an_error(folder: Path, monkeypa
     path.write_text(json.dumps(json.loads(path.read_text()) | {"title": "Another title"}))
     with FakeKaggle(dataset_version=1) as fake:
         point_to(fake, monkeypatch)
-        with pytest.raises(KaggleError, match="the notebook's title does not lead to its id"):
-            push(folder, poll_seconds=0.01, ready_seconds=0.1)
+        with pytest.raises(KaggleError, match="the title does not lead to the id you/arc-trm: make the folder anew"):
+            push(folder)
+    assert fake.requests == []
 
 
 def test_without_credentials_or_network_or_client_the_line_says_so(
@@ -254,36 +260,73 @@ def test_no_token_is_told_or_written(
 ) -> None:
     caplog.set_level("DEBUG")
     (tmp_path / "home" / ".kaggle" / "kaggle.json").write_text(json.dumps({"username": "you", "key": STORED}))
+    (tmp_path / "home" / ".kaggle" / "credentials.json").write_text(json.dumps({"login": {"refresh_token": OAUTH}}))
+    monkeypatch.setenv("VERBOSE", "1")
+    monkeypatch.setenv("VERBOSE_OUTPUT", "1")
     said = []
     leaking = {
-        "CreateCodeSubmission": refusal(400, f"strange key {TOKEN} or {STORED}, or KGAT_abcdefgh12345678"),
+        "CreateCodeSubmission": refusal(400, f"strange key {TOKEN} or {STORED} or {OAUTH}, or KGAT_abcdefgh12345678"),
         "GetKernelSessionStatus": refusal(400, f"strange key {TOKEN}"),
     }
     with FakeKaggle(leaking) as fake:
         point_to(fake, monkeypatch)
         push(folder, dry_run=True)
         push(folder, poll_seconds=0.01)
-        for call in (lambda: submit(folder, "try"), lambda: status(folder), lambda: submit(folder, "try", dry_run=True)):
+        for call in (
+            lambda: submit(folder, "try"),
+            lambda: status(folder),
+            lambda: submit(folder, f"my {TOKEN}", dry_run=True),
+        ):
             try:
                 said.append(call())
             except KaggleError as error:
                 said.append(str(error))
     out, err = capfd.readouterr()
     produced = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
-    everything = "\n".join([*said, out, err, caplog.text]).encode() + b"".join([*produced, *fake.uploaded])
+    everything = "\n".join([*said, out, err, caplog.text]).encode() + b"".join([*produced, *unpacked(fake.uploaded)])
     assert b"[token]" in everything
-    for token in (TOKEN, STORED, "KGAT_abcdefgh12345678"):
+    basic = base64.b64encode(f"you:{TOKEN}".encode()).decode()
+    for token in (TOKEN, STORED, OAUTH, basic, "KGAT_abcdefgh12345678"):
         assert token.encode() not in everything
+
+
+def unpacked(uploads: list[bytes]) -> list[bytes]:
+    """What was uploaded, archives opened."""
+    found = []
+    for content in uploads:
+        if content.startswith(b"PK"):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                found += [archive.read(name) for name in archive.namelist()]
+        else:
+            found.append(content)
+    assert any(b"def main(" in content for content in found)
+    return found
 
 
 def test_a_file_with_a_token_is_not_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "code" / "notes.txt").write_text(f"my key is {TOKEN}")
     with FakeKaggle() as fake:
         point_to(fake, monkeypatch)
-        with pytest.raises(KaggleError, match=r"notes\.txt holds your Kaggle token") as caught:
+        with pytest.raises(KaggleError, match=r"notes\.txt holds a Kaggle token") as caught:
             push(folder)
     assert TOKEN not in str(caught.value)
     assert fake.requests == []
+
+
+def test_an_upload_that_was_lost_stops_the_push(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeKaggle(upload_status=400) as fake:
+        point_to(fake, monkeypatch)
+        with pytest.raises(KaggleError, match=r"dataset you/arc-trm-code: \S+ was not uploaded"):
+            push(folder, poll_seconds=0.01)
+    assert "SaveKernel" not in fake.methods()
+
+
+def test_a_submission_whose_answer_was_lost_is_not_simply_repeated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeKaggle(replies={"CreateCodeSubmission": (502, {})}) as fake:
+        point_to(fake, monkeypatch)
+        with pytest.raises(KaggleError, match="first see whether it was taken: kaggle competitions submissions arc-prize-x"):
+            submit(folder, "-dashed message", version=1)
+    assert fake.sent("CreateCodeSubmission")["submissionDescription"] == "-dashed message"
 
 
 def test_what_is_not_known_is_told_in_kaggles_words() -> None:

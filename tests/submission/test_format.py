@@ -18,6 +18,8 @@ from submission.format import (
     fallback_attempts,
     fallback_submission,
     fill_submission,
+    list_notes,
+    list_problems,
     read_submission,
     write_submission,
 )
@@ -260,6 +262,54 @@ def test_checking_tells_the_first_problem_and_counts_the_others(tmp_path, change
 
 def test_two_equal_attempts_pass_the_check(tmp_path):
     check_submission(written(tmp_path, document({**GOOD, "a": [(A, A)]})), TASKS)
+
+
+@pytest.mark.parametrize("change", [{**document(), "a": []}, {**document(), "c": []}, {"a": 3}, {}])
+def test_the_list_of_problems_begins_with_the_one_that_the_check_tells(tmp_path, change):
+    path = written(tmp_path, change)
+    problems = list_problems(path, TASKS)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    assert refusal(check_submission, path, TASKS) == f"{path}: {problems[0]}{more}"
+
+
+def test_all_problems_of_a_file_are_listed(tmp_path):
+    path = written(tmp_path, {"a": [entry([[1.0]], "[[1 2]]"), entry([[float("nan")]], attempt_3=[])], "c": []})
+    assert list_problems(path, TASKS) == [
+        "task 'a', test input 0, attempt_1: row 0, cell 0: a color is an int 0..9, got 1.0",
+        "task 'a', test input 0, attempt_2: expected a grid (a list of rows), got str",
+        "task 'a', test input 1: unknown key 'attempt_3'",
+        "task 'a', test input 1, attempt_1: row 0, cell 0: a color is an int 0..9, got nan",
+        "task 'b': missing",
+        "task 'a': expected one entry for each of 1 test inputs, got 2",
+        "task 'c': not a task of the challenges",
+    ]
+
+
+def test_a_file_that_cannot_be_parsed_has_one_problem_and_one_that_is_not_there_is_an_os_error(tmp_path):
+    assert list_problems(written(tmp_path, b"{'a': []}"), TASKS)[0].startswith("not a JSON file: ")
+    with pytest.raises(FileNotFoundError):
+        list_problems(tmp_path / "none.json", TASKS)
+
+
+def test_only_a_file_beyond_any_submission_is_too_large(tmp_path):
+    full = np.full((30, 30), 9, np.uint8)
+    tasks = [Task("a", (), (full, full))]
+    largest = written(tmp_path, json.dumps(document({"a": [(full, full)] * 2}), indent=4).encode())
+    assert list_problems(largest, tasks) == []
+    problem = list_problems(written(tmp_path, largest.read_bytes() + b" " * 200_000), tasks)
+    assert len(problem) == 1 and "at most 196,608" in problem[0]
+
+
+def test_a_good_file_has_no_problems_and_no_notes(tmp_path):
+    path = written(tmp_path, document())
+    assert (list_problems(path, TASKS), list_notes(path, TASKS)) == ([], [])
+
+
+def test_another_name_another_order_and_equal_attempts_are_notes_and_no_problems(tmp_path):
+    path = written(tmp_path, dict(reversed(document({**GOOD, "a": [(A, A)]}).items()))).rename(tmp_path / "other.json")
+    assert list_problems(path, TASKS) == []
+    named, order, equal = list_notes(path, TASKS)
+    assert "other.json" in named and "order" in order and equal.endswith("wasted: 1")
 
 
 def test_lists_nested_to_any_depth_are_refused_in_one_line(tmp_path):
