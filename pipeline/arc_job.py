@@ -13,7 +13,7 @@ from augment.task import Task, TaskId
 from eval.score import format_score, score_predictions
 from eval.vote import Ballot
 from pipeline.budget import Budget
-from pipeline.checkpoint import Weights, write_json
+from pipeline.checkpoint import Weights
 from pipeline.config import Config
 from pipeline.data.build import Leakage, build
 from pipeline.data.sources import load_source
@@ -21,6 +21,7 @@ from pipeline.data.store import Store
 from pipeline.engine import prediction_devices
 from pipeline.opening import Challenge
 from pipeline.predict import Predictor
+from pipeline.tensorfiles import write_json
 from pipeline.votes import predict_and_vote
 from submission.format import check_submission, read_submission
 
@@ -56,6 +57,10 @@ class ArcJob:
     def views(self, config: Config) -> int:
         """Return how often a test input is asked at most."""
         return config.predict.views
+
+    def starts_workers(self, accelerator: Accelerator) -> bool:
+        """Return whether workers have to be started before anything is predicted."""
+        return bool(prediction_devices(accelerator, self.workers))
 
     def predict(
         self,

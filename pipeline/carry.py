@@ -1,10 +1,13 @@
 """Rolling packs: a sequence stays, with its state, until it halts, and new ones are drawn into the room that it leaves.
 
 What a pack holds at a step is a function of (seed, step, pack) and of what it held before, never of the process that works on
-it: two processes with one pack each see what one process with two packs sees.
+it: two processes with one pack each see what one process with two packs sees. Nor does it matter into how many pieces a pack
+is cut to be computed: the carries of the pieces, joined, are that of the pack.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -32,17 +35,67 @@ class Carry:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def to(self, device: torch.device) -> "Carry":
+        """Return the carry with its states on `device`."""
+        return Carry(self.samples, self.segments, None if self.state is None else tuple(part.to(device) for part in self.state))
+
 
 @dataclass(frozen=True)
 class Turn:
-    """One pack at one step, before its segment."""
+    """One pack at one step, before its segment; or a piece of it."""
 
     samples: Samples
     segments: npt.NDArray[np.int64]
     """(B,) segments that each has run before this one."""
+    least: npt.NDArray[np.int64]
+    """(B,) segments that each has to run before it may halt."""
     pack: Pack
     source: npt.NDArray[np.int64]
-    """(B,) place of each sequence in the carry, -1 where it is new."""
+    """(B,) place of each sequence in the carry of the whole pack, -1 where it is new."""
+
+    def cut(self, tokens: npt.NDArray[np.int64], pieces: int) -> list["Turn"]:
+        """Return the turn in `pieces` of neighboring sequences, or in as many as it has sequences; `tokens` (B,) of each."""
+        if pieces == 1:
+            return [self]
+        cells = np.concatenate(([0], self.pack.shapes.prod(axis=1).cumsum()))
+        return [
+            Turn(
+                self.samples[part],
+                self.segments[part],
+                self.least[part],
+                _part_of_pack(self.pack, part, slice(int(cells[part.start]), int(cells[part.stop]))),
+                self.source[part],
+            )
+            for part in cut_evenly(tokens, pieces)
+        ]
+
+
+def cut_evenly(tokens: npt.NDArray[np.int64], pieces: int) -> list[slice]:
+    """Return ranges that cut sequences of `tokens` (B,) into `pieces`, none of them empty, of about as many tokens each.
+
+    No piece is larger than an even share by more than one sequence. There are B pieces where more are asked for.
+    """
+    count, pieces = len(tokens), min(pieces, len(tokens))
+    ends = tokens.cumsum()
+    number = np.arange(1, pieces)
+    bounds = np.searchsorted(ends - tokens / 2, ends[-1] / pieces * number)  # the nearest ends of sequences
+    bounds = np.maximum.accumulate(np.maximum(bounds - number, 0)) + number
+    bounds = np.minimum(bounds, count - pieces + number)
+    return [slice(start, stop) for start, stop in pairwise([0, *bounds.tolist(), count])]
+
+
+def _part_of_pack(pack: Pack, part: slice, cells: slice) -> Pack:
+    """Return the sequences `part` of `pack`, which have the cells `cells`."""
+    return Pack(
+        inputs=pack.inputs[cells],
+        labels=None if pack.labels is None else pack.labels[cells],
+        shapes=pack.shapes[part],
+        offsets=pack.offsets[part],
+        task=pack.task[part],
+        transform=pack.transform[part],
+        dihedral=pack.dihedral[part],
+        colors=pack.colors[part],
+    )
 
 
 def begin() -> Carry:
@@ -52,7 +105,10 @@ def begin() -> Carry:
 
 
 def next_turn(carry: Carry, maker: Packs, config: TrainConfig, step: int, pack: int) -> Turn:
-    """Fill the room that `carry` leaves in pack number `pack` with new samples and make the pack."""
+    """Fill the room that `carry` leaves in pack number `pack` with new samples and make the pack.
+
+    With probability `exploration` a sequence has to run a random number of 2..`segments` segments before it may halt.
+    """
     rng = step_generator(config.seed, step, pack, _FILL)
     room = config.pack_tokens - int(maker.tokens(carry.samples).sum())
     samples = carry.samples + maker.fill(room, rng, config.shift_probability)
@@ -60,7 +116,17 @@ def next_turn(carry: Carry, maker: Packs, config: TrainConfig, step: int, pack: 
     kept = len(carry)
     segments = np.concatenate((carry.segments, np.zeros(len(samples) - kept, np.int64)))[order]
     samples = samples[order]
-    return Turn(samples, segments, maker.make(samples), np.where(order < kept, order, -1))
+    least = _least_segments(len(samples), config, step, pack)
+    return Turn(samples, segments, least, maker.make(samples), np.where(order < kept, order, -1))
+
+
+def _least_segments(count: int, config: TrainConfig, step: int, pack: int) -> npt.NDArray[np.int64]:
+    """Draw how many segments each of `count` sequences has to run before it may halt. (B,)"""
+    if config.segments == 1:
+        return np.zeros(count, np.int64)
+    rng = step_generator(config.seed, step, pack, _EXPLORE)
+    explores = rng.random(count) < config.exploration
+    return np.where(explores, rng.integers(2, config.segments + 1, size=count), 0)
 
 
 def assemble_state(initial: State, carry: Carry, turn: Turn, layout: Layout, tokens: npt.NDArray[np.int64]) -> State:
@@ -82,25 +148,31 @@ def assemble_state(initial: State, carry: Carry, turn: Turn, layout: Layout, tok
     )
 
 
-def halt(turn: Turn, halting: Tensor, state: State, layout: Layout, config: TrainConfig, step: int, pack: int) -> Carry:
+def halt(turn: Turn, halting: Tensor, state: State, layout: Layout, config: TrainConfig) -> Carry:
     """Return what goes on after a segment: all but the sequences that halt, by their logits `halting` (B, 2) or after the last.
 
-    They halt when "learned" halting has a positive logit, "q-learning" a greater one than for going on, "off" never. With
-    probability `exploration` a sequence has to run a random number of 2..`segments` segments before it may halt.
+    They halt when "learned" halting has a positive logit, "q-learning" a greater one than for going on, "off" never; and not
+    before the least number of segments that `turn` gives them.
     """
     done = turn.segments + 1
-    if config.segments == 1:
-        goes_on = np.zeros(len(done), bool)
-    else:
-        rng = step_generator(config.seed, step, pack, _EXPLORE)
-        explores = rng.random(len(done)) < config.exploration
-        least = np.where(explores, rng.integers(2, config.segments + 1, size=len(done)), 0)
+    goes_on = np.zeros(len(done), bool)
+    if config.segments > 1:
         wants = _wants_to_halt(halting, config).cpu().numpy()
-        goes_on = (done < config.segments) & ~(wants & (done >= least))
+        goes_on = (done < config.segments) & ~(wants & (done >= turn.least))
     if not goes_on.any():
         return Carry(turn.samples[goes_on], done[goes_on], None)
     mask = torch.from_numpy(goes_on).to(layout.sequence.device)[layout.sequence]
     return Carry(turn.samples[goes_on], done[goes_on], tuple(part[mask] for part in state))
+
+
+def join_carries(parts: Sequence[Carry]) -> Carry:
+    """Return the carry of a pack from those of its pieces, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    samples = sum((part.samples for part in parts[1:]), parts[0].samples)
+    states = [part.state for part in parts if part.state is not None]
+    state = tuple(torch.cat(same) for same in zip(*states, strict=True)) if states else None
+    return Carry(samples, np.concatenate([part.segments for part in parts]), state)
 
 
 def _wants_to_halt(halting: Tensor, config: TrainConfig) -> Tensor:

@@ -1,35 +1,32 @@
-"""Checkpoints: safetensors and JSON, no pickle, everything by name.
+"""Weights files: what predictions use, safetensors without pickle, everything by name.
 
-A checkpoint is a folder `step-00001234` with `weights.safetensors` (what predictions use: averaged weights, task memory, the
-config and the names of its tasks and views), `training.safetensors` and `training.json` (what training needs to go on as if it
-had not stopped), and `carry-R.safetensors` for each process R that carries unfinished sequences. A folder is renamed into place
-when it is complete.
+Written beside what training needs to go on (pipeline.checkpoint_folder), read by prediction and by later trainings: rows of the
+task memory are found again by task and transform.
 """
 
-import os
-import re
-import shutil
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from augment.task import TaskId
 from augment.transform import Codes
+from pipeline.checkpoint_folder import WEIGHTS, checkpoints, newest_checkpoint
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.reasoner.network import Network, make_network
+from pipeline.tensorfiles import Damaged, read_tensors, write_tensors
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "arc-trm-weights 1"
-_FOLDER = re.compile(r"step-(\d{8,})")
 _ROWS = "memory.rows"
 _RESIDUAL = "memory.residual.rows"
 
@@ -86,11 +83,39 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, stor
 
 
 def load_weights(path: Path) -> Weights:
-    """Read a weights file, or the newest of a checkpoint, `checkpoints/` or run folder.
+    """Read a weights file, or that of a checkpoint, or of the newest checkpoint of a `checkpoints/` or run folder.
 
-    Raises FileNotFoundError or ValueError, naming the file, when there is none or it is not ours.
+    Of several checkpoints, damaged ones are passed over, with a line in the log. Raises FileNotFoundError or ValueError, naming
+    the file, when there is none or it is not ours; Damaged, a ValueError, when it is damaged.
     """
-    path = find_weights(path)
+    if path.is_dir() and not (path / WEIGHTS).is_file():
+        for folder in (path, path / "checkpoints"):
+            if checkpoints(folder):
+                weights = newest_weights(folder)
+                if weights is None:
+                    raise Damaged(f"{folder}: every checkpoint in it is damaged")
+                return weights
+    return read_weights(find_weights(path))
+
+
+def newest_weights(folder: Path) -> Weights | None:
+    """Return the weights of the undamaged checkpoint with most steps in `folder`, None where there is none.
+
+    A line in the log names each that is passed over. It stays where it is: somebody may be training there.
+    """
+    passed_over: set[Path] = set()
+    while left := [checkpoint for checkpoint in checkpoints(folder) if checkpoint not in passed_over]:
+        newest = left[-1]
+        try:
+            return read_weights(newest / WEIGHTS)
+        except (Damaged, FileNotFoundError) as error:
+            passed_over.add(newest)
+            logger.warning("%s; this checkpoint is passed over", error)
+    return None
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a weights file. Raises FileNotFoundError, or ValueError where it is not ours, Damaged where it is damaged."""
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: not a weights file of this program (format {metadata.get('format')!r}, not {FORMAT!r})")
@@ -100,14 +125,14 @@ def load_weights(path: Path) -> Weights:
         views = tensors.pop("views.transforms"), tensors.pop("views.transform_start")
         weights = Weights(path, config, int(metadata["step"]), metadata["data_hash"], task_ids, tensors, *views)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged weights file: {error}") from None
+        raise Damaged(f"{path}: damaged weights file: {error}") from None
     starts = weights.transform_start
     if len(starts) != len(task_ids) + 1 or int(starts[-1]) != len(weights.transforms):
-        raise ValueError(f"{path}: damaged weights file: {len(task_ids)} tasks do not match their ranges of transforms")
+        raise Damaged(f"{path}: damaged weights file: {len(task_ids)} tasks do not match their ranges of transforms")
     for name, expected in _row_counts(weights).items():
         rows = len(tensors[name]) if name in tensors else 0
         if rows != expected:
-            raise ValueError(f"{path}: damaged weights file: {rows} rows of task memory, expected {expected} ({name})")
+            raise Damaged(f"{path}: damaged weights file: {rows} rows of task memory, expected {expected} ({name})")
     return weights
 
 
@@ -125,25 +150,13 @@ def find_weights(path: Path) -> Path:
         return path
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such weights file or folder")
-    if (path / "weights.safetensors").is_file():
-        return path / "weights.safetensors"
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
     for folder in (path, path / "checkpoints"):
         newest = newest_checkpoint(folder)
         if newest:
-            return newest / "weights.safetensors"
-    raise FileNotFoundError(f"{path}: no weights.safetensors and no checkpoint in this folder")
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Return the complete checkpoints in `folder`, by their steps."""
-    found = [entry for entry in folder.iterdir() if _FOLDER.fullmatch(entry.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda entry: int(entry.name[5:]))
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the complete checkpoint with most steps in `folder`, or None."""
-    found = checkpoints(folder)
-    return found[-1] if found else None
+            return newest / WEIGHTS
+    raise FileNotFoundError(f"{path}: no {WEIGHTS} and no checkpoint in this folder")
 
 
 @dataclass(frozen=True)
@@ -242,66 +255,3 @@ def network_from(weights: Weights, store: Dataset) -> tuple[Network, Transplant]
         )
     network = make_network(weights.config.model, weights.config.memory, len(store.task_ids), len(store.transforms), 0)
     return network, transplant(weights, network, store)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file and replace `path` with it when it is complete and on disk."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        save_file(dict(tensors), temporary, metadata=dict(metadata or {}))
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and metadata of a safetensors file. Raises ValueError naming a file that is damaged."""
-    try:
-        with safe_open(str(path), "pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys and replace `path` with it when it is complete and on disk."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def checkpoint_name(step: int) -> str:
-    """Return the name of the folder of the checkpoint of `step`."""
-    return f"step-{step:08d}"
-
-
-def begin_checkpoint(folder: Path, step: int) -> Path:
-    """Return a fresh, hidden folder for the checkpoint of `step`; `finish_checkpoint` makes it visible."""
-    temporary = folder / f".{checkpoint_name(step)}"
-    for unfinished in folder.glob(".step-*"):  # of saves that were cut short
-        shutil.rmtree(unfinished, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    return temporary
-
-
-def finish_checkpoint(temporary: Path, kept: int) -> Path:
-    """Rename a complete checkpoint into place and remove all but the newest `kept`."""
-    final = temporary.with_name(temporary.name.removeprefix("."))
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    for old in checkpoints(final.parent)[:-kept]:
-        shutil.rmtree(old, ignore_errors=True)
-    return final
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

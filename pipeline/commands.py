@@ -26,6 +26,7 @@ from pipeline.data.puzzlestore import PuzzleStore
 from pipeline.data.select import Selection
 from pipeline.data.sources import load_source, read_solutions
 from pipeline.data.store import Store
+from pipeline.kaggle_commands import kaggle
 from pipeline.opening import AnyChallenge, Challenge, PuzzleChallenge, open_run
 from submission.duration import parse_duration
 from submission.format import fallback_submission, read_submission, write_submission
@@ -111,9 +112,10 @@ def _build(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _train(arguments: argparse.Namespace, started: float) -> int:
-    from pipeline.checkpoint import load_weights, transplant, write_json
+    from pipeline.checkpoint import load_weights, transplant
     from pipeline.engine import fit_config, make_accelerator
     from pipeline.reasoner.network import make_network
+    from pipeline.tensorfiles import write_json
     from pipeline.train import Trainer
 
     store = load_dataset(arguments.data)
@@ -301,5 +303,6 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, float], int]] = {
     "show": _show,
     "curve": puzzle_commands.curve,
     "import-checkpoint": _import_checkpoint,
+    "kaggle": kaggle,
 }
 """By name: (arguments, monotonic time of the start) -> exit code."""

@@ -30,6 +30,9 @@ class TrainConfig:
     """Packs of a step over all processes, a multiple of their number; 0 means one for each process."""
     pack_tokens: int = 703_488
     """Tokens of a pack; the sequence that reaches it is the last. Default: 768 sequences of 916 tokens."""
+    pieces: int = 0
+    """A pack is computed in so many pieces one after another: less memory, the same result. 0: as few as fit, by a trial, on
+    a CUDA device; 1 on a CPU. The number doubles when memory runs out all the same."""
     canvas: Literal["fitted", "full"] = "full"
     """fitted: the canvas that the demonstrations call for, no padding. full: 30 x 30, as published."""
     shift_probability: float = 0.75
@@ -57,8 +60,8 @@ class TrainConfig:
             raise ValueError(f"train segments must be at least 1, got {self.segments}")
         if self.pack_tokens < 1 or self.log_steps < 1 or self.checkpoints_kept < 1:
             raise ValueError("train pack_tokens, log_steps and checkpoints_kept must be at least 1")
-        if min(self.seed, self.steps, self.packs, self.checkpoint_steps, self.checkpoint_seconds) < 0:
-            raise ValueError("train seed, steps, packs and checkpoint intervals must not be negative")
+        if min(self.seed, self.steps, self.packs, self.pieces, self.checkpoint_steps, self.checkpoint_seconds) < 0:
+            raise ValueError("train seed, steps, packs, pieces and checkpoint intervals must not be negative")
         if self.halting not in get_args(Halting):
             raise ValueError(f"train halting must be one of {', '.join(get_args(Halting))}, got {self.halting!r}")
         if not 0 <= self.shift_probability <= 1 or not 0 <= self.exploration <= 1:

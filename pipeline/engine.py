@@ -1,5 +1,6 @@
 """Where computation happens: the Accelerate engine, the compute dtype of a device, and packs on their way to it."""
 
+import gc
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -100,11 +101,12 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """Return whether `error` says that a device, or this machine, has too little memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, Exception) and should_reduce_batch_size(error)
+    return isinstance(error, Exception) and (should_reduce_batch_size(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error))
 
 
 def free_cache(device: torch.device) -> None:
-    """Give the memory that torch keeps for later back to `device`."""
+    """Give the memory of what is no longer used back to `device`, where other processes may need it."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

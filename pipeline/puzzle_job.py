@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from eval.puzzles import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
 from pipeline.budget import Budget
-from pipeline.checkpoint import Weights, write_json
+from pipeline.checkpoint import Weights
 from pipeline.config import Config
 from pipeline.data.build import Leakage
 from pipeline.data.puzzlekind import PUZZLE_KINDS
@@ -19,6 +19,7 @@ from pipeline.data.puzzles import load_puzzles
 from pipeline.data.puzzlestore import PuzzleStore, build_puzzles
 from pipeline.opening import PuzzleChallenge
 from pipeline.predict_puzzles import PuzzleAnswers, predict_puzzles
+from pipeline.tensorfiles import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,10 @@ class PuzzleJob:
     def views(self, _: Config) -> int:
         """Return how often a puzzle is asked: once, as it is."""
         return 1
+
+    def starts_workers(self, _: Accelerator) -> bool:
+        """Return False: every process predicts its share."""
+        return False
 
     def predict(
         self,

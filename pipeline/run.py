@@ -19,12 +19,13 @@ from accelerate import Accelerator
 
 from pipeline.asking import Speed, measure_speed
 from pipeline.budget import Budget
-from pipeline.checkpoint import Weights, load_weights, newest_checkpoint, transplant, write_json
+from pipeline.checkpoint import Weights, load_weights, newest_checkpoint, newest_weights, transplant
 from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, load_dataset
-from pipeline.engine import fit_config, from_main, make_accelerator
+from pipeline.engine import fit_config, free_cache, from_main, make_accelerator
 from pipeline.optim import trainable
 from pipeline.reasoner.network import make_network
+from pipeline.tensorfiles import write_json
 from pipeline.train import Trainer, count_packs
 from submission.duration import format_duration
 
@@ -35,6 +36,8 @@ LEAST_STEPS = 50
 STAGE_SECONDS = 2.0
 """Least time between training and prediction: a checkpoint is written and read."""
 
+WORKERS = 1.5
+"""Starting prediction workers takes so many times what starting this program took: they start together."""
 PREDICTING = "predicting"
 """The file of a run directory that is there from the end of training to the end of prediction."""
 
@@ -50,6 +53,9 @@ class Job(Protocol):
 
     def views(self, config: Config) -> int:
         """Return how often a test input is asked at most."""
+
+    def starts_workers(self, accelerator: Accelerator) -> bool:
+        """Return whether processes have to be started before anything is predicted."""
 
     def predict(
         self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights | None, store: Any, config: Config, budget: Budget,
@@ -86,10 +92,12 @@ def run(plan: RunPlan) -> int:
     with _stop_at_limit(plan.budget):
         config = _stored_config(plan)
         accelerator, dtype = make_accelerator(config.train.precision)
-        count_packs(config, accelerator.num_processes)
+        count_packs(config, accelerator.num_processes, plan.resume)
         folder = plan.out / "dataset"
+        engine_seconds = plan.budget.elapsed()
+        before_predicting = WORKERS * engine_seconds if plan.job.starts_workers(accelerator) else 0.0
         if accelerator.is_main_process:
-            logger.info("the engine is there after %s", format_duration(plan.budget.elapsed()))
+            logger.info("the engine is there after %s", format_duration(engine_seconds))
             if not (plan.resume and (folder / "manifest.json").is_file()):
                 plan.job.build(config).save(folder)
         accelerator.wait_for_everyone()
@@ -101,8 +109,9 @@ def run(plan: RunPlan) -> int:
         resume = from_main(accelerator, plan.resume and marker.is_file())
         if resume:
             logger.info("training had ended; going on with predictions")
-        failed = not resume and _train(plan, config, accelerator, dtype, store)
-        weights = load_weights(plan.out) if newest_checkpoint(plan.out / "checkpoints") else None
+        failed = not resume and _train(plan, config, accelerator, dtype, store, before_predicting)
+        free_cache(accelerator.device)
+        weights = newest_weights(plan.out / "checkpoints")
         if weights is None:
             logger.error("there is no checkpoint to predict with; the result stays as it is")
         elif accelerator.is_main_process:
@@ -120,14 +129,18 @@ def _stored_config(plan: RunPlan) -> Config:
     if not (plan.resume and stored.is_file()):
         return plan.config
     try:
-        return Config.from_json(orjson.loads(stored.read_bytes()))
+        config = Config.from_json(orjson.loads(stored.read_bytes()))
+        return replace(config, train=replace(config.train, pieces=plan.config.train.pieces))  # memory, not what is computed
     except ValueError as error:
         raise ValueError(f"{stored}: {error}") from None
 
 
-def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch.dtype, store: Dataset) -> bool:
+def _train(
+    plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch.dtype, store: Dataset, before_predicting: float
+) -> bool:
     """Train within the share of the time that prediction leaves; return whether training failed.
 
+    `before_predicting` are the seconds until workers are ready.
     What it reached by then is in the checkpoints. Failures of one process among several end the run: the others cannot go on.
     """
     network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
@@ -137,7 +150,8 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
     config = override(config, [f"train.precision={str(dtype).removeprefix('torch.')}"])  # a resumed run computes alike
     speed = measure_speed(network, store, config, dtype, accelerator)
     views = plan.job.views(config)
-    config, seconds = from_main(accelerator, _split_time(config, plan, speed, accelerator.num_processes, views))
+    split = _split_time(config, plan, speed, accelerator.num_processes, views, before_predicting)
+    config, seconds = from_main(accelerator, split)
     budget = plan.budget.until(seconds)  # from here: what making the trainer takes is not prediction's
     trainer = Trainer(accelerator, dtype, network, store, config, plan.out)
     if accelerator.is_main_process:
@@ -148,6 +162,8 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
     failures = (FloatingPointError,) if accelerator.num_processes > 1 else (FloatingPointError, RuntimeError, OSError)
     try:
         trainer.fit(budget)
+        if trainer.memory_retries:
+            logger.info("%d steps were repeated for want of memory; packs in %d pieces", trainer.memory_retries, trainer.pieces)
     except failures:
         logger.exception("training failed; predicting with the last checkpoint")
         return True
@@ -156,7 +172,9 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
     return False
 
 
-def _split_time(config: Config, plan: RunPlan, speed: Speed, processes: int, views: int) -> tuple[Config, float | None]:
+def _split_time(
+    config: Config, plan: RunPlan, speed: Speed, processes: int, views: int, before_predicting: float
+) -> tuple[Config, float | None]:
     """Return the config with packs that fit into the time, and the seconds for training (None without a limit).
 
     Prediction keeps `predict.time_share` of what is left, less where all `views` need less, more where not even one view of
@@ -167,9 +185,10 @@ def _split_time(config: Config, plan: RunPlan, speed: Speed, processes: int, vie
         return config, None
     view = speed.view_seconds(config.predict.segments) / processes
     wanted = min(config.predict.time_share * left, 2 * views * view)
-    predicting = min(max(wanted, 1.5 * view) + max(STAGE_SECONDS, 0.01 * left), 0.5 * left)
+    between = max(STAGE_SECONDS, 0.01 * left) + before_predicting
+    predicting = min(max(wanted, 1.5 * view) + between, 0.5 * left)
     training = max(0.0, left - predicting)
-    packs = count_packs(config, processes) // processes
+    packs = -(-count_packs(config, processes, plan.resume) // processes)
     step = packs * speed.step_seconds(config)
     logger.info(
         "%s left: %s for training, %.2f s a step; %s for prediction, %.2f s a view of every test input",

@@ -10,9 +10,9 @@ from augment.task import Task
 from eval.vote import Ballot, pool_ballots
 from pipeline.budget import Budget
 from pipeline.candidates import Candidates, clear_candidates, read_candidates
-from pipeline.checkpoint import write_json
 from pipeline.data.store import Store
 from pipeline.predict import Predictor, round_path
+from pipeline.tensorfiles import write_json
 from submission.duration import format_duration
 from submission.format import FilledSubmission, fill_submission, write_submission
 

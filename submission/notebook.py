@@ -22,6 +22,8 @@ BESIDE = ("LICENSE", "requirements.txt", "README.md")
 LEFT_OUT = ("rehearsal", "pictures", "__pycache__")
 """Folders of the packages that nothing on Kaggle needs."""
 SUFFIXES = (".py", ".css", ".js", ".html", ".safetensors")
+OWN_NAMES = ("notebook", "code", "settings.json", "pushed.json")
+"""All that is at the top of a ready folder."""
 LICENSE_NAME = "other"
 """Of the dataset, in Kaggle's list, which has no MIT-0; LICENSE is in it."""
 
@@ -67,8 +69,8 @@ def write_ready_folder(
     `project` is the folder that holds the packages, `weights` a weights file, `wheels` a folder of *.whl. Raises ValueError for
     what is none of these, for a folder that is no ready folder, and for any file that holds a Kaggle token.
     """
-    if out.exists() and not is_ready_folder(out) and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is there already and is no folder of this command; choose another one")
+    out = out.resolve()  # a link stays, and what it points to is replaced
+    _refuse_to_replace(out)
     if weights is not None and not weights.is_file():
         raise ValueError(f"{weights}: expected a weights file, such as checkpoints/step-00001000/weights.safetensors of a run")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -80,9 +82,30 @@ def write_ready_folder(
         for path in sorted(made.rglob("*")):
             if path.is_file():
                 refuse_tokens(path.read_bytes(), str(path.relative_to(made)))
+        earlier = Path(temporary) / "earlier"
         if out.exists():
-            out.rename(Path(temporary) / "earlier")
-        made.rename(out)
+            out.rename(earlier)
+        try:
+            made.rename(out)
+        except BaseException:
+            if earlier.exists():
+                earlier.rename(out)
+            raise
+
+
+def _refuse_to_replace(out: Path) -> None:
+    """Raise ValueError where anything but an earlier folder of ours would be lost."""
+    if out == Path.cwd().resolve():
+        raise ValueError(f"{out} is the folder that you are in; name another one, such as kaggle-entry")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        read_ready_folder(out)
+    except (ValueError, FileNotFoundError):
+        raise ValueError(f"{out} is there already and is no folder of this command; choose another one") from None
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in OWN_NAMES)
+    if foreign:
+        raise ValueError(f"{out} holds {foreign[0]}, which is not of this command; move it away, or choose another folder")
 
 
 def is_ready_folder(folder: Path) -> bool:

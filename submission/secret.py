@@ -14,12 +14,12 @@ _SECRET_NAMES = ("key", "token", "access_token", "refresh_token")
 _LEAST_LETTERS = 8
 """A shorter value is no token, and masking it would make messages unreadable."""
 _TOKEN_LIKE = re.compile(r"KGAT_[A-Za-z0-9]{16,}")
-_HEADER = re.compile(r"\b(Basic|Bearer) [A-Za-z0-9+/=._-]{8,}")
+_HEADER = re.compile(r"\b(Authorization: *(?:Basic|Bearer)) [A-Za-z0-9+/=._-]+")
 
 
 def known_tokens() -> frozenset[str]:
     """Return the tokens of the environment and of the files in which the kaggle client looks for them."""
-    found = {os.environ.get("KAGGLE_KEY", ""), *_api_token(os.environ.get("KAGGLE_API_TOKEN", ""))}
+    found = {os.environ.get("KAGGLE_KEY", "").strip(), *_api_token(os.environ.get("KAGGLE_API_TOKEN", ""))}
     settings = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "kaggle"
     for folder in {
         Path(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle"),
@@ -52,7 +52,7 @@ def refuse_tokens(content: bytes, name: str) -> None:
 
 def _api_token(value: str) -> Iterator[str]:
     """Yield what the variable of the client holds: a token, or the path of a file with one."""
-    yield value
+    yield value.strip()
     if value and len(value) < 1000 and "\n" not in value:
         yield _read(Path(value)).strip()
 

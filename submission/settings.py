@@ -92,9 +92,11 @@ class KaggleSettings:
             raise ValueError("seed must not be negative, and commit_tasks at least 1")
         for name in ("time_limit", "reserve", "commit_time_limit"):
             try:
-                parse_duration(getattr(self, name))
+                seconds = parse_duration(getattr(self, name))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
+            if not seconds:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: expected more than nothing")
         if parse_duration(self.reserve) >= parse_duration(self.time_limit):
             raise ValueError(f"reserve = {self.reserve!r} leaves nothing of time_limit = {self.time_limit!r}")
 

@@ -1,9 +1,8 @@
-"""Checkpoints: everything by name, complete or not there, and an error that names the file."""
+"""Weights: everything by name, undamaged or passed over, and an error that names the file."""
 
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import orjson
 import pytest
 import torch
@@ -14,22 +13,19 @@ from pipeline import checkpoint
 from pipeline.checkpoint import (
     Transplant,
     Weights,
-    begin_checkpoint,
     find_weights,
-    finish_checkpoint,
     load_weights,
     network_from,
-    newest_checkpoint,
-    read_tensors,
+    newest_weights,
     save_weights,
     transplant,
-    write_json,
-    write_tensors,
 )
+from pipeline.checkpoint_folder import begin_checkpoint, finish_checkpoint
 from pipeline.config import Config, override
 from pipeline.data.build import BuildConfig, build
 from pipeline.data.store import Store
 from pipeline.reasoner.network import Network, make_network
+from pipeline.tensorfiles import Damaged, read_tensors
 from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
 
 KINDS = pytest.mark.parametrize("kind", ["table", "compositional", "residual"])
@@ -274,10 +270,6 @@ def make_checkpoint(folder: Path, step: int, kept: int = 9) -> Path:
     return finish_checkpoint(temporary, kept)
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
-
-
 def test_weights_are_found_in_run_checkpoints_and_checkpoint_folders(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     for step in (3, 20, 100):
@@ -295,65 +287,89 @@ def test_a_place_without_weights_is_named(tmp_path: Path, name: str, message: st
         find_weights(tmp_path / name)
 
 
-def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path / "none") is None
-    for step in (99_999_999, 123_456_789, 5):
-        make_checkpoint(tmp_path, step)
-    assert newest_checkpoint(tmp_path) == tmp_path / "step-123456789"
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file: somewhere among the tensors."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
-def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+def three_checkpoints(run: Path) -> list[Path]:
+    """The weights files of three checkpoints of a run, oldest first."""
+    paths = []
     for step in (1, 2, 3):
-        make_checkpoint(tmp_path, step, kept=2)
-    assert names(tmp_path) == ["step-00000002", "step-00000003"]
-    for step in (99_999_999, 100_000_000):
-        make_checkpoint(tmp_path, step, kept=1)
-    assert names(tmp_path) == ["step-100000000"]
+        write_weights(begin_checkpoint(run / "checkpoints", step) / "weights.safetensors")
+        paths.append(finish_checkpoint(run / "checkpoints" / f".step-{step:08d}", 9) / "weights.safetensors")
+    return paths
 
 
-def test_an_unfinished_checkpoint_is_hidden_and_begun_anew(tmp_path: Path) -> None:
-    begin_checkpoint(tmp_path, 2)
-    assert newest_checkpoint(tmp_path) is None
-    make_checkpoint(tmp_path, 4)
-    assert names(tmp_path) == ["step-00000004"]  # what another save left unfinished is gone
-    unfinished = begin_checkpoint(tmp_path, 8)
-    (unfinished / "weights.safetensors").write_text("half")
-    assert newest_checkpoint(tmp_path) == tmp_path / "step-00000004"
-    assert find_weights(tmp_path).read_text() == "4"
-    again = begin_checkpoint(tmp_path, 8)
-    assert names(again) == []
-    assert finish_checkpoint(again, kept=1) == tmp_path / "step-00000008"
-    assert names(tmp_path) == ["step-00000008"]
+def test_a_flipped_bit_in_weights_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_weights(path)
+    flip(path)
+    for given in (path, tmp_path):
+        with pytest.raises(Damaged, match=f"^{path}: damaged, its content does not have the checksum"):
+            load_weights(given)
 
 
-def test_a_checkpoint_of_the_same_step_replaces_the_first(tmp_path: Path) -> None:
-    make_checkpoint(tmp_path, 4)
-    (tmp_path / "step-00000004" / "left").write_text("over")
-    make_checkpoint(tmp_path, 4)
-    assert names(tmp_path / "step-00000004") == ["weights.safetensors"]
+def test_weights_of_an_older_version_without_checksum_and_pieces_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_weights(path)
+    tensors, metadata = read_tensors(path)
+    config = orjson.loads(metadata["config"])
+    del config["train"]["pieces"]
+    save_file(tensors, path, metadata=metadata | {"config": orjson.dumps(config).decode()})
+    assert load_weights(path).config == config_of("compositional")
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors, values = tmp_path / "t.safetensors", tmp_path / "v.json"
-    write_tensors(tensors, {"a": torch.ones(2)}, {"said": "before"})
-    write_json(values, {"b": 1, "a": [2.5]})
-
-    def fail(given: object, path: Path, metadata: object = None) -> None:
-        path.write_text("half")
-        raise OSError("no space left")
-
-    monkeypatch.setattr(checkpoint, "save_file", fail)
-    with pytest.raises(OSError, match="no space left"):
-        write_tensors(tensors, {"a": torch.zeros(2)})
-    with pytest.raises(TypeError):
-        write_json(values, {"b": object()})
-    found, metadata = read_tensors(tensors)
-    assert (found["a"].tolist(), metadata) == ([1.0, 1.0], {"said": "before"})
-    assert orjson.loads(values.read_bytes()) == {"a": [2.5], "b": 1}
-    assert names(tmp_path) == ["t.safetensors", "v.json"]
+@pytest.mark.parametrize("given", [".", "checkpoints"])
+def test_damaged_checkpoints_are_passed_over_and_stay_where_they_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, given: str
+) -> None:
+    oldest, middle, newest = three_checkpoints(tmp_path)
+    assert load_weights(tmp_path / given).path == newest
+    assert not caplog.records
+    flip(newest)
+    middle.unlink()
+    assert load_weights(tmp_path / given).path == oldest
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert said[0].startswith(f"{newest}: damaged, ")
+    assert str(middle) in said[1]
+    assert all(message.endswith("; this checkpoint is passed over") for message in said)
+    assert newest.is_file()
 
 
-def test_tensors_without_values_are_kept(tmp_path: Path) -> None:
-    path = tmp_path / "empty.safetensors"
-    write_tensors(path, {"none": torch.from_numpy(np.zeros((0, 2), np.uint8))})
-    assert read_tensors(path)[0]["none"].shape == (0, 2)
+def test_a_run_with_damaged_checkpoints_alone_is_an_error_of_one_line(tmp_path: Path) -> None:
+    for path in three_checkpoints(tmp_path):
+        flip(path)
+    assert newest_weights(tmp_path / "checkpoints") is None
+    with pytest.raises(Damaged, match=f"^{tmp_path}/checkpoints: every checkpoint in it is damaged$"):
+        load_weights(tmp_path)
+
+
+def test_a_damaged_checkpoint_that_is_asked_for_by_name_is_an_error(tmp_path: Path) -> None:
+    *_, newest = three_checkpoints(tmp_path)
+    flip(newest)
+    with pytest.raises(Damaged, match=f"^{newest}: damaged"):
+        load_weights(newest.parent)
+
+
+def test_a_checkpoint_that_training_removes_meanwhile_is_passed_over_for_a_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_checkpoints(tmp_path)
+    read = checkpoint.read_weights
+
+    def removed(path: Path) -> Weights:
+        if path.parent.name == "step-00000003":
+            path.parent.rename(path.parent.with_name("step-00000004"))
+        return read(path)
+
+    monkeypatch.setattr(checkpoint, "read_weights", removed)
+    assert load_weights(tmp_path).path == tmp_path / "checkpoints" / "step-00000004" / "weights.safetensors"
+
+
+def test_a_folder_without_checkpoints_has_no_newest_weights(tmp_path: Path) -> None:
+    assert newest_weights(tmp_path) is None
+    assert newest_weights(tmp_path / "nowhere") is None

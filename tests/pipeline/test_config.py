@@ -96,6 +96,12 @@ def test_json_gives_the_config_back(config: Config) -> None:
     assert set(config.to_json()) == {field.name for field in fields(Config)}
 
 
+def test_a_field_that_a_stored_config_does_not_have_yet_has_its_default() -> None:
+    values = CHANGED.to_json()
+    del values["train"]["pieces"], values["predict"]
+    assert Config.from_json(values) == replace(CHANGED, predict=PredictConfig())
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -121,6 +127,7 @@ def test_json_of_something_else_is_refused(values: object, message: str) -> None
         ({"log_steps": 0}, "log_steps"),
         ({"halting": "late"}, "train halting must be one of learned, q-learning, off, got 'late'"),
         ({"checkpoint_seconds": -1.0}, "must not be negative"),
+        ({"pieces": -1}, "must not be negative"),
         ({"shift_probability": 1.1}, r"shift_probability and exploration must be in \[0, 1\]"),
     ],
 )

@@ -163,7 +163,7 @@ def test_a_resumed_run_never_makes_the_submission_worse(tmp_path: Path, kaggle: 
     arguments = ("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--set", "train.steps=3")
     assert run(*arguments) == 0
     first = (out / "submission.json").read_bytes()
-    assert run(*arguments, "--resume", "--time-limit", "1s", "--reserve", "0.9s") == 0  # no time for a single round
+    assert run(*arguments, "--resume", "--time-limit", "9s", "--reserve", "8.9s") == 0  # no time for a round
     assert (out / "submission.json").read_bytes() == first
     assert not list((out / "candidates").iterdir())
 

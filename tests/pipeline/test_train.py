@@ -1,10 +1,8 @@
 """Training: learning, resuming bit for bit, two processes like one, stopping where the loss is not finite."""
 
-import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,46 +12,24 @@ import pytest
 import torch
 
 from pipeline.budget import Budget
-from pipeline.checkpoint import find_weights, load_weights, newest_checkpoint, read_tensors
+from pipeline.checkpoint import find_weights, load_weights
+from pipeline.checkpoint_folder import checkpoints, newest_checkpoint
 from pipeline.config import Config, override
-from pipeline.data.store import Store
-from pipeline.engine import make_accelerator
 from pipeline.reasoner.base import Reasoner, Update, apply_blocks
-from pipeline.reasoner.network import REASONERS, make_network
-from pipeline.train import Trainer, count_packs
+from pipeline.reasoner.network import REASONERS
+from pipeline.train import count_packs
 from tests.pipeline.tiny import tiny_config, tiny_store
-
-ROOT = Path(__file__).parents[2]
-NO_LIMIT = Budget(None, 0.0)
-
-
-def make_trainer(config: Config, out: Path, store: Store | None = None) -> Trainer:
-    store = store or tiny_store()
-    accelerator, dtype = make_accelerator(config.train.precision)
-    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    return Trainer(accelerator, dtype, network, store, config, out)
-
-
-def final_tensors(out: Path) -> dict[str, torch.Tensor]:
-    checkpoint = newest_checkpoint(out / "checkpoints")
-    assert checkpoint is not None
-    tensors = {}
-    for path in sorted(checkpoint.glob("*.safetensors")):
-        tensors |= {f"{path.name}:{name}": tensor for name, tensor in read_tensors(path)[0].items()}
-    return tensors
-
-
-def assert_equal_runs(one: Path, other: Path) -> None:
-    first, second = final_tensors(one), final_tensors(other)
-    assert first.keys() == second.keys()
-    different = [name for name in first if not torch.equal(first[name], second[name])]
-    assert not different, different[:5]
-
-
-def metrics(out: Path, *names: str) -> list[tuple[float, ...]]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [tuple(line[name] for name in names) for line in lines]
+from tests.pipeline.trainers import (
+    ACCELERATE,
+    NO_LIMIT,
+    assert_equal_runs,
+    finish,
+    launch,
+    make_trainer,
+    metrics,
+    sequences_drawn,
+    train_command,
+)
 
 
 @pytest.mark.parametrize("kind", ["compositional", "table"])
@@ -109,18 +85,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert metrics(tmp_path / "whole", *names) == metrics(tmp_path / "cut", *names)
 
 
-def train_command(data: Path, out: Path, *settings: str) -> list[str]:
-    config = tiny_config(*settings)
-    flat = [f"{section}.{name}={value}" for section, fields in config.to_json().items() for name, value in fields.items()]
-    arguments = ["train", "--data", str(data), "--preset", "demo", "--out", str(out), "--resume"]
-    return ["-m", "pipeline", *arguments, *(part for setting in flat for part in ("--set", setting))]
-
-
-def launch(command: list[str]) -> "subprocess.Popen[bytes]":
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.PIPE)
-
-
 def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(tmp_path: Path) -> None:
     tiny_store().save(tmp_path / "data")
     settings = ("train.steps=60", "train.checkpoint_steps=3", "optimizer.decay_from=0.5")
@@ -140,17 +104,6 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(tmp_path: Path)
     assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
 
 
-ACCELERATE = [
-    *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-]
-
-
-def finish(process: "subprocess.Popen[bytes]") -> None:
-    _, message = process.communicate(timeout=300)
-    assert process.returncode == 0, message.decode()[-3000:]
-
-
 @pytest.mark.parametrize(
     "system",
     [
@@ -163,7 +116,7 @@ def test_two_processes_train_on_the_samples_of_one_and_predict_the_same(tmp_path
     tiny_store().save(tmp_path / "data")
     settings = ("train.steps=12", "train.packs=2", *system, "train.log_steps=1", "optimizer.kind=adamw")
     one = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "one", *settings)])
-    two = launch([*ACCELERATE, *train_command(tmp_path / "data", tmp_path / "two", *settings)])
+    two = launch([*ACCELERATE, *train_command(tmp_path / "data", tmp_path / "two", *settings, "train.pieces=3")])
     finish(one)
     finish(two)
     names = ("step", "segments", "loss", "halting_loss", "exact")
@@ -198,6 +151,12 @@ def test_packs_that_the_processes_can_share_are_taken(packs: int, processes: int
     assert count_packs(tiny_config(f"train.packs={packs}"), processes) == expected
 
 
+def test_a_resumed_run_shares_its_packs_unevenly_as_long_as_every_process_has_one() -> None:
+    assert count_packs(tiny_config("train.packs=4"), 3, resumed=True) == 4
+    with pytest.raises(ValueError, match=r"^train\.packs = 4 must be a multiple of the 5 processes"):
+        count_packs(tiny_config("train.packs=4"), 5, resumed=True)
+
+
 class Flat(Reasoner):
     """A reasoner as short as one can be: one state, one update a cycle."""
 
@@ -220,12 +179,6 @@ def test_a_reasoner_of_ones_own_is_one_line_in_the_registry(tmp_path: Path, monk
     trainer.fit(NO_LIMIT)
     assert not torch.equal(trainer.network.reasoner.embedding, before)
     assert load_weights(tmp_path).config.model.kind == "flat"
-
-
-def sequences_drawn(out: Path) -> int:
-    checkpoint = newest_checkpoint(out / "checkpoints")
-    assert checkpoint is not None
-    return json.loads((checkpoint / "training.json").read_text())["progress"]["sequences"]
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_says_where(tmp_path: Path) -> None:
@@ -264,10 +217,9 @@ def test_a_checkpoint_of_other_data_is_not_resumed(tmp_path: Path) -> None:
     make_trainer(config, tmp_path).fit(NO_LIMIT)
     with pytest.raises(ValueError, match=r"its train.seed is 0 and that of this run 3"):
         make_trainer(tiny_config("train.steps=2", "train.seed=3"), tmp_path).resume()
-    path = newest_checkpoint(tmp_path / "checkpoints") / "training.json"
-    path.write_text(path.read_text().replace('"data_hash": "', '"data_hash": "0'))
     with pytest.raises(ValueError, match="its data_hash is "):
-        make_trainer(config, tmp_path).resume()
+        make_trainer(config, tmp_path, tiny_store(seed=1)).resume()
+    assert [folder.name for folder in checkpoints(tmp_path / "checkpoints")] == ["step-00000002"]
 
 
 def test_halting_replaces_sequences_before_the_last_segment(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""Files of tensors and of JSON values: replaced in one step, and damage to them is noticed when they are read.
+
+What checkpoints, weights and candidates are written with. A file of tensors is a safetensors file whose metadata hold a
+checksum of everything else in it; one without, as others write them, is read unchecked.
+"""
+
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_CHECKSUM = "checksum"
+_CHUNK_BYTES = 1 << 24
+_THREADS = 4
+"""Of the checksum; a library of 2022 or older has no more than 1 GB/s in each."""
+
+
+class Damaged(ValueError):
+    """A file is not what was written: cut short, altered, or missing where others say that it is there."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write CPU tensors as a safetensors file and replace `path` with it when it is complete and on disk."""
+    metadata = dict(metadata or {})
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(dict(tensors), temporary, metadata=metadata | {_CHECKSUM: _checksum(tensors, metadata)})
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and metadata of a safetensors file. Raises Damaged, a ValueError that names the file."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it has no other iterator
+            metadata = dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise Damaged(f"{path}: damaged or not a safetensors file ({error})") from None
+    stored = metadata.pop(_CHECKSUM, None)
+    if stored is not None and stored != _checksum(tensors, metadata):
+        raise Damaged(f"{path}: damaged, its content does not have the checksum that was written with it")
+    return tensors, metadata
+
+
+def read_checksum(path: Path) -> str | None:
+    """Return the checksum that a safetensors file says it has, None where it says none. Raises Damaged."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            checksum: str | None = (file.metadata() or {}).get(_CHECKSUM)
+            return checksum
+    except SafetensorError as error:
+        raise Damaged(f"{path}: damaged or not a safetensors file ({error})") from None
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return a CRC-32 of the metadata and of the names, kinds, shapes and bytes of all tensors, in the order of their names."""
+    names = sorted(tensors)
+    kinds = [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in names]
+    chunks = [chunk for name in names for chunk in _chunks(tensors[name])]
+    checksum = zlib.crc32(orjson.dumps([sorted(metadata.items()), kinds]))
+    with ThreadPoolExecutor(_THREADS) as pool:  # zlib leaves Python to others while it computes
+        for part in pool.map(zlib.crc32, chunks):
+            checksum = zlib.crc32(part.to_bytes(4, "big"), checksum)
+    return f"{checksum:08x}"
+
+
+def _chunks(tensor: Tensor) -> Iterator[memoryview]:
+    """Yield the bytes of a contiguous tensor, part by part."""
+    values = tensor.as_strided((tensor.numel(),), (1,))  # a tensor of no or one value may have any stride
+    flat = memoryview(values.view(torch.uint8).numpy())  # type: ignore[arg-type]
+    for start in range(0, len(flat), _CHUNK_BYTES):
+        yield flat[start : start + _CHUNK_BYTES]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys and replace `path` with it when it is complete and on disk."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object as `write_json` does, with a checksum of the rest in it."""
+    write_json(path, dict(value) | {_CHECKSUM: _json_checksum(value)})
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """Return the object that `write_checked_json` wrote, or one without a checksum. Raises Damaged."""
+    try:
+        value = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise Damaged(f"{path}: damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise Damaged(f"{path}: damaged, expected an object")
+    stored = value.pop(_CHECKSUM, None)
+    if stored is not None and stored != _json_checksum(value):
+        raise Damaged(f"{path}: damaged, its content does not have the checksum that was written with it")
+    return value
+
+
+def _json_checksum(value: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)):08x}"
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

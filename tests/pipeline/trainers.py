@@ -1,0 +1,78 @@
+"""Trainers of tiny networks, in this process or as commands, and what their runs leave."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from pipeline.budget import Budget
+from pipeline.checkpoint_folder import newest_checkpoint
+from pipeline.config import Config
+from pipeline.data.store import Store
+from pipeline.engine import make_accelerator
+from pipeline.reasoner.network import make_network
+from pipeline.tensorfiles import read_tensors
+from pipeline.train import Trainer
+from tests.pipeline.tiny import tiny_config, tiny_store
+
+ROOT = Path(__file__).parents[2]
+NO_LIMIT = Budget(None, 0.0)
+ACCELERATE = [
+    *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+]
+
+
+def make_trainer(config: Config, out: Path, store: Store | None = None) -> Trainer:
+    store = store or tiny_store()
+    accelerator, dtype = make_accelerator(config.train.precision)
+    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    return Trainer(accelerator, dtype, network, store, config, out)
+
+
+def final_tensors(out: Path) -> dict[str, torch.Tensor]:
+    checkpoint = newest_checkpoint(out / "checkpoints")
+    assert checkpoint is not None
+    tensors = {}
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        tensors |= {f"{path.name}:{name}": tensor for name, tensor in read_tensors(path)[0].items()}
+    return tensors
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    first, second = final_tensors(one), final_tensors(other)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different, different[:5]
+
+
+def metrics(out: Path, *names: str) -> list[tuple[float, ...]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [tuple(line[name] for name in names) for line in lines]
+
+
+def sequences_drawn(out: Path) -> int:
+    checkpoint = newest_checkpoint(out / "checkpoints")
+    assert checkpoint is not None
+    return json.loads((checkpoint / "training.json").read_text())["progress"]["sequences"]
+
+
+def train_command(data: Path, out: Path, *settings: str) -> list[str]:
+    config = tiny_config(*settings)
+    flat = [f"{section}.{name}={value}" for section, fields in config.to_json().items() for name, value in fields.items()]
+    arguments = ["train", "--data", str(data), "--preset", "demo", "--out", str(out), "--resume"]
+    return ["-m", "pipeline", *arguments, *(part for setting in flat for part in ("--set", setting))]
+
+
+def launch(command: list[str]) -> "subprocess.Popen[bytes]":
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.PIPE)
+
+
+def finish(process: "subprocess.Popen[bytes]") -> None:
+    _, message = process.communicate(timeout=300)
+    assert process.returncode == 0, message.decode()[-3000:]
