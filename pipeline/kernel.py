@@ -187,7 +187,7 @@ def _run_until_over(plan: Plan, starts: list[StartRecord]) -> None:
         attempts.append(attempt)
         starts.append(StartRecord(command, attempt.code, time.monotonic() - start.began, why))
         chosen = next_setup(setup, attempts)
-        ended = f"start {len(attempts)} ended after {format_duration(starts[-1].seconds)} with {attempt}"
+        ended = f"start {len(attempts)}, {format_duration(starts[-1].seconds)}: {attempt}"
         if chosen is None:
             if attempt.code != 0:
                 plan.warn(ended)

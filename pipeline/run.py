@@ -36,8 +36,8 @@ LEAST_STEPS = 50
 STAGE_SECONDS = 2.0
 """Least time between training and prediction: a checkpoint is written and read."""
 
-WORKERS = 1.5
-"""Starting prediction workers takes so many times what starting this program took: they start together."""
+WORKERS = 3.0
+"""Starting prediction workers takes so many times what starting this program took: they start together, and load weights."""
 PREDICTING = "predicting"
 """The file of a run directory that is there from the end of training to the end of prediction."""
 
@@ -95,7 +95,7 @@ def run(plan: RunPlan) -> int:
         count_packs(config, accelerator.num_processes, plan.resume)
         folder = plan.out / "dataset"
         engine_seconds = plan.budget.elapsed()
-        before_predicting = WORKERS * engine_seconds if plan.job.starts_workers(accelerator) else 0.0
+        before_predicting = STAGE_SECONDS + WORKERS * engine_seconds if plan.job.starts_workers(accelerator) else 0.0
         if accelerator.is_main_process:
             logger.info("the engine is there after %s", format_duration(engine_seconds))
             if not (plan.resume and (folder / "manifest.json").is_file()):

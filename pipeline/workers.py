@@ -160,17 +160,18 @@ class _Worker:
         if self.process is None:
             context = get_context("spawn")  # a fork would inherit CUDA, which it must not
             self.ear, theirs = context.Pipe()
-            arguments = (self.work, self.device, self.threads, theirs)
-            self.process = context.Process(target=_serve, args=arguments, daemon=True)
+            # Little goes with the start: should the process die before it has read more than a pipe holds, start() would hang.
+            self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
             self.process.start()
             theirs.close()
         else:
             self.send()
 
-    def send(self) -> None:
-        """Give the errand to the process, which waits for it; if it has died, the next `listen` tells."""
+    def send(self, *first: object) -> None:
+        """Give `first` and the errand to the process, which waits for them; if it has died, the next `listen` tells."""
         with suppress(OSError):
-            self.ear.send(self.errand)
+            for message in (*first, self.errand):
+                self.ear.send(message)
 
     def listen(self, budget: Budget) -> "Answered | str | None":
         """Return what came of the piece: an answer, in words why there is none and never will be, or None for nothing yet."""
@@ -181,7 +182,7 @@ class _Worker:
                 if news is not None:
                     self.failures, self.speed = 0, news.tokens_per_second or self.speed
                     return news
-                self.send()  # it has begun and listens
+                self.send((self.work, self.device, self.threads))  # it has begun and listens
         except (EOFError, OSError):
             problem = self._death()
         if problem is None and (time.monotonic() > self.deadline or budget.remaining() < -GRACE_SECONDS):
@@ -210,17 +211,19 @@ class _Worker:
             self.process = None
 
 
-def _serve(work: Work, device: str, threads: int, mouth: Connection) -> None:
+def _serve(mouth: Connection) -> None:
     """What a worker process does: answer pieces until it is ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it, which ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    mouth.send(None)
+    work: Work
+    work, device, threads = mouth.recv()
     torch.set_num_threads(threads)
     place = torch.device(device)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     solver = Solver(load_weights(work.weights), work.store, work.config, place, work.dtype)
-    mouth.send(None)
     while True:  # an error ends the process and is told on stderr; a fresh one may do better
         mouth.send(solver.solve(*mouth.recv()))
 

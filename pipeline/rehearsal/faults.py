@@ -43,7 +43,12 @@ PLAIN = (
 """What a rehearsal without faults plays."""
 
 FAULTS: Mapping[str, tuple[Scene, ...]] = {
-    "kill-worker": (Scene("kill-worker", "a prediction worker is killed", deed="kill-worker", told=("killed by signal 9",)),),
+    "kill-worker": (
+        Scene("kill-worker", "a prediction worker is killed between two rounds", deed="kill-worker", limit_seconds=75.0,
+              told=("killed by signal 9",)),
+        Scene("kill-new-worker", "a prediction worker is killed as soon as it is started", deed="kill-new-worker",
+              limit_seconds=75.0, told=("killed by signal 9",)),
+    ),
     "kill-training": (
         Scene("kill-training", "the program is killed while it trains", deed="kill-training", limit_seconds=75.0,
               overrides=("train.checkpoint_seconds=3",), told=("starting again, as before", "resumed at step")),
@@ -125,10 +130,10 @@ def judge(scene: Scene, code: int, results: Path, invalid: str | None, seconds: 
         (scene.kind == "refused" and not invalid, "there is a submission where none can be"),
         (scene.kind != "refused" and invalid is not None, f"no valid submission: {invalid}"),
         (scene.kind == "hidden" and code != 0, f"exit code {code}"),
-        (scene.kind != "refused" and outcome.get("kind") != scene.kind, f"it was a {outcome.get('kind')} run"),
+        (scene.kind != "refused" and f"{scene.kind} run: " not in log, f"it was no {scene.kind} run"),
         (scene.kind != "refused" and seconds > limit_seconds, f"{seconds:.0f} s, over the limit"),
         (scene.kind != "refused" and scene.predicted and not predicted, "nothing was predicted"),
-        (scene.deed == "kill-worker" and not pieces.get("failed_tries"), "no failed try was counted"),
+        (scene.deed in ("kill-worker", "kill-new-worker") and not pieces.get("failed_tries"), "no failed try was counted"),
         (bool(untold), f"the log does not say {untold}"),
     ]
     return next((words for applies, words in wrong if applies), "survived")

@@ -24,10 +24,19 @@ def main() -> None:
     (results / "fault.json").write_text(json.dumps({"fault": fault, "deed": deed}))
 
 
+def kill_new_worker(kaggle: Path, scratch: Path) -> str:
+    """Kill the first process that is started to predict, before it has begun."""
+    return _kill_worker(lambda: True)
+
+
 def kill_worker(kaggle: Path, scratch: Path) -> str:
-    """Kill a process that predicts."""
+    """Kill a process that predicts, after the first round of predictions."""
+    return _kill_worker(lambda: bool(list(scratch.glob("arc-run/run/candidates/round-*.safetensors"))))
+
+
+def _kill_worker(is_time: Callable[[], bool]) -> str:
     for _ in _moments():
-        for pid, words in _processes():
+        for pid, words in _processes() if is_time() else ():
             if any("multiprocessing.spawn" in word for word in words):
                 os.kill(pid, signal.SIGKILL)
                 return f"killed worker {pid}"
@@ -110,6 +119,7 @@ def _processes() -> Iterator[tuple[int, list[str]]]:
 
 DEEDS: dict[str, Callable[[Path, Path], str]] = {
     "kill-worker": kill_worker,
+    "kill-new-worker": kill_new_worker,
     "kill-training": kill_training,
     "corrupt-checkpoint": corrupt_checkpoint,
     "full-disk": full_disk,

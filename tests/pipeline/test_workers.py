@@ -28,7 +28,10 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def store() -> Store:
-    return build([tiny_source(tasks=6)], [], BuildConfig(15, "all", 3, 1), leakage="allow")
+    """Far more than a pipe holds, which must not keep a worker's death from being noticed."""
+    store = build([tiny_source(tasks=6)], [], BuildConfig(5000, "all", 3, 1), leakage="allow")
+    assert store.transforms.nbytes > 1 << 16
+    return store
 
 
 @pytest.fixture
