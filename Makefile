@@ -1,11 +1,12 @@
 # make demo: set up .venv and solve small ARC tasks from scratch in ten minutes. make test: set up .venv, lint, types, tests.
+# make kaggle-rehearsal: run the Kaggle notebook offline on 240 tasks, and again with each fault that it has to survive.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 0
 DEMO := runs/demo-$(SEED)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint kaggle-rehearsal kaggle-newest clean
 
 demo: $(VENV)/.runtime
 	rm -rf $(DEMO)
@@ -20,6 +21,16 @@ lint: $(VENV)/.development
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+kaggle-rehearsal: $(VENV)/.development
+	$(BIN)/python -m pipeline kaggle simulate --hidden-from arc2:evaluation --hidden-from arc1:evaluation --hidden-tasks 240 \
+	    --time-limit 4m --fault all --seed $(SEED) --out runs/kaggle-rehearsal
+
+# The tests of push, status and submit with the newest kaggle client, in an environment of its own.
+kaggle-newest: $(VENV)/.development
+	$(PYTHON) -m venv $(VENV)/newest-kaggle
+	$(VENV)/newest-kaggle/bin/python -m pip install --quiet --disable-pip-version-check --upgrade kaggle six
+	ARC_KAGGLE_PYTHON=$(VENV)/newest-kaggle/bin/python $(BIN)/python -m pytest tests/submission/test_client.py
 
 $(VENV)/.runtime: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
