@@ -14,6 +14,7 @@ from typing import Any  # noqa: E402
 from pipeline.data.puzzles import PUZZLES_HELP  # noqa: E402
 from pipeline.data.sources import SOURCES_HELP  # noqa: E402
 from pipeline.launch import first_start, is_first_process, start_processes  # noqa: E402
+from pipeline.view_options import VIEWS  # noqa: E402
 
 PROGRAM = "python -m pipeline"
 PRESET_NAMES = (
@@ -58,8 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     stages = (_add_run, _add_build, _add_train, _add_predict, _add_vote, _add_score, _add_curve)
-    for add in (*stages, _add_audit, _add_canvas, _add_show, _add_import_checkpoint):
+    for add in (*stages, _add_audit, _add_canvas, _add_import_checkpoint):
         add(commands)
+    for name, view in VIEWS.items():
+        view.add(_command(commands, name, view.summary, view.example))
     return parser
 
 
@@ -169,15 +172,6 @@ def _add_canvas(commands: Any) -> None:
     summary = "measure how often the fitted canvas is too small for the test output, and how large it is"
     parser = _command(commands, "canvas", summary, "--source arc1:training --source arc1:evaluation")
     parser.add_argument("--source", action="append", required=True, metavar="S", help="tasks with solutions; may be repeated")
-
-
-def _add_show(commands: Any) -> None:
-    summary = "draw a task, with the attempts of a submission, to a picture"
-    parser = _command(commands, "show", summary, "007bbfb7 --source arc1:training --png task.png")
-    parser.add_argument("task", metavar="TASK")
-    parser.add_argument("--source", required=True, metavar="S")
-    parser.add_argument("--submission", type=Path, metavar="FILE", help="draw its attempts")
-    parser.add_argument("--png", type=Path, required=True, metavar="FILE")
 
 
 def _add_import_checkpoint(commands: Any) -> None:
