@@ -28,13 +28,13 @@ from pipeline.checkpoint import load_weights, transplant
 from pipeline.config import Config, override
 from pipeline.data.build import build
 from pipeline.data.pack import PackMaker
+from pipeline.data.select import find_task
 from pipeline.data.sources import Source
 from pipeline.data.store import Store
 from pipeline.engine import fit_config, make_accelerator
 from pipeline.optim import trainable
 from pipeline.presets import preset
 from pipeline.reasoner.network import Network, make_network
-from pipeline.run_folder import find_task
 from pipeline.train import Trainer
 from submission.duration import format_duration, parse_duration
 

@@ -16,13 +16,11 @@ from augment.task import Task, TaskId
 from eval.vote import Ballot
 from pipeline.data.dataset import load_dataset
 from pipeline.data.puzzlestore import PuzzleStore
-from pipeline.data.select import Selection, hold_out
+from pipeline.data.select import PUBLIC_SOURCES, Selection, hold_out
 from pipeline.data.sources import Source, load_source
 from pipeline.data.store import Store
 from submission.format import PartialSubmission, read_submission
 
-PUBLIC_SOURCES = ("arc1:training", "arc1:evaluation", "arc2:training", "arc2:evaluation")
-"""Where a task is looked for when no source is named."""
 _NAMED = 5
 
 
@@ -88,20 +86,6 @@ class RunFolder:
         if self.store is None:
             return dict.fromkeys(self.submission)
         return {task.id: task.test for task in self.store.tasks_to_solve()}
-
-
-def find_task(task_id: TaskId, specs: Sequence[str]) -> tuple[Task, Source]:
-    """Return a task and the source that it is in: the first of `specs`, or of the public ones where none are named.
-
-    Raises ValueError where none has it.
-    """
-    for spec in specs or PUBLIC_SOURCES:
-        source = load_source(spec)
-        for task in source.tasks:
-            if task.id == task_id:
-                return task, source
-    places = " + ".join(specs or PUBLIC_SOURCES)
-    raise ValueError(f"no task {task_id!r} in {places}" + ("" if specs else "; --source names another place"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ from eval.compare import compare, format_comparison
 from eval.score import Predictions
 from eval.terminal import look_of
 from eval.verdict import Attempt, Verdict, draw_text
-from pipeline.data.select import Selection
+from pipeline.data.select import Selection, find_task
 from pipeline.data.sources import read_solutions
-from pipeline.run_folder import Asked, RunFolder, asked_tasks, find_task, places_of
+from pipeline.run_folder import Asked, RunFolder, asked_tasks, places_of
 from submission.format import PartialSubmission, fill_submission, read_submission
 
 
