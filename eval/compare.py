@@ -85,7 +85,7 @@ def format_comparison(found: Comparison, source: str, solutions: Solutions) -> s
     lines += [union, ""]
     for name, outputs in found.alone.items():
         lines.append(f"solved by {name} alone: {_list(outputs, solutions)}")
-    lines.append(f"solved by all: {len(found.by_all)} outputs; by none: {_list(found.by_none, solutions)}")
+    lines.append(f"solved by all: {_count(len(found.by_all))}; by none: {_list(found.by_none, solutions)}")
     return "\n".join(lines)
 
 
@@ -98,4 +98,8 @@ def _list(outputs: tuple[Output, ...], solutions: Solutions) -> str:
     """Return how many, and which: a task with several outputs says which of them, from 1."""
     names = [f"{task} test {i + 1}" if len(solutions[task]) > 1 else task for task, i in outputs]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} outputs" + (f" ({', '.join(names[:_SHOWN])}{more})" if names else "")
+    return _count(len(names)) + (f" ({', '.join(names[:_SHOWN])}{more})" if names else "")
+
+
+def _count(outputs: int) -> str:
+    return f"{outputs} output{'' if outputs == 1 else 's'}"

@@ -36,9 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.command == "run" and is_first_process():
             commands.open_run_of(arguments)
+        tracked = commands.tracked(arguments)
         if argv is None and "processes" in arguments:
             start_processes(arguments.processes, sys.argv[1:], started)
-        return commands.COMMANDS[arguments.command](arguments, started)
+        with tracked:
+            return commands.COMMANDS[arguments.command](arguments, started)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -221,6 +223,8 @@ def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", required=True, metavar="P", help=f"settings by name: {', '.join(PRESET_NAMES)}")
     parser.add_argument("--seed", type=int, default=0)
     _settings(parser)
+    tracker = "send the lines of metrics.jsonl to a tracker of Accelerate as well: tensorboard, wandb, mlflow, ..."
+    parser.add_argument("--tracker", metavar="NAME", help=tracker)
 
 
 def _settings(parser: argparse.ArgumentParser) -> None:
