@@ -22,7 +22,14 @@ PRESET_NAMES = (
     *("hrm-arc1", "hrm-sudoku", "urm-arc1", "charm-arc1", "charm-arc2"),
 )
 """Those of pipeline.presets, which is slow to import."""
+_TASKS = f"\n{SOURCES_HELP}"
 _SOURCES = f"\n{SOURCES_HELP}{PUZZLES_HELP}"
+_FIRST_STEPS = f"""\
+first steps:
+  {PROGRAM} run --source arc1:evaluation --max-side 6 --preset demo --time-limit 10m --out runs/first
+  {PROGRAM} show --run runs/first
+  {PROGRAM} debug --task 25ff71a9 --source arc1:training
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="From ARC tasks to submission.json with a tiny recursive network trained from scratch.",
-        epilog=_SOURCES,
+        epilog=_FIRST_STEPS + _SOURCES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -64,16 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     for add in (*stages, _add_audit, _add_canvas, _add_import_checkpoint):
         add(commands)
     for name, view in VIEWS.items():
-        view.add(_command(commands, name, view.summary, view.example))
+        view.add(_command(commands, name, view.summary, view.example, _TASKS))
     return parser
 
 
-def _command(commands: Any, name: str, summary: str, example: str, sources: bool = True) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, summary: str, example: str, sources: str = _SOURCES) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
         help=summary,
         description=summary,
-        epilog=f"example:\n  {PROGRAM} {name} {example}\n{_SOURCES if sources else ''}",
+        epilog=f"example:\n  {PROGRAM} {name} {example}\n{sources}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -94,7 +101,7 @@ def _add_run(commands: Any) -> None:
 
 
 def _add_build(commands: Any) -> None:
-    example = "--source arc1:evaluation --train-source arc1:training --augmentations 1000 --out data/arc1"
+    example = "--source arc1:evaluation --train-source arc1:training --leakage drop --augmentations 1000 --out data/arc1"
     parser = _command(commands, "build", "sources to a compact dataset", example)
     _sources(parser)
     parser.add_argument(
@@ -112,8 +119,8 @@ def _add_train(commands: Any) -> None:
         commands,
         "train",
         "train a network on a dataset",
-        "--data data/arc1 --preset fast --out runs/fast --resume",
-        sources=False,
+        "--data data/arc1 --preset fast --time-limit 8h --out runs/fast --resume",
+        sources="",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
     _config(parser)
@@ -127,7 +134,7 @@ def _add_train(commands: Any) -> None:
 def _add_predict(commands: Any) -> None:
     summary = "predict the test inputs of a dataset, vote, write submission.json"
     example = "--data data/arc1 --weights runs/fast --views 256 --out runs/fast-256"
-    parser = _command(commands, "predict", summary, example, sources=False)
+    parser = _command(commands, "predict", summary, example, sources="")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
     parser.add_argument(
         "--weights", type=Path, required=True, metavar="FILE", help="weights; a run or checkpoint folder will do"
@@ -143,7 +150,7 @@ def _add_predict(commands: Any) -> None:
 def _add_vote(commands: Any) -> None:
     example = "--data data/arc1 --candidates runs/a/candidates runs/b/candidates --out pooled/submission.json"
     summary = "pool the candidates of several predictions into one submission"
-    parser = _command(commands, "vote", summary, example, sources=False)
+    parser = _command(commands, "vote", summary, example, sources="")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset that was predicted")
     parser.add_argument("--candidates", type=Path, nargs="+", required=True, metavar="DIR")
     parser.add_argument("--ranking", default="count", help="count (as published), probability-sum or mean-probability")
@@ -165,21 +172,21 @@ def _add_score(commands: Any) -> None:
 
 def _add_audit(commands: Any) -> None:
     summary = "find test pairs of --source among the training pairs, by content under any transform"
-    parser = _command(commands, "audit", summary, "--train-source arc2:training --source arc1:evaluation")
+    parser = _command(commands, "audit", summary, "--train-source arc2:training --source arc1:evaluation", _TASKS)
     parser.add_argument("--source", action="append", required=True, metavar="S", help="scored tasks; may be repeated")
     parser.add_argument("--train-source", action="append", default=[], metavar="S", help="trained tasks; may be repeated")
 
 
 def _add_canvas(commands: Any) -> None:
     summary = "measure how often the fitted canvas is too small for the test output, and how large it is"
-    parser = _command(commands, "canvas", summary, "--source arc1:training --source arc1:evaluation")
+    parser = _command(commands, "canvas", summary, "--source arc1:training --source arc1:evaluation", _TASKS)
     parser.add_argument("--source", action="append", required=True, metavar="S", help="tasks with solutions; may be repeated")
 
 
 def _add_import_checkpoint(commands: Any) -> None:
     summary = "turn a published TRM or HRM checkpoint into weights of this program"
     example = "step_723914 --config all_config.yaml --identifiers identifiers.json --out weights/trm"
-    parser = _command(commands, "import-checkpoint", summary, example, sources=False)
+    parser = _command(commands, "import-checkpoint", summary, example, sources="")
     parser.add_argument("checkpoint", type=Path, metavar="FILE", help="a PyTorch state dict, as their training saves it")
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="its all_config.yaml")
     parser.add_argument("--identifiers", type=Path, required=True, metavar="FILE", help="identifiers.json of its dataset")

@@ -42,7 +42,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_debug(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, metavar="ID")
+    parser.add_argument("--task", required=True, metavar="ID", help="a task id, such as 25ff71a9")
     where = "where the task is (default: the public tasks); may be repeated"
     parser.add_argument("--source", action="append", metavar="S", help=where)
     parser.add_argument(
@@ -50,9 +50,9 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="start from these; a run or checkpoint folder will do")
     parser.add_argument(
-        "--time-limit", default="1m", metavar="DURATION", help="of training (default: 1m); 0s only asks the weights"
+        "--time-limit", default="1m", metavar="DURATION", help="of training (default: 1m); 0s asks the weights as they are"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the preset's first weights and of what is drawn (default: 0)")
     setting = "override a setting (pipeline/config.py); may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help=setting)
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colors of a terminal")
@@ -70,7 +70,7 @@ VIEWS = {
     "show": View(
         "draw a task in the terminal or to a picture; of a run, with its attempts, their votes and why they are wrong",
         "007bbfb7 --source arc1:training\n  python -m pipeline show --run runs/demo-0\n"
-        "  python -m pipeline show 0a1d4ef5 --run runs/demo-0 --png task.png",
+        "  python -m pipeline show 4cd1b7b2 --run runs/demo-0 --png task.png",
         _add_show,
     ),
     "compare": View(

@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from augment.task import Task
 from pipeline.__main__ import PRESET_NAMES, _parser, main
 from pipeline.config import override
 from pipeline.data.puzzles import is_puzzle_source
-from pipeline.data.select import find_task
+from pipeline.data.select import PUBLIC_SOURCES
 from pipeline.data.sources import SPLITS, Source, load_source
 from pipeline.presets import PRESETS, preset
 from tests.pipeline.test_import_checkpoint import Published
@@ -78,9 +79,10 @@ def pipeline_commands(page: str) -> list[str]:
 
 
 def examples() -> list[str]:
-    """The examples of all `--help` texts."""
-    subparsers = next(action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
-    found = []
+    """The examples of all `--help` texts, in their order: first steps, then command by command."""
+    parser = _parser()
+    subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    found = [line.strip() for line in (parser.epilog or "").splitlines() if line.startswith("  python -m pipeline ")]
     for name, parser in subparsers.choices.items():
         assert parser.epilog and f"python -m pipeline {name} " in parser.epilog, f"{name} --help has no example"
         found += [line.strip() for line in parser.epilog.splitlines() if line.startswith("  python -m pipeline ")]
@@ -108,9 +110,9 @@ def test_every_option_preset_setting_source_and_task_exists(command: str) -> Non
         elif spec.startswith("kaggle:"):
             assert spec.endswith(tuple(f":{split}" for split in SPLITS))
         else:
-            load_source(spec)
+            assert spec in PUBLIC_SOURCES
     if arguments.get("task"):
-        find_task(arguments["task"], [] if arguments.get("run") else specs)
+        assert public_tasks()[arguments["task"]] in (specs or PUBLIC_SOURCES)
 
 
 def test_every_make_target_exists() -> None:
@@ -177,11 +179,17 @@ def _generated(match: re.Match[str]) -> str:
     return f"{match[1]}:generated:side={4 if match[1] == 'sudoku' else 7},count=4"
 
 
+@cache
+def public_tasks() -> dict[str, str]:
+    """The public source that each task is in, the first where there are several."""
+    return {task.id: spec for spec in reversed(PUBLIC_SOURCES) for task in load_source(spec).tasks}
+
+
 @pytest.fixture
 def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with what a reader is told to bring along; the public tasks are three, and those that are named."""
-    text = "".join((ROOT / page).read_text() for page in PAGES)
-    places = {task: find_task(task, [])[1].name for task in sorted(set(_TASK.findall(text)))}
+    text = "".join((*((ROOT / page).read_text() for page in PAGES), *examples()))
+    places = {task: public_tasks()[task] for task in sorted(set(_TASK.findall(text)))}
     fakes = {}
     for number, name in enumerate(("arc1:training", "arc1:evaluation")):
         made = tiny_source(number, 3 + len(places), f"t{number}")
@@ -206,28 +214,53 @@ def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def bring_along(arguments: list[str], folder: Path) -> None:
-    """Make what the next command needs and no command before it makes."""
-    if arguments[0] == "vote":
-        shutil.copytree("runs/fast-256", "runs/other")
-    if "--weights" in arguments and "/kaggle/input/WEIGHTS" in arguments:
+    """Make what the next command needs and no command before it makes: copies of what there is, under the names it uses."""
+    if "/kaggle/input/WEIGHTS" in arguments:
         shutil.copytree("runs/fast", folder / "kaggle" / "input" / "WEIGHTS")
+    for word in arguments:
+        path = Path(word)
+        if word.endswith("/candidates") and not path.exists():
+            shutil.copytree("runs/fast-256", path.parent)
+        if word.startswith("runs/demo-") and "run" not in arguments and not path.exists():
+            shutil.copytree("runs/first", path)
+        if arguments[0] == "curve" and word == "runs/mixer-0":
+            puzzles = "--source sudoku:a.csv --train-source sudoku:b.csv --preset demo-sudoku"
+            run_it(f"python -m pipeline run {puzzles} --out runs/mixer-0", folder)
+            shutil.copytree(path, "runs/attention-0")
+
+
+def run_it(command: str, folder: Path) -> None:
+    """Run a command and see that it succeeds, tells something and leaves what it says."""
+    arguments = arguments_of(command)
+    bring_along(arguments, folder)
+    told, failed = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(failed):
+        code = main(shortened(arguments, folder))
+    assert code == 0, f"{command}: {failed.getvalue()}"
+    files = ("--out", "--png", "--pool", "--json")
+    written = [word.replace("/kaggle/", f"{folder}/kaggle/") for option, word in pairwise(arguments) if option in files]
+    assert told.getvalue().strip() or written, f"{command} tells nothing"
+    for path in written:
+        assert Path(path).exists(), f"{command}: no {path}"
 
 
 def test_readme_runs_from_top_to_bottom(at_work: Path) -> None:
-    made = pipeline_commands("README.md")
-    for command in made:
-        arguments = arguments_of(command)
-        bring_along(arguments, at_work)
-        told, failed = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(failed):
-            code = main(shortened(arguments, at_work))
-        assert code == 0, f"{command}: {failed.getvalue()}"
-        written = [word for option, word in pairwise(arguments) if option in ("--out", "--png", "--pool")]
-        assert told.getvalue().strip() or written, f"{command} tells nothing"
-        for path in written:
-            assert Path(path.replace("/kaggle/", f"{at_work}/kaggle/")).exists(), f"{command}: no {path}"
-    for code_block in blocks("README.md", "python"):
-        *statements, last = code_block.strip().splitlines()
+    for command in pipeline_commands("README.md"):
+        run_it(command, at_work)
+    for block in blocks("README.md", "python"):
+        *statements, last = block.strip().splitlines()
         names: dict[str, object] = {}
         exec("\n".join(statements), names)
         assert eval(last, names)._repr_png_().startswith(b"\x89PNG")
+
+
+def test_contributing_runs_from_top_to_bottom(at_work: Path) -> None:
+    for command in pipeline_commands("CONTRIBUTING.md"):
+        run_it(command, at_work)
+
+
+def test_examples_of_help_run_in_their_order(at_work: Path) -> None:
+    for number, command in enumerate(examples()):
+        if number > 2 and " run " in command:
+            shutil.rmtree("runs/first")  # the example of run makes it again
+        run_it(command, at_work)
