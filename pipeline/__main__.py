@@ -39,14 +39,15 @@ def main(argv: list[str] | None = None) -> int:
     level = logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     from pipeline import commands  # noqa: PLC0415 (nothing of it is needed to parse)
+    from pipeline.trackers import tracked  # noqa: PLC0415
 
     try:
         if arguments.command == "run" and is_first_process():
             commands.open_run_of(arguments)
-        tracked = commands.tracked(arguments)
+        watched = tracked(getattr(arguments, "tracker", None), getattr(arguments, "out", None))
         if argv is None and "processes" in arguments:
             start_processes(arguments.processes, sys.argv[1:], started)
-        with tracked:
+        with watched:
             return commands.COMMANDS[arguments.command](arguments, started)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)

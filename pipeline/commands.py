@@ -7,7 +7,6 @@ Stages that need torch are imported where they are called, so that the others st
 import argparse
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,16 +45,6 @@ def open_run_of(arguments: argparse.Namespace) -> None:
     if arguments.weights and not arguments.weights.exists():
         raise FileNotFoundError(f"{arguments.weights}: no such weights file or folder")
     open_run(_challenge(arguments), arguments.out, arguments.resume)
-
-
-def tracked(arguments: argparse.Namespace) -> AbstractContextManager[None]:
-    """Return the context in which a command runs: with --tracker, its metrics are sent on while it does."""
-    if not getattr(arguments, "tracker", None):
-        return nullcontext()
-    from pipeline.trackers import check_tracker, tracking
-
-    check_tracker(arguments.tracker)
-    return tracking(arguments.tracker, arguments.out)
 
 
 def _run(arguments: argparse.Namespace, started: float) -> int:

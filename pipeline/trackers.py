@@ -8,11 +8,13 @@ run that is resumed sends nothing twice.
 import logging
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from pipeline.data.watch import speaks
 
 POLL_SECONDS = 2.0
 SENT_FILE = "tracker.json"
@@ -34,14 +36,20 @@ def check_tracker(name: str) -> None:
         raise ValueError(f"tracker {name!r}: its package is not installed: pip install {_PACKAGES.get(name, name)}")
 
 
-@contextmanager
-def tracking(name: str | None, out: Path) -> Iterator[None]:
-    """Follow `out`/metrics.jsonl while the block runs, in the first process; without a name nothing happens."""
-    from pipeline.data.watch import speaks  # noqa: PLC0415
+def tracked(name: str | None, out: Path | None) -> AbstractContextManager[None]:
+    """Return the context in which a command runs: it follows `out`/metrics.jsonl, in the first process, if there is a name.
 
-    if name is None or not speaks():
-        yield
-        return
+    Raises ValueError like `check_tracker`.
+    """
+    if name is None or out is None:
+        return nullcontext()
+    check_tracker(name)
+    return tracking(name, out) if speaks() else nullcontext()
+
+
+@contextmanager
+def tracking(name: str, out: Path) -> Iterator[None]:
+    """Follow `out`/metrics.jsonl while the block runs."""
     ended = threading.Event()
     thread = threading.Thread(target=follow, args=(out / "metrics.jsonl", name, out, ended), daemon=True)
     thread.start()

@@ -57,9 +57,10 @@ def commands(page: str) -> list[str]:
 
 def of_make(command: str) -> list[str]:
     """What `make TARGET ...` would run of the pipeline."""
-    told = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, check=True, capture_output=True, text=True)
-    lines = told.stdout.replace("\\\n", " ").splitlines()
-    return [" ".join(line.split()).removeprefix(".venv/bin/") for line in lines if " -m pipeline " in line]
+    dry = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, check=True, capture_output=True, text=True)
+    lines = dry.stdout.replace("\\\n", " ").splitlines()
+    told = [" ".join(line.split()).removeprefix(".venv/bin/") for line in lines]
+    return [line for line in told if line.startswith("python -m pipeline ")]
 
 
 def arguments_of(command: str) -> list[str]:

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from types import TracebackType
@@ -36,8 +37,9 @@ class Progress:
         self.due = self.started + SILENT_SECONDS
         self.bar: Any = None
         if speaks() and has_bars():
-            from tqdm.auto import tqdm  # noqa: PLC0415  (commands that are quick shall start at once)
-
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="IProgress not found")  # then a notebook gets a bar of text
+                from tqdm.auto import tqdm  # noqa: PLC0415  (commands that are quick shall start at once)
             unit = f" {unit}" if unit else "it"
             self.bar = tqdm(total=total, desc=what, unit=unit, delay=SILENT_SECONDS, leave=False, dynamic_ncols=True)
 

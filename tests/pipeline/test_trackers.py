@@ -12,7 +12,7 @@ from accelerate.tracking import GeneralTracker
 
 import pipeline.trackers
 from pipeline.__main__ import main
-from pipeline.trackers import check_tracker, follow, tracking
+from pipeline.trackers import check_tracker, follow, tracked, tracking
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
 
 
@@ -95,9 +95,12 @@ def test_a_tracker_that_fails_is_told_and_left_alone(
     assert "the tracker recorder failed and gets nothing more" in caplog.text
 
 
-def test_without_a_name_nothing_is_started(tmp_path: Path) -> None:
+def test_nothing_is_started_without_a_name_or_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = threading.active_count()
-    with tracking(None, tmp_path):
+    with tracked(None, tmp_path):
+        assert threading.active_count() == before
+    monkeypatch.setenv("RANK", "1")
+    with tracked("recorder", tmp_path):
         assert threading.active_count() == before
 
 
