@@ -13,6 +13,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/python -m pipeline run --source arc1:training --source arc1:evaluation --max-side 6 \
 	    --preset demo --seed $(SEED) --time-limit 10m --processes 2 --out $(DEMO)
 	@echo "submission: $(DEMO)/submission.json   log of training: $(DEMO)/metrics.jsonl"
+	@echo "what was missed, and why: $(BIN)/python -m pipeline show --run $(DEMO)"
 
 test: lint
 	$(BIN)/python -m pytest

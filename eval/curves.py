@@ -1,8 +1,12 @@
-"""Accuracy against training time, one line a run, as a picture."""
+"""Accuracy against training time, one line a run, as a picture: a file, or a figure that a notebook shows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eval.figure import Picture
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,16 @@ class CurvePoint:
     """Mean halting probability."""
 
 
-def draw_curves(points: Sequence[CurvePoint], path: Path) -> None:
-    """Draw the exact accuracy of all runs against their training time in minutes, one color a name."""
-    import matplotlib.pyplot as plt  # noqa: PLC0415  (slow to import)
+def draw_curves(points: Sequence[CurvePoint], path: Path | None = None) -> "Picture":
+    """Draw the exact accuracy of all runs against their training time in minutes, one color a name.
+
+    Writes the PNG `path` if it is given; returns the figure, which a notebook shows.
+    """
+    from eval.figure import Picture  # noqa: PLC0415  (slow to import)
 
     names = list(dict.fromkeys(point.name for point in points))
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure = Picture(figsize=(7, 4.2), layout="constrained", dpi=150)
+    axes = figure.add_subplot()
     for number, name in enumerate(names):
         runs = list(dict.fromkeys(point.run for point in points if point.name == name))
         for run in runs:
@@ -40,5 +48,6 @@ def draw_curves(points: Sequence[CurvePoint], path: Path) -> None:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    if path is not None:
+        figure.savefig(path)
+    return figure

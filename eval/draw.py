@@ -1,7 +1,7 @@
 """A picture of one task: demonstrations, test inputs, attempts and, where known, the test outputs.
 
-Takes what a score takes, for one task, and leaves a PNG. matplotlib is imported when a picture is drawn, not before, and
-without pyplot, so drawing neither needs nor changes anything global.
+Takes what a score takes, for one task, and leaves a PNG, or a figure that a notebook shows. matplotlib is imported when a
+picture is drawn, not before, and without pyplot, so drawing neither needs nor changes anything global.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,8 @@ from augment.task import Solutions, Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from eval.figure import Picture
 
 PALETTE = (
     "#000000", "#0074D9", "#FF4136", "#2ECC40", "#FFDC00", "#AAAAAA", "#F012BE", "#FF851B", "#7FDBFF", "#870C25",
@@ -76,27 +78,32 @@ class _Section:
 
 
 def draw_task(
-    task: Task, attempts: Sequence[Sequence[Grid | None]], solutions: Solutions, path: Path, dots_per_inch: int = 110
-) -> None:
-    """Draw `task` to the PNG `path`.
+    task: Task,
+    attempts: Sequence[Sequence[Grid | None]],
+    solutions: Solutions,
+    path: Path | None = None,
+    dots_per_inch: int = 110,
+    notes: Sequence[Sequence[str]] = (),
+    title: str = "",
+) -> "Picture":
+    """Draw `task`, write the PNG `path` if it is given, and return the figure, which a notebook shows.
 
     `attempts` gives, per test input, the attempts in order, None where one is missing; it may be shorter than the test
     inputs. `solutions` may lack the task: then nothing is called right or wrong. All grids are (H, W) uint8 in the
-    original frame, and all cells of a picture have the same size. Raises OSError when `path` cannot be written.
+    original frame, and all cells of a picture have the same size. `notes` has a few words for each attempt, such as its
+    votes; `title` replaces "Task ID". Raises OSError when `path` cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - only drawing needs matplotlib
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from eval.figure import Picture  # noqa: PLC0415 - only drawing needs matplotlib
 
-    sections, cell = _lay_out(task, attempts, solutions.get(task.id))
+    sections, cell = _lay_out(task, attempts, solutions.get(task.id), notes)
     width = 2 * _MARGIN + max(section.width(cell) for section in sections)
     height = 2 * _MARGIN + _HEADING + sum(_HEADING + sum(section.row_heights(cell)) for section in sections) - _BELOW_ROW
-    figure = Figure(figsize=(width, height), dpi=dots_per_inch, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = Picture(figsize=(width, height), dpi=dots_per_inch, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)  # y grows downwards, as the rows of a grid do
-    axes.text(_MARGIN, _MARGIN, f"Task {task.id}", size=14, weight="bold", color=_INK, va="top", parse_math=False)
+    axes.text(_MARGIN, _MARGIN, title or f"Task {task.id}", size=14, weight="bold", color=_INK, va="top", parse_math=False)
     top = _MARGIN + _HEADING
     for section in sections:
         axes.text(_MARGIN, top + 0.05, section.heading, size=11, weight="bold", color=_INK, va="top")
@@ -104,11 +111,13 @@ def draw_task(
         for row, row_height in zip(section.rows, section.row_heights(cell), strict=True):
             _draw_row(axes, row, section.column_widths(cell), top, cell)
             top += row_height
-    figure.savefig(path, format="png")
+    if path is not None:
+        figure.savefig(path, format="png")
+    return figure
 
 
 def _lay_out(
-    task: Task, attempts: Sequence[Sequence[Grid | None]], outputs: Sequence[Grid] | None
+    task: Task, attempts: Sequence[Sequence[Grid | None]], outputs: Sequence[Grid] | None, notes: Sequence[Sequence[str]]
 ) -> tuple[list[_Section], float]:
     """Return the sections of the picture and the side of a cell in inches."""
     pairs = [_demonstration(i, pair.input, pair.output) for i, pair in enumerate(task.train)]
@@ -117,7 +126,8 @@ def _lay_out(
     for i, grid in enumerate(task.test):
         given = attempts[i] if i < len(attempts) else ()
         padded = [*given, *[None] * (most - len(given))]  # so that columns line up
-        tests.append(_test(i, grid, padded, None if outputs is None else outputs[i]))
+        noted = [*(notes[i] if i < len(notes) else ()), *[""] * most]
+        tests.append(_test(i, grid, padded, noted, None if outputs is None else outputs[i]))
     room = _PAGE - 2 * _MARGIN
     cell = _CELL_SMALLEST
     sections = [_Section("Demonstrations", pairs), _Section("Test", tests)]
@@ -141,9 +151,10 @@ def _demonstration(index: int, grid: Grid, output: Grid) -> list[_Panel]:
     ]
 
 
-def _test(index: int, grid: Grid, attempts: Sequence[Grid | None], output: Grid | None) -> list[_Panel]:
+def _test(index: int, grid: Grid, attempts: Sequence[Grid | None], notes: Sequence[str], output: Grid | None) -> list[_Panel]:
     panels = [_Panel(f"test input {index + 1}", grid, _size(grid), gap_after=_ARROW_GAP, arrow=bool(attempts))]
-    panels += [_attempt(f"attempt {i + 1}", attempt, output) for i, attempt in enumerate(attempts)]
+    for i, (attempt, note) in enumerate(zip(attempts, notes, strict=False), start=1):  # notes are filled up with empty ones
+        panels.append(_attempt(f"attempt {i}" + (f", {note}" if note else ""), attempt, output))
     if output is not None:
         panels.append(_Panel(f"test output {index + 1}", output, _size(output)))
     return panels

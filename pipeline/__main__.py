@@ -15,6 +15,7 @@ from pipeline.data.puzzles import PUZZLES_HELP  # noqa: E402
 from pipeline.data.sources import SOURCES_HELP  # noqa: E402
 from pipeline.kaggle_commands import add_kaggle  # noqa: E402
 from pipeline.launch import first_start, is_first_process, start_processes  # noqa: E402
+from pipeline.view_options import VIEWS  # noqa: E402
 
 PROGRAM = "python -m pipeline"
 PRESET_NAMES = (
@@ -22,7 +23,14 @@ PRESET_NAMES = (
     *("hrm-arc1", "hrm-sudoku", "urm-arc1", "charm-arc1", "charm-arc2"),
 )
 """Those of pipeline.presets, which is slow to import."""
+_TASKS = f"\n{SOURCES_HELP}"
 _SOURCES = f"\n{SOURCES_HELP}{PUZZLES_HELP}"
+_FIRST_STEPS = f"""\
+first steps:
+  {PROGRAM} run --source arc1:evaluation --max-side 6 --preset demo --time-limit 10m --out runs/first
+  {PROGRAM} show --run runs/first
+  {PROGRAM} debug --task 25ff71a9 --source arc1:training
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,13 +40,16 @@ def main(argv: list[str] | None = None) -> int:
     level = logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     from pipeline import commands  # noqa: PLC0415 (nothing of it is needed to parse)
+    from pipeline.trackers import tracked  # noqa: PLC0415
 
     try:
         if arguments.command == "run" and is_first_process():
             commands.open_run_of(arguments)
+        watched = tracked(getattr(arguments, "tracker", None), getattr(arguments, "out", None))
         if argv is None and "processes" in arguments:
             start_processes(arguments.processes, sys.argv[1:], started)
-        return commands.COMMANDS[arguments.command](arguments, started)
+        with watched:
+            return commands.COMMANDS[arguments.command](arguments, started)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -54,22 +65,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="From ARC tasks to submission.json with a tiny recursive network trained from scratch.",
-        epilog=_SOURCES,
+        epilog=_FIRST_STEPS + _SOURCES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     stages = (_add_run, _add_build, _add_train, _add_predict, _add_vote, _add_score, _add_curve)
-    for add in (*stages, add_kaggle, _add_audit, _add_canvas, _add_show, _add_import_checkpoint):
+    for add in (*stages, add_kaggle, _add_audit, _add_canvas, _add_import_checkpoint):
         add(commands)
+    for name, view in VIEWS.items():
+        view.add(_command(commands, name, view.summary, view.example, _TASKS))
     return parser
 
 
-def _command(commands: Any, name: str, summary: str, example: str, sources: bool = True) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, summary: str, example: str, sources: str = _SOURCES) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
         help=summary,
         description=summary,
-        epilog=f"example:\n  {PROGRAM} {name} {example}\n{_SOURCES if sources else ''}",
+        epilog=f"example:\n  {PROGRAM} {name} {example}\n{sources}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -90,7 +103,7 @@ def _add_run(commands: Any) -> None:
 
 
 def _add_build(commands: Any) -> None:
-    example = "--source arc1:evaluation --train-source arc1:training --augmentations 1000 --out data/arc1"
+    example = "--source arc1:evaluation --train-source arc1:training --leakage drop --augmentations 1000 --out data/arc1"
     parser = _command(commands, "build", "sources to a compact dataset", example)
     _sources(parser)
     parser.add_argument(
@@ -108,8 +121,8 @@ def _add_train(commands: Any) -> None:
         commands,
         "train",
         "train a network on a dataset",
-        "--data data/arc1 --preset fast --out runs/fast --resume",
-        sources=False,
+        "--data data/arc1 --preset fast --time-limit 8h --out runs/fast --resume",
+        sources="",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
     _config(parser)
@@ -123,7 +136,7 @@ def _add_train(commands: Any) -> None:
 def _add_predict(commands: Any) -> None:
     summary = "predict the test inputs of a dataset, vote, write submission.json"
     example = "--data data/arc1 --weights runs/fast --views 256 --out runs/fast-256"
-    parser = _command(commands, "predict", summary, example, sources=False)
+    parser = _command(commands, "predict", summary, example, sources="")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
     parser.add_argument(
         "--weights", type=Path, required=True, metavar="FILE", help="weights; a run or checkpoint folder will do"
@@ -139,7 +152,7 @@ def _add_predict(commands: Any) -> None:
 def _add_vote(commands: Any) -> None:
     example = "--data data/arc1 --candidates runs/a/candidates runs/b/candidates --out pooled/submission.json"
     summary = "pool the candidates of several predictions into one submission"
-    parser = _command(commands, "vote", summary, example, sources=False)
+    parser = _command(commands, "vote", summary, example, sources="")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset that was predicted")
     parser.add_argument("--candidates", type=Path, nargs="+", required=True, metavar="DIR")
     parser.add_argument("--ranking", default="count", help="count (as published), probability-sum or mean-probability")
@@ -161,30 +174,21 @@ def _add_score(commands: Any) -> None:
 
 def _add_audit(commands: Any) -> None:
     summary = "find test pairs of --source among the training pairs, by content under any transform"
-    parser = _command(commands, "audit", summary, "--train-source arc2:training --source arc1:evaluation")
+    parser = _command(commands, "audit", summary, "--train-source arc2:training --source arc1:evaluation", _TASKS)
     parser.add_argument("--source", action="append", required=True, metavar="S", help="scored tasks; may be repeated")
     parser.add_argument("--train-source", action="append", default=[], metavar="S", help="trained tasks; may be repeated")
 
 
 def _add_canvas(commands: Any) -> None:
     summary = "measure how often the fitted canvas is too small for the test output, and how large it is"
-    parser = _command(commands, "canvas", summary, "--source arc1:training --source arc1:evaluation")
+    parser = _command(commands, "canvas", summary, "--source arc1:training --source arc1:evaluation", _TASKS)
     parser.add_argument("--source", action="append", required=True, metavar="S", help="tasks with solutions; may be repeated")
-
-
-def _add_show(commands: Any) -> None:
-    summary = "draw a task, with the attempts of a submission, to a picture"
-    parser = _command(commands, "show", summary, "007bbfb7 --source arc1:training --png task.png")
-    parser.add_argument("task", metavar="TASK")
-    parser.add_argument("--source", required=True, metavar="S")
-    parser.add_argument("--submission", type=Path, metavar="FILE", help="draw its attempts")
-    parser.add_argument("--png", type=Path, required=True, metavar="FILE")
 
 
 def _add_import_checkpoint(commands: Any) -> None:
     summary = "turn a published TRM or HRM checkpoint into weights of this program"
     example = "step_723914 --config all_config.yaml --identifiers identifiers.json --out weights/trm"
-    parser = _command(commands, "import-checkpoint", summary, example, sources=False)
+    parser = _command(commands, "import-checkpoint", summary, example, sources="")
     parser.add_argument("checkpoint", type=Path, metavar="FILE", help="a PyTorch state dict, as their training saves it")
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="its all_config.yaml")
     parser.add_argument("--identifiers", type=Path, required=True, metavar="FILE", help="identifiers.json of its dataset")
@@ -228,6 +232,8 @@ def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", required=True, metavar="P", help=f"settings by name: {', '.join(PRESET_NAMES)}")
     parser.add_argument("--seed", type=int, default=0)
     _settings(parser)
+    tracker = "send the lines of metrics.jsonl to a tracker of Accelerate as well: tensorboard, wandb, mlflow, ..."
+    parser.add_argument("--tracker", metavar="NAME", help=tracker)
 
 
 def _settings(parser: argparse.ArgumentParser) -> None:

@@ -6,16 +6,16 @@ Stages that need torch are imported where they are called, so that the others st
 
 import argparse
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
-from augment.task import Solutions, Task
+from augment.task import Solutions
 from eval.score import format_score, score_predictions
-from pipeline import puzzle_commands
+from pipeline import puzzle_commands, show_commands
 from pipeline.budget import Budget
 from pipeline.data.audit import audit_sources
 from pipeline.data.build import BuildConfig, Leakage, build
@@ -258,22 +258,10 @@ def _canvas(arguments: argparse.Namespace, _: float) -> int:
     return 0
 
 
-def _show(arguments: argparse.Namespace, _: float) -> int:
-    from eval.draw import draw_task
+def _debug(arguments: argparse.Namespace, started: float) -> int:
+    from pipeline.debug import debug
 
-    source = load_source(arguments.source)
-    task = _find(source.tasks, arguments.task, arguments.source)
-    attempts = read_submission(arguments.submission, allow_missing=True).get(task.id, []) if arguments.submission else []
-    draw_task(task, attempts, source.solutions, arguments.png)
-    print(arguments.png)
-    return 0
-
-
-def _find(tasks: Iterable[Task], task_id: str, source: str) -> Task:
-    for task in tasks:
-        if task.id == task_id:
-            return task
-    raise ValueError(f"{source} has no task {task_id!r}")
+    return debug(arguments, started)
 
 
 def _selection(arguments: argparse.Namespace) -> Selection:
@@ -300,7 +288,9 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, float], int]] = {
     "score": _score,
     "audit": _audit,
     "canvas": _canvas,
-    "show": _show,
+    "show": show_commands.show,
+    "compare": show_commands.compare_runs,
+    "debug": _debug,
     "curve": puzzle_commands.curve,
     "import-checkpoint": _import_checkpoint,
     "kaggle": kaggle,

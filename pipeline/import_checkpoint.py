@@ -24,6 +24,7 @@ from pipeline.checkpoint import save_weights
 from pipeline.config import Config
 from pipeline.data.identifiers import read_identifiers
 from pipeline.data.strictjson import show_name, show_path
+from pipeline.data.watch import doing
 from pipeline.optim import OptimizerConfig
 from pipeline.reasoner.blocks import NORM_EPSILON, ROPE_THETA
 from pipeline.reasoner.network import REASONERS
@@ -85,7 +86,8 @@ def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Pa
             raise FileNotFoundError(f"{show_path(path)}: no such file")
     document = _read_yaml(config)
     with _naming(checkpoint):
-        state = _read_state(checkpoint)
+        with doing(f"reading {show_path(checkpoint)}"):
+            state = _read_state(checkpoint)
         vocabulary, count = _row_count(state, _EMBEDDING), _row_count(state, MEMORY_ROWS)
     with _naming(config):
         arch = _architecture(document, state, vocabulary, count)
@@ -93,14 +95,16 @@ def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Pa
         ours = _translate_settings(document, arch, published)
         shapes = _expected_shapes(published, len(state))
         shapes[MEMORY_ROWS] = (count, arch.get("puzzle_emb_ndim", published.model.hidden_size))
-    with _naming(checkpoint):
+    with _naming(checkpoint), doing("checking its values"):
         _require_fit(state, shapes)
     views = read_identifiers(identifiers, count)
-    rows = _take_rows(state[MEMORY_ROWS], views.rows, published.model.hidden_size)
+    with doing("taking over task memory"):
+        rows = _take_rows(state[MEMORY_ROWS], views.rows, published.model.hidden_size)
     tensors = {f"reasoner.{name}": _copy(tensor) for name, tensor in translate_weights(state).items()} | {"memory.rows": rows}
     path = out / "weights.safetensors"
     out.mkdir(parents=True, exist_ok=True)
-    save_weights(path, tensors, ours, views, step=0)
+    with doing(f"writing {show_path(path)}"):
+        save_weights(path, tensors, ours, views, step=0)
     return Imported(published.model.kind, len(views.task_ids), len(views.transforms), published.memory_tokens, path)
 
 

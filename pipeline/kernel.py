@@ -31,14 +31,14 @@ CODE = Path(__file__).parents[1]
 POLL_SECONDS = 1.0
 LEAST_SECONDS = 20.0
 """Nothing is started again when less is left before the reserve."""
-AROUND_SECONDS = 4.0
+AROUND_SECONDS = 5.0
 """Less for the program than for the notebook: its launcher, and what the notebook does at the end."""
 RESTART_SECONDS = 3.0
 """So that memory and ports of what has ended are free again."""
 VOTES = "votes.json"
 """What a run leaves beside a submission that holds predictions."""
-HARD_SHARE = 0.15
-"""Of the reserve: so long before the limit everything that still runs is ended."""
+HARD_SHARE, HARD_SECONDS = 0.15, 2.0
+"""So large a share of the reserve, and at least so long, before the limit everything that still runs is ended."""
 EVALUATION = "evaluation"
 
 
@@ -221,7 +221,7 @@ def _watch(plan: Plan, start: Start, folder: Path) -> int | None:
             seen = _publish(plan, folder, seen)
             if code is not None:
                 return start.end()
-            if plan.remaining() < HARD_SHARE * plan.reserve:
+            if plan.remaining() < max(HARD_SECONDS, HARD_SHARE * plan.reserve):
                 plan.warn("the time limit is reached; ending what still runs")
                 start.end(patience=min(10.0, 0.5 * max(plan.remaining(), 0.0)))
                 _publish(plan, folder, seen)

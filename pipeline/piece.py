@@ -5,7 +5,7 @@
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from pipeline.checkpoint import Transplant, Weights, network_from
 from pipeline.config import PredictConfig
 from pipeline.data.pack import PackMaker, Samples
 from pipeline.data.store import Store
+from pipeline.data.watch import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -101,13 +102,20 @@ class Solver:
         logger.info("%s", transplant)
         self.asker = Asker(device, dtype, network, make_test_packs(weights, store), config)
 
-    def solve(self, piece: Piece, budget: Budget, pack_tokens: int | None = None) -> Answered:
-        """Ask the views of `piece` until `budget` is used up, in packs of up to `pack_tokens`, if fewer than the config's."""
+    def solve(
+        self, piece: Piece, budget: Budget, pack_tokens: int | None = None, tell: Callable[[int], None] | None = None
+    ) -> Answered:
+        """Ask the views of `piece` until `budget` is used up, in packs of up to `pack_tokens`, if fewer than the config's.
+
+        `tell` hears after each pack how many views it had.
+        """
         builder, asked, halved_before = CandidateBuilder(), 0, self.asker.halved
         for answer in self.asker.ask(piece.samples(), budget, pack_tokens):
             codes = self.store.transforms[answer.samples.transform]
             builder.add(answer.samples.example, answer.pack, codes, answer.tokens, answer.probability)
             asked += len(answer.samples)
+            if tell is not None:
+                tell(len(answer.samples))
         return Answered(builder.build(), asked, self.asker.tokens_per_second, self.asker.halved - halved_before)
 
 
@@ -130,11 +138,12 @@ class Alone:
     def solve(self, pieces: Sequence[Piece], budget: Budget) -> list[Answered | None]:
         """Return what came of each piece; errors are the caller's."""
         answered: list[Answered | None] = []
-        for piece in pieces:
-            found = self.solver.solve(piece, budget)
-            self.counts.pieces += 1
-            self.counts.halved += found.halved
-            answered.append(found)
+        with Progress("predicting", sum(map(len, pieces)), "views") as progress:
+            for piece in pieces:
+                found = self.solver.solve(piece, budget, tell=progress.add)
+                self.counts.pieces += 1
+                self.counts.halved += found.halved
+                answered.append(found)
         return answered
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from pipeline.checkpoint import Weights, network_from
 from pipeline.config import PredictConfig
 from pipeline.data.dataset import make_packs
 from pipeline.data.puzzlestore import PuzzleStore
+from pipeline.data.watch import Progress
 
 FIRST_ROUND = 256
 """Puzzles of the first round."""
@@ -55,11 +56,13 @@ def predict_puzzles(
     while stop < len(samples):
         start, stop = stop, min(len(samples), max(FIRST_ROUND, 2 * stop))
         mine = samples[start + accelerator.process_index : stop : accelerator.num_processes]
-        for answer in asker.ask(mine, budget):
-            places = torch.from_numpy(answer.samples.example)
-            tokens[places] = torch.from_numpy(answer.tokens).unflatten(0, (len(places), *shape[1:]))
-            halting[places] = torch.from_numpy(answer.probability)
-            asked[places] = 1
+        with Progress("predicting", len(mine), "puzzles") as progress:
+            for answer in asker.ask(mine, budget):
+                places = torch.from_numpy(answer.samples.example)
+                tokens[places] = torch.from_numpy(answer.tokens).unflatten(0, (len(places), *shape[1:]))
+                halting[places] = torch.from_numpy(answer.probability)
+                asked[places] = 1
+                progress.add(len(places))
         found = [part.clone() for part in (tokens, halting, asked)]
         if accelerator.num_processes > 1:  # each process has its share and zeros elsewhere
             found = [accelerator.reduce(part.to(accelerator.device), "sum").cpu() for part in found]

@@ -11,6 +11,7 @@ from eval.vote import Ballot, pool_ballots
 from pipeline.budget import Budget
 from pipeline.candidates import Candidates, clear_candidates, read_candidates
 from pipeline.data.store import Store
+from pipeline.data.watch import watch
 from pipeline.predict import Predictor, round_path
 from pipeline.tensorfiles import write_json
 from submission.duration import format_duration
@@ -90,7 +91,7 @@ def tally(folders: Sequence[Path], store: Store) -> Ballot:
         paths = sorted(folder.glob("round-*.safetensors")) if folder.is_dir() else []
         if not paths:
             raise FileNotFoundError(f"{folder}: no candidates here (round-*.safetensors)")
-        for path in paths:
+        for path in watch(paths, f"counting the votes of {folder}", unit="rounds"):
             candidates, origin = read_candidates(path)
             if origin.tests_hash != store.tests_hash:
                 raise ValueError(f"{path}: candidates for other tests than those of the dataset")

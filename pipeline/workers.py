@@ -25,6 +25,7 @@ from pipeline.budget import Budget
 from pipeline.checkpoint import load_weights
 from pipeline.config import PredictConfig
 from pipeline.data.store import Store
+from pipeline.data.watch import Progress
 from pipeline.piece import Answered, Counts, Piece, Solver
 
 logger = logging.getLogger(__name__)
@@ -89,10 +90,16 @@ class Workers:
         Raises RuntimeError when no device is left that works.
         """
         found: list[Answered | None] = [None] * len(pieces)
+        self.counts.pieces += len(pieces)
+        with Progress("predicting", len(pieces), "pieces") as progress:
+            self._solve_all(pieces, budget, found, progress)
+        return found
+
+    def _solve_all(self, pieces: Sequence[Piece], budget: Budget, found: list[Answered | None], progress: Progress) -> None:
+        """Fill `found` with what came of each piece."""
         tries = [0] * len(pieces)
         waiting = deque(range(len(pieces)))
         busy: dict[_Worker, int] = {}
-        self.counts.pieces += len(pieces)
         while True:
             for worker in self.crew:
                 if waiting and worker.usable and worker not in busy and budget.remaining() > 0:
@@ -110,6 +117,7 @@ class Workers:
                 if isinstance(news, Answered):
                     self.counts.halved += news.halved
                     found[number] = news
+                    progress.add()
                     continue
                 tries[number] += 1
                 self.counts.failed += 1
@@ -120,7 +128,6 @@ class Workers:
                     self.counts.given_up += 1
             if waiting and not any(worker.usable for worker in self.crew):
                 raise RuntimeError("no prediction worker is left that works")
-        return found
 
     def _tell(self, worker: "_Worker", problem: str, tries: int, budget: Budget) -> None:
         then = f"trying again with packs of {self.config.pack_tokens >> tries} tokens" if tries < TRIES else "given up"

@@ -28,6 +28,7 @@ from pipeline.data.canvas_size import SizeRule, grid_sizes, size_rule
 from pipeline.data.sources import Source, content_hash
 from pipeline.data.store import Store
 from pipeline.data.strictjson import show_name
+from pipeline.data.watch import doing, watch
 
 Leakage = Literal["refuse", "drop", "allow"]
 """What is done with training pairs that show the answer to a scored test: an error, leave them out, or train on them."""
@@ -76,16 +77,20 @@ def build(
     if leakage not in get_args(Leakage):
         raise ValueError(f"leakage must be one of {', '.join(get_args(Leakage))}, got {leakage!r}")
     everything = (*sources, *train_sources)
-    audit = audit_sources(sources, train_sources)
+    with doing("comparing training pairs with scored tests"):
+        audit = audit_sources(sources, train_sources)
     if audit.leaks:
         if leakage == "refuse":
             hint = "--leakage drop leaves them out, --leakage allow trains on them"
             raise ValueError(f"{_describe_leaks(audit.leaks)} ({hint})")
         _LOG.warning("%s: %s", "left out" if leakage == "drop" else "trained on all the same", _describe_leaks(audit.leaks))
-    contents = _merge(sources, train_sources, audit.leaks if leakage == "drop" else ())
+    with doing("putting the tasks of all sources together"):
+        contents = _merge(sources, train_sources, audit.leaks if leakage == "drop" else ())
     if not contents:
         raise ValueError("there is nothing to build: the sources have no training pairs and no tests")
-    store = _draw_transforms(_assemble(contents), config)
+    with doing("collecting grids"):
+        store = _assemble(contents)
+    store = _draw_transforms(store, config)
     manifest = {
         "settings": {name: value for name, value in asdict(config).items() if name != "jobs"},
         "sources": _describe_sources(sources, train_sources),
@@ -187,8 +192,10 @@ def _draw_transforms(store: Store, config: BuildConfig) -> Store:
     processes = 1
     if _estimate_seconds(store, config) >= PROCESSES_PAY_SECONDS:
         processes = min(config.jobs or os.cpu_count() or 1, tasks)
-    shares = min(processes * 8, tasks) if processes > 1 else 1
-    drawn = Parallel(n_jobs=processes)(delayed(_draw_share)(store, range(i, tasks, shares), config) for i in range(shares))
+    shares = min(processes * 8, tasks)
+    jobs = (delayed(_draw_share)(store, range(i, tasks, shares), config) for i in range(shares))
+    drawing = Parallel(n_jobs=processes, return_as="generator")(jobs)
+    drawn = list(watch(drawing, f"drawing views of {tasks} tasks", shares, "shares"))
     codes = [drawn[number % shares][number // shares] for number in range(tasks)]
     return replace(store, transforms=np.concatenate(codes), transform_start=np.cumsum([0, *map(len, codes)]))
 

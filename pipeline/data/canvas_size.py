@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from augment.grid import MAX_SIDE, Grid
 from pipeline.data.sources import Source
+from pipeline.data.watch import watch
 
 Sizes = npt.NDArray[np.int64]
 """(N, 2) heights and widths."""
@@ -117,7 +118,7 @@ def measure_size_rules(sources: Iterable[Source]) -> tuple[SizeRuleRow, ...]:
     """Return one row for each rule that some task of `sources` with known solutions follows, and last one for all together."""
     measured: dict[str, list[Sizes]] = {}
     for source in sources:
-        for task in source.tasks:
+        for task in watch(source.tasks, f"measuring {source.name}", unit="tasks"):
             if task.id not in source.solutions:
                 continue
             rule = size_rule(grid_sizes(pair.input for pair in task.train), grid_sizes(pair.output for pair in task.train))

@@ -20,6 +20,7 @@ from joblib import Parallel, delayed
 from augment.dihedral import DIHEDRALS, apply_dihedral
 from augment.sudoku import box_side, symmetry_invariant
 from pipeline.data.sudoku_solver import count_solutions, fill_board, remove_clues
+from pipeline.data.watch import Progress
 
 Cells = npt.NDArray[np.uint8]
 """A maze (H, W) or many puzzles (N, H, W)."""
@@ -98,14 +99,18 @@ def _collect(
         raise ValueError(f"count and seed are at least 0, got {count} and {seed}")
     found: dict[bytes, _Puzzle] = {}
     attempts, failures = _make_attempts(attempt, jobs), 0
-    while len(found) < count:
-        puzzle = next(attempts)
-        failures += 1
-        if puzzle is not None and puzzle.question.tobytes() not in found and part in ("all", _part_of(puzzle.family)):
-            found[puzzle.question.tobytes()] = puzzle
-            failures = 0
-        if failures >= PATIENCE_ATTEMPTS:
-            raise ValueError(f"found {len(found)} of {count} puzzles of {part!r}, then none in {failures} attempts in a row")
+    with Progress("making puzzles", count, "puzzles") as progress:
+        while len(found) < count:
+            puzzle = next(attempts)
+            failures += 1
+            if puzzle is not None and puzzle.question.tobytes() not in found and part in ("all", _part_of(puzzle.family)):
+                found[puzzle.question.tobytes()] = puzzle
+                failures = 0
+                progress.add()
+            if failures >= PATIENCE_ATTEMPTS:
+                raise ValueError(
+                    f"found {len(found)} of {count} puzzles of {part!r}, then none in {failures} attempts in a row"
+                )
     questions, answers = np.zeros((2, count, side, side), dtype=np.uint8)
     for i, puzzle in enumerate(found.values()):
         questions[i], answers[i] = puzzle.question, puzzle.answer

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from augment.canvas import Tokens
 from pipeline.data.puzzlekind import Booleans, PuzzleKind
 from pipeline.data.strictjson import show_name, show_path
+from pipeline.data.watch import Progress
 
 ROWS_AT_ONCE = 1 << 12
 FAULTS_SHOWN = 3
@@ -37,9 +38,11 @@ def read_puzzle_file(path: Path, kind: PuzzleKind, with_answers: bool = True) ->
                 raise ValueError(f"{where}: is empty, expected a header that names question and answer")
             table = _Table(where, kind, header, reader.line_num, with_answers)
             line = reader.line_num + 1
-            while rows := list(islice(reader, ROWS_AT_ONCE)):
-                table.add(_Block(rows, line, reader.line_num))
-                line = reader.line_num + 1
+            with Progress(f"reading {where}", unit="puzzles") as progress:
+                while rows := list(islice(reader, ROWS_AT_ONCE)):
+                    table.add(_Block(rows, line, reader.line_num))
+                    line = reader.line_num + 1
+                    progress.add(len(rows))
         except UnicodeDecodeError as error:
             raise ValueError(f"{where}: {_describe_encoding(path, error)}") from error
         except csv.Error as error:

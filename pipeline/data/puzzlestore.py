@@ -36,6 +36,7 @@ from pipeline.data.puzzlekind import PUZZLE_KINDS, PUZZLE_TASK, KindName, turn
 from pipeline.data.puzzles import Puzzles
 from pipeline.data.store import Starts
 from pipeline.data.strictjson import show_path
+from pipeline.data.watch import doing
 
 FORMAT = "arc-trm-puzzles 1"
 SEEDS = 1 << 64
@@ -130,10 +131,12 @@ def build_puzzles(
     _require_one_kind(everything)
     kind, shape = train_sources[0].kind, train_sources[0].questions.shape[1:]
     tests = np.concatenate([np.zeros((0, *shape), np.uint8), *(source.questions for source in sources)])
-    leaked = [_find_leaks(kind, source.questions, tests) for source in train_sources]
+    with doing("comparing training puzzles with test puzzles"):
+        leaked = [_find_leaks(kind, source.questions, tests) for source in train_sources]
     _report_leaks(train_sources, leaked, leakage)
     kept = [~found if leakage == "drop" else np.ones_like(found) for found in leaked]
-    questions, answers = _distinct_pairs(train_sources, kept)
+    with doing("sorting training puzzles"):
+        questions, answers = _distinct_pairs(train_sources, kept)
     if not len(questions):
         raise ValueError("there is nothing to train on: all training puzzles are test puzzles")
     most = PUZZLE_KINDS[kind].most_views

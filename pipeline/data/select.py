@@ -1,8 +1,13 @@
-"""Choosing the tasks of a source, and their tests, by what a solver may see of them."""
+"""Choosing the tasks of a source, and their tests, by what a solver may see of them; finding one by its id."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.data.sources import Source
+from augment.task import Task, TaskId
+from pipeline.data.sources import Source, load_source
+
+PUBLIC_SOURCES = ("arc1:training", "arc1:evaluation", "arc2:training", "arc2:evaluation")
+"""Where a task is looked for when no source is named."""
 
 
 @dataclass(frozen=True)
@@ -45,3 +50,17 @@ def hold_out(source: Source) -> Source:
     held = [task for task in source.tasks if len(task.train) >= 3]
     tasks = tuple(replace(task, train=task.train[:-1], test=(task.train[-1].input,)) for task in held)
     return replace(source, tasks=tasks, solutions={task.id: (task.train[-1].output,) for task in held})
+
+
+def find_task(task_id: TaskId, specs: Sequence[str]) -> tuple[Task, Source]:
+    """Return a task and the source that it is in: the first of `specs`, or of the public ones where none are named.
+
+    Raises ValueError where none has it.
+    """
+    for spec in specs or PUBLIC_SOURCES:
+        source = load_source(spec)
+        for task in source.tasks:
+            if task.id == task_id:
+                return task, source
+    places = " + ".join(specs or PUBLIC_SOURCES)
+    raise ValueError(f"no task {task_id!r} in {places}" + ("" if specs else "; --source names another place"))

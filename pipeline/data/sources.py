@@ -27,6 +27,7 @@ from pipeline.data.taskfiles import (
     parse_task_file,
     parse_task_or_challenges,
 )
+from pipeline.data.watch import watch
 
 SOURCES_HELP = """\
 A source is one of:
@@ -177,7 +178,7 @@ def _load_folder(folder: Path, with_solutions: bool) -> TasksAndSolutions:
     tasks: list[Task] = []
     solutions: dict[TaskId, tuple[Grid, ...]] = {}
     names = [path.name for path in folder.iterdir()]
-    for task_id, i in _index_by_id(names, show_path(folder)):
+    for task_id, i in watch(_index_by_id(names, show_path(folder)), f"reading {show_path(folder)}", unit="files"):
         path = folder / names[i]
         where = show_path(path)
         if path.name.endswith("_challenges.json"):
@@ -203,14 +204,14 @@ def _load_rearc(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions
     path = _expand(rest)
     if not path.exists():
         raise FileNotFoundError(f"{show_path(path)}: no such folder or zip")
-    tasks = []
+    tasks, reading = [], f"reading {show_path(path)}"
     if path.is_dir():
         names = sorted(str(file.relative_to(path)) for file in path.rglob("*.json"))
-        for task_id, i in _index_by_id(names, show_path(path), ignored=REARC_METADATA):
+        for task_id, i in watch(_index_by_id(names, show_path(path), REARC_METADATA), reading, unit="files"):
             tasks.append(parse_pairs((path / names[i]).read_bytes(), show_path(path / names[i]), task_id))
         return tuple(tasks), {}
     with open_archive(path) as archive:
-        for task_id, i in _index_by_id(archive.names, show_path(path), ignored=REARC_METADATA):
+        for task_id, i in watch(_index_by_id(archive.names, show_path(path), REARC_METADATA), reading, unit="files"):
             tasks.append(parse_pairs(archive.read(i), archive.where(i), task_id))
     return tuple(tasks), {}
 

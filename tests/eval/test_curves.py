@@ -68,3 +68,7 @@ def test_the_picture_is_a_png_that_shows_all_of_the_scale(tmp_path: Path, figure
     axes = figures[0].axes[0]
     assert axes.get_xlim()[0] == 0
     assert axes.get_ylim()[0] < 0 and axes.get_ylim()[1] > 100
+
+
+def test_a_notebook_gets_the_figure_without_a_file() -> None:
+    assert draw_curves(POINTS)._repr_png_().startswith(b"\x89PNG")

@@ -77,3 +77,9 @@ def test_matplotlib_is_imported_when_drawing_and_pyplot_never():
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_notebook_gets_the_figure_with_votes_and_no_file(texts):
+    figure = draw_task(TASK, [[grid([5])]], SOLUTIONS, notes=[["31 of 76 votes"]], title="Task x of runs/a")
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert {"attempt 1, 31 of 76 votes", "Task x of runs/a"} <= set(texts)

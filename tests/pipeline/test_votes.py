@@ -9,25 +9,15 @@ import pytest
 
 from augment.grid import Grid
 from eval.vote import Ballot
-from pipeline.candidates import Candidates, Origin, write_candidates
+from pipeline.candidates import Origin, write_candidates
 from pipeline.data.store import Store
 from pipeline.predict import round_path
 from pipeline.votes import count_votes, tally, write_attempts
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import tiny_store
+from tests.pipeline.tinyrun import make_candidates
 
 RED, BLUE = np.full((2, 3), 2, np.uint8), np.full((1, 1), 1, np.uint8)
-
-
-def make_candidates(votes: list[tuple[int, Grid | None, float]]) -> Candidates:
-    """Candidates of (test of the store, grid, probability)."""
-    return Candidates(
-        np.array([test for test, _, _ in votes], np.int32),
-        np.zeros(len(votes), np.uint32),
-        np.array([probability for _, _, probability in votes], np.float32),
-        np.array([(0, 0) if grid is None else grid.shape for _, grid, _ in votes], np.uint8).reshape(-1, 2),
-        np.concatenate([np.zeros(0, np.uint8), *(grid.ravel() for _, grid, _ in votes if grid is not None)]),
-    )
 
 
 def write(folder: Path, number: int, store: Store, votes: list[tuple[int, Grid | None, float]], source: str = "step 1") -> None:

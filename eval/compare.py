@@ -1,0 +1,105 @@
+"""Several submissions side by side: their scores, what each alone solves, and what all of them together could.
+
+Takes attempts and solutions, as the score does; gives the text of `compare` and plain JSON.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from augment.task import Solutions, TaskId
+from eval.score import RULES, Predictions, Rates, Score, judge, score_predictions
+
+Output = tuple[TaskId, int]
+"""A test output: task id and index."""
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What several submissions solve of the same tests."""
+
+    scores: Mapping[str, Score]
+    """By name, in the order that was asked for."""
+    alone: Mapping[str, tuple[Output, ...]]
+    """Outputs that one submission solves and no other does."""
+    by_all: tuple[Output, ...]
+    by_none: tuple[Output, ...]
+    union: Rates
+    """Mean over tasks of the fraction of outputs that any submission solves. It takes more than two attempts to have it."""
+    pooled: Score | None = None
+    """Of the attempts that the votes of all together choose, where there are votes."""
+    pooled_from: int = 0
+    """How many of the submissions had votes."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain dicts, lists, numbers and strings."""
+        return {
+            "scores": {name: score.to_json() for name, score in self.scores.items()},
+            "alone": {name: [list(output) for output in outputs] for name, outputs in self.alone.items()},
+            "by_all": [list(output) for output in self.by_all],
+            "by_none": [list(output) for output in self.by_none],
+            "union": {"pass_at_1": self.union.pass_at_1, "pass_at_2": self.union.pass_at_2},
+            "pooled": self.pooled.to_json() if self.pooled else None,
+            "pooled_from": self.pooled_from,
+        }
+
+
+def compare(
+    submissions: Mapping[str, Predictions], solutions: Solutions, pooled: Predictions | None = None, pooled_from: int = 0
+) -> Comparison:
+    """Return what `submissions` (by name) solve, and what `pooled` does, the attempts of the votes of `pooled_from` of them.
+
+    Raises ValueError when there is nothing to judge by.
+    """
+    scores = {name: score_predictions(predictions, solutions) for name, predictions in submissions.items()}
+    outcomes = {name: judge(predictions, solutions) for name, predictions in submissions.items()}
+    places = [(task_id, i) for task_id, outputs in solutions.items() for i in range(len(outputs))]
+    solved = {name: {(task, i) for task, i in places if outcomes[name][task][i].solved} for name in outcomes}
+    first = {name: {(task, i) for task, i in places if outcomes[name][task][i].first} for name in outcomes}
+    counts = {place: sum(place in each for each in solved.values()) for place in places}
+    return Comparison(
+        scores,
+        {name: tuple(place for place in places if place in solved[name] and counts[place] == 1) for name in solved},
+        tuple(place for place in places if counts[place] == len(submissions)),
+        tuple(place for place in places if not counts[place]),
+        Rates(_share(set().union(*first.values()), solutions), _share(set().union(*solved.values()), solutions)),
+        score_predictions(pooled, solutions) if pooled is not None else None,
+        pooled_from,
+    )
+
+
+def format_comparison(found: Comparison, source: str, solutions: Solutions) -> str:
+    """Return `found` as text of several lines, without a line end. `source` names what was judged."""
+    first = next(iter(found.scores.values()))
+    rows = list(found.scores.items())
+    if found.pooled:
+        rows.append((f"votes of {found.pooled_from} pooled", found.pooled))
+    width = max(len("any of them"), *(len(name) for name, _ in rows))
+    head = f"{'pass@2 by rule':{width}}  mean over tasks  per output  all-or-nothing  pass@1 (mean over tasks)"
+    lines = [f"{source}: {first.tasks} tasks, {first.outputs} test outputs", head]
+    for name, score in rows:
+        rates: list[Rates] = [getattr(score, field) for field, _, _ in RULES]
+        mean, output, whole = (f"{rate.pass_at_2:.2%}" for rate in rates)
+        lines.append(f"{name:{width}}  {mean:>15}  {output:>10}  {whole:>14}  {rates[0].pass_at_1:>23.2%}")
+    union = f"{'any of them':{width}}  {found.union.pass_at_2:>15.2%}  (more than two attempts: a bound, no submission)"
+    lines += [union, ""]
+    for name, outputs in found.alone.items():
+        lines.append(f"solved by {name} alone: {_list(outputs, solutions)}")
+    lines.append(f"solved by all: {_count(len(found.by_all))}; by none: {_list(found.by_none, solutions)}")
+    return "\n".join(lines)
+
+
+def _share(solved: set[Output], solutions: Solutions) -> float:
+    known = {task: len(outputs) for task, outputs in solutions.items() if len(outputs)}
+    return sum(sum((task, i) in solved for i in range(count)) / count for task, count in known.items()) / len(known)
+
+
+def _list(outputs: tuple[Output, ...], solutions: Solutions) -> str:
+    """Return how many, and which: a task with several outputs says which of them, from 1."""
+    names = [f"{task} test {i + 1}" if len(solutions[task]) > 1 else task for task, i in outputs]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return _count(len(names)) + (f" ({', '.join(names[:_SHOWN])}{more})" if names else "")
+
+
+def _count(outputs: int) -> str:
+    return f"{outputs} output{'' if outputs == 1 else 's'}"

@@ -1,0 +1,25 @@
+"""A matplotlib figure that a notebook shows inline, without pyplot: what `draw` and `curves` return.
+
+Importing this imports matplotlib, so it is imported when something is drawn.
+"""
+
+import io
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+class Picture(Figure):
+    """A figure with a canvas of its own: `savefig` writes it, and as the value of a notebook's cell it appears below it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what `Figure` takes."""
+        super().__init__(*arguments, **options)
+        FigureCanvasAgg(self)
+
+    def _repr_png_(self) -> bytes:
+        """Return the picture as IPython asks for it."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()

@@ -1,0 +1,183 @@
+"""Grids as text: in the colors of a terminal, or as digits where there are none.
+
+Beside `draw`, which leaves pictures. Takes panels (a grid with a title and a note), gives lines that fit a width, as many
+panels side by side as fit. A cell is two columns wide, and square; where that is too wide, half blocks put two rows on a line.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.grid import Grid
+from eval.draw import PALETTE
+
+When = Literal["auto", "always", "never"]
+"""Colors: where a terminal shows them, always, or never."""
+
+_DIM, _BOLD, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+_RGB = tuple(tuple(int(color[i : i + 2], 16) for i in (1, 3, 5)) for color in PALETTE)
+_NEAREST_256 = (16, 32, 203, 41, 220, 248, 199, 208, 117, 88)
+"""The colors of a 256-color terminal that come nearest to the palette."""
+_GAP, _ARROW, _GROUP_GAP = 2, 4, 5
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the terminal can show."""
+
+    colors: Literal["truecolor", "256", "none"] = "none"
+    width: int = 80
+    """Columns."""
+    unicode: bool = False
+    """Whether blocks, frames and arrows can be written."""
+
+
+def look_of(stream: TextIO, when: When = "auto", environ: Mapping[str, str] = os.environ) -> Look:
+    """Return how to draw on `stream`: no colors where it is no terminal, TERM is dumb, or NO_COLOR is set.
+
+    Colors are exact where COLORTERM says so, else the nearest of 256. COLUMNS overrides the width.
+    """
+    encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
+    width = shutil.get_terminal_size().columns
+    plain = bool(environ.get("NO_COLOR")) or environ.get("TERM", "") == "dumb" or not stream.isatty()
+    if when == "never" or (when == "auto" and plain):
+        return Look("none", width, encoding.startswith("utf"))
+    exact = environ.get("COLORTERM", "").lower() in ("truecolor", "24bit") or (when == "always" and not stream.isatty())
+    return Look("truecolor" if exact else "256", width, encoding.startswith("utf"))
+
+
+@dataclass(frozen=True, eq=False)
+class TextPanel:
+    """One grid, the two lines above it and whether an arrow leads on to the next."""
+
+    title: str
+    grid: Grid | None
+    """None for a dashed nothing: an attempt that is missing."""
+    note: str = ""
+    wrong: npt.NDArray[np.bool_] | None = None
+    """(H, W), the cells to mark."""
+    arrow: bool = False
+
+
+Line = tuple[str, int]
+"""Text and the columns that it takes, which escape codes do not."""
+
+
+def draw_panels(groups: Sequence[Sequence[TextPanel]], look: Look) -> list[str]:
+    """Return the lines of `groups` of panels: rows are filled with groups, and a group stays on one row if it fits."""
+    half = look.colors != "none" and look.unicode and _widest(groups, look, half=False) > look.width
+    blocks = [[_draw_panel(panel, look, half) for panel in group] for group in groups]
+    rows: list[list[tuple[list[Line], int, bool]]] = [[]]
+    for group, drawn in zip(groups, blocks, strict=True):
+        parts = [(lines, _ARROW if panel.arrow else _GAP, panel.arrow) for panel, lines in zip(group, drawn, strict=True)]
+        if rows[-1] and _row_width([*rows[-1], *parts]) > look.width:
+            rows.append([])
+        for lines, gap, arrow in parts:
+            if rows[-1] and _row_width([*rows[-1], (lines, 0, False)]) > look.width:
+                rows.append([])
+            rows[-1].append((lines, gap, arrow))
+        lines, _, _ = rows[-1][-1]
+        rows[-1][-1] = (lines, _GROUP_GAP, False)
+    return [line for row in rows if row for line in (*_join_row(row, look), "")][:-1]
+
+
+def heading(text: str, look: Look) -> str:
+    """Return `text` as a heading."""
+    return text if look.colors == "none" else f"{_BOLD}{text}{_RESET}"
+
+
+def _widest(groups: Sequence[Sequence[TextPanel]], look: Look, half: bool) -> int:
+    """Return the columns of the widest group of pairs, or of the widest panel where groups are longer."""
+    drawn = [[_draw_panel(panel, look, half)[0][1] for panel in group] for group in groups]
+    pairs = [sum(widths) + _ARROW for widths in drawn if len(widths) == 2]
+    return max([*pairs, *(width for widths in drawn for width in widths)], default=0)
+
+
+def _row_width(parts: Sequence[tuple[list[Line], int, bool]]) -> int:
+    return sum(lines[0][1] + gap for lines, gap, _ in parts[:-1]) + parts[-1][0][0][1]
+
+
+def _join_row(parts: Sequence[tuple[list[Line], int, bool]], look: Look) -> Iterator[str]:
+    height = max(len(lines) for lines, _, _ in parts)
+    arrow = "→" if look.unicode else "->"
+    for i in range(height):
+        text = ""
+        for number, (lines, gap, leads_on) in enumerate(parts):
+            text += lines[i][0] if i < len(lines) else " " * lines[0][1]
+            if number < len(parts) - 1:
+                here = leads_on and i == 2 + (min(len(lines), len(parts[number + 1][0])) - 2) // 2
+                text += arrow.center(gap) if here else " " * gap
+        yield text.rstrip()
+
+
+def _draw_panel(panel: TextPanel, look: Look, half: bool) -> list[Line]:
+    """Return title, note and the framed grid, all lines of one width."""
+    cells = _draw_cells(panel, look, half)
+    inner = cells[0][1]
+    horizontal, sides, corners = ("─", "│", "┌┐└┘") if look.unicode else ("-", "|", "++++")
+    dim, reset = ("", "") if look.colors == "none" else (_DIM, _RESET)
+    bar = horizontal * inner
+    framed = [
+        (f"{dim}{corners[0]}{bar}{corners[1]}{reset}", inner + 2),
+        *((f"{dim}{sides}{reset}{text}{dim}{sides}{reset}", inner + 2) for text, _ in cells),
+        (f"{dim}{corners[2]}{bar}{corners[3]}{reset}", inner + 2),
+    ]
+    lines = [(heading(panel.title, look), len(panel.title)), (panel.note, len(panel.note)), *framed]
+    width = max(columns for _, columns in lines)
+    return [(text + " " * (width - columns), width) for text, columns in lines]
+
+
+def _draw_cells(panel: TextPanel, look: Look, half: bool) -> list[Line]:
+    grid = panel.grid
+    if grid is None:
+        return [("none", 4)]
+    wrong = np.zeros(grid.shape, bool) if panel.wrong is None else panel.wrong
+    rows, marks = grid.tolist(), wrong.tolist()
+    width = grid.shape[1]
+    if look.colors == "none":
+        return [
+            ("".join(f"{'*' if mark else ' '}{cell}" for cell, mark in zip(row, marked, strict=True)) + " ", 2 * width + 1)
+            for row, marked in zip(rows, marks, strict=True)
+        ]
+    if not half:
+        return [(_wide_row(row, marked, look), 2 * width) for row, marked in zip(rows, marks, strict=True)]
+    lower = [*rows[1::2], *([[None] * width] if len(rows) % 2 else [])]
+    return [(_half_row(top, bottom, look), width) for top, bottom in zip(rows[::2], lower, strict=True)]
+
+
+def _wide_row(row: Sequence[int], marked: Sequence[bool], look: Look) -> str:
+    """Return two columns for each cell, with a cross in those that are marked."""
+    text, before = "", None
+    for cell, mark in zip(row, marked, strict=True):
+        if cell != before:
+            text += _code(cell, look, 48)
+            before = cell
+        text += f"{_ink(cell)}><" if mark else "  "
+    return text + _RESET
+
+
+def _half_row(top: Sequence[int], bottom: Sequence[int | None], look: Look) -> str:
+    """Return one column for two cells, one above the other."""
+    text = ""
+    for upper, lower in zip(top, bottom, strict=True):
+        text += _code(upper, look, 38) + (_code(lower, look, 48) if lower is not None else "\x1b[49m") + "▀"
+    return text + _RESET
+
+
+def _code(cell: int, look: Look, ground: int) -> str:
+    """Return the escape code that sets the color of a cell as foreground (38) or background (48)."""
+    if look.colors == "256":
+        return f"\x1b[{ground};5;{_NEAREST_256[cell]}m"
+    red, green, blue = _RGB[cell]
+    return f"\x1b[{ground};2;{red};{green};{blue}m"
+
+
+def _ink(cell: int) -> str:
+    """Return the escape code of black or white, whichever shows on the color of a cell."""
+    red, green, blue = _RGB[cell]
+    return "\x1b[1;38;5;16m" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "\x1b[1;38;5;231m"

@@ -1,0 +1,50 @@
+"""A run directory as a run leaves it, written in milliseconds: dataset, candidates, votes, submission, weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from augment.grid import Grid
+from pipeline.candidates import Candidates, Origin, write_candidates
+from pipeline.checkpoint import save_weights
+from pipeline.config import Config
+from pipeline.data.build import BuildConfig, build
+from pipeline.data.sources import Source
+from pipeline.data.store import Store
+from pipeline.predict import round_path
+from pipeline.reasoner.network import make_network
+from pipeline.votes import tally, write_attempts
+
+Votes = Sequence[tuple[int, Grid | None, float]]
+"""(test of the store, grid, halting probability)."""
+
+
+def make_candidates(votes: Votes) -> Candidates:
+    """The candidates of one round."""
+    return Candidates(
+        np.array([test for test, _, _ in votes], np.int32),
+        np.zeros(len(votes), np.uint32),
+        np.array([probability for _, _, probability in votes], np.float32),
+        np.array([(0, 0) if grid is None else grid.shape for _, grid, _ in votes], np.uint8).reshape(-1, 2),
+        np.concatenate([np.zeros(0, np.uint8), *(grid.ravel() for _, grid, _ in votes if grid is not None)]),
+    )
+
+
+def write_run(folder: Path, source: Source, votes: Votes, name: str = "step 1") -> Store:
+    """Write a run that solved `source` with these votes; return its dataset."""
+    store = build([source], [], BuildConfig(3, "all", 0, 1), leakage="allow")
+    store.save(folder / "dataset")
+    (folder / "candidates").mkdir()
+    write_candidates(
+        round_path(folder / "candidates", 1), make_candidates(votes), Origin(name, store.tests_hash, 1, 0, 1, True)
+    )
+    write_attempts(folder / "submission.json", tally([folder / "candidates"], store), store.tasks_to_solve(), "count")
+    return store
+
+
+def write_weights(folder: Path, store: Store, config: Config) -> None:
+    """Write weights that were never trained, as if a run had left them in `folder`."""
+    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), 0)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(folder / "weights.safetensors", network.state_dict(), config, store, 1)

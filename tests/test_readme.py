@@ -1,0 +1,291 @@
+"""Every command that README.md, CONTRIBUTING.md and `--help` show is right: its names exist, and it runs.
+
+The first tests parse each command as it is written, with the real parser, presets, settings and public tasks. The last one
+runs all of README.md from top to bottom in one folder, as a reader would, with what takes long made small; `shortened` says
+how, rule by rule. Blocks that say `text` show output and are left alone; blocks that say `python` are run too.
+"""
+
+import argparse
+import contextlib
+import io
+import re
+import shlex
+import shutil
+import subprocess
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import pipeline.asking
+import pipeline.data.sources
+import pipeline.kaggle_commands
+from augment.task import Task
+from pipeline.__main__ import PRESET_NAMES, _parser, main
+from pipeline.config import override
+from pipeline.data.puzzles import is_puzzle_source
+from pipeline.data.select import PUBLIC_SOURCES
+from pipeline.data.sources import SPLITS, Source, load_source
+from pipeline.presets import PRESETS, preset
+from submission.format import fallback_submission, write_submission
+from submission.settings import write_settings
+from tests.pipeline.test_import_checkpoint import Published
+from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md")
+
+ELSEWHERE = ("source .venv/bin/activate", "cd /kaggle/", "kaggle competitions submit ", "make test", "make lint")
+"""How commands begin that are not run here: of the shell, of Kaggle's own tool, and what runs these tests."""
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_INLINE = re.compile(r"`((?:python -m pipeline|accelerate launch) [^`]+)`")
+_TASK = re.compile(r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*[0-9])[0-9a-f]{8}\b")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return [body for said, body in _BLOCK.findall((ROOT / page).read_text()) if said == language]
+
+
+def commands(page: str) -> list[str]:
+    """The commands of a page, in order, each on one line: those of its blocks, then those within its sentences."""
+    lines = []
+    for body in blocks(page, ""):
+        joined = body.replace("\\\n", " ")
+        lines += [re.sub(r"(^|\s)#.*", "", line).strip() for line in joined.splitlines()]
+    inline = [text for text in _INLINE.findall((ROOT / page).read_text()) if "COMMAND" not in text]
+    return [" ".join(line.split()) for line in [*lines, *inline] if line]
+
+
+def of_make(command: str) -> list[str]:
+    """What `make TARGET ...` would run of the pipeline."""
+    dry = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, check=True, capture_output=True, text=True)
+    lines = dry.stdout.replace("\\\n", " ").splitlines()
+    told = [" ".join(line.split()).removeprefix(".venv/bin/") for line in lines]
+    return [line for line in told if line.startswith("python -m pipeline ")]
+
+
+def arguments_of(command: str) -> list[str]:
+    """What `main` gets of a command that starts the pipeline."""
+    match = re.fullmatch(r"(?:python|accelerate launch) -m pipeline (.*)", command)
+    assert match, f"{command}: neither the pipeline nor one of ELSEWHERE; if it is right, say in this test how it is run"
+    return shlex.split(match[1])
+
+
+def pipeline_commands(page: str) -> list[str]:
+    """The commands of a page that start the pipeline, those of make spelled out."""
+    found = []
+    for command in commands(page):
+        if not command.startswith(ELSEWHERE):
+            found += of_make(command) if command.startswith("make ") else [command]
+    return found
+
+
+def examples() -> list[str]:
+    """The examples of all `--help` texts, in their order: first steps, then command by command."""
+    parser = _parser()
+    subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    found = [line.strip() for line in (parser.epilog or "").splitlines() if line.startswith("  python -m pipeline ")]
+    for name, parser in subparsers.choices.items():
+        assert parser.epilog and f"python -m pipeline {name} " in parser.epilog, f"{name} --help has no example"
+        found += [line.strip() for line in parser.epilog.splitlines() if line.startswith("  python -m pipeline ")]
+    return found
+
+
+def test_commands_are_found() -> None:
+    names = {arguments_of(command)[0] for command in pipeline_commands("README.md")}
+    assert names >= {"run", "build", "train", "predict", "vote", "score", "show", "compare", "debug", "import-checkpoint"}
+    assert len(commands("CONTRIBUTING.md")) >= 4
+    assert len(examples()) >= 13
+
+
+@pytest.mark.parametrize(
+    "command", sorted({*pipeline_commands("README.md"), *pipeline_commands("CONTRIBUTING.md"), *examples()})
+)
+def test_every_option_preset_setting_source_and_task_exists(command: str) -> None:
+    arguments = vars(_parser().parse_args(arguments_of(command)))
+    config = preset(arguments.get("preset") or "demo")
+    override(config, arguments.get("set", []))
+    specs = [*(arguments.get("source") or []), *arguments.get("train_source", [])]
+    for spec in specs:
+        if is_puzzle_source(spec):
+            assert spec.endswith(".csv") or ":generated" in spec
+        elif spec.startswith("kaggle:"):
+            assert spec.endswith(tuple(f":{split}" for split in SPLITS))
+        else:
+            assert spec in PUBLIC_SOURCES
+    if arguments.get("task"):
+        assert public_tasks()[arguments["task"]] in (specs or PUBLIC_SOURCES)
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        for command in commands(page):
+            if command.startswith("make "):
+                assert command.split()[1] in targets, command
+
+
+def test_the_table_of_commands_is_complete() -> None:
+    table = (ROOT / "README.md").read_text().split("| command | what it does |")[1].split("\n\n")[0]
+    subparsers = next(action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    firsts = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`([\w-]+)`", firsts)) == set(subparsers.choices)
+
+
+@pytest.mark.parametrize("name", [arguments_of(example)[0] for example in examples()])
+def test_help_is_shown(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    assert "example:" in capsys.readouterr().out
+
+
+def test_presets_are_named_alike_everywhere() -> None:
+    assert set(PRESETS) == set(PRESET_NAMES)
+    named = re.findall(r"\| `([a-z0-9-]+)(?: --set ([^`]*))?` \|", (ROOT / "README.md").read_text().split("## Results")[1])
+    assert {name for name, _ in named} <= set(PRESETS)
+    for name, settings in named:
+        override(PRESETS[name], [each.strip() for each in settings.split("--set ")] if settings else [])
+
+
+def test_files_that_pages_link_to_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+            assert target.startswith("https://") or (ROOT / target).exists(), f"{page}: {target}"
+
+
+def shortened(arguments: list[str], folder: Path) -> list[str]:
+    """Make a command of README.md quick; its options stay, but for these values:
+
+    1. Files of /kaggle lie in `folder`, where a competition of four tasks is.
+    2. A file of puzzles is a handful of generated ones, of which two are trained on.
+    3. `run`, `train` and `debug` train a tiny network for two steps: their preset is the smallest of its kind, with the
+       settings of the other tests; `debug` has one second.
+    4. `build` draws three views of a task.
+    5. `kaggle push` and `submit` are dry runs; `kaggle simulate` plays the quickest fault alone.
+    """
+    words = [word.replace("/kaggle/", f"{folder}/kaggle/") for word in arguments]
+    words = [re.sub(r"^(sudoku|maze):\w+\.csv$", _generated, word) for word in words]
+    puzzles = any(is_puzzle_source(word) for word in words)
+    command, *rest = words
+    values = {"--limit": "2", "--processes": "1"}
+    if command in ("run", "train"):
+        values |= {"--preset": "demo-sudoku" if puzzles else "demo", "--time-limit": "5m"}
+        settings = [*TINY, "train.steps=2", "train.segments=2", "train.packs=1"]
+        rest += [part for setting in settings for part in ("--set", setting)]
+    if command == "debug":
+        rest += ["--time-limit", "1s", *(part for setting in (*TINY, "train.packs=1") for part in ("--set", setting))]
+    if command == "build":
+        rest += ["--augmentations", "3"]
+    if rest[:1] in (["push"], ["submit"]) and "--dry-run" not in rest:
+        rest += ["--dry-run"]
+    if rest[:1] == ["simulate"]:
+        values |= {"--fault": "no-data", "--hidden-tasks": "3"}
+        rest += [] if "--fault" in rest else ["--fault", "no-data"]
+    return [command, *(values.get(before, word) for before, word in zip([command, *rest], rest, strict=False))]
+
+
+def _generated(match: re.Match[str]) -> str:
+    return f"{match[1]}:generated:side={4 if match[1] == 'sudoku' else 7},count=4"
+
+
+@cache
+def public_tasks() -> dict[str, str]:
+    """The public source that each task is in, the first where there are several."""
+    return {task.id: spec for spec in reversed(PUBLIC_SOURCES) for task in load_source(spec).tasks}
+
+
+@pytest.fixture
+def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with what a reader is told to bring along; the public tasks are three, and those that are named."""
+    text = "".join((*((ROOT / page).read_text() for page in PAGES), *examples()))
+    places = {task: public_tasks()[task] for task in sorted(set(_TASK.findall(text)))}
+    fakes = {}
+    for number, name in enumerate(("arc1:training", "arc1:evaluation")):
+        made = tiny_source(number, 3 + len(places), f"t{number}")
+        ids = [*(task for task, place in places.items() if place == name), *(task.id for task in made.tasks)][: 3 + len(places)]
+        tasks = tuple(Task(task_id, task.train, task.test) for task_id, task in zip(ids, made.tasks, strict=True))
+        solutions = {new.id: made.solutions[old.id] for new, old in zip(tasks, made.tasks, strict=True)}
+        fakes[name] = Source(name, tasks, solutions)
+
+    def load(spec: str, rest: str, with_solutions: bool) -> tuple[tuple[Task, ...], dict[str, tuple[object, ...]]]:
+        return fakes[spec].tasks, dict(fakes[spec].solutions) if with_solutions else {}
+
+    monkeypatch.setitem(pipeline.data.sources._LOADERS, "arc1", load)
+    monkeypatch.setattr(pipeline.asking, "MEASURE_SECONDS", 0.01)
+    monkeypatch.setattr(pipeline.kaggle_commands, "status", lambda *_: "complete")  # nothing was sent
+    monkeypatch.chdir(tmp_path)
+    competition = tmp_path / "kaggle" / "input" / "competitions" / "SLUG"
+    write_kaggle(competition, tiny_source(5, 4, "hidden"), "test", with_solutions=False)
+    write_kaggle(competition, tiny_source(6, 2, "known"), "training", with_solutions=True)
+    published = Published(tmp_path)
+    published.checkpoint, published.identifiers = tmp_path / "step_723914", tmp_path / "identifiers.json"
+    published.write()
+    return tmp_path
+
+
+def bring_along(arguments: list[str], folder: Path) -> None:
+    """Make what the next command needs and no command before it makes: copies of what there is, under the names it uses."""
+    if "/kaggle/input/WEIGHTS" in arguments:
+        shutil.copytree("runs/fast", folder / "kaggle" / "input" / "WEIGHTS")
+    if arguments[:2] == ["kaggle", "notebook"]:  # what a person fills in
+        settings = Path("kaggle.toml")
+        if not settings.exists():
+            write_settings(settings)
+        settings.write_text(settings.read_text().replace('user = ""', 'user = "you"').replace('ition = ""', 'ition = "arc-x"'))
+    if arguments[:2] == ["kaggle", "submit"]:
+        Path("kaggle-entry", "pushed.json").write_text('{"notebook": "you/arc-trm", "version": 1}')
+    if arguments[:2] in (["kaggle", "push"], ["kaggle", "status"], ["kaggle", "submit"]):
+        assert Path("kaggle-entry").is_dir()
+    if arguments[:2] == ["kaggle", "check"]:
+        write_kaggle(folder, tiny_source(5, 4, "hidden"), "test", with_solutions=False)
+        tasks = load_source(f"kaggle:{folder}:test").tasks
+        write_submission(Path(arguments[2]), fallback_submission(tasks), tasks)
+    for word in arguments:
+        path = Path(word)
+        if word.endswith("/candidates") and not path.exists():
+            shutil.copytree("runs/fast-256", path.parent)
+        if word.startswith("runs/demo-") and "run" not in arguments and not path.exists():
+            shutil.copytree("runs/first", path)
+        if arguments[0] == "curve" and word == "runs/mixer-0":
+            puzzles = "--source sudoku:a.csv --train-source sudoku:b.csv --preset demo-sudoku"
+            run_it(f"python -m pipeline run {puzzles} --out runs/mixer-0", folder)
+            shutil.copytree(path, "runs/attention-0")
+
+
+def run_it(command: str, folder: Path) -> None:
+    """Run a command and see that it succeeds, tells something and leaves what it says."""
+    arguments = arguments_of(command)
+    bring_along(arguments, folder)
+    told, failed = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(failed):
+        code = main(shortened(arguments, folder))
+    assert code == 0, f"{command}: {failed.getvalue()}"
+    files = ("--out", "--png", "--pool", "--json")
+    written = [word.replace("/kaggle/", f"{folder}/kaggle/") for option, word in pairwise(arguments) if option in files]
+    assert told.getvalue().strip() or written, f"{command} tells nothing"
+    for path in written:
+        assert Path(path).exists(), f"{command}: no {path}"
+
+
+def test_readme_runs_from_top_to_bottom(at_work: Path) -> None:
+    for command in pipeline_commands("README.md"):
+        run_it(command, at_work)
+    for block in blocks("README.md", "python"):
+        *statements, last = block.strip().splitlines()
+        names: dict[str, object] = {}
+        exec("\n".join(statements), names)
+        assert eval(last, names)._repr_png_().startswith(b"\x89PNG")
+
+
+def test_contributing_runs_from_top_to_bottom(at_work: Path) -> None:
+    for command in pipeline_commands("CONTRIBUTING.md"):
+        run_it(command, at_work)
+
+
+def test_examples_of_help_run_in_their_order(at_work: Path) -> None:
+    for number, command in enumerate(examples()):
+        if number > 2 and " run " in command:
+            shutil.rmtree("runs/first")  # the example of run makes it again
+        run_it(command, at_work)
