@@ -56,9 +56,17 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{PROGRAM} {arguments.command}: interrupted", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # what reads our output has had enough, as `head` has
+        _silence_output()
+        return 1
     except (OSError, FloatingPointError) as error:
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
         return 1
+
+
+def _silence_output() -> None:
+    """Send what is still to be written to nowhere: Python writes it when it ends, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _parser() -> argparse.ArgumentParser:

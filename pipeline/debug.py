@@ -40,8 +40,8 @@ from submission.duration import format_duration, parse_duration
 
 SLICE_SECONDS = 5.0
 """Between drafts; a twelfth of the time where that is less."""
-LEAST_STEPS = 10
-"""Between drafts: packs are made smaller where a step would take too long for them."""
+LEAST_STEPS = 50
+"""Packs are made smaller where the time would not do for so many steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +92,8 @@ class Watched:
         network = network.to(accelerator.device)
         speed = measure_speed(network, store, config, dtype, accelerator)
         step = max(1, config.train.packs) * speed.step_seconds(config)
-        if LEAST_STEPS * step > self.slice:
-            tokens = max(1, int(config.train.pack_tokens * self.slice / (LEAST_STEPS * step)))
+        if LEAST_STEPS * step > seconds > 0:
+            tokens = max(1, int(config.train.pack_tokens * seconds / (LEAST_STEPS * step)))
             config = override(config, [f"train.pack_tokens={tokens}"])
         self.config, self.dtype, self.device, self.store = config, dtype, accelerator.device, store
         self.trainer = Trainer(accelerator, dtype, network, store, config, out)

@@ -6,8 +6,10 @@ import numpy as np
 import orjson
 import pytest
 
+import pipeline.__main__
 import pipeline.data.select
 import pipeline.run_folder
+import pipeline.show_commands
 from augment.transform import Transform, transform_to_int
 from pipeline.__main__ import main
 from pipeline.data.select import hold_out
@@ -193,3 +195,27 @@ def test_public_sources_are_found_in_the_dataset(tmp_path: Path) -> None:
     source = Source("arc1:training", SOURCE.tasks, {})
     write_run(tmp_path / "run", source, [])
     assert pipeline.run_folder.RunFolder(tmp_path / "run").public_sources() == ["arc1:training"]
+
+
+def test_a_prediction_without_a_dataset_is_shown_with_the_one_that_is_named(
+    made: Path, spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made / "dataset").rename(tmp_path / "data")
+    assert run("show", FIRST, "--run", made) == 2
+    assert "has no dataset beside it that says what the tasks are: name them with --source" in capsys.readouterr().err
+    assert run("show", FIRST, "--run", made, "--source", spec) == 0
+    assert "votes" not in capsys.readouterr().out, "without the dataset nobody knows which test a candidate is for"
+    assert run("show", FIRST, "--run", made, "--data", tmp_path / "data") == 0
+    assert "attempt 1 (3 of 7 votes)" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_had_enough_is_no_error(
+    spec: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> list[str]:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(pipeline.show_commands, "draw_text", stop)
+    monkeypatch.setattr(pipeline.__main__, "_silence_output", lambda: None)
+    assert run("show", FIRST) == 1
+    assert capsys.readouterr().err == ""
