@@ -4,9 +4,13 @@ import time
 
 _STARTED = time.monotonic()  # a run's clock starts before anything is imported
 
+import os  # noqa: E402
+
+# OpenMP reads this when torch is loaded. Threads that spin while they wait lose whole time slices to whatever else runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import argparse  # noqa: E402
 import logging  # noqa: E402
-import os  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402

@@ -5,6 +5,7 @@ Read by `pipeline.kernel`, in the notebook's own process: no torch, no CUDA.
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -74,8 +75,11 @@ def find_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names of the GPUs that programs will see, as nvidia-smi tells them; none where there is no nvidia-smi."""
     if environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return ()
+    tool = shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path="/opt/bin:/usr/local/nvidia/bin:/usr/bin")
+    if tool is None:
+        return ()
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, errors="replace", timeout=60, check=False)
+        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, errors="replace", timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
     names = [line.split("(UUID")[0].strip() for line in listed.stdout.splitlines() if line.startswith("GPU ")]
