@@ -44,7 +44,8 @@ def crop_sizes(tokens: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """
     height, width = tokens.shape[1:]
     blocked = (tokens < FIRST_COLOR) | (tokens >= VOCABULARY)  # (B, H, W)
-    leading = np.where(blocked.any(axis=2), blocked.argmax(axis=2), width)  # (B, H)
+    leading = blocked.argmax(axis=2)  # (B, H), 0 as well where nothing is blocked
+    leading[(leading == 0) & ~blocked[:, :, 0]] = width
     widths = np.minimum.accumulate(leading, axis=1)
     areas = widths * np.arange(1, height + 1)
     best = areas.argmax(axis=1)  # (B,), the first of equals

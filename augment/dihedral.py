@@ -30,15 +30,16 @@ _STEPS = (
 def apply_dihedral(grid: npt.NDArray[Cell], dihedral: int) -> npt.NDArray[Cell]:
     """Return `grid` (H, W), seen through `dihedral`, as a new C-contiguous array: (W, H) for 1, 3, 6 and 7, else (H, W).
 
-    Raises ValueError unless `dihedral` is 0..7.
+    Grids of one size, stacked along further axes before these two, are turned together. Raises ValueError unless `dihedral` is
+    0..7.
     """
     transpose, reverse_rows, reverse_columns = _STEPS[check_dihedral(dihedral)]
-    turned = grid.T if transpose else grid
-    return turned[:: -1 if reverse_rows else 1, :: -1 if reverse_columns else 1].copy(order="C")
+    turned = grid.swapaxes(-1, -2) if transpose else grid
+    return turned[..., :: -1 if reverse_rows else 1, :: -1 if reverse_columns else 1].copy(order="C")
 
 
 def invert_dihedral(grid: npt.NDArray[Cell], dihedral: int) -> npt.NDArray[Cell]:
-    """Return the grid of which `grid` is the view: the inverse of `apply_dihedral`, with the same errors."""
+    """Return the grid, or grids, of which `grid` is the view: the inverse of `apply_dihedral`, with the same errors."""
     return apply_dihedral(grid, inverse_dihedral(dihedral))
 
 

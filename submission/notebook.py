@@ -19,7 +19,7 @@ from submission.settings import KaggleSettings, parse_settings
 
 PACKAGES = ("augment", "eval", "submission", "pipeline")
 BESIDE = ("LICENSE", "requirements.txt", "README.md")
-LEFT_OUT = ("rehearsal", "pictures", "__pycache__")
+LEFT_OUT = ("bench", "rehearsal", "pictures", "__pycache__")
 """Folders of the packages that nothing on Kaggle needs."""
 SUFFIXES = (".py", ".css", ".js", ".html", ".safetensors")
 OWN_NAMES = ("notebook", "code", "settings.json", "pushed.json")

@@ -13,9 +13,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.reasoner.blocks import Angles, Block, rotary_angles
+from pipeline.reasoner.blocks import Block
 from pipeline.reasoner.layout import Layout
 from pipeline.reasoner.linear import CastLinear, truncated_normal
+from pipeline.reasoner.rotary import Angles, rotary_angles
 
 State = tuple[Tensor, ...]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -80,6 +81,16 @@ class Layout:
             images.append(Image(count, height, width, cells, places.to(cells.device)))
             cell += len(sequence)
         return tuple(images)
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """(B + 1,) int32: flat position of each sequence's first token, and the number of all tokens."""
+        return F.pad(self.first, (0, 1), value=self.tokens).to(torch.int32)
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(group.length for group in self.groups)
 
     @property
     def sequences(self) -> int:

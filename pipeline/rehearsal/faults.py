@@ -51,7 +51,7 @@ FAULTS: Mapping[str, tuple[Scene, ...]] = {
     ),
     "kill-training": (
         Scene("kill-training", "the program is killed while it trains", deed="kill-training", limit_seconds=75.0,
-              overrides=("train.checkpoint_seconds=3",), told=("starting again, as before", "resumed at step")),
+              overrides=("train.checkpoint_seconds=1",), told=("starting again, as before", "resumed at step")),
     ),
     "short-deadline": (Scene("short-deadline", "a limit in which little can be done", limit_seconds=25.0, predicted=False),),
     "full-disk": (
@@ -67,7 +67,7 @@ FAULTS: Mapping[str, tuple[Scene, ...]] = {
         Scene("weights garbled", "the weights file is of the right size and nothing else", weights="garbled",
               limit_seconds=75.0, told=("starting again, without the weights",)),
         Scene("checkpoint garbled", "bytes of the newest checkpoint are overwritten and the program killed",
-              deed="corrupt-checkpoint", limit_seconds=75.0, overrides=("train.checkpoint_seconds=3",),
+              deed="corrupt-checkpoint", limit_seconds=75.0, overrides=("train.checkpoint_seconds=1",),
               told=("damaged", "resumed at step")),
     ),
     "both-mounts": (

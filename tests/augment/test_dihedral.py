@@ -43,6 +43,13 @@ def test_invert_undoes_apply(grid: Grid, dihedral: int) -> None:
     assert np.array_equal(apply_dihedral(invert_dihedral(grid, dihedral), dihedral), grid)
 
 
+@given(grids(), st.integers(0, 7))
+def test_stacked_grids_turn_together(grid: Grid, dihedral: int) -> None:
+    stack = np.stack([grid, 9 - grid])
+    assert np.array_equal(apply_dihedral(stack, dihedral), [apply_dihedral(one, dihedral) for one in stack])
+    assert invert_dihedral(stack, dihedral).flags.c_contiguous
+
+
 @given(grids(), st.integers(0, 7), st.integers(0, 7))
 def test_composition_is_one_after_the_other(grid: Grid, first: int, second: int) -> None:
     one_by_one = apply_dihedral(apply_dihedral(grid, first), second)

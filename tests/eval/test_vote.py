@@ -1,5 +1,6 @@
 """Votes are exact, independent of the order of arrival, and never mix sources without saying so."""
 
+import gc
 import tracemalloc
 from fractions import Fraction
 
@@ -92,6 +93,47 @@ def test_a_batch_equals_its_candidates_one_by_one(candidates):
     assert content(batched) == content(single)
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from([*range(len(GRIDS)), None]), st.floats(0, 1, width=32)), max_size=40)
+)
+def test_packed_candidates_count_as_one_by_one(candidates):
+    packed, single = Ballot("run"), Ballot("run")
+    grids = [None if which is None else GRIDS[which] for _, which, _ in candidates]
+    packed.add_packed(
+        [("t", test) for test, _, _ in candidates],
+        np.array([(0, 0) if one is None else one.shape for one in grids], np.uint8).reshape(-1, 2),
+        np.concatenate([np.zeros(0, np.uint8), *(one.ravel() for one in grids if one is not None)]),
+        np.array([probability for _, _, probability in candidates], np.float32),
+    )
+    for (test, _, probability), one in zip(candidates, grids, strict=True):
+        single.add("t", test, one, probability)
+    for test in range(3):
+        assert packed.tally("t", test) == single.tally("t", test)
+        for ranking in RANKINGS:
+            ours, others = (ballot.top("t", test, None, ranking) for ballot in (packed, single))
+            assert [(grid_key(c.grid), c.count, c.probability_sum) for c in ours] == [
+                (grid_key(c.grid), c.count, c.probability_sum) for c in others
+            ]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "cells", "probabilities", "message"),
+    [
+        ([(1, 1), (1, 2)], [1, 2, 3], [0.5, 1.5], "task u, test input 3: a halting probability is 0..1, got 1.5"),
+        ([(1, 1), (1, 0)], [1], [0.5, 0.5], "task u, test input 3: a grid is 1..30 by 1..30"),
+        ([(1, 1), (1, 2)], [1, 2, 10], [0.5, 0.5], "task u, test input 3: a color is 0..9, got 10"),
+        ([(1, 1), (1, 2)], [1, 2], [0.5, 0.5], "2 cells do not fill the grids of 2 candidates"),
+        ([(1, 1)], [1], [0.5, 0.5], r"of 2 candidates and uint8 cells, got shapes \(1, 2\)"),
+    ],
+)
+def test_bad_packed_candidates_are_refused_by_name_and_leave_no_trace(shapes, cells, probabilities, message):
+    ballot = Ballot("run")
+    with pytest.raises(ValueError, match=message):
+        places = [("t", 0), ("u", 3)]
+        ballot.add_packed(places, np.array(shapes, np.uint8), np.array(cells, np.uint8), np.array(probabilities))
+    assert ballot.tally("t", 0) == ballot.tally("u", 3) == Tally(0, 0, 0)
+
+
 def test_a_batch_of_grids_that_lie_scattered_in_memory_is_counted_right():
     canvases = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4) % 10
     ballot = Ballot("run")
@@ -139,6 +181,7 @@ def test_a_pooled_ballot_takes_no_more_candidates():
         lambda: pooled.add("t", 0, A, 0.5),
         lambda: pooled.add_batch("t", 0, A[None], [0.5]),
         lambda: pooled.add_empty("t", 0),
+        lambda: pooled.add_packed([("t", 0)], np.array([A.shape]), A.ravel(), np.array([0.5])),
     ):
         with pytest.raises(ValueError, match="pooled from a, b"):
             add()
@@ -196,6 +239,7 @@ def test_memory_grows_with_different_candidates_only():
     tracemalloc.start()
     for _ in range(200):
         ballot.add_batch("t", 0, pool, np.full(50, 0.5))
+    gc.collect()  # what is free, Python would keep for later
     held_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert ballot.tally("t", 0) == Tally(candidates=201 * 50, distinct=50, empty=0)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from safetensors.torch import save_file
 
-from augment.canvas import EOS, PAD, encode
+from augment.canvas import EOS, PAD, decode, encode
 from augment.grid import Grid
 from augment.transform import Transform, transform_to_int
 from pipeline.candidates import (
@@ -102,6 +102,34 @@ def test_an_empty_canvas_is_a_candidate_without_a_grid_and_keeps_its_position() 
     assert candidates.shape[[3, 20]].tolist() == [[0, 0], [0, 0]]
     for i in (0, 4, 19, 21, 23):
         assert np.array_equal(found[i], views[i][1])
+
+
+def one_by_one(pack: Pack, tokens: npt.NDArray[np.uint8]) -> list[Grid | None]:
+    """What `CandidateBuilder` finds, by a loop over the canvases."""
+    found, cell = [], 0
+    for (height, width), dihedral, colors in zip(pack.shapes.tolist(), pack.dihedral, pack.colors, strict=True):
+        view = decode(tokens[cell : cell + height * width].reshape(height, width))
+        transform = Transform(int(dihedral), tuple(colors.tolist()))
+        found.append(None if view is None else transform.invert(view))
+        cell += height * width
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_untidy_predictions_are_read_as_by_a_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shapes = np.repeat([[1, 1], [2, 3], [3, 2], [6, 6]], 40, axis=0)
+    count = len(shapes)
+    cells = int(shapes.prod(axis=1).sum())
+    tokens = np.where(rng.random(cells) < 0.1 * seed, rng.integers(0, 2, cells), rng.integers(2, 12, cells)).astype(np.uint8)
+    colors = np.concatenate((np.zeros((count, 1), int), rng.permuted(np.tile(np.arange(1, 10), (count, 1)), axis=1)), axis=1)
+    dihedral, zero = rng.integers(0, 8, count), np.zeros(count, np.int64)
+    pack = Pack(tokens.astype(np.int64), None, shapes, np.zeros_like(shapes), zero, zero, dihedral, colors)
+    builder = CandidateBuilder()
+    builder.add(np.arange(count), pack, np.zeros(count, np.uint32), tokens, np.ones(count, np.float32))
+    for (_, ours, _), theirs in zip(builder.build().grids(), one_by_one(pack, tokens), strict=True):
+        assert (ours is None) == (theirs is None)
+        assert ours is None or theirs is None or np.array_equal(ours, theirs)
 
 
 def test_packs_add_up() -> None:

@@ -182,7 +182,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, monkeypatch: py
 
 def leave_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float, answer_seconds: float = 0.0) -> None:
     """Give the predictions of a run so much time, and let each puzzle take some."""
-    ask, answer = puzzle_job.predict_puzzles, Asker._answer
+    ask, answer = puzzle_job.predict_puzzles, Asker.answer
 
     def hurry(*arguments: Any) -> Any:
         return ask(*arguments[:-1], Budget(seconds, time.monotonic()))
@@ -192,7 +192,7 @@ def leave_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float, answer_second
         return answer(asker, samples)
 
     monkeypatch.setattr(puzzle_job, "predict_puzzles", hurry)
-    monkeypatch.setattr(Asker, "_answer", answer_slowly)
+    monkeypatch.setattr(Asker, "answer", answer_slowly)
     monkeypatch.setattr(Asker, "_pack_tokens", lambda _: 1)  # one at a time
 
 
@@ -233,7 +233,7 @@ def test_a_budget_that_ends_in_the_second_round_leaves_the_predictions_of_both(
 
 
 def test_a_stop_in_the_second_round_leaves_the_predictions_of_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, answer, asked = folder / "out", Asker._answer, []
+    out, answer, asked = folder / "out", Asker.answer, []
 
     def stop_at_the_fourth(asker: Asker, samples: Samples) -> Answer:
         asked.append(samples)
@@ -243,7 +243,7 @@ def test_a_stop_in_the_second_round_leaves_the_predictions_of_the_first(folder: 
 
     monkeypatch.setattr("pipeline.predict_puzzles.FIRST_ROUND", 2)
     monkeypatch.setattr(Asker, "_pack_tokens", lambda _: 1)
-    monkeypatch.setattr(Asker, "_answer", stop_at_the_fourth)
+    monkeypatch.setattr(Asker, "answer", stop_at_the_fourth)
     assert run(*sources(folder), "--out", out) == 1
     assert [each.question for each in read_predictions(out / "predictions.csv")] == to_solve().question_texts()
     assert predicted(out) == 2

@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from pipeline.reasoner import layout as layout_module
-from pipeline.reasoner.blocks import Attention, Block, SwiGLU, TokenMixer, _Gate, rms_norm, rotary_angles, rotate
+from pipeline.reasoner.attention import Attention
+from pipeline.reasoner.blocks import Block, SwiGLU, TokenMixer, _Gate, rms_norm
 from pipeline.reasoner.convolution import GridConvolution, SequenceConvolution, _ConvolveGrids
 from pipeline.reasoner.layout import Layout, make_layout
 from pipeline.reasoner.linear import truncated_normal
+from pipeline.reasoner.rotary import rotary_angles, rotate
 
 
 def layout_of(shape: tuple[int, int], offset: tuple[int, int] = (0, 0), memory_tokens: int = 3) -> Layout:
@@ -69,6 +71,11 @@ def test_the_norm_is_computed_in_float32_at_least() -> None:
     torch.testing.assert_close(rms_norm(x), by_hand, atol=1e-14, rtol=1e-14)
     half = x.bfloat16()
     assert torch.equal(rms_norm(half), rms_norm(half.float()).bfloat16())
+
+
+def test_the_gradient_of_the_norm_is_right() -> None:
+    x = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(rms_norm, (x,))
 
 
 def test_rotation_turns_halves_of_a_head_against_each_other_and_its_gradient_turns_back() -> None:

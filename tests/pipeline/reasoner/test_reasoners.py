@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.reasoner.base import Reasoner, ReasonerConfig, Segment, State
-from pipeline.reasoner.blocks import rotary_angles
 from pipeline.reasoner.layout import Layout, make_layout
 from pipeline.reasoner.loss import segment_loss
 from pipeline.reasoner.network import REASONERS
+from pipeline.reasoner.rotary import rotary_angles
 
 SMALL = ReasonerConfig(hidden_size=16, heads=2, inner_multiple=8, layers=2, H_cycles=2, L_cycles=2)
 MIXER = replace(SMALL, mixing="mixer", positions="none", canvas_side=3)

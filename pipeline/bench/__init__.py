@@ -1,0 +1,1 @@
+"""The benchmark: every stage against the published way of doing it, in one process and run. Nothing else imports it."""

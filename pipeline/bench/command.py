@@ -1,0 +1,242 @@
+"""The command `bench`: measures the stages that are asked for, prints a table, writes everything as JSON.
+
+A stage is a function of the plan and the machine that returns rows for the table and details for the JSON.
+"""
+
+import argparse
+import logging
+import os
+import platform
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+
+from pipeline.bench.graphs import gpu_sides
+from pipeline.bench.measure import Timings, Work, peak_bytes, peak_operations, time_sides
+from pipeline.bench.operations import segment_operations
+from pipeline.bench.plan import DIFFERENCES, QUICK, SIDES, Plan, Stage, build_mix
+from pipeline.bench.published import CANVAS_BYTES
+from pipeline.bench.report import Row, exponent_row, format_rows, rate_row
+from pipeline.bench.stages import (
+    Building,
+    Computing,
+    Draws,
+    Voting,
+    build_once,
+    on_samples,
+    predict_once,
+    train_once,
+)
+from pipeline.data.store import Store
+from pipeline.engine import compute_dtype
+from pipeline.optim import OptimizerConfig, make_optimizer
+
+logger = logging.getLogger(__name__)
+
+TWO_SIDES = ("published", "ours")
+
+
+@dataclass
+class Bench:
+    """What the stages of one benchmark share."""
+
+    plan: Plan
+    device: torch.device
+    dtype: torch.dtype
+    """Ours computes in it; the published way in float32."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Everything, for the JSON."""
+
+    @cached_property
+    def store(self) -> Store:
+        """The dataset of the mix."""
+        started = time.perf_counter()
+        store = build_mix(self.plan)
+        self.details["mix"] = {**store.manifest["totals"], "seconds": time.perf_counter() - started}
+        return store
+
+    @cached_property
+    def peaks(self) -> dict[torch.dtype, float]:
+        """Floating-point operations a second of a large matrix product, by dtype."""
+        dtypes = (torch.float32, torch.bfloat16)
+        return {dtype: peak_operations(dtype, self.device, self.plan.peak_side) for dtype in dtypes}
+
+    @cached_property
+    def sides(self) -> dict[str, Computing]:
+        """The sides of training and prediction."""
+        return {side: Computing(side, self.store, self.plan, self.device, self.dtype_of(side)) for side in SIDES}
+
+    def dtype_of(self, side: str) -> torch.dtype:
+        """Return what a side computes in."""
+        return self.dtype if side == "ours" else torch.float32
+
+    def time(self, name: str, sides: Mapping[str, Callable[[int], Work]], sizes: tuple[int, ...]) -> dict[str, Timings]:
+        """Time the sides of a stage and keep the details."""
+        logger.info("%s: %s, sizes %s, %d repeats", name, " and ".join(sides), sizes, self.plan.repeats)
+        timings = time_sides(sides, sizes, self.plan.repeats, self.device)
+        self.details[name] = {side: timed.to_json() for side, timed in timings.items()}
+        return timings
+
+    def memory_rows(self, name: str, work: Callable[..., object], by_dtype: bool = True) -> list[Row]:
+        """Return the row of the peak memory of `work`, in a process for each side; none where the plan leaves it out."""
+        if not self.plan.memory:
+            return []
+        logger.info("%s: peak memory, a process for each side", name)
+        peaks = {
+            side: float(peak_bytes(work, side, self.plan, *([self.dtype_of(side)] if by_dtype else [])))
+            for side in (SIDES if by_dtype else TWO_SIDES)
+        }
+        return [Row(f"{name}, peak memory of the process", peaks, more_is_better=False, unit="B")]
+
+
+def bench_build(bench: Bench) -> list[Row]:
+    """Build datasets of a few tasks both ways, and that of the whole mix our way."""
+    building, sizes = Building(bench.plan), bench.plan.build_sizes
+    timings = bench.time("build", {side: partial(building.prepare, side) for side in TWO_SIDES}, sizes)
+    views = {side: building.views[side] / sizes[-1] for side in TWO_SIDES}
+    store = bench.store
+    examples = np.bincount(np.concatenate((store.pair_task, store.test_task)), minlength=len(store.task_ids))
+    canvases = 2 * CANVAS_BYTES * int((np.diff(store.transform_start) * examples).sum())
+    rows = [
+        Row("build, augmented tasks/s", {side: views[side] / timings[side].seconds_per_unit for side in TWO_SIDES}),
+        Row("build of the mix, augmented tasks/s", {"ours": len(store.transforms) / bench.details["mix"]["seconds"]}),
+        exponent_row("build", timings),
+        Row("build, bytes of the same tasks", {side: float(building.bytes[side]) for side in TWO_SIDES}, False, "B"),
+        Row(
+            f"dataset of the mix, {len(store.transforms):,} views (published: counted)",
+            {"published": float(canvases), "ours": float(sum(array.nbytes for array in store.arrays().values()))},
+            more_is_better=False,
+            unit="B",
+        ),
+        *bench.memory_rows("build", build_once, by_dtype=False),
+    ]
+    return rows
+
+
+def bench_train(bench: Bench) -> list[Row]:
+    """Train on the same sequences: published, without padding, ours; on a GPU also compiled and as a graph."""
+    draws, sizes = Draws(bench.store, "pairs"), bench.plan.train_sizes
+    sides = {name: on_samples(side.train, draws) for name, side in bench.sides.items()}
+    timings = bench.time("train", sides | gpu_sides(bench.sides["ours"], draws), sizes)
+    samples = draws.samples(sizes[-1])
+    rows = [
+        rate_row("train, sequences/s", timings),
+        rate_row("train, useful tokens/s", timings, draws.useful_tokens(samples) / sizes[-1]),
+        exponent_row("train", timings),
+        _peak_row("train", bench, timings, samples, training=True),
+        Row("checkpoint, weights", {name: float(side.weights_bytes()) for name, side in bench.sides.items()}, False, "B"),
+        _optimizer_row(bench),
+    ]
+    tokens = {name: side.batch(samples).layout.tokens / sizes[-1] for name, side in bench.sides.items()}
+    rows.append(Row("train, tokens a sequence", tokens, more_is_better=False))
+    return [*rows, *_memory_rows("train", bench, timings, train_once)]
+
+
+def bench_predict(bench: Bench) -> list[Row]:
+    """Answer to the same views, then count the same candidates."""
+    draws, sizes = Draws(bench.store, "tests"), bench.plan.view_sizes
+    timings = bench.time("predict", {name: on_samples(side.answer, draws) for name, side in bench.sides.items()}, sizes)
+    rows = [
+        rate_row("predict, views/s (one segment)", timings),
+        exponent_row("predict", timings),
+        *_memory_rows("predict", bench, timings, predict_once),
+    ]
+    voting = Voting(bench.store)
+    votes = bench.time("vote", {side: partial(voting.prepare, side) for side in TWO_SIDES}, bench.plan.vote_sizes)
+    return [*rows, rate_row("vote, candidates/s", votes), exponent_row("vote", votes)]
+
+
+def _peak_row(name: str, bench: Bench, timings: dict[str, Timings], samples: Any, training: bool) -> Row:
+    """Return the row of the share of the floating-point peak, of the dtype that each side computes in."""
+    shares: dict[str, float | None] = {}
+    for side, computing in bench.sides.items():
+        batch = computing.batch(samples)
+        operations = segment_operations(computing.network.reasoner, batch.layout, training)
+        shares[side] = operations / timings[side].medians[-1] / bench.peaks[bench.dtype_of(side)]
+        bench.details.setdefault("operations", {})[side] = operations
+    return Row(f"{name}, share of the peak of its dtype", shares, unit="%")
+
+
+def _optimizer_row(bench: Bench) -> Row:
+    """Return the row of one step of the published optimizer."""
+    seconds: dict[str, float | None] = {}
+    for side, computing in bench.sides.items():
+        if all(parameter.grad is None for parameter in computing.network.parameters()):
+            continue
+        optimizer = make_optimizer(computing.network, OptimizerConfig())
+        timed = time_sides({side: lambda _, step=optimizer.step: step}, (1,), bench.plan.repeats, bench.device)  # type: ignore[misc]
+        seconds[side] = timed[side].seconds_per_unit
+    return Row("optimizer step (AdamATan2)", seconds, more_is_better=False, unit="s")
+
+
+def _memory_rows(name: str, bench: Bench, timings: dict[str, Timings], work: Callable[..., object]) -> list[Row]:
+    """Return the row of peak memory: of a process on a CPU, of the device on a GPU, with the device's own time."""
+    if bench.device.type == "cpu":
+        return bench.memory_rows(name, work)
+    seconds = {side: sorted(timed.device_seconds[-1])[len(timed.device_seconds[-1]) // 2] for side, timed in timings.items()}
+    return [
+        Row(f"{name}, device time of {next(iter(timings.values())).sizes[-1]}", dict(seconds), False, "s"),
+        Row(f"{name}, peak memory of the device", {side: float(timed.device_bytes or 0) for side, timed in timings.items()},
+            False, "B"),
+    ]  # fmt: skip
+
+
+STAGES: Mapping[Stage, Callable[[Bench], list[Row]]] = {"build": bench_build, "train": bench_train, "predict": bench_predict}
+
+
+def run_bench(arguments: argparse.Namespace, _: float) -> int:
+    """Measure the stages that `arguments` names, print the table and write the JSON if it is asked for."""
+    plan = QUICK if arguments.quick else Plan()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bench = Bench(plan, device, compute_dtype("auto", device.type == "cuda"))
+    stages = list(STAGES) if arguments.stage == "all" else [arguments.stage]
+    machine = describe_machine(bench)
+    print(machine["line"])
+    rows = {stage: STAGES[stage](bench) for stage in stages}
+    print(format_rows([row for stage in stages for row in rows[stage]]))
+    for stage in stages:
+        print(textwrap.fill(f"{stage}: {DIFFERENCES[stage]}.", 120, subsequent_indent="  "))
+    if arguments.json:
+        _write(arguments.json, bench, machine, rows)
+    return 0
+
+
+def describe_machine(bench: Bench) -> dict[str, Any]:
+    """Return what the figures were taken on, and the peaks."""
+    on_gpu = bench.device.type == "cuda"
+    name = torch.cuda.get_device_name(bench.device) if on_gpu else _processor()
+    single, half = (bench.peaks[dtype] / 1e9 for dtype in (torch.float32, torch.bfloat16))
+    line = (
+        f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, torch {torch.__version__}; matrix products of "
+        f"{bench.plan.peak_side}: {single:,.0f} GFLOP/s in float32, {half:,.0f} in bfloat16; ours computes in "
+        f"{str(bench.dtype).removeprefix('torch.')}"
+    )
+    return {"line": line, "device": name, "float32_gflops": single, "bfloat16_gflops": half, "threads": torch.get_num_threads()}
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _write(path: Path, bench: Bench, machine: dict[str, Any], rows: Mapping[Stage, list[Row]]) -> None:
+    content = {
+        "machine": machine,
+        "plan": asdict(bench.plan),
+        "differences": {stage: DIFFERENCES[stage] for stage in rows},
+        "rows": {stage: [row.to_json() for row in found] for stage, found in rows.items()},
+        "details": bench.details,
+    }
+    path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
