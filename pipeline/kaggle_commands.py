@@ -72,7 +72,7 @@ def _add_simulate(parts: Any) -> None:
         "the competition's evaluation tasks, less the hidden ones; may be repeated (default: arc2:evaluation, arc1:evaluation)"
     )
     parser.add_argument("--evaluation-from", action="append", metavar="S", help=public)
-    parser.add_argument("--time-limit", metavar="DURATION", help="of the hidden run (default: that of the settings)")
+    parser.add_argument("--time-limit", metavar="DURATION", help="of the hidden run (default: 5m)")
     parser.add_argument("--gpu-less", action="store_true", help="hide the GPUs of this machine")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME", help="inject a fault, or all; may be repeated")
     parser.add_argument("--seed", type=int, default=0)

@@ -36,6 +36,8 @@ class Scene:
     """It must come to predictions."""
 
 
+NOT_PLAYED = "not played"
+
 PLAIN = (
     Scene("commit", "the run that is pushed", rerun=None, tests="placeholder", kind="commit"),
     Scene("hidden", "the rerun on the hidden tasks"),
@@ -53,7 +55,7 @@ FAULTS: Mapping[str, tuple[Scene, ...]] = {
         Scene("kill-training", "the program is killed while it trains", deed="kill-training", limit_seconds=75.0,
               overrides=("train.checkpoint_seconds=1",), told=("starting again, as before", "resumed at step")),
     ),
-    "short-deadline": (Scene("short-deadline", "a limit in which little can be done", limit_seconds=25.0, predicted=False),),
+    "short-deadline": (Scene("short-deadline", "a limit in which little can be done", limit_seconds=30.0, predicted=False),),
     "full-disk": (
         Scene("full-disk", "working folder and scratch are full while it trains", deed="full-disk", scratch_bytes=256 << 20,
               predicted=False, told=("No space left on device",)),
@@ -76,11 +78,12 @@ FAULTS: Mapping[str, tuple[Scene, ...]] = {
     ),
     "rerun-flag": (
         *(Scene(f"rerun flag {value!r}", "a commit run", rerun=value, tests="placeholder", kind="commit", limit_seconds=40.0)
-          for value in ("", "0", "false")),
-        *(Scene(f"rerun flag {value!r}", "a hidden run", rerun=value, limit_seconds=25.0, predicted=False)
-          for value in ("true", "True", "yes")),
+          for value in (None, "", "0", "false")),
+        *(Scene(f"rerun flag {value!r}", "a hidden run", rerun=value, limit_seconds=30.0, predicted=False)
+          for value in ("1", "true", "True", "yes")),
     ),
     "late-data": (
+        Scene("early data", "a commit run, then:", rerun=None, tests="placeholder", kind="commit", limit_seconds=40.0),
         Scene("late-data", "the rerun's test file has other ids and counts than the commit run's", tests="other"),
     ),
     "no-data": (
@@ -108,6 +111,11 @@ class Result:
     """Of the hidden tasks, by the withheld solutions."""
 
     @property
+    def skipped(self) -> bool:
+        """Whether it could not be played here."""
+        return self.verdict.startswith(NOT_PLAYED)
+
+    @property
     def survived(self) -> bool:
         """Whether all was as it has to be."""
         return self.verdict == "survived"
@@ -124,12 +132,13 @@ def judge(scene: Scene, code: int, results: Path, invalid: str | None, seconds: 
     pieces = outcome.get("pieces") or {}
     inputs = outcome.get("test_inputs")
     predicted = outcome.get("without_prediction") is not None and outcome["without_prediction"] != inputs
+    failure = "".join(f": {line}" for line in log.splitlines() if line.startswith("the notebook failed"))
     wrong = [
         (bool(scene.deed) and not (results / "fault.json").is_file(), "the fault was not injected"),
         (scene.kind == "refused" and code != 1, f"exit code {code}, expected 1"),
         (scene.kind == "refused" and not invalid, "there is a submission where none can be"),
         (scene.kind != "refused" and invalid is not None, f"no valid submission: {invalid}"),
-        (scene.kind == "hidden" and code != 0, f"exit code {code}"),
+        (scene.kind != "refused" and code != 0, f"exit code {code}{failure}"),
         (scene.kind != "refused" and f"{scene.kind} run: " not in log, f"it was no {scene.kind} run"),
         (scene.kind != "refused" and seconds > limit_seconds, f"{seconds:.0f} s, over the limit"),
         (scene.kind != "refused" and scene.predicted and not predicted, "nothing was predicted"),

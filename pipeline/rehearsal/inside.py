@@ -77,6 +77,7 @@ def _build_root(root: Path, spec: dict[str, Any]) -> None:
             _bind(place, root / name, writable=False)
     for name in ("dev", "sys"):
         _mount("--rbind", f"/{name}", _made(root / name))
+    _mount("-t", "tmpfs", "-o", f"size={spec['scratch_bytes']}", "tmpfs", root / "dev" / "shm")  # not that of the machine
     _mount("-t", "proc", "proc", _made(root / "proc"))
     _mount("-t", "tmpfs", "-o", f"size={spec['scratch_bytes']}", "tmpfs", _made(root / "tmp"))
     for python in spec["python"]:

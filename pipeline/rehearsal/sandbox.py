@@ -10,16 +10,21 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 TOOLS = Path(__file__).parent
 _UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child")
+_TRIAL = """set -e
+mount -t tmpfs tmpfs /tmp; mkdir /tmp/usr /tmp/sys /tmp/proc
+mount --bind /usr /tmp/usr; mount -o remount,bind,ro /tmp/usr; mount --rbind /sys /tmp/sys; mount -t proc proc /tmp/proc"""
+"""Every kind of mount that the sandbox needs: containers that hide parts of /proc refuse the last one alone."""
 _PASSED_ON = ("OMP_NUM_THREADS", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 GRACE_SECONDS = 60.0
 """A notebook that is not over so long after its limit is ended."""
@@ -55,9 +60,7 @@ def namespaces_work() -> bool:
     if not shutil.which("unshare"):
         return False
     try:
-        tried = subprocess.run(
-            [*_UNSHARE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, timeout=30, check=False
-        )
+        tried = subprocess.run([*_UNSHARE, "sh", "-c", _TRIAL], capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return tried.returncode == 0
@@ -75,7 +78,7 @@ def run_notebook(machine: Machine, results: Path, isolate: bool) -> Finished:
     results.mkdir(parents=True, exist_ok=True)
     environment = {
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
         "LANG": "C.UTF-8",
         "KAGGLE_KERNEL_RUN_TYPE": "Batch",
         "PIP_NO_INDEX": "1",
@@ -104,9 +107,11 @@ def run_notebook(machine: Machine, results: Path, isolate: bool) -> Finished:
         path.write_text(json.dumps(spec))
         command = [*(_UNSHARE if isolate else ()), sys.executable, str(TOOLS / "inside.py"), str(path)]
         started = time.monotonic()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        # the sandbox's first process too: whoever is root in there reads its environment under /proc/1
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, env=environment)
         try:
-            code = process.wait(timeout=machine.seconds + GRACE_SECONDS)
+            with _ending_on_signals():
+                code = process.wait(timeout=machine.seconds + GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             code = 124
         finally:
@@ -116,6 +121,24 @@ def run_notebook(machine: Machine, results: Path, isolate: bool) -> Finished:
                 if folder.is_dir() and not folder.is_symlink():
                     folder.chmod(0o755)
         return Finished(code, time.monotonic() - started)
+
+
+@contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Make an exception of the signals that would end this program and leave the sandbox, a session of its own, running."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _python_folders() -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from augment.task import Task
 from eval.score import format_score, score_predictions
-from pipeline.kernel_inputs import find_gpus
-from pipeline.rehearsal.faults import FAULTS, PLAIN, Result, Scene, judge, read_outcome, write_bad_weights
+from pipeline.kernel_inputs import EXPECTED_GPUS, find_gpus
+from pipeline.rehearsal.faults import FAULTS, NOT_PLAYED, PLAIN, Result, Scene, judge, read_outcome, write_bad_weights
 from pipeline.rehearsal.hidden import Exam, make_exam, write_competition
 from pipeline.rehearsal.sandbox import Machine, limits, namespaces_work, run_notebook
 from submission.duration import format_duration, parse_duration
@@ -27,7 +27,14 @@ SMALL_TASKS = 10
 """Hidden tasks of a scene with a fault, and placeholder tasks of a commit run."""
 PATIENCE_SECONDS = 60.0
 """A notebook is ended so long after its time limit."""
+AROUND_SECONDS = 15.0
+"""A notebook's own clock does not see the sandbox and Jupyter start, and what its last cell does: so much more is right."""
 WEIGHTS = "someone/arc-weights"
+"""The dataset of weights that are missing or bad."""
+TIME_LIMIT = "5m"
+"""Of the hidden run, where none is asked for."""
+RESERVE_SECONDS = 8.0
+"""Least reserve: two busy cores are slow to end what is running."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ def simulate(plan: SimulatePlan) -> int:
     Raises ValueError for a fault or a source that there is not, and for a folder that is not empty.
     """
     scenes = _scenes(plan.faults)
+    if plan.hidden_tasks is not None and plan.hidden_tasks < 1:
+        raise ValueError(f"{plan.hidden_tasks} hidden tasks: expected at least 1")
     out = plan.out or _next_folder(Path("runs"))
     if out.exists() and any(out.iterdir()) and not (out / "rehearsal.json").is_file():
         raise ValueError(f"{out} is there already and is no rehearsal; choose another --out")
@@ -65,15 +74,22 @@ def simulate(plan: SimulatePlan) -> int:
     hidden = f"{len(exam.tasks)} hidden tasks of {' + '.join(plan.hidden_from)} under new ids"
     mounted = f"{len(exam.training.tasks)} training and {len(exam.evaluation.tasks)} evaluation tasks, none of them hidden"
     print(f"{hidden}; {mounted}\n{limits(isolate)}", flush=True)
+    if plan.settings and plan.settings.weights_dataset:
+        print(f"the dataset {plan.settings.weights_dataset} is at Kaggle; --weights FILE rehearses with weights")
     results: list[Result] = []
-    for scene in scenes:
-        logger.info("%s: %s", scene.name, scene.what)
-        results.append(_play(plan, scene, exam if scene in PLAIN else exam.smaller(SMALL_TASKS), out, isolate))
-        logger.info("%s: %s after %s", scene.name, results[-1].verdict, format_duration(results[-1].seconds))
-        _write_results(out / "rehearsal.json", results)
+    _write_results(out / "rehearsal.json", results)  # marks the folder as ours, should this be interrupted
+    with tempfile.TemporaryDirectory(prefix="arc-source-") as temporary:
+        entry = Path(temporary, "entry")  # the source as it is now, whatever is edited while this goes on
+        write_ready_folder(entry, plan.settings or KaggleSettings("you", "arc-prize-rehearsal"), PROJECT)
+        for scene in scenes:
+            logger.info("%s: %s", scene.name, scene.what)
+            played = exam if scene in PLAIN else exam.smaller(SMALL_TASKS)
+            results.append(_play(plan, scene, played, entry / "code", out, isolate))
+            logger.info("%s: %s after %s", scene.name, results[-1].verdict, format_duration(results[-1].seconds))
+            _write_results(out / "rehearsal.json", results)
     print(format_results(results))
     print(f"logs, executed notebooks and submissions: {out}")
-    return int(not all(result.survived for result in results))
+    return int(not all(result.survived or result.skipped for result in results))
 
 
 def _scenes(faults: Sequence[str]) -> list[Scene]:
@@ -87,11 +103,11 @@ def _scenes(faults: Sequence[str]) -> list[Scene]:
     return [*(PLAIN if "all" in faults else ()), *(scene for fault in named for scene in FAULTS[fault])]
 
 
-def _play(plan: SimulatePlan, scene: Scene, exam: Exam, out: Path, isolate: bool) -> Result:
+def _play(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: Path, isolate: bool) -> Result:
     """Run the notebook once."""
     results = out / scene.name.replace(" ", "-").replace("'", "")
     if scene.deed == "full-disk" and not isolate:
-        return Result(scene, "not played: without a sandbox it would fill your disk", 0, 0.0, 0.0)
+        return Result(scene, f"{NOT_PLAYED}: without a sandbox it would fill your disk", 0, 0.0, 0.0)
     with tempfile.TemporaryDirectory(prefix="arc-mounts-") as temporary:
         mounts = Path(temporary)
         settings = _settings(plan, scene)
@@ -99,7 +115,7 @@ def _play(plan: SimulatePlan, scene: Scene, exam: Exam, out: Path, isolate: bool
         if scene.kind == "commit":
             limit = min(limit, parse_duration(settings.commit_time_limit))
         tests = _tests(scene, exam)
-        inputs = _mounts(plan, scene, exam, tests, settings, mounts)
+        inputs = _mounts(plan, scene, exam, tests, settings, code_folder, mounts)
         environment = {} if scene.rerun is None else {"KAGGLE_IS_COMPETITION_RERUN": scene.rerun}
         if plan.gpu_less:
             environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -112,6 +128,8 @@ def _play(plan: SimulatePlan, scene: Scene, exam: Exam, out: Path, isolate: bool
     outcome = read_outcome(results)
     seconds = float(outcome.get("seconds", finished.seconds))
     verdict = judge(scene, finished.code, results, invalid, seconds, limit)
+    if verdict == "survived" and finished.seconds > limit + AROUND_SECONDS:
+        verdict = f"{finished.seconds:.0f} s in all, over the limit"
     score = None
     if invalid is None and scene.kind == "hidden":
         known = {task.id: exam.solutions[task.id] for task in tests}
@@ -127,13 +145,10 @@ def _settings(plan: SimulatePlan, scene: Scene) -> KaggleSettings:
     """Return the settings of a scene: the person's own, but for time, machine and what the scene is about."""
     settings = plan.settings or KaggleSettings("you", "arc-prize-rehearsal")
     gpus = () if plan.gpu_less else find_gpus({})
-    if not gpus:
-        settings = replace(settings, accelerator="none")  # this machine has none to miss
-    if scene not in PLAIN:
-        limit, reserve = scene.limit_seconds, 5.0
-    else:
-        limit = parse_duration(plan.time_limit) if plan.time_limit else parse_duration(settings.time_limit)
-        reserve = min(parse_duration(settings.reserve), max(5.0, 0.03 * limit))
+    if len(gpus) != EXPECTED_GPUS[settings.accelerator]:
+        settings = replace(settings, accelerator="none")  # nothing is missed that this machine has not
+    limit = scene.limit_seconds if scene not in PLAIN else parse_duration(plan.time_limit or TIME_LIMIT)
+    reserve = min(parse_duration(settings.reserve), max(RESERVE_SECONDS, 0.03 * limit))
     commit = limit if scene not in PLAIN else min(parse_duration(settings.commit_time_limit), max(60.0, 0.25 * limit))
     return replace(
         settings,
@@ -141,7 +156,7 @@ def _settings(plan: SimulatePlan, scene: Scene) -> KaggleSettings:
         reserve=f"{reserve:.0f}s",
         commit_time_limit=f"{commit:.0f}s",
         commit_tasks=min(settings.commit_tasks, 4),
-        weights_dataset=WEIGHTS if scene.weights != "given" or plan.weights else "",
+        weights_dataset=WEIGHTS if scene.weights != "given" else "",
         overrides=(*settings.overrides, *scene.overrides),
         seed=plan.seed,
     )
@@ -155,11 +170,20 @@ def _tests(scene: Scene, exam: Exam) -> tuple[Task, ...]:
 
 
 def _mounts(
-    plan: SimulatePlan, scene: Scene, exam: Exam, tests: Sequence[Task], settings: KaggleSettings, folder: Path
+    plan: SimulatePlan,
+    scene: Scene,
+    exam: Exam,
+    tests: Sequence[Task],
+    settings: KaggleSettings,
+    code_folder: Path,
+    folder: Path,
 ) -> dict[str, Path]:
-    """Write what is mounted and return it by its name below /kaggle/input."""
-    write_ready_folder(folder / "entry", settings, PROJECT)
-    inputs = {f"datasets/{settings.user}/{settings.code_dataset}": folder / "entry" / "code"}
+    """Write what is mounted and return it by its name below /kaggle/input; the source is that of `code_folder`."""
+    write_ready_folder(folder / "entry", settings, code_folder, plan.weights if scene.weights == "given" else None)
+    code, weights_name = f"datasets/{settings.user}/{settings.code_dataset}", f"datasets/{settings.weights_dataset}"
+    if scene.mount == "old":
+        code, weights_name = settings.code_dataset, settings.weights_dataset.rpartition("/")[2]
+    inputs = {code: folder / "entry" / "code"}
     if scene.mount != "none":
         write_competition(folder / "competition", exam, tests)
         if scene.tests == "damaged":
@@ -172,11 +196,8 @@ def _mounts(
     if scene.weights != "missing" and settings.weights_dataset:
         weights = folder / "weights"
         weights.mkdir()
-        if scene.weights == "given" and plan.weights:
-            shutil.copyfile(plan.weights, weights / "weights.safetensors")
-        else:
-            write_bad_weights(weights / "weights.safetensors", scene.weights)
-        inputs[f"datasets/{settings.weights_dataset}"] = weights
+        write_bad_weights(weights / "weights.safetensors", scene.weights)
+        inputs[weights_name] = weights
     return inputs
 
 
@@ -208,9 +229,9 @@ def format_results(results: Sequence[Result]) -> str:
             result.scene.what,
         ))  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    survived = sum(result.survived for result in results)
+    survived, played = sum(result.survived for result in results), sum(not result.skipped for result in results)
     lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows]
-    return "\n".join([*lines, f"{survived} of {len(results)} survived"])
+    return "\n".join([*lines, f"{survived} of {played} survived"])
 
 
 def _write_results(path: Path, results: Sequence[Result]) -> None:

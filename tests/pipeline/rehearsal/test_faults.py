@@ -4,15 +4,18 @@ All of them, with the real program: `python -m pipeline kaggle simulate --fault 
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.kernel_inputs import damage_of
 from pipeline.rehearsal.faults import FAULTS, PLAIN, Result, Scene, judge, write_bad_weights
+from pipeline.rehearsal.hidden import make_exam
 from pipeline.rehearsal.saboteur import DEEDS
-from pipeline.rehearsal.sandbox import namespaces_work
-from pipeline.rehearsal.simulate import SimulatePlan, format_results, simulate
+from pipeline.rehearsal.sandbox import Finished, Machine, namespaces_work
+from pipeline.rehearsal.simulate import SimulatePlan, _mounts, format_results, simulate
+from submission.settings import KaggleSettings
 from tests.pipeline.rehearsal.test_hidden import joined, large
 from tests.pipeline.tiny import write_kaggle
 
@@ -44,6 +47,14 @@ LOG = "hidden run: 4 tasks\nkilled by signal 9"
         (SCENE, {"log": "hidden run: 4 tasks"}, 0, None, 9.0, "the log does not say ['killed by']"),
         (SCENE, {"log": "commit run: x\nkilled by"}, 0, None, 9.0, "it was no hidden run"),
         (SCENE, {"log": LOG}, 1, None, 9.0, "exit code 1"),
+        (
+            PLAIN[0],
+            {"log": "commit run: x\nthe notebook failed: Y: z", "kind": "commit"},
+            1,
+            None,
+            9.0,
+            "exit code 1: the notebook failed: Y: z",
+        ),
         (SCENE, {"log": LOG}, 0, "there is none", 9.0, "no valid submission: there is none"),
         (SCENE, {"log": LOG}, 0, None, 11.0, "11 s, over the limit"),
         (SCENE, {"log": LOG, "without_prediction": 4}, 0, None, 9.0, "nothing was predicted"),
@@ -59,6 +70,33 @@ def test_a_verdict_is_about_everything_that_has_to_be(
 ) -> None:
     results = leave(tmp_path, **left)  # type: ignore[arg-type]
     assert judge(scene, code, results, invalid, seconds, 10.0) == verdict
+
+
+def test_an_interrupted_rehearsal_can_be_repeated_in_its_folder(plan: SimulatePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plan.out is not None
+
+    def interrupted(_: Machine, results: Path, __: bool) -> Finished:
+        results.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.rehearsal.simulate.run_notebook", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(plan)
+    monkeypatch.setattr("pipeline.rehearsal.simulate.run_notebook", lambda *_: Finished(1, 0.0))
+    assert simulate(plan) == 1
+
+
+def test_no_hidden_tasks_at_all_are_refused() -> None:
+    with pytest.raises(ValueError, match="0 hidden tasks: expected at least 1"):
+        simulate(SimulatePlan(hidden_tasks=0))
+
+
+def test_the_old_layout_mounts_datasets_by_their_names_alone(plan: SimulatePlan, tmp_path: Path) -> None:
+    scene = Scene("o", "", mount="old", weights="cut")
+    settings = replace(KaggleSettings("you", "some-competition"), weights_dataset="someone/arc-weights")
+    exam = make_exam(plan.hidden_from, plan.training_from, plan.evaluation_from, None, 0)
+    mounts = _mounts(plan, scene, exam, exam.tasks, settings, Path(__file__).parents[3], tmp_path / "mounts")
+    assert set(mounts) == {"arc-trm-code", "arc-weights", "some-competition"}
 
 
 def test_every_fault_that_has_a_deed_has_somebody_to_do_it() -> None:

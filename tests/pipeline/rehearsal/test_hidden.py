@@ -96,7 +96,7 @@ def test_the_hidden_tests_are_mounted_without_solutions_and_old_ids(folder: Path
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_two_hundred_and_forty_tasks_hold_the_shapes_that_kaggle_has(seed: int) -> None:
+def test_tasks_with_several_outputs_and_the_largest_grid_are_among_those_that_are_drawn(seed: int) -> None:
     exam = make_exam(["arc2:evaluation", "arc1:evaluation"], "arc1:training", ["arc1:evaluation"], 12, seed)
     counts = {len(task.test) for task in exam.tasks}
     assert {2, 3} <= counts

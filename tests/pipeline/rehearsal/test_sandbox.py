@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,9 @@ try:
     found["input"] = "written"
 except OSError as error:
     found["input"] = error.strerror
+found["first"] = Path("/proc/1/environ").read_bytes().decode() if "ARC_KAGGLE_ROOT" not in os.environ else ""
+if "ARC_KAGGLE_ROOT" not in os.environ:
+    Path("/dev/shm/probe-of-a-rehearsal").touch()
 found["data"] = (root / "input" / "data" / "file").read_text()
 (root / "working" / "found.json").write_text(json.dumps(found))
 """
@@ -69,6 +73,8 @@ def test_the_sandbox_has_no_network_no_home_no_foreign_variables_and_read_only_i
     assert found["data"] == "content"
     assert "FLAG" in found["variables"]
     assert not [name for name in found["variables"] if "KEY" in name or "TOKEN" in name]
+    assert "planted-secret" not in found["first"]
+    assert not Path("/dev/shm/probe-of-a-rehearsal").exists()
     assert "work" not in found["root"]
     assert not [name for name in found["home"] if name == ".kaggle"]
     assert b"planted-secret" not in b"".join(path.read_bytes() for path in results.iterdir())
@@ -102,6 +108,25 @@ def test_a_notebook_that_does_not_end_is_ended_with_all_that_it_started(tmp_path
     time.sleep(0.2)
     left = [process for process in psutil.process_iter(["cmdline", "status"]) if marked in (process.info["cmdline"] or [])]
     assert not [process for process in left if process.info["status"] != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_rehearsal_that_is_ended_by_a_signal_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
+    made = machine(tmp_path, "open('started', 'w')\nimport time\ntime.sleep(100)", seconds=90.0)
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom pipeline.rehearsal.sandbox import Machine, run_notebook\n"
+        f"run_notebook(Machine(Path({str(made.notebook)!r}), {{}}, {{}}, 90.0), Path(sys.argv[1]), False)"
+    )
+    results = tmp_path / "results"
+    process = subprocess.Popen([sys.executable, "-c", program, results], env=os.environ | {"TMPDIR": str(tmp_path)})
+    until = time.monotonic() + 40
+    while not list(tmp_path.glob("arc-rehearsal-*/root/kaggle/working/started")) and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait(timeout=20) == 128 + number
+    assert not list(tmp_path.glob("arc-rehearsal-*"))
+    there = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    assert not [line for line in there if str(results) in line or f"{tmp_path}/arc-rehearsal-" in line]
 
 
 def test_without_namespaces_the_notebook_runs_in_a_plain_folder_and_that_is_said(tmp_path: Path) -> None:
