@@ -173,7 +173,8 @@ def _take_weights(plan: Plan) -> None:
 
 def _run_until_over(plan: Plan, starts: list[StartRecord]) -> None:
     """Start the program, and again after it died, until it has finished or there is nothing left to try."""
-    setup = Setup(len(plan.gpus), weights=plan.weights is not None, overrides=bool(plan.settings.overrides))
+    processes = 1 << (len(plan.gpus).bit_length() - 1) if plan.gpus else 0  # presets have 4 or 8 packs a step to share
+    setup = Setup(processes, weights=plan.weights is not None, overrides=bool(plan.settings.overrides))
     why = "first start"
     attempts: list[Attempt] = []
     sources = _commit_sources(plan) if not plan.hidden else [f"kaggle:{plan.data}:test"]

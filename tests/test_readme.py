@@ -163,7 +163,8 @@ def shortened(arguments: list[str], folder: Path) -> list[str]:
     3. `run`, `train` and `debug` train a tiny network for two steps: their preset is the smallest of its kind, with the
        settings of the other tests; `debug` has one second.
     4. `build` draws three views of a task.
-    5. `kaggle push` and `submit` are dry runs; `kaggle simulate` plays the quickest fault alone.
+    5. `bench` is told to be quick.
+    6. `kaggle push` and `submit` are dry runs; `kaggle simulate` plays the quickest fault alone.
     """
     words = [word.replace("/kaggle/", f"{folder}/kaggle/") for word in arguments]
     words = [re.sub(r"^(sudoku|maze):\w+\.csv$", _generated, word) for word in words]
@@ -178,6 +179,8 @@ def shortened(arguments: list[str], folder: Path) -> list[str]:
         rest += ["--time-limit", "1s", *(part for setting in (*TINY, "train.packs=1") for part in ("--set", setting))]
     if command == "build":
         rest += ["--augmentations", "3"]
+    if command == "bench":
+        rest += ["--quick"]
     if rest[:1] in (["push"], ["submit"]) and "--dry-run" not in rest:
         rest += ["--dry-run"]
     if rest[:1] == ["simulate"]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -283,6 +284,39 @@ def test_gpus_get_a_process_each_and_then_fewer(stage: Stage, monkeypatch: pytes
     assert ["--cpu" in command for command in stage.commands] == [False, False, False, True]
     assert stage.commands[3][stage.commands[3].index("--preset") + 1] == "demo"
     assert stage.submitted() == PREDICTED
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(1, "1"), (2, "2"), (3, "2"), (4, "4"), (6, "4"), (8, "8")])
+def test_processes_are_as_many_as_can_share_the_packs(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, gpus: int, processes: str
+) -> None:
+    monkeypatch.setattr(kernel, "find_gpus", lambda _: tuple(f"GPU {number}" for number in range(gpus)))
+    stage.play("good()")
+    (command,) = stage.commands
+    assert command[command.index("--num_processes") + 1] == processes
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_wheels_beside_the_code_are_installed_for_the_program_without_a_network(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    wheels = stage.folder / "code" / "wheels"
+    wheels.mkdir(parents=True)
+    with zipfile.ZipFile(wheels / "brought_along-1.0-py3-none-any.whl", "w") as wheel:
+        info = "brought_along-1.0.dist-info"
+        wheel.writestr("brought_along.py", "WORD = 'from the wheel'")
+        if not broken:
+            wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: brought_along\nVersion: 1.0\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setattr(kernel, "CODE", stage.folder / "code")
+    outcome = stage.play("good()" if broken else "import brought_along; print(brought_along.WORD); good()")
+    assert stage.submitted() == PREDICTED
+    if broken:
+        assert "the wheels were not installed" in outcome.messages[0]
+    else:
+        assert outcome.messages == ()
+        assert "from the wheel" in outcome.log
 
 
 def test_weights_that_are_refused_are_left_out(stage: Stage) -> None:
