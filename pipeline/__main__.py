@@ -14,6 +14,7 @@ from typing import Any  # noqa: E402
 from pipeline.data.puzzles import PUZZLES_HELP  # noqa: E402
 from pipeline.data.sources import SOURCES_HELP  # noqa: E402
 from pipeline.launch import first_start, is_first_process, start_processes  # noqa: E402
+from pipeline.report_command import add_report  # noqa: E402
 
 PROGRAM = "python -m pipeline"
 PRESET_NAMES = (
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     stages = (_add_run, _add_build, _add_train, _add_predict, _add_vote, _add_score, _add_curve)
-    for add in (*stages, _add_audit, _add_canvas, _add_show, _add_import_checkpoint):
+    for add in (*stages, add_report, _add_audit, _add_canvas, _add_show, _add_import_checkpoint):
         add(commands)
     return parser
 

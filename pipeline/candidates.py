@@ -13,6 +13,7 @@ from augment.dihedral import invert_dihedral
 from augment.grid import COLORS, MAX_SIDE, Grid
 from pipeline.checkpoint import read_tensors, write_tensors
 from pipeline.data.pack import Pack
+from pipeline.drafts import DRAFTS_FILE
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def read_candidates(path: Path) -> tuple[Candidates, Origin]:
 def clear_candidates(folder: Path) -> None:
     """Make `folder` and remove the candidates of an earlier prediction from it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("round-*.safetensors"):
+    for path in (*folder.glob("round-*.safetensors"), *folder.glob(DRAFTS_FILE)):
         path.unlink()
 
 
