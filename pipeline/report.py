@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 REPORT_FILE = "report.html"
 LEAST_SECONDS = 2.0
 """A report of 400 tasks takes about so long; with less time left a run does without."""
+_UNKNOWN = "No source that was read holds the test outputs; --source of the command report adds one that does."
 
 
 def write_report(folder: Path, sources: Sequence[str] = ()) -> Path:
@@ -98,7 +99,7 @@ def read_report(folder: Path, sources: Sequence[str] = ()) -> Report:
         sources=" + ".join(record.sources if record else sources) or "a submission",
         entries=entries,
         score=score_predictions(predictions, solutions) if solutions else None,
-        unknown="The sources of this run hold no test outputs; --source of the command report adds some that do.",
+        unknown=_UNKNOWN if record else f"This folder does not say what it solved. {_UNKNOWN}",
         facts=arc_facts(record, votes, manifest, config, metrics, entries),
         settings=_settings(config),
         metrics=metrics,

@@ -10,7 +10,7 @@ from html import escape
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 360, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 30
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 12, 30
 MOST_POINTS = 240
 """A curve is thinned out to so many points, each the mean of its neighbors."""
 

@@ -60,7 +60,7 @@ class InputEntry:
     @property
     def wrong_cells(self) -> tuple[int | None, ...]:
         """How many cells of each attempt are wrong; None where it has another size, is missing, or nothing is known."""
-        return tuple(_wrong_cells(attempt.grid, self.truth) for attempt in self.attempts)
+        return tuple(count_wrong(attempt.grid, self.truth) for attempt in self.attempts)
 
     @property
     def kind(self) -> Kind:
@@ -159,11 +159,13 @@ class TaskEntry:
             return f"solved by attempt {' and '.join(map(str, by))}"
         part = f"{self.solved} of {len(self.tests)} solved, " if self.solved else ""
         if self.missed_by is not None:
-            return f"{part}missed by {plural(self.missed_by, 'cell')}"
+            cells = sum(test.truth.size for test in self.tests if test.truth is not None and test.kind != "solved")
+            return f"{part}missed by {self.missed_by} of {plural(cells, 'cell')}"
         return f"{part}wrong size"
 
 
-def _wrong_cells(grid: Grid | None, truth: Grid | None) -> int | None:
+def count_wrong(grid: Grid | None, truth: Grid | None) -> int | None:
+    """Return how many cells of `grid` are wrong; None where its size is, or where one of the two is not there."""
     if grid is None or truth is None or grid.shape != truth.shape:
         return None
     return int(np.count_nonzero(grid != truth))

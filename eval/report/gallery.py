@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from augment.canvas import Tokens
+from augment.canvas import Tokens, decode
 from augment.grid import Grid
-from eval.report.entries import Attempt, Draft, InputEntry, TaskEntry, plural
+from eval.report.entries import InputEntry, TaskEntry, count_wrong, plural
 
 _SIGNS = np.frombuffer(b".#0123456789", np.uint8)
 # Of the tokens of a canvas: padding, border, colors.
@@ -54,26 +54,27 @@ def _test(grid: Grid, test: InputEntry) -> dict[str, Any]:
                 "grid": None if attempt.grid is None else grid_text(attempt.grid),
                 "votes": attempt.votes,
                 "p": _round(attempt.probability),
-                "verdict": _verdict(attempt, wrong, test),
+                "verdict": _verdict(attempt.grid, test.truth),
             }
-            for attempt, wrong in zip(test.attempts, test.wrong_cells, strict=True)
+            for attempt in test.attempts
         ],
         "views": test.views,
         "votes": describe_votes(test),
-        "drafts": _drafts(test.drafts),
+        "drafts": _drafts(test),
     }
 
 
-def _verdict(attempt: Attempt, wrong: int | None, test: InputEntry) -> dict[str, Any] | None:
+def _verdict(grid: Grid | None, truth: Grid | None) -> dict[str, Any] | None:
     """Return {"right", "text"} where the test output is known."""
-    if test.truth is None:
+    if truth is None:
         return None
-    if attempt.grid is None:
-        return {"right": False, "text": "missing"}
+    if grid is None:
+        return {"right": False, "text": "no grid"}
+    wrong = count_wrong(grid, truth)
     if wrong is None:
-        got, expected = (" × ".join(map(str, grid.shape)) for grid in (attempt.grid, test.truth))
+        got, expected = (" × ".join(map(str, each.shape)) for each in (grid, truth))
         return {"right": False, "text": f"wrong size: {got}, not {expected}"}
-    return {"right": not wrong, "text": f"{wrong} of {plural(test.truth.size, 'cell')} wrong" if wrong else "right"}
+    return {"right": not wrong, "text": f"{wrong} of {plural(truth.size, 'cell')} wrong" if wrong else "right"}
 
 
 def describe_votes(test: InputEntry) -> str:
@@ -91,11 +92,18 @@ def describe_votes(test: InputEntry) -> str:
     return text
 
 
-def _drafts(drafts: Sequence[Draft]) -> list[dict[str, Any]]:
-    """Return each draft with its canvas, None where it is that of the draft before."""
+def _drafts(test: InputEntry) -> list[dict[str, Any]]:
+    """Return each draft with its canvas and verdict; no more than its probability where it is the same as the one before."""
+    drafts = test.drafts
     same = [False, *(np.array_equal(before.tokens, after.tokens) for before, after in pairwise(drafts))]
     return [
-        {"grid": None if equal else canvas_text(draft.tokens), "p": _round(draft.probability)}
+        {"grid": None, "p": _round(draft.probability)}
+        if equal
+        else {
+            "grid": canvas_text(draft.tokens),
+            "verdict": _verdict(decode(draft.tokens), test.truth),
+            "p": _round(draft.probability),
+        }
         for draft, equal in zip(drafts, same, strict=False)
     ]
 

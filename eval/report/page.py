@@ -80,7 +80,7 @@ def make_page(report: Report) -> str:
 <style>{style}</style>
 </head>
 <body>
-<a class="skip" href="#gallery">Skip to the tasks</a>
+{'<a class="skip" href="#gallery">Skip to the tasks</a>' if report.entries else ""}
 <header class="top">{_MARK}<div><h1>{escape(report.name)}</h1><p>{escape(report.sources)}</p></div></header>
 <main>
 {"".join(sections)}

@@ -3,12 +3,13 @@
 (() => {
   const COLORS = ["#000000", "#0074D9", "#FF4136", "#2ECC40", "#FFDC00", "#AAAAAA", "#F012BE", "#FF851B", "#7FDBFF", "#870C25"];
   const DARK = new Set(["0", "1", "9"]); // digits on these are white
+  const NEAR = 5; // cells by which a near miss is missed at most, unless another number is asked for
   const store = document.getElementById("tasks");
   if (!store) return;
   const tasks = JSON.parse(store.textContent);
   const known = tasks.some((task) => task.known);
   const drafted = tasks.some((task) => task.tests.some((test) => test.drafts.length > 1));
-  const state = { filter: "all", order: known ? "close" : "margin", search: "", near: 5, digits: false };
+  const state = { filter: "all", order: known ? "close" : "margin", search: "", near: NEAR, digits: false };
 
   function make(name, attributes = {}, ...children) {
     const element = document.createElement(name);
@@ -58,7 +59,7 @@
     const cell = Math.max(room < 100 ? 2 : 7, Math.min(room < 100 ? 13 : 26, Math.floor(room / Math.max(rows.length, rows[0].length))));
     const canvas = make("canvas", { role: "img", "aria-label": describe(title, rows, crosses, dots) });
     canvas.style.width = `${rows[0].length * cell + 1}px`;
-    canvas.style.height = `${rows.length * cell + 1}px`;
+    canvas.style.aspectRatio = `${rows[0].length * cell + 1} / ${rows.length * cell + 1}`;
     drawings.set(canvas, { rows, cell, crosses, dots, drawn: false });
     watcher.observe(canvas);
     return canvas;
@@ -132,7 +133,7 @@
     if (!task.known) return ["?", "unknown"];
     if (task.tags.includes("solved")) return ["✓", "good"];
     if (task.tags.includes("part")) return ["◐", "near"];
-    return task.missed === null ? ["✗", "bad"] : ["≈", "near"];
+    return task.missed !== null && task.missed <= NEAR ? ["≈", "near"] : ["✗", "bad"];
   }
 
   const sized = (grid) => { const rows = grid.split("|"); return `${rows.length} × ${rows[0].length}`; };
@@ -148,10 +149,10 @@
 
   const arrow = () => make("span", { class: "arrow", "aria-hidden": "true" }, "→");
 
-  function voted(attempt, test) {
+  function voted(attempt, test, withHalting = true) {
     if (attempt.votes === null) return "votes not known";
     if (attempt.votes === 0) return "a fallback, not predicted";
-    const halting = attempt.p === null ? "" : `, halting ${attempt.p.toFixed(2)}`;
+    const halting = attempt.p === null || !withHalting ? "" : `, halting ${attempt.p.toFixed(2)}`;
     return `${attempt.votes} of ${count(test.views, "view")}${halting}`;
   }
 
@@ -178,10 +179,10 @@
       const notes = [voted(attempt, test), said || (attempt.grid && sized(attempt.grid))];
       return figure(`Attempt ${index + 1}`, attempt.grid, notes, { crosses: judged ? differences(attempt.grid, test.truth) : null }, kind);
     });
-    const truth = test.truth && figure("Test output", test.truth, ["the truth", sized(test.truth)], {}, "truth");
+    const truth = test.truth && figure("Test output", test.truth, [sized(test.truth), "what is right"], {}, "truth");
     return [
       make("h4", {}, title),
-      make("div", { class: "row" }, figure("Test input", test.input, ["the question", sized(test.input)]), arrow(), ...attempts, truth),
+      make("div", { class: "row asked" }, figure("Test input", test.input, [sized(test.input)]), arrow(), ...attempts, truth),
       test.votes ? make("p", { class: "quiet" }, test.votes) : null,
       ...drafts(test),
     ].filter(Boolean);
@@ -195,7 +196,7 @@
     const groups = []; // of neighboring segments with the same canvas
     test.drafts.forEach((draft, number) => {
       if (draft.grid === null) groups.at(-1).last = { number, p: draft.p };
-      else groups.push({ grid: draft.grid, first: number, last: { number, p: draft.p } });
+      else groups.push({ grid: draft.grid, verdict: draft.verdict, first: number, last: { number, p: draft.p } });
     });
     const strip = groups.map((group, index) => {
       const before = index ? groups[index - 1].grid : null;
@@ -204,7 +205,8 @@
       const title = first === last ? `Segment ${first}` : `Segments ${first} to ${last}`;
       const halting = group.last.p === null ? "" : `halting ${group.last.p.toFixed(2)}`;
       const note = changed ? `${count(changed.length, "cell")} changed` : "first draft";
-      return figure(title, group.grid, [halting, note], { room: 130, dots: changed });
+      const judged = group.verdict && { text: `${group.verdict.right ? "✓" : "✗"} ${group.verdict.text}`, kind: group.verdict.right ? "good" : "bad" };
+      return figure(title, group.grid, [halting, note, judged], { room: 130, dots: changed });
     });
     const text = "What the network would have answered after each segment, for the task as it is (one view of those that vote). "
       + "A ring marks a cell that changed. Striped cells are the border by which it says where the grid ends.";
@@ -216,12 +218,14 @@
   function card(task, number) {
     const [sign, kind] = verdict(task);
     const test = task.tests.find((each) => task.known && each.attempts.every((attempt) => !attempt.verdict.right)) || task.tests[0];
-    const best = test.attempts.find((attempt) => attempt.verdict && attempt.verdict.right) || test.attempts[0];
+    const wrong = (attempt) => (differences(attempt.grid, test.truth) || { length: Infinity }).length;
+    const best = test.attempts.reduce((one, other) => (wrong(other) < wrong(one) ? other : one));
     const name = `Attempt ${test.attempts.indexOf(best) + 1}`;
-    const thumbs = make("div", { class: "thumbs" }, picture("Test input", test.input, 72), arrow(),
-      best && best.grid ? picture(name, best.grid, 72, { crosses: test.truth ? differences(best.grid, test.truth) : null }) : "no grid",
-      test.truth && !(best && best.verdict.right) ? picture("Test output", test.truth, 72) : null);
-    if (test.truth && !(best && best.verdict.right)) thumbs.lastChild.before(make("span", { class: "versus" }, "truth"));
+    const missed = test.truth && !best.verdict.right;
+    const room = missed ? 56 : 72;
+    const thumbs = make("div", { class: "thumbs" }, picture("Test input", test.input, room), arrow(),
+      best.grid ? picture(name, best.grid, room, { crosses: differences(best.grid, test.truth) }) : "no grid",
+      ...(missed ? [make("span", { class: "versus", "aria-hidden": "true" }, "≠"), picture("Test output", test.truth, room)] : []));
     const inner = make("div", { class: "panel", id: `panel-${number}`, hidden: true });
     const button = make("button", { type: "button", class: "open", "aria-expanded": "false", "aria-controls": inner.id, onclick: () => toggle(entry) }, task.id);
     const article = make("article", { class: `card ${kind}` },
@@ -229,7 +233,7 @@
         make("h3", {}, button),
         make("p", { class: `verdict ${kind}` }, make("span", { "aria-hidden": "true" }, `${sign} `), task.verdict),
         thumbs,
-        make("p", { class: "quiet" }, best ? `${name}: ${voted(best, test)}` : "")),
+        make("p", { class: "quiet" }, `${name}: ${voted(best, test, false)}`)),
       inner);
     const entry = { task, article, button, inner };
     return entry;

@@ -26,7 +26,7 @@ def score_section(
         return f"{title}{_table(rows)}</section>"
     if score is None:
         return (
-            f'{title}<p class="unknown"><strong>Solutions unknown.</strong> {escape(unknown)} '
+            f'{title}<p class="note"><strong>Solutions unknown.</strong> {escape(unknown)} '
             "Nothing on this page says what is right or wrong.</p></section>"
         )
     tiles = []
