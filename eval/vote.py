@@ -180,6 +180,16 @@ class Ballot:
         ranked.sort(key=lambda item: key_of(item[1][0], item[1][1] / _UNIT), reverse=True)  # stable: ties stay sorted
         return tuple(Candidate(_grid_of(key), count, total / _UNIT) for key, (count, total) in ranked[:k])
 
+    def rank(self, task_id: TaskId, test_index: int, grid: Grid, ranking: str = "count") -> int:
+        """Return the place of `grid` among all candidates of a test input as `top` ranks them, from 1; 0 where it is none."""
+        key_of, key = _ranking_named(ranking), grid_key(grid)
+        votes = self._tests.get((task_id, test_index))
+        if votes is None or key not in votes.by_key:
+            return 0
+        places = {each: key_of(count, total / _UNIT) for each, (count, total) in votes.by_key.items()}
+        own = places[key]
+        return 1 + sum(place > own or (place == own and each < key) for each, place in places.items())
+
     def attempts(self, task_id: TaskId, test_index: int, ranking: str = "count") -> tuple[Grid, ...]:
         """Return the up to 2 best grids of a test input, (H, W) uint8 in the original frame, different and never empty."""
         return tuple(candidate.grid for candidate in self.top(task_id, test_index, ATTEMPTS, ranking))

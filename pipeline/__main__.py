@@ -19,6 +19,7 @@ from pipeline.data.puzzles import PUZZLES_HELP  # noqa: E402
 from pipeline.data.sources import SOURCES_HELP  # noqa: E402
 from pipeline.kaggle_commands import add_kaggle  # noqa: E402
 from pipeline.launch import first_start, is_first_process, start_processes  # noqa: E402
+from pipeline.report_command import add_report  # noqa: E402
 from pipeline.view_options import VIEWS  # noqa: E402
 
 PROGRAM = "python -m pipeline"
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     stages = (_add_run, _add_build, _add_train, _add_predict, _add_vote, _add_score, _add_curve)
-    for add in (*stages, add_kaggle, _add_audit, _add_canvas, _add_import_checkpoint, _add_bench):
+    for add in (*stages, add_report, add_kaggle, _add_audit, _add_canvas, _add_import_checkpoint, _add_bench):
         add(commands)
     for name, view in VIEWS.items():
         view.add(_command(commands, name, view.summary, view.example, _TASKS))

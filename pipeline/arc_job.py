@@ -89,9 +89,9 @@ class ArcJob:
         path = self.out / "submission.json"
         check_submission(path, tasks)
         logger.info("%s: complete and valid, %d tasks", path, len(tasks))
-        self._score(tasks, ballot)
+        self._score(tasks, ballot, config.predict.ranking)
 
-    def _score(self, tasks: Sequence[Task], ballot: Ballot) -> None:
+    def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str) -> None:
         solutions: dict[TaskId, tuple[Grid, ...]] = {}
         for source in self.challenge.load(with_solutions=True):
             solutions |= source.solutions
@@ -101,7 +101,13 @@ class ArcJob:
         submission = read_submission(self.out / "submission.json")
         score = score_predictions({task.id: submission[task.id] for task in tasks if task.id in solutions}, solutions)
         views = max((ballot.tally(task.id, i).candidates for task in tasks for i in range(len(task.test))), default=0)
-        write_json(self.out / "score.json", score.to_json() | {"sources": list(ballot.sources), "views": views})
+        ranks = {
+            task.id: [ballot.rank(task.id, index, grid, ranking) for index, grid in enumerate(solutions[task.id])]
+            for task in tasks
+            if task.id in solutions
+        }
+        origin = {"sources": list(ballot.sources), "views": views, "truth_ranks": ranks}
+        write_json(self.out / "score.json", score.to_json() | origin)
         print(format_score(score, " + ".join(self.challenge.sources), len(ballot.sources), views))
 
 

@@ -18,6 +18,7 @@ from pipeline.config import Config, PredictConfig
 from pipeline.data.dataset import Dataset, make_packs
 from pipeline.data.pack import Pack, Packs, Samples
 from pipeline.engine import free_cache, ran_out_of_memory, to_batch
+from pipeline.reasoner.base import Segment
 from pipeline.reasoner.network import Batch, Network
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,16 @@ PACK_SECONDS = 2.0
 """A pack is kept so small that it takes about this long, so that the clock is looked at often enough."""
 MEASURE_SECONDS = 1.0
 """A measurement of the speed takes about so long; a short one would believe a moment in which other work disturbed it."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What the network says to one pack after a segment."""
+
+    tokens: npt.NDArray[np.uint8]
+    """(C,) the output token of each cell."""
+    probability: npt.NDArray[np.float32]
+    """(B,) halting probability; it may not be finite."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,8 @@ class Answer:
     """(C,) the output token of each cell."""
     probability: npt.NDArray[np.float32]
     """(B,) halting probability of the last segment: how sure it is to be right."""
+    drafts: tuple[Draft, ...] = ()
+    """After each segment, where they were asked for."""
 
 
 class Asker:
@@ -51,11 +64,12 @@ class Asker:
         self.halved = 0
         """Packs that were too large for the memory."""
 
-    def ask(self, samples: Samples, budget: Budget, pack_tokens: int | None = None) -> Iterator[Answer]:
+    def ask(self, samples: Samples, budget: Budget, pack_tokens: int | None = None, drafts: bool = False) -> Iterator[Answer]:
         """Yield an answer to each pack of `samples`, equal shapes together; stop when the next would not be in time.
 
         A pack has up to `pack_tokens`, if that is less than the config's; one that is too large for the memory is asked again
-        in halves, and later ones are no larger. Raises the device's error when a single sequence is too large.
+        in halves, and later ones are no larger. With `drafts`, an answer has those of all segments. Raises the device's error
+        when a single sequence is too large.
         """
         self.most_tokens = min(self.most_tokens, pack_tokens or self.most_tokens)
         samples = samples[self.maker.order(samples)]
@@ -70,7 +84,7 @@ class Asker:
             if budget.remaining() < needed:
                 return
             started = time.monotonic()
-            answer = self._try(samples[position:stop])
+            answer = self._try(samples[position:stop], drafts)
             if answer is None:
                 self.most_tokens = max(1, tokens // 2)
                 self.halved += 1
@@ -88,30 +102,39 @@ class Asker:
             return 1
         return max(1, min(self.most_tokens, int(PACK_SECONDS * self.tokens_per_second)))
 
-    def _try(self, samples: Samples) -> Answer | None:
+    def _try(self, samples: Samples, drafts: bool) -> Answer | None:
         """Return the answer to one pack, None where the memory is too small for it and half of it could fit."""
         try:
-            return self.answer(samples)
+            return self.answer(samples, drafts)
         except (RuntimeError, MemoryError) as error:
             if len(samples) == 1 or not ran_out_of_memory(error):
                 raise
             return None  # what the failed pack holds is free once the error is gone
 
     @torch.inference_mode()
-    def answer(self, samples: Samples) -> Answer:
+    def answer(self, samples: Samples, keep_drafts: bool = False) -> Answer:
         """Return the answer to one pack of `samples`, in order: all segments, however long it takes."""
         pack = self.maker.make(samples)
         batch = to_batch(pack, self.maker.memory_tokens, self.device)
         state = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
+        drafts = []
         for _ in range(self.config.segments):
             segment = self.network(state, batch)
             state = segment.state
-        tokens = segment.logits.argmax(-1).to(torch.uint8).cpu().numpy()
-        probability = segment.halting[:, 0].sigmoid()
-        if not probability.isfinite().all():
+            if keep_drafts:
+                drafts.append(_read(segment))
+        last = drafts[-1] if drafts else _read(segment)
+        probability = last.probability
+        if not np.isfinite(probability).all():
             logger.warning("halting probabilities that are not finite count as 0")
-            probability = probability.nan_to_num(0.0)
-        return Answer(samples, pack, tokens, probability.cpu().numpy())
+            probability = np.nan_to_num(probability, nan=0.0)
+        return Answer(samples, pack, last.tokens, probability, tuple(drafts))
+
+
+def _read(segment: Segment) -> Draft:
+    """Return what a segment says; waits for the device."""
+    tokens = segment.logits.argmax(-1).to(torch.uint8).cpu().numpy()
+    return Draft(tokens, segment.halting[:, 0].sigmoid().cpu().numpy())
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from augment.dihedral import DIHEDRALS, invert_dihedral
 from augment.grid import COLORS, MAX_SIDE, Grid
 from pipeline.checkpoint import read_tensors, write_tensors
 from pipeline.data.pack import Pack
+from pipeline.drafts import drafts_path
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,11 @@ def read_candidates(path: Path) -> tuple[Candidates, Origin]:
 
 
 def clear_candidates(folder: Path) -> None:
-    """Make `folder` and remove the candidates of an earlier prediction from it."""
+    """Make `folder` and remove the candidates of an earlier prediction from it, and its drafts."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("round-*.safetensors"):
         path.unlink()
+    drafts_path(folder).unlink(missing_ok=True)
 
 
 _COLUMNS = tuple(field.name for field in fields(Candidates))

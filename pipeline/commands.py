@@ -28,6 +28,8 @@ from pipeline.data.sources import load_source, read_solutions
 from pipeline.data.store import Store
 from pipeline.kaggle_commands import kaggle
 from pipeline.opening import AnyChallenge, Challenge, PuzzleChallenge, open_run
+from pipeline.record import leave_record
+from pipeline.report_command import report
 from submission.duration import parse_duration
 from submission.format import fallback_submission, read_submission, write_submission
 
@@ -46,6 +48,7 @@ def open_run_of(arguments: argparse.Namespace) -> None:
     if arguments.weights and not arguments.weights.exists():
         raise FileNotFoundError(f"{arguments.weights}: no such weights file or folder")
     open_run(_challenge(arguments), arguments.out, arguments.resume)
+    leave_record(arguments, arguments.resume)
 
 
 def _run(arguments: argparse.Namespace, started: float) -> int:
@@ -301,5 +304,6 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, float], int]] = {
     "import-checkpoint": _import_checkpoint,
     "kaggle": kaggle,
     "bench": _bench,
+    "report": report,
 }
 """By name: (arguments, monotonic time of the start) -> exit code."""

@@ -136,3 +136,10 @@ def to_batch(pack: Pack, memory_tokens: int, device: torch.device) -> Batch:
     )
     labels = None if pack.labels is None else torch.from_numpy(pack.labels).to(device)
     return Batch(torch.from_numpy(pack.inputs).to(device), labels, layout, Views(task, row, dihedral, colors))
+
+
+def describe_device(accelerator: Accelerator) -> str:
+    """Return in words what computes, for people: how many processes, and on what."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{accelerator.num_processes} x {name}"

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.asking import Asker
+from pipeline.asking import Answer, Asker
 from pipeline.budget import Budget
 from pipeline.candidates import CandidateBuilder, Candidates
 from pipeline.checkpoint import Transplant, Weights, network_from
@@ -21,6 +21,7 @@ from pipeline.config import PredictConfig
 from pipeline.data.pack import PackMaker, Samples
 from pipeline.data.store import Store
 from pipeline.data.watch import Progress
+from pipeline.drafts import Drafts
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class Piece:
     """(S,)"""
     tokens: int
     """Of a segment of all of them."""
+    drafts: bool = False
+    """Whether the outputs of every segment are wanted too."""
 
     def __len__(self) -> int:
         return len(self.tests)
@@ -54,6 +57,8 @@ class Answered:
     tokens_per_second: float | None
     halved: int
     """Packs that were too large for the memory and were asked again in halves."""
+    drafts: tuple[Drafts, ...] = ()
+    """Of each pack, where they were asked for."""
 
 
 @dataclass
@@ -109,14 +114,17 @@ class Solver:
 
         `tell` hears after each pack how many views it had.
         """
-        builder, asked, halved_before = CandidateBuilder(), 0, self.asker.halved
-        for answer in self.asker.ask(piece.samples(), budget, pack_tokens):
+        builder, asked, halved_before, drafts = CandidateBuilder(), 0, self.asker.halved, []
+        for answer in self.asker.ask(piece.samples(), budget, pack_tokens, piece.drafts):
             codes = self.store.transforms[answer.samples.transform]
             builder.add(answer.samples.example, answer.pack, codes, answer.tokens, answer.probability)
             asked += len(answer.samples)
+            if answer.drafts:
+                drafts.append(drafts_of(answer))
             if tell is not None:
                 tell(len(answer.samples))
-        return Answered(builder.build(), asked, self.asker.tokens_per_second, self.asker.halved - halved_before)
+        halved = self.asker.halved - halved_before
+        return Answered(builder.build(), asked, self.asker.tokens_per_second, halved, tuple(drafts))
 
 
 @dataclass
@@ -148,6 +156,16 @@ class Alone:
 
     def close(self) -> None:
         """Nothing was started."""
+
+
+def drafts_of(answer: Answer) -> Drafts:
+    """Return the drafts of a pack of test inputs."""
+    return Drafts(
+        answer.samples.example.astype(np.int32),
+        answer.pack.shapes.astype(np.uint8),
+        np.stack([draft.probability for draft in answer.drafts]),
+        np.stack([draft.tokens for draft in answer.drafts]),
+    )
 
 
 def make_test_packs(weights: Weights, store: Store) -> PackMaker:

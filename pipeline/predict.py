@@ -5,6 +5,7 @@ identity first, so that whenever time runs out all test inputs have had their tu
 has a crew of workers.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,11 @@ from pipeline.checkpoint import Weights
 from pipeline.config import PredictConfig
 from pipeline.data.pack import Samples
 from pipeline.data.store import Store
-from pipeline.piece import Alone, Crew, Piece, Solver, make_test_packs, seen_through
+from pipeline.drafts import drafts_path, join_drafts, write_drafts
+from pipeline.piece import Alone, Answered, Crew, Piece, Solver, make_test_packs, seen_through
 from pipeline.workers import Work, Workers
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,12 +104,14 @@ class Predictor:
             number += 1
             started = time.monotonic()
             tests, transforms = self._samples(asked, asked + count)
-            pieces = self._cut(tests, transforms)
+            pieces = self._cut(tests, transforms, drafts=asked == 0)
             answered = self.crew.solve(pieces, budget)
             complete = all(done and done.asked == len(piece) for piece, done in zip(pieces, answered, strict=True))
             candidates = join_candidates([done.candidates for done in answered if done])
             origin = Origin(self.source, self.store.tests_hash, number, asked, asked + count, complete)
             write_candidates(round_path(folder, number), candidates, origin)
+            if asked == 0:
+                self._leave_drafts(folder, answered)
             asked += count
             yield Round(number, asked, len(candidates.test), time.monotonic() - started, complete)
             cut = any(done and done.asked < len(piece) for piece, done in zip(pieces, answered, strict=True))
@@ -139,7 +145,18 @@ class Predictor:
         pairs = np.array(chosen, np.int64).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
 
-    def _cut(self, tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64]) -> list[Piece]:
+    def _leave_drafts(self, folder: Path, answered: Sequence[Answered | None]) -> None:
+        """Write what was predicted after each segment of the first view, which is the identity."""
+        store, drafts = self.store, join_drafts([drafts for done in answered if done for drafts in done.drafts])
+        if drafts is None:
+            return
+        names = [(store.task_ids[store.test_task[test]], int(store.test_index[test])) for test in drafts.test.tolist()]
+        try:
+            write_drafts(drafts_path(folder), drafts, names)
+        except OSError as error:  # predictions go on without them
+            logger.warning("%s: drafts could not be written: %s", drafts_path(folder), error)
+
+    def _cut(self, tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64], drafts: bool) -> list[Piece]:
         """Return the views of a round in pieces of about equal work, equal shapes together."""
         samples = _unshifted(tests, transforms)
         samples = samples[self.maker.order(samples)]
@@ -150,7 +167,7 @@ class Predictor:
         bounds = np.searchsorted(ends, np.arange(1, count) * (total / max(count, 1)), side="right")
         edges = sorted({0, *bounds.tolist(), len(samples)})
         return [
-            Piece(samples.example[start:stop], samples.transform[start:stop], int(tokens[start:stop].sum()))
+            Piece(samples.example[start:stop], samples.transform[start:stop], int(tokens[start:stop].sum()), drafts)
             for start, stop in pairwise(edges)
         ]
 

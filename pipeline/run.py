@@ -22,9 +22,11 @@ from pipeline.budget import Budget
 from pipeline.checkpoint import Weights, load_weights, newest_checkpoint, newest_weights, transplant
 from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, load_dataset
-from pipeline.engine import fit_config, free_cache, from_main, make_accelerator
+from pipeline.engine import describe_device, fit_config, free_cache, from_main, make_accelerator
 from pipeline.optim import trainable
 from pipeline.reasoner.network import make_network
+from pipeline.record import Stopwatch
+from pipeline.report import leave_report
 from pipeline.tensorfiles import write_json
 from pipeline.train import Trainer, count_packs
 from submission.duration import format_duration
@@ -93,6 +95,8 @@ def run(plan: RunPlan) -> int:
         config = _stored_config(plan)
         accelerator, dtype = make_accelerator(config.train.precision)
         count_packs(config, accelerator.num_processes, plan.resume)
+        stopwatch = Stopwatch(plan.out if accelerator.is_main_process else None, plan.budget.started)
+        stopwatch.lap("start", describe_device(accelerator))
         folder = plan.out / "dataset"
         engine_seconds = plan.budget.elapsed()
         before_predicting = STAGE_SECONDS + WORKERS * engine_seconds if plan.job.starts_workers(accelerator) else 0.0
@@ -105,12 +109,14 @@ def run(plan: RunPlan) -> int:
         if accelerator.is_main_process:
             plan.job.check(store, folder)
         config = fit_config(config, store)
+        stopwatch.lap("build")
         marker = plan.out / PREDICTING
         resume = from_main(accelerator, plan.resume and marker.is_file())
         if resume:
             logger.info("training had ended; going on with predictions")
         failed = not resume and _train(plan, config, accelerator, dtype, store, before_predicting)
         free_cache(accelerator.device)
+        stopwatch.lap("train")
         weights = newest_weights(plan.out / "checkpoints")
         if weights is None:
             logger.error("there is no checkpoint to predict with; the result stays as it is")
@@ -119,6 +125,8 @@ def run(plan: RunPlan) -> int:
         plan.job.predict(accelerator, dtype, weights, store, config, plan.budget, resume)
         if accelerator.is_main_process:
             marker.unlink(missing_ok=True)
+            stopwatch.lap("predict")
+            leave_report(plan.out, plan.budget)
         logger.info("done after %s", format_duration(plan.budget.elapsed()))
     return int(failed)
 

@@ -20,6 +20,9 @@ from submission.format import FilledSubmission, fill_submission, write_submissio
 
 logger = logging.getLogger(__name__)
 
+TOP = 5
+"""Grids of a test input whose votes are told beside the submission; the first two are its attempts."""
+
 
 def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Sequence[Task], resume: bool = False) -> Ballot:
     """Predict in rounds and put better attempts into `out`/submission.json after each; return the votes.
@@ -115,6 +118,19 @@ def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: s
         "empty_candidates": sum(tally.empty for tally in tallies),
         "without_prediction": [list(place) for place in filled.without_prediction],
         "with_one_prediction": [list(place) for place in filled.with_one_prediction],
+        "tests": {task.id: [_votes(ballot, task, index, ranking) for index in range(len(task.test))] for task in tasks},
     }
     write_json(path.with_name("votes.json"), report)
     return filled
+
+
+def _votes(ballot: Ballot, task: Task, index: int, ranking: str) -> dict[str, object]:
+    """Return how the views of a test input voted; `top` has the count and the mean halting probability of the best grids."""
+    counted = ballot.tally(task.id, index)
+    best = ballot.top(task.id, index, TOP, ranking)
+    return {
+        "candidates": counted.candidates,
+        "distinct": counted.distinct,
+        "empty": counted.empty,
+        "top": [[candidate.count, round(candidate.mean_probability, 4)] for candidate in best],
+    }

@@ -187,7 +187,7 @@ def leave_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float, answer_second
     def hurry(*arguments: Any) -> Any:
         return ask(*arguments[:-1], Budget(seconds, time.monotonic()))
 
-    def answer_slowly(asker: Asker, samples: Samples) -> Answer:
+    def answer_slowly(asker: Asker, samples: Samples, _: bool) -> Answer:
         time.sleep(answer_seconds)
         return answer(asker, samples)
 
@@ -235,7 +235,7 @@ def test_a_budget_that_ends_in_the_second_round_leaves_the_predictions_of_both(
 def test_a_stop_in_the_second_round_leaves_the_predictions_of_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, answer, asked = folder / "out", Asker.answer, []
 
-    def stop_at_the_fourth(asker: Asker, samples: Samples) -> Answer:
+    def stop_at_the_fourth(asker: Asker, samples: Samples, _: bool) -> Answer:
         asked.append(samples)
         if len(asked) == 4:
             raise KeyboardInterrupt

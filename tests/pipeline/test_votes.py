@@ -17,6 +17,7 @@ from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import tiny_store
 from tests.pipeline.tinyrun import make_candidates
 
+UNASKED = {"candidates": 0, "distinct": 0, "empty": 0, "top": []}
 RED, BLUE = np.full((2, 3), 2, np.uint8), np.full((1, 1), 1, np.uint8)
 
 
@@ -111,6 +112,12 @@ def test_attempts_are_a_complete_file_that_says_where_it_comes_from(tmp_path: Pa
         "empty_candidates": 1,
         "without_prediction": unasked,
         "with_one_prediction": [list(place(store, 1))],
+        "tests": {
+            "tiny000": [{"candidates": 3, "distinct": 2, "empty": 0, "top": [[2, 0.3], [1, 0.9]]}],
+            "tiny001": [{"candidates": 2, "distinct": 1, "empty": 1, "top": [[1, 0.5]]}, UNASKED],
+            "tiny002": [UNASKED],
+            "tiny003": [UNASKED, UNASKED],
+        },
     }
     assert [list(place) for place in filled.without_prediction] == unasked
 

@@ -1,0 +1,112 @@
+"""The tasks of a report as plain data for its script: grids as short texts, verdicts in words, what to filter and sort by."""
+
+import json
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from augment.canvas import Tokens, decode
+from augment.grid import Grid
+from eval.report.entries import InputEntry, TaskEntry, count_wrong, plural
+
+_SIGNS = np.frombuffer(b".#0123456789", np.uint8)
+# Of the tokens of a canvas: padding, border, colors.
+
+
+def gallery_data(entries: Sequence[TaskEntry]) -> str:
+    """Return the data of all tasks as JSON that may stand inside a `<script>` element, whatever the ids hold."""
+    text = json.dumps([_task(entry) for entry in entries], separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def grid_text(grid: Grid) -> str:
+    """Return a grid as its rows of digits, with a bar between rows."""
+    return "|".join(row.tobytes().decode() for row in grid + np.uint8(ord("0")))
+
+
+def canvas_text(tokens: Tokens) -> str:
+    """Return a canvas likewise, "." for padding and "#" for the border."""
+    return "|".join(row.tobytes().decode() for row in _SIGNS[tokens])
+
+
+def _task(entry: TaskEntry) -> dict[str, Any]:
+    return {
+        "id": entry.task.id,
+        "tags": entry.tags,
+        "known": entry.known,
+        "verdict": entry.verdict(),
+        "missed": entry.missed_by,
+        "margin": _round(entry.margin),
+        "train": [[grid_text(pair.input), grid_text(pair.output)] for pair in entry.task.train],
+        "tests": [_test(grid, test) for grid, test in zip(entry.task.test, entry.tests, strict=True)],
+    }
+
+
+def _test(grid: Grid, test: InputEntry) -> dict[str, Any]:
+    return {
+        "input": grid_text(grid),
+        "truth": None if test.truth is None else grid_text(test.truth),
+        "attempts": [
+            {
+                "grid": None if attempt.grid is None else grid_text(attempt.grid),
+                "votes": attempt.votes,
+                "p": _round(attempt.probability),
+                "verdict": _verdict(attempt.grid, test.truth),
+            }
+            for attempt in test.attempts
+        ],
+        "views": test.views,
+        "votes": describe_votes(test),
+        "drafts": _drafts(test),
+    }
+
+
+def _verdict(grid: Grid | None, truth: Grid | None) -> dict[str, Any] | None:
+    """Return {"right", "text"} where the test output is known."""
+    if truth is None:
+        return None
+    if grid is None:
+        return {"right": False, "text": "no grid"}
+    wrong = count_wrong(grid, truth)
+    if wrong is None:
+        got, expected = (" × ".join(map(str, each.shape)) for each in (grid, truth))
+        return {"right": False, "text": f"wrong size: {got}, not {expected}"}
+    return {"right": not wrong, "text": f"{wrong} of {plural(truth.size, 'cell')} wrong" if wrong else "right"}
+
+
+def describe_votes(test: InputEntry) -> str:
+    """Return in a sentence or two how the views voted; an empty text where that is not known."""
+    if test.views is None:
+        return ""
+    if not test.views:
+        return "No view was asked: both attempts are fallbacks."
+    different = f", {plural(test.distinct, 'different answer')}" if test.distinct is not None else ""
+    text = f"{plural(test.views, 'view')}{different}."
+    if test.truth_rank == 0:
+        text += " No view predicted the test output."
+    elif test.truth_rank is not None and test.solved_by is None:
+        text += f" The test output was number {test.truth_rank} in the votes."
+    return text
+
+
+def _drafts(test: InputEntry) -> list[dict[str, Any]]:
+    """Return each draft with its canvas and verdict; no more than its probability where it is the same as the one before."""
+    drafts = test.drafts
+    same = [False, *(np.array_equal(before.tokens, after.tokens) for before, after in pairwise(drafts))]
+    return [
+        {"grid": None, "p": _round(draft.probability)}
+        if equal
+        else {
+            "grid": canvas_text(draft.tokens),
+            "verdict": _verdict(decode(draft.tokens), test.truth),
+            "p": _round(draft.probability),
+        }
+        for draft, equal in zip(drafts, same, strict=False)
+    ]
+
+
+def _round(value: float | None) -> float | None:
+    return round(value, 4) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,108 @@
+"""One page that holds a whole report: summary, charts, gallery, style and script. It loads nothing and opens from disk.
+
+Takes what `pipeline.report` has read from a run directory. Everything that comes from outside is escaped, and the page's own
+policy lets a browser run no other script than the one below.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+
+from eval.report.entries import TaskEntry
+from eval.report.gallery import gallery_data
+from eval.report.summary import charts_section, facts_section, score_section, table_of_tasks, votes_section
+from eval.score import Score
+
+_MARK = (  # three rows of ARC's palette
+    '<svg class="mark" viewBox="0 0 3 3" aria-hidden="true" shape-rendering="crispEdges">'
+    + "".join(
+        f'<rect x="{number % 3}" y="{number // 3}" width="1" height="1" fill="{color}"/>'
+        for number, color in enumerate(
+            ("#0074D9", "#7FDBFF", "#0074D9", "#FF4136", "#FFDC00", "#FF851B", "#2ECC40", "#870C25", "#F012BE")
+        )
+    )
+    + "</svg>"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What the page tells."""
+
+    name: str
+    """Of the run directory."""
+    sources: str
+    """What was solved, in words."""
+    entries: Sequence[TaskEntry] = ()
+    """Tasks, in the order of the submission; none for puzzles."""
+    score: Score | None = None
+    """None where the test outputs are not known."""
+    unknown: str = ""
+    """Why there is no score, in a sentence."""
+    rows: Sequence[tuple[str, str]] = ()
+    """The score of puzzles: (what, value)."""
+    facts: Sequence[tuple[str, str]] = ()
+    """What the run is: (what, value)."""
+    settings: str = ""
+    """All of them, as JSON to be read by people."""
+    metrics: Sequence[Mapping[str, object]] = ()
+    """Lines of metrics.jsonl."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Of each stage, in order."""
+    notes: Sequence[str] = ()
+    """What could not be read, in a sentence each."""
+
+
+def make_page(report: Report) -> str:
+    """Return the HTML of `report`."""
+    style, script = (files("eval.report").joinpath(name).read_text("utf-8") for name in ("report.css", "report.js"))
+    policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+    sections = [
+        score_section(report.score, report.rows, report.unknown, report.entries),
+        *(f'<p class="note" role="note">{escape(note)}</p>' for note in report.notes),
+        facts_section(report.facts, report.settings),
+        charts_section(report.metrics, report.seconds),
+        votes_section(report.entries),
+        _gallery(report.entries) if report.entries else "",
+    ]
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{escape(report.name)}: report</title>
+<style>{style}</style>
+</head>
+<body>
+{'<a class="skip" href="#gallery">Skip to the tasks</a>' if report.entries else ""}
+<header class="top">{_MARK}<div><h1>{escape(report.name)}</h1><p>{escape(report.sources)}</p></div></header>
+<main>
+{"".join(sections)}
+</main>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _gallery(entries: Sequence[TaskEntry]) -> str:
+    """The gallery is made by the script; without it there is a table."""
+    return f"""<section id="gallery" aria-labelledby="gallery-title" tabindex="-1">
+<h2 id="gallery-title">Tasks</h2>
+<noscript><p class="note">Grids, filters and drafts need JavaScript. This is what became of each task:</p>
+{table_of_tasks(entries)}</noscript>
+<div id="tools" hidden></div>
+<p id="count" role="status" aria-live="polite"></p>
+<div id="cards"></div>
+</section>
+<script type="application/json" id="tasks">{gallery_data(entries)}</script>"""

@@ -1,0 +1,88 @@
+"""Drafts: what a network would have answered after each segment, for one view of every test input, the identity.
+
+Left by the first round of predictions beside the folder of its candidates, read by the report. Needs no torch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from augment.canvas import VOCABULARY, Tokens
+from augment.task import TaskId
+from pipeline.data.folder import replace_file
+
+DRAFTS_FILE = "drafts.safetensors"
+"""In the run directory."""
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """The canvases of K test inputs after each of S segments, C cells in all."""
+
+    test: npt.NDArray[np.int32]
+    """(K,) test input of the store."""
+    shape: npt.NDArray[np.uint8]
+    """(K, 2) height and width of the canvas."""
+    probability: npt.NDArray[np.float32]
+    """(S, K) halting probability; it may not be finite."""
+    tokens: npt.NDArray[np.uint8]
+    """(S, C) all canvases, row by row, end to end."""
+
+    def canvases(self) -> Iterator[list[tuple[Tokens, float]]]:
+        """Yield the canvas, (H, W), and the halting probability after each segment, for each test input in order."""
+        end = 0
+        for number, (height, width) in enumerate(self.shape.astype(np.int64).tolist()):
+            start, end = end, end + height * width
+            canvases = self.tokens[:, start:end].reshape(-1, height, width)
+            yield list(zip(canvases, self.probability[:, number].tolist(), strict=True))
+
+
+def drafts_path(candidates: Path) -> Path:
+    """Return where the drafts of the predictions lie whose folder of candidates is given."""
+    return candidates.with_name(DRAFTS_FILE)
+
+
+def join_drafts(parts: Sequence[Drafts]) -> Drafts | None:
+    """Return the drafts of all `parts`, which have equally many segments, in order; None where there are none."""
+    if not parts:
+        return None
+    return Drafts(
+        np.concatenate([part.test for part in parts]),
+        np.concatenate([part.shape for part in parts]),
+        np.concatenate([part.probability for part in parts], axis=1),
+        np.concatenate([part.tokens for part in parts], axis=1),
+    )
+
+
+def write_drafts(path: Path, drafts: Drafts, names: Sequence[tuple[TaskId, int]]) -> None:
+    """Write drafts; `names` has the task and the position among its tests of each test input. The file appears complete."""
+    arrays = {name: np.ascontiguousarray(getattr(drafts, name)) for name in _DTYPES}
+    replace_file(path, safetensors.numpy.save(arrays, {"names": orjson.dumps(names).decode()}))
+
+
+def read_drafts(path: Path) -> dict[tuple[TaskId, int], list[tuple[Tokens, float]]]:
+    """Return what `Drafts.canvases` yields, by task and position among its tests. Raises ValueError naming a damaged file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = orjson.loads((file.metadata() or {}).get("names", "null"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, orjson.JSONDecodeError) as error:
+        raise ValueError(f"{path}: damaged or not a file of drafts ({error})") from None
+    if {name: array.dtype for name, array in arrays.items()} != _DTYPES or not isinstance(names, list):
+        raise ValueError(f"{path}: not a file of drafts")
+    drafts = Drafts(**arrays)
+    count, cells = len(drafts.test), int(drafts.shape.astype(np.int64).prod(axis=-1).sum())
+    segments = len(drafts.tokens)
+    fits = drafts.shape.shape == (count, 2) and drafts.probability.shape == (segments, count)
+    if not fits or drafts.tokens.shape != (segments, cells) or len(names) != count or (drafts.tokens >= VOCABULARY).any():
+        raise ValueError(f"{path}: damaged, its arrays do not fit together")
+    return {(str(task), int(index)): canvases for (task, index), canvases in zip(names, drafts.canvases(), strict=True)}
+
+
+_DTYPES = {"test": np.int32, "shape": np.uint8, "probability": np.float32, "tokens": np.uint8}

@@ -1,0 +1,246 @@
+"""A run directory read for its report: tasks, attempts, votes, drafts, score, settings, curves.
+
+After everything else, and without torch. What a run directory lacks is left out. The outputs of the tests are read here through
+the sources of the run, long after anything could have learned from them.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from augment.grid import grid_key
+from augment.task import Solutions, Task, TaskId
+from eval.report.entries import Attempt, Draft, InputEntry, TaskEntry
+from eval.report.page import Report, make_page
+from eval.score import score_predictions
+from pipeline.budget import Budget
+from pipeline.data.folder import MANIFEST_FILE, replace_file
+from pipeline.data.sources import Source, load_source
+from pipeline.data.store import Store
+from pipeline.drafts import DRAFTS_FILE, read_drafts
+from pipeline.facts import arc_facts, puzzle_rows
+from pipeline.record import Record, read_record
+from submission.format import PartialSubmission, read_submission
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "report.html"
+LEAST_SECONDS = 2.0
+"""A report of 400 tasks takes about so long; with less time left a run does without."""
+_UNKNOWN = "No source that was read holds the test outputs; --source of the command report adds one that does."
+
+
+def write_report(folder: Path, sources: Sequence[str] = ()) -> Path:
+    """Write `report.html` into a run directory and return its path. `sources` add solutions, and tasks where it has none.
+
+    Raises FileNotFoundError or ValueError, of one line, where there is nothing to report or a file is damaged.
+    """
+    report = read_report(folder, sources)
+    path = folder / REPORT_FILE
+    replace_file(path, make_page(report).encode("utf-8", "xmlcharrefreplace"))
+    return path
+
+
+def leave_report(folder: Path, budget: Budget) -> None:
+    """Write the report at the end of a run, in a process of its own and within the time; a failure is one line of the log."""
+    seconds = None if budget.limit_seconds is None else budget.remaining() + 0.5 * budget.reserve_seconds
+    again = f"`python -m pipeline report {folder}` makes it"
+    if seconds is not None and seconds < LEAST_SECONDS:
+        logger.warning("no time left for a report; %s", again)
+        return
+    project = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(part for part in (project, os.environ.get("PYTHONPATH", "")) if part)
+    command = [sys.executable, "-m", "pipeline", "report", str(folder)]
+    try:
+        done = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        logger.warning("the report was not ready in time; %s", again)
+        return
+    except OSError as error:
+        logger.warning("no report: %s", error)
+        return
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        logger.warning("no report: %s", last)
+    else:
+        logger.info("%s", done.stdout.strip())
+
+
+def read_report(folder: Path, sources: Sequence[str] = ()) -> Report:
+    """Return the report of a run directory; see `write_report`."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such run directory")
+    record = read_record(folder)
+    if not (folder / "submission.json").is_file():
+        if (folder / "predictions.csv").is_file():
+            return _puzzle_report(folder, record)
+        raise FileNotFoundError(f"{folder}: no submission.json and no predictions.csv, so there is nothing to report")
+    submission = read_submission(folder / "submission.json", allow_missing=True)
+    known = _read_tasks(folder, record, sources)
+    votes, score_file, manifest = (
+        _read_json(folder / name) for name in ("votes.json", "score.json", f"dataset/{MANIFEST_FILE}")
+    )
+    drafts = _read_drafts(folder, known.notes)
+    entries = _entries(submission, known, votes, score_file, drafts)
+    solutions = {entry.task.id: known.solutions[entry.task.id] for entry in entries if entry.task.id in known.solutions}
+    predictions = {task_id: attempts for task_id, attempts in submission.items() if task_id in solutions}
+    config, metrics = _read_json(folder / "config.json"), read_metrics(folder / "metrics.jsonl")
+    return Report(
+        name=folder.resolve().name,
+        sources=" + ".join(record.sources if record else sources) or "a submission",
+        entries=entries,
+        score=score_predictions(predictions, solutions) if solutions else None,
+        unknown=_UNKNOWN if record else f"This folder does not say what it solved. {_UNKNOWN}",
+        facts=arc_facts(record, votes, manifest, config, metrics, entries),
+        settings=_settings(config),
+        metrics=metrics,
+        seconds=record.seconds if record else {},
+        notes=known.notes,
+    )
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl that are objects; none where there is no file, and not the line that was cut short."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    found = []
+    for line in lines:
+        try:
+            values = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(values, dict):
+            found.append(values)
+    return found
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the sources, or the dataset, know of the tasks."""
+
+    tasks: Mapping[TaskId, Task]
+    solutions: Solutions
+    notes: list[str]
+
+
+def _read_tasks(folder: Path, record: Record | None, extra: Sequence[str]) -> _Known:
+    notes: list[str] = []
+    found: list[Source] = []
+    selection = record.selection if record else None
+    try:
+        found = [load_source(spec) for spec in (record.sources if record else ())]
+    except (ValueError, FileNotFoundError) as error:
+        notes.append(f"The sources of the run cannot be read any more: {error}")
+    added = [load_source(spec) for spec in extra]
+    found, added = ([selection.apply(source) if selection else source for source in each] for each in (found, added))
+    tasks = {task.id: task for source in found for task in source.tasks}
+    if not tasks and (folder / "dataset").is_dir():
+        tasks = {task.id: task for task in Store.load(folder / "dataset").tasks_to_solve()}
+    tasks = tasks or {task.id: task for source in added for task in source.tasks}
+    if not tasks:
+        raise ValueError(f"{folder}: does not say which tasks it solved (no run.json, no dataset); name them with --source")
+    solutions = {}
+    for source in [*found, *added]:
+        for task in source.tasks:
+            same = task.id in tasks and [*map(grid_key, task.test)] == [*map(grid_key, tasks[task.id].test)]
+            if same and task.id in source.solutions:
+                solutions[task.id] = source.solutions[task.id]
+    return _Known(tasks, solutions, notes)
+
+
+def _entries(
+    submission: PartialSubmission,
+    known: _Known,
+    votes: Mapping[str, Any],
+    score_file: Mapping[str, Any],
+    drafts: Mapping[tuple[TaskId, int], Sequence[tuple[Any, float]]],
+) -> list[TaskEntry]:
+    """Return an entry for each task of the submission. Raises ValueError where it is one for other tasks."""
+    counted, ranks = _mapping(votes.get("tests")), _mapping(score_file.get("truth_ranks"))
+    entries = []
+    for task_id, attempts in submission.items():
+        task = known.tasks.get(task_id)
+        if task is None or len(task.test) != len(attempts):
+            raise ValueError(f"submission.json has task {task_id!r}, which the sources have not, or with other test inputs")
+        truths = known.solutions.get(task_id)
+        tests = []
+        for index, grids in enumerate(attempts):
+            count, rank = _at(counted.get(task_id), index), _at(ranks.get(task_id), index)
+            top = count["top"] if isinstance(count, dict) else None
+            tests.append(
+                InputEntry(
+                    attempts=tuple(_attempt(grid, top, number) for number, grid in enumerate(grids)),
+                    views=count["candidates"] if isinstance(count, dict) else None,
+                    distinct=count["distinct"] if isinstance(count, dict) else None,
+                    truth=truths[index] if truths else None,
+                    truth_rank=rank if isinstance(rank, int) else None,
+                    drafts=tuple(Draft(*draft) for draft in drafts.get((task_id, index), ())),
+                )
+            )
+        entries.append(TaskEntry(task, tuple(tests)))
+    return entries
+
+
+def _attempt(grid: Any, top: Sequence[Sequence[float]] | None, number: int) -> Attempt:
+    """Return attempt `number`, from 0, with its votes: the attempts are the first two of `top`, after these come fallbacks."""
+    if top is None:
+        return Attempt(grid, None, None)
+    if number >= len(top):
+        return Attempt(grid, 0, None)
+    return Attempt(grid, int(top[number][0]), float(top[number][1]))
+
+
+def _read_drafts(folder: Path, notes: list[str]) -> Mapping[tuple[TaskId, int], Sequence[tuple[Any, float]]]:
+    path = folder / DRAFTS_FILE
+    try:
+        return read_drafts(path) if path.is_file() else {}
+    except ValueError as error:
+        notes.append(f"The drafts cannot be read: {error}")
+        return {}
+
+
+def _puzzle_report(folder: Path, record: Record | None) -> Report:
+    config, metrics = _read_json(folder / "config.json"), read_metrics(folder / "metrics.jsonl")
+    return Report(
+        name=folder.resolve().name,
+        sources=" + ".join(record.sources) if record else "puzzles",
+        rows=puzzle_rows(_read_json(folder / "score.json")),
+        unknown="The answers of the puzzles are not known here.",
+        facts=arc_facts(record, {}, _read_json(folder / "dataset" / MANIFEST_FILE), config, metrics, ()),
+        settings=_settings(config),
+        metrics=metrics,
+        seconds=record.seconds if record else {},
+    )
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    return orjson.dumps(config, option=orjson.OPT_INDENT_2).decode() if config else ""
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one where there is no file. Raises ValueError for anything else."""
+    if not path.is_file():
+        return {}
+    try:
+        value = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected an object")
+    return value
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _at(values: object, index: int) -> object:
+    return values[index] if isinstance(values, list) and index < len(values) else None
