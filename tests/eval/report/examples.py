@@ -1,0 +1,84 @@
+"""A report with one task of each fate, made by hand."""
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.canvas import encode
+from augment.grid import Grid
+from augment.task import Pair, Task
+from eval.report.entries import Attempt, Draft, InputEntry, TaskEntry
+from eval.report.page import Report
+from eval.score import score_predictions
+
+HOSTILE = '</script><img src=x onerror="document.title=1">&amp;'
+"""As a task id, a run's name, a source."""
+
+
+def grid(*rows: str) -> Grid:
+    """The grid of rows of digits."""
+    return np.array([list(map(int, row)) for row in rows], np.uint8)
+
+
+QUESTION, TRUTH = grid("012", "340"), grid("120", "034")
+CLOSE, FAR, SMALL = grid("120", "035"), grid("999", "999"), grid("12")
+
+
+def entry(
+    task_id: str,
+    *attempts: tuple[npt.NDArray[np.uint8] | None, int | None],
+    views: int | None = 10,
+    truth: Grid | None = TRUTH,
+    **more: object,
+) -> TaskEntry:
+    """A task of one test input, with (grid, votes) of each attempt."""
+    made = tuple(Attempt(each, votes, 0.25 if votes else None) for each, votes in attempts)
+    task = Task(task_id, (Pair(QUESTION, TRUTH), Pair(TRUTH, QUESTION)), (QUESTION,))
+    return TaskEntry(task, (InputEntry(made, views, 4 if views else 0, truth, **more),))  # type: ignore[arg-type]
+
+
+def both(first: TaskEntry, second: TaskEntry) -> TaskEntry:
+    """One task with the test inputs of two."""
+    task = Task(first.task.id, first.task.train, first.task.test + second.task.test)
+    return TaskEntry(task, first.tests + second.tests)
+
+
+DRAFTS = tuple(
+    Draft(encode(each, 3, 4), probability)
+    for each, probability in ((FAR, 0.1), (CLOSE, 0.2), (CLOSE, 0.3), (TRUTH, float("nan")))
+)
+
+FATES = {
+    "first": entry("first", (TRUTH, 8), (FAR, 1), truth_rank=1),
+    "second": entry("second", (FAR, 5), (TRUTH, 4), truth_rank=2),
+    "near": entry("near", (FAR, 6), (CLOSE, 2), truth_rank=3, drafts=DRAFTS),
+    "far": entry("far", (FAR, 6), (SMALL, 1), truth_rank=0),
+    "size": entry("size", (SMALL, 9), (grid("1"), 1)),
+    "part": both(entry("part", (TRUTH, 3), (FAR, 2)), entry("", (CLOSE, 3), (FAR, 2))),
+    "apart": entry("apart", (FAR, 2), (SMALL, 1)),
+    "lone": entry("lone", (FAR, 0), (SMALL, 0), views=0),
+    "secret": entry("secret", (FAR, 8), (SMALL, 1), truth=None),
+    HOSTILE: entry(HOSTILE, (FAR, 8), (None, None)),
+}
+"""By task id."""
+
+
+def example_report() -> Report:
+    """Everything that a report can tell, about `FATES`."""
+    entries = list(FATES.values())
+    solutions = {each.task.id: tuple(test.truth for test in each.tests if test.truth is not None) for each in entries}
+    predictions = {each.task.id: [[attempt.grid for attempt in test.attempts] for test in each.tests] for each in entries}
+    known = {task_id: truths for task_id, truths in solutions.items() if truths}
+    return Report(
+        name=f"run {HOSTILE}",
+        sources=f"json:{HOSTILE}",
+        entries=entries,
+        score=score_predictions({task_id: predictions[task_id] for task_id in known}, known),
+        facts=[("Attempts", f"single checkpoint: {HOSTILE}")],
+        settings=f'{{"note": "{HOSTILE}"}}',
+        metrics=[
+            {"step": 10 * i, "seconds": 30.0 * i, "loss": 3 / (i + 1), "exact": i / 20, "tokens_per_second": 900 + i}
+            for i in range(20)
+        ],
+        seconds={"start": 2.0, "build": 1.0, "train": 90.0, "predict": 20.0},
+        notes=[f"A note of {HOSTILE}"],
+    )

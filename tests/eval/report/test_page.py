@@ -1,0 +1,154 @@
+"""A page is one file, safe whatever ids hold, and tells the score without a script."""
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.report.gallery import canvas_text, describe_votes, gallery_data, grid_text
+from eval.report.page import Report, make_page
+from eval.report.summary import format_seconds
+from tests.eval.report.examples import FATES, HOSTILE, QUESTION, example_report
+
+
+class Reader(HTMLParser):
+    """Reads a page as a browser would: elements, their attributes, texts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.inside: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img", "br"):
+            self.inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.inside and self.inside.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        self.texts.setdefault(self.inside[-1] if self.inside else "", []).append(data)
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return make_page(example_report())
+
+
+def data_of(page: str) -> list[dict[str, Any]]:
+    (text,) = re.findall(r'<script type="application/json" id="tasks">(.*?)</script>', page, re.DOTALL)
+    return json.loads(text)
+
+
+def test_markup_in_names_is_shown_as_text(page: str) -> None:
+    reader = Reader(page)
+    assert "img" not in [tag for tag, _ in reader.elements]
+    assert not any(name.startswith("on") for _, attributes in reader.elements for name in attributes)
+    assert [tag for tag, _ in reader.elements].count("script") == 2
+    assert f"run {HOSTILE}" in "".join(reader.texts["h1"])
+    assert page.count("onerror") == page.count("onerror=&quot;") + page.count('onerror=\\"')
+
+
+def test_ids_come_back_from_the_data_as_they_were(page: str) -> None:
+    assert [task["id"] for task in data_of(page)] == list(FATES)
+
+
+def test_an_id_that_is_no_text_is_written_all_the_same() -> None:
+    task = replace(FATES["first"].task, id="\ud800 \u2028 ü")
+    page = make_page(replace(example_report(), entries=[replace(FATES["first"], task=task)]))
+    assert data_of(page)[0]["id"] == task.id
+    page.encode("utf-8", "xmlcharrefreplace")
+
+
+def test_nothing_is_loaded_and_only_the_own_script_may_run(page: str) -> None:
+    addresses = [attributes.get(name) for _, attributes in Reader(page).elements for name in ("src", "href", "action")]
+    assert {address for address in addresses if address} == {"data:,", "#gallery"}
+    assert "http" not in page.replace("http-equiv", "").replace("https://www.w3.org", "")
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy
+    assert policy[1].startswith("default-src 'none'; ")
+    for name in ("script", "style"):
+        (text,) = re.findall(rf"<{name}>(.*?)</{name}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{name}-src 'sha256-{digest}'" in policy[1]
+
+
+def test_the_score_stands_on_the_page_under_three_rules(page: str) -> None:
+    text = " ".join(Reader(page).texts["dt"])
+    for rule in ("mean over tasks of the fraction solved", "per test output", "all-or-nothing per task"):
+        assert rule in text
+    spoken = " ".join(Reader(page).texts["p"])
+    assert "9 tasks, 10 test outputs; 3 solved: 2 by attempt 1, 1 by attempt 2, 0 by both." in spoken
+    assert "Of 7 outputs not solved, 1 has no attempt of the right size; 2 tasks are missed by 5 cells or fewer." in spoken
+    assert "The outputs of 1 task more are not known; they do not count." in spoken
+
+
+def test_without_solutions_the_page_says_so_and_judges_nothing() -> None:
+    entries = [FATES["secret"]]
+    page = make_page(Report("run", "kaggle:x:test", entries, None, "Kaggle keeps them."))
+    assert "Solutions unknown." in page
+    assert "Kaggle keeps them." in page
+    assert "pass@2" not in re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    (task,) = data_of(page)
+    assert (task["known"], task["missed"], task["tests"][0]["truth"]) == (False, None, None)
+    assert [attempt["verdict"] for attempt in task["tests"][0]["attempts"]] == [None, None]
+
+
+def test_without_a_script_every_task_has_its_verdict_in_a_table(page: str) -> None:
+    assert "<td>missed by 1 of 6 cells</td>" in page.split("<noscript>")[1].split("</noscript>", maxsplit=1)[0]
+
+
+def test_puzzles_have_a_score_and_no_gallery() -> None:
+    page = make_page(Report("run", "sudoku", rows=[("Puzzles with every cell right", "97.1% (<1)")]))
+    assert "97.1% (&lt;1)" in page
+    assert 'id="gallery"' not in page
+
+
+def test_ids_of_a_page_are_unique_and_labels_point_to_them(page: str) -> None:
+    elements = Reader(page).elements
+    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    named = [attributes["aria-labelledby"] for _, attributes in elements if "aria-labelledby" in attributes]
+    assert len(named) == 5
+    assert set(named) <= set(ids)
+
+
+def test_grids_and_canvases_are_short_texts() -> None:
+    assert grid_text(QUESTION) == "012|340"
+    assert grid_text(np.full((1, 1), 9, np.uint8)) == "9"
+    assert canvas_text(np.array([[0, 1, 2], [11, 3, 0]], np.uint8)) == ".#0|91."
+
+
+def test_drafts_are_judged_and_equal_neighbors_told_once() -> None:
+    (task,) = json.loads(gallery_data([FATES["near"]]))
+    drafts = task["tests"][0]["drafts"]
+    assert [draft["grid"] is None for draft in drafts] == [False, False, True, False]
+    assert drafts[1]["grid"] == "120#|035#|###."
+    assert [draft["p"] for draft in drafts] == [0.1, 0.2, 0.3, None]
+    assert drafts[0]["verdict"] == {"right": False, "text": "6 of 6 cells wrong"}
+    assert drafts[3]["verdict"] == {"right": True, "text": "right"}
+
+
+def test_votes_are_told_in_words() -> None:
+    assert describe_votes(FATES["near"].tests[0]) == "10 views, 4 different answers. The test output was number 3 in the votes."
+    assert describe_votes(FATES["far"].tests[0]) == "10 views, 4 different answers. No view predicted the test output."
+    assert describe_votes(FATES["second"].tests[0]) == "10 views, 4 different answers."
+    assert describe_votes(FATES["lone"].tests[0]) == "No view was asked: both attempts are fallbacks."
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.44, "0.4 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+)
+def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text

@@ -1,0 +1,82 @@
+"""Sides take turns, figures are medians, growth is fitted, and memory is that of a process of its own."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.bench.measure import Timings, Work, peak_bytes, peak_operations, time_sides
+from pipeline.bench.report import Row, exponent_row, format_rows, rate_row
+
+CPU = torch.device("cpu")
+
+
+def test_sides_take_turns_after_a_warm_up() -> None:
+    done: list[tuple[str, int]] = []
+
+    def side(name: str) -> object:
+        def prepare(size: int) -> Work:
+            return lambda: done.append((name, size))
+
+        return prepare
+
+    timings = time_sides({name: side(name) for name in "ab"}, (1, 2), 2, CPU)  # type: ignore[misc]
+    one_round = [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    assert done == [("a", 1), ("b", 1), *one_round, *one_round]
+    assert [len(repeats) for repeats in timings["a"].seconds] == [2, 2]
+    assert timings["a"].device_bytes is None
+
+
+def test_figures_are_medians_and_growth_is_fitted_to_them() -> None:
+    timed = Timings((1, 2, 4), ((1.0, 9.0, 1.0), (4.0, 4.0, 4.0), (16.0, 0.1, 16.0)), (), None)
+    assert timed.medians == (1.0, 4.0, 16.0)
+    assert timed.exponent == pytest.approx(2.0)
+    assert timed.seconds_per_unit == 4.0
+    assert math.isnan(Timings((1,), ((1.0,),), (), None).exponent)
+    assert timed.to_json()["exponent"] == pytest.approx(2.0)
+
+
+def test_the_peak_is_operations_over_time() -> None:
+    assert 1e7 < peak_operations(torch.float32, CPU, 64) < 1e13
+
+
+def take_memory(megabytes: int) -> None:
+    assert np.ones(megabytes * 1_000_000, np.uint8).sum() == megabytes * 1_000_000
+
+
+def fail() -> None:
+    raise OSError("no")
+
+
+def test_memory_is_that_of_a_process_of_its_own() -> None:
+    ballast = np.ones(600_000_000, np.uint8)  # of this process: not to be seen in the others
+    small, large = peak_bytes(take_memory, 1), peak_bytes(take_memory, 300)
+    assert ballast.sum() == 600_000_000
+    assert large - small == pytest.approx(300e6, rel=0.1)
+    assert small < 600e6
+
+
+def test_a_process_that_fails_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="measures the memory of fail failed"):
+        peak_bytes(fail)
+    assert "OSError: no" in capfd.readouterr().err
+
+
+def test_a_table_says_how_many_times_better_ours_is() -> None:
+    timings = {"published": Timings((1, 2), ((1.0,), (2.0,)), (), None), "ours": Timings((1, 2), ((0.1,), (0.1,)), (), None)}
+    rows = [
+        rate_row("views/s", timings),
+        exponent_row("views", timings),
+        Row("bytes", {"published": 6.8e9, "ours": 3.4e6}, more_is_better=False, unit="B"),
+        Row("share", {"published": 0.5, "unpadded": 0.25}, unit="%"),
+        Row("step", {"published": 0.004, "ours": 0.002}, more_is_better=False, unit="s"),
+    ]
+    lines = format_rows(rows).splitlines()
+    assert lines[0].split() == ["published", "unpadded", "ours", "times", "better"]
+    assert lines[1].split() == ["views/s", "1.00", "-", "20.00", "20.0x"]
+    assert lines[2].split()[-3:] == ["1.00", "-", "0.00"]
+    assert lines[3].split() == ["bytes", "6.8", "GB", "-", "3.4", "MB", "2000x"]
+    assert lines[4].split() == ["share", "50.0%", "25.0%", "-"]
+    assert lines[5].split() == ["step", "4.0", "ms", "-", "2.0", "ms", "2.0x"]
+    assert rows[0].to_json() == {"name": "views/s", "unit": "", "ratio": 20.0, "published": 1.0, "ours": 20.0}
