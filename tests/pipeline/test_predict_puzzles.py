@@ -134,7 +134,7 @@ def test_no_time_asks_nothing_and_little_time_asks_some(tmp_path: Path, monkeypa
     assert all(row.prediction is None and row.halting_probability is None for row in to_predictions(store, none, {}))
     answer = asking.Asker.answer
     monkeypatch.setattr(asking.Asker, "_pack_tokens", lambda _: 1)
-    monkeypatch.setattr(asking.Asker, "answer", lambda self, samples: (time.sleep(0.3), answer(self, samples))[1])
+    monkeypatch.setattr(asking.Asker, "answer", lambda self, samples, _: (time.sleep(0.3), answer(self, samples))[1])
     started = time.monotonic()
     some = ask(weights, store, weights.config.predict, Budget(1.0, started))
     assert time.monotonic() - started < 2.5
