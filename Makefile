@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SEED ?= 0
 DEMO := runs/demo-$(SEED)
 
-.PHONY: demo test lint kaggle-rehearsal kaggle-newest clean
+.PHONY: demo test lint bench kaggle-rehearsal kaggle-newest clean
 
 demo: $(VENV)/.runtime
 	rm -rf $(DEMO)
@@ -22,6 +22,10 @@ lint: $(VENV)/.development
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every stage against the published way of doing it; half an hour on two cores.
+bench: $(VENV)/.runtime
+	$(BIN)/python -m pipeline bench all
 
 kaggle-rehearsal: $(VENV)/.development
 	$(BIN)/python -m pipeline kaggle simulate --hidden-from arc2:evaluation --hidden-from arc1:evaluation --hidden-tasks 240 \
