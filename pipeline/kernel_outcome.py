@@ -11,6 +11,7 @@ from augment.grid import Grid
 from augment.task import Solutions, Task
 from eval.draw import draw_task
 from pipeline.data.sources import load_source
+from pipeline.kernel_process import BAD_INPUT
 from submission.duration import format_duration
 from submission.format import read_submission
 
@@ -124,6 +125,8 @@ class Outcome:
         found = [] if self.problem is None else [f"the submission is not valid: {self.problem}"]
         if not self.starts or self.starts[-1].code != 0:
             found.append("the program did not end well")
+        if any(start.code == BAD_INPUT for start in self.starts):
+            found.append("the program refused weights, overrides or tasks and was started without them")
         if self.without_prediction() in (None, sum(len(task.test) for task in self.tasks)):
             found.append("nothing was predicted")
         if self.weights in ("missing", "damaged", "dropped"):

@@ -234,6 +234,14 @@ def test_a_commit_run_that_went_wrong_says_so_loudly(stage: Stage) -> None:
         assert words in str(caught.value)
 
 
+def test_overrides_that_are_refused_are_told_in_the_commit_run_and_left_out(stage: Stage) -> None:
+    outcome = stage.play("sys.exit(2)", "good()", hidden=False, overrides=("train.speed=9",))
+    assert ["train.speed=9" in command for command in stage.commands] == [True, False]
+    assert stage.submitted() == PREDICTED
+    with pytest.raises(RuntimeError, match="refused weights, overrides or tasks"):
+        outcome.show()
+
+
 DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(300)"
 
 
