@@ -6,8 +6,9 @@ _STARTED = time.monotonic()  # a run's clock starts before anything is imported
 
 import os  # noqa: E402
 
-# OpenMP reads this when torch is loaded. Threads that spin while they wait lose whole time slices to whatever else runs.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP reads this when torch is loaded. Threads that spin for long while they wait lose whole time slices to whatever else runs.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import argparse  # noqa: E402
 import logging  # noqa: E402
