@@ -6,7 +6,7 @@ _STARTED = time.monotonic()  # a run's clock starts before anything is imported
 
 import os  # noqa: E402
 
-# OpenMP reads this when torch is loaded. Threads that spin for long while they wait lose whole time slices to whatever else runs.
+# OpenMP reads this when torch is loaded. Threads that spin for long while they wait lose time slices to whatever else runs.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
