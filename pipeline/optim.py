@@ -38,26 +38,33 @@ class AdamAtan2(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                self._update(parameters, group)
         return loss
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["step"] = torch.zeros(())
+                self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
+                self.state[parameter]["exp_avg_sq"] = torch.zeros_like(parameter)
+        states = [self.state[parameter] for parameter in parameters]
         beta1, beta2 = group["betas"]
-        state["step"] += 1
-        step = state["step"].item()
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean.lerp_(parameter.grad, 1 - beta1)
-        square.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
-        deviation = (square / (1 - beta2**step)).sqrt_()
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.sub_(torch.atan2(mean / (1 - beta1**step), deviation), alpha=group["lr"])
+        torch._foreach_add_([state["step"] for state in states], 1)
+        steps = [state["step"].item() for state in states]  # kept on the CPU: nothing waits
+        gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
+        means, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+        torch._foreach_lerp_(means, gradients, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
+        deviations = torch._foreach_div(squares, [1 - beta2**step for step in steps])
+        torch._foreach_sqrt_(deviations)
+        updates = torch._foreach_div(means, [1 - beta1**step for step in steps])
+        for update, deviation in zip(updates, deviations, strict=True):
+            update.atan2_(deviation)
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
 
 class Muon(Optimizer):
@@ -263,7 +270,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def before_rows(self, prefix: str, index: Tensor) -> None:
-        """Bring the averages of rows `index` (distinct) of a table up to the last step, with the values that they had since."""
+        """Bring the averages of rows `index` of a table up to the last step, with the values that they had since."""
         average, rows, steps = self.weights[f"{prefix}.rows"], self.tables[prefix].rows, self.table_steps[prefix]
         kept = self._kept(steps[index])
         average[index] = rows[index] + kept * (average[index] - rows[index])
