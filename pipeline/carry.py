@@ -3,10 +3,13 @@
 What a pack holds at a step is a function of (seed, step, pack) and of what it held before, never of the process that works on
 it: two processes with one pack each see what one process with two packs sees. Nor does it matter into how many pieces a pack
 is cut to be computed: the carries of the pieces, joined, are that of the pack.
+
+Who halts is known on the device first. With `train.halting_delay` that is acted on a step later, so that the next pack is made
+while the device computes; everything else about a pack is known here.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,10 +19,28 @@ from torch import Tensor
 
 from pipeline.config import TrainConfig
 from pipeline.data.pack import Pack, Packs, Samples, step_generator
+from pipeline.reading import Reading
 from pipeline.reasoner.base import State
-from pipeline.reasoner.layout import Layout
+from pipeline.reasoner.layout import Layout, to_device
 
 _FILL, _EXPLORE = 0, 1
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """Which sequences of a carry want to halt and may not yet."""
+
+    parts: tuple[tuple[Reading, npt.NDArray[np.int64]], ...]
+    """What sequences wanted, (B,) bool, and the places of those that went on; of each piece of a pack, in order."""
+
+    @staticmethod
+    def of(wants: npt.NDArray[np.bool_]) -> "Wishes":
+        """Return the wishes of sequences that are known to want to halt, or not."""
+        return Wishes(((Reading(torch.from_numpy(wants)), np.arange(len(wants))),))
+
+    def take(self) -> npt.NDArray[np.bool_]:
+        """Return who wants to halt, (B',) bool; waits for the step that found it."""
+        return np.concatenate([reading.take().numpy()[places] for reading, places in self.parts])
 
 
 @dataclass(frozen=True)
@@ -31,13 +52,15 @@ class Carry:
     """(B,) segments that each has run."""
     state: State | None
     """Each (N, D), the tokens of `samples` end to end; None where there are no sequences."""
+    wishes: Wishes | None = None
+    """Where wishes to halt are acted on a step later; None where there are no sequences."""
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def to(self, device: torch.device) -> "Carry":
         """Return the carry with its states on `device`."""
-        return Carry(self.samples, self.segments, None if self.state is None else tuple(part.to(device) for part in self.state))
+        return replace(self, state=None if self.state is None else tuple(part.to(device) for part in self.state))
 
 
 @dataclass(frozen=True)
@@ -136,33 +159,50 @@ def assemble_state(initial: State, carry: Carry, turn: Turn, layout: Layout, tok
     """
     if carry.state is None:
         return initial
+    lengths, start = _lengths(turn, layout), tokens.cumsum() - tokens
+    old = turn.source >= 0
+    place = np.flatnonzero(np.repeat(old, lengths))  # in this pack
+    shift = start[turn.source[old]] - (lengths.cumsum() - lengths)[old]  # of its sequences, from here to where they were
     device = layout.sequence.device
-    starts = np.concatenate((np.cumsum(tokens) - tokens, [0]))  # the last entry serves source -1
-    start = torch.from_numpy(starts[turn.source]).to(device)
-    goes_on = torch.from_numpy(turn.source >= 0).to(device)[layout.sequence]
-    within = torch.arange(layout.tokens, device=device) - layout.first[layout.sequence]
-    position = (start[layout.sequence] + within)[goes_on]
+    here, there = to_device(place, device), to_device(place + np.repeat(shift, lengths[old]), device)
     return tuple(
-        fresh.clone().index_copy_(0, goes_on.nonzero().flatten(), old[position])
-        for fresh, old in zip(initial, carry.state, strict=True)
+        fresh.clone().index_copy_(0, here, before.index_select(0, there))
+        for fresh, before in zip(initial, carry.state, strict=True)
     )
 
 
-def halt(turn: Turn, halting: Tensor, state: State, layout: Layout, config: TrainConfig) -> Carry:
+def _lengths(turn: Turn, layout: Layout) -> npt.NDArray[np.int64]:
+    """Return the tokens of each sequence of `turn`. (B,)"""
+    return turn.pack.shapes.prod(axis=1) + layout.memory_tokens
+
+
+def halt(turn: Turn, halting: Tensor, state: State, layout: Layout, config: TrainConfig, before: Carry | None = None) -> Carry:
     """Return what goes on after a segment: all but the sequences that halt, by their logits `halting` (B, 2) or after the last.
 
     They halt when "learned" halting has a positive logit, "q-learning" a greater one than for going on, "off" never; and not
-    before the least number of segments that `turn` gives them.
+    before the least number of segments that `turn` gives them. With `halting_delay` they halt by their logits of the segment
+    before, of which `before`, from which `turn` was made, knows.
     """
     done = turn.segments + 1
-    goes_on = np.zeros(len(done), bool)
-    if config.segments > 1:
-        wants = _wants_to_halt(halting, config).cpu().numpy()
-        goes_on = (done < config.segments) & ~(wants & (done >= turn.least))
+    goes_on, reading = done < config.segments, None
+    if goes_on.any() and config.halting != "off":
+        reading = Reading(_wants_to_halt(halting[: len(done)], config))
+        wants = reading.take().numpy() if not config.halting_delay else _wanted(turn, before)
+        goes_on &= ~(wants & (done >= turn.least))
     if not goes_on.any():
         return Carry(turn.samples[goes_on], done[goes_on], None)
-    mask = torch.from_numpy(goes_on).to(layout.sequence.device)[layout.sequence]
-    return Carry(turn.samples[goes_on], done[goes_on], tuple(part[mask] for part in state))
+    stay = to_device(np.flatnonzero(np.repeat(goes_on, _lengths(turn, layout))), layout.sequence.device)
+    wishes = Wishes(((reading, np.flatnonzero(goes_on)),)) if reading is not None and config.halting_delay else None
+    return Carry(turn.samples[goes_on], done[goes_on], tuple(part.index_select(0, stay) for part in state), wishes)
+
+
+def _wanted(turn: Turn, before: Carry | None) -> npt.NDArray[np.bool_]:
+    """Return which sequences of `turn` wanted to halt after the segment before this one. (B,)"""
+    wanted = np.zeros(len(turn.samples), bool)
+    if before is not None and before.wishes is not None:
+        old = turn.source >= 0
+        wanted[old] = before.wishes.take()[turn.source[old]]
+    return wanted
 
 
 def join_carries(parts: Sequence[Carry]) -> Carry:
@@ -172,11 +212,11 @@ def join_carries(parts: Sequence[Carry]) -> Carry:
     samples = sum((part.samples for part in parts[1:]), parts[0].samples)
     states = [part.state for part in parts if part.state is not None]
     state = tuple(torch.cat(same) for same in zip(*states, strict=True)) if states else None
-    return Carry(samples, np.concatenate([part.segments for part in parts]), state)
+    found = [part.wishes for part in parts if part.wishes is not None]
+    wishes = Wishes(tuple(of_piece for each in found for of_piece in each.parts)) if found else None
+    return Carry(samples, np.concatenate([part.segments for part in parts]), state, wishes)
 
 
 def _wants_to_halt(halting: Tensor, config: TrainConfig) -> Tensor:
     """Return (B,) bool, by the logits `halting` (B, 2) of halting and of going on."""
-    if config.halting == "off":
-        return torch.zeros(len(halting), dtype=torch.bool)
     return halting[:, 0] > (halting[:, 1] if config.halting == "q-learning" else 0)

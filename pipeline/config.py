@@ -16,6 +16,7 @@ from pipeline.reasoner.memory import MemoryConfig
 from pipeline.reasoner.network import REASONERS
 
 Halting = Literal["learned", "q-learning", "off"]
+Execution = Literal["eager", "compiled", "graphed"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -44,7 +45,12 @@ class TrainConfig:
     halting: Halting = "learned"
     """learned: a sequence halts when its halting logit says so, trained by whether it is right (TRM). q-learning: when halting
     promises more than going on, which is trained by a further segment (HRM). off: every sequence runs all segments."""
+    halting_delay: int = 0
+    """Steps after which a wish to halt is acted on: 0 as published, or 1, with which a GPU need not wait for its next pack."""
     loss: Literal["stablemax", "softmax"] = "stablemax"
+    execution: Execution = "eager"
+    """How a segment is computed. compiled: blocks by `torch.compile`, on packs of constant shapes. graphed: that, and the whole
+    step as a CUDA graph, of one process. Where a device or a dataset has no constant shapes, the log says so."""
     precision: Precision = "auto"
     """auto: bfloat16 where the device has it, else float16 with loss scaling on CUDA; on a CPU what is measured faster."""
     checkpoint_seconds: float = 600.0
@@ -62,6 +68,8 @@ class TrainConfig:
             raise ValueError("train pack_tokens, log_steps and checkpoints_kept must be at least 1")
         if min(self.seed, self.steps, self.packs, self.pieces, self.checkpoint_steps, self.checkpoint_seconds) < 0:
             raise ValueError("train seed, steps, packs, pieces and checkpoint intervals must not be negative")
+        if self.halting_delay not in (0, 1):
+            raise ValueError(f"train halting_delay must be 0 or 1, got {self.halting_delay}")
         if self.halting not in get_args(Halting):
             raise ValueError(f"train halting must be one of {', '.join(get_args(Halting))}, got {self.halting!r}")
         if not 0 <= self.shift_probability <= 1 or not 0 <= self.exploration <= 1:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
@@ -19,10 +20,10 @@ from accelerate.utils.memory import should_reduce_batch_size
 
 from pipeline.config import Config, Precision
 from pipeline.data.dataset import Dataset, canvas_of
-from pipeline.data.pack import Pack
+from pipeline.data.pack import IGNORED, Pack
 from pipeline.data.puzzlestore import PuzzleStore
 from pipeline.reasoner.base import ReasonerConfig
-from pipeline.reasoner.layout import make_layout
+from pipeline.reasoner.layout import Room, make_layout, to_device
 from pipeline.reasoner.memory import Views
 from pipeline.reasoner.network import Batch
 
@@ -128,14 +129,16 @@ def prediction_devices(accelerator: Accelerator, workers: int | None) -> list[st
     return ["cpu"] * count
 
 
-def to_batch(pack: Pack, memory_tokens: int, device: torch.device) -> Batch:
-    """Return `pack` as tensors on `device`."""
-    layout = make_layout(torch.from_numpy(pack.shapes), torch.from_numpy(pack.offsets), memory_tokens, device)
-    task, row, dihedral, colors = (
-        torch.from_numpy(array).to(device) for array in (pack.task, pack.transform, pack.dihedral, pack.colors)
+def to_batch(pack: Pack, memory_tokens: int, device: torch.device, room: Room | None = None) -> Batch:
+    """Return `pack` as tensors on `device`, in a `room` filled up with blank sequences of task 0, which have no labels."""
+    layout = make_layout(torch.from_numpy(pack.shapes), torch.from_numpy(pack.offsets), memory_tokens, device, room)
+    blanks, cells = layout.sequences - len(pack.shapes), len(layout.cells) - len(pack.inputs)
+    labels = None if pack.labels is None else to_device(np.pad(pack.labels, (0, cells), constant_values=IGNORED), device)
+    task, row, dihedral = (
+        to_device(np.pad(array, (0, blanks)), device) for array in (pack.task, pack.transform, pack.dihedral)
     )
-    labels = None if pack.labels is None else torch.from_numpy(pack.labels).to(device)
-    return Batch(torch.from_numpy(pack.inputs).to(device), labels, layout, Views(task, row, dihedral, colors))
+    colors = to_device(np.pad(pack.colors, ((0, blanks), (0, 0)), mode="edge"), device)
+    return Batch(to_device(np.pad(pack.inputs, (0, cells)), device), labels, layout, Views(task, row, dihedral, colors))
 
 
 def describe_device(accelerator: Accelerator) -> str:

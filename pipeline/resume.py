@@ -15,7 +15,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from pipeline.carry import Carry
+from pipeline.carry import Carry, Wishes
 from pipeline.checkpoint import read_weights, save_weights
 from pipeline.checkpoint_folder import (
     WEIGHTS,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FREE = {"steps", "packs", "pieces", "log_steps", "checkpoint_seconds", "checkpoint_steps", "checkpoints_kept"}
+_FREE = {"steps", "packs", "pieces", "execution", "log_steps", "checkpoint_seconds", "checkpoint_steps", "checkpoints_kept"}
 """Settings of training that a resumed run may change."""
 _TRAINING = "training.safetensors"
 _SAMPLES = ("example", "transform", "shift", "segments")
@@ -254,6 +254,8 @@ def _carried(carries: Mapping[int, Carry]) -> dict[str, Tensor]:
         arrays = (carry.samples.example, carry.samples.transform, carry.samples.shift, carry.segments)
         tensors |= {f"{pack}.{name}": torch.from_numpy(array) for name, array in zip(_SAMPLES, arrays, strict=True)}
         tensors |= {f"{pack}.state{i}": part for i, part in enumerate(carry.state)}
+        if carry.wishes is not None:
+            tensors[f"{pack}.wishes"] = torch.from_numpy(carry.wishes.take())
     return _plain(tensors)
 
 
@@ -271,7 +273,8 @@ def _read_carries(trainer: "Trainer", folder: Path, processes: int, packs: int) 
         if f"{pack}.example" in tensors:
             example, transform, shift, segments = (tensors[f"{pack}.{name}"].numpy() for name in _SAMPLES)
             state = tuple(tensors[f"{pack}.state{i}"] for i in range(len(trainer.network.reasoner.states)))
-            carries[pack] = Carry(Samples(example, transform, shift), segments, state)
+            wishes = Wishes.of(tensors[f"{pack}.wishes"].numpy()) if f"{pack}.wishes" in tensors else None
+            carries[pack] = Carry(Samples(example, transform, shift), segments, state, wishes)
             tokens = int(trainer.maker.tokens(carries[pack].samples).sum())
             if len(segments) != len(example) or any(len(part) != tokens for part in state):
                 raise Damaged(f"{path}: damaged, the states of pack {pack} do not match its sequences")

@@ -7,6 +7,7 @@ sum over packs and processes once.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -39,21 +40,23 @@ def train_tables(
         index = _of_all(accelerator, torch.cat([pack[prefix].index for pack in found]))
         gradient = _of_all(accelerator, torch.cat([pack[prefix].gradient for pack in found]))
         if average:
-            average.before_rows(prefix, torch.unique(index))
+            average.before_rows(prefix, index)
         rate = config.residual_rate if isinstance(table, ViewResidual) else config.memory_rate
         sign_descent(table.rows, index, gradient, factor * rate, config.memory_decay)
 
 
-def sign_descent(rows: Tensor, index: Tensor, gradient: Tensor, rate: float, decay: float) -> Tensor:
-    """Train in place the `rows` (R, D) at `index` (B,) by the sign of their summed `gradient` (B, D); return them once each.
+def sign_descent(rows: Tensor, index: Tensor, gradient: Tensor, rate: float, decay: float) -> None:
+    """Train in place the `rows` (R, D) at `index` (B,) by the sign of their summed `gradient` (B, D).
 
     The published rule for TRM's task table: decoupled decay, duplicates in a batch are summed, other rows stay as they are.
+    Nobody asks the device how many rows there are: one that comes twice is written twice, with the same values.
     """
-    unique, inverse = torch.unique(index, return_inverse=True)
-    summed = torch.zeros(len(unique), rows.shape[1], device=rows.device).index_add_(0, inverse, gradient.float())
-    updated = rows[unique] * (1 - rate * decay) - rate * summed.sign()
-    rows.index_copy_(0, unique, updated)
-    return unique
+    ordered, order = index.sort()
+    number = F.pad(ordered.diff() != 0, (1, 0)).cumsum(0)  # of the different rows, in order
+    place = torch.empty_like(index).scatter_(0, order, number)
+    summed = torch.zeros(len(index), rows.shape[1], device=rows.device).index_add_(0, place, gradient.float())
+    updated = rows[index] * (1 - rate * decay) - rate * summed[place].sign()
+    rows.index_copy_(0, index, updated)
 
 
 def _of_all(accelerator: Accelerator, rows: Tensor) -> Tensor:

@@ -9,9 +9,11 @@ import math
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -22,10 +24,13 @@ from pipeline.checkpoint_folder import checkpoint_name, newest_checkpoint
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset, make_packs
 from pipeline.engine import ran_out_of_memory
+from pipeline.execution import Execution
 from pipeline.gradients import Computed, Gradients
 from pipeline.memory_fit import CudaMemory, OutOfMemory, free_memory
 from pipeline.optim import MovingAverage, make_optimizer, rate_factor, trainable
 from pipeline.progress import Journal, Progress, Totals, metrics_line
+from pipeline.reading import Reading
+from pipeline.reasoner.layout import to_device
 from pipeline.reasoner.network import Network
 from pipeline.resume import load_checkpoint, save_checkpoint
 from pipeline.tables import Found, train_tables
@@ -48,6 +53,16 @@ def count_packs(config: Config, processes: int, resumed: bool = False) -> int:
         hint = f"--set train.packs={processes} --set train.pack_tokens={tokens} makes as large a step"
         raise ValueError(f"train.packs = {packs} must be a multiple of the {processes} processes: {hint}")
     return packs
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A step that is, or may still be, on the device."""
+
+    step: int
+    computed: Computed
+    shared: Reading
+    """Of all processes: the number of sequences, and of processes in which the loss is not finite."""
 
 
 class Trainer:
@@ -73,7 +88,12 @@ class Trainer:
             self.model = accelerator.prepare_model(self.network)
         self.stepper = accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.maker = make_packs(store, config.train.canvas, config.memory.tokens)
-        self.gradients = Gradients(accelerator, self.model, self.network, self.maker, config, dtype)
+        execution = Execution(self.network, self.maker, config, accelerator, dtype)
+        self.gradients = Gradients(accelerator, self.model, self.network, self.maker, config, dtype, execution)
+        self.unread: Unread | None = None
+        """The step that was computed last, where it was not waited for."""
+        self.agreement: Reading | None = None
+        """What the processes agreed on before this step, where it was not waited for."""
         self.pieces = config.train.pieces or int(accelerator.device.type != "cuda")
         """Into which a pack is cut; 0 until it is measured."""
         self.memory_retries = 0
@@ -107,6 +127,7 @@ class Trainer:
         train = self.config.train
         if not train.steps and budget.limit_seconds is None:
             raise ValueError("training needs an end: train.steps or a time limit")
+        self.agreement = None
         started, spent_before = time.monotonic(), self.progress.seconds
         last_checkpoint, logged = started, started
         step_seconds = 0.0
@@ -137,29 +158,59 @@ class Trainer:
         """One step of all packs: forward, backward, update."""
         train, step = self.config.train, self.progress.step
         turns = {pack: next_turn(self.carries[pack], self.maker, train, step, pack) for pack in self.packs}
-        sequences = self._sum(sum(len(turn.samples) for turn in turns.values()))
-        computed = self._compute(turns, self.accelerator.num_processes / sequences)
-        if self._any(bool(computed.broken)):  # every process stops, or none
-            named = ", ".join(sorted(self.store.task_ids[task] for task in computed.broken)[:5]) or "of another process"
-            raise FloatingPointError(f"step {step}: the loss is not finite; among the tasks {named}")
+        sequences = self._share(np.array([sum(len(turn.samples) for turn in turns.values())], np.float32))
+        computed = self._compute(turns, self.accelerator.num_processes / sequences[0])
+        broken = (~computed.figures.isfinite()).any().float()[None]
+        if self.accelerator.num_processes > 1:
+            broken = self.accelerator.reduce(broken, "sum")
+        before, self.unread = self.unread, Unread(step, computed, Reading(torch.cat((sequences, broken))))
+        if self.waits:
+            self._settle()
+        elif before is not None:
+            self._tell(before)
         self.carries = computed.carries
-        self.totals.add(computed.totals)
         self._update(done, computed.found)
         self.progress.step += 1
+
+    @property
+    def waits(self) -> bool:
+        """Whether a step is looked at before it changes the weights, and not, as on a GPU, while the next one is computed."""
+        return self.accelerator.device.type != "cuda"
+
+    def _settle(self) -> None:
+        """Look at the last step, if nobody has yet: wait for it, add up what it came to.
+
+        Raises FloatingPointError where its loss is not finite, in every process.
+        """
+        unread, self.unread = self.unread, None
+        if unread is not None:
+            self._tell(unread)
+
+    def _tell(self, unread: "Unread") -> None:
+        sequences, broken = unread.shared.take().tolist()
+        if broken:  # somewhere: every process stops
+            tasks = sorted(self.store.task_ids[task] for task in unread.computed.broken)
+            named = ", ".join(tasks[:5]) or "of another process"
+            raise FloatingPointError(f"step {unread.step}: the loss is not finite; among the tasks {named}")
+        self.totals.add(unread.computed.totals)
         self.progress.sequences += int(sequences)
 
-    def _compute(self, turns: Mapping[int, Turn], scale: float) -> Computed:
-        """Compute the gradients of all packs, again in more pieces where the memory is too small for them."""
+    def _compute(self, turns: Mapping[int, Turn], scale: Tensor) -> Computed:
+        """Compute the gradients of all packs, again in more pieces where the memory is too small, or eagerly where need be."""
         while True:
             try:
                 return self.gradients.compute(turns, self.carries, self.pieces, scale)
             except (RuntimeError, MemoryError) as error:
-                if not ran_out_of_memory(error):
+                short = ran_out_of_memory(error)
+                if not short and not self.gradients.execution.give_up(error):
                     raise
-            self._cut_smaller(max(len(turn.samples) for turn in turns.values()))  # here the error holds no memory any more
+            self.optimizer.zero_grad(set_to_none=True)
+            self.gradients.execution.forget_graphs()
+            if short:
+                self._cut_smaller(max(len(turn.samples) for turn in turns.values()))  # the error holds no memory any more
 
     def _cut_smaller(self, most: int) -> None:
-        """Double the pieces, of which a pack can have `most`, and forget what the step has computed so far.
+        """Double the pieces, of which a pack can have `most`.
 
         Raises OutOfMemory where that does not help, or cannot be done: other processes have gone on.
         """
@@ -174,7 +225,6 @@ class Trainer:
                 f"step {step}: process {self.accelerator.process_index} of {processes} is out of memory with "
                 f"train.pieces={self.pieces}; go on with --resume --set train.pieces={2 * self.pieces}"
             )
-        self.optimizer.zero_grad(set_to_none=True)
         free_memory(self.accelerator.device)
         self.pieces *= 2
         self.memory_retries += 1
@@ -185,7 +235,7 @@ class Trainer:
         factor = rate_factor(optimizer, self.progress.step, done)
         self.optimizer.set_rates(factor)
         self.stepper.step()
-        self.stepper.zero_grad()
+        self.stepper.zero_grad(set_to_none=not self.gradients.execution.graphs)  # a graph adds to them where they are
         if self.accelerator.optimizer_step_was_skipped:  # float16 overflow: the scale was lowered, nothing else happens
             return
         train_tables(self.network, found, self.accelerator, self.average, optimizer, factor)
@@ -197,27 +247,31 @@ class Trainer:
             return value
         return float(self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device), "sum"))
 
-    def _any(self, flag: bool) -> bool:
-        return self._sum(float(flag)) > 0
+    def _share(self, values: npt.NDArray[np.float32]) -> Tensor:
+        """Return the sum over all processes, on the device; nobody waits for it."""
+        mine = to_device(values, self.accelerator.device)
+        return mine if self.accelerator.num_processes == 1 else self.accelerator.reduce(mine, "sum")
 
     def _agree(self, budget: Budget, step_seconds: float, due: bool) -> tuple[float, bool, bool]:
         """Return the share 0..1 of the run that is done, whether to stop now, and whether a checkpoint is due after this step.
 
-        It is what the main process finds, in every process.
+        It is what the main process finds, in every process; on GPUs, what it found before the last step.
         """
         steps, left = self.config.train.steps, budget.remaining()
         spent = self.progress.seconds
         by_time = 0.0 if math.isinf(left) else spent / max(spent + left, 1e-9)
         by_steps = self.progress.step / steps if steps else 0.0
-        stop = left < 1.5 * step_seconds + self.save_seconds
+        stop = left < (1.5 if self.waits else 3.5) * step_seconds + self.save_seconds
         if self.accelerator.num_processes > 1:
-            figures = torch.tensor([by_time, float(stop), float(due)], device=self.accelerator.device)
-            mine = figures if self.accelerator.is_main_process else torch.zeros_like(figures)
-            by_time, stop, due = self.accelerator.reduce(mine, "sum").tolist()
+            mine = np.array([by_time, stop, due], np.float32) * self.accelerator.is_main_process
+            now = Reading(self._share(mine))
+            before, self.agreement = self.agreement, now
+            by_time, stop, due = (now if self.waits or before is None else before).take().tolist()
         return max(by_time, by_steps), bool(stop), bool(due)
 
     def _log(self, journal: Journal, done: float, seconds: float, left: float) -> None:
         """Add a line to the metrics: means over the last `seconds` and all processes."""
+        self._settle()
         totals, self.totals = self.summed_totals(), Totals()
         factor = rate_factor(self.config.optimizer, self.progress.step, done)
         self.progress.last = metrics_line(totals, self.progress, seconds, factor)
@@ -240,6 +294,7 @@ class Trainer:
 
         Raises FloatingPointError, in every process, when the weights are not finite: the last good checkpoint stays.
         """
+        self._settle()
         newest = newest_checkpoint(self.out / "checkpoints")
         if newest and newest.name == checkpoint_name(self.progress.step):
             return  # it is there already, complete

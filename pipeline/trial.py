@@ -69,7 +69,8 @@ class Trial:
         for turn in self.turns:
             carries = {pack: self._carry(turn) for pack in trainer.packs}
             scale = 1 / len(turn.samples)
-            trainer.gradients.compute(dict.fromkeys(trainer.packs, turn), carries, pieces, scale, sync=False)
+            with trainer.gradients.execution.paused():
+                trainer.gradients.compute(dict.fromkeys(trainer.packs, turn), carries, pieces, scale, sync=False)
 
     def _carry(self, turn: Turn) -> Carry:
         """Return what a pack has carried to `turn`."""

@@ -8,22 +8,18 @@ import logging
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from pipeline.reasoner.layout import Layout, make_layout
+from pipeline.reasoner.layout import Layout, Way, make_layout
 from pipeline.reasoner.linear import CastLinear
 from pipeline.reasoner.rotary import Angles, rotate
 
 logger = logging.getLogger(__name__)
-
-Way = Literal["fused", "products", "packed"]
-"""fused: `scaled_dot_product_attention`, shape by shape. products: two products and a softmax, shape by shape. packed:
-`torch.nn.attention.varlen`, all sequences at once."""
 
 PACKED_TOLERANCE = 2e-2
 """Largest error of the packed kernel on a trial, relative to the largest value: a few roundings of bfloat16."""
@@ -44,7 +40,8 @@ class Attention(nn.Module):
         query_key, value = qkv.split((2 * self.heads, self.heads), dim=1)
         if angles is not None:
             query_key = rotate(query_key, *angles)
-        return self.out(attend(query_key, value, layout, choose_way(x.device, x.dtype, qkv.shape[-1])))
+        way = layout.way or choose_way(x.device, x.dtype, qkv.shape[-1])
+        return self.out(attend(query_key, value, layout, way))
 
 
 def attend(query_key: Tensor, value: Tensor, layout: Layout, way: Way) -> Tensor:

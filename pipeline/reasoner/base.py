@@ -178,15 +178,10 @@ class Reasoner(nn.Module, ABC):
 
     def _embed(self, inputs: Tensor, memory: Tensor, layout: Layout) -> Tensor:
         """Return (N, D): memory tokens and embedded cells in the order of the layout, at unit scale."""
-        embedded = torch.index_select(self.embedding, 0, inputs)  # (C, D)
-        areas = [group.height * group.width for group in layout.groups]
-        counts = [group.count for group in layout.groups]
-        cells = embedded.split([count * area for count, area in zip(counts, areas, strict=True)])
-        parts = [
-            torch.cat((before, group_cells.unflatten(0, (-1, area))), dim=1).flatten(0, 1)
-            for before, group_cells, area in zip(memory.split(counts), cells, areas, strict=True)
-        ]
-        return math.sqrt(self.config.hidden_size) * torch.cat(parts)
+        scale = math.sqrt(self.config.hidden_size)
+        cells = torch.index_select(scale * self.embedding, 0, inputs)  # (C, D)
+        embedded = cells.new_empty(layout.tokens, cells.shape[1]).index_copy_(0, layout.cells, cells)
+        return embedded.index_copy_(0, layout.memory, scale * memory.flatten(0, 1).to(cells.dtype))
 
 
 def apply_blocks(blocks: nn.ModuleList, x: Tensor, given: Given) -> Tensor:

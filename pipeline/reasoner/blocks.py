@@ -38,6 +38,9 @@ class _Norm(torch.autograd.Function):
 
 def rms_norm(x: Tensor) -> Tensor:
     """Scale the last dimension to unit root mean square, computed in float32 at least, without weights."""
+    if torch.compiler.is_compiling():  # a compiler fuses the plain formula, and chooses itself what it keeps
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return (wide * (wide.square().mean(-1, keepdim=True) + NORM_EPSILON).rsqrt()).to(x.dtype)
     return _Norm.apply(x)
 
 
@@ -59,6 +62,14 @@ class _Gate(torch.autograd.Function):
         torch.mul(gradient, F.silu(gate), out=up_gradient)
         torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=gate_gradient)
         return given
+
+
+def _gate(x: Tensor) -> Tensor:
+    """Return silu(gate) * up of x (N, 2 inner) = (gate, up)."""
+    if torch.compiler.is_compiling():
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    return _Gate.apply(x)
 
 
 class SwiGLU(nn.Module):
@@ -85,7 +96,7 @@ class SwiGLU(nn.Module):
         self.convolution = kind(inner, convolution, generator) if convolution else None
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
-        gated = _Gate.apply(self.gate_up(x))
+        gated = _gate(self.gate_up(x))
         if self.convolution is not None:
             gated = F.silu(self.convolution(gated, layout))
         return self.down(gated)

@@ -37,7 +37,41 @@ class GridConvolution(nn.Module):
         self.weight = nn.Parameter(truncated_normal((channels, 1, kernel, kernel), 1 / kernel, generator))
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, C) -> (N, C)
-        return _ConvolveGrids.apply(x, self.weight.to(x.dtype), layout)
+        weight = self.weight.to(x.dtype)
+        if layout.neighbors is not None:
+            return _ConvolveNeighbors.apply(x, weight.flatten(1), layout.neighbors)
+        return _ConvolveGrids.apply(x, weight, layout)
+
+
+class _ConvolveNeighbors(torch.autograd.Function):
+    """The convolution by the neighbors of every token, whose shapes do not depend on those of the canvases.
+
+    Where a token is another's neighbor at one place of the kernel, that one is its neighbor at the opposite place: the gradient
+    gathers as well, and nothing is added up from several places at once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, neighbors: Tensor) -> Tensor:
+        """Return x (N, C) convolved with weight (C, k * k), by neighbors (k * k, N)."""
+        ctx.save_for_backward(x, weight, neighbors)
+        return _gather(x, weight, neighbors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of x and weight."""
+        x, weight, neighbors = ctx.saved_tensors
+        padded = F.pad(x, (0, 0, 0, 1))
+        of_weight = torch.stack([(gradient * padded.index_select(0, there)).sum(0) for there in neighbors], dim=1)
+        return _gather(gradient, weight.flip(1), neighbors), of_weight, None
+
+
+def _gather(x: Tensor, weight: Tensor, neighbors: Tensor) -> Tensor:
+    """Return (N, C), the sum over places of the kernel of weight (C, k * k) times the neighbor there, 0 where there is none."""
+    padded = F.pad(x, (0, 0, 0, 1))
+    mixed = x.new_zeros(())
+    for place, there in enumerate(neighbors):
+        mixed = mixed + padded.index_select(0, there) * weight[:, place]
+    return mixed
 
 
 class _ConvolveGrids(torch.autograd.Function):

@@ -64,4 +64,8 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate x (N, heads, head_size), the first half of each head against the second, by the angles (N, head_size / 2)."""
-    return _Rotate.apply(x, cos[:, None].to(x.dtype), sin[:, None].to(x.dtype))
+    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
+    if torch.compiler.is_compiling():  # a compiler fuses the plain formula
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return _Rotate.apply(x, cos, sin)

@@ -9,11 +9,10 @@ import torch
 from pipeline.carry import next_turn
 from pipeline.config import Config
 from pipeline.engine import make_accelerator
-from pipeline.gradients import Computed
 from pipeline.reasoner.network import make_network
 from pipeline.train import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_store
-from tests.pipeline.trainers import NO_LIMIT, final_tensors, make_trainer, metrics
+from tests.pipeline.trainers import NO_LIMIT, assert_same_step, final_tensors, make_trainer, metrics, second_step
 
 SYSTEMS = {
     "trm": (),
@@ -36,40 +35,15 @@ def config_of(system: str, *settings: str) -> Config:
     return tiny_config(*BASE, *SYSTEMS[system], *settings)
 
 
-def computed(trainer: Trainer, pieces: int) -> tuple[Computed, dict[str, torch.Tensor]]:
-    """What a second step computes in so many pieces, and the gradients of all parameters."""
-    trainer.network.zero_grad()
-    turns = {pack: next_turn(trainer.carries[pack], trainer.maker, trainer.config.train, 1, pack) for pack in trainer.packs}
-    result = trainer.gradients.compute(turns, trainer.carries, pieces, 0.1)
-    return result, {name: parameter.grad.clone() for name, parameter in trainer.network.named_parameters()}
-
-
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_pieces_come_to_what_whole_packs_come_to(tmp_path: Path, system: str) -> None:
     trainer = make_trainer(config_of(system, "train.steps=1"), tmp_path)
     trainer.fit(NO_LIMIT)
     assert sum(len(carry) for carry in trainer.carries.values()) > 2  # the second step has carried and new sequences
-    whole, gradients = computed(trainer, 1)
+    whole, gradients = second_step(trainer, trainer.gradients, 1)
     for pieces in (2, 3, 1000):
-        parts, found = computed(trainer, pieces)
-        assert found.keys() == gradients.keys()
-        for name, gradient in gradients.items():
-            torch.testing.assert_close(found[name], gradient, atol=1e-6 * float(gradient.abs().max() + 1), rtol=1e-5, msg=name)
-        for pack, carry in whole.carries.items():
-            other = parts.carries[pack]
-            assert (other.samples.example == carry.samples.example).all()
-            assert (other.samples.transform == carry.samples.transform).all()
-            assert other.segments.tolist() == carry.segments.tolist()
-            torch.testing.assert_close(other.state, carry.state, atol=1e-4 if system == "mixer" else 1e-5, rtol=0)
-        for table in whole.found[0]:
-            index, gradient = (
-                torch.cat([getattr(each[table], part) for each in whole.found]) for part in ("index", "gradient")
-            )
-            same, close = (torch.cat([getattr(each[table], part) for each in parts.found]) for part in ("index", "gradient"))
-            assert torch.equal(same, index)
-            torch.testing.assert_close(close, gradient, atol=1e-6, rtol=1e-5)
-        totals, expected = vars(parts.totals), vars(whole.totals)
-        assert totals == pytest.approx(expected, rel=1e-5)
+        parts, found = second_step(trainer, trainer.gradients, pieces)
+        assert_same_step((whole, gradients), (parts, found), 1e-4 if system == "mixer" else 1e-5)
         assert len(parts.found) > len(whole.found)
 
 

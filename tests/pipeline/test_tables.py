@@ -22,7 +22,7 @@ def test_sign_descent_sums_duplicates_and_leaves_other_rows_alone() -> None:
     gradient[3] = gradient[0]
     gradient[4, :2] = 0
     before = rows.clone()
-    assert sign_descent(rows, index, gradient, rate=0.1, decay=0.5).tolist() == [0, 1, 4]
+    sign_descent(rows, index, gradient, rate=0.1, decay=0.5)
     assert torch.equal(rows[[2, 3, 5]], before[[2, 3, 5]])
     summed = {0: gradient[4], 1: gradient[1], 4: -gradient[0]}
     for row, total in summed.items():

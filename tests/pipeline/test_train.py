@@ -57,6 +57,7 @@ def test_a_tiny_network_learns_a_rule(tmp_path: Path, kind: str, optimizer: str)
         (7, ("optimizer.kind=muon",)),
         (6, ("train.halting=q-learning", "model.kind=hrm", "model.gradient=last-step")),
         (9, ("train.canvas=full",)),
+        (5, ("train.halting_delay=1",)),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(

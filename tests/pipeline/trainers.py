@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from pipeline.budget import Budget
+from pipeline.carry import next_turn
 from pipeline.checkpoint_folder import newest_checkpoint
 from pipeline.config import Config
 from pipeline.data.store import Store
 from pipeline.engine import make_accelerator
+from pipeline.gradients import Computed, Gradients
 from pipeline.reasoner.network import make_network
 from pipeline.tensorfiles import read_tensors
 from pipeline.train import Trainer
@@ -48,6 +51,38 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert first.keys() == second.keys()
     different = [name for name in first if not torch.equal(first[name], second[name])]
     assert not different, different[:5]
+
+
+def second_step(trainer: Trainer, gradients: Gradients, pieces: int = 1) -> tuple[Computed, dict[str, torch.Tensor]]:
+    """What `gradients` computes of the second step of `trainer`, and the gradients of all parameters."""
+    trainer.network.zero_grad()
+    turns = {pack: next_turn(trainer.carries[pack], trainer.maker, trainer.config.train, 1, pack) for pack in trainer.packs}
+    result = gradients.compute(turns, trainer.carries, pieces, 0.1)
+    return result, {name: parameter.grad.clone() for name, parameter in trainer.network.named_parameters()}
+
+
+def assert_same_step(
+    one: tuple[Computed, dict[str, torch.Tensor]], other: tuple[Computed, dict[str, torch.Tensor]], tolerance: float = 1e-5
+) -> None:
+    """Gradients, what goes on, what the tables are told and the totals are the same up to rounding."""
+    (whole, gradients), (parts, found) = one, other
+    assert found.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6 * float(gradient.abs().max() + 1), rtol=1e-5, msg=name)
+    for pack, carry in whole.carries.items():
+        same = parts.carries[pack]
+        assert (same.samples.example == carry.samples.example).all()
+        assert (same.samples.transform == carry.samples.transform).all()
+        assert same.segments.tolist() == carry.segments.tolist()
+        torch.testing.assert_close(same.state, carry.state, atol=tolerance, rtol=0)
+    for table in whole.found[0]:
+        (index, gradient), (again, close) = (
+            [torch.cat([getattr(each[table], part) for each in computed.found]) for part in ("index", "gradient")]
+            for computed in (whole, parts)
+        )
+        assert torch.equal(again, index)
+        torch.testing.assert_close(close, gradient, atol=1e-6, rtol=1e-5)
+    assert vars(parts.totals) == pytest.approx(vars(whole.totals), rel=1e-5)
 
 
 def metrics(out: Path, *names: str) -> list[tuple[float, ...]]:
