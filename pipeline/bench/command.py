@@ -22,7 +22,7 @@ import torch
 from pipeline.bench.graphs import gpu_sides
 from pipeline.bench.measure import Timings, Work, peak_bytes, peak_operations, time_sides
 from pipeline.bench.operations import segment_operations
-from pipeline.bench.plan import DIFFERENCES, QUICK, SIDES, Plan, Stage, build_mix
+from pipeline.bench.plan import DIFFERENCES, GPU, QUICK, SIDES, Plan, Stage, build_mix
 from pipeline.bench.published import CANVAS_BYTES
 from pipeline.bench.report import Row, exponent_row, format_rows, rate_row
 from pipeline.bench.stages import (
@@ -125,7 +125,7 @@ def bench_train(bench: Bench) -> list[Row]:
     """Train on the same sequences: published, without padding, ours; on a GPU also compiled and as a graph."""
     draws, sizes = Draws(bench.store, "pairs"), bench.plan.train_sizes
     sides = {name: on_samples(side.train, draws) for name, side in bench.sides.items()}
-    timings = bench.time("train", sides | gpu_sides(bench.sides["ours"], draws), sizes)
+    timings = bench.time("train", sides | gpu_sides(bench.sides, draws), sizes)
     samples = draws.samples(sizes[-1])
     rows = [
         rate_row("train, sequences/s", timings),
@@ -194,8 +194,8 @@ STAGES: Mapping[Stage, Callable[[Bench], list[Row]]] = {"build": bench_build, "t
 
 def run_bench(arguments: argparse.Namespace, _: float) -> int:
     """Measure the stages that `arguments` names, print the table and write the JSON if it is asked for."""
-    plan = QUICK if arguments.quick else Plan()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    plan = QUICK if arguments.quick else GPU if device.type == "cuda" else Plan()
     bench = Bench(plan, device, compute_dtype("auto", device.type == "cuda"))
     stages = list(STAGES) if arguments.stage == "all" else [arguments.stage]
     machine = describe_machine(bench)

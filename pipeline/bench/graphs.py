@@ -1,75 +1,88 @@
-"""What a GPU can do besides: the same training step compiled, and replayed as a CUDA graph. Nothing of it on a CPU."""
+"""What a GPU can do besides: training steps with compiled blocks, and replayed as a CUDA graph. Nothing of it on a CPU.
+
+Ours in rooms of constant shapes (pipeline.execution), and the published way compiled, which has constant shapes by itself and
+computes in bfloat16 as its code does on a GPU.
+"""
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Mapping
 
 import torch
 
 from pipeline.bench.measure import Prepare, Work
-from pipeline.bench.stages import Computing, Draws, on_samples
+from pipeline.bench.stages import Computing, Draws
 from pipeline.data.pack import Samples
+from pipeline.engine import to_batch
+from pipeline.execution import SPARE_SEQUENCES, Graph, Inputs
+from pipeline.reasoner.blocks import Block
+from pipeline.reasoner.layout import Room
 
 logger = logging.getLogger(__name__)
 
-WARM_UPS = 3
-"""Steps before a graph is captured: what is set up once must not be in it."""
 
-
-def gpu_sides(eager: Computing, draws: Draws) -> dict[str, Prepare]:
-    """Return the sides "compiled" and "graphed" of training on a GPU, those that run; none on a CPU."""
-    if eager.device.type != "cuda":
+def gpu_sides(sides: Mapping[str, Computing], draws: Draws) -> dict[str, Prepare]:
+    """Return the further sides of training on a GPU, those that run; none on a CPU."""
+    ours = sides["ours"]
+    if ours.device.type != "cuda":
         return {}
-    sides: dict[str, Prepare] = {}
-    for name, make in (("compiled", compiled), ("graphed", graphed)):
+    published = Computing("published", ours.store, ours.plan, ours.device, ours.dtype)
+    further = {"published, compiled": Accelerated(published, draws), "compiled": Accelerated(ours, draws)}
+    further["graphed"] = Accelerated(ours, draws, graphed=True)
+    found: dict[str, Prepare] = {}
+    for name, side in further.items():
         try:
-            prepare = make(eager, draws)
-            prepare(1)()
+            side.prepare(1)()
         except (RuntimeError, ImportError) as error:
             logger.warning("%s: does not run here: %s", name, str(error).splitlines()[0])
         else:
-            sides[name] = prepare
-    return sides
+            found[name] = side.prepare
+    return found
 
 
-def compiled(eager: Computing, draws: Draws) -> Prepare:
-    """Return the step of a network with compiled blocks; shapes may change without compiling again."""
-    computing = Computing(eager.side, eager.store, eager.plan, eager.device, eager.dtype)
-    for block in computing.network.reasoner.blocks:
-        block.compile(dynamic=True)
+class Accelerated:
+    """One side of training with compiled blocks, on packs that are laid into a room unless their canvases are all full."""
 
-    def train(samples: Samples) -> None:
-        computing.train(samples)
+    def __init__(self, eager: Computing, draws: Draws, graphed: bool = False) -> None:
+        """Take everything from `eager` but its network, which stays as it is."""
+        self.draws, self.graphed = draws, graphed
+        self.computing = Computing(eager.side, eager.store, eager.plan, eager.device, eager.dtype)
+        for block in self.computing.network.modules():
+            if isinstance(block, Block):
+                block.compile(fullgraph=True, dynamic=False)
+        self.works: dict[int, Work] = {}
 
-    warm = on_samples(train, draws)
-    return lambda size: _warmed(warm(size))
+    def prepare(self, size: int) -> Work:
+        """Return the step on `size` sequences, the pack made for it included; what is set up once has been."""
+        if size not in self.works:
+            samples = self.draws.samples(size)
+            self.works[size] = self._graphed(samples) if self.graphed else lambda: self._step(samples)
+            self.works[size]()
+        return self.works[size]
+
+    def _inputs(self, samples: Samples) -> Inputs:
+        computing = self.computing
+        pack = computing.pairs.make(samples[computing.pairs.order(samples)])
+        room = None if computing.pairs.canvas == "full" else room_for(len(pack.inputs), len(samples), computing)
+        return computing.inputs(to_batch(pack, computing.pairs.memory_tokens, computing.device, room))
+
+    def _step(self, samples: Samples) -> None:
+        self.computing.network.train().zero_grad()
+        self.computing.compute(self._inputs(samples))
+
+    def _graphed(self, samples: Samples) -> Work:
+        graph = Graph(self.computing.compute, self._inputs(samples), self.computing.network)
+
+        def work() -> None:
+            self.computing.network.zero_grad(set_to_none=False)
+            graph(self._inputs(samples))
+
+        return work
 
 
-def _warmed(work: Work) -> Work:
-    work()
-    return work
-
-
-def graphed(eager: Computing, draws: Draws) -> Prepare:
-    """Return the replay of one step that was captured on one pack; making the pack is not in it."""
-
-    def prepare(size: int) -> Work:
-        batch = eager.batch(draws.samples(size))
-        return capture(lambda: eager.step(batch), eager.network)
-
-    return prepare
-
-
-def capture(step: Callable[[], None], network: torch.nn.Module) -> Work:
-    """Return the replay of `step`, captured as a CUDA graph; gradients add up from replay to replay."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            network.zero_grad()
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    network.zero_grad()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
+def room_for(cells: int, sequences: int, computing: Computing) -> Room:
+    """Return a room such as training has for packs of about so many cells and sequences."""
+    pairs = computing.pairs
+    longest = int(pairs.tokens(pairs.plain()).max())
+    most = cells + longest - pairs.memory_tokens
+    return Room(most, math.ceil(SPARE_SEQUENCES * sequences) + 1, longest, pairs.memory_tokens)

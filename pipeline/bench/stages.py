@@ -22,8 +22,10 @@ from pipeline.data.pack import Examples, Pack, PackMaker, Samples
 from pipeline.data.sources import Source
 from pipeline.data.store import Store
 from pipeline.engine import to_batch
+from pipeline.execution import Inputs, Outcome
 from pipeline.reasoner.loss import segment_loss
 from pipeline.reasoner.network import Batch, Network, make_network
+from pipeline.tables import take_gradients
 from pipeline.votes import count_votes
 
 
@@ -81,18 +83,25 @@ class Computing:
         pack = self.pairs.make(samples[self.pairs.order(samples)])
         return to_batch(pack, self.pairs.memory_tokens, self.device)
 
-    def step(self, batch: Batch) -> None:
-        """Forward, loss and backward of one segment; the gradients are left on the parameters."""
+    def inputs(self, batch: Batch) -> Inputs:
+        """Return what the first segment of `batch` depends on."""
         state = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
-        segment = self.network(state, batch)
+        sequences = sum(group.count for group in batch.layout.groups)
+        return Inputs(state, batch, None, torch.tensor(1 / sequences, device=self.device))
+
+    def compute(self, inputs: Inputs) -> Outcome:
+        """Forward, loss and backward of one segment; the gradients are left on the parameters."""
+        segment, batch = self.network(inputs.state, inputs.batch), inputs.batch
         assert batch.labels is not None, "training pairs have labels"
         loss = segment_loss(segment.logits, segment.halting, batch.labels, batch.layout)
-        (loss.total / batch.layout.sequences).backward()
+        (loss.total * inputs.scale).backward()
+        figures = torch.stack((loss.token.detach(), loss.halting.detach(), loss.exact.sum().float()))
+        return Outcome(figures, segment.halting.detach(), segment.state, take_gradients(self.network))
 
     def train(self, samples: Samples) -> None:
         """One step, the pack made for it included."""
         self.network.train().zero_grad()
-        self.step(self.batch(samples))
+        self.compute(self.inputs(self.batch(samples)))
 
     def answer(self, samples: Samples) -> None:
         """Answer to views of test inputs."""

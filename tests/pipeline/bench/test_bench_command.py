@@ -7,10 +7,14 @@ import orjson
 import pytest
 import torch
 
+from pipeline import execution
 from pipeline.__main__ import main
 from pipeline.bench import command, plan
-from pipeline.bench.graphs import gpu_sides
+from pipeline.bench.graphs import Accelerated, gpu_sides
 from pipeline.bench.stages import Computing, Draws
+from pipeline.reasoner import attention
+from pipeline.reasoner.blocks import Block
+from tests.pipeline.test_execution import masked, played
 
 TINY = replace(plan.QUICK, tasks=4, augmentations=5, peak_side=32)
 
@@ -45,4 +49,26 @@ def test_one_stage_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_a_cpu_has_neither_graphs_nor_compiled_sides() -> None:
     store = plan.build_mix(TINY)
     eager = Computing("ours", store, TINY, torch.device("cpu"), torch.float32)
-    assert gpu_sides(eager, Draws(store, "pairs", tries=1)) == {}
+    assert gpu_sides({"ours": eager}, Draws(store, "pairs", tries=1)) == {}
+
+
+def test_a_gpu_has_compiled_and_graphed_sides_that_compute_what_ours_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for packed attention, the compiler and the capture of graphs, which a CPU does not have."""
+    compile_block = Block.compile
+    monkeypatch.setattr(Block, "compile", lambda block, **how: compile_block(block, backend="aot_eager", **how))
+    monkeypatch.setattr(attention, "_packed_kernel", lambda: masked)
+    monkeypatch.setattr(execution, "capture", played)
+    torch._dynamo.reset()
+    store = plan.build_mix(TINY)
+    draws = Draws(store, "pairs", tries=1)
+    for side, graphed in (("ours", False), ("ours", True), ("published", False)):
+        eager = Computing(side, store, TINY, torch.device("cpu"), torch.float32)
+        accelerated = Accelerated(eager, draws, graphed)
+        for _ in range(2):
+            accelerated.prepare(3)()
+            eager.train(draws.samples(3))
+            for (name, found), expected in zip(
+                accelerated.computing.network.named_parameters(), eager.network.parameters(), strict=True
+            ):
+                torch.testing.assert_close(found.grad, expected.grad, atol=1e-5, rtol=1e-4, msg=name)
+    torch._dynamo.reset()

@@ -44,7 +44,7 @@ def test_the_operations_that_run_are_those_that_are_counted(mix: Store, kind: st
     batch = computing.batch(Draws(mix, "pairs", tries=1).samples(3))
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
         if training:
-            computing.step(batch)
+            computing.compute(computing.inputs(batch))
         else:
             computing.network(computing.network.reasoner.initial_state(batch.layout.tokens, torch.bfloat16), batch)
     if kind != "hrm":  # it has a network for each state
