@@ -100,13 +100,13 @@ def test_grids_and_symmetries_need_numpy_alone() -> None:
             assert outside <= {"numpy"}, f"{module} imports {sorted(outside)}"
 
 
-def test_reasoners_know_themselves_torch_and_the_standard_library() -> None:
+def test_reasoners_know_themselves_torch_numpy_and_the_standard_library() -> None:
     for module in modules():
         if in_package(module, "pipeline.reasoner"):
             foreign = {
                 name
                 for name in imports_of(module)
-                if not in_package(name, "pipeline.reasoner") and name != "torch" and name not in sys.stdlib_module_names
+                if not in_package(name, "pipeline.reasoner") and name not in {"torch", "numpy", *sys.stdlib_module_names}
             }
             assert not foreign, f"{module} imports {sorted(foreign)}"
 

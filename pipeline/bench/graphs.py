@@ -8,8 +8,6 @@ import logging
 import math
 from collections.abc import Mapping
 
-import torch
-
 from pipeline.bench.measure import Prepare, Work
 from pipeline.bench.stages import Computing, Draws
 from pipeline.data.pack import Samples
