@@ -68,7 +68,7 @@ def of_make(command: str) -> list[str]:
 
 def arguments_of(command: str) -> list[str]:
     """What `main` gets of a command that starts the pipeline."""
-    match = re.fullmatch(r"(?:python|accelerate launch) -m pipeline (.*)", command)
+    match = re.fullmatch(r"(?:python|accelerate launch(?: --config_file \S+)?) -m pipeline (.*)", command)
     assert match, f"{command}: neither the pipeline nor one of ELSEWHERE; if it is right, say in this test how it is run"
     return shlex.split(match[1])
 

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from pipeline.budget import Budget
 from pipeline.checkpoint import find_weights, load_weights
@@ -22,6 +24,7 @@ from tests.pipeline.tiny import tiny_config, tiny_store
 from tests.pipeline.trainers import (
     ACCELERATE,
     NO_LIMIT,
+    ROOT,
     assert_equal_runs,
     finish,
     launch,
@@ -134,6 +137,33 @@ def test_two_processes_train_on_the_samples_of_one_and_predict_the_same(tmp_path
     finish(two)
     submissions = [(tmp_path / f"predicted-by-{name}" / "submission.json").read_bytes() for name in ("one", "two")]
     assert submissions[0] == submissions[1]
+
+
+def test_two_machines_with_the_config_of_the_readme_train_on_the_samples_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two launchers on this machine that meet as two machines do; their processes compute on CPUs."""
+    (config,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here = {"num_processes": 2, "main_process_ip": "127.0.0.1", "main_process_port": port}
+    (tmp_path / "machines.yaml").write_text(yaml.safe_dump(yaml.safe_load(config) | here))
+    tiny_store().save(tmp_path / "data")
+    settings = ("train.steps=8", "train.packs=2", "memory.kind=table", "train.log_steps=1")
+    one = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "one", *settings)])
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "machines.yaml")]
+    command = train_command(tmp_path / "data", tmp_path / "two", *settings)
+    machines = [launch([*launcher, "--machine_rank", str(rank), *command]) for rank in range(2)]
+    for process in (one, *machines):
+        finish(process)
+    names = ("step", "segments", "loss", "halting_loss", "exact")
+    ours, theirs = (metrics(tmp_path / name, *names) for name in ("one", "two"))
+    assert len(ours) == len(theirs) == 8
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(other, abs=2e-4)
+    assert sequences_drawn(tmp_path / "one") == sequences_drawn(tmp_path / "two")
 
 
 @pytest.mark.parametrize(("packs", "processes"), [(1, 2), (4, 8), (3, 2), (6, 4), (8, 3)])
