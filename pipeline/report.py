@@ -17,11 +17,12 @@ import orjson
 
 from augment.grid import grid_key
 from augment.task import Solutions, Task, TaskId
+from eval.replace import replace_file
 from eval.report.entries import Attempt, Draft, InputEntry, TaskEntry
 from eval.report.page import Report, make_page
 from eval.score import score_predictions
 from pipeline.budget import Budget
-from pipeline.data.folder import MANIFEST_FILE, replace_file
+from pipeline.data.folder import MANIFEST_FILE
 from pipeline.data.sources import Source, load_source
 from pipeline.data.store import Store
 from pipeline.drafts import DRAFTS_FILE, read_drafts

@@ -23,11 +23,13 @@ from pipeline.config import Config
 from pipeline.data.dataset import Dataset, make_packs
 from pipeline.engine import ran_out_of_memory
 from pipeline.gradients import Computed, Gradients
+from pipeline.interrupts import interrupts_deferred
 from pipeline.memory_fit import CudaMemory, OutOfMemory, free_memory
 from pipeline.optim import MovingAverage, make_optimizer, rate_factor, trainable
 from pipeline.progress import Journal, Progress, Totals, metrics_line
 from pipeline.reasoner.network import Network
-from pipeline.resume import load_checkpoint, save_checkpoint
+from pipeline.resume import load_checkpoint
+from pipeline.save import CheckpointFailed, save_checkpoint
 from pipeline.tables import Found, train_tables
 from pipeline.trial import measure_pieces
 
@@ -101,21 +103,23 @@ class Trainer:
     def fit(self, budget: Budget) -> Progress:
         """Train until `train.steps` steps are done or `budget` is used up, then write the last checkpoint.
 
-        Raises FloatingPointError, naming step and tasks, when the loss is not finite, and OutOfMemory when a step does not fit
-        into the memory; the last checkpoint stays.
+        Raises FloatingPointError, naming step and tasks, when the loss is not finite, OutOfMemory when a step does not fit into
+        the memory, and CheckpointFailed when the disk does not take the last checkpoint; the one before stays. Asked to end, by
+        Ctrl-C or SIGTERM, it does so after the step and its checkpoint, with KeyboardInterrupt.
         """
         train = self.config.train
         if not train.steps and budget.limit_seconds is None:
             raise ValueError("training needs an end: train.steps or a time limit")
         started, spent_before = time.monotonic(), self.progress.seconds
         last_checkpoint, logged = started, started
-        step_seconds = 0.0
-        with Journal(self.out / "metrics.jsonl" if self.accelerator.is_main_process else None) as journal:
+        step_seconds, interrupted = 0.0, False
+        path = self.out / "metrics.jsonl" if self.accelerator.is_main_process else None
+        with interrupts_deferred() as asked_to_end, Journal(path) as journal:
             while not train.steps or self.progress.step < train.steps:
                 before = time.monotonic()
                 due = bool(train.checkpoint_seconds) and before - last_checkpoint >= train.checkpoint_seconds
-                done, stop, due = self._agree(budget, step_seconds, due)
-                if stop:
+                done, stop, due, interrupted = self._agree(budget, step_seconds, due, asked_to_end())
+                if stop or interrupted:
                     break
                 if not self.pieces:
                     self.pieces = measure_pieces(self, CudaMemory(self.accelerator.device))
@@ -128,10 +132,19 @@ class Trainer:
                     self._log(journal, done, now - logged, budget.remaining())
                     logged = now
                 if due or (train.checkpoint_steps and self.progress.step % train.checkpoint_steps == 0):
-                    self.save()
+                    self._save_if_possible()
                     last_checkpoint = time.monotonic()
-        self.save()
+            self.save()
+        if interrupted:
+            raise KeyboardInterrupt(f"the checkpoint of step {self.progress.step} is written, --resume goes on from it")
         return self.progress
+
+    def _save_if_possible(self) -> None:
+        """Write a checkpoint; one that the disk does not take is missing, and the next one may do."""
+        try:
+            self.save()
+        except CheckpointFailed as error:
+            logger.error("step %d: the checkpoint cannot be written (%s); training goes on", self.progress.step, error)
 
     def _step(self, done: float) -> None:
         """One step of all packs: forward, backward, update."""
@@ -200,10 +213,10 @@ class Trainer:
     def _any(self, flag: bool) -> bool:
         return self._sum(float(flag)) > 0
 
-    def _agree(self, budget: Budget, step_seconds: float, due: bool) -> tuple[float, bool, bool]:
-        """Return the share 0..1 of the run that is done, whether to stop now, and whether a checkpoint is due after this step.
+    def _agree(self, budget: Budget, step_seconds: float, due: bool, asked_to_end: bool) -> tuple[float, bool, bool, bool]:
+        """Return the share 0..1 of the run that is done, whether the time is up, whether a checkpoint is due after this step.
 
-        It is what the main process finds, in every process.
+        It is what the main process finds, in every process. Last comes whether any process was asked to end.
         """
         steps, left = self.config.train.steps, budget.remaining()
         spent = self.progress.seconds
@@ -211,10 +224,10 @@ class Trainer:
         by_steps = self.progress.step / steps if steps else 0.0
         stop = left < 1.5 * step_seconds + self.save_seconds
         if self.accelerator.num_processes > 1:
-            figures = torch.tensor([by_time, float(stop), float(due)], device=self.accelerator.device)
-            mine = figures if self.accelerator.is_main_process else torch.zeros_like(figures)
-            by_time, stop, due = self.accelerator.reduce(mine, "sum").tolist()
-        return max(by_time, by_steps), bool(stop), bool(due)
+            figures = [by_time, float(stop), float(due)] if self.accelerator.is_main_process else [0.0, 0.0, 0.0]
+            mine = torch.tensor([*figures, float(asked_to_end)], device=self.accelerator.device)
+            by_time, stop, due, asked_to_end = self.accelerator.reduce(mine, "sum").tolist()
+        return max(by_time, by_steps), bool(stop), bool(due), bool(asked_to_end)
 
     def _log(self, journal: Journal, done: float, seconds: float, left: float) -> None:
         """Add a line to the metrics: means over the last `seconds` and all processes."""
@@ -238,7 +251,8 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of this step, all processes together.
 
-        Raises FloatingPointError, in every process, when the weights are not finite: the last good checkpoint stays.
+        Raises, in every process, FloatingPointError when the weights are not finite and CheckpointFailed when the disk does not
+        take it: the last good checkpoint stays.
         """
         newest = newest_checkpoint(self.out / "checkpoints")
         if newest and newest.name == checkpoint_name(self.progress.step):

@@ -19,6 +19,7 @@ from pipeline.checkpoint import Weights, load_weights, save_weights
 from pipeline.data.build import BuildConfig, build
 from pipeline.data.store import Store
 from pipeline.engine import make_accelerator
+from pipeline.memory_fit import OutOfMemory
 from pipeline.piece import Alone, Solver
 from pipeline.predict import Predictor, Round
 from pipeline.reasoner.network import Batch, make_network
@@ -80,7 +81,7 @@ def test_every_view_comes_back_to_the_original_frame(tmp_path: Path, canvas: str
             asked[test] += 1
     known = np.diff(store.transform_start)[store.test_task]
     assert asked.tolist() == np.minimum(known, 41).tolist()
-    assert sum(done.candidates for done in rounds) == asked.sum()
+    assert sum(len(done.found.test) for done in rounds) == asked.sum()
     assert all(done.complete for done in rounds)
 
 
@@ -181,7 +182,7 @@ def test_compositional_memory_is_asked_views_that_were_never_trained(tmp_path: P
     accelerator, dtype = make_accelerator("float32")
     predictor = Predictor(accelerator.device, dtype, weights, wider, weights.config.predict)
     assert np.array_equal(predictor.store.transforms, wider.transforms)
-    assert sum(done.candidates for done in predict_all(predictor, tmp_path / "candidates")) > 4 * len(wider.test_task)
+    assert sum(len(done.found.test) for done in predict_all(predictor, tmp_path / "candidates")) > 4 * len(wider.test_task)
 
 
 def test_votes_follow_what_most_views_say(tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_packs_that_are_too_large_for_the_memory_are_asked_in_halves(tmp_path: P
     rounds = predict_all(predictor, tmp_path / "candidates")
     assert all(done.complete for done in rounds)
     known = np.diff(store.transform_start)[store.test_task]
-    assert sum(done.candidates for done in rounds) == np.minimum(known, 41).sum()
+    assert sum(len(done.found.test) for done in rounds) == np.minimum(known, 41).sum()
     assert small.largest > 100
     assert predictor.crew.counts.halved in range(2, 7)
     assert "out of memory: packs of" in caplog.text
@@ -229,7 +230,7 @@ def test_packs_that_are_too_large_for_the_memory_are_asked_in_halves(tmp_path: P
 def test_a_single_sequence_that_is_too_large_is_an_error(tmp_path: Path) -> None:
     predictor = make_predictor(tmp_path, tiny_store())
     solver_of(predictor).asker.network = Small(1)  # type: ignore[assignment]
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(OutOfMemory, match="single test input in a pack"):
         predict_all(predictor, tmp_path / "candidates")
 
 
