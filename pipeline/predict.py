@@ -110,9 +110,9 @@ class Predictor:
             complete = all(done and done.asked == len(piece) for piece, done in zip(pieces, answered, strict=True))
             candidates = join_candidates([done.candidates for done in answered if done])
             origin = Origin(self.source, self.store.tests_hash, number, asked, asked + count, complete)
-            self._leave_round(round_path(folder, number), candidates, origin)
-            if asked == 0:
+            if asked == 0:  # before the round: one that is complete is not asked again
                 self._leave_drafts(folder, answered)
+            self._leave_round(round_path(folder, number), candidates, origin)
             asked += count
             yield Round(number, candidates, asked, time.monotonic() - started, complete)
             cut = any(done and done.asked < len(piece) for piece, done in zip(pieces, answered, strict=True))

@@ -169,18 +169,19 @@ class Trainer:
             except (RuntimeError, MemoryError) as error:
                 if not ran_out_of_memory(error):
                     raise
-            self._cut_smaller(max(len(turn.samples) for turn in turns.values()))  # here the error holds no memory any more
+                words = str(error)
+            self._cut_smaller(max(len(turn.samples) for turn in turns.values()), words)  # the error holds no memory any more
 
-    def _cut_smaller(self, most: int) -> None:
+    def _cut_smaller(self, most: int, words: str) -> None:
         """Double the pieces, of which a pack can have `most`, and forget what the step has computed so far.
 
-        Raises OutOfMemory where that does not help, or cannot be done: other processes have gone on.
+        `words` are those of the error. Raises OutOfMemory where that does not help, or cannot be done as others have gone on.
         """
         step, processes = self.progress.step, self.accelerator.num_processes
         if self.pieces >= most:
             raise OutOfMemory(
                 f"step {step}: out of memory with a single sequence in each piece; "
-                "a smaller train.pack_tokens leaves more room for it"
+                f"a smaller train.pack_tokens leaves more room for it ({words.splitlines()[0] if words else 'MemoryError'})"
             )
         if processes > 1:
             raise OutOfMemory(

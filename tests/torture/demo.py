@@ -188,7 +188,7 @@ def differences(one: Path, other: Path) -> list[str]:
     found = []
     names = ("submission.json", "votes.json", "score.json", "config.json", "drafts.safetensors")
     for name in (*names, "dataset/store.safetensors", "dataset/manifest.json"):
-        if (one / name).read_bytes() != (other / name).read_bytes():
+        if not (other / name).is_file() or (one / name).read_bytes() != (other / name).read_bytes():
             found.append(name)
     rounds = [sorted(path.name for path in (run / "candidates").iterdir()) for run in (one, other)]
     if rounds[0] != rounds[1]:

@@ -61,8 +61,8 @@ class Saboteur:
         if stage and RANK in (None, "0"):
             self.stage = stage
             self.strike_if_asked()
-            if self.plan.get("room") and (kind, name) == ("rename", self.plan["room"][0]):
-                limit_memory(self.plan["room"][1])
+        if self.plan.get("room") and (kind, name) == ("rename", self.plan["room"][0]):
+            limit_memory(self.plan["room"][1])
 
     def next_stage(self, kind: str, name: str) -> str | None:
         """Return which stage of the run begins here."""
