@@ -39,7 +39,8 @@ def interrupt(folder: Path, variant: str, seed: int, references: Mapping[str, Pa
         except FileNotFoundError:
             problem = "no submission"
         written, newest = _WRITTEN.search(said), newest_checkpoint(out / "checkpoints")
-        if stage in ("train", "checkpoint") and code and "interrupted" in said and not written:
+        trained = [name for when, _, _, kind, name in run.events() if when < hits[0] and kind == "mkdir" and ".step-" in name]
+        if trained and run.strikes()[0] in ("train", "checkpoint") and not written:
             problem = problem or f"no word of a checkpoint: {said[-500:]}"
         if written and (not newest or newest.name != f"step-{int(written[1]):08d}"):
             problem = problem or f"the checkpoint that it speaks of is not there: {newest}"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tests.torture.demo import SETTINGS, Plan, problem_with, run_arguments, start
 
-ROOM_MB = (40, 60, 80, 100, 120, 160, 200, 240, 300, 400, 600, 800)
+ROOM_MB = (40, 60, 70, 80, 90, 100, 110, 120, 130, 140, 160, 180, 200, 230, 260, 300, 350, 400, 500, 600)
 """Address space beyond what a run has then."""
-PACK_TOKENS = 6000
+PACK_TOKENS = 20_000
 _REPEATED = re.compile(r"it is repeated with (\d+) pieces")
 _HALVED = re.compile(r"out of memory: packs of \d+ tokens from now on")
 
@@ -34,6 +34,7 @@ class Squeezed:
 def squeeze(folder: Path, room_mb: int) -> Squeezed:
     """Run with so much room for training and prediction."""
     settings = [*SETTINGS, f"train.pack_tokens={PACK_TOKENS}", "train.packs=1", "train.steps=4", "train.checkpoint_steps=2"]
+    settings += ["predict.views=64", "predict.round_views=64"]
     out = folder / f"squeezed-{room_mb}"
     run = start(run_arguments(settings=settings), out, Plan(room=("config.json", room_mb << 20)))
     found = Squeezed(room_mb, run.wait())

@@ -87,9 +87,9 @@ class Saboteur:
         if not strike or strike["stage"] != self.stage:
             return
         self.seen += 1
-        if self.seen == strike["count"]:
-            if not strike["delay"]:
-                self.strike(strike["signal"])
+        if self.seen == strike["count"] and not strike["delay"]:
+            self.strike(strike["signal"])
+        elif self.seen == strike["count"]:
             threading.Timer(strike["delay"], self.strike, (strike["signal"],)).start()
 
     def strike(self, number: int) -> None:
