@@ -31,10 +31,10 @@ from submission.format import check_submission
 
 ROOT = Path(__file__).parents[2]
 SOURCE, MAX_SIDE = "arc1:evaluation", 6
-STEPS, CHECKPOINT_STEPS = 60, 6
+STEPS, CHECKPOINT_STEPS = 62, 5
 SETTINGS = (
     *(f"train.steps={STEPS}", f"train.checkpoint_steps={CHECKPOINT_STEPS}", "train.checkpoint_seconds=0", "train.packs=2"),
-    *("train.pack_tokens=160", "train.segments=2", "train.log_steps=2", "train.precision=float32", "build.augmentations=50"),
+    *("train.pack_tokens=160", "train.segments=4", "train.log_steps=2", "train.precision=float32", "build.augmentations=50"),
     *("model.hidden_size=64", "predict.views=6", "predict.round_views=2", "predict.segments=2"),
 )
 VARIANTS = {"one process": (), "two workers": ("--workers", "2"), "two processes": ("--processes", "2")}

@@ -50,7 +50,7 @@ def refuse(folder: Path, reference: Path, what: str, times: int) -> Refusal:
     out = folder / f"refused-{name}-{times}"
     run = start(run_arguments(), out, Plan(fail={"what": what, "errno": errno.ENOSPC, "times": times}))
     refusal = _judge(
-        run, Refusal(f"{what}, {'once' if times == ONCE else 'always'}"), may_lack="submission" in what or ".lock" in what
+        run, Refusal(f"{what}, {'once' if times == ONCE else 'always'}"), may_lack="submission" in what or "lock" in what
     )
     return _go_on(out, reference, refusal)
 

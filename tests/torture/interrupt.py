@@ -12,7 +12,9 @@ from pipeline.checkpoint_folder import newest_checkpoint
 from tests.torture.demo import Plan, differences, problem_with, run_arguments, start
 from tests.torture.kill import Outcome, choose_strike, make_reference
 
-STAGES = ("build", "train", "checkpoint", "train", "predict", "vote", "write")
+ROUND = (
+    ("build", 1), ("train", 4), ("checkpoint", 2), ("train", 4), ("checkpoint", 2), ("predict", 1), ("vote", 1), ("write", 2),
+)  # fmt: skip
 _WRITTEN = re.compile(r"the checkpoint of step (\d+) is written")
 
 
@@ -20,9 +22,9 @@ def interrupt(folder: Path, variant: str, seed: int, references: Mapping[str, Pa
     """Ask one run to end in each stage, resume it every time, then let it end and compare it with its reference."""
     rng, outcome = random.Random(seed), Outcome(variant)
     out = folder / f"asked-{variant.replace(' ', '-')}-{seed}"
-    for number, stage in enumerate(STAGES):
+    for number, (stage, most) in enumerate(ROUND):
         asked = (signal.SIGTERM, signal.SIGINT)[(number + seed) % 2]
-        run = start(run_arguments(variant), out, Plan(choose_strike(stage, rng, asked)))
+        run = start(run_arguments(variant), out, Plan(choose_strike(stage, most, rng, asked)))
         code, said = run.wait(), run.said()
         hits = [when for when, _, _, kind, _ in run.events() if kind == "strike"]
         if not hits:

@@ -11,14 +11,14 @@ from pathlib import Path
 from tests.torture.demo import Plan, Strike, differences, problem_with, run_arguments, start
 
 ROUND = (
-    *("start", "write", "build", "start", "train", "checkpoint", "train", "checkpoint", "train", "checkpoint"),
-    *("predict", "vote", "write", "predict", "vote", "write"),
+    *(("start", 1), ("write", 1), ("build", 1), ("start", 1), ("train", 3), ("checkpoint", 2), ("train", 4), ("checkpoint", 2)),
+    *(("train", 4), ("checkpoint", 2), ("train", 4), ("checkpoint", 3), ("predict", 1), ("vote", 1), ("write", 1)),
+    *(("predict", 1), ("vote", 1), ("write", 2)),
 )
-"""The stages in which one run is killed, one start after the other."""
+"""The stages in which one run is killed, one start after the other, and for how many times each may begin before that."""
 LONGEST_DELAY = {
     "start": 1.5, "build": 0.2, "train": 0.08, "checkpoint": 0.03, "predict": 0.1, "vote": 0.01, "write": 0.004,
 }  # fmt: skip
-MOST_COUNT = {"train": 4, "checkpoint": 2, "predict": 2, "vote": 2, "write": 3}
 
 
 @dataclass
@@ -37,18 +37,18 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
 
 
-def choose_strike(stage: str, rng: random.Random, number: int = signal.SIGKILL) -> Strike:
+def choose_strike(stage: str, most: int, rng: random.Random, number: int = signal.SIGKILL) -> Strike:
     """Return a moment of `stage`: exactly at its begin in one of three cases, else some time after it."""
     delay = 0.0 if stage != "start" and rng.random() < 1 / 3 else rng.uniform(0.0, LONGEST_DELAY[stage])
-    return Strike(stage, rng.randint(1, MOST_COUNT.get(stage, 1)), delay, number)
+    return Strike(stage, rng.randint(1, most), delay, number)
 
 
-def torture(folder: Path, variant: str, seed: int, references: Mapping[str, Path], stages: tuple[str, ...] = ROUND) -> Outcome:
-    """Kill one run in each of `stages`, resume it every time, then let it end and compare it with its reference."""
+def torture(folder: Path, variant: str, seed: int, references: Mapping[str, Path]) -> Outcome:
+    """Kill one run in each stage of a round, resume it every time, then let it end and compare it with its reference."""
     rng, outcome = random.Random(seed), Outcome(variant)
     out = folder / f"{variant.replace(' ', '-')}-{seed}"
-    for stage in stages:
-        run = start(run_arguments(variant), out, Plan(choose_strike(stage, rng)))
+    for stage, most in ROUND:
+        run = start(run_arguments(variant), out, Plan(choose_strike(stage, most, rng)))
         code = run.wait()
         outcome.struck += run.strikes()
         stood = [when for when, _, _, kind, name in run.events() if (kind, name) == ("rename", "submission.json")]
