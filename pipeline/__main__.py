@@ -4,11 +4,26 @@ import time
 
 _STARTED = time.monotonic()  # a run's clock starts before anything is imported
 
+import atexit  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
+import sys  # noqa: E402
+
+_ended_with: list[int] = []
+"""The exit code, once there is one."""
+
+
+def _leave() -> None:
+    """End at once after everything that is to be done at the end: taking torch apart takes seconds on a busy machine."""
+    if _ended_with:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_ended_with[0])
+
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` listens there is nothing to put in order
+    atexit.register(_leave)  # what is registered first comes last
 
 # OpenMP reads this when torch is loaded. Threads that spin for long while they wait lose time slices to whatever else runs.
 if "OMP_WAIT_POLICY" not in os.environ:
@@ -16,12 +31,11 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 import argparse  # noqa: E402
 import logging  # noqa: E402
-import sys  # noqa: E402
 from contextlib import ExitStack  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from pipeline.budget import stop_at  # noqa: E402
+from pipeline.budget import end_at, stop_at  # noqa: E402
 from pipeline.data.puzzles import PUZZLES_HELP  # noqa: E402
 from pipeline.data.sources import SOURCES_HELP  # noqa: E402
 from pipeline.data.watch import speaks  # noqa: E402
@@ -63,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
             last_moment = None
             if arguments.command == "run":  # from here, since importing torch takes its time too
                 last_moment = run_budget(arguments, started).last_moment()
+                if argv is None and last_moment is not None:
+                    end_at(last_moment)  # also what comes after this function
                 entered.enter_context(stop_at(last_moment))
             occupation = entered.enter_context(enter(arguments))
             watched = tracked(getattr(arguments, "tracker", None), getattr(arguments, "out", None))
@@ -304,4 +320,5 @@ def _weights(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _ended_with.append(main())
+    sys.exit(_ended_with[0])

@@ -51,12 +51,8 @@ def default_reserve(limit_seconds: float) -> float:
     return min(max(0.03 * limit_seconds, 5.0), 1200.0)
 
 
-@contextmanager
-def stop_at(last_moment: float | None) -> Iterator[None]:
+def end_at(last_moment: float) -> threading.Timer:
     """End the process at a monotonic time, whatever it is doing then: the result on disk is complete at all times."""
-    if last_moment is None:
-        yield
-        return
 
     def stop() -> None:
         try:
@@ -67,7 +63,15 @@ def stop_at(last_moment: float | None) -> Iterator[None]:
     timer = threading.Timer(max(0.0, last_moment - time.monotonic()), stop)
     timer.daemon = True
     timer.start()
+    return timer
+
+
+@contextmanager
+def stop_at(last_moment: float | None) -> Iterator[None]:
+    """As `end_at`, if the block takes so long; None for no end."""
+    timer = None if last_moment is None else end_at(last_moment)
     try:
         yield
     finally:
-        timer.cancel()
+        if timer:
+            timer.cancel()

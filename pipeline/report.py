@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 REPORT_FILE = "report.html"
 LEAST_SECONDS = 2.0
 """A report of 400 tasks takes about so long; with less time left a run does without."""
+REPORT_SHARE = 0.3
+"""Of the reserve, that a report may take; ending takes its time too."""
 _UNKNOWN = "No source that was read holds the test outputs; --source of the command report adds one that does."
 
 
@@ -51,7 +53,7 @@ def write_report(folder: Path, sources: Sequence[str] = ()) -> Path:
 
 def leave_report(folder: Path, budget: Budget) -> None:
     """Write the report at the end of a run, in a process of its own and within the time; a failure is one line of the log."""
-    seconds = None if budget.limit_seconds is None else budget.remaining() + 0.5 * budget.reserve_seconds
+    seconds = None if budget.limit_seconds is None else budget.remaining() + REPORT_SHARE * budget.reserve_seconds
     again = f"`python -m pipeline report {folder}` makes it"
     if seconds is not None and seconds < LEAST_SECONDS:
         logger.warning("no time left for a report; %s", again)

@@ -1,10 +1,11 @@
 """Runs with a time limit, slowed down by every means: none ends late, none without a valid submission."""
 
-import multiprocessing
 import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,16 @@ SIDES = (6, 10, 30)
 NO_STALL_SECONDS = 2.0
 """Before the limit nobody is stopped: what is stopped cannot end. The program keeps a longer reserve."""
 SLOW_DOWNS = ("none", "stopped", "hogs", "slow disk", "stalls", "all of them")
+_BURN = """
+import random, sys, time
+rng = random.Random(sys.argv[1])
+while True:
+    end = time.monotonic() + rng.uniform(0.5, 10.0)
+    while time.monotonic() < end:
+        pass
+    time.sleep(rng.uniform(0.1, 5.0))
+"""
+"""Uses a core, at some times."""
 
 
 @dataclass
@@ -67,11 +78,10 @@ def time_run(folder: Path, seed: int) -> Timed:
     out = folder / f"timed-{seed}"
     run = start(arguments_of(limit, max_side, variant), out, plan)
     stopped = 0.0
-    hogs = [multiprocessing.get_context("fork").Process(target=_burn, daemon=True) for _ in range(2)]
+    hogs: list[subprocess.Popen[bytes]] = []
     try:
         if slow_down == "hogs" or every:
-            for hog in hogs:
-                hog.start()
+            hogs = [subprocess.Popen([sys.executable, "-c", _BURN, str(rng.random())]) for _ in range(2)]
         while run.process.poll() is None and time.monotonic() - run.started < limit + 60:
             if slow_down == "stopped" or every:
                 stopped += _stop_for_a_while(run, limit, rng)
@@ -80,9 +90,8 @@ def time_run(folder: Path, seed: int) -> Timed:
     finally:
         code = run.wait()
         for hog in hogs:
-            if hog.pid is not None:
-                hog.kill()
-                hog.join()
+            hog.kill()
+            hog.wait()
     return _judge(run, Timed(limit, run.seconds, slow_down, variant, max_side, code, False, None, 0.0, stopped), late)
 
 
@@ -129,16 +138,6 @@ def _signal(run: Tortured, number: int) -> None:
     for pid in marked(run.mark):
         with suppress(ProcessLookupError):
             os.kill(pid, number)
-
-
-def _burn() -> None:
-    """Use a core, at some times."""
-    rng = random.Random(os.getpid())
-    while True:
-        end = time.monotonic() + rng.uniform(0.5, 10.0)
-        while time.monotonic() < end:
-            pass
-        time.sleep(rng.uniform(0.1, 5.0))
 
 
 def time_many(folder: Path, runs: int, seed: int, jobs: int) -> Iterator[Timed]:
