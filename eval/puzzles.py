@@ -6,11 +6,12 @@ knows no tokens. Each puzzle has one prediction; HRM and TRM report the share of
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import eq
 from pathlib import Path
+
+from eval.replace import replace_file
 
 COLUMNS = ("question", "prediction", "halting_probability", "answer", "correct")
 
@@ -115,12 +116,7 @@ def write_predictions(path: Path, predictions: Iterable[PuzzlePrediction]) -> No
         probability = "" if each.halting_probability is None else repr(float(each.halting_probability))
         correct = "" if each.correct is None else str(int(each.correct))
         writer.writerow((each.question, each.prediction or "", probability, each.answer or "", correct))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(text.getvalue().encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, text.getvalue().encode())
 
 
 def read_predictions(path: Path) -> list[PuzzlePrediction]:

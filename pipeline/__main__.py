@@ -4,7 +4,26 @@ import time
 
 _STARTED = time.monotonic()  # a run's clock starts before anything is imported
 
+import atexit  # noqa: E402
 import os  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+
+_ended_with: list[int] = []
+"""The exit code, once there is one."""
+
+
+def _leave() -> None:
+    """End at once after everything that is to be done at the end: taking torch apart takes seconds on a busy machine."""
+    if _ended_with:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_ended_with[0])
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` listens there is nothing to put in order
+    atexit.register(_leave)  # what is registered first comes last
 
 # OpenMP reads this when torch is loaded. Threads that spin for long while they wait lose time slices to whatever else runs.
 if "OMP_WAIT_POLICY" not in os.environ:
@@ -12,14 +31,18 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 import argparse  # noqa: E402
 import logging  # noqa: E402
-import sys  # noqa: E402
+from contextlib import ExitStack  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+from pipeline.budget import end_at, stop_at  # noqa: E402
 from pipeline.data.puzzles import PUZZLES_HELP  # noqa: E402
 from pipeline.data.sources import SOURCES_HELP  # noqa: E402
+from pipeline.data.watch import speaks  # noqa: E402
+from pipeline.entry import enter, run_budget  # noqa: E402
+from pipeline.interrupts import interruptible  # noqa: E402
 from pipeline.kaggle_commands import add_kaggle  # noqa: E402
-from pipeline.launch import first_start, is_first_process, start_processes  # noqa: E402
+from pipeline.launch import first_start, start_processes  # noqa: E402
 from pipeline.report_command import add_report  # noqa: E402
 from pipeline.view_options import VIEWS  # noqa: E402
 
@@ -49,18 +72,29 @@ def main(argv: list[str] | None = None) -> int:
     from pipeline.trackers import tracked  # noqa: PLC0415
 
     try:
-        if arguments.command == "run" and is_first_process():
-            commands.open_run_of(arguments)
-        watched = tracked(getattr(arguments, "tracker", None), getattr(arguments, "out", None))
-        if argv is None and "processes" in arguments:
-            start_processes(arguments.processes, sys.argv[1:], started)
-        with watched:
+        with ExitStack() as entered:
+            entered.enter_context(interruptible())
+            last_moment = None
+            if arguments.command == "run":  # from here, since importing torch takes its time too
+                last_moment = run_budget(arguments, started).last_moment()
+                if argv is None and last_moment is not None:
+                    end_at(last_moment)  # also what comes after this function
+                entered.enter_context(stop_at(last_moment))
+            occupation = entered.enter_context(enter(arguments))
+            watched = tracked(getattr(arguments, "tracker", None), getattr(arguments, "out", None))
+            if argv is None and "processes" in arguments:
+                start_processes(arguments.processes, sys.argv[1:], started, last_moment, occupation)
+            entered.enter_context(watched)
             return commands.COMMANDS[arguments.command](arguments, started)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM} {arguments.command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        if speaks():
+            print(f"{PROGRAM} {arguments.command}: interrupted{_more(interrupt)}", file=sys.stderr)
+        return 1
+    except MemoryError as error:
+        print(f"{PROGRAM} {arguments.command}: {str(error) or 'out of memory'}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # what reads our output has had enough, as `head` has
         _silence_output()
@@ -68,6 +102,10 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, FloatingPointError) as error:
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
         return 1
+
+
+def _more(interrupt: KeyboardInterrupt) -> str:
+    return f"; {interrupt}" if str(interrupt) else ""
 
 
 def _silence_output() -> None:
@@ -282,4 +320,5 @@ def _weights(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _ended_with.append(main())
+    sys.exit(_ended_with[0])

@@ -107,8 +107,8 @@ class ArcJob:
             if task.id in solutions
         }
         origin = {"sources": list(ballot.sources), "views": views, "truth_ranks": ranks}
-        write_json(self.out / "score.json", score.to_json() | origin)
         print(format_score(score, " + ".join(self.challenge.sources), len(ballot.sources), views))
+        write_json(self.out / "score.json", score.to_json() | origin)
 
 
 def _tests(tasks: Sequence[Task]) -> dict[TaskId, list[bytes]]:

@@ -18,6 +18,7 @@ from pipeline.config import Config, PredictConfig
 from pipeline.data.dataset import Dataset, make_packs
 from pipeline.data.pack import Pack, Packs, Samples
 from pipeline.engine import free_cache, ran_out_of_memory, to_batch
+from pipeline.memory_fit import OutOfMemory
 from pipeline.reasoner.base import Segment
 from pipeline.reasoner.network import Batch, Network
 
@@ -68,7 +69,7 @@ class Asker:
         """Yield an answer to each pack of `samples`, equal shapes together; stop when the next would not be in time.
 
         A pack has up to `pack_tokens`, if that is less than the config's; one that is too large for the memory is asked again
-        in halves, and later ones are no larger. With `drafts`, an answer has those of all segments. Raises the device's error
+        in halves, and later ones are no larger. With `drafts`, an answer has those of all segments. Raises OutOfMemory
         when a single sequence is too large.
         """
         self.most_tokens = min(self.most_tokens, pack_tokens or self.most_tokens)
@@ -77,7 +78,7 @@ class Asker:
         position = 0
         while position < len(samples):
             done_tokens = int(ends[position - 1]) if position else 0
-            limit = done_tokens + self._pack_tokens()
+            limit = done_tokens + self._pack_tokens(budget)
             stop = max(position + 1, int(np.searchsorted(ends, limit, side="right")))
             tokens = int(ends[stop - 1]) - done_tokens
             needed = tokens / self.tokens_per_second if self.tokens_per_second else 0.0
@@ -96,8 +97,13 @@ class Asker:
             position = stop
             yield answer
 
-    def _pack_tokens(self) -> int:
-        """Return the tokens of the next pack: a small one while the speed is unknown."""
+    def _pack_tokens(self, budget: Budget) -> int:
+        """Return the tokens of the next pack: a small one while the speed is unknown.
+
+        Without a time limit they do not depend on the speed: the same packs give the same answers to the last bit.
+        """
+        if budget.limit_seconds is None:
+            return self.most_tokens
         if self.tokens_per_second is None:
             return 1
         return max(1, min(self.most_tokens, int(PACK_SECONDS * self.tokens_per_second)))
@@ -107,8 +113,10 @@ class Asker:
         try:
             return self.answer(samples, drafts)
         except (RuntimeError, MemoryError) as error:
-            if len(samples) == 1 or not ran_out_of_memory(error):
+            if not ran_out_of_memory(error):
                 raise
+            if len(samples) == 1:
+                raise OutOfMemory(f"out of memory with a single test input in a pack: {error}") from error
             return None  # what the failed pack holds is free once the error is gone
 
     @torch.inference_mode()

@@ -164,8 +164,7 @@ def read_candidates(path: Path) -> tuple[Candidates, Origin]:
 
 
 def clear_candidates(folder: Path) -> None:
-    """Make `folder` and remove the candidates of an earlier prediction from it, and its drafts."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Remove the candidates of an earlier prediction from `folder`, and its drafts."""
     for path in folder.glob("round-*.safetensors"):
         path.unlink()
     drafts_path(folder).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eval.replace import sync
 from pipeline.tensorfiles import Damaged, read_checked_json, read_checksum, write_checked_json
 
 WEIGHTS = "weights.safetensors"
@@ -47,11 +48,21 @@ def begin_checkpoint(folder: Path, step: int) -> Path:
 def finish_checkpoint(temporary: Path, kept: int) -> Path:
     """Rename a complete checkpoint into place and remove all but the newest `kept`."""
     final = temporary.with_name(temporary.name.removeprefix("."))
-    shutil.rmtree(final, ignore_errors=True)
+    if final.exists():
+        _remove(final)
     temporary.rename(final)
+    sync(final.parent)
     for old in checkpoints(final.parent)[:-kept]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return final
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint, hidden first: one that is half removed shall not be taken for one that is damaged."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}.removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    checkpoint.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:

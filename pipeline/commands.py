@@ -7,7 +7,6 @@ Stages that need torch are imported where they are called, so that the others st
 import argparse
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +20,12 @@ from pipeline.data.audit import audit_sources
 from pipeline.data.build import BuildConfig, Leakage, build
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
 from pipeline.data.dataset import load_dataset
-from pipeline.data.puzzles import is_puzzle_source
 from pipeline.data.puzzlestore import PuzzleStore
-from pipeline.data.select import Selection
 from pipeline.data.sources import load_source, read_solutions
 from pipeline.data.store import Store
+from pipeline.entry import are_puzzles, challenge_of, run_budget, selection_of
 from pipeline.kaggle_commands import kaggle
-from pipeline.opening import AnyChallenge, Challenge, PuzzleChallenge, open_run
-from pipeline.record import leave_record
+from pipeline.opening import PuzzleChallenge
 from pipeline.report_command import report
 from submission.duration import parse_duration
 from submission.format import fallback_submission, read_submission, write_submission
@@ -40,24 +37,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def open_run_of(arguments: argparse.Namespace) -> None:
-    """Leave a complete fallback submission for the command `run`, before anything slow is imported or started."""
-    for text in (arguments.time_limit, arguments.reserve):
-        if text:
-            parse_duration(text)
-    if arguments.weights and not arguments.weights.exists():
-        raise FileNotFoundError(f"{arguments.weights}: no such weights file or folder")
-    open_run(_challenge(arguments), arguments.out, arguments.resume)
-    leave_record(arguments, arguments.resume)
-
-
 def _run(arguments: argparse.Namespace, started: float) -> int:
-    from pipeline.run import RunPlan, default_reserve, run
+    from pipeline.run import RunPlan, run
 
-    budget = _budget(arguments, started)
-    if budget.limit_seconds is not None:
-        reserve = parse_duration(arguments.reserve) if arguments.reserve else default_reserve(budget.limit_seconds)
-        budget = replace(budget, reserve_seconds=reserve)
+    budget = run_budget(arguments, started)
     plan = RunPlan(_job(arguments), _config(arguments), budget, arguments.out, arguments.weights, arguments.resume)
     if budget.limit_seconds is None and not plan.config.train.steps:
         raise ValueError("a run needs an end: --time-limit, or --set train.steps=N")
@@ -68,39 +51,18 @@ def _job(arguments: argparse.Namespace) -> "Job":
     from pipeline.arc_job import ArcJob
     from pipeline.puzzle_job import PuzzleJob
 
-    challenge, train_sources = _challenge(arguments), tuple(arguments.train_source)
+    challenge, train_sources = challenge_of(arguments), tuple(arguments.train_source)
     leakage: Leakage = arguments.leakage or "drop"
     if isinstance(challenge, PuzzleChallenge):
         return PuzzleJob(challenge, train_sources, leakage, arguments.out, arguments.limit)
     return ArcJob(challenge, train_sources, leakage, arguments.out, arguments.workers)
 
 
-def _challenge(arguments: argparse.Namespace) -> AnyChallenge:
-    sources = tuple(arguments.source)
-    if _are_puzzles(arguments):
-        return PuzzleChallenge(sources, arguments.test_limit)
-    return Challenge(sources, _selection(arguments))
-
-
-def _are_puzzles(arguments: argparse.Namespace) -> bool:
-    """Return whether the sources are puzzles. Raises ValueError where they are mixed, or have options of the other kind."""
-    specs = [*(arguments.source or ()), *getattr(arguments, "train_source", ())]
-    puzzles = {spec for spec in specs if is_puzzle_source(spec)}
-    if puzzles and len(puzzles) < len(set(specs)):
-        raise ValueError(f"puzzles and ARC tasks do not go together: {', '.join(sorted(set(specs)))}")
-    options = ("max_side", "hold_out") if puzzles else ("limit", "test_limit")
-    for option in options:
-        if getattr(arguments, option, None) not in (None, False):
-            name, kind = f"--{option.replace('_', '-')}", "ARC tasks" if puzzles else "puzzles"
-            raise ValueError(f"{name} is for {kind} alone")
-    return bool(puzzles)
-
-
 def _build(arguments: argparse.Namespace, started: float) -> int:
-    if _are_puzzles(arguments):
+    if are_puzzles(arguments):
         what = puzzle_commands.build_puzzle_dataset(arguments)
     else:
-        selection = _selection(arguments)
+        selection = selection_of(arguments)
         sources = [selection.apply(load_source(spec)) for spec in arguments.source]
         train_sources = [load_source(spec) for spec in arguments.train_source]
         config = BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs)
@@ -190,7 +152,7 @@ def _vote(arguments: argparse.Namespace, _: float) -> int:
 
 
 def _score(arguments: argparse.Namespace, _: float) -> int:
-    if _are_puzzles(arguments):
+    if are_puzzles(arguments):
         return puzzle_commands.score_puzzle_file(arguments)
     solutions, name = _solutions(arguments)
     submission = read_submission(arguments.submission, allow_missing=arguments.allow_missing)
@@ -225,7 +187,7 @@ def _bench(arguments: argparse.Namespace, started: float) -> int:
 def _solutions(arguments: argparse.Namespace) -> tuple[Solutions, str]:
     if arguments.solutions:
         return read_solutions(arguments.solutions), str(arguments.solutions)
-    selection = _selection(arguments)
+    selection = selection_of(arguments)
     sources = [selection.apply(load_source(spec)) for spec in arguments.source]
     solutions = {task_id: grids for source in sources for task_id, grids in source.solutions.items()}
     if not solutions:
@@ -271,10 +233,6 @@ def _debug(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.debug import debug
 
     return debug(arguments, started)
-
-
-def _selection(arguments: argparse.Namespace) -> Selection:
-    return Selection(arguments.max_side, arguments.hold_out)
 
 
 def _budget(arguments: argparse.Namespace, started: float) -> Budget:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from augment.canvas import VOCABULARY, Tokens
 from augment.task import TaskId
-from pipeline.data.folder import replace_file
+from eval.replace import replace_file
 
 DRAFTS_FILE = "drafts.safetensors"
 """In the run directory."""

@@ -29,6 +29,13 @@ from pipeline.reasoner.network import Batch
 
 T = TypeVar("T")
 
+_MEMORY_WORDS = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Cannot allocate memory",  # what the system says
+    "could not create a primitive",  # oneDNN, whose code needs room too
+    "could not create a memory",
+)
+"""What errors of too little memory say that Accelerate does not know."""
 BFLOAT16_SPEEDUP = 1.2
 """A CPU computes in bfloat16 when its matrix products are so many times faster than in float32."""
 
@@ -103,7 +110,9 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """Return whether `error` says that a device, or this machine, has too little memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, Exception) and (should_reduce_batch_size(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error))
+    if not isinstance(error, Exception):
+        return False
+    return should_reduce_batch_size(error) or any(words in str(error) for words in _MEMORY_WORDS)
 
 
 def free_cache(device: torch.device) -> None:

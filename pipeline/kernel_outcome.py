@@ -10,6 +10,7 @@ from typing import Any
 from augment.grid import Grid
 from augment.task import Solutions, Task
 from eval.draw import draw_task
+from eval.replace import replace_file
 from pipeline.data.sources import load_source
 from pipeline.kernel_process import BAD_INPUT
 from submission.duration import format_duration
@@ -98,12 +99,7 @@ class Outcome:
 
     def write(self, path: Path) -> None:
         """Write `to_json` to `path`, in one step. Raises OSError."""
-        temporary = path.with_name(f".{path.name}.partial")
-        try:
-            temporary.write_text(json.dumps(self.to_json(), indent=1))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(path, json.dumps(self.to_json(), indent=1).encode())
 
     def lines(self) -> list[str]:
         """Return what happened in a few lines."""

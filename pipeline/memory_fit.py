@@ -18,7 +18,7 @@ MOST_SHARE = 0.9
 """Of the device's memory that a step may use; the rest is for what lies scattered between what is in use."""
 
 
-class OutOfMemory(RuntimeError):
+class OutOfMemory(MemoryError):
     """A step does not fit into the memory; the message says what to change."""
 
 

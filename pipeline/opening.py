@@ -2,15 +2,18 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from augment.task import Task
 from eval.puzzles import PuzzlePrediction, read_predictions, write_predictions
+from eval.replace import remove_unfinished
 from pipeline.data.puzzles import Puzzles, load_puzzles
 from pipeline.data.select import Selection
 from pipeline.data.sources import Source, load_source
+from pipeline.occupied import Occupation, occupied
 from submission.format import fallback_submission, read_submission, write_submission
 
 logger = logging.getLogger(__name__)
@@ -45,14 +48,11 @@ class Challenge:
             raise ValueError("there are no tasks to be solved in these sources")
         return tasks, sum(len(source.tasks) for source in whole)
 
-    def leave_fallback(self, out: Path, resume: bool) -> None:
-        """See to it that a complete submission stands in `out`; a resumed run keeps the one that it has."""
+    def fallback(self) -> "TaskFallback":
+        """Return what is to be left before anything is tried."""
         tasks, available = self.select()
         logger.info("%d of %d tasks of %s", len(tasks), available, " + ".join(self.sources))
-        out.mkdir(parents=True, exist_ok=True)
-        path = out / "submission.json"
-        if not (resume and _keeps(path, tasks)):
-            write_submission(path, fallback_submission(tasks), tasks)
+        return TaskFallback(tasks)
 
 
 @dataclass(frozen=True)
@@ -67,27 +67,61 @@ class PuzzleChallenge:
         """Return the puzzles to solve. Raises ValueError when there are answers to some of them only."""
         return [load_puzzles(spec, "test", with_answers, self.limit, jobs=os.cpu_count() or 1) for spec in self.sources]
 
-    def leave_fallback(self, out: Path, resume: bool) -> None:
-        """See to it that `predictions.csv` with every question stands in `out`; a resumed run keeps the one that it has."""
+    def fallback(self) -> "PuzzleFallback":
+        """Return what is to be left before anything is tried."""
         questions = [text for puzzles in self.load(with_answers=False) for text in puzzles.question_texts()]
         logger.info("%d puzzles of %s", len(questions), " + ".join(self.sources))
-        out.mkdir(parents=True, exist_ok=True)
-        path = out / "predictions.csv"
-        if not (resume and _has_questions(path, questions)):
-            write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
+        return PuzzleFallback(questions)
 
 
 AnyChallenge = Challenge | PuzzleChallenge
 
 
-def open_run(challenge: AnyChallenge, out: Path, resume: bool) -> None:
-    """Make the folder `out` of a run and see to it that a complete result stands there: what to solve, without solutions.
+@dataclass(frozen=True)
+class TaskFallback:
+    """The result of a run that predicts nothing, for tasks."""
 
-    Raises ValueError when `out` holds a run that is not to be resumed, or one for other tasks.
+    tasks: Sequence[Task]
+
+    def leave(self, out: Path, resume: bool) -> None:
+        """See to it that a complete submission stands in `out`; a resumed run keeps the one that it has."""
+        path = out / "submission.json"
+        if not (resume and _keeps(path, self.tasks)):
+            write_submission(path, fallback_submission(self.tasks), self.tasks)
+
+
+@dataclass(frozen=True)
+class PuzzleFallback:
+    """The result of a run that predicts nothing, for puzzles."""
+
+    questions: Sequence[str]
+
+    def leave(self, out: Path, resume: bool) -> None:
+        """See to it that `predictions.csv` with every question stands in `out`; a resumed run keeps the one that it has."""
+        path = out / "predictions.csv"
+        if not (resume and _has_questions(path, self.questions)):
+            write_predictions(path, [PuzzlePrediction(question, None, None) for question in self.questions])
+
+
+@contextmanager
+def open_run(challenge: AnyChallenge, out: Path, resume: bool) -> Iterator[Occupation]:
+    """Make the folder `out` of a run, occupy it, and see to it that a complete result stands there, without solutions.
+
+    Raises ValueError when `out` holds a run that is not to be resumed, one for other tasks, or one that is at work.
     """
+    _refuse_second(out, resume)
+    fallback = challenge.fallback()
+    with occupied(out) as occupation:
+        _refuse_second(out, resume)  # it may have begun and ended meanwhile
+        for folder in (out, out / "dataset", out / "candidates"):
+            remove_unfinished(folder)
+        fallback.leave(out, resume)
+        yield occupation
+
+
+def _refuse_second(out: Path, resume: bool) -> None:
     if not resume and ((out / "config.json").exists() or (out / "checkpoints").exists()):
         raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
-    challenge.leave_fallback(out, resume)
 
 
 def _has_questions(path: Path, questions: Sequence[str]) -> bool:

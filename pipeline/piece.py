@@ -86,7 +86,7 @@ class Crew(Protocol):
     def tokens_per_second(self) -> float | None:
         """Of all together; None while it is unknown."""
 
-    def count_pieces(self, tokens: int) -> int:
+    def count_pieces(self, tokens: int, budget: Budget) -> int:
         """Return into how many pieces work of so many tokens is cut."""
 
     def solve(self, pieces: Sequence[Piece], budget: Budget) -> list[Answered | None]:
@@ -139,7 +139,7 @@ class Alone:
         """As measured; None before the first piece."""
         return self.solver.asker.tokens_per_second
 
-    def count_pieces(self, tokens: int) -> int:
+    def count_pieces(self, tokens: int, budget: Budget) -> int:
         """Return 1: there is nobody to share with."""
         return 1 if tokens else 0
 

@@ -35,9 +35,9 @@ class Round:
     """What one round left behind."""
 
     number: int
+    found: Candidates
     views: int
     """Views of a test input that have been asked by now, where it has so many."""
-    candidates: int
     seconds: float
     complete: bool
     """False when not every view of the round was asked: the time ran out, or pieces were given up."""
@@ -93,7 +93,8 @@ class Predictor:
     def rounds(self, folder: Path, budget: Budget, kept: int = 0) -> Iterator[Round]:
         """Ask rounds of views until `predict.views` are asked or `budget` is used up; yield after each.
 
-        The file of a round is in `folder`, complete, when the round is yielded. Goes on after the first `kept` rounds there.
+        The file of a round is in `folder`, complete, when the round is yielded; a line of the log tells when the disk does not
+        take it. Goes on after the first `kept` rounds there.
         """
         number, most = kept, self.most_views
         asked = read_candidates(round_path(folder, kept))[1].views if kept else 0
@@ -104,16 +105,16 @@ class Predictor:
             number += 1
             started = time.monotonic()
             tests, transforms = self._samples(asked, asked + count)
-            pieces = self._cut(tests, transforms, drafts=asked == 0)
+            pieces = self._cut(tests, transforms, budget, drafts=asked == 0)
             answered = self.crew.solve(pieces, budget)
             complete = all(done and done.asked == len(piece) for piece, done in zip(pieces, answered, strict=True))
             candidates = join_candidates([done.candidates for done in answered if done])
             origin = Origin(self.source, self.store.tests_hash, number, asked, asked + count, complete)
-            write_candidates(round_path(folder, number), candidates, origin)
-            if asked == 0:
+            if asked == 0:  # before the round: one that is complete is not asked again
                 self._leave_drafts(folder, answered)
+            self._leave_round(round_path(folder, number), candidates, origin)
             asked += count
-            yield Round(number, asked, len(candidates.test), time.monotonic() - started, complete)
+            yield Round(number, candidates, asked, time.monotonic() - started, complete)
             cut = any(done and done.asked < len(piece) for piece, done in zip(pieces, answered, strict=True))
             if cut or budget.remaining() <= 0:
                 return
@@ -145,6 +146,13 @@ class Predictor:
         pairs = np.array(chosen, np.int64).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
 
+    def _leave_round(self, path: Path, candidates: Candidates, origin: Origin) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_candidates(path, candidates, origin)
+        except OSError as error:  # the votes have them all the same; a resumed run asks this round again
+            logger.warning("the candidates of a round are not kept: %s", error)
+
     def _leave_drafts(self, folder: Path, answered: Sequence[Answered | None]) -> None:
         """Write what was predicted after each segment of the first view, which is the identity."""
         store, drafts = self.store, join_drafts([drafts for done in answered if done for drafts in done.drafts])
@@ -154,16 +162,18 @@ class Predictor:
         try:
             write_drafts(drafts_path(folder), drafts, names)
         except OSError as error:  # predictions go on without them
-            logger.warning("%s: drafts could not be written: %s", drafts_path(folder), error)
+            logger.warning("the drafts are not kept: %s", error)
 
-    def _cut(self, tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64], drafts: bool) -> list[Piece]:
+    def _cut(
+        self, tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64], budget: Budget, drafts: bool
+    ) -> list[Piece]:
         """Return the views of a round in pieces of about equal work, equal shapes together."""
         samples = _unshifted(tests, transforms)
         samples = samples[self.maker.order(samples)]
         tokens = self.maker.tokens(samples)
         ends = tokens.cumsum()
         total = int(ends[-1]) if len(ends) else 0
-        count = min(self.crew.count_pieces(total), len(samples))
+        count = min(self.crew.count_pieces(total, budget), len(samples))
         bounds = np.searchsorted(ends, np.arange(1, count) * (total / max(count, 1)), side="right")
         edges = sorted({0, *bounds.tolist(), len(samples)})
         return [

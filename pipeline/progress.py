@@ -3,14 +3,16 @@
 Filled by pipeline.train, step by step.
 """
 
+import errno
 import logging
 import math
+import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from io import RawIOBase
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 import orjson
 from tqdm import tqdm
@@ -74,7 +76,10 @@ class Journal:
     """Writes the lines of metrics and shows the last one. A context; silent where it has no path, outside the main process."""
 
     def __init__(self, path: Path | None) -> None:
-        self.metrics: BinaryIO | None = path.open("ab") if path else None
+        self.path = path
+        self.metrics: RawIOBase | None = None
+        self.broken = False
+        """Whether the last line could not be written, or not in full."""
         shown = path is not None and sys.stderr.isatty()
         self.bar = tqdm(total=100, unit="%", desc="train", disable=not shown, bar_format=_BAR)
         self.told = -math.inf
@@ -88,11 +93,19 @@ class Journal:
             self.metrics.close()
 
     def write(self, line: dict[str, float], done: float, left: float) -> None:
-        """Add a line; `done` 0..1 is the share of the run, `left` the seconds that remain, or infinity."""
-        if self.metrics is None:
+        """Add a line; `done` 0..1 is the share of the run, `left` the seconds that remain, or infinity.
+
+        Training does not depend on it: that the disk takes no more is said once, and lines are missing until it does again.
+        """
+        if self.path is None:
             return
-        self.metrics.write(orjson.dumps(line) + b"\n")
-        self.metrics.flush()
+        try:
+            self._append(self.path, orjson.dumps(line) + b"\n")
+            self.broken = False
+        except OSError as error:
+            if not self.broken:
+                logger.warning("%s: lines are missing from step %d on: %s", self.path, line["step"], error.strerror)
+            self.broken = True
         text = (
             f"step {line['step']}, loss {line['loss']:.3f}, exact {line['exact']:.2f}, "
             f"{line['tokens_per_second'] / 1000:.1f}k tokens/s"
@@ -104,3 +117,11 @@ class Journal:
         elif time.monotonic() - self.told > LINE_SECONDS:  # no terminal: a plain line now and then
             self.told = time.monotonic()
             logger.info("train %3.0f%%: %s", 100 * done, text)
+
+    def _append(self, path: Path, line: bytes) -> None:
+        """Write a line after the last whole one. Raises OSError."""
+        if self.metrics is None:
+            self.metrics = path.open("ab", buffering=0)
+        content = b"\n" + line if self.broken else line  # what there is of the last one is none
+        if self.metrics.write(content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -92,8 +92,11 @@ class PuzzleJob:
         for found in predict_puzzles(accelerator, dtype, weights, store, config.predict, budget):
             asked = int(found.asked.sum())
             if accelerator.is_main_process and asked >= earlier:
-                write_predictions(path, to_predictions(store, found, {}))
-                logger.info("%s: %d of %d puzzles predicted", path, asked, len(found.asked))
+                try:
+                    write_predictions(path, to_predictions(store, found, {}))
+                    logger.info("%s: %d of %d puzzles predicted", path, asked, len(found.asked))
+                except OSError as error:  # the next round may find room again; the last one has to
+                    logger.error("the predictions of before stay: %s", error)
         if not accelerator.is_main_process:
             return
         if asked < earlier:

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.data.folder import replace_file
+from eval.replace import replace_file
 from pipeline.data.select import Selection
 
 logger = logging.getLogger(__name__)

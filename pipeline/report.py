@@ -17,11 +17,12 @@ import orjson
 
 from augment.grid import grid_key
 from augment.task import Solutions, Task, TaskId
+from eval.replace import replace_file
 from eval.report.entries import Attempt, Draft, InputEntry, TaskEntry
 from eval.report.page import Report, make_page
 from eval.score import score_predictions
 from pipeline.budget import Budget
-from pipeline.data.folder import MANIFEST_FILE, replace_file
+from pipeline.data.folder import MANIFEST_FILE
 from pipeline.data.sources import Source, load_source
 from pipeline.data.store import Store
 from pipeline.drafts import DRAFTS_FILE, read_drafts
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 REPORT_FILE = "report.html"
 LEAST_SECONDS = 2.0
 """A report of 400 tasks takes about so long; with less time left a run does without."""
+REPORT_SHARE = 0.3
+"""Of the reserve, that a report may take; ending takes its time too."""
 _UNKNOWN = "No source that was read holds the test outputs; --source of the command report adds one that does."
 
 
@@ -50,7 +53,7 @@ def write_report(folder: Path, sources: Sequence[str] = ()) -> Path:
 
 def leave_report(folder: Path, budget: Budget) -> None:
     """Write the report at the end of a run, in a process of its own and within the time; a failure is one line of the log."""
-    seconds = None if budget.limit_seconds is None else budget.remaining() + 0.5 * budget.reserve_seconds
+    seconds = None if budget.limit_seconds is None else budget.remaining() + REPORT_SHARE * budget.reserve_seconds
     again = f"`python -m pipeline report {folder}` makes it"
     if seconds is not None and seconds < LEAST_SECONDS:
         logger.warning("no time left for a report; %s", again)

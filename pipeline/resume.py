@@ -1,12 +1,11 @@
-"""What a training checkpoint holds besides weights, and how a trainer goes on from one as if it had never stopped.
+"""How a trainer goes on from a checkpoint (pipeline.save) as if it had never stopped.
 
 A checkpoint that one process cannot read is damaged for all of them: it is renamed, and the next older one is taken.
 """
 
 import logging
-import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +14,21 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from eval.replace import replace_file
 from pipeline.carry import Carry, Wishes
-from pipeline.checkpoint import read_weights, save_weights
+from pipeline.checkpoint import read_weights
 from pipeline.checkpoint_folder import (
     WEIGHTS,
-    begin_checkpoint,
-    checkpoint_name,
     checkpoints,
-    finish_checkpoint,
     read_state,
     set_aside,
-    write_state,
 )
 from pipeline.config import Config
 from pipeline.data.pack import Samples
 from pipeline.engine import from_main
 from pipeline.progress import Progress, Totals
-from pipeline.tensorfiles import Damaged, read_tensors, write_tensors
+from pipeline.save import SAMPLES, TRAINING, carry_file, training_tensors
+from pipeline.tensorfiles import Damaged, read_tensors
 
 if TYPE_CHECKING:
     from pipeline.train import Trainer
@@ -40,68 +37,6 @@ logger = logging.getLogger(__name__)
 
 _FREE = {"steps", "packs", "pieces", "execution", "log_steps", "checkpoint_seconds", "checkpoint_steps", "checkpoints_kept"}
 """Settings of training that a resumed run may change."""
-_TRAINING = "training.safetensors"
-_SAMPLES = ("example", "transform", "shift", "segments")
-
-
-def save_checkpoint(trainer: "Trainer") -> None:
-    """Write a checkpoint of the trainer's step, all processes together: the folder appears when it is complete.
-
-    Raises OSError where it cannot be written; nothing of it stays then, as the disk may be full.
-    """
-    temporary = trainer.out / "checkpoints" / f".{checkpoint_name(trainer.progress.step)}"
-    try:
-        _write_checkpoint(trainer, temporary)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _write_checkpoint(trainer: "Trainer", temporary: Path) -> None:
-    accelerator, step = trainer.accelerator, trainer.progress.step
-    totals = trainer.summed_totals()
-    if accelerator.is_main_process:
-        begin_checkpoint(temporary.parent, step)
-        save_weights(temporary / WEIGHTS, trainer.weights(), trainer.config, trainer.store, step)
-        write_tensors(temporary / _TRAINING, _plain(_tensors(trainer)))
-    accelerator.wait_for_everyone()
-    carried = _carried(trainer.carries)
-    if carried:
-        write_tensors(temporary / _carry_file(accelerator.process_index), carried)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_state(temporary, _state(trainer, totals))
-        finish_checkpoint(temporary, trainer.config.train.checkpoints_kept)
-    accelerator.wait_for_everyone()
-
-
-def _carry_file(process: int) -> str:
-    return f"carry-{process}.safetensors"
-
-
-def _tensors(trainer: "Trainer") -> dict[str, Tensor]:
-    tensors = {f"network.{name}": tensor for name, tensor in trainer.network.state_dict().items()}
-    if trainer.average:
-        tensors |= {f"average.{name}": tensor for name, tensor in trainer.average.resume_state().items()}
-    states = trainer.optimizer.states()
-    for name, parameter in trainer.network.named_parameters():
-        tensors |= {f"optimizer.{name}:{key}": value for key, value in states.get(parameter, {}).items()}
-    return tensors | {"rng": torch.get_rng_state()}
-
-
-def _state(trainer: "Trainer", totals: "Totals") -> dict[str, object]:
-    scaler = trainer.accelerator.scaler
-    return {
-        "progress": asdict(trainer.progress),
-        "totals": asdict(totals),
-        "average_step": trainer.average.step if trainer.average else 0,
-        "config": trainer.config.to_json(),
-        "data_hash": trainer.store.data_hash,
-        "processes": trainer.accelerator.num_processes,
-        "packs": trainer.all_packs,
-        "dtype": str(trainer.dtype),
-        "scaler": scaler.state_dict() if scaler is not None else {},
-    }
 
 
 @dataclass(frozen=True)
@@ -159,8 +94,8 @@ def _read(trainer: "Trainer", folder: Path) -> _Stored:
         config = _check(trainer, folder, state)
         if trainer.accelerator.is_main_process:
             read_weights(folder / WEIGHTS)
-        tensors, _ = read_tensors(folder / _TRAINING)
-        _check_shapes(trainer, folder / _TRAINING, tensors)
+        tensors, _ = read_tensors(folder / TRAINING)
+        _check_shapes(trainer, folder / TRAINING, tensors)
         processes, progress, totals = state["processes"], Progress(**state["progress"]), Totals(**state["totals"])
         packs = state.get("packs") or config.train.packs or processes
         carries = _read_carries(trainer, folder, processes, packs)
@@ -223,7 +158,7 @@ def _check(trainer: "Trainer", folder: Path, state: Mapping[str, Any]) -> Config
 
 def _check_shapes(trainer: "Trainer", path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raise Damaged unless `tensors` are those that training keeps, of the shapes that they have here."""
-    expected = {name: tensor.shape for name, tensor in _tensors(trainer).items() if not name.startswith("optimizer.")}
+    expected = {name: tensor.shape for name, tensor in training_tensors(trainer).items() if not name.startswith("optimizer.")}
     parameters = dict(trainer.network.named_parameters())
     for name in _part(tensors, "optimizer"):
         parameter, _, key = name.rpartition(":")
@@ -246,19 +181,6 @@ def _load_optimizer(trainer: "Trainer", tensors: Mapping[str, Tensor]) -> None:
     trainer.optimizer.load_states(states)
 
 
-def _carried(carries: Mapping[int, Carry]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for pack, carry in carries.items():
-        if carry.state is None:
-            continue
-        arrays = (carry.samples.example, carry.samples.transform, carry.samples.shift, carry.segments)
-        tensors |= {f"{pack}.{name}": torch.from_numpy(array) for name, array in zip(_SAMPLES, arrays, strict=True)}
-        tensors |= {f"{pack}.state{i}": part for i, part in enumerate(carry.state)}
-        if carry.wishes is not None:
-            tensors[f"{pack}.wishes"] = torch.from_numpy(carry.wishes.take())
-    return _plain(tensors)
-
-
 def _read_carries(trainer: "Trainer", folder: Path, processes: int, packs: int) -> dict[int, Carry]:
     """Return what this process's packs carry from a checkpoint that so many processes wrote, with so many packs a step."""
     own = trainer.accelerator
@@ -266,12 +188,12 @@ def _read_carries(trainer: "Trainer", folder: Path, processes: int, packs: int) 
     files: dict[str, dict[str, Tensor]] = {}
     carries = {}
     for pack in range(own.process_index, min(packs, now), own.num_processes):
-        path = folder / _carry_file(pack % processes)
+        path = folder / carry_file(pack % processes)
         if path.name not in files:
             files[path.name] = read_tensors(path)[0] if path.is_file() else {}
         tensors = files[path.name]
         if f"{pack}.example" in tensors:
-            example, transform, shift, segments = (tensors[f"{pack}.{name}"].numpy() for name in _SAMPLES)
+            example, transform, shift, segments = (tensors[f"{pack}.{name}"].numpy() for name in SAMPLES)
             state = tuple(tensors[f"{pack}.state{i}"] for i in range(len(trainer.network.reasoner.states)))
             wishes = Wishes.of(tensors[f"{pack}.wishes"].numpy()) if f"{pack}.wishes" in tensors else None
             carries[pack] = Carry(Samples(example, transform, shift), segments, state, wishes)
@@ -281,17 +203,15 @@ def _read_carries(trainer: "Trainer", folder: Path, processes: int, packs: int) 
     return carries
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
 def _truncate_metrics(path: Path, step: int) -> None:
     """Drop the lines that were written after the checkpoint of `step`, and those that are cut short or damaged."""
     if not path.is_file():
         return
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(b"".join(line + b"\n" for line in path.read_bytes().splitlines() if _is_before(line, step)))
-    temporary.replace(path)
+    kept = b"".join(line + b"\n" for line in path.read_bytes().splitlines() if _is_before(line, step))
+    try:
+        replace_file(path, kept)
+    except OSError as error:
+        logger.warning("%s; it has lines of steps that are computed again", error)
 
 
 def _is_before(line: bytes, step: int) -> bool:

@@ -5,10 +5,6 @@ What depends on whether tasks or puzzles are solved is in `arc_job` and `puzzle_
 """
 
 import logging
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,11 +18,12 @@ from pipeline.budget import Budget
 from pipeline.checkpoint import Weights, load_weights, newest_checkpoint, newest_weights, transplant
 from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, load_dataset
-from pipeline.engine import describe_device, fit_config, free_cache, from_main, make_accelerator
+from pipeline.engine import describe_device, fit_config, free_cache, from_main, make_accelerator, ran_out_of_memory
 from pipeline.optim import trainable
 from pipeline.reasoner.network import make_network
 from pipeline.record import Stopwatch
 from pipeline.report import leave_report
+from pipeline.save import CheckpointFailed
 from pipeline.tensorfiles import write_json
 from pipeline.train import Trainer, count_packs
 from submission.duration import format_duration
@@ -81,54 +78,56 @@ class RunPlan:
     resume: bool = False
 
 
-def default_reserve(limit_seconds: float) -> float:
-    """Return the seconds of a time limit that are kept free at its end: 3%, at least 5 seconds, at most 20 minutes."""
-    return min(max(0.03 * limit_seconds, 5.0), 1200.0)
-
-
 def run(plan: RunPlan) -> int:
     """Do the whole job; return 0, or 1 when training failed and the result is what was possible without it.
 
     Raises ValueError or FileNotFoundError for bad sources, settings or folders.
     """
-    with _stop_at_limit(plan.budget):
-        config = _stored_config(plan)
-        accelerator, dtype = make_accelerator(config.train.precision)
-        count_packs(config, accelerator.num_processes, plan.resume)
-        stopwatch = Stopwatch(plan.out if accelerator.is_main_process else None, plan.budget.started)
-        stopwatch.lap("start", describe_device(accelerator))
-        folder = plan.out / "dataset"
-        engine_seconds = plan.budget.elapsed()
-        before_predicting = STAGE_SECONDS + WORKERS * engine_seconds if plan.job.starts_workers(accelerator) else 0.0
-        if accelerator.is_main_process:
-            logger.info("the engine is there after %s", format_duration(engine_seconds))
-            if not (plan.resume and (folder / "manifest.json").is_file()):
-                plan.job.build(config).save(folder)
-        accelerator.wait_for_everyone()
-        store = load_dataset(folder)
-        if accelerator.is_main_process:
-            plan.job.check(store, folder)
-        config = fit_config(config, store)
-        stopwatch.lap("build")
-        marker = plan.out / PREDICTING
-        resume = from_main(accelerator, plan.resume and marker.is_file())
-        if resume:
-            logger.info("training had ended; going on with predictions")
-        failed = not resume and _train(plan, config, accelerator, dtype, store, before_predicting)
-        free_cache(accelerator.device)
-        stopwatch.lap("train")
-        weights = newest_weights(plan.out / "checkpoints")
-        if weights is None:
-            logger.error("there is no checkpoint to predict with; the result stays as it is")
-        elif accelerator.is_main_process:
-            marker.touch()
-        plan.job.predict(accelerator, dtype, weights, store, config, plan.budget, resume)
-        if accelerator.is_main_process:
-            marker.unlink(missing_ok=True)
-            stopwatch.lap("predict")
-            leave_report(plan.out, plan.budget)
-        logger.info("done after %s", format_duration(plan.budget.elapsed()))
+    config = _stored_config(plan)
+    accelerator, dtype = make_accelerator(config.train.precision)
+    count_packs(config, accelerator.num_processes, plan.resume)
+    stopwatch = Stopwatch(plan.out if accelerator.is_main_process else None, plan.budget.started)
+    stopwatch.lap("start", describe_device(accelerator))
+    folder = plan.out / "dataset"
+    engine_seconds = plan.budget.elapsed()
+    before_predicting = STAGE_SECONDS + WORKERS * engine_seconds if plan.job.starts_workers(accelerator) else 0.0
+    if accelerator.is_main_process:
+        logger.info("the engine is there after %s", format_duration(engine_seconds))
+        if not (plan.resume and (folder / "manifest.json").is_file()):
+            plan.job.build(config).save(folder)
+    accelerator.wait_for_everyone()
+    store = load_dataset(folder)
+    if accelerator.is_main_process:
+        plan.job.check(store, folder)
+    config = fit_config(config, store)
+    stopwatch.lap("build")
+    marker = plan.out / PREDICTING
+    resume = from_main(accelerator, plan.resume and marker.is_file())
+    if resume:
+        logger.info("training had ended; going on with predictions")
+    failed = not resume and _train(plan, config, accelerator, dtype, store, before_predicting)
+    free_cache(accelerator.device)
+    stopwatch.lap("train")
+    weights = newest_weights(plan.out / "checkpoints")
+    if weights is None:
+        logger.error("there is no checkpoint to predict with; the result stays as it is")
+    elif accelerator.is_main_process:
+        _mark(marker)
+    plan.job.predict(accelerator, dtype, weights, store, config, plan.budget, resume)
+    if accelerator.is_main_process:
+        marker.unlink(missing_ok=True)
+        stopwatch.lap("predict")
+        leave_report(plan.out, plan.budget)
+    logger.info("done after %s", format_duration(plan.budget.elapsed()))
     return int(failed)
+
+
+def _mark(marker: Path) -> None:
+    """Leave the sign that training has ended; a run can do without it until it is resumed."""
+    try:
+        marker.touch()
+    except OSError as error:
+        logger.warning("%s: cannot be written (%s); a resumed run would predict from the beginning", marker, error.strerror)
 
 
 def _stored_config(plan: RunPlan) -> Config:
@@ -156,10 +155,12 @@ def _train(
         logger.info("%s", transplant(load_weights(plan.weights), network, store))
     network = network.to(accelerator.device)
     config = override(config, [f"train.precision={str(dtype).removeprefix('torch.')}"])  # a resumed run computes alike
-    speed = measure_speed(network, store, config, dtype, accelerator)
-    views = plan.job.views(config)
-    split = _split_time(config, plan, speed, accelerator.num_processes, views, before_predicting)
-    config, seconds = from_main(accelerator, split)
+    seconds: float | None = None
+    if plan.budget.limit_seconds is not None:  # else the settings alone say what is done, and nothing depends on the speed
+        speed = measure_speed(network, store, config, dtype, accelerator)
+        views = plan.job.views(config)
+        split = _split_time(config, plan, speed, accelerator.num_processes, views, before_predicting)
+        config, seconds = from_main(accelerator, split)
     budget = plan.budget.until(seconds)  # from here: what making the trainer takes is not prediction's
     trainer = Trainer(accelerator, dtype, network, store, config, plan.out)
     if accelerator.is_main_process:
@@ -167,13 +168,21 @@ def _train(
         logger.info("training %d values, %s", trainable(network), trainer.describe())
     if plan.resume:
         trainer.resume()
-    failures = (FloatingPointError,) if accelerator.num_processes > 1 else (FloatingPointError, RuntimeError, OSError)
+    alone = accelerator.num_processes == 1
+    everywhere = (FloatingPointError, CheckpointFailed)  # of several processes all or none raise these
+    told = (FloatingPointError, OSError, MemoryError) if alone else everywhere
     try:
         trainer.fit(budget)
         if trainer.memory_retries:
             logger.info("%d steps were repeated for want of memory; packs in %d pieces", trainer.memory_retries, trainer.pieces)
-    except failures:
-        logger.exception("training failed; predicting with the last checkpoint")
+    except told as error:
+        logger.error("training failed: %s; predicting with the last checkpoint", error)
+        return True
+    except RuntimeError as error:
+        if not alone:
+            raise
+        unexpected = None if ran_out_of_memory(error) else error
+        logger.error("training failed: %s; predicting with the last checkpoint", error, exc_info=unexpected)
         return True
     finally:
         accelerator.free_memory()
@@ -182,15 +191,13 @@ def _train(
 
 def _split_time(
     config: Config, plan: RunPlan, speed: Speed, processes: int, views: int, before_predicting: float
-) -> tuple[Config, float | None]:
-    """Return the config with packs that fit into the time, and the seconds for training (None without a limit).
+) -> tuple[Config, float]:
+    """Return the config with packs that fit into the time, and the seconds for training, of a run that has a limit.
 
     Prediction keeps `predict.time_share` of what is left, less where all `views` need less, more where not even one view of
     every test input would fit, up to half. A run that has checkpoints keeps its packs.
     """
     left = plan.budget.remaining()
-    if plan.budget.limit_seconds is None:
-        return config, None
     view = speed.view_seconds(config.predict.segments) / processes
     wanted = min(config.predict.time_share * left, 2 * views * view)
     between = max(STAGE_SECONDS, 0.01 * left) + before_predicting
@@ -207,25 +214,3 @@ def _split_time(
         logger.warning("a step would take %.1f s here; packs of %d tokens, not %d", step, tokens, config.train.pack_tokens)
         config = replace(config, train=replace(config.train, pack_tokens=tokens))
     return config, training
-
-
-@contextmanager
-def _stop_at_limit(budget: Budget) -> Iterator[None]:
-    """End the process shortly before the limit, whatever it is doing then: the result on disk is complete at all times."""
-    if budget.limit_seconds is None:
-        yield
-        return
-
-    def stop() -> None:
-        try:
-            logger.error("the time limit is reached; stopping at once, the result on disk is complete")
-        finally:
-            os._exit(1)
-
-    timer = threading.Timer(max(0.1, budget.remaining() + 0.8 * budget.reserve_seconds), stop)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

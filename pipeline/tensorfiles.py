@@ -4,9 +4,11 @@ What checkpoints, weights and candidates are written with. A file of tensors is 
 checksum of everything else in it; one without, as others write them, is read unchecked.
 """
 
-import os
+import errno
+import logging
+import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from eval.replace import replace_file, replacing
+
+logger = logging.getLogger(__name__)
 
 _CHECKSUM = "checksum"
 _CHUNK_BYTES = 1 << 24
@@ -28,15 +34,20 @@ class Damaged(ValueError):
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write CPU tensors as a safetensors file and replace `path` with it when it is complete and on disk."""
+    """Write CPU tensors as a safetensors file and replace `path` with it when it is complete and on disk. Raises OSError."""
     metadata = dict(metadata or {})
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        save_file(dict(tensors), temporary, metadata=metadata | {_CHECKSUM: _checksum(tensors, metadata)})
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    metadata |= {_CHECKSUM: _checksum(tensors, metadata)}
+    with replacing(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise _disk_error(error) from None
+
+
+def _disk_error(error: SafetensorError) -> OSError:
+    """Return what kept safetensors from writing, which it has in words alone, as other writers say it."""
+    found = re.search(r"os error (\d+)", str(error))
+    return OSError(int(found[1]) if found else errno.EIO, str(error))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -69,10 +80,20 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     kinds = [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in names]
     chunks = [chunk for name in names for chunk in _chunks(tensors[name])]
     checksum = zlib.crc32(orjson.dumps([sorted(metadata.items()), kinds]))
-    with ThreadPoolExecutor(_THREADS) as pool:  # zlib leaves Python to others while it computes
-        for part in pool.map(zlib.crc32, chunks):
-            checksum = zlib.crc32(part.to_bytes(4, "big"), checksum)
+    for part in _checksums(chunks):
+        checksum = zlib.crc32(part.to_bytes(4, "big"), checksum)
     return f"{checksum:08x}"
+
+
+def _checksums(chunks: Sequence[memoryview]) -> list[int]:
+    """Return a CRC-32 of each of `chunks`, computed in several threads where they are large."""
+    if sum(map(len, chunks)) > _CHUNK_BYTES:
+        try:
+            with ThreadPoolExecutor(_THREADS) as pool:  # zlib leaves Python to others while it computes
+                return list(pool.map(zlib.crc32, chunks))
+        except RuntimeError as error:  # a thread needs memory too, which a checkpoint must not fail for
+            logger.warning("checksums are computed in one thread: %s", error)
+    return list(map(zlib.crc32, chunks))
 
 
 def _chunks(tensor: Tensor) -> Iterator[memoryview]:
@@ -85,15 +106,7 @@ def _chunks(tensor: Tensor) -> Iterator[memoryview]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with sorted keys and replace `path` with it when it is complete and on disk."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
 
 
 def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -117,8 +130,3 @@ def read_checked_json(path: Path) -> dict[str, Any]:
 
 def _json_checksum(value: Mapping[str, Any]) -> str:
     return f"{zlib.crc32(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)):08x}"
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

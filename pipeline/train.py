@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -26,14 +25,16 @@ from pipeline.data.dataset import Dataset, make_packs
 from pipeline.engine import ran_out_of_memory
 from pipeline.execution import Execution
 from pipeline.gradients import Computed, Gradients
+from pipeline.interrupts import interrupts_deferred
 from pipeline.memory_fit import CudaMemory, OutOfMemory, free_memory
 from pipeline.optim import MovingAverage, make_optimizer, rate_factor, trainable
 from pipeline.progress import Journal, Progress, Totals, metrics_line
 from pipeline.reading import Reading
-from pipeline.reasoner.layout import to_device
 from pipeline.reasoner.network import Network
-from pipeline.resume import load_checkpoint, save_checkpoint
+from pipeline.resume import load_checkpoint
+from pipeline.save import CheckpointFailed, save_checkpoint
 from pipeline.tables import Found, train_tables
+from pipeline.together import Together
 from pipeline.trial import measure_pieces
 
 logger = logging.getLogger(__name__)
@@ -92,8 +93,7 @@ class Trainer:
         self.gradients = Gradients(accelerator, self.model, self.network, self.maker, config, dtype, execution)
         self.unread: Unread | None = None
         """The step that was computed last, where it was not waited for."""
-        self.agreement: Reading | None = None
-        """What the processes agreed on before this step, where it was not waited for."""
+        self.together = Together(accelerator)
         self.pieces = config.train.pieces or int(accelerator.device.type != "cuda")
         """Into which a pack is cut; 0 until it is measured."""
         self.memory_retries = 0
@@ -121,22 +121,24 @@ class Trainer:
     def fit(self, budget: Budget) -> Progress:
         """Train until `train.steps` steps are done or `budget` is used up, then write the last checkpoint.
 
-        Raises FloatingPointError, naming step and tasks, when the loss is not finite, and OutOfMemory when a step does not fit
-        into the memory; the last checkpoint stays.
+        Raises FloatingPointError, naming step and tasks, when the loss is not finite, OutOfMemory when a step does not fit into
+        the memory, and CheckpointFailed when the disk does not take the last checkpoint; the one before stays. Asked to end, by
+        Ctrl-C or SIGTERM, it does so after the step and its checkpoint, with KeyboardInterrupt.
         """
         train = self.config.train
         if not train.steps and budget.limit_seconds is None:
             raise ValueError("training needs an end: train.steps or a time limit")
-        self.agreement = None
+        self.together.begin()
         started, spent_before = time.monotonic(), self.progress.seconds
         last_checkpoint, logged = started, started
-        step_seconds = 0.0
-        with Journal(self.out / "metrics.jsonl" if self.accelerator.is_main_process else None) as journal:
+        step_seconds, interrupted = 0.0, False
+        path = self.out / "metrics.jsonl" if self.accelerator.is_main_process else None
+        with interrupts_deferred() as asked_to_end, Journal(path) as journal:
             while not train.steps or self.progress.step < train.steps:
                 before = time.monotonic()
                 due = bool(train.checkpoint_seconds) and before - last_checkpoint >= train.checkpoint_seconds
-                done, stop, due = self._agree(budget, step_seconds, due)
-                if stop:
+                done, stop, due, interrupted = self._agree(budget, step_seconds, due, asked_to_end())
+                if stop or interrupted:
                     break
                 if not self.pieces:
                     self.pieces = measure_pieces(self, CudaMemory(self.accelerator.device))
@@ -149,33 +151,36 @@ class Trainer:
                     self._log(journal, done, now - logged, budget.remaining())
                     logged = now
                 if due or (train.checkpoint_steps and self.progress.step % train.checkpoint_steps == 0):
-                    self.save()
+                    self._save_if_possible()
                     last_checkpoint = time.monotonic()
-        self.save()
+            self.save()
+        if interrupted:
+            raise KeyboardInterrupt(f"the checkpoint of step {self.progress.step} is written, --resume goes on from it")
         return self.progress
+
+    def _save_if_possible(self) -> None:
+        """Write a checkpoint; one that the disk does not take is missing, and the next one may do."""
+        try:
+            self.save()
+        except CheckpointFailed as error:
+            logger.error("step %d: the checkpoint cannot be written (%s); training goes on", self.progress.step, error)
 
     def _step(self, done: float) -> None:
         """One step of all packs: forward, backward, update."""
         train, step = self.config.train, self.progress.step
         turns = {pack: next_turn(self.carries[pack], self.maker, train, step, pack) for pack in self.packs}
-        sequences = self._share(np.array([sum(len(turn.samples) for turn in turns.values())], np.float32))
+        sequences = self.together.share(np.array([sum(len(turn.samples) for turn in turns.values())], np.float32))
         computed = self._compute(turns, self.accelerator.num_processes / sequences[0])
         broken = (~computed.figures.isfinite()).any().float()[None]
-        if self.accelerator.num_processes > 1:
-            broken = self.accelerator.reduce(broken, "sum")
-        before, self.unread = self.unread, Unread(step, computed, Reading(torch.cat((sequences, broken))))
-        if self.waits:
+        shared = Reading(torch.cat((sequences, self.together.share(broken))))
+        before, self.unread = self.unread, Unread(step, computed, shared)
+        if self.together.waits:
             self._settle()
         elif before is not None:
             self._tell(before)
         self.carries = computed.carries
         self._update(done, computed.found)
         self.progress.step += 1
-
-    @property
-    def waits(self) -> bool:
-        """Whether a step is looked at before it changes the weights, and not, as on a GPU, while the next one is computed."""
-        return self.accelerator.device.type != "cuda"
 
     def _settle(self) -> None:
         """Look at the last step, if nobody has yet: wait for it, add up what it came to.
@@ -204,21 +209,23 @@ class Trainer:
                 short = ran_out_of_memory(error)
                 if not short and not self.gradients.execution.give_up(error):
                     raise
+                words = str(error)
             self.optimizer.zero_grad(set_to_none=True)
             self.gradients.execution.forget_graphs()
             if short:
-                self._cut_smaller(max(len(turn.samples) for turn in turns.values()))  # the error holds no memory any more
+                most = max(len(turn.samples) for turn in turns.values())
+                self._cut_smaller(most, words)  # here the error holds no memory any more
 
-    def _cut_smaller(self, most: int) -> None:
+    def _cut_smaller(self, most: int, words: str) -> None:
         """Double the pieces, of which a pack can have `most`.
 
-        Raises OutOfMemory where that does not help, or cannot be done: other processes have gone on.
+        `words` are those of the error. Raises OutOfMemory where that does not help, or cannot be done as others have gone on.
         """
         step, processes = self.progress.step, self.accelerator.num_processes
         if self.pieces >= most:
             raise OutOfMemory(
                 f"step {step}: out of memory with a single sequence in each piece; "
-                "a smaller train.pack_tokens leaves more room for it"
+                f"a smaller train.pack_tokens leaves more room for it ({words.splitlines()[0] if words else 'MemoryError'})"
             )
         if processes > 1:
             raise OutOfMemory(
@@ -242,32 +249,18 @@ class Trainer:
         if self.average:
             self.average.update()
 
-    def _sum(self, value: float) -> float:
-        if self.accelerator.num_processes == 1:
-            return value
-        return float(self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device), "sum"))
+    def _agree(self, budget: Budget, step_seconds: float, due: bool, asked_to_end: bool) -> tuple[float, bool, bool, bool]:
+        """Return the share 0..1 of the run that is done, whether the time is up, whether a checkpoint is due after this step.
 
-    def _share(self, values: npt.NDArray[np.float32]) -> Tensor:
-        """Return the sum over all processes, on the device; nobody waits for it."""
-        mine = to_device(values, self.accelerator.device)
-        return mine if self.accelerator.num_processes == 1 else self.accelerator.reduce(mine, "sum")
-
-    def _agree(self, budget: Budget, step_seconds: float, due: bool) -> tuple[float, bool, bool]:
-        """Return the share 0..1 of the run that is done, whether to stop now, and whether a checkpoint is due after this step.
-
-        It is what the main process finds, in every process; on GPUs, what it found before the last step.
+        It is what the main process finds, in every process. Last comes whether any process was asked to end.
         """
         steps, left = self.config.train.steps, budget.remaining()
         spent = self.progress.seconds
         by_time = 0.0 if math.isinf(left) else spent / max(spent + left, 1e-9)
         by_steps = self.progress.step / steps if steps else 0.0
-        stop = left < (1.5 if self.waits else 3.5) * step_seconds + self.save_seconds
-        if self.accelerator.num_processes > 1:
-            mine = np.array([by_time, stop, due], np.float32) * self.accelerator.is_main_process
-            now = Reading(self._share(mine))
-            before, self.agreement = self.agreement, now
-            by_time, stop, due = (now if self.waits or before is None else before).take().tolist()
-        return max(by_time, by_steps), bool(stop), bool(due)
+        stop = left < (1.5 if self.together.waits else 3.5) * step_seconds + self.save_seconds
+        by_time, stop, due, asked_to_end = self.together.agree(by_time, stop, due, asked_to_end)
+        return max(by_time, by_steps), stop, due, asked_to_end
 
     def _log(self, journal: Journal, done: float, seconds: float, left: float) -> None:
         """Add a line to the metrics: means over the last `seconds` and all processes."""
@@ -279,7 +272,7 @@ class Trainer:
 
     def summed_totals(self) -> Totals:
         """Return the totals over all processes; every process must ask."""
-        return Totals(**{name: self._sum(value) for name, value in asdict(self.totals).items()})
+        return Totals(**{name: self.together.sum(value) for name, value in asdict(self.totals).items()})
 
     def weights(self) -> Mapping[str, Tensor]:
         """Return the weights that predictions use: averaged where the average is on."""
@@ -292,7 +285,8 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of this step, all processes together.
 
-        Raises FloatingPointError, in every process, when the weights are not finite: the last good checkpoint stays.
+        Raises, in every process, FloatingPointError when the weights are not finite and CheckpointFailed when the disk does not
+        take it: the last good checkpoint stays.
         """
         self._settle()
         newest = newest_checkpoint(self.out / "checkpoints")

@@ -13,7 +13,7 @@ from pipeline.budget import Budget
 from pipeline.candidates import Candidates, clear_candidates, read_candidates
 from pipeline.data.store import Store
 from pipeline.data.watch import watch
-from pipeline.predict import Predictor, round_path
+from pipeline.predict import Predictor
 from pipeline.tensorfiles import write_json
 from submission.duration import format_duration
 from submission.format import FilledSubmission, fill_submission, write_submission
@@ -28,13 +28,14 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
     """Predict in rounds and put better attempts into `out`/submission.json after each; return the votes.
 
     A submission of an earlier prediction stays until as many views have been asked as it rests on, or all. With `resume`, the
-    complete rounds of an earlier start of the same prediction count, and are not asked again.
+    complete rounds of an earlier start of the same prediction count, and are not asked again. Raises OSError at the end
+    when the last submission could not be written.
     """
     folder, path, ranking = out / "candidates", out / "submission.json", predictor.config.ranking
+    unwritten: OSError | None = None
     earlier = _views_before(out / "votes.json")
     if not resume:
         clear_candidates(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     ballot = Ballot(predictor.source)
     kept = predictor.keep_rounds(folder)
     for candidates, _ in kept:
@@ -45,21 +46,26 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
         if views >= earlier:
             write_attempts(path, ballot, tasks, ranking)
     for done in predictor.rounds(folder, budget, len(kept)):
-        candidates, _ = read_candidates(round_path(folder, done.number))
-        count_votes(ballot, candidates, predictor.store)
+        count_votes(ballot, done.found, predictor.store)
         stays = done.views < min(earlier, predictor.most_views)
-        if stays:
-            filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
-        else:
-            filled = write_attempts(path, ballot, tasks, ranking)
+        filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
+        if not stays:
+            try:
+                _put(path, filled, ballot, tasks, ranking)
+                unwritten = None
+            except OSError as error:  # the next round may find room again
+                logger.error("the submission of before stays: %s", error)
+                unwritten = error
         logger.info(
             "round %d: up to %d views of each test input%s, %d candidates in %s; %d test inputs without a prediction%s; %s",
-            done.number, done.views, "" if done.complete else " (cut short)", done.candidates,
+            done.number, done.views, "" if done.complete else " (cut short)", len(done.found.test),
             format_duration(done.seconds), len(filled.without_prediction),
             "; the earlier submission rests on more views and stays" if stays else "",
             "no limit" if budget.limit_seconds is None else f"{format_duration(budget.remaining())} left",
         )  # fmt: skip
     logger.info("predictions: %s", predictor.crew.counts)
+    if unwritten:
+        raise unwritten
     return ballot
 
 
@@ -105,8 +111,16 @@ def tally(folders: Sequence[Path], store: Store) -> Ballot:
 
 
 def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: str) -> FilledSubmission:
-    """Put the attempts that `ballot` chooses at `path`, complete; `votes.json` beside it says where they come from."""
+    """Put the attempts that `ballot` chooses at `path`, complete; `votes.json` beside it says where they come from.
+
+    Raises OSError where the submission cannot be written; without the votes it is as good.
+    """
     filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
+    _put(path, filled, ballot, tasks, ranking)
+    return filled
+
+
+def _put(path: Path, filled: FilledSubmission, ballot: Ballot, tasks: Sequence[Task], ranking: str) -> None:
     write_submission(path, filled.submission, tasks)
     tallies = [ballot.tally(task.id, index) for task in tasks for index in range(len(task.test))]
     counts = [tally.candidates for tally in tallies]
@@ -120,8 +134,10 @@ def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: s
         "with_one_prediction": [list(place) for place in filled.with_one_prediction],
         "tests": {task.id: [_votes(ballot, task, index, ranking) for index in range(len(task.test))] for task in tasks},
     }
-    write_json(path.with_name("votes.json"), report)
-    return filled
+    try:
+        write_json(path.with_name("votes.json"), report)
+    except OSError as error:
+        logger.warning("how the views voted is not kept: %s", error)
 
 
 def _votes(ballot: Ballot, task: Task, index: int, ranking: str) -> dict[str, object]:

@@ -73,11 +73,16 @@ class Workers:
         usable = sum(worker.usable for worker in self.crew)
         return usable * sum(speeds) / len(speeds) if speeds else None
 
-    def count_pieces(self, tokens: int) -> int:
-        """Return into how many pieces work of so many tokens is cut: several for each worker, so that all end together."""
+    def count_pieces(self, tokens: int, budget: Budget) -> int:
+        """Return into how many pieces work of so many tokens is cut: several for each worker, so that all end together.
+
+        Without a time limit it does not depend on the speed: the same pieces give the same answers to the last bit.
+        """
         if not tokens:
             return 0
         size, speed = len(self.crew), self.tokens_per_second
+        if budget.limit_seconds is None:
+            return size * max(2, math.ceil(tokens / (size * self.config.pack_tokens)))
         if speed is None:
             return 2 * size
         share = tokens / speed  # seconds that each worker will be busy

@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.replace import replace_file
 from submission.causes import LOST, KaggleError, explain
 from submission.notebook import read_ready_folder
 from submission.secret import mask, refuse_tokens
@@ -251,6 +252,4 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _write_json(path: Path, value: object) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, (json.dumps(value) + "\n").encode())

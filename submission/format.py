@@ -5,8 +5,6 @@ Last room of the flow but for the score: takes attempts in the original frame, l
 """
 
 import json
-import os
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import orjson
 
 from augment.grid import Grid, grid_key, parse_grid
 from augment.task import Task, TaskId
+from eval.replace import replace_file
 from eval.vote import choose_attempts
 
 Submission = dict[TaskId, list[tuple[Grid, Grid]]]
@@ -104,7 +103,7 @@ def write_submission(path: Path, submission: Submission, tasks: Sequence[Task]) 
         ]
         for task in tasks
     }
-    _replace_file(path, orjson.dumps(document))
+    replace_file(path, orjson.dumps(document))
 
 
 @overload
@@ -272,19 +271,6 @@ def _parse_entry(entry: object, where: str, allow_missing: bool, problems: list[
         except ValueError as error:
             problems.append(str(error))
     return attempts
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    """Write `content` beside `path` and then rename it to `path`; on failure `path` is as before and nothing is left."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _raise_first(where: str, problems: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ manifest last, so that a dataset that was cut short does not load.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import orjson
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from eval.replace import replace_file
 from pipeline.data.strictjson import show_path
 
 ARRAYS_FILE = "store.safetensors"
@@ -33,16 +33,6 @@ def write_folder(folder: Path, arrays: Arrays, manifest: Mapping[str, Any]) -> N
     options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     replace_file(folder / ARRAYS_FILE, safetensors.numpy.save(contiguous))
     replace_file(folder / MANIFEST_FILE, orjson.dumps(manifest, option=options))
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put a file with `content` at `path` in one step; on failure `path` is as before and nothing is left beside it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def require_files(folder: Path) -> None:

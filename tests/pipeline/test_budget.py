@@ -1,12 +1,14 @@
 """Durations as people write them, and a clock that counts down."""
 
 import math
+import threading
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.budget import Budget
+from pipeline.budget import Budget, default_reserve, stop_at
 from submission.duration import format_duration, parse_duration
 
 
@@ -89,3 +91,25 @@ def test_a_part_of_a_budget_starts_now_without_reserve(clock: list[float]) -> No
     whole = Budget(60.0, 0.0, reserve_seconds=10.0)
     assert whole.until(7.0) == Budget(7.0, 100.0, 0.0)
     assert whole.until(None).remaining() == math.inf
+
+
+@pytest.mark.parametrize(("reserve", "left"), [(5.0, 2.0), (10.0, 2.0), (100.0, 20.0), (1.0, 1.0), (0.0, 0.0)])
+def test_a_run_is_stopped_with_a_fifth_of_its_reserve_or_two_seconds_left(reserve: float, left: float) -> None:
+    assert Budget(60.0, 100.0, reserve).last_moment() == pytest.approx(160.0 - left)
+    assert Budget(None, 100.0, reserve).last_moment() is None
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(20.0, 5.0), (600.0, 18.0), (43_200.0, 1200.0)])
+def test_three_percent_are_kept_free_at_the_end_within_bounds(limit: float, expected: float) -> None:
+    assert default_reserve(limit) == pytest.approx(expected)
+
+
+def test_a_process_ends_at_its_last_moment_and_not_after_it_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr("os._exit", lambda code: ended.set())
+    with stop_at(time.monotonic() + 0.05):
+        pass
+    with stop_at(None):
+        assert not ended.wait(0.2)
+    with stop_at(time.monotonic() - 1.0):  # it is over already
+        assert ended.wait(5.0)

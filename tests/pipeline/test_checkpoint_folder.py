@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline import checkpoint_folder
 from pipeline.checkpoint_folder import (
     begin_checkpoint,
     checkpoints,
@@ -99,3 +100,13 @@ def test_a_checkpoint_that_is_set_aside_is_none_any_more(tmp_path: Path) -> None
         assert set_aside(folder) == tmp_path / "damaged-step-00000004"
         assert checkpoints(tmp_path) == []
         assert names(tmp_path) == ["damaged-step-00000004"]
+
+
+def test_a_checkpoint_whose_removal_was_cut_short_is_none_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_checkpoint(tmp_path, 1)
+    with monkeypatch.context() as killed:
+        killed.setattr(checkpoint_folder.shutil, "rmtree", lambda path, ignore_errors: None)
+        make_checkpoint(tmp_path, 2, kept=1)
+    assert checkpoints(tmp_path) == [tmp_path / "step-00000002"]
+    make_checkpoint(tmp_path, 3, kept=2)
+    assert names(tmp_path) == ["step-00000002", "step-00000003"]  # and what was left of it is gone

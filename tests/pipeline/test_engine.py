@@ -76,3 +76,17 @@ def test_a_negative_number_of_workers_is_refused() -> None:
 )
 def test_out_of_memory_is_told_from_other_errors(error: Exception, expected: bool) -> None:
     assert ran_out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "could not create a primitive",
+        "could not create a memory object",
+        "unable to mmap 1964680 bytes from file <t.safetensors>: Cannot allocate memory (12)",
+        "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.",
+    ],
+)
+def test_want_of_memory_on_a_cpu_is_known_by_its_words(words: str) -> None:
+    assert ran_out_of_memory(RuntimeError(words))
+    assert not ran_out_of_memory(RuntimeError("could not create a network"))

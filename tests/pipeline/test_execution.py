@@ -26,7 +26,6 @@ from pipeline.reading import Reading
 from pipeline.reasoner import attention
 from pipeline.reasoner.blocks import Block
 from pipeline.reasoner.layout import Room, make_layout
-from pipeline.train import Trainer
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.tinypuzzles import tiny_puzzle_store
 from tests.pipeline.trainers import (
@@ -248,9 +247,9 @@ class Watch(TorchDispatchMode):
 def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
     config = config_of(system, "train.halting_delay=1")
     trainer = make_trainer(config, tmp_path)
+    trainer.together.waits = False
     now, born, taken = [0], {}, []
     make, take = Reading.__init__, Reading.take
-    monkeypatch.setattr(Trainer, "waits", property(lambda _: False))
     monkeypatch.setattr(Reading, "__init__", lambda self, tensor: (born.__setitem__(id(self), now[0]), make(self, tensor))[1])
     monkeypatch.setattr(Reading, "take", lambda self: (taken.append(now[0] - born[id(self)]), take(self))[1])
     kept = []  # so that no two readings have one id
@@ -264,20 +263,19 @@ def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.Monkey
     assert min(taken) == 1  # what is read is of the step before
 
 
-def test_a_step_that_is_looked_at_later_comes_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_is_looked_at_later_comes_to_the_same(tmp_path: Path) -> None:
     make_trainer(config_of("table"), tmp_path / "at once").fit(NO_LIMIT)
-    monkeypatch.setattr(Trainer, "waits", property(lambda _: False))
-    make_trainer(config_of("table"), tmp_path / "later").fit(NO_LIMIT)
+    trainer = make_trainer(config_of("table"), tmp_path / "later")
+    trainer.together.waits = False
+    trainer.fit(NO_LIMIT)
     assert_equal_runs(tmp_path / "at once", tmp_path / "later")
     names = ("step", "loss", "exact", "segments")
     assert metrics(tmp_path / "at once", *names) == metrics(tmp_path / "later", *names)
 
 
-def test_a_loss_that_is_not_finite_is_found_a_step_later_and_never_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Trainer, "waits", property(lambda _: False))
+def test_a_loss_that_is_not_finite_is_found_a_step_later_and_never_written(tmp_path: Path) -> None:
     trainer = make_trainer(config_of("trm", "train.log_steps=100"), tmp_path)
+    trainer.together.waits = False
     trainer._step(0.0)
     trainer.save()
     with torch.no_grad():

@@ -2,11 +2,14 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from pipeline import launch
-from pipeline.launch import STARTED, first_start, start_processes
+from pipeline.launch import LAST_MOMENT, STARTED, first_start, start_processes
+from pipeline.occupied import occupied
 
 
 class Replaced(Exception):
@@ -91,3 +94,29 @@ def test_the_clock_starts_with_the_first_process(monkeypatch: pytest.MonkeyPatch
     assert first_start(5.0) == 5.0
     monkeypatch.setenv(STARTED, "3.25")
     assert first_start(5.0) == 3.25
+
+
+@pytest.mark.parametrize(("exit_code", "expected"), [(2, 2), (1, 1), (-9, 1)])
+def test_the_launcher_ends_with_the_exit_code_of_the_first_that_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], exit_code: int, expected: int
+) -> None:
+    failure = ProcessFailure(local_rank=1, pid=7, exitcode=exit_code, error_file="none")
+
+    def fail(arguments: list[str]) -> None:
+        raise ChildFailedError("pipeline", {1: failure})
+
+    monkeypatch.setattr("torch.distributed.run.main", fail)
+    assert launch.launch(["--standalone"]) == expected
+    assert capsys.readouterr().err == ("a process was killed by SIGKILL\n" if exit_code < 0 else "")
+
+
+def test_the_launcher_keeps_the_lock_and_knows_the_last_moment(
+    tmp_path: Path, replaced: list[tuple[list[str], dict[str, str]]]
+) -> None:
+    with occupied(tmp_path) as occupation, pytest.raises(Replaced):
+        start_processes(2, ["train"], 1.5, 99.25, occupation)
+    ((_, environment),) = replaced
+    assert float(environment[LAST_MOMENT]) == 99.25
+    with pytest.raises(Replaced):
+        start_processes(2, ["train"], 1.5)
+    assert replaced[1][1][LAST_MOMENT] == ""

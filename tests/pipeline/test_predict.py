@@ -12,6 +12,7 @@ import torch
 from augment.grid import grid_key
 from augment.transform import Transform, transform_to_int
 from eval.vote import Ballot
+from pipeline import predict
 from pipeline.asking import measure_speed
 from pipeline.budget import Budget
 from pipeline.candidates import read_candidates
@@ -19,10 +20,12 @@ from pipeline.checkpoint import Weights, load_weights, save_weights
 from pipeline.data.build import BuildConfig, build
 from pipeline.data.store import Store
 from pipeline.engine import make_accelerator
+from pipeline.memory_fit import OutOfMemory
 from pipeline.piece import Alone, Solver
 from pipeline.predict import Predictor, Round
 from pipeline.reasoner.network import Batch, make_network
 from pipeline.votes import count_votes
+from pipeline.workers import Work, Workers
 from tests.pipeline.test_import_checkpoint import VIEWS, Published
 from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
 
@@ -80,7 +83,7 @@ def test_every_view_comes_back_to_the_original_frame(tmp_path: Path, canvas: str
             asked[test] += 1
     known = np.diff(store.transform_start)[store.test_task]
     assert asked.tolist() == np.minimum(known, 41).tolist()
-    assert sum(done.candidates for done in rounds) == asked.sum()
+    assert sum(len(done.found.test) for done in rounds) == asked.sum()
     assert all(done.complete for done in rounds)
 
 
@@ -181,7 +184,7 @@ def test_compositional_memory_is_asked_views_that_were_never_trained(tmp_path: P
     accelerator, dtype = make_accelerator("float32")
     predictor = Predictor(accelerator.device, dtype, weights, wider, weights.config.predict)
     assert np.array_equal(predictor.store.transforms, wider.transforms)
-    assert sum(done.candidates for done in predict_all(predictor, tmp_path / "candidates")) > 4 * len(wider.test_task)
+    assert sum(len(done.found.test) for done in predict_all(predictor, tmp_path / "candidates")) > 4 * len(wider.test_task)
 
 
 def test_votes_follow_what_most_views_say(tmp_path: Path) -> None:
@@ -220,7 +223,7 @@ def test_packs_that_are_too_large_for_the_memory_are_asked_in_halves(tmp_path: P
     rounds = predict_all(predictor, tmp_path / "candidates")
     assert all(done.complete for done in rounds)
     known = np.diff(store.transform_start)[store.test_task]
-    assert sum(done.candidates for done in rounds) == np.minimum(known, 41).sum()
+    assert sum(len(done.found.test) for done in rounds) == np.minimum(known, 41).sum()
     assert small.largest > 100
     assert predictor.crew.counts.halved in range(2, 7)
     assert "out of memory: packs of" in caplog.text
@@ -229,7 +232,7 @@ def test_packs_that_are_too_large_for_the_memory_are_asked_in_halves(tmp_path: P
 def test_a_single_sequence_that_is_too_large_is_an_error(tmp_path: Path) -> None:
     predictor = make_predictor(tmp_path, tiny_store())
     solver_of(predictor).asker.network = Small(1)  # type: ignore[assignment]
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(OutOfMemory, match="single test input in a pack"):
         predict_all(predictor, tmp_path / "candidates")
 
 
@@ -242,3 +245,45 @@ def test_the_measured_speed_counts_one_view_of_every_test(tmp_path: Path) -> Non
     assert speed.view_tokens == int((store.test_canvas.astype(int).prod(axis=1) + 1).sum())
     assert speed.tokens_per_second > 0
     assert speed.view_seconds(2) == pytest.approx(2 * speed.view_tokens / speed.tokens_per_second)
+
+
+def test_without_a_time_limit_packs_and_pieces_do_not_depend_on_the_speed(tmp_path: Path) -> None:
+    store = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
+    predictor = make_predictor(tmp_path, store, "predict.views=41", "predict.pack_tokens=60")
+    solver, packs = solver_of(predictor), []
+    samples = predictor.maker.plain()
+    crew = Workers(["cpu", "cpu"], Work(tmp_path, store, predictor.config, torch.float32))
+    for speed in (None, 1.0, 1e9):
+        solver.asker.tokens_per_second = speed
+        sizes = [len(answer.samples) for answer in solver.asker.ask(samples, NO_LIMIT)]
+        for worker in crew.crew:
+            worker.speed = speed
+        packs.append((sizes, crew.count_pieces(100_000, NO_LIMIT)))
+    assert packs[0] == packs[1] == packs[2]
+    assert len(packs[0][0]) > 1
+    limited = Budget(1e6, time.monotonic())
+    assert crew.count_pieces(100_000, limited) != packs[0][1]
+
+
+def test_a_round_that_the_disk_does_not_take_counts_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    predictor = make_predictor(tmp_path, tiny_store())
+    monkeypatch.setattr(predict, "write_candidates", full)
+    rounds = predict_all(predictor, tmp_path / "candidates")
+    assert all(done.complete and len(done.found.test) for done in rounds)
+    assert caplog.text.count("the candidates of a round are not kept: [Errno 28] No space left on device") == len(rounds) > 1
+
+
+def test_drafts_are_there_before_a_round_that_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    predictor = make_predictor(tmp_path, tiny_store())
+    monkeypatch.setattr(predict, "write_candidates", killed)
+    with pytest.raises(KeyboardInterrupt):
+        predict_all(predictor, tmp_path / "candidates")
+    assert (tmp_path / "drafts.safetensors").is_file()

@@ -1,5 +1,6 @@
 """Progress as it is told: means over what happened since the last line."""
 
+import resource
 from pathlib import Path
 
 import orjson
@@ -8,6 +9,7 @@ from accelerate import PartialState
 
 from pipeline import progress
 from pipeline.progress import Journal, Progress, Totals, metrics_line
+from pipeline.report import read_metrics
 
 
 def a_line() -> dict[str, float]:
@@ -54,3 +56,24 @@ def test_a_journal_without_a_path_is_silent(tmp_path: Path, caplog: pytest.LogCa
         journal.write(a_line(), done=0.5, left=90.0)
     assert not caplog.records
     assert not list(tmp_path.iterdir())
+
+
+def test_lines_that_the_disk_does_not_take_are_told_once_and_the_next_whole_one_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    PartialState()
+    path = tmp_path / "metrics.jsonl"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal(path) as journal:
+        journal.write(a_line(), done=0.5, left=90.0)
+        size = path.stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))  # the next line is cut short
+        try:
+            for _ in range(3):
+                journal.write(a_line() | {"step": 8}, done=0.5, left=90.0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        journal.write(a_line() | {"step": 9}, done=0.5, left=90.0)
+    assert [line["step"] for line in read_metrics(path)] == [7, 9]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "metrics.jsonl: lines are missing from step 8 on" in caplog.text

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipeline import resume
+from pipeline import save
 from pipeline.checkpoint_folder import checkpoints
 from pipeline.resume import packs_after
 from pipeline.train import Trainer
@@ -229,7 +229,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing_on_the_full_disk(
         assert (path.parent / "weights.safetensors").is_file()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(resume, "write_tensors", full)
+    monkeypatch.setattr(save, "write_tensors", full)
     with pytest.raises(OSError, match="No space left"):
         trainer.fit(NO_LIMIT)
     assert names(run) == ["step-00000002", OLDER, NEWEST]

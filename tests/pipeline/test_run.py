@@ -106,7 +106,7 @@ def test_packs_that_the_processes_cannot_share_are_refused_before_anything_is_bu
     assert (
         "train.packs = 1 must be a multiple of the 2 processes: --set train.packs=2" in capsys.readouterr().err.splitlines()[-1]
     )
-    assert {path.name for path in out.iterdir()} == {"run.json", "submission.json"}
+    assert {path.name for path in out.iterdir()} == {".lock", "run.json", "submission.json"}
 
 
 def test_a_folder_with_a_run_is_not_overwritten_but_resumed(

@@ -193,7 +193,7 @@ def leave_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float, answer_second
 
     monkeypatch.setattr(puzzle_job, "predict_puzzles", hurry)
     monkeypatch.setattr(Asker, "answer", answer_slowly)
-    monkeypatch.setattr(Asker, "_pack_tokens", lambda _: 1)  # one at a time
+    monkeypatch.setattr(Asker, "_pack_tokens", lambda *_: 1)  # one at a time
 
 
 def test_time_that_ends_during_prediction_leaves_every_question_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +225,7 @@ def test_a_budget_that_ends_in_the_second_round_leaves_the_predictions_of_both(
 
     monkeypatch.setattr("pipeline.predict_puzzles.FIRST_ROUND", 2)
     monkeypatch.setattr(puzzle_job, "predict_puzzles", watch)
-    monkeypatch.setattr(Asker, "_pack_tokens", lambda _: 1)
+    monkeypatch.setattr(Asker, "_pack_tokens", lambda *_: 1)
     assert run(*sources(folder), "--out", out) == 0
     assert seen == [(2, 2), (3, 3)]
     assert [each.question for each in read_predictions(out / "predictions.csv")] == to_solve().question_texts()
@@ -242,7 +242,7 @@ def test_a_stop_in_the_second_round_leaves_the_predictions_of_the_first(folder: 
         return answer(asker, samples)
 
     monkeypatch.setattr("pipeline.predict_puzzles.FIRST_ROUND", 2)
-    monkeypatch.setattr(Asker, "_pack_tokens", lambda _: 1)
+    monkeypatch.setattr(Asker, "_pack_tokens", lambda *_: 1)
     monkeypatch.setattr(Asker, "answer", stop_at_the_fourth)
     assert run(*sources(folder), "--out", out) == 1
     assert [each.question for each in read_predictions(out / "predictions.csv")] == to_solve().question_texts()

@@ -1,5 +1,8 @@
 """Files of tensors and of JSON: all or nothing, and every damage is noticed."""
 
+import errno
+import resource
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +176,29 @@ def test_what_is_no_object_is_damaged(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(Damaged, match=f"^{path}: damaged"):
         read_checked_json(path)
+
+
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, {"a": torch.ones(2)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(OSError, match=rf"\[Errno {errno.EFBIG}\] .+: '{path}'"):
+            write_tensors(path, {"a": torch.ones(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_tensors(path)[0]["a"].tolist() == [1.0, 1.0]
+    assert names(tmp_path) == ["t.safetensors"]
+
+
+def test_a_checksum_needs_no_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(tensorfiles, "_CHUNK_BYTES", 64)
+    write_tensors(tmp_path / "t.safetensors", {"a": torch.arange(1000)})
+
+    def no_room(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_room)
+    assert read_tensors(tmp_path / "t.safetensors")[0]["a"].tolist() == list(range(1000))
+    assert "checksums are computed in one thread: can't start new thread" in caplog.text

@@ -1,7 +1,11 @@
 """Votes from disk: what was pooled is called pooled, and every test has its two attempts."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import orjson
@@ -9,10 +13,13 @@ import pytest
 
 from augment.grid import Grid
 from eval.vote import Ballot
+from pipeline import votes
+from pipeline.budget import Budget
 from pipeline.candidates import Origin, write_candidates
+from pipeline.config import PredictConfig
 from pipeline.data.store import Store
-from pipeline.predict import round_path
-from pipeline.votes import count_votes, tally, write_attempts
+from pipeline.predict import Round, round_path
+from pipeline.votes import count_votes, predict_and_vote, tally, write_attempts
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import tiny_store
 from tests.pipeline.tinyrun import make_candidates
@@ -145,3 +152,42 @@ def test_tasks_that_are_not_asked_for_are_not_submitted(tmp_path: Path) -> None:
     tasks = [replace(task, test=task.test[:1]) for task in store.tasks_to_solve()[:2]]
     write_attempts(tmp_path / "submission.json", Ballot("none"), tasks, "count")
     assert list(read_submission(tmp_path / "submission.json")) == [task.id for task in tasks]
+
+
+class Rounds:
+    """Stands in for a predictor: two rounds, of one view each."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.config, self.source, self.most_views = store, PredictConfig(), "step 1", 2
+        self.crew = SimpleNamespace(counts="none")
+
+    def keep_rounds(self, folder: Path) -> list[object]:
+        return []
+
+    def rounds(self, folder: Path, budget: Budget, kept: int) -> Iterator[Round]:
+        for number, grid in enumerate((RED, BLUE), start=1):
+            yield Round(number, make_candidates([(0, grid, number / 2)]), number, 0.1, True)
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_submission_that_the_disk_does_not_take_is_tried_again_after_the_next_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: int
+) -> None:
+    store, calls, write_it = tiny_store(), [], votes.write_submission
+
+    def full(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == failing:
+            raise OSError(28, "No space left on device")
+        write_it(*arguments)
+
+    monkeypatch.setattr(votes, "write_submission", full)
+    tasks = store.tasks_to_solve()
+    expected = nullcontext() if failing == 1 else pytest.raises(OSError, match="No space left")
+    with expected:
+        predict_and_vote(Rounds(store), tmp_path, Budget(None, 0.0), tasks)  # type: ignore[arg-type]
+    assert "the submission of before stays: [Errno 28] No space left on device" in caplog.text
+    first, second = read_submission(tmp_path / "submission.json")[tasks[0].id][0]
+    chosen = (BLUE, RED) if failing == 1 else (RED, None)
+    assert np.array_equal(first, chosen[0])
+    assert chosen[1] is None or np.array_equal(second, chosen[1])

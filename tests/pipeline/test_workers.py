@@ -124,8 +124,8 @@ def test_a_piece_that_fails_whenever_it_is_tried_is_given_up_and_the_rest_is_pre
         rounds = predict_all(crew, tmp_path / "candidates")
     assert (crew.crew.counts.failed, crew.crew.counts.given_up) == (1, 1)
     assert [done.complete for done in rounds] == [False, True, True]
-    assert rounds[0].candidates < len(store.test_task)
-    assert rounds[2].candidates >= 7 * len(store.test_task)
+    assert len(rounds[0].found.test) < len(store.test_task)
+    assert len(rounds[2].found.test) >= 7 * len(store.test_task)
 
 
 def test_a_worker_that_hangs_does_not_hold_up_the_end(
@@ -138,7 +138,7 @@ def test_a_worker_that_hangs_does_not_hold_up_the_end(
         rounds = predict_all(crew, tmp_path / "candidates", Budget(2.0, started))
         assert time.monotonic() - started < 6
     assert saboteur.done.is_set()
-    assert [done.candidates for done in rounds] == [0]
+    assert [len(done.found.test) for done in rounds] == [0]
     assert not rounds[0].complete
     assert not worker_processes()
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from augment.grid import grid_key
 from augment.task import Pair, Task
+from eval import replace
 from eval.score import score_predictions
-from submission import format as submission_format
 from submission.format import (
     check_submission,
     fallback_attempts,
@@ -165,7 +165,7 @@ def test_a_failure_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch, 
         raise failing
 
     path = written(tmp_path, b"old")
-    monkeypatch.setattr(submission_format.os, "fsync", fail)
+    monkeypatch.setattr(replace.os, "fsync", fail)
     with pytest.raises(type(failing)):
         write_submission(path, GOOD, TASKS)
     assert path.read_bytes() == b"old"

@@ -1,0 +1,53 @@
+"""What the processes of a training agree on at every step: the clock of the main one decides for all.
+
+Asked by pipeline.train. On GPUs, what is agreed on is read a step later, so that nobody waits for a device.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from pipeline.reading import Reading
+from pipeline.reasoner.layout import to_device
+
+
+class Together:
+    """The processes of one training; every one of them has to ask for the same, in the same order."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.several = accelerator.num_processes > 1
+        self.waits = accelerator.device.type != "cuda"
+        """Whether a step is looked at before it changes the weights, and not, as on a GPU, while the next one is computed."""
+        self.asked: Reading | None = None
+        """What was asked at the step before, where it was not waited for."""
+
+    def begin(self) -> None:
+        """Forget what was asked before."""
+        self.asked = None
+
+    def sum(self, value: float) -> float:
+        """Return the sum of `value` over all processes; waits for it."""
+        if not self.several:
+            return value
+        return float(self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device), "sum"))
+
+    def share(self, values: Tensor | npt.NDArray[np.float32]) -> Tensor:
+        """Return the sum of `values` over all processes, on the device; nobody waits for it."""
+        mine = values if isinstance(values, Tensor) else to_device(values, self.accelerator.device)
+        return self.accelerator.reduce(mine, "sum") if self.several else mine
+
+    def agree(self, by_time: float, stop: bool, due: bool, asked_to_end: bool) -> tuple[float, bool, bool, bool]:
+        """Return what the main process says of the first three, and whether any process was asked to end.
+
+        On GPUs, as it was at the step before.
+        """
+        if not self.several:
+            return by_time, stop, due, asked_to_end
+        figures = [by_time, stop, due] if self.accelerator.is_main_process else [0.0, 0.0, 0.0]
+        now = Reading(self.share(np.array([*figures, asked_to_end], np.float32)))
+        before, self.asked = self.asked, now
+        by_time, stop, due, asked_to_end = (now if self.waits or before is None else before).take().tolist()
+        return by_time, bool(stop), bool(due), bool(asked_to_end)

@@ -1,0 +1,1 @@
+"""Faults on purpose: runs that are killed, stopped, slowed down, without disk or memory. `python -m tests.torture --help`."""

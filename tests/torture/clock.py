@@ -1,0 +1,171 @@
+"""Runs with a time limit, slowed down by every means: none ends late, none without a valid submission."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import orjson
+
+from tests.torture.demo import SOURCE, VARIANTS, Plan, Tortured, marked, problem_with, start, summary
+
+LIMITS = (20.0, 300.0)
+SIDES = (6, 10, 30)
+NO_STALL_SECONDS = 2.0
+"""Before the limit nobody is stopped: what is stopped cannot end. The program keeps a longer reserve."""
+SLOW_DOWNS = ("none", "stopped", "hogs", "slow disk", "stalls", "all of them")
+_BURN = """
+import random, sys, time
+rng = random.Random(sys.argv[1])
+while True:
+    end = time.monotonic() + rng.uniform(0.5, 10.0)
+    while time.monotonic() < end:
+        pass
+    time.sleep(rng.uniform(0.1, 5.0))
+"""
+"""Uses a core, at some times."""
+
+
+@dataclass
+class Timed:
+    """What became of a run with a limit."""
+
+    limit: float
+    used: float
+    slow_down: str
+    variant: str
+    max_side: int
+    code: int
+    watchdog: bool
+    """It was ended by its own watchdog, not because it was done."""
+    first_seconds: float | None
+    """Until a complete submission stood."""
+    predicted: float
+    """Share of the test inputs."""
+    stopped_seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+def arguments_of(limit: float, max_side: int, variant: str) -> list[str]:
+    """Return those of a run with a limit, without --out."""
+    settings = ["train.packs=2", "train.checkpoint_seconds=15"]
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    source = ["--source", SOURCE, "--max-side", str(max_side)]
+    return ["run", *source, "--preset", "demo", *chosen, *VARIANTS[variant], "--time-limit", f"{limit:.0f}s"]
+
+
+def time_run(folder: Path, seed: int) -> Timed:
+    """Run with a random limit and a random slow-down; judge what is left."""
+    rng = random.Random(seed)
+    limit = float(round(LIMITS[0] * (LIMITS[1] / LIMITS[0]) ** rng.random()))
+    slow_down = SLOW_DOWNS[seed % len(SLOW_DOWNS)]
+    variant = rng.choice(["one process"] * 4 + ["two workers", "two processes"])
+    max_side = rng.choice(SIDES)
+    every = slow_down == "all of them"
+    plan = Plan(
+        slow=0.3 if slow_down == "slow disk" or every else 0.0,
+        stalls=(1.0, 3.0) if slow_down == "stalls" or every else None,
+    )
+    out = folder / f"timed-{seed}"
+    run = start(arguments_of(limit, max_side, variant), out, plan)
+    stopped = 0.0
+    hogs: list[subprocess.Popen[bytes]] = []
+    try:
+        if slow_down == "hogs" or every:
+            hogs = [subprocess.Popen([sys.executable, "-c", _BURN, str(rng.random())]) for _ in range(2)]
+        while run.process.poll() is None and time.monotonic() - run.started < limit + 60:
+            if slow_down == "stopped" or every:
+                stopped += _stop_for_a_while(run, limit, rng)
+            time.sleep(0.05)
+        late = run.process.poll() is None
+    finally:
+        code = run.wait()
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+    return _judge(run, Timed(limit, run.seconds, slow_down, variant, max_side, code, False, None, 0.0, stopped), late)
+
+
+def _judge(run: Tortured, timed: Timed, late: bool) -> Timed:
+    stood = [when for when, _, _, kind, name in run.events() if (kind, name) == ("rename", "submission.json")]
+    timed.first_seconds = stood[0] if stood else None
+    said = run.said()
+    timed.watchdog = "the time limit is reached; stopping at once" in said
+    if late or timed.used > timed.limit:
+        timed.problems.append(f"it took {timed.used:.1f} of {timed.limit:.0f} s")
+    if timed.code and not timed.watchdog:
+        timed.problems.append(f"exit code {timed.code}: {said[-500:]}")
+    if "Traceback" in said:
+        timed.problems.append(f"a traceback: {said[-1500:]}")
+    try:
+        problem = problem_with(run.out, timed.max_side)
+    except FileNotFoundError as error:
+        problem = str(error)
+    timed.problems += [problem] if problem else []
+    votes = run.out / "votes.json"
+    if votes.is_file():
+        found = orjson.loads(votes.read_bytes())
+        inputs = sum(len(tests) for tests in found["tests"].values())
+        timed.predicted = 1 - len(found["without_prediction"]) / inputs
+    if not timed.problems:
+        shutil.rmtree(run.out)
+    return timed
+
+
+def _stop_for_a_while(run: Tortured, limit: float, rng: random.Random) -> float:
+    """Now and then stop everybody of a run, for up to a tenth of the limit; return the seconds of it."""
+    if rng.random() > 0.05 / (limit / 8):  # some eight times
+        return 0.0
+    seconds = min(rng.uniform(0.1, limit / 10), run.started + limit - NO_STALL_SECONDS - time.monotonic())
+    if seconds <= 0:
+        return 0.0
+    _signal(run, signal.SIGSTOP)
+    time.sleep(seconds)
+    _signal(run, signal.SIGCONT)
+    return seconds
+
+
+def _signal(run: Tortured, number: int) -> None:
+    for pid in marked(run.mark):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def time_many(folder: Path, runs: int, seed: int, jobs: int) -> Iterator[Timed]:
+    """Yield what became of `runs` runs, `jobs` at a time, the longest of them mixed with the shortest."""
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(lambda each: time_run(folder, each), range(seed, seed + runs))
+
+
+def table(timed: Sequence[Timed]) -> list[str]:
+    """Return the lines of the table of used and allowed time, by limit and by slow-down."""
+    lines = ["| limit | runs | late | without a valid file | used / allowed: least, median, most | least seconds to spare | "
+             "ended by the watchdog | every test input predicted | none predicted |",
+             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    edges = (20, 40, 80, 160, 301)
+    groups = [(f"{low} to {high - (high == 301)} s", [run for run in timed if low <= run.limit < high])
+              for low, high in pairwise(edges)]  # fmt: skip
+    groups += [(f"slowed down: {name}", [run for run in timed if run.slow_down == name]) for name in SLOW_DOWNS]
+    groups.append(("**all**", list(timed)))
+    for name, group in groups:
+        if group:
+            late = sum(run.used > run.limit for run in group)
+            bad = sum(bool(run.problems) and run.used <= run.limit for run in group)
+            cells = [
+                *(name, len(group), late, bad, summary([100 * run.used / run.limit for run in group]) + " %"),
+                f"{min(run.limit - run.used for run in group):.1f}",
+                sum(run.watchdog for run in group),
+                sum(run.predicted == 1 for run in group),
+                sum(run.predicted == 0 for run in group),
+            ]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines

@@ -1,0 +1,224 @@
+"""A run of seconds whose work is fixed by its settings, so that two of them can be compared to the last bit.
+
+Nothing in it depends on how fast the machine is: it has no time limit, but a number of steps, of views, and of steps between
+checkpoints. Here is too how it is started, harmed and looked at.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+
+from augment.task import Task
+from pipeline.checkpoint_folder import newest_checkpoint, read_state
+from pipeline.data.select import Selection
+from pipeline.data.sources import load_source
+from pipeline.tensorfiles import read_tensors
+from submission.format import check_submission
+
+ROOT = Path(__file__).parents[2]
+SOURCE, MAX_SIDE = "arc1:evaluation", 6
+STEPS, CHECKPOINT_STEPS = 62, 5
+SETTINGS = (
+    *(f"train.steps={STEPS}", f"train.checkpoint_steps={CHECKPOINT_STEPS}", "train.checkpoint_seconds=0", "train.packs=2"),
+    *("train.pack_tokens=160", "train.segments=4", "train.log_steps=2", "train.precision=float32", "build.augmentations=50"),
+    *("model.hidden_size=64", "predict.views=6", "predict.round_views=2", "predict.segments=2"),
+)
+VARIANTS = {"one process": (), "two workers": ("--workers", "2"), "two processes": ("--processes", "2")}
+MARK = "ARC_TORTURED"
+"""Environment variable by which everything that a run started is found again."""
+
+
+@dataclass(frozen=True)
+class Strike:
+    """A signal to everybody at a moment of a run."""
+
+    stage: str
+    """start, build, train, checkpoint, predict, vote or write."""
+    count: int = 1
+    """The stage begins for so many times."""
+    delay: float = 0.0
+    """Seconds after that."""
+    signal: int = signal.SIGKILL
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done to a run from within (inside/sitecustomize.py)."""
+
+    strike: Strike | None = None
+    fail: dict[str, Any] | None = None
+    """{"what": "write config[.]json~", "errno": 28, "times": 1}: what is refused, as a pattern, and how often."""
+    slow: float = 0.0
+    """Longest delay of whatever is done to a file, in seconds."""
+    room: tuple[str, int] | None = None
+    """From when a file is renamed into place, the run gets so many bytes of address space beyond what it has by then."""
+    stalls: tuple[float, float] | None = None
+    """All of Python stands still for up to so many seconds, with so many between on average."""
+
+
+@dataclass
+class Tortured:
+    """A run that has been started, with its words and what it did to its folder."""
+
+    out: Path
+    process: "subprocess.Popen[bytes]"
+    mark: str
+    started: float
+    words: Path
+    log: Path
+    seconds: float = field(default=0.0)
+
+    def wait(self, timeout: float = 300.0) -> int:
+        """Wait for its end, clear away what is left of it, and return the exit code."""
+        try:
+            self.process.wait(timeout)
+        finally:
+            self.seconds = time.monotonic() - self.started
+            self.end()
+        return self.process.returncode
+
+    def end(self) -> None:
+        """End everything that belongs to it."""
+        for _ in range(3):
+            for pid in marked(self.mark):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def said(self) -> str:
+        """Return what it wrote on its outputs."""
+        return self.words.read_text(errors="replace")
+
+    def events(self) -> list[tuple[float, int, str, str, str]]:
+        """Return (seconds since the start, process, rank or -, what, file) of everything that was done in its folder."""
+        lines = [line.split(" ", 4) for line in self.log.read_text().splitlines()] if self.log.is_file() else []
+        return [(float(when) - self.started, int(pid), rank, kind, name) for when, pid, rank, kind, name in lines]
+
+    def strikes(self) -> list[str]:
+        """Return the stages in which it was struck."""
+        return [name for _, _, _, kind, name in self.events() if kind == "strike"]
+
+
+def start(
+    arguments: Sequence[object],
+    out: Path,
+    plan: Plan | None = None,
+    beside: Path | None = None,
+    wrapper: Sequence[str] = (),
+) -> Tortured:
+    """Start `python -m pipeline` with these arguments and `--out OUT`, in a session of its own.
+
+    Its words go into the folder `beside`, by default that of `out`. `wrapper` is a command that starts others.
+    """
+    mark = uuid.uuid4().hex
+    place = (beside or out.parent) / f"{out.name}-{mark[:8]}"
+    words, log = place.with_suffix(".words"), place.with_suffix(".events")
+    path = f"{ROOT}"
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", MARK: mark, "PYTHONPATH": path}
+    if plan:
+        inside = {**asdict(plan), "folder": str(out.resolve()), "log": str(log), "parent": os.getpid()}
+        variables |= {"ARC_TORTURE": json.dumps(inside), "PYTHONPATH": f"{Path(__file__).parent / 'inside'}:{path}"}
+    command = [*wrapper, sys.executable, "-m", "pipeline", *map(str, arguments), "--out", str(out)]
+    with words.open("wb") as file:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )
+    return Tortured(out, process, mark, started, words, log)
+
+
+def run_arguments(variant: str = "one process", settings: Sequence[str] = SETTINGS) -> list[str]:
+    """Return the arguments of the demo-sized run, without --out; it resumes what is there."""
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    source = ["--source", SOURCE, "--max-side", str(MAX_SIDE)]
+    return ["run", *source, "--preset", "demo", *chosen, *VARIANTS[variant], "--resume"]
+
+
+@cache
+def tasks(max_side: int | None = MAX_SIDE) -> tuple[Task, ...]:
+    """Return the tasks that the run has to solve."""
+    return tuple(Selection(max_side).apply(load_source(SOURCE, with_solutions=False)).tasks)
+
+
+def marked(mark: str) -> Iterator[int]:
+    """Yield the processes that a run started, in whatever session they are."""
+    wanted = f"{MARK}={mark}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is not ours
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                yield int(folder.name)
+
+
+def problem_with(out: Path, max_side: int | None = MAX_SIDE) -> str | None:
+    """Return what is wrong with a run directory at a moment when nobody works there; None if it is as promised.
+
+    A submission is complete and valid, and the newest checkpoint, if there is one, is too. FileNotFoundError where there is no
+    submission yet.
+    """
+    try:
+        check_submission(out / "submission.json", tasks(max_side))
+        newest = newest_checkpoint(out / "checkpoints")
+        if newest:
+            read_state(newest)
+            for path in newest.glob("*.safetensors"):
+                read_tensors(path)
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Return what differs in the results of two finished runs: bytes of files, tensors of the last checkpoint, losses."""
+    found = []
+    names = ("submission.json", "votes.json", "score.json", "config.json", "drafts.safetensors")
+    for name in (*names, "dataset/store.safetensors", "dataset/manifest.json"):
+        if not (other / name).is_file() or (one / name).read_bytes() != (other / name).read_bytes():
+            found.append(name)
+    rounds = [sorted(path.name for path in (run / "candidates").iterdir()) for run in (one, other)]
+    if rounds[0] != rounds[1]:
+        found.append(f"candidates: {rounds}")
+    else:
+        found += [name for name in rounds[0] if not _equal(*(run / "candidates" / name for run in (one, other)))]
+    last = [newest_checkpoint(run / "checkpoints") for run in (one, other)]
+    files = [sorted(path.name for path in folder.glob("*.safetensors")) if folder else [] for folder in last]
+    if files[0] != files[1] or not files[0] or last[0].name != last[1].name:  # type: ignore[union-attr]
+        found.append(f"checkpoints: {last}")
+    else:
+        found += [name for name in files[0] if not _equal(*(folder / name for folder in last if folder))]
+    if losses(one) != losses(other):
+        found.append("metrics.jsonl")
+    return found
+
+
+def _equal(one: Path, other: Path) -> bool:
+    (first, _), (second, _) = read_tensors(one), read_tensors(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def losses(out: Path) -> list[tuple[int, float, float]]:
+    """Return (step, loss, share of sequences exactly right) of every line of metrics."""
+    lines = [orjson.loads(line) for line in (out / "metrics.jsonl").read_bytes().splitlines()]
+    return [(line["step"], line["loss"], line["exact"]) for line in lines]
+
+
+def summary(values: Sequence[float]) -> str:
+    """Return least, median and most of some figures."""
+    if not values:
+        return "-"
+    return f"{min(values):.1f}, {np.median(values):.1f}, {max(values):.1f}"

@@ -1,0 +1,197 @@
+"""The torture in short: a run that is killed, one on a disk that takes no more, two ranks, a clock that jumps."""
+
+import ast
+import errno
+import os
+import re
+import signal
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+import pipeline.run
+from eval import replace
+from pipeline import opening
+from pipeline.__main__ import main
+from pipeline.checkpoint_folder import newest_checkpoint
+from pipeline.data.sources import load_source
+from submission.format import check_submission
+from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.torture.demo import ROOT, Plan, Strike, Tortured, differences, losses, start
+
+SETTINGS = (
+    *TINY,
+    *("train.segments=3", "train.steps=5", "train.checkpoint_steps=2", "train.checkpoint_seconds=0", "train.packs=2"),
+)
+"""Steps are no multiple of the segments: the last checkpoint carries sequences."""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("kaggle")
+    write_kaggle(folder, tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
+    return f"kaggle:{folder}:evaluation"
+
+
+def arguments(source: str, *more: str) -> list[str]:
+    return ["run", "--source", source, "--preset", "demo", *(part for each in SETTINGS for part in ("--set", each)), *more]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, source: str) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert main([*arguments(source), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a process of its own, and longer than all the rest."""
+    monkeypatch.setattr(pipeline.run, "leave_report", lambda *_: None)
+
+
+def resumed(source: str, out: Path) -> int:
+    return main([*arguments(source, "--resume"), "--out", str(out)])
+
+
+@pytest.mark.parametrize("strike", [Strike("checkpoint", 2, 0.003), Strike("vote", 2, 0.0)], ids=lambda strike: strike.stage)
+def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path: Path, source: str, undisturbed: Path, strike: Strike) -> None:
+    out = tmp_path / "run"
+    run = start(arguments(source), out, Plan(strike))
+    assert run.wait() == -signal.SIGKILL
+    assert len(run.strikes()) == 1
+    check_submission(out / "submission.json", load_source(source).tasks)
+    assert resumed(source, out) == 0
+    assert not differences(undisturbed, out)
+    assert not list(out.rglob("*.tmp"))
+
+
+WRITTEN = (
+    *("run.json", "manifest.json", "config.json", "weights.safetensors", "carry-0.safetensors"),
+    *("round-0002.safetensors", "drafts.safetensors", "submission.json", "votes.json", "score.json"),
+)
+DISPENSABLE = {"run.json", "round-0002.safetensors", "drafts.safetensors", "votes.json"}
+"""What a run can do without; without a checkpoint it has nothing to predict with."""
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_file_that_the_disk_does_not_take_is_told_and_costs_nothing_else(
+    tmp_path: Path,
+    source: str,
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+) -> None:
+    out, sync, opened = tmp_path / "run", replace.sync, opening.TaskFallback.leave
+
+    def refuse(path: Path) -> None:
+        if path.name.startswith(f".{name}."):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(path)
+
+    def full_from_now_on(fallback: opening.TaskFallback, folder: Path, resume: bool) -> None:
+        opened(fallback, folder, resume)
+        monkeypatch.setattr(replace, "sync", refuse)
+
+    with monkeypatch.context() as full:
+        full.setattr(opening.TaskFallback, "leave", full_from_now_on)
+        code = main([*arguments(source), "--out", str(out)])
+    monkeypatch.setattr(replace, "sync", sync)
+    said = capsys.readouterr().err + caplog.text
+    assert re.search(rf"No space left on device: '.*{re.escape(name)}'", said), said
+    assert "Traceback" not in said
+    assert code == int(name not in DISPENSABLE)
+    check_submission(out / "submission.json", load_source(source).tasks)
+    assert not list(out.rglob("*.tmp"))
+    assert resumed(source, out) == 0
+    assert not differences(undisturbed, out)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_one_checkpoint(
+    tmp_path: Path, source: str, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, sync, refused = tmp_path / "run", replace.sync, []
+
+    def once(path: Path) -> None:
+        if path.name.startswith(".weights.safetensors.") and not refused:
+            refused.append(path)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(path)
+
+    monkeypatch.setattr(replace, "sync", once)
+    assert main([*arguments(source), "--out", str(out)]) == 0
+    assert "step 2: the checkpoint cannot be written ([Errno 28] No space left on device" in caplog.text
+    assert not differences(undisturbed, out)
+
+
+def wait_for(run: Tortured, kind: str, name: str) -> None:
+    """Wait until a run has done something."""
+    end = time.monotonic() + 60
+    while not any((kind, name) == event[3:] for event in run.events()):
+        assert run.process.poll() is None, run.said()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_two_ranks_share_a_folder_keep_others_out_and_end_in_seconds_when_asked(
+    tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    run = start([*arguments(source, "--processes", "2"), "--set", "train.steps=100000"], out, Plan())
+    try:
+        wait_for(run, "rename", "checkpoints/step-00000002")
+        assert main([*arguments(source, "--resume"), "--out", str(out)]) == 2
+        assert f"{out}: another run is at work here (process {run.process.pid} on " in capsys.readouterr().err.splitlines()[-1]
+        os.kill(run.process.pid, signal.SIGTERM)
+        asked = time.monotonic()
+        run.process.wait(30)
+        assert time.monotonic() - asked < 20
+    finally:
+        run.wait()
+    said = run.said()
+    assert run.process.returncode == 1
+    assert "Traceback" not in said
+    (step,) = re.findall(r"interrupted; the checkpoint of step (\d+) is written, --resume goes on from it", said)
+    newest = newest_checkpoint(out / "checkpoints")
+    assert newest is not None
+    assert newest.name == f"step-{int(step):08d}"
+    writers: dict[str, set[str]] = defaultdict(set)
+    for _, _, rank, kind, name in run.events():
+        if kind == "write" and rank != "-":  # the first process leaves .lock and the fallback, then becomes the launcher
+            writers[name].add(rank)
+    shared = {name: ranks for name, ranks in writers.items() if len(ranks) > 1}
+    assert shared.keys() <= {".lock"}  # opened by both, written by neither
+    assert {name for name, ranks in writers.items() if "1" in ranks} - {".lock"} <= {
+        name for name in writers if re.search(r"carry-1\.safetensors", name)
+    }
+    assert (newest / "carry-1.safetensors").is_file()
+    check_submission(out / "submission.json", load_source(source).tasks)
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(
+    tmp_path: Path, source: str, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: 1e9 + (-1) ** next(ticks) * 1e6)
+    out = tmp_path / "run"
+    begun = time.monotonic()
+    assert main([*arguments(source), "--out", str(out), "--time-limit", "60s"]) == 0
+    assert time.monotonic() - begun < 60
+    assert (out / "submission.json").read_bytes()
+    assert [step for step, _, _ in losses(out)] == [step for step, _, _ in losses(undisturbed)]
+
+
+def test_nobody_asks_the_wall_clock_but_for_the_date_of_a_run() -> None:
+    asked = []
+    wall = {("time", "time"), ("time", "time_ns"), ("time", "localtime"), ("time", "gmtime"), ("datetime", "now"),
+            ("datetime", "utcnow"), ("datetime", "today"), ("date", "today")}  # fmt: skip
+    for package in ("augment", "eval", "submission", "pipeline"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_bytes())):
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and (node.value.id, node.attr) in wall:
+                    asked.append((path.name, f"{node.value.id}.{node.attr}"))
+    assert asked == [("record.py", "datetime.now")]
