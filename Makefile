@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SEED ?= 0
 DEMO := runs/demo-$(SEED)
 
-.PHONY: demo test lint bench kaggle-rehearsal kaggle-newest clean
+.PHONY: demo test lint bench torture kaggle-rehearsal kaggle-newest clean
 
 demo: $(VENV)/.runtime
 	rm -rf $(DEMO)
@@ -26,6 +26,11 @@ lint: $(VENV)/.development
 # Every stage against the published way of doing it; half an hour on two cores.
 bench: $(VENV)/.runtime
 	$(BIN)/python -m pipeline bench all
+
+# Runs that are killed, asked to end, without disk, memory or time, then bad input of every kind; over an hour on two cores.
+torture: $(VENV)/.development
+	$(BIN)/python -m tests.torture all
+	$(BIN)/python -m tests.fuzz
 
 kaggle-rehearsal: $(VENV)/.development
 	$(BIN)/python -m pipeline kaggle simulate --hidden-from arc2:evaluation --hidden-from arc1:evaluation --hidden-tasks 240 \

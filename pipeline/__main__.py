@@ -35,7 +35,7 @@ from contextlib import ExitStack  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from pipeline.budget import end_at, stop_at  # noqa: E402
+from pipeline.budget import Watchdog, stop_at  # noqa: E402
 from pipeline.data.puzzles import PUZZLES_HELP  # noqa: E402
 from pipeline.data.sources import SOURCES_HELP  # noqa: E402
 from pipeline.data.watch import speaks  # noqa: E402
@@ -74,16 +74,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with ExitStack() as entered:
             entered.enter_context(interruptible())
-            last_moment = None
+            deadline = None
             if arguments.command == "run":  # from here, since importing torch takes its time too
-                last_moment = run_budget(arguments, started).last_moment()
-                if argv is None and last_moment is not None:
-                    end_at(last_moment)  # also what comes after this function
-                entered.enter_context(stop_at(last_moment))
+                deadline = run_budget(arguments, started).deadline()
+                if argv is None and deadline:
+                    Watchdog(deadline).start()  # over what comes after this function, too
+                entered.enter_context(stop_at(deadline))
             occupation = entered.enter_context(enter(arguments))
             watched = tracked(getattr(arguments, "tracker", None), getattr(arguments, "out", None))
             if argv is None and "processes" in arguments:
-                start_processes(arguments.processes, sys.argv[1:], started, last_moment, occupation)
+                start_processes(arguments.processes, sys.argv[1:], started, deadline, occupation)
             entered.enter_context(watched)
             return commands.COMMANDS[arguments.command](arguments, started)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:

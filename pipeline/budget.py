@@ -11,7 +11,22 @@ from dataclasses import dataclass
 logger = logging.getLogger(__name__)
 
 LAST_SECONDS = 2.0
-"""Of the reserve, for a process to end in on a machine that is busy."""
+"""Of the reserve, for a process to end in; on a machine that is not busy a hundredth of it would do."""
+EARLIEST_SHARE = 0.8
+"""Of the reserve, that is left at the earliest when a run is stopped."""
+TICK_SECONDS = 0.25
+LATENESS = 4.0
+"""A process that wakes late ends slowly: it is stopped earlier by so many times the worst lateness of late."""
+FORGETTING = 0.99
+"""Of the worst lateness, what is left after a tick."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The monotonic times between which a run has to be stopped: the later, the better the machine keeps up."""
+
+    earliest: float
+    latest: float
 
 
 @dataclass(frozen=True)
@@ -34,12 +49,13 @@ class Budget:
             return float("inf")
         return self.limit_seconds - self.reserve_seconds - self.elapsed()
 
-    def last_moment(self) -> float | None:
-        """Return the monotonic time at which a run has to be stopped: 20% of the reserve, at least 2 seconds, are left then."""
+    def deadline(self) -> Deadline | None:
+        """Return when a run has to be stopped: at least 20% of the reserve, or 2 seconds of it, are left then."""
         if self.limit_seconds is None:
             return None
-        kept = max(0.2 * self.reserve_seconds, min(self.reserve_seconds, LAST_SECONDS))
-        return self.started + self.limit_seconds - kept
+        limit, reserve = self.started + self.limit_seconds, self.reserve_seconds
+        latest = limit - max((1 - EARLIEST_SHARE) * reserve, min(reserve, LAST_SECONDS))
+        return Deadline(min(latest, limit - EARLIEST_SHARE * reserve), latest)
 
     def until(self, seconds_from_now: float | None) -> "Budget":
         """Return a budget without reserve that starts now and lasts `seconds_from_now`."""
@@ -51,27 +67,41 @@ def default_reserve(limit_seconds: float) -> float:
     return min(max(0.03 * limit_seconds, 5.0), 1200.0)
 
 
-def end_at(last_moment: float) -> threading.Timer:
-    """End the process at a monotonic time, whatever it is doing then: the result on disk is complete at all times."""
+class Watchdog(threading.Thread):
+    """Ends the process within a deadline, whatever it is doing then: the result on disk is complete at all times."""
 
-    def stop() -> None:
+    def __init__(self, deadline: Deadline) -> None:
+        super().__init__(daemon=True)
+        self.deadline = deadline
+        self.called_off = threading.Event()
+
+    def run(self) -> None:
+        """Wait for the end, and watch how late this thread wakes up."""
+        lateness = 0.0
+        while True:
+            now = time.monotonic()
+            left = max(self.deadline.earliest, self.deadline.latest - LATENESS * lateness) - now
+            if left <= 0:
+                break
+            pause = min(max(left, 0.01), TICK_SECONDS)
+            if self.called_off.wait(pause):
+                return
+            passed = time.monotonic() - now
+            lateness = max(passed - pause, lateness * FORGETTING ** (passed / TICK_SECONDS))
         try:
             logger.error("the time limit is reached; stopping at once, the result on disk is complete")
         finally:
             os._exit(1)
 
-    timer = threading.Timer(max(0.0, last_moment - time.monotonic()), stop)
-    timer.daemon = True
-    timer.start()
-    return timer
-
 
 @contextmanager
-def stop_at(last_moment: float | None) -> Iterator[None]:
-    """As `end_at`, if the block takes so long; None for no end."""
-    timer = None if last_moment is None else end_at(last_moment)
+def stop_at(deadline: Deadline | None) -> Iterator[None]:
+    """Watch over a deadline while the block runs; None for none."""
+    watchdog = None if deadline is None else Watchdog(deadline)
+    if watchdog:
+        watchdog.start()
     try:
         yield
     finally:
-        if timer:
-            timer.cancel()
+        if watchdog:
+            watchdog.called_off.set()

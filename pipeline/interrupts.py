@@ -53,7 +53,10 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def interrupts_deferred() -> Iterator[Callable[[], bool]]:
-    """While the block runs, nothing is raised; the function that it gets tells whether it should come to its end."""
+    """While the block runs, nothing is raised; the function that it gets tells whether it should come to its end.
+
+    A signal that was heard is raised after the block, as KeyboardInterrupt, with the words of its error where it failed.
+    """
     if not _listeners:
         yield lambda: False
         return
@@ -61,5 +64,11 @@ def interrupts_deferred() -> Iterator[Callable[[], bool]]:
     listener.deferring = True
     try:
         yield lambda: listener.heard is not None
+    except Exception as error:
+        if listener.heard is not None:
+            raise KeyboardInterrupt(str(error)) from error
+        raise
     finally:
         listener.deferring = False
+    if listener.heard is not None:
+        raise KeyboardInterrupt

@@ -14,30 +14,28 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from pipeline.budget import stop_at
+from pipeline.budget import Deadline, stop_at
 
 if TYPE_CHECKING:
     from pipeline.occupied import Occupation
 
 STARTED = "ARC_PIPELINE_STARTED"
 """Environment variable with the monotonic time at which the first process began, from which a time limit counts."""
-LAST_MOMENT = "ARC_PIPELINE_LAST_MOMENT"
-"""Environment variable with the monotonic time at which the launcher ends, just after its processes; empty for none."""
-LAUNCHER_SECONDS = 0.5
-"""So much later than its processes, which have the same last moment."""
+DEADLINE = "ARC_PIPELINE_DEADLINE"
+"""Environment variable with the two monotonic times of the deadline; empty for none."""
 
 
 def start_processes(
     asked: int | None,
     arguments: Sequence[str],
     started: float,
-    last_moment: float | None = None,
+    deadline: Deadline | None = None,
     occupation: "Occupation | None" = None,
 ) -> None:
     """Replace this process by a launcher of as many as are asked for; return where it is one of them, or one is enough.
 
     `asked` is the value of `--processes`, None where it was not given; `arguments` are those of the command line. The launcher
-    ends at the monotonic time `last_moment` at the latest, and `occupation` goes on in it.
+    has the same `deadline`, and `occupation` goes on in it.
     """
     count = asked if asked is not None else _asked_of_accelerate()
     if count < 1:
@@ -47,7 +45,7 @@ def start_processes(
     threads = max(1, (os.cpu_count() or 1) // count)
     environment = os.environ | {
         STARTED: repr(started),
-        LAST_MOMENT: "" if last_moment is None else repr(last_moment),
+        DEADLINE: f"{deadline.earliest!r} {deadline.latest!r}" if deadline else "",
         "OMP_NUM_THREADS": str(threads),
         "ACCELERATE_USE_CPU": "true",
     }
@@ -84,9 +82,9 @@ def launch(arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
     from torch.distributed.run import main  # noqa: PLC0415
 
-    last_moment = os.environ.get(LAST_MOMENT)
+    moments = [float(text) for text in os.environ.get(DEADLINE, "").split()]
     try:
-        with stop_at(float(last_moment) + LAUNCHER_SECONDS if last_moment else None):
+        with stop_at(Deadline(*moments) if moments else None):
             main(list(arguments))
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode

@@ -154,8 +154,8 @@ class Trainer:
                     self._save_if_possible()
                     last_checkpoint = time.monotonic()
             self.save()
-        if interrupted:
-            raise KeyboardInterrupt(f"the checkpoint of step {self.progress.step} is written, --resume goes on from it")
+            if interrupted or asked_to_end():
+                raise KeyboardInterrupt(f"the checkpoint of step {self.progress.step} is written, --resume goes on from it")
         return self.progress
 
     def _save_if_possible(self) -> None:

@@ -1,14 +1,14 @@
 """Durations as people write them, and a clock that counts down."""
 
 import math
-import threading
+import queue
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.budget import Budget, default_reserve, stop_at
+from pipeline.budget import Budget, Deadline, Watchdog, default_reserve, stop_at
 from submission.duration import format_duration, parse_duration
 
 
@@ -93,10 +93,14 @@ def test_a_part_of_a_budget_starts_now_without_reserve(clock: list[float]) -> No
     assert whole.until(None).remaining() == math.inf
 
 
-@pytest.mark.parametrize(("reserve", "left"), [(5.0, 2.0), (10.0, 2.0), (100.0, 20.0), (1.0, 1.0), (0.0, 0.0)])
-def test_a_run_is_stopped_with_a_fifth_of_its_reserve_or_two_seconds_left(reserve: float, left: float) -> None:
-    assert Budget(60.0, 100.0, reserve).last_moment() == pytest.approx(160.0 - left)
-    assert Budget(None, 100.0, reserve).last_moment() is None
+@pytest.mark.parametrize(
+    ("reserve", "most", "least"), [(5.0, 4.0, 2.0), (10.0, 8.0, 2.0), (100.0, 80.0, 20.0), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)]
+)
+def test_a_run_is_stopped_with_a_part_of_its_reserve_left(reserve: float, most: float, least: float) -> None:
+    deadline = Budget(60.0, 100.0, reserve).deadline()
+    assert deadline is not None
+    assert (160.0 - deadline.earliest, 160.0 - deadline.latest) == (pytest.approx(most), pytest.approx(least))
+    assert Budget(None, 100.0, reserve).deadline() is None
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(20.0, 5.0), (600.0, 18.0), (43_200.0, 1200.0)])
@@ -104,12 +108,71 @@ def test_three_percent_are_kept_free_at_the_end_within_bounds(limit: float, expe
     assert default_reserve(limit) == pytest.approx(expected)
 
 
-def test_a_process_ends_at_its_last_moment_and_not_after_it_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = threading.Event()
-    monkeypatch.setattr("os._exit", lambda code: ended.set())
-    with stop_at(time.monotonic() + 0.05):
+class Ended(Exception):
+    """Raised in place of ending the process."""
+
+
+@pytest.fixture
+def endings(monkeypatch: pytest.MonkeyPatch) -> "queue.Queue[float]":
+    """The times at which processes would have ended."""
+    times: queue.Queue[float] = queue.Queue()
+
+    def end(code: int) -> None:
+        times.put(time.monotonic())
+        raise Ended
+
+    monkeypatch.setattr("os._exit", end)
+    monkeypatch.setattr("threading.excepthook", lambda caught: None)
+    return times
+
+
+def test_a_process_ends_at_its_last_moment_and_not_after_it_has_left(endings: "queue.Queue[float]") -> None:
+    now = time.monotonic()
+    with stop_at(Deadline(now, now + 0.05)):
         pass
-    with stop_at(None):
-        assert not ended.wait(0.2)
-    with stop_at(time.monotonic() - 1.0):  # it is over already
-        assert ended.wait(5.0)
+    with stop_at(None), pytest.raises(queue.Empty):
+        endings.get(timeout=0.3)
+    with stop_at(Deadline(now - 2.0, now - 1.0)):  # it is over already
+        endings.get(timeout=5.0)
+
+
+@pytest.mark.parametrize(("late", "expected"), [(0.0, 58.0), (0.25, 57.25), (7.0, 57.0)])
+def test_a_process_that_wakes_late_ends_earlier(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, late: float, expected: float
+) -> None:
+    deadline = Budget(60.0, 100.0, 5.0).deadline()
+    assert deadline is not None
+    watchdog, ticks = Watchdog(deadline), 0
+
+    def wait(seconds: float) -> bool:
+        nonlocal ticks
+        ticks += 1
+        clock[0] += seconds + (late if ticks == 200 else 0.0)  # once, after some fifty seconds
+        return False
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr(watchdog.called_off, "wait", wait)
+    monkeypatch.setattr("os._exit", end)
+    with pytest.raises(Ended, match="1"):
+        watchdog.run()
+    assert clock[0] - 100.0 == pytest.approx(expected, abs=0.05)
+
+
+def test_lateness_is_forgotten(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    watchdog = Watchdog(Deadline(100.0, 500.0))
+    late = iter([10.0])
+
+    def wait(seconds: float) -> bool:
+        clock[0] += seconds + next(late, 0.0)
+        return False
+
+    def end(code: int) -> None:
+        raise Ended
+
+    monkeypatch.setattr(watchdog.called_off, "wait", wait)
+    monkeypatch.setattr("os._exit", end)
+    with pytest.raises(Ended):
+        watchdog.run()
+    assert clock[0] == pytest.approx(500.0, abs=0.1)

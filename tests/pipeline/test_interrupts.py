@@ -28,13 +28,23 @@ def test_a_signal_is_one_interrupt_however_often_it_is_sent(number: int) -> None
 
 def test_somebody_impatient_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "PATIENCE_SECONDS", 0.01)
-    with interruptible(), interrupts_deferred() as asked_to_end:
+    with pytest.raises(KeyboardInterrupt), interruptible(), interrupts_deferred() as asked_to_end:
         assert not asked_to_end()
         os.kill(os.getpid(), signal.SIGINT)
         assert asked_to_end()
         time.sleep(0.02)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_nobody_asked_for_in_the_block_is_raised_after_it() -> None:
+    with pytest.raises(KeyboardInterrupt, match=r"^$"), interruptible(), interrupts_deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt, match="the disk is full"), interruptible(), interrupts_deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise OSError("the disk is full")
+    with pytest.raises(OSError, match="the disk is full"), interruptible(), interrupts_deferred():
+        raise OSError("the disk is full")
 
 
 def test_where_nobody_listens_nothing_changes() -> None:

@@ -8,7 +8,8 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from pipeline import launch
-from pipeline.launch import LAST_MOMENT, STARTED, first_start, start_processes
+from pipeline.budget import Deadline
+from pipeline.launch import DEADLINE, STARTED, first_start, start_processes
 from pipeline.occupied import occupied
 
 
@@ -110,13 +111,13 @@ def test_the_launcher_ends_with_the_exit_code_of_the_first_that_failed(
     assert capsys.readouterr().err == ("a process was killed by SIGKILL\n" if exit_code < 0 else "")
 
 
-def test_the_launcher_keeps_the_lock_and_knows_the_last_moment(
+def test_the_launcher_keeps_the_lock_and_knows_the_deadline(
     tmp_path: Path, replaced: list[tuple[list[str], dict[str, str]]]
 ) -> None:
     with occupied(tmp_path) as occupation, pytest.raises(Replaced):
-        start_processes(2, ["train"], 1.5, 99.25, occupation)
+        start_processes(2, ["train"], 1.5, Deadline(97.0, 99.25), occupation)
     ((_, environment),) = replaced
-    assert float(environment[LAST_MOMENT]) == 99.25
+    assert [*map(float, environment[DEADLINE].split())] == [97.0, 99.25]
     with pytest.raises(Replaced):
         start_processes(2, ["train"], 1.5)
-    assert replaced[1][1][LAST_MOMENT] == ""
+    assert replaced[1][1][DEADLINE] == ""
