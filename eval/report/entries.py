@@ -16,6 +16,9 @@ from augment.task import Task
 Kind = Literal["solved", "cells", "size", "unknown"]
 """Of a test input: solved, wrong in some cells only, no attempt of the right size, or its output is not known."""
 
+DraftUnit = Literal["segment", "cycle"]
+"""After what a draft was made: each segment, or each cycle of the only one."""
+
 LEAST_AGREEMENT = 0.25
 """With a smaller share of the views for attempt 1 there is no agreement."""
 
@@ -34,7 +37,7 @@ class Attempt:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """The output of one segment for the identity view."""
+    """The output of one segment or cycle for the identity view."""
 
     tokens: Tokens
     """(H, W) canvas: 0 padding, 1 border, 2..11 colors."""
@@ -56,6 +59,7 @@ class InputEntry:
     truth_rank: int | None = None
     """Where the votes put the test output, from 1; 0 where no view predicted it; None where that is not known."""
     drafts: tuple[Draft, ...] = ()
+    draft_unit: DraftUnit = "segment"
 
     @property
     def wrong_cells(self) -> tuple[int | None, ...]:

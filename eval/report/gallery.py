@@ -61,6 +61,7 @@ def _test(grid: Grid, test: InputEntry) -> dict[str, Any]:
         "views": test.views,
         "votes": describe_votes(test),
         "drafts": _drafts(test),
+        "unit": test.draft_unit,
     }
 
 
