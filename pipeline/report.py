@@ -6,6 +6,7 @@ the sources of the run, long after anything could have learned from them.
 
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,7 @@ def read_report(folder: Path, sources: Sequence[str] = ()) -> Report:
     config, metrics = _read_json(folder / "config.json"), read_metrics(folder / "metrics.jsonl")
     return Report(
         name=folder.resolve().name,
+        folder=shlex.quote(str(folder)),
         sources=" + ".join(record.sources if record else sources) or "a submission",
         entries=entries,
         score=score_predictions(predictions, solutions) if solutions else None,

@@ -16,6 +16,8 @@ from eval.report.page import Report, make_page
 from eval.report.summary import format_seconds
 from tests.eval.report.examples import FATES, HOSTILE, QUESTION, example_report
 
+PARTS = ("score", "training", "votes", "about", "gallery")
+
 
 class Reader(HTMLParser):
     """Reads a page as a browser would: elements, their attributes, texts."""
@@ -73,7 +75,7 @@ def test_an_id_that_is_no_text_is_written_all_the_same() -> None:
 
 def test_nothing_is_loaded_and_only_the_own_script_may_run(page: str) -> None:
     addresses = [attributes.get(name) for _, attributes in Reader(page).elements for name in ("src", "href", "action")]
-    assert {address for address in addresses if address} == {"data:,", "#gallery"}
+    assert {address for address in addresses if address} == {"data:,", "#filter=near", *(f"#{part}" for part in PARTS)}
     assert "http" not in page.replace("http-equiv", "").replace("https://www.w3.org", "")
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
     assert policy
@@ -89,8 +91,8 @@ def test_the_score_stands_on_the_page_under_three_rules(page: str) -> None:
     for rule in ("mean over tasks of the fraction solved", "per test output", "all-or-nothing per task"):
         assert rule in text
     spoken = " ".join(Reader(page).texts["p"])
-    assert "9 tasks, 10 test outputs; 3 solved: 2 by attempt 1, 1 by attempt 2, 0 by both." in spoken
-    assert "Of 7 outputs not solved, 1 has no attempt of the right size; 2 tasks are missed by 5 cells or fewer." in spoken
+    assert "3 of 10 test outputs solved: 2 by attempt 1 alone, 1 by attempt 2 alone, 0 by both." in spoken
+    assert "1 output has no attempt of the right size." in spoken
     assert "The outputs of 1 task more are not known; they do not count." in spoken
 
 
@@ -141,9 +143,12 @@ def test_drafts_are_judged_and_equal_neighbors_told_once() -> None:
 
 
 def test_votes_are_told_in_words() -> None:
-    assert describe_votes(FATES["near"].tests[0]) == "10 views, 4 different answers. The test output was number 3 in the votes."
-    assert describe_votes(FATES["far"].tests[0]) == "10 views, 4 different answers. No view predicted the test output."
-    assert describe_votes(FATES["second"].tests[0]) == "10 views, 4 different answers."
+    assert (
+        describe_votes(FATES["near"].tests[0])
+        == "10 views voted for 4 different grids. The test output was number 3 in the votes."
+    )
+    assert describe_votes(FATES["far"].tests[0]) == "10 views voted for 4 different grids. No view predicted the test output."
+    assert describe_votes(FATES["second"].tests[0]) == "10 views voted for 4 different grids."
     assert describe_votes(FATES["lone"].tests[0]) == "No view was asked: both attempts are fallbacks."
 
 
