@@ -27,6 +27,7 @@ from pipeline.data.sources import Source, load_source
 from pipeline.data.store import Store
 from pipeline.drafts import DRAFTS_FILE, StoredDrafts, read_drafts
 from pipeline.facts import arc_facts, puzzle_rows
+from pipeline.metrics import read_metrics
 from pipeline.record import Record, read_record
 from submission.format import PartialSubmission, read_submission
 
@@ -108,20 +109,6 @@ def read_report(folder: Path, sources: Sequence[str] = ()) -> Report:
         seconds=record.seconds if record else {},
         notes=known.notes,
     )
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl that are objects; none where there is no file, and not the line that was cut short."""
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    found = []
-    for line in lines:
-        try:
-            values = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        if isinstance(values, dict):
-            found.append(values)
-    return found
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ def score_section(
         rates: Rates = getattr(score, field)
         tiles.append(
             f'<div class="tile{"" if number else " first"}"><dt>{escape(name)}</dt>'
-            f'<dd><span class="big">{rates.pass_at_2:.1%}</span><span class="quiet"> pass@2</span></dd>'
-            f'<dd class="quiet">{rates.pass_at_1:.1%} with attempt 1 alone (pass@1)</dd>'
+            f'<dd><span class="big">{_percent(rates.pass_at_2)}</span><span class="quiet"> pass@2</span></dd>'
+            f'<dd class="quiet">{_percent(rates.pass_at_1)} with attempt 1 alone (pass@1)</dd>'
             f'<dd class="meaning">{escape(MEANINGS[field])}</dd></div>'
         )
     return f'{title}<dl class="tiles">{"".join(tiles)}</dl>{_outcomes(entries)}{_count_solved(score, entries)}</section>'
@@ -192,6 +192,11 @@ def format_seconds(seconds: float) -> str:
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:
     return f"<table>{''.join(f'<tr><th scope=row>{escape(a)}</th><td>{escape(b)}</td></tr>' for a, b in rows)}</table>"
+
+
+def _percent(share: float) -> str:
+    """Return a share with one decimal, a small one with two."""
+    return f"{share:.2%}" if 0 < share < 0.1 else f"{share:.1%}"
 
 
 def _range(counts: Sequence[int]) -> str:

@@ -1,6 +1,8 @@
 """Progress as it is told: means over what happened since the last line."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -54,3 +56,16 @@ def test_a_journal_without_a_path_is_silent(tmp_path: Path, caplog: pytest.LogCa
         journal.write(a_line(), done=0.5, left=90.0)
     assert not caplog.records
     assert not list(tmp_path.iterdir())
+
+
+def test_a_journal_draws_a_bar_in_a_notebook_and_says_no_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    with Journal(tmp_path / "metrics.jsonl") as journal:
+        journal.write(a_line(), done=0.5, left=90.0)
+        journal.bar.refresh()
+    assert "train  50%|" in capsys.readouterr().err
+    assert not caplog.records
