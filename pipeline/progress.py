@@ -74,7 +74,7 @@ class Journal:
 
     def __init__(self, path: Path | None) -> None:
         self.metrics: BinaryIO | None = path.open("ab") if path else None
-        shown = path is not None and has_bars()
+        shown = path is not None and has_bars() and logger.isEnabledFor(logging.INFO)
         self.bar: Any = make_bar(total=100, unit="%", desc="train", bar_format=_BAR) if shown else None
         self.told = -math.inf
 

@@ -9,7 +9,7 @@ from eval.score import RULES, Rates, Score
 
 CURVES = (
     ("loss", "Loss", "", None),
-    ("exact", "Training pairs with every cell right", "%", 0.0),
+    ("exact", "Training pairs right", "%", 0.0),
     ("tokens_per_second", "Tokens per second", "", 0.0),
 )
 """(field of a line of metrics.jsonl, title, unit, floor of the axis)."""
