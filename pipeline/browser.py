@@ -88,7 +88,9 @@ def _start(browser: Path, flags: list[str]) -> str:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [str(browser), f"--user-data-dir={profile}", *flags]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LIMIT_SECONDS, check=False)
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", timeout=LIMIT_SECONDS, check=False
+            )
         except subprocess.TimeoutExpired:
             raise ValueError(f"{browser}: was not ready in {LIMIT_SECONDS:.0f} s") from None
         except OSError as error:
