@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from augment.canvas import encode
+from augment.grid import Grid
+from augment.task import Pair, Task
+from eval.report.entries import Attempt, Draft, InputEntry, TaskEntry
 from eval.report.gallery import canvas_text, describe_votes, gallery_data, grid_text
 from eval.report.page import Report, make_page
 from eval.report.summary import format_seconds
@@ -157,3 +161,19 @@ def test_votes_are_told_in_words() -> None:
 )
 def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_400_tasks_of_full_size_with_16_drafts_each_stay_under_20_megabytes() -> None:
+    generator = np.random.default_rng(0)
+
+    def noise() -> Grid:
+        return generator.integers(0, 10, (30, 30), dtype=np.uint8)
+
+    entries = []
+    for number in range(10):
+        drafts = tuple(Draft(encode(noise(), 30, 30), 0.5) for _ in range(16))
+        test = InputEntry((Attempt(noise(), 3, 0.5), Attempt(noise(), 2, 0.5)), 1000, 900, noise(), 0, drafts)
+        task = Task(f"{number:08x}", tuple(Pair(noise(), noise()) for _ in range(4)), (noise(),))
+        entries.append(TaskEntry(task, (test,)))
+    empty, full = (len(make_page(replace(example_report(), entries=each))) for each in ([], entries))
+    assert 100_000 < 40 * (full - empty) + empty < 20_000_000
