@@ -1,6 +1,6 @@
-"""Accuracy against training time, one line a run, as a picture: a file, or a figure that a notebook shows."""
+"""Curves as a picture, a file or a figure that a notebook shows: how training went, and accuracy against training time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,35 @@ class CurvePoint:
     """Share of cells that are right, 0..1."""
     halting: float | None
     """Mean halting probability."""
+
+
+def draw_training(metrics: Sequence[Mapping[str, object]], path: Path | None = None) -> "Picture":
+    """Draw loss and share of training pairs with every cell right against minutes of training, from lines of metrics.jsonl.
+
+    Writes the PNG `path` if it is given; returns the figure, which a notebook shows. Raises ValueError where no line has both
+    fields and `seconds`.
+    """
+    from eval.figure import Picture  # noqa: PLC0415  (slow to import)
+
+    fields = ("seconds", "loss", "exact")
+    rows = [[line.get(field) for field in fields] for line in metrics]
+    points = [[float(value) for value in row if isinstance(value, (int, float))] for row in rows]
+    points = [point for point in points if len(point) == len(fields)]
+    if not points:
+        raise ValueError("no line of metrics has seconds, loss and exact")
+    seconds, loss, exact = zip(*points, strict=True)
+    minutes = [second / 60 for second in seconds]
+    figure = Picture(figsize=(9, 3), layout="constrained", dpi=110)
+    left, right = figure.subplots(1, 2)
+    left.plot(minutes, loss, color="C0", linewidth=1.6, marker="." if len(points) == 1 else "")
+    left.set(xlabel="minutes of training", ylabel="loss", ylim=(0, None))
+    right.plot(minutes, [100 * share for share in exact], color="C2", linewidth=1.6, marker="." if len(points) == 1 else "")
+    right.set(xlabel="minutes of training", ylabel="training pairs right, %", ylim=(-2, 102))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    if path is not None:
+        figure.savefig(path)
+    return figure
 
 
 def draw_curves(points: Sequence[CurvePoint], path: Path | None = None) -> "Picture":

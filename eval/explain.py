@@ -48,7 +48,8 @@ def explain(attempt: Grid | None, truth: Grid) -> str:
 def _explain_size(attempt: Grid, truth: Grid) -> str:
     height, width = (min(sides) for sides in zip(attempt.shape, truth.shape, strict=True))
     agree = int((attempt[:height, :width] == truth[:height, :width]).sum())
-    shared = f"{agree} of the {height * width} cells that both have at the top left agree"
+    both = "the cell that both have" if height * width == 1 else f"the {height * width} cells that both have"
+    shared = f"{agree} of {both} at the top left {'agrees' if agree == 1 else 'agree'}"
     return f"wrong size: {_size(attempt)}, the truth is {_size(truth)}; {shared}{_explain_colors(attempt, truth)}"
 
 
@@ -59,7 +60,8 @@ def _explain_cells(attempt: Grid, truth: Grid, wrong: npt.NDArray[np.bool_]) -> 
         pairs = " and ".join(f"{_color(got)} where {_color(wanted)} belongs" for wanted, got in swapped)
         return f"the shapes are right, the colors are not: {pairs} ({count} of {wrong.size} cells)"
     where = np.argwhere(wrong)
-    head = f"{count} of {wrong.size} cells {'is' if count == 1 else 'are'} wrong"
+    cells_in_all = "1 cell" if wrong.size == 1 else f"{wrong.size} cells"
+    head = f"{count} of {cells_in_all} {'is' if count == 1 else 'are'} wrong"
     if count <= _CELLS_NAMED:
         cells = [
             f"row {row + 1}, column {column + 1} is {_color(attempt[row, column])}, should be {_color(truth[row, column])}"

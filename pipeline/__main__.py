@@ -57,6 +57,7 @@ _SOURCES = f"\n{SOURCES_HELP}{PUZZLES_HELP}"
 _FIRST_STEPS = f"""\
 first steps:
   {PROGRAM} run --source arc1:evaluation --max-side 6 --preset demo --time-limit 10m --out runs/first
+    (then open runs/first/report.html in a browser, or stay in the terminal:)
   {PROGRAM} show --run runs/first
   {PROGRAM} debug --task 25ff71a9 --source arc1:training
 """
@@ -121,11 +122,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    stages = (_add_run, _add_build, _add_train, _add_predict, _add_vote, _add_score, _add_curve)
-    for add in (*stages, add_report, add_kaggle, _add_audit, _add_canvas, _add_import_checkpoint, _add_bench):
-        add(commands)
+    _add_run(commands)
+    add_report(commands)
     for name, view in VIEWS.items():
         view.add(_command(commands, name, view.summary, view.example, _TASKS))
+    stages = (_add_build, _add_train, _add_predict, _add_vote, _add_score)
+    for add in (*stages, add_kaggle, _add_audit, _add_canvas, _add_curve, _add_import_checkpoint, _add_bench):
+        add(commands)
     return parser
 
 

@@ -32,7 +32,7 @@ MEASURE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Draft:
-    """What the network says to one pack after a segment."""
+    """What the network says to one pack after a segment, or a cycle of its only one."""
 
     tokens: npt.NDArray[np.uint8]
     """(C,) the output token of each cell."""
@@ -51,7 +51,7 @@ class Answer:
     probability: npt.NDArray[np.float32]
     """(B,) halting probability of the last segment: how sure it is to be right."""
     drafts: tuple[Draft, ...] = ()
-    """After each segment, where they were asked for."""
+    """Where they were asked for: after each segment; of a network that is asked for one, after each of its cycles."""
 
 
 class Asker:
@@ -69,8 +69,8 @@ class Asker:
         """Yield an answer to each pack of `samples`, equal shapes together; stop when the next would not be in time.
 
         A pack has up to `pack_tokens`, if that is less than the config's; one that is too large for the memory is asked again
-        in halves, and later ones are no larger. With `drafts`, an answer has those of all segments. Raises OutOfMemory
-        when a single sequence is too large.
+        in halves, and later ones are no larger. With `drafts`, an answer has them. Raises OutOfMemory when a single sequence
+        is too large.
         """
         self.most_tokens = min(self.most_tokens, pack_tokens or self.most_tokens)
         samples = samples[self.maker.order(samples)]
@@ -125,9 +125,11 @@ class Asker:
         pack = self.maker.make(samples)
         batch = to_batch(pack, self.maker.memory_tokens, self.device)
         state = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
-        drafts = []
-        for _ in range(self.config.segments):
-            segment = self.network(state, batch)
+        drafts, calls, cycles = [], self.config.segments, None
+        if keep_drafts and calls == 1:
+            calls, cycles = self.network.reasoner.config.H_cycles, 1
+        for _ in range(calls):
+            segment = self.network(state, batch, cycles)
             state = segment.state
             if keep_drafts:
                 drafts.append(_read(segment))

@@ -23,6 +23,7 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.puzzlestore import PuzzleStore
 from pipeline.data.sources import load_source, read_solutions
 from pipeline.data.store import Store
+from pipeline.data.watch import doing
 from pipeline.entry import are_puzzles, challenge_of, run_budget, selection_of
 from pipeline.kaggle_commands import kaggle
 from pipeline.opening import PuzzleChallenge
@@ -210,8 +211,9 @@ def _origin(submission: Path) -> Mapping[str, object]:
 
 
 def _audit(arguments: argparse.Namespace, _: float) -> int:
-    sources = [load_source(spec) for spec in arguments.source]
-    found = audit_sources(sources, [load_source(spec) for spec in arguments.train_source])
+    sources, trained = ([load_source(spec) for spec in specs] for specs in (arguments.source, arguments.train_source))
+    with doing("comparing training pairs with scored tests"):
+        found = audit_sources(sources, trained)
     for leak in found.leaks:
         print(leak)
     print(

@@ -9,6 +9,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,12 +73,25 @@ def debug(arguments: argparse.Namespace, _: float) -> int:
         f"{task.id} of {source.name}: {len(store.pair_task)} demonstrations in {len(store.transforms)} views, "
         f"{trainable(network)} values, {format_duration(limit)} of training"
     )
-    logging.getLogger("pipeline.train").setLevel(logging.WARNING)  # the drafts tell how far it is
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _training_quietly():
         watched = Watched(accelerator, dtype, network, store, config, Path(folder), limit)
         _print_drafts(watched, task, truth, look)
         _print_segments(watched, task, truth, look)
     return 0
+
+
+@contextmanager
+def _training_quietly() -> Iterator[None]:
+    """Let training tell nothing: the drafts tell how far it is."""
+    loggers = [logging.getLogger(name) for name in ("pipeline.train", "pipeline.progress")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 class Watched:

@@ -1,11 +1,14 @@
 """Drafts: what a network would have answered after each segment, for one view of every test input, the identity.
 
+A network that is asked for a single segment leaves its drafts after each cycle of that.
+
 Left by the first round of predictions beside the folder of its candidates, read by the report. Needs no torch.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from augment.canvas import VOCABULARY, Tokens
 from augment.task import TaskId
 from eval.replace import replace_file
+from eval.report.entries import DraftUnit
 
 DRAFTS_FILE = "drafts.safetensors"
 """In the run directory."""
@@ -23,7 +27,7 @@ DRAFTS_FILE = "drafts.safetensors"
 
 @dataclass(frozen=True)
 class Drafts:
-    """The canvases of K test inputs after each of S segments, C cells in all."""
+    """The canvases of K test inputs after each of S segments or cycles, C cells in all."""
 
     test: npt.NDArray[np.int32]
     """(K,) test input of the store."""
@@ -43,6 +47,16 @@ class Drafts:
             yield list(zip(canvases, self.probability[:, number].tolist(), strict=True))
 
 
+@dataclass(frozen=True)
+class StoredDrafts:
+    """What a file of drafts holds."""
+
+    unit: DraftUnit
+    """After what each was made."""
+    tests: dict[tuple[TaskId, int], list[tuple[Tokens, float]]]
+    """What `Drafts.canvases` yields, by task and position among its tests."""
+
+
 def drafts_path(candidates: Path) -> Path:
     """Return where the drafts of the predictions lie whose folder of candidates is given."""
     return candidates.with_name(DRAFTS_FILE)
@@ -60,21 +74,24 @@ def join_drafts(parts: Sequence[Drafts]) -> Drafts | None:
     )
 
 
-def write_drafts(path: Path, drafts: Drafts, names: Sequence[tuple[TaskId, int]]) -> None:
+def write_drafts(path: Path, drafts: Drafts, names: Sequence[tuple[TaskId, int]], unit: DraftUnit) -> None:
     """Write drafts; `names` has the task and the position among its tests of each test input. The file appears complete."""
-    arrays = {name: np.ascontiguousarray(getattr(drafts, name)) for name in _DTYPES}
-    replace_file(path, safetensors.numpy.save(arrays, {"names": orjson.dumps(names).decode()}))
+    arrays = {name: np.ascontiguousarray(getattr(drafts, name)) for name in _KINDS}
+    replace_file(path, safetensors.numpy.save(arrays, {"names": orjson.dumps(names).decode(), "unit": unit}))
 
 
-def read_drafts(path: Path) -> dict[tuple[TaskId, int], list[tuple[Tokens, float]]]:
-    """Return what `Drafts.canvases` yields, by task and position among its tests. Raises ValueError naming a damaged file."""
+def read_drafts(path: Path) -> StoredDrafts:
+    """Return the drafts in a file. Raises ValueError naming a damaged file."""
     try:
         with safe_open(path, framework="numpy") as file:
-            names = orjson.loads((file.metadata() or {}).get("names", "null"))
+            stored = file.metadata() or {}
+            names, unit = orjson.loads(stored.get("names", "null")), stored.get("unit", "segment")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, orjson.JSONDecodeError) as error:
         raise ValueError(f"{path}: damaged or not a file of drafts ({error})") from None
-    if {name: array.dtype for name, array in arrays.items()} != _DTYPES or not isinstance(names, list):
+    kinds = {name: (array.dtype, array.ndim) for name, array in arrays.items()}
+    named = isinstance(names, list) and all(isinstance(name, list) and len(name) == 2 for name in names)
+    if kinds != _KINDS or not named or unit not in get_args(DraftUnit):
         raise ValueError(f"{path}: not a file of drafts")
     drafts = Drafts(**arrays)
     count, cells = len(drafts.test), int(drafts.shape.astype(np.int64).prod(axis=-1).sum())
@@ -82,7 +99,9 @@ def read_drafts(path: Path) -> dict[tuple[TaskId, int], list[tuple[Tokens, float
     fits = drafts.shape.shape == (count, 2) and drafts.probability.shape == (segments, count)
     if not fits or drafts.tokens.shape != (segments, cells) or len(names) != count or (drafts.tokens >= VOCABULARY).any():
         raise ValueError(f"{path}: damaged, its arrays do not fit together")
-    return {(str(task), int(index)): canvases for (task, index), canvases in zip(names, drafts.canvases(), strict=True)}
+    tests = {(str(task), index): canvases for (task, index), canvases in zip(names, drafts.canvases(), strict=True)}
+    return StoredDrafts(unit, tests)
 
 
-_DTYPES = {"test": np.int32, "shape": np.uint8, "probability": np.float32, "tokens": np.uint8}
+_KINDS = {"test": (np.int32, 1), "shape": (np.uint8, 2), "probability": (np.float32, 2), "tokens": (np.uint8, 2)}
+# Of each array: dtype and dimensions.

@@ -9,10 +9,12 @@ from typing import Any
 
 from augment.grid import Grid
 from augment.task import Solutions, Task
+from eval.curves import draw_training
 from eval.draw import draw_task
 from eval.replace import replace_file
 from pipeline.data.sources import load_source
 from pipeline.kernel_process import BAD_INPUT
+from pipeline.metrics import read_metrics
 from submission.duration import format_duration
 from submission.format import read_submission
 
@@ -157,7 +159,7 @@ class Outcome:
             raise RuntimeError(f"this {self.kind} run went wrong: {'; '.join(problems)}")
 
     def _draw(self) -> None:
-        """Draw the first tasks that were scored, or the first of the tests, below the cell."""
+        """Draw the curves of training and the first tasks that were scored, or the first of the tests, below the cell."""
         solutions: Solutions = {}
         tasks: Sequence[Task] = self.tasks
         path = self.submission
@@ -165,9 +167,13 @@ class Outcome:
             source = load_source(f"kaggle:{self.scored}:evaluation")
             tasks, solutions, path = source.tasks, source.solutions, self.run / "submission.json"
         attempts: dict[str, list[tuple[Grid, Grid]]] = read_submission(path)
+        self.run.mkdir(parents=True, exist_ok=True)
+        metrics = read_metrics(self.run / "metrics.jsonl")
+        if metrics:
+            draw_training(metrics, self.run / "training.png")
+            _display(self.run / "training.png")
         for number, task in enumerate(tasks[:SHOWN_TASKS]):
             picture = self.run / f"task-{number}.png"
-            picture.parent.mkdir(parents=True, exist_ok=True)
             draw_task(task, attempts.get(task.id, []), solutions, picture)
             _display(picture)
 

@@ -37,7 +37,7 @@ class Piece:
     tokens: int
     """Of a segment of all of them."""
     drafts: bool = False
-    """Whether the outputs of every segment are wanted too."""
+    """Whether drafts are wanted too."""
 
     def __len__(self) -> int:
         return len(self.tests)

@@ -154,13 +154,13 @@ class Predictor:
             logger.warning("the candidates of a round are not kept: %s", error)
 
     def _leave_drafts(self, folder: Path, answered: Sequence[Answered | None]) -> None:
-        """Write what was predicted after each segment of the first view, which is the identity."""
+        """Write the drafts of the first view, which is the identity."""
         store, drafts = self.store, join_drafts([drafts for done in answered if done for drafts in done.drafts])
         if drafts is None:
             return
         names = [(store.task_ids[store.test_task[test]], int(store.test_index[test])) for test in drafts.test.tolist()]
         try:
-            write_drafts(drafts_path(folder), drafts, names)
+            write_drafts(drafts_path(folder), drafts, names, "cycle" if self.config.segments == 1 else "segment")
         except OSError as error:  # predictions go on without them
             logger.warning("the drafts are not kept: %s", error)
 

@@ -7,24 +7,24 @@ import errno
 import logging
 import math
 import os
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from io import RawIOBase
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import orjson
-from tqdm import tqdm
 
+from pipeline.data.watch import has_bars, make_bar
 from submission.duration import format_duration
 
 logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 20.0
-"""Between lines of progress where there is no terminal to draw a bar in."""
+"""Between lines of progress where there is neither a terminal nor a notebook to draw a bar in."""
 
-_BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}, {postfix}"
+_BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}{postfix}"
 
 
 @dataclass
@@ -80,15 +80,16 @@ class Journal:
         self.metrics: RawIOBase | None = None
         self.broken = False
         """Whether the last line could not be written, or not in full."""
-        shown = path is not None and sys.stderr.isatty()
-        self.bar = tqdm(total=100, unit="%", desc="train", disable=not shown, bar_format=_BAR)
+        shown = path is not None and has_bars() and logger.isEnabledFor(logging.INFO)
+        self.bar: Any = make_bar(total=100, unit="%", desc="train", bar_format=_BAR) if shown else None
         self.told = -math.inf
 
     def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
         if self.metrics:
             self.metrics.close()
 
@@ -111,10 +112,10 @@ class Journal:
             f"{line['tokens_per_second'] / 1000:.1f}k tokens/s"
             + ("" if math.isinf(left) else f", {format_duration(left)} left")
         )
-        if not self.bar.disable:
+        if self.bar is not None:
             self.bar.n = round(100 * done, 1)
             self.bar.set_postfix_str(text)
-        elif time.monotonic() - self.told > LINE_SECONDS:  # no terminal: a plain line now and then
+        elif time.monotonic() - self.told > LINE_SECONDS:  # a plain line now and then
             self.told = time.monotonic()
             logger.info("train %3.0f%%: %s", 100 * done, text)
 

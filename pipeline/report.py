@@ -6,6 +6,7 @@ the sources of the run, long after anything could have learned from them.
 
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,9 @@ from pipeline.budget import Budget
 from pipeline.data.folder import MANIFEST_FILE
 from pipeline.data.sources import Source, load_source
 from pipeline.data.store import Store
-from pipeline.drafts import DRAFTS_FILE, read_drafts
+from pipeline.drafts import DRAFTS_FILE, StoredDrafts, read_drafts
 from pipeline.facts import arc_facts, puzzle_rows
+from pipeline.metrics import read_metrics
 from pipeline.record import Record, read_record
 from submission.format import PartialSubmission, read_submission
 
@@ -99,6 +101,7 @@ def read_report(folder: Path, sources: Sequence[str] = ()) -> Report:
     config, metrics = _read_json(folder / "config.json"), read_metrics(folder / "metrics.jsonl")
     return Report(
         name=folder.resolve().name,
+        folder=shlex.quote(str(folder)),
         sources=" + ".join(record.sources if record else sources) or "a submission",
         entries=entries,
         score=score_predictions(predictions, solutions) if solutions else None,
@@ -109,20 +112,6 @@ def read_report(folder: Path, sources: Sequence[str] = ()) -> Report:
         seconds=record.seconds if record else {},
         notes=known.notes,
     )
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl that are objects; none where there is no file, and not the line that was cut short."""
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    found = []
-    for line in lines:
-        try:
-            values = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        if isinstance(values, dict):
-            found.append(values)
-    return found
 
 
 @dataclass(frozen=True)
@@ -164,7 +153,7 @@ def _entries(
     known: _Known,
     votes: Mapping[str, Any],
     score_file: Mapping[str, Any],
-    drafts: Mapping[tuple[TaskId, int], Sequence[tuple[Any, float]]],
+    drafts: StoredDrafts,
 ) -> list[TaskEntry]:
     """Return an entry for each task of the submission. Raises ValueError where it is one for other tasks."""
     counted, ranks = _mapping(votes.get("tests")), _mapping(score_file.get("truth_ranks"))
@@ -185,7 +174,8 @@ def _entries(
                     distinct=count["distinct"] if isinstance(count, dict) else None,
                     truth=truths[index] if truths else None,
                     truth_rank=rank if isinstance(rank, int) else None,
-                    drafts=tuple(Draft(*draft) for draft in drafts.get((task_id, index), ())),
+                    drafts=tuple(Draft(*draft) for draft in drafts.tests.get((task_id, index), ())),
+                    draft_unit=drafts.unit,
                 )
             )
         entries.append(TaskEntry(task, tuple(tests)))
@@ -201,13 +191,13 @@ def _attempt(grid: Any, top: Sequence[Sequence[float]] | None, number: int) -> A
     return Attempt(grid, int(top[number][0]), float(top[number][1]))
 
 
-def _read_drafts(folder: Path, notes: list[str]) -> Mapping[tuple[TaskId, int], Sequence[tuple[Any, float]]]:
-    path = folder / DRAFTS_FILE
+def _read_drafts(folder: Path, notes: list[str]) -> StoredDrafts:
+    path, none = folder / DRAFTS_FILE, StoredDrafts("segment", {})
     try:
-        return read_drafts(path) if path.is_file() else {}
+        return read_drafts(path) if path.is_file() else none
     except ValueError as error:
         notes.append(f"The drafts cannot be read: {error}")
-        return {}
+        return none
 
 
 def _puzzle_report(folder: Path, record: Record | None) -> Report:

@@ -9,8 +9,8 @@ from html import escape
 
 Point = tuple[float, float]
 
-WIDTH, HEIGHT = 360, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 12, 30
+WIDTH, HEIGHT = 360, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 12, 40
 MOST_POINTS = 240
 """A curve is thinned out to so many points, each the mean of its neighbors."""
 
@@ -41,8 +41,8 @@ def draw_curve(points: Sequence[Point], name: str, unit: str, floor: float | Non
         parts.append(f'<text x="{_LEFT - 6}" y="{y}" dy="0.32em" text-anchor="end">{_short(value)}</text>')
     for minutes in columns:
         x = place(minutes, bottom).split(",")[0]
-        parts.append(f'<text x="{x}" y="{HEIGHT - 14}" text-anchor="middle">{_short(minutes)}</text>')
-    parts.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 2}" text-anchor="end">minutes of training</text>')
+        parts.append(f'<text x="{x}" y="{HEIGHT - 24}" text-anchor="middle">{_short(minutes)}</text>')
+    parts.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 6}" text-anchor="end">minutes of training</text>')
     line = " ".join(place(*point) for point in shown)
     parts.append(f'<polyline class="curve" points="{line}"/>' if len(shown) > 1 else _dot(place(*shown[0])))
     first, last = finite[0][1], finite[-1][1]
@@ -50,15 +50,16 @@ def draw_curve(points: Sequence[Point], name: str, unit: str, floor: float | Non
     return _svg(label, parts)
 
 
-def draw_shares(shares: Sequence[tuple[str, float]]) -> str:
-    """Return the SVG of a bar cut into parts in proportion, `shares` being (name, amount); classes part-0, part-1, ..."""
+def draw_shares(shares: Sequence[tuple[str, float]], marks: Sequence[str]) -> str:
+    """Return the SVG of a bar cut into parts in proportion, `shares` being (name, amount), with a class of `marks` each."""
     total = sum(amount for _, amount in shares)
     if total <= 0:
         return ""
     parts, x = [], 0.0
-    for number, (_, amount) in enumerate(shares):
+    for (name, amount), mark in zip(shares, marks, strict=True):
         width = 600 * amount / total
-        parts.append(f'<rect class="part-{number}" x="{x:.2f}" y="0" width="{max(width - 1.5, 0.5):.2f}" height="22"/>')
+        tip = f"<title>{escape(name)}</title>"
+        parts.append(f'<rect class="{mark}" x="{x:.2f}" y="0" width="{max(width - 1, 0.5):.2f}" height="22">{tip}</rect>')
         x += width
     label = ", ".join(f"{name} {amount / total:.0%}" for name, amount in shares)
     return _svg(label, parts, 600, 22, "none")
@@ -96,8 +97,8 @@ def draw_histogram(counts: Sequence[Sequence[int]], names: Sequence[str], label:
                 )
     for number in range(0, 11, 2):
         x = _LEFT + number * column
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 14}" text-anchor="middle">{10 * number}%</text>')
-    parts.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 2}" text-anchor="end">views that predicted attempt 1</text>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 24}" text-anchor="middle">{10 * number}%</text>')
+    parts.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 6}" text-anchor="end">views that predicted attempt 1</text>')
     return _svg(label, parts)
 
 

@@ -16,8 +16,13 @@ from augment.task import Task
 Kind = Literal["solved", "cells", "size", "unknown"]
 """Of a test input: solved, wrong in some cells only, no attempt of the right size, or its output is not known."""
 
+DraftUnit = Literal["segment", "cycle"]
+"""After what a draft was made: each segment, or each cycle of the only one."""
+
 LEAST_AGREEMENT = 0.25
 """With a smaller share of the views for attempt 1 there is no agreement."""
+NEAR_CELLS = 5
+"""A task that is missed by so many cells or fewer is a near miss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +39,7 @@ class Attempt:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """The output of one segment for the identity view."""
+    """The output of one segment or cycle for the identity view."""
 
     tokens: Tokens
     """(H, W) canvas: 0 padding, 1 border, 2..11 colors."""
@@ -56,6 +61,7 @@ class InputEntry:
     truth_rank: int | None = None
     """Where the votes put the test output, from 1; 0 where no view predicted it; None where that is not known."""
     drafts: tuple[Draft, ...] = ()
+    draft_unit: DraftUnit = "segment"
 
     @property
     def wrong_cells(self) -> tuple[int | None, ...]:
@@ -74,6 +80,12 @@ class InputEntry:
     def solved_by(self) -> int | None:
         """The first attempt that is right, from 1; None where none is."""
         return next((number for number, wrong in enumerate(self.wrong_cells, start=1) if wrong == 0), None)
+
+    @property
+    def solved_by_alone(self) -> int | None:
+        """The attempt that is right, from 1, where one is and no other; None where none is, or several."""
+        right = [number for number, wrong in enumerate(self.wrong_cells, start=1) if wrong == 0]
+        return right[0] if len(right) == 1 else None
 
     @property
     def predicted(self) -> bool:
@@ -130,6 +142,11 @@ class TaskEntry:
         return sum(counts) if len(counts) == len(best) else None
 
     @property
+    def near(self) -> bool:
+        """Whether it is missed by a few cells only."""
+        return self.missed_by is not None and 0 < self.missed_by <= NEAR_CELLS
+
+    @property
     def margin(self) -> float | None:
         """The least margin of its test inputs; None where there are no votes."""
         return min((test.margin for test in self.tests if test.margin is not None), default=None)
@@ -140,8 +157,8 @@ class TaskEntry:
         solved = self.known and self.solved == len(self.tests)
         tags = {
             "solved": solved,
-            "first": any(test.solved_by == 1 for test in self.tests),
-            "second": any(test.solved_by == 2 for test in self.tests),
+            "first": any(test.solved_by_alone == 1 for test in self.tests),
+            "second": any(test.solved_by_alone == 2 for test in self.tests),
             "part": 0 < self.solved < len(self.tests),
             "unsolved": self.known and not solved,
             "size": any(test.kind == "size" for test in self.tests),

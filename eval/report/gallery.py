@@ -10,6 +10,7 @@ import numpy as np
 
 from augment.canvas import Tokens, decode
 from augment.grid import Grid
+from eval.explain import explain
 from eval.report.entries import InputEntry, TaskEntry, count_wrong, plural
 
 _SIGNS = np.frombuffer(b".#0123456789", np.uint8)
@@ -55,12 +56,14 @@ def _test(grid: Grid, test: InputEntry) -> dict[str, Any]:
                 "votes": attempt.votes,
                 "p": _round(attempt.probability),
                 "verdict": _verdict(attempt.grid, test.truth),
+                "why": None if test.truth is None else explain(attempt.grid, test.truth),
             }
             for attempt in test.attempts
         ],
         "views": test.views,
         "votes": describe_votes(test),
         "drafts": _drafts(test),
+        "unit": test.draft_unit,
     }
 
 
@@ -83,8 +86,10 @@ def describe_votes(test: InputEntry) -> str:
         return ""
     if not test.views:
         return "No view was asked: both attempts are fallbacks."
-    different = f", {plural(test.distinct, 'different answer')}" if test.distinct is not None else ""
-    text = f"{plural(test.views, 'view')}{different}."
+    text = f"{plural(test.views, 'view')} voted"
+    if test.distinct is not None:
+        text += ", all for the same grid" if test.distinct == 1 else f" for {plural(test.distinct, 'different grid')}"
+    text += "."
     if test.truth_rank == 0:
         text += " No view predicted the test output."
     elif test.truth_rank is not None and test.solved_by is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 
-from eval.report.entries import TaskEntry
+from eval.report.entries import NEAR_CELLS, TaskEntry
 from eval.report.gallery import gallery_data
 from eval.report.summary import charts_section, facts_section, score_section, table_of_tasks, votes_section
 from eval.score import Score
@@ -54,20 +54,26 @@ class Report:
     """Of each stage, in order."""
     notes: Sequence[str] = ()
     """What could not be read, in a sentence each."""
+    folder: str = ""
+    """The run directory as a shell takes it, for commands that the page shows; empty for none."""
 
 
 def make_page(report: Report) -> str:
     """Return the HTML of `report`."""
-    style, script = (files("eval.report").joinpath(name).read_text("utf-8") for name in ("report.css", "report.js"))
+    style, grids, gallery = (files("eval.report").joinpath(name).read_text("utf-8") for name in _FILES)
+    script = grids + gallery
     policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
     sections = [
         score_section(report.score, report.rows, report.unknown, report.entries),
         *(f'<p class="note" role="note">{escape(note)}</p>' for note in report.notes),
-        facts_section(report.facts, report.settings),
         charts_section(report.metrics, report.seconds),
         votes_section(report.entries),
-        _gallery(report.entries) if report.entries else "",
+        facts_section(report.facts, report.settings),
+        _gallery(report.entries, report.folder) if report.entries else "",
     ]
+    body = "".join(sections)
+    parts = [(name, title) for name, title in _PARTS.items() if f'<section id="{name}"' in body]
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in parts)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -81,9 +87,10 @@ def make_page(report: Report) -> str:
 </head>
 <body>
 {'<a class="skip" href="#gallery">Skip to the tasks</a>' if report.entries else ""}
-<header class="top">{_MARK}<div><h1>{escape(report.name)}</h1><p>{escape(report.sources)}</p></div></header>
+<header class="top">{_MARK}<div><h1>{escape(report.name)}</h1><p>{escape(report.sources)}</p></div>
+<nav aria-label="Sections">{links}</nav></header>
 <main>
-{"".join(sections)}
+{body}
 </main>
 <script>{script}</script>
 </body>
@@ -95,7 +102,13 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _gallery(entries: Sequence[TaskEntry]) -> str:
+_FILES = ("report.css", "grids.js", "report.js")
+
+_PARTS = {"score": "Score", "training": "Training", "votes": "Votes", "about": "What this is", "gallery": "Tasks"}
+# Sections by id, with what the links to them say.
+
+
+def _gallery(entries: Sequence[TaskEntry], folder: str) -> str:
     """The gallery is made by the script; without it there is a table."""
     return f"""<section id="gallery" aria-labelledby="gallery-title" tabindex="-1">
 <h2 id="gallery-title">Tasks</h2>
@@ -103,6 +116,6 @@ def _gallery(entries: Sequence[TaskEntry]) -> str:
 {table_of_tasks(entries)}</noscript>
 <div id="tools" hidden></div>
 <p id="count" role="status" aria-live="polite"></p>
-<div id="cards"></div>
+<div id="cards" data-folder="{escape(folder)}" data-near="{NEAR_CELLS}"></div>
 </section>
 <script type="application/json" id="tasks">{gallery_data(entries)}</script>"""

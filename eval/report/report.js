@@ -1,130 +1,24 @@
 "use strict";
 // The gallery of a report: cards, filters, search, order, and the panel of a task. Texts go in as text, never as markup.
 (() => {
-  const COLORS = ["#000000", "#0074D9", "#FF4136", "#2ECC40", "#FFDC00", "#AAAAAA", "#F012BE", "#FF851B", "#7FDBFF", "#870C25"];
-  const DARK = new Set(["0", "1", "9"]); // digits on these are white
-  const NEAR = 5; // cells by which a near miss is missed at most, unless another number is asked for
+  const { make, count, differences, picture, redraw, showDigits } = Grids;
+  const root = document.documentElement;
+  const still = new URLSearchParams(location.search).has("picture"); // the page is opened to be drawn into a file
   const store = document.getElementById("tasks");
+  if (still && (store || !location.hash)) stand("summary");
   if (!store) return;
   const tasks = JSON.parse(store.textContent);
+  const grid = document.getElementById("cards");
+  const NEAR = Number(grid.dataset.near); // cells by which a near miss is missed at most, unless another number is asked for
+  const STILL_CARDS = 24; // of a picture
   const known = tasks.some((task) => task.known);
-  const drafted = tasks.some((task) => task.tests.some((test) => test.drafts.length > 1));
-  const state = { filter: "all", order: known ? "close" : "margin", search: "", near: NEAR, digits: false };
+  const state = { filter: "all", order: known ? "close" : "margin", search: "", near: NEAR };
 
-  function make(name, attributes = {}, ...children) {
-    const element = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) {
-      if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-      else if (value !== null && value !== false) element.setAttribute(key, value === true ? "" : value);
-    }
-    element.append(...children.filter((child) => child !== null && child !== ""));
-    return element;
-  }
+  // Pictures: the part of the page that the address names, whole, with its height for whoever draws it.
 
-  const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
-
-  // Grids: a canvas each, drawn when it comes near the screen.
-
-  const drawings = new WeakMap();
-  const watcher = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      watcher.unobserve(entry.target);
-      draw(entry.target);
-    }
-  }, { rootMargin: "300px" });
-
-  function differences(grid, other) {
-    if (!grid || !other) return null;
-    const [rows, others] = [grid.split("|"), other.split("|")];
-    if (rows.length !== others.length || rows[0].length !== others[0].length) return null;
-    const places = [];
-    rows.forEach((row, y) => [...row].forEach((sign, x) => { if (sign !== others[y][x]) places.push([y, x]); }));
-    return places;
-  }
-
-  function describe(title, rows, crosses, dots) {
-    const size = `${title}: ${count(rows.length, "row")}, ${count(rows[0].length, "column")}`;
-    const cells = rows.length * rows[0].length <= 100 ? `. ${rows.map((row) => [...row].join(" ")).join(" / ")}` : "";
-    const say = (places, word) => {
-      if (!places || !places.length) return "";
-      const named = places.slice(0, 10).map(([y, x]) => `row ${y + 1} column ${x + 1}`).join(", ");
-      return `. ${word}: ${named}${places.length > 10 ? ` and ${places.length - 10} more` : ""}`;
-    };
-    return size + cells + say(crosses, "Wrong") + say(dots, "Changed");
-  }
-
-  function picture(title, grid, room, { crosses = null, dots = null } = {}) {
-    const rows = grid.split("|");
-    const cell = Math.max(room < 100 ? 2 : 7, Math.min(room < 100 ? 13 : 26, Math.floor(room / Math.max(rows.length, rows[0].length))));
-    const canvas = make("canvas", { role: "img", "aria-label": describe(title, rows, crosses, dots) });
-    canvas.style.width = `${rows[0].length * cell + 1}px`;
-    canvas.style.aspectRatio = `${rows[0].length * cell + 1} / ${rows.length * cell + 1}`;
-    drawings.set(canvas, { rows, cell, crosses, dots, drawn: false });
-    watcher.observe(canvas);
-    return canvas;
-  }
-
-  function draw(canvas) {
-    const drawing = drawings.get(canvas);
-    const { rows, cell, crosses, dots } = drawing;
-    drawing.drawn = true;
-    const scale = Math.max(1, window.devicePixelRatio || 1);
-    canvas.width = Math.round((rows[0].length * cell + 1) * scale);
-    canvas.height = Math.round((rows.length * cell + 1) * scale);
-    const pen = canvas.getContext("2d");
-    pen.scale(scale, scale);
-    rows.forEach((row, y) => [...row].forEach((sign, x) => drawCell(pen, sign, x * cell, y * cell, cell)));
-    if (cell >= 4) {
-      pen.fillStyle = "#555555";
-      for (let x = 0; x <= rows[0].length; x++) pen.fillRect(x * cell, 0, 1, rows.length * cell + 1);
-      for (let y = 0; y <= rows.length; y++) pen.fillRect(0, y * cell, rows[0].length * cell + 1, 1);
-    }
-    for (const [y, x] of crosses || []) mark(pen, x * cell, y * cell, cell, true);
-    for (const [y, x] of dots || []) mark(pen, x * cell, y * cell, cell, false);
-  }
-
-  function drawCell(pen, sign, left, top, cell) {
-    if (sign === ".") return; // padding: the page shows
-    if (sign === "#") { // border: hatched
-      pen.fillStyle = "#8E8E93";
-      pen.fillRect(left, top, cell, cell);
-      pen.strokeStyle = "#D8D8DC";
-      pen.lineWidth = Math.max(1, cell / 8);
-      pen.beginPath();
-      pen.moveTo(left, top + cell);
-      pen.lineTo(left + cell, top);
-      pen.stroke();
-      return;
-    }
-    pen.fillStyle = COLORS[Number(sign)];
-    pen.fillRect(left, top, cell, cell);
-    if (state.digits && cell >= 7) {
-      pen.fillStyle = DARK.has(sign) ? "#FFFFFF" : "#000000";
-      pen.font = `${Math.floor(0.62 * cell)}px system-ui, sans-serif`;
-      pen.textAlign = "center";
-      pen.textBaseline = "middle";
-      pen.fillText(sign, left + cell / 2 + 0.5, top + cell / 2 + 1);
-    }
-  }
-
-  function mark(pen, left, top, cell, cross) {
-    const [inset, middle] = [0.27 * cell, cell / 2];
-    for (const [color, width] of [["#FFFFFF", Math.max(3, cell / 4.5)], ["#000000", Math.max(1.2, cell / 10)]]) { // shows on all ten colors
-      pen.strokeStyle = color;
-      pen.lineWidth = width;
-      pen.lineCap = "round";
-      pen.beginPath();
-      if (cross) {
-        pen.moveTo(left + inset + 0.5, top + inset + 0.5);
-        pen.lineTo(left + cell - inset + 0.5, top + cell - inset + 0.5);
-        pen.moveTo(left + cell - inset + 0.5, top + inset + 0.5);
-        pen.lineTo(left + inset + 0.5, top + cell - inset + 0.5);
-      } else {
-        pen.arc(left + middle + 0.5, top + middle + 0.5, Math.max(1, cell / 6), 0, 2 * Math.PI);
-      }
-      pen.stroke();
-    }
+  function stand(part) {
+    root.classList.add("still", part);
+    root.dataset.height = Math.ceil(document.body.getBoundingClientRect().height);
   }
 
   // Verdicts: a sign, a word and a color each.
@@ -166,8 +60,16 @@
       make("h4", {}, "Demonstrations"),
       make("div", { class: "row" }, ...demonstrations),
       ...task.tests.flatMap((test, number) => testSection(task, test, number)),
-      make("p", { class: "foot" }, make("a", { href: `#task=${encodeURIComponent(task.id)}` }, "Link to this task")),
+      foot(task),
     ];
+  }
+
+  function foot(task) {
+    const link = make("a", { href: `#task=${encodeURIComponent(task.id)}` }, "Link to this task");
+    const folder = grid.dataset.folder;
+    if (!folder) return make("p", { class: "foot" }, link);
+    const id = /^[\w][\w.-]*$/.test(task.id) ? task.id : `'${task.id.replaceAll("'", "'\\''")}'`;
+    return make("p", { class: "foot" }, link, make("span", {}, "In a terminal: ", make("code", {}, `python -m pipeline show ${id} --run ${folder}`)));
   }
 
   function testSection(task, test, number) {
@@ -183,16 +85,20 @@
     return [
       make("h4", {}, title),
       make("div", { class: "row asked" }, figure("Test input", test.input, [sized(test.input)]), arrow(), ...attempts, truth),
-      test.votes ? make("p", { class: "quiet" }, test.votes) : null,
+      make("ul", { class: "why" }, ...reasons(test).map((reason) => make("li", {}, reason))),
       ...drafts(test),
     ].filter(Boolean);
   }
 
+  function reasons(test) {
+    const missed = test.attempts.every(({ verdict: judged }) => judged && !judged.right);
+    const told = missed ? test.attempts.map(({ why }, number) => make("span", {}, make("strong", {}, `Attempt ${number + 1}: `), why)) : [];
+    return [...told, ...(test.votes ? [test.votes] : [])];
+  }
+
   function drafts(test) {
-    if (!test.drafts.length) return [];
-    if (test.drafts.length === 1) {
-      return drafted ? [] : [make("p", { class: "quiet" }, "The network was asked for one segment, so there are no drafts to compare.")];
-    }
+    if (test.drafts.length < 2) return [];
+    const unit = test.unit === "cycle" ? "Cycle" : "Segment";
     const groups = []; // of neighboring segments with the same canvas
     test.drafts.forEach((draft, number) => {
       if (draft.grid === null) groups.at(-1).last = { number, p: draft.p };
@@ -202,13 +108,14 @@
       const before = index ? groups[index - 1].grid : null;
       const changed = differences(group.grid, before);
       const [first, last] = [group.first + 1, group.last.number + 1];
-      const title = first === last ? `Segment ${first}` : `Segments ${first} to ${last}`;
+      const title = first === last ? `${unit} ${first}` : `${unit}s ${first} to ${last}`;
       const halting = group.last.p === null ? "" : `halting ${group.last.p.toFixed(2)}`;
       const note = changed ? `${count(changed.length, "cell")} changed` : "first draft";
       const judged = group.verdict && { text: `${group.verdict.right ? "✓" : "✗"} ${group.verdict.text}`, kind: group.verdict.right ? "good" : "bad" };
       return figure(title, group.grid, [halting, note, judged], { room: 130, dots: changed });
     });
-    const text = "What the network would have answered after each segment, for the task as it is (one view of those that vote). "
+    const each = unit === "Cycle" ? "cycle of its only segment" : "segment";
+    const text = `What the network would have answered after each ${each}, for the task as it is: one view of those that vote. `
       + "A ring marks a cell that changed. Striped cells are the border by which it says where the grid ends.";
     return [make("h5", {}, "Drafts"), make("p", { class: "quiet" }, text), make("div", { class: "row drafts" }, ...strip)];
   }
@@ -251,8 +158,8 @@
   const FILTERS = [
     ["all", "All", () => true, false],
     ["solved", "Solved", (task) => task.tags.includes("solved"), true],
-    ["first", "Attempt 1 right", (task) => task.tags.includes("first"), true],
-    ["second", "Attempt 2 right", (task) => task.tags.includes("second"), true],
+    ["first", "Attempt 1 alone right", (task) => task.tags.includes("first"), true],
+    ["second", "Attempt 2 alone right", (task) => task.tags.includes("second"), true],
     ["part", "Partly solved", (task) => task.tags.includes("part"), true],
     ["unsolved", "Not solved", (task) => task.tags.includes("unsolved"), true],
     ["near", "Near miss", (task) => task.missed > 0 && task.missed <= state.near, true],
@@ -272,7 +179,6 @@
   ].filter(([name]) => known || name !== "close");
 
   const cards = tasks.map(card);
-  const grid = document.getElementById("cards");
   const tools = document.getElementById("tools");
   const told = document.getElementById("count");
   const buttons = new Map();
@@ -282,6 +188,7 @@
     const wanted = state.search.trim().toLowerCase();
     const chosen = cards.filter(({ task }) => holds(task) && task.id.toLowerCase().includes(wanted));
     chosen.sort(ORDERS.find(([name]) => name === state.order)[2]);
+    if (still) chosen.splice(STILL_CARDS);
     grid.replaceChildren(...chosen.map(({ article }) => article));
     for (const [name, button] of buttons) button.setAttribute("aria-pressed", String(name === state.filter));
     for (const [name, , test] of FILTERS) buttons.get(name).lastChild.textContent = tasks.filter(test).length;
@@ -306,10 +213,7 @@
   const order = make("select", { id: "order" }, ...ORDERS.map(([name, label]) => make("option", { value: name }, label)));
   order.addEventListener("change", () => { state.order = order.value; show(); });
   const digits = make("input", { type: "checkbox", id: "digits" });
-  digits.addEventListener("change", () => {
-    state.digits = digits.checked;
-    for (const canvas of grid.querySelectorAll("canvas")) if (drawings.get(canvas).drawn) draw(canvas);
-  });
+  digits.addEventListener("change", () => showDigits(digits.checked, grid));
   tools.append(
     make("div", { class: "filters", role: "group", "aria-label": "Show" }, ...buttons.values()),
     make("div", { class: "fields" },
@@ -321,19 +225,65 @@
   tools.hidden = false;
   show();
 
+  // Keys within the gallery: arrows lead from task to task, Escape closes the one that the focus is in.
+
+  grid.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const shown = [...grid.children];
+    const place = shown.findIndex((article) => article.contains(event.target));
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (event.key === "Escape") {
+      const entry = cards.find(({ article }) => article === shown[place]);
+      toggle(entry, false);
+      entry.button.focus();
+    } else if (step && event.target.matches(".open") && shown[place + step]) {
+      event.preventDefault();
+      shown[place + step].querySelector(".open").focus();
+    }
+  });
+
+  // Addresses: #task=ID opens a task, #filter=NAME shows those of a filter.
+
+  function asked(name) {
+    if (!location.hash.startsWith(`#${name}=`)) return null;
+    try { return decodeURIComponent(location.hash.slice(name.length + 2)); } catch { return null; }
+  }
+
   function follow() {
-    if (!location.hash.startsWith("#task=")) return;
-    let id = "";
-    try { id = decodeURIComponent(location.hash.slice(6)); } catch { return; }
+    const [filter, id] = [asked("filter"), asked("task")];
     const entry = cards.find(({ task }) => task.id === id);
-    if (!entry) return;
-    Object.assign(state, { filter: "all", search: "" });
+    if (!entry && !buttons.has(filter)) return;
+    Object.assign(state, { filter: entry ? "all" : filter, search: "" });
     search.value = "";
     show();
+    if (!entry) {
+      document.getElementById("gallery").scrollIntoView({ block: "start" });
+      buttons.get(filter).focus({ preventScroll: true });
+      return;
+    }
     toggle(entry, true);
     entry.article.scrollIntoView({ block: "start" });
     entry.button.focus({ preventScroll: true });
   }
+
   window.addEventListener("hashchange", follow);
-  follow();
+  window.addEventListener("beforeprint", () => redraw(grid, true));
+  if (!still) follow();
+  else if (location.hash) pose();
+
+  function pose() {
+    const [filter, id] = [asked("filter"), asked("task")];
+    const entry = cards.find(({ task }) => task.id === id);
+    if (!entry && !buttons.has(filter)) {
+      delete root.dataset.height; // there is nothing to draw
+      return;
+    }
+    if (entry) {
+      grid.replaceChildren(entry.article);
+      toggle(entry, true);
+    } else choose(filter);
+    root.classList.remove("summary");
+    stand(entry ? "one" : "many");
+    redraw(grid, true);
+  }
 })();

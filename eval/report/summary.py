@@ -1,18 +1,25 @@
-"""The sections of a report that need no script: score, what the run is, training, time, votes. Each returns escaped HTML."""
+"""The sections of a report that need no script: score, training, time, votes, what the run is. Each returns escaped HTML."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 
 from eval.report.charts import draw_curve, draw_histogram, draw_shares
-from eval.report.entries import TaskEntry, is_known, plural
+from eval.report.entries import NEAR_CELLS, TaskEntry, is_known, plural
 from eval.score import RULES, Rates, Score
 
 CURVES = (
     ("loss", "Loss", "", None),
-    ("exact", "Training pairs with every cell right", "%", 0.0),
+    ("exact", "Training pairs right", "%", 0.0),
     ("tokens_per_second", "Tokens per second", "", 0.0),
 )
 """(field of a line of metrics.jsonl, title, unit, floor of the axis)."""
+
+MEANINGS = {
+    "mean_over_tasks": "A task counts as the share of its test outputs that are solved. Kaggle's leaderboard behaves like it.",
+    "per_output": "Every test output counts alike: outputs solved, divided by outputs. Kaggle's page words it so.",
+    "all_or_nothing": "A task counts when all its test outputs are solved, and not at all when one is missed.",
+}
+"""What the score under each rule says."""
 
 COLUMNS = 10
 
@@ -21,7 +28,7 @@ def score_section(
     score: Score | None, rows: Sequence[tuple[str, str]], unknown: str, entries: Sequence[TaskEntry]
 ) -> str:  # fmt: skip
     """Return the score under each rule with what it means, or why there is none."""
-    title = '<section aria-labelledby="score-title"><h2 id="score-title">Score</h2>'
+    title = '<section id="score" aria-labelledby="score-title"><h2 id="score-title">Score</h2>'
     if rows:
         return f"{title}{_table(rows)}</section>"
     if score is None:
@@ -30,32 +37,67 @@ def score_section(
             "Nothing on this page says what is right or wrong.</p></section>"
         )
     tiles = []
-    for number, (field, name, meaning) in enumerate(RULES):
+    for number, (field, name, _) in enumerate(RULES):
         rates: Rates = getattr(score, field)
         tiles.append(
             f'<div class="tile{"" if number else " first"}"><dt>{escape(name)}</dt>'
-            f'<dd><span class="big">{rates.pass_at_2:.1%}</span><span class="quiet"> pass@2</span></dd>'
-            f'<dd class="quiet">{rates.pass_at_1:.1%} with attempt 1 alone (pass@1)</dd>'
-            f'<dd class="meaning">{escape(meaning)}</dd></div>'
+            f'<dd><span class="big">{_percent(rates.pass_at_2)}</span><span class="quiet"> pass@2</span></dd>'
+            f'<dd class="quiet">{_percent(rates.pass_at_1)} with attempt 1 alone (pass@1)</dd>'
+            f'<dd class="meaning">{escape(MEANINGS[field])}</dd></div>'
         )
-    by = (
-        f"{score.solved_by_first_alone} by attempt 1, {score.solved_by_second_alone} by attempt 2, "
-        f"{score.solved_by_both} by both"
+    return f'{title}<dl class="tiles">{"".join(tiles)}</dl>{_outcomes(entries)}{_count_solved(score, entries)}</section>'
+
+
+def _outcomes(entries: Sequence[TaskEntry]) -> str:
+    """Return a bar of all tasks by what became of them, with its key."""
+    known = [entry for entry in entries if entry.known]
+    counts = dict.fromkeys(_OUTCOMES, 0)
+    for entry in known:
+        counts[_outcome(entry)] += 1
+    parts = [(name, counts[name], mark) for name, mark in _OUTCOMES.items() if counts[name]]
+    keys = "".join(
+        f'<li><span class="key {mark}" aria-hidden="true"></span>{name} <strong>{count}</strong></li>'
+        for name, count, mark in parts
     )
-    lines = [f"{plural(score.tasks, 'task')}, {plural(score.outputs, 'test output')}; {score.solved_outputs} solved: {by}."]
-    near = sum(1 for entry in entries if entry.missed_by and entry.missed_by <= 5)
-    wrong = [test for entry in entries for test in entry.tests if test.kind in ("cells", "size")]
-    if wrong:
-        sizes = sum(test.kind == "size" for test in wrong)
-        lines.append(
-            f"Of {plural(len(wrong), 'output')} not solved, {sizes} {'has' if sizes == 1 else 'have'} no attempt of the right "
-            f"size; {plural(near, 'task')} {'is' if near == 1 else 'are'} missed by 5 cells or fewer."
-        )
-    unknown_tasks = sum(not entry.known for entry in entries)
-    if unknown_tasks:
-        lines.append(f"The outputs of {plural(unknown_tasks, 'task')} more are not known; they do not count.")
-    lines.append("A test output is solved when one of the two attempts equals it in size and in every cell.")
-    return f'{title}<dl class="tiles">{"".join(tiles)}</dl><p>{escape(" ".join(lines))}</p></section>'
+    bar = draw_shares([(name, count) for name, count, _ in parts], [mark for *_, mark in parts])
+    return f'<h3>{plural(len(known), "task")}</h3><div class="bar">{bar}</div><ul class="keys">{keys}</ul>'
+
+
+_OUTCOMES = {
+    "solved": "is-solved",
+    "near miss": "is-near",
+    "partly solved": "is-part",
+    "missed by more cells": "is-far",
+    "wrong size": "is-size",
+}
+# What may become of a task, from best to worst, with the class of its part of the bar.
+
+
+def _outcome(entry: TaskEntry) -> str:
+    if entry.solved == len(entry.tests):
+        return "solved"
+    if entry.near:
+        return "near miss"
+    return "partly solved" if entry.solved else "wrong size" if entry.missed_by is None else "missed by more cells"
+
+
+def _count_solved(score: Score, entries: Sequence[TaskEntry]) -> str:
+    """Return in sentences what was solved, by which attempt, and how near the rest came."""
+    text = escape(
+        f"{score.solved_outputs} of {plural(score.outputs, 'test output')} solved: {score.solved_by_first_alone} by attempt 1 "
+        f"alone, {score.solved_by_second_alone} by attempt 2 alone, {score.solved_by_both} by both. "
+    )
+    near = sum(entry.near for entry in entries)
+    if near:
+        words = f"{plural(near, 'task')} {'is' if near == 1 else 'are'} missed by {NEAR_CELLS} cells or fewer"
+        text += f'<a href="#filter=near">{words}</a>. '
+    sizes = sum(test.kind == "size" for entry in entries for test in entry.tests)
+    if sizes:
+        text += f"{plural(sizes, 'output')} {'has' if sizes == 1 else 'have'} no attempt of the right size. "
+    unknown = sum(not entry.known for entry in entries)
+    if unknown:
+        text += f"The outputs of {plural(unknown, 'task')} more are not known; they do not count. "
+    return f"<p>{text}A test output is solved when one of its two attempts equals it in size and in every cell.</p>"
 
 
 def facts_section(facts: Sequence[tuple[str, str]], settings: str) -> str:
@@ -65,7 +107,7 @@ def facts_section(facts: Sequence[tuple[str, str]], settings: str) -> str:
     if not rows and not folded:
         return ""
     return (
-        f'<section aria-labelledby="what-title"><h2 id="what-title">What this is</h2>'
+        f'<section id="about" aria-labelledby="what-title"><h2 id="what-title">What this is</h2>'
         f'<dl class="facts">{rows}</dl>{folded}</section>'
     )
 
@@ -81,17 +123,19 @@ def charts_section(metrics: Sequence[Mapping[str, object]], seconds: Mapping[str
             figures.append(f"<figure><figcaption>{escape(title)}{f', {unit}' if unit else ''}</figcaption>{chart}</figure>")
     total = sum(seconds.values())
     bar = ""
+    marks = [f"part-{number % 5}" for number in range(len(seconds))]
     if total > 0:
         keys = "".join(
-            f'<li><span class="key part-{number}" aria-hidden="true"></span>{escape(name)} '
-            f"<strong>{format_seconds(amount)}</strong> <span class=quiet>{amount / total:.0%}</span></li>"
-            for number, (name, amount) in enumerate(seconds.items())
+            f'<li><span class="key {mark}" aria-hidden="true"></span>{escape(name)} '
+            f'<strong>{format_seconds(amount)}</strong> <span class="quiet">{amount / total:.0%}</span></li>'
+            for (name, amount), mark in zip(seconds.items(), marks, strict=True)
         )
-        bar = f'<h3>Time</h3><div class="bar">{draw_shares(list(seconds.items()))}</div><ul class="keys">{keys}</ul>'
+        bar = f'<h3>Time</h3><div class="bar">{draw_shares(list(seconds.items()), marks)}</div><ul class="keys">{keys}</ul>'
     if not figures and not bar:
         return ""
     curves = f'<div class="charts">{"".join(figures)}</div>' if figures else ""
-    return f'<section aria-labelledby="training-title"><h2 id="training-title">Training and time</h2>{curves}{bar}</section>'
+    title = '<section id="training" aria-labelledby="training-title"><h2 id="training-title">Training and time</h2>'
+    return f"{title}{curves}{bar}</section>"
 
 
 def votes_section(entries: Sequence[TaskEntry]) -> str:
@@ -121,7 +165,7 @@ def votes_section(entries: Sequence[TaskEntry]) -> str:
     keys = "".join(f'<li><span class="key series-{number}"></span>{name}</li>' for number, name in enumerate(names))
     chart = draw_histogram(series[: len(names)], names, label)
     return (
-        '<section aria-labelledby="votes-title"><h2 id="votes-title">Votes</h2><div class="split"><figure>'
+        '<section id="votes" aria-labelledby="votes-title"><h2 id="votes-title">Votes</h2><div class="split"><figure>'
         f"<figcaption>Test inputs by agreement</figcaption>{chart}"
         f'<ul class="keys" aria-hidden="true">{keys if known else ""}</ul></figure>'
         f"<div>{''.join(f'<p>{escape(line)}</p>' for line in text if line)}</div></div></section>"
@@ -148,6 +192,11 @@ def format_seconds(seconds: float) -> str:
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:
     return f"<table>{''.join(f'<tr><th scope=row>{escape(a)}</th><td>{escape(b)}</td></tr>' for a, b in rows)}</table>"
+
+
+def _percent(share: float) -> str:
+    """Return a share with one decimal, a small one with two."""
+    return f"{share:.2%}" if 0 < share < 0.1 else f"{share:.1%}"
 
 
 def _range(counts: Sequence[int]) -> str:

@@ -37,11 +37,8 @@ class Progress:
         self.due = self.started + SILENT_SECONDS
         self.bar: Any = None
         if speaks() and has_bars():
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="IProgress not found")  # then a notebook gets a bar of text
-                from tqdm.auto import tqdm  # noqa: PLC0415  (commands that are quick shall start at once)
             unit = f" {unit}" if unit else "it"
-            self.bar = tqdm(total=total, desc=what, unit=unit, delay=SILENT_SECONDS, leave=False, dynamic_ncols=True)
+            self.bar = make_bar(total=total, desc=what, unit=unit, delay=SILENT_SECONDS, leave=False, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
         return self
@@ -104,6 +101,14 @@ def speaks() -> bool:
 def has_bars() -> bool:
     """Return whether progress is shown as bars: in a terminal or in the kernel of a notebook."""
     return sys.stderr.isatty() or _in_notebook()
+
+
+def make_bar(**options: Any) -> Any:
+    """Return the bar of tqdm that fits the terminal or notebook, made with `options`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # then a notebook gets a bar of text
+        from tqdm.auto import tqdm  # noqa: PLC0415  (commands that are quick shall start at once)
+    return tqdm(**options)
 
 
 def _in_notebook() -> bool:

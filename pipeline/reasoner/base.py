@@ -154,8 +154,10 @@ class Reasoner(nn.Module, ABC):
         """Return the states of `tokens` tokens, each (N, D), before the first segment."""
         return tuple(self.get_buffer(f"initial_{name}").to(dtype).expand(tokens, -1) for name in self.states)
 
-    def forward(self, state: State, inputs: Tensor, memory: Tensor, layout: Layout) -> Segment:
-        """Run one segment.
+    def forward(
+        self, state: State, inputs: Tensor, memory: Tensor, layout: Layout, cycles: int | None = None
+    ) -> Segment:  # fmt: skip
+        """Run one segment, or only so many `cycles` of it: all of them one by one, from state to state, are the segment.
 
         `inputs` (C,) int64 tokens of all cells, `memory` (B, M, D) task memory tokens, `state` from `initial_state` or the
         segment before. The dtype of the state is the dtype that everything but norms, positions and losses is computed in.
@@ -163,7 +165,7 @@ class Reasoner(nn.Module, ABC):
         config = self.config
         angles = rotary_angles(layout, config.hidden_size // config.heads, config.positions, config.canvas_side)
         given = Given(self._embed(inputs, memory, layout).to(state[0].dtype), layout, angles)
-        updates = self.cycle() * config.H_cycles
+        updates = self.cycle() * (cycles or config.H_cycles)
         learned = self.learned_updates()
         with torch.no_grad():
             for update in updates[:-learned]:

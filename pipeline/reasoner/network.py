@@ -41,8 +41,8 @@ class Network(nn.Module):
         """Return every table of rows that no optimizer trains, by its state-dict prefix: table `x` has the rows `x.rows`."""
         return {prefix: module for prefix, module in self.named_modules() if isinstance(module, RowTable)}
 
-    def forward(self, state: State, batch: Batch) -> Segment:
-        return self.reasoner(state, batch.inputs, self.memory(batch.views), batch.layout)
+    def forward(self, state: State, batch: Batch, cycles: int | None = None) -> Segment:
+        return self.reasoner(state, batch.inputs, self.memory(batch.views), batch.layout, cycles)
 
 
 def make_network(model: ReasonerConfig, memory: MemoryConfig, tasks: int, views: int, seed: int) -> Network:

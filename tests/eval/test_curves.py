@@ -7,7 +7,7 @@ import pytest
 from matplotlib import image
 from matplotlib.figure import Figure
 
-from eval.curves import CurvePoint, draw_curves
+from eval.curves import CurvePoint, draw_curves, draw_training
 
 
 def curve(name: str, seed: int, *points: tuple[float, float]) -> list[CurvePoint]:
@@ -72,3 +72,18 @@ def test_the_picture_is_a_png_that_shows_all_of_the_scale(tmp_path: Path, figure
 
 def test_a_notebook_gets_the_figure_without_a_file() -> None:
     assert draw_curves(POINTS)._repr_png_().startswith(b"\x89PNG")
+
+
+def test_training_is_drawn_in_minutes_and_percent_from_the_lines_that_have_both(tmp_path: Path, figures: list[Figure]) -> None:
+    lines = [
+        {"seconds": 30.0, "loss": 2.0, "exact": 0.0},
+        {"seconds": 60, "loss": None},
+        {"seconds": 90, "loss": 1, "exact": 0.5},
+    ]
+    picture = draw_training(lines, tmp_path / "training.png")
+    loss, exact = (axes.get_lines()[0] for axes in figures[0].axes)
+    assert (list(loss.get_xdata()), list(loss.get_ydata())) == ([0.5, 1.5], [2.0, 1.0])
+    assert list(exact.get_ydata()) == [0.0, 50.0]
+    assert picture._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="no line of metrics has"):
+        draw_training([{"seconds": 1.0}])

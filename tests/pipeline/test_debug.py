@@ -19,11 +19,6 @@ def spec(tmp_path: Path) -> str:
     return f"kaggle:{tmp_path / 'kaggle'}:evaluation"
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    logging.getLogger("pipeline.train").setLevel(logging.INFO)
-
-
 def test_drafts_of_every_test_are_printed_before_during_and_after(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["debug", "--task", "task001", "--source", spec, "--time-limit", "4s", *SETTINGS]) == 0
     shown = capsys.readouterr().out
@@ -36,6 +31,18 @@ def test_drafts_of_every_test_are_printed_before_during_and_after(spec: str, cap
     assert shown.split("segment by segment")[1].count("segment 2") == 2, "for each of two tests"
     truth = tiny_source(3, 3, "task").solutions["task001"][0]
     assert " ".join(map(str, truth[0].tolist())) in shown
+
+
+def test_training_tells_nothing_between_the_drafts_and_everything_afterwards(
+    spec: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("pipeline.progress.LINE_SECONDS", 0.0)
+    settings = [*SETTINGS, "--set", "train.log_steps=1"]
+    assert main(["debug", "--task", "task001", "--source", spec, "--time-limit", "1s", *settings]) == 0
+    told = [record.name for record in caplog.records]
+    assert not {"pipeline.train", "pipeline.progress"} & set(told)
+    assert logging.getLogger("pipeline.progress").isEnabledFor(logging.INFO)
 
 
 def test_weights_are_asked_without_training(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

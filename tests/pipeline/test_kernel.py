@@ -137,6 +137,15 @@ def test_a_hidden_run_publishes_the_predictions_and_writes_down_what_happened(
     assert "failed tries 1, given up 0" in shown
 
 
+def test_the_curves_of_training_and_some_tasks_are_drawn_at_the_end(stage: Stage) -> None:
+    outcome = stage.play("good()")
+    outcome.run.mkdir(exist_ok=True)
+    (outcome.run / "metrics.jsonl").write_text('{"seconds": 20, "loss": 1.5, "exact": 0.25}\n')
+    outcome.show()
+    drawn = [outcome.run / name for name in ("training.png", "task-0.png", "task-1.png")]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
 def test_a_commit_run_scores_evaluation_tasks_and_submits_the_mounted_tests_alone(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:

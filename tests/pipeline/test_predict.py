@@ -55,9 +55,10 @@ class Echo:
     """Stands in for a network: answers each cell with its own token, so every view predicts its test input."""
 
     def __init__(self) -> None:
-        self.reasoner = SimpleNamespace(initial_state=lambda tokens, dtype: (torch.zeros(tokens, 1, dtype=dtype),))
+        first = lambda tokens, dtype: (torch.zeros(tokens, 1, dtype=dtype),)  # noqa: E731
+        self.reasoner = SimpleNamespace(initial_state=first, config=SimpleNamespace(H_cycles=2))
 
-    def __call__(self, state: tuple[torch.Tensor], batch: Batch) -> SimpleNamespace:
+    def __call__(self, state: tuple[torch.Tensor], batch: Batch, cycles: int | None = None) -> SimpleNamespace:
         logits = torch.nn.functional.one_hot(batch.inputs, 12).float()
         return SimpleNamespace(state=state, logits=logits, halting=torch.zeros(batch.layout.sequences, 2))
 
@@ -209,7 +210,7 @@ class Small(Echo):
         super().__init__()
         self.tokens, self.largest = tokens, 0
 
-    def __call__(self, state: tuple[torch.Tensor], batch: Batch) -> SimpleNamespace:
+    def __call__(self, state: tuple[torch.Tensor], batch: Batch, cycles: int | None = None) -> SimpleNamespace:
         if batch.layout.tokens > self.tokens:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         self.largest = max(self.largest, batch.layout.tokens)

@@ -70,7 +70,7 @@ class Echo:
     def eval(self) -> "Echo":
         return self
 
-    def __call__(self, state: tuple[torch.Tensor], batch: Batch) -> SimpleNamespace:
+    def __call__(self, state: tuple[torch.Tensor], batch: Batch, cycles: int | None = None) -> SimpleNamespace:
         logits = torch.nn.functional.one_hot(batch.inputs, self.vocabulary).float()
         blank = (batch.inputs == 1).float().unflatten(0, (batch.layout.sequences, -1)).sum(1)
         return SimpleNamespace(state=state, logits=logits, halting=torch.stack((blank, -blank), dim=1))

@@ -1,7 +1,9 @@
 """Progress as it is told: means over what happened since the last line."""
 
 import resource
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -77,3 +79,16 @@ def test_lines_that_the_disk_does_not_take_are_told_once_and_the_next_whole_one_
     assert [line["step"] for line in read_metrics(path)] == [7, 9]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "metrics.jsonl: lines are missing from step 8 on" in caplog.text
+
+
+def test_a_journal_draws_a_bar_in_a_notebook_and_says_no_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    with Journal(tmp_path / "metrics.jsonl") as journal:
+        journal.write(a_line(), done=0.5, left=90.0)
+        journal.bar.refresh()
+    assert "train  50%|" in capsys.readouterr().err
+    assert not caplog.records

@@ -50,3 +50,26 @@ def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.Captu
 def test_the_run_says_what_it_was_asked(run_folder: Path) -> None:
     record = json.loads((run_folder / "run.json").read_text())
     assert "evaluation" in json.dumps(record)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--task", "eval000"], "name its file with --png"),
+        (["--dark"], "name its file with --png"),
+        (["--png", "x.png", "--width", "20"], "between 300 and 4000"),
+        (["--png", "x.png"], "apt install chromium"),
+    ],
+)
+def test_wrong_options_of_a_picture_are_one_line(
+    options: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "chromium").write_text("")
+    (tmp_path / "chromium").chmod(0o755 if "--width" in options else 0o644)
+    monkeypatch.delenv("ARC_BROWSER", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("pipeline.browser._OF_MACOS", ())
+    assert main(["report", str(tmp_path), *options]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert says in told[0]

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from eval.report.charts import MOST_POINTS, draw_curve, draw_histogram, draw_shares, thin_out
+from eval.report.charts import HEIGHT, MOST_POINTS, draw_curve, draw_histogram, draw_shares, thin_out
 
 
 def places(svg: str) -> list[tuple[float, float]]:
@@ -44,7 +44,7 @@ def test_single_equal_and_extreme_values_are_drawn_within_the_frame(points: list
     svg = ElementTree.fromstring(draw_curve(points, "Loss", ""))
     dot = svg.find("circle")
     found = [(float(dot.attrib["cx"]), float(dot.attrib["cy"]))] if dot is not None else places(draw_curve(points, "Loss", ""))
-    assert all(0 <= x <= 360 and 0 <= y <= 190 for x, y in found)
+    assert all(0 <= x <= 360 and 0 <= y <= HEIGHT for x, y in found)
 
 
 def test_a_long_curve_is_thinned_out_and_keeps_its_ends() -> None:
@@ -58,11 +58,12 @@ def test_a_long_curve_is_thinned_out_and_keeps_its_ends() -> None:
 
 
 def test_shares_are_as_wide_as_their_amounts() -> None:
-    svg = ElementTree.fromstring(draw_shares([("train", 75.0), ("predict", 25.0)]))
+    svg = ElementTree.fromstring(draw_shares([("train", 75.0), ("predict", 25.0)], ["a", "b"]))
     first, second = (float(rect.attrib["width"]) for rect in svg.iter("rect"))
     assert first / second == pytest.approx(3, abs=0.05)
     assert svg.attrib["aria-label"] == "train 75%, predict 25%"
-    assert draw_shares([("train", 0.0)]) == ""
+    assert [rect.attrib["class"] for rect in svg.iter("rect")] == ["a", "b"]
+    assert draw_shares([("train", 0.0)], ["a"]) == ""
 
 
 def test_columns_of_a_histogram_stand_on_each_other() -> None:

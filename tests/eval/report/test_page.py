@@ -11,10 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from augment.canvas import encode
+from augment.grid import Grid
+from augment.task import Pair, Task
+from eval.report.entries import Attempt, Draft, InputEntry, TaskEntry
 from eval.report.gallery import canvas_text, describe_votes, gallery_data, grid_text
 from eval.report.page import Report, make_page
 from eval.report.summary import format_seconds
 from tests.eval.report.examples import FATES, HOSTILE, QUESTION, example_report
+
+PARTS = ("score", "training", "votes", "about", "gallery")
 
 
 class Reader(HTMLParser):
@@ -73,7 +79,7 @@ def test_an_id_that_is_no_text_is_written_all_the_same() -> None:
 
 def test_nothing_is_loaded_and_only_the_own_script_may_run(page: str) -> None:
     addresses = [attributes.get(name) for _, attributes in Reader(page).elements for name in ("src", "href", "action")]
-    assert {address for address in addresses if address} == {"data:,", "#gallery"}
+    assert {address for address in addresses if address} == {"data:,", "#filter=near", *(f"#{part}" for part in PARTS)}
     assert "http" not in page.replace("http-equiv", "").replace("https://www.w3.org", "")
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
     assert policy
@@ -89,8 +95,8 @@ def test_the_score_stands_on_the_page_under_three_rules(page: str) -> None:
     for rule in ("mean over tasks of the fraction solved", "per test output", "all-or-nothing per task"):
         assert rule in text
     spoken = " ".join(Reader(page).texts["p"])
-    assert "9 tasks, 10 test outputs; 3 solved: 2 by attempt 1, 1 by attempt 2, 0 by both." in spoken
-    assert "Of 7 outputs not solved, 1 has no attempt of the right size; 2 tasks are missed by 5 cells or fewer." in spoken
+    assert "3 of 10 test outputs solved: 2 by attempt 1 alone, 1 by attempt 2 alone, 0 by both." in spoken
+    assert "1 output has no attempt of the right size." in spoken
     assert "The outputs of 1 task more are not known; they do not count." in spoken
 
 
@@ -141,9 +147,12 @@ def test_drafts_are_judged_and_equal_neighbors_told_once() -> None:
 
 
 def test_votes_are_told_in_words() -> None:
-    assert describe_votes(FATES["near"].tests[0]) == "10 views, 4 different answers. The test output was number 3 in the votes."
-    assert describe_votes(FATES["far"].tests[0]) == "10 views, 4 different answers. No view predicted the test output."
-    assert describe_votes(FATES["second"].tests[0]) == "10 views, 4 different answers."
+    assert (
+        describe_votes(FATES["near"].tests[0])
+        == "10 views voted for 4 different grids. The test output was number 3 in the votes."
+    )
+    assert describe_votes(FATES["far"].tests[0]) == "10 views voted for 4 different grids. No view predicted the test output."
+    assert describe_votes(FATES["second"].tests[0]) == "10 views voted for 4 different grids."
     assert describe_votes(FATES["lone"].tests[0]) == "No view was asked: both attempts are fallbacks."
 
 
@@ -152,3 +161,19 @@ def test_votes_are_told_in_words() -> None:
 )
 def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_400_tasks_of_full_size_with_16_drafts_each_stay_under_20_megabytes() -> None:
+    generator = np.random.default_rng(0)
+
+    def noise() -> Grid:
+        return generator.integers(0, 10, (30, 30), dtype=np.uint8)
+
+    entries = []
+    for number in range(10):
+        drafts = tuple(Draft(encode(noise(), 30, 30), 0.5) for _ in range(16))
+        test = InputEntry((Attempt(noise(), 3, 0.5), Attempt(noise(), 2, 0.5)), 1000, 900, noise(), 0, drafts)
+        task = Task(f"{number:08x}", tuple(Pair(noise(), noise()) for _ in range(4)), (noise(),))
+        entries.append(TaskEntry(task, (test,)))
+    empty, full = (len(make_page(replace(example_report(), entries=each))) for each in ([], entries))
+    assert 100_000 < 40 * (full - empty) + empty < 20_000_000

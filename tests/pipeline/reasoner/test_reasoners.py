@@ -286,3 +286,16 @@ def test_a_mixer_refuses_other_canvases() -> None:
 def test_heads_do_not_matter_to_a_mixer() -> None:
     few, many = (replace(MIXER, hidden_size=18, heads=heads) for heads in (4, 40))
     assert torch.equal(Case(few).segment(make_reasoner(few)).logits, Case(many).segment(make_reasoner(many)).logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_the_cycles_of_a_segment_one_by_one_are_the_segment(kind: str, gradient: str) -> None:
+    config = replace(SMALL, kind=kind, H_cycles=3, gradient=gradient)
+    network, case = make_reasoner(config), Case(config)
+    whole, state = case.segment(network), case.state
+    for _ in range(3):
+        part = network(state, case.inputs, case.memory, case.layout, cycles=1)
+        state = part.state
+    assert torch.equal(part.logits, whole.logits)
+    assert torch.equal(part.halting, whole.halting)
