@@ -14,8 +14,11 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from augment.canvas import VOCABULARY, Tokens
+from augment.outside import show_path
 from augment.task import TaskId
 from pipeline.data.folder import replace_file
+from pipeline.data.frame import damage_of
+from pipeline.data.strictjson import parse_json
 
 DRAFTS_FILE = "drafts.safetensors"
 """In the run directory."""
@@ -62,27 +65,34 @@ def join_drafts(parts: Sequence[Drafts]) -> Drafts | None:
 
 def write_drafts(path: Path, drafts: Drafts, names: Sequence[tuple[TaskId, int]]) -> None:
     """Write drafts; `names` has the task and the position among its tests of each test input. The file appears complete."""
-    arrays = {name: np.ascontiguousarray(getattr(drafts, name)) for name in _DTYPES}
+    arrays = {name: np.ascontiguousarray(getattr(drafts, name)) for name in _KINDS}
     replace_file(path, safetensors.numpy.save(arrays, {"names": orjson.dumps(names).decode()}))
 
 
 def read_drafts(path: Path) -> dict[tuple[TaskId, int], list[tuple[Tokens, float]]]:
     """Return what `Drafts.canvases` yields, by task and position among its tests. Raises ValueError naming a damaged file."""
+    where = show_path(path)
+    damage = damage_of(path)
+    if damage:
+        raise ValueError(f"{where}: damaged or not a file of drafts ({damage})")
     try:
-        with safe_open(path, framework="numpy") as file:
-            names = orjson.loads((file.metadata() or {}).get("names", "null"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, orjson.JSONDecodeError) as error:
-        raise ValueError(f"{path}: damaged or not a file of drafts ({error})") from None
-    if {name: array.dtype for name, array in arrays.items()} != _DTYPES or not isinstance(names, list):
-        raise ValueError(f"{path}: not a file of drafts")
-    drafts = Drafts(**arrays)
-    count, cells = len(drafts.test), int(drafts.shape.astype(np.int64).prod(axis=-1).sum())
-    segments = len(drafts.tokens)
-    fits = drafts.shape.shape == (count, 2) and drafts.probability.shape == (segments, count)
-    if not fits or drafts.tokens.shape != (segments, cells) or len(names) != count or (drafts.tokens >= VOCABULARY).any():
-        raise ValueError(f"{path}: damaged, its arrays do not fit together")
-    return {(str(task), int(index)): canvases for (task, index), canvases in zip(names, drafts.canvases(), strict=True)}
+        with safe_open(str(path), framework="numpy") as file:
+            names = parse_json((file.metadata() or {}).get("names", "null").encode(), where)
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a mapping
+            if kinds != _KINDS or not isinstance(names, list):
+                raise ValueError(f"{where}: not a file of drafts")
+            drafts = Drafts(**{name: file.get_tensor(name) for name in kinds})
+    except SafetensorError as error:
+        raise ValueError(f"{where}: damaged or not a file of drafts ({show_path(str(error)[:160])})") from None
+    segments, count = drafts.probability.shape if drafts.probability.ndim == 2 else (0, 0)
+    fits = drafts.test.shape == (count,) and drafts.shape.shape == (count, 2) and len(names) == count
+    cells = int(drafts.shape.astype(np.int64).prod(axis=1).sum()) if fits else 0
+    if not fits or not drafts.shape.all() or drafts.tokens.shape != (segments, cells) or (drafts.tokens >= VOCABULARY).any():
+        raise ValueError(f"{where}: damaged, its arrays do not fit together")
+    if not all(isinstance(name, list) and [*map(type, name)] == [str, int] for name in names):
+        raise ValueError(f"{where}: damaged, it does not name its test inputs")
+    return {(task, index): canvases for (task, index), canvases in zip(names, drafts.canvases(), strict=True)}
 
 
-_DTYPES = {"test": np.int32, "shape": np.uint8, "probability": np.float32, "tokens": np.uint8}
+_KINDS = {"test": "I32", "shape": "U8", "probability": "F32", "tokens": "U8"}
+"""Of the arrays, as safetensors names them."""

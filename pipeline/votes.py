@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import orjson
 
+from augment.outside import show_path
 from augment.task import Task
 from eval.vote import Ballot, pool_ballots
 from pipeline.budget import Budget
@@ -15,13 +15,11 @@ from pipeline.data.store import Store
 from pipeline.data.watch import watch
 from pipeline.predict import Predictor, round_path
 from pipeline.tensorfiles import write_json
+from pipeline.votefile import VOTES_FILE, describe_votes, read_votes
 from submission.duration import format_duration
 from submission.format import FilledSubmission, fill_submission, write_submission
 
 logger = logging.getLogger(__name__)
-
-TOP = 5
-"""Grids of a test input whose votes are told beside the submission; the first two are its attempts."""
 
 
 def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Sequence[Task], resume: bool = False) -> Ballot:
@@ -31,7 +29,7 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
     complete rounds of an earlier start of the same prediction count, and are not asked again.
     """
     folder, path, ranking = out / "candidates", out / "submission.json", predictor.config.ranking
-    earlier = _views_before(out / "votes.json")
+    earlier = _views_before(out / VOTES_FILE)
     if not resume:
         clear_candidates(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +41,7 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
         views = kept[-1][1].views
         logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), views)
         if views >= earlier:
-            write_attempts(path, ballot, tasks, ranking)
+            write_attempts(path, ballot, tasks, ranking, predictor.dataset)
     for done in predictor.rounds(folder, budget, len(kept)):
         candidates, _ = read_candidates(round_path(folder, done.number))
         count_votes(ballot, candidates, predictor.store)
@@ -51,7 +49,7 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
         if stays:
             filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
         else:
-            filled = write_attempts(path, ballot, tasks, ranking)
+            filled = write_attempts(path, ballot, tasks, ranking, predictor.dataset)
         logger.info(
             "round %d: up to %d views of each test input%s, %d candidates in %s; %d test inputs without a prediction%s; %s",
             done.number, done.views, "" if done.complete else " (cut short)", done.candidates,
@@ -65,13 +63,11 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
 
 def _views_before(path: Path) -> int:
     """Return how many views the votes of an earlier prediction rest on; 0 where there are none."""
-    if not path.is_file():
-        return 0
     try:
-        views = orjson.loads(path.read_bytes()).get("views_most", 0)
-    except (orjson.JSONDecodeError, AttributeError):
+        votes = read_votes(path)
+    except (ValueError, OSError):  # they are written anew
         return 0
-    return views if isinstance(views, int) else 0
+    return votes.views[1] if votes else 0
 
 
 def count_votes(ballot: Ballot, candidates: Candidates, store: Store) -> None:
@@ -100,37 +96,20 @@ def tally(folders: Sequence[Path], store: Store) -> Ballot:
             if origin.tests_hash != store.tests_hash:
                 raise ValueError(f"{path}: candidates for other tests than those of the dataset")
             name = f"{folder}: {origin.source}"
-            count_votes(ballots.setdefault(name, Ballot(name)), candidates, store)
+            try:
+                count_votes(ballots.setdefault(name, Ballot(name)), candidates, store)
+            except ValueError as error:
+                raise ValueError(f"{show_path(path)}: {error}") from None
     return pool_ballots(list(ballots.values()))
 
 
-def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: str) -> FilledSubmission:
-    """Put the attempts that `ballot` chooses at `path`, complete; `votes.json` beside it says where they come from."""
+def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: str, dataset: Store) -> FilledSubmission:
+    """Put the attempts that `ballot` chooses at `path`, complete; `votes.json` beside it says where they come from.
+
+    `dataset` is what was asked, as it lies on disk.
+    """
     filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
     write_submission(path, filled.submission, tasks)
-    tallies = [ballot.tally(task.id, index) for task in tasks for index in range(len(task.test))]
-    counts = [tally.candidates for tally in tallies]
-    report = {
-        "sources": list(ballot.sources),
-        "ranking": ranking,
-        "views_least": min(counts, default=0),
-        "views_most": max(counts, default=0),
-        "empty_candidates": sum(tally.empty for tally in tallies),
-        "without_prediction": [list(place) for place in filled.without_prediction],
-        "with_one_prediction": [list(place) for place in filled.with_one_prediction],
-        "tests": {task.id: [_votes(ballot, task, index, ranking) for index in range(len(task.test))] for task in tasks},
-    }
-    write_json(path.with_name("votes.json"), report)
+    report = describe_votes(ballot, filled, tasks, ranking, path.read_bytes(), dataset)
+    write_json(path.with_name(VOTES_FILE), report)
     return filled
-
-
-def _votes(ballot: Ballot, task: Task, index: int, ranking: str) -> dict[str, object]:
-    """Return how the views of a test input voted; `top` has the count and the mean halting probability of the best grids."""
-    counted = ballot.tally(task.id, index)
-    best = ballot.top(task.id, index, TOP, ranking)
-    return {
-        "candidates": counted.candidates,
-        "distinct": counted.distinct,
-        "empty": counted.empty,
-        "top": [[candidate.count, round(candidate.mean_probability, 4)] for candidate in best],
-    }
