@@ -189,7 +189,7 @@ def mutate_archive(rng: Rng, data: bytes, harm: str) -> bytes:
     elif chance < 0.7:
         entries[inner] = pickle.dumps(Harm(harm), protocol=int(rng.integers(0, 5)))
     elif chance < 0.8:
-        entries[name] = bytes(64 << 20)
+        entries[name] = bytes(16 << 20)
         kind = zipfile.ZIP_DEFLATED
     elif chance < 0.9:
         del entries[name]
@@ -217,7 +217,7 @@ def mutate_zip(rng: Rng, data: bytes) -> bytes:
         odd = ("../x.json", "/etc/x.json", "", "x", "a/../../x.json", "\udcff.json", "x.json/", "é\n.json", "C:\\x.json", name)
         entries.append((str(pick(rng, odd)).encode("utf-8", "replace").decode(), content))
     elif chance < 0.8:
-        entries[place] = (name, pick(rng, (b"[" + b"[]," * (8 << 20), b" " * (32 << 20), b"[" * (32 << 20))))
+        entries[place] = (name, pick(rng, (b"[" + b"[]," * (1 << 20), b" " * (16 << 20), b"[" * (16 << 20))))
     else:
         entries = [entries[place]] * int(rng.integers(0, 3))
     made = io.BytesIO()
