@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from tests.fuzz.reader import MOST_CHARACTERS, Reader, Workplace
 from tests.fuzz.run import ROOT
 
-MOST_SECONDS = 120.0
+MOST_SECONDS = 300.0
 MOST_ADDRESS_BYTES = 12 << 30
 """Far more than a command with torch reserves, and less than the endless and the sparse file that may lie there."""
 REFUSED = 2
