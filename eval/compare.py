@@ -4,9 +4,10 @@ Takes attempts and solutions, as the score does; gives the text of `compare` and
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from augment.task import Solutions, TaskId
+from eval.provenance import Provenance, Scored, format_rows, provenance_json, provenance_rows
 from eval.score import RULES, Predictions, Rates, Score, judge, score_predictions
 
 Output = tuple[TaskId, int]
@@ -30,6 +31,14 @@ class Comparison:
     """Of the attempts that the votes of all together choose, where there are votes."""
     pooled_from: int = 0
     """How many of the submissions had votes."""
+    scored: Scored | None = None
+    """What is judged."""
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)
+    """What each submission rests on, by name, as far as it is known."""
+
+    def provenance_of(self, name: str) -> Provenance:
+        """Return what a submission rests on."""
+        return self.provenance.get(name) or Provenance()
 
     def to_json(self) -> dict[str, object]:
         """Return plain dicts, lists, numbers and strings."""
@@ -41,6 +50,7 @@ class Comparison:
             "union": {"pass_at_1": self.union.pass_at_1, "pass_at_2": self.union.pass_at_2},
             "pooled": self.pooled.to_json() if self.pooled else None,
             "pooled_from": self.pooled_from,
+            "provenance": {name: provenance_json(self.scored, self.provenance_of(name)) for name in self.scores},
         }
 
 
@@ -86,6 +96,10 @@ def format_comparison(found: Comparison, source: str, solutions: Solutions) -> s
     for name, outputs in found.alone.items():
         lines.append(f"solved by {name} alone: {_list(outputs, solutions)}")
     lines.append(f"solved by all: {_count(len(found.by_all))}; by none: {_list(found.by_none, solutions)}")
+    for name in found.scores:
+        lines += ["", f"{name} rests on:", *format_rows(provenance_rows(found.scored, found.provenance_of(name)))]
+    if found.pooled:
+        lines += ["", f"the pooled votes rest on those of {found.pooled_from} of these"]
     return "\n".join(lines)
 
 

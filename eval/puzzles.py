@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from operator import eq
 from pathlib import Path
 
+from augment.outside import read_file
 from eval.replace import replace_file
 
 COLUMNS = ("question", "prediction", "halting_probability", "answer", "correct")
@@ -125,11 +126,9 @@ def read_predictions(path: Path) -> list[PuzzlePrediction]:
     Raises a ValueError of one line that names the file and the line, FileNotFoundError where there is no file, and OSError
     where it cannot be read.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{_shown(str(path))}: no such file")
     where = _shown(str(path))
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not UTF-8: {error.reason} at byte {error.start}") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from augment.grid import Grid
 from augment.task import Solutions, TaskId
+from eval.provenance import Provenance, Row, format_rows, provenance_rows
 
 Predictions = Mapping[TaskId, Sequence[Sequence[Grid | None]]]
 """Attempts in order, by task id and test index; None is an attempt that is missing. Attempts after the second do not count."""
@@ -132,15 +133,15 @@ def score_predictions(predictions: Predictions, solutions: Solutions) -> Score:
     )
 
 
-def format_score(score: Score, source: str, pooled: int | None = None, views: int | None = None) -> str:
+def format_score(score: Score, source: str, provenance: Sequence[Row] | None = None) -> str:
     """Return `score` as text of several lines, without a line end: every rule by name, then counts.
 
-    `source` names what was scored, such as "arc2:evaluation". Where they are known, `pooled` is the number of runs or
-    checkpoints whose candidates were voted on together (`len(ballot.sources)`), `views` that of views of a test input.
+    `source` names what was scored, such as "arc2:evaluation"; `provenance` is what `provenance_rows` gives, by default for
+    attempts of which nothing is known.
     """
     width = max(len(name) for _, name, _ in RULES)
     lines = [
-        f"{source}: {_plural(score.tasks, 'task')}, {_plural(score.outputs, 'test output')}; {_origin(pooled, views)}",
+        f"{source}: {_plural(score.tasks, 'task')}, {_plural(score.outputs, 'test output')}",
         f"{'rule':{width}}   pass@1   pass@2",
     ]
     for field, name, explanation in RULES:
@@ -158,6 +159,7 @@ def format_score(score: Score, source: str, pooled: int | None = None, views: in
         lines.append(f"not in the solutions, not counted: {_named('task', score.unknown_tasks)}")
     if score.unknown_outputs:
         lines.append(f"more than the task has, not counted: {_named('output', _labels(score.unknown_outputs))}")
+    lines += format_rows(provenance_rows(None, Provenance()) if provenance is None else provenance)
     return "\n".join(lines)
 
 
@@ -181,15 +183,6 @@ def _per_output(solved: Sequence[Sequence[bool]]) -> float:
 
 def _all_or_nothing(solved: Sequence[Sequence[bool]]) -> float:
     return sum(map(all, solved)) / len(solved)
-
-
-def _origin(pooled: int | None, views: int | None) -> str:
-    """Say what the votes came from; unknown stays unsaid rather than taken for a single checkpoint."""
-    if pooled is None:
-        votes = "votes of unknown origin (a single checkpoint or a pool)"
-    else:
-        votes = "single checkpoint" if pooled == 1 else f"pooled({pooled}): votes of {pooled} checkpoints together"
-    return votes if views is None else f"{votes}, {_plural(views, 'view')} of each test input"
 
 
 def _labels(outputs: Sequence[tuple[TaskId, int]]) -> list[str]:

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from augment.grid import Grid, grid_key
 from augment.task import Task, TaskId
+from eval.provenance import provenance_json, provenance_rows
 from eval.score import format_score, score_predictions
 from eval.vote import Ballot
 from pipeline.budget import Budget
@@ -18,10 +19,13 @@ from pipeline.config import Config
 from pipeline.data.build import Leakage, build
 from pipeline.data.sources import load_source
 from pipeline.data.store import Store
+from pipeline.data.versions import scored_outputs
 from pipeline.engine import prediction_devices
 from pipeline.opening import Challenge
 from pipeline.predict import Predictor
+from pipeline.record import record_if_usable
 from pipeline.tensorfiles import write_json
+from pipeline.votefile import audited_of, provenance_of
 from pipeline.votes import predict_and_vote
 from submission.format import check_submission, read_submission
 
@@ -89,25 +93,30 @@ class ArcJob:
         path = self.out / "submission.json"
         check_submission(path, tasks)
         logger.info("%s: complete and valid, %d tasks", path, len(tasks))
-        self._score(tasks, ballot, config.predict.ranking)
+        self._score(tasks, ballot, config.predict.ranking, store)
 
-    def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str) -> None:
+    def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str, store: Store) -> None:
         solutions: dict[TaskId, tuple[Grid, ...]] = {}
-        for source in self.challenge.load(with_solutions=True):
+        whole = [load_source(spec) for spec in self.challenge.sources]
+        for source in map(self.challenge.selection.apply, whole):
             solutions |= source.solutions
         if not solutions:
             logger.info("the test outputs are not known here, so there is no score")
             return
         submission = read_submission(self.out / "submission.json")
         score = score_predictions({task.id: submission[task.id] for task in tasks if task.id in solutions}, solutions)
-        views = max((ballot.tally(task.id, i).candidates for task in tasks for i in range(len(task.test))), default=0)
+        counts = [ballot.tally(task.id, i).candidates for task in tasks for i in range(len(task.test))]
+        views = min(counts, default=0), max(counts, default=0)
+        record, audited = record_if_usable(self.out), audited_of(store.manifest)
+        provenance = provenance_of(ballot.sources, views, store.data_hash, audited, record)
+        scored = scored_outputs(solutions, whole, self.challenge.selection)
         ranks = {
             task.id: [ballot.rank(task.id, index, grid, ranking) for index, grid in enumerate(solutions[task.id])]
             for task in tasks
             if task.id in solutions
         }
-        origin = {"sources": list(ballot.sources), "views": views, "truth_ranks": ranks}
-        print(format_score(score, " + ".join(self.challenge.sources), len(ballot.sources), views))
+        origin = {"truth_ranks": ranks, "provenance": provenance_json(scored, provenance)}
+        print(format_score(score, " + ".join(self.challenge.sources), provenance_rows(scored, provenance)))
         write_json(self.out / "score.json", score.to_json() | origin)
 
 

@@ -11,6 +11,7 @@ import torch
 from augment.canvas import FIRST_COLOR, crop_sizes
 from augment.dihedral import DIHEDRALS, invert_dihedral
 from augment.grid import COLORS, MAX_SIDE, Grid
+from augment.outside import show_path
 from pipeline.checkpoint import read_tensors, write_tensors
 from pipeline.data.pack import Pack
 from pipeline.drafts import drafts_path
@@ -146,19 +147,21 @@ def read_candidates(path: Path) -> tuple[Candidates, Origin]:
     """Return the candidates of a file and where they come from. Raises ValueError naming a damaged file."""
     tensors, metadata = read_tensors(path)
     if set(tensors) != set(_COLUMNS) or set(metadata) != {field.name for field in fields(Origin)}:
-        raise ValueError(f"{path}: not a file of candidates")
+        raise ValueError(f"{show_path(path)}: not a file of candidates")
+    if any(tensors[name].dtype != dtype for name, dtype in _DTYPES.items()):
+        raise ValueError(f"{show_path(path)}: damaged, its columns are of other kinds")
     test, transform, probability, shape, cells = (tensors[name].numpy() for name in _COLUMNS)
-    count = len(test)
-    if not test.shape == transform.shape == probability.shape == (count,) or shape.shape != (count, 2):
-        raise ValueError(f"{path}: damaged, its columns differ in length")
+    count = test.shape[0] if test.ndim else 0
+    if not test.shape == transform.shape == probability.shape == (count,) or shape.shape != (count, 2) or cells.ndim != 1:
+        raise ValueError(f"{show_path(path)}: damaged, its columns differ in length")
     if int(shape.astype(np.int64).prod(axis=1).sum()) != len(cells):
-        raise ValueError(f"{path}: damaged, {len(cells)} cells do not fill the grids")
-    if (cells >= COLORS).any() or (shape > MAX_SIDE).any():
-        raise ValueError(f"{path}: damaged, it holds what is no grid")
+        raise ValueError(f"{show_path(path)}: damaged, {len(cells)} cells do not fill the grids")
+    if (cells >= COLORS).any() or (shape > MAX_SIDE).any() or ((shape == 0).any(axis=1) & (shape > 0).any(axis=1)).any():
+        raise ValueError(f"{show_path(path)}: damaged, it holds what is no grid")
     try:
         number, first, views = (int(metadata[name]) for name in ("number", "first_view", "views"))
     except ValueError:
-        raise ValueError(f"{path}: damaged, it does not say which views it holds") from None
+        raise ValueError(f"{show_path(path)}: damaged, it does not say which views it holds") from None
     origin = Origin(metadata["source"], metadata["tests_hash"], number, first, views, metadata["complete"] == "True")
     return Candidates(test, transform.astype(np.uint32), probability, shape, cells), origin
 
@@ -171,6 +174,8 @@ def clear_candidates(folder: Path) -> None:
 
 
 _COLUMNS = tuple(field.name for field in fields(Candidates))
+_DTYPES = dict(zip(_COLUMNS, (torch.int32, torch.int64, torch.float32, torch.uint8, torch.uint8), strict=True))
+"""Of the columns as they are stored."""
 _NO_CANDIDATES = Candidates(
     np.zeros(0, np.int32), np.zeros(0, np.uint32), np.zeros(0, np.float32), np.zeros((0, 2), np.uint8), np.zeros(0, np.uint8)
 )

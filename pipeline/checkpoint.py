@@ -16,11 +16,13 @@ import orjson
 import torch
 from torch import Tensor
 
+from augment.outside import show_name, show_path, show_value
 from augment.task import TaskId
-from augment.transform import Codes
+from augment.transform import TRANSFORMS, Codes
 from pipeline.checkpoint_folder import WEIGHTS, checkpoints, newest_checkpoint
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset, canvas_of
+from pipeline.data.strictjson import parse_json
 from pipeline.reasoner.network import Network, make_network
 from pipeline.tensorfiles import Damaged, read_tensors, write_tensors
 
@@ -117,31 +119,60 @@ def newest_weights(folder: Path) -> Weights | None:
 def read_weights(path: Path) -> Weights:
     """Read a weights file. Raises FileNotFoundError, or ValueError where it is not ours, Damaged where it is damaged."""
     tensors, metadata = read_tensors(path)
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a weights file of this program (format {metadata.get('format')!r}, not {FORMAT!r})")
+    found = metadata.get("format")
+    if found != FORMAT:
+        raise ValueError(f"{show_path(path)}: not a weights file of this program (format {show_value(found)}, not {FORMAT!r})")
     try:
-        config = Config.from_json(orjson.loads(metadata["config"]))
-        task_ids = tuple(orjson.loads(metadata["task_ids"]))
+        config = Config.from_json(parse_json(metadata["config"].encode(), "config"))
+        task_ids = parse_json(metadata["task_ids"].encode(), "task_ids")
+        if not isinstance(task_ids, list) or not all(isinstance(task_id, str) for task_id in task_ids):
+            raise ValueError("task_ids must be a list of names")
         views = tensors.pop("views.transforms"), tensors.pop("views.transform_start")
-        weights = Weights(path, config, int(metadata["step"]), metadata["data_hash"], task_ids, tensors, *views)
-    except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"{path}: damaged weights file: {error}") from None
-    starts = weights.transform_start
-    if len(starts) != len(task_ids) + 1 or int(starts[-1]) != len(weights.transforms):
-        raise Damaged(f"{path}: damaged weights file: {len(task_ids)} tasks do not match their ranges of transforms")
-    for name, expected in _row_counts(weights).items():
-        rows = len(tensors[name]) if name in tensors else 0
-        if rows != expected:
-            raise Damaged(f"{path}: damaged weights file: {rows} rows of task memory, expected {expected} ({name})")
+        weights = Weights(path, config, int(metadata["step"]), metadata["data_hash"], tuple(task_ids), tensors, *views)
+        _require_views(weights)
+        _require_tensors(weights)
+    except KeyError as error:
+        raise Damaged(f"{show_path(path)}: damaged weights file: it has no {error}") from None
+    except ValueError as error:
+        raise Damaged(f"{show_path(path)}: damaged weights file: {error}") from None
     return weights
 
 
-def _row_counts(weights: Weights) -> dict[str, int]:
-    """Return how many rows each tensor has that has one for a task or for a view."""
-    tasks, views = len(weights.task_ids), len(weights.transforms)
-    if weights.config.memory.kind == "table":
-        return {_ROWS: views}
-    return {_ROWS: tasks, _RESIDUAL: views} if weights.config.memory.residual else {_ROWS: tasks}
+def _require_views(weights: Weights) -> None:
+    """Raise ValueError unless the views are ranges of transforms, one for each of the tasks."""
+    starts, transforms = weights.transform_start, weights.transforms
+    tasks = len(weights.task_ids)
+    if len(set(weights.task_ids)) < tasks:
+        raise ValueError("a task is named twice")
+    if starts.dtype != torch.int64 or transforms.dtype != torch.int64 or starts.shape != (tasks + 1,) or transforms.ndim != 1:
+        raise ValueError(f"{tasks} tasks do not match their ranges of transforms")
+    if starts[0] != 0 or starts[-1] != len(transforms) or (starts.diff() < 1).any():
+        raise ValueError(f"{tasks} tasks do not match their ranges of {len(transforms)} transforms")
+    if ((transforms < 0) | (transforms >= TRANSFORMS)).any():
+        raise ValueError(f"a transform is 0..{TRANSFORMS - 1}")
+
+
+def _require_tensors(weights: Weights) -> None:
+    """Raise ValueError unless the tensors are those that the config calls for, float32 and finite."""
+    config, tensors = weights.config, weights.tensors
+    if config.model.layers > len(tensors):
+        raise ValueError(f"{config.model.layers} layers, but {len(tensors)} tensors")
+    try:
+        with torch.device("meta"):  # nothing is allocated, whatever sizes the config has
+            network = make_network(config.model, config.memory, len(weights.task_ids), len(weights.transforms), 0)
+    except (RuntimeError, TypeError, OverflowError, MemoryError, AssertionError) as error:
+        raise ValueError(f"no network can be made of its config: {show_value(str(error))}") from None
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        raise ValueError(f"{show_name(name)} is {'missing' if name in expected else 'not of its network'}")
+    for name, shape in expected.items():
+        found = tensors[name]
+        if name in (_ROWS, _RESIDUAL) and found.ndim == len(shape) and len(found) != shape[0]:
+            raise ValueError(f"{len(found)} rows of task memory, expected {shape[0]} ({name})")
+        if found.shape != shape or found.dtype != torch.float32:
+            raise ValueError(f"{name} is {tuple(found.shape)} {found.dtype}, expected {tuple(shape)} {torch.float32}")
+        if found.numel() and not all(bound.isfinite() for bound in found.aminmax()):
+            raise ValueError(f"{name} has values that are not finite")
 
 
 def find_weights(path: Path) -> Path:

@@ -16,6 +16,7 @@ from pipeline.tensorfiles import Damaged, read_checked_json, read_checksum, writ
 
 WEIGHTS = "weights.safetensors"
 _STATE = "training.json"
+_FILE = re.compile(r"[a-z0-9-]+\.safetensors")
 _FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -77,7 +78,10 @@ def read_state(folder: Path) -> dict[str, Any]:
         state = read_checked_json(folder / _STATE)
     except FileNotFoundError:
         raise Damaged(f"{folder}: damaged, {_STATE} is missing") from None
-    for name, checksum in state.get("files", {}).items():
+    files = state.get("files", {})
+    if not isinstance(files, dict) or any(not _FILE.fullmatch(name) for name in files):
+        raise Damaged(f"{folder}: damaged, {_STATE} does not name the files of a checkpoint")
+    for name, checksum in files.items():
         if not (folder / name).is_file():
             raise Damaged(f"{folder}: damaged, {name} is missing")
         if read_checksum(folder / name) != checksum:

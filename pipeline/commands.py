@@ -7,12 +7,12 @@ Stages that need torch are imported where they are called, so that the others st
 import argparse
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
 from augment.task import Solutions
+from eval.provenance import Scored, provenance_json, provenance_rows
 from eval.score import format_score, score_predictions
 from pipeline import puzzle_commands, show_commands
 from pipeline.budget import Budget
@@ -23,11 +23,13 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.puzzlestore import PuzzleStore
 from pipeline.data.sources import load_source, read_solutions
 from pipeline.data.store import Store
+from pipeline.data.versions import scored_outputs
 from pipeline.data.watch import doing
 from pipeline.entry import are_puzzles, challenge_of, run_budget, selection_of
 from pipeline.kaggle_commands import kaggle
 from pipeline.opening import PuzzleChallenge
 from pipeline.report_command import report
+from pipeline.votefile import provenance_beside
 from submission.duration import parse_duration
 from submission.format import fallback_submission, read_submission, write_submission
 
@@ -147,7 +149,7 @@ def _vote(arguments: argparse.Namespace, _: float) -> int:
     store = Store.load(arguments.data)
     ballot = tally(arguments.candidates, store)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    filled = write_attempts(arguments.out, ballot, store.tasks_to_solve(), arguments.ranking)
+    filled = write_attempts(arguments.out, ballot, store.tasks_to_solve(), arguments.ranking, store)
     print(f"{arguments.out}: {len(filled.submission)} tasks, votes of {', '.join(ballot.sources)}")
     return 0
 
@@ -155,19 +157,14 @@ def _vote(arguments: argparse.Namespace, _: float) -> int:
 def _score(arguments: argparse.Namespace, _: float) -> int:
     if are_puzzles(arguments):
         return puzzle_commands.score_puzzle_file(arguments)
-    solutions, name = _solutions(arguments)
+    solutions, name, scored = _solutions(arguments)
     submission = read_submission(arguments.submission, allow_missing=arguments.allow_missing)
     score = score_predictions(submission, solutions)
-    origin = _origin(arguments.submission)
+    provenance = provenance_beside(arguments.submission)
     if arguments.json:
-        arguments.json.write_bytes(orjson.dumps(score.to_json() | dict(origin), option=orjson.OPT_INDENT_2))
-    sources = origin.get("sources")
-    views = origin.get("views_most")
-    print(
-        format_score(
-            score, name, len(sources) if isinstance(sources, list) else None, views if isinstance(views, int) else None
-        )
-    )
+        told = score.to_json() | {"provenance": provenance_json(scored, provenance)}
+        arguments.json.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+    print(format_score(score, name, provenance_rows(scored, provenance)))
     return 0
 
 
@@ -185,29 +182,17 @@ def _bench(arguments: argparse.Namespace, started: float) -> int:
     return run_bench(arguments, started)
 
 
-def _solutions(arguments: argparse.Namespace) -> tuple[Solutions, str]:
+def _solutions(arguments: argparse.Namespace) -> tuple[Solutions, str, Scored | None]:
     if arguments.solutions:
-        return read_solutions(arguments.solutions), str(arguments.solutions)
+        known = read_solutions(arguments.solutions)
+        return known, str(arguments.solutions), scored_outputs(known)
     selection = selection_of(arguments)
-    sources = [selection.apply(load_source(spec)) for spec in arguments.source]
+    whole = [load_source(spec) for spec in arguments.source]
+    sources = [selection.apply(source) for source in whole]
     solutions = {task_id: grids for source in sources for task_id, grids in source.solutions.items()}
     if not solutions:
         raise ValueError(f"the test outputs of {' + '.join(arguments.source)} are not known, so there is nothing to score by")
-    return solutions, " + ".join(arguments.source)
-
-
-def _origin(submission: Path) -> Mapping[str, object]:
-    """Return what the `votes.json` beside a submission of ours says about where its attempts come from; nothing without one."""
-    path = submission.with_name("votes.json")
-    if not path.is_file():
-        return {}
-    try:
-        origin = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(origin, dict):
-        raise ValueError(f"{path}: expected an object")
-    return origin
+    return solutions, " + ".join(arguments.source), scored_outputs(solutions, whole, selection)
 
 
 def _audit(arguments: argparse.Namespace, _: float) -> int:

@@ -6,10 +6,13 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
+from augment.outside import show_path, show_value
 from eval.vote import RANKINGS
 from pipeline.data.build import BuildConfig
+from pipeline.data.strictjson import read_object
 from pipeline.optim import OptimizerConfig
 from pipeline.reasoner.base import ReasonerConfig
 from pipeline.reasoner.memory import MemoryConfig
@@ -71,7 +74,7 @@ class TrainConfig:
         if self.halting_delay not in (0, 1):
             raise ValueError(f"train halting_delay must be 0 or 1, got {self.halting_delay}")
         if self.halting not in get_args(Halting):
-            raise ValueError(f"train halting must be one of {', '.join(get_args(Halting))}, got {self.halting!r}")
+            raise ValueError(f"train halting must be one of {', '.join(get_args(Halting))}, got {show_value(self.halting)}")
         if not 0 <= self.shift_probability <= 1 or not 0 <= self.exploration <= 1:
             raise ValueError("train shift_probability and exploration must be in [0, 1]")
 
@@ -98,7 +101,7 @@ class PredictConfig:
         if not 0 < self.time_share < 1:
             raise ValueError(f"predict time_share must be in (0, 1), got {self.time_share}")
         if self.ranking not in RANKINGS:
-            raise ValueError(f"predict ranking must be one of {', '.join(RANKINGS)}, got {self.ranking!r}")
+            raise ValueError(f"predict ranking must be one of {', '.join(RANKINGS)}, got {show_value(self.ranking)}")
 
 
 @dataclass(frozen=True)
@@ -114,18 +117,27 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.model.kind not in REASONERS:
-            raise ValueError(f"model.kind must be one of {', '.join(REASONERS)}, got {self.model.kind!r}")
+            raise ValueError(f"model.kind must be one of {', '.join(REASONERS)}, got {show_value(self.model.kind)}")
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return the config as plain JSON values."""
         return dataclasses.asdict(self)
 
     @staticmethod
-    def from_json(values: Mapping[str, Mapping[str, Any]]) -> "Config":
+    def from_json(values: object) -> "Config":
         """Return the config that `to_json` gave. Raises ValueError for unknown sections or fields."""
         if not isinstance(values, Mapping) or not all(isinstance(section, Mapping) for section in values.values()):
             raise ValueError("a config is an object of sections, each an object of fields")
         return _replace(Config(), [(section, name, value) for section, part in values.items() for name, value in part.items()])
+
+
+def read_config(path: Path) -> Config:
+    """Return the config of a file that `to_json` filled. Raises FileNotFoundError, and ValueError that names file and field."""
+    values = read_object(path)
+    try:
+        return Config.from_json(values)
+    except ValueError as error:
+        raise ValueError(f"{show_path(path)}: {error}") from None
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:
@@ -138,7 +150,7 @@ def override(config: Config, settings: Iterable[str]) -> Config:
         path, equals, text = setting.partition("=")
         section, dot, name = path.strip().partition(".")
         if not equals or not dot:
-            raise ValueError(f"a setting reads section.field=value, got {setting!r}")
+            raise ValueError(f"a setting reads section.field=value, got {show_value(setting)}")
         changes.append((section, name, text.strip()))
     return _replace(config, changes)
 
@@ -149,11 +161,11 @@ def _replace(config: Config, changes: Iterable[tuple[str, str, object]]) -> Conf
     changed: dict[str, dict[str, object]] = {}
     for section, name, value in changes:
         if section not in sections:
-            raise ValueError(f"unknown section {section!r}; one of: {', '.join(sections)}")
+            raise ValueError(f"unknown section {show_value(section)}; one of: {', '.join(sections)}")
         part = getattr(config, section)
         names = [f.name for f in dataclasses.fields(part)]
         if name not in names:
-            raise ValueError(f"{section} has no field {name!r}; one of: {', '.join(names)}")
+            raise ValueError(f"{section} has no field {show_value(name)}; one of: {', '.join(names)}")
         changed.setdefault(section, {})[name] = _parse(value, typing.get_type_hints(type(part))[name], f"{section}.{name}")
     parts = {section: dataclasses.replace(getattr(config, section), **fields) for section, fields in changed.items()}
     return dataclasses.replace(config, **parts)
@@ -163,7 +175,7 @@ def _parse(value: object, kind: Any, where: str) -> object:
     """Return `value`, text or a JSON value, as the field type `kind`."""
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
-            raise ValueError(f"{where} must be one of {', '.join(map(str, typing.get_args(kind)))}, got {value!r}")
+            raise ValueError(f"{where} must be one of {', '.join(map(str, typing.get_args(kind)))}, got {show_value(value)}")
         return value
     if isinstance(kind, types.UnionType) or kind not in (int, float, str, bool):
         raise AssertionError(f"{where}: fields of type {kind} cannot be set")
@@ -173,11 +185,14 @@ def _parse(value: object, kind: Any, where: str) -> object:
         try:
             value = kind(value.replace("_", ""))
         except ValueError:
-            raise ValueError(f"{where} must be of type {kind.__name__}, got {value!r}") from None
+            raise ValueError(f"{where} must be of type {kind.__name__}, got {show_value(value)}") from None
     if kind is float and type(value) is int:
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(f"{where} must be finite, got a number of hundreds of digits") from None
     if type(value) is not kind:
-        raise ValueError(f"{where} must be of type {kind.__name__}, got {value!r}")
+        raise ValueError(f"{where} must be of type {kind.__name__}, got {show_value(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where} must be finite, got {value}")
     return value

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import orjson
 import torch
 from accelerate import Accelerator
 
@@ -14,6 +13,7 @@ from pipeline.budget import Budget
 from pipeline.checkpoint import checkpoints, load_weights
 from pipeline.data.dataset import load_dataset
 from pipeline.data.puzzlestore import PuzzleStore
+from pipeline.data.strictjson import read_object
 from pipeline.predict_puzzles import predict_puzzles
 from pipeline.puzzle_job import to_predictions
 
@@ -50,7 +50,7 @@ def measure_curves(
 
 def _training_seconds(path: Path) -> float:
     try:
-        return float(orjson.loads(path.read_bytes())["progress"]["seconds"])
+        return float(read_object(path)["progress"]["seconds"])
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; training leaves one beside a checkpoint") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -17,9 +17,12 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from augment.canvas import VOCABULARY, Tokens
+from augment.outside import show_path
 from augment.task import TaskId
 from eval.replace import replace_file
 from eval.report.entries import DraftUnit
+from pipeline.data.frame import damage_of
+from pipeline.data.strictjson import parse_json
 
 DRAFTS_FILE = "drafts.safetensors"
 """In the run directory."""
@@ -82,26 +85,30 @@ def write_drafts(path: Path, drafts: Drafts, names: Sequence[tuple[TaskId, int]]
 
 def read_drafts(path: Path) -> StoredDrafts:
     """Return the drafts in a file. Raises ValueError naming a damaged file."""
+    where = show_path(path)
+    damage = damage_of(path)
+    if damage:
+        raise ValueError(f"{where}: damaged or not a file of drafts ({damage})")
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(str(path), framework="numpy") as file:
             stored = file.metadata() or {}
-            names, unit = orjson.loads(stored.get("names", "null")), stored.get("unit", "segment")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, orjson.JSONDecodeError) as error:
-        raise ValueError(f"{path}: damaged or not a file of drafts ({error})") from None
-    kinds = {name: (array.dtype, array.ndim) for name, array in arrays.items()}
-    named = isinstance(names, list) and all(isinstance(name, list) and len(name) == 2 for name in names)
-    if kinds != _KINDS or not named or unit not in get_args(DraftUnit):
-        raise ValueError(f"{path}: not a file of drafts")
-    drafts = Drafts(**arrays)
-    count, cells = len(drafts.test), int(drafts.shape.astype(np.int64).prod(axis=-1).sum())
-    segments = len(drafts.tokens)
-    fits = drafts.shape.shape == (count, 2) and drafts.probability.shape == (segments, count)
-    if not fits or drafts.tokens.shape != (segments, cells) or len(names) != count or (drafts.tokens >= VOCABULARY).any():
-        raise ValueError(f"{path}: damaged, its arrays do not fit together")
-    tests = {(str(task), index): canvases for (task, index), canvases in zip(names, drafts.canvases(), strict=True)}
+            names, unit = parse_json(stored.get("names", "null").encode(), where), stored.get("unit", "segment")
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a mapping
+            if kinds != _KINDS or not isinstance(names, list) or unit not in get_args(DraftUnit):
+                raise ValueError(f"{where}: not a file of drafts")
+            drafts = Drafts(**{name: file.get_tensor(name) for name in kinds})
+    except SafetensorError as error:
+        raise ValueError(f"{where}: damaged or not a file of drafts ({show_path(str(error)[:160])})") from None
+    segments, count = drafts.probability.shape if drafts.probability.ndim == 2 else (0, 0)
+    fits = drafts.test.shape == (count,) and drafts.shape.shape == (count, 2) and len(names) == count
+    cells = int(drafts.shape.astype(np.int64).prod(axis=1).sum()) if fits else 0
+    if not fits or not drafts.shape.all() or drafts.tokens.shape != (segments, cells) or (drafts.tokens >= VOCABULARY).any():
+        raise ValueError(f"{where}: damaged, its arrays do not fit together")
+    if not all(isinstance(name, list) and [*map(type, name)] == [str, int] for name in names):
+        raise ValueError(f"{where}: damaged, it does not name its test inputs")
+    tests = {(task, index): canvases for (task, index), canvases in zip(names, drafts.canvases(), strict=True)}
     return StoredDrafts(unit, tests)
 
 
-_KINDS = {"test": (np.int32, 1), "shape": (np.uint8, 2), "probability": (np.float32, 2), "tokens": (np.uint8, 2)}
-# Of each array: dtype and dimensions.
+_KINDS = {"test": "I32", "shape": "U8", "probability": "F32", "tokens": "U8"}
+"""Of the arrays, as safetensors names them."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from augment.outside import show_name, show_value
 from eval.report.entries import TaskEntry, plural
 from eval.report.summary import format_seconds
 from pipeline.record import Record
@@ -12,14 +13,15 @@ Row = tuple[str, str]
 
 def arc_facts(
     record: Record | None,
-    votes: Mapping[str, Any],
+    ranking: str,
     manifest: Mapping[str, Any],
     config: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
     entries: Sequence[TaskEntry],
 ) -> list[Row]:
     """Return what the attempts rest on, what was trained on what, and in what time."""
-    rows = [*_vote_facts(votes), *_data_facts(record, manifest, entries), *_network_facts(config, metrics)]
+    ranked = [("Ranked by", ranking)] if ranking else []
+    rows = [*ranked, *_data_facts(record, manifest, entries), *_network_facts(config, metrics)]
     if record:
         settings = f", {', '.join(record.settings)}" if record.settings else ""
         rows.append(("Preset", f"{record.preset}, seed {record.seed}{settings}"))
@@ -34,20 +36,6 @@ def arc_facts(
     return rows
 
 
-def _vote_facts(votes: Mapping[str, Any]) -> list[Row]:
-    sources = votes.get("sources")
-    if not isinstance(sources, list) or sources == ["none"]:
-        return []
-    names = ", ".join(map(str, sources))
-    kind = "single checkpoint" if len(sources) == 1 else f"pooled, {len(sources)} checkpoints together"
-    least, most = votes.get("views_least"), votes.get("views_most")
-    views = f"{most}" if least == most else f"{least} to {most}"
-    return [
-        ("Attempts", f"{kind}: {names}"),
-        ("Views", f"{views} of each test input; ranked by {votes.get('ranking')}"),
-    ]
-
-
 def _data_facts(record: Record | None, manifest: Mapping[str, Any], entries: Sequence[TaskEntry]) -> list[Row]:
     rows = []
     if entries:
@@ -57,20 +45,15 @@ def _data_facts(record: Record | None, manifest: Mapping[str, Any], entries: Seq
         rows.append(("Tasks", f"{plural(len(entries), 'task')}, {plural(tests, 'test input')}{chosen}{held}"))
     if record and record.train_sources:
         rows.append(("Trained on too", ", ".join(record.train_sources)))
-    totals, audit = manifest.get("totals"), manifest.get("audit")
-    if isinstance(totals, dict) and "transforms" in totals:
-        views = f"{plural(totals['transforms'], 'view')} of {plural(totals['tasks'], 'task')}"
-        data = f"{plural(totals['pairs'], 'training pair')}, {views}"
-        rows.append(("Dataset", f"{data}; hash {str(manifest.get('data_hash'))[:12]}"))
-    elif manifest:
-        rows.append(("Dataset", f"hash {str(manifest.get('data_hash'))[:12]}"))
-    if isinstance(audit, dict) and isinstance(audit.get("leaks"), list):
-        leaks = plural(len(audit["leaks"]), "training pair")
-        said = {"drop": "left out", "allow": "trained on all the same"}.get(str(audit.get("leakage")), "found")
-        checked = f"{plural(audit.get('tests_checked', 0), 'test pair')} checked"
-        rows.append(
-            ("Leakage", f"{leaks} that equal a test pair {said}; {checked}" if audit["leaks"] else f"none found; {checked}")
-        )
+    totals = manifest.get("totals")
+    given = [totals.get(name) for name in ("transforms", "tasks", "pairs")] if isinstance(totals, dict) else []
+    counts = [count for count in given if type(count) is int]
+    described = f"hash {show_name(str(manifest.get('data_hash'))[:12])}"
+    if len(counts) == 3:
+        views, tasks, pairs = counts
+        described = f"{plural(pairs, 'training pair')}, {plural(views, 'view')} of {plural(tasks, 'task')}; {described}"
+    if manifest:
+        rows.append(("Dataset", described))
     return rows
 
 
@@ -78,9 +61,11 @@ def _network_facts(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any
     rows = []
     model, memory, predict = (config.get(name) for name in ("model", "memory", "predict"))
     if isinstance(model, dict) and isinstance(memory, dict) and isinstance(predict, dict):
-        shape = f"{model.get('kind')}, {model.get('layers')} layers of {model.get('hidden_size')}, {model.get('mixing')}"
-        asked = plural(int(predict.get("segments", 1)), "segment")
-        rows.append(("Network", f"{shape}; task memory: {memory.get('kind')}; asked for {asked}"))
+        kind, layers, size, mixing = (show_value(model.get(name)) for name in ("kind", "layers", "hidden_size", "mixing"))
+        asked = f"{show_value(predict.get('segments'))} segments"
+        rows.append(
+            ("Network", f"{kind}, {layers} layers of {size}, {mixing}; memory: {show_value(memory.get('kind'))}; {asked}")
+        )
     if metrics and isinstance(metrics[-1].get("step"), int):
         seconds = metrics[-1].get("seconds")
         spent = f" in {format_seconds(float(seconds))}" if isinstance(seconds, (int, float)) else ""
@@ -88,10 +73,15 @@ def _network_facts(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any
     return rows
 
 
-def puzzle_rows(score: Mapping[str, Any]) -> list[Row]:
-    """Return the score of puzzles in words; nothing where it is not known."""
+def puzzle_rows(score: Mapping[str, Any], where: str) -> list[Row]:
+    """Return the score of puzzles in words; nothing where it is not known. Raises ValueError, beginning with `where`."""
     if "exact_accuracy" not in score:
         return []
+    counts = [score.get(name) for name in ("solved", "puzzles", "predicted")]
+    rates = [score.get(name) for name in ("exact_accuracy", "cell_accuracy", "mean_halting_probability")]
+    rates = rates[:2] if rates[2] is None else rates
+    if not all(type(count) is int for count in counts) or not all(type(rate) in (int, float) for rate in rates):
+        raise ValueError(f"{where}: not the score of puzzles: {show_value(counts)} and {show_value(rates)}")
     rows = [
         ("Puzzles with every cell right", f"{score['exact_accuracy']:.1%} ({score['solved']:,} of {score['puzzles']:,})"),
         ("Cells right", f"{score['cell_accuracy']:.1%}, those that the question gives among them"),

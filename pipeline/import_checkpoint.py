@@ -7,7 +7,10 @@ dataset. What goes out is read by prediction and by training, like any weights (
 import dataclasses
 import pickle
 import re
+import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from augment.outside import read_file, require_file, show_value
 from pipeline.checkpoint import save_weights
 from pipeline.config import Config
 from pipeline.data.identifiers import read_identifiers
@@ -59,6 +63,10 @@ _FIXED = {"rms_norm_eps": NORM_EPSILON, "rope_theta": ROPE_THETA}
 _NAMED = 3
 """How many keys a message names at most."""
 _ROWS_AT_ONCE = 4096
+_MOST_CONFIG_BYTES = 1 << 16
+_MOST_CHARACTERS = 500
+_ZIP_FAULTS = (zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
+"""What zipfile raises for damaged archives besides its own."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +91,7 @@ def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Pa
     is missing, and ValueError, of one line that names the file, for one that is damaged, not supported, or does not fit.
     """
     for path in (checkpoint, config, identifiers):
-        if not path.is_file():
-            raise FileNotFoundError(f"{show_path(path)}: no such file")
+        require_file(path)
     document = _read_yaml(config)
     with _naming(checkpoint):
         with doing(f"reading {show_path(checkpoint)}"):
@@ -114,15 +121,28 @@ def _naming(path: Path) -> Iterator[None]:
     """Put the name of the file that is at fault before what a ValueError says."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f"{show_path(path)}: {error}") from error
+    except (ValueError, OverflowError) as error:
+        said = str(error)
+        shown = said if len(said) <= _MOST_CHARACTERS else f"{said[:_MOST_CHARACTERS]}..."  # it may quote a value of any length
+        raise ValueError(f"{show_path(path)}: {show_path(shown)}") from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Makes plain values alone, and of every text once: a few aliases of aliases are a document of any size."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(problem="aliases are not supported", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file. Raises ValueError, naming the file, where there is none."""
+    data = read_file(path, _MOST_CONFIG_BYTES)
     with _naming(path):
         try:
-            document = yaml.safe_load(path.read_bytes())
+            document = yaml.load(data, _PlainLoader)
         except yaml.MarkedYAMLError as error:
             line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
             raise ValueError(f"not YAML: {error.problem}{line}") from error
@@ -137,6 +157,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a state dict by their published names, without prefixes; those of an archive stay on disk."""
     with path.open("rb") as file:
         archive = file.read(4) == b"PK\x03\x04"  # older files cannot be mapped
+    if archive:
+        _require_stored(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # what is wrong is told once, below
             state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=archive)
@@ -148,19 +170,35 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"expected a state dict, got {type(state).__name__}")
     keys: dict[str, str] = {}
     for key, value in state.items():
-        shown = show_name(str(key))
-        if not isinstance(key, str) or not isinstance(value, Tensor):
+        if not isinstance(key, str):
+            raise ValueError(f"expected tensors by name, but a key is of type {type(key).__name__}")
+        shown = show_name(key)
+        if not isinstance(value, Tensor):
             raise ValueError(f"expected a flat dict of tensors, but {shown} has {type(value).__name__}")
         if value.dtype not in _DTYPES or value.layout != torch.strided or value.device.type != "cpu":
             raise ValueError(
                 f"{shown} is {value.dtype} ({value.layout}, {value.device}), expected dense float32, bfloat16 or float16"
             )
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{shown} repeats its values, {tuple(value.shape)} from {value.untyped_storage().nbytes()} bytes")
         prefix = _PREFIXES.match(key)
         name = key[prefix.end() :] if prefix else key
         if name in keys:
             raise ValueError(f"{show_name(keys[name])} and {shown} are both {show_name(name)}")
         keys[name] = key
     return {name: state[key] for name, key in keys.items()}
+
+
+def _require_stored(path: Path) -> None:
+    """Raise ValueError unless all in the archive is stored as it is, as PyTorch does it, and so not larger than the file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            total = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, *_ZIP_FAULTS) as error:
+        raise ValueError(f"damaged, or not a PyTorch file: {_first_line(error)}") from error
+    if packed or total > path.stat().st_size:
+        raise ValueError("damaged, or not a PyTorch file: what is in it is compressed")
 
 
 def _row_count(state: Mapping[str, Tensor], name: str) -> int:
@@ -285,8 +323,8 @@ def _list_some(parts: Sequence[str], separator: str = ", ") -> str:
 
 
 def _shorten(value: object) -> str:
-    return show_name(value) if isinstance(value, str) else repr(value)[:60]
+    return show_name(value) if isinstance(value, str) else show_value(value)
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    return show_path((str(error).strip() or type(error).__name__).splitlines()[0][:160])

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.frame import damage_of
 from pipeline.data.sources import load_source
-from pipeline.kernel_inputs import damage_of
 from submission.causes import KaggleError
 from submission.client import push, status, submit
 from submission.format import list_notes, list_problems

@@ -14,8 +14,9 @@ import time
 import traceback
 from pathlib import Path
 
+from pipeline.data.frame import damage_of
 from pipeline.data.sources import load_source
-from pipeline.kernel_inputs import EXPECTED_GPUS, damage_of, find_data, find_gpus, find_weights, is_hidden_run
+from pipeline.kernel_inputs import EXPECTED_GPUS, find_data, find_gpus, find_weights, is_hidden_run
 from pipeline.kernel_outcome import Outcome, StartRecord
 from pipeline.kernel_plan import Plan, commit_sources, make_command, make_environment, run_folder
 from pipeline.kernel_process import Attempt, Log, Setup, Start, next_setup

@@ -3,7 +3,6 @@
 Read by `pipeline.kernel`, in the notebook's own process: no torch, no CUDA.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -53,22 +52,6 @@ def find_weights(inputs: Path, dataset: str, code: Path) -> Path | None:
         if found:
             return found[0]
     return None
-
-
-def damage_of(path: Path) -> str | None:
-    """Return in words what is wrong with the frame of a safetensors file, None where its lengths agree. No torch needed."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            return f"cut short, {size} bytes"
-        try:
-            header = json.loads(file.read(length))
-            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-            return "not a safetensors file"
-    end = 8 + length + max(ends, default=0)
-    return None if size == end else f"{size} bytes, not {end}"
 
 
 def find_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:

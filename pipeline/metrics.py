@@ -5,10 +5,12 @@ from typing import Any
 
 import orjson
 
+from augment.outside import read_file
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl that are objects; none where there is no file, and not the line that was cut short."""
-    lines = path.read_bytes().splitlines() if path.is_file() else []
+    lines = read_file(path).splitlines() if path.exists() else []
     found = []
     for line in lines:
         try:

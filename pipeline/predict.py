@@ -25,6 +25,7 @@ from pipeline.data.pack import Samples
 from pipeline.data.store import Store
 from pipeline.drafts import drafts_path, join_drafts, write_drafts
 from pipeline.piece import Alone, Answered, Crew, Piece, Solver, make_test_packs, seen_through
+from pipeline.votefile import source_name
 from pipeline.workers import Work, Workers
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,9 @@ class Predictor:
         workers: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """`workers` names the device of each worker process; without any, this process asks on `device`."""
+        self.dataset = store
         self.store, self.config = seen_through(store, weights), config
-        self.source = f"{weights.path.parent.name}/{weights.path.name}, step {weights.step}"
+        self.source = source_name(weights.path, weights.step, weights.data_hash)
         self.maker = make_test_packs(weights, self.store)
         self.crew: Crew
         if workers:

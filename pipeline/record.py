@@ -14,8 +14,11 @@ from typing import Any
 
 import orjson
 
+from augment.outside import show_path, show_value
 from eval.replace import replace_file
 from pipeline.data.select import Selection
+from pipeline.data.strictjson import read_object
+from submission.duration import MOST_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ class Record:
 
 def leave_record(arguments: argparse.Namespace, resume: bool) -> None:
     """Write the record of the command `run` into its folder, with the seconds of earlier starts where it is resumed."""
-    earlier = _earlier(arguments.out) if resume else None
+    earlier = record_if_usable(arguments.out) if resume else None
     record = Record(
         sources=tuple(arguments.source),
         train_sources=tuple(arguments.train_source),
@@ -77,13 +80,9 @@ def leave_record(arguments: argparse.Namespace, resume: bool) -> None:
 def read_record(folder: Path) -> Record | None:
     """Return the record of a run directory, None where it has none. Raises ValueError naming a damaged one."""
     path = folder / RECORD_FILE
-    if not path.is_file():
+    if not path.exists():
         return None
-    try:
-        values = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    return _parse(values, str(path))
+    return _parse(read_object(path), show_path(path))
 
 
 class Stopwatch:
@@ -97,14 +96,14 @@ class Stopwatch:
         """Add the seconds since the last call to those of `stage`; name the device where it is known by now."""
         now = time.monotonic()
         seconds, self.since = now - self.since, now
-        record = _earlier(self.folder) if self.folder else None
+        record = record_if_usable(self.folder) if self.folder else None
         if self.folder and record:
             added = {**record.seconds, stage: round(record.seconds.get(stage, 0.0) + seconds, 3)}
             values = asdict(record) | {"seconds": added, "device": device or record.device}
             _write(self.folder, Record(**values))
 
 
-def _earlier(folder: Path) -> Record | None:
+def record_if_usable(folder: Path) -> Record | None:
     """Return the record in `folder`, None where there is none that can be read: the run does not depend on it."""
     try:
         return read_record(folder)
@@ -120,9 +119,9 @@ def _write(folder: Path, record: Record) -> None:
         logger.warning("%s: cannot be written: %s", folder / RECORD_FILE, error)
 
 
-def _parse(values: Any, where: str) -> Record:
+def _parse(values: Mapping[str, Any], where: str) -> Record:
     """Return the record of plain JSON values; fields of other versions are left out."""
-    if not isinstance(values, dict) or not isinstance(values.get("sources"), list):
+    if not isinstance(values.get("sources"), list):
         raise ValueError(f"{where}: not the record of a run")
     given: dict[str, Any] = {}
     for each in fields(Record):
@@ -133,10 +132,18 @@ def _parse(values: Any, where: str) -> Record:
             right = isinstance(value, list) and all(isinstance(item, str) for item in value)
             value = tuple(value) if right else value
         elif each.name == "seconds":
-            right = isinstance(value, dict) and all(type(item) in (int, float) for item in value.values())
+            right = isinstance(value, dict) and all(_are_seconds(item) for item in value.values())
         else:
             right = type(value) is (int if each.name in ("max_side", "seed", "starts") else type(each.default))
         if not right:
-            raise ValueError(f"{where}: {each.name} cannot be {value!r}")
+            raise ValueError(f"{where}: {each.name} cannot be {show_value(value)}")
         given[each.name] = value
+    try:
+        Selection(given.get("max_side"), given.get("hold_out", False))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     return Record(**given)
+
+
+def _are_seconds(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= MOST_SECONDS  # type: ignore[operator]

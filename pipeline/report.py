@@ -17,19 +17,25 @@ from typing import Any
 import orjson
 
 from augment.grid import grid_key
+from augment.outside import show_name, show_path
 from augment.task import Solutions, Task, TaskId
+from eval.provenance import provenance_rows
 from eval.replace import replace_file
 from eval.report.entries import Attempt, Draft, InputEntry, TaskEntry
 from eval.report.page import Report, make_page
 from eval.score import score_predictions
 from pipeline.budget import Budget
 from pipeline.data.folder import MANIFEST_FILE
+from pipeline.data.select import Selection
 from pipeline.data.sources import Source, load_source
 from pipeline.data.store import Store
+from pipeline.data.strictjson import read_object
+from pipeline.data.versions import scored_outputs
 from pipeline.drafts import DRAFTS_FILE, StoredDrafts, read_drafts
 from pipeline.facts import arc_facts, puzzle_rows
 from pipeline.metrics import read_metrics
 from pipeline.record import Record, read_record
+from pipeline.votefile import VOTES_FILE, VoteFile, provenance_beside, read_votes
 from submission.format import PartialSubmission, read_submission
 
 logger = logging.getLogger(__name__)
@@ -91,11 +97,10 @@ def read_report(folder: Path, sources: Sequence[str] = ()) -> Report:
         raise FileNotFoundError(f"{folder}: no submission.json and no predictions.csv, so there is nothing to report")
     submission = read_submission(folder / "submission.json", allow_missing=True)
     known = _read_tasks(folder, record, sources)
-    votes, score_file, manifest = (
-        _read_json(folder / name) for name in ("votes.json", "score.json", f"dataset/{MANIFEST_FILE}")
-    )
+    votes, path = read_votes(folder / VOTES_FILE), folder / "submission.json"
+    score_file, manifest = (_read_json(folder / name) for name in ("score.json", f"dataset/{MANIFEST_FILE}"))
     drafts = _read_drafts(folder, known.notes)
-    entries = _entries(submission, known, votes, score_file, drafts)
+    entries = _entries(submission, known, votes, score_file, drafts, show_path(path))
     solutions = {entry.task.id: known.solutions[entry.task.id] for entry in entries if entry.task.id in known.solutions}
     predictions = {task_id: attempts for task_id, attempts in submission.items() if task_id in solutions}
     config, metrics = _read_json(folder / "config.json"), read_metrics(folder / "metrics.jsonl")
@@ -106,8 +111,11 @@ def read_report(folder: Path, sources: Sequence[str] = ()) -> Report:
         entries=entries,
         score=score_predictions(predictions, solutions) if solutions else None,
         unknown=_UNKNOWN if record else f"This folder does not say what it solved. {_UNKNOWN}",
-        facts=arc_facts(record, votes, manifest, config, metrics, entries),
-        settings=_settings(config),
+        facts=[
+            *provenance_rows(scored_outputs(solutions, known.sources, known.selection), provenance_beside(path)),
+            *arc_facts(record, votes.ranking if votes else "", manifest, config, metrics, entries),
+        ],
+        settings=_settings(config, show_path(folder / "config.json")),
         metrics=metrics,
         seconds=record.seconds if record else {},
         notes=known.notes,
@@ -121,6 +129,9 @@ class _Known:
     tasks: Mapping[TaskId, Task]
     solutions: Solutions
     notes: list[str]
+    sources: Sequence[Source]
+    """All of them, before the selection."""
+    selection: Selection | None
 
 
 def _read_tasks(folder: Path, record: Record | None, extra: Sequence[str]) -> _Known:
@@ -132,6 +143,7 @@ def _read_tasks(folder: Path, record: Record | None, extra: Sequence[str]) -> _K
     except (ValueError, FileNotFoundError) as error:
         notes.append(f"The sources of the run cannot be read any more: {error}")
     added = [load_source(spec) for spec in extra]
+    whole = [*found, *added]
     found, added = ([selection.apply(source) if selection else source for source in each] for each in (found, added))
     tasks = {task.id: task for source in found for task in source.tasks}
     if not tasks and (folder / "dataset").is_dir():
@@ -145,35 +157,37 @@ def _read_tasks(folder: Path, record: Record | None, extra: Sequence[str]) -> _K
             same = task.id in tasks and [*map(grid_key, task.test)] == [*map(grid_key, tasks[task.id].test)]
             if same and task.id in source.solutions:
                 solutions[task.id] = source.solutions[task.id]
-    return _Known(tasks, solutions, notes)
+    return _Known(tasks, solutions, notes, whole, selection)
 
 
 def _entries(
     submission: PartialSubmission,
     known: _Known,
-    votes: Mapping[str, Any],
+    votes: VoteFile | None,
     score_file: Mapping[str, Any],
     drafts: StoredDrafts,
+    where: str,
 ) -> list[TaskEntry]:
     """Return an entry for each task of the submission. Raises ValueError where it is one for other tasks."""
-    counted, ranks = _mapping(votes.get("tests")), _mapping(score_file.get("truth_ranks"))
+    counted, ranks = votes.tests if votes else {}, _mapping(score_file.get("truth_ranks"))
     entries = []
     for task_id, attempts in submission.items():
         task = known.tasks.get(task_id)
         if task is None or len(task.test) != len(attempts):
-            raise ValueError(f"submission.json has task {task_id!r}, which the sources have not, or with other test inputs")
+            raise ValueError(f"{where}: has task {show_name(task_id)}, which the sources have not, or with other test inputs")
         truths = known.solutions.get(task_id)
         tests = []
         for index, grids in enumerate(attempts):
-            count, rank = _at(counted.get(task_id), index), _at(ranks.get(task_id), index)
-            top = count["top"] if isinstance(count, dict) else None
+            voted, rank = counted.get(task_id, ()), _at(ranks.get(task_id), index)
+            count = voted[index] if index < len(voted) else None
+            top = count.top if count else None
             tests.append(
                 InputEntry(
                     attempts=tuple(_attempt(grid, top, number) for number, grid in enumerate(grids)),
-                    views=count["candidates"] if isinstance(count, dict) else None,
-                    distinct=count["distinct"] if isinstance(count, dict) else None,
+                    views=count.candidates if count else None,
+                    distinct=count.distinct if count else None,
                     truth=truths[index] if truths else None,
-                    truth_rank=rank if isinstance(rank, int) else None,
+                    truth_rank=rank if type(rank) is int else None,
                     drafts=tuple(Draft(*draft) for draft in drafts.tests.get((task_id, index), ())),
                     draft_unit=drafts.unit,
                 )
@@ -182,13 +196,13 @@ def _entries(
     return entries
 
 
-def _attempt(grid: Any, top: Sequence[Sequence[float]] | None, number: int) -> Attempt:
+def _attempt(grid: Any, top: Sequence[tuple[int, float]] | None, number: int) -> Attempt:
     """Return attempt `number`, from 0, with its votes: the attempts are the first two of `top`, after these come fallbacks."""
     if top is None:
         return Attempt(grid, None, None)
     if number >= len(top):
         return Attempt(grid, 0, None)
-    return Attempt(grid, int(top[number][0]), float(top[number][1]))
+    return Attempt(grid, *top[number])
 
 
 def _read_drafts(folder: Path, notes: list[str]) -> StoredDrafts:
@@ -205,30 +219,25 @@ def _puzzle_report(folder: Path, record: Record | None) -> Report:
     return Report(
         name=folder.resolve().name,
         sources=" + ".join(record.sources) if record else "puzzles",
-        rows=puzzle_rows(_read_json(folder / "score.json")),
+        rows=puzzle_rows(_read_json(folder / "score.json"), show_path(folder / "score.json")),
         unknown="The answers of the puzzles are not known here.",
-        facts=arc_facts(record, {}, _read_json(folder / "dataset" / MANIFEST_FILE), config, metrics, ()),
-        settings=_settings(config),
+        facts=arc_facts(record, "", _read_json(folder / "dataset" / MANIFEST_FILE), config, metrics, ()),
+        settings=_settings(config, show_path(folder / "config.json")),
         metrics=metrics,
         seconds=record.seconds if record else {},
     )
 
 
-def _settings(config: Mapping[str, Any]) -> str:
-    return orjson.dumps(config, option=orjson.OPT_INDENT_2).decode() if config else ""
+def _settings(config: Mapping[str, Any], where: str) -> str:
+    try:
+        return orjson.dumps(config, option=orjson.OPT_INDENT_2).decode() if config else ""
+    except orjson.JSONEncodeError as error:  # it writes no values as deep as it reads
+        raise ValueError(f"{where}: no settings: {error}") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; an empty one where there is no file. Raises ValueError for anything else."""
-    if not path.is_file():
-        return {}
-    try:
-        value = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected an object")
-    return value
+    return read_object(path) if path.exists() else {}
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import orjson
 import torch
 from accelerate import Accelerator
 
 from pipeline.asking import Speed, measure_speed
 from pipeline.budget import Budget
 from pipeline.checkpoint import Weights, load_weights, newest_checkpoint, newest_weights, transplant
-from pipeline.config import Config, override
+from pipeline.config import Config, override, read_config
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.engine import describe_device, fit_config, free_cache, from_main, make_accelerator, ran_out_of_memory
 from pipeline.optim import trainable
@@ -135,11 +134,8 @@ def _stored_config(plan: RunPlan) -> Config:
     stored = plan.out / "config.json"
     if not (plan.resume and stored.is_file()):
         return plan.config
-    try:
-        config = Config.from_json(orjson.loads(stored.read_bytes()))
-        return replace(config, train=replace(config.train, pieces=plan.config.train.pieces))  # memory, not what is computed
-    except ValueError as error:
-        raise ValueError(f"{stored}: {error}") from None
+    config = read_config(stored)
+    return replace(config, train=replace(config.train, pieces=plan.config.train.pieces))  # memory, not what is computed
 
 
 def _train(

@@ -13,12 +13,14 @@ import numpy as np
 
 from augment.grid import Grid, grid_key
 from augment.task import Task, TaskId
+from eval.provenance import Provenance
 from eval.vote import Ballot
 from pipeline.data.dataset import load_dataset
 from pipeline.data.puzzlestore import PuzzleStore
 from pipeline.data.select import PUBLIC_SOURCES, Selection, hold_out
 from pipeline.data.sources import Source, load_source
 from pipeline.data.store import Store
+from pipeline.votefile import provenance_beside
 from submission.format import PartialSubmission, read_submission
 
 _NAMED = 5
@@ -75,10 +77,16 @@ class RunFolder:
 
         return tally([self.candidates], self.store) if self.candidates and self.store else None
 
+    @cached_property
+    def provenance(self) -> Provenance:
+        """What the attempts rest on, as far as is known."""
+        return provenance_beside(self.submission_path)
+
     def public_sources(self) -> list[str]:
         """Return the public sources that the dataset says its tests come from."""
-        entries = self.store.manifest.get("sources", []) if self.store else []
-        named = [str(entry.get("name")) for entry in entries if entry.get("role") == "solve"]
+        entries = self.store.manifest.get("sources") if self.store else None
+        listed = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+        named = [str(entry.get("name")) for entry in listed if entry.get("role") == "solve"]
         return [name for name in named if name in PUBLIC_SOURCES]
 
     def tests(self) -> dict[TaskId, tuple[Grid, ...] | None]:

@@ -3,19 +3,23 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 
 from augment.grid import Grid, grid_key
+from augment.outside import show_name, show_path
 from augment.task import Task, TaskId
 from augment.transform import Transform, transform_from_int, transform_to_int
 from eval.compare import compare, format_comparison
+from eval.provenance import Scored
 from eval.score import Predictions
 from eval.terminal import look_of
 from eval.verdict import Attempt, Verdict, draw_text
 from pipeline.data.select import Selection, find_task
-from pipeline.data.sources import read_solutions
+from pipeline.data.sources import load_source, read_solutions
+from pipeline.data.versions import scored_outputs
 from pipeline.run_folder import Asked, RunFolder, asked_tasks, places_of
 from submission.format import PartialSubmission, fill_submission, read_submission
 
@@ -72,7 +76,8 @@ def verdicts_of(asked: Asked, submission: PartialSubmission, folder: RunFolder |
     ballot = folder.ballot if folder else None
     task, given, verdicts = asked.task, submission.get(asked.task.id, []), []
     if given and len(given) != len(task.test):
-        raise ValueError(f"task {task.id}: {len(task.test)} test inputs, but attempts for {len(given)}")
+        where = f"{show_path(folder.submission_path)}: " if folder else ""
+        raise ValueError(f"{where}task {show_name(task.id)}: {len(task.test)} test inputs, but attempts for {len(given)}")
     for index in range(len(task.test)):
         grids = given[index] if given else ()
         truth = asked.truth[index] if asked.truth else None
@@ -124,14 +129,19 @@ def compare_runs(arguments: argparse.Namespace, _: float) -> int:
     folders = [RunFolder(path, arguments.data) for path in arguments.runs]
     if len({folder.submission_path.resolve() for folder in folders}) < len(folders):
         raise ValueError("one of the runs is named twice")
-    solutions, source = _solutions(arguments, folders)
+    solutions, source, scored = _solutions(arguments, folders)
     voting = [folder for folder in folders if folder.candidates and folder.store]
     pooled: Predictions | None = None
     if arguments.pool and not voting:
         raise ValueError("there are no votes to pool: no folder has candidates, and a dataset beside them or in --data")
     if arguments.pool or len(voting) > 1:
         pooled = _pool(voting, arguments)
-    found = compare({str(folder.path): folder.submission for folder in folders}, solutions, pooled, len(voting))
+    names = [show_path(folder.path) for folder in folders]
+    found = compare(
+        {name: folder.submission for name, folder in zip(names, folders, strict=True)}, solutions, pooled, len(voting)
+    )
+    provenance = {name: folder.provenance for name, folder in zip(names, folders, strict=True)}
+    found = replace(found, scored=scored, provenance=provenance)
     print(format_comparison(found, source, solutions))
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -141,10 +151,13 @@ def compare_runs(arguments: argparse.Namespace, _: float) -> int:
     return 0
 
 
-def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder]) -> tuple[dict[TaskId, tuple[Grid, ...]], str]:
-    """Return what to judge by, and its name: a file, the sources that are named, or the public ones of the runs."""
+def _solutions(
+    arguments: argparse.Namespace, folders: Sequence[RunFolder]
+) -> tuple[dict[TaskId, tuple[Grid, ...]], str, Scored | None]:
+    """Return what to judge by, its name and what it is: a file, the sources that are named, or the public ones of the runs."""
     if arguments.solutions:
-        return read_solutions(arguments.solutions), str(arguments.solutions)
+        given = read_solutions(arguments.solutions)
+        return given, str(arguments.solutions), scored_outputs(given)
     selection = Selection(arguments.max_side, arguments.hold_out)
     specs = arguments.source or list(dict.fromkeys(spec for folder in folders for spec in folder.public_sources()))
     if not specs:
@@ -154,7 +167,7 @@ def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder]) -> t
     solutions = {task_id: each.truth for task_id, each in asked.items() if each.truth}
     if not solutions:
         raise ValueError(f"the test outputs of {' + '.join(specs)} are not known, so there is nothing to compare by")
-    return solutions, " + ".join(specs)
+    return solutions, " + ".join(specs), scored_outputs(solutions, map(load_source, specs), selection)
 
 
 def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predictions | None:
@@ -171,5 +184,5 @@ def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predic
     tasks = store.tasks_to_solve()
     if arguments.pool:
         arguments.pool.parent.mkdir(parents=True, exist_ok=True)
-        return write_attempts(arguments.pool, ballot, tasks, arguments.ranking).submission
+        return write_attempts(arguments.pool, ballot, tasks, arguments.ranking, store).submission
     return fill_submission(tasks, ballot.predictions(tasks, arguments.ranking)).submission

@@ -19,12 +19,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from augment.outside import read_file, show_name, show_path
 from eval.replace import replace_file, replacing
+from pipeline.data.frame import damage_of
+from pipeline.data.strictjson import parse_json
 
 logger = logging.getLogger(__name__)
 
 _CHECKSUM = "checksum"
 _CHUNK_BYTES = 1 << 24
+_DTYPES = (
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool),
+)
+_MOST_DIMENSIONS = 8
+_SAID_CHARACTERS = 160
+"""Of what a library says of a file, which may quote all of its header."""
 _THREADS = 4
 """Of the checksum; a library of 2022 or older has no more than 1 GB/s in each."""
 
@@ -52,26 +62,42 @@ def _disk_error(error: SafetensorError) -> OSError:
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and metadata of a safetensors file. Raises Damaged, a ValueError that names the file."""
+    damage = damage_of(path)
+    if damage:
+        raise Damaged(f"{show_path(path)}: damaged or not a safetensors file ({damage})")
     try:
         with safe_open(str(path), "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it has no other iterator
             metadata = dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise Damaged(f"{path}: damaged or not a safetensors file ({error})") from None
+    except (SafetensorError, TypeError, ValueError, RuntimeError) as error:  # a shape beyond all bounds is any of them
+        raise _damaged(path, error) from None
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES or tensor.ndim > _MOST_DIMENSIONS:
+            raise Damaged(
+                f"{show_path(path)}: {show_name(name)} is {tensor.ndim}-dimensional {tensor.dtype}, as none of ours is"
+            )
     stored = metadata.pop(_CHECKSUM, None)
     if stored is not None and stored != _checksum(tensors, metadata):
-        raise Damaged(f"{path}: damaged, its content does not have the checksum that was written with it")
+        raise Damaged(f"{show_path(path)}: damaged, its content does not have the checksum that was written with it")
     return tensors, metadata
 
 
 def read_checksum(path: Path) -> str | None:
     """Return the checksum that a safetensors file says it has, None where it says none. Raises Damaged."""
+    damage = damage_of(path)
+    if damage:
+        raise Damaged(f"{show_path(path)}: damaged or not a safetensors file ({damage})")
     try:
         with safe_open(str(path), "pt") as file:
             checksum: str | None = (file.metadata() or {}).get(_CHECKSUM)
             return checksum
     except SafetensorError as error:
-        raise Damaged(f"{path}: damaged or not a safetensors file ({error})") from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> Damaged:
+    said = show_path(str(error)[:_SAID_CHARACTERS])
+    return Damaged(f"{show_path(path)}: damaged or not a safetensors file ({said})")
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -116,15 +142,20 @@ def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_checked_json(path: Path) -> dict[str, Any]:
     """Return the object that `write_checked_json` wrote, or one without a checksum. Raises Damaged."""
+    data = read_file(path)
     try:
-        value = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise Damaged(f"{path}: damaged: {error}") from None
+        value = parse_json(data, f"{show_path(path)}: damaged")
+    except ValueError as error:
+        raise Damaged(str(error)) from None
     if not isinstance(value, dict):
-        raise Damaged(f"{path}: damaged, expected an object")
+        raise Damaged(f"{show_path(path)}: damaged, expected an object")
     stored = value.pop(_CHECKSUM, None)
-    if stored is not None and stored != _json_checksum(value):
-        raise Damaged(f"{path}: damaged, its content does not have the checksum that was written with it")
+    try:
+        matches = stored is None or stored == _json_checksum(value)
+    except orjson.JSONEncodeError as error:  # it writes no values as deep as it reads
+        raise Damaged(f"{show_path(path)}: damaged: {error}") from None
+    if not matches:
+        raise Damaged(f"{show_path(path)}: damaged, its content does not have the checksum that was written with it")
     return value
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import orjson
 
+from augment.outside import show_path
 from augment.task import Task
 from eval.vote import Ballot, pool_ballots
 from pipeline.budget import Budget
@@ -15,13 +15,11 @@ from pipeline.data.store import Store
 from pipeline.data.watch import watch
 from pipeline.predict import Predictor
 from pipeline.tensorfiles import write_json
+from pipeline.votefile import VOTES_FILE, describe_votes, read_votes
 from submission.duration import format_duration
 from submission.format import FilledSubmission, fill_submission, write_submission
 
 logger = logging.getLogger(__name__)
-
-TOP = 5
-"""Grids of a test input whose votes are told beside the submission; the first two are its attempts."""
 
 
 def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Sequence[Task], resume: bool = False) -> Ballot:
@@ -33,7 +31,7 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
     """
     folder, path, ranking = out / "candidates", out / "submission.json", predictor.config.ranking
     unwritten: OSError | None = None
-    earlier = _views_before(out / "votes.json")
+    earlier = _views_before(out / VOTES_FILE)
     if not resume:
         clear_candidates(folder)
     ballot = Ballot(predictor.source)
@@ -44,14 +42,14 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
         views = kept[-1][1].views
         logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), views)
         if views >= earlier:
-            write_attempts(path, ballot, tasks, ranking)
+            write_attempts(path, ballot, tasks, ranking, predictor.dataset)
     for done in predictor.rounds(folder, budget, len(kept)):
         count_votes(ballot, done.found, predictor.store)
         stays = done.views < min(earlier, predictor.most_views)
         filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
         if not stays:
             try:
-                _put(path, filled, ballot, tasks, ranking)
+                _put(path, filled, ballot, tasks, ranking, predictor.dataset)
                 unwritten = None
             except OSError as error:  # the next round may find room again
                 logger.error("the submission of before stays: %s", error)
@@ -71,13 +69,11 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
 
 def _views_before(path: Path) -> int:
     """Return how many views the votes of an earlier prediction rest on; 0 where there are none."""
-    if not path.is_file():
-        return 0
     try:
-        views = orjson.loads(path.read_bytes()).get("views_most", 0)
-    except (orjson.JSONDecodeError, AttributeError):
+        votes = read_votes(path)
+    except (ValueError, OSError):  # they are written anew
         return 0
-    return views if isinstance(views, int) else 0
+    return votes.views[1] if votes else 0
 
 
 def count_votes(ballot: Ballot, candidates: Candidates, store: Store) -> None:
@@ -106,47 +102,28 @@ def tally(folders: Sequence[Path], store: Store) -> Ballot:
             if origin.tests_hash != store.tests_hash:
                 raise ValueError(f"{path}: candidates for other tests than those of the dataset")
             name = f"{folder}: {origin.source}"
-            count_votes(ballots.setdefault(name, Ballot(name)), candidates, store)
+            try:
+                count_votes(ballots.setdefault(name, Ballot(name)), candidates, store)
+            except ValueError as error:
+                raise ValueError(f"{show_path(path)}: {error}") from None
     return pool_ballots(list(ballots.values()))
 
 
-def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: str) -> FilledSubmission:
+def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: str, dataset: Store) -> FilledSubmission:
     """Put the attempts that `ballot` chooses at `path`, complete; `votes.json` beside it says where they come from.
 
-    Raises OSError where the submission cannot be written; without the votes it is as good.
+    `dataset` is what was asked, as it lies on disk. Raises OSError where the submission cannot be written; without the votes it
+    is as good.
     """
     filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
-    _put(path, filled, ballot, tasks, ranking)
+    _put(path, filled, ballot, tasks, ranking, dataset)
     return filled
 
 
-def _put(path: Path, filled: FilledSubmission, ballot: Ballot, tasks: Sequence[Task], ranking: str) -> None:
+def _put(path: Path, filled: FilledSubmission, ballot: Ballot, tasks: Sequence[Task], ranking: str, dataset: Store) -> None:
     write_submission(path, filled.submission, tasks)
-    tallies = [ballot.tally(task.id, index) for task in tasks for index in range(len(task.test))]
-    counts = [tally.candidates for tally in tallies]
-    report = {
-        "sources": list(ballot.sources),
-        "ranking": ranking,
-        "views_least": min(counts, default=0),
-        "views_most": max(counts, default=0),
-        "empty_candidates": sum(tally.empty for tally in tallies),
-        "without_prediction": [list(place) for place in filled.without_prediction],
-        "with_one_prediction": [list(place) for place in filled.with_one_prediction],
-        "tests": {task.id: [_votes(ballot, task, index, ranking) for index in range(len(task.test))] for task in tasks},
-    }
+    report = describe_votes(ballot, filled, tasks, ranking, path.read_bytes(), dataset)
     try:
-        write_json(path.with_name("votes.json"), report)
+        write_json(path.with_name(VOTES_FILE), report)
     except OSError as error:
         logger.warning("how the views voted is not kept: %s", error)
-
-
-def _votes(ballot: Ballot, task: Task, index: int, ranking: str) -> dict[str, object]:
-    """Return how the views of a test input voted; `top` has the count and the mean halting probability of the best grids."""
-    counted = ballot.tally(task.id, index)
-    best = ballot.top(task.id, index, TOP, ranking)
-    return {
-        "candidates": counted.candidates,
-        "distinct": counted.distinct,
-        "empty": counted.empty,
-        "top": [[candidate.count, round(candidate.mean_probability, 4)] for candidate in best],
-    }

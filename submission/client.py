@@ -20,7 +20,7 @@ from eval.replace import replace_file
 from submission.causes import LOST, KaggleError, explain
 from submission.notebook import read_ready_folder
 from submission.secret import mask, refuse_tokens
-from submission.settings import KaggleSettings
+from submission.settings import KaggleSettings, read_values
 
 logger = logging.getLogger(__name__)
 
@@ -148,12 +148,15 @@ def submit(folder: Path, message: str, version: int | None = None, dry_run: bool
 def _pushed_version(folder: Path) -> int:
     path = folder / "pushed.json"
     try:
-        return int(json.loads(path.read_bytes())["version"])
+        version = read_values(path)["version"]
+        if type(version) is not int or version < 1:
+            raise ValueError("versions count from 1")
+        return version
     except FileNotFoundError:
         raise KaggleError(
             f"{folder} was not pushed yet: `python -m pipeline kaggle push {folder}`, or say --version N"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError):
         raise KaggleError(f"{path} is damaged: push again, or say --version N") from None
 
 
@@ -201,7 +204,7 @@ def _check_metadata(folder: Path, settings: KaggleSettings) -> None:
     """Raise KaggleError where the notebook's metadata are not those of the settings: the client would push it all the same."""
     path = folder / "notebook" / "kernel-metadata.json"
     try:
-        metadata = json.loads(path.read_bytes())
+        metadata = read_values(path)
         right = (metadata["id"], metadata["title"]) == (settings.notebook, settings.notebook_title)
     except (OSError, ValueError, KeyError, TypeError):
         right = False

@@ -3,16 +3,23 @@
 import math
 import re
 
+from augment.outside import show_value
+
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+MOST_SECONDS = 10_000 * 3600.0
 
 
 def parse_duration(text: str) -> float:
     """Return the seconds of a duration such as `90s`, `25m` or `11h30m`. Raises ValueError for anything else."""
     match = _DURATION.fullmatch(text.strip().lower())
     if not match or not any(match.groups()):
-        raise ValueError(f"a duration reads like 90s, 25m or 11h30m, got {text!r}")
+        raise ValueError(f"a duration reads like 90s, 25m or 11h30m, got {show_value(text)}")
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    total = hours * 3600 + minutes * 60 + seconds
+    if total > MOST_SECONDS:
+        raise ValueError(f"a duration is 10,000 hours at most, got {show_value(text)}")
+    return total
 
 
 def format_duration(seconds: float) -> str:

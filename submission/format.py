@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 
 from augment.grid import Grid, grid_key, parse_grid
+from augment.outside import read_file, require_file, require_modest, show_path
 from augment.task import Task, TaskId
 from eval.replace import replace_file
 from eval.vote import choose_attempts
@@ -95,7 +96,7 @@ def write_submission(path: Path, submission: Submission, tasks: Sequence[Task]) 
     Whatever happens, `path` holds either the file that was there before or the whole new one. Raises ValueError when a
     task, a test input or an attempt is missing, unknown or no grid, and OSError (say, on a full disk).
     """
-    _raise_first(str(path), list(_problems_in_memory(submission, tasks)))
+    _raise_first(show_path(path), list(_problems_in_memory(submission, tasks)))
     document = {
         task.id: [
             {name: grid.tolist() for name, grid in zip(ATTEMPT_NAMES, attempts, strict=True)}
@@ -119,7 +120,7 @@ def read_submission(path: Path, allow_missing: bool = False) -> Submission | Par
     what is wrong and how many more problems there are; OSError when the file cannot be read.
     """
     content = _parse(_load(path), allow_missing)
-    _raise_first(str(path), content.problems)
+    _raise_first(show_path(path), content.problems)
     return content.submission
 
 
@@ -128,7 +129,7 @@ def check_submission(path: Path, tasks: Sequence[Task]) -> None:
 
     Raises a ValueError of one line with the first problem and the number of others; OSError when it cannot be read.
     """
-    _raise_first(str(path), _problems_in_file(_load(path), tasks))
+    _raise_first(show_path(path), _problems_in_file(_load(path), tasks))
 
 
 def list_problems(path: Path, tasks: Sequence[Task]) -> list[str]:
@@ -137,13 +138,13 @@ def list_problems(path: Path, tasks: Sequence[Task]) -> list[str]:
     Of every grid it is the first problem, and of a file that is far too large or cannot be parsed that alone. Raises OSError
     when the file cannot be read.
     """
-    size, most = path.stat().st_size, MOST_BYTES_PER_TEST_INPUT * (1 + sum(len(task.test) for task in tasks))
+    size, most = require_file(path), MOST_BYTES_PER_TEST_INPUT * (1 + sum(len(task.test) for task in tasks))
     if size > most:
         return [f"{size:,} bytes: a submission for {len(tasks)} tasks has at most {most:,}, even if it is widely indented"]
     try:
         document = _load(path)
     except ValueError as error:
-        return [str(error).removeprefix(f"{path}: ")]
+        return [str(error).removeprefix(f"{show_path(path)}: ")]
     return _problems_in_file(document, tasks)
 
 
@@ -223,14 +224,16 @@ class JsonObject(dict[str, object]):
 
 
 def _load(path: Path) -> JsonObject:
+    data, where = read_file(path), show_path(path)
+    require_modest(data, where)
     try:
-        document = json.loads(path.read_bytes().decode(), object_pairs_hook=JsonObject)
+        document = json.loads(data.decode(), object_pairs_hook=JsonObject)
     except ValueError as error:  # also what is wrong with UTF-8 and with numbers of thousands of digits
-        raise ValueError(f"{path}: not a JSON file: {error}") from error
+        raise ValueError(f"{where}: not a JSON file: {error}") from error
     except RecursionError as error:
-        raise ValueError(f"{path}: not a submission: lists are nested too deeply") from error
+        raise ValueError(f"{where}: not a submission: lists are nested too deeply") from error
     if not isinstance(document, JsonObject):
-        raise ValueError(f"{path}: not a submission: expected an object by task id, got {type(document).__name__}")
+        raise ValueError(f"{where}: not a submission: expected an object by task id, got {type(document).__name__}")
     return document
 
 

@@ -14,8 +14,9 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from augment.outside import show_path
 from submission.secret import refuse_tokens
-from submission.settings import KaggleSettings, parse_settings
+from submission.settings import KaggleSettings, parse_settings, read_values
 
 PACKAGES = ("augment", "eval", "submission", "pipeline")
 BESIDE = ("LICENSE", "requirements.txt", "README.md")
@@ -118,10 +119,11 @@ def read_ready_folder(folder: Path) -> KaggleSettings:
     if not is_ready_folder(folder):
         raise FileNotFoundError(f"{folder}: not a ready folder; `python -m pipeline kaggle notebook --out {folder}` makes one")
     path = folder / "settings.json"
+    values = read_values(path)
     try:
-        return parse_settings(json.loads(path.read_bytes()))
+        return parse_settings(values)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{show_path(path)}: {error}") from None
 
 
 def make_notebook(settings: KaggleSettings) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """The settings of a Kaggle entry: one small TOML file, written once with comments, read by every `kaggle` command."""
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -7,12 +8,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from augment.outside import read_file, show_path, show_value
 from submission.duration import parse_duration
 
 ACCELERATORS = ("NvidiaTeslaT4", "NvidiaL4", "none")
 """Kaggle's names of machine shapes: 2 x T4 with 16 GB each, 4 x L4 with 24 GB each; none is a machine without GPUs."""
 
 SPLITS = ("training", "evaluation")
+
+MOST_BYTES = 1 << 20
+"""Of a file of settings."""
 
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SOURCE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9-]+")
@@ -73,21 +78,21 @@ class KaggleSettings:
             if not value:
                 raise ValueError(f"{name} is empty")
             if not _SLUG.fullmatch(value.lower() if name == "user" else value):
-                raise ValueError(f"{name} = {value!r}: expected letters, digits and single hyphens, as in an address")
+                raise ValueError(f"{name} = {show_value(value)}: expected letters, digits and single hyphens, as in an address")
         if not 6 <= len(self.code_dataset) <= 50:
-            raise ValueError(f"code_dataset = {self.code_dataset!r}: Kaggle wants 6 to 50 characters")
+            raise ValueError(f"code_dataset = {show_value(self.code_dataset)}: Kaggle wants 6 to 50 characters")
         if not re.fullmatch(r"[A-Za-z0-9 ._-]+", self.notebook_title):  # Kaggle makes an address of others in its own way
             raise ValueError(
-                f"notebook_title = {self.notebook_title!r}: letters a to z, digits, spaces, dots and hyphens alone"
+                f"notebook_title = {show_value(self.notebook_title)}: letters a to z, digits, spaces, dots and hyphens alone"
             )
         if len(self.notebook_title) < 5 or len(self.notebook_slug) < 5:
-            raise ValueError(f"notebook_title = {self.notebook_title!r}: Kaggle wants at least 5 letters and digits")
+            raise ValueError(f"notebook_title = {show_value(self.notebook_title)}: Kaggle wants at least 5 letters and digits")
         if self.weights_dataset and not _SOURCE.fullmatch(self.weights_dataset):
-            raise ValueError(f"weights_dataset = {self.weights_dataset!r}: expected OWNER/NAME")
+            raise ValueError(f"weights_dataset = {show_value(self.weights_dataset)}: expected OWNER/NAME")
         if self.accelerator not in ACCELERATORS:
-            raise ValueError(f"accelerator = {self.accelerator!r}: expected one of {', '.join(ACCELERATORS)}")
+            raise ValueError(f"accelerator = {show_value(self.accelerator)}: expected one of {', '.join(ACCELERATORS)}")
         if not set(self.train_splits) <= set(SPLITS):
-            raise ValueError(f"train_splits = {list(self.train_splits)}: expected some of {', '.join(SPLITS)}")
+            raise ValueError(f"train_splits = {show_value(self.train_splits)}: expected some of {', '.join(SPLITS)}")
         if self.seed < 0 or self.commit_tasks < 1:
             raise ValueError("seed must not be negative, and commit_tasks at least 1")
         for name in ("time_limit", "reserve", "commit_time_limit"):
@@ -96,7 +101,7 @@ class KaggleSettings:
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
             if not seconds:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: expected more than nothing")
+                raise ValueError(f"{name} = {show_value(getattr(self, name))}: expected more than nothing")
         if parse_duration(self.reserve) >= parse_duration(self.time_limit):
             raise ValueError(f"reserve = {self.reserve!r} leaves nothing of time_limit = {self.time_limit!r}")
 
@@ -122,13 +127,29 @@ def write_settings(path: Path) -> None:
 
 def read_settings(path: Path) -> KaggleSettings:
     """Return the settings of a file. Raises FileNotFoundError, or ValueError of one line that names file and field."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such settings file; `python -m pipeline kaggle init` writes one")
+    if not path.exists():
+        raise FileNotFoundError(f"{show_path(path)}: no such settings file; `python -m pipeline kaggle init` writes one")
+    data = read_file(path, MOST_BYTES)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return parse_settings(values)
+        return parse_settings(tomllib.loads(data.decode()))
     except ValueError as error:  # TOML that cannot be read, and bytes that are no text, are ValueErrors too
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{show_path(path)}: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{show_path(path)}: not TOML of settings: nested too deeply") from None
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a small file beside a notebook. Raises FileNotFoundError or ValueError, of one line."""
+    data = read_file(path, MOST_BYTES)
+    try:
+        values = json.loads(data.decode())
+    except ValueError as error:
+        raise ValueError(f"{show_path(path)}: not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{show_path(path)}: not JSON of settings: nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{show_path(path)}: expected an object, got {type(values).__name__}")
+    return values
 
 
 def parse_settings(values: Mapping[str, Any]) -> KaggleSettings:
@@ -137,14 +158,14 @@ def parse_settings(values: Mapping[str, Any]) -> KaggleSettings:
     given: dict[str, Any] = {"user": "", "competition": ""}
     for name, value in values.items():
         if name not in known:
-            raise ValueError(f"unknown setting {name!r}; one of: {', '.join(known)}")
+            raise ValueError(f"unknown setting {show_value(name)}; one of: {', '.join(known)}")
         kind = known[name]
         if kind == tuple[str, ...]:
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-                raise ValueError(f"{name} must be a list of texts, got {value!r}")
+                raise ValueError(f"{name} must be a list of texts, got {show_value(value)}")
             given[name] = tuple(value)
         elif type(value) is not kind:
-            raise ValueError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {value!r}")
+            raise ValueError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {show_value(value)}")
         else:
             given[name] = value
     return KaggleSettings(**given)

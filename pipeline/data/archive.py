@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from augment.outside import require_file
 from pipeline.data.strictjson import show_name, show_path
 
 MAX_FILE_BYTES = 1 << 28
@@ -60,6 +61,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     Raises ValueError, naming the file, if it is no zip or what is in it would be larger than the bounds above; OSError if
     it cannot be read.
     """
+    require_file(path)
     with path.open("rb") as file:
         with _explain(f"{show_path(path)}: not a zip archive"):
             archive = zipfile.ZipFile(file)

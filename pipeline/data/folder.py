@@ -13,13 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import safetensors.numpy
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
+from augment.outside import show_path, show_value
 from eval.replace import replace_file
-from pipeline.data.strictjson import show_path
+from pipeline.data.frame import damage_of
+from pipeline.data.strictjson import read_object
 
 ARRAYS_FILE = "store.safetensors"
 MANIFEST_FILE = "manifest.json"
+
+_DTYPE_NAMES = {"U8": "uint8", "I32": "int32", "U32": "uint32", "I64": "int64", "F32": "float32", "F64": "float64"}
+"""Of those that are or might be met, by the name that safetensors has for them."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 ArrayTypes = Mapping[str, tuple[np.dtype[Any], int]]
@@ -50,16 +55,11 @@ def read_manifest(folder: Path, formats: Collection[str]) -> dict[str, Any]:
     Raises ValueError, of one line that names the file, where it is not the manifest of such a dataset.
     """
     path = folder / MANIFEST_FILE
-    try:
-        manifest = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"{show_path(path)}: not JSON: {error}") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if not isinstance(manifest, dict) or found not in formats:
-        expected = " or ".join(map(repr, formats))
-        raise ValueError(
-            f"{show_path(path)}: not the manifest of a dataset of this version: expected format {expected}, got {found!r}"
-        )
+    manifest = read_object(path)
+    found = manifest.get("format")
+    if found not in formats:
+        what = f"expected format {' or '.join(map(repr, formats))}, got {show_value(found)}"
+        raise ValueError(f"{show_path(path)}: not the manifest of a dataset of this version: {what}")
     return manifest
 
 
@@ -69,19 +69,28 @@ def read_arrays(folder: Path, types: ArrayTypes) -> Arrays:
     Raises ValueError, of one line that names the file, where they are others.
     """
     where = show_path(folder / ARRAYS_FILE)
+    damage = damage_of(folder / ARRAYS_FILE)
+    if damage:
+        raise ValueError(f"{where}: truncated or not a safetensors file: {damage}")
     try:
-        arrays: Arrays = safetensors.numpy.load_file(folder / ARRAYS_FILE)
+        with safe_open(str(folder / ARRAYS_FILE), "np") as file:
+            kinds = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it has no other iterator
+            _require_types({name: (each.get_dtype(), len(each.get_shape())) for name, each in kinds.items()}, types, where)
+            return {name: file.get_tensor(name) for name in kinds}
     except SafetensorError as error:
-        raise ValueError(f"{where}: truncated or not a safetensors file: {error}") from error
-    if set(arrays) != set(types):
-        missing, foreign = sorted(set(types) - set(arrays)), sorted(set(arrays) - set(types))
-        raise ValueError(f"{where}: not the arrays of a dataset: missing {missing}, unknown {foreign}")
-    for name, array in arrays.items():
-        dtype, dimensions = types[name]
-        if array.dtype != dtype or array.ndim != dimensions:
-            expected = f"{dimensions}-dimensional {dtype}"
-            raise ValueError(f"{where}: {name} must be {expected}, got {array.ndim}-dimensional {array.dtype}")
-    return arrays
+        said = show_path(str(error)[:160])  # it may quote all of the header
+        raise ValueError(f"{where}: truncated or not a safetensors file: {said}") from error
+
+
+def _require_types(found: Mapping[str, tuple[str, int]], types: ArrayTypes, where: str) -> None:
+    """Raise ValueError unless `found`, dtypes as safetensors names them and numbers of dimensions, are those of `types`."""
+    if set(found) != set(types):
+        missing, foreign = sorted(set(types) - set(found)), sorted(set(found) - set(types))
+        raise ValueError(f"{where}: not the arrays of a dataset: missing {show_value(missing)}, unknown {show_value(foreign)}")
+    for name, (dtype, dimensions) in types.items():
+        kind, count = _DTYPE_NAMES.get(found[name][0], found[name][0]), found[name][1]
+        if (kind, count) != (dtype.name, dimensions):
+            raise ValueError(f"{where}: {name} must be {dimensions}-dimensional {dtype}, got {count}-dimensional {kind}")
 
 
 def check_arrays(folder: Path, faults: Iterable[str], data_hash: Callable[[], str], expected_hash: object) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from augment.color import IDENTITY_COLORS
 from augment.dihedral import DIHEDRALS
 from augment.grid import COLORS
+from augment.outside import read_file
 from augment.task import TaskId
 from augment.transform import TRANSFORMS, Codes, encode_transforms
 from pipeline.data.puzzlekind import PUZZLE_TASK
@@ -52,8 +53,9 @@ def read_identifiers(path: Path, rows: int) -> PublishedViews:
     the new color of each color. Blank rows are left out; where there are no others, the one there is belongs to the task
     "puzzle". Raises ValueError, of one line that names the file, for anything else, and where a view has two names.
     """
+    data = read_file(path)
     try:
-        names = _names_by_position(parse_json(path.read_bytes(), "identifiers"))
+        names = _names_by_position(parse_json(data, "identifiers"))
         if len(names) != rows:
             raise ValueError(f"{len(names)} identifiers, expected {rows}, one for each row of the task memory")
         if names[0] != BLANK:

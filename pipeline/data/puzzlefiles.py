@@ -5,20 +5,26 @@ comes from outside never raises anything but ValueError, with one line that name
 """
 
 import csv
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import compress, islice
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 
 from augment.canvas import Tokens
+from augment.outside import require_file
 from pipeline.data.puzzlekind import Booleans, PuzzleKind
 from pipeline.data.strictjson import show_name, show_path
 from pipeline.data.watch import Progress
 
 ROWS_AT_ONCE = 1 << 12
+MOST_BYTES = 1 << 32
+"""Of a file; that of all puzzles of Sudoku-Extreme is a fifth of it."""
+MOST_LINE_CHARACTERS = 1 << 18
+"""A longer line is taken for several, none of which is a puzzle."""
 FAULTS_SHOWN = 3
 """Bad lines that a message describes; it counts the others."""
 
@@ -30,8 +36,10 @@ def read_puzzle_file(path: Path, kind: PuzzleKind, with_answers: bool = True) ->
     Empty lines are skipped. Raises ValueError where a line is wrong or there is no puzzle.
     """
     where = show_path(path)
+    if require_file(path) > MOST_BYTES:
+        raise ValueError(f"{where}: too large: {MOST_BYTES:,} bytes are read at most")
     with path.open(encoding="utf-8-sig", newline="\n") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(_lines(file), strict=True)
         try:
             header = next(filter(None, reader), None)
             if header is None:
@@ -50,10 +58,15 @@ def read_puzzle_file(path: Path, kind: PuzzleKind, with_answers: bool = True) ->
     return table.finish()
 
 
+def _lines(file: TextIO) -> Iterator[str]:
+    """Yield the lines of a file, one that is longer than any can be in pieces."""
+    return iter(lambda: file.readline(MOST_LINE_CHARACTERS), "")
+
+
 def _describe_encoding(path: Path, error: UnicodeDecodeError) -> str:
     """Return which line of a file is not UTF-8."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_CHARACTERS), b""), 1):
             try:
                 line.decode()
             except UnicodeDecodeError as fault:

@@ -17,6 +17,7 @@ import orjson
 
 from augment.canvas import Tokens
 from augment.dihedral import DIHEDRALS
+from augment.outside import show_value
 from augment.sudoku import symmetry_invariants
 from augment.task import TaskId
 from augment.transform import Codes
@@ -231,7 +232,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     for name in ("augmentations", "seed"):
         value = manifest.get(name)
         if type(value) is not int or value < 0:
-            raise ValueError(f"{where}: {name} must be a number from 0 on, got {str(value)[:40]!r}")
+            raise ValueError(f"{where}: {name} must be a number from 0 on, got {show_value(value)}")
     most = PUZZLE_KINDS[manifest["kind"]].most_views
     if most is not None and manifest["augmentations"] > most:
         raise ValueError(f"{where}: augmentations must be 0..{most}, got {manifest['augmentations']}")

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from augment.grid import Grid, grid_key, parse_grid
+from augment.outside import read_file
 from augment.task import Pair, Solutions, Task, TaskId
 from pipeline.data.archive import open_archive
 from pipeline.data.puzzlekind import PUZZLE_KINDS
@@ -91,9 +92,7 @@ def read_solutions(path: Path) -> dict[TaskId, tuple[Grid, ...]]:
 
     Raises ValueError or FileNotFoundError, one line that names the file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{show_path(path)}: no such file")
-    return parse_bare_solutions(path.read_bytes(), show_path(path))
+    return parse_bare_solutions(read_file(path), show_path(path))
 
 
 def content_hash(tasks: Iterable[Task], solutions: Solutions | None = None) -> str:
@@ -152,7 +151,7 @@ def _load_kaggle(spec: str, rest: str, with_solutions: bool) -> TasksAndSolution
     if not challenges.is_file():
         there = [name for name in SPLITS if (folder / f"arc-agi_{name}_challenges.json").is_file()]
         raise FileNotFoundError(f"{show_path(challenges)}: no such file; splits in this folder: {', '.join(there) or 'none'}")
-    loaded = parse_challenges(challenges.read_bytes(), show_path(challenges), with_solutions)
+    loaded = parse_challenges(read_file(challenges), show_path(challenges), with_solutions)
     return _add_solutions(loaded, challenges, with_solutions)
 
 
@@ -170,7 +169,7 @@ def _load_json(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
         return _load_folder(path, with_solutions)
     if not path.exists():
         raise FileNotFoundError(f"{show_path(path)}: no such file or folder")
-    loaded = parse_task_or_challenges(path.read_bytes(), show_path(path), path.stem, with_solutions)
+    loaded = parse_task_or_challenges(read_file(path), show_path(path), path.stem, with_solutions)
     return _add_solutions(loaded, path, with_solutions)
 
 
@@ -183,7 +182,7 @@ def _load_folder(folder: Path, with_solutions: bool) -> TasksAndSolutions:
         where = show_path(path)
         if path.name.endswith("_challenges.json"):
             raise ValueError(f"{where}: not the file of one task; read it as json:{where} or kaggle:{show_path(folder)}")
-        one, known = parse_task_file(path.read_bytes(), where, task_id, with_solutions)
+        one, known = parse_task_file(read_file(path), where, task_id, with_solutions)
         tasks += one
         solutions |= known
     return tuple(tasks), solutions
@@ -197,7 +196,7 @@ def _add_solutions(loaded: TasksAndSolutions, path: Path, with_solutions: bool) 
     if not with_solutions or stem == path.name or not beside.exists():
         return loaded
     where = show_path(beside)
-    return tasks, merge_solutions(inside, parse_solutions(beside.read_bytes(), where, tasks), where)
+    return tasks, merge_solutions(inside, parse_solutions(read_file(beside), where, tasks), where)
 
 
 def _load_rearc(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
@@ -208,7 +207,7 @@ def _load_rearc(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions
     if path.is_dir():
         names = sorted(str(file.relative_to(path)) for file in path.rglob("*.json"))
         for task_id, i in watch(_index_by_id(names, show_path(path), REARC_METADATA), reading, unit="files"):
-            tasks.append(parse_pairs((path / names[i]).read_bytes(), show_path(path / names[i]), task_id))
+            tasks.append(parse_pairs(read_file(path / names[i]), show_path(path / names[i]), task_id))
         return tuple(tasks), {}
     with open_archive(path) as archive:
         for task_id, i in watch(_index_by_id(archive.names, show_path(path), REARC_METADATA), reading, unit="files"):

@@ -1,18 +1,20 @@
 """JSON from outside, read strictly, and names from outside, shown safely.
 
-Stands under `taskfiles` and `sources`: what leaves is UTF-8, finite, free of repeated keys; a message stays one line.
+Stands under `taskfiles` and `sources`, and under all that reads what a run has left: what leaves is UTF-8, finite, free of
+repeated keys, and takes a bounded amount of memory; a message stays one line.
 """
 
 import json
-import re
 from collections import Counter
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import orjson
 
-SHOWN_NAME_CHARACTERS = 60
+from augment.outside import read_file, require_modest, show_name, show_path
 
-_PLAIN_NAME = re.compile(rf"[A-Za-z0-9_./-]{{1,{SHOWN_NAME_CHARACTERS}}}")
+__all__ = ["parse_json", "read_json", "read_object", "show_kind", "show_name", "show_path"]
+
 _KINDS = {dict: "an object", list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean"}
 
 
@@ -20,8 +22,9 @@ def parse_json(data: bytes, where: str) -> object:
     """Return the JSON document `data`.
 
     Raises a ValueError of one line that begins with `where` and gives the position, unless `data` is UTF-8, JSON without
-    NaN or Infinity, less than about a thousand levels deep, and no object in it has a key twice.
+    NaN or Infinity, less than about a thousand levels deep and of bounded size, and no object in it has a key twice.
     """
+    require_modest(data, where)
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -31,18 +34,17 @@ def parse_json(data: bytes, where: str) -> object:
     return document
 
 
-def show_name(name: str) -> str:
-    """Return a task id, key or file name from outside as at most 60 printable characters, quoted unless it is plain."""
-    if _PLAIN_NAME.fullmatch(name):
-        return name
-    quoted = repr(name[: SHOWN_NAME_CHARACTERS + 1])  # of more than 60 characters, the last is cut off below
-    return quoted if len(quoted) <= SHOWN_NAME_CHARACTERS else quoted[: SHOWN_NAME_CHARACTERS - 3] + "..."
+def read_json(path: Path) -> object:
+    """Return the JSON document in a file. Raises FileNotFoundError, and ValueError of one line that begins with the path."""
+    return parse_json(read_file(path), show_path(path))
 
 
-def show_path(path: object) -> str:
-    """Return a path in full and on one line, quoted if it has characters that do not print."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises as `read_json` does, and for a document of another kind."""
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise ValueError(f"{show_path(path)}: expected an object, got {show_kind(document)}")
+    return document
 
 
 def show_kind(value: object) -> str:

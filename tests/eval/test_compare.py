@@ -1,10 +1,13 @@
 """Submissions side by side: who solves what alone, and what all could solve together."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from augment.grid import Grid
 from eval.compare import compare, format_comparison
+from eval.provenance import Audited, Provenance, Scored
 
 
 def cell(color: int) -> Grid:
@@ -34,7 +37,26 @@ def test_the_text_has_a_row_for_each_the_union_and_the_pooled_votes() -> None:
     assert lines[4].split()[:5] == ["votes", "of", "2", "pooled", "66.67%"]
     assert lines[5].startswith("any of them") and "66.67%" in lines[5]
     assert "solved by x alone: 1 output (b test 1)" in lines
-    assert lines[-1] == "solved by all: 1 output; by none: 1 output (c)"
+    assert "solved by all: 1 output; by none: 1 output (c)" in lines
+    assert lines[-1] == "the pooled votes rest on those of 2 of these"
+
+
+def test_the_text_and_the_json_say_what_each_submission_rests_on() -> None:
+    known = Provenance("", ("step 5",), (8, 16), "ab" * 32, Audited(2, "drop", 4, 0))
+    found = compare({"x": FIRST, "y": SECOND}, SOLUTIONS)
+    found = replace(found, scored=Scored(3, 4, "cd" * 32, "made up"), provenance={"x": known})
+    lines = format_comparison(found, "s", SOLUTIONS).splitlines()
+    of_x, of_y = (lines[lines.index(f"{name} rests on:") + 1 :][:6] for name in ("x", "y"))
+    assert [line.split("  ")[0] for line in of_x] == [line.split("  ")[0] for line in of_y]
+    assert "single checkpoint: step 5" in of_x[0] and "unknown" in of_y[0]
+    assert "8 to 16 views" in of_x[1] and "unknown" in of_y[1]
+    assert "cdcdcdcdcdcd; dataset abababababab" in of_x[2] and "cdcdcdcdcdcd; dataset unknown" in of_y[2]
+    assert "3 tasks, 4 test outputs: made up" in of_x[3] and of_x[3] == of_y[3]
+    assert "not readable" in of_x[4] and "unknown" in of_y[4]
+    assert "2 training pairs that equal a scored test left out; 4 test outputs checked" in of_x[5] and "unknown" in of_y[5]
+    values = found.to_json()["provenance"]
+    assert values["x"]["views_most"] == 16 and values["y"]["views_most"] == "unknown"
+    assert values["x"]["audit"]["leaks"] == 2 and values["y"]["audit"] == "unknown"
 
 
 def test_a_comparison_becomes_plain_json() -> None:

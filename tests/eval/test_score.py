@@ -136,7 +136,7 @@ def test_a_task_without_outputs_is_left_out():
 
 def test_the_text_names_all_rules_with_that_of_kaggle_first():
     lines = format_score(score_predictions({"a": [(C, A), (A, C)], "x": []}, SOLUTIONS), "arc1:evaluation").splitlines()
-    assert lines[0].startswith("arc1:evaluation: 3 tasks, 4 test outputs; ")
+    assert lines[0] == "arc1:evaluation: 3 tasks, 4 test outputs"
     assert [line[: len(name)] for line, (_, name, _) in zip(lines[2:5], RULES, strict=True)] == [name for _, name, _ in RULES]
     assert "0.00%   16.67%  Kaggle's leaderboard" in lines[2]
     assert "2 outputs (b[0], c[0])" in lines[6]
@@ -144,13 +144,13 @@ def test_the_text_names_all_rules_with_that_of_kaggle_first():
     assert "1 task (x)" in lines[8]
 
 
-def test_the_text_says_single_or_pooled_only_where_that_is_known():
+def test_the_text_ends_with_what_the_attempts_rest_on_and_says_unknown_where_nothing_is_known():
     score = score_predictions({}, SOLUTIONS)
-    assert "unknown origin" in format_score(score, "s")
-    assert "single checkpoint" in format_score(score, "s", pooled=1)
-    assert "pooled(3)" in format_score(score, "s", pooled=3)
-    assert "880 views" in format_score(score, "s", pooled=1, views=880)
-    assert "views" not in format_score(score, "s", pooled=1)
+    facts = ("votes", "views", "data hash", "data", "solutions during the run", "audit")
+    for given, shown in ((None, "unknown"), ([(fact, "as told") for fact in facts], "as told")):
+        ends = [line.split("  ", 1) for line in format_score(score, "s", given).splitlines()[-6:]]
+        assert tuple(name for name, _ in ends) == facts
+        assert all(words.strip().startswith((shown, "scored outputs unknown")) or shown in words for _, words in ends)
 
 
 def test_the_text_shortens_long_lists_and_stays_printable():

@@ -310,7 +310,7 @@ LAYER = "inner.L_level.layers.1.mlp.down_proj.weight"
         (change(LAYER, lambda t: t.to("meta")), f"{PREFIX}{LAYER} is torch.float32 (torch.strided, meta)"),
         (put("step", 3), "expected a flat dict of tensors, but step has int"),
         (put("model", {}), "expected a flat dict of tensors, but model has dict"),
-        (lambda state: state.update({3: torch.ones(2)}), "expected a flat dict of tensors, but 3 has Tensor"),
+        (lambda state: state.update({3: torch.ones(2)}), "expected tensors by name, but a key is of type int"),
         (lambda state: state.clear(), f"{EMBEDDING} is missing"),
     ],
 )

@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from pipeline import kernel, kernel_process
+from pipeline.data.frame import damage_of
 from pipeline.data.sources import load_source
 from pipeline.kernel import solve
-from pipeline.kernel_inputs import damage_of, find_data, find_gpus, find_weights, is_hidden_run
+from pipeline.kernel_inputs import find_data, find_gpus, find_weights, is_hidden_run
 from pipeline.kernel_outcome import Outcome
 from pipeline.kernel_process import Attempt, Log, Setup, next_setup
 from submission.format import check_submission, read_submission

@@ -1,5 +1,6 @@
 """Votes from disk: what was pooled is called pooled, and every test has its two attempts."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -101,7 +102,7 @@ def test_attempts_are_a_complete_file_that_says_where_it_comes_from(tmp_path: Pa
     store, ballot = tiny_store(), Ballot("step 1")
     count_votes(ballot, make_candidates([(0, RED, 0.5), (0, BLUE, 0.9), (0, RED, 0.1), (1, BLUE, 0.5), (1, None, 0.5)]), store)
     tasks, path = store.tasks_to_solve(), tmp_path / "submission.json"
-    filled = write_attempts(path, ballot, tasks, "count")
+    filled = write_attempts(path, ballot, tasks, "count", store)
     check_submission(path, tasks)
     attempts = read_submission(path)
     task, index = place(store, 0)
@@ -116,6 +117,9 @@ def test_attempts_are_a_complete_file_that_says_where_it_comes_from(tmp_path: Pa
         "ranking": "count",
         "views_least": 0,
         "views_most": 3,
+        "submission": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "dataset": store.data_hash,
+        "audit": {"leakage": "allow", "leaks": len(store.manifest["audit"]["leaks"]), "tests_checked": 6, "tests_unchecked": 0},
         "empty_candidates": 1,
         "without_prediction": unasked,
         "with_one_prediction": [list(place(store, 1))],
@@ -134,23 +138,23 @@ def test_the_ranking_chooses_the_attempts(tmp_path: Path) -> None:
     count_votes(ballot, make_candidates([(0, RED, 0.1), (0, RED, 0.1), (0, BLUE, 0.9)]), store)
     task, index = place(store, 0)
     for ranking, best in (("count", RED), ("mean-probability", BLUE)):
-        write_attempts(tmp_path / "submission.json", ballot, store.tasks_to_solve(), ranking)
+        write_attempts(tmp_path / "submission.json", ballot, store.tasks_to_solve(), ranking, store)
         assert read_submission(tmp_path / "submission.json")[task][index][0].tolist() == best.tolist()
 
 
 def test_an_unknown_ranking_leaves_the_submission_as_it_was(tmp_path: Path) -> None:
     store, path = tiny_store(), tmp_path / "submission.json"
-    write_attempts(path, Ballot("none"), store.tasks_to_solve(), "count")
+    write_attempts(path, Ballot("none"), store.tasks_to_solve(), "count", store)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="unknown ranking 'luck'"):
-        write_attempts(path, Ballot("none"), store.tasks_to_solve(), "luck")
+        write_attempts(path, Ballot("none"), store.tasks_to_solve(), "luck", store)
     assert path.read_bytes() == before
 
 
 def test_tasks_that_are_not_asked_for_are_not_submitted(tmp_path: Path) -> None:
     store = tiny_store()
     tasks = [replace(task, test=task.test[:1]) for task in store.tasks_to_solve()[:2]]
-    write_attempts(tmp_path / "submission.json", Ballot("none"), tasks, "count")
+    write_attempts(tmp_path / "submission.json", Ballot("none"), tasks, "count", store)
     assert list(read_submission(tmp_path / "submission.json")) == [task.id for task in tasks]
 
 
@@ -158,7 +162,8 @@ class Rounds:
     """Stands in for a predictor: two rounds, of one view each."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.config, self.source, self.most_views = store, PredictConfig(), "step 1", 2
+        self.store = self.dataset = store
+        self.config, self.source, self.most_views = PredictConfig(), "step 1", 2
         self.crew = SimpleNamespace(counts="none")
 
     def keep_rounds(self, folder: Path) -> list[object]:

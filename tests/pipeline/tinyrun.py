@@ -39,7 +39,7 @@ def write_run(folder: Path, source: Source, votes: Votes, name: str = "step 1") 
     write_candidates(
         round_path(folder / "candidates", 1), make_candidates(votes), Origin(name, store.tests_hash, 1, 0, 1, True)
     )
-    write_attempts(folder / "submission.json", tally([folder / "candidates"], store), store.tasks_to_solve(), "count")
+    write_attempts(folder / "submission.json", tally([folder / "candidates"], store), store.tasks_to_solve(), "count", store)
     return store
 
 

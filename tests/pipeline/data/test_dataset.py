@@ -34,7 +34,7 @@ def test_a_folder_of_puzzles_is_no_dataset_of_tasks(tmp_path: Path) -> None:
 def test_a_foreign_manifest_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
     tiny_puzzle_store().save(tmp_path)
     (tmp_path / MANIFEST_FILE).write_bytes(content)
-    with pytest.raises(ValueError, match=r"manifest\.json: not ") as caught:
+    with pytest.raises(ValueError, match=r"manifest\.json: (not |expected an object)") as caught:
         load_dataset(tmp_path)
     assert str(caught.value).isprintable()
 

@@ -216,7 +216,7 @@ def test_missing_path_is_named(tmp_path: Path, kind: str) -> None:
 def test_folder_where_a_file_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").mkdir()
     message = fail(lambda: load_source(f"json:{tmp_path}"))
-    assert message == f"{tmp_path}/x.json: cannot be read: Is a directory"
+    assert message == f"{tmp_path}/x.json: is a folder, and a file is expected"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")

@@ -4,7 +4,6 @@ A plain second reading (`read_*` below, on the json module) decides what is vali
 with it on every mutation, so that nothing bad passes and nothing good is refused.
 """
 
-import copy
 import io
 import json
 import zipfile
@@ -19,109 +18,9 @@ from augment.grid import Grid, parse_grid
 from augment.task import Task
 from pipeline.data.sources import Source, load_source
 from pipeline.data.taskfiles import TasksAndSolutions, parse_challenges, parse_pairs, parse_solutions, parse_task_or_challenges
+from tests.fuzz.mutate import Rng, mutate_bytes, mutate_structure, pick
 
-Rng = np.random.Generator
 Rows = list[list[int]]
-
-ODD_VALUES = (
-    *("null", "true", "false", "1.0", "-0", "-1", "9", "10", "255", "256", "9" * 30, "9" * 5000, "1e400", "1e2", "NaN"),
-    *("Infinity", "-Infinity", '""', '"1"', '"\\n\\u2028"', '"\\ud800"', '"\\u0022"', '"' + "x" * 3000 + '"'),
-    *("[]", "{}", "[[]]", "[[0]]", "[[1, 2], [3]]", "[[true]]", "[null]", "[" * 200 + "]" * 200, "[" * 50_000),
-    *("[" + "0, " * 29 + "0]", "[" + "0, " * 30 + "0]", "[" + "[0], " * 30 + "[0]]", '{"input": [[1]], "output": [[2]]}'),
-    *('{"input": [[1]]}', '{"a": 1, "a": 1}', "", " ", "1 1", "'", "\\"),
-)
-ODD_KEYS = ("", "a", "b", "train", "test", "input", "output", "Input", "a\nb", '"', "\u2028", "x" * 2000, "é")
-
-
-class Members(list[list]):
-    """An object as [key, value] lists, so that a key may come twice."""
-
-
-class Text(str):
-    """JSON text that is put into the file as it is."""
-
-
-def to_members(value: object) -> object:
-    if isinstance(value, dict):
-        return Members([key, to_members(inner)] for key, inner in value.items())
-    return [to_members(inner) for inner in value] if isinstance(value, list) else value
-
-
-def dump(value: object) -> str:
-    if isinstance(value, Text):
-        return value
-    if isinstance(value, Members):
-        return "{" + ", ".join(f"{json.dumps(key)}: {dump(inner)}" for key, inner in value) + "}"
-    return "[" + ", ".join(map(dump, value)) + "]" if isinstance(value, list) else json.dumps(value)
-
-
-def pick(rng: Rng, items: list | tuple) -> object:
-    return items[int(rng.integers(len(items)))]
-
-
-def descend(rng: Rng, value: object) -> list:
-    """Return a list or object somewhere in `value`, every depth about as likely."""
-    while True:
-        inner = [item[1] for item in value] if isinstance(value, Members) else value
-        deeper = [item for item in inner if isinstance(item, list) and item]
-        if not deeper or rng.random() < 0.25:
-            return value
-        value = pick(rng, deeper)
-
-
-def mutate_once(rng: Rng, root: list) -> None:
-    node = descend(rng, root)
-    if not node:
-        return
-    place = int(rng.integers(len(node)))
-    action = int(rng.integers(6))
-    odd = Text(pick(rng, ODD_VALUES))
-    if action == 0:
-        del node[place]
-    elif action == 1:
-        node.insert(int(rng.integers(len(node) + 1)), node[place])
-    elif isinstance(node, Members):
-        if action == 2:
-            node[place] = [pick(rng, ODD_KEYS), node[place][1]]
-        elif action == 3:
-            node.insert(place, [pick(rng, ODD_KEYS), odd])
-        else:
-            node[place] = [node[place][0], odd if action == 4 else copy.deepcopy(descend(rng, root))]
-    elif action == 2:
-        node.insert(place, odd)
-    elif action == 3:
-        node[place] = int(rng.integers(-1, 12))
-    else:
-        node[place] = odd if action == 4 else copy.deepcopy(descend(rng, root))
-
-
-def mutate_structure(rng: Rng, document: object) -> bytes:
-    """Return `document` with one to three nodes replaced, deleted, duplicated, moved or inserted."""
-    root = [to_members(document)]
-    for _ in range(int(rng.integers(1, 4))):
-        mutate_once(rng, root)
-    return (dump(root[0]) if root else "").encode()
-
-
-def mutate_bytes(rng: Rng, data: bytes) -> bytes:
-    """Return `data` with one to three bytes or stretches changed, inserted, deleted or repeated, or its end cut off."""
-    for _ in range(int(rng.integers(1, 4))):
-        if not data:
-            return data
-        start, action = int(rng.integers(len(data))), int(rng.integers(5))
-        stop = start + int(rng.integers(1, 12))
-        filler = bytes([int(rng.integers(256))]) if rng.random() < 0.5 else bytes([pick(rng, b'0123456789,[]{}":-.e \n')])
-        if action == 0:
-            data = data[:start] + filler + data[start + 1 :]
-        elif action == 1:
-            data = data[:start] + filler + data[start:]
-        elif action == 2:
-            data = data[:start] + data[stop:]
-        elif action == 3:
-            data = data[:stop] + data[start:]
-        elif rng.random() < 0.2:
-            data = data[:start]
-    return data
 
 
 def read_json(data: bytes) -> object:

@@ -154,7 +154,7 @@ def test_a_changed_cell_is_noticed(tmp_path: Path) -> None:
     [
         (b"", "not JSON"),
         (b'{"format": "arc-trm-dataset 1"', "not JSON"),
-        (b"[]", "not the manifest of a dataset"),
+        (b"[]", "expected an object"),
         (b'{"format": "arc-trm-dataset 99"}', "got 'arc-trm-dataset 99'"),
         (b'{"format": "arc-trm-dataset 1"}', "no task ids or no data hash"),
         (b'{"format": "arc-trm-dataset 1", "task_ids": [1], "data_hash": ""}', "no task ids or no data hash"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.kernel_inputs import damage_of
+from pipeline.data.frame import damage_of
 from pipeline.rehearsal.faults import FAULTS, PLAIN, Result, Scene, judge, write_bad_weights
 from pipeline.rehearsal.hidden import make_exam
 from pipeline.rehearsal.saboteur import DEEDS

@@ -1,0 +1,179 @@
+"""One reader under fuzzing: its valid files, how they are damaged, and what counts as surviving.
+
+An input is (reader, seed, number): the same files every time. A reader survives it when it accepts what is there or refuses it
+in one clear line, within bounded time and memory.
+"""
+
+import contextlib
+import os
+import signal
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+
+from submission.causes import KaggleError
+from tests.fuzz.mutate import Rng, mutate_json, mutate_json_lines, pick
+from tests.fuzz.tensors import mutate_tensors
+
+REFUSALS = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, KaggleError)
+"""What the command line answers with one line."""
+MOST_CHARACTERS = 600
+"""Of a line, without the names of folders in it."""
+MOST_SECONDS = 60.0
+"""By the wall clock: a reader that waits takes no processor time."""
+PLACES = ("missing", "folder", "loop", "endless", "pipe", "sparse", "elsewhere")
+"""What may lie where a file should: nothing, a folder, a link to itself, one to /dev/zero, a pipe, 20 GB, a link elsewhere."""
+PLACE_SHARE = 0.03
+
+Damage = Callable[[Rng, bytes], bytes]
+BY_SUFFIX: Mapping[str, Damage] = {".json": mutate_json, ".jsonl": mutate_json_lines, ".safetensors": mutate_tensors}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What is fuzzed."""
+
+    name: str
+    prepare: Callable[[Path, Rng], None]
+    """Write valid files into a folder."""
+    damaged: tuple[str, ...]
+    """The files, relative to the folder, of which one or two are damaged."""
+    read: Callable[[Path], object]
+    """Read the folder as the program does; anything but one of `REFUSALS` is a failure."""
+    command: Callable[[Path], list[str]]
+    """What reads the same on the command line."""
+    damages: Mapping[str, Damage] = field(default_factory=dict)
+    """How files are damaged whose suffix does not say it."""
+    renew: int = 500
+    """Valid files are drawn anew after so many inputs."""
+    slow: int = 1
+    """How many times slower than most readers it is: it gets so many times fewer inputs."""
+    places: bool = True
+    """Whether something other than a file may lie there."""
+
+
+class Hang(BaseException):
+    """A reader took too long. No `except Exception` takes it for a refusal."""
+
+
+def generator(reader: Reader, seed: int, number: int) -> Rng:
+    """Return what draws the input `number`."""
+    return np.random.default_rng([seed, zlib.crc32(reader.name.encode()), number])
+
+
+class Workplace:
+    """A folder in which one reader is fuzzed, input after input."""
+
+    def __init__(self, reader: Reader, folder: Path, seed: int) -> None:
+        self.reader, self.folder, self.seed = reader, folder, seed
+        self.batch = -1
+        self.originals: dict[str, bytes] = {}
+
+    def lay_out(self, number: int) -> list[str]:
+        """Put the input `number` into the folder; return what was damaged, in words."""
+        self._renew(number // self.reader.renew)
+        rng = generator(self.reader, self.seed, number)
+        names = rng.permutation(len(self.reader.damaged))[: 1 + (rng.random() < 0.15)]
+        told = []
+        for name in sorted(self.reader.damaged[each] for each in names):
+            path, place = self.folder / name, str(pick(rng, PLACES))
+            if self.reader.places and rng.random() < PLACE_SHARE:
+                put(place, path)
+                told.append(f"{name}: {place}")
+            else:
+                damage = self.reader.damages.get(name) or BY_SUFFIX[path.suffix]
+                path.write_bytes(damage(rng, self.originals[name]))
+                told.append(name)
+        return told
+
+    def restore(self) -> None:
+        """Put the valid files back."""
+        for name, content in self.originals.items():
+            path = self.folder / name
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            elif path.is_symlink() or not path.is_file():
+                path.unlink(missing_ok=True)
+            path.write_bytes(content)
+
+    def _renew(self, batch: int) -> None:
+        if batch == self.batch:
+            return
+        self.batch = batch
+        self.reader.prepare(self.folder, generator(self.reader, self.seed, -1 - batch & 0xFFFF_FFFF))
+        self.originals = {name: (self.folder / name).read_bytes() for name in self.reader.damaged}
+
+
+def put(place: str, path: Path) -> None:
+    """Put something that is no regular file, or too large a one, at `path`."""
+    path.unlink(missing_ok=True)
+    if place == "folder":
+        path.mkdir()
+    elif place == "loop":
+        path.symlink_to(path.name)
+    elif place == "endless":
+        path.symlink_to("/dev/zero")
+    elif place == "elsewhere":
+        path.symlink_to("/etc/hostname")
+    elif place == "pipe":
+        os.mkfifo(path)
+    elif place == "sparse":
+        with path.open("wb") as file:
+            file.truncate(20 << 30)
+
+
+def try_to_read(reader: Reader, folder: Path) -> tuple[bool, str]:
+    """Read what lies in `folder`; return whether it was accepted, and what is wrong with the way it was not, if anything."""
+    try:
+        with time_limit(MOST_SECONDS), warnings.catch_warnings(), silence():
+            warnings.simplefilter("ignore")
+            reader.read(folder)
+        return True, ""
+    except Hang:
+        return False, f"no answer after {MOST_SECONDS:.0f} s"
+    except REFUSALS as error:
+        return False, fault_of_line(str(error), type(error), folder)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever else comes is what is looked for
+        return False, f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def fault_of_line(line: str, kind: type[BaseException], folder: Path) -> str:
+    """Return what keeps a refusal from being one clear line that names a file; nothing if it is one."""
+    shown = line.replace(str(folder), "")
+    if not line.isprintable():
+        return f"not one printable line: {line[:200]!r}"
+    if len(shown) > MOST_CHARACTERS:
+        return f"a line of {len(shown)} characters: {shown[:200]}"
+    if not line:
+        return f"{kind.__name__} without a word"
+    if shown == line:
+        return f"names no file: {kind.__name__}: {line[:200]}"
+    return ""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise Hang where the block takes longer, as far as it runs Python now and then."""
+
+    def stop(_: int, __: FrameType | None) -> None:
+        raise Hang
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Let nothing that is printed through."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield

@@ -1,0 +1,339 @@
+"""Readers of what the program itself leaves, and of published checkpoints: datasets, weights, checkpoints, candidates, runs."""
+
+import json
+import logging
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eval.report.page import make_page
+from pipeline.budget import Budget
+from pipeline.checkpoint import load_weights, network_from
+from pipeline.config import Config, read_config
+from pipeline.data.dataset import load_dataset
+from pipeline.data.frame import damage_of
+from pipeline.data.sources import load_source
+from pipeline.drafts import DRAFTS_FILE, Drafts, write_drafts
+from pipeline.import_checkpoint import import_checkpoint
+from pipeline.report import read_report
+from pipeline.run_folder import RunFolder, asked_tasks
+from pipeline.show_commands import verdicts_of
+from pipeline.tensorfiles import write_json
+from pipeline.votes import tally
+from tests.fuzz.mutate import Rng, mutate_json, mutate_lines
+from tests.fuzz.reader import Reader
+from tests.fuzz.tensors import mutate_archive
+from tests.pipeline.tiny import tiny_config, tiny_source, write_kaggle
+from tests.pipeline.tinypuzzles import tiny_puzzle_store
+from tests.pipeline.tinyrun import write_run, write_weights
+from tests.pipeline.trainers import make_trainer, train_command
+
+HARM = "harm"
+"""The folder that a bad pickle would make."""
+ODD_YAML = (
+    *(
+        b"arch:",
+        b"  hidden_size: 99999999999999999999",
+        b"  hidden_size: 1000000",
+        b"  L_layers: 100000000",
+        b"- a",
+        b"a: &a [1]",
+    ),
+    *(b"b: *a", b"x: !!python/object/apply:os.mkdir [harm]", b"lr: " + b"9" * 400, b"lr: .nan", b"lr: 1e999", b"<<: {a: 1}"),
+    *(
+        b"k: " + b"[" * 2000,
+        b"k: " + b"9" * 5000,
+        b"? [a, b]",
+        b"  mlp_t: true",
+        b"  H_layers: 2",
+        b"\t",
+        b"a: 2001-99-99",
+        b"ema: 1",
+    ),
+    *(
+        b"a: &a [x,x]",
+        b"b: &b [*a,*a]",
+        b"  num_heads: 0",
+        b"  expansion: -1",
+        b"  loss: {loss_type: [1]}",
+        b"  forward_dtype: {}",
+    ),
+)
+
+
+@cache
+def _quiet() -> None:
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+
+
+def _dataset(folder: Path, rng: Rng) -> None:
+    from tests.pipeline.tiny import tiny_store  # noqa: PLC0415
+
+    tiny_store(int(rng.integers(1 << 30)), 3).save(folder / "data")
+
+
+def _puzzle_dataset(folder: Path, rng: Rng) -> None:
+    kind = "sudoku" if rng.random() < 0.5 else "maze"
+    tiny_puzzle_store(kind).save(folder / "data")
+
+
+def _weights(folder: Path, rng: Rng) -> None:
+    _quiet()
+    store = write_data(folder, rng)
+    residual = "memory.residual=2" if rng.random() < 0.5 else "memory.residual=0"
+    settings = (residual,) if rng.random() < 0.7 else ("memory.kind=table",)
+    write_weights(folder / "weights", store, tiny_config(*settings))
+
+
+def write_data(folder: Path, rng: Rng):
+    """Write a dataset into `folder`/data and return it."""
+    from tests.pipeline.tiny import tiny_store  # noqa: PLC0415
+
+    store = tiny_store(int(rng.integers(1 << 30)), 3)
+    store.save(folder / "data")
+    return store
+
+
+def _read_weights(folder: Path) -> None:
+    damage_of(folder / "weights" / "weights.safetensors")
+    weights = load_weights(folder / "weights")
+    network_from(weights, load_dataset(folder / "data"))
+
+
+@cache
+def _trained() -> dict[str, bytes]:
+    """The files of a checkpoint, and of the dataset it is of."""
+    import tempfile  # noqa: PLC0415
+
+    _quiet()
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        trainer = make_trainer(tiny_config("train.steps=2"), folder / "run")
+        trainer.fit(Budget(None, 0.0))
+        trainer.store.save(folder / "run" / "data")
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+STEP = "run/checkpoints/step-00000002"
+
+
+def _checkpoint(folder: Path, rng: Rng) -> None:
+    """The files of a checkpoint; half of the time without the checksums of one another, so that what they hold is looked at."""
+    for name, content in _trained().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    if rng.random() < 0.5:
+        path = folder / STEP / "training.json"
+        state = {name: value for name, value in json.loads(path.read_bytes()).items() if name not in ("files", "checksum")}
+        path.write_text(json.dumps(state))
+
+
+def _resume(folder: Path) -> None:
+    """Go on from the checkpoint; one that is damaged is put aside and said to be, which is a refusal too."""
+    step = folder / STEP
+    kept = {path.name: path.read_bytes() for path in step.iterdir() if path.is_file() and path.stat().st_size < 1 << 30}
+    trainer = make_trainer(tiny_config("train.steps=2"), folder / "run", load_dataset(folder / "run" / "data"))
+    try:
+        resumed = trainer.resume()
+    finally:
+        renamed = step.with_name(f"damaged-{step.name}")
+        if renamed.is_dir():
+            renamed.rename(step)
+    assert kept
+    if resumed is False or trainer.progress.step == 0:
+        raise ValueError(f"{step}: damaged")
+
+
+def _candidates(folder: Path, rng: Rng) -> None:
+    _run(folder, rng)
+
+
+def _run(folder: Path, rng: Rng) -> None:
+    """A run directory with all that a run leaves."""
+    _quiet()
+    source = tiny_source(int(rng.integers(1 << 30)), 3)
+    write_kaggle(folder / "kaggle", source, "evaluation", with_solutions=True)
+    spec = f"kaggle:{folder / 'kaggle'}:evaluation"
+    run = folder / "run"
+    run.mkdir(exist_ok=True)
+    for path in (run / "candidates").glob("*"):
+        path.unlink()
+    if (run / "candidates").is_dir():
+        (run / "candidates").rmdir()
+    grids = [grid for task in source.tasks for grid in source.solutions[task.id]]
+    votes = [(test, grid, 0.5) for test, grid in enumerate(grids)] + [(0, grids[1], 0.25), (1, None, 0.1)]
+    store = write_run(run, load_source(spec), votes)
+    write_json(run / "config.json", tiny_config().to_json())
+    lines = [{"step": 20 * i, "seconds": 10.0 * i, "loss": 2.0 / i, "exact": 0.1 * i, "rate": 1e-3} for i in range(1, 6)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    record = {
+        "sources": [spec],
+        "preset": "demo",
+        "seed": 3,
+        "starts": 2,
+        "seconds": {"build": 1.0, "train": 9.5},
+        "max_side": 9,
+    }
+    (run / "run.json").write_text(json.dumps(record | {"settings": ["train.steps=2"], "started": "2026-11-24T10:00:00+00:00"}))
+    ranks = {task.id: [1] * len(task.test) for task in source.tasks}
+    (run / "score.json").write_text(json.dumps({"truth_ranks": ranks, "views": 2, "sources": ["step 1"]}))
+    names = [
+        (store.task_ids[task], index) for task, index in zip(store.test_task.tolist(), store.test_index.tolist(), strict=True)
+    ]
+    count = len(names)
+    drafts = Drafts(
+        np.arange(count, dtype=np.int32), np.full((count, 2), 3, np.uint8), np.full((2, count), 0.5, np.float32),
+        np.ones((2, 9 * count), np.uint8),
+    )  # fmt: skip
+    write_drafts(run / DRAFTS_FILE, drafts, names)
+
+
+def _report(folder: Path) -> None:
+    make_page(read_report(folder / "run")).encode("utf-8", "xmlcharrefreplace")
+
+
+def _look_back(folder: Path) -> None:
+    """Read a run as `show` and `compare` do."""
+    run = RunFolder(folder / "run")
+    run.public_sources()
+    for asked in asked_tasks(run, [f"kaggle:{folder / 'kaggle'}:evaluation"]):
+        for verdict in verdicts_of(asked, run.submission, run):
+            verdict.reasons()
+
+
+def _count(folder: Path) -> None:
+    store = load_dataset(folder / "run" / "dataset")
+    tally([folder / "run" / "candidates"], store)
+
+
+def _puzzle_run(folder: Path, rng: Rng) -> None:
+    _puzzle_dataset(folder, rng)
+    run = folder / "run"
+    (run / "dataset").mkdir(parents=True, exist_ok=True)
+    for name in ("manifest.json", "store.safetensors"):
+        (run / "dataset" / name).write_bytes((folder / "data" / name).read_bytes())
+    (run / "predictions.csv").write_text("question,prediction,halting_probability,answer,correct\n")
+    score = {"puzzles": 6, "predicted": 5, "solved": 4, "exact_accuracy": 0.7, "cell_accuracy": 0.9}
+    (run / "score.json").write_text(json.dumps(score | {"mean_halting_probability": 0.5, "unknown": 0}))
+    (run / "run.json").write_text(json.dumps({"sources": ["sudoku:x.csv"], "preset": "demo-sudoku", "seconds": {"train": 3.0}}))
+
+
+def _published(folder: Path, rng: Rng) -> None:
+    from tests.pipeline.test_import_checkpoint import ATTENTION, HRM, MIXER, Published  # noqa: PLC0415
+
+    _quiet()
+    made = Published(folder, (ATTENTION, MIXER, HRM)[int(rng.integers(3))])
+    made.write()
+
+
+def _import(folder: Path) -> None:
+    import_checkpoint(folder / "step_1", folder / "all_config.yaml", folder / "ids.json", folder / "out")
+    _no_harm(folder)
+
+
+def _no_harm(folder: Path) -> None:
+    assert not (folder / HARM).exists(), "a pickle was executed"
+    assert not Path(HARM).exists(), "a pickle was executed"
+
+
+def _guarded(read: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Look for harm whether the files were refused or not."""
+
+    def guarded(folder: Path) -> None:
+        try:
+            read(folder)
+        finally:
+            _no_harm(folder)
+
+    return guarded
+
+
+def _config(folder: Path, _: Rng) -> None:
+    (folder / "config.json").write_text(json.dumps(Config().to_json()))
+
+
+TENSOR_READERS = (
+    Reader(
+        "dataset", _dataset, ("data/manifest.json", "data/store.safetensors"),
+        lambda folder: load_dataset(folder / "data"),
+        lambda folder: ["vote", "--data", str(folder / "data"), "--candidates", str(folder), "--out", str(folder / "o.json")],
+    ),
+    Reader(
+        "dataset of puzzles", _puzzle_dataset, ("data/manifest.json", "data/store.safetensors"),
+        lambda folder: load_dataset(folder / "data"),
+        lambda folder: [
+            *("train", "--data", str(folder / "data"), "--preset", "demo-sudoku", "--out", str(folder / "o")),
+            *("--set", "train.steps=1", "--set", "train.pack_tokens=40", "--set", "model.hidden_size=16"),
+        ],
+    ),
+    Reader(
+        "weights", _weights, ("weights/weights.safetensors",), _read_weights,
+        lambda folder: [
+            *("predict", "--data", str(folder / "data"), "--weights", str(folder / "weights"), "--out", str(folder / "o")),
+            *("--views", "1"),
+        ],
+        slow=2,
+    ),
+    Reader(
+        "checkpoint", _checkpoint,
+        tuple(f"{STEP}/{name}" for name in ("training.json", "training.safetensors", "carry-0.safetensors")), _resume,
+        lambda folder: train_command(folder / "run" / "data", folder / "run", "train.steps=2")[2:],
+        renew=50, slow=8,
+    ),
+    Reader(
+        "published checkpoint", _published, ("step_1", "all_config.yaml", "ids.json"), _guarded(_import),
+        lambda folder: [
+            *("import-checkpoint", str(folder / "step_1"), "--config", str(folder / "all_config.yaml")),
+            *("--identifiers", str(folder / "ids.json"), "--out", str(folder / "out")),
+        ],
+        damages={
+            "step_1": lambda rng, data: mutate_archive(rng, data, HARM),
+            "all_config.yaml": lambda rng, data: mutate_lines(rng, data, ODD_YAML),
+            "ids.json": mutate_json,
+        },
+        slow=4,
+    ),
+    Reader(
+        "config.json", _config, ("config.json",),
+        lambda folder: read_config(folder / "config.json"),
+        lambda folder: [
+            *("run", "--source", "json:none", "--preset", "demo", "--time-limit", "1m", "--out", str(folder), "--resume"),
+        ],
+    ),
+    Reader(
+        "candidates", _candidates, ("run/candidates/round-0001.safetensors",), _count,
+        lambda folder: [
+            *("vote", "--data", str(folder / "run" / "dataset"), "--candidates", str(folder / "run" / "candidates")),
+            *("--out", str(folder / "o.json")),
+        ],
+    ),
+    Reader(
+        "report of a run", _run,
+        tuple(
+            f"run/{name}"
+            for name in (
+                "run.json", "votes.json", "score.json", "config.json", "metrics.jsonl", "submission.json", "drafts.safetensors",
+                "dataset/manifest.json",
+            )
+        ),
+        _report,
+        lambda folder: ["report", str(folder / "run")],
+        slow=3,
+    ),
+    Reader(
+        "report of puzzles", _puzzle_run, tuple(f"run/{name}" for name in ("run.json", "score.json", "dataset/manifest.json")),
+        _report,
+        lambda folder: ["report", str(folder / "run")],
+    ),
+    Reader(
+        "show and compare", _run,
+        tuple(f"run/{name}" for name in ("submission.json", "dataset/manifest.json", "dataset/store.safetensors")),
+        _look_back,
+        lambda folder: ["compare", str(folder / "run"), "--source", f"kaggle:{folder / 'kaggle'}:evaluation"],
+        slow=2,
+    ),
+)  # fmt: skip

@@ -1,0 +1,327 @@
+"""Readers of what people and other systems write: tasks, solutions, submissions, puzzles, settings, flags."""
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from eval.puzzles import PuzzlePrediction, read_predictions, write_predictions
+from eval.score import format_score, score_predictions
+from pipeline.config import Config, override
+from pipeline.data.identifiers import read_identifiers
+from pipeline.data.puzzlekind import KindName
+from pipeline.data.puzzles import load_puzzles
+from pipeline.data.sources import load_source, read_solutions
+from pipeline.show_commands import parse_transform
+from submission.client import push, submit
+from submission.duration import parse_duration
+from submission.format import list_notes, list_problems, read_submission
+from submission.notebook import make_notebook, read_ready_folder
+from submission.settings import KaggleSettings, read_settings, write_settings
+from tests.fuzz.mutate import Rng, mutate_lines, pick
+from tests.fuzz.reader import Reader
+from tests.fuzz.tensors import mutate_zip
+from tests.pipeline.tiny import tiny_source, write_kaggle
+from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
+
+CHALLENGES, SOLUTIONS = "arc-agi_test_challenges.json", "arc-agi_test_solutions.json"
+ODD_ROWS = (
+    b"",
+    b",",
+    b"question,answer",
+    b'"',
+    b'"\n"',
+    b"a,b,c,d",
+    b"x" * 200_000,
+    b"\xff\xfe",
+    b"a,.,1,1",
+    b"\x00",
+    b'a,"1",,',
+)
+ODD_TOML = (
+    *(b"[", b"[a]", b"[[a]]", b"seed = 1", b"seed = -1", b"seed = 1e9", b"user = 1", b'user = "<b>"', b"a = [" + b"[" * 3000),
+    *(
+        b'time_limit = "' + b"9" * 400 + b's"',
+        b'reserve = "0s"',
+        b"seed = " + b"9" * 5000,
+        b"commit_tasks = true",
+        b"a.b.c = 1",
+    ),
+    *(
+        b"overrides = [1]",
+        b'overrides = ["\\u0000"]',
+        b'notebook_title = "' + b"x" * 10_000 + b'"',
+        b"private = 1",
+        b"x = {a = 1}",
+    ),
+)
+FLAGS = (
+    *(
+        "train.steps=10",
+        "train.exploration=0.5",
+        "model.kind=trm",
+        "optimizer.rate=1e-3",
+        "build.augmentations=5",
+        "4.5h",
+        "90s",
+    ),
+    *("11h30m", "3.463582197", "463582197", "sudoku:generated:side=4,clues=6,count=1,seed=0", "maze:generated:side=5,count=1"),
+)
+FLAG_PIECES = (
+    "",
+    "=",
+    ".",
+    ":",
+    ",",
+    "-1",
+    "9" * 5000,
+    "nan",
+    "inf",
+    "1e999",
+    "_",
+    "\n",
+    "\x00",
+    "é",
+    "\udcff",
+    "train",
+    "x" * 3000,
+)
+
+
+def _solvable(folder: Path, rng: Rng) -> None:
+    source = tiny_source(int(rng.integers(1 << 30)), int(rng.integers(1, 4)))
+    write_kaggle(folder, source, "test", with_solutions=True)
+
+
+def _challenges(folder: Path, rng: Rng) -> None:
+    _solvable(folder, rng)
+
+
+def _task_folder(folder: Path, rng: Rng) -> None:
+    (folder / "tasks").mkdir(exist_ok=True)
+    for name in ("one", "two"):
+        task = tiny_source(int(rng.integers(1 << 30)), 1).tasks[0]
+        train = [{"input": pair.input.tolist(), "output": pair.output.tolist()} for pair in task.train]
+        test = [{"input": grid.tolist(), "output": grid.tolist()} for grid in task.test]
+        (folder / "tasks" / f"{name}.json").write_text(json.dumps({"train": train, "test": test}))
+
+
+def _rearc_folder(folder: Path, rng: Rng) -> None:
+    (folder / "tasks").mkdir(exist_ok=True)
+    for name, content in _rearc(rng).items():
+        (folder / "tasks" / name).write_text(content)
+
+
+def _rearc_zip(folder: Path, rng: Rng) -> None:
+    with zipfile.ZipFile(folder / "tasks.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in _rearc(rng).items():
+            archive.writestr(f"re_arc/tasks/{name}", content)
+
+
+def _rearc(rng: Rng) -> dict[str, str]:
+    source = tiny_source(int(rng.integers(1 << 30)), 2)
+    return {
+        f"{task.id}.json": json.dumps([{"input": p.input.tolist(), "output": p.output.tolist()} for p in task.train])
+        for task in source.tasks
+    }
+
+
+def _submission(folder: Path, rng: Rng) -> None:
+    source = tiny_source(int(rng.integers(1 << 30)), 3)
+    write_kaggle(folder, source, "test", with_solutions=True)
+    entries = {
+        task.id: [{"attempt_1": grid.tolist(), "attempt_2": task.test[0].tolist()} for grid in source.solutions[task.id]]
+        for task in source.tasks
+    }
+    (folder / "submission.json").write_text(json.dumps(entries))
+
+
+def _read_submission(folder: Path) -> None:
+    """Read it for Kaggle's eyes, then for the score; refused where either refuses it."""
+    path = folder / "submission.json"
+    solutions = read_solutions(folder / SOLUTIONS)
+    given = read_submission(path, allow_missing=True)
+    text = format_score(score_predictions(given, solutions), "fuzzed")
+    assert text.splitlines()[0].isprintable(), text
+    tasks = load_source(f"kaggle:{folder}", with_solutions=False).tasks
+    if not list_problems(path, tasks):
+        list_notes(path, tasks)
+
+
+def _puzzles(kind: KindName) -> Callable[[Path, Rng], None]:
+    def prepare(folder: Path, rng: Rng) -> None:
+        write_csv(folder / f"{kind}.csv", tiny_puzzles(kind, 4, int(rng.integers(1 << 30))))
+
+    return prepare
+
+
+def _predictions(folder: Path, rng: Rng) -> None:
+    puzzles = tiny_puzzles("sudoku", 4, int(rng.integers(1 << 30)))
+    write_csv(folder / "sudoku.csv", puzzles)
+    texts = zip(puzzles.question_texts(), puzzles.answer_texts() or [], strict=True)
+    write_predictions(
+        folder / "predictions.csv",
+        [
+            PuzzlePrediction(question, answer if i else None, 0.5 if i else None, answer)
+            for i, (question, answer) in enumerate(texts)
+        ],
+    )
+
+
+def _settings(folder: Path, _: Rng) -> None:
+    (folder / "kaggle.toml").unlink(missing_ok=True)
+    write_settings(folder / "kaggle.toml")
+    text = (folder / "kaggle.toml").read_text().replace('user = ""', 'user = "somebody"')
+    (folder / "kaggle.toml").write_text(text.replace('competition = ""', 'competition = "arc-prize"'))
+
+
+def _read_settings(folder: Path) -> None:
+    settings = read_settings(folder / "kaggle.toml")
+    json.dumps(make_notebook(settings)).encode()
+
+
+def _ready_folder(folder: Path, _: Rng) -> None:
+    settings = KaggleSettings("somebody", "arc-prize")
+    for part in ("notebook", "code"):
+        (folder / part).mkdir(exist_ok=True)
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(settings).items()}
+    (folder / "settings.json").write_text(json.dumps(values))
+    metadata = {"id": settings.notebook, "title": settings.notebook_title, "code_file": "arc-trm.ipynb"}
+    (folder / "notebook" / "kernel-metadata.json").write_text(json.dumps(metadata))
+    (folder / "code" / "dataset-metadata.json").write_text(json.dumps({"id": "somebody/arc-trm-code", "title": "arc-trm-code"}))
+    (folder / "pushed.json").write_text(json.dumps({"notebook": settings.notebook, "version": 3}))
+
+
+def _read_ready_folder(folder: Path) -> None:
+    read_ready_folder(folder)
+    push(folder, dry_run=True)
+    submit(folder, "fuzzed", None, dry_run=True)
+
+
+def _identifiers(folder: Path, rng: Rng) -> None:
+    names = ["<blank>", "b", "b|||t3|||0463582197", "a|||t1|||0123456798", "a", "b_t0_0213456789", "a_t6_0689137425"]
+    if rng.random() < 0.3:
+        (folder / "identifiers.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    else:
+        (folder / "identifiers.json").write_text(json.dumps(names))
+
+
+def _config(folder: Path, _: Rng) -> None:
+    (folder / "config.json").write_text(json.dumps(Config().to_json()))
+
+
+def _flags(folder: Path, rng: Rng) -> None:
+    (folder / "flag.txt").write_text(str(pick(rng, FLAGS)))
+
+
+def _damage_flag(rng: Rng, data: bytes) -> bytes:
+    text = data.decode()
+    for _ in range(int(rng.integers(1, 4))):
+        at = int(rng.integers(len(text) + 1))
+        text = text[:at] + str(pick(rng, FLAG_PIECES)) + text[at + int(rng.integers(0, 3)) :]
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _read_flag(folder: Path) -> None:
+    """Read one text as all that a flag may be; refused where each refuses it, and each in one line."""
+    text = (folder / "flag.txt").read_bytes().decode("utf-8", "surrogateescape")
+    told = []
+    for read in (_as_setting, parse_duration, parse_transform, _as_source):
+        try:
+            read(text)
+        except (ValueError, FileNotFoundError) as error:
+            assert str(error).isprintable(), f"{read.__name__}: {str(error)[:200]!r}"
+            told.append(str(error))
+    if len(told) == 4:
+        raise ValueError(f"{folder}: {max(told, key=len)}")
+
+
+def _as_setting(text: str) -> None:
+    override(Config(), [text])
+
+
+def _as_source(text: str) -> None:
+    if text.startswith(("sudoku:gen", "maze:gen")):
+        if len(text) < 100 and "count=1" in text and not any(part in text for part in ("side=9", "count=1" + "0")):
+            return  # it is made, which takes its time
+        raise ValueError("not tried")
+    load_source(text)
+
+
+TEXT_READERS = (
+    Reader(
+        "challenges and solutions", _challenges, (CHALLENGES, SOLUTIONS),
+        lambda folder: load_source(f"kaggle:{folder}"),
+        lambda folder: ["audit", "--source", f"kaggle:{folder}"],
+    ),
+    Reader(
+        "folder of tasks", _task_folder, ("tasks/one.json", "tasks/two.json"),
+        lambda folder: load_source(f"json:{folder / 'tasks'}"),
+        lambda folder: ["audit", "--source", f"json:{folder / 'tasks'}"],
+    ),
+    Reader(
+        "task file", _task_folder, ("tasks/one.json",),
+        lambda folder: load_source(f"json:{folder / 'tasks' / 'one.json'}"),
+        lambda folder: ["show", "one", "--source", f"json:{folder / 'tasks' / 'one.json'}"],
+    ),
+    Reader(
+        "folder of re-arc", _rearc_folder, ("tasks/tiny000.json",),
+        lambda folder: load_source(f"rearc:{folder / 'tasks'}"),
+        lambda folder: ["audit", "--source", f"rearc:{folder / 'tasks'}"],
+    ),
+    Reader(
+        "zip of re-arc", _rearc_zip, ("tasks.zip",),
+        lambda folder: load_source(f"rearc:{folder / 'tasks.zip'}"),
+        lambda folder: ["audit", "--source", f"rearc:{folder / 'tasks.zip'}"],
+        damages={"tasks.zip": mutate_zip}, slow=4,
+    ),
+    Reader(
+        "solutions", _solvable, (SOLUTIONS,),
+        lambda folder: read_solutions(folder / SOLUTIONS),
+        lambda folder: ["score", str(folder / SOLUTIONS), "--solutions", str(folder / SOLUTIONS)],
+    ),
+    Reader(
+        "submission", _submission, ("submission.json",), _read_submission,
+        lambda folder: ["score", str(folder / "submission.json"), "--solutions", str(folder / SOLUTIONS), "--allow-missing"],
+    ),
+    Reader(
+        "sudoku csv", _puzzles("sudoku"), ("sudoku.csv",),
+        lambda folder: load_puzzles(f"sudoku:{folder / 'sudoku.csv'}", "test"),
+        lambda folder: ["score", str(folder / "sudoku.csv"), "--source", f"sudoku:{folder / 'sudoku.csv'}"],
+        damages={"sudoku.csv": lambda rng, data: mutate_lines(rng, data, ODD_ROWS)},
+    ),
+    Reader(
+        "maze csv", _puzzles("maze"), ("maze.csv",),
+        lambda folder: load_puzzles(f"maze:{folder / 'maze.csv'}", "test"),
+        lambda folder: ["score", str(folder / "maze.csv"), "--source", f"maze:{folder / 'maze.csv'}"],
+        damages={"maze.csv": lambda rng, data: mutate_lines(rng, data, ODD_ROWS)},
+    ),
+    Reader(
+        "predictions csv", _predictions, ("predictions.csv",),
+        lambda folder: read_predictions(folder / "predictions.csv"),
+        lambda folder: ["score", str(folder / "predictions.csv"), "--source", f"sudoku:{folder / 'sudoku.csv'}"],
+        damages={"predictions.csv": lambda rng, data: mutate_lines(rng, data, ODD_ROWS)},
+    ),
+    Reader(
+        "kaggle.toml", _settings, ("kaggle.toml",), _read_settings,
+        lambda folder: ["kaggle", "notebook", "--settings", str(folder / "kaggle.toml"), "--out", str(folder / "entry")],
+        damages={"kaggle.toml": lambda rng, data: mutate_lines(rng, data, ODD_TOML)},
+    ),
+    Reader(
+        "kaggle folder", _ready_folder, ("settings.json", "notebook/kernel-metadata.json", "pushed.json"), _read_ready_folder,
+        lambda folder: ["kaggle", "push", str(folder), "--dry-run"],
+    ),
+    Reader(
+        "identifiers", _identifiers, ("identifiers.json",),
+        lambda folder: read_identifiers(folder / "identifiers.json", 7),
+        lambda folder: [
+            *("import-checkpoint", str(folder / "identifiers.json"), "--config", str(folder / "identifiers.json")),
+            *("--identifiers", str(folder / "identifiers.json"), "--out", str(folder / "out")),
+        ],
+    ),
+    Reader(
+        "flags", _flags, ("flag.txt",), _read_flag,
+        lambda folder: ["audit", "--source", (folder / "flag.txt").read_text(errors="replace").replace("\0", "") or "x"],
+        damages={"flag.txt": _damage_flag}, renew=20, places=False,
+    ),
+)  # fmt: skip

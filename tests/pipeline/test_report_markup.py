@@ -1,0 +1,97 @@
+"""Whatever a run directory holds is shown as text in its report: read by `html.parser`, as a browser reads it."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from augment.task import Pair, Task
+from pipeline.__main__ import main
+from pipeline.data.sources import Source, load_source
+from tests.pipeline.tiny import write_kaggle
+from tests.pipeline.tinyrun import write_run
+
+MARKUP = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</script><script>alert(2)</script>",
+    "</title></head><body onload=alert(3)>",
+    "<!--",
+    "]]>&lt;svg/onload=alert(4)&gt;",
+    "'\"` onmouseover=alert(5) x=",
+)
+PLAIN = "nothing special"
+
+
+class Page(HTMLParser):
+    """The elements, attributes and texts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.texts: list[str] = []
+        self.comments = 0
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def handle_comment(self, data: str) -> None:
+        self.comments += 1
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+def make_report(folder: Path, words: str) -> str:
+    """Return the report of a run in which every text that can be chosen is `words`."""
+    grid = np.array([[1, 2]], np.uint8)
+    tasks = tuple(Task(f"{words}{number}", (Pair(grid, grid),), (grid,)) for number in range(2))
+    data = folder / f"data {words.replace('/', '-')}"
+    write_kaggle(data, Source("made", tasks, {task.id: (grid,) for task in tasks}), "evaluation", with_solutions=True)
+    run = folder / f"run {words.replace('/', '-')}"
+    run.mkdir()
+    spec = f"kaggle:{data}:evaluation"
+    write_run(run, load_source(spec), [(0, grid, 0.5), (1, grid.T.copy(), 0.5)])
+    votes = json.loads((run / "votes.json").read_bytes())
+    (run / "votes.json").write_text(json.dumps(votes | {"sources": [words], "ranking": words, "audit": None}))
+    record = {"sources": [spec], "train_sources": [words], "preset": words, "settings": [words], "time_limit": words}
+    record |= {"weights": words, "started": words, "device": words, "seconds": {words: 3.0, "train": 1.0}}
+    (run / "run.json").write_text(json.dumps(record))
+    names = ("kind", "layers", "hidden_size", "mixing", "segments")
+    (run / "config.json").write_text(json.dumps({part: dict.fromkeys(names, words) for part in ("model", "memory", "predict")}))
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "seconds": 1.0, "loss": 2.0, words: words}) + "\n")
+    manifest = json.loads((run / "dataset" / "manifest.json").read_bytes())
+    manifest |= {"data_hash": words, "audit": {"leaks": [words], "leakage": words, "tests_checked": 1, "tests_unchecked": 0}}
+    (run / "dataset" / "manifest.json").write_text(json.dumps(manifest))
+    (run / "drafts.safetensors").write_bytes(words.encode())
+    assert main(["report", str(run)]) == 0
+    return (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("words", MARKUP)
+def test_markup_in_a_run_directory_is_text_in_its_report(words: str, tmp_path: Path) -> None:
+    plain, page = (Page(make_report(tmp_path, each)) for each in (PLAIN, words))
+    assert page.tags == plain.tags, "the same elements, whatever the words are"
+    assert [name for _, name, _ in page.attributes] == [name for _, name, _ in plain.attributes]
+    assert not any(name.startswith("on") for _, name, _ in page.attributes)
+    assert page.comments == plain.comments == 0
+    assert page.text.count(words) >= 12, "and they are all there to be read"
+
+
+def test_the_plain_words_are_where_the_markup_would_be(tmp_path: Path) -> None:
+    page = Page(make_report(tmp_path, PLAIN))
+    assert page.text.count(PLAIN) >= 12
+    assert {"h1", "dl", "script", "svg", "table"} <= set(page.tags)

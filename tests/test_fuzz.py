@@ -1,0 +1,106 @@
+"""A few thousand damaged files for the readers, of `python -m tests.fuzz`, and what fuzzing itself has to notice."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.fuzz.__main__ import all_readers, format_table, main
+from tests.fuzz.commandline import run_command
+from tests.fuzz.reader import PLACES, Hang, Reader, Workplace, fault_of_line, generator, put, time_limit, try_to_read
+from tests.fuzz.run import fuzz, fuzz_apart
+from tests.fuzz.tensors import Harm
+
+INPUTS = 120
+"""Of each reader, less of slow ones."""
+READERS = {reader.name: reader for reader in all_readers()}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_damaged_files_are_read_or_refused_in_one_line(name: str) -> None:
+    reader = READERS[name]
+    result = fuzz(reader, 7, range(max(8, INPUTS // reader.slow)))
+    assert result.failures == []
+    assert result.refused > result.inputs / 4
+    assert result.accepted > 0
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "name", ["task file", "submission", "sudoku csv", "dataset", "weights", "report of a run", "kaggle.toml"]
+)
+def test_what_is_no_file_is_refused_at_once(name: str, place: str, tmp_path: Path) -> None:
+    reader = READERS[name]
+    reader.prepare(tmp_path, generator(reader, 0, 0))
+    put(place, tmp_path / reader.damaged[0])
+    accepted, fault = try_to_read(reader, tmp_path)
+    assert fault == ""
+    assert not accepted or (name == "report of a run" and place in ("missing", "loop"))  # a run without run.json is reported
+
+
+def test_an_input_is_the_same_every_time(tmp_path: Path) -> None:
+    reader, seen = READERS["submission"], []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        place = Workplace(reader, tmp_path / name, seed=3)
+        place.lay_out(41)
+        seen.append((tmp_path / name / "submission.json").read_bytes())
+    assert seen[0] == seen[1]
+
+
+def careless(folder: Path) -> None:
+    """What a reader must not do: run what a pickle says, die in many ways."""
+    content = (folder / "x.json").read_bytes()
+    if b"9" in content:
+        raise KeyError("a number")
+    if b"[" * 100 in content:
+        raise ValueError("two\nlines")
+
+
+def test_a_careless_reader_is_found_out_and_its_files_are_kept(tmp_path: Path) -> None:
+    def prepare(folder: Path, _: np.random.Generator) -> None:
+        (folder / "x.json").write_text('{"a": [1, 2, 3]}')
+
+    reader = Reader("careless", prepare, ("x.json",), careless, lambda _: [], places=False)
+    result = fuzz(reader, 0, range(60), tmp_path / "kept")
+    faults = {fault.split(":")[0] for _, _, fault in result.failures}
+    assert faults == {"KeyError", "not one printable line"}
+    number = result.failures[0][0]
+    assert (tmp_path / "kept" / str(number) / "x.json").is_file()
+    assert "| careless |" in format_table([result])
+
+
+def test_a_reader_that_hangs_is_stopped() -> None:
+    with pytest.raises(Hang), time_limit(0.05):
+        while True:
+            pass
+
+
+def test_lines_that_say_too_little_or_too_much_are_faults(tmp_path: Path) -> None:
+    assert fault_of_line(f"{tmp_path}/x: not JSON", ValueError, tmp_path) == ""
+    assert "names no file" in fault_of_line("not JSON", ValueError, tmp_path)
+    assert "characters" in fault_of_line(f"{tmp_path}/{'x' * 1000}", ValueError, tmp_path)
+    assert "printable" in fault_of_line(f"{tmp_path}/\x1b[2J", ValueError, tmp_path)
+
+
+def test_readers_are_fuzzed_in_a_process_with_little_memory(tmp_path: Path) -> None:
+    result = fuzz_apart(READERS["solutions"], 0, range(20), tmp_path, seconds=120)
+    assert (result.inputs, result.failures) == (20, [])
+    assert result.peak_bytes < 1 << 30
+
+
+def test_the_command_line_answers_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(b"[" * 100_000)
+    code, fault = run_command(["score", str(tmp_path / "x.json"), "--solutions", str(tmp_path / "x.json")], tmp_path)
+    assert (code, fault) == (2, "")
+
+
+def test_an_unknown_reader_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--reader", "nobody"]) == 2
+    assert "there are challenges and solutions, " in capsys.readouterr().err
+
+
+def test_the_harm_that_pickles_would_do_is_real(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Harm(str(tmp_path / "harm"))))
+    assert (tmp_path / "harm").is_dir()

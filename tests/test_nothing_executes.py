@@ -1,0 +1,130 @@
+"""Nothing that comes from outside is executed: no pickle is loaded without care, nothing is evaluated, no shell is asked.
+
+Read from the sources of the program with `ast`, so that it holds for what no test runs.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("augment", "eval", "submission", "pipeline")
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}
+FORBIDDEN = {
+    *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"),
+    *("yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "yaml.unsafe_load_all", "joblib.load", "runpy.run_path"),
+    *("runpy.run_module", "os.execl", "os.spawnl", "pty.spawn", "code.interact", "numpy.fromregex", "torch.jit.load"),
+    *("torch.hub.load", "importlib.import_module"),
+}
+SHELLS = {"subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_call", "subprocess.check_output"}
+PICKLE_MODULES_MAY = {"pipeline/import_checkpoint.py": {"UnpicklingError"}}
+"""Where `pickle` may be imported, and what may be used of it: the name of an error."""
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), ast.parse(path.read_bytes())
+
+
+def dotted(node: ast.AST, names: dict[str, str]) -> str:
+    """Return the full name of what is called, by the imports of its module; nothing where it has none."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id, node.id)
+    if isinstance(node, ast.Attribute):
+        head = dotted(node.value, names)
+        return f"{head}.{node.attr}" if head else ""
+    return ""
+
+
+def imported(tree: ast.AST) -> dict[str, str]:
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {(alias.asname or alias.name.split(".")[0]): (alias.asname and alias.name) or alias.name.split(".")[0]
+                      for alias in node.names}  # fmt: skip
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {(alias.asname or alias.name): f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def faults(tree: ast.Module, where: str) -> list[str]:
+    """Return what in a module may execute what it reads."""
+    names, found = imported(tree), []
+    allowed = PICKLE_MODULES_MAY.get(where, set())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            name = dotted(node, names)
+            if name.split(".")[0] in UNPICKLERS and name.split(".")[1] not in allowed:
+                found.append(name)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in UNPICKLERS:
+            found.append(f"from {node.module}")
+        if isinstance(node, ast.Call):
+            found += faults_of_call(node, dotted(node.func, names))
+    return found
+
+
+def faults_of_call(call: ast.Call, name: str) -> list[str]:
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    first = call.args[0] if call.args else None
+    loader = ast.unparse(call.args[1]) if len(call.args) > 1 else ""
+    wrong = {
+        "options that are not seen here": None in keywords and name in SHELLS | {"torch.load", "numpy.load"},
+        "executes what it is given": name in FORBIDDEN,
+        "unpickles": name == "torch.load" and not is_constant(keywords.get("weights_only"), True),
+        "may unpickle": name == "numpy.load" and not is_constant(keywords.get("allow_pickle"), False),
+        "makes objects": name == "yaml.load" and loader != "_PlainLoader",
+        "asks a shell": name in SHELLS and "shell" in keywords and not is_constant(keywords["shell"], False),
+        "runs one text": name in SHELLS and isinstance(first, ast.Constant | ast.JoinedStr),
+    }
+    return [f"{name} {what}" for what, holds in wrong.items() if holds]
+
+
+def is_constant(node: ast.AST | None, value: object) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def test_no_module_executes_what_it_reads() -> None:
+    found = {where: faults(tree, where) for where, tree in sources()}
+    assert len(found) > 100
+    assert {where: each for where, each in found.items() if each} == {}
+
+
+HARMFUL = """
+import pickle; pickle.load(f)
+from pickle import loads
+import torch; torch.load(f)
+import torch; torch.load(f, weights_only=False)
+import torch as t; t.load(f, weights_only=w)
+import torch; torch.load(f, **options)
+from torch import load; load(f)
+eval(x)
+exec(x)
+import os; os.system(x)
+import numpy as np; np.load(f)
+import numpy as np; np.load(f, allow_pickle=True)
+import yaml; yaml.load(f, yaml.Loader)
+import subprocess; subprocess.run(x, shell=True)
+import subprocess as s; s.Popen(f'ls {x}')
+from subprocess import run; run('ls')
+import joblib; joblib.load(f)
+"""
+HARMLESS = """
+import torch; torch.load(f, weights_only=True)
+import numpy as np; np.load(f, allow_pickle=False)
+network.eval()
+import re; re.compile(x)
+import subprocess; subprocess.run(['ls', x])
+"""
+
+
+@pytest.mark.parametrize("text", HARMFUL.strip().splitlines())
+def test_what_would_execute_is_found(text: str) -> None:
+    assert faults(ast.parse(text), "x.py")
+
+
+@pytest.mark.parametrize("text", HARMLESS.strip().splitlines())
+def test_what_executes_nothing_is_left_alone(text: str) -> None:
+    assert faults(ast.parse(text), "x.py") == []
