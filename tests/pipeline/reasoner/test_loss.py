@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.reasoner.layout import Layout, make_layout
-from pipeline.reasoner.loss import SegmentLoss, going_on_target, segment_loss
+from pipeline.reasoner.loss import SegmentLoss, _log_probability, going_on_target, segment_loss
 
 SHAPES = torch.tensor([[1, 2], [2, 2], [2, 2], [3, 1]])
 VOCABULARY = 12
@@ -194,6 +194,21 @@ def test_logits_of_half_precision_are_scored_in_float32() -> None:
     loss = segment_loss(logits.bfloat16(), halting, labels, layout)
     assert loss.token.dtype == torch.float32
     assert loss.token.item() == pytest.approx(plain_loss(logits.bfloat16(), labels, "stablemax"), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4])
+def test_stablemax_in_float32_differs_from_float64_by_its_rounding_alone(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    given = scale * torch.randn(5000, 12, generator=generator)
+    labels = torch.randint(12, (5000,), generator=generator)
+    losses, gradients = [], []
+    for dtype in (torch.float64, torch.float32):
+        logits = given.to(dtype).requires_grad_()
+        loss = -_log_probability(logits, labels, "stablemax").mean()
+        losses.append(loss.item())
+        gradients.append(torch.autograd.grad(loss, logits)[0].double())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert (gradients[1] - gradients[0]).norm() < 1e-6 * gradients[0].norm()
 
 
 def test_an_unknown_loss_lists_the_alternatives() -> None:
