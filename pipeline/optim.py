@@ -93,18 +93,17 @@ class Muon(Optimizer):
         return None
 
     def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        directions = []
         for parameter in parameters:
-            state, gradient = self.state[parameter], parameter.grad
-            assert gradient is not None, "only parameters with a gradient come here"
-            if not state:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-            state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-            directions.append(gradient.lerp(state["momentum_buffer"], group["momentum"]))
+            if not self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        updates = orthogonalize(torch.stack(directions)).unbind()
         scale = 0.2 * math.sqrt(max(parameters[0].shape))
-        for parameter, update in zip(parameters, orthogonalize(torch.stack(directions)), strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.sub_(update, alpha=group["lr"] * scale)
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"] * scale)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
