@@ -106,6 +106,7 @@ def test_the_launcher_ends_with_the_exit_code_of_the_first_that_failed(
     def fail(arguments: list[str]) -> None:
         raise ChildFailedError("pipeline", {1: failure})
 
+    monkeypatch.delenv(DEADLINE, raising=False)
     monkeypatch.setattr("torch.distributed.run.main", fail)
     assert launch.launch(["--standalone"]) == expected
     assert capsys.readouterr().err == ("a process was killed by SIGKILL\n" if exit_code < 0 else "")
