@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STARTED = "ARC_PIPELINE_STARTED"
 """Environment variable with the monotonic time at which the first process began, from which a time limit counts."""
 DEADLINE = "ARC_PIPELINE_DEADLINE"
-"""Environment variable with the two monotonic times of the deadline; empty for none."""
+"""Environment variable with the three monotonic times of the deadline; empty for none."""
 
 
 def start_processes(
@@ -45,7 +45,7 @@ def start_processes(
     threads = max(1, (os.cpu_count() or 1) // count)
     environment = os.environ | {
         STARTED: repr(started),
-        DEADLINE: f"{deadline.earliest!r} {deadline.latest!r}" if deadline else "",
+        DEADLINE: f"{deadline.earliest!r} {deadline.latest!r} {deadline.limit!r}" if deadline else "",
         "OMP_NUM_THREADS": str(threads),
         "ACCELERATE_USE_CPU": "true",
     }

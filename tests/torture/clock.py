@@ -99,7 +99,7 @@ def _judge(run: Tortured, timed: Timed, late: bool) -> Timed:
     stood = [when for when, _, _, kind, name in run.events() if (kind, name) == ("rename", "submission.json")]
     timed.first_seconds = stood[0] if stood else None
     said = run.said()
-    timed.watchdog = "the time limit is reached; stopping at once" in said
+    timed.watchdog = "the time limit is reached; stopping at once" in said or timed.code == -signal.SIGALRM
     if late or timed.used > timed.limit:
         timed.problems.append(f"it took {timed.used:.1f} of {timed.limit:.0f} s")
     if timed.code and not timed.watchdog:
