@@ -79,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             if arguments.command == "run":  # from here, since importing torch takes its time too
                 deadline = run_budget(arguments, started).deadline()
                 if argv is None and deadline:
+                    deadline.set_alarm()
                     Watchdog(deadline).start()  # over what comes after this function, too
                 entered.enter_context(stop_at(deadline))
             occupation = entered.enter_context(enter(arguments))

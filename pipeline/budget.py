@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -23,10 +24,18 @@ FORGETTING = 0.99
 
 @dataclass(frozen=True)
 class Deadline:
-    """The monotonic times between which a run has to be stopped: the later, the better the machine keeps up."""
+    """The monotonic times between which a run has to be stopped, the later, the better the machine keeps up; and its limit."""
 
     earliest: float
     latest: float
+    limit: float
+
+    def set_alarm(self) -> None:
+        """Have the system kill this process between `latest` and `limit`, should it not even come to stopping itself.
+
+        It holds in the program that replaces this one, too.
+        """
+        signal.setitimer(signal.ITIMER_REAL, max(0.001, (self.latest + self.limit) / 2 - time.monotonic()))
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Budget:
             return None
         limit, reserve = self.started + self.limit_seconds, self.reserve_seconds
         latest = limit - max((1 - EARLIEST_SHARE) * reserve, min(reserve, LAST_SECONDS))
-        return Deadline(min(latest, limit - EARLIEST_SHARE * reserve), latest)
+        return Deadline(min(latest, limit - EARLIEST_SHARE * reserve), latest, limit)
 
     def until(self, seconds_from_now: float | None) -> "Budget":
         """Return a budget without reserve that starts now and lasts `seconds_from_now`."""

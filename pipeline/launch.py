@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from pipeline.budget import Deadline, stop_at
+from pipeline.budget import Deadline, Watchdog
 
 if TYPE_CHECKING:
     from pipeline.occupied import Occupation
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STARTED = "ARC_PIPELINE_STARTED"
 """Environment variable with the monotonic time at which the first process began, from which a time limit counts."""
 DEADLINE = "ARC_PIPELINE_DEADLINE"
-"""Environment variable with the two monotonic times of the deadline; empty for none."""
+"""Environment variable with the three monotonic times of the deadline; empty for none."""
 
 
 def start_processes(
@@ -45,7 +45,7 @@ def start_processes(
     threads = max(1, (os.cpu_count() or 1) // count)
     environment = os.environ | {
         STARTED: repr(started),
-        DEADLINE: f"{deadline.earliest!r} {deadline.latest!r}" if deadline else "",
+        DEADLINE: f"{deadline.earliest!r} {deadline.latest!r} {deadline.limit!r}" if deadline else "",
         "OMP_NUM_THREADS": str(threads),
         "ACCELERATE_USE_CPU": "true",
     }
@@ -78,14 +78,15 @@ def launch(arguments: Sequence[str]) -> int:
 
     Processes have told what was wrong; what the launcher thinks of it is not repeated here.
     """
+    moments = [float(text) for text in os.environ.get(DEADLINE, "").split()]
+    if moments:
+        Watchdog(Deadline(*moments)).start()  # over the import of torch and the end of this process, too
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415  (slow to import)
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
     from torch.distributed.run import main  # noqa: PLC0415
 
-    moments = [float(text) for text in os.environ.get(DEADLINE, "").split()]
     try:
-        with stop_at(Deadline(*moments) if moments else None):
-            main(list(arguments))
+        main(list(arguments))
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
         if code < 0:
@@ -111,4 +112,7 @@ def _asked_of_accelerate() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(launch(sys.argv[1:]))
+    code = launch(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # taking torch apart takes seconds on a busy machine

@@ -116,7 +116,7 @@ def _write(folder: Path, record: Record) -> None:
     try:
         replace_file(folder / RECORD_FILE, orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     except (OSError, orjson.JSONEncodeError) as error:
-        logger.warning("%s: cannot be written: %s", folder / RECORD_FILE, error)
+        logger.warning("%s is not kept: %s", RECORD_FILE, error)
 
 
 def _parse(values: Mapping[str, Any], where: str) -> Record:

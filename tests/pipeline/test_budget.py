@@ -2,7 +2,11 @@
 
 import math
 import queue
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -128,11 +132,11 @@ def endings(monkeypatch: pytest.MonkeyPatch) -> "queue.Queue[float]":
 
 def test_a_process_ends_at_its_last_moment_and_not_after_it_has_left(endings: "queue.Queue[float]") -> None:
     now = time.monotonic()
-    with stop_at(Deadline(now, now + 0.05)):
+    with stop_at(Deadline(now, now + 0.05, now + 1.0)):
         pass
     with stop_at(None), pytest.raises(queue.Empty):
         endings.get(timeout=0.3)
-    with stop_at(Deadline(now - 2.0, now - 1.0)):  # it is over already
+    with stop_at(Deadline(now - 2.0, now - 1.0, now)):  # it is over already
         endings.get(timeout=5.0)
 
 
@@ -161,7 +165,7 @@ def test_a_process_that_wakes_late_ends_earlier(
 
 
 def test_lateness_is_forgotten(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    watchdog = Watchdog(Deadline(100.0, 500.0))
+    watchdog = Watchdog(Deadline(100.0, 500.0, 502.0))
     late = iter([10.0])
 
     def wait(seconds: float) -> bool:
@@ -176,3 +180,18 @@ def test_lateness_is_forgotten(clock: list[float], monkeypatch: pytest.MonkeyPat
     with pytest.raises(Ended):
         watchdog.run()
     assert clock[0] == pytest.approx(500.0, abs=0.1)
+
+
+def test_a_process_that_does_nothing_any_more_is_ended_by_the_system_between_its_last_moment_and_its_limit() -> None:
+    program = (
+        "import ctypes, sys, time\n"
+        "from pipeline.budget import Budget, Watchdog\n"
+        "deadline = Budget(2.0, time.monotonic(), 1.0).deadline()\n"
+        "deadline.set_alarm()\n"
+        "Watchdog(deadline).start()\n"
+        "ctypes.PyDLL(None).sleep(30)\n"  # and keeps Python to itself
+    )
+    started = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False)
+    assert ended.returncode == -signal.SIGALRM
+    assert time.monotonic() - started < 20

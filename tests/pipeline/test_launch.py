@@ -106,6 +106,7 @@ def test_the_launcher_ends_with_the_exit_code_of_the_first_that_failed(
     def fail(arguments: list[str]) -> None:
         raise ChildFailedError("pipeline", {1: failure})
 
+    monkeypatch.delenv(DEADLINE, raising=False)
     monkeypatch.setattr("torch.distributed.run.main", fail)
     assert launch.launch(["--standalone"]) == expected
     assert capsys.readouterr().err == ("a process was killed by SIGKILL\n" if exit_code < 0 else "")
@@ -115,9 +116,9 @@ def test_the_launcher_keeps_the_lock_and_knows_the_deadline(
     tmp_path: Path, replaced: list[tuple[list[str], dict[str, str]]]
 ) -> None:
     with occupied(tmp_path) as occupation, pytest.raises(Replaced):
-        start_processes(2, ["train"], 1.5, Deadline(97.0, 99.25), occupation)
+        start_processes(2, ["train"], 1.5, Deadline(97.0, 99.25, 100.0), occupation)
     ((_, environment),) = replaced
-    assert [*map(float, environment[DEADLINE].split())] == [97.0, 99.25]
+    assert [*map(float, environment[DEADLINE].split())] == [97.0, 99.25, 100.0]
     with pytest.raises(Replaced):
         start_processes(2, ["train"], 1.5)
     assert replaced[1][1][DEADLINE] == ""

@@ -76,8 +76,8 @@ def _interrupt(folder: Path, arguments: argparse.Namespace) -> Iterable[kill.Out
 
 def _disk(folder: Path, arguments: argparse.Namespace) -> Iterable[disk.Refusal]:
     reference = kill.make_reference(folder, "one process")
-    yield from disk.refuse_many(folder, reference, arguments.jobs)
     yield from disk.fill_disks(folder, reference)
+    yield from disk.refuse_many(folder, reference, arguments.jobs)
 
 
 def _memory(folder: Path, arguments: argparse.Namespace) -> Iterable[memory.Squeezed]:

@@ -8,15 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 
 import orjson
 
-from tests.torture.demo import SOURCE, VARIANTS, Plan, Tortured, marked, problem_with, start, summary
+from tests.torture.demo import SOURCE, VARIANTS, Plan, Tortured, marked, problem_with, start, summary, tasks
 
 LIMITS = (20.0, 300.0)
 SIDES = (6, 10, 30)
@@ -76,6 +78,7 @@ def time_run(folder: Path, seed: int) -> Timed:
         stalls=(1.0, 3.0) if slow_down == "stalls" or every else None,
     )
     out = folder / f"timed-{seed}"
+    tasks(max_side)  # read before the clock runs
     run = start(arguments_of(limit, max_side, variant), out, plan)
     stopped = 0.0
     hogs: list[subprocess.Popen[bytes]] = []
@@ -99,7 +102,7 @@ def _judge(run: Tortured, timed: Timed, late: bool) -> Timed:
     stood = [when for when, _, _, kind, name in run.events() if (kind, name) == ("rename", "submission.json")]
     timed.first_seconds = stood[0] if stood else None
     said = run.said()
-    timed.watchdog = "the time limit is reached; stopping at once" in said
+    timed.watchdog = "the time limit is reached; stopping at once" in said or timed.code == -signal.SIGALRM
     if late or timed.used > timed.limit:
         timed.problems.append(f"it took {timed.used:.1f} of {timed.limit:.0f} s")
     if timed.code and not timed.watchdog:
@@ -141,9 +144,12 @@ def _signal(run: Tortured, number: int) -> None:
 
 
 def time_many(folder: Path, runs: int, seed: int, jobs: int) -> Iterator[Timed]:
-    """Yield what became of `runs` runs, `jobs` at a time, the longest of them mixed with the shortest."""
-    with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(lambda each: time_run(folder, each), range(seed, seed + runs))
+    """Yield what became of `runs` runs, `jobs` at a time, the longest of them mixed with the shortest.
+
+    Each is watched by a process of its own: threads would hold up each other, and measure that.
+    """
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(partial(time_run, folder), range(seed, seed + runs))
 
 
 def table(timed: Sequence[Timed]) -> list[str]:

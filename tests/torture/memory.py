@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.torture.demo import SETTINGS, Plan, problem_with, run_arguments, start
 
-ROOM_MB = (40, 60, 70, 80, 90, 100, 110, 120, 130, 140, 160, 180, 200, 230, 260, 300, 350, 400, 500, 600)
+ROOM_MB = (40, 60, 80, 100, 120, 140, 160, 200, 250, 300, 400, 600)
 """Address space beyond what a run has then."""
 PACK_TOKENS = 20_000
 _REPEATED = re.compile(r"it is repeated with (\d+) pieces")
