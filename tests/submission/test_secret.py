@@ -1,6 +1,7 @@
 """Every token that the kaggle client would use is known, and nothing else is taken for one."""
 
 import json
+from pathlib import Path
 
 import pytest
 
