@@ -19,7 +19,7 @@ from pathlib import Path
 from eval.replace import replace_file
 from submission.causes import LOST, KaggleError, explain
 from submission.notebook import read_ready_folder
-from submission.secret import mask, refuse_tokens
+from submission.secret import mask, refuse_tokens_in
 from submission.settings import KaggleSettings, read_values
 
 logger = logging.getLogger(__name__)
@@ -57,12 +57,12 @@ def push(folder: Path, dry_run: bool = False, poll_seconds: float = 5.0, ready_s
     create = ["datasets", "create", "-p", str(folder / "code"), "-r", "zip", *visible]
     renew = ["datasets", "version", "-p", str(folder / "code"), "-r", "zip", "-m", "new version of the source"]
     send = ["kernels", "push", "-p", str(folder / "notebook")]
+    _check_metadata(folder, settings)
     for path in _files(folder):
         try:
-            refuse_tokens(path.read_bytes(), str(path))
+            refuse_tokens_in(path, str(path))
         except ValueError as error:
             raise KaggleError(str(error)) from None
-    _check_metadata(folder, settings)
     if dry_run:
         _show_push(folder, dataset, (create, renew, send))
         return None

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from augment.outside import show_path
-from submission.secret import refuse_tokens
+from submission.secret import refuse_tokens_in
 from submission.settings import KaggleSettings, parse_settings, read_values
 
 PACKAGES = ("augment", "eval", "submission", "pipeline")
@@ -82,7 +82,7 @@ def write_ready_folder(
         _write_json(made / "settings.json", asdict(settings))
         for path in sorted(made.rglob("*")):
             if path.is_file():
-                refuse_tokens(path.read_bytes(), str(path.relative_to(made)))
+                refuse_tokens_in(path, str(path.relative_to(made)))
         earlier = Path(temporary) / "earlier"
         if out.exists():
             out.rename(earlier)

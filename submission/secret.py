@@ -13,6 +13,8 @@ _SECRET_NAMES = ("key", "token", "access_token", "refresh_token")
 """In the JSON files of the client; other values there, such as a user name, are no secrets."""
 _LEAST_LETTERS = 8
 """A shorter value is no token, and masking it would make messages unreadable."""
+_CHUNK_BYTES = 1 << 24
+_LONGEST_TOKEN = 1 << 12
 _TOKEN_LIKE = re.compile(r"KGAT_[A-Za-z0-9]{16,}")
 _HEADER = re.compile(r"\b(Authorization: *(?:Basic|Bearer)) [A-Za-z0-9+/=._-]+")
 
@@ -48,6 +50,15 @@ def refuse_tokens(content: bytes, name: str) -> None:
     """Raise ValueError, which names the file and not the token, when `content` holds a token or what looks like one."""
     if any(token.encode() in content for token in known_tokens()) or _TOKEN_LIKE.search(content.decode("latin-1")):
         raise ValueError(f"{name} holds a Kaggle token; take it out, nothing is written or sent with it")
+
+
+def refuse_tokens_in(path: Path, name: str) -> None:
+    """Do the same for the content of a file of any size, `name` in messages. Raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        before = b""
+        while chunk := file.read(_CHUNK_BYTES):
+            refuse_tokens(before + chunk, name)
+            before = chunk[-_LONGEST_TOKEN:]
 
 
 def _api_token(value: str) -> Iterator[str]:

@@ -82,6 +82,11 @@ def _names(header: Header) -> list[str]:
     return [name for name in header if name != "__metadata__"]
 
 
+def _is_plain(shape: object) -> bool:
+    """Return whether a shape, which may have been changed already, is still one."""
+    return isinstance(shape, list) and all(type(side) is int and 0 <= side < 1 << 20 for side in shape)
+
+
 def _change_values(rng: Rng, header: Header, body: bytearray) -> tuple[Header, bytearray]:
     """Overwrite some of the values of one tensor, where there is one: with zeros, ones (NaN to floats) or anything."""
     if not _names(header):
@@ -113,6 +118,8 @@ def _change_shape(rng: Rng, header: Header, body: bytearray) -> tuple[Header, by
     if not _names(header):
         return header, body
     entry = header[pick(rng, _names(header))]
+    if not _is_plain(entry["shape"]):
+        return header, body
     count = int(np.prod(entry["shape"])) if entry["shape"] else 1
     entry["shape"] = pick(rng, (*SHAPES, [count], [count, 1], [1, count], entry["shape"][::-1], [0, *entry["shape"]]))
     return header, body
@@ -125,9 +132,9 @@ def _resize(rng: Rng, header: Header, body: bytearray) -> tuple[Header, bytearra
     name = max(_names(header), key=lambda each: header[each]["data_offsets"][1])
     entry = header[name]
     start, stop = entry["data_offsets"]
-    rows = entry["shape"][0] if entry["shape"] else 0
-    if not rows:
+    if not _is_plain(entry["shape"]) or not entry["shape"] or not entry["shape"][0]:
         return header, body
+    rows = entry["shape"][0]
     row = (stop - start) // rows
     rows = int(pick(rng, (0, rows - 1, rows + 1)))
     entry["shape"][0], entry["data_offsets"] = rows, [start, start + rows * row]

@@ -1,10 +1,11 @@
 """Every token that the kaggle client would use is known, and nothing else is taken for one."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from submission.secret import known_tokens, mask, refuse_tokens
+from submission.secret import _CHUNK_BYTES, known_tokens, mask, refuse_tokens, refuse_tokens_in
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 OTHER = "fedcba9876543210fedcba9876543210"
@@ -84,3 +85,15 @@ def test_content_with_a_token_is_refused_by_name_and_the_token_is_not_told(monke
 def test_content_with_what_looks_like_a_token_is_refused():
     with pytest.raises(ValueError, match="notebook"):
         refuse_tokens(b'"KGAT_0123456789abcdef"', "notebook")
+
+
+@pytest.mark.parametrize("start", [0, 5, _CHUNK_BYTES - 12, _CHUNK_BYTES, _CHUNK_BYTES + 100])
+def test_a_token_is_found_wherever_it_lies_in_a_large_file(start: int, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(_CHUNK_BYTES + 1000))
+    refuse_tokens_in(path, "weights")
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"KGAT_0123456789abcdef")
+    with pytest.raises(ValueError, match="weights holds a Kaggle token"):
+        refuse_tokens_in(path, "weights")

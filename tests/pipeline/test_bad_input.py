@@ -1,0 +1,271 @@
+"""Files that once led to a traceback, a hang or gigabytes of memory: each is one line now."""
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from pipeline.__main__ import main
+from pipeline.candidates import read_candidates
+from pipeline.checkpoint import load_weights, network_from, read_weights
+from pipeline.checkpoint_folder import read_state
+from pipeline.config import Config, override, read_config
+from pipeline.data.sources import load_source
+from pipeline.report import read_report
+from pipeline.run_folder import RunFolder
+from pipeline.tensorfiles import Damaged, read_checked_json, read_tensors, write_tensors
+from submission.duration import parse_duration
+from submission.notebook import read_ready_folder
+from submission.settings import read_settings
+from tests.pipeline.test_import_checkpoint import Published
+from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
+from tests.pipeline.tinyrun import write_run, write_weights
+
+DEEP = b"[" * 5000
+
+
+def refusal(read: Callable[[], object], where: Path) -> str:
+    """Return the one line with which `read` refuses what lies at `where`."""
+    with pytest.raises(ValueError) as caught:
+        read()
+    line = str(caught.value)
+    assert line.isprintable()
+    assert str(where) in line
+    assert len(line) < len(str(where)) + 600
+    return line
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Published:
+    made = Published(tmp_path)
+    made.write()
+    return made
+
+
+@pytest.mark.parametrize("line", ["a: &a [x, x]\nb: *a", "a: &a {b: 1}\nc:\n  <<: *a"])
+def test_yaml_of_aliases_is_refused(line: str, published: Published) -> None:
+    published.yaml.write_text(published.yaml.read_text() + line)
+    assert "aliases are not supported" in refusal(published.run, published.yaml)
+
+
+def test_yaml_that_would_be_a_document_of_any_size_is_refused_at_once(published: Published) -> None:
+    lines = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 30)]
+    published.yaml.write_text("\n".join([*lines, "arch: *a29"]))
+    refusal(published.run, published.yaml)
+
+
+@pytest.mark.parametrize("line", ["lr: " + "9" * 400, "lr: 1" + "0" * 4999, "arch: " + "x" * 40_000, "#" * 70_000])
+def test_huge_values_of_yaml_are_one_short_line(line: str, published: Published) -> None:
+    key = line.split(":", maxsplit=1)[0]
+    config = {name: value for name, value in published.config.items() if name != key}
+    published.yaml.write_text(yaml.dump(config) + line)
+    refusal(published.run, published.yaml)
+
+
+def test_a_checkpoint_that_is_compressed_is_not_unpacked(published: Published) -> None:
+    with zipfile.ZipFile(published.checkpoint) as source:
+        entries = {name: source.read(name) for name in source.namelist()}
+    name = next(each for each in entries if "/data/" in each)
+    with zipfile.ZipFile(published.checkpoint, "w", zipfile.ZIP_DEFLATED) as packed:
+        for each, content in (entries | {name: bytes(1 << 24)}).items():
+            packed.writestr(each, content)
+    assert published.checkpoint.stat().st_size < 1 << 20
+    assert "compressed" in refusal(published.run, published.checkpoint)
+
+
+def test_a_tensor_of_few_bytes_that_claims_to_be_large_is_refused(published: Published) -> None:
+    key = next(iter(published.state))
+    published.state[key] = torch.zeros(1).expand(1 << 20, 1 << 20)  # looking at its values would take hours
+    published.write()
+    assert "repeats its values" in refusal(published.run, published.checkpoint)
+
+
+def test_a_key_that_is_no_name_is_not_written_out(published: Published) -> None:
+    key: Any = ()
+    for _ in range(12):
+        key = (key, key)  # its text would have 2^12 parts
+    torch.save({key: torch.zeros(1)}, published.checkpoint)
+    assert "a key is of type tuple" in refusal(published.run, published.checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"a = " + DEEP, b'x = "' + b"y" * 100_000 + b'"', b"\xff", b"user = 1", b"a" * (2 << 20)])
+def test_settings_of_kaggle_are_refused_in_one_short_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "kaggle.toml").write_bytes(content)
+    refusal(lambda: read_settings(tmp_path / "kaggle.toml"), tmp_path / "kaggle.toml")
+
+
+@pytest.mark.parametrize("content", [b"3", b"[]", b"null", DEEP, b'{"' + b"x" * 10_000 + b'": 1}', b"\xff"])
+def test_a_folder_for_kaggle_is_refused_in_one_short_line(content: bytes, tmp_path: Path) -> None:
+    for part in ("notebook", "code"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "settings.json").write_bytes(content)
+    refusal(lambda: read_ready_folder(tmp_path), tmp_path / "settings.json")
+
+
+def test_settings_and_durations_from_the_command_line_are_not_repeated_at_length() -> None:
+    for setting in ("train." + "x" * 5000 + "=1", "train.steps=" + "9" * 5000, "x" * 5000, "model.kind=" + "x" * 5000):
+        with pytest.raises(ValueError) as caught:
+            override(Config(), [setting])
+        assert len(str(caught.value)) < 500
+    for text in ("9" * 400 + "s", "x" * 5000, "10001h"):
+        with pytest.raises(ValueError, match="a duration") as caught:
+            parse_duration(text)
+        assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", DEEP, b'{"train": {"steps": ' + b"[" * 900 + b"]" * 900 + b"}}", b'{"x": {}, "x": {}}']
+)
+def test_a_config_is_refused_in_one_short_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    refusal(lambda: read_config(tmp_path / "config.json"), tmp_path / "config.json")
+
+
+def test_a_checked_object_as_deep_as_it_can_be_read_is_damaged_not_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "training.json"
+    path.write_bytes(b'{"checksum": "0", "a": ' + b"[" * 500 + b"]" * 500 + b"}")
+    assert "damaged" in refusal(lambda: read_checked_json(path), path)
+
+
+@pytest.mark.parametrize("files", [3, ["weights.safetensors"], {"../../other.safetensors": None}, {"/etc/passwd": "0"}])
+def test_a_checkpoint_does_not_name_files_elsewhere(files: object, tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_bytes(orjson.dumps({"files": files}))
+    with pytest.raises(Damaged, match="does not name the files of a checkpoint"):
+        read_state(tmp_path)
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], None]) -> None:
+    """Write a file of tensors again with its content changed, and the checksum of that."""
+    tensors, metadata = read_tensors(path)
+    change(tensors, metadata)
+    write_tensors(path, tensors, metadata)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    write_weights(tmp_path, tiny_store(), tiny_config())
+    return tmp_path / "weights.safetensors"
+
+
+def set_config(metadata: dict[str, str], section: str, name: str, value: object) -> None:
+    config = json.loads(metadata["config"])
+    config[section][name] = value
+    metadata["config"] = json.dumps(config)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, metadata: set_config(metadata, "model", "hidden_size", 1 << 40),
+        lambda tensors, metadata: set_config(metadata, "model", "layers", 1 << 40),
+        lambda tensors, metadata: set_config(metadata, "memory", "tokens", 1 << 62),
+        lambda tensors, metadata: metadata.update(task_ids='"abc"'),
+        lambda tensors, metadata: metadata.update(task_ids="[[1], [2], [3], [4]]"),
+        lambda tensors, metadata: metadata.update(task_ids=json.dumps(["a"] * 4)),
+        lambda tensors, metadata: metadata.update(step="9" * 5000),
+        lambda tensors, metadata: tensors.update({"views.transform_start": torch.zeros(0, dtype=torch.int64)}),
+        lambda tensors, metadata: tensors.update({"views.transform_start": torch.tensor(4)}),
+        lambda tensors, metadata: tensors["views.transform_start"].copy_(tensors["views.transform_start"].flip(0)),
+        lambda tensors, metadata: tensors["views.transforms"].fill_(1 << 40),
+        lambda tensors, metadata: tensors.update({"reasoner.embedding": tensors["reasoner.embedding"].to(torch.int64)}),
+        lambda tensors, metadata: tensors["reasoner.embedding"][0].fill_(float("nan")),
+        lambda tensors, metadata: tensors.pop("reasoner.head.weight"),
+        lambda tensors, metadata: tensors.update(more=torch.zeros(1)),
+    ],
+)
+def test_weights_that_contradict_themselves_are_damaged(change: Callable[..., None], weights: Path) -> None:
+    network_from(load_weights(weights), tiny_store())
+    rewrite(weights, change)
+    assert "damaged" in refusal(lambda: read_weights(weights), weights)
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F4", "C64", "BF16"])
+def test_tensors_of_unusual_kinds_are_refused(dtype: str, tmp_path: Path) -> None:
+    header = json.dumps({"cells": {"dtype": dtype, "shape": [8], "data_offsets": [0, 64 if dtype == "C64" else 8]}}).encode()
+    path = tmp_path / "round-0001.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64 if dtype == "C64" else 8))
+    refusal(lambda: read_candidates(path), path)
+
+
+@pytest.mark.parametrize("shape", [[(1 << 63) + 5, 0], [1] * 70])
+def test_shapes_beyond_all_bounds_are_damage(shape: list[int], tmp_path: Path) -> None:
+    size = 0 if 0 in shape else 1
+    header = json.dumps({"x": {"dtype": "U8", "shape": shape, "data_offsets": [0, size]}}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    refusal(lambda: read_tensors(path), path)
+
+
+def test_a_header_that_claims_ten_gigabytes_is_damage(weights: Path) -> None:
+    weights.write_bytes((10 << 30).to_bytes(8, "little") + weights.read_bytes()[8:])
+    refusal(lambda: read_weights(weights), weights)
+    with weights.open("r+b") as file:
+        file.truncate(20 << 30)
+    refusal(lambda: read_weights(weights), weights)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    source = tiny_source(0, 2)
+    grids = [grid for task in source.tasks for grid in source.solutions[task.id]]
+    (tmp_path / "run").mkdir()
+    write_run(tmp_path / "run", source, [(number, grid, 0.5) for number, grid in enumerate(grids)])
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("sources", [3, [3], ["x"], [{"role": "solve"}], None, {}])
+def test_a_dataset_that_does_not_name_its_sources_has_no_public_ones(sources: object, run: Path) -> None:
+    path = run / "dataset" / "manifest.json"
+    path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | {"sources": sources}))
+    assert RunFolder(run).public_sources() == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"seconds": 1e308, "loss": 1e308}',
+        b'{"seconds": 5e-324, "loss": -1e308}',
+        b'{"seconds": [], "loss": {}, "step": -1}',
+        b"3",
+    ],
+)
+def test_metrics_of_any_size_are_drawn_or_left_out(line: bytes, run: Path) -> None:
+    (run / "metrics.jsonl").write_bytes(b'{"seconds": 1.0, "loss": 2.0, "step": 1}\n' + line + b"\n" + line)
+    assert main(["report", str(run)]) == 0
+
+
+@pytest.mark.parametrize(
+    "values", [{"seconds": {"train": -1}}, {"seconds": {"train": 1e308}}, {"max_side": 0}, {"preset": DEEP.decode()}]
+)
+def test_a_record_of_nonsense_is_refused_or_shown(values: dict[str, Any], run: Path) -> None:
+    (run / "run.json").write_bytes(orjson.dumps({"sources": []} | values))
+    if "preset" in values:
+        read_report(run)
+    else:
+        refusal(lambda: read_report(run), run / "run.json")
+
+
+def test_a_score_of_puzzles_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "predictions.csv").touch()
+    for score in (
+        {"exact_accuracy": "x"},
+        {"exact_accuracy": 1.0},
+        {"exact_accuracy": 1.0, "solved": 1, "puzzles": 1, "predicted": []},
+    ):
+        (tmp_path / "score.json").write_bytes(orjson.dumps(score))
+        refusal(lambda: read_report(tmp_path), tmp_path / "score.json")
+
+
+def test_a_pipe_among_task_files_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    import os  # noqa: PLC0415
+
+    os.mkfifo(tmp_path / "x.json")
+    assert "no regular file" in refusal(lambda: load_source(f"json:{tmp_path}"), tmp_path / "x.json")
+    assert "no regular file" in refusal(lambda: load_source(f"rearc:{tmp_path}"), tmp_path / "x.json")
