@@ -49,7 +49,8 @@ class TrainConfig:
     """learned: a sequence halts when its halting logit says so, trained by whether it is right (TRM). q-learning: when halting
     promises more than going on, which is trained by a further segment (HRM). off: every sequence runs all segments."""
     halting_delay: int = 0
-    """Steps after which a wish to halt is acted on: 0 as published, or 1, with which a GPU need not wait for its next pack."""
+    """Segments after which a wish to halt is acted on: 0 as published, or 1, with which a GPU need not wait for its next pack.
+    With 1, what a sequence wished one segment before it may halt counts when it may."""
     loss: Literal["stablemax", "softmax"] = "stablemax"
     execution: Execution = "eager"
     """How a segment is computed. compiled: blocks by `torch.compile`, on packs of constant shapes. graphed: that, and the whole

@@ -3,7 +3,6 @@
 Asked by pipeline.train before the first step; what is tried is in pipeline.trial.
 """
 
-import gc
 import logging
 from collections.abc import Callable
 from typing import Protocol
@@ -52,12 +51,14 @@ class CudaMemory:
         return elsewhere + torch.cuda.max_memory_allocated(self.device)
 
 
-def least_pieces(trial: Callable[[int], None], memory: DeviceMemory, device: torch.device, most: int) -> int:
-    """Return the least power of two for which `trial(pieces)` stays under 90% of the memory, `most` where none does.
+def least_pieces(
+    trial: Callable[[int], None], memory: DeviceMemory, device: torch.device, most: int, share: float = MOST_SHARE
+) -> int:
+    """Return the least power of two for which `trial(pieces)` stays under a `share` of the memory, `most` where none does.
 
     `most` are the sequences of a pack. Raises OutOfMemory where even that many pieces do not fit.
     """
-    limit, pieces = MOST_SHARE * memory.total_bytes, 1
+    limit, pieces = share * memory.total_bytes, 1
     while True:
         free_memory(device)
         memory.reset()
@@ -86,5 +87,4 @@ def _fits(trial: Callable[[int], None], pieces: int) -> bool:
 
 def free_memory(device: torch.device) -> None:
     """Give back what a failed try held, once its error is gone."""
-    gc.collect()
     free_cache(device)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pipeline.optim import MovingAverage, OptimizerConfig
+from pipeline.reading import Reading
 from pipeline.reasoner.memory import RowGradient, ViewResidual
 from pipeline.reasoner.network import Network
 
@@ -31,14 +32,15 @@ def train_tables(
     average: MovingAverage | None,
     config: OptimizerConfig,
     factor: float,
+    counts: Reading,
 ) -> None:
     """Train every table by what the packs of this process and of all others found; every process must call it.
 
-    `factor` scales the rates of `config`.
+    `factor` scales the rates of `config`, `counts` (P,) are the sequences of each process in this step.
     """
     for prefix, table in network.tables().items():
-        index = _of_all(accelerator, torch.cat([pack[prefix].index for pack in found]))
-        gradient = _of_all(accelerator, torch.cat([pack[prefix].gradient for pack in found]))
+        index = _of_all(accelerator, torch.cat([pack[prefix].index for pack in found]), counts)
+        gradient = _of_all(accelerator, torch.cat([pack[prefix].gradient for pack in found]), counts)
         if average:
             average.before_rows(prefix, index)
         rate = config.residual_rate if isinstance(table, ViewResidual) else config.memory_rate
@@ -59,12 +61,12 @@ def sign_descent(rows: Tensor, index: Tensor, gradient: Tensor, rate: float, dec
     rows.index_copy_(0, index, updated)
 
 
-def _of_all(accelerator: Accelerator, rows: Tensor) -> Tensor:
-    """Return the rows of all processes, whose counts differ, in the order of the processes."""
+def _of_all(accelerator: Accelerator, rows: Tensor, counts: Reading) -> Tensor:
+    """Return the rows of all processes, of which each has its own of the `counts`, in the order of the processes."""
     if accelerator.num_processes == 1:
         return rows
-    counts = accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
-    padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+    lengths = [int(count) for count in counts.take().tolist()]
+    padded = rows.new_zeros((max(lengths), *rows.shape[1:]))
     padded[: len(rows)] = rows
-    parts = accelerator.gather(padded).split(max(counts))
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    parts = accelerator.gather(padded).split(max(lengths))
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])

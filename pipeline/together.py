@@ -21,18 +21,21 @@ class Together:
         self.several = accelerator.num_processes > 1
         self.waits = accelerator.device.type != "cuda"
         """Whether a step is looked at before it changes the weights, and not, as on a GPU, while the next one is computed."""
-        self.asked: Reading | None = None
-        """What was asked at the step before, where it was not waited for."""
+        self.begin()
 
     def begin(self) -> None:
         """Forget what was asked before."""
-        self.asked = None
+        self.asked: Reading | None = None
+        """What was asked at the step before, where it was not waited for."""
+        self.due_was_asked = False
+        """A checkpoint that is due is asked for once, though the answer comes a step later."""
 
     def sum(self, value: float) -> float:
         """Return the sum of `value` over all processes; waits for it."""
         if not self.several:
             return value
-        return float(self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device), "sum"))
+        mine = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.reduce(mine, "sum"))
 
     def share(self, values: Tensor | npt.NDArray[np.float32]) -> Tensor:
         """Return the sum of `values` over all processes, on the device; nobody waits for it."""
@@ -46,8 +49,18 @@ class Together:
         """
         if not self.several:
             return by_time, stop, due, asked_to_end
+        due = due and (self.waits or not self.due_was_asked)
+        self.due_was_asked = due
         figures = [by_time, stop, due] if self.accelerator.is_main_process else [0.0, 0.0, 0.0]
         now = Reading(self.share(np.array([*figures, asked_to_end], np.float32)))
         before, self.asked = self.asked, now
+        if not self.waits and before is None:  # the first step decides nothing but the share of the run
+            return float(now.take()[0]), False, False, False
         by_time, stop, due, asked_to_end = (now if self.waits or before is None else before).take().tolist()
         return by_time, bool(stop), bool(due), bool(asked_to_end)
+
+    def counts(self, mine: int) -> Tensor:
+        """Return what every process says, (P,) float32 on the device; nobody waits for it."""
+        said = np.zeros(self.accelerator.num_processes, np.float32)
+        said[self.accelerator.process_index] = mine
+        return self.share(said)

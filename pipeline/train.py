@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -23,7 +22,7 @@ from pipeline.checkpoint_folder import checkpoint_name, newest_checkpoint
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset, make_packs
 from pipeline.engine import ran_out_of_memory
-from pipeline.execution import Execution
+from pipeline.execution import DoesNotRun, Execution
 from pipeline.gradients import Computed, Gradients
 from pipeline.interrupts import interrupts_deferred
 from pipeline.memory_fit import CudaMemory, OutOfMemory, free_memory
@@ -146,7 +145,8 @@ class Trainer:
                 self._step(done)
                 now = time.monotonic()
                 self.progress.seconds = spent_before + now - started
-                step_seconds = max(now - before, 0.9 * step_seconds)
+                if not self.gradients.execution.prepared():
+                    step_seconds = max(now - before, 0.9 * step_seconds)
                 if self.progress.step % train.log_steps == 0:
                     self._log(journal, done, now - logged, budget.remaining())
                     logged = now
@@ -169,7 +169,8 @@ class Trainer:
         """One step of all packs: forward, backward, update."""
         train, step = self.config.train, self.progress.step
         turns = {pack: next_turn(self.carries[pack], self.maker, train, step, pack) for pack in self.packs}
-        sequences = self.together.share(np.array([sum(len(turn.samples) for turn in turns.values())], np.float32))
+        counts = self.together.counts(sum(len(turn.samples) for turn in turns.values()))
+        sequences, reading = counts.sum()[None], Reading(counts)
         computed = self._compute(turns, self.accelerator.num_processes / sequences[0])
         broken = (~computed.figures.isfinite()).any().float()[None]
         shared = Reading(torch.cat((sequences, self.together.share(broken))))
@@ -179,7 +180,7 @@ class Trainer:
         elif before is not None:
             self._tell(before)
         self.carries = computed.carries
-        self._update(done, computed.found)
+        self._update(done, computed.found, reading)
         self.progress.step += 1
 
     def _settle(self) -> None:
@@ -206,15 +207,17 @@ class Trainer:
             try:
                 return self.gradients.compute(turns, self.carries, self.pieces, scale)
             except (RuntimeError, MemoryError) as error:
-                short = ran_out_of_memory(error)
-                if not short and not self.gradients.execution.give_up(error):
+                if not ran_out_of_memory(error):
                     raise
-                words = str(error)
-            self.optimizer.zero_grad(set_to_none=True)
+                words: str | None = str(error)
+            except DoesNotRun as error:
+                self.gradients.execution.give_up(error)
+                words = None
+            self.optimizer.zero_grad(set_to_none=True)  # here the error holds no memory any more
             self.gradients.execution.forget_graphs()
-            if short:
-                most = max(len(turn.samples) for turn in turns.values())
-                self._cut_smaller(most, words)  # here the error holds no memory any more
+            free_memory(self.accelerator.device)
+            if words is not None:
+                self._cut_smaller(max(len(turn.samples) for turn in turns.values()), words)
 
     def _cut_smaller(self, most: int, words: str) -> None:
         """Double the pieces, of which a pack can have `most`.
@@ -232,12 +235,11 @@ class Trainer:
                 f"step {step}: process {self.accelerator.process_index} of {processes} is out of memory with "
                 f"train.pieces={self.pieces}; go on with --resume --set train.pieces={2 * self.pieces}"
             )
-        free_memory(self.accelerator.device)
         self.pieces *= 2
         self.memory_retries += 1
         logger.warning("step %d: out of memory; it is repeated with %d pieces to a pack", step, self.pieces)
 
-    def _update(self, done: float, found: list[Found]) -> None:
+    def _update(self, done: float, found: list[Found], counts: Reading) -> None:
         optimizer = self.config.optimizer
         factor = rate_factor(optimizer, self.progress.step, done)
         self.optimizer.set_rates(factor)
@@ -245,7 +247,7 @@ class Trainer:
         self.stepper.zero_grad(set_to_none=not self.gradients.execution.graphs)  # a graph adds to them where they are
         if self.accelerator.optimizer_step_was_skipped:  # float16 overflow: the scale was lowered, nothing else happens
             return
-        train_tables(self.network, found, self.accelerator, self.average, optimizer, factor)
+        train_tables(self.network, found, self.accelerator, self.average, optimizer, factor, counts)
         if self.average:
             self.average.update()
 

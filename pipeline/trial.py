@@ -14,7 +14,7 @@ import torch
 
 from pipeline.carry import Carry, Turn, begin, next_turn
 from pipeline.data.pack import Samples
-from pipeline.memory_fit import DeviceMemory, free_memory, least_pieces
+from pipeline.memory_fit import MOST_SHARE, DeviceMemory, free_memory, least_pieces
 
 if TYPE_CHECKING:
     from pipeline.train import Trainer
@@ -28,7 +28,8 @@ def measure_pieces(trainer: "Trainer", memory: DeviceMemory) -> int:
     accelerator, trial = trainer.accelerator, Trial(trainer)
     most = max(len(turn.samples) for turn in trial.turns)
     with trial.as_before():
-        pieces = least_pieces(trial.run, memory, accelerator.device, most)
+        share = MOST_SHARE if trainer.gradients.execution.kind != "graphed" else MOST_SHARE / 2  # a graph keeps its own
+        pieces = least_pieces(trial.run, memory, accelerator.device, most, share)
     if accelerator.num_processes == 1:
         return pieces
     return int(accelerator.gather(torch.tensor([pieces], device=accelerator.device)).max())

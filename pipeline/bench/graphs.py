@@ -8,12 +8,14 @@ import logging
 import math
 from collections.abc import Mapping
 
+from torch._dynamo.exc import FailOnRecompileLimitHit
+
 from pipeline.bench.measure import Prepare, Work
 from pipeline.bench.stages import Computing, Draws
 from pipeline.data.pack import Samples
 from pipeline.engine import to_batch
-from pipeline.execution import SPARE_SEQUENCES, Graph, Inputs
-from pipeline.reasoner.blocks import Block
+from pipeline.execution import SPARE_SEQUENCES, Graph, Inputs, compile_blocks, grid_kernel
+from pipeline.reasoner.attention import choose_way
 from pipeline.reasoner.layout import Room
 
 logger = logging.getLogger(__name__)
@@ -30,8 +32,8 @@ def gpu_sides(sides: Mapping[str, Computing], draws: Draws) -> dict[str, Prepare
     found: dict[str, Prepare] = {}
     for name, side in further.items():
         try:
-            side.prepare(1)()
-        except (RuntimeError, ImportError) as error:
+            side.prepare(ours.plan.train_sizes[0])()
+        except (RuntimeError, ImportError, FailOnRecompileLimitHit) as error:
             logger.warning("%s: does not run here: %s", name, str(error).splitlines()[0])
         else:
             found[name] = side.prepare
@@ -45,9 +47,7 @@ class Accelerated:
         """Take everything from `eager` but its network, which stays as it is."""
         self.draws, self.graphed = draws, graphed
         self.computing = Computing(eager.side, eager.store, eager.plan, eager.device, eager.dtype)
-        for block in self.computing.network.modules():
-            if isinstance(block, Block):
-                block.compile(fullgraph=True, dynamic=False)
+        compile_blocks(self.computing.network)
         self.works: dict[int, Work] = {}
 
     def prepare(self, size: int) -> Work:
@@ -61,7 +61,7 @@ class Accelerated:
     def _inputs(self, samples: Samples) -> Inputs:
         computing = self.computing
         pack = computing.pairs.make(samples[computing.pairs.order(samples)])
-        room = None if computing.pairs.canvas == "full" else room_for(len(pack.inputs), len(samples), computing)
+        room = room_for(len(pack.inputs), len(samples), computing)
         return computing.inputs(to_batch(pack, computing.pairs.memory_tokens, computing.device, room))
 
     def _step(self, samples: Samples) -> None:
@@ -79,8 +79,11 @@ class Accelerated:
 
 
 def room_for(cells: int, sequences: int, computing: Computing) -> Room:
-    """Return a room such as training has for packs of about so many cells and sequences."""
-    pairs = computing.pairs
-    longest = int(pairs.tokens(pairs.plain()).max())
+    """Return a room such as training has for packs of about so many cells and sequences; full canvases fill it."""
+    pairs, model = computing.pairs, computing.plan.model
+    longest, kernel = int(pairs.tokens(pairs.plain()).max()), grid_kernel(model)
+    if pairs.canvas == "full":
+        way = choose_way(computing.device, computing.dtype, model.hidden_size // model.heads)
+        return Room(cells, sequences, longest, pairs.memory_tokens, kernel, way)
     most = cells + longest - pairs.memory_tokens
-    return Room(most, math.ceil(SPARE_SEQUENCES * sequences) + 1, longest, pairs.memory_tokens)
+    return Room(most, math.ceil(SPARE_SEQUENCES * sequences) + 1, longest, pairs.memory_tokens, kernel, "packed")

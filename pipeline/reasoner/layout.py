@@ -61,8 +61,10 @@ class Room:
     longest: int
     """Most tokens of a sequence."""
     memory_tokens: int
-    kernel: int = 0
+    kernel: int
     """Width of the convolution on the grid, 0 for none."""
+    way: Way
+    """Of attention: packed, but where no pack needs blank sequences; the other ways go shape by shape and leave those out."""
 
     @property
     def tokens(self) -> int:
@@ -115,7 +117,7 @@ class Layout:
     longest: int
     """Tokens of the longest sequence, or more."""
     way: Way | None = None
-    """Of attention: packed in a room, since the others go shape by shape; None: the fastest for device and dtype."""
+    """Of attention: that of its room; None: the fastest for device and dtype."""
     neighbors: Tensor | None = None
     """(k * k, N) int64, in a room: which token lies at each place of a k x k kernel around a cell, N where there is none."""
 
@@ -202,7 +204,7 @@ def make_layout(
         first=to_device(first, device),
         bounds=to_device(bounds.astype(np.int32), device),
         longest=int(lengths.max()) if room is None else room.longest,
-        way="packed" if room else None,
+        way=room.way if room else None,
         neighbors=neighbors,
     )
 

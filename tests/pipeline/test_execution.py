@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.compiler import is_compiling as compiling
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline import execution
@@ -75,7 +76,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBack
     torch._dynamo.reset()
 
 
-def played(step: Callable[[], object], network: torch.nn.Module) -> tuple[Callable[[], None], object]:
+def played(step: Callable[[], object], network: torch.nn.Module, _: object = None) -> tuple[Callable[[], None], object]:
     """What `capture` does, by computing again."""
     for parameter in network.parameters():
         if parameter.grad is None:
@@ -154,12 +155,50 @@ def test_a_pack_that_its_room_does_not_hold_is_computed_eagerly(
     assert_equal_runs(tmp_path / "eager", tmp_path / "compiled")
 
 
-def test_puzzles_need_no_room(tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "choose_way", lambda *_: "fused")
-    trainer = make_trainer(tiny_config("train.execution=compiled", "train.steps=3"), tmp_path, tiny_puzzle_store())
+ALIKE = {
+    "puzzles": (),
+    "convolution": ("model.kind=urm", "model.convolution=3"),
+    "mixer": ("model.mixing=mixer", "model.positions=none", "model.canvas_side=4", "model.expansion=1"),
+}
+
+
+@pytest.mark.parametrize("way", ["fused", "products"])
+@pytest.mark.parametrize("system", ALIKE)
+def test_canvases_that_are_all_alike_fill_their_room_in_any_way_of_attention(
+    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch, system: str, way: str
+) -> None:
+    monkeypatch.setattr(execution, "choose_way", lambda *_: way)
+    monkeypatch.setattr(
+        attention, "choose_way", lambda *_: pytest.fail("asked while it is compiled") if compiling() else "fused"
+    )
+    settings = ("train.steps=3", "train.log_steps=1", *ALIKE[system])
+    make_trainer(tiny_config(*settings), tmp_path / "eager", tiny_puzzle_store()).fit(NO_LIMIT)
+    trainer = make_trainer(tiny_config("train.execution=compiled", *settings), tmp_path / "compiled", tiny_puzzle_store())
     trainer.fit(NO_LIMIT)
-    assert trainer.gradients.execution.room(100, 3, 1) is None
+    assert trainer.gradients.execution.kind == "compiled"
     assert compiler.frame_count == 2
+    names = ("loss", "halting_loss", "exact")
+    assert metrics(tmp_path / "compiled", *names) == [
+        pytest.approx(line, abs=2e-4) for line in metrics(tmp_path / "eager", *names)
+    ]
+
+
+def test_puzzles_of_several_sizes_of_packs_are_compiled_for_each(
+    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pieces double when memory runs out; what takes long and comes once is not taken for the time of a step."""
+    monkeypatch.setattr(execution, "choose_way", lambda *_: "fused")
+    config = tiny_config("train.execution=compiled", "train.pack_tokens=400")
+    trainer = make_trainer(config, tmp_path, tiny_puzzle_store())
+    compiled = trainer.gradients.execution
+    for pieces in (1, 2, 4, 8, 16, 23):
+        trainer.pieces = pieces
+        before = compiler.frame_count
+        trainer._step(0.0)
+        assert compiled.prepared() == (compiler.frame_count > before)
+        assert not compiled.prepared()
+    assert compiler.frame_count > 8
+    assert compiled.kind == "compiled"
 
 
 def test_without_constant_shapes_the_log_says_that_training_is_eager(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -193,7 +232,7 @@ def test_a_compiler_that_fails_leaves_training_eager_and_equal(
 def test_a_room_is_filled_up_to_constant_shapes(shapes: list[tuple[int, int]], memory: int, cells: int, places: int) -> None:
     sizes = torch.tensor(shapes)
     used = int(sizes.prod(1).sum())
-    room = Room(used + cells, len(shapes) + places, 25 + memory, memory, kernel=3)
+    room = Room(used + cells, len(shapes) + places, 25 + memory, memory, 3, "packed")
     if not room.holds(used, len(shapes)):
         assert cells > 25 * places
         with pytest.raises(ValueError, match="do not go into"):

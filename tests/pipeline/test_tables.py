@@ -5,12 +5,16 @@ import torch
 
 from pipeline.engine import make_accelerator
 from pipeline.optim import MovingAverage, OptimizerConfig
+from pipeline.reading import Reading
 from pipeline.reasoner.base import ReasonerConfig
 from pipeline.reasoner.memory import MemoryConfig, Views
 from pipeline.reasoner.network import make_network
 from pipeline.tables import sign_descent, take_gradients, train_tables
 
 MODEL = ReasonerConfig(hidden_size=16, heads=2, inner_multiple=8, layers=1, H_cycles=1, L_cycles=1)
+
+FIVE = Reading(torch.tensor([5.0]))
+"""Sequences of the only process."""
 
 
 def test_sign_descent_sums_duplicates_and_leaves_other_rows_alone() -> None:
@@ -53,7 +57,7 @@ def test_a_step_trains_the_rows_that_its_packs_asked_by_the_sum_of_what_they_fou
         assert table.gathered is not None and table.gathered.grad is not None
         total.index_add_(0, torch.tensor(rows), table.gathered.grad)
         found.append(take_gradients(network))
-    train_tables(network, found, make_accelerator("float32")[0], average, rates, factor=0.5)
+    train_tables(network, found, make_accelerator("float32")[0], average, rates, 0.5, FIVE)
     average.update()
     assert total.any(dim=1).tolist() == [False, True, True, False, True, False]
     torch.testing.assert_close(table.rows, -0.1 * total.sign())
@@ -65,5 +69,5 @@ def test_a_network_without_tables_has_nothing_to_take() -> None:
     network = make_network(MODEL, MemoryConfig("compositional", 2), 3, 6, 0)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert take_gradients(network) == {}
-    train_tables(network, [{}], make_accelerator("float32")[0], None, OptimizerConfig(), factor=1.0)
+    train_tables(network, [{}], make_accelerator("float32")[0], None, OptimizerConfig(), 1.0, FIVE)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
