@@ -224,7 +224,14 @@ class _Worker:
 
 
 def _serve(mouth: Connection) -> None:
-    """What a worker process does: answer pieces until it is ended."""
+    """What a worker process does: answer pieces until it is ended, or nobody listens any more."""
+    try:
+        _answer(mouth)
+    except (BrokenPipeError, EOFError):  # who started it has ended, before it could notice
+        os._exit(1)
+
+
+def _answer(mouth: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it, which ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

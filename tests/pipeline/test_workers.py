@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import Pipe
 from pathlib import Path
 
 import psutil
@@ -186,3 +187,20 @@ def test_rounds_of_other_weights_or_tests_are_removed(tmp_path: Path, store: Sto
     with make_predictor(weights, other) as predictor:
         assert predictor.keep_rounds(folder) == []
     assert list(folder.iterdir()) == []
+
+
+def test_a_worker_whose_parent_has_ended_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(Exception):
+        pass
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr(workers.os, "_exit", end)
+    monkeypatch.setattr(workers.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(workers, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(workers.logging, "basicConfig", lambda **_: None)
+    theirs, ours = Pipe()
+    theirs.close()
+    with pytest.raises(Ended, match="1"):
+        workers._serve(ours)
