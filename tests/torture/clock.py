@@ -26,15 +26,15 @@ NO_STALL_SECONDS = 2.0
 """Before the limit nobody is stopped: what is stopped cannot end. The program keeps a longer reserve."""
 SLOW_DOWNS = ("none", "stopped", "hogs", "slow disk", "stalls", "all of them")
 _BURN = """
-import random, sys, time
-rng = random.Random(sys.argv[1])
-while True:
+import os, random, sys, time
+rng, parent = random.Random(sys.argv[1]), os.getppid()
+while os.getppid() == parent:
     end = time.monotonic() + rng.uniform(0.5, 10.0)
     while time.monotonic() < end:
         pass
     time.sleep(rng.uniform(0.1, 5.0))
 """
-"""Uses a core, at some times."""
+"""Uses a core, at some times, for as long as there is who started it."""
 
 
 @dataclass
