@@ -5,14 +5,7 @@ dataset. What goes out is read by prediction and by training, like any weights (
 """
 
 import dataclasses
-import pickle
-import re
-import struct
-import warnings
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
 from torch import Tensor
 
-from augment.outside import read_file, require_file, show_value
+from augment.outside import require_file, show_value
 from pipeline.checkpoint import save_weights
 from pipeline.config import Config
 from pipeline.data.identifiers import read_identifiers
 from pipeline.data.strictjson import show_name, show_path
 from pipeline.data.watch import doing
 from pipeline.optim import OptimizerConfig
+from pipeline.published_files import first_line, naming, read_state, read_yaml
 from pipeline.reasoner.blocks import NORM_EPSILON
 from pipeline.reasoner.network import REASONERS
 from pipeline.reasoner.published import (
@@ -45,8 +38,6 @@ from pipeline.reasoner.rotary import ROPE_THETA
 
 _EMBEDDING = "inner.embed_tokens.embedding_weight"
 _MIXER = "inner.L_level.layers.0.mlp_t.down_proj.weight"
-_PREFIXES = re.compile(r"(?:(?:_orig_mod|module|model)\.)*(?=inner\.)")
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LOSSES = {"stablemax_cross_entropy": "stablemax", "softmax_cross_entropy": "softmax"}
 _OPTIMIZER = {
     "lr": "rate",
@@ -63,10 +54,6 @@ _FIXED = {"rms_norm_eps": NORM_EPSILON, "rope_theta": ROPE_THETA}
 _NAMED = 3
 """How many keys a message names at most."""
 _ROWS_AT_ONCE = 4096
-_MOST_CONFIG_BYTES = 1 << 16
-_MOST_CHARACTERS = 500
-_ZIP_FAULTS = (zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
-"""What zipfile raises for damaged archives besides its own."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +79,18 @@ def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Pa
     """
     for path in (checkpoint, config, identifiers):
         require_file(path)
-    document = _read_yaml(config)
-    with _naming(checkpoint):
+    document = read_yaml(config)
+    with naming(checkpoint):
         with doing(f"reading {show_path(checkpoint)}"):
-            state = _read_state(checkpoint)
+            state = read_state(checkpoint)
         vocabulary, count = _row_count(state, _EMBEDDING), _row_count(state, MEMORY_ROWS)
-    with _naming(config):
+    with naming(config):
         arch = _architecture(document, state, vocabulary, count)
         published = translate_config(arch)
         ours = _translate_settings(document, arch, published)
         shapes = _expected_shapes(published, len(state))
         shapes[MEMORY_ROWS] = (count, arch.get("puzzle_emb_ndim", published.model.hidden_size))
-    with _naming(checkpoint), doing("checking its values"):
+    with naming(checkpoint), doing("checking its values"):
         _require_fit(state, shapes)
     views = read_identifiers(identifiers, count)
     with doing("taking over task memory"):
@@ -114,91 +101,6 @@ def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Pa
     with doing(f"writing {show_path(path)}"):
         save_weights(path, tensors, ours, views, step=0)
     return Imported(published.model.kind, len(views.task_ids), len(views.transforms), published.memory_tokens, path)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the name of the file that is at fault before what a ValueError says."""
-    try:
-        yield
-    except (ValueError, OverflowError) as error:
-        said = str(error)
-        shown = said if len(said) <= _MOST_CHARACTERS else f"{said[:_MOST_CHARACTERS]}..."  # it may quote a value of any length
-        raise ValueError(f"{show_path(path)}: {show_path(shown)}") from error
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Makes plain values alone, and of every text once: a few aliases of aliases are a document of any size."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(problem="aliases are not supported", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file. Raises ValueError, naming the file, where there is none."""
-    data = read_file(path, _MOST_CONFIG_BYTES)
-    with _naming(path):
-        try:
-            document = yaml.load(data, _PlainLoader)
-        except yaml.MarkedYAMLError as error:
-            line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-            raise ValueError(f"not YAML: {error.problem}{line}") from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"not YAML: {_first_line(error)}") from error
-        if not isinstance(document, dict):
-            raise ValueError("expected a mapping, the config of a training or its arch")
-        return document
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a state dict by their published names, without prefixes; those of an archive stay on disk."""
-    with path.open("rb") as file:
-        archive = file.read(4) == b"PK\x03\x04"  # older files cannot be mapped
-    if archive:
-        _require_stored(path)
-    try:
-        with warnings.catch_warnings(action="ignore"):  # what is wrong is told once, below
-            state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=archive)
-    except pickle.UnpicklingError as error:
-        raise ValueError("damaged, or not a state dict of tensors alone") from error
-    except Exception as error:  # what a damaged file leads to is not documented
-        raise ValueError(f"damaged, or not a PyTorch file: {_first_line(error)}") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"expected a state dict, got {type(state).__name__}")
-    keys: dict[str, str] = {}
-    for key, value in state.items():
-        if not isinstance(key, str):
-            raise ValueError(f"expected tensors by name, but a key is of type {type(key).__name__}")
-        shown = show_name(key)
-        if not isinstance(value, Tensor):
-            raise ValueError(f"expected a flat dict of tensors, but {shown} has {type(value).__name__}")
-        if value.dtype not in _DTYPES or value.layout != torch.strided or value.device.type != "cpu":
-            raise ValueError(
-                f"{shown} is {value.dtype} ({value.layout}, {value.device}), expected dense float32, bfloat16 or float16"
-            )
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"{shown} repeats its values, {tuple(value.shape)} from {value.untyped_storage().nbytes()} bytes")
-        prefix = _PREFIXES.match(key)
-        name = key[prefix.end() :] if prefix else key
-        if name in keys:
-            raise ValueError(f"{show_name(keys[name])} and {shown} are both {show_name(name)}")
-        keys[name] = key
-    return {name: state[key] for name, key in keys.items()}
-
-
-def _require_stored(path: Path) -> None:
-    """Raise ValueError unless all in the archive is stored as it is, as PyTorch does it, and so not larger than the file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            packed = [entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-            total = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, *_ZIP_FAULTS) as error:
-        raise ValueError(f"damaged, or not a PyTorch file: {_first_line(error)}") from error
-    if packed or total > path.stat().st_size:
-        raise ValueError("damaged, or not a PyTorch file: what is in it is compressed")
 
 
 def _row_count(state: Mapping[str, Tensor], name: str) -> int:
@@ -270,7 +172,7 @@ def _expected_shapes(published: PublishedConfig, tensors: int) -> dict[str, tupl
         with torch.device("meta"):
             reasoner = REASONERS[model.kind](model, published.memory_tokens, torch.Generator())
     except (RuntimeError, TypeError, OverflowError) as error:
-        raise ValueError(f"no network can be made of this architecture: {_first_line(error)}") from error
+        raise ValueError(f"no network can be made of this architecture: {first_line(error)}") from error
     ours = reasoner.state_dict()
     return {name: tuple(ours[translate_name(name)].shape) for name in published_names(model)}
 
@@ -324,7 +226,3 @@ def _list_some(parts: Sequence[str], separator: str = ", ") -> str:
 
 def _shorten(value: object) -> str:
     return show_name(value) if isinstance(value, str) else show_value(value)
-
-
-def _first_line(error: BaseException) -> str:
-    return show_path((str(error).strip() or type(error).__name__).splitlines()[0][:160])

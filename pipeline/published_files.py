@@ -1,0 +1,117 @@
+"""The files of a published training, read with care: YAML as plain values, a state dict as tensors alone.
+
+Under `pipeline.import_checkpoint`. Nothing that is read here can run anything, or become far larger than its file.
+"""
+
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from augment.outside import read_file, show_name, show_path
+
+_PREFIXES = re.compile(r"(?:(?:_orig_mod|module|model)\.)*(?=inner\.)")
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MOST_CONFIG_BYTES = 1 << 16
+_MOST_CHARACTERS = 500
+_ZIP_FAULTS = (zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
+"""What zipfile raises for damaged archives besides its own."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the name of the file that is at fault before what a ValueError says."""
+    try:
+        yield
+    except (ValueError, OverflowError) as error:
+        said = str(error)
+        shown = said if len(said) <= _MOST_CHARACTERS else f"{said[:_MOST_CHARACTERS]}..."  # it may quote a value of any length
+        raise ValueError(f"{show_path(path)}: {show_path(shown)}") from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Makes plain values alone, and of every text once: a few aliases of aliases are a document of any size."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(problem="aliases are not supported", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file. Raises ValueError, naming the file, where there is none."""
+    data = read_file(path, _MOST_CONFIG_BYTES)
+    with naming(path):
+        try:
+            document = yaml.load(data, _PlainLoader)
+        except yaml.MarkedYAMLError as error:
+            line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+            raise ValueError(f"not YAML: {error.problem}{line}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError(f"not YAML: {first_line(error)}") from error
+        if not isinstance(document, dict):
+            raise ValueError("expected a mapping, the config of a training or its arch")
+        return document
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a state dict by their published names, without prefixes; those of an archive stay on disk."""
+    with path.open("rb") as file:
+        archive = file.read(4) == b"PK\x03\x04"  # older files cannot be mapped
+    if archive:
+        _require_stored(path)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # what is wrong is told once, below
+            state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=archive)
+    except pickle.UnpicklingError as error:
+        raise ValueError("damaged, or not a state dict of tensors alone") from error
+    except Exception as error:  # what a damaged file leads to is not documented
+        raise ValueError(f"damaged, or not a PyTorch file: {first_line(error)}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"expected a state dict, got {type(state).__name__}")
+    keys: dict[str, str] = {}
+    for key, value in state.items():
+        if not isinstance(key, str):
+            raise ValueError(f"expected tensors by name, but a key is of type {type(key).__name__}")
+        shown = show_name(key)
+        if not isinstance(value, Tensor):
+            raise ValueError(f"expected a flat dict of tensors, but {shown} has {type(value).__name__}")
+        if value.dtype not in _DTYPES or value.layout != torch.strided or value.device.type != "cpu":
+            raise ValueError(
+                f"{shown} is {value.dtype} ({value.layout}, {value.device}), expected dense float32, bfloat16 or float16"
+            )
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{shown} repeats its values, {tuple(value.shape)} from {value.untyped_storage().nbytes()} bytes")
+        prefix = _PREFIXES.match(key)
+        name = key[prefix.end() :] if prefix else key
+        if name in keys:
+            raise ValueError(f"{show_name(keys[name])} and {shown} are both {show_name(name)}")
+        keys[name] = key
+    return {name: state[key] for name, key in keys.items()}
+
+
+def _require_stored(path: Path) -> None:
+    """Raise ValueError unless all in the archive is stored as it is, as PyTorch does it, and so not larger than the file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            total = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, *_ZIP_FAULTS) as error:
+        raise ValueError(f"damaged, or not a PyTorch file: {first_line(error)}") from error
+    if packed or total > path.stat().st_size:
+        raise ValueError("damaged, or not a PyTorch file: what is in it is compressed")
+
+
+def first_line(error: BaseException) -> str:
+    return show_path((str(error).strip() or type(error).__name__).splitlines()[0][:160])
