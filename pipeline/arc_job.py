@@ -20,7 +20,7 @@ from pipeline.data.build import Leakage, build
 from pipeline.data.sources import load_source
 from pipeline.data.store import Store
 from pipeline.data.versions import scored_outputs
-from pipeline.engine import prediction_devices
+from pipeline.engine import end_training, prediction_devices
 from pipeline.opening import Challenge
 from pipeline.predict import Predictor
 from pipeline.record import record_if_usable
@@ -82,7 +82,7 @@ class ArcJob:
         """
         devices = prediction_devices(accelerator, self.workers)
         accelerator.wait_for_everyone()
-        accelerator.end_training()
+        end_training(accelerator)
         if not accelerator.is_main_process:
             return
         tasks = self.challenge.tasks()

@@ -81,7 +81,7 @@ def _build(arguments: argparse.Namespace, started: float) -> int:
 
 def _train(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.checkpoint import load_weights, transplant
-    from pipeline.engine import fit_config, make_accelerator
+    from pipeline.engine import end_training, fit_config, make_accelerator
     from pipeline.reasoner.network import make_network
     from pipeline.tensorfiles import write_json
     from pipeline.train import Trainer
@@ -103,14 +103,14 @@ def _train(arguments: argparse.Namespace, started: float) -> int:
     progress = trainer.fit(_budget(arguments, started))
     if accelerator.is_main_process:
         print(f"{arguments.out}: step {progress.step}, {progress.sequences} sequences, {progress.seconds:.1f} s")
-    accelerator.end_training()
+    end_training(accelerator)
     return 0
 
 
 def _predict(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.checkpoint import load_weights
     from pipeline.config import override
-    from pipeline.engine import make_accelerator, prediction_devices
+    from pipeline.engine import end_training, make_accelerator, prediction_devices
     from pipeline.predict import Predictor
     from pipeline.votes import predict_and_vote
 
@@ -128,7 +128,7 @@ def _predict(arguments: argparse.Namespace, started: float) -> int:
         puzzle_commands.predict_test_puzzles(arguments, accelerator, dtype, weights, store, config, _budget(arguments, started))
         return 0
     devices = prediction_devices(accelerator, arguments.workers)
-    accelerator.end_training()
+    end_training(accelerator)
     if not accelerator.is_main_process:  # it leads, with workers of its own
         return 0
     tasks = store.tasks_to_solve()

@@ -97,6 +97,21 @@ def fit_config(config: Config, dataset: Dataset) -> Config:
     return replace(config, model=replace(config.model, vocabulary=vocabulary, canvas_side=side))
 
 
+def end_training(accelerator: Accelerator) -> None:
+    """End what `accelerator` has begun: trackers, and being one of several processes.
+
+    The process group itself stays until this process ends. When the last reference to one of gloo's goes, PyTorch waits for its
+    threads and keeps Python to itself meanwhile; a thread that has a tensor left to drop then waits for Python, forever.
+    """
+    if accelerator.num_processes > 1:
+        _groups.append(torch.distributed.group.WORLD)
+    accelerator.end_training()
+
+
+_groups: list[object] = []
+"""Of processes, which nobody else may need any more."""
+
+
 def from_main(accelerator: Accelerator, value: T) -> T:
     """Return the main process's `value` in every process."""
     if accelerator.num_processes == 1:

@@ -45,6 +45,7 @@ def predict_test_puzzles(
     budget: Budget,
 ) -> None:
     """Predict the tests of `store` into predictions.csv, which has every question from the start."""
+    from pipeline.engine import end_training
     from pipeline.predict_puzzles import predict_puzzles
     from pipeline.puzzle_job import to_predictions
 
@@ -60,7 +61,7 @@ def predict_test_puzzles(
             write_predictions(path, to_predictions(store, found, {}))
     if accelerator.is_main_process and len(store.test_questions):
         print(f"{path}: {int(found.asked.sum())} of {len(found.asked)} puzzles predicted by {found.source}")
-    accelerator.end_training()
+    end_training(accelerator)
 
 
 def score_puzzle_file(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from pipeline.data.build import Leakage
 from pipeline.data.puzzlekind import PUZZLE_KINDS
 from pipeline.data.puzzles import load_puzzles
 from pipeline.data.puzzlestore import PuzzleStore, build_puzzles
+from pipeline.engine import end_training
 from pipeline.opening import PuzzleChallenge
 from pipeline.predict_puzzles import PuzzleAnswers, predict_puzzles
 from pipeline.tensorfiles import write_json
@@ -82,7 +83,7 @@ class PuzzleJob:
         if weights is not None:
             self._predict(accelerator, dtype, weights, store, config, budget)
         accelerator.wait_for_everyone()
-        accelerator.end_training()
+        end_training(accelerator)
 
     def _predict(
         self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights, store: PuzzleStore, config: Config, budget: Budget
