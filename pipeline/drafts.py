@@ -8,7 +8,7 @@ Left by the first round of predictions beside the folder of its candidates, read
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +80,8 @@ def join_drafts(parts: Sequence[Drafts]) -> Drafts | None:
 def write_drafts(path: Path, drafts: Drafts, names: Sequence[tuple[TaskId, int]], unit: DraftUnit) -> None:
     """Write drafts; `names` has the task and the position among its tests of each test input. The file appears complete."""
     arrays = {name: np.ascontiguousarray(getattr(drafts, name)) for name in _KINDS}
-    replace_file(path, safetensors.numpy.save(arrays, {"names": orjson.dumps(names).decode(), "unit": unit}))
+    about = orjson.dumps({"names": names, "unit": unit}).decode()  # in one, since safetensors keeps several in no order
+    replace_file(path, safetensors.numpy.save(arrays, {"about": about}))
 
 
 def read_drafts(path: Path) -> StoredDrafts:
@@ -91,8 +92,8 @@ def read_drafts(path: Path) -> StoredDrafts:
         raise ValueError(f"{where}: damaged or not a file of drafts ({damage})")
     try:
         with safe_open(str(path), framework="numpy") as file:
-            stored = file.metadata() or {}
-            names, unit = parse_json(stored.get("names", "null").encode(), where), stored.get("unit", "segment")
+            about = parse_json((file.metadata() or {}).get("about", "null").encode(), where)
+            names, unit = (about.get(name) if isinstance(about, dict) else None for name in ("names", "unit"))
             kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a mapping
             if kinds != _KINDS or not isinstance(names, list) or unit not in get_args(DraftUnit):
                 raise ValueError(f"{where}: not a file of drafts")
@@ -107,7 +108,7 @@ def read_drafts(path: Path) -> StoredDrafts:
     if not all(isinstance(name, list) and [*map(type, name)] == [str, int] for name in names):
         raise ValueError(f"{where}: damaged, it does not name its test inputs")
     tests = {(task, index): canvases for (task, index), canvases in zip(names, drafts.canvases(), strict=True)}
-    return StoredDrafts(unit, tests)
+    return StoredDrafts(cast(DraftUnit, unit), tests)
 
 
 _KINDS = {"test": "I32", "shape": "U8", "probability": "F32", "tokens": "U8"}

@@ -3,6 +3,7 @@
 Asked by pipeline.train before the first step; what is tried is in pipeline.trial.
 """
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import Protocol
@@ -87,4 +88,5 @@ def _fits(trial: Callable[[int], None], pieces: int) -> bool:
 
 def free_memory(device: torch.device) -> None:
     """Give back what a failed try held, once its error is gone."""
+    gc.collect()
     free_cache(device)

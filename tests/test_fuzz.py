@@ -1,10 +1,13 @@
 """A few thousand damaged files for the readers, of `python -m tests.fuzz`, and what fuzzing itself has to notice."""
 
+import logging
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.fuzz.__main__ import all_readers, format_table, main
 from tests.fuzz.commandline import run_command
@@ -15,6 +18,15 @@ from tests.fuzz.tensors import Harm
 INPUTS = 120
 """Of each reader, less of slow ones."""
 READERS = {reader.name: reader for reader in all_readers()}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_before() -> Iterator[None]:
+    """Readers are tried without a log and on one thread; the tests after these have both again."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -189,7 +189,7 @@ def _run(folder: Path, rng: Rng) -> None:
         np.arange(count, dtype=np.int32), np.full((count, 2), 3, np.uint8), np.full((2, count), 0.5, np.float32),
         np.ones((2, 9 * count), np.uint8),
     )  # fmt: skip
-    write_drafts(run / DRAFTS_FILE, drafts, names)
+    write_drafts(run / DRAFTS_FILE, drafts, names, "segment")
 
 
 def _report(folder: Path) -> None:

@@ -229,6 +229,7 @@ def test_a_foreign_file_is_named(tmp_path: Path) -> None:
 def test_clearing_removes_earlier_candidates_and_nothing_else(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "candidates"
     clear_candidates(folder)
+    folder.mkdir(parents=True)
     written(folder, small_candidates()[0])
     (folder / "notes.txt").write_text("kept")
     clear_candidates(folder)

@@ -19,6 +19,7 @@ DRAFTS = Drafts(
     tokens=np.array([[2, 3, 4, 5, 6, 7, 8, 9], [2, 3, 1, 1, 1, 0, 0, 0]], np.uint8),
 )
 NAMES = [("b", 1), ("a", 0)]
+ABOUT = '{"names": [["b", 1], ["a", 0]], "unit": "cycle"}'
 
 
 @pytest.mark.parametrize(("settings", "unit", "count"), [((1, 3), "cycle", 3), ((2, 3), "segment", 2), ((1, 1), "cycle", 1)])
@@ -73,13 +74,25 @@ def test_parts_are_joined_in_order() -> None:
 )
 def test_arrays_that_do_not_fit_are_named(tmp_path: Path, change: dict[str, np.ndarray]) -> None:
     arrays = {name: np.ascontiguousarray(array) for name, array in (vars(DRAFTS) | change).items()}
-    (tmp_path / "x").write_bytes(safetensors.numpy.save(arrays, {"names": '[["b", 1], ["a", 0]]', "unit": "cycle"}))
+    (tmp_path / "x").write_bytes(safetensors.numpy.save(arrays, {"about": ABOUT}))
     with pytest.raises(ValueError, match=r"x: (damaged|not a file of drafts)"):
         read_drafts(tmp_path / "x")
 
 
-@pytest.mark.parametrize("stored", [{}, {"names": "[1, 2]"}, {"names": '[["a", 0]]'}, {"names": "[", "unit": "cycle"}])
-def test_names_that_do_not_fit_are_named(tmp_path: Path, stored: dict[str, str]) -> None:
-    (tmp_path / "x").write_bytes(safetensors.numpy.save(vars(DRAFTS), stored))
+@pytest.mark.parametrize(
+    "about",
+    [
+        *("null", "[", "[1, 2]", "{}", '{"names": [1, 2], "unit": "cycle"}', '{"names": [["a", 0]], "unit": "cycle"}'),
+        ABOUT.replace("cycle", "week"),
+    ],
+)
+def test_names_that_do_not_fit_are_named(tmp_path: Path, about: str) -> None:
+    (tmp_path / "x").write_bytes(safetensors.numpy.save(vars(DRAFTS), {"about": about}))
     with pytest.raises(ValueError, match="x: "):
         read_drafts(tmp_path / "x")
+
+
+def test_the_same_drafts_are_the_same_bytes(tmp_path: Path) -> None:
+    for number in range(8):
+        write_drafts(tmp_path / str(number), DRAFTS, NAMES, "cycle")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
