@@ -141,7 +141,8 @@ def test_two_ranks_share_a_folder_keep_others_out_and_end_in_seconds_when_asked(
     tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    run = start([*arguments(source, "--processes", "2"), "--set", "train.steps=100000"], out, Plan())
+    endless = ("train.steps=100000", "train.segments=100000", "train.halting=off")  # wherever it ends, it carries sequences
+    run = start([*arguments(source, "--processes", "2"), *(part for each in endless for part in ("--set", each))], out, Plan())
     try:
         wait_for(run, "rename", "checkpoints/step-00000002")
         assert main([*arguments(source, "--resume"), "--out", str(out)]) == 2
