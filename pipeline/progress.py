@@ -78,8 +78,8 @@ class Journal:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.metrics: RawIOBase | None = None
-        self.broken = False
-        """Whether the last line could not be written, or not in full."""
+        self.unwritten = b""
+        """What the disk has not taken yet: lines, of the first maybe the rest alone."""
         shown = path is not None and has_bars() and logger.isEnabledFor(logging.INFO)
         self.bar: Any = make_bar(total=100, unit="%", desc="train", bar_format=_BAR) if shown else None
         self.told = -math.inf
@@ -90,23 +90,25 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.bar is not None:
             self.bar.close()
+        if self.unwritten:
+            self._append(b"")
+        if self.unwritten:
+            logger.warning("%s: the last %d lines are lost", self.path, self.unwritten.count(b"\n"))
         if self.metrics:
             self.metrics.close()
 
     def write(self, line: dict[str, float], done: float, left: float) -> None:
         """Add a line; `done` 0..1 is the share of the run, `left` the seconds that remain, or infinity.
 
-        Training does not depend on it: that the disk takes no more is said once, and lines are missing until it does again.
+        Training does not depend on it: that the disk takes no more is said once, and lines wait until it does again.
         """
         if self.path is None:
             return
-        try:
-            self._append(self.path, orjson.dumps(line) + b"\n")
-            self.broken = False
-        except OSError as error:
-            if not self.broken:
-                logger.warning("%s: lines are missing from step %d on: %s", self.path, line["step"], error.strerror)
-            self.broken = True
+        waiting, problem = bool(self.unwritten), self._append(orjson.dumps(line) + b"\n")
+        if problem and not waiting:
+            logger.warning(
+                "%s: lines wait from step %d on: %s: '%s'", self.path.name, line["step"], problem.strerror, self.path
+            )
         text = (
             f"step {line['step']}, loss {line['loss']:.3f}, exact {line['exact']:.2f}, "
             f"{line['tokens_per_second'] / 1000:.1f}k tokens/s"
@@ -119,10 +121,14 @@ class Journal:
             self.told = time.monotonic()
             logger.info("train %3.0f%%: %s", 100 * done, text)
 
-    def _append(self, path: Path, line: bytes) -> None:
-        """Write a line after the last whole one. Raises OSError."""
-        if self.metrics is None:
-            self.metrics = path.open("ab", buffering=0)
-        content = b"\n" + line if self.broken else line  # what there is of the last one is none
-        if self.metrics.write(content) != len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def _append(self, lines: bytes) -> OSError | None:
+        """Write what waits, and then `lines`; return what kept some of it from being written."""
+        assert self.path is not None
+        self.unwritten += lines
+        try:
+            if self.metrics is None:
+                self.metrics = self.path.open("ab", buffering=0)
+            self.unwritten = self.unwritten[self.metrics.write(self.unwritten) :]
+        except OSError as error:
+            return error
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if self.unwritten else None

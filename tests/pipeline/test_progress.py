@@ -60,7 +60,7 @@ def test_a_journal_without_a_path_is_silent(tmp_path: Path, caplog: pytest.LogCa
     assert not list(tmp_path.iterdir())
 
 
-def test_lines_that_the_disk_does_not_take_are_told_once_and_the_next_whole_one_is_read(
+def test_lines_that_the_disk_does_not_take_are_told_once_and_written_when_it_does(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     PartialState()
@@ -71,14 +71,28 @@ def test_lines_that_the_disk_does_not_take_are_told_once_and_the_next_whole_one_
         size = path.stat().st_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))  # the next line is cut short
         try:
-            for _ in range(3):
-                journal.write(a_line() | {"step": 8}, done=0.5, left=90.0)
+            for step in (8, 9, 10):
+                journal.write(a_line() | {"step": step}, done=0.5, left=90.0)
+                assert [line["step"] for line in read_metrics(path)] == [7]
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        journal.write(a_line() | {"step": 9}, done=0.5, left=90.0)
-    assert [line["step"] for line in read_metrics(path)] == [7, 9]
+        journal.write(a_line() | {"step": 11}, done=0.5, left=90.0)
+        assert [line["step"] for line in read_metrics(path)] == [7, 8, 9, 10, 11]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "metrics.jsonl: lines are missing from step 8 on" in caplog.text
+    assert "metrics.jsonl: lines wait from step 8 on: " in caplog.text
+
+
+def test_lines_that_wait_are_written_at_the_end_or_said_to_be_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    PartialState()
+    with Journal(tmp_path / "later" / "metrics.jsonl") as journal:
+        journal.write(a_line(), done=0.5, left=90.0)
+        journal.write(a_line() | {"step": 8}, done=0.5, left=90.0)
+        (tmp_path / "later").mkdir()
+    assert [line["step"] for line in read_metrics(tmp_path / "later" / "metrics.jsonl")] == [7, 8]
+    with Journal(tmp_path / "never" / "metrics.jsonl") as journal:
+        journal.write(a_line(), done=0.5, left=90.0)
+        journal.write(a_line() | {"step": 8}, done=0.5, left=90.0)
+    assert caplog.messages[-1] == f"{tmp_path}/never/metrics.jsonl: the last 2 lines are lost"
 
 
 def test_a_journal_draws_a_bar_in_a_notebook_and_says_no_lines(

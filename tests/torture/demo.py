@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import torch
 
 from augment.task import Task
 from pipeline.checkpoint_folder import newest_checkpoint, read_state
 from pipeline.data.select import Selection
 from pipeline.data.sources import load_source
+from pipeline.metrics import read_metrics
 from pipeline.tensorfiles import read_tensors
 from submission.format import check_submission
 
@@ -212,9 +212,8 @@ def _equal(one: Path, other: Path) -> bool:
 
 
 def losses(out: Path) -> list[tuple[int, float, float]]:
-    """Return (step, loss, share of sequences exactly right) of every line of metrics."""
-    lines = [orjson.loads(line) for line in (out / "metrics.jsonl").read_bytes().splitlines()]
-    return [(line["step"], line["loss"], line["exact"]) for line in lines]
+    """Return (step, loss, share of sequences exactly right) of every line of metrics; none where there is no file."""
+    return [(line["step"], line["loss"], line["exact"]) for line in read_metrics(out / "metrics.jsonl")]
 
 
 def summary(values: Sequence[float]) -> str:
