@@ -17,6 +17,7 @@ from pipeline.budget import Budget
 from pipeline.checkpoint import Weights
 from pipeline.config import Config
 from pipeline.data.build import Leakage, build
+from pipeline.data.intime import load_in_time
 from pipeline.data.sources import load_source
 from pipeline.data.store import Store
 from pipeline.data.versions import scored_outputs
@@ -44,10 +45,10 @@ class ArcJob:
     workers: int | None = None
     """Processes that predict; None for one on each GPU where there are several, 0 for none but this one."""
 
-    def build(self, config: Config) -> Store:
+    def build(self, config: Config, seconds: float | None) -> Store:
         """Build the dataset; the solutions are read for the audit alone and are not in it."""
-        train_sources = [load_source(spec) for spec in self.train_sources]
-        store = build(self.challenge.load(with_solutions=True), train_sources, config.build, leakage=self.leakage)
+        train_sources = load_in_time(self.train_sources, load_source, seconds)
+        store = build(self.challenge.load(with_solutions=True), train_sources, config.build, self.leakage, seconds)
         logger.info("%d training pairs, %d views of %d tasks", len(store.pair_task), len(store.transforms), len(store.task_ids))
         return store
 

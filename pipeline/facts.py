@@ -44,7 +44,7 @@ def _data_facts(record: Record | None, manifest: Mapping[str, Any], entries: Seq
         held = ", the last demonstration held out as the test" if record and record.hold_out else ""
         rows.append(("Tasks", f"{plural(len(entries), 'task')}, {plural(tests, 'test input')}{chosen}{held}"))
     if record and record.train_sources:
-        rows.append(("Trained on too", ", ".join(record.train_sources)))
+        rows.append(("Trained on too", ", ".join(record.train_sources) + _left_out(len(record.train_sources), manifest)))
     totals = manifest.get("totals")
     given = [totals.get(name) for name in ("transforms", "tasks", "pairs")] if isinstance(totals, dict) else []
     counts = [count for count in given if type(count) is int]
@@ -55,6 +55,15 @@ def _data_facts(record: Record | None, manifest: Mapping[str, Any], entries: Seq
     if manifest:
         rows.append(("Dataset", described))
     return rows
+
+
+def _left_out(asked: int, manifest: Mapping[str, Any]) -> str:
+    """Return in words how many sources, of those that were to be trained on, there was no time for; nothing where there was."""
+    sources = manifest.get("sources")
+    if not isinstance(sources, list):
+        return ""
+    missing = asked - sum(isinstance(source, dict) and source.get("role") == "train" for source in sources)
+    return f"; {missing} of these left out, as there was no time to read them" if missing > 0 else ""
 
 
 def _network_facts(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[Row]:

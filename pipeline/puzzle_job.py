@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from pipeline.budget import Budget
 from pipeline.checkpoint import Weights
 from pipeline.config import Config
 from pipeline.data.build import Leakage
+from pipeline.data.intime import load_in_time
 from pipeline.data.puzzlekind import PUZZLE_KINDS
 from pipeline.data.puzzles import load_puzzles
 from pipeline.data.puzzlestore import PuzzleStore, build_puzzles
@@ -36,13 +38,11 @@ class PuzzleJob:
     limit: int | None = None
     """Train on so many puzzles of each train source, drawn by the seed of the build; None for all."""
 
-    def build(self, config: Config) -> PuzzleStore:
+    def build(self, config: Config, seconds: float | None) -> PuzzleStore:
         """Build the dataset; the answers of the puzzles to be solved are not read."""
         settings = config.build
-        trained = [
-            load_puzzles(spec, "train", limit=self.limit, seed=settings.seed, jobs=os.cpu_count() or 1)
-            for spec in self.train_sources
-        ]
+        load = partial(load_puzzles, part="train", limit=self.limit, seed=settings.seed, jobs=os.cpu_count() or 1)
+        trained = load_in_time(self.train_sources, load, seconds)
         tests = self.challenge.load(with_answers=False)
         store = build_puzzles(tests, trained, settings.augmentations, settings.seed, self.leakage)
         count, views = len(store.questions), store.augmentations

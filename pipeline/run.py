@@ -29,6 +29,8 @@ from submission.duration import format_duration
 
 logger = logging.getLogger(__name__)
 
+BUILD_SHARE = 0.1
+"""Of the time: what reading further sources may take, and again what drawing views may take."""
 LEAST_STEPS = 50
 """A pack is made smaller when the time would not do for so many steps."""
 STAGE_SECONDS = 2.0
@@ -43,8 +45,8 @@ PREDICTING = "predicting"
 class Job(Protocol):
     """What is solved: `ArcJob` or `PuzzleJob`, each with datasets of its own kind."""
 
-    def build(self, config: Config) -> Any:
-        """Return the dataset."""
+    def build(self, config: Config, seconds: float | None) -> Any:
+        """Return the dataset, with less in it where reading sources, or making views, would take more than so many seconds."""
 
     def check(self, store: Any, folder: Path) -> None:
         """Raise ValueError when the dataset of a resumed run is for something else."""
@@ -93,7 +95,8 @@ def run(plan: RunPlan) -> int:
     if accelerator.is_main_process:
         logger.info("the engine is there after %s", format_duration(engine_seconds))
         if not (plan.resume and (folder / "manifest.json").is_file()):
-            plan.job.build(config).save(folder)
+            seconds = None if plan.budget.limit_seconds is None else BUILD_SHARE * plan.budget.remaining()
+            plan.job.build(config, seconds).save(folder)
     accelerator.wait_for_everyone()
     store = load_dataset(folder)
     if accelerator.is_main_process:

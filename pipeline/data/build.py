@@ -8,6 +8,7 @@ sources and the settings alone: not on the order of sources, tasks and pairs, no
 import hashlib
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -66,12 +67,17 @@ class BuildConfig:
 
 
 def build(
-    sources: Sequence[Source], train_sources: Sequence[Source], config: BuildConfig, leakage: Leakage = "refuse"
+    sources: Sequence[Source],
+    train_sources: Sequence[Source],
+    config: BuildConfig,
+    leakage: Leakage = "refuse",
+    seconds: float | None = None,
 ) -> Store:
     """Return the dataset that trains on all that is known and asks for the tests of `sources`.
 
     `sources` are to be solved: their demonstrations are trained on and their tests stored without outputs. Of
-    `train_sources` the tests with known outputs are trained on too. Solutions of `sources` serve the audit alone.
+    `train_sources` the tests with known outputs are trained on too. Solutions of `sources` serve the audit alone. Where drawing
+    views turns out to take more than `seconds`, what is left is drawn fewer of; the manifest says how few.
     Raises ValueError when pairs leak and `leakage` is "refuse", or when `sources` disagree on the tests of a task.
     """
     if leakage not in get_args(Leakage):
@@ -90,14 +96,21 @@ def build(
         raise ValueError("there is nothing to build: the sources have no training pairs and no tests")
     with doing("collecting grids"):
         store = _assemble(contents)
-    store = _draw_transforms(store, config)
-    manifest = {
+    store, fewest = _draw_transforms(store, config, seconds)
+    manifest: dict[str, Any] = {
         "settings": {name: value for name, value in asdict(config).items() if name != "jobs"},
         "sources": _describe_sources(sources, train_sources),
         "merged_tasks": sum(count > 1 for count in Counter(task.id for source in everything for task in source.tasks).values()),
         "audit": _describe_audit(audit, leakage),
         "totals": _count(store),
     }
+    if fewest <= config.augmentations:
+        manifest["augmentations_cut_to"] = fewest - 1
+        _LOG.warning(
+            "drawing views is slow here: of some tasks there are %d besides the task itself, not %d",
+            fewest - 1,
+            config.augmentations,
+        )
     return replace(store, manifest=manifest)
 
 
@@ -186,25 +199,61 @@ def _test_canvas(content: _Content) -> npt.NDArray[np.uint8]:
     return content.rule.canvas(grid_sizes(content.task.test)).astype(np.uint8)
 
 
-def _draw_transforms(store: Store, config: BuildConfig) -> Store:
-    """Return `store` with the views of each task, drawn in processes if that saves time."""
+def _draw_transforms(store: Store, config: BuildConfig, seconds: float | None) -> tuple[Store, int]:
+    """Return `store` with the views of each task, in processes if that saves time, and how few a task may have at least."""
     tasks = len(store.task_ids)
     processes = 1
     if _estimate_seconds(store, config) >= PROCESSES_PAY_SECONDS:
         processes = min(config.jobs or os.cpu_count() or 1, tasks)
-    shares = min(processes * 8, tasks)
-    jobs = (delayed(_draw_share)(store, range(i, tasks, shares), config) for i in range(shares))
-    drawing = Parallel(n_jobs=processes, return_as="generator")(jobs)
-    drawn = list(watch(drawing, f"drawing views of {tasks} tasks", shares, "shares"))
+    shares = min(processes * 8 * (1 if seconds is None else 4), tasks)  # a small share is soon known to be slow
+    pace = _Pace(config.augmentations + 1, shares, seconds)
+    # Joblib asks for a job when there is a process for it: by then more is known of how fast they are.
+    jobs = (delayed(_draw_share)(store, range(i, tasks, shares), config, pace.begin()) for i in range(shares))
+    drawn = []
+    for share in watch(
+        Parallel(n_jobs=processes, return_as="generator")(jobs), f"drawing views of {tasks} tasks", shares, "shares"
+    ):
+        pace.end()
+        drawn.append(share)
     codes = [drawn[number % shares][number // shares] for number in range(tasks)]
-    return replace(store, transforms=np.concatenate(codes), transform_start=np.cumsum([0, *map(len, codes)]))
+    drawn_store = replace(store, transforms=np.concatenate(codes), transform_start=np.cumsum([0, *map(len, codes)]))
+    return drawn_store, pace.least
 
 
-def _draw_share(store: Store, numbers: Iterable[int], config: BuildConfig) -> list[Codes]:
-    """Return the codes of the views of some tasks. Processes share the cells of `store` as a file that is mapped."""
-    limit = config.augmentations + 1
+class _Pace:
+    """How many views a task may have, judged by the time that the shares of the tasks took so far."""
+
+    def __init__(self, most: int, shares: int, seconds: float | None) -> None:
+        self.most, self.shares, self.seconds = most, shares, seconds
+        self.started = time.monotonic()
+        self.begun: list[int] = []
+        """Most views of a task of each share that was begun, in order."""
+        self.ended = 0
+
+    @property
+    def least(self) -> int:
+        """The fewest views that a task may have."""
+        return min(self.begun)
+
+    def begin(self) -> int:
+        """Return most views of a task of the next share."""
+        self.begun.append(self._affordable() if self.seconds is not None and self.ended else self.most)
+        return self.begun[-1]
+
+    def end(self) -> None:
+        """Say that one more share is drawn; shares come in their order."""
+        self.ended += 1
+
+    def _affordable(self) -> int:
+        elapsed = time.monotonic() - self.started
+        views = (float(self.seconds or 0) - elapsed) * sum(self.begun[: self.ended]) / elapsed - sum(self.begun[self.ended :])
+        return max(1, min(self.most, int(views / (self.shares - len(self.begun)))))
+
+
+def _draw_share(store: Store, numbers: Iterable[int], config: BuildConfig, most: int) -> list[Codes]:
+    """Return the codes of `most` views of some tasks. Processes share the cells of `store` as a file that is mapped."""
     tasks = map(store.task, numbers)
-    return [distinct_transforms(task, limit, _task_rng(config.seed, task.id), config.policy) for task in tasks]
+    return [distinct_transforms(task, most, _task_rng(config.seed, task.id), config.policy) for task in tasks]
 
 
 def _task_rng(seed: int, task_id: TaskId) -> np.random.Generator:

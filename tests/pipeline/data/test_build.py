@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,67 @@ def test_the_number_of_processes_does_not_matter(monkeypatch: pytest.MonkeyPatch
     build([QUESTION], [LESSONS], BuildConfig(augmentations=7, jobs=2)).save(tmp_path / "two")
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def many(tasks: int) -> Source:
+    """Return tasks that have all views there are."""
+    return Source(
+        "json:many.json",
+        tuple(Task(f"t{i:02}", (Pair(D, A), Pair(rows([i % 9 + 1, 2, 3]), C)), (D,)) for i in range(tasks)),
+        {},
+    )
+
+
+class Clock:
+    """Stands still until something is drawn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds_per_view: float) -> None:
+        self.now, real = 100.0, build_module._draw_share
+
+        def draw(store: Store, numbers: Iterable[int], config: BuildConfig, most: int) -> Any:
+            codes = real(store, numbers, config, most)
+            self.now += seconds_per_view * sum(map(len, codes))
+            return codes
+
+        monkeypatch.setattr(build_module, "_draw_share", draw)
+        monkeypatch.setattr(build_module.time, "monotonic", lambda: self.now)
+
+
+def test_where_drawing_views_is_slow_there_are_fewer_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(monkeypatch, 1.0)
+    with caplog.at_level(logging.WARNING):
+        store = build([many(32)], [], BuildConfig(augmentations=99, jobs=1), seconds=800.0)  # 3200 for all
+    counts = np.diff(store.transform_start)
+    assert counts[0] == 100
+    assert 800 * 0.9 < clock.now - 100 <= 800
+    fewest = int(counts.min())
+    assert 10 < fewest < 25
+    assert store.manifest["augmentations_cut_to"] == fewest - 1
+    assert f"of some tasks there are {fewest - 1} besides the task itself, not 99" in caplog.text
+
+
+def test_no_time_at_all_leaves_the_tasks_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch, 1.0)
+    store = build([many(32)], [], BuildConfig(augmentations=99, jobs=1), seconds=0.0)
+    assert np.diff(store.transform_start).tolist() == [100] + [1] * 31
+    assert store.manifest["augmentations_cut_to"] == 0
+
+
+@pytest.mark.parametrize("seconds", [None, 4000.0])
+def test_with_time_enough_nothing_is_cut(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> None:
+    Clock(monkeypatch, 1.0)
+    store = build([many(32)], [], BuildConfig(augmentations=99, jobs=1), seconds=seconds)
+    assert set(np.diff(store.transform_start).tolist()) == {100}
+    assert "augmentations_cut_to" not in store.manifest
+
+
+def test_a_limit_that_is_not_reached_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_module, "PROCESSES_PAY_SECONDS", 0.0)
+    built = [build([many(32)], [], BuildConfig(augmentations=7, jobs=2), seconds=seconds) for seconds in (None, 600.0)]
+    assert show(built[0]) == show(built[1])
+    assert built[0].manifest == built[1].manifest
 
 
 def test_the_hash_seed_of_python_does_not_matter() -> None:

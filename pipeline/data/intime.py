@@ -1,0 +1,25 @@
+"""Sources to be trained on, as far as there is time to read them."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from pipeline.data.strictjson import show_name
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def load_in_time(specs: Iterable[str], load: Callable[[str], T], seconds: float | None) -> list[T]:
+    """Return what `load` makes of each source, in order. Those whose turn comes after `seconds` are left out, which is said."""
+    started, loaded = time.monotonic(), list[T]()
+    for spec in specs:
+        if seconds is not None and loaded and time.monotonic() - started > seconds:
+            logger.warning(
+                "%s is left out: reading the sources before it took %.0f s", show_name(spec), time.monotonic() - started
+            )
+            continue
+        loaded.append(load(spec))
+    return loaded
