@@ -3,6 +3,8 @@
 Under `pipeline.import_checkpoint`. Nothing that is read here can run anything, or become far larger than its file.
 """
 
+import io
+import mmap
 import pickle
 import re
 import struct
@@ -19,13 +21,14 @@ import yaml
 from torch import Tensor
 
 from augment.outside import read_file, show_name, show_path
+from pipeline.pickle_check import LEGACY_PICKLES, check_tuples
 
 _PREFIXES = re.compile(r"(?:(?:_orig_mod|module|model)\.)*(?=inner\.)")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_CONFIG_BYTES = 1 << 16
 _MOST_CHARACTERS = 500
-_ZIP_FAULTS = (zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
-"""What zipfile raises for damaged archives besides its own."""
+_ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
+"""What zipfile raises for damaged archives."""
 
 
 @contextmanager
@@ -69,8 +72,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a state dict by their published names, without prefixes; those of an archive stay on disk."""
     with path.open("rb") as file:
         archive = file.read(4) == b"PK\x03\x04"  # older files cannot be mapped
-    if archive:
-        _require_stored(path)
+    try:
+        _check_archive(path) if archive else _check_legacy(path)
+    except _ZIP_FAULTS as error:
+        raise ValueError(f"damaged, or not a PyTorch file: {first_line(error)}") from error
     try:
         with warnings.catch_warnings(action="ignore"):  # what is wrong is told once, below
             state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=archive)
@@ -101,16 +106,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {name: state[key] for name, key in keys.items()}
 
 
-def _require_stored(path: Path) -> None:
-    """Raise ValueError unless all in the archive is stored as it is, as PyTorch does it, and so not larger than the file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            packed = [entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-            total = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, *_ZIP_FAULTS) as error:
-        raise ValueError(f"damaged, or not a PyTorch file: {first_line(error)}") from error
-    if packed or total > path.stat().st_size:
-        raise ValueError("damaged, or not a PyTorch file: what is in it is compressed")
+def _check_archive(path: Path) -> None:
+    """Raise what damaged archives raise unless all in it is stored as it is, as PyTorch does it, and its pickle is harmless."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("what is in it is compressed")
+        for entry in entries:
+            if entry.filename.endswith("data.pkl"):
+                check_tuples(io.BytesIO(archive.read(entry)))
+
+
+def _check_legacy(path: Path) -> None:
+    """Raise ValueError unless the pickles at the beginning of a file of before version 1.6 are harmless."""
+    if path.stat().st_size:  # else there is nothing to map
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            check_tuples(content, LEGACY_PICKLES)
 
 
 def first_line(error: BaseException) -> str:

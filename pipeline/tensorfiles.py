@@ -48,10 +48,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     metadata = dict(metadata or {})
     metadata |= {_CHECKSUM: _checksum(tensors, metadata)}
     with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as of every new file here; that of safetensors can be read by its owner alone
         try:
             save_file(dict(tensors), temporary, metadata=metadata)
         except SafetensorError as error:
             raise _disk_error(error) from None
+        temporary.chmod(mode)
 
 
 def _disk_error(error: SafetensorError) -> OSError:

@@ -193,8 +193,10 @@ def mutate_archive(rng: Rng, data: bytes, harm: str) -> bytes:
     inner = next(each for each in entries if each.endswith("data.pkl"))
     if chance < 0.6:
         entries[inner] = mutate_bytes(rng, entries[inner])
-    elif chance < 0.7:
+    elif chance < 0.65:
         entries[inner] = pickle.dumps(Harm(harm), protocol=int(rng.integers(0, 5)))
+    elif chance < 0.7:
+        entries[inner] = _nested_key(int(pick(rng, (1, 8, 60, 200_000))), doubled=rng.random() < 0.5)
     elif chance < 0.8:
         entries[name] = bytes(16 << 20)
         kind = zipfile.ZIP_DEFLATED
@@ -207,6 +209,11 @@ def mutate_archive(rng: Rng, data: bytes, harm: str) -> bytes:
         for entry, content in entries.items():
             archive.writestr(entry, content)
     return made.getvalue()
+
+
+def _nested_key(depth: int, doubled: bool) -> bytes:
+    """Return a pickled dict whose key is a tuple in a tuple and so on; each may hold the one within twice."""
+    return b"\x80\x02}X\x01\x00\x00\x00x" + (b"q\x01h\x01\x86" if doubled else b"\x85") * depth + b"Ns."
 
 
 def mutate_zip(rng: Rng, data: bytes) -> bytes:

@@ -1,6 +1,8 @@
 """Imported checkpoints: they give what the published network gives, rows lie at task and view, and the rest is refused."""
 
 import json
+import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -348,6 +350,28 @@ def test_what_is_no_state_dict_is_refused_and_not_run(
     message = published.refused(published.checkpoint)
     assert "state dict" in message and "weights_only" not in message
     assert "called" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "around", [b"q\x01h\x01\x86" * 60, b"q\x01h\x01h\x01\x87" * 40, b"\x85" * 2_000_000, b"(" + b"N" * 1001 + b"t"]
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_key_whose_hash_never_ends_is_refused_at_once(tmp_path: Path, around: bytes, zipped: bool) -> None:
+    published = Published(tmp_path)
+    published.write()
+    state = b"\x80\x02}X\x01\x00\x00\x00x" + around + b"Ns."
+    torch.save(published.state, published.checkpoint, _use_new_zipfile_serialization=zipped)
+    if zipped:
+        with zipfile.ZipFile(published.checkpoint) as archive:
+            entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+        with zipfile.ZipFile(published.checkpoint, "w") as archive:
+            for name, content in entries.items():
+                archive.writestr(name, state if name.endswith("data.pkl") else content)
+    else:  # magic number, protocol, system, state
+        with published.checkpoint.open("rb") as file:
+            before = [pickle.dumps(pickle.load(file), protocol=2) for _ in range(3)]
+        published.checkpoint.write_bytes(b"".join(before) + state)
+    assert "tuple of more than 1000 values" in published.refused(published.checkpoint)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -1,6 +1,7 @@
 """Files of tensors and of JSON: all or nothing, and every damage is noticed."""
 
 import errno
+import os
 import resource
 import threading
 from pathlib import Path
@@ -127,6 +128,17 @@ def test_other_programs_read_what_is_written(tmp_path: Path) -> None:
     path = tmp_path / "ours.safetensors"
     write_tensors(path, {"a": torch.ones(2)})
     assert load_file(path)["a"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_who_may_read_a_file_of_tensors_is_who_may_read_any_other(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(2)})
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.json").stat().st_mode == 0o100666 & ~mask
 
 
 def test_the_checksum_depends_on_content_alone(tmp_path: Path) -> None:
