@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from pipeline.data.strictjson import show_name
+from augment.outside import show_path
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ def load_in_time(specs: Iterable[str], load: Callable[[str], T], seconds: float 
     for spec in specs:
         if seconds is not None and loaded and time.monotonic() - started > seconds:
             logger.warning(
-                "%s is left out: reading the sources before it took %.0f s", show_name(spec), time.monotonic() - started
+                "%s is left out: reading the sources before it took %.0f s", show_path(spec), time.monotonic() - started
             )
             continue
         loaded.append(load(spec))

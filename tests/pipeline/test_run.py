@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from pipeline import commands
 from pipeline.__main__ import main
 from pipeline.budget import Budget
 from pipeline.config import Config
+from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
 from pipeline.train import Progress, Trainer
 from submission.format import check_submission, read_submission
@@ -77,6 +79,25 @@ def test_a_trainer_that_is_slow_to_make_takes_no_time_from_prediction(
     assert run("run", "--source", source, "--time-limit", "30s", "--out", tmp_path / "out") == 0
     planned, given = ends
     assert given == pytest.approx(planned, abs=0.5)
+
+
+def test_a_build_without_time_takes_what_there_is_and_the_report_says_what_is_not(
+    tmp_path: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pipeline.run, "BUILD_SHARE", 0.0)
+    out, more = (
+        tmp_path / "out",
+        ("--train-source", f"kaggle:{kaggle}:training", "--train-source", f"kaggle:{kaggle}:evaluation"),
+    )
+    arguments = ("--source", f"kaggle:{kaggle}:test", *more, "--time-limit", "40s", "--set", "train.steps=2", "--out", out)
+    assert run("run", *arguments) == 0
+    store = load_dataset(out / "dataset")
+    assert [source["name"] for source in store.manifest["sources"]] == ["kaggle:kaggle:test", "kaggle:kaggle:training"]
+    counts = np.diff(store.transform_start)
+    assert (counts.min(), counts.max()) == (1, 6)
+    assert "of some tasks there are 0 besides the task itself, not 5" in caplog.text
+    assert f"kaggle:{kaggle}:evaluation is left out: reading the sources before it took" in caplog.text
+    assert "; 1 of these left out, as there was no time to read them" in (out / "report.html").read_text()
 
 
 def test_a_run_with_known_solutions_is_scored_by_three_rules(

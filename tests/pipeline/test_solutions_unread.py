@@ -1,0 +1,85 @@
+"""The outputs that a run is scored by are read for the audit before it and for the score after it, and never between."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.data.dataset import load_dataset
+from pipeline.data.sources import load_source
+from pipeline.tensorfiles import read_tensors
+from submission.format import read_submission
+from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+
+ROOT = Path(__file__).parents[2]
+WATCHED = """
+import json, sys
+def hear(event, values):
+    if event == "open" and isinstance(values[0], str) and "solutions" in values[0]:
+        print("HEARD solutions", flush=True)
+    elif event == "os.rename":
+        print("HEARD", "/".join(str(values[1]).split("/")[-2:]), flush=True)
+sys.addaudithook(hear)
+from pipeline.__main__ import main
+sys.exit(main(json.loads(sys.argv[1])))
+"""
+
+
+def arguments_of(folder: Path) -> list[str]:
+    settings = [part for each in (*TINY, "train.steps=4", "train.checkpoint_steps=2") for part in ("--set", each)]
+    return ["run", "--source", f"kaggle:{folder}/kaggle:evaluation", "--preset", "demo", *settings, "--out", f"{folder}/run"]
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Return the folder of a run and what it did, in order: solutions opened, files put into place."""
+    folder = tmp_path_factory.mktemp("watched")
+    write_kaggle(folder / "kaggle", tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
+    settings = [part for each in (*TINY, "train.steps=4", "train.checkpoint_steps=2") for part in ("--set", each)]
+    arguments = [
+        "run",
+        "--source",
+        f"kaggle:{folder}/kaggle:evaluation",
+        "--preset",
+        "demo",
+        *settings,
+        "--out",
+        f"{folder}/run",
+    ]
+    command = [sys.executable, "-c", WATCHED, json.dumps(arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return folder, re.findall(r"^HEARD (.*)$", done.stdout, re.MULTILINE)
+
+
+def test_solutions_are_opened_before_the_dataset_stands_and_after_the_submission_is_final(
+    heard: tuple[Path, list[str]],
+) -> None:
+    _, events = heard
+    built = events.index("dataset/manifest.json")
+    final = max(place for place, event in enumerate(events) if event.endswith("/submission.json"))
+    assert built < final
+    assert "solutions" in events[:built]
+    assert "solutions" not in events[built : final + 1]
+    assert "solutions" in events[final + 1 :]
+    for made in ("checkpoints/step-00000004", "candidates/round-0001.safetensors", "run/votes.json"):
+        assert built < events.index(made), made
+
+
+def test_the_outputs_are_nowhere_in_what_the_run_learned_from(heard: tuple[Path, list[str]]) -> None:
+    folder, _ = heard
+    run, source = folder / "run", f"kaggle:{folder}/kaggle:evaluation"
+    other = folder / "other"
+    write_kaggle(other / "kaggle", tiny_source(3, 3, "eval"), "evaluation", with_solutions=False)
+    subprocess.run([sys.executable, "-m", "pipeline", *arguments_of(other)], cwd=ROOT, capture_output=True, check=True)
+    assert load_source(source).solutions
+    assert not load_source(f"kaggle:{other}/kaggle:evaluation").solutions
+    assert str(read_submission(other / "run" / "submission.json")) == str(read_submission(run / "submission.json"))
+    assert load_dataset(other / "run" / "dataset").data_hash == load_dataset(run / "dataset").data_hash
+    for name in ("round-0001.safetensors", "round-0002.safetensors"):
+        found, same = (read_tensors(each / "candidates" / name)[0] for each in (run, other / "run"))
+        assert all(torch.equal(found[key], same[key]) for key in found)
+    assert not (other / "run" / "score.json").exists()
