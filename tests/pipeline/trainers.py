@@ -34,7 +34,7 @@ def make_trainer(config: Config, out: Path, store: Store | None = None) -> Train
     accelerator, dtype = make_accelerator(config.train.precision)
     network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
     out.mkdir(parents=True, exist_ok=True)
-    return Trainer(accelerator, dtype, network, store, config, out)
+    return Trainer(accelerator, dtype, network.to(accelerator.device), store, config, out)
 
 
 def final_tensors(out: Path) -> dict[str, torch.Tensor]:
