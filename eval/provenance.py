@@ -13,10 +13,33 @@ Row = tuple[str, str]
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What the parts of what is solved are called."""
+
+    whole: str
+    """What is solved."""
+    question: str
+    """What is asked of it."""
+    output: str
+    """What is scored."""
+    trained: str
+    """What is trained on."""
+    leaking: tuple[str, str]
+    """What one, or several, of these do that an audit is to find."""
+    answers_audited: bool
+    """Whether an audit needs the outputs, so that it reads them."""
+
+
+TASKS = Kind("task", "test input", "test output", "training pair", ("equals a scored test", "equal a scored test"), True)
+PUZZLES = Kind("puzzle", "puzzle", "answer", "training puzzle", ("is a view of a test", "are views of a test"), False)
+
+
+@dataclass(frozen=True)
 class Scored:
     """The test outputs that a score counts."""
 
     tasks: int
+    """Or puzzles, of which each has one output."""
     outputs: int
     data_hash: str
     """SHA-256, in hex, of the ids and outputs that attempts are judged by."""
@@ -56,20 +79,22 @@ class Provenance:
     audited: Audited | None = None
     reservations: tuple[str, ...] = field(default=())
     """Why the audit does not say all, such as weights that were trained before on something else."""
+    kind: Kind = TASKS
 
 
 def provenance_rows(scored: Scored | None, given: Provenance) -> list[Row]:
     """Return the six facts in words, each with its name, whatever is known of them."""
     unknown = f"{UNKNOWN} ({given.why_unknown})"
     if scored is None:
-        hashed = version = f"{UNKNOWN} (no test output is known)"
+        hashed = version = f"{UNKNOWN} (no {given.kind.output} is known)"
     else:
         hashed = f"scored outputs {scored.data_hash[:12]}"
-        version = f"{_plural(scored.tasks, 'task')}, {_plural(scored.outputs, 'test output')}: {scored.version}"
+        counted = _plural(scored.outputs, given.kind.output)
+        version = f"{_plural(scored.tasks, given.kind.whole)}, {counted}: {scored.version}"
     hashed += f"; dataset {given.trained_hash[:12] if given.trained_hash else UNKNOWN}"
     return [
         ("votes", _votes(given.checkpoints, unknown)),
-        ("views", unknown if given.views is None else f"{_range(*given.views)} of each test input"),
+        ("views", unknown if given.views is None else f"{_range(*given.views)} of each {given.kind.question}"),
         ("data hash", hashed),
         ("data", version),
         ("solutions during the run", _solutions(given, unknown)),
@@ -118,11 +143,13 @@ def _votes(checkpoints: tuple[str, ...] | None, unknown: str) -> str:
 
 
 def _solutions(given: Provenance, unknown: str) -> str:
-    audited = given.audited
+    audited, kind = given.audited, given.kind
     if audited is None:
         return unknown
     if audited.leaks and audited.leakage == "allow":
-        return f"trained on, as asked: {_plural(audited.leaks, 'training pair')} that show an answer"
+        return f"trained on, as asked: {_plural(audited.leaks, kind.trained)} that show an answer"
+    if not kind.answers_audited:
+        return "; ".join(["not readable: read for the score alone, when all was predicted", *given.reservations])
     if not audited.checked:
         return "; ".join(["not readable: the run knew no test output", *given.reservations])
     known = "not readable for training and prediction: read for the audit before, and for the score afterwards"
@@ -130,15 +157,15 @@ def _solutions(given: Provenance, unknown: str) -> str:
 
 
 def _audit(given: Provenance, unknown: str) -> str:
-    audited = given.audited
+    audited, kind = given.audited, given.kind
     if audited is None:
         return unknown
-    checked = f"{_plural(audited.checked, 'test output')} checked"
+    checked = f"{_plural(audited.checked, kind.output if kind.answers_audited else kind.question)} checked"
     if audited.unchecked:
         checked += f", {audited.unchecked} not, being unknown"
     done = {"drop": "left out", "allow": "trained on all the same"}.get(audited.leakage, "found")
-    pairs = f"{_plural(audited.leaks, 'training pair')} that {'equals' if audited.leaks == 1 else 'equal'} a scored test {done}"
-    found = pairs if audited.leaks else "no training pair equals a scored test"
+    pairs = f"{_plural(audited.leaks, kind.trained)} that {kind.leaking[audited.leaks != 1]} {done}"
+    found = pairs if audited.leaks else f"no {kind.trained} {kind.leaking[0]}"
     if not audited.checked:
         found = "nothing could be compared"
     return "; ".join([found, checked, *given.reservations])

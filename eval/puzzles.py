@@ -12,6 +12,7 @@ from operator import eq
 from pathlib import Path
 
 from augment.outside import read_file
+from eval.provenance import Row, format_rows
 from eval.replace import replace_file
 
 COLUMNS = ("question", "prediction", "halting_probability", "answer", "correct")
@@ -85,14 +86,15 @@ def score_puzzles(predictions: Sequence[PuzzlePrediction], answers_by_question: 
     )
 
 
-def format_puzzle_score(score: PuzzleScore, name: str, checkpoint: str) -> str:
+def format_puzzle_score(score: PuzzleScore, name: str, predictions: str, provenance: Sequence[Row]) -> str:
     """Return `score` as text of several lines, without a line end.
 
-    `name` says what was scored, such as "sudoku:test.csv", and `checkpoint` what predicted it.
+    `name` says what was scored, such as "sudoku:test.csv", and `predictions` the file; `provenance` are the rows of
+    `provenance_rows`.
     """
     missing = score.puzzles - score.predicted
     lines = [
-        f"{name}: {score.puzzles} puzzle{'' if score.puzzles == 1 else 's'}; {checkpoint}",
+        f"{name}: {score.puzzles} puzzle{'' if score.puzzles == 1 else 's'}; {predictions}",
         f"exact accuracy            {score.exact_accuracy:7.2%}  {score.solved} of {score.puzzles} with every cell right",
         f"cell accuracy             {score.cell_accuracy:7.2%}  of all cells, those that the question gives too",
     ]
@@ -102,6 +104,7 @@ def format_puzzle_score(score: PuzzleScore, name: str, checkpoint: str) -> str:
         lines.append(f"not predicted, counted as wrong: {missing}")
     if score.unknown:
         lines.append(f"without a known answer, not counted: {score.unknown}")
+    lines += format_rows(provenance)
     return "\n".join(lines)
 
 

@@ -9,8 +9,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-import orjson
-
 from augment.task import Solutions
 from eval.provenance import Scored, provenance_json, provenance_rows
 from eval.score import format_score, score_predictions
@@ -29,6 +27,7 @@ from pipeline.entry import are_puzzles, challenge_of, run_budget, selection_of
 from pipeline.kaggle_commands import kaggle
 from pipeline.opening import PuzzleChallenge
 from pipeline.report_command import report
+from pipeline.results import write_result
 from pipeline.votefile import provenance_beside
 from submission.duration import parse_duration
 from submission.format import fallback_submission, read_submission, write_submission
@@ -163,7 +162,7 @@ def _score(arguments: argparse.Namespace, _: float) -> int:
     provenance = provenance_beside(arguments.submission)
     if arguments.json:
         told = score.to_json() | {"provenance": provenance_json(scored, provenance)}
-        arguments.json.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        write_result(arguments.json, told)
     print(format_score(score, name, provenance_rows(scored, provenance)))
     return 0
 

@@ -18,6 +18,7 @@ from pipeline.config import PredictConfig
 from pipeline.data.dataset import make_packs
 from pipeline.data.puzzlestore import PuzzleStore
 from pipeline.data.watch import Progress
+from pipeline.votefile import source_name
 
 FIRST_ROUND = 256
 """Puzzles of the first round."""
@@ -51,7 +52,7 @@ def predict_puzzles(
     shape = store.test_questions.shape
     tokens = torch.zeros(shape, dtype=torch.uint8)
     halting, asked = torch.zeros(len(tokens)), torch.zeros(len(tokens), dtype=torch.uint8)
-    source = f"{weights.path.parent.name}/{weights.path.name}, step {weights.step}"
+    source = source_name(weights.path, weights.step, weights.data_hash)
     stop = 0
     while stop < len(samples):
         start, stop = stop, min(len(samples), max(FIRST_ROUND, 2 * stop))

@@ -6,13 +6,15 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import orjson
-
+from augment.outside import show_path
+from eval.provenance import provenance_json, provenance_rows
 from eval.puzzles import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
 from pipeline.budget import Budget
 from pipeline.data.puzzlekind import PUZZLE_KINDS
 from pipeline.data.puzzles import load_puzzles
 from pipeline.data.puzzlestore import PuzzleStore, build_puzzles
+from pipeline.puzzlefacts import leave_predictions, provenance_of_puzzles, scored_answers
+from pipeline.results import write_result
 from submission.duration import format_duration
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def predict_test_puzzles(
         write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
     for found in predict_puzzles(accelerator, dtype, weights, store, config.predict, budget):
         if accelerator.is_main_process:
-            write_predictions(path, to_predictions(store, found, {}))
+            leave_predictions(path, to_predictions(store, found, {}), found.source, store.data_hash, store.manifest)
     if accelerator.is_main_process and len(store.test_questions):
         print(f"{path}: {int(found.asked.sum())} of {len(found.asked)} puzzles predicted by {found.source}")
     end_training(accelerator)
@@ -66,10 +68,12 @@ def predict_test_puzzles(
 
 def score_puzzle_file(arguments: argparse.Namespace) -> int:
     """Score a predictions.csv."""
-    score = score_puzzles(read_predictions(arguments.submission), _answers(arguments.source, arguments.test_limit))
+    path, answers = arguments.submission, _answers(arguments.source, arguments.test_limit)
+    score = score_puzzles(read_predictions(path), answers)
+    scored, provenance = scored_answers(answers, arguments.source), provenance_of_puzzles(path)
     if arguments.json:
-        arguments.json.write_bytes(orjson.dumps(score.to_json(), option=orjson.OPT_INDENT_2))
-    print(format_puzzle_score(score, " + ".join(arguments.source), str(arguments.submission)))
+        write_result(arguments.json, score.to_json() | {"provenance": provenance_json(scored, provenance)})
+    print(format_puzzle_score(score, " + ".join(arguments.source), show_path(path), provenance_rows(scored, provenance)))
     return 0
 
 
@@ -90,7 +94,7 @@ def curve(arguments: argparse.Namespace, _: float) -> int:
         print(f"{point.run}: step {point.step}, {minutes}: {point.exact:.1%} exact, {point.cells:.1%} of cells", flush=True)
         points.append(point)
     if arguments.json:
-        arguments.json.write_bytes(orjson.dumps(points, option=orjson.OPT_INDENT_2))
+        write_result(arguments.json, points)
     if arguments.png:
         draw_curves(points, arguments.png)
     return 0

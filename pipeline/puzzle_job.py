@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from eval.puzzles import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
+from eval.provenance import provenance_json, provenance_rows
+from eval.puzzles import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles
 from pipeline.budget import Budget
 from pipeline.checkpoint import Weights
 from pipeline.config import Config
@@ -22,6 +23,7 @@ from pipeline.data.puzzlestore import PuzzleStore, build_puzzles
 from pipeline.engine import end_training
 from pipeline.opening import PuzzleChallenge
 from pipeline.predict_puzzles import PuzzleAnswers, predict_puzzles
+from pipeline.puzzlefacts import leave_predictions, provenance_of_puzzles, scored_answers
 from pipeline.tensorfiles import write_json
 
 logger = logging.getLogger(__name__)
@@ -94,7 +96,7 @@ class PuzzleJob:
             asked = int(found.asked.sum())
             if accelerator.is_main_process and asked >= earlier:
                 try:
-                    write_predictions(path, to_predictions(store, found, {}))
+                    leave_predictions(path, to_predictions(store, found, {}), found.source, store.data_hash, store.manifest)
                     logger.info("%s: %d of %d puzzles predicted", path, asked, len(found.asked))
                 except OSError as error:  # the next round may find room again; the last one has to
                     logger.error("the predictions of before stay: %s", error)
@@ -107,13 +109,16 @@ class PuzzleJob:
         for puzzles in self.challenge.load(with_answers=True):
             answers |= dict(zip(puzzles.question_texts(), puzzles.answer_texts() or [], strict=False))
         predictions = to_predictions(store, found, answers)
-        write_predictions(path, predictions)
+        leave_predictions(path, predictions, found.source, store.data_hash, store.manifest)
         if not answers:
             logger.info("the answers are not known here, so there is no score")
             return
         score = score_puzzles(predictions, answers)
-        write_json(self.out / "score.json", score.to_json() | {"sources": [found.source]})
-        print(format_puzzle_score(score, " + ".join(self.challenge.sources), found.source))
+        scored, provenance = scored_answers(answers, self.challenge.sources), provenance_of_puzzles(path)
+        told = {"sources": [found.source], "provenance": provenance_json(scored, provenance)}
+        write_json(self.out / "score.json", score.to_json() | told)
+        rows = provenance_rows(scored, provenance)
+        print(format_puzzle_score(score, " + ".join(self.challenge.sources), str(path), rows))
 
 
 def _count_predicted(path: Path) -> int:

@@ -6,6 +6,7 @@ the sources of the run, long after anything could have learned from them.
 
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import orjson
 from augment.grid import grid_key
 from augment.outside import show_name, show_path
 from augment.task import Solutions, Task, TaskId
-from eval.provenance import provenance_rows
+from eval.provenance import UNKNOWN, Row, Scored, provenance_rows
 from eval.replace import replace_file
 from eval.report.entries import Attempt, Draft, InputEntry, TaskEntry
 from eval.report.page import Report, make_page
@@ -34,6 +35,7 @@ from pipeline.data.versions import scored_outputs
 from pipeline.drafts import DRAFTS_FILE, StoredDrafts, read_drafts
 from pipeline.facts import arc_facts, puzzle_rows
 from pipeline.metrics import read_metrics
+from pipeline.puzzlefacts import provenance_of_puzzles
 from pipeline.record import Record, read_record
 from pipeline.votefile import VOTES_FILE, VoteFile, provenance_beside, read_votes
 from submission.format import PartialSubmission, read_submission
@@ -214,14 +216,28 @@ def _read_drafts(folder: Path, notes: list[str]) -> StoredDrafts:
         return none
 
 
+def _puzzle_provenance(folder: Path, score_file: Mapping[str, Any]) -> list[Row]:
+    """Return what the predictions rest on; what was scored, as the score says it."""
+    told = _mapping(score_file.get("provenance"))
+    digest, version, outputs = (told.get(name) for name in ("scored_hash", "scored_version", "scored_outputs"))
+    scored = None
+    if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) and isinstance(version, str) and type(outputs) is int:
+        scored = Scored(outputs, outputs, digest, show_path(version) or UNKNOWN)
+    return provenance_rows(scored, provenance_of_puzzles(folder / "predictions.csv"))
+
+
 def _puzzle_report(folder: Path, record: Record | None) -> Report:
+    score_file = _read_json(folder / "score.json")
     config, metrics = _read_json(folder / "config.json"), read_metrics(folder / "metrics.jsonl")
     return Report(
         name=folder.resolve().name,
         sources=" + ".join(record.sources) if record else "puzzles",
-        rows=puzzle_rows(_read_json(folder / "score.json"), show_path(folder / "score.json")),
+        rows=puzzle_rows(score_file, show_path(folder / "score.json")),
         unknown="The answers of the puzzles are not known here.",
-        facts=arc_facts(record, "", _read_json(folder / "dataset" / MANIFEST_FILE), config, metrics, ()),
+        facts=[
+            *_puzzle_provenance(folder, score_file),
+            *arc_facts(record, "", _read_json(folder / "dataset" / MANIFEST_FILE), config, metrics, ()),
+        ],
         settings=_settings(config, show_path(folder / "config.json")),
         metrics=metrics,
         seconds=record.seconds if record else {},

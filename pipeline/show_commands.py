@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import orjson
-
 from augment.grid import Grid, grid_key
 from augment.outside import show_name, show_path
 from augment.task import Task, TaskId
@@ -20,6 +18,7 @@ from eval.verdict import Attempt, Verdict, draw_text
 from pipeline.data.select import Selection, find_task
 from pipeline.data.sources import load_source, read_solutions
 from pipeline.data.versions import scored_outputs
+from pipeline.results import write_result
 from pipeline.run_folder import Asked, RunFolder, asked_tasks, places_of
 from submission.format import PartialSubmission, fill_submission, read_submission
 
@@ -145,7 +144,7 @@ def compare_runs(arguments: argparse.Namespace, _: float) -> int:
     print(format_comparison(found, source, solutions))
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_bytes(orjson.dumps(found.to_json() | {"source": source}, option=orjson.OPT_INDENT_2))
+        write_result(arguments.json, found.to_json() | {"source": source})
     if arguments.pool:
         print(f"\n{arguments.pool}: the attempts of the pooled votes, {len(pooled or {})} tasks")
     return 0

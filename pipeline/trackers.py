@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from eval.replace import replace_file
 from pipeline.data.watch import speaks
 
 POLL_SECONDS = 2.0
@@ -82,7 +83,7 @@ def follow(metrics: Path, name: str, out: Path, ended: threading.Event) -> None:
                 tracker.log(values, step=line["step"])
                 last = line["step"]
             if new:
-                (out / SENT_FILE).write_bytes(orjson.dumps(sent | {name: last}))
+                replace_file(out / SENT_FILE, orjson.dumps(sent | {name: last}))
             if finishing:
                 break
             ended.wait(POLL_SECONDS)

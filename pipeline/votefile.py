@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from augment.outside import read_file, show_name, show_path, show_value
 from augment.task import Task, TaskId
-from eval.provenance import Audited, Provenance
+from eval.provenance import TASKS, Audited, Kind, Provenance
 from eval.vote import Ballot
 from pipeline.data.store import Store
 from pipeline.data.strictjson import read_object
@@ -99,12 +99,12 @@ def read_votes(path: Path) -> VoteFile | None:
         return None
     values, where = read_object(path), show_path(path)
     sources, tests = values.get("sources"), values.get("tests", {})
-    if not isinstance(sources, list) or not sources or not all(_is_source(source) for source in sources):
+    if not isinstance(sources, list) or not sources or not all(is_source(source) for source in sources):
         raise ValueError(f"{where}: sources must be a list of names, got {show_value(sources)}")
     if not isinstance(tests, dict):
         raise ValueError(f"{where}: tests must be an object by task id, got {show_value(tests)}")
     views = tuple(values.get(name) for name in ("views_least", "views_most"))
-    if not all(map(_is_count, views)):
+    if not all(map(is_count, views)):
         raise ValueError(f"{where}: views_least and views_most must be counts, got {show_value(views)}")
     texts = {name: values.get(name, "") for name in ("ranking", "submission", "dataset")}
     for name, text in texts.items():
@@ -133,7 +133,12 @@ def provenance_beside(submission: Path) -> Provenance:
 
 
 def provenance_of(
-    sources: Sequence[str], views: tuple[int, int], dataset: str, audited: Audited | None, record: Record | None
+    sources: Sequence[str],
+    views: tuple[int, int],
+    dataset: str,
+    audited: Audited | None,
+    record: Record | None,
+    kind: Kind = TASKS,
 ) -> Provenance:
     """Return where attempts come from: votes of `sources` on the tests of the dataset of that hash, in the run of `record`."""
     checkpoints = () if list(sources) == ["none"] else tuple(sources)
@@ -146,7 +151,7 @@ def provenance_of(
             reservations.append(f"what {source} was trained on is unknown")
         elif found[1] != dataset[:_FIRST_DIGITS]:
             reservations.append(f"{source.removesuffix(found[0])} was trained on other data, {found[1]}, not audited here")
-    return Provenance("it is not said", checkpoints, views, dataset or None, audited, tuple(dict.fromkeys(reservations)))
+    return Provenance("it is not said", checkpoints, views, dataset or None, audited, tuple(dict.fromkeys(reservations)), kind)
 
 
 def audited_of(manifest: Mapping[str, Any]) -> Audited | None:
@@ -170,7 +175,7 @@ def _audited(values: object) -> Audited | None:
     if not isinstance(values, dict):
         return None
     leaks, leakage, checked, unchecked = (values.get(name) for name in ("leaks", "leakage", "tests_checked", "tests_unchecked"))
-    if not _is_count(leaks) or not _is_count(checked) or not _is_count(unchecked) or not isinstance(leakage, str):
+    if not is_count(leaks) or not is_count(checked) or not is_count(unchecked) or not isinstance(leakage, str):
         return None
     return Audited(leaks, show_name(leakage), checked, unchecked)
 
@@ -185,18 +190,20 @@ def _parse_votes(entry: object, where: str) -> InputVotes:
     if not isinstance(entry, dict):
         raise ValueError(f"{where}: expected an object of votes, got {show_value(entry)}")
     candidates, distinct, top = (entry.get(name) for name in ("candidates", "distinct", "top"))
-    if not _is_count(candidates) or not _is_count(distinct) or not isinstance(top, list):
+    if not is_count(candidates) or not is_count(distinct) or not isinstance(top, list):
         raise ValueError(f"{where}: expected counts of candidates and distinct ones and a list, top, got {show_value(entry)}")
     for place in top:
-        right = isinstance(place, list) and len(place) == 2 and _is_count(place[0]) and type(place[1]) in (int, float)
+        right = isinstance(place, list) and len(place) == 2 and is_count(place[0]) and type(place[1]) in (int, float)
         if not right or not 0 <= place[1] <= 1:
             raise ValueError(f"{where}: top must hold votes and probabilities, got {show_value(place)}")
     return InputVotes(candidates, distinct, tuple((count, float(probability)) for count, probability in top))
 
 
-def _is_source(value: object) -> bool:
+def is_source(value: object) -> bool:
+    """Return whether `value` can be the name of a source."""
     return isinstance(value, str) and 0 < len(value) <= _MOST_CHARACTERS and value.isprintable()
 
 
-def _is_count(value: object) -> TypeGuard[int]:
+def is_count(value: object) -> TypeGuard[int]:
+    """Return whether `value` is a number of things."""
     return type(value) is int and 0 <= value < 1 << 53

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import torch
 
 from pipeline.bench.graphs import gpu_sides
@@ -38,6 +37,7 @@ from pipeline.bench.stages import (
 from pipeline.data.store import Store
 from pipeline.engine import compute_dtype
 from pipeline.optim import OptimizerConfig, make_optimizer
+from pipeline.results import write_result
 
 logger = logging.getLogger(__name__)
 
@@ -239,4 +239,4 @@ def _write(path: Path, bench: Bench, machine: dict[str, Any], rows: Mapping[Stag
         "rows": {stage: [row.to_json() for row in found] for stage, found in rows.items()},
         "details": bench.details,
     }
-    path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+    write_result(path, content)

@@ -20,6 +20,7 @@ PREDICTIONS = [
     PuzzlePrediction(".2..", "3241", 0.25),
     PuzzlePrediction("..3.", None, None),
 ]
+FACTS = [("votes", "single"), ("views", "1")]
 ROWS = [*PREDICTIONS, PuzzlePrediction("# S G ", '#",S G', 1.0, "#oS G "), PuzzlePrediction("  ", "  ", 1e-20, "  ")]
 
 
@@ -79,16 +80,17 @@ def test_a_score_is_written_as_numbers() -> None:
 
 
 def test_a_score_is_written_for_people() -> None:
-    lines = format_puzzle_score(score_puzzles([*PREDICTIONS, ROWS[-1]], ANSWERS), "sudoku:a.csv", "run/step 7").split("\n")
-    assert lines[0] == "sudoku:a.csv: 4 puzzles; run/step 7"
+    lines = format_puzzle_score(score_puzzles([*PREDICTIONS, ROWS[-1]], ANSWERS), "sudoku:a.csv", "p.csv", FACTS).split("\n")
+    assert lines[0] == "sudoku:a.csv: 4 puzzles; p.csv"
     assert lines[1] == "exact accuracy             25.00%  1 of 4 with every cell right"
     assert lines[2].startswith("cell accuracy              37.50%")
     assert lines[3] == "mean halting probability   50.00%"
-    assert lines[4:] == ["not predicted, counted as wrong: 2", "without a known answer, not counted: 1"]
+    assert lines[4:6] == ["not predicted, counted as wrong: 2", "without a known answer, not counted: 1"]
+    assert lines[6:] == ["votes  single", "views  1"]
 
 
 def test_a_score_of_nothing_predicted_has_no_halting_probability() -> None:
-    text = format_puzzle_score(score_puzzles([], {"1...": "1234"}), "a", "b")
+    text = format_puzzle_score(score_puzzles([], {"1...": "1234"}), "a", "b", FACTS)
     assert "1 puzzle;" in text
     assert "halting" not in text
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eval.provenance import provenance_json
+from eval.puzzles import PuzzlePrediction
 from eval.report.page import make_page
 from pipeline.budget import Budget
 from pipeline.checkpoint import load_weights, network_from
@@ -18,6 +20,7 @@ from pipeline.data.frame import damage_of
 from pipeline.data.sources import load_source
 from pipeline.drafts import DRAFTS_FILE, Drafts, write_drafts
 from pipeline.import_checkpoint import import_checkpoint
+from pipeline.puzzlefacts import leave_predictions, provenance_of_puzzles, scored_answers
 from pipeline.report import read_report
 from pipeline.run_folder import RunFolder, asked_tasks
 from pipeline.show_commands import verdicts_of
@@ -216,8 +219,13 @@ def _puzzle_run(folder: Path, rng: Rng) -> None:
     (run / "dataset").mkdir(parents=True, exist_ok=True)
     for name in ("manifest.json", "store.safetensors"):
         (run / "dataset" / name).write_bytes((folder / "data" / name).read_bytes())
-    (run / "predictions.csv").write_text("question,prediction,halting_probability,answer,correct\n")
-    score = {"puzzles": 6, "predicted": 5, "solved": 4, "exact_accuracy": 0.7, "cell_accuracy": 0.9}
+    manifest = json.loads((run / "dataset" / "manifest.json").read_bytes())
+    leave_predictions(
+        run / "predictions.csv", [PuzzlePrediction("1...", None, None)], "step 7", manifest["data_hash"], manifest
+    )
+    score: dict[str, object] = {"puzzles": 6, "predicted": 5, "solved": 4, "exact_accuracy": 0.7, "cell_accuracy": 0.9}
+    scored = scored_answers({"1...": "1234"}, ["sudoku:x.csv"])
+    score["provenance"] = provenance_json(scored, provenance_of_puzzles(run / "predictions.csv"))
     (run / "score.json").write_text(json.dumps(score | {"mean_halting_probability": 0.5, "unknown": 0}))
     (run / "run.json").write_text(json.dumps({"sources": ["sudoku:x.csv"], "preset": "demo-sudoku", "seconds": {"train": 3.0}}))
 
@@ -325,7 +333,8 @@ TENSOR_READERS = (
         slow=3,
     ),
     Reader(
-        "report of puzzles", _puzzle_run, tuple(f"run/{name}" for name in ("run.json", "score.json", "dataset/manifest.json")),
+        "report of puzzles", _puzzle_run,
+        tuple(f"run/{name}" for name in ("run.json", "score.json", "predictions.json", "dataset/manifest.json")),
         _report,
         lambda folder: ["report", str(folder / "run")],
     ),

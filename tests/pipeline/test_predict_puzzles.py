@@ -91,7 +91,7 @@ def test_every_question_is_answered_in_its_place(
     assert found.asked.all()
     blank = (store.test_questions == 1).sum(axis=(1, 2))
     np.testing.assert_allclose(found.halting, 1 / (1 + np.exp(-blank)), rtol=1e-5)
-    assert found.source.endswith("/weights.safetensors, step 7")
+    assert found.source.endswith(f"/weights.safetensors, step 7, trained on {weights.data_hash[:12]}")
 
 
 @KINDS

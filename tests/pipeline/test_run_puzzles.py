@@ -1,5 +1,6 @@
 """Puzzles through the command line: runs, stages one by one, what is refused."""
 
+import html
 import json
 import subprocess
 import sys
@@ -79,11 +80,62 @@ def test_a_run_predicts_every_puzzle_and_scores_it(folder: Path, kind: KindName,
     assert all(each.prediction is not None and each.correct is not None for each in predictions)
     score = json.loads((out / "score.json").read_text())
     answers = {each.question: each.answer or "" for each in predictions}
-    assert {name: score[name] for name in score if name != "sources"} == score_puzzles(predictions, answers).to_json()
+    told = ("sources", "provenance")
+    assert {name: score[name] for name in score if name not in told} == score_puzzles(predictions, answers).to_json()
     assert score["puzzles"] == score["predicted"] == SOLVED
     shown = capsys.readouterr().out
-    assert f"{kind}:{folder / f'{kind}-test.csv'}: {SOLVED} puzzles; step-00000003/weights.safetensors, step 3" in shown
+    assert f"{kind}:{folder / f'{kind}-test.csv'}: {SOLVED} puzzles; {out / 'predictions.csv'}" in shown
     assert "exact accuracy" in shown
+    for row in six_facts(out, f"{kind}:{folder / f'{kind}-test.csv'}"):
+        assert row in shown
+    assert call("score", out / "predictions.csv", *sources(folder, kind)[:2], "--json", folder / "again.json") == 0
+    assert capsys.readouterr().out == shown[shown.index(f"{kind}:") :]
+    assert json.loads((folder / "again.json").read_text())["provenance"] == score["provenance"]
+    page = html.unescape((out / "report.html").read_text())
+    for name, words in score["provenance"]["in_words"].items():
+        assert name in page and words in page
+
+
+def six_facts(out: Path, source: str) -> list[str]:
+    """What a score of the run in `out` has to say."""
+    data_hash = load_dataset(out / "dataset").data_hash[:12]
+    scored_hash = json.loads((out / "score.json").read_text())["provenance"]["scored_hash"]
+    assert len(scored_hash) == 64
+    return [
+        f"votes                     single checkpoint: step-00000003/weights.safetensors, step 3, trained on {data_hash}\n",
+        "views                     1 view of each puzzle\n",
+        f"data hash                 scored outputs {scored_hash[:12]}; dataset {data_hash}\n",
+        f"data                      {SOLVED} puzzles, {SOLVED} answers: {source}\n",
+        "solutions during the run  not readable: read for the score alone, when all was predicted\n",
+        f"audit                     no training puzzle is a view of a test; {SOLVED} puzzles checked\n",
+    ]
+
+
+def test_of_foreign_or_changed_predictions_what_cannot_be_known_is_unknown(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder / "out"
+    assert run(*sources(folder), "--out", out) == 0
+    score = ("score", out / "predictions.csv", *sources(folder)[:2])
+    lines = (out / "predictions.csv").read_text().splitlines()
+    (out / "predictions.csv").write_text("\n".join([lines[0], *reversed(lines[1:]), ""]))
+    capsys.readouterr()
+    assert call(*score) == 0
+    assert capsys.readouterr().out.count("unknown (the predictions.json beside the predictions is of other ones)") == 4
+    (out / "predictions.json").unlink()
+    assert call(*score) == 0
+    assert capsys.readouterr().out.count("unknown (the predictions have no predictions.json beside them)") == 4
+    (out / "predictions.json").write_text('{"sources": [1], "dataset": "x"}')
+    assert call(*score) == 2
+    assert "predictions.json: expected sources and a dataset, got [1] and 'x'" in one_error(capsys, "score")
+
+
+def test_training_on_the_tests_as_asked_is_said_with_the_score(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = ("--source", f"sudoku:{folder / 'sudoku-test.csv'}", "--train-source", f"sudoku:{folder / 'sudoku-test.csv'}")
+    assert run(*both, "--leakage", "allow", "--out", folder / "out") == 0
+    shown = capsys.readouterr().out
+    assert f"trained on, as asked: {SOLVED} training puzzles that show an answer" in shown
+    assert f"{SOLVED} training puzzles that are views of a test trained on all the same" in shown
 
 
 def test_a_run_ends_in_its_time_with_every_puzzle_predicted(folder: Path) -> None:

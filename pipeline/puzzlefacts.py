@@ -1,0 +1,87 @@
+"""predictions.json: what the predictions of puzzles beside it rest on, as votes.json says it of a submission.
+
+Written with every predictions.csv by whoever predicts, read by whatever shows or scores one. Needs no torch.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from augment.outside import read_file, show_path, show_value
+from eval.provenance import PUZZLES, Audited, Provenance, Scored
+from eval.puzzles import PuzzlePrediction, write_predictions
+from eval.replace import replace_file
+from pipeline.data.strictjson import read_object
+from pipeline.record import read_record
+from pipeline.votefile import is_count, is_source, provenance_of
+
+logger = logging.getLogger(__name__)
+
+FACTS_FILE = "predictions.json"
+
+
+def leave_predictions(
+    path: Path, predictions: Sequence[PuzzlePrediction], source: str, data_hash: str, manifest: Mapping[str, Any]
+) -> None:
+    """Write the CSV file `path`, and beside it that `source` predicted them for a dataset of that hash and manifest.
+
+    Raises OSError where the predictions cannot be written; what they rest on is then unknown at most.
+    """
+    write_predictions(path, predictions)
+    facts = {
+        "predictions": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sources": [source],
+        "dataset": data_hash,
+        "audit": _describe_audit(manifest),
+    }
+    try:
+        replace_file(path.with_name(FACTS_FILE), orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    except OSError as error:
+        logger.warning("what the predictions rest on is not kept: %s", error)
+
+
+def _describe_audit(manifest: Mapping[str, Any]) -> dict[str, object] | None:
+    """Return what the manifest of a dataset says of its audit; None where it says nothing that can be read."""
+    audit, totals = manifest.get("audit"), manifest.get("totals")
+    if not isinstance(audit, dict) or not isinstance(totals, dict):
+        return None
+    described = {"leakage": audit.get("leakage"), "leaks": audit.get("leaks"), "tests_checked": totals.get("tests")}
+    return described if _audited(described) else None
+
+
+def provenance_of_puzzles(path: Path) -> Provenance:
+    """Return what is known of the predictions in the CSV file `path` by what lies beside it.
+
+    Facts that were left with other predictions say nothing of these. Raises ValueError for damaged ones.
+    """
+    beside = path.with_name(FACTS_FILE)
+    if not beside.exists():
+        return Provenance(f"the predictions have no {FACTS_FILE} beside them", kind=PUZZLES)
+    values, where = read_object(beside), show_path(beside)
+    sources, dataset = values.get("sources"), values.get("dataset")
+    if not isinstance(sources, list) or not sources or not all(map(is_source, sources)) or not isinstance(dataset, str):
+        raise ValueError(f"{where}: expected sources and a dataset, got {show_value(sources)} and {show_value(dataset)}")
+    if values.get("predictions") != hashlib.sha256(read_file(path)).hexdigest():
+        return Provenance(f"the {FACTS_FILE} beside the predictions is of other ones", kind=PUZZLES)
+    return provenance_of(sources, (1, 1), dataset, _audited(values.get("audit")), read_record(path.parent), PUZZLES)
+
+
+def scored_answers(answers: Mapping[str, str], sources: Sequence[str]) -> Scored | None:
+    """Return what a score by `answers`, by question, counts; None where there are none. `sources` say where they come from."""
+    if not answers:
+        return None
+    digest = hashlib.sha256(orjson.dumps(sorted(answers.items()))).hexdigest()
+    return Scored(len(answers), len(answers), digest, " + ".join(map(show_path, sources)))
+
+
+def _audited(values: object) -> Audited | None:
+    if not isinstance(values, dict):
+        return None
+    leaks, leakage, checked = (values.get(name) for name in ("leaks", "leakage", "tests_checked"))
+    if not is_count(leaks) or not is_count(checked) or not isinstance(leakage, str):
+        return None
+    return Audited(leaks, show_value(leakage).strip("'"), checked, 0)
