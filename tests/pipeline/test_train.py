@@ -26,11 +26,11 @@ from tests.pipeline.trainers import (
     NO_LIMIT,
     ROOT,
     assert_equal_runs,
+    assert_same_samples,
     finish,
     launch,
     make_trainer,
     metrics,
-    sequences_drawn,
     train_command,
 )
 
@@ -123,12 +123,7 @@ def test_two_processes_train_on_the_samples_of_one_and_predict_the_same(tmp_path
     two = launch([*ACCELERATE, *train_command(tmp_path / "data", tmp_path / "two", *settings, "train.pieces=3")])
     finish(one)
     finish(two)
-    names = ("step", "segments", "loss", "halting_loss", "exact")
-    ours, theirs = (metrics(tmp_path / name, *names) for name in ("one", "two"))
-    assert len(ours) == len(theirs) == 12
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine == pytest.approx(other, abs=2e-4)
-    assert sequences_drawn(tmp_path / "one") == sequences_drawn(tmp_path / "two")
+    assert_same_samples(tmp_path / "one", tmp_path / "two", steps=12)
 
     predict = ["-m", "pipeline", "predict", "--data", str(tmp_path / "data"), "--weights", str(tmp_path / "one"), "--out"]
     one = launch([sys.executable, *predict, str(tmp_path / "predicted-by-one")])
@@ -158,12 +153,7 @@ def test_two_machines_with_the_config_of_the_readme_train_on_the_samples_of_one(
     machines = [launch([*launcher, "--machine_rank", str(rank), *command]) for rank in range(2)]
     for process in (one, *machines):
         finish(process)
-    names = ("step", "segments", "loss", "halting_loss", "exact")
-    ours, theirs = (metrics(tmp_path / name, *names) for name in ("one", "two"))
-    assert len(ours) == len(theirs) == 8
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine == pytest.approx(other, abs=2e-4)
-    assert sequences_drawn(tmp_path / "one") == sequences_drawn(tmp_path / "two")
+    assert_same_samples(tmp_path / "one", tmp_path / "two", steps=8)
 
 
 @pytest.mark.parametrize(("packs", "processes"), [(1, 2), (4, 8), (3, 2), (6, 4), (8, 3)])

@@ -96,6 +96,16 @@ def sequences_drawn(out: Path) -> int:
     return json.loads((checkpoint / "training.json").read_text())["progress"]["sequences"]
 
 
+def assert_same_samples(one: Path, other: Path, steps: int) -> None:
+    """Both trained on the same sequences, with the same losses up to the rounding of sums."""
+    names = ("step", "segments", "loss", "halting_loss", "exact")
+    ours, theirs = (metrics(out, *names) for out in (one, other))
+    assert len(ours) == len(theirs) == steps
+    for mine, found in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(found, abs=2e-4)
+    assert sequences_drawn(one) == sequences_drawn(other)
+
+
 def train_command(data: Path, out: Path, *settings: str) -> list[str]:
     config = tiny_config(*settings)
     flat = [f"{section}.{name}={value}" for section, fields in config.to_json().items() for name, value in fields.items()]
