@@ -10,6 +10,8 @@ from typing import Protocol
 
 MOST_VALUES = 1000
 """In a tuple, all that is within its tuples counted. A tensor is made from some twenty."""
+MOST_OPERATIONS = 2_000_000
+"""Of one pickle, which take some seconds. A tensor takes about sixty."""
 LEGACY_PICKLES = 5
 """One after the other, at the beginning of what torch.save wrote before version 1.6: the state dict is the fourth."""
 
@@ -36,7 +38,9 @@ def _check(content: Readable) -> None:
     stack: list[int] = []  # how many values each has, as far as it is made of tuples; or a mark
     memo: dict[int, int] = {}
     try:
-        for operation, argument, _ in pickletools.genops(content):  # type: ignore[arg-type]
+        for number, (operation, argument, _) in enumerate(pickletools.genops(content)):  # type: ignore[arg-type]
+            if number == MOST_OPERATIONS:
+                raise ValueError(f"a pickle of more than {MOST_OPERATIONS:,} operations, as no state dict is")
             name = operation.name
             taken = list(_take(operation, stack))
             if name == "MARK":
