@@ -149,7 +149,7 @@ def _solutions(given: Provenance, unknown: str) -> str:
     if audited.leaks and audited.leakage == "allow":
         return f"trained on, as asked: {_plural(audited.leaks, kind.trained)} that show an answer"
     if not kind.answers_audited:
-        return "; ".join(["not readable: read for the score alone, when all was predicted", *given.reservations])
+        return "; ".join(["not readable for training and prediction: read for the score afterwards", *given.reservations])
     if not audited.checked:
         return "; ".join(["not readable: the run knew no test output", *given.reservations])
     known = "not readable for training and prediction: read for the audit before, and for the score afterwards"

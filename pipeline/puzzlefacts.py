@@ -12,12 +12,12 @@ from typing import Any
 import orjson
 
 from augment.outside import read_file, show_path, show_value
-from eval.provenance import PUZZLES, Audited, Provenance, Scored
+from eval.provenance import PUZZLES, Provenance, Scored
 from eval.puzzles import PuzzlePrediction, write_predictions
 from eval.replace import replace_file
 from pipeline.data.strictjson import read_object
-from pipeline.record import read_record
-from pipeline.votefile import is_count, is_source, provenance_of
+from pipeline.record import record_if_usable
+from pipeline.votefile import audited_in, is_count, is_source, provenance_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +29,17 @@ def leave_predictions(
 ) -> None:
     """Write the CSV file `path`, and beside it that `source` predicted them for a dataset of that hash and manifest.
 
-    Raises OSError where the predictions cannot be written; what they rest on is then unknown at most.
+    The score of earlier predictions goes. Raises OSError where the predictions cannot be written; what they rest on is unknown
+    at most.
     """
     write_predictions(path, predictions)
+    path.with_name("score.json").unlink(missing_ok=True)
+    asked = [each.prediction is not None for each in predictions]
     facts = {
         "predictions": hashlib.sha256(path.read_bytes()).hexdigest(),
         "sources": [source],
+        "views_least": int(all(asked)),
+        "views_most": int(any(asked)),
         "dataset": data_hash,
         "audit": _describe_audit(manifest),
     }
@@ -49,8 +54,9 @@ def _describe_audit(manifest: Mapping[str, Any]) -> dict[str, object] | None:
     audit, totals = manifest.get("audit"), manifest.get("totals")
     if not isinstance(audit, dict) or not isinstance(totals, dict):
         return None
-    described = {"leakage": audit.get("leakage"), "leaks": audit.get("leaks"), "tests_checked": totals.get("tests")}
-    return described if _audited(described) else None
+    checked = {"tests_checked": totals.get("tests"), "tests_unchecked": 0}  # questions are compared, and all are known
+    described = {"leakage": audit.get("leakage"), "leaks": audit.get("leaks"), **checked}
+    return described if audited_in(described) else None
 
 
 def provenance_of_puzzles(path: Path) -> Provenance:
@@ -67,7 +73,13 @@ def provenance_of_puzzles(path: Path) -> Provenance:
         raise ValueError(f"{where}: expected sources and a dataset, got {show_value(sources)} and {show_value(dataset)}")
     if values.get("predictions") != hashlib.sha256(read_file(path)).hexdigest():
         return Provenance(f"the {FACTS_FILE} beside the predictions is of other ones", kind=PUZZLES)
-    return provenance_of(sources, (1, 1), dataset, _audited(values.get("audit")), read_record(path.parent), PUZZLES)
+    views = tuple(values.get(name) for name in ("views_least", "views_most"))
+    if not all(map(is_count, views)):
+        raise ValueError(f"{where}: views_least and views_most must be counts, got {show_value(views)}")
+    record = record_if_usable(path.parent)
+    return provenance_of(
+        sources, (int(views[0] or 0), int(views[1] or 0)), dataset, audited_in(values.get("audit")), record, PUZZLES
+    )
 
 
 def scored_answers(answers: Mapping[str, str], sources: Sequence[str]) -> Scored | None:
@@ -76,12 +88,3 @@ def scored_answers(answers: Mapping[str, str], sources: Sequence[str]) -> Scored
         return None
     digest = hashlib.sha256(orjson.dumps(sorted(answers.items()))).hexdigest()
     return Scored(len(answers), len(answers), digest, " + ".join(map(show_path, sources)))
-
-
-def _audited(values: object) -> Audited | None:
-    if not isinstance(values, dict):
-        return None
-    leaks, leakage, checked = (values.get(name) for name in ("leaks", "leakage", "tests_checked"))
-    if not is_count(leaks) or not is_count(checked) or not isinstance(leakage, str):
-        return None
-    return Audited(leaks, show_value(leakage).strip("'"), checked, 0)

@@ -90,7 +90,7 @@ def describe_audit(manifest: Mapping[str, Any]) -> dict[str, object] | None:
         return None
     counts = {name: audit.get(name) for name in ("tests_checked", "tests_unchecked")}
     described = {"leakage": audit.get("leakage"), "leaks": len(audit["leaks"]), **counts}
-    return described if _audited(described) else None
+    return described if audited_in(described) else None
 
 
 def read_votes(path: Path) -> VoteFile | None:
@@ -113,7 +113,7 @@ def read_votes(path: Path) -> VoteFile | None:
     return VoteFile(
         sources=tuple(sources),
         views=(int(views[0] or 0), int(views[1] or 0)),
-        audited=_audited(values.get("audit")),
+        audited=audited_in(values.get("audit")),
         tests={task_id: _parse_tests(entries, f"{where}: task {show_name(task_id)}") for task_id, entries in tests.items()},
         **texts,
     )
@@ -156,7 +156,7 @@ def provenance_of(
 
 def audited_of(manifest: Mapping[str, Any]) -> Audited | None:
     """Return what the manifest of a dataset says of its audit; None where it says nothing that can be read."""
-    return _audited(describe_audit(manifest))
+    return audited_in(describe_audit(manifest))
 
 
 def _votes(ballot: Ballot, task: Task, index: int, ranking: str) -> dict[str, object]:
@@ -171,7 +171,8 @@ def _votes(ballot: Ballot, task: Task, index: int, ranking: str) -> dict[str, ob
     }
 
 
-def _audited(values: object) -> Audited | None:
+def audited_in(values: object) -> Audited | None:
+    """Return what a file says of an audit, None where it says nothing that can be read."""
     if not isinstance(values, dict):
         return None
     leaks, leakage, checked, unchecked = (values.get(name) for name in ("leaks", "leakage", "tests_checked", "tests_unchecked"))

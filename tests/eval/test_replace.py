@@ -50,6 +50,14 @@ def test_a_missing_folder_is_told_by_the_name_of_the_file(tmp_path: Path) -> Non
         replace_file(tmp_path / "none" / "a.json", b"")
 
 
+@pytest.mark.parametrize("name", ["file/result.json", "x" * 300])
+def test_a_place_where_nothing_can_be_is_told_by_the_name_of_the_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("a file is no folder")
+    with pytest.raises(OSError, match=r"Not a directory|File name too long") as caught:
+        replace_file(tmp_path / name, b"")
+    assert caught.value.filename == str(tmp_path / name)
+
+
 def test_what_killed_programs_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     with replacing(tmp_path / "a.json") as temporary:
         temporary.write_text("half")

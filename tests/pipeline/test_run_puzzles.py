@@ -23,10 +23,11 @@ from pipeline.data.puzzles import Puzzles
 from pipeline.data.puzzlestore import PuzzleStore
 from pipeline.predict_puzzles import PuzzleAnswers
 from pipeline.presets import PRESETS as PUBLISHED
+from pipeline.puzzlefacts import leave_predictions
 from pipeline.train import Progress, Trainer
 from tests.pipeline.test_predict_puzzles import Looks
 from tests.pipeline.tiny import TINY
-from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
+from tests.pipeline.tinypuzzles import tiny_puzzle_store, tiny_puzzles, write_csv
 
 SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.packs=1") for part in ("--set", setting)]
 PRESETS: dict[KindName, str] = {"sudoku": "trm-sudoku", "maze": "trm-maze"}
@@ -106,7 +107,7 @@ def six_facts(out: Path, source: str) -> list[str]:
         "views                     1 view of each puzzle\n",
         f"data hash                 scored outputs {scored_hash[:12]}; dataset {data_hash}\n",
         f"data                      {SOLVED} puzzles, {SOLVED} answers: {source}\n",
-        "solutions during the run  not readable: read for the score alone, when all was predicted\n",
+        "solutions during the run  not readable for training and prediction: read for the score afterwards\n",
         f"audit                     no training puzzle is a view of a test; {SOLVED} puzzles checked\n",
     ]
 
@@ -128,6 +129,26 @@ def test_of_foreign_or_changed_predictions_what_cannot_be_known_is_unknown(
     (out / "predictions.json").write_text('{"sources": [1], "dataset": "x"}')
     assert call(*score) == 2
     assert "predictions.json: expected sources and a dataset, got [1] and 'x'" in one_error(capsys, "score")
+
+
+def test_puzzles_that_there_was_no_time_for_and_a_damaged_record_cost_no_facts(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    out, store = folder / "out", tiny_puzzle_store()
+    out.mkdir()
+    (out / "score.json").write_text("{}")
+    (out / "run.json").write_text("[")
+    questions = to_solve().question_texts()
+    half = [
+        PuzzlePrediction(text, text if place % 2 else None, 0.5 if place % 2 else None) for place, text in enumerate(questions)
+    ]
+    leave_predictions(out / "predictions.csv", half, "run, step 3", store.data_hash, store.manifest)
+    assert not (out / "score.json").exists()  # it was of other predictions
+    assert call("score", out / "predictions.csv", *sources(folder)[:2]) == 0
+    shown = capsys.readouterr().out
+    assert "views                     0 to 1 view of each puzzle\n" in shown
+    assert "what run, step 3 was trained on is unknown" in shown
+    assert "run.json: " in caplog.text
 
 
 def test_training_on_the_tests_as_asked_is_said_with_the_score(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
