@@ -52,7 +52,7 @@ def draw_training(metrics: Sequence[Mapping[str, object]], path: Path | None = N
     for axes in (left, right):
         axes.grid(alpha=0.3)
     if path is not None:
-        figure.savefig(path)
+        figure.leave(path)
     return figure
 
 
@@ -78,5 +78,5 @@ def draw_curves(points: Sequence[CurvePoint], path: Path | None = None) -> "Pict
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     if path is not None:
-        figure.savefig(path)
+        figure.leave(path)
     return figure

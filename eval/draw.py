@@ -112,7 +112,7 @@ def draw_task(
             _draw_row(axes, row, section.column_widths(cell), top, cell)
             top += row_height
     if path is not None:
-        figure.savefig(path, format="png")
+        figure.leave(path)
     return figure
 
 

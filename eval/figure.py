@@ -4,14 +4,17 @@ Importing this imports matplotlib, so it is imported when something is drawn.
 """
 
 import io
+from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from eval.replace import leave_file
+
 
 class Picture(Figure):
-    """A figure with a canvas of its own: `savefig` writes it, and as the value of a notebook's cell it appears below it."""
+    """A figure with a canvas of its own: `leave` writes it, and as the value of a notebook's cell it appears below it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Take what `Figure` takes."""
@@ -23,3 +26,7 @@ class Picture(Figure):
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
         return buffer.getvalue()
+
+    def leave(self, path: Path) -> None:
+        """Write the picture as PNG to `path` in one step. Raises OSError."""
+        leave_file(path, self._repr_png_())

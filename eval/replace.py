@@ -22,6 +22,14 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def leave_file(path: Path, content: bytes) -> None:
+    """Leave `content` where somebody asked for it: as `replace_file`; a link, pipe or device (/dev/stdout) is written to."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_bytes(content)
+    else:
+        replace_file(path, content)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give the place for a new file, and put it at `path` in one step when the block has written it.

@@ -3,6 +3,7 @@
 After `pipeline.report`. The browser is started without a window and with a profile of its own, and the page needs no network.
 """
 
+import io
 import os
 import re
 import shutil
@@ -10,6 +11,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 from urllib.parse import quote
+
+from eval.replace import leave_file
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome", "microsoft-edge-stable")
 """Programs that can draw a page, the first that is found."""
@@ -108,4 +111,6 @@ def _crop(drawn: Path, path: Path, pixels: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with Image.open(drawn) as picture:
         page = picture.convert("RGB").crop((0, 0, picture.width, min(pixels, picture.height)))
-    page.save(path, format="PNG", optimize=True)
+    content = io.BytesIO()
+    page.save(content, format="PNG", optimize=True)
+    leave_file(path, content.getvalue())
