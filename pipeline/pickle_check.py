@@ -29,7 +29,7 @@ class Readable(Protocol):
 
 
 def check_tuples(content: Readable, pickles: int = 1) -> None:
-    """Raise ValueError when one of so many `pickles` has a tuple of more than `MOST_VALUES`, or is damaged."""
+    """Raise ValueError when one of so many `pickles` is damaged, too long, or has a tuple of more than `MOST_VALUES`."""
     for _ in range(pickles):
         _check(content)
 

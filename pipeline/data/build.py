@@ -77,7 +77,7 @@ def build(
 
     `sources` are to be solved: their demonstrations are trained on and their tests stored without outputs. Of
     `train_sources` the tests with known outputs are trained on too. Solutions of `sources` serve the audit alone. Where drawing
-    views turns out to take more than `seconds`, what is left is drawn fewer of; the manifest says how few.
+    views turns out to take more than `seconds`, fewer are drawn of the tasks that are left; the manifest says how few.
     Raises ValueError when pairs leak and `leakage` is "refuse", or when `sources` disagree on the tests of a task.
     """
     if leakage not in get_args(Leakage):
@@ -209,10 +209,9 @@ def _draw_transforms(store: Store, config: BuildConfig, seconds: float | None) -
     pace = _Pace(config.augmentations + 1, shares, seconds)
     # Joblib asks for a job when there is a process for it: by then more is known of how fast they are.
     jobs = (delayed(_draw_share)(store, range(i, tasks, shares), config, pace.begin()) for i in range(shares))
+    drawing = Parallel(n_jobs=processes, return_as="generator")(jobs)
     drawn = []
-    for share in watch(
-        Parallel(n_jobs=processes, return_as="generator")(jobs), f"drawing views of {tasks} tasks", shares, "shares"
-    ):
+    for share in watch(drawing, f"drawing views of {tasks} tasks", shares, "shares"):
         pace.end()
         drawn.append(share)
     codes = [drawn[number % shares][number // shares] for number in range(tasks)]
