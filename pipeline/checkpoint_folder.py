@@ -53,9 +53,16 @@ def finish_checkpoint(temporary: Path, kept: int) -> Path:
         _remove(final)
     temporary.rename(final)
     sync(final.parent)
-    for old in checkpoints(final.parent)[:-kept]:
-        _remove(old)
+    keep_newest(final.parent, kept)
     return final
+
+
+def keep_newest(folder: Path, kept: int) -> list[str]:
+    """Remove all checkpoints in `folder` but the newest `kept`; return their names."""
+    old = checkpoints(folder)[:-kept]
+    for checkpoint in old:
+        _remove(checkpoint)
+    return [checkpoint.name for checkpoint in old]
 
 
 def _remove(checkpoint: Path) -> None:

@@ -3,6 +3,8 @@
 Called by pipeline.train; pipeline.resume reads it again. All processes write together: a checkpoint is complete or not there.
 """
 
+import errno
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -14,12 +16,22 @@ from torch import Tensor
 
 from pipeline.carry import Carry
 from pipeline.checkpoint import save_weights
-from pipeline.checkpoint_folder import WEIGHTS, begin_checkpoint, checkpoint_name, finish_checkpoint, write_state
+from pipeline.checkpoint_folder import (
+    WEIGHTS,
+    begin_checkpoint,
+    checkpoint_name,
+    finish_checkpoint,
+    keep_newest,
+    write_state,
+)
+from pipeline.engine import from_main
 from pipeline.progress import Totals
 from pipeline.tensorfiles import write_tensors
 
 if TYPE_CHECKING:
     from pipeline.train import Trainer
+
+logger = logging.getLogger(__name__)
 
 TRAINING = "training.safetensors"
 SAMPLES = ("example", "transform", "shift", "segments")
@@ -33,8 +45,27 @@ class CheckpointFailed(OSError):
 def save_checkpoint(trainer: "Trainer") -> None:
     """Write a checkpoint of the trainer's step, all processes together: the folder appears when it is complete.
 
-    Raises CheckpointFailed, in every process, where one cannot write; nothing of it stays then, as the disk may be full.
+    On a full disk the checkpoints before the newest make room for it. Raises CheckpointFailed, in every process, where one of
+    them cannot write nevertheless; nothing of it stays then.
     """
+    try:
+        _write_checkpoint(trainer)
+    except CheckpointFailed as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _make_room(trainer, error):
+            raise
+        _write_checkpoint(trainer)
+
+
+def _make_room(trainer: "Trainer", error: CheckpointFailed) -> bool:
+    """Remove all checkpoints but the newest; return, in every process, whether there were any."""
+    accelerator = trainer.accelerator
+    removed = from_main(accelerator, keep_newest(trainer.out / "checkpoints", 1) if accelerator.is_main_process else [])
+    if removed and accelerator.is_main_process:
+        logger.warning("%s; removed to make room: %s", error, ", ".join(removed))
+    return bool(removed)
+
+
+def _write_checkpoint(trainer: "Trainer") -> None:
     accelerator, step = trainer.accelerator, trainer.progress.step
     temporary = trainer.out / "checkpoints" / f".{checkpoint_name(step)}"
     totals = trainer.summed_totals()

@@ -15,7 +15,7 @@ import pipeline.run
 from eval import replace
 from pipeline import opening
 from pipeline.__main__ import main
-from pipeline.checkpoint_folder import newest_checkpoint
+from pipeline.checkpoint_folder import checkpoints, newest_checkpoint
 from pipeline.data.sources import load_source
 from submission.format import check_submission
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
@@ -126,6 +126,31 @@ def test_a_disk_that_is_full_for_a_while_costs_one_checkpoint(
     assert main([*arguments(source), "--out", str(out)]) == 0
     assert "step 2: the checkpoint cannot be written ([Errno 28] No space left on device" in caplog.text
     assert not differences(undisturbed, out)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_disk_with_room_for_one_checkpoint_keeps_the_newest(
+    tmp_path: Path,
+    source: str,
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+) -> None:
+    out, sync = tmp_path / "run", replace.sync
+
+    def small(path: Path) -> None:
+        if path.name.startswith(".training.safetensors.") and len(checkpoints(out / "checkpoints")) > 1:
+            raise OSError(number, os.strerror(number))
+        sync(path)
+
+    monkeypatch.setattr(replace, "sync", small)
+    broken = number == errno.EIO  # where room does not help, nothing is removed for it
+    assert main([*arguments(source), "--out", str(out)]) == int(broken)
+    newest = [path.name for path in checkpoints(out / "checkpoints")]
+    assert ("training.safetensors'; removed to make room: step-00000002\n" in caplog.text) != broken
+    assert newest == (["step-00000002", "step-00000004"] if broken else ["step-00000004", "step-00000005"])
+    assert bool(differences(undisturbed, out)) == broken
 
 
 def wait_for(run: Tortured, kind: str, name: str) -> None:
