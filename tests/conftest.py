@@ -1,7 +1,8 @@
 """Which tests a machine can run: those of the marker `browser` need a Chromium or Chrome, those of `cuda` a GPU.
 
 Where there is none they are left out, and the last lines say so; with ARC_NEED_BROWSER or ARC_NEED_CUDA set (the first is, in
-.ci/run) they fail instead. All other tests compute on the CPU, whatever there is besides.
+.ci/run) they fail instead. All other tests compute on the CPU, whatever there is besides, and in one thread: tiny tensors do
+not gain by more, and sums of several threads differ in their last bits.
 """
 
 import os
@@ -23,6 +24,7 @@ NEEDS: dict[str, tuple[str, Callable[[], bool], str]] = {
 """By marker: the variable that demands it, whether it is there, and what is said where it is not."""
 _LEFT_OUT = pytest.StashKey[list[str]]()
 
+torch.set_num_threads(1)
 if torch.cuda.is_available():
     os.environ["ACCELERATE_USE_CPU"] = "true"
 
