@@ -70,7 +70,7 @@ VIEWS = {
     "show": View(
         "draw a task in the terminal or to a picture; of a run, with its attempts, their votes and why they are wrong",
         "007bbfb7 --source arc1:training\n  python -m pipeline show --run runs/demo-0\n"
-        "  python -m pipeline show 25d8a9c8 --run runs/demo-0 --png task.png",
+        "  python -m pipeline show 4cd1b7b2 --run runs/demo-0 --png task.png",
         _add_show,
     ),
     "compare": View(
