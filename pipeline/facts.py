@@ -70,16 +70,18 @@ def _network_facts(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any
     rows = []
     model, memory, predict = (config.get(name) for name in ("model", "memory", "predict"))
     if isinstance(model, dict) and isinstance(memory, dict) and isinstance(predict, dict):
-        kind, layers, size, mixing = (show_value(model.get(name)) for name in ("kind", "layers", "hidden_size", "mixing"))
-        asked = f"{show_value(predict.get('segments'))} segments"
-        rows.append(
-            ("Network", f"{kind}, {layers} layers of {size}, {mixing}; memory: {show_value(memory.get('kind'))}; {asked}")
-        )
+        kind, layers, size, mixing = (_show(model.get(name)) for name in ("kind", "layers", "hidden_size", "mixing"))
+        asked = f"{_show(predict.get('segments'))} segments"
+        rows.append(("Network", f"{kind}, {layers} layers of {size}, {mixing}; memory: {_show(memory.get('kind'))}; {asked}"))
     if metrics and isinstance(metrics[-1].get("step"), int):
         seconds = metrics[-1].get("seconds")
         spent = f" in {format_seconds(float(seconds))}" if isinstance(seconds, (int, float)) else ""
         rows.append(("Training", f"about {plural(metrics[-1]['step'], 'step')}{spent}"))
     return rows
+
+
+def _show(value: object) -> str:
+    return show_name(value) if isinstance(value, str) else show_value(value)
 
 
 def puzzle_rows(score: Mapping[str, Any], where: str) -> list[Row]:
