@@ -1,7 +1,7 @@
 """What a GPU has to show: it computes what the CPU does, in every precision and way of execution, and nobody waits for it.
 
-The tests of the marker `cuda` are left out where there is no CUDA device, and the last lines of pytest say so. The others run
-on the device that there is, a CPU as well.
+The tests of the marker `cuda` are left out where there is no CUDA device, and the last lines of pytest say so; what they check
+of a training is checked on the CPU elsewhere. The others run on the device that there is, a CPU as well.
 """
 
 import math
@@ -112,6 +112,7 @@ def test_attention_of_a_pack_is_that_of_padded_and_masked_sequences(device: torc
     assert relative_error(attended, expected.flatten(1)) < tolerance
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_training_computes_what_it_does_on_a_cpu(tmp_path: Path, device: torch.device, system: str) -> None:
     config = settings_of(system, "train.precision=float32")
@@ -131,6 +132,7 @@ def test_training_computes_what_it_does_on_a_cpu(tmp_path: Path, device: torch.d
     assert here == [pytest.approx(line, rel=0.02, abs=1e-3) for line in there]
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_resumed_training_goes_on(tmp_path: Path, device: torch.device, system: str) -> None:
     config = settings_of(system)
@@ -144,12 +146,11 @@ def test_a_resumed_training_goes_on(tmp_path: Path, device: torch.device, system
     expected, found = final_tensors(tmp_path / "whole"), final_tensors(tmp_path / "parts")
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
-        if device.type == "cpu":
-            assert torch.equal(found[name], tensor), name
-        elif tensor.is_floating_point() and name.startswith("weights"):  # sums of a GPU come in no fixed order
+        if tensor.is_floating_point() and name.startswith("weights"):  # sums of a GPU come in no fixed order
             torch.testing.assert_close(found[name], tensor, atol=2e-3, rtol=2e-2, msg=name)
 
 
+@pytest.mark.cuda
 def test_predictions_are_those_of_a_cpu(tmp_path: Path, device: torch.device) -> None:
     config, store = settings_of("trm", "train.precision=float32", "predict.views=6"), tiny_store()
     make_trainer(config, tmp_path, store).fit(NO_LIMIT)
