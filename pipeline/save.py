@@ -7,6 +7,7 @@ import errno
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -57,9 +58,12 @@ def save_checkpoint(trainer: "Trainer") -> None:
 
 
 def _make_room(trainer: "Trainer", error: CheckpointFailed) -> bool:
-    """Remove all checkpoints but the newest; return, in every process, whether there were any."""
-    accelerator = trainer.accelerator
-    removed = from_main(accelerator, keep_newest(trainer.out / "checkpoints", 1) if accelerator.is_main_process else [])
+    """Remove all checkpoints but the newest; return, in every process, whether that was possible and there were any."""
+    accelerator, removed = trainer.accelerator, list[str]()
+    if accelerator.is_main_process:
+        with suppress(OSError):  # a disk that does not even let go
+            removed = keep_newest(trainer.out / "checkpoints", 1)
+    removed = from_main(accelerator, removed)
     if removed and accelerator.is_main_process:
         logger.warning("%s; removed to make room: %s", error, ", ".join(removed))
     return bool(removed)

@@ -153,6 +153,23 @@ def test_a_disk_with_room_for_one_checkpoint_keeps_the_newest(
     assert bool(differences(undisturbed, out)) == broken
 
 
+def test_a_disk_that_does_not_even_let_go_costs_checkpoints_and_not_the_run(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, rename = tmp_path / "run", Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if str(target).endswith(".removed"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert main([*arguments(source, "--set", "train.checkpoints_kept=1"), "--out", str(out)]) == 1
+    assert "step 4: the checkpoint cannot be written ([Errno 28] No space left on device" in caplog.text
+    assert "training failed: [Errno 28] No space left on device" in caplog.text
+    check_submission(out / "submission.json", load_source(source).tasks)
+
+
 def wait_for(run: Tortured, kind: str, name: str) -> None:
     """Wait until a run has done something."""
     end = time.monotonic() + 60
