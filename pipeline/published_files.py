@@ -7,10 +7,8 @@ import io
 import mmap
 import pickle
 import re
-import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,14 +19,13 @@ import yaml
 from torch import Tensor
 
 from augment.outside import read_file, show_name, show_path
+from pipeline.data.archive import ZIP_FAULTS
 from pipeline.pickle_check import LEGACY_PICKLES, check_tuples
 
 _PREFIXES = re.compile(r"(?:(?:_orig_mod|module|model)\.)*(?=inner\.)")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_CONFIG_BYTES = 1 << 16
 _MOST_CHARACTERS = 500
-_ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
-"""What zipfile raises for damaged archives."""
 
 
 @contextmanager
@@ -74,7 +71,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         archive = file.read(4) == b"PK\x03\x04"  # older files cannot be mapped
     try:
         _check_archive(path) if archive else _check_legacy(path)
-    except _ZIP_FAULTS as error:
+    except ZIP_FAULTS as error:
         raise ValueError(f"damaged, or not a PyTorch file: {first_line(error)}") from error
     try:
         with warnings.catch_warnings(action="ignore"):  # what is wrong is told once, below

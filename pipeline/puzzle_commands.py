@@ -60,7 +60,7 @@ def predict_test_puzzles(
         write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
     for found in predict_puzzles(accelerator, dtype, weights, store, config.predict, budget):
         if accelerator.is_main_process:
-            leave_predictions(path, to_predictions(store, found, {}), found.source, store.data_hash, store.manifest)
+            leave_predictions(path, to_predictions(store, found, {}), found.source, store)
     if accelerator.is_main_process and len(store.test_questions):
         print(f"{path}: {int(found.asked.sum())} of {len(found.asked)} puzzles predicted by {found.source}")
     end_training(accelerator)

@@ -96,7 +96,7 @@ class PuzzleJob:
             asked = int(found.asked.sum())
             if accelerator.is_main_process and asked >= earlier:
                 try:
-                    leave_predictions(path, to_predictions(store, found, {}), found.source, store.data_hash, store.manifest)
+                    leave_predictions(path, to_predictions(store, found, {}), found.source, store)
                     logger.info("%s: %d of %d puzzles predicted", path, asked, len(found.asked))
                 except OSError as error:  # the next round may find room again; the last one has to
                     logger.error("the predictions of before stay: %s", error)
@@ -109,7 +109,7 @@ class PuzzleJob:
         for puzzles in self.challenge.load(with_answers=True):
             answers |= dict(zip(puzzles.question_texts(), puzzles.answer_texts() or [], strict=False))
         predictions = to_predictions(store, found, answers)
-        leave_predictions(path, predictions, found.source, store.data_hash, store.manifest)
+        leave_predictions(path, predictions, found.source, store)
         if not answers:
             logger.info("the answers are not known here, so there is no score")
             return

@@ -15,19 +15,18 @@ from augment.outside import read_file, show_path, show_value
 from eval.provenance import PUZZLES, Provenance, Scored
 from eval.puzzles import PuzzlePrediction, write_predictions
 from eval.replace import replace_file
+from pipeline.data.puzzlestore import PuzzleStore
 from pipeline.data.strictjson import read_object
 from pipeline.record import record_if_usable
-from pipeline.votefile import audited_in, is_count, is_source, provenance_of
+from pipeline.votefile import audited_in, is_source, parse_views, provenance_of
 
 logger = logging.getLogger(__name__)
 
 FACTS_FILE = "predictions.json"
 
 
-def leave_predictions(
-    path: Path, predictions: Sequence[PuzzlePrediction], source: str, data_hash: str, manifest: Mapping[str, Any]
-) -> None:
-    """Write the CSV file `path`, and beside it that `source` predicted them for a dataset of that hash and manifest.
+def leave_predictions(path: Path, predictions: Sequence[PuzzlePrediction], source: str, dataset: PuzzleStore) -> None:
+    """Write the CSV file `path`, and beside it that `source` predicted them for the tests of `dataset`.
 
     The score of earlier predictions goes. Raises OSError where the predictions cannot be written; what they rest on is unknown
     at most.
@@ -40,8 +39,8 @@ def leave_predictions(
         "sources": [source],
         "views_least": int(all(asked)),
         "views_most": int(any(asked)),
-        "dataset": data_hash,
-        "audit": _describe_audit(manifest),
+        "dataset": dataset.data_hash,
+        "audit": _describe_audit(dataset.manifest),
     }
     try:
         replace_file(path.with_name(FACTS_FILE), orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
@@ -73,13 +72,8 @@ def provenance_of_puzzles(path: Path) -> Provenance:
         raise ValueError(f"{where}: expected sources and a dataset, got {show_value(sources)} and {show_value(dataset)}")
     if values.get("predictions") != hashlib.sha256(read_file(path)).hexdigest():
         return Provenance(f"the {FACTS_FILE} beside the predictions is of other ones", kind=PUZZLES)
-    views = tuple(values.get(name) for name in ("views_least", "views_most"))
-    if not all(map(is_count, views)):
-        raise ValueError(f"{where}: views_least and views_most must be counts, got {show_value(views)}")
-    record = record_if_usable(path.parent)
-    return provenance_of(
-        sources, (int(views[0] or 0), int(views[1] or 0)), dataset, audited_in(values.get("audit")), record, PUZZLES
-    )
+    views, record = parse_views(values, where), record_if_usable(path.parent)
+    return provenance_of(sources, views, dataset, audited_in(values.get("audit")), record, PUZZLES)
 
 
 def scored_answers(answers: Mapping[str, str], sources: Sequence[str]) -> Scored | None:

@@ -103,16 +103,14 @@ def read_votes(path: Path) -> VoteFile | None:
         raise ValueError(f"{where}: sources must be a list of names, got {show_value(sources)}")
     if not isinstance(tests, dict):
         raise ValueError(f"{where}: tests must be an object by task id, got {show_value(tests)}")
-    views = tuple(values.get(name) for name in ("views_least", "views_most"))
-    if not all(map(is_count, views)):
-        raise ValueError(f"{where}: views_least and views_most must be counts, got {show_value(views)}")
+    views = parse_views(values, where)
     texts = {name: values.get(name, "") for name in ("ranking", "submission", "dataset")}
     for name, text in texts.items():
         if not isinstance(text, str):
             raise ValueError(f"{where}: {name} must be a text, got {show_value(text)}")
     return VoteFile(
         sources=tuple(sources),
-        views=(int(views[0] or 0), int(views[1] or 0)),
+        views=views,
         audited=audited_in(values.get("audit")),
         tests={task_id: _parse_tests(entries, f"{where}: task {show_name(task_id)}") for task_id, entries in tests.items()},
         **texts,
@@ -198,6 +196,14 @@ def _parse_votes(entry: object, where: str) -> InputVotes:
         if not right or not 0 <= place[1] <= 1:
             raise ValueError(f"{where}: top must hold votes and probabilities, got {show_value(place)}")
     return InputVotes(candidates, distinct, tuple((count, float(probability)) for count, probability in top))
+
+
+def parse_views(values: Mapping[str, Any], where: str) -> tuple[int, int]:
+    """Return the least and most views that a file names. Raises ValueError, beginning with `where`."""
+    least, most = (values.get(name) for name in ("views_least", "views_most"))
+    if not is_count(least) or not is_count(most):
+        raise ValueError(f"{where}: views_least and views_most must be counts, got {show_value((least, most))}")
+    return least, most
 
 
 def is_source(value: object) -> bool:

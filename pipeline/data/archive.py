@@ -19,7 +19,7 @@ MAX_FILE_BYTES = 1 << 28
 MAX_TOTAL_BYTES = 1 << 32
 """Largest sum of the files once unpacked."""
 
-_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
+ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
 """What zipfile raises for damaged, encrypted and unsupported archives (NotImplementedError is a RuntimeError)."""
 
 
@@ -81,5 +81,5 @@ def open_archive(path: Path) -> Iterator[Archive]:
 def _explain(what: str) -> Iterator[None]:
     try:
         yield
-    except _FAULTS as error:
+    except ZIP_FAULTS as error:
         raise ValueError(f"{what}: {show_path(str(error)[:100])}") from error  # zipfile may quote all of a damaged file

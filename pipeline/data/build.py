@@ -7,6 +7,7 @@ sources and the settings alone: not on the order of sources, tasks and pairs, no
 
 import hashlib
 import logging
+import math
 import os
 import time
 from collections import Counter
@@ -206,7 +207,7 @@ def _draw_transforms(store: Store, config: BuildConfig, seconds: float | None) -
     if _estimate_seconds(store, config) >= PROCESSES_PAY_SECONDS:
         processes = min(config.jobs or os.cpu_count() or 1, tasks)
     shares = min(processes * 8 * (1 if seconds is None else 4), tasks)  # a small share is soon known to be slow
-    pace = _Pace(config.augmentations + 1, shares, seconds)
+    pace = _Pace(config.augmentations + 1, shares, math.inf if seconds is None else seconds)
     # Joblib asks for a job when there is a process for it: by then more is known of how fast they are.
     jobs = (delayed(_draw_share)(store, range(i, tasks, shares), config, pace.begin()) for i in range(shares))
     drawing = Parallel(n_jobs=processes, return_as="generator")(jobs)
@@ -222,7 +223,7 @@ def _draw_transforms(store: Store, config: BuildConfig, seconds: float | None) -
 class _Pace:
     """How many views a task may have, judged by the time that the shares of the tasks took so far."""
 
-    def __init__(self, most: int, shares: int, seconds: float | None) -> None:
+    def __init__(self, most: int, shares: int, seconds: float) -> None:
         self.most, self.shares, self.seconds = most, shares, seconds
         self.started = time.monotonic()
         self.begun: list[int] = []
@@ -236,7 +237,7 @@ class _Pace:
 
     def begin(self) -> int:
         """Return most views of a task of the next share."""
-        self.begun.append(self._affordable() if self.seconds is not None and self.ended else self.most)
+        self.begun.append(self._affordable() if self.ended else self.most)
         return self.begun[-1]
 
     def end(self) -> None:
@@ -245,8 +246,8 @@ class _Pace:
 
     def _affordable(self) -> int:
         elapsed = time.monotonic() - self.started
-        views = (float(self.seconds or 0) - elapsed) * sum(self.begun[: self.ended]) / elapsed - sum(self.begun[self.ended :])
-        return max(1, min(self.most, int(views / (self.shares - len(self.begun)))))
+        views = (self.seconds - elapsed) * sum(self.begun[: self.ended]) / elapsed - sum(self.begun[self.ended :])
+        return int(max(1, min(self.most, views / (self.shares - len(self.begun)))))
 
 
 def _draw_share(store: Store, numbers: Iterable[int], config: BuildConfig, most: int) -> list[Codes]:

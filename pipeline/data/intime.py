@@ -16,10 +16,9 @@ def load_in_time(specs: Iterable[str], load: Callable[[str], T], seconds: float 
     """Return what `load` makes of each source, in order. Those whose turn comes after `seconds` are left out, which is said."""
     started, loaded = time.monotonic(), list[T]()
     for spec in specs:
-        if seconds is not None and loaded and time.monotonic() - started > seconds:
-            logger.warning(
-                "%s is left out: reading the sources before it took %.0f s", show_path(spec), time.monotonic() - started
-            )
-            continue
-        loaded.append(load(spec))
+        elapsed = time.monotonic() - started
+        if seconds is not None and loaded and elapsed > seconds:
+            logger.warning("%s is left out: reading the sources before it took %.0f s", show_path(spec), elapsed)
+        else:
+            loaded.append(load(spec))
     return loaded

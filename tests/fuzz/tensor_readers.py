@@ -219,10 +219,7 @@ def _puzzle_run(folder: Path, rng: Rng) -> None:
     (run / "dataset").mkdir(parents=True, exist_ok=True)
     for name in ("manifest.json", "store.safetensors"):
         (run / "dataset" / name).write_bytes((folder / "data" / name).read_bytes())
-    manifest = json.loads((run / "dataset" / "manifest.json").read_bytes())
-    leave_predictions(
-        run / "predictions.csv", [PuzzlePrediction("1...", None, None)], "step 7", manifest["data_hash"], manifest
-    )
+    leave_predictions(run / "predictions.csv", [PuzzlePrediction("1...", None, None)], "step 7", tiny_puzzle_store())
     score: dict[str, object] = {"puzzles": 6, "predicted": 5, "solved": 4, "exact_accuracy": 0.7, "cell_accuracy": 0.9}
     scored = scored_answers({"1...": "1234"}, ["sudoku:x.csv"])
     score["provenance"] = provenance_json(scored, provenance_of_puzzles(run / "predictions.csv"))

@@ -142,7 +142,7 @@ def test_puzzles_that_there_was_no_time_for_and_a_damaged_record_cost_no_facts(
     half = [
         PuzzlePrediction(text, text if place % 2 else None, 0.5 if place % 2 else None) for place, text in enumerate(questions)
     ]
-    leave_predictions(out / "predictions.csv", half, "run, step 3", store.data_hash, store.manifest)
+    leave_predictions(out / "predictions.csv", half, "run, step 3", store)
     assert not (out / "score.json").exists()  # it was of other predictions
     assert call("score", out / "predictions.csv", *sources(folder)[:2]) == 0
     shown = capsys.readouterr().out
