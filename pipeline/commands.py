@@ -168,7 +168,7 @@ def _score(arguments: argparse.Namespace, _: float) -> int:
 
 
 def _import_checkpoint(arguments: argparse.Namespace, _: float) -> int:
-    from pipeline.import_checkpoint import import_checkpoint
+    from pipeline.published.checkpoint import import_checkpoint
 
     found = import_checkpoint(arguments.checkpoint, arguments.config, arguments.identifiers, arguments.out)
     print(f"{found.path}: {found.kind}, {found.tasks} tasks, {found.views} views, {found.memory_tokens} memory tokens")

@@ -21,12 +21,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pipeline.published.names import MEMORY_ROWS, translate_config, translate_name, translate_weights
 from pipeline.reasoner.base import Segment, State
 from pipeline.reasoner.layout import Layout, make_layout
 from pipeline.reasoner.loss import SegmentLoss, going_on_target, segment_loss
 from pipeline.reasoner.memory import TableMemory, Views
 from pipeline.reasoner.network import REASONERS
-from pipeline.reasoner.published import MEMORY_ROWS, translate_config, translate_name, translate_weights
 
 TOLERANCE = 1e-4
 ROUNDING_ALLOWED = 4.0

@@ -19,7 +19,7 @@ FORBIDDEN = {
     *("torch.hub.load", "importlib.import_module"),
 }
 SHELLS = {"subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_call", "subprocess.check_output"}
-PICKLE_MODULES_MAY = {"pipeline/published_files.py": {"UnpicklingError"}}
+PICKLE_MODULES_MAY = {"pipeline/published/files.py": {"UnpicklingError"}}
 """Where `pickle` may be imported, and what may be used of it: the name of an error."""
 
 

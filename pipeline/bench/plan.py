@@ -9,9 +9,9 @@ from pipeline.data.build import BuildConfig, build
 from pipeline.data.pack import Canvas
 from pipeline.data.sources import Source, load_source
 from pipeline.data.store import Store
+from pipeline.published.names import TRM_MEMORY_TOKENS
 from pipeline.reasoner.base import ReasonerConfig
 from pipeline.reasoner.memory import MemoryConfig
-from pipeline.reasoner.published import TRM_MEMORY_TOKENS
 
 SIDES = ("published", "unpadded", "ours")
 """published: as the authors do it. unpadded: the same without padding. ours: all that is fast here besides."""

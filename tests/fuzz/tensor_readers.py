@@ -19,7 +19,7 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.frame import damage_of
 from pipeline.data.sources import load_source
 from pipeline.drafts import DRAFTS_FILE, Drafts, write_drafts
-from pipeline.import_checkpoint import import_checkpoint
+from pipeline.published.checkpoint import import_checkpoint
 from pipeline.puzzlefacts import leave_predictions, provenance_of_puzzles, scored_answers
 from pipeline.report import read_report
 from pipeline.run_folder import RunFolder, asked_tasks
@@ -228,7 +228,7 @@ def _puzzle_run(folder: Path, rng: Rng) -> None:
 
 
 def _published(folder: Path, rng: Rng) -> None:
-    from tests.pipeline.test_import_checkpoint import ATTENTION, HRM, MIXER, Published  # noqa: PLC0415
+    from tests.pipeline.published.test_import_checkpoint import ATTENTION, HRM, MIXER, Published  # noqa: PLC0415
 
     _quiet()
     made = Published(folder, (ATTENTION, MIXER, HRM)[int(rng.integers(3))])

@@ -8,10 +8,10 @@ from pathlib import Path
 from eval.puzzles import PuzzlePrediction, read_predictions, write_predictions
 from eval.score import format_score, score_predictions
 from pipeline.config import Config, override
-from pipeline.data.identifiers import read_identifiers
 from pipeline.data.puzzlekind import KindName
 from pipeline.data.puzzles import load_puzzles
 from pipeline.data.sources import load_source, read_solutions
+from pipeline.published.identifiers import read_identifiers
 from pipeline.show_commands import parse_transform
 from submission.client import push, submit
 from submission.duration import parse_duration

@@ -24,7 +24,7 @@ from pipeline.tensorfiles import Damaged, read_checked_json, read_tensors, write
 from submission.duration import parse_duration
 from submission.notebook import read_ready_folder
 from submission.settings import read_settings
-from tests.pipeline.test_import_checkpoint import Published
+from tests.pipeline.published.test_import_checkpoint import Published
 from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
 from tests.pipeline.tinyrun import write_run, write_weights
 

@@ -26,7 +26,7 @@ from pipeline.predict import Predictor, Round
 from pipeline.reasoner.network import Batch, make_network
 from pipeline.votes import count_votes
 from pipeline.workers import Work, Workers
-from tests.pipeline.test_import_checkpoint import VIEWS, Published
+from tests.pipeline.published.test_import_checkpoint import VIEWS, Published
 from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
 
 NO_LIMIT = Budget(None, 0.0)

@@ -18,14 +18,12 @@ from torch import Tensor
 from augment.outside import require_file, show_value
 from pipeline.checkpoint import save_weights
 from pipeline.config import Config
-from pipeline.data.identifiers import read_identifiers
 from pipeline.data.strictjson import show_name, show_path
 from pipeline.data.watch import doing
 from pipeline.optim import OptimizerConfig
-from pipeline.published_files import first_line, naming, read_state, read_yaml
-from pipeline.reasoner.blocks import NORM_EPSILON
-from pipeline.reasoner.network import REASONERS
-from pipeline.reasoner.published import (
+from pipeline.published.files import first_line, naming, read_state, read_yaml
+from pipeline.published.identifiers import read_identifiers
+from pipeline.published.names import (
     MEMORY_ROWS,
     TRM_MEMORY_TOKENS,
     PublishedConfig,
@@ -34,6 +32,8 @@ from pipeline.reasoner.published import (
     translate_name,
     translate_weights,
 )
+from pipeline.reasoner.blocks import NORM_EPSILON
+from pipeline.reasoner.network import REASONERS
 from pipeline.reasoner.rotary import ROPE_THETA
 
 _EMBEDDING = "inner.embed_tokens.embedding_weight"

@@ -1,7 +1,7 @@
 """Looks at a pickle without building anything: are its tuples small, as those of every state dict are?
 
 A few bytes can say a tuple of tuples of the same tuples, whose hash takes longer than anybody lives, or one so deep that Python
-ends. `torch.load` builds them even with `weights_only`; under `pipeline.published_files` this comes before it.
+ends. `torch.load` builds them even with `weights_only`; under `pipeline.published.files` this comes before it.
 """
 
 import pickletools

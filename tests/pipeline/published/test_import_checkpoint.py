@@ -19,13 +19,13 @@ from torch import Tensor
 from augment.transform import Transform, transform_to_int
 from pipeline.checkpoint import Weights, load_weights, read_tensors, save_weights, transplant
 from pipeline.config import Config
-from pipeline.import_checkpoint import Imported, import_checkpoint
+from pipeline.published.checkpoint import Imported, import_checkpoint
 from pipeline.reasoner.layout import make_layout
 from pipeline.reasoner.memory import Views
 from pipeline.reasoner.network import Batch, make_network
 from tests.pipeline.tiny import tiny_store
 
-FOLDER = Path(__file__).parents[1] / "golden"
+FOLDER = Path(__file__).parents[2] / "golden"
 ATTENTION, MIXER, HRM = "trm_attention", "trm_mixer", "hrm"
 PREFIX = "_orig_mod.model."
 ROWS = "inner.puzzle_emb.weights"
@@ -264,7 +264,7 @@ def test_rows_shorter_than_the_features_are_filled_up_with_zeros(tmp_path: Path)
 
 def test_tables_of_many_rows_are_taken_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = Published(tmp_path).imported().tensors["memory.rows"]
-    monkeypatch.setattr("pipeline.import_checkpoint._ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("pipeline.published.checkpoint._ROWS_AT_ONCE", 4)
     assert torch.equal(Published(tmp_path).imported().tensors["memory.rows"], expected)
 
 
@@ -371,7 +371,7 @@ LARGE = "tuple of more than 1000 values"
 def test_a_pickle_that_would_keep_us_busy_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, around: bytes, reason: str, zipped: bool
 ) -> None:
-    monkeypatch.setattr("pipeline.pickle_check.MOST_OPERATIONS", 20_000)
+    monkeypatch.setattr("pipeline.published.pickle_check.MOST_OPERATIONS", 20_000)
     published = Published(tmp_path)
     published.write()
     state = b"\x80\x02}X\x01\x00\x00\x00x" + around + b"Ns."

@@ -1,6 +1,6 @@
 """The files of a published training, read with care: YAML as plain values, a state dict as tensors alone.
 
-Under `pipeline.import_checkpoint`. Nothing that is read here can run anything, or become far larger than its file.
+Under `pipeline.published.checkpoint`. Nothing that is read here can run anything, or become far larger than its file.
 """
 
 import io
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from augment.outside import read_file, show_name, show_path
 from pipeline.data.archive import ZIP_FAULTS
-from pipeline.pickle_check import LEGACY_PICKLES, check_tuples
+from pipeline.published.pickle_check import LEGACY_PICKLES, check_tuples
 
 _PREFIXES = re.compile(r"(?:(?:_orig_mod|module|model)\.)*(?=inner\.)")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augment.transform import Transform, transform_from_int, transform_to_int
-from pipeline.data.identifiers import BLANK, PublishedViews, read_identifiers
+from pipeline.published.identifiers import BLANK, PublishedViews, read_identifiers
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "arc_transforms.json"
 NAMES = [BLANK, "b", "b|||t3|||0463582197", "a|||t1|||0123456798", "a", "b|||t0|||0213456789", "a|||t6|||0689137425"]
