@@ -8,6 +8,7 @@ how, rule by rule. Blocks that say `text` show output and are left alone; blocks
 import argparse
 import contextlib
 import io
+import json
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ import subprocess
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -24,7 +26,7 @@ import pipeline.kaggle_commands
 from augment.task import Task
 from pipeline.__main__ import PRESET_NAMES, _parser, main
 from pipeline.browser import find_browser
-from pipeline.config import override
+from pipeline.config import override, read_config
 from pipeline.data.puzzles import is_puzzle_source
 from pipeline.data.select import PUBLIC_SOURCES
 from pipeline.data.sources import SPLITS, Source, load_source
@@ -36,6 +38,8 @@ from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md")
+RECORDS = sorted(folder for folder in (ROOT / "records").iterdir() if folder.is_dir())
+RECORD_PAGES = [str(page.relative_to(ROOT)) for page in sorted((ROOT / "records").rglob("README.md"))]
 
 ELSEWHERE = (
     *("source .venv/bin/activate", "cd /kaggle/", "kaggle competitions submit "),
@@ -153,10 +157,23 @@ def test_presets_are_named_alike_everywhere() -> None:
         override(PRESETS[name], [each.strip() for each in settings.split("--set ")] if settings else [])
 
 
-def test_files_that_pages_link_to_exist() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
-            assert target.startswith("https://") or (ROOT / target).exists(), f"{page}: {target}"
+@pytest.mark.parametrize("page", [*PAGES, "BENCHMARKS.md", "docs/log.md", *RECORD_PAGES])
+def test_files_that_pages_link_to_exist(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        assert target.startswith("https://") or (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
+def test_a_record_has_three_seeds_their_median_and_a_config_that_can_be_read(folder: Path) -> None:
+    result = json.loads((folder / "result.json").read_text())
+    assert len({run["seed"] for run in result["runs"]}) >= 3
+    for places, rules in result["median"].items():
+        for rule, value in rules.items():
+            assert value == median(run[places][rule] for run in result["runs"])
+    read_config(folder / "config.json")
+    score = f"{result['median']['pass_at_2']['mean_over_tasks']:.1%}"
+    for page in ("README.md", "BENCHMARKS.md", "records/README.md", f"records/{folder.name}/README.md"):
+        assert score in (ROOT / page).read_text(), page
 
 
 def shortened(arguments: list[str], folder: Path) -> list[str]:
