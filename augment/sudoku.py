@@ -2,8 +2,8 @@
 
 A view of a puzzle is a puzzle as good as it is: transposed or not, bands, stacks and the rows and columns within them permuted,
 digits relabelled. The published networks are trained on such views of Sudoku-Extreme (HRM, arXiv 2506.21734; TRM, 2510.04871).
-A symmetry is a hash of its seed, puzzle and view, so that batches need no state and no loop. `pipeline.data.generate` uses
-`symmetry_invariant` to keep views of a puzzle together.
+A symmetry is a hash of its seed, puzzle and view, so that batches need no state and no loop. `pipeline.data.puzzles.generate`
+uses `symmetry_invariant` to keep views of a puzzle together.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,16 @@ import numpy.typing as npt
 
 Board = npt.NDArray[np.uint8]
 """One board (S, S), S = 4 or 9: 0 blank, 1..S digits."""
+
 Boards = npt.NDArray[np.uint8]
 """Boards (B, S, S)."""
+
 Words = npt.NDArray[np.uint64]
 
 _BOX_SIDES = {4: 2, 9: 3}
+
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
+
 _INVARIANT_ROUNDS = 3
 """Each round tells a cell of all that share a unit or a digit with it; two reach every cell."""
 

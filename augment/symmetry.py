@@ -1,6 +1,6 @@
 """The transforms that leave the content of a task unchanged, found exactly.
 
-Two transforms give a task the same view exactly when they differ by such a symmetry, so `augment.enumerate` counts and lists
+Two transforms give a task the same view exactly when they differ by such a symmetry, so `augment.views` counts and lists
 distinct views with what is found here. The symmetries form a group that can have millions of members. It is therefore kept
 as a chain: the dihedrals that occur, then, color by color, where a color can go once the colors before it are held fixed.
 At most 7 + 36 searches find the chain. A search assigns colors one by one and compares hashes of where they lie, which may

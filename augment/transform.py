@@ -23,7 +23,6 @@ from augment.color import (
 )
 from augment.dihedral import DIHEDRALS, apply_dihedral, check_dihedral, compose_dihedral, inverse_dihedral
 from augment.grid import COLORS, Grid
-from augment.outside import show_value
 from augment.task import Pair, Task
 
 TRANSFORMS = DIHEDRALS * PERMUTATIONS
@@ -80,13 +79,13 @@ class Transform:
     def parse(cls, code: str) -> "Transform":
         """Return the transform whose `code` is the given text. Raises ValueError, naming the text, when there is none."""
         if not re.fullmatch(r"[0-9]\.[0-9]{9}", code, flags=re.ASCII):
-            raise ValueError(f"transform {show_value(code)}: expected a digit, a dot and nine digits, such as '3.463582197'")
+            raise ValueError(f"transform {code!r:.60}: expected a digit, a dot and nine digits, such as '3.463582197'")
         dihedral, colors = int(code[0]), (0, *(int(color) for color in code[2:]))
         if dihedral >= DIHEDRALS:
-            raise ValueError(f"transform {show_value(code)}: a dihedral is 0..{DIHEDRALS - 1}, got {dihedral}")
+            raise ValueError(f"transform {code!r:.60}: a dihedral is 0..{DIHEDRALS - 1}, got {dihedral}")
         if sorted(colors) != list(range(COLORS)):
             missing = "".join(str(color) for color in range(1, COLORS) if color not in colors[1:])
-            raise ValueError(f"transform {show_value(code)}: expected each of the colors 1..9 once, but {missing} is missing")
+            raise ValueError(f"transform {code!r:.60}: expected each of the colors 1..9 once, but {missing} is missing")
         return cls(dihedral, colors)
 
 
@@ -130,4 +129,4 @@ def decode_transforms(codes: Codes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[
 def _check_codes(least: int, greatest: int) -> None:
     if least < 0 or greatest >= TRANSFORMS:
         wrong = least if least < 0 else greatest
-        raise ValueError(f"an integer transform code is 0..{TRANSFORMS - 1}, got {show_value(wrong)}")
+        raise ValueError(f"an integer transform code is 0..{TRANSFORMS - 1}, got {wrong!r:.60}")

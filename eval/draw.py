@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from eval.figure import Picture
 
+
 PALETTE = (
     "#000000", "#0074D9", "#FF4136", "#2ECC40", "#FFDC00", "#AAAAAA", "#F012BE", "#FF851B", "#7FDBFF", "#870C25",
 )  # fmt: skip
@@ -30,9 +31,13 @@ _INK, _QUIET, _RIGHT, _WRONG, _LINE = "#1A1A1A", "#6B6B6B", "#1E7A34", "#B3261E"
 
 # All lengths are inches. A picture is _PAGE wide at most, unless a single test input with its attempts needs more.
 _PAGE = 12.0
+
 _CELL_SMALLEST, _CELL_LARGEST = 0.08, 0.24
+
 _MARGIN, _GAP, _ARROW_GAP, _GROUP_GAP = 0.35, 0.3, 0.5, 0.7
+
 _LABEL, _HEADING, _BELOW_ROW = 0.4, 0.34, 0.3
+
 _CHARACTER = 0.075
 # Mean width of a character of a label; with it a column is made wide enough for what is written above it.
 

@@ -24,6 +24,7 @@ _SYMMETRIES = {
     6: "transposed",
     7: "flipped across the other diagonal",
 }
+
 _CELLS_NAMED = 3
 
 

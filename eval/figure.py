@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from eval.replace import leave_file
+from eval.files import leave_file
 
 
 class Picture(Figure):

@@ -31,6 +31,7 @@ class Kind:
 
 
 TASKS = Kind("task", "test input", "test output", "training pair", ("equals a scored test", "equal a scored test"), True)
+
 PUZZLES = Kind("puzzle", "puzzle", "answer", "training puzzle", ("is a view of a test", "are views of a test"), False)
 
 

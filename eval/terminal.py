@@ -14,15 +14,22 @@ import numpy as np
 import numpy.typing as npt
 
 from augment.grid import Grid
+from augment.task import Task
 from eval.draw import PALETTE
+from eval.explain import wrong_cells
+from eval.formatting import size_text
+from eval.verdict import Verdict, _is
 
 When = Literal["auto", "always", "never"]
 """Colors: where a terminal shows them, always, or never."""
 
 _DIM, _BOLD, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+
 _RGB = tuple(tuple(int(color[i : i + 2], 16) for i in (1, 3, 5)) for color in PALETTE)
+
 _NEAREST_256 = (16, 32, 203, 41, 220, 248, 199, 208, 117, 88)
 """The colors of a 256-color terminal that come nearest to the palette."""
+
 _GAP, _ARROW, _GROUP_GAP = 2, 4, 5
 
 
@@ -181,3 +188,35 @@ def _ink(cell: int) -> str:
     """Return the escape code of black or white, whichever shows on the color of a cell."""
     red, green, blue = _RGB[cell]
     return "\x1b[1;38;5;16m" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "\x1b[1;38;5;231m"
+
+
+def draw_text(task: Task, verdicts: Sequence[Verdict], title: str, look: Look) -> list[str]:
+    """Return the lines that show `task` and, for each of its test inputs, a verdict; all in one frame."""
+    pairs = [
+        [
+            TextPanel(f"input {i}", pair.input, size_text(pair.input), arrow=True),
+            TextPanel(f"output {i}", pair.output, size_text(pair.output)),
+        ]
+        for i, pair in enumerate(task.train, start=1)
+    ]
+    lines = [heading(title, look), "", *draw_panels(pairs, look)]
+    for number, (grid, verdict) in enumerate(zip(task.test, verdicts, strict=True), start=1):
+        lines += ["", *draw_panels([[panel] for panel in _test_panels(number, grid, verdict)], look)]
+        lines += [f"  {reason}" for reason in verdict.reasons()]
+    return lines
+
+
+def _test_panels(number: int, grid: Grid, verdict: Verdict) -> list[TextPanel]:
+    panels = [TextPanel(f"test input {number}", grid, size_text(grid))]
+    for i, attempt in enumerate(verdict.attempts, start=1):
+        truth = verdict.truth
+        if truth is None or attempt.grid is None:
+            note = "missing" if attempt.grid is None else size_text(attempt.grid)
+            panels.append(TextPanel(f"attempt {i}", attempt.grid, note))
+        else:
+            wrong = wrong_cells(attempt.grid, truth)
+            note = "RIGHT" if _is(attempt.grid, truth) else "WRONG SIZE" if wrong is None else f"{int(wrong.sum())} WRONG"
+            panels.append(TextPanel(f"attempt {i}", attempt.grid, note, wrong))
+    if verdict.truth is not None:
+        panels.append(TextPanel("truth", verdict.truth, size_text(verdict.truth)))
+    return panels

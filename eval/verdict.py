@@ -4,16 +4,13 @@ Takes what a run or a submission says about a task, gives the words and the pane
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from augment.grid import Grid
-from augment.task import Task
 from augment.transform import Transform
 from eval.explain import explain, wrong_cells
-from eval.terminal import Look, TextPanel, draw_panels, heading
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,43 +92,6 @@ class Verdict:
         if attempt.votes is None:
             return ""
         return f"{attempt.votes} of {self.views} votes" if attempt.votes else "a fallback, no votes"
-
-
-def draw_text(task: Task, verdicts: Sequence[Verdict], title: str, look: Look) -> list[str]:
-    """Return the lines that show `task` and, for each of its test inputs, a verdict; all in one frame."""
-    pairs = [
-        [
-            TextPanel(f"input {i}", pair.input, size_text(pair.input), arrow=True),
-            TextPanel(f"output {i}", pair.output, size_text(pair.output)),
-        ]
-        for i, pair in enumerate(task.train, start=1)
-    ]
-    lines = [heading(title, look), "", *draw_panels(pairs, look)]
-    for number, (grid, verdict) in enumerate(zip(task.test, verdicts, strict=True), start=1):
-        lines += ["", *draw_panels([[panel] for panel in _test_panels(number, grid, verdict)], look)]
-        lines += [f"  {reason}" for reason in verdict.reasons()]
-    return lines
-
-
-def _test_panels(number: int, grid: Grid, verdict: Verdict) -> list[TextPanel]:
-    panels = [TextPanel(f"test input {number}", grid, size_text(grid))]
-    for i, attempt in enumerate(verdict.attempts, start=1):
-        truth = verdict.truth
-        if truth is None or attempt.grid is None:
-            note = "missing" if attempt.grid is None else size_text(attempt.grid)
-            panels.append(TextPanel(f"attempt {i}", attempt.grid, note))
-        else:
-            wrong = wrong_cells(attempt.grid, truth)
-            note = "RIGHT" if _is(attempt.grid, truth) else "WRONG SIZE" if wrong is None else f"{int(wrong.sum())} WRONG"
-            panels.append(TextPanel(f"attempt {i}", attempt.grid, note, wrong))
-    if verdict.truth is not None:
-        panels.append(TextPanel("truth", verdict.truth, size_text(verdict.truth)))
-    return panels
-
-
-def size_text(grid: Grid) -> str:
-    """Return the size of `grid` as people write it: height x width."""
-    return f"{grid.shape[0]} x {grid.shape[1]}"
 
 
 def _is(grid: Grid | None, truth: Grid) -> bool:

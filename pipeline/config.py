@@ -9,17 +9,83 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from augment.outside import show_path, show_value
+from augment.transform import TRANSFORMS
+from augment.views import Policy
+from eval.files import read_object
+from eval.formatting import show_path, show_value
 from eval.vote import RANKINGS
-from pipeline.data.build import BuildConfig
-from pipeline.data.strictjson import read_object
-from pipeline.optim import OptimizerConfig
-from pipeline.reasoner.base import ReasonerConfig
-from pipeline.reasoner.memory import MemoryConfig
-from pipeline.reasoner.network import REASONERS
+from pipeline.models.config import KINDS, MemoryConfig, ReasonerConfig
+
+Leakage = Literal["refuse", "drop", "allow"]
+"""What is done with training pairs that show the answer to a scored test: an error, leave them out, or train on them."""
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """How a dataset is made from its sources."""
+
+    augmentations: int = 1000
+    """Most views of a task besides itself."""
+    policy: Policy = "all"
+    """Which colors are permuted: see `augment.views.Policy`."""
+    seed: int = 0
+    """Draws the views where there are more than are wanted."""
+    jobs: int = 0
+    """Most processes; 0 means one for each core. The result does not depend on it."""
+
+    def __post_init__(self) -> None:
+        """Reject bad values."""
+        if not 0 <= self.augmentations < TRANSFORMS:
+            raise ValueError(f"build augmentations must be 0..{TRANSFORMS - 1}, got {self.augmentations}")
+        if self.policy not in get_args(Policy):
+            raise ValueError(f"build policy must be one of {', '.join(get_args(Policy))}, got {self.policy!r}")
+        if self.seed < 0 or self.jobs < 0:
+            raise ValueError(f"build seed and jobs must not be negative, got {self.seed} and {self.jobs}")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the weights are updated. Defaults: TRM on ARC."""
+
+    kind: Literal["adam-atan2", "adamw", "muon"] = "adam-atan2"
+    """muon: matrices of the blocks by Muon, everything else by AdamW."""
+    rate: float = 1e-4
+    matrix_rate: float = 1e-3
+    """Rate of Muon on matrices, scaled to the root mean square of AdamW's updates."""
+    memory_rate: float = 1e-2
+    """Rate of the task memory: sign descent on tables of rows, the optimizer's own rule on compositional rows."""
+    residual_rate: float = 1e-3
+    """Rate of sign descent on the residual of compositional memory."""
+    weight_decay: float = 0.1
+    memory_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    warmup_steps: int = 2000
+    decay_from: float = 1.0
+    """Share of the run (of its steps, or of its time) after which the rate falls linearly; 1 keeps it constant."""
+    final_rate: float = 0.0
+    """Share of the rate that is left at the end of the decay."""
+    ema: float = 0.999
+    """Decay of the moving average of weights and task memory that predictions use; 0 turns it off."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("adam-atan2", "adamw", "muon"):
+            raise ValueError(f"optimizer kind must be adam-atan2, adamw or muon, got {self.kind!r}")
+        for name in ("rate", "matrix_rate", "memory_rate", "residual_rate", "weight_decay", "memory_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimizer {name} must not be negative, got {getattr(self, name)}")
+        for name in ("beta1", "beta2", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer {name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("decay_from", "final_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optimizer {name} must be in [0, 1], got {getattr(self, name)}")
+
 
 Halting = Literal["learned", "q-learning", "off"]
+
 Execution = Literal["eager", "compiled", "graphed"]
+
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -117,8 +183,8 @@ class Config:
     predict: PredictConfig = field(default_factory=PredictConfig)
 
     def __post_init__(self) -> None:
-        if self.model.kind not in REASONERS:
-            raise ValueError(f"model.kind must be one of {', '.join(REASONERS)}, got {show_value(self.model.kind)}")
+        if self.model.kind not in KINDS:
+            raise ValueError(f"model.kind must be one of {', '.join(KINDS)}, got {show_value(self.model.kind)}")
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return the config as plain JSON values."""

@@ -2,11 +2,8 @@
 
 from dataclasses import replace
 
-from pipeline.config import Config, PredictConfig, TrainConfig
-from pipeline.data.build import BuildConfig
-from pipeline.optim import OptimizerConfig
-from pipeline.reasoner.base import ReasonerConfig
-from pipeline.reasoner.memory import MemoryConfig
+from pipeline.config import BuildConfig, Config, OptimizerConfig, PredictConfig, TrainConfig
+from pipeline.models.config import MemoryConfig, ReasonerConfig
 
 # python -m pipeline run --source arc1:training --source arc1:evaluation --max-side 6 --preset demo --time-limit 10m
 #   --processes 2 --out runs/demo-0 (make demo)
@@ -57,7 +54,9 @@ TRM_ARC1 = Config(train=TrainConfig(steps=518_071, packs=4, pack_tokens=175_872)
 TRM_ARC2 = replace(TRM_ARC1, train=replace(TRM_ARC1.train, steps=723_914))
 
 _PUZZLE_OPTIMIZER = OptimizerConfig(rate=1e-4, memory_rate=1e-4, weight_decay=1.0, memory_decay=1.0)
+
 _PUZZLE_TRAINING = TrainConfig(steps=65_104, packs=4, shift_probability=0.0)  # 50,000 passes over 1,000 puzzles, 768 a step
+
 _SUDOKU_TOKENS = 192 * (16 + 81)  # four packs of 192 puzzles
 
 # accelerate launch -m pipeline run --source sudoku:test.csv --train-source sudoku:train.csv --limit 1000 --preset trm-sudoku
@@ -100,6 +99,7 @@ TRM_MAZE = Config(
 )
 
 _HRM = ReasonerConfig(kind="hrm", layers=4, H_cycles=2, L_cycles=2, gradient="last-step")
+
 _HRM_MEMORY = MemoryConfig(tokens=1)
 
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --train-source json:CONCEPTARC.json
@@ -172,3 +172,10 @@ def preset(name: str, seed: int | None = None) -> Config:
     if seed is None:
         return config
     return replace(config, train=replace(config.train, seed=seed), build=replace(config.build, seed=seed))
+
+
+PRESET_NAMES = (
+    *("demo", "demo-sudoku", "fast", "trm-arc1", "trm-arc2", "trm-sudoku", "trm-sudoku-attention", "trm-maze"),
+    *("hrm-arc1", "hrm-sudoku", "urm-arc1", "charm-arc1", "charm-arc2"),
+)
+"""Those of pipeline.presets, which is slow to import."""

@@ -5,6 +5,9 @@ What depends on whether tasks or puzzles are solved is in `arc_job` and `puzzle_
 """
 
 import logging
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,32 +15,29 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 
-from pipeline.asking import Speed, measure_speed
-from pipeline.budget import Budget
-from pipeline.checkpoint import Weights, load_weights, newest_checkpoint, newest_weights, transplant
+from eval.files import write_json
+from eval.formatting import format_duration
 from pipeline.config import Config, override, read_config
 from pipeline.data.dataset import Dataset, load_dataset
-from pipeline.engine import describe_device, fit_config, free_cache, from_main, make_accelerator, ran_out_of_memory
-from pipeline.optim import trainable
-from pipeline.reasoner.network import make_network
-from pipeline.record import Stopwatch
-from pipeline.report import leave_report
-from pipeline.save import CheckpointFailed
-from pipeline.tensorfiles import write_json
-from pipeline.train import Trainer, count_packs
-from submission.duration import format_duration
+from pipeline.device import describe_device, fit_config, free_cache, from_main, make_accelerator, ran_out_of_memory
+from pipeline.jobs.record import Stopwatch
+from pipeline.jobs.time_split import STAGE_SECONDS, measure_speed, split_time
+from pipeline.models.network import make_network
+from pipeline.system.time_limit import Budget
+from pipeline.training.checkpoint import CheckpointFailed
+from pipeline.training.optimizers import trainable
+from pipeline.training.state import count_packs
+from pipeline.training.trainer import Trainer
+from pipeline.weights import Weights, load_weights, newest_weights, transplant
 
 logger = logging.getLogger(__name__)
 
 BUILD_SHARE = 0.1
 """Of the time: what reading further sources may take, and again what drawing views may take."""
-LEAST_STEPS = 50
-"""A pack is made smaller when the time would not do for so many steps."""
-STAGE_SECONDS = 2.0
-"""Least time between training and prediction: a checkpoint is written and read."""
 
 WORKERS = 3.0
 """Starting prediction workers takes so many times what starting this program took: they start together, and load weights."""
+
 PREDICTING = "predicting"
 """The file of a run directory that is there from the end of training to the end of prediction."""
 
@@ -158,7 +158,9 @@ def _train(
     if plan.budget.limit_seconds is not None:  # else the settings alone say what is done, and nothing depends on the speed
         speed = measure_speed(network, store, config, dtype, accelerator)
         views = plan.job.views(config)
-        split = _split_time(config, plan, speed, accelerator.num_processes, views, before_predicting)
+        split = split_time(
+            config, plan.budget, plan.out, plan.resume, speed, accelerator.num_processes, views, before_predicting
+        )
         config, seconds = from_main(accelerator, split)
     budget = plan.budget.until(seconds)  # from here: what making the trainer takes is not prediction's
     trainer = Trainer(accelerator, dtype, network, store, config, plan.out)
@@ -188,28 +190,35 @@ def _train(
     return False
 
 
-def _split_time(
-    config: Config, plan: RunPlan, speed: Speed, processes: int, views: int, before_predicting: float
-) -> tuple[Config, float]:
-    """Return the config with packs that fit into the time, and the seconds for training, of a run that has a limit.
+LEAST_SECONDS = 2.0
+"""A report of 400 tasks takes about so long; with less time left a run does without."""
 
-    Prediction keeps `predict.time_share` of what is left, less where all `views` need less, more where not even one view of
-    every test input would fit, up to half. A run that has checkpoints keeps its packs.
-    """
-    left = plan.budget.remaining()
-    view = speed.view_seconds(config.predict.segments) / processes
-    wanted = min(config.predict.time_share * left, 2 * views * view)
-    between = max(STAGE_SECONDS, 0.01 * left) + before_predicting
-    predicting = min(max(wanted, 1.5 * view) + between, 0.5 * left)
-    training = max(0.0, left - predicting)
-    packs = -(-count_packs(config, processes, plan.resume) // processes)
-    step = packs * speed.step_seconds(config)
-    logger.info(
-        "%s left: %s for training, %.2f s a step; %s for prediction, %.2f s a view of every test input",
-        format_duration(left), format_duration(training), step, format_duration(predicting), view,
-    )  # fmt: skip
-    if step * LEAST_STEPS > training and newest_checkpoint(plan.out / "checkpoints") is None:
-        tokens = max(1, int(config.train.pack_tokens * training / (step * LEAST_STEPS)))
-        logger.warning("a step would take %.1f s here; packs of %d tokens, not %d", step, tokens, config.train.pack_tokens)
-        config = replace(config, train=replace(config.train, pack_tokens=tokens))
-    return config, training
+REPORT_SHARE = 0.3
+"""Of the reserve, that a report may take; ending takes its time too."""
+
+
+def leave_report(folder: Path, budget: Budget) -> None:
+    """Write the report at the end of a run, in a process of its own and within the time; a failure is one line of the log."""
+    seconds = None if budget.limit_seconds is None else budget.remaining() + REPORT_SHARE * budget.reserve_seconds
+    again = f"`python -m pipeline report {folder}` makes it"
+    if seconds is not None and seconds < LEAST_SECONDS:
+        logger.warning("no time left for a report; %s", again)
+        return
+    project = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(part for part in (project, os.environ.get("PYTHONPATH", "")) if part)
+    command = [sys.executable, "-m", "pipeline", "report", str(folder)]
+    try:
+        done = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        logger.warning("the report was not ready in time; %s", again)
+        return
+    except OSError as error:
+        logger.warning("no report: %s", error)
+        return
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        logger.warning("no report: %s", last)
+    else:
+        logger.info("%s", done.stdout.strip())

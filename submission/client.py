@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.replace import replace_file
+from eval.files import replace_file
 from submission.causes import LOST, KaggleError, explain
 from submission.notebook import read_ready_folder
 from submission.secret import mask, refuse_tokens_in
@@ -25,13 +25,18 @@ from submission.settings import KaggleSettings, read_values
 logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 120.0
+
 UPLOAD_SECONDS = 3600.0
+
 MOST_BAD_ANSWERS = 10
 """So often in a row may a question about progress fail before waiting is given up."""
+
 ENDED = ("complete", "error", "cancel_acknowledged")
 
 _PUSHED = re.compile(r"Kernel version (\d+) successfully pushed")
+
 _STATUS = re.compile(r'has status "(?:KernelWorkerStatus\.)?(\w+)"')
+
 _BAD_SOURCES = re.compile(r"not valid (\w+) sources.*?: (.*)")
 
 

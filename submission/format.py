@@ -15,9 +15,9 @@ import numpy as np
 import orjson
 
 from augment.grid import Grid, grid_key, parse_grid
-from augment.outside import read_file, require_file, require_modest, show_path
 from augment.task import Task, TaskId
-from eval.replace import replace_file
+from eval.files import read_file, replace_file, require_file, require_modest
+from eval.formatting import show_path
 from eval.vote import choose_attempts
 
 Submission = dict[TaskId, list[tuple[Grid, Grid]]]
@@ -27,7 +27,9 @@ PartialSubmission = dict[TaskId, list[tuple[Grid | None, Grid | None]]]
 """The same, as other systems may leave it: None where an attempt is missing."""
 
 ATTEMPT_NAMES = ("attempt_1", "attempt_2")
+
 FILE_NAME = "submission.json"
+
 MOST_BYTES_PER_TEST_INPUT = 65_536
 """Kaggle publishes no limit. Two 30x30 grids with every cell on an indented line of its own take half of this."""
 
@@ -109,8 +111,12 @@ def write_submission(path: Path, submission: Submission, tasks: Sequence[Task]) 
 
 @overload
 def read_submission(path: Path, allow_missing: Literal[False] = False) -> Submission: ...
+
+
 @overload
 def read_submission(path: Path, allow_missing: bool) -> PartialSubmission: ...
+
+
 def read_submission(path: Path, allow_missing: bool = False) -> Submission | PartialSubmission:
     """Read the submission file of any system.
 

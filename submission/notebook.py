@@ -14,17 +14,22 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from augment.outside import show_path
+from eval.formatting import show_path
 from submission.secret import refuse_tokens_in
 from submission.settings import KaggleSettings, parse_settings, read_values
 
 PACKAGES = ("augment", "eval", "submission", "pipeline")
+
 BESIDE = ("LICENSE", "requirements.txt", "README.md")
+
 LEFT_OUT = ("bench", "rehearsal", "pictures", "__pycache__")
 """Folders of the packages that nothing on Kaggle needs."""
+
 SUFFIXES = (".py", ".css", ".js", ".html", ".safetensors")
+
 OWN_NAMES = ("notebook", "code", "settings.json", "pushed.json")
 """All that is at the top of a ready folder."""
+
 LICENSE_NAME = "other"
 """Of the dataset, in Kaggle's list, which has no MIT-0; LICENSE is in it."""
 
@@ -54,7 +59,7 @@ if not found:
     raise SystemExit(f"There is no source under {inputs}: add the dataset {SETTINGS['user']}/{name} to this notebook.")
 sys.path.insert(0, str(found[0]))
 
-from pipeline.kernel import solve
+from pipeline.kaggle.kernel import solve
 from submission.settings import parse_settings
 
 outcome = solve(parse_settings(SETTINGS), STARTED)"""

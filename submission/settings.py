@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from augment.outside import read_file, show_path, show_value
-from submission.duration import parse_duration
+from eval.files import read_file
+from eval.formatting import parse_duration, show_path, show_value
 
 ACCELERATORS = ("NvidiaTeslaT4", "NvidiaL4", "none")
 """Kaggle's names of machine shapes: 2 x T4 with 16 GB each, 4 x L4 with 24 GB each; none is a machine without GPUs."""
@@ -20,6 +20,7 @@ MOST_BYTES = 1 << 20
 """Of a file of settings."""
 
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
 _SOURCE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9-]+")
 
 _TEMPLATE = """\

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pipeline.browser import find_browser
+from eval.report.screenshot import find_browser
 
 NEEDS: dict[str, tuple[str, Callable[[], bool], str]] = {
     "browser": (

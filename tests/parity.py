@@ -21,12 +21,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pipeline.models.layout import Layout, make_layout
+from pipeline.models.loss import SegmentLoss, going_on_target, segment_loss
+from pipeline.models.network import REASONERS
+from pipeline.models.reasoner import Segment, State
+from pipeline.models.task_memory import TableMemory, Views
 from pipeline.published.names import MEMORY_ROWS, translate_config, translate_name, translate_weights
-from pipeline.reasoner.base import Segment, State
-from pipeline.reasoner.layout import Layout, make_layout
-from pipeline.reasoner.loss import SegmentLoss, going_on_target, segment_loss
-from pipeline.reasoner.memory import TableMemory, Views
-from pipeline.reasoner.network import REASONERS
 
 TOLERANCE = 1e-4
 ROUNDING_ALLOWED = 4.0

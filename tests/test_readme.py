@@ -20,17 +20,16 @@ from statistics import median
 
 import pytest
 
-import pipeline.asking
+import pipeline.cli.kaggle
 import pipeline.data.sources
-import pipeline.kaggle_commands
+import pipeline.inference.forward
 from augment.task import Task
-from pipeline.__main__ import PRESET_NAMES, _parser, main
-from pipeline.browser import find_browser
+from eval.report.screenshot import find_browser
+from pipeline.cli.main import _parser, main
 from pipeline.config import override, read_config
-from pipeline.data.puzzles import is_puzzle_source
-from pipeline.data.select import PUBLIC_SOURCES
-from pipeline.data.sources import SPLITS, Source, load_source
-from pipeline.presets import PRESETS, preset
+from pipeline.data.puzzles.sources import is_puzzle_source
+from pipeline.data.sources import PUBLIC_SOURCES, SPLITS, Source, load_source
+from pipeline.presets import PRESET_NAMES, PRESETS, preset
 from submission.format import fallback_submission, write_submission
 from submission.settings import write_settings
 from tests.pipeline.published.test_import_checkpoint import Published
@@ -238,8 +237,8 @@ def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return fakes[spec].tasks, dict(fakes[spec].solutions) if with_solutions else {}
 
     monkeypatch.setitem(pipeline.data.sources._LOADERS, "arc1", load)
-    monkeypatch.setattr(pipeline.asking, "MEASURE_SECONDS", 0.01)
-    monkeypatch.setattr(pipeline.kaggle_commands, "status", lambda *_: "complete")  # nothing was sent
+    monkeypatch.setattr(pipeline.inference.forward, "MEASURE_SECONDS", 0.01)
+    monkeypatch.setattr(pipeline.cli.kaggle, "status", lambda *_: "complete")  # nothing was sent
     monkeypatch.chdir(tmp_path)
     competition = tmp_path / "kaggle" / "input" / "competitions" / "SLUG"
     write_kaggle(competition, tiny_source(5, 4, "hidden"), "test", with_solutions=False)

@@ -11,7 +11,7 @@ import numpy as np
 from augment.canvas import Tokens, decode
 from augment.grid import Grid
 from eval.explain import explain
-from eval.report.entries import InputEntry, TaskEntry, count_wrong, plural
+from eval.results import InputEntry, TaskEntry, count_wrong, plural
 
 _SIGNS = np.frombuffer(b".#0123456789", np.uint8)
 # Of the tokens of a canvas: padding, border, colors.

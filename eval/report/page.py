@@ -1,7 +1,7 @@
 """One page that holds a whole report: summary, charts, gallery, style and script. It loads nothing and opens from disk.
 
-Takes what `pipeline.report` has read from a run directory. Everything that comes from outside is escaped, and the page's own
-policy lets a browser run no other script than the one below.
+Takes what `pipeline.reports.report` has read from a run directory. Everything that comes from outside is escaped, and the
+page's own policy lets a browser run no other script than the one below.
 """
 
 import base64
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 
-from eval.report.entries import NEAR_CELLS, TaskEntry
 from eval.report.gallery import gallery_data
 from eval.report.summary import charts_section, facts_section, score_section, table_of_tasks, votes_section
+from eval.results import NEAR_CELLS, TaskEntry
 from eval.score import Score
 
 _MARK = (  # three rows of ARC's palette

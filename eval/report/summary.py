@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from eval.report.charts import draw_curve, draw_histogram, draw_shares
-from eval.report.entries import NEAR_CELLS, TaskEntry, is_known, plural
+from eval.results import NEAR_CELLS, TaskEntry, is_known, plural
 from eval.score import RULES, Rates, Score
 
 CURVES = (

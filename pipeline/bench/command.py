@@ -18,26 +18,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.bench.graphs import gpu_sides
-from pipeline.bench.measure import Timings, Work, peak_bytes, peak_operations, time_sides
-from pipeline.bench.operations import segment_operations
+from eval.files import write_result
+from pipeline.bench.measure import Timings, Work, peak_bytes, peak_operations, segment_operations, time_sides
 from pipeline.bench.plan import DIFFERENCES, GPU, QUICK, SIDES, Plan, Stage, build_mix
-from pipeline.bench.published import CANVAS_BYTES
-from pipeline.bench.report import Row, exponent_row, format_rows, rate_row
+from pipeline.bench.published_way import CANVAS_BYTES
 from pipeline.bench.stages import (
     Building,
     Computing,
     Draws,
     Voting,
     build_once,
+    gpu_sides,
     on_samples,
     predict_once,
     train_once,
 )
+from pipeline.bench.table import Row, exponent_row, format_rows, rate_row
+from pipeline.config import OptimizerConfig
 from pipeline.data.store import Store
-from pipeline.engine import compute_dtype
-from pipeline.optim import OptimizerConfig, make_optimizer
-from pipeline.results import write_result
+from pipeline.device import compute_dtype
+from pipeline.training.optimizers import make_optimizer
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.models.layout import Layout
+from pipeline.models.reasoner import Block, Reasoner
+
 Work = Callable[[], object]
 """What is timed."""
+
 Prepare = Callable[[int], Work]
 """Size of the input -> the work on it; only the work is timed."""
 
@@ -155,3 +159,29 @@ def _own_peak_bytes() -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def segment_operations(reasoner: Reasoner, layout: Layout, training: bool) -> int:
+    """Return the operations of one segment on a pack, those of the task memory excluded.
+
+    In `training` every backpropagated update costs twice as much again. Raises ValueError for a token mixer or a convolution,
+    which are not counted here.
+    """
+    config = reasoner.config
+    if config.mixing != "attention" or config.convolution:
+        raise ValueError("operations are counted for attention without a convolution")
+    updates, learned = len(reasoner.cycle()) * config.H_cycles, reasoner.learned_updates()
+    times = updates + (2 * learned if training else 0)
+    heads = 2 * config.hidden_size * (len(layout.cells) * config.vocabulary + 2 * layout.sequences)
+    return times * sum(_block_operations(block, layout) for block in _blocks(reasoner)) + (3 if training else 1) * heads
+
+
+def _blocks(reasoner: Reasoner) -> list[Block]:
+    return [block for block in reasoner.blocks if isinstance(block, Block)]
+
+
+def _block_operations(block: Block, layout: Layout) -> int:
+    weights = sum(parameter.numel() for parameter in block.parameters())
+    size = block.attention.out.weight.shape[0]
+    pairs = sum(group.count * group.length**2 for group in layout.groups)
+    return 2 * layout.tokens * weights + 4 * size * pairs  # 4: queries with keys, probabilities with values

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
-from pipeline.data.build import BuildConfig, build
-from pipeline.data.pack import Canvas
+from pipeline.config import BuildConfig
+from pipeline.data.build import build
+from pipeline.data.packs import Canvas
 from pipeline.data.sources import Source, load_source
 from pipeline.data.store import Store
+from pipeline.models.config import MemoryConfig, ReasonerConfig
 from pipeline.published.names import TRM_MEMORY_TOKENS
-from pipeline.reasoner.base import ReasonerConfig
-from pipeline.reasoner.memory import MemoryConfig
 
 SIDES = ("published", "unpadded", "ours")
 """published: as the authors do it. unpadded: the same without padding. ours: all that is fast here besides."""
@@ -58,6 +58,7 @@ GPU = Plan(train_sizes=(16, 32, 64, 128), view_sizes=(64, 128, 256, 512), repeat
 """What keeps a data-center GPU busy and fits into 80 GB the published way, in float32."""
 
 CANVAS: Mapping[str, Canvas] = {"published": "full", "unpadded": "fitted", "ours": "fitted"}
+
 MEMORY: Mapping[str, MemoryConfig] = {
     "published": MemoryConfig("table", TRM_MEMORY_TOKENS),
     "unpadded": MemoryConfig("table", TRM_MEMORY_TOKENS),

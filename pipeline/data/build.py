@@ -15,25 +15,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from operator import itemgetter
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 from joblib import Parallel, delayed
 
-from augment.enumerate import Policy, distinct_transforms
 from augment.grid import Grid, grid_key
 from augment.task import Pair, Task, TaskId
-from augment.transform import TRANSFORMS, Codes
-from pipeline.data.audit import Audit, Leak, audit_sources, pair_key, source_label, training_pairs
+from augment.transform import Codes
+from augment.views import distinct_transforms
+from eval.formatting import show_name
+from pipeline.config import BuildConfig, Leakage
 from pipeline.data.canvas_size import SizeRule, grid_sizes, size_rule
+from pipeline.data.leakage import Audit, Leak, audit_sources, pair_key, source_label, training_pairs
 from pipeline.data.sources import Source, content_hash
 from pipeline.data.store import Store
-from pipeline.data.strictjson import show_name
-from pipeline.data.watch import doing, watch
-
-Leakage = Literal["refuse", "drop", "allow"]
-"""What is done with training pairs that show the answer to a scored test: an error, leave them out, or train on them."""
+from pipeline.system.progress_bar import doing, watch
 
 PROCESSES_PAY_SECONDS = 4.0
 """Processes take about one second to start, so less work than this (as `_estimate_seconds` sees it) is done in this one."""
@@ -42,29 +40,6 @@ LEAKS_SHOWN = 3
 """Leaks that a message names; the manifest has all."""
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BuildConfig:
-    """How a dataset is made from its sources."""
-
-    augmentations: int = 1000
-    """Most views of a task besides itself."""
-    policy: Policy = "all"
-    """Which colors are permuted: see `augment.enumerate.Policy`."""
-    seed: int = 0
-    """Draws the views where there are more than are wanted."""
-    jobs: int = 0
-    """Most processes; 0 means one for each core. The result does not depend on it."""
-
-    def __post_init__(self) -> None:
-        """Reject bad values."""
-        if not 0 <= self.augmentations < TRANSFORMS:
-            raise ValueError(f"build augmentations must be 0..{TRANSFORMS - 1}, got {self.augmentations}")
-        if self.policy not in get_args(Policy):
-            raise ValueError(f"build policy must be one of {', '.join(get_args(Policy))}, got {self.policy!r}")
-        if self.seed < 0 or self.jobs < 0:
-            raise ValueError(f"build seed and jobs must not be negative, got {self.seed} and {self.jobs}")
 
 
 def build(

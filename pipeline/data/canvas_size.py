@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from augment.grid import MAX_SIDE, Grid
 from pipeline.data.sources import Source
-from pipeline.data.watch import watch
+from pipeline.system.progress_bar import watch
 
 Sizes = npt.NDArray[np.int64]
 """(N, 2) heights and widths."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from augment.canvas import VOCABULARY
 from augment.grid import MAX_SIDE
-from pipeline.data import puzzlestore, store
+from pipeline.data import store
 from pipeline.data.folder import read_manifest, require_files
-from pipeline.data.pack import Canvas, Examples, PackMaker, Packs
-from pipeline.data.puzzlekind import PUZZLE_KINDS
-from pipeline.data.puzzlepack import PuzzlePackMaker
-from pipeline.data.puzzlestore import PuzzleStore
+from pipeline.data.packs import Canvas, Examples, PackMaker, Packs, PuzzlePackMaker
+from pipeline.data.puzzles import build as puzzlestore
+from pipeline.data.puzzles.build import PuzzleStore
+from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.store import Store
 
 Dataset = Store | PuzzleStore

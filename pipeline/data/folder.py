@@ -15,18 +15,18 @@ import orjson
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from augment.outside import show_path, show_value
-from eval.replace import replace_file
-from pipeline.data.frame import damage_of
-from pipeline.data.strictjson import read_object
+from eval.files import damage_of, read_object, replace_file
+from eval.formatting import show_path, show_value
 
 ARRAYS_FILE = "store.safetensors"
+
 MANIFEST_FILE = "manifest.json"
 
 _DTYPE_NAMES = {"U8": "uint8", "I32": "int32", "U32": "uint32", "I64": "int64", "F32": "float32", "F64": "float64"}
 """Of those that are or might be met, by the name that safetensors has for them."""
 
 Arrays = dict[str, npt.NDArray[Any]]
+
 ArrayTypes = Mapping[str, tuple[np.dtype[Any], int]]
 """The dtype and the number of dimensions of each array of a dataset, by name."""
 

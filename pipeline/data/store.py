@@ -18,6 +18,7 @@ import orjson
 from augment.grid import COLORS, MAX_SIDE, Grid
 from augment.task import Pair, Task, TaskId
 from augment.transform import TRANSFORMS, Codes
+from eval.formatting import show_path
 from pipeline.data.folder import (
     MANIFEST_FILE,
     Arrays,
@@ -29,12 +30,13 @@ from pipeline.data.folder import (
     require_files,
     write_folder,
 )
-from pipeline.data.strictjson import show_path
 
 FORMAT = "arc-trm-dataset 1"
 
 Bytes = npt.NDArray[np.uint8]
+
 Indices = npt.NDArray[np.int32]
+
 Starts = npt.NDArray[np.int64]
 
 
@@ -137,6 +139,7 @@ class Store:
 
 
 _ARRAYS = tuple(field.name for field in fields(Store) if field.name not in ("task_ids", "manifest"))
+
 _TYPES: ArrayTypes = {
     **dict.fromkeys(("cells", "grid_height", "grid_width"), (np.dtype(np.uint8), 1)),
     **dict.fromkeys(("pair_canvas", "test_canvas"), (np.dtype(np.uint8), 2)),

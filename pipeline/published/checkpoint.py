@@ -1,7 +1,7 @@
 """Published TRM and HRM checkpoints, turned into a weights file of ours: `weights.safetensors`.
 
 What comes in is what the authors' training leaves: a PyTorch state dict, `all_config.yaml`, and `identifiers.json` of the
-dataset. What goes out is read by prediction and by training, like any weights (`pipeline.checkpoint`).
+dataset. What goes out is read by prediction and by training, like any weights (`pipeline.weights`).
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from augment.outside import require_file, show_value
-from pipeline.checkpoint import save_weights
-from pipeline.config import Config
-from pipeline.data.strictjson import show_name, show_path
-from pipeline.data.watch import doing
-from pipeline.optim import OptimizerConfig
+from eval.files import require_file
+from eval.formatting import show_name, show_path, show_value
+from pipeline.config import Config, OptimizerConfig
+from pipeline.models.attention import ROPE_THETA
+from pipeline.models.layers import NORM_EPSILON
+from pipeline.models.network import REASONERS
 from pipeline.published.files import first_line, naming, read_state, read_yaml
 from pipeline.published.identifiers import read_identifiers
 from pipeline.published.names import (
@@ -32,13 +32,15 @@ from pipeline.published.names import (
     translate_name,
     translate_weights,
 )
-from pipeline.reasoner.blocks import NORM_EPSILON
-from pipeline.reasoner.network import REASONERS
-from pipeline.reasoner.rotary import ROPE_THETA
+from pipeline.system.progress_bar import doing
+from pipeline.weights import save_weights
 
 _EMBEDDING = "inner.embed_tokens.embedding_weight"
+
 _MIXER = "inner.L_level.layers.0.mlp_t.down_proj.weight"
+
 _LOSSES = {"stablemax_cross_entropy": "stablemax", "softmax_cross_entropy": "softmax"}
+
 _OPTIMIZER = {
     "lr": "rate",
     "weight_decay": "weight_decay",
@@ -48,11 +50,15 @@ _OPTIMIZER = {
     "beta2": "beta2",
     "lr_warmup_steps": "warmup_steps",
 }
+
 _DATASET = ("seq_len", "vocab_size", "num_puzzle_identifiers")
 """Fields of an architecture that the authors' training takes from its dataset; a file may have them at either level."""
+
 _FIXED = {"rms_norm_eps": NORM_EPSILON, "rope_theta": ROPE_THETA}
+
 _NAMED = 3
 """How many keys a message names at most."""
+
 _ROWS_AT_ONCE = 4096
 
 

@@ -18,13 +18,17 @@ import torch
 import yaml
 from torch import Tensor
 
-from augment.outside import read_file, show_name, show_path
-from pipeline.data.archive import ZIP_FAULTS
+from eval.files import read_file
+from eval.formatting import show_name, show_path
+from pipeline.data.task_files import ZIP_FAULTS
 from pipeline.published.pickle_check import LEGACY_PICKLES, check_tuples
 
 _PREFIXES = re.compile(r"(?:(?:_orig_mod|module|model)\.)*(?=inner\.)")
+
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 _MOST_CONFIG_BYTES = 1 << 16
+
 _MOST_CHARACTERS = 500
 
 

@@ -14,18 +14,20 @@ import numpy.typing as npt
 from augment.color import IDENTITY_COLORS
 from augment.dihedral import DIHEDRALS
 from augment.grid import COLORS
-from augment.outside import read_file
 from augment.task import TaskId
 from augment.transform import TRANSFORMS, Codes, encode_transforms
-from pipeline.data.puzzlekind import PUZZLE_TASK
+from eval.files import parse_json, read_file
+from eval.formatting import show_kind, show_name, show_path
+from pipeline.data.puzzles.kinds import PUZZLE_TASK
 from pipeline.data.store import Starts
-from pipeline.data.strictjson import parse_json, show_kind, show_name, show_path
 
 BLANK = "<blank>"
 """What the builders call a row that no task has, the first at least."""
 
 _VIEW = re.compile(r"(.+?)(\|\|\||_)t([0-9])\2([0-9]{10})", re.DOTALL)
+
 _MEANT_AS_VIEW = re.compile(r"\|\|\||_t-?[0-9]+_-?[0-9]+$")
+
 _IDENTITY_DIGITS = "0" + "".join(map(str, IDENTITY_COLORS))
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.reasoner.base import ReasonerConfig
+from pipeline.models.config import ReasonerConfig
 
 MEMORY_ROWS = "inner.puzzle_emb.weights"
+
 TRM_MEMORY_TOKENS = 16
 """`puzzle_emb_len` where a TRM does not say it."""
 
@@ -22,8 +23,11 @@ _NAMES = {
     "inner.H_init": "initial_answer",
     "inner.L_init": "initial_latent",
 }
+
 _STACKS = {"L": "blocks", "H": "answer_blocks"}
+
 _LAYER = re.compile(r"inner\.([LH])_level\.layers\.(\d+)\.(self_attn|mlp_t|mlp)\.(\w+)\.weight")
+
 _PARTS = {
     ("self_attn", "qkv_proj"): "attention.qkv",
     ("self_attn", "o_proj"): "attention.out",
@@ -32,6 +36,7 @@ _PARTS = {
     ("mlp", "gate_up_proj"): "feed_forward.gate_up",
     ("mlp", "down_proj"): "feed_forward.down",
 }
+
 _CANVAS_SIDES = {12: 30, 11: 9, 6: 30}
 """Side of the published canvases by their vocabulary: ARC, Sudoku, mazes."""
 

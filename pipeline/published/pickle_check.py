@@ -10,8 +10,10 @@ from typing import Protocol
 
 MOST_VALUES = 1000
 """In a tuple, all that is within its tuples counted. A tensor is made from some twenty."""
+
 MOST_OPERATIONS = 2_000_000
 """Of one pickle, which take some seconds. A tensor takes about sixty."""
+
 LEGACY_PICKLES = 5
 """One after the other, at the beginning of what torch.save wrote before version 1.6: the state dict is the fourth."""
 

@@ -10,14 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augment.dihedral import (
-    DIHEDRALS,
-    apply_dihedral,
-    compose_dihedral,
-    inverse_dihedral,
-    invert_dihedral,
-    swaps_sides,
-)
+from augment.dihedral import DIHEDRALS, apply_dihedral, compose_dihedral, inverse_dihedral, invert_dihedral, swaps_sides
 from augment.grid import Grid
 from tests.augment.strategies import grids
 

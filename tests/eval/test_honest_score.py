@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from eval.score import score_predictions
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 from pipeline.data.sources import read_solutions
 from submission.format import read_submission
 

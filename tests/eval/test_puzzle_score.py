@@ -5,14 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.puzzles import (
-    COLUMNS,
-    PuzzlePrediction,
-    format_puzzle_score,
-    read_predictions,
-    score_puzzles,
-    write_predictions,
-)
+from eval.puzzle_score import COLUMNS, PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
 
 ANSWERS = {"1...": "1234", ".2..": "3214", "..3.": "4132", "...4": "3214"}
 PREDICTIONS = [

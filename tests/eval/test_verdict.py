@@ -4,8 +4,8 @@ import numpy as np
 
 from augment.task import Pair, Task
 from augment.transform import Transform
-from eval.terminal import Look
-from eval.verdict import Attempt, Verdict, draw_text
+from eval.terminal import Look, draw_text
+from eval.verdict import Attempt, Verdict
 
 TRUTH = np.array([[1, 2], [3, 4]], np.uint8)
 NEAR = np.array([[1, 2], [3, 0]], np.uint8)

@@ -9,23 +9,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eval.files import damage_of, write_json
 from eval.provenance import provenance_json
-from eval.puzzles import PuzzlePrediction
+from eval.puzzle_score import PuzzlePrediction
 from eval.report.page import make_page
-from pipeline.budget import Budget
-from pipeline.checkpoint import load_weights, network_from
+from pipeline.cli.show import verdicts_of
 from pipeline.config import Config, read_config
 from pipeline.data.dataset import load_dataset
-from pipeline.data.frame import damage_of
 from pipeline.data.sources import load_source
-from pipeline.drafts import DRAFTS_FILE, Drafts, write_drafts
+from pipeline.inference.candidates import DRAFTS_FILE, Drafts, write_drafts
+from pipeline.inference.puzzle_facts import leave_predictions
+from pipeline.inference.voting import tally
+from pipeline.jobs.provenance import provenance_of_puzzles, scored_answers
 from pipeline.published.checkpoint import import_checkpoint
-from pipeline.puzzlefacts import leave_predictions, provenance_of_puzzles, scored_answers
-from pipeline.report import read_report
-from pipeline.run_folder import RunFolder, asked_tasks
-from pipeline.show_commands import verdicts_of
-from pipeline.tensorfiles import write_json
-from pipeline.votes import tally
+from pipeline.reports.report import read_report
+from pipeline.reports.run_folder import RunFolder, asked_tasks
+from pipeline.system.time_limit import Budget
+from pipeline.weights import load_weights, network_from
 from tests.fuzz.mutate import Rng, mutate_json, mutate_lines
 from tests.fuzz.reader import Reader
 from tests.fuzz.tensors import mutate_archive
@@ -117,7 +117,7 @@ def _trained() -> dict[str, bytes]:
         folder = Path(made)
         trainer = make_trainer(tiny_config("train.steps=2"), folder / "run")
         trainer.fit(Budget(None, 0.0))
-        trainer.store.save(folder / "run" / "data")
+        trainer.state.store.save(folder / "run" / "data")
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -147,7 +147,7 @@ def _resume(folder: Path) -> None:
         if renamed.is_dir():
             renamed.rename(step)
     assert kept
-    if resumed is False or trainer.progress.step == 0:
+    if resumed is False or trainer.state.progress.step == 0:
         raise ValueError(f"{step}: damaged")
 
 

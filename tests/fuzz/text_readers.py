@@ -5,16 +5,16 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from eval.puzzles import PuzzlePrediction, read_predictions, write_predictions
+from eval.formatting import parse_duration
+from eval.puzzle_score import PuzzlePrediction, read_predictions, write_predictions
 from eval.score import format_score, score_predictions
+from pipeline.cli.show import parse_transform
 from pipeline.config import Config, override
-from pipeline.data.puzzlekind import KindName
-from pipeline.data.puzzles import load_puzzles
+from pipeline.data.puzzles.kinds import KindName
+from pipeline.data.puzzles.sources import load_puzzles
 from pipeline.data.sources import load_source, read_solutions
 from pipeline.published.identifiers import read_identifiers
-from pipeline.show_commands import parse_transform
 from submission.client import push, submit
-from submission.duration import parse_duration
 from submission.format import list_notes, list_problems, read_submission
 from submission.notebook import make_notebook, read_ready_folder
 from submission.settings import KaggleSettings, read_settings, write_settings

@@ -12,16 +12,16 @@ import torch
 import yaml
 from torch import Tensor
 
-from pipeline.__main__ import main
-from pipeline.candidates import read_candidates
-from pipeline.checkpoint import load_weights, network_from, read_weights
-from pipeline.checkpoint_folder import read_state
+from eval.formatting import parse_duration
+from pipeline.cli.main import main
 from pipeline.config import Config, override, read_config
 from pipeline.data.sources import load_source
-from pipeline.report import read_report
-from pipeline.run_folder import RunFolder
-from pipeline.tensorfiles import Damaged, read_checked_json, read_tensors, write_tensors
-from submission.duration import parse_duration
+from pipeline.inference.candidates import read_candidates
+from pipeline.reports.report import read_report
+from pipeline.reports.run_folder import RunFolder
+from pipeline.tensor_files import Damaged, read_checked_json, read_tensors, write_tensors
+from pipeline.training.checkpoint import read_state
+from pipeline.weights import load_weights, network_from, read_weights
 from submission.notebook import read_ready_folder
 from submission.settings import read_settings
 from tests.pipeline.published.test_import_checkpoint import Published

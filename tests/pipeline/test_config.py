@@ -7,9 +7,9 @@ import orjson
 import pytest
 
 from pipeline.config import Config, PredictConfig, TrainConfig, override
+from pipeline.models.config import ReasonerConfig
+from pipeline.models.network import REASONERS
 from pipeline.presets import PRESETS
-from pipeline.reasoner.base import ReasonerConfig
-from pipeline.reasoner.network import REASONERS
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.__main__ import main
-from pipeline.tensorfiles import read_tensors
+from pipeline.cli.main import main
+from pipeline.tensor_files import read_tensors
 from submission.format import read_submission
 
 OLD = Path(__file__).parents[1] / "fixtures" / "old_run"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from pipeline import memory_fit
-from pipeline.memory_fit import OutOfMemory
-from pipeline.train import Trainer
+from pipeline.device import OutOfMemory
+from pipeline.training import memory_fit
+from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.trainers import NO_LIMIT, assert_equal_runs, make_trainer, metrics
 
@@ -110,7 +110,7 @@ def test_training_is_given_up_when_every_piece_is_one_sequence(tmp_path: Path) -
     with pytest.raises(OutOfMemory, match=r"^step 3: out of memory with a single sequence in each piece; .*train\.pack_tokens"):
         trainer.fit(NO_LIMIT)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
-    assert trainer.progress.step == 3
+    assert trainer.state.progress.step == 3
 
 
 def test_another_error_is_no_want_of_memory(tmp_path: Path) -> None:

@@ -6,16 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.__main__ import PRESET_NAMES
-from pipeline.budget import Budget
-from pipeline.config import Config, override
-from pipeline.engine import make_accelerator
-from pipeline.optim import OptimizerConfig
-from pipeline.presets import PRESETS, preset
-from pipeline.reasoner.base import ReasonerConfig
-from pipeline.reasoner.memory import CompositionalMemory, MemoryConfig, TableMemory
-from pipeline.reasoner.network import Network, make_network
-from pipeline.train import Trainer
+from pipeline.config import Config, OptimizerConfig, override
+from pipeline.device import make_accelerator
+from pipeline.models.config import MemoryConfig, ReasonerConfig
+from pipeline.models.network import Network, make_network
+from pipeline.models.task_memory import CompositionalMemory, TableMemory
+from pipeline.presets import PRESET_NAMES, PRESETS, preset
+from pipeline.system.time_limit import Budget
+from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_store
 
 EVERY = pytest.mark.parametrize("name", PRESETS)
@@ -230,6 +228,6 @@ def test_without_ema_the_weights_of_the_last_step_predict(tmp_path: Path) -> Non
     few = replace(ABLATED, train=replace(ABLATED.train, steps=3))
     averaged, plain = (train(override(few, [f"optimizer.ema={ema}"]), tmp_path / str(ema)) for ema in (0.5, 0))
     for trainer, same in ((averaged, False), (plain, True)):
-        last = trainer.network.state_dict()
-        assert all(torch.equal(tensor, last[name]) for name, tensor in trainer.weights().items()) == same
+        last = trainer.state.network.state_dict()
+        assert all(torch.equal(tensor, last[name]) for name, tensor in trainer.state.weights().items()) == same
     assert plain.average is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from augment.task import Pair, Task
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 from pipeline.data.sources import Source, load_source
 from tests.pipeline.tiny import write_kaggle
 from tests.pipeline.tinyrun import write_run

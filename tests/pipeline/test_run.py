@@ -13,13 +13,14 @@ import pytest
 import torch
 
 import pipeline.run
-from pipeline import commands
-from pipeline.__main__ import main
-from pipeline.budget import Budget
+from pipeline.cli import stages as commands
+from pipeline.cli.main import main
 from pipeline.config import Config
 from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
-from pipeline.train import Progress, Trainer
+from pipeline.system.time_limit import Budget
+from pipeline.training.metrics import Progress
+from pipeline.training.trainer import Trainer
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
 
@@ -72,7 +73,7 @@ def test_a_trainer_that_is_slow_to_make_takes_no_time_from_prediction(
         return config, seconds
 
     ends: list[float] = []
-    split_time = pipeline.run._split_time
+    split_time = pipeline.jobs.time_split._split_time
     monkeypatch.setattr(pipeline.run, "Trainer", Slow)
     monkeypatch.setattr(pipeline.run, "_split_time", split)
     source = f"kaggle:{kaggle}:test"
@@ -317,7 +318,7 @@ def test_the_watchdog_ends_a_run_that_hangs(tmp_path: Path, kaggle: Path) -> Non
     program = (
         "import sys, time, pipeline.__main__, pipeline.run\n"
         "pipeline.run.measure_speed = lambda *_: time.sleep(60)\n"
-        "sys.exit(pipeline.__main__.main())"
+        "sys.exit(pipeline.cli.main.main())"
     )
     source, out = f"kaggle:{kaggle}:test", tmp_path / "out"
     arguments = ["run", "--source", source, "--preset", "demo", *SETTINGS, "--time-limit", "12s", "--out", str(out)]

@@ -11,21 +11,22 @@ from typing import Any
 
 import pytest
 
-from eval.puzzles import PuzzlePrediction, read_predictions, score_puzzles
-from pipeline import puzzle_job
-from pipeline.__main__ import main
-from pipeline.asking import Answer, Asker
-from pipeline.budget import Budget
+from eval.puzzle_score import PuzzlePrediction, read_predictions, score_puzzles
+from pipeline.cli.main import main
 from pipeline.data.dataset import load_dataset
-from pipeline.data.pack import Samples
-from pipeline.data.puzzlekind import KindName
-from pipeline.data.puzzles import Puzzles
-from pipeline.data.puzzlestore import PuzzleStore
-from pipeline.predict_puzzles import PuzzleAnswers
+from pipeline.data.packs import Samples
+from pipeline.data.puzzles.build import PuzzleStore
+from pipeline.data.puzzles.kinds import KindName
+from pipeline.data.puzzles.sources import Puzzles
+from pipeline.inference.forward import Answer, Asker
+from pipeline.inference.puzzle_facts import leave_predictions
+from pipeline.inference.puzzles import PuzzleAnswers
+from pipeline.jobs import puzzles as puzzle_job
 from pipeline.presets import PRESETS as PUBLISHED
-from pipeline.puzzlefacts import leave_predictions
-from pipeline.train import Progress, Trainer
-from tests.pipeline.test_predict_puzzles import Looks
+from pipeline.system.time_limit import Budget
+from pipeline.training.metrics import Progress
+from pipeline.training.trainer import Trainer
+from tests.pipeline.inference.test_puzzles import Looks
 from tests.pipeline.tiny import TINY
 from tests.pipeline.tinypuzzles import tiny_puzzle_store, tiny_puzzles, write_csv
 
@@ -239,7 +240,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, monkeypatch: py
     step = Trainer._step
 
     def stop_there(trainer: Trainer, done: float) -> None:
-        if trainer.progress.step == 5:
+        if trainer.state.progress.step == 5:
             raise KeyboardInterrupt
         step(trainer, done)
 
@@ -296,7 +297,7 @@ def test_a_budget_that_ends_in_the_second_round_leaves_the_predictions_of_both(
             yield found
             seen.append((int(found.asked.sum()), predicted(out)))
 
-    monkeypatch.setattr("pipeline.predict_puzzles.FIRST_ROUND", 2)
+    monkeypatch.setattr("pipeline.inference.puzzles.FIRST_ROUND", 2)
     monkeypatch.setattr(puzzle_job, "predict_puzzles", watch)
     monkeypatch.setattr(Asker, "_pack_tokens", lambda *_: 1)
     assert run(*sources(folder), "--out", out) == 0
@@ -314,7 +315,7 @@ def test_a_stop_in_the_second_round_leaves_the_predictions_of_the_first(folder: 
             raise KeyboardInterrupt
         return answer(asker, samples)
 
-    monkeypatch.setattr("pipeline.predict_puzzles.FIRST_ROUND", 2)
+    monkeypatch.setattr("pipeline.inference.puzzles.FIRST_ROUND", 2)
     monkeypatch.setattr(Asker, "_pack_tokens", lambda *_: 1)
     monkeypatch.setattr(Asker, "answer", stop_at_the_fourth)
     assert run(*sources(folder), "--out", out) == 1
@@ -331,7 +332,7 @@ def test_predictions_that_were_damaged_meanwhile_do_not_cost_the_new_ones(
     whole = (out / "predictions.csv").read_bytes()
 
     def damage(trainer: Trainer, budget: Budget) -> Progress:  # after the opening, which would mend them
-        path = trainer.out / "predictions.csv"
+        path = trainer.state.out / "predictions.csv"
         path.unlink() if content is None else path.write_bytes(content)
         return fit(trainer, budget)
 

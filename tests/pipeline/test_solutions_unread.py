@@ -11,7 +11,7 @@ import torch
 
 from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
-from pipeline.tensorfiles import read_tensors
+from pipeline.tensor_files import read_tensors
 from submission.format import read_submission
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
 

@@ -8,8 +8,8 @@ import orjson
 
 from augment.grid import Grid
 from augment.task import Pair, Task
-from pipeline.config import Config, override
-from pipeline.data.build import BuildConfig, build
+from pipeline.config import BuildConfig, Config, override
+from pipeline.data.build import build
 from pipeline.data.sources import Source
 from pipeline.data.store import Store
 

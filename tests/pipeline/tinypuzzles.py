@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from augment.sudoku import draw_symmetries
-from pipeline.data.puzzlekind import KindName
-from pipeline.data.puzzles import Puzzles
-from pipeline.data.puzzlestore import PuzzleStore, build_puzzles
+from pipeline.data.puzzles.build import PuzzleStore, build_puzzles
+from pipeline.data.puzzles.kinds import KindName
+from pipeline.data.puzzles.sources import Puzzles
 
 WALL, FREE, START, GOAL, PATH = 1, 2, 3, 4, 5
 

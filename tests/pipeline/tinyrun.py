@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from augment.grid import Grid
-from pipeline.candidates import Candidates, Origin, write_candidates
-from pipeline.checkpoint import save_weights
-from pipeline.config import Config
-from pipeline.data.build import BuildConfig, build
+from pipeline.config import BuildConfig, Config
+from pipeline.data.build import build
 from pipeline.data.sources import Source
 from pipeline.data.store import Store
-from pipeline.predict import round_path
-from pipeline.reasoner.network import make_network
-from pipeline.votes import tally, write_attempts
+from pipeline.inference.candidates import Candidates, Origin, write_candidates
+from pipeline.inference.predictor import round_path
+from pipeline.inference.voting import tally, write_attempts
+from pipeline.models.network import make_network
+from pipeline.weights import save_weights
 
 Votes = Sequence[tuple[int, Grid | None, float]]
 """(test of the store, grid, halting probability)."""

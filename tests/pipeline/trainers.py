@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.budget import Budget
-from pipeline.carry import next_turn
-from pipeline.checkpoint_folder import newest_checkpoint
 from pipeline.config import Config
 from pipeline.data.store import Store
-from pipeline.engine import make_accelerator
-from pipeline.gradients import Computed, Gradients
-from pipeline.reasoner.network import make_network
-from pipeline.tensorfiles import read_tensors
-from pipeline.train import Trainer
+from pipeline.device import make_accelerator
+from pipeline.models.network import make_network
+from pipeline.system.time_limit import Budget
+from pipeline.tensor_files import read_tensors
+from pipeline.training.carry import next_turn
+from pipeline.training.gradients import Computed, Gradients
+from pipeline.training.trainer import Trainer
+from pipeline.weights import newest_checkpoint
 from tests.pipeline.tiny import tiny_config, tiny_store
 
 ROOT = Path(__file__).parents[2]
@@ -55,10 +55,13 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 
 def second_step(trainer: Trainer, gradients: Gradients, pieces: int = 1) -> tuple[Computed, dict[str, torch.Tensor]]:
     """What `gradients` computes of the second step of `trainer`, and the gradients of all parameters."""
-    trainer.network.zero_grad()
-    turns = {pack: next_turn(trainer.carries[pack], trainer.maker, trainer.config.train, 1, pack) for pack in trainer.packs}
-    result = gradients.compute(turns, trainer.carries, pieces, 0.1)
-    return result, {name: parameter.grad.clone() for name, parameter in trainer.network.named_parameters()}
+    trainer.state.network.zero_grad()
+    turns = {
+        pack: next_turn(trainer.state.carries[pack], trainer.state.maker, trainer.state.config.train, 1, pack)
+        for pack in trainer.state.packs
+    }
+    result = gradients.compute(turns, trainer.state.carries, pieces, 0.1)
+    return result, {name: parameter.grad.clone() for name, parameter in trainer.state.network.named_parameters()}
 
 
 def assert_same_step(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from augment.grid import grid_key
 from augment.task import Pair, Task
-from eval import replace
+from eval import files as replace
 from eval.score import score_predictions
 from submission.format import (
     check_submission,

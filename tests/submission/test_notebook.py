@@ -89,7 +89,9 @@ def test_weights_and_wheels_are_copied(tmp_path, project):
 def test_the_project_itself_can_be_made_ready_and_holds_what_the_notebook_imports(tmp_path):
     write_ready_folder(tmp_path / "entry", SETTINGS, PROJECT)
     found = files(tmp_path / "entry/code")
-    assert {"pipeline/kernel.py", "submission/settings.py", "augment/grid.py", "LICENSE", "requirements.txt"} <= set(found)
+    assert {"pipeline/kaggle/kernel.py", "submission/settings.py", "augment/grid.py", "LICENSE", "requirements.txt"} <= set(
+        found
+    )
     assert not [name for name in found if "rehearsal" in name or "test" in name or name.endswith((".png", ".pyc"))]
 
 
@@ -221,7 +223,7 @@ def test_the_notebook_imports_only_the_standard_library_and_this_project():
     nodes = [node for tree in trees for node in ast.walk(tree)]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
-    assert names == {"time", "os", "sys", "pathlib", "pipeline.kernel", "submission.settings"}
+    assert names == {"time", "os", "sys", "pathlib", "pipeline.kaggle.kernel", "submission.settings"}
 
 
 @pytest.mark.parametrize("image", ["", "gcr.io/x@sha256:" + "a" * 64, "quo'te \" {title} \\ back"])
@@ -238,7 +240,7 @@ def fake_source(folder, name):
         (folder / package / "__init__.py").write_text("")
     (folder / "pipeline/__main__.py").write_text("")
     (folder / "submission/settings.py").write_text("def parse_settings(values): return values['user']\n")
-    (folder / "pipeline/kernel.py").write_text(f"""\
+    (folder / "pipeline/kaggle/kernel.py").write_text(f"""\
 class Outcome:
     def show(self): print('shown')
 def solve(user, started):

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from augment.task import Task
-from pipeline.checkpoint_folder import newest_checkpoint, read_state
-from pipeline.data.select import Selection
-from pipeline.data.sources import load_source
-from pipeline.metrics import read_metrics
-from pipeline.tensorfiles import read_tensors
+from pipeline.data.sources import Selection, load_source
+from pipeline.tensor_files import read_tensors
+from pipeline.training.checkpoint import read_state
+from pipeline.training.metrics import read_metrics
+from pipeline.weights import newest_checkpoint
 from submission.format import check_submission
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.checkpoint_folder import newest_checkpoint
+from pipeline.weights import newest_checkpoint
 from tests.torture.demo import Plan, differences, problem_with, run_arguments, start
 from tests.torture.kill import Outcome, choose_strike, make_reference
 

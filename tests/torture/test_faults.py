@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import pipeline.run
-from eval import replace
-from pipeline import opening
-from pipeline.__main__ import main
-from pipeline.checkpoint_folder import checkpoints, newest_checkpoint
+from eval import files as replace
+from pipeline.cli.main import main
 from pipeline.data.sources import load_source
+from pipeline.jobs import start as opening
+from pipeline.weights import checkpoints, newest_checkpoint
 from submission.format import check_submission
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
 from tests.torture.demo import ROOT, Plan, Strike, Tortured, differences, losses, start

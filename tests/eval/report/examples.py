@@ -6,8 +6,8 @@ import numpy.typing as npt
 from augment.canvas import encode
 from augment.grid import Grid
 from augment.task import Pair, Task
-from eval.report.entries import Attempt, Draft, InputEntry, TaskEntry
 from eval.report.page import Report
+from eval.results import Attempt, Draft, InputEntry, TaskEntry
 from eval.score import score_predictions
 
 HOSTILE = '</script><img src=x onerror="document.title=1">&amp;'

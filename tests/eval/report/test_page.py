@@ -14,10 +14,10 @@ import pytest
 from augment.canvas import encode
 from augment.grid import Grid
 from augment.task import Pair, Task
-from eval.report.entries import Attempt, Draft, InputEntry, TaskEntry
 from eval.report.gallery import canvas_text, describe_votes, gallery_data, grid_text
 from eval.report.page import Report, make_page
 from eval.report.summary import format_seconds
+from eval.results import Attempt, Draft, InputEntry, TaskEntry
 from tests.eval.report.examples import FATES, HOSTILE, QUESTION, example_report
 
 PARTS = ("score", "training", "votes", "about", "gallery")

@@ -7,14 +7,13 @@ import orjson
 import pytest
 import torch
 
-from pipeline import execution
-from pipeline.__main__ import main
 from pipeline.bench import command, plan
-from pipeline.bench.graphs import Accelerated, gpu_sides
-from pipeline.bench.stages import Computing, Draws
-from pipeline.reasoner import attention
-from pipeline.reasoner.blocks import Block
-from tests.pipeline.test_execution import masked, played
+from pipeline.bench.stages import Accelerated, Computing, Draws, gpu_sides
+from pipeline.cli.main import main
+from pipeline.models import attention
+from pipeline.models.reasoner import Block
+from pipeline.training import compilation as execution
+from tests.pipeline.training.test_compilation import masked, played
 
 TINY = replace(plan.QUICK, tasks=4, augmentations=5, peak_side=32)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.bench.measure import Timings, Work, peak_bytes, peak_operations, time_sides
-from pipeline.bench.report import Row, exponent_row, format_rows, rate_row
+from pipeline.bench.table import Row, exponent_row, format_rows, rate_row
 
 CPU = torch.device("cpu")
 

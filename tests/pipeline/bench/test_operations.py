@@ -6,19 +6,18 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.bench.operations import segment_operations
+from pipeline.bench.measure import segment_operations
 from pipeline.bench.plan import CANVAS, MEMORY, Plan, build_mix
-from pipeline.bench.published import CANVAS_BYTES
+from pipeline.bench.published_way import CANVAS_BYTES
 from pipeline.bench.stages import Computing, Draws
-from pipeline.data.pack import PackMaker, Samples
+from pipeline.data.packs import PackMaker, Samples
 from pipeline.data.store import Store
-from pipeline.engine import to_batch
-from pipeline.reasoner import attention
-from pipeline.reasoner.base import ReasonerConfig
-from pipeline.reasoner.layout import Layout, make_layout
-from pipeline.reasoner.loss import IGNORED, segment_loss
-from pipeline.reasoner.memory import MemoryConfig
-from pipeline.reasoner.network import Batch, make_network
+from pipeline.device import to_batch
+from pipeline.models import attention
+from pipeline.models.config import MemoryConfig, ReasonerConfig
+from pipeline.models.layout import Layout, make_layout
+from pipeline.models.loss import IGNORED, segment_loss
+from pipeline.models.network import Batch, make_network
 
 CPU = torch.device("cpu")
 SMALL = ReasonerConfig(hidden_size=32, heads=2, inner_multiple=32, H_cycles=2, L_cycles=2)

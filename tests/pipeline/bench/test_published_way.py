@@ -8,7 +8,7 @@ from augment.canvas import encode
 from augment.grid import Grid, grid_key
 from augment.transform import Transform
 from eval.vote import Ballot
-from pipeline.bench.published import build_published, distinct_views, vote_published
+from pipeline.bench.published_way import build_published, distinct_views, vote_published
 from tests.pipeline.tiny import random_grid, tiny_source
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from augment.enumerate import count_distinct
 from augment.grid import Grid
 from augment.task import Pair, Task
 from augment.transform import transform_from_int
+from augment.views import count_distinct
+from pipeline.config import BuildConfig, Leakage
 from pipeline.data import build as build_module
-from pipeline.data.build import BuildConfig, Leakage, build
+from pipeline.data.build import build
 from pipeline.data.sources import Source
 from pipeline.data.store import Store
 

@@ -6,9 +6,8 @@ import pytest
 
 from pipeline.data.dataset import load_dataset, make_packs
 from pipeline.data.folder import MANIFEST_FILE
-from pipeline.data.pack import Examples, PackMaker
-from pipeline.data.puzzlepack import PuzzlePackMaker
-from pipeline.data.puzzlestore import PuzzleStore
+from pipeline.data.packs import Examples, PackMaker, PuzzlePackMaker
+from pipeline.data.puzzles.build import PuzzleStore
 from pipeline.data.store import Store
 from tests.pipeline.tiny import tiny_store
 from tests.pipeline.tinypuzzles import tiny_puzzle_store

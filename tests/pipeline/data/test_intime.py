@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.data.intime import load_in_time
+from pipeline.data.sources import load_in_time
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ import torch
 from augment.canvas import Tokens
 from augment.dihedral import apply_dihedral
 from augment.sudoku import draw_symmetries
-from pipeline.data.pack import Samples, step_generator
-from pipeline.data.puzzlekind import PUZZLE_KINDS, KindName
-from pipeline.data.puzzlepack import PuzzlePackMaker
-from pipeline.data.puzzlestore import PuzzleStore
-from pipeline.reasoner.layout import make_layout
+from pipeline.data.packs import PuzzlePackMaker, Samples, step_generator
+from pipeline.data.puzzles.build import PuzzleStore
+from pipeline.data.puzzles.kinds import PUZZLE_KINDS, KindName
+from pipeline.models.layout import make_layout
 from tests.pipeline.tinypuzzles import tiny_puzzle_store
 
 MEMORY_TOKENS = 3

@@ -5,8 +5,7 @@ import pytest
 
 from augment.grid import Grid
 from augment.task import Pair, Task
-from pipeline.data.select import Selection, hold_out, select_small
-from pipeline.data.sources import Source
+from pipeline.data.sources import Selection, Source, hold_out, select_small
 
 
 def grid(height: int, width: int, color: int = 1) -> Grid:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from augment.task import Pair, Task
-from pipeline.data import archive
+from pipeline.data import task_files as archive
 from pipeline.data.sources import SOURCES_HELP, Source, content_hash, load_source
-from pipeline.data.taskfiles import parse_challenges, parse_pairs, parse_solutions
+from pipeline.data.task_files import parse_challenges, parse_pairs, parse_solutions
 
 Json = dict | list | str | int | float | None
 

@@ -17,7 +17,7 @@ import pytest
 from augment.grid import Grid, parse_grid
 from augment.task import Task
 from pipeline.data.sources import Source, load_source
-from pipeline.data.taskfiles import TasksAndSolutions, parse_challenges, parse_pairs, parse_solutions, parse_task_or_challenges
+from pipeline.data.task_files import TasksAndSolutions, parse_challenges, parse_pairs, parse_solutions, parse_task_or_challenges
 from tests.fuzz.mutate import Rng, mutate_bytes, mutate_structure, pick
 
 Rows = list[list[int]]

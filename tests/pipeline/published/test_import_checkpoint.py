@@ -17,12 +17,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from augment.transform import Transform, transform_to_int
-from pipeline.checkpoint import Weights, load_weights, read_tensors, save_weights, transplant
 from pipeline.config import Config
+from pipeline.models.layout import make_layout
+from pipeline.models.network import Batch, make_network
+from pipeline.models.task_memory import Views
 from pipeline.published.checkpoint import Imported, import_checkpoint
-from pipeline.reasoner.layout import make_layout
-from pipeline.reasoner.memory import Views
-from pipeline.reasoner.network import Batch, make_network
+from pipeline.tensor_files import read_tensors
+from pipeline.weights import Weights, load_weights, save_weights, transplant
 from tests.pipeline.tiny import tiny_store
 
 FOLDER = Path(__file__).parents[2] / "golden"

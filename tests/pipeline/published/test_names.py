@@ -6,15 +6,9 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from pipeline.published.names import (
-    MEMORY_ROWS,
-    PublishedConfig,
-    translate_config,
-    translate_name,
-    translate_weights,
-)
-from pipeline.reasoner.base import ReasonerConfig
-from pipeline.reasoner.network import REASONERS
+from pipeline.models.config import ReasonerConfig
+from pipeline.models.network import REASONERS
+from pipeline.published.names import MEMORY_ROWS, PublishedConfig, translate_config, translate_name, translate_weights
 
 LEAST = {"hidden_size": 16, "num_heads": 2, "expansion": 4, "L_layers": 2, "H_cycles": 3, "L_cycles": 6, "vocab_size": 11}
 TRM = LEAST | {

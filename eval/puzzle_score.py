@@ -1,0 +1,186 @@
+"""The score of predicted puzzles, sudokus or mazes, and predictions.csv, which holds what was predicted for each question.
+
+Last room of the flow for puzzles, as `score` is for tasks: takes and leaves the texts in which puzzles are published, so it
+knows no tokens. Each puzzle has one prediction; HRM and TRM report the share of puzzles with every cell right.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from operator import eq
+from pathlib import Path
+
+from eval.files import read_file, replace_file
+from eval.provenance import Row, format_rows
+
+COLUMNS = ("question", "prediction", "halting_probability", "answer", "correct")
+
+
+@dataclass(frozen=True)
+class PuzzlePrediction:
+    """What was predicted for one question. Texts hold the cells row by row, so all of a puzzle are equally long."""
+
+    question: str
+    prediction: str | None
+    """None where the puzzle was not predicted in time."""
+    halting_probability: float | None
+    """0..1, of the last segment; None where the puzzle was not predicted."""
+    answer: str | None = None
+    """None where it is not known."""
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether every cell is right; None where the answer is not known."""
+        return None if self.answer is None else self.prediction == self.answer
+
+
+@dataclass(frozen=True)
+class PuzzleScore:
+    """What predictions are worth, over all puzzles whose answer is known; one that was not predicted is wrong."""
+
+    puzzles: int
+    predicted: int
+    solved: int
+    """Puzzles with every cell right."""
+    exact_accuracy: float
+    """Solved, divided by puzzles: 0..1, what HRM and TRM report."""
+    cell_accuracy: float
+    """Cells that are right, divided by all cells: 0..1. The cells that the question gives count too."""
+    mean_halting_probability: float | None
+    """Of what was predicted: 0..1; None where nothing was."""
+    unknown: int
+    """Predictions for questions without a known answer. They do not count."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return all fields as a plain dict of ints, floats and None."""
+        return asdict(self)
+
+
+def score_puzzles(predictions: Sequence[PuzzlePrediction], answers_by_question: Mapping[str, str]) -> PuzzleScore:
+    """Return the score of `predictions` on the questions whose answers are known.
+
+    A question that is predicted twice counts twice, one that is missing among the predictions counts as not predicted. The
+    answers that predictions may hold themselves are not looked at. Raises ValueError when there is nothing to judge.
+    """
+    judged = [(each, answers_by_question[each.question]) for each in predictions if each.question in answers_by_question]
+    there = {each.question for each, _ in judged}
+    missing = [answer for question, answer in answers_by_question.items() if question not in there]
+    if not judged and not missing:
+        raise ValueError("nothing to score: no answer is known")
+    puzzles = len(judged) + len(missing)
+    predicted = [(each.prediction, answer) for each, answer in judged if each.prediction is not None]
+    solved = sum(text == answer for text, answer in predicted)
+    right = sum(_count_equal(text, answer) for text, answer in predicted)
+    cells = sum(len(answer) for _, answer in judged) + sum(map(len, missing))
+    halting = [each.halting_probability for each, _ in judged if each.halting_probability is not None]
+    return PuzzleScore(
+        puzzles=puzzles,
+        predicted=len(predicted),
+        solved=solved,
+        exact_accuracy=solved / puzzles,
+        cell_accuracy=right / cells,
+        mean_halting_probability=sum(halting) / len(halting) if halting else None,
+        unknown=len(predictions) - len(judged),
+    )
+
+
+def format_puzzle_score(score: PuzzleScore, name: str, predictions: str, provenance: Sequence[Row]) -> str:
+    """Return `score` as text of several lines, without a line end.
+
+    `name` says what was scored, such as "sudoku:test.csv", and `predictions` the file; `provenance` are the rows of
+    `provenance_rows`.
+    """
+    missing = score.puzzles - score.predicted
+    lines = [
+        f"{name}: {score.puzzles} puzzle{'' if score.puzzles == 1 else 's'}; {predictions}",
+        f"exact accuracy            {score.exact_accuracy:7.2%}  {score.solved} of {score.puzzles} with every cell right",
+        f"cell accuracy             {score.cell_accuracy:7.2%}  of all cells, those that the question gives too",
+    ]
+    if score.mean_halting_probability is not None:
+        lines.append(f"mean halting probability  {score.mean_halting_probability:7.2%}")
+    if missing:
+        lines.append(f"not predicted, counted as wrong: {missing}")
+    if score.unknown:
+        lines.append(f"without a known answer, not counted: {score.unknown}")
+    lines += format_rows(provenance)
+    return "\n".join(lines)
+
+
+def write_predictions(path: Path, predictions: Iterable[PuzzlePrediction]) -> None:
+    """Put the CSV file of `predictions` at `path` in one step, in their order: empty fields are what is not known.
+
+    Whatever happens, `path` holds either the file that was there before or the whole new one. Raises OSError.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for each in predictions:
+        probability = "" if each.halting_probability is None else repr(float(each.halting_probability))
+        correct = "" if each.correct is None else str(int(each.correct))
+        writer.writerow((each.question, each.prediction or "", probability, each.answer or "", correct))
+    replace_file(path, text.getvalue().encode())
+
+
+def read_predictions(path: Path) -> list[PuzzlePrediction]:
+    """Read a file that `write_predictions` wrote.
+
+    Raises a ValueError of one line that names the file and the line, FileNotFoundError where there is no file, and OSError
+    where it cannot be read.
+    """
+    where = _shown(str(path))
+    try:
+        text = read_file(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8: {error.reason} at byte {error.start}") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    predictions = []
+    try:
+        header = next(reader, None)
+        if header is None or tuple(header) != COLUMNS:
+            raise ValueError(f"{where}: line 1: expected the columns {','.join(COLUMNS)}, got {_shown(repr(header))}")
+        for row in reader:
+            if row:
+                predictions.append(_parse_row(row, f"{where}: line {reader.line_num}"))
+    except csv.Error as error:
+        raise ValueError(f"{where}: line {reader.line_num}: not CSV: {error}") from error
+    return predictions
+
+
+def _parse_row(row: Sequence[str], where: str) -> PuzzlePrediction:
+    if len(row) != len(COLUMNS):
+        raise ValueError(f"{where}: expected {len(COLUMNS)} fields, got {len(row)}")
+    question, prediction, probability, answer, correct = row
+    if not question:
+        raise ValueError(f"{where}: has no question")
+    for name, text in (("prediction", prediction), ("answer", answer)):
+        if text and len(text) != len(question):
+            raise ValueError(f"{where}: {name} has {len(text)} characters, expected {len(question)} as the question has")
+    if bool(prediction) != bool(probability):
+        raise ValueError(f"{where}: expected prediction and halting_probability both or neither")
+    halting = _parse_probability(probability, where) if probability else None
+    parsed = PuzzlePrediction(question, prediction or None, halting, answer or None)
+    expected = "" if parsed.correct is None else str(int(parsed.correct))
+    if correct != expected:
+        raise ValueError(f"{where}: correct must be {expected or 'empty'}, got {_shown(repr(correct))}")
+    return parsed
+
+
+def _parse_probability(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ValueError(f"{where}: halting_probability must be 0..1, got {_shown(repr(text))}")
+    return value
+
+
+def _count_equal(text: str, answer: str) -> int:
+    """Return how many cells agree; of a text of another length, those at the same places."""
+    return sum(map(eq, text, answer))
+
+
+def _shown(text: str) -> str:
+    printable = text if text.isprintable() else repr(text)
+    return printable if len(printable) <= 200 else printable[:197] + "..."

@@ -1,0 +1,123 @@
+"""Pictures of a page, drawn by a Chromium that is found on the machine: parts of a report as PNG.
+
+After `pipeline.reports.report`. The browser is started without a window and with a profile of its own, and the page needs no
+network.
+"""
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+from eval.files import leave_file
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome", "microsoft-edge-stable")
+"""Programs that can draw a page, the first that is found."""
+
+_OF_MACOS = (
+    Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
+    Path("/Applications/Chromium.app/Contents/MacOS/Chromium"),
+)
+
+BROWSER_VARIABLE = "ARC_BROWSER"
+"""The environment variable that names another one."""
+
+FLAGS = (
+    *("--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-extensions", "--mute-audio"),
+)
+
+LIMIT_SECONDS = 60.0
+
+MOST_HEIGHT = 8_000
+"""Pixels of a picture; what is below is cut off."""
+
+_READY_MILLISECONDS = 10_000  # of the page's own clock, which runs as fast as it can
+
+
+def find_browser() -> Path | None:
+    """Return the program of a Chromium or Chrome, None where there is none. Raises ValueError for a wrong ARC_BROWSER."""
+    named = os.environ.get(BROWSER_VARIABLE)
+    if named:
+        found = shutil.which(named)
+        if found is None:
+            raise ValueError(f"{BROWSER_VARIABLE} names {named}, which cannot be started")
+        return Path(found)
+    for name in BROWSERS:
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    return next((path for path in _OF_MACOS if path.is_file()), None)
+
+
+def need_browser() -> Path:
+    """Return what `find_browser` does. Raises ValueError, of one line that says how to get one, where there is none."""
+    browser = find_browser()
+    if browser is None:
+        raise ValueError(
+            f"a picture is drawn by Chromium or Chrome, and there is none on the PATH: install one (Debian and Ubuntu: apt "
+            f"install chromium), or name its program in {BROWSER_VARIABLE}"
+        )
+    return browser
+
+
+def draw_page(page: Path, part: str, path: Path, width: int, dark: bool) -> None:
+    """Draw a part of the report `page` into the PNG `path`, `width` pixels wide and as high as the part is.
+
+    `part` is "" for the summary, "filter=NAME" for the tasks of a filter, "task=ID" for one task. Raises ValueError where there
+    is no browser, no such part, or it fails.
+    """
+    browser = need_browser()
+    flags = [
+        *FLAGS,
+        "--hide-scrollbars",
+        f"--virtual-time-budget={_READY_MILLISECONDS}",
+        f"--window-size={width},{MOST_HEIGHT}",
+    ]
+    flags += ["--force-dark-mode"] if dark else []
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        flags.append("--no-sandbox")  # which Chromium refuses to have as root
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / "page.png"
+        address = f"{page.resolve().as_uri()}?picture#{quote(part, safe='=')}"
+        shown = _start(browser, [*flags, "--dump-dom", f"--screenshot={drawn}", address])
+        height = re.search(r'<html[^>]* data-height="(\d+)"', shown)  # the page's script knows it
+        if height is None:
+            raise ValueError(f"{page}: has no {part.replace('=', ' ') or 'summary'} to draw")
+        if not drawn.is_file():
+            raise ValueError(f"{browser}: drew nothing")
+        _crop(drawn, path, int(height[1]))
+
+
+def _start(browser: Path, flags: list[str]) -> str:
+    """Run the browser with a new profile and return what it prints."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [str(browser), f"--user-data-dir={profile}", *flags]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", timeout=LIMIT_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"{browser}: was not ready in {LIMIT_SECONDS:.0f} s") from None
+        except OSError as error:
+            raise ValueError(f"{browser}: cannot be started: {error}") from None
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"{browser}: ended with {done.returncode}: {said}")
+    return done.stdout
+
+
+def _crop(drawn: Path, path: Path, pixels: int) -> None:
+    """Write the upper `pixels` rows of a PNG to `path`."""
+    from PIL import Image  # noqa: PLC0415 (comes with matplotlib, slow to import)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(drawn) as picture:
+        page = picture.convert("RGB").crop((0, 0, picture.width, min(pixels, picture.height)))
+    content = io.BytesIO()
+    page.save(content, format="PNG", optimize=True)
+    leave_file(path, content.getvalue())

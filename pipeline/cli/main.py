@@ -1,0 +1,209 @@
+"""The command line: parses, holds the folder's lock and the clock, calls one command. Bad input is one line and exit code 2."""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+from eval.files import remove_unfinished
+from pipeline.cli.kaggle import add_kaggle, kaggle
+from pipeline.cli.options import (
+    PROGRAM,
+    SOURCES_AND_PUZZLES_HELP,
+    TASKS_HELP,
+    add_command,
+    challenge_of,
+    run_budget,
+)
+from pipeline.cli.scores import add_curve, add_score, compare_runs, curve, score_command
+from pipeline.cli.show import _add_compare, _add_debug, _add_show, add_report, debug_command, report, show
+from pipeline.cli.stages import (
+    add_build,
+    add_predict,
+    add_run,
+    add_train,
+    add_vote,
+    build_command,
+    predict_command,
+    run_command,
+    train_command,
+    vote_command,
+)
+from pipeline.cli.tools import (
+    add_audit,
+    add_bench,
+    add_canvas,
+    add_import_checkpoint,
+    audit_command,
+    bench_command,
+    canvas_command,
+    import_checkpoint_command,
+)
+from pipeline.jobs.record import leave_record
+from pipeline.jobs.start import open_run
+from pipeline.system.folder_lock import Occupation, occupied
+from pipeline.system.launch import first_start, is_first_process, is_launched, start_processes
+from pipeline.system.progress_bar import speaks
+from pipeline.system.signals import interruptible
+from pipeline.system.time_limit import Watchdog, stop_at
+
+_FIRST_STEPS = f"""\
+first steps:
+  {PROGRAM} run --source arc1:evaluation --max-side 6 --preset demo --time-limit 10m --out runs/first
+    (then open runs/first/report.html in a browser, or stay in the terminal:)
+  {PROGRAM} show --run runs/first
+  {PROGRAM} debug --task 25ff71a9 --source arc1:training
+"""
+
+
+def main(argv: list[str] | None = None, started: float | None = None) -> int:
+    """Run one command; return its exit code: 0 success, 1 a failure of its own, 2 bad input (one line).
+
+    Without `argv` it is the program itself: it reads sys.argv, and a run's clock began at `started` (monotonic).
+    """
+    begun = time.monotonic() if started is None else started
+    started = first_start(begun) if argv is None else begun
+    arguments = _parser().parse_args(argv)
+    level = logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    from pipeline.training.metrics import tracked
+
+    try:
+        with ExitStack() as entered:
+            entered.enter_context(interruptible())
+            deadline = None
+            if arguments.command == "run":  # from here, since importing torch takes its time too
+                deadline = run_budget(arguments, started).deadline()
+                if argv is None and deadline:
+                    deadline.set_alarm()
+                    Watchdog(deadline).start()  # over what comes after this function, too
+                entered.enter_context(stop_at(deadline))
+            occupation = entered.enter_context(enter(arguments))
+            watched = tracked(getattr(arguments, "tracker", None), getattr(arguments, "out", None))
+            if argv is None and "processes" in arguments:
+                start_processes(arguments.processes, sys.argv[1:], started, deadline, occupation)
+            entered.enter_context(watched)
+            return COMMANDS[arguments.command](arguments, started)
+    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        if speaks():
+            print(f"{PROGRAM} {arguments.command}: interrupted{_more(interrupt)}", file=sys.stderr)
+        return 1
+    except MemoryError as error:
+        print(f"{PROGRAM} {arguments.command}: {str(error) or 'out of memory'}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # what reads our output has had enough, as `head` has
+        _silence_output()
+        return 1
+    except (OSError, FloatingPointError) as error:
+        print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _more(interrupt: KeyboardInterrupt) -> str:
+    return f"; {interrupt}" if str(interrupt) else ""
+
+
+def _silence_output() -> None:
+    """Send what is still to be written to nowhere: Python writes it when it ends, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="From ARC tasks to submission.json with a tiny recursive network trained from scratch.",
+        epilog=_FIRST_STEPS + SOURCES_AND_PUZZLES_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_run(commands)
+    add_report(commands)
+    for name, view in VIEWS.items():
+        view.add(add_command(commands, name, view.summary, view.example, TASKS_HELP))
+    stages = (add_build, add_train, add_predict, add_vote, add_score)
+    for add in (*stages, add_kaggle, add_audit, add_canvas, add_curve, add_import_checkpoint, add_bench):
+        add(commands)
+    return parser
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace, float], int]] = {
+    "run": run_command,
+    "build": build_command,
+    "train": train_command,
+    "predict": predict_command,
+    "vote": vote_command,
+    "score": score_command,
+    "audit": audit_command,
+    "canvas": canvas_command,
+    "show": show,
+    "compare": compare_runs,
+    "debug": debug_command,
+    "curve": curve,
+    "import-checkpoint": import_checkpoint_command,
+    "kaggle": kaggle,
+    "bench": bench_command,
+    "report": report,
+}
+"""By name: (arguments, monotonic time of the start) -> exit code."""
+
+_LOCKING = ("run", "build", "train", "predict")
+"""Commands that work in their folder --out for long."""
+
+
+@contextmanager
+def enter(arguments: argparse.Namespace) -> Iterator[Occupation | None]:
+    """Hold the lock of the folder that a command works in; for the command `run`, leave a complete fallback submission there.
+
+    Before anything slow is imported or started. Processes that a launcher of ours has started join in its lock; those of
+    other launchers leave it to the first of them.
+    """
+    if arguments.command not in _LOCKING or not (is_first_process() or is_launched()):
+        yield None
+    elif is_launched():
+        with occupied(arguments.out, share=True) as occupation:
+            yield occupation
+    elif arguments.command != "run":
+        with occupied(arguments.out) as occupation:
+            remove_unfinished(arguments.out)
+            yield occupation
+    else:
+        if arguments.weights and not arguments.weights.exists():
+            raise FileNotFoundError(f"{arguments.weights}: no such weights file or folder")
+        with open_run(challenge_of(arguments), arguments.out, arguments.resume) as occupation:
+            leave_record(arguments, arguments.resume)
+            yield occupation
+
+
+class View(NamedTuple):
+    """A command: what `--help` says of it, and its options."""
+
+    summary: str
+    example: str
+    add: Callable[[argparse.ArgumentParser], None]
+
+
+VIEWS = {
+    "show": View(
+        "draw a task in the terminal or to a picture; of a run, with its attempts, their votes and why they are wrong",
+        "007bbfb7 --source arc1:training\n  python -m pipeline show --run runs/demo-0\n"
+        "  python -m pipeline show 4cd1b7b2 --run runs/demo-0 --png task.png",
+        _add_show,
+    ),
+    "compare": View(
+        "put runs or submissions side by side: scores, what each alone solves, pooled votes",
+        "runs/demo-0 runs/demo-1 --pool pooled/submission.json",
+        _add_compare,
+    ),
+    "debug": View(
+        "train on one task alone and watch the drafts of its answer: the fastest way to understand the network",
+        "--task 25ff71a9 --source arc1:training --time-limit 1m",
+        _add_debug,
+    ),
+}

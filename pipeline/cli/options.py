@@ -1,0 +1,131 @@
+"""Options that several commands share, and what is made of them: budget, config, challenge, selection."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eval.formatting import parse_duration
+from pipeline.config import Config, override
+from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source
+from pipeline.data.sources import SOURCES_HELP, Selection
+from pipeline.jobs.arc import Challenge
+from pipeline.jobs.puzzles import PuzzleChallenge
+from pipeline.presets import PRESET_NAMES, preset
+from pipeline.system.time_limit import Budget, default_reserve
+
+PROGRAM = "python -m pipeline"
+
+TASKS_HELP = f"\n{SOURCES_HELP}"
+
+SOURCES_AND_PUZZLES_HELP = f"\n{SOURCES_HELP}{PUZZLES_HELP}"
+
+
+def add_command(
+    commands: Any, name: str, summary: str, example: str, sources: str = SOURCES_AND_PUZZLES_HELP
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example:\n  {PROGRAM} {name} {example}\n{sources}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    solved = "tasks to be solved: demonstrations are trained on, test inputs predicted; may be repeated"
+    parser.add_argument("--source", action="append", required=True, metavar="S", help=solved)
+    trained = "further tasks to train on, test pairs included; may be repeated"
+    parser.add_argument("--train-source", action="append", default=[], metavar="S", help=trained)
+    add_selection(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help="of each --train-source of puzzles, draw N to train on")
+    add_test_limit(parser)
+    leakage = "what to do with training pairs that equal a scored test pair (default: run drops them, build refuses)"
+    parser.add_argument("--leakage", choices=("refuse", "drop", "allow"), help=leakage)
+
+
+def add_test_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--test-limit", type=int, metavar="N", help="of each --source of puzzles, N, always the same")
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    small = "of --source, keep tasks whose demonstrations and test inputs have no side over N"
+    parser.add_argument("--max-side", type=int, metavar="N", help=small)
+    held = "of --source, take the last demonstration of each task for its test, to choose settings by"
+    parser.add_argument("--hold-out", action="store_true", help=held)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", required=True, metavar="P", help=f"settings by name: {', '.join(PRESET_NAMES)}")
+    parser.add_argument("--seed", type=int, default=0)
+    add_settings(parser)
+    tracker = "send the lines of metrics.jsonl to a tracker of Accelerate as well: tensorboard, wandb, mlflow, ..."
+    parser.add_argument("--tracker", metavar="NAME", help=tracker)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    setting = "override a setting of the preset (pipeline/config.py); may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help=setting)
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    several = "processes that predict ARC tasks (default: one for each GPU where there are several; 0: none but this one)"
+    parser.add_argument("--workers", type=int, metavar="N", help=several)
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    several = "start so many processes on a machine without GPUs (with GPUs: accelerate launch -m pipeline ...)"
+    parser.add_argument("--processes", type=int, metavar="N", help=several)
+
+
+def add_time_limit(parser: argparse.ArgumentParser, meaning: str) -> None:
+    parser.add_argument("--time-limit", metavar="DURATION", help=meaning)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="start from these; a run or checkpoint folder will do")
+
+
+def budget_of(arguments: argparse.Namespace, started: float) -> Budget:
+    return Budget(parse_duration(arguments.time_limit) if arguments.time_limit else None, started)
+
+
+def config_of(arguments: argparse.Namespace) -> Config:
+    return override(preset(arguments.preset, arguments.seed), arguments.set)
+
+
+def run_budget(arguments: argparse.Namespace, started: float) -> Budget:
+    """Return the time limit of the command `run` and what is kept free at its end. Raises ValueError."""
+    budget = Budget(parse_duration(arguments.time_limit) if arguments.time_limit else None, started)
+    reserve = parse_duration(arguments.reserve) if arguments.reserve else None
+    if budget.limit_seconds is None:
+        return budget
+    return replace(budget, reserve_seconds=default_reserve(budget.limit_seconds) if reserve is None else reserve)
+
+
+def challenge_of(arguments: argparse.Namespace) -> Challenge | PuzzleChallenge:
+    """Return what a run has to solve. Raises ValueError like `are_puzzles`."""
+    sources = tuple(arguments.source)
+    if are_puzzles(arguments):
+        return PuzzleChallenge(sources, arguments.test_limit)
+    return Challenge(sources, selection_of(arguments))
+
+
+def are_puzzles(arguments: argparse.Namespace) -> bool:
+    """Return whether the sources are puzzles. Raises ValueError where they are mixed, or have options of the other kind."""
+    specs = [*(arguments.source or ()), *getattr(arguments, "train_source", ())]
+    puzzles = {spec for spec in specs if is_puzzle_source(spec)}
+    if puzzles and len(puzzles) < len(set(specs)):
+        raise ValueError(f"puzzles and ARC tasks do not go together: {', '.join(sorted(set(specs)))}")
+    options = ("max_side", "hold_out") if puzzles else ("limit", "test_limit")
+    for option in options:
+        if getattr(arguments, option, None) not in (None, False):
+            name, kind = f"--{option.replace('_', '-')}", "ARC tasks" if puzzles else "puzzles"
+            raise ValueError(f"{name} is for {kind} alone")
+    return bool(puzzles)
+
+
+def selection_of(arguments: argparse.Namespace) -> Selection:
+    """Return which tasks of the sources a command is about."""
+    return Selection(arguments.max_side, arguments.hold_out)

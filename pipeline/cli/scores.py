@@ -1,0 +1,183 @@
+"""The commands `score`, `compare` and `curve`: how good predictions are, alone and side by side."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from augment.grid import Grid
+from augment.task import Solutions, TaskId
+from eval.compare import compare, format_comparison
+from eval.files import write_result
+from eval.formatting import format_duration, show_path
+from eval.provenance import Scored, provenance_json, provenance_rows
+from eval.puzzle_score import format_puzzle_score, read_predictions, score_puzzles
+from eval.score import Predictions, format_score, score_predictions
+from pipeline.cli.options import add_command, add_selection, add_test_limit, are_puzzles, selection_of
+from pipeline.data.public_data import scored_outputs
+from pipeline.data.puzzles.sources import load_puzzles
+from pipeline.data.sources import Selection, load_source, read_solutions
+from pipeline.jobs.provenance import provenance_beside, provenance_of_puzzles, scored_answers
+from pipeline.reports.run_folder import RunFolder, asked_tasks
+from submission.format import fill_submission, read_submission
+
+
+def add_score(commands: Any) -> None:
+    summary = "score a submission.json of any system by all three rules"
+    parser = add_command(commands, "score", summary, "runs/first/submission.json --source arc1:evaluation")
+    parser.add_argument("submission", type=Path, metavar="SUBMISSION.json")
+    truth = parser.add_mutually_exclusive_group(required=True)
+    truth.add_argument("--source", action="append", metavar="S", help="tasks whose solutions are known; may be repeated")
+    truth.add_argument("--solutions", type=Path, metavar="FILE", help="a solutions file as Kaggle's")
+    add_selection(parser)
+    add_test_limit(parser)
+    parser.add_argument("--allow-missing", action="store_true", help="count missing attempts as wrong, do not refuse the file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the score here as well")
+
+
+def add_curve(commands: Any) -> None:
+    summary = "score every checkpoint that runs on puzzles kept (train.checkpoints_kept), and draw accuracy against time"
+    example = "runs/mixer-0 runs/attention-0 --source sudoku:generated:side=4 --png curve.png --json curve.json"
+    parser = add_command(commands, "curve", summary, example)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; NAME-0, NAME-1 are seeds of NAME")
+    parser.add_argument("--source", action="append", required=True, metavar="S", help="the puzzles that the runs solved")
+    parser.add_argument("--png", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+
+
+def score_command(arguments: argparse.Namespace, _: float) -> int:
+    if are_puzzles(arguments):
+        return score_puzzle_file(arguments)
+    solutions, name, scored = _known_solutions(arguments)
+    submission = read_submission(arguments.submission, allow_missing=arguments.allow_missing)
+    score = score_predictions(submission, solutions)
+    provenance = provenance_beside(arguments.submission)
+    if arguments.json:
+        told = score.to_json() | {"provenance": provenance_json(scored, provenance)}
+        write_result(arguments.json, told)
+    print(format_score(score, name, provenance_rows(scored, provenance)))
+    return 0
+
+
+def _known_solutions(arguments: argparse.Namespace) -> tuple[Solutions, str, Scored | None]:
+    if arguments.solutions:
+        known = read_solutions(arguments.solutions)
+        return known, str(arguments.solutions), scored_outputs(known)
+    selection = selection_of(arguments)
+    whole = [load_source(spec) for spec in arguments.source]
+    sources = [selection.apply(source) for source in whole]
+    solutions = {task_id: grids for source in sources for task_id, grids in source.solutions.items()}
+    if not solutions:
+        raise ValueError(f"the test outputs of {' + '.join(arguments.source)} are not known, so there is nothing to score by")
+    return solutions, " + ".join(arguments.source), scored_outputs(solutions, whole, selection)
+
+
+def score_puzzle_file(arguments: argparse.Namespace) -> int:
+    """Score a predictions.csv."""
+    path, answers = arguments.submission, _answers(arguments.source, arguments.test_limit)
+    score = score_puzzles(read_predictions(path), answers)
+    scored, provenance = scored_answers(answers, arguments.source), provenance_of_puzzles(path)
+    if arguments.json:
+        write_result(arguments.json, score.to_json() | {"provenance": provenance_json(scored, provenance)})
+    print(format_puzzle_score(score, " + ".join(arguments.source), show_path(path), provenance_rows(scored, provenance)))
+    return 0
+
+
+def curve(arguments: argparse.Namespace, _: float) -> int:
+    """Score every checkpoint of runs on puzzles, tell, store and draw what comes out."""
+    from eval.curves import draw_curves
+    from pipeline.device import make_accelerator
+    from pipeline.jobs.curve import measure_curves
+    from pipeline.weights import load_weights
+
+    for path in (arguments.json, arguments.png):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    accelerator, dtype = make_accelerator(load_weights(arguments.runs[0]).config.train.precision)  # as the run predicted
+    points = []
+    for point in measure_curves(arguments.runs, _answers(arguments.source), accelerator, dtype):
+        minutes = format_duration(point.seconds)
+        print(f"{point.run}: step {point.step}, {minutes}: {point.exact:.1%} exact, {point.cells:.1%} of cells", flush=True)
+        points.append(point)
+    if arguments.json:
+        write_result(arguments.json, points)
+    if arguments.png:
+        draw_curves(points, arguments.png)
+    return 0
+
+
+def _answers(specs: Iterable[str], limit: int | None = None) -> dict[str, str]:
+    """Return the answers of puzzles (`limit` of each source) by their questions. Raises ValueError where they are not known."""
+    answers: dict[str, str] = {}
+    for spec in specs:
+        puzzles = load_puzzles(spec, "test", limit=limit)
+        texts = puzzles.answer_texts()
+        if texts is None:
+            raise ValueError(f"{spec}: has no answers, so there is nothing to score by")
+        answers |= dict(zip(puzzles.question_texts(), texts, strict=True))
+    return answers
+
+
+def compare_runs(arguments: argparse.Namespace, _: float) -> int:
+    """Print, and store if asked to, what several runs or submissions solve, each, together and by pooled votes."""
+    folders = [RunFolder(path, arguments.data) for path in arguments.runs]
+    if len({folder.submission_path.resolve() for folder in folders}) < len(folders):
+        raise ValueError("one of the runs is named twice")
+    solutions, source, scored = _solutions_of_runs(arguments, folders)
+    voting = [folder for folder in folders if folder.candidates and folder.store]
+    pooled: Predictions | None = None
+    if arguments.pool and not voting:
+        raise ValueError("there are no votes to pool: no folder has candidates, and a dataset beside them or in --data")
+    if arguments.pool or len(voting) > 1:
+        pooled = _pool(voting, arguments)
+    names = [show_path(folder.path) for folder in folders]
+    found = compare(
+        {name: folder.submission for name, folder in zip(names, folders, strict=True)}, solutions, pooled, len(voting)
+    )
+    provenance = {name: folder.provenance for name, folder in zip(names, folders, strict=True)}
+    found = replace(found, scored=scored, provenance=provenance)
+    print(format_comparison(found, source, solutions))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        write_result(arguments.json, found.to_json() | {"source": source})
+    if arguments.pool:
+        print(f"\n{arguments.pool}: the attempts of the pooled votes, {len(pooled or {})} tasks")
+    return 0
+
+
+def _solutions_of_runs(
+    arguments: argparse.Namespace, folders: Sequence[RunFolder]
+) -> tuple[dict[TaskId, tuple[Grid, ...]], str, Scored | None]:
+    """Return what to judge by, its name and what it is: a file, the sources that are named, or the public ones of the runs."""
+    if arguments.solutions:
+        given = read_solutions(arguments.solutions)
+        return given, str(arguments.solutions), scored_outputs(given)
+    selection = Selection(arguments.max_side, arguments.hold_out)
+    specs = arguments.source or list(dict.fromkeys(spec for folder in folders for spec in folder.public_sources()))
+    if not specs:
+        raise ValueError("the runs do not say where their tasks come from: name the sources with --source")
+    chosen = selection if arguments.max_side or arguments.hold_out else None
+    asked = {each.task.id: each for folder in folders for each in asked_tasks(folder, specs, chosen)}
+    solutions = {task_id: each.truth for task_id, each in asked.items() if each.truth}
+    if not solutions:
+        raise ValueError(f"the test outputs of {' + '.join(specs)} are not known, so there is nothing to compare by")
+    return solutions, " + ".join(specs), scored_outputs(solutions, map(load_source, specs), selection)
+
+
+def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predictions | None:
+    """Return the attempts of the pooled votes, written to --pool if it is given; None where they cannot be pooled."""
+    from pipeline.inference.voting import tally, write_attempts  # needs torch, which is slow to import
+
+    store = next(folder.store for folder in folders if folder.store)
+    if any(folder.store.tests_hash != store.tests_hash for folder in folders if folder.store):
+        if arguments.pool:
+            raise ValueError("the votes cannot be pooled: the runs were asked different tests")
+        print("the runs were asked different tests, so their votes are not pooled\n")
+        return None
+    ballot = tally([folder.candidates for folder in folders if folder.candidates], store)
+    tasks = store.tasks_to_solve()
+    if arguments.pool:
+        arguments.pool.parent.mkdir(parents=True, exist_ok=True)
+        return write_attempts(arguments.pool, ballot, tasks, arguments.ranking, store).submission
+    return fill_submission(tasks, ballot.predictions(tasks, arguments.ranking)).submission

@@ -1,0 +1,278 @@
+"""The commands `run`, `build`, `train`, `predict` and `vote`: arguments in, one stage called, its result printed.
+
+Stages that need torch are imported where they are called, so that the others start at once.
+"""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.puzzle_score import PuzzlePrediction, write_predictions
+from pipeline.cli.options import (
+    add_command,
+    add_config,
+    add_processes,
+    add_settings,
+    add_sources,
+    add_time_limit,
+    add_weights,
+    add_workers,
+    are_puzzles,
+    budget_of,
+    challenge_of,
+    config_of,
+    run_budget,
+    selection_of,
+)
+from pipeline.config import BuildConfig, Leakage
+from pipeline.data.build import build
+from pipeline.data.dataset import load_dataset
+from pipeline.data.puzzles.build import PuzzleStore, build_puzzles
+from pipeline.data.puzzles.kinds import PUZZLE_KINDS
+from pipeline.data.puzzles.sources import load_puzzles
+from pipeline.data.sources import load_source
+from pipeline.data.store import Store
+from pipeline.inference.puzzle_facts import leave_predictions
+from pipeline.jobs.puzzles import PuzzleChallenge
+from pipeline.system.time_limit import Budget
+from submission.format import fallback_submission, write_submission
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+    from pipeline.config import Config
+    from pipeline.run import Job
+    from pipeline.weights import Weights
+
+
+logger = logging.getLogger(__name__)
+
+
+def run_command(arguments: argparse.Namespace, started: float) -> int:
+    from pipeline.run import RunPlan, run
+
+    budget = run_budget(arguments, started)
+    plan = RunPlan(_job(arguments), config_of(arguments), budget, arguments.out, arguments.weights, arguments.resume)
+    if budget.limit_seconds is None and not plan.config.train.steps:
+        raise ValueError("a run needs an end: --time-limit, or --set train.steps=N")
+    return run(plan)
+
+
+def _job(arguments: argparse.Namespace) -> "Job":
+    from pipeline.jobs.arc import ArcJob
+    from pipeline.jobs.puzzles import PuzzleJob
+
+    challenge, train_sources = challenge_of(arguments), tuple(arguments.train_source)
+    leakage: Leakage = arguments.leakage or "drop"
+    if isinstance(challenge, PuzzleChallenge):
+        return PuzzleJob(challenge, train_sources, leakage, arguments.out, arguments.limit)
+    return ArcJob(challenge, train_sources, leakage, arguments.out, arguments.workers)
+
+
+def build_command(arguments: argparse.Namespace, started: float) -> int:
+    if are_puzzles(arguments):
+        what = build_puzzle_dataset(arguments)
+    else:
+        selection = selection_of(arguments)
+        sources = [selection.apply(load_source(spec)) for spec in arguments.source]
+        train_sources = [load_source(spec) for spec in arguments.train_source]
+        config = BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs)
+        store = build(sources, train_sources, config, leakage=arguments.leakage or "refuse")
+        store.save(arguments.out)
+        tasks, pairs, tests = len(store.task_ids), len(store.pair_task), len(store.test_task)
+        what = f"{tasks} tasks, {pairs} training pairs, {tests} tests, {len(store.transforms)} views"
+    seconds = Budget(None, started).elapsed()
+    size = sum(path.stat().st_size for path in arguments.out.iterdir())
+    print(f"{arguments.out}: {what}; {size / 1e6:.1f} MB in {seconds:.1f} s")
+    return 0
+
+
+def train_command(arguments: argparse.Namespace, started: float) -> int:
+    from eval.files import write_json
+    from pipeline.device import end_training, fit_config, make_accelerator
+    from pipeline.models.network import make_network
+    from pipeline.training.trainer import Trainer
+    from pipeline.weights import load_weights, transplant
+
+    store = load_dataset(arguments.data)
+    config = fit_config(config_of(arguments), store)
+    accelerator, dtype = make_accelerator(config.train.precision)
+    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
+    if arguments.weights:
+        logger.info("%s", transplant(load_weights(arguments.weights), network, store))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(accelerator, dtype, network, store, config, arguments.out)
+    if arguments.resume:
+        trainer.resume()
+    elif trainer.has_checkpoint():
+        raise ValueError(f"{arguments.out} holds checkpoints already: continue with --resume, or choose another --out")
+    if accelerator.is_main_process:
+        write_json(arguments.out / "config.json", config.to_json())
+    progress = trainer.fit(budget_of(arguments, started))
+    if accelerator.is_main_process:
+        print(f"{arguments.out}: step {progress.step}, {progress.sequences} sequences, {progress.seconds:.1f} s")
+    end_training(accelerator)
+    return 0
+
+
+def predict_command(arguments: argparse.Namespace, started: float) -> int:
+    from pipeline.config import override
+    from pipeline.device import end_training, make_accelerator, prediction_devices
+    from pipeline.inference.predictor import Predictor
+    from pipeline.inference.voting import predict_and_vote
+    from pipeline.weights import load_weights
+
+    weights = load_weights(arguments.weights)
+    for setting in arguments.set:
+        if not setting.startswith(("predict.", "train.precision=")):
+            raise ValueError(
+                f"{setting!r}: only predict.* and train.precision can be set here, the rest is that of the weights"
+            )
+    views = [] if arguments.views is None else [f"predict.views={arguments.views}"]
+    config = override(weights.config, [*arguments.set, *views])
+    store = load_dataset(arguments.data)
+    accelerator, dtype = make_accelerator(config.train.precision)
+    if isinstance(store, PuzzleStore):
+        predict_test_puzzles(arguments, accelerator, dtype, weights, store, config, budget_of(arguments, started))
+        return 0
+    devices = prediction_devices(accelerator, arguments.workers)
+    end_training(accelerator)
+    if not accelerator.is_main_process:  # it leads, with workers of its own
+        return 0
+    tasks = store.tasks_to_solve()
+    path = arguments.out / "submission.json"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "votes.json").unlink(missing_ok=True)
+    write_submission(path, fallback_submission(tasks), tasks)
+    with Predictor(accelerator.device, dtype, weights, store, config.predict, devices) as predictor:
+        ballot = predict_and_vote(predictor, arguments.out, budget_of(arguments, started), tasks)
+    counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]
+    print(f"{path}: {len(tasks)} tasks, {counts.count(0)} of {len(counts)} test inputs without a prediction")
+    return 0
+
+
+def vote_command(arguments: argparse.Namespace, _: float) -> int:
+    from pipeline.inference.voting import tally, write_attempts
+
+    store = Store.load(arguments.data)
+    ballot = tally(arguments.candidates, store)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    filled = write_attempts(arguments.out, ballot, store.tasks_to_solve(), arguments.ranking, store)
+    print(f"{arguments.out}: {len(filled.submission)} tasks, votes of {', '.join(ballot.sources)}")
+    return 0
+
+
+def add_run(commands: Any) -> None:
+    summary = "the whole job: build, train, predict, vote, submission.json, score"
+    example = "--source arc1:evaluation --train-source arc1:training --preset demo --time-limit 10m --out runs/first"
+    parser = add_command(commands, "run", summary, example)
+    add_sources(parser)
+    add_config(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory")
+    add_time_limit(parser, "for everything, from the start of the program: 90s, 25m, 11h30m")
+    parser.add_argument("--reserve", metavar="DURATION", help="kept free at the end (default: 3%% of the limit, 5s to 20m)")
+    add_weights(parser)
+    parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
+    add_processes(parser)
+    add_workers(parser)
+
+
+def add_build(commands: Any) -> None:
+    example = "--source arc1:evaluation --train-source arc1:training --leakage drop --augmentations 1000 --out data/arc1"
+    parser = add_command(commands, "build", "sources to a compact dataset", example)
+    add_sources(parser)
+    parser.add_argument(
+        "--augmentations", type=int, default=1000, metavar="N", help="transforms of a task besides the identity"
+    )
+    policy = "keep-output-only: colors that occur in outputs alone stay as they are"
+    parser.add_argument("--policy", choices=("all", "keep-output-only"), default="all", help=policy)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=0, help="processes (default: as many as there are cores)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def add_train(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "train",
+        "train a network on a dataset",
+        "--data data/arc1 --preset fast --time-limit 8h --out runs/fast --resume",
+        sources="",
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
+    add_config(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_time_limit(parser, "until the last checkpoint is begun")
+    add_weights(parser)
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in DIR, if there is one")
+    add_processes(parser)
+
+
+def add_predict(commands: Any) -> None:
+    summary = "predict the test inputs of a dataset, vote, write submission.json"
+    example = "--data data/arc1 --weights runs/fast --views 256 --out runs/fast-256"
+    parser = add_command(commands, "predict", summary, example, sources="")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
+    parser.add_argument(
+        "--weights", type=Path, required=True, metavar="FILE", help="weights; a run or checkpoint folder will do"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--views", type=int, metavar="N", help="most views of a test input")
+    add_time_limit(parser, "ends after the round that is cut short by it")
+    add_processes(parser)
+    add_workers(parser)
+    add_settings(parser)
+
+
+def add_vote(commands: Any) -> None:
+    example = "--data data/arc1 --candidates runs/a/candidates runs/b/candidates --out pooled/submission.json"
+    summary = "pool the candidates of several predictions into one submission"
+    parser = add_command(commands, "vote", summary, example, sources="")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset that was predicted")
+    parser.add_argument("--candidates", type=Path, nargs="+", required=True, metavar="DIR")
+    parser.add_argument("--ranking", default="count", help="count (as published), probability-sum or mean-probability")
+    parser.add_argument("--out", type=Path, required=True, metavar="SUBMISSION.json")
+
+
+def build_puzzle_dataset(arguments: argparse.Namespace) -> str:
+    """Build and save the dataset; return in a few words what it holds."""
+    seed, jobs = arguments.seed, arguments.jobs or os.cpu_count() or 1
+    tests = [load_puzzles(spec, "test", False, arguments.test_limit, jobs=jobs) for spec in arguments.source]
+    trained = [load_puzzles(spec, "train", True, arguments.limit, seed, jobs) for spec in arguments.train_source]
+    store = build_puzzles(tests, trained, arguments.augmentations, seed, arguments.leakage or "refuse")
+    store.save(arguments.out)
+    return (
+        f"{len(store.questions)} training puzzles, {store.augmentations + 1} views of each, {len(store.test_questions)} tests"
+    )
+
+
+def predict_test_puzzles(
+    arguments: argparse.Namespace,
+    accelerator: "Accelerator",
+    dtype: "torch.dtype",
+    weights: "Weights",
+    store: PuzzleStore,
+    config: "Config",
+    budget: Budget,
+) -> None:
+    """Predict the tests of `store` into predictions.csv, which has every question from the start."""
+    from pipeline.device import end_training
+    from pipeline.inference.puzzles import predict_puzzles
+    from pipeline.jobs.puzzles import to_predictions
+
+    if arguments.views is not None:
+        raise ValueError("--views is for ARC tasks alone: puzzles are asked once, as they are")
+    path = arguments.out / "predictions.csv"
+    if accelerator.is_main_process:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        questions = PUZZLE_KINDS[store.kind].to_texts(store.test_questions)
+        write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
+    for found in predict_puzzles(accelerator, dtype, weights, store, config.predict, budget):
+        if accelerator.is_main_process:
+            leave_predictions(path, to_predictions(store, found, {}), found.source, store)
+    if accelerator.is_main_process and len(store.test_questions):
+        print(f"{path}: {int(found.asked.sum())} of {len(found.asked)} puzzles predicted by {found.source}")
+    end_training(accelerator)

@@ -1,0 +1,178 @@
+"""The leakage audit: does anything that is trained on show the answer to a test that is scored?
+
+Compares contents, not ids: a training pair leaks a test when some transform (a dihedral symmetry and a permutation of the
+colors 1..9) turns it into the test input with its output. Stands before `build`, which refuses or leaves out what leaks. Some
+tasks show the answer to a test in a demonstration of their own, or a view of it. That is part of the question, so no leak.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import PurePath
+from typing import Literal
+
+import numpy as np
+
+from augment.dihedral import DIHEDRALS, apply_dihedral, swaps_sides
+from augment.grid import COLORS, Grid, grid_key
+from augment.task import Pair, TaskId
+from eval.formatting import show_name, show_path
+from pipeline.data.sources import Source
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a pair stands."""
+
+    source: str
+    """As `source_label` names it."""
+    task: TaskId
+    part: Literal["demonstration", "test"]
+    index: int
+    """Among the demonstrations or the tests of the task, from 0."""
+
+    def __str__(self) -> str:
+        """Return the place in words, such as `arc1:training 40853293 demonstration 0`."""
+        return f"{self.source} {show_name(self.task)} {self.part} {self.index}"
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedPair:
+    """A pair and where it stands."""
+
+    place: Place
+    pair: Pair
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A training pair that shows the answer to a scored test."""
+
+    trained: Place
+    scored: Place
+    pair: Pair = field(compare=False, repr=False)
+    """The training pair."""
+
+    def __str__(self) -> str:
+        """Return the leak in words."""
+        return f"{self.trained} is {self.scored}"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found."""
+
+    leaks: tuple[Leak, ...]
+    given: tuple[Leak, ...]
+    """Demonstrations of the scored task itself that show the answer: no leaks."""
+    checked: int
+    """Scored tests whose outputs are known, so that they could be checked."""
+    unchecked: int
+    """Scored tests whose outputs are not known, as it is with hidden tests."""
+
+
+def source_label(source: Source) -> str:
+    """Return the name of `source` without the folders of a path, which differ from machine to machine."""
+    kind, _, rest = source.name.partition(":")
+    return f"{kind}:{show_path(PurePath(rest).name)}" if rest else show_path(source.name)
+
+
+def audit_sources(sources: Sequence[Source], train_sources: Sequence[Source]) -> Audit:
+    """Look for tests of `sources` among all that is trained on: see `training_pairs`."""
+    scored = scored_pairs(sources)
+    leaks = audit(training_pairs(sources, train_sources), scored)
+    own = {(placed.place.task, pair_key(placed.pair)) for placed in chain.from_iterable(map(_demonstrations, sources))}
+    is_given = [(leak.scored.task, pair_key(leak.pair)) in own for leak in leaks]
+    tests = sum(len(task.test) for source in sources for task in source.tasks)
+    return Audit(
+        leaks=tuple(leak for leak, given in zip(leaks, is_given, strict=True) if not given),
+        given=tuple(leak for leak, given in zip(leaks, is_given, strict=True) if given),
+        checked=len(scored),
+        unchecked=tests - len(scored),
+    )
+
+
+def training_pairs(sources: Iterable[Source], train_sources: Iterable[Source]) -> list[PlacedPair]:
+    """Return what is trained on: all demonstrations, and of `train_sources` also the tests whose outputs are known."""
+    train_sources = tuple(train_sources)
+    return [*chain.from_iterable(map(_demonstrations, (*sources, *train_sources))), *scored_pairs(train_sources)]
+
+
+def scored_pairs(sources: Iterable[Source]) -> list[PlacedPair]:
+    """Return the tests of `sources` whose outputs are known, with these."""
+    return [
+        PlacedPair(Place(source_label(source), task.id, "test", i), Pair(given, wanted))
+        for source in sources
+        for task in source.tasks
+        if task.id in source.solutions
+        for i, (given, wanted) in enumerate(zip(task.test, source.solutions[task.id], strict=True))
+    ]
+
+
+def _demonstrations(source: Source) -> Iterable[PlacedPair]:
+    for task in source.tasks:
+        for i, pair in enumerate(task.train):
+            yield PlacedPair(Place(source_label(source), task.id, "demonstration", i), pair)
+
+
+def audit(trained: Sequence[PlacedPair], scored: Sequence[PlacedPair]) -> tuple[Leak, ...]:
+    """Return every leak, in the order of `trained`.
+
+    Pairs are compared by shapes, then by how often their colors occur, and only what agrees in both by `canonical_key`.
+    """
+    shapes = {_shape_key(placed.pair) for placed in scored}
+    suspects = [placed for placed in trained if _shape_key(placed.pair) in shapes]
+    counts = {_count_key(placed.pair) for placed in scored} if suspects else set()
+    suspects = [placed for placed in suspects if _count_key(placed.pair) in counts]
+    if not suspects:
+        return ()
+    shown = {_count_key(placed.pair) for placed in suspects}
+    answers: dict[bytes, list[Place]] = defaultdict(list)
+    for placed in scored:
+        if _count_key(placed.pair) in shown:
+            answers[canonical_key(placed.pair)].append(placed.place)
+    return tuple(
+        Leak(placed.place, place, placed.pair) for placed in suspects for place in answers.get(canonical_key(placed.pair), ())
+    )
+
+
+def pair_key(pair: Pair) -> tuple[bytes, bytes]:
+    """Return the keys of input and output, together equal exactly for equal pairs."""
+    return grid_key(pair.input), grid_key(pair.output)
+
+
+def canonical_key(pair: Pair) -> bytes:
+    """Return a key that is equal exactly for pairs of which one is a view of the other, input and output alike."""
+    sides = (pair.input, pair.output)
+    cells = np.stack(
+        [np.concatenate([apply_dihedral(grid, dihedral).ravel() for grid in sides]) for dihedral in range(DIHEDRALS)]
+    )  # (8, cells)
+    shows = cells[:, None] == np.arange(COLORS, dtype=np.uint8)[:, None]  # (8, 10, cells)
+    first = np.where(shows.any(axis=2), shows.argmax(axis=2), cells.shape[1])  # (8, 10)
+    first[:, 0] = -1  # color 0 stays
+    labels = first.argsort(axis=1, kind="stable").argsort(axis=1).astype(np.uint8)
+    relabeled = np.take_along_axis(labels, cells.astype(np.int64), axis=1)
+    return min(_sides(pair, dihedral) + relabeled[dihedral].tobytes() for dihedral in range(DIHEDRALS))
+
+
+def _sides(pair: Pair, dihedral: int) -> bytes:
+    step = -1 if swaps_sides(dihedral) else 1
+    return bytes(pair.input.shape[::step] + pair.output.shape[::step])
+
+
+def _shape_key(pair: Pair) -> tuple[tuple[int, ...], ...]:
+    """Return the sides of input and output, equal for all views of a pair."""
+    shapes = (pair.input.shape, pair.output.shape)
+    return min(shapes, (shapes[0][::-1], shapes[1][::-1]))
+
+
+def _count_key(pair: Pair) -> tuple[object, ...]:
+    """Return the sides and how often colors occur in input and output, equal for all views of a pair."""
+    kept, *others = zip(_count_colors(pair.input), _count_colors(pair.output), strict=True)
+    return (_shape_key(pair), kept, *sorted(others))
+
+
+def _count_colors(grid: Grid) -> list[int]:
+    counts: list[int] = np.bincount(grid.ravel(), minlength=COLORS).tolist()
+    return counts

@@ -1,0 +1,1 @@
+"""Sudoku and mazes: files, generators, and the dataset made of them."""

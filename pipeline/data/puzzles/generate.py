@@ -1,0 +1,216 @@
+"""Sudokus and mazes made here, with answers that are checked: stand-ins for Sudoku-Extreme and Maze-Hard.
+
+Nothing is read. Attempt i of a seed comes out the same whoever makes it, so that the number of processes changes nothing, and
+all parts of a seed go through the same attempts. Whether a puzzle is of "train" or of "test" is a hash of what it shares with
+all its views: no puzzle of one part is a view of one of the other, whatever the seeds.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import count as count_up
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from joblib import Parallel, delayed
+
+from augment.dihedral import DIHEDRALS, apply_dihedral
+from augment.sudoku import box_side, symmetry_invariant
+from pipeline.data.puzzles.kinds import FREE, GOAL, PATH, START, WALL
+from pipeline.data.puzzles.sudoku_solver import count_solutions, fill_board, remove_clues
+from pipeline.system.progress_bar import Progress
+
+Cells = npt.NDArray[np.uint8]
+"""A maze (H, W) or many puzzles (N, H, W)."""
+
+Part = Literal["train", "test", "all"]
+
+TEST_SHARE = 0.25
+"""Of all puzzles and their views, about how many are of "test"."""
+
+FEWEST_CLUES = {4: 4, 9: 17}
+"""By side: no Sudoku with fewer clues has a unique solution (McGuire, Tugemann and Civario, 2012)."""
+
+MAZE_SIDES = (7, 30)
+
+ROOMS_PER_OPENING = 48
+"""Of how many rooms one gets another way out, so that the maze is no tree."""
+
+PATIENCE_ATTEMPTS = 1000
+"""After so many attempts in a row without a new puzzle, a wish is hopeless."""
+
+_BLOCK_ATTEMPTS = 256
+
+
+@dataclass(frozen=True)
+class _Puzzle:
+    question: Cells
+    answer: Cells
+    family: bytes
+    """What all views of the question share."""
+
+
+def generate_sudoku(count: int, side: int, clues: int, seed: int, part: Part, jobs: int = 1) -> tuple[Cells, Cells]:
+    """Return `count` distinct Sudokus of `part` with `clues` clues and a unique solution: questions, answers.
+
+    Both are (count, side, side) uint8: 0 blank, 1..side digits. `jobs` processes work on them, as joblib counts them.
+    Raises ValueError unless `side` is 4 or 9 and such puzzles exist, and when too few of them are found.
+    """
+    box_side(side)
+    if not FEWEST_CLUES[side] <= clues < side * side:
+        raise ValueError(f"a Sudoku of side {side} has {FEWEST_CLUES[side]}..{side * side - 1} clues, got {clues}")
+    return _collect(partial(_attempt_sudoku, side, clues, seed), side, count, seed, part, jobs)
+
+
+def generate_mazes(count: int, side: int, seed: int, part: Part, jobs: int = 1) -> tuple[Cells, Cells]:
+    """Return `count` distinct mazes of `part` in which one path is the shortest: questions, answers.
+
+    Both are (count, side, side) uint8 with the tokens above. Answers mark the cells between start and goal, at least `side` of
+    them, and equal the questions elsewhere. Walls surround the mazes, and where `side` is even they are two thick below and
+    on the right. Of the smallest sides, 7 and 8, there are only about a thousand mazes. `jobs` and errors are those of
+    `generate_sudoku`; sides are 7..30.
+    """
+    if not MAZE_SIDES[0] <= side <= MAZE_SIDES[1]:
+        raise ValueError(f"a maze has a side of {MAZE_SIDES[0]}..{MAZE_SIDES[1]}, got {side}")
+    return _collect(partial(_attempt_maze, side, seed), side, count, seed, part, jobs)
+
+
+def shortest_paths(maze: Cells) -> tuple[int | None, int]:
+    """Return how many steps the shortest paths from start to goal of `maze` (H, W) take, and how many there are; else None, 0.
+
+    Steps go up, down, left and right, on all tokens but walls and padding. Raises ValueError unless there are one start and
+    one goal.
+    """
+    ends = [np.flatnonzero(np.pad(maze, 1) == token) for token in (START, GOAL)]
+    if any(len(cells) != 1 for cells in ends):
+        raise ValueError(f"a maze has one start and one goal, got {len(ends[0])} and {len(ends[1])}")
+    start, goal = (int(cells[0]) for cells in ends)
+    steps, ways = _flood(np.pad(maze, 1), start)
+    return steps.get(goal), ways.get(goal, 0)
+
+
+def _collect(
+    attempt: Callable[[int], _Puzzle | None], side: int, count: int, seed: int, part: Part, jobs: int
+) -> tuple[Cells, Cells]:
+    """Return questions and answers of the first `count` distinct puzzles of `part` that attempts 0, 1, ... give."""
+    if part not in get_args(Part):
+        raise ValueError(f"unknown part {part!r}, expected one of: {', '.join(get_args(Part))}")
+    if count < 0 or seed < 0:
+        raise ValueError(f"count and seed are at least 0, got {count} and {seed}")
+    found: dict[bytes, _Puzzle] = {}
+    attempts, failures = _make_attempts(attempt, jobs), 0
+    with Progress("making puzzles", count, "puzzles") as progress:
+        while len(found) < count:
+            puzzle = next(attempts)
+            failures += 1
+            if puzzle is not None and puzzle.question.tobytes() not in found and part in ("all", _part_of(puzzle.family)):
+                found[puzzle.question.tobytes()] = puzzle
+                failures = 0
+                progress.add()
+            if failures >= PATIENCE_ATTEMPTS:
+                raise ValueError(
+                    f"found {len(found)} of {count} puzzles of {part!r}, then none in {failures} attempts in a row"
+                )
+    questions, answers = np.zeros((2, count, side, side), dtype=np.uint8)
+    for i, puzzle in enumerate(found.values()):
+        questions[i], answers[i] = puzzle.question, puzzle.answer
+    return questions, answers
+
+
+def _make_attempts(attempt: Callable[[int], _Puzzle | None], jobs: int) -> Iterator[_Puzzle | None]:
+    """Yield what attempts 0, 1, ... give, in this order."""
+    if jobs == 1:
+        yield from map(attempt, count_up())
+    for start in count_up(0, _BLOCK_ATTEMPTS):
+        yield from Parallel(n_jobs=jobs)(delayed(attempt)(i) for i in range(start, start + _BLOCK_ATTEMPTS))
+
+
+def _part_of(family: bytes) -> Part:
+    """Return the part of all puzzles that share `family`."""
+    return "test" if hashlib.blake2b(family).digest()[0] < 256 * TEST_SHARE else "train"
+
+
+def _attempt_generator(seed: int, side: int, clues: int, attempt: int) -> np.random.Generator:
+    """Return the generator of one attempt, a function of its arguments alone; a maze has no clues.
+
+    Were it the same for all numbers of clues, puzzles with few would be those with many, less some of their clues.
+    """
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, side, clues, attempt]))
+
+
+def _attempt_sudoku(side: int, clues: int, seed: int, attempt: int) -> _Puzzle | None:
+    """Fill a grid and blank its cells while the solution stays unique; None if that gets stuck above `clues`."""
+    rng = _attempt_generator(seed, side, clues, attempt)
+    answer = fill_board(side, rng)
+    question = remove_clues(answer, clues, rng)
+    if question is None:
+        return None
+    assert count_solutions(question) == 1, "a puzzle lost its unique solution"
+    return _Puzzle(question, answer, symmetry_invariant(question))
+
+
+def _attempt_maze(side: int, seed: int, attempt: int) -> _Puzzle | None:
+    """Carve a maze and draw a start, then a goal far away with one shortest path; None if no goal is far enough."""
+    rng = _attempt_generator(seed, side, 0, attempt)
+    question = _carve_maze(side, rng)
+    rooms = [y * side + x for y in range(1, side - 1, 2) for x in range(1, side - 1, 2)]
+    start = int(rng.choice(rooms))
+    steps, ways = _flood(question, start)
+    longest = max(steps.values())
+    far = [room for room in rooms if ways[room] == 1 and steps[room] > side and 4 * steps[room] >= 3 * longest]
+    if not far:
+        return None
+    goal = int(rng.choice(far))
+    question.flat[[start, goal]] = START, GOAL
+    answer = question.copy()
+    cell = goal
+    while steps[cell] > 1:
+        cell = next(near for near in (cell - side, cell - 1, cell + 1, cell + side) if steps.get(near) == steps[cell] - 1)
+        answer.flat[cell] = PATH
+    assert shortest_paths(question)[1] == 1, "a maze lost its only shortest path"
+    return _Puzzle(question, answer, min(apply_dihedral(question, dihedral).tobytes() for dihedral in range(DIHEDRALS)))
+
+
+def _carve_maze(side: int, rng: np.random.Generator) -> Cells:
+    """Return a maze (side, side) of rooms on odd rows and columns: a random depth-first tree, and a few walls opened."""
+    maze = np.full((side, side), WALL, dtype=np.uint8)
+    end = (side - 1) // 2 * 2  # rooms are on 1, 3, ..., end - 1
+    maze[1:end:2, 1:end:2] = FREE
+    unvisited = set(np.flatnonzero(maze == FREE).tolist())
+    turns = rng.permuted(np.tile([-2 * side, -2, 2, 2 * side], (side * side, 1)), axis=1).tolist()
+    trail = [int(rng.choice(sorted(unvisited)))]
+    while trail:
+        cell = trail[-1]
+        unvisited.discard(cell)
+        if not turns[cell]:
+            trail.pop()
+            continue
+        turn = turns[cell].pop()
+        if cell + turn in unvisited:
+            maze.flat[cell + turn // 2] = FREE
+            trail.append(cell + turn)
+    inner = np.argwhere(maze[:end, :end] == WALL)
+    between = inner[(inner.min(axis=1) > 0) & (inner.sum(axis=1) % 2 == 1)]
+    opened = rng.permutation(between)[: max(1, (end // 2) ** 2 // ROOMS_PER_OPENING)]
+    maze[opened[:, 0], opened[:, 1]] = FREE
+    return maze
+
+
+def _flood(maze: Cells, start: int) -> tuple[dict[int, int], dict[int, int]]:
+    """Return, by flat cell, the steps from `start` and in how many ways so few lead there; `maze` has walls all round."""
+    width = maze.shape[1]
+    passable = (maze > WALL).ravel().tolist()
+    steps, ways = {start: 0}, {start: 1}
+    queue = deque([start])
+    while queue:
+        cell = queue.popleft()
+        for near in (cell - width, cell - 1, cell + 1, cell + width):
+            if passable[near] and near not in steps:
+                steps[near], ways[near] = steps[cell] + 1, 0
+                queue.append(near)
+            if steps.get(near) == steps[cell] + 1:
+                ways[near] += ways[cell]
+    return steps, ways

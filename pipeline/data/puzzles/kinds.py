@@ -1,0 +1,172 @@
+"""The kinds of puzzles, sudoku and maze: their writing, their tokens as the HRM authors encode them, and their rules.
+
+Under everything that handles puzzles. Token 0 is padding and never occurs, since all puzzles of a dataset have one size;
+the tokens from 1 on are the characters of the published writing (arXiv 2506.21734).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.canvas import Tokens
+from augment.dihedral import DIHEDRALS, apply_dihedral
+from augment.grid import MAX_SIDE
+from augment.sudoku import are_solutions, extends
+
+WALL, FREE, START, GOAL, PATH = 1, 2, 3, 4, 5
+"""The published tokens of Maze-Hard, "# SGo"; 0 is its padding."""
+
+KindName = Literal["sudoku", "maze"]
+
+Booleans = npt.NDArray[np.bool_]
+
+PUZZLE_TASK = "puzzle"
+"""To the networks all puzzles are one task, of this id."""
+
+UNKNOWN = "?"
+"""Written where a predicted token is no character of the puzzle."""
+
+
+@dataclass(frozen=True)
+class PuzzleKind:
+    """How puzzles of one kind are written and what makes them right. Tokens are (N, S, S) uint8."""
+
+    name: KindName
+    alphabet: str
+    """The character of token 1, 2 and so on."""
+    synonyms: Mapping[str, str]
+    """Other characters that are read, and what they stand for."""
+    sides: tuple[int, ...]
+    """Cells on each side that a puzzle may have."""
+    most_views: int | None
+    """Different views of a puzzle besides itself; None is more than one can want."""
+    question_rule: str
+    """What a question must be, beginning with a verb."""
+    answer_rule: str
+    """What an answer must be, beginning with a verb."""
+    keeps_rule: Callable[[Tokens], Booleans]
+    """(N,) which questions keep the rule."""
+    solves: Callable[[Tokens, Tokens], Booleans]
+    """(N,) which questions, given first, are solved by the answer beside them."""
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens, padding included."""
+        return len(self.alphabet) + 1
+
+    def symbols(self, side: int) -> str:
+        """Return the characters that may occur in a puzzle of `side`: a small sudoku has fewer digits."""
+        return self.alphabet[: side + 1] if self.name == "sudoku" else self.alphabet
+
+    def read(self, texts: Sequence[str], side: int) -> Tokens:
+        """Return the tokens of texts of side * side characters each, row by row; 0 for a foreign character. Read-only."""
+        symbols = self.symbols(side)
+        table = bytearray(256)
+        for number, symbol in enumerate(symbols, 1):
+            table[ord(symbol)] = number
+        for symbol, meant in self.synonyms.items():
+            table[ord(symbol)] = symbols.index(meant) + 1
+        cells = "".join(texts).encode("latin-1", "replace").translate(table)  # one byte a character; "?" is foreign
+        return np.frombuffer(cells, dtype=np.uint8).reshape(len(texts), side, side)
+
+    def to_text(self, tokens: npt.NDArray[np.integer]) -> str:
+        """Return the text of one puzzle, (S, S) tokens 0..255: characters row by row, `UNKNOWN` for tokens without one."""
+        return self.to_texts(tokens[None])[0]
+
+    def to_texts(self, tokens: npt.NDArray[np.integer]) -> list[str]:
+        """Return the text of each of `tokens` (N, S, S), as `to_text` does."""
+        count, side, _ = tokens.shape
+        table = (UNKNOWN + self.symbols(side)).ljust(256, UNKNOWN).encode()
+        characters = tokens.astype(np.uint8).tobytes().translate(table).decode()
+        area = side * side
+        return [characters[start : start + area] for start in range(0, count * area, area)]
+
+    def from_text(self, text: str) -> Tokens:
+        """Return the tokens, (S, S), of a question or an answer. Raises ValueError, of one line, if it is no such text."""
+        side = self.side_of(text)
+        fault = self.text_fault(text, side)
+        if fault:
+            raise ValueError(f"{self.name} {fault}")
+        assert side is not None, "another length is a fault"
+        return self.read([text], side)[0].copy()
+
+    def side_of(self, text: str) -> int | None:
+        """Return the side of a puzzle with so many characters, or None if there is no such puzzle."""
+        side = isqrt(len(text))
+        return side if side * side == len(text) and side in self.sides else None
+
+    def text_fault(self, text: str, side: int | None) -> str | None:
+        """Return what is wrong with the length or the characters of `text`, or None. `side` is None if any will do."""
+        if side is None or len(text) != side * side:
+            if side is not None:
+                expected = str(side * side)
+            elif len(self.sides) < 3:
+                expected = " or ".join(str(each * each) for each in self.sides)
+            else:
+                expected = f"a square, {self.sides[0] ** 2} to {self.sides[-1] ** 2}"
+            return f"has {len(text)} characters, expected {expected}"
+        allowed = {*self.symbols(side), *self.synonyms}
+        for place, character in enumerate(text, 1):
+            if character not in allowed:
+                return f"has {character!a} as character {place}, expected only {self.symbols(side)!r}"
+        return None
+
+
+def turn(tokens: Tokens, dihedrals: npt.NDArray[np.integer]) -> Tokens:
+    """Return squares (N, S, S), each seen through its dihedral 0..7 of `dihedrals` (N,) (`augment.dihedral`)."""
+    count, side, _ = tokens.shape
+    places = np.arange(side * side).reshape(side, side)
+    sources = np.stack([apply_dihedral(places, dihedral).ravel() for dihedral in range(DIHEDRALS)])  # (8, S * S)
+    return np.take_along_axis(tokens.reshape(count, side * side), sources[dihedrals], axis=1).reshape(tokens.shape)
+
+
+def _any_question(questions: Tokens) -> Booleans:
+    return np.ones(len(questions), dtype=bool)
+
+
+def _solves_sudoku(questions: Tokens, answers: Tokens) -> Booleans:
+    boards = answers - np.uint8(1)
+    return are_solutions(boards) & extends(questions - np.uint8(1), boards)
+
+
+def _has_start_and_goal(questions: Tokens) -> Booleans:
+    starts, goals = (np.count_nonzero(questions == token, axis=(1, 2)) == 1 for token in (START, GOAL))
+    return starts & goals & ~(questions == PATH).any(axis=(1, 2))
+
+
+def _marks_free_cells(questions: Tokens, answers: Tokens) -> Booleans:
+    return ((answers == questions) | ((questions == FREE) & (answers == PATH))).all(axis=(1, 2))
+
+
+PUZZLE_KINDS: Mapping[str, PuzzleKind] = MappingProxyType(
+    {
+        "sudoku": PuzzleKind(
+            name="sudoku",
+            alphabet=".123456789",
+            synonyms={"0": "."},
+            sides=(4, 9),
+            most_views=None,
+            question_rule="have digits and blanks",
+            answer_rule="be a solution: every digit once in each row, column and box, with the clues of the question",
+            keeps_rule=_any_question,
+            solves=_solves_sudoku,
+        ),
+        "maze": PuzzleKind(
+            name="maze",
+            alphabet="# SGo",
+            synonyms={},
+            sides=tuple(range(2, MAX_SIDE + 1)),
+            most_views=DIHEDRALS - 1,
+            question_rule="have exactly one S, exactly one G and no o",
+            answer_rule="be the question with some of its free cells turned into o",
+            keeps_rule=_has_start_and_goal,
+            solves=_marks_free_cells,
+        ),
+    }
+)
+"""By name. Vocabularies of 11 and 6; a sudoku of 4 x 4 has the vocabulary of the large ones."""

@@ -1,0 +1,235 @@
+"""The file formats of tasks: challenges, solutions, single tasks and lists of pairs, as bytes -> tasks.
+
+Stands between the bytes that `sources` reads and the tasks that all else trusts. Everything that reaches this module is
+untrusted: whatever is wrong gives one ValueError of one line that names the file, the task, the pair and the fault.
+Demonstrations, test inputs, rows and cells are counted from 0.
+"""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from augment.grid import Grid, parse_grid
+from augment.task import Pair, Task, TaskId
+from eval.files import parse_json, require_file
+from eval.formatting import show_kind, show_name, show_path
+
+TasksAndSolutions = tuple[tuple[Task, ...], dict[TaskId, tuple[Grid, ...]]]
+"""Tasks in file order, and the outputs of the tests of those for which all are known."""
+
+
+def parse_challenges(data: bytes, where: str, with_solutions: bool = True) -> TasksAndSolutions:
+    """Return the tasks of a file `{task id: {"train": [pair, ...], "test": [{"input": grid}, ...]}}`.
+
+    Tests may have an "output" too: it is checked and goes to the solutions, or is ignored unread if not `with_solutions`.
+    Raises ValueError, beginning with `where`, when anything is wrong.
+    """
+    return _build_tasks(parse_json(data, where), where, with_solutions)
+
+
+def parse_task_file(data: bytes, where: str, task_id: TaskId, with_solutions: bool = True) -> TasksAndSolutions:
+    """Return the one task of a file `{"train": [pair, ...], "test": [{"input": grid}, ...]}`, as `parse_challenges` does."""
+    return _build_tasks({task_id: parse_json(data, where)}, where, with_solutions)
+
+
+def parse_task_or_challenges(data: bytes, where: str, task_id: TaskId, with_solutions: bool = True) -> TasksAndSolutions:
+    """Return the tasks of a file that maps ids to tasks, or the one task, called `task_id`, of a file that is one."""
+    document = parse_json(data, where)
+    if isinstance(document, dict) and "train" in document and not isinstance(document["train"], dict):
+        document = {task_id: document}
+    return _build_tasks(document, where, with_solutions)
+
+
+def parse_bare_solutions(data: bytes, where: str) -> dict[TaskId, tuple[Grid, ...]]:
+    """Return the solutions of a file `{task id: [grid, ...]}` whose challenges are not at hand.
+
+    Raises ValueError, beginning with `where`, when a task has no outputs or something is no grid.
+    """
+    document = parse_json(data, where)
+    if not isinstance(document, dict):
+        raise ValueError(f"{where}: expected an object by task id, got {show_kind(document)}")
+    solutions = {}
+    for task_id, grids in document.items():
+        at = f"{where}: task {show_name(task_id)}"
+        if not isinstance(grids, list) or not grids:
+            raise ValueError(f"{at}: expected a list of output grids, got {show_kind(grids)}")
+        solutions[task_id] = tuple(parse_grid(rows, f"{at}, test output {i}") for i, rows in enumerate(grids))
+    return solutions
+
+
+def parse_solutions(data: bytes, where: str, tasks: Sequence[Task]) -> dict[TaskId, tuple[Grid, ...]]:
+    """Return the solutions of a file `{task id: [grid, ...]}`, which must have every output of exactly `tasks`.
+
+    Raises ValueError, beginning with `where`, when a task is missing, unknown or has another number of tests.
+    """
+    document = parse_json(data, where)
+    if not isinstance(document, dict):
+        raise ValueError(f"{where}: expected an object by task id, got {show_kind(document)}")
+    known = {task.id for task in tasks}
+    for task_id in document:
+        if task_id not in known:
+            raise ValueError(f"{where}: task {show_name(task_id)}: not a task of the challenges")
+    solutions = {}
+    for task in tasks:
+        at = f"{where}: task {show_name(task.id)}"
+        if task.id not in document:
+            raise ValueError(f"{at}: missing, although it is in the challenges")
+        grids = document[task.id]
+        if not isinstance(grids, list):
+            raise ValueError(f"{at}: expected a list of output grids, got {show_kind(grids)}")
+        if len(grids) != len(task.test):
+            raise ValueError(f"{at}: expected {len(task.test)} output grids, one for each test input, got {len(grids)}")
+        solutions[task.id] = tuple(parse_grid(rows, f"{at}, test output {i}") for i, rows in enumerate(grids))
+    return solutions
+
+
+def merge_solutions(
+    inside: dict[TaskId, tuple[Grid, ...]], beside: dict[TaskId, tuple[Grid, ...]], where: str
+) -> dict[TaskId, tuple[Grid, ...]]:
+    """Return the solutions of both; raises ValueError, beginning with `where`, for a task on which they differ."""
+    for task_id, outputs in inside.items():
+        if task_id in beside and not all(map(np.array_equal, outputs, beside[task_id])):
+            raise ValueError(f"{where}: task {show_name(task_id)}: not the test outputs that the challenges file has")
+    return inside | beside
+
+
+def parse_pairs(data: bytes, where: str, task_id: TaskId) -> Task:
+    """Return a file `[pair, ...]` as a task of demonstrations alone; raises ValueError, beginning with `where`."""
+    at = f"{where}: task {show_name(task_id)}"
+    return Task(task_id, _build_demonstrations(parse_json(data, where), at), ())
+
+
+def _build_tasks(document: object, where: str, with_solutions: bool) -> TasksAndSolutions:
+    if not isinstance(document, dict):
+        raise ValueError(f"{where}: expected an object by task id, got {show_kind(document)}")
+    if not document:
+        raise ValueError(f"{where}: holds no tasks")
+    tasks = []
+    solutions = {}
+    for task_id, content in document.items():
+        task, outputs = _build_task(task_id, content, f"{where}: task {show_name(task_id)}", with_solutions)
+        tasks.append(task)
+        if len(outputs) == len(task.test):
+            solutions[task_id] = outputs
+    return tuple(tasks), solutions
+
+
+def _build_task(task_id: TaskId, content: object, at: str, with_outputs: bool) -> tuple[Task, tuple[Grid, ...]]:
+    """Return the task and those outputs of its tests that are there; one that is absent or null is unknown."""
+    demonstrations, tests = _get_values(content, ("train", "test"), at)
+    train = _build_demonstrations(demonstrations, at)
+    if not isinstance(tests, list):
+        raise ValueError(f"{at}: expected a list of test inputs, got {show_kind(tests)}")
+    if not tests:
+        raise ValueError(f"{at}: has no test inputs")
+    inputs = []
+    outputs = []
+    for i, test in enumerate(tests):
+        place = f"{at}, test input {i}"
+        (rows,) = _get_values(test, ("input",), place)
+        inputs.append(parse_grid(rows, place))
+        if with_outputs and test.get("output") is not None:
+            outputs.append(parse_grid(test["output"], f"{place}, its output"))
+    return Task(task_id, train, tuple(inputs)), tuple(outputs)
+
+
+def _build_demonstrations(pairs: object, at: str) -> tuple[Pair, ...]:
+    if not isinstance(pairs, list):
+        raise ValueError(f"{at}: expected a list of pairs, got {show_kind(pairs)}")
+    if not pairs:
+        raise ValueError(f"{at}: has no demonstrations")
+    demonstrations = []
+    for i, pair in enumerate(pairs):
+        place = f"{at}, demonstration {i}"
+        given, wanted = _get_values(pair, ("input", "output"), place)
+        demonstrations.append(Pair(parse_grid(given, f"{place}, input"), parse_grid(wanted, f"{place}, output")))
+    return tuple(demonstrations)
+
+
+def _get_values(value: object, keys: tuple[str, ...], at: str) -> list[object]:
+    """Return the values of an object under `keys`; others that it may have are ignored."""
+    if not isinstance(value, dict):
+        names = " and ".join(f'"{key}"' for key in keys)
+        raise ValueError(f"{at}: expected an object with {names}, got {show_kind(value)}")
+    for key in keys:
+        if key not in value:
+            raise ValueError(f'{at}: has no "{key}"')
+    return [value[key] for key in keys]
+
+
+MAX_FILE_BYTES = 1 << 28
+"""Largest file once unpacked; a Re-ARC task of 10,000 pairs is a tenth of it."""
+
+MAX_TOTAL_BYTES = 1 << 32
+"""Largest sum of the files once unpacked."""
+
+ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
+"""What zipfile raises for damaged, encrypted and unsupported archives (NotImplementedError is a RuntimeError)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Archive:
+    """A zip archive that is open: the names of its files, and their bytes one at a time."""
+
+    path: Path
+    zip: zipfile.ZipFile
+    entries: tuple[zipfile.ZipInfo, ...]
+    """The files, in the order of the archive, without its folders."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the files, folders before them with slashes; a name may come twice, or be empty."""
+        return [entry.filename for entry in self.entries]
+
+    def where(self, index: int) -> str:
+        """Return the file `names[index]` as messages show it: after the zip, like a file in a folder."""
+        return f"{show_path(self.path)}/{show_name(self.entries[index].filename)}"
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of the file `names[index]`.
+
+        Raises ValueError, naming it, if it is damaged, encrypted or compressed in an unusual way.
+        """
+        entry = self.entries[index]
+        with _explain(f"{self.where(index)}: cannot be unpacked"):
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError("neither stored nor deflated")
+            with self.zip.open(entry) as file:
+                return file.read(entry.file_size)  # bounded by what the directory said, whatever the stream would give
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[Archive]:
+    """Open the zip at `path` and read its directory.
+
+    Raises ValueError, naming the file, if it is no zip or what is in it would be larger than the bounds above; OSError if
+    it cannot be read.
+    """
+    require_file(path)
+    with path.open("rb") as file:
+        with _explain(f"{show_path(path)}: not a zip archive"):
+            archive = zipfile.ZipFile(file)
+        # ZipInfo.is_dir fails on an empty name
+        entries = tuple(entry for entry in archive.infolist() if not entry.filename.endswith("/"))
+        largest = max((entry.file_size for entry in entries), default=0)
+        total = sum(entry.file_size for entry in entries)
+        if largest > MAX_FILE_BYTES or total > MAX_TOTAL_BYTES:
+            raise ValueError(
+                f"{show_path(path)}: too large: a file may have {MAX_FILE_BYTES} bytes unpacked and all of them "
+                f"{MAX_TOTAL_BYTES}, these have up to {largest} and {total}"
+            )
+        yield Archive(path, archive, entries)
+
+
+@contextmanager
+def _explain(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ZIP_FAULTS as error:
+        raise ValueError(f"{what}: {show_path(str(error)[:100])}") from error  # zipfile may quote all of a damaged file

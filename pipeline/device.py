@@ -1,0 +1,183 @@
+"""Where computation happens: the Accelerate engine, the compute dtype of a device, and packs on their way to it."""
+
+import gc
+import time
+from dataclasses import replace
+from datetime import timedelta
+from typing import TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    AutocastKwargs,
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    parse_flag_from_env,
+)
+from accelerate.utils.memory import should_reduce_batch_size
+
+from pipeline.config import Config, Precision
+from pipeline.data.dataset import Dataset, canvas_of
+from pipeline.data.packs import IGNORED, Pack
+from pipeline.data.puzzles.build import PuzzleStore
+from pipeline.models.config import ReasonerConfig
+from pipeline.models.layout import Room, make_layout, to_device
+from pipeline.models.network import Batch
+from pipeline.models.task_memory import Views
+
+T = TypeVar("T")
+
+_MEMORY_WORDS = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Cannot allocate memory",  # what the system says
+    "could not create a primitive",  # oneDNN, whose code needs room too
+    "could not create a memory",
+)
+"""What errors of too little memory say that Accelerate does not know."""
+
+BFLOAT16_SPEEDUP = 1.2
+"""A CPU computes in bfloat16 when its matrix products are so many times faster than in float32."""
+
+
+def make_accelerator(precision: Precision) -> tuple[Accelerator, torch.dtype]:
+    """Return the engine of this process and the compute dtype, the same in every process.
+
+    Autocast is off: the reasoners cast their weights themselves (pipeline.models.layers says why).
+    """
+    cuda = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    dtype = compute_dtype(precision, cuda)
+    accelerator = Accelerator(
+        cpu=not cuda,
+        mixed_precision="fp16" if dtype == torch.float16 else "no",
+        kwargs_handlers=[
+            AutocastKwargs(enabled=False),
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timedelta(hours=12)),
+        ],
+    )
+    return accelerator, from_main(accelerator, dtype)
+
+
+def compute_dtype(precision: Precision, cuda: bool) -> torch.dtype:
+    """Return what `precision` means on a GPU or a CPU; "auto" is what is fast there, on a CPU by measurement."""
+    if precision != "auto":
+        if precision == "float16" and not cuda:
+            raise ValueError("precision float16 needs a CUDA device; a CPU takes float32 or bfloat16")
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    if cuda:
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if bfloat16_speedup() >= BFLOAT16_SPEEDUP else torch.float32
+
+
+def bfloat16_speedup(repeats: int = 5) -> float:
+    """Return how many times faster this CPU multiplies matrices in bfloat16 than in float32, measured in turns."""
+    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    matrices = {dtype: torch.ones(512, 512, dtype=dtype) for dtype in best}
+    for _ in range(repeats + 1):  # the first round warms up; the least time of a round is the least disturbed
+        for dtype, matrix in matrices.items():
+            start = time.perf_counter()
+            matrix @ matrix
+            best[dtype] = min(best[dtype], time.perf_counter() - start)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+def fit_config(config: Config, dataset: Dataset) -> Config:
+    """Return `config` with the vocabulary and the full canvas of `dataset`.
+
+    Raises ValueError where others are asked for than the dataset's (the defaults are nobody's wish), and for a mixer of tokens
+    where canvases differ.
+    """
+    if config.model.mixing == "mixer" and config.train.canvas != "full" and not isinstance(dataset, PuzzleStore):
+        raise ValueError("model.mixing=mixer takes canvases of one size: ARC tasks need train.canvas=full with it")
+    vocabulary, side = canvas_of(dataset)
+    for name, has in (("vocabulary", vocabulary), ("canvas_side", side)):
+        if getattr(config.model, name) not in (has, getattr(ReasonerConfig(), name)):
+            raise ValueError(f"model.{name} = {getattr(config.model, name)}, but that of the dataset is {has}")
+    return replace(config, model=replace(config.model, vocabulary=vocabulary, canvas_side=side))
+
+
+def end_training(accelerator: Accelerator) -> None:
+    """End what `accelerator` has begun: trackers, and being one of several processes.
+
+    The process group itself stays until this process ends. When the last reference to one of gloo's goes, PyTorch waits for its
+    threads and keeps Python to itself meanwhile; a thread that has a tensor left to drop then waits for Python, forever.
+    """
+    if accelerator.num_processes > 1:
+        _groups.append(torch.distributed.group.WORLD)
+    accelerator.end_training()
+
+
+_groups: list[object] = []
+"""Of processes, which nobody else may need any more."""
+
+
+def from_main(accelerator: Accelerator, value: T) -> T:
+    """Return the main process's `value` in every process."""
+    if accelerator.num_processes == 1:
+        return value
+    agreed = [value]
+    broadcast_object_list(agreed)
+    return agreed[0]
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` says that a device, or this machine, has too little memory."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if not isinstance(error, Exception):
+        return False
+    return should_reduce_batch_size(error) or any(words in str(error) for words in _MEMORY_WORDS)
+
+
+def free_cache(device: torch.device) -> None:
+    """Give the memory of what is no longer used back to `device`, where other processes may need it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def prediction_devices(accelerator: Accelerator, workers: int | None) -> list[str]:
+    """Return the device of each prediction worker, on this machine; none where this process predicts by itself.
+
+    By default one for each visible GPU where there are several, else one for each process of the launch if there are several.
+    Raises ValueError for a negative number of workers.
+    """
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers must not be negative, got {workers}")
+    if accelerator.device.type == "cuda":
+        gpus = torch.cuda.device_count()
+        count = (gpus if gpus > 1 else 0) if workers is None else workers
+        return [f"cuda:{number % gpus}" for number in range(count)]
+    count = (accelerator.num_processes if accelerator.num_processes > 1 else 0) if workers is None else workers
+    return ["cpu"] * count
+
+
+def to_batch(pack: Pack, memory_tokens: int, device: torch.device, room: Room | None = None) -> Batch:
+    """Return `pack` as tensors on `device`, in a `room` filled up with blank sequences of task 0, which have no labels."""
+    layout = make_layout(torch.from_numpy(pack.shapes), torch.from_numpy(pack.offsets), memory_tokens, device, room)
+    blanks, cells = layout.sequences - len(pack.shapes), len(layout.cells) - len(pack.inputs)
+    labels = None if pack.labels is None else to_device(np.pad(pack.labels, (0, cells), constant_values=IGNORED), device)
+    task, row, dihedral = (
+        to_device(np.pad(array, (0, blanks)), device) for array in (pack.task, pack.transform, pack.dihedral)
+    )
+    colors = to_device(np.pad(pack.colors, ((0, blanks), (0, 0)), mode="edge"), device)
+    return Batch(to_device(np.pad(pack.inputs, (0, cells)), device), labels, layout, Views(task, row, dihedral, colors))
+
+
+def describe_device(accelerator: Accelerator) -> str:
+    """Return in words what computes, for people: how many processes, and on what."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{accelerator.num_processes} x {name}"
+
+
+class OutOfMemory(MemoryError):
+    """A step does not fit into the memory; the message says what to change."""
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what a failed try held, once its error is gone."""
+    gc.collect()
+    free_cache(device)

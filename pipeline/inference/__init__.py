@@ -1,0 +1,1 @@
+"""Prediction: test views through a trained network, candidates, votes."""

@@ -1,0 +1,279 @@
+"""Candidates on disk: one file a round, read one at a time into a ballot, so that views cost no memory."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import safetensors.numpy
+import torch
+from safetensors import SafetensorError, safe_open
+
+from augment.canvas import FIRST_COLOR, VOCABULARY, Tokens, crop_sizes
+from augment.dihedral import DIHEDRALS, invert_dihedral
+from augment.grid import COLORS, MAX_SIDE, Grid
+from augment.task import TaskId
+from eval.files import damage_of, parse_json, replace_file
+from eval.formatting import show_path
+from eval.results import DraftUnit
+from pipeline.data.packs import Pack
+from pipeline.tensor_files import read_tensors, write_tensors
+
+DRAFTS_FILE = "drafts.safetensors"
+"""In the run directory."""
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """The canvases of K test inputs after each of S segments or cycles, C cells in all."""
+
+    test: npt.NDArray[np.int32]
+    """(K,) test input of the store."""
+    shape: npt.NDArray[np.uint8]
+    """(K, 2) height and width of the canvas."""
+    probability: npt.NDArray[np.float32]
+    """(S, K) halting probability; it may not be finite."""
+    tokens: npt.NDArray[np.uint8]
+    """(S, C) all canvases, row by row, end to end."""
+
+    def canvases(self) -> Iterator[list[tuple[Tokens, float]]]:
+        """Yield the canvas, (H, W), and the halting probability after each segment, for each test input in order."""
+        end = 0
+        for number, (height, width) in enumerate(self.shape.astype(np.int64).tolist()):
+            start, end = end, end + height * width
+            canvases = self.tokens[:, start:end].reshape(-1, height, width)
+            yield list(zip(canvases, self.probability[:, number].tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class StoredDrafts:
+    """What a file of drafts holds."""
+
+    unit: DraftUnit
+    """After what each was made."""
+    tests: dict[tuple[TaskId, int], list[tuple[Tokens, float]]]
+    """What `Drafts.canvases` yields, by task and position among its tests."""
+
+
+def drafts_path(candidates: Path) -> Path:
+    """Return where the drafts of the predictions lie whose folder of candidates is given."""
+    return candidates.with_name(DRAFTS_FILE)
+
+
+def join_drafts(parts: Sequence[Drafts]) -> Drafts | None:
+    """Return the drafts of all `parts`, which have equally many segments, in order; None where there are none."""
+    if not parts:
+        return None
+    return Drafts(
+        np.concatenate([part.test for part in parts]),
+        np.concatenate([part.shape for part in parts]),
+        np.concatenate([part.probability for part in parts], axis=1),
+        np.concatenate([part.tokens for part in parts], axis=1),
+    )
+
+
+def write_drafts(path: Path, drafts: Drafts, names: Sequence[tuple[TaskId, int]], unit: DraftUnit) -> None:
+    """Write drafts; `names` has the task and the position among its tests of each test input. The file appears complete."""
+    arrays = {name: np.ascontiguousarray(getattr(drafts, name)) for name in _KINDS}
+    about = orjson.dumps({"names": names, "unit": unit}).decode()  # in one, since safetensors keeps several in no order
+    replace_file(path, safetensors.numpy.save(arrays, {"about": about}))
+
+
+def read_drafts(path: Path) -> StoredDrafts:
+    """Return the drafts in a file. Raises ValueError naming a damaged file."""
+    where = show_path(path)
+    damage = damage_of(path)
+    if damage:
+        raise ValueError(f"{where}: damaged or not a file of drafts ({damage})")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            about = parse_json((file.metadata() or {}).get("about", "null").encode(), where)
+            names, unit = (about.get(name) if isinstance(about, dict) else None for name in ("names", "unit"))
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a mapping
+            if kinds != _KINDS or not isinstance(names, list) or unit not in get_args(DraftUnit):
+                raise ValueError(f"{where}: not a file of drafts")
+            drafts = Drafts(**{name: file.get_tensor(name) for name in kinds})
+    except SafetensorError as error:
+        raise ValueError(f"{where}: damaged or not a file of drafts ({show_path(str(error)[:160])})") from None
+    segments, count = drafts.probability.shape if drafts.probability.ndim == 2 else (0, 0)
+    fits = drafts.test.shape == (count,) and drafts.shape.shape == (count, 2) and len(names) == count
+    cells = int(drafts.shape.astype(np.int64).prod(axis=1).sum()) if fits else 0
+    if not fits or not drafts.shape.all() or drafts.tokens.shape != (segments, cells) or (drafts.tokens >= VOCABULARY).any():
+        raise ValueError(f"{where}: damaged, its arrays do not fit together")
+    if not all(isinstance(name, list) and [*map(type, name)] == [str, int] for name in names):
+        raise ValueError(f"{where}: damaged, it does not name its test inputs")
+    tests = {(task, index): canvases for (task, index), canvases in zip(names, drafts.canvases(), strict=True)}
+    return StoredDrafts(cast(DraftUnit, unit), tests)
+
+
+_KINDS = {"test": "I32", "shape": "U8", "probability": "F32", "tokens": "U8"}
+"""Of the arrays, as safetensors names them."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What was predicted in one round, or a piece of it: K grids in the original frame."""
+
+    test: npt.NDArray[np.int32]
+    """(K,) test input of the store."""
+    transform: npt.NDArray[np.uint32]
+    """(K,) code of the view."""
+    probability: npt.NDArray[np.float32]
+    """(K,) halting probability of the last segment."""
+    shape: npt.NDArray[np.uint8]
+    """(K, 2) height and width; 0, 0 where no grid was predicted."""
+    cells: npt.NDArray[np.uint8]
+    """All grids, row by row, end to end."""
+
+    def grids(self) -> Iterator[tuple[int, Grid | None, float]]:
+        """Yield (test input of the store, grid or None, halting probability) of each candidate."""
+        sizes = self.shape.astype(np.int64)
+        ends = sizes.prod(axis=1).cumsum()
+        starts = np.concatenate(([0], ends[:-1])) if len(ends) else ends
+        rows = zip(self.test.tolist(), sizes.tolist(), starts.tolist(), ends.tolist(), self.probability.tolist(), strict=True)
+        for test, (height, width), start, end, probability in rows:
+            yield test, self.cells[start:end].reshape(height, width) if end > start else None, probability
+
+
+class CandidateBuilder:
+    """Collects the candidates of a round in memory, as compact arrays."""
+
+    def __init__(self) -> None:
+        self.parts: list[Candidates] = []
+
+    def add(self, tests: npt.NDArray[np.int64], pack: Pack, codes: npt.NDArray[np.uint32], tokens: npt.NDArray[np.uint8],
+            probability: npt.NDArray[np.float32]) -> None:  # fmt: skip
+        """Bring the predicted `tokens` (C,) of a pack back to the original frame and keep them.
+
+        `tests` (B,) and `codes` (B,) say what each sequence is, `probability` (B,) how sure it was to be right.
+        """
+        undo = np.zeros((len(tests), 256), np.uint8)  # by token: its color in the original frame
+        undo[:, FIRST_COLOR : FIRST_COLOR + COLORS] = np.argsort(pack.colors, axis=1)
+        shape = np.zeros((len(tests), 2), np.uint8)
+        found: list[bytes] = []
+        sequence, cell = 0, 0
+        shapes, counts = _runs(pack.shapes)
+        for (height, width), count in zip(shapes, counts, strict=True):
+            canvases = tokens[cell : cell + count * height * width].reshape(count, height, width)
+            these = slice(sequence, sequence + count)
+            grids, shape[these] = _turn_back(canvases, pack.dihedral[these])
+            found.extend(map(bytes.translate, grids, _rows(undo[these])))
+            sequence, cell = sequence + count, cell + count * height * width
+        cells = np.frombuffer(b"".join(found), np.uint8)
+        self.parts.append(
+            Candidates(tests.astype(np.int32), codes.astype(np.uint32), probability.astype(np.float32), shape, cells)
+        )
+
+    def build(self) -> Candidates:
+        """Return everything added so far."""
+        return join_candidates(self.parts)
+
+
+def _turn_back(canvases: npt.NDArray[np.uint8], dihedral: npt.NDArray[np.int64]) -> tuple[list[bytes], npt.NDArray[np.int64]]:
+    """Return the tokens of the grid on each of `canvases` (B, H, W) in the original frame, row by row, and its size (B, 2).
+
+    Grids of one size that were seen through one dihedral are turned together. Where there is no grid: no bytes, (0, 0).
+    """
+    sizes = crop_sizes(canvases)
+    kinds, kind, counts = np.unique(
+        (sizes[:, 0] * (MAX_SIDE + 1) + sizes[:, 1]) * DIHEDRALS + dihedral, return_inverse=True, return_counts=True
+    )
+    members = np.split(np.argsort(kind, kind="stable"), np.cumsum(counts)[:-1])
+    found = [b""] * len(canvases)
+    for code, those in zip(kinds.tolist(), members, strict=True):
+        (rows, columns), seen = divmod(code // DIHEDRALS, MAX_SIDE + 1), code % DIHEDRALS
+        if not rows:
+            continue
+        grids = invert_dihedral(canvases[those, :rows, :columns], seen)
+        sizes[those] = grids.shape[1:]
+        for place, grid in zip(those.tolist(), _rows(grids), strict=True):
+            found[place] = grid
+    return found, sizes
+
+
+def _rows(array: npt.NDArray[np.uint8]) -> list[bytes]:
+    """Return the bytes of each entry along the first axis; far cheaper than `tobytes` of each."""
+    data, size = array.tobytes(), array[0].size
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def _runs(shapes: npt.NDArray[np.int64]) -> tuple[list[tuple[int, int]], list[int]]:
+    """Return the neighboring equal rows of `shapes` (B, 2) and how many there are of each."""
+    if not len(shapes):
+        return [], []
+    starts = np.flatnonzero(np.concatenate(([True], (shapes[1:] != shapes[:-1]).any(axis=1))))
+    return [(height, width) for height, width in shapes[starts].tolist()], np.diff([*starts, len(shapes)]).tolist()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the candidates of a round come from."""
+
+    source: str
+    """The checkpoint that predicted them."""
+    tests_hash: str
+    """Of the store whose tests they number (`Store.tests_hash`)."""
+    number: int
+    """Of the round, from 1."""
+    first_view: int
+    """The round asked the views first_view..views-1 of every test input, where it has so many."""
+    views: int
+    complete: bool
+    """False when not every view of the round was asked."""
+
+
+def join_candidates(parts: Sequence[Candidates]) -> Candidates:
+    """Return the candidates of all `parts`, in order."""
+    parts = parts or [_NO_CANDIDATES]
+    return Candidates(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
+
+
+def write_candidates(path: Path, candidates: Candidates, origin: Origin) -> None:
+    """Write the candidates of one round; the file appears when it is complete."""
+    columns = {name: np.ascontiguousarray(getattr(candidates, name)) for name in _COLUMNS}
+    columns["transform"] = columns["transform"].astype(np.int64)
+    tensors = {name: torch.from_numpy(column if column.flags.writeable else column.copy()) for name, column in columns.items()}
+    write_tensors(path, tensors, {name: str(value) for name, value in asdict(origin).items()})
+
+
+def read_candidates(path: Path) -> tuple[Candidates, Origin]:
+    """Return the candidates of a file and where they come from. Raises ValueError naming a damaged file."""
+    tensors, metadata = read_tensors(path)
+    if set(tensors) != set(_COLUMNS) or set(metadata) != {field.name for field in fields(Origin)}:
+        raise ValueError(f"{show_path(path)}: not a file of candidates")
+    if any(tensors[name].dtype != dtype for name, dtype in _DTYPES.items()):
+        raise ValueError(f"{show_path(path)}: damaged, its columns are of other kinds")
+    test, transform, probability, shape, cells = (tensors[name].numpy() for name in _COLUMNS)
+    count = test.shape[0] if test.ndim else 0
+    if not test.shape == transform.shape == probability.shape == (count,) or shape.shape != (count, 2) or cells.ndim != 1:
+        raise ValueError(f"{show_path(path)}: damaged, its columns differ in length")
+    if int(shape.astype(np.int64).prod(axis=1).sum()) != len(cells):
+        raise ValueError(f"{show_path(path)}: damaged, {len(cells)} cells do not fill the grids")
+    if (cells >= COLORS).any() or (shape > MAX_SIDE).any() or ((shape == 0).any(axis=1) & (shape > 0).any(axis=1)).any():
+        raise ValueError(f"{show_path(path)}: damaged, it holds what is no grid")
+    try:
+        number, first, views = (int(metadata[name]) for name in ("number", "first_view", "views"))
+    except ValueError:
+        raise ValueError(f"{show_path(path)}: damaged, it does not say which views it holds") from None
+    origin = Origin(metadata["source"], metadata["tests_hash"], number, first, views, metadata["complete"] == "True")
+    return Candidates(test, transform.astype(np.uint32), probability, shape, cells), origin
+
+
+def clear_candidates(folder: Path) -> None:
+    """Remove the candidates of an earlier prediction from `folder`, and its drafts."""
+    for path in folder.glob("round-*.safetensors"):
+        path.unlink()
+    drafts_path(folder).unlink(missing_ok=True)
+
+
+_COLUMNS = tuple(field.name for field in fields(Candidates))
+
+_DTYPES = dict(zip(_COLUMNS, (torch.int32, torch.int64, torch.float32, torch.uint8, torch.uint8), strict=True))
+"""Of the columns as they are stored."""
+
+_NO_CANDIDATES = Candidates(
+    np.zeros(0, np.int32), np.zeros(0, np.uint32), np.zeros(0, np.float32), np.zeros((0, 2), np.uint8), np.zeros(0, np.uint8)
+)

@@ -1,0 +1,189 @@
+"""A run on ARC tasks: which to solve, the fallback submission, dataset, predictions in rounds, votes, score."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from augment.grid import Grid, grid_key
+from augment.task import Task, TaskId
+from eval.files import write_json
+from eval.provenance import provenance_json, provenance_rows
+from eval.score import format_score, score_predictions
+from eval.vote import Ballot
+from pipeline.config import Config, Leakage
+from pipeline.data.build import build
+from pipeline.data.public_data import scored_outputs
+from pipeline.data.sources import Selection, Source, load_in_time, load_source
+from pipeline.data.store import Store
+from pipeline.jobs.provenance import audited_of, provenance_of
+from pipeline.jobs.record import record_if_usable
+from pipeline.system.time_limit import Budget
+from submission.format import check_submission, fallback_submission, read_submission, write_submission
+
+if TYPE_CHECKING:  # torch is slow to import, and the first submission does without it
+    import torch
+    from accelerate import Accelerator
+
+    from pipeline.weights import Weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """Which tasks a run has to solve."""
+
+    sources: tuple[str, ...]
+    """In the order of the submission."""
+    selection: Selection = field(default_factory=Selection)
+
+    def load(self, with_solutions: bool) -> list[Source]:
+        """Return the sources, with the selected tasks alone."""
+        return [self.selection.apply(load_source(spec, with_solutions)) for spec in self.sources]
+
+    def tasks(self) -> list[Task]:
+        """Return the tasks to solve, in order. Raises ValueError when there are none, or two of one id."""
+        return self.select()[0]
+
+    def select(self) -> tuple[list[Task], int]:
+        """Return the tasks to solve, as `tasks`, and how many the sources have before the selection."""
+        whole = [load_source(spec, with_solutions=False) for spec in self.sources]
+        tasks = [task for source in whole for task in self.selection.apply(source).tasks]
+        seen: set[str] = set()
+        for task in tasks:
+            if task.id in seen:
+                raise ValueError(f"task {task.id!r} is in several of the sources to be solved; a submission has room for one")
+            seen.add(task.id)
+        if not tasks:
+            raise ValueError("there are no tasks to be solved in these sources")
+        return tasks, sum(len(source.tasks) for source in whole)
+
+    def fallback(self) -> "TaskFallback":
+        """Return what is to be left before anything is tried."""
+        tasks, available = self.select()
+        logger.info("%d of %d tasks of %s", len(tasks), available, " + ".join(self.sources))
+        return TaskFallback(tasks)
+
+
+@dataclass(frozen=True)
+class TaskFallback:
+    """The result of a run that predicts nothing, for tasks."""
+
+    tasks: Sequence[Task]
+
+    def leave(self, out: Path, resume: bool) -> None:
+        """See to it that a complete submission stands in `out`; a resumed run keeps the one that it has."""
+        path = out / "submission.json"
+        if not (resume and _keeps(path, self.tasks)):
+            write_submission(path, fallback_submission(self.tasks), self.tasks)
+
+
+def _keeps(path: Path, tasks: Sequence[Task]) -> bool:
+    """Return whether there is a submission to keep. Raises ValueError where it is one for other tasks."""
+    try:
+        submission = read_submission(path)
+    except (ValueError, FileNotFoundError):
+        return False  # damaged or missing: a new one is better than none
+    if {task_id: len(tests) for task_id, tests in submission.items()} != {task.id: len(task.test) for task in tasks}:
+        raise ValueError(f"{path}: a submission for other tasks than those of the sources; resume with the sources of the run")
+    return True
+
+
+@dataclass(frozen=True)
+class ArcJob:
+    """Tasks to be solved into a submission."""
+
+    challenge: Challenge
+    train_sources: tuple[str, ...]
+    """Further tasks, of which everything that is known is trained on."""
+    leakage: Leakage
+    out: Path
+    workers: int | None = None
+    """Processes that predict; None for one on each GPU where there are several, 0 for none but this one."""
+
+    def build(self, config: Config, seconds: float | None) -> Store:
+        """Build the dataset; the solutions are read for the audit alone and are not in it."""
+        train_sources = load_in_time(self.train_sources, load_source, seconds)
+        store = build(self.challenge.load(with_solutions=True), train_sources, config.build, self.leakage, seconds)
+        logger.info("%d training pairs, %d views of %d tasks", len(store.pair_task), len(store.transforms), len(store.task_ids))
+        return store
+
+    def check(self, store: Store, folder: Path) -> None:
+        """Raise ValueError when a resumed run has a dataset for other tests than those it is asked to solve."""
+        if _tests(store.tasks_to_solve()) != _tests(self.challenge.tasks()):
+            raise ValueError(
+                f"{folder}: a dataset for other tests than those of the sources; resume with the sources of the run"
+            )
+
+    def views(self, config: Config) -> int:
+        """Return how often a test input is asked at most."""
+        return config.predict.views
+
+    def starts_workers(self, accelerator: "Accelerator") -> bool:
+        """Return whether workers have to be started before anything is predicted."""
+        from pipeline.device import prediction_devices  # noqa: PLC0415
+
+        return bool(prediction_devices(accelerator, self.workers))
+
+    def predict(
+        self,
+        accelerator: "Accelerator",
+        dtype: "torch.dtype",
+        weights: "Weights | None",
+        store: Store,
+        config: Config,
+        budget: Budget,
+        resume: bool,
+    ) -> None:
+        """Predict in rounds, improve the submission after each, then check it as Kaggle would and score it where that can be.
+
+        The main process leads, with workers of its own; all others are done. Without `weights` the submission stays as it is.
+        """
+        from pipeline.device import end_training, prediction_devices  # noqa: PLC0415
+        from pipeline.inference.predictor import Predictor  # noqa: PLC0415
+        from pipeline.inference.voting import predict_and_vote  # noqa: PLC0415
+
+        devices = prediction_devices(accelerator, self.workers)
+        accelerator.wait_for_everyone()
+        end_training(accelerator)
+        if not accelerator.is_main_process:
+            return
+        tasks = self.challenge.tasks()
+        ballot = Ballot("none")
+        if weights is not None:
+            with Predictor(accelerator.device, dtype, weights, store, config.predict, devices) as predictor:
+                ballot = predict_and_vote(predictor, self.out, budget, tasks, resume)
+        path = self.out / "submission.json"
+        check_submission(path, tasks)
+        logger.info("%s: complete and valid, %d tasks", path, len(tasks))
+        self._score(tasks, ballot, config.predict.ranking, store)
+
+    def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str, store: Store) -> None:
+        solutions: dict[TaskId, tuple[Grid, ...]] = {}
+        whole = [load_source(spec) for spec in self.challenge.sources]
+        for source in map(self.challenge.selection.apply, whole):
+            solutions |= source.solutions
+        if not solutions:
+            logger.info("the test outputs are not known here, so there is no score")
+            return
+        submission = read_submission(self.out / "submission.json")
+        score = score_predictions({task.id: submission[task.id] for task in tasks if task.id in solutions}, solutions)
+        counts = [ballot.tally(task.id, i).candidates for task in tasks for i in range(len(task.test))]
+        views = min(counts, default=0), max(counts, default=0)
+        record, audited = record_if_usable(self.out), audited_of(store.manifest)
+        provenance = provenance_of(ballot.sources, views, store.data_hash, audited, record)
+        scored = scored_outputs(solutions, whole, self.challenge.selection)
+        ranks = {
+            task.id: [ballot.rank(task.id, index, grid, ranking) for index, grid in enumerate(solutions[task.id])]
+            for task in tasks
+            if task.id in solutions
+        }
+        origin = {"truth_ranks": ranks, "provenance": provenance_json(scored, provenance)}
+        print(format_score(score, " + ".join(self.challenge.sources), provenance_rows(scored, provenance)))
+        write_json(self.out / "score.json", score.to_json() | origin)
+
+
+def _tests(tasks: Sequence[Task]) -> dict[TaskId, list[bytes]]:
+    return {task.id: [grid_key(grid) for grid in task.test] for task in tasks}

@@ -1,0 +1,211 @@
+"""The command `debug`: one task, trained on alone, with drafts of its answer as they improve.
+
+Made of the parts that a run is made of: `build` with one task, `Trainer` for a few seconds at a time, and after each the drafts
+of the test inputs as they are, without any other view and without votes.
+"""
+
+import argparse
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from augment.grid import Grid
+from augment.task import Task
+from eval.explain import explain, wrong_cells
+from eval.formatting import format_duration, parse_duration, size_text
+from eval.terminal import Look, TextPanel, draw_panels, heading, look_of
+from pipeline.config import Config, override
+from pipeline.data.build import build
+from pipeline.data.packs import PackMaker
+from pipeline.data.sources import Source, find_task
+from pipeline.data.store import Store
+from pipeline.device import fit_config, make_accelerator
+from pipeline.inference.candidates import CandidateBuilder
+from pipeline.inference.forward import Asker
+from pipeline.jobs.time_split import measure_speed
+from pipeline.models.network import Network, make_network
+from pipeline.presets import preset
+from pipeline.system.time_limit import Budget
+from pipeline.training.optimizers import trainable
+from pipeline.training.trainer import Trainer
+from pipeline.weights import load_weights, transplant
+
+SLICE_SECONDS = 5.0
+"""Between drafts; a twelfth of the time where that is less."""
+
+LEAST_STEPS = 50
+"""Packs are made smaller where the time would not do for so many steps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """What the network answers to one test input, asked as it is."""
+
+    grid: Grid | None
+    """None where it draws no grid."""
+    halting: float
+    """Halting probability, 0..1: how sure it is to be right."""
+
+
+def debug(arguments: argparse.Namespace, _: float) -> int:
+    """Train on one task for the time limit and print the drafts."""
+    limit = parse_duration(arguments.time_limit)
+    task, source = find_task(arguments.task, arguments.source or ())
+    truth, look = source.solutions.get(task.id), look_of(sys.stdout, arguments.color)
+    config, weights = _settings(arguments)
+    store = build([_alone(source, task)], [], config.build, leakage="drop")
+    config = fit_config(config, store)
+    accelerator, dtype = make_accelerator(config.train.precision)
+    if accelerator.num_processes > 1:
+        raise ValueError("debug is for one process: start it with python -m pipeline debug")
+    network = make_network(config.model, config.memory, 1, len(store.transforms), config.train.seed)
+    if weights is not None:
+        print(transplant(load_weights(weights), network, store))
+    print(
+        f"{task.id} of {source.name}: {len(store.pair_task)} demonstrations in {len(store.transforms)} views, "
+        f"{trainable(network)} values, {format_duration(limit)} of training"
+    )
+    with tempfile.TemporaryDirectory() as folder, _training_quietly():
+        watched = Watched(accelerator, dtype, network, store, config, Path(folder), limit)
+        _print_drafts(watched, task, truth, look)
+        _print_segments(watched, task, truth, look)
+    return 0
+
+
+@contextmanager
+def _training_quietly() -> Iterator[None]:
+    """Let training tell nothing: the drafts tell how far it is."""
+    loggers = [logging.getLogger(name) for name in ("pipeline.training.trainer", "pipeline.training.metrics")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class Watched:
+    """Training of one task in slices of time, and drafts after each."""
+
+    def __init__(
+        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, store: Store, config: Config, out: Path,
+        seconds: float,
+    ) -> None:  # fmt: skip
+        """`seconds` is for training; 0 leaves the network as it is."""
+        self.seconds, self.slice = seconds, max(1.0, min(SLICE_SECONDS, seconds / 12))
+        network = network.to(accelerator.device)
+        speed = measure_speed(network, store, config, dtype, accelerator)
+        step = max(1, config.train.packs) * speed.step_seconds(config)
+        if LEAST_STEPS * step > seconds > 0:
+            tokens = max(1, int(config.train.pack_tokens * seconds / (LEAST_STEPS * step)))
+            config = override(config, [f"train.pack_tokens={tokens}"])
+        self.config, self.dtype, self.device, self.store = config, dtype, accelerator.device, store
+        self.trainer = Trainer(accelerator, dtype, network, store, config, out)
+        self.asked = make_network(config.model, config.memory, 1, len(store.transforms), 0)
+        self.asked.load_state_dict(network.state_dict())
+        self.maker = PackMaker(store, config.train.canvas, config.memory.tokens, "tests")
+
+    def slices(self) -> Iterator[tuple[float, str]]:
+        """Train; yield after each slice the seconds so far and a few words about training."""
+        yield 0.0, "before training"
+        clock = Budget(None, 0.0).until(self.seconds)
+        last_one = self.seconds <= 0
+        while not last_one:
+            step, left = self.trainer.state.progress.step, clock.remaining()
+            last_one = left < 1.5 * self.slice  # what a slice leaves over at its end is too short for another
+            progress = self.trainer.fit(clock.until(left if last_one else self.slice))
+            if progress.step == step:
+                self.slice *= 2  # no step fits
+                continue
+            self.asked.load_state_dict(dict(self.trainer.state.weights()))
+            last = progress.last
+            words = f"step {progress.step}"
+            if "loss" in last and "exact" in last:
+                words += f", loss {last['loss']:.3f}, {last['exact']:.0%} of the training sequences right"
+            yield self.seconds - max(0.0, clock.remaining()), words
+
+    def drafts(self, segments: int | None = None) -> list[Draft]:
+        """Return the draft of each test input after so many segments, by default as many as predictions run."""
+        predict = self.config.predict if segments is None else replace(self.config.predict, segments=segments)
+        asker = Asker(self.device, self.dtype, self.asked, self.maker, predict)
+        builder = CandidateBuilder()
+        for answer in asker.ask(self.maker.plain(), Budget(None, 0.0)):
+            codes = np.zeros(len(answer.samples), np.uint32)  # the identity
+            builder.add(answer.samples.example, answer.pack, codes, answer.tokens, answer.probability)
+        found = {test: Draft(grid, probability) for test, grid, probability in builder.build().grids()}
+        return [found[test] for test in range(len(self.store.test_task))]
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[Config, Path | None]:
+    """Return the config: the preset's, or that of the weights, with a constant rate, since slices know no end."""
+    if arguments.weights and arguments.preset:
+        raise ValueError("--preset and --weights do not go together: weights come with their settings")
+    config = load_weights(arguments.weights).config if arguments.weights else preset(arguments.preset or "demo", arguments.seed)
+    settled = ["optimizer.decay_from=1.0", "train.log_steps=5", "train.steps=0"]
+    return override(config, [*settled, *arguments.set]), arguments.weights
+
+
+def _alone(source: Source, task: Task) -> Source:
+    """Return `source` with one task alone."""
+    solutions = {task.id: source.solutions[task.id]} if task.id in source.solutions else {}
+    return replace(source, tasks=(task,), solutions=solutions)
+
+
+def _print_drafts(watched: Watched, task: Task, truth: Sequence[Grid] | None, look: Look) -> None:
+    """Print the drafts after each slice, the grids where they changed."""
+    before: list[bytes | None] = []
+    for seconds, words in watched.slices():
+        drafts = watched.drafts()
+        now = [None if draft.grid is None else bytes(draft.grid.shape) + draft.grid.tobytes() for draft in drafts]
+        print(heading(f"\n{format_duration(seconds)}: {words}", look), flush=True)
+        for number, draft in enumerate(drafts):
+            name = f"test input {number + 1}: " if len(drafts) > 1 else ""
+            if before and before[number] == now[number]:
+                print(f"{name}the same draft, halting {draft.halting:.2f}")
+                continue
+            print(f"{name}halting {draft.halting:.2f}, {_judge(draft.grid, truth[number] if truth else None)}")
+            if draft.grid is not None:
+                panels = [
+                    TextPanel("test input", task.test[number], size_text(task.test[number]), arrow=True),
+                    _panel(draft.grid, truth[number] if truth else None, "draft", size_text(draft.grid)),
+                ]
+                panels += [TextPanel("truth", truth[number], size_text(truth[number]))] if truth else []
+                print("\n".join(draw_panels([panels], look)), flush=True)
+        before = now
+
+
+def _print_segments(watched: Watched, task: Task, truth: Sequence[Grid] | None, look: Look) -> None:
+    """Print the draft after each segment of the recursion."""
+    count = watched.config.predict.segments
+    print(heading(f"\nsegment by segment ({count} of them)", look))
+    if count == 1:
+        print("predictions run one segment; --set train.segments=4 --set predict.segments=4 trains and shows several")
+    drawn = [watched.drafts(segments) for segments in range(1, count + 1)]
+    for number in range(len(task.test)):
+        known = truth[number] if truth else None
+        panels = [
+            _panel(drafts[number].grid, known, f"segment {segment}", f"halting {drafts[number].halting:.2f}")
+            for segment, drafts in enumerate(drawn, start=1)
+        ]
+        panels += [TextPanel("truth", known, size_text(known))] if known is not None else []
+        print("\n".join(draw_panels([[panel] for panel in panels], look)))
+
+
+def _judge(grid: Grid | None, truth: Grid | None) -> str:
+    if grid is None:
+        return "no grid is drawn"
+    return "the truth is not known" if truth is None else explain(grid, truth)
+
+
+def _panel(grid: Grid | None, truth: Grid | None, title: str, note: str) -> TextPanel:
+    return TextPanel(title, grid, note, None if truth is None else wrong_cells(grid, truth))

@@ -1,0 +1,199 @@
+"""A run on puzzles: which to solve, the empty predictions.csv, dataset, one prediction each, score."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eval.files import write_json
+from eval.provenance import provenance_json, provenance_rows
+from eval.puzzle_score import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
+from pipeline.config import Config, Leakage
+from pipeline.data.puzzles.build import PuzzleStore, build_puzzles
+from pipeline.data.puzzles.kinds import PUZZLE_KINDS
+from pipeline.data.puzzles.sources import Puzzles, load_puzzles
+from pipeline.data.sources import load_in_time
+from pipeline.inference.puzzle_facts import leave_predictions
+from pipeline.jobs.provenance import provenance_of_puzzles, scored_answers
+from pipeline.system.time_limit import Budget
+
+if TYPE_CHECKING:  # torch is slow to import, and the first predictions.csv does without it
+    import torch
+    from accelerate import Accelerator
+
+    from pipeline.inference.puzzles import PuzzleAnswers
+    from pipeline.weights import Weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PuzzleChallenge:
+    """Which puzzles a run has to solve."""
+
+    sources: tuple[str, ...]
+    limit: int | None = None
+    """So many of each source, the same whatever the seed of the run; None for all."""
+
+    def load(self, with_answers: bool) -> list[Puzzles]:
+        """Return the puzzles to solve. Raises ValueError when there are answers to some of them only."""
+        return [load_puzzles(spec, "test", with_answers, self.limit, jobs=os.cpu_count() or 1) for spec in self.sources]
+
+    def fallback(self) -> "PuzzleFallback":
+        """Return what is to be left before anything is tried."""
+        questions = [text for puzzles in self.load(with_answers=False) for text in puzzles.question_texts()]
+        logger.info("%d puzzles of %s", len(questions), " + ".join(self.sources))
+        return PuzzleFallback(questions)
+
+
+@dataclass(frozen=True)
+class PuzzleFallback:
+    """The result of a run that predicts nothing, for puzzles."""
+
+    questions: Sequence[str]
+
+    def leave(self, out: Path, resume: bool) -> None:
+        """See to it that `predictions.csv` with every question stands in `out`; a resumed run keeps the one that it has."""
+        path = out / "predictions.csv"
+        if not (resume and _has_questions(path, self.questions)):
+            write_predictions(path, [PuzzlePrediction(question, None, None) for question in self.questions])
+
+
+def _has_questions(path: Path, questions: Sequence[str]) -> bool:
+    """Return whether there are predictions to keep. Raises ValueError where they are for other puzzles."""
+    try:
+        predictions = read_predictions(path)
+    except (ValueError, FileNotFoundError):
+        return False
+    if [prediction.question for prediction in predictions] != list(questions):
+        raise ValueError(f"{path}: predictions for other puzzles than those of the sources; resume with the sources of the run")
+    return True
+
+
+@dataclass(frozen=True)
+class PuzzleJob:
+    """Puzzles to be solved into `predictions.csv`."""
+
+    challenge: PuzzleChallenge
+    train_sources: tuple[str, ...]
+    leakage: Leakage
+    out: Path
+    limit: int | None = None
+    """Train on so many puzzles of each train source, drawn by the seed of the build; None for all."""
+
+    def build(self, config: Config, seconds: float | None) -> PuzzleStore:
+        """Build the dataset; the answers of the puzzles to be solved are not read."""
+        settings = config.build
+        load = partial(load_puzzles, part="train", limit=self.limit, seed=settings.seed, jobs=os.cpu_count() or 1)
+        trained = load_in_time(self.train_sources, load, seconds)
+        tests = self.challenge.load(with_answers=False)
+        store = build_puzzles(tests, trained, settings.augmentations, settings.seed, self.leakage)
+        count, views = len(store.questions), store.augmentations
+        logger.info("%d training puzzles, %d views of each, %d tests", count, views + 1, len(store.test_questions))
+        return store
+
+    def check(self, store: PuzzleStore, folder: Path) -> None:
+        """Raise ValueError when a resumed run has a dataset for other puzzles than those it is asked to solve."""
+        asked = [text for puzzles in self.challenge.load(with_answers=False) for text in puzzles.question_texts()]
+        if PUZZLE_KINDS[store.kind].to_texts(store.test_questions) != asked:
+            raise ValueError(
+                f"{folder}: a dataset for other puzzles than those of the sources; resume with the sources of the run"
+            )
+
+    def views(self, _: Config) -> int:
+        """Return how often a puzzle is asked: once, as it is."""
+        return 1
+
+    def starts_workers(self, _: "Accelerator") -> bool:
+        """Return False: every process predicts its share."""
+        return False
+
+    def predict(
+        self,
+        accelerator: "Accelerator",
+        dtype: "torch.dtype",
+        weights: "Weights | None",
+        store: PuzzleStore,
+        config: Config,
+        budget: Budget,
+        resume: bool,
+    ) -> None:
+        """Predict every puzzle once, write the predictions and, where the answers are known, score them.
+
+        Every process takes its share; all begin anew, `resume` or not. Without `weights` the predictions stay as they are, and
+        those of an earlier part of the run where they are more.
+        """
+        from pipeline.device import end_training  # noqa: PLC0415
+
+        if weights is not None:
+            self._predict(accelerator, dtype, weights, store, config, budget)
+        accelerator.wait_for_everyone()
+        end_training(accelerator)
+
+    def _predict(
+        self,
+        accelerator: "Accelerator",
+        dtype: "torch.dtype",
+        weights: "Weights",
+        store: PuzzleStore,
+        config: Config,
+        budget: Budget,
+    ) -> None:
+        from pipeline.inference.puzzles import predict_puzzles  # noqa: PLC0415
+
+        path = self.out / "predictions.csv"
+        earlier = _count_predicted(path)
+        for found in predict_puzzles(accelerator, dtype, weights, store, config.predict, budget):
+            asked = int(found.asked.sum())
+            if accelerator.is_main_process and asked >= earlier:
+                try:
+                    leave_predictions(path, to_predictions(store, found, {}), found.source, store)
+                    logger.info("%s: %d of %d puzzles predicted", path, asked, len(found.asked))
+                except OSError as error:  # the next round may find room again; the last one has to
+                    logger.error("the predictions of before stay: %s", error)
+        if not accelerator.is_main_process:
+            return
+        if asked < earlier:
+            logger.warning("%s: time for %d puzzles; the earlier predictions, of %d, stay", path, asked, earlier)
+            return
+        answers: dict[str, str] = {}
+        for puzzles in self.challenge.load(with_answers=True):
+            answers |= dict(zip(puzzles.question_texts(), puzzles.answer_texts() or [], strict=False))
+        predictions = to_predictions(store, found, answers)
+        leave_predictions(path, predictions, found.source, store)
+        if not answers:
+            logger.info("the answers are not known here, so there is no score")
+            return
+        score = score_puzzles(predictions, answers)
+        scored, provenance = scored_answers(answers, self.challenge.sources), provenance_of_puzzles(path)
+        told = {"sources": [found.source], "provenance": provenance_json(scored, provenance)}
+        write_json(self.out / "score.json", score.to_json() | told)
+        rows = provenance_rows(scored, provenance)
+        print(format_puzzle_score(score, " + ".join(self.challenge.sources), str(path), rows))
+
+
+def _count_predicted(path: Path) -> int:
+    """Return how many puzzles the predictions of an earlier part of the run have; 0 where they are damaged."""
+    try:
+        return sum(each.prediction is not None for each in read_predictions(path))
+    except (ValueError, FileNotFoundError):
+        return 0
+
+
+def to_predictions(store: PuzzleStore, found: "PuzzleAnswers", answers: Mapping[str, str]) -> list[PuzzlePrediction]:
+    """Return a row for each test of `store`, with its answer where `answers` (by question) has it."""
+    kind = PUZZLE_KINDS[store.kind]
+    rows = zip(
+        kind.to_texts(store.test_questions),
+        kind.to_texts(found.tokens),
+        found.halting.tolist(),
+        found.asked.tolist(),
+        strict=True,
+    )
+    return [
+        PuzzlePrediction(question, text if asked else None, probability if asked else None, answers.get(question))
+        for question, text, probability, asked in rows
+    ]

@@ -1,0 +1,147 @@
+"""run.json: what a run was asked to do and what its stages took, left for the report.
+
+Written by the opening, before torch is imported; each stage adds its seconds. A resumed run goes on adding.
+"""
+
+import argparse
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from eval.files import read_object, replace_file
+from eval.formatting import MOST_SECONDS, show_path, show_value
+from pipeline.data.sources import Selection
+
+logger = logging.getLogger(__name__)
+
+RECORD_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `run.json` says."""
+
+    sources: tuple[str, ...]
+    """What was to be solved."""
+    train_sources: tuple[str, ...] = ()
+    max_side: int | None = None
+    hold_out: bool = False
+    preset: str = ""
+    settings: tuple[str, ...] = ()
+    """SECTION.FIELD=VALUE, over those of the preset."""
+    seed: int = 0
+    time_limit: str = ""
+    """As it was given; empty for none."""
+    weights: str = ""
+    """What training started from; empty for nothing."""
+    started: str = ""
+    """Date and time, UTC, of the latest start."""
+    starts: int = 1
+    """How often the run was started, the first time included."""
+    device: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Of each stage, in order, over all starts."""
+
+    @property
+    def selection(self) -> Selection:
+        """Which tasks of the sources were to be solved."""
+        return Selection(self.max_side, self.hold_out)
+
+
+def leave_record(arguments: argparse.Namespace, resume: bool) -> None:
+    """Write the record of the command `run` into its folder, with the seconds of earlier starts where it is resumed."""
+    earlier = record_if_usable(arguments.out) if resume else None
+    record = Record(
+        sources=tuple(arguments.source),
+        train_sources=tuple(arguments.train_source),
+        max_side=arguments.max_side,
+        hold_out=arguments.hold_out,
+        preset=arguments.preset,
+        settings=tuple(arguments.set),
+        seed=arguments.seed,
+        time_limit=arguments.time_limit or "",
+        weights=str(arguments.weights or ""),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        starts=earlier.starts + 1 if earlier else 1,
+        device=earlier.device if earlier else "",
+        seconds=earlier.seconds if earlier else {},
+    )
+    _write(arguments.out, record)
+
+
+def read_record(folder: Path) -> Record | None:
+    """Return the record of a run directory, None where it has none. Raises ValueError naming a damaged one."""
+    path = folder / RECORD_FILE
+    if not path.exists():
+        return None
+    return _parse(read_object(path), show_path(path))
+
+
+class Stopwatch:
+    """Writes into the record of a run what each stage took. Without a folder, or without a record in it, nothing."""
+
+    def __init__(self, folder: Path | None, started: float) -> None:
+        """`started` is the monotonic time at which the first stage began."""
+        self.folder, self.since = folder, started
+
+    def lap(self, stage: str, device: str = "") -> None:
+        """Add the seconds since the last call to those of `stage`; name the device where it is known by now."""
+        now = time.monotonic()
+        seconds, self.since = now - self.since, now
+        record = record_if_usable(self.folder) if self.folder else None
+        if self.folder and record:
+            added = {**record.seconds, stage: round(record.seconds.get(stage, 0.0) + seconds, 3)}
+            values = asdict(record) | {"seconds": added, "device": device or record.device}
+            _write(self.folder, Record(**values))
+
+
+def record_if_usable(folder: Path) -> Record | None:
+    """Return the record in `folder`, None where there is none that can be read: the run does not depend on it."""
+    try:
+        return read_record(folder)
+    except (ValueError, OSError) as error:
+        logger.warning("%s", error)
+        return None
+
+
+def _write(folder: Path, record: Record) -> None:
+    try:
+        replace_file(folder / RECORD_FILE, orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    except (OSError, orjson.JSONEncodeError) as error:
+        logger.warning("%s is not kept: %s", RECORD_FILE, error)
+
+
+def _parse(values: Mapping[str, Any], where: str) -> Record:
+    """Return the record of plain JSON values; fields of other versions are left out."""
+    if not isinstance(values.get("sources"), list):
+        raise ValueError(f"{where}: not the record of a run")
+    given: dict[str, Any] = {}
+    for each in fields(Record):
+        value = values.get(each.name)
+        if value is None:
+            continue
+        if each.type == tuple[str, ...]:
+            right = isinstance(value, list) and all(isinstance(item, str) for item in value)
+            value = tuple(value) if right else value
+        elif each.name == "seconds":
+            right = isinstance(value, dict) and all(_are_seconds(item) for item in value.values())
+        else:
+            right = type(value) is (int if each.name in ("max_side", "seed", "starts") else type(each.default))
+        if not right:
+            raise ValueError(f"{where}: {each.name} cannot be {show_value(value)}")
+        given[each.name] = value
+    try:
+        Selection(given.get("max_side"), given.get("hold_out", False))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return Record(**given)
+
+
+def _are_seconds(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= MOST_SECONDS  # type: ignore[operator]

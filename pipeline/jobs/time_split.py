@@ -1,0 +1,110 @@
+"""How a run with a time limit divides it between training and prediction, by a measurement of its own speed."""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from eval.formatting import format_duration
+from pipeline.config import Config
+from pipeline.data.dataset import Dataset, make_packs
+from pipeline.device import (
+    to_batch,
+)
+from pipeline.models.network import Batch, Network
+from pipeline.system.time_limit import Budget
+from pipeline.training.state import count_packs
+from pipeline.weights import newest_checkpoint
+
+logger = logging.getLogger(__name__)
+
+MEASURE_SECONDS = 1.0
+"""A measurement of the speed takes about so long; a short one would believe a moment in which other work disturbed it."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one process was measured to do."""
+
+    tokens_per_second: float
+    """Of one segment without gradient."""
+    view_tokens: int
+    """Tokens of one view of every test input."""
+    learned_share: float
+    """Share of the updates of a segment that training backpropagates."""
+
+    def view_seconds(self, segments: int) -> float:
+        """Return the seconds of one view of every test input."""
+        return segments * self.view_tokens / self.tokens_per_second
+
+    def step_seconds(self, config: Config) -> float:
+        """Return about how long a training step of one pack takes.
+
+        An update that is backpropagated costs two more; Q-learning looks one segment ahead.
+        """
+        ahead = 1 if config.train.halting == "q-learning" and config.train.segments > 1 else 0
+        return (1 + 2 * self.learned_share + ahead) * config.train.pack_tokens / self.tokens_per_second
+
+
+def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: torch.dtype, accelerator: Accelerator) -> Speed:
+    """Measure how fast `network` predicts here, on packs that grow until one takes long enough to tell."""
+    maker = make_packs(dataset, config.train.canvas, config.memory.tokens, "tests")
+    samples = maker.plain()
+    tokens = maker.tokens(samples)
+    total = int(tokens.sum())
+    samples = samples[np.argsort(tokens, kind="stable")]
+    count, speed, spent = 1, 1.0, 0.0
+    while True:
+        chosen = samples[np.linspace(0, len(samples) - 1, count).astype(np.int64)]
+        batch = to_batch(maker.make(chosen[maker.order(chosen)]), maker.memory_tokens, accelerator.device)
+        tries = [_time_segment(network, batch, dtype) for _ in range(2)]  # the first may pay for what is set up once
+        speed, spent = max(speed, batch.layout.tokens / min(tries)), spent + sum(tries)
+        if spent > MEASURE_SECONDS or 2 * count > len(samples):
+            return Speed(speed, total, network.reasoner.learned_share())
+        count *= 2
+
+
+@torch.inference_mode()
+def _time_segment(network: Network, batch: Batch, dtype: torch.dtype) -> float:
+    state = network.reasoner.initial_state(batch.layout.tokens, dtype)
+    started = time.perf_counter()
+    network(state, batch).logits.sum().item()  # waits for the device
+    return max(time.perf_counter() - started, 1e-6)
+
+
+LEAST_STEPS = 50
+"""A pack is made smaller when the time would not do for so many steps."""
+
+STAGE_SECONDS = 2.0
+"""Least time between training and prediction: a checkpoint is written and read."""
+
+
+def split_time(
+    config: Config, budget: Budget, out: Path, resume: bool, speed: Speed, processes: int, views: int, before_predicting: float
+) -> tuple[Config, float]:
+    """Return the config with packs that fit into the time, and the seconds for training, of a run that has a limit.
+
+    Prediction keeps `predict.time_share` of what is left, less where all `views` need less, more where not even one view of
+    every test input would fit, up to half. A run that has checkpoints keeps its packs.
+    """
+    left = budget.remaining()
+    view = speed.view_seconds(config.predict.segments) / processes
+    wanted = min(config.predict.time_share * left, 2 * views * view)
+    between = max(STAGE_SECONDS, 0.01 * left) + before_predicting
+    predicting = min(max(wanted, 1.5 * view) + between, 0.5 * left)
+    training = max(0.0, left - predicting)
+    packs = -(-count_packs(config, processes, resume) // processes)
+    step = packs * speed.step_seconds(config)
+    logger.info(
+        "%s left: %s for training, %.2f s a step; %s for prediction, %.2f s a view of every test input",
+        format_duration(left), format_duration(training), step, format_duration(predicting), view,
+    )  # fmt: skip
+    if step * LEAST_STEPS > training and newest_checkpoint(out / "checkpoints") is None:
+        tokens = max(1, int(config.train.pack_tokens * training / (step * LEAST_STEPS)))
+        logger.warning("a step would take %.1f s here; packs of %d tokens, not %d", step, tokens, config.train.pack_tokens)
+        config = replace(config, train=replace(config.train, pack_tokens=tokens))
+    return config, training

@@ -1,0 +1,1 @@
+"""What runs inside a Kaggle notebook, without torch, and its rehearsal."""

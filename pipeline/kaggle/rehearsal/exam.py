@@ -1,0 +1,144 @@
+"""The exam: public tasks under new ids as the hidden test set, and a competition folder in which none of them occurs."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from augment.grid import MAX_SIDE, Grid
+from augment.task import Pair, Solutions, Task, TaskId
+from pipeline.data.leakage import canonical_key
+from pipeline.data.sources import Source, load_source
+
+MOST_TASKS = 240
+"""As many as Kaggle's hidden test set has."""
+
+LEAST_EVALUATION = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Exam:
+    """What a rehearsal is played with."""
+
+    tasks: tuple[Task, ...]
+    """The hidden ones, under new ids."""
+    solutions: dict[TaskId, tuple[Grid, ...]]
+    training: Source
+    evaluation: Source
+
+    def placeholder(self, count: int) -> tuple[Task, ...]:
+        """Return what the commit run gets for tests: copies of training tasks, as on Kaggle."""
+        return self.training.tasks[:count]
+
+    def smaller(self, count: int) -> "Exam":
+        """Return the same with the hidden tasks that have the fewest cells, which a short run can deal with."""
+        chosen = sorted(self.tasks, key=lambda task: sum(grid.size for grid in _grids(task)))[:count]
+        return replace(self, tasks=tuple(chosen), solutions={task.id: self.solutions[task.id] for task in chosen})
+
+
+def make_exam(
+    hidden_from: Sequence[str], training_from: str, evaluation_from: Sequence[str], count: int | None, seed: int
+) -> Exam:
+    """Return an exam of up to `count` tasks drawn by `seed` from sources whose solutions are known.
+
+    Tasks with two and three tests and one with a 30 x 30 grid are among them where the sources have any. From the training and
+    evaluation tasks every one is left out that shares a pair with a hidden one, under whatever id and view. Raises ValueError.
+    """
+    pool = [(task, source.solutions[task.id]) for source in map(load_source, hidden_from) for task in source.tasks
+            if task.id in source.solutions]  # fmt: skip
+    if not pool:
+        raise ValueError(f"the test outputs of {' + '.join(hidden_from)} are not known, so they cannot be the hidden tasks")
+    random = np.random.default_rng(seed)
+    chosen = _draw(pool, min(count or MOST_TASKS, len(pool)), random)
+    ids = _new_ids(len(chosen), random)
+    tasks = tuple(replace(task, id=new) for (task, _), new in zip(chosen, ids, strict=True))
+    solutions = {new: outputs for (_, outputs), new in zip(chosen, ids, strict=True)}
+    keys = _keys(tasks, solutions)
+    training = _without(load_source(training_from), keys, set())
+    evaluation = _merge([_without(load_source(spec), keys, set(training.solutions)) for spec in evaluation_from])
+    if len(evaluation.tasks) < LEAST_EVALUATION:  # the commit run needs some; the last training tasks have to do
+        moved = training.tasks[-LEAST_EVALUATION:]
+        training = replace(training, tasks=training.tasks[:-LEAST_EVALUATION])
+        evaluation = _merge([evaluation, replace(training, tasks=moved)])
+    return Exam(tasks, solutions, training, evaluation)
+
+
+def write_competition(folder: Path, exam: Exam, tests: Sequence[Task]) -> None:
+    """Lay out `folder` as Kaggle mounts it, with `tests` as its test file and no solutions of them."""
+    folder.mkdir(parents=True)
+    for split, source in (("training", exam.training), ("evaluation", exam.evaluation)):
+        _write(folder / f"arc-agi_{split}_challenges.json", {task.id: _challenge(task) for task in source.tasks})
+        known = {task.id: [grid.tolist() for grid in source.solutions[task.id]] for task in source.tasks}
+        _write(folder / f"arc-agi_{split}_solutions.json", known)
+    _write(folder / "arc-agi_test_challenges.json", {task.id: _challenge(task) for task in tests})
+    blank = {"attempt_1": [[0, 0], [0, 0]], "attempt_2": [[0, 0], [0, 0]]}
+    _write(folder / "sample_submission.json", {task.id: [blank for _ in task.test] for task in tests})
+
+
+def _draw(
+    pool: list[tuple[Task, tuple[Grid, ...]]], count: int, random: np.random.Generator
+) -> list[tuple[Task, tuple[Grid, ...]]]:
+    order = [pool[i] for i in random.permutation(len(pool)).tolist()]
+    wanted: tuple[Callable[[Task], bool], ...] = (
+        lambda task: len(task.test) == 2,
+        lambda task: len(task.test) >= 3,
+        lambda task: any(grid.shape == (MAX_SIDE, MAX_SIDE) for grid in _grids(task)),
+    )
+    firsts = [next((i for i, (task, _) in enumerate(order) if is_wanted(task)), None) for is_wanted in wanted]
+    front = list(dict.fromkeys(i for i in firsts if i is not None))[:count]
+    rest = [i for i in range(len(order)) if i not in front]
+    return [order[i] for i in sorted([*front, *rest[: count - len(front)]])]
+
+
+def _new_ids(count: int, random: np.random.Generator) -> list[str]:
+    """Return `count` different ids of eight hex digits, like those of ARC and in their order."""
+    ids: set[str] = set()
+    while len(ids) < count:
+        ids.add(f"{int(random.integers(16**8)):08x}")
+    return sorted(ids)
+
+
+def _without(source: Source, keys: set[bytes], ids: set[TaskId]) -> Source:
+    """Return `source` without tasks of which a pair has one of `keys`, or of unknown outputs, or under one of `ids`."""
+    kept = [
+        task
+        for task in source.tasks
+        if task.id in source.solutions and task.id not in ids and not _keys([task], source.solutions) & keys
+    ]
+    return replace(source, tasks=tuple(kept), solutions={task.id: source.solutions[task.id] for task in kept})
+
+
+def _merge(sources: Sequence[Source]) -> Source:
+    tasks: dict[TaskId, Task] = {}
+    solutions: dict[TaskId, tuple[Grid, ...]] = {}
+    for source in sources:
+        for task in source.tasks:
+            tasks.setdefault(task.id, task)
+            solutions.setdefault(task.id, source.solutions[task.id])
+    return Source("evaluation", tuple(tasks.values()), solutions)
+
+
+def _keys(tasks: Iterable[Task], solutions: Solutions) -> set[bytes]:
+    """Return what all views of a pair have in common, of all pairs of tasks and their tests."""
+    return {
+        canonical_key(pair)
+        for task in tasks
+        for pair in (*task.train, *(Pair(given, wanted) for given, wanted in zip(task.test, solutions[task.id], strict=True)))
+    }
+
+
+def _grids(task: Task) -> list[Grid]:
+    return [*(grid for pair in task.train for grid in (pair.input, pair.output)), *task.test]
+
+
+def _challenge(task: Task) -> dict[str, object]:
+    return {
+        "train": [{"input": pair.input.tolist(), "output": pair.output.tolist()} for pair in task.train],
+        "test": [{"input": grid.tolist()} for grid in task.test],
+    }
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")

@@ -1,0 +1,130 @@
+"""Does harm while a notebook runs, from outside of it: `python inject_fault.py FAULT KAGGLE SCRATCH RESULTS`.
+
+Runs beside the notebook, sees its processes and files, and writes what it did to RESULTS/fault.json. Imports nothing of the
+project.
+"""
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+POLL_SECONDS = 0.05
+
+MARK = "ARC_REHEARSAL"
+
+
+def main() -> None:
+    """Wait for the moment of the fault, do it, and say so."""
+    fault, kaggle, scratch, results = sys.argv[1], *map(Path, sys.argv[2:])
+    deed = DEEDS[fault](kaggle, scratch)
+    (results / "fault.json").write_text(json.dumps({"fault": fault, "deed": deed}))
+
+
+def kill_new_worker(kaggle: Path, scratch: Path) -> str:
+    """Kill the first process that is started to predict, before it has begun."""
+    return _kill_worker(lambda: True)
+
+
+def kill_worker(kaggle: Path, scratch: Path) -> str:
+    """Kill a process that predicts, after the first round of predictions."""
+    return _kill_worker(lambda: bool(list(scratch.glob("arc-run/run/candidates/round-*.safetensors"))))
+
+
+def _kill_worker(is_time: Callable[[], bool]) -> str:
+    for _ in _moments():
+        for pid, words in _processes() if is_time() else ():
+            if any("multiprocessing.spawn" in word for word in words):
+                os.kill(pid, signal.SIGKILL)
+                return f"killed worker {pid}"
+    return ""
+
+
+def kill_training(kaggle: Path, scratch: Path) -> str:
+    """Kill the program and what started it, after the first checkpoint."""
+    for _ in _moments():
+        if list(scratch.glob("arc-run/run/checkpoints/step-*")):
+            return _kill_program()
+    return ""
+
+
+def corrupt_checkpoint(kaggle: Path, scratch: Path) -> str:
+    """Flip bytes in the newest checkpoint, then kill the program."""
+    for _ in _moments():
+        found = sorted(scratch.glob("arc-run/run/checkpoints/step-*"))
+        if len(found) > 1:
+            path = found[-1] / "training.safetensors"
+            deed = _kill_program()
+            with path.open("r+b") as file:
+                file.seek(path.stat().st_size // 2)
+                file.write(b"\xff" * 64)
+            return f"{deed}, then overwrote 64 bytes of {path.name} of {found[-1].name}"
+    return ""
+
+
+def full_disk(kaggle: Path, scratch: Path) -> str:
+    """Fill working folder and scratch to the last byte, as soon as the program trains."""
+    for _ in _moments():
+        if (kaggle / "working" / "submission.json").is_file() and (scratch / "arc-run" / "run" / "metrics.jsonl").is_file():
+            filled = [_fill(kaggle / "working" / "filler"), _fill(scratch / "filler")]
+            return f"filled working with {filled[0]} and scratch with {filled[1]} bytes"
+    return ""
+
+
+def _kill_program() -> str:
+    killed = []
+    for pid, words in _processes():
+        if "pipeline" in words and "run" in words:
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+    return f"killed processes {killed}"
+
+
+def _fill(path: Path) -> int:
+    written = 0
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            while True:
+                try:
+                    written += file.write(b"\0" * size)
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                        raise
+                    break
+    return written
+
+
+def _moments() -> Iterator[None]:
+    while True:
+        yield
+        time.sleep(POLL_SECONDS)
+
+
+def _processes() -> Iterator[tuple[int, list[str]]]:
+    """Yield the processes of this rehearsal, with the words of their command lines."""
+    own = os.environ[MARK].encode()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                environment = (folder / "environ").read_bytes().split(b"\0")
+                words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue  # it has ended
+            if MARK.encode() + b"=" + own in environment:
+                yield int(folder.name), words
+
+
+DEEDS: dict[str, Callable[[Path, Path], str]] = {
+    "kill-worker": kill_worker,
+    "kill-new-worker": kill_new_worker,
+    "kill-training": kill_training,
+    "corrupt-checkpoint": corrupt_checkpoint,
+    "full-disk": full_disk,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""A machine like Kaggle's, out of namespaces of Linux: no network, read-only inputs, limited disks, nobody else's files.
+
+Where namespaces are not permitted the notebook runs in a plain folder, and `limits` says what is not isolated.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+TOOLS = Path(__file__).parent
+
+_UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child")
+
+_TRIAL = """set -e
+mount -t tmpfs tmpfs /tmp; mkdir /tmp/usr /tmp/sys /tmp/proc
+mount --bind /usr /tmp/usr; mount -o remount,bind,ro /tmp/usr; mount --rbind /sys /tmp/sys; mount -t proc proc /tmp/proc"""
+"""Every kind of mount that the sandbox needs: containers that hide parts of /proc refuse the last one alone."""
+
+_PASSED_ON = ("OMP_NUM_THREADS", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+
+GRACE_SECONDS = 60.0
+"""A notebook that is not over so long after its limit is ended."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a notebook is given."""
+
+    notebook: Path
+    inputs: Mapping[str, Path]
+    """Folders below /kaggle/input, by their names there."""
+    environment: Mapping[str, str]
+    seconds: float
+    """After so many the notebook is ended."""
+    fault: str = ""
+    """One of `inject_fault.DEEDS`, done while it runs."""
+    working_bytes: int = 512 << 20
+    scratch_bytes: int = 2 << 30
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of it; files of the working folder, log and executed notebook are in the results folder."""
+
+    code: int
+    seconds: float
+
+
+@cache
+def namespaces_work() -> bool:
+    """Return whether this machine permits the namespaces of the sandbox, tried out."""
+    if not shutil.which("unshare"):
+        return False
+    try:
+        tried = subprocess.run([*_UNSHARE, "sh", "-c", _TRIAL], capture_output=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return tried.returncode == 0
+
+
+def limits(isolate: bool) -> str:
+    """Return in one line what the sandbox keeps away, or what it cannot."""
+    if isolate:
+        return "sandbox: no network, read-only inputs, limited disks, a clean environment and file system"
+    return "no namespaces here: network, read-only inputs and disk limits are NOT isolated; the environment is clean"
+
+
+def run_notebook(machine: Machine, results: Path, isolate: bool) -> Finished:
+    """Execute a notebook and leave what it left in `results`. Nothing of it outlives this call."""
+    results.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+        "LANG": "C.UTF-8",
+        "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+        "PIP_NO_INDEX": "1",
+        "HF_HUB_OFFLINE": "1",
+        "ARC_REHEARSAL": uuid.uuid4().hex,
+        **machine.environment,
+    }
+    with tempfile.TemporaryDirectory(prefix="arc-rehearsal-", ignore_cleanup_errors=True) as temporary:
+        root = Path(temporary, "root")
+        root.mkdir()
+        spec = {
+            "isolate": isolate,
+            "root": str(root),
+            "python": _python_folders(),
+            "inputs": {name: str(folder.resolve()) for name, folder in machine.inputs.items()},
+            "notebook": str(machine.notebook.resolve()),
+            "results": str(results.resolve()),
+            "tools": str(TOOLS.resolve()),
+            "environment": environment,
+            "fault": machine.fault,
+            "seconds": machine.seconds,
+            "working_bytes": machine.working_bytes,
+            "scratch_bytes": machine.scratch_bytes,
+        }
+        path = Path(temporary, "spec.json")
+        path.write_text(json.dumps(spec))
+        command = [*(_UNSHARE if isolate else ()), sys.executable, str(TOOLS / "sandbox_main.py"), str(path)]
+        started = time.monotonic()
+        # the sandbox's first process too: whoever is root in there reads its environment under /proc/1
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, env=environment)
+        try:
+            with _ending_on_signals():
+                code = process.wait(timeout=machine.seconds + GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            code = 124
+        finally:
+            _end(process, environment["ARC_REHEARSAL"])
+        if not isolate:
+            for folder in (root, *root.rglob("*")):
+                if folder.is_dir() and not folder.is_symlink():
+                    folder.chmod(0o755)
+        return Finished(code, time.monotonic() - started)
+
+
+@contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Make an exception of the signals that would end this program and leave the sandbox, a session of its own, running."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _python_folders() -> list[str]:
+    """Return the folders that the Python of this program consists of, outer ones alone and none of the system's."""
+    real = Path(sys.executable).resolve().parents[1]
+    folders = sorted({Path(sys.prefix), Path(sys.base_prefix), Path(sys.base_prefix).resolve(), real})
+    outer = [folder for folder in folders if not any(other in folder.parents for other in folders)]
+    return [str(folder) for folder in outer if Path("/usr") not in (folder, *folder.parents)]
+
+
+def _end(process: "subprocess.Popen[bytes]", mark: str) -> None:
+    """End everything that was started: the namespace dies with its first process, the rest is found by its mark."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"ARC_REHEARSAL={mark}".encode() in (folder / "environ").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
+        except OSError:
+            continue  # not ours, or gone

@@ -1,0 +1,165 @@
+"""The faults that a rehearsal can inject, what each is expected to lead to, and the verdict on what it did lead to."""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Mount = Literal["competitions", "old", "both", "none"]
+
+Weights = Literal["given", "missing", "cut", "garbled"]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One run of the notebook: what is different in it, and what has to come of it."""
+
+    name: str
+    what: str
+    rerun: str | None = "1"
+    """KAGGLE_IS_COMPETITION_RERUN; None leaves it away."""
+    mount: Mount = "competitions"
+    weights: Weights = "given"
+    deed: str = ""
+    """What `saboteur` does meanwhile."""
+    limit_seconds: float = 60.0
+    """Time limit of a scene with a fault; without one that of the plan counts."""
+    tests: Literal["hidden", "other", "placeholder", "damaged"] = "hidden"
+    overrides: tuple[str, ...] = ()
+    scratch_bytes: int = 2 << 30
+    kind: Literal["hidden", "commit", "refused"] = "hidden"
+    """refused: no submission can be; one line, exit code 1."""
+    told: tuple[str, ...] = ()
+    """Words that the log has to contain, each of them."""
+    predicted: bool = True
+    """It must come to predictions."""
+
+
+NOT_PLAYED = "not played"
+
+PLAIN = (
+    Scene("commit", "the run that is pushed", rerun=None, tests="placeholder", kind="commit"),
+    Scene("hidden", "the rerun on the hidden tasks"),
+)
+"""What a rehearsal without faults plays."""
+
+FAULTS: Mapping[str, tuple[Scene, ...]] = {
+    "kill-worker": (
+        Scene("kill-worker", "a prediction worker is killed between two rounds", deed="kill-worker", limit_seconds=75.0,
+              told=("killed by signal 9",)),
+        Scene("kill-new-worker", "a prediction worker is killed as soon as it is started", deed="kill-new-worker",
+              limit_seconds=75.0, told=("killed by signal 9",)),
+    ),
+    "kill-training": (
+        Scene("kill-training", "the program is killed while it trains", deed="kill-training", limit_seconds=75.0,
+              overrides=("train.checkpoint_seconds=1",), told=("starting again, as before", "resumed at step")),
+    ),
+    "short-deadline": (Scene("short-deadline", "a limit in which little can be done", limit_seconds=30.0, predicted=False),),
+    "full-disk": (
+        Scene("full-disk", "working folder and scratch are full while it trains", deed="full-disk", scratch_bytes=256 << 20,
+              predicted=False, told=("No space left on device",)),
+    ),
+    "no-weights": (
+        Scene("no-weights", "the weights dataset is not attached", weights="missing", told=("training starts from scratch",)),
+    ),
+    "corrupt-checkpoint": (
+        Scene("weights cut short", "the weights file ends in the middle", weights="cut",
+              told=("damaged weights", "training starts from scratch")),
+        Scene("weights garbled", "the weights file is of the right size and nothing else", weights="garbled",
+              limit_seconds=75.0, told=("starting again, without the weights",)),
+        Scene("checkpoint garbled", "bytes of the newest checkpoint are overwritten and the program killed",
+              deed="corrupt-checkpoint", limit_seconds=75.0, overrides=("train.checkpoint_seconds=1",),
+              told=("damaged", "resumed at step")),
+    ),
+    "both-mounts": (
+        Scene("old mount", "data under /kaggle/input/SLUG", mount="old"),
+        Scene("both mounts", "data under both layouts", mount="both"),
+    ),
+    "rerun-flag": (
+        *(Scene(f"rerun flag {value!r}", "a commit run", rerun=value, tests="placeholder", kind="commit", limit_seconds=40.0)
+          for value in (None, "", "0", "false")),
+        *(Scene(f"rerun flag {value!r}", "a hidden run", rerun=value, limit_seconds=30.0, predicted=False)
+          for value in ("1", "true", "True", "yes")),
+    ),
+    "late-data": (
+        Scene("early data", "a commit run, then:", rerun=None, tests="placeholder", kind="commit", limit_seconds=40.0),
+        Scene("late-data", "the rerun's test file has other ids and counts than the commit run's", tests="other"),
+    ),
+    "no-data": (
+        Scene("no-data", "the competition's data is not attached", mount="none", kind="refused",
+              told=("There is nothing to solve",)),
+        Scene("bad-data", "the test file is damaged", tests="damaged", kind="refused", told=("There is nothing to solve",)),
+    ),
+}  # fmt: skip
+"""By the name that `--fault` takes."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a scene came to."""
+
+    scene: Scene
+    verdict: str
+    """survived, or what went wrong."""
+    code: int
+    seconds: float
+    limit_seconds: float
+    outcome: Mapping[str, Any] = field(default_factory=dict)
+    """outcome.json of the notebook; empty where it left none."""
+    score: Mapping[str, Any] | None = None
+    """Of the hidden tasks, by the withheld solutions."""
+
+    @property
+    def skipped(self) -> bool:
+        """Whether it could not be played here."""
+        return self.verdict.startswith(NOT_PLAYED)
+
+    @property
+    def survived(self) -> bool:
+        """Whether all was as it has to be."""
+        return self.verdict == "survived"
+
+
+def judge(scene: Scene, code: int, results: Path, invalid: str | None, seconds: float, limit_seconds: float) -> str:
+    """Return "survived", or in words what is not as it has to be.
+
+    `results` is where the sandbox left log and files, `invalid` says why the submission is none, None if it is one.
+    """
+    log = (results / "notebook.log").read_text(errors="replace") if (results / "notebook.log").is_file() else ""
+    outcome = read_outcome(results)
+    untold = [words for words in scene.told if words not in log]
+    pieces = outcome.get("pieces") or {}
+    inputs = outcome.get("test_inputs")
+    predicted = outcome.get("without_prediction") is not None and outcome["without_prediction"] != inputs
+    failure = "".join(f": {line}" for line in log.splitlines() if line.startswith("the notebook failed"))
+    wrong = [
+        (bool(scene.deed) and not (results / "fault.json").is_file(), "the fault was not injected"),
+        (scene.kind == "refused" and code != 1, f"exit code {code}, expected 1"),
+        (scene.kind == "refused" and not invalid, "there is a submission where none can be"),
+        (scene.kind != "refused" and invalid is not None, f"no valid submission: {invalid}"),
+        (scene.kind != "refused" and code != 0, f"exit code {code}{failure}"),
+        (scene.kind != "refused" and f"{scene.kind} run: " not in log, f"it was no {scene.kind} run"),
+        (scene.kind != "refused" and seconds > limit_seconds, f"{seconds:.0f} s, over the limit"),
+        (scene.kind != "refused" and scene.predicted and not predicted, "nothing was predicted"),
+        (scene.deed in ("kill-worker", "kill-new-worker") and not pieces.get("failed_tries"), "no failed try was counted"),
+        (bool(untold), f"the log does not say {untold}"),
+    ]
+    return next((words for applies, words in wrong if applies), "survived")
+
+
+def read_outcome(results: Path) -> dict[str, Any]:
+    """Return the outcome.json in `results`, empty where there is none."""
+    path = results / "outcome.json"
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_bytes())
+    return content if isinstance(content, dict) else {}
+
+
+def write_bad_weights(path: Path, how: Weights) -> None:
+    """Write what looks like a weights file: cut short, or complete and full of nothing."""
+    header = json.dumps({"trunk": {"dtype": "F32", "shape": [1024], "data_offsets": [0, 4096]}}).encode()
+    body = bytes(4096 if how == "garbled" else 1000)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + body)

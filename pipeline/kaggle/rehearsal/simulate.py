@@ -1,0 +1,250 @@
+"""The rehearsal: the generated notebook on a machine like Kaggle's, with hidden tasks and faults, and what came of it."""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from augment.task import Task
+from eval.formatting import format_duration, parse_duration
+from eval.score import format_score, score_predictions
+from pipeline.kaggle.machine import EXPECTED_GPUS, find_gpus
+from pipeline.kaggle.rehearsal.exam import Exam, make_exam, write_competition
+from pipeline.kaggle.rehearsal.sandbox import Machine, limits, namespaces_work, run_notebook
+from pipeline.kaggle.rehearsal.scenes import FAULTS, NOT_PLAYED, PLAIN, Result, Scene, judge, read_outcome, write_bad_weights
+from submission.format import check_submission, read_submission
+from submission.notebook import write_ready_folder
+from submission.settings import KaggleSettings
+
+logger = logging.getLogger(__name__)
+
+PROJECT = Path(__file__).parents[3]
+
+SMALL_TASKS = 10
+"""Hidden tasks of a scene with a fault, and placeholder tasks of a commit run."""
+
+PATIENCE_SECONDS = 60.0
+"""A notebook is ended so long after its time limit."""
+
+AROUND_SECONDS = 15.0
+"""A notebook's own clock does not see the sandbox and Jupyter start, and what its last cell does: so much more is right."""
+
+WEIGHTS = "someone/arc-weights"
+"""The dataset of weights that are missing or bad."""
+
+TIME_LIMIT = "5m"
+"""Of the hidden run, where none is asked for."""
+
+RESERVE_SECONDS = 8.0
+"""Least reserve: two busy cores are slow to end what is running."""
+
+
+@dataclass(frozen=True)
+class SimulatePlan:
+    """What `kaggle simulate` is asked to do; None stands for what the command's help says."""
+
+    settings: KaggleSettings | None = None
+    hidden_from: tuple[str, ...] = ("arc2:evaluation",)
+    hidden_tasks: int | None = None
+    training_from: str = "arc2:training"
+    evaluation_from: tuple[str, ...] = ("arc2:evaluation", "arc1:evaluation")
+    time_limit: str | None = None
+    gpu_less: bool = False
+    faults: tuple[str, ...] = ()
+    seed: int = 0
+    weights: Path | None = None
+    out: Path | None = None
+    isolate: bool | None = None
+    """None: if this machine permits it."""
+
+
+def simulate(plan: SimulatePlan) -> int:
+    """Play all scenes, print the score and the table; return 0 when every one of them was survived, else 1.
+
+    Raises ValueError for a fault or a source that there is not, and for a folder that is not empty.
+    """
+    scenes = _scenes(plan.faults)
+    if plan.hidden_tasks is not None and plan.hidden_tasks < 1:
+        raise ValueError(f"{plan.hidden_tasks} hidden tasks: expected at least 1")
+    out = plan.out or _next_folder(Path("runs"))
+    if out.exists() and any(out.iterdir()) and not (out / "rehearsal.json").is_file():
+        raise ValueError(f"{out} is there already and is no rehearsal; choose another --out")
+    exam = make_exam(plan.hidden_from, plan.training_from, plan.evaluation_from, plan.hidden_tasks, plan.seed)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    isolate = namespaces_work() if plan.isolate is None else plan.isolate
+    hidden = f"{len(exam.tasks)} hidden tasks of {' + '.join(plan.hidden_from)} under new ids"
+    mounted = f"{len(exam.training.tasks)} training and {len(exam.evaluation.tasks)} evaluation tasks, none of them hidden"
+    print(f"{hidden}; {mounted}\n{limits(isolate)}", flush=True)
+    if plan.settings and plan.settings.weights_dataset:
+        print(f"the dataset {plan.settings.weights_dataset} is at Kaggle; --weights FILE rehearses with weights")
+    results: list[Result] = []
+    _write_results(out / "rehearsal.json", results)  # marks the folder as ours, should this be interrupted
+    with tempfile.TemporaryDirectory(prefix="arc-source-") as temporary:
+        entry = Path(temporary, "entry")  # the source as it is now, whatever is edited while this goes on
+        write_ready_folder(entry, plan.settings or KaggleSettings("you", "arc-prize-rehearsal"), PROJECT)
+        for scene in scenes:
+            logger.info("%s: %s", scene.name, scene.what)
+            played = exam if scene in PLAIN else exam.smaller(SMALL_TASKS)
+            results.append(_play(plan, scene, played, entry / "code", out, isolate))
+            logger.info("%s: %s after %s", scene.name, results[-1].verdict, format_duration(results[-1].seconds))
+            _write_results(out / "rehearsal.json", results)
+    print(format_results(results))
+    print(f"logs, executed notebooks and submissions: {out}")
+    return int(not all(result.survived or result.skipped for result in results))
+
+
+def _scenes(faults: Sequence[str]) -> list[Scene]:
+    """Return the scenes to play: both plain runs without faults, with `all` everything."""
+    unknown = [fault for fault in faults if fault not in (*FAULTS, "all")]
+    if unknown:
+        raise ValueError(f"unknown fault {unknown[0]!r}; one of: all, {', '.join(FAULTS)}")
+    if not faults:
+        return list(PLAIN)
+    named = list(FAULTS) if "all" in faults else list(dict.fromkeys(faults))
+    return [*(PLAIN if "all" in faults else ()), *(scene for fault in named for scene in FAULTS[fault])]
+
+
+def _play(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: Path, isolate: bool) -> Result:
+    """Run the notebook once."""
+    results = out / scene.name.replace(" ", "-").replace("'", "")
+    if scene.deed == "full-disk" and not isolate:
+        return Result(scene, f"{NOT_PLAYED}: without a sandbox it would fill your disk", 0, 0.0, 0.0)
+    with tempfile.TemporaryDirectory(prefix="arc-mounts-") as temporary:
+        mounts = Path(temporary)
+        settings = _settings(plan, scene)
+        limit = parse_duration(settings.time_limit)
+        if scene.kind == "commit":
+            limit = min(limit, parse_duration(settings.commit_time_limit))
+        tests = _tests(scene, exam)
+        inputs = _mounts(plan, scene, exam, tests, settings, code_folder, mounts)
+        environment = {} if scene.rerun is None else {"KAGGLE_IS_COMPETITION_RERUN": scene.rerun}
+        if plan.gpu_less:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        notebook = mounts / "entry" / "notebook" / f"{settings.notebook_slug}.ipynb"
+        machine = Machine(
+            notebook, inputs, environment, limit + PATIENCE_SECONDS, scene.deed, scratch_bytes=scene.scratch_bytes
+        )
+        finished = run_notebook(machine, results, isolate)
+    invalid = _invalid(results / "submission.json", tests)
+    outcome = read_outcome(results)
+    seconds = float(outcome.get("seconds", finished.seconds))
+    verdict = judge(scene, finished.code, results, invalid, seconds, limit)
+    if verdict == "survived" and finished.seconds > limit + AROUND_SECONDS:
+        verdict = f"{finished.seconds:.0f} s in all, over the limit"
+    score = None
+    if invalid is None and scene.kind == "hidden":
+        known = {task.id: exam.solutions[task.id] for task in tests}
+        found = score_predictions(read_submission(results / "submission.json"), known)
+        (results / "score.json").write_text(json.dumps(found.to_json()))
+        score = found.to_json()
+        if scene in PLAIN:
+            print(format_score(found, f"hidden tasks of {' + '.join(plan.hidden_from)}"), flush=True)
+    return Result(scene, verdict, finished.code, seconds, limit, outcome, score)
+
+
+def _settings(plan: SimulatePlan, scene: Scene) -> KaggleSettings:
+    """Return the settings of a scene: the person's own, but for time, machine and what the scene is about."""
+    settings = plan.settings or KaggleSettings("you", "arc-prize-rehearsal")
+    gpus = () if plan.gpu_less else find_gpus({})
+    if len(gpus) != EXPECTED_GPUS[settings.accelerator]:
+        settings = replace(settings, accelerator="none")  # nothing is missed that this machine has not
+    limit = scene.limit_seconds if scene not in PLAIN else parse_duration(plan.time_limit or TIME_LIMIT)
+    reserve = min(parse_duration(settings.reserve), max(RESERVE_SECONDS, 0.03 * limit))
+    commit = limit if scene not in PLAIN else min(parse_duration(settings.commit_time_limit), max(60.0, 0.25 * limit))
+    return replace(
+        settings,
+        time_limit=f"{limit:.0f}s",
+        reserve=f"{reserve:.0f}s",
+        commit_time_limit=f"{commit:.0f}s",
+        commit_tasks=min(settings.commit_tasks, 4),
+        weights_dataset=WEIGHTS if scene.weights != "given" else "",
+        overrides=(*settings.overrides, *scene.overrides),
+        seed=plan.seed,
+    )
+
+
+def _tests(scene: Scene, exam: Exam) -> tuple[Task, ...]:
+    """Return the tasks of the mounted test file."""
+    if scene.tests == "placeholder":
+        return exam.placeholder(min(len(exam.tasks), SMALL_TASKS) if scene not in PLAIN else len(exam.tasks))
+    return exam.tasks[1:] if scene.tests == "other" else exam.tasks
+
+
+def _mounts(
+    plan: SimulatePlan,
+    scene: Scene,
+    exam: Exam,
+    tests: Sequence[Task],
+    settings: KaggleSettings,
+    code_folder: Path,
+    folder: Path,
+) -> dict[str, Path]:
+    """Write what is mounted and return it by its name below /kaggle/input; the source is that of `code_folder`."""
+    write_ready_folder(folder / "entry", settings, code_folder, plan.weights if scene.weights == "given" else None)
+    code, weights_name = f"datasets/{settings.user}/{settings.code_dataset}", f"datasets/{settings.weights_dataset}"
+    if scene.mount == "old":
+        code, weights_name = settings.code_dataset, settings.weights_dataset.rpartition("/")[2]
+    inputs = {code: folder / "entry" / "code"}
+    if scene.mount != "none":
+        write_competition(folder / "competition", exam, tests)
+        if scene.tests == "damaged":
+            path = folder / "competition" / "arc-agi_test_challenges.json"
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    if scene.mount in ("competitions", "both"):
+        inputs[f"competitions/{settings.competition}"] = folder / "competition"
+    if scene.mount in ("old", "both"):
+        inputs[settings.competition] = folder / "competition"
+    if scene.weights != "missing" and settings.weights_dataset:
+        weights = folder / "weights"
+        weights.mkdir()
+        write_bad_weights(weights / "weights.safetensors", scene.weights)
+        inputs[weights_name] = weights
+    return inputs
+
+
+def _invalid(path: Path, tasks: Sequence[Task]) -> str | None:
+    """Return why the file is no submission for `tasks`, None where it is one."""
+    try:
+        check_submission(path, tasks)
+    except FileNotFoundError:
+        return "there is none"
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None
+
+
+def format_results(results: Sequence[Result]) -> str:
+    """Return the table of what was played and what came of it, without a line end."""
+    rows = [("run", "kind", "verdict", "score", "used/allowed", "starts", "failed tries", "what was done")]
+    for result in results:
+        pieces = result.outcome.get("pieces") or {}
+        score = "" if result.score is None else f"{result.score['rules']['mean_over_tasks']['pass_at_2']:.1%}"
+        rows.append((
+            result.scene.name,
+            result.scene.kind,
+            result.verdict,
+            score,
+            f"{result.seconds:.0f}s/{result.limit_seconds:.0f}s",
+            str(len(result.outcome.get("starts", ()))),
+            str(pieces.get("failed_tries", "")),
+            result.scene.what,
+        ))  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    survived, played = sum(result.survived for result in results), sum(not result.skipped for result in results)
+    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows]
+    return "\n".join([*lines, f"{survived} of {played} survived"])
+
+
+def _write_results(path: Path, results: Sequence[Result]) -> None:
+    rows: list[dict[str, Any]] = [asdict(result) | {"survived": result.survived} for result in results]
+    path.write_text(json.dumps(rows, indent=1))
+
+
+def _next_folder(parent: Path) -> Path:
+    """Return the first folder rehearsal-N that is not there."""
+    return next(path for number in range(1, 10_000) if not (path := parent / f"rehearsal-{number}").exists())

@@ -1,0 +1,205 @@
+"""Attention of every sequence of a pack to itself, by the fastest way that the device has for it.
+
+There is no padding, so there is no mask. Three ways give the same up to rounding: PyTorch's fused attention for each canvas
+shape (anywhere), plain matrix products for each shape (a CPU in bfloat16), and one kernel for the whole pack (CUDA).
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from pipeline.models.layers import CastLinear
+from pipeline.models.layout import Layout, Way, make_layout
+
+logger = logging.getLogger(__name__)
+
+ROPE_THETA = 10_000.0
+
+Angles = tuple[Tensor, Tensor]
+"""cos and sin, each (N, head_size / 2) float32, of every token's rotary angles."""
+
+
+def rotary_angles(layout: Layout, head_size: int, positions: str, canvas_side: int) -> Angles | None:
+    """Return the rotary angles of every token; None for positions "none".
+
+    "1d" numbers the memory tokens and then the cells of a `canvas_side` wide canvas, as published, so that a fitted canvas
+    sees the positions of the full one. "2d" gives half of the frequencies to the row and half to the column, counted from 1;
+    memory tokens stay at 0.
+    """
+    if positions == "none":
+        return None
+    if positions == "1d":
+        start = layout.first[layout.sequence]
+        index = torch.arange(layout.tokens, device=start.device) - start
+        cell = layout.memory_tokens + layout.row * canvas_side + layout.column
+        position = torch.where(layout.row < 0, index, cell)
+        return _angles(position, head_size // 2)
+    quarter = head_size // 4
+    rows, columns = _angles(layout.row + 1, quarter), _angles(layout.column + 1, quarter)
+    return torch.cat((rows[0], columns[0]), -1), torch.cat((rows[1], columns[1]), -1)
+
+
+def _angles(position: Tensor, frequencies: int) -> Angles:
+    exponent = torch.arange(frequencies, dtype=torch.float32, device=position.device) / frequencies
+    angle = position.float()[:, None] * ROPE_THETA**-exponent
+    return angle.cos(), angle.sin()
+
+
+class _Rotate(torch.autograd.Function):
+    """x (N, heads, head_size) with the first half of each head turned against the second; the gradient turns back."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(gradient, cos, sin, -1.0), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    turned = torch.empty_like(x)
+    (a, b), (turned_a, turned_b) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
+    torch.mul(a, cos, out=turned_a).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=turned_b).addcmul_(a, sin, value=sign)
+    return turned
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate x (N, heads, head_size), the first half of each head against the second, by the angles (N, head_size / 2)."""
+    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
+    if torch.compiler.is_compiling():  # a compiler fuses the plain formula
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return _Rotate.apply(x, cos, sin)
+
+
+PACKED_TOLERANCE = 2e-2
+"""Largest error of the packed kernel on a trial, relative to the largest value: a few roundings of bfloat16."""
+
+
+class Attention(nn.Module):
+    """Multi-head attention of every sequence of a pack to itself."""
+
+    def __init__(self, hidden_size: int, heads: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = CastLinear(hidden_size, 3 * hidden_size, generator)
+        self.out = CastLinear(hidden_size, hidden_size, generator)
+
+    def forward(self, x: Tensor, layout: Layout, angles: Angles | None) -> Tensor:  # (N, D) -> (N, D)
+        """Return what each token of x gathers from its own sequence; `angles` turn queries and keys, None leaves them."""
+        qkv = self.qkv(x).unflatten(-1, (3 * self.heads, -1))  # (N, 3 heads, D / heads)
+        query_key, value = qkv.split((2 * self.heads, self.heads), dim=1)
+        if angles is not None:
+            query_key = rotate(query_key, *angles)
+        way = layout.way or choose_way(x.device, x.dtype, qkv.shape[-1])
+        return self.out(attend(query_key, value, layout, way))
+
+
+def attend(query_key: Tensor, value: Tensor, layout: Layout, way: Way) -> Tensor:
+    """Return (N, heads * S): softmax(query key^T / sqrt(S)) value within each sequence, head by head.
+
+    `query_key` (N, 2 heads, S) holds the queries of all heads and then the keys, `value` (N, heads, S).
+    """
+    if way == "packed":
+        query, key = query_key.chunk(2, dim=1)
+        return _packed_kernel()(query, key, value, layout.bounds, layout.bounds, layout.longest, layout.longest).flatten(1)
+    by_shape = F.scaled_dot_product_attention if way == "fused" else multiply
+    mixed = []
+    for (_, qk), (_, v) in zip(layout.split(query_key), layout.split(value), strict=True):
+        query, key = qk.transpose(1, 2).chunk(2, dim=1)  # (count, heads, length, S)
+        attended = by_shape(query, key, v.transpose(1, 2))
+        mixed.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
+    return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+
+
+def choose_way(device: torch.device, dtype: torch.dtype, head_size: int) -> Way:
+    """Return the fastest way for tensors of `dtype` on `device`.
+
+    On CPUs the fused attention does not use their bfloat16 instructions, products do. On GPUs the packed kernel is taken where
+    a trial shows that it works: not on GPUs before Ampere (T4), nor in float32.
+    """
+    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and _packed_works(str(device), dtype, head_size):
+        return "packed"
+    return "products" if device.type == "cpu" and dtype == torch.bfloat16 else "fused"
+
+
+def multiply(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return the attention of query, key and value (B, heads, length, S) by products of whole matrices."""
+    return _Multiply.apply(query, key, value)
+
+
+class _Multiply(torch.autograd.Function):
+    """softmax(q k^T / sqrt(S)) v, with its gradient, as batched products; keeps the probabilities for the gradient."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        q, k, v = (part.flatten(0, 1) for part in (query, key, value))  # (B heads, length, S)
+        scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=1 / math.sqrt(q.shape[-1]))
+        probability = torch.softmax(scores, -1, out=scores)
+        ctx.save_for_backward(q, k, v, probability)
+        return torch.bmm(probability, v).unflatten(0, query.shape[:2])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, probability = ctx.saved_tensors
+        heads, alpha = gradient.shape[:2], 1 / math.sqrt(q.shape[-1])
+        gradient = gradient.flatten(0, 1)
+        of_value = torch.bmm(probability.mT, gradient)
+        of_probability = torch.bmm(gradient, v.mT)
+        of_scores = torch.ops.aten._softmax_backward_data(of_probability, probability, -1, probability.dtype)
+        nothing = q.new_empty(1, 1, 1)
+        of_query = torch.baddbmm(nothing, of_scores, k, beta=0, alpha=alpha)
+        of_key = torch.baddbmm(nothing, of_scores.mT, q, beta=0, alpha=alpha)
+        query, key, value = (part.unflatten(0, heads) for part in (of_query, of_key, of_value))
+        return query, key, value
+
+
+def _packed_kernel() -> Callable[..., Tensor]:
+    """Return the kernel for sequences of different lengths: (query, key, value (N, heads, S), bounds twice, longest twice).
+
+    Only what PyTorch 2.10 and later ones have in common is used.
+    """
+    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 (imports CUDA code)
+
+    return cast(Callable[..., Tensor], varlen_attn)
+
+
+@cache
+def _packed_works(device: str, dtype: torch.dtype, head_size: int) -> bool:
+    """Return whether the packed kernel gives on `device`, forward and backward, what fused attention gives."""
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        return packed_error(device, dtype, head_size) < PACKED_TOLERANCE
+    except (ImportError, RuntimeError, TypeError) as error:
+        logger.warning("attention goes shape by shape: the packed kernel does not run here: %s", str(error).splitlines()[0])
+        return False
+
+
+def packed_error(device: str, dtype: torch.dtype, head_size: int) -> float:
+    """Return how far the packed kernel is off fused attention on a small trial, gradient included, relative to the largest."""
+    shapes = torch.tensor([[1, 2], [3, 3], [3, 3], [9, 8]])
+    layout = make_layout(shapes, torch.zeros_like(shapes), 1, torch.device(device))
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(layout.tokens, 6, head_size, generator=generator).to(device, dtype)
+    wanted = torch.randn(layout.tokens, 2 * head_size, generator=generator).to(device, dtype)
+    found = []
+    for way in ("fused", "packed"):
+        leaf = qkv.clone().requires_grad_()
+        with torch.enable_grad():
+            mixed = attend(leaf[:, :4], leaf[:, 4:], layout, way)
+            (gradient,) = torch.autograd.grad(mixed, leaf, wanted)
+        found.append(torch.cat((mixed.detach().flatten(), gradient.flatten())).float())
+    reference, packed = found
+    return float((packed - reference).abs().max() / reference.abs().max())

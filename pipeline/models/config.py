@@ -1,0 +1,82 @@
+"""The kind and shape of a network, as settings. No torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+KINDS = ["trm", "hrm", "urm"]
+"""Of reasoners; `pipeline.models.network.REASONERS` has their classes."""
+
+
+@dataclass(frozen=True)
+class ReasonerConfig:
+    """The kind and shape of a reasoner; the defaults are TRM's on ARC (section 4 of the paper)."""
+
+    kind: str = "trm"
+    """trm: two states, one network. hrm: two states with a network each. urm: one state. One of `KINDS`."""
+    hidden_size: int = 512
+    heads: int = 8
+    expansion: float = 4.0
+    """Inner width of the feed-forward layer is 2/3 of this times `hidden_size`, rounded up to `inner_multiple`."""
+    inner_multiple: int = 256
+    layers: int = 2
+    """Blocks of a network; each of HRM's two has so many."""
+    H_cycles: int = 3
+    L_cycles: int = 4
+    """Updates of the latent in a cycle; the answer, where there is one, is updated once after them."""
+    gradient: Literal["last-cycle", "last-step", "all"] = "last-cycle"
+    """Which updates are backpropagated: the whole last cycle (TRM, URM), the last of each state (HRM), or all."""
+    mixing: Literal["attention", "mixer"] = "attention"
+    """mixer: a gated feed-forward layer over the tokens, for canvases of `canvas_side` x `canvas_side` alone."""
+    positions: Literal["1d", "2d", "none"] = "1d"
+    convolution: int = 0
+    """Width of a depthwise convolution within the feed-forward layer (ConvSwiGLU); 0 for none."""
+    convolution_axes: Literal["2d", "1d"] = "2d"
+    """2d: over the grid, an odd width. 1d: over the sequence, each token and those before it, with a bias, as URM has it."""
+    canvas_side: int = 30
+    """Width of the full canvas, by which 1D positions count and for which a mixer is made."""
+    vocabulary: int = 12
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "heads", "layers", "H_cycles", "L_cycles", "canvas_side", "vocabulary", "inner_multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.expansion <= 0:
+            raise ValueError(f"expansion must be positive, got {self.expansion}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.mixing == "attention" and (self.hidden_size % self.heads or (self.hidden_size // self.heads) % 4):
+            raise ValueError(f"hidden_size {self.hidden_size} must give each of {self.heads} heads a multiple of 4")
+        if self.mixing == "mixer" and self.positions != "none":
+            raise ValueError(f"a mixer has no positions: positions must be none, got {self.positions!r}")
+        if self.convolution < 0 or (self.convolution and self.convolution_axes == "2d" and self.convolution % 2 == 0):
+            raise ValueError(f"convolution must be 0 or, on the grid, odd, got {self.convolution}")
+
+
+_CHOICES = {
+    "gradient": ("last-cycle", "last-step", "all"),
+    "mixing": ("attention", "mixer"),
+    "positions": ("1d", "2d", "none"),
+    "convolution_axes": ("2d", "1d"),
+}
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """The kind and size of the task memory."""
+
+    kind: Literal["table", "compositional"] = "table"
+    tokens: int = 16
+    """Memory tokens before each canvas. The table fills the first and leaves the others zero, as published."""
+    residual: int = 0
+    """Rank of the residual that compositional memory has for each view; 0: none. CHARM: 32."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("table", "compositional"):
+            raise ValueError(f"memory kind must be table or compositional, got {self.kind!r}")
+        if self.tokens < 1:
+            raise ValueError(f"memory tokens must be at least 1, got {self.tokens}")
+        if self.residual < 0:
+            raise ValueError(f"memory residual must not be negative, got {self.residual}")
+        if self.residual and self.kind == "table":
+            raise ValueError(f"memory residual is for compositional memory, a table takes 0, got {self.residual}")

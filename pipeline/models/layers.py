@@ -1,0 +1,256 @@
+"""Depthwise convolutions within the feed-forward layer (ConvSwiGLU): over the cells of a canvas, or along a sequence."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from pipeline.models.layout import Image, Layout
+
+
+def truncated_normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Tensor:
+    """Return a float32 tensor of exact standard deviation `std`, drawn from a normal cut at two deviations."""
+    std_before_cut = std / 0.87962566103423978  # deviation of a unit normal cut at +-2
+    tensor = torch.empty(shape)
+    return nn.init.trunc_normal_(tensor, 0.0, std_before_cut, -2 * std_before_cut, 2 * std_before_cut, generator)
+
+
+class CastLinear(nn.Module):
+    """A linear map whose float32 weight (out, in) is cast to the dtype of its input."""
+
+    def __init__(self, inputs: int, outputs: int, generator: torch.Generator, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(truncated_normal((outputs, inputs), 1 / math.sqrt(inputs), generator))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class SequenceConvolution(nn.Module):
+    """A depthwise convolution along each sequence: a token and the k - 1 before it, nothing before the first (URM: k = 2)."""
+
+    def __init__(self, channels: int, kernel: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(truncated_normal((channels, 1, kernel), 1 / math.sqrt(kernel), generator))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, C) -> (N, C)
+        weight = self.weight[:, 0].to(x.dtype)  # (C, k)
+        mixed = torch.addcmul(self.bias.to(x.dtype), x, weight[:, -1])
+        place = torch.arange(len(x), device=x.device) - layout.first[layout.sequence]
+        for back in range(1, min(weight.shape[1], len(x))):
+            reaches = (place[back:] >= back)[:, None]  # the token so far back is of the same sequence
+            mixed = mixed + F.pad(x[:-back] * reaches * weight[:, -1 - back], (0, 0, back, 0))
+        return mixed
+
+
+class GridConvolution(nn.Module):
+    """A depthwise k x k convolution over the cells of each canvas; memory tokens see the center tap alone."""
+
+    def __init__(self, channels: int, kernel: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(truncated_normal((channels, 1, kernel, kernel), 1 / kernel, generator))
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, C) -> (N, C)
+        weight = self.weight.to(x.dtype)
+        assert layout.way is None or layout.neighbors is not None, "a room for a grid convolution knows the width of its kernel"
+        if layout.neighbors is not None:
+            return _ConvolveNeighbors.apply(x, weight.flatten(1), layout.neighbors)
+        return _ConvolveGrids.apply(x, weight, layout)
+
+
+class _ConvolveNeighbors(torch.autograd.Function):
+    """The convolution by the neighbors of every token, whose shapes do not depend on those of the canvases.
+
+    Where a token is another's neighbor at one place of the kernel, that one is its neighbor at the opposite place: the gradient
+    gathers as well, and nothing is added up from several places at once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, neighbors: Tensor) -> Tensor:
+        """Return x (N, C) convolved with weight (C, k * k), by neighbors (k * k, N)."""
+        ctx.save_for_backward(x, weight, neighbors)
+        return _gather(x, weight, neighbors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of x and weight."""
+        x, weight, neighbors = ctx.saved_tensors
+        padded = F.pad(x, (0, 0, 0, 1))
+        of_weight = torch.stack([(gradient * padded.index_select(0, there)).sum(0) for there in neighbors], dim=1)
+        return _gather(gradient, weight.flip(1), neighbors), of_weight, None
+
+
+def _gather(x: Tensor, weight: Tensor, neighbors: Tensor) -> Tensor:
+    """Return (N, C), the sum over places of the kernel of weight (C, k * k) times the neighbor there, 0 where there is none."""
+    padded = F.pad(x, (0, 0, 0, 1))
+    mixed = x.new_zeros(())
+    for place, there in enumerate(neighbors):
+        mixed = mixed + padded.index_select(0, there) * weight[:, place]
+    return mixed
+
+
+class _ConvolveGrids(torch.autograd.Function):
+    """The convolution on whole images of canvases (`Layout.images`): few calls, and no image is kept for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
+        """Return x (N, C) convolved with weight (C, 1, k, k) on the canvases of `layout`."""
+        ctx.save_for_backward(x, weight)
+        ctx.layout = layout
+        mixed = torch.empty_like(x)
+        center = _center(weight)
+        mixed.index_copy_(0, layout.memory, x.index_select(0, layout.memory) * center)
+        for image in layout.images:
+            drawn = F.conv2d(_draw(x, image), weight, padding=weight.shape[-1] // 2, groups=len(weight))
+            mixed.index_copy_(0, image.cells, _read(drawn, image))
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of x and weight; the images of x are drawn again."""
+        x, weight = ctx.saved_tensors
+        layout: Layout = ctx.layout
+        x_gradient, weight_gradient = torch.empty_like(x), torch.zeros_like(weight)
+        memory_gradient = gradient.index_select(0, layout.memory)
+        x_gradient.index_copy_(0, layout.memory, memory_gradient * _center(weight))
+        _center(weight_gradient).copy_((memory_gradient * x.index_select(0, layout.memory)).sum(0))
+        padding = [weight.shape[-1] // 2] * 2
+        for image in layout.images:
+            drawn, painted, _ = torch.ops.aten.convolution_backward(
+                _draw(gradient, image), _draw(x, image), weight, None,
+                [1, 1], padding, [1, 1], False, [0, 0], len(weight), [True, True, False],
+            )  # fmt: skip
+            x_gradient.index_copy_(0, image.cells, _read(drawn, image))
+            weight_gradient += painted
+        return x_gradient, weight_gradient, None
+
+
+def _center(weight: Tensor) -> Tensor:  # (C, 1, k, k) -> (C,), a view
+    return weight[:, 0, weight.shape[-2] // 2, weight.shape[-1] // 2]
+
+
+def _draw(x: Tensor, image: Image) -> Tensor:
+    """Return the cells of x (N, C) on the canvases of `image`, (count, C, height, width), zero around them."""
+    blank = x.new_zeros(image.count * image.height * image.width, x.shape[1])
+    blank.index_copy_(0, image.places, x.index_select(0, image.cells))
+    return blank.unflatten(0, (image.count, image.height, image.width)).permute(0, 3, 1, 2)
+
+
+def _read(drawn: Tensor, image: Image) -> Tensor:
+    """Return the cells that `_draw` puts on an image, (cells, C)."""
+    return drawn.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, image.places)
+
+
+NORM_EPSILON = 1e-5
+
+
+class _Norm(torch.autograd.Function):
+    """x (..., D) over its root mean square, in float32 at least; keeps the result for the gradient, not a wide copy."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = wide.square().mean(-1, keepdim=True).add_(NORM_EPSILON).rsqrt_()
+        normed = (wide * scale).to(x.dtype)
+        ctx.save_for_backward(normed, scale)
+        return normed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        normed, scale = ctx.saved_tensors
+        wide, given = normed.to(scale.dtype), gradient.to(scale.dtype)
+        along = torch.linalg.vecdot(given, wide)[..., None] / wide.shape[-1]
+        return torch.addcmul(given, wide, along, value=-1).mul_(scale).to(gradient.dtype)
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Scale the last dimension to unit root mean square, computed in float32 at least, without weights."""
+    if torch.compiler.is_compiling():  # a compiler fuses the plain formula, and chooses itself what it keeps
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return (wide * (wide.square().mean(-1, keepdim=True) + NORM_EPSILON).rsqrt()).to(x.dtype)
+    return _Norm.apply(x)
+
+
+class _Gate(torch.autograd.Function):
+    """silu(gate) * up of x (N, 2 inner) = (gate, up), keeping x alone for the gradient, which is written in one piece."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        given = torch.empty_like(x)
+        gate_gradient, up_gradient = given.chunk(2, dim=-1)
+        torch.mul(gradient, F.silu(gate), out=up_gradient)
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=gate_gradient)
+        return given
+
+
+def _gate(x: Tensor) -> Tensor:
+    """Return silu(gate) * up of x (N, 2 inner) = (gate, up)."""
+    if torch.compiler.is_compiling():
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    return _Gate.apply(x)
+
+
+class SwiGLU(nn.Module):
+    """The gated feed-forward layer; with `convolution` k, a depthwise convolution of the gated features (ConvSwiGLU).
+
+    `axes` "2d" makes it k x k on the grid, "1d" runs it along the sequence.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        expansion: float,
+        generator: torch.Generator,
+        *,
+        convolution: int = 0,
+        axes: str = "2d",
+        multiple: int = 256,
+    ) -> None:
+        super().__init__()
+        inner = multiple * math.ceil(round(expansion * hidden_size * 2 / 3) / multiple)
+        self.gate_up = CastLinear(hidden_size, 2 * inner, generator)
+        self.down = CastLinear(inner, hidden_size, generator)
+        kind = GridConvolution if axes == "2d" else SequenceConvolution
+        self.convolution = kind(inner, convolution, generator) if convolution else None
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
+        gated = _gate(self.gate_up(x))
+        if self.convolution is not None:
+            gated = F.silu(self.convolution(gated, layout))
+        return self.down(gated)
+
+
+class TokenMixer(nn.Module):
+    """A gated feed-forward layer over the tokens of a sequence, feature by feature, in place of attention (MLP-Mixer).
+
+    Followed, as published, by its residual sum and a norm over the tokens. Made for sequences of `length` tokens.
+    """
+
+    def __init__(self, length: int, expansion: float, generator: torch.Generator, multiple: int = 256) -> None:
+        super().__init__()
+        self.length = length
+        self.feed_forward = SwiGLU(length, expansion, generator, multiple=multiple)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
+        """Return x mixed, summed and normed. Raises ValueError for sequences of another length."""
+        for group in layout.groups:
+            if group.length != self.length:
+                raise ValueError(f"the token mixer is made for sequences of {self.length} tokens, got one of {group.length}")
+        features = x.unflatten(0, (-1, self.length)).mT.flatten(0, 1)  # (B D, length)
+        mixed = rms_norm(features + self.feed_forward(features, layout))
+        return mixed.unflatten(0, (-1, x.shape[1])).mT.flatten(0, 1)

@@ -1,0 +1,83 @@
+"""Losses of one segment: the tokens of the answer, and the halting head (TRM section 2.4; stablemax from arXiv 2501.04697)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.models.layout import Layout
+
+IGNORED = -100
+
+TokenLoss = Literal["stablemax", "softmax"]
+
+
+@dataclass(frozen=True)
+class SegmentLoss:
+    """Sums over the sequences of a pack that have labels, in float32; divide by `sequences` for means."""
+
+    token: Tensor
+    """() sum over sequences of the mean cross-entropy of their labelled cells."""
+    halting: Tensor
+    """() sum of the binary cross-entropy of the halting logits, and of those of going on where they are trained."""
+    exact: Tensor
+    """(B,) bool: every labelled cell is right. False for a sequence without labels."""
+    labelled: Tensor
+    """(B,) bool: the sequence has a label."""
+
+    halting_weight: float = 0.5
+    """Share of `halting` in what is minimised; 0 leaves the halting head untrained."""
+
+    @property
+    def total(self) -> Tensor:
+        return self.token + self.halting_weight * self.halting
+
+
+def segment_loss(
+    logits: Tensor,
+    halting: Tensor,
+    labels: Tensor,
+    layout: Layout,
+    kind: TokenLoss = "stablemax",
+    going_on: Tensor | None = None,
+    halting_weight: float = 0.5,
+) -> SegmentLoss:
+    """Score one segment: `logits` (C, V), `halting` (B, 2), `labels` (C,) int64 with -100 where ignored.
+
+    `going_on` (B,) in 0..1 is what going on is worth (`going_on_target`); without it that logit is not trained.
+    """
+    sequence = layout.sequence[layout.cells]
+    valid = labels != IGNORED
+    per_sequence = torch.zeros(layout.sequences, device=logits.device)
+    counts = per_sequence.index_add(0, sequence, valid.float())
+    labelled = counts > 0
+    cross_entropy = torch.where(valid, -_log_probability(logits.float(), labels.clamp(min=0), kind), 0.0)
+    token = (cross_entropy / counts.clamp(min=1)[sequence]).sum()
+    wrong = per_sequence.index_add(0, sequence, (valid & (logits.argmax(-1) != labels)).float())
+    exact = labelled & (wrong == 0)
+    halting_terms = F.binary_cross_entropy_with_logits(halting[:, 0], exact.float(), reduction="none")
+    if going_on is not None:
+        halting_terms = halting_terms + F.binary_cross_entropy_with_logits(halting[:, 1], going_on, reduction="none")
+    return SegmentLoss(token, torch.where(labelled, halting_terms, 0.0).sum(), exact, labelled, halting_weight)
+
+
+def going_on_target(following: Tensor, last: Tensor) -> Tensor:
+    """Return (B,) the worth of going on: the best of the next segment's two Q values, of halting alone after the `last`.
+
+    `following` (B, 2) are the next segment's halting logits, `last` (B,) bool says that no further one is allowed (HRM).
+    """
+    return torch.where(last, following[:, 0], following.amax(dim=1)).sigmoid().detach()
+
+
+def _log_probability(logits: Tensor, labels: Tensor, kind: TokenLoss) -> Tensor:
+    """Return (C,) log-probabilities of `labels` (C,) under `logits` (C, V) float32."""
+    if kind == "softmax":
+        return -F.cross_entropy(logits, labels, reduction="none")
+    if kind != "stablemax":
+        raise ValueError(f"unknown token loss {kind!r}; one of: stablemax, softmax")
+    negative = logits < 0
+    mass = torch.where(negative, 1 / (1 - logits.clamp(max=0)), logits.clamp(min=0) + 1)
+    chosen = mass.gather(-1, labels[:, None]).squeeze(-1)
+    return chosen.log() - mass.sum(-1).log()

@@ -1,0 +1,175 @@
+"""What all reasoners share: their config, the embedding of what is given, the two heads, and how a segment runs.
+
+A reasoner is a list of updates of its states that makes up one cycle. A segment runs `H_cycles` cycles, the first of them
+without gradient, and reads the answer from the first state. `pipeline.models.network` knows the reasoners by name.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.attention import Angles, Attention, rotary_angles
+from pipeline.models.config import ReasonerConfig
+from pipeline.models.layers import (
+    CastLinear,
+    SwiGLU,
+    TokenMixer,
+    rms_norm,
+    truncated_normal,
+)
+from pipeline.models.layout import Layout
+
+
+class Block(nn.Module):
+    """Attention, or a token mixer, and feed-forward, each followed by its residual sum and a norm (post-norm)."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        heads: int,
+        expansion: float,
+        generator: torch.Generator,
+        *,
+        convolution: int,
+        axes: str,
+        multiple: int,
+        mixer_length: int | None,
+    ) -> None:
+        """Make a block; with `mixer_length` tokens a mixer takes the place of attention."""
+        super().__init__()
+        if mixer_length is None:
+            self.attention = Attention(hidden_size, heads, generator)
+        else:
+            self.mixer = TokenMixer(mixer_length, expansion, generator, multiple)
+        self.mixes = mixer_length is not None
+        self.feed_forward = SwiGLU(hidden_size, expansion, generator, convolution=convolution, axes=axes, multiple=multiple)
+
+    def forward(self, x: Tensor, layout: Layout, angles: Angles | None) -> Tensor:  # (N, D) -> (N, D)
+        x = self.mixer(x, layout) if self.mixes else rms_norm(x + self.attention(x, layout, angles))
+        return rms_norm(x + self.feed_forward(x, layout))
+
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one supervision segment gives."""
+
+    state: State
+    """Detached; the start of the next segment. Each tensor (N, D)."""
+    logits: Tensor
+    """(C, V): scores of each cell's output token."""
+    halting: Tensor
+    """(B, 2) float32: logits of halting and of going on."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What every update of a segment may use besides the states."""
+
+    tokens: Tensor
+    """(N, D) task memory and embedded cells."""
+    layout: Layout
+    angles: Angles | None
+    """Of the rotary positions; None where there are none."""
+
+
+Update = Callable[[State, Given], State]
+
+
+class Reasoner(nn.Module, ABC):
+    """Token embedding, the recursion that a subclass describes, and the heads of answer and halting."""
+
+    states: ClassVar[tuple[str, ...]]
+    """Names of the states; the heads read the first."""
+
+    def __init__(self, config: ReasonerConfig, memory_tokens: int, generator: torch.Generator) -> None:
+        """Make the network for sequences with `memory_tokens` tokens of task memory; `generator` draws its weights."""
+        super().__init__()
+        self.config = config
+        size = config.hidden_size
+        self.embedding = nn.Parameter(truncated_normal((config.vocabulary, size), 1 / math.sqrt(size), generator))
+        self.blocks = self.make_blocks(memory_tokens, generator)
+        self.head = CastLinear(size, config.vocabulary, generator)
+        self.halting_head = CastLinear(size, 2, generator, bias=True)
+        with torch.no_grad():
+            self.halting_head.weight.zero_()
+            assert self.halting_head.bias is not None
+            self.halting_head.bias.fill_(-5.0)
+        for name in self.states:
+            self.register_buffer(f"initial_{name}", truncated_normal((size,), 1.0, generator))
+
+    def make_blocks(self, memory_tokens: int, generator: torch.Generator) -> nn.ModuleList:
+        """Return the blocks of one network."""
+        config = self.config
+        length = memory_tokens + config.canvas_side**2 if config.mixing == "mixer" else None
+        return nn.ModuleList(
+            Block(
+                config.hidden_size, config.heads, config.expansion, generator,
+                convolution=config.convolution, axes=config.convolution_axes, multiple=config.inner_multiple,
+                mixer_length=length,
+            )
+            for _ in range(config.layers)
+        )  # fmt: skip
+
+    @abstractmethod
+    def cycle(self) -> list[Update]:
+        """Return the updates of one cycle, in order; the last one of each state is among the last `len(states)`."""
+
+    def learned_updates(self) -> int:
+        """Return how many updates at the end of a segment are backpropagated."""
+        of_cycle = len(self.cycle())
+        of_segment = of_cycle * self.config.H_cycles
+        return {"last-cycle": of_cycle, "last-step": len(self.states), "all": of_segment}[self.config.gradient]
+
+    def learned_share(self) -> float:
+        """Return the share of a segment's updates that are backpropagated."""
+        return self.learned_updates() / (len(self.cycle()) * self.config.H_cycles)
+
+    def initial_state(self, tokens: int, dtype: torch.dtype = torch.float32) -> State:
+        """Return the states of `tokens` tokens, each (N, D), before the first segment."""
+        return tuple(self.get_buffer(f"initial_{name}").to(dtype).expand(tokens, -1) for name in self.states)
+
+    def forward(
+        self, state: State, inputs: Tensor, memory: Tensor, layout: Layout, cycles: int | None = None
+    ) -> Segment:  # fmt: skip
+        """Run one segment, or only so many `cycles` of it: all of them one by one, from state to state, are the segment.
+
+        `inputs` (C,) int64 tokens of all cells, `memory` (B, M, D) task memory tokens, `state` from `initial_state` or the
+        segment before. The dtype of the state is the dtype that everything but norms, positions and losses is computed in.
+        """
+        config = self.config
+        angles = rotary_angles(layout, config.hidden_size // config.heads, config.positions, config.canvas_side)
+        given = Given(self._embed(inputs, memory, layout).to(state[0].dtype), layout, angles)
+        updates = self.cycle() * (cycles or config.H_cycles)
+        learned = self.learned_updates()
+        with torch.no_grad():
+            for update in updates[:-learned]:
+                state = update(state, given)
+        for update in updates[-learned:]:
+            state = update(state, given)
+        return Segment(
+            state=tuple(part.detach() for part in state),
+            logits=self.head(state[0][layout.cells]),
+            halting=self.halting_head(state[0][layout.first]).float(),
+        )
+
+    def _embed(self, inputs: Tensor, memory: Tensor, layout: Layout) -> Tensor:
+        """Return (N, D): memory tokens and embedded cells in the order of the layout, at unit scale."""
+        scale = math.sqrt(self.config.hidden_size)
+        cells = torch.index_select(scale * self.embedding, 0, inputs)  # (C, D)
+        embedded = cells.new_empty(layout.tokens, cells.shape[1]).index_copy_(0, layout.cells, cells)
+        return embedded.index_copy_(0, layout.memory, scale * memory.flatten(0, 1).to(cells.dtype))
+
+
+def apply_blocks(blocks: nn.ModuleList, x: Tensor, given: Given) -> Tensor:
+    """Return x (N, D) after all `blocks`."""
+    for block in blocks:
+        x = block(x, given.layout, given.angles)
+    return x

@@ -1,0 +1,131 @@
+"""Task memory: what a reasoner knows of a task, prepended to its canvas as memory tokens.
+
+`TableMemory` has a row for every task and transform, trained by sign descent on the rows of a batch, as TRM does.
+`CompositionalMemory` has a row for every task, changed by what the transform is (CHARM, arXiv 2609.33270), so that a view that
+was never trained can be asked; with a residual, a view that was trained has a small row of its own besides.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.models.layers import truncated_normal
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which view each of B sequences is: everything a task memory may be asked by."""
+
+    task: Tensor
+    """(B,) int64: row of the task."""
+    row: Tensor
+    """(B,) int64: row of the task and transform in a table."""
+    dihedral: Tensor
+    """(B,) int64 in 0..7."""
+    colors: Tensor
+    """(B, 10) int64: the new color of each color."""
+
+
+@dataclass(frozen=True)
+class RowGradient:
+    """What one backward pass found for the rows of a table."""
+
+    index: Tensor
+    """(B,) int64 rows; one that was asked several times comes as often."""
+    gradient: Tensor
+    """(B, S) for rows of S values."""
+
+
+class RowTable(nn.Module):
+    """Rows (R, S) that start at zero and are trained outside of the optimizer, by sign descent.
+
+    The rows are a buffer: `gather` hands out the rows of a batch as a leaf that collects their gradient in `gathered`, and
+    `pipeline.training.memory_tables` applies it. This keeps a table of a million rows out of the optimizer and out of gradient
+    averaging.
+    """
+
+    def __init__(self, rows: int, size: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(rows, size))
+        self.rows: Tensor
+        self.index: Tensor | None = None
+        self.gathered: Tensor | None = None
+
+    def gather(self, index: Tensor) -> Tensor:
+        """Return the rows (B, S) at `index` (B,), and keep both for `take_gradient` where gradients are computed."""
+        rows = self.rows.index_select(0, index)
+        if torch.is_grad_enabled():
+            self.index, self.gathered = index, rows.requires_grad_()
+        return rows
+
+    def take_gradient(self) -> RowGradient:
+        """Return what the backward pass since the last `gather` found; it is forgotten here."""
+        assert self.index is not None, "no rows were gathered since the last gradient was taken"
+        assert self.gathered is not None and self.gathered.grad is not None, "no backward pass has reached the gathered rows"
+        found = RowGradient(self.index, self.gathered.grad)
+        self.index = self.gathered = None
+        return found
+
+
+class TableMemory(RowTable):
+    """One row (D,) for every task and transform, as the first memory token."""
+
+    def __init__(self, rows: int, hidden_size: int, tokens: int) -> None:
+        super().__init__(rows, hidden_size)
+        self.tokens = tokens
+
+    def forward(self, views: Views) -> Tensor:  # -> (B, M, D)
+        return F.pad(self.gather(views.row)[:, None], (0, 0, 0, self.tokens - 1))
+
+
+class ViewResidual(RowTable):
+    """One row r of few values for every task and transform, spread over the features of its memory: sigmoid(gate) * A r.
+
+    A view that was never trained has a row of zeros, and so no residual.
+    """
+
+    def __init__(self, rows: int, rank: int, features: int, generator: torch.Generator) -> None:
+        super().__init__(rows, rank)
+        self.matrix = nn.Parameter(truncated_normal((features, rank), 1 / math.sqrt(rank), generator))
+        self.gate = nn.Parameter(torch.full((features,), -2.0))  # mostly closed, open enough for gradients
+
+    def forward(self, views: Views) -> Tensor:  # -> (B, M * D)
+        return torch.sigmoid(self.gate) * F.linear(self.gather(views.row), self.matrix)
+
+
+class CompositionalMemory(nn.Module):
+    """Task row e, changed by the transform's code u: (1 + G u) * e + B u, per memory token.
+
+    u joins an embedding of the dihedral with ten parts of D/10 features: one shared, and one learned slot for each of the
+    colors 1..9, in the order in which the transform puts them. With a `residual` of some rank, what `ViewResidual` knows of
+    each of the `views` (tasks and transforms) is added.
+    """
+
+    def __init__(
+        self, tasks: int, hidden_size: int, tokens: int, generator: torch.Generator, views: int = 0, residual: int = 0
+    ) -> None:
+        super().__init__()
+        self.tokens = tokens
+        std = 1 / math.sqrt(hidden_size)
+        part = max(4, hidden_size // 10)
+        self.rows = nn.Parameter(truncated_normal((tasks, tokens * hidden_size), std, generator))
+        self.dihedral = nn.Parameter(truncated_normal((8, hidden_size), 1.0, generator))
+        self.color_base = nn.Parameter(truncated_normal((part,), 1.0, generator))
+        self.color_slots = nn.Parameter(truncated_normal((9, part), 1.0, generator))
+        code_size = hidden_size + 10 * part
+        self.scale = nn.Parameter(torch.zeros(tokens * hidden_size, code_size))
+        self.shift = nn.Parameter(truncated_normal((tokens * hidden_size, code_size), std / math.sqrt(code_size), generator))
+        self.residual = ViewResidual(views, residual, tokens * hidden_size, generator) if residual else None
+
+    def forward(self, views: Views) -> Tensor:  # -> (B, M, D)
+        slots = self.color_slots[views.colors[:, 1:] - 1].flatten(1)  # (B, 9 * part)
+        base = self.color_base.expand(len(slots), -1)
+        code = torch.cat((self.dihedral[views.dihedral], base, slots), dim=-1)
+        row = self.rows[views.task]
+        memory = (1 + F.linear(code, self.scale)) * row + F.linear(code, self.shift)
+        if self.residual is not None:
+            memory = memory + self.residual(views)
+        return memory.unflatten(-1, (self.tokens, -1))

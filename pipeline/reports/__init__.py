@@ -1,0 +1,1 @@
+"""A run directory, read back and shown on one page."""

@@ -1,0 +1,117 @@
+"""Progress of work that takes more than two seconds: a bar in a terminal or a notebook, plain lines where output is a file.
+
+For every stage but training, which has figures of its own to tell. Quick work says nothing. Of several processes that a
+launcher started, the first one speaks.
+"""
+
+import logging
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+from eval.formatting import format_duration
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SILENT_SECONDS = 2.0
+"""Before anything is said."""
+
+LINE_SECONDS = 20.0
+"""Between plain lines."""
+
+
+class Progress:
+    """Counts what is done of some work and tells it. A context: leaving it removes the bar."""
+
+    def __init__(self, what: str, total: int | None = None, unit: str = "") -> None:
+        """`what` is done, as in "reading x.csv"; `total` is None where it is not known; `unit` is a plural."""
+        self.what, self.total, self.unit, self.done = what, total, unit, 0
+        self.started = time.monotonic()
+        self.due = self.started + SILENT_SECONDS
+        self.bar: Any = None
+        if speaks() and has_bars():
+            unit = f" {unit}" if unit else "it"
+            self.bar = make_bar(total=total, desc=what, unit=unit, delay=SILENT_SECONDS, leave=False, dynamic_ncols=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def add(self, count: int = 1) -> None:
+        """Say that so much more is done."""
+        self.done += count
+        if self.bar is not None:
+            self.bar.update(count)
+        elif time.monotonic() >= self.due and speaks():
+            now = time.monotonic()
+            self.due = now + LINE_SECONDS
+            of = "" if self.total is None else f" of {self.total}"
+            share = f" {self.done / self.total:.0%}" if self.total else ""
+            logger.info(
+                "%s:%s %d%s %s, %s so far", self.what, share, self.done, of, self.unit, format_duration(now - self.started)
+            )
+
+
+def watch(items: Iterable[T], what: str, total: int | None = None, unit: str = "") -> Iterator[T]:
+    """Yield `items` and tell how many there were, of `total` or of their length."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with Progress(what, total, unit) as progress:
+        for item in items:
+            yield item
+            progress.add()
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Say that `what` is being done, and for how long already, where nothing can be counted."""
+    done = threading.Event()
+    started = time.monotonic()
+
+    def tell() -> None:
+        pause = SILENT_SECONDS
+        while not done.wait(pause):
+            logger.info("%s: %s so far", what, format_duration(time.monotonic() - started))
+            pause = LINE_SECONDS
+
+    teller = threading.Thread(target=tell, daemon=True)
+    if speaks():
+        teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def speaks() -> bool:
+    """Return whether this process is the one that tells."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def has_bars() -> bool:
+    """Return whether progress is shown as bars: in a terminal or in the kernel of a notebook."""
+    return sys.stderr.isatty() or _in_notebook()
+
+
+def make_bar(**options: Any) -> Any:
+    """Return the bar of tqdm that fits the terminal or notebook, made with `options`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # then a notebook gets a bar of text
+        from tqdm.auto import tqdm  # noqa: PLC0415  (commands that are quick shall start at once)
+    return tqdm(**options)
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and "IPKernelApp" in shell.config

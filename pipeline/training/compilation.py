@@ -1,0 +1,279 @@
+"""How the segment of a piece is computed: eagerly, with compiled blocks, or replayed as a CUDA graph.
+
+Between pipeline.training.gradients, which knows packs and carries, and the network. Compiled code and graphs need constant
+shapes: pieces are laid into a `Room`; puzzles, whose canvases are all alike, have constant shapes without one.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch._dynamo.exc import FailOnRecompileLimitHit
+
+from pipeline.config import Config
+from pipeline.data.packs import Packs
+from pipeline.device import ran_out_of_memory
+from pipeline.models.attention import choose_way
+from pipeline.models.config import ReasonerConfig
+from pipeline.models.layout import Room
+from pipeline.models.network import Batch, Network
+from pipeline.models.reasoner import Block, State
+from pipeline.training.memory_tables import Found
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SPARE_SEQUENCES = 1.25
+"""A room has places for so many times the sequences that a pack has on average; a pack of more is computed eagerly."""
+
+WARM_UPS = 3
+"""Steps before a graph is captured: what is set up once must not be in it."""
+
+MOST_COMPILED = 64
+"""Times that blocks are compiled, for packs of other shapes or in other numbers of pieces."""
+
+MOST_GRAPHS = 4
+"""Of different shapes; what has other ones is computed without a graph."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the segment of a piece depends on, besides the weights."""
+
+    state: State
+    batch: Batch
+    last: Tensor | None
+    """(B,) bool: no further segment is allowed; for Q-learning alone."""
+    scale: Tensor
+    """() by which the loss is multiplied."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the segment of a piece came to; the gradients of parameters are on them."""
+
+    figures: Tensor
+    """(3,) sums over the sequences: token loss, halting loss, exact answers."""
+    halting: Tensor
+    """(B, 2)"""
+    state: State
+    found: Found
+
+
+Compute = Callable[[Inputs], Outcome]
+
+
+class Execution:
+    """Computes segments as `train.execution` says, on one device."""
+
+    def __init__(self, network: Network, maker: Packs, config: Config, accelerator: Accelerator, dtype: torch.dtype) -> None:
+        self.network, self.maker, self.config = network, maker, config
+        self.kind = config.train.execution
+        self.rooms: dict[int, Room] = {}
+        """By the number of pieces."""
+        self.graphs: dict[object, Graph] = {}
+        self.shapes: set[object] = set()
+        """Of what was computed in rooms so far: what comes again has been compiled, or captured."""
+        self.shapes_told = 0
+        self.compiled = False
+        if self.kind == "eager":
+            return
+        if self.kind == "graphed" and accelerator.num_processes > 1:
+            logger.warning("train.execution=graphed is for one process: compiled blocks without a graph")
+            self.kind = "compiled"
+        sizes = maker.tokens(maker.plain())
+        self.alike = bool(sizes.min() == sizes.max())
+        self.way = choose_way(accelerator.device, dtype, config.model.hidden_size // config.model.heads)
+        if not self.alike and self.way != "packed":
+            logger.warning("train.execution=%s: no constant shapes here, attention goes shape by shape; eager", self.kind)
+            self.kind = "eager"
+            return
+        self.pool = torch.cuda.graph_pool_handle() if self.kind == "graphed" and accelerator.device.type == "cuda" else None
+        self.compiled = True
+        compile_blocks(network)
+
+    def give_up(self, error: "DoesNotRun") -> None:
+        """Go on eagerly after `error`."""
+        logger.warning("train.execution=%s does not run here, eager from now on: %s", self.kind, error)
+        self.kind = "eager"
+        self.forget_graphs()
+
+    def forget_graphs(self) -> None:
+        """Give the memory of all graphs back; they are captured again."""
+        self.shapes -= self.graphs.keys()
+        self.graphs.clear()
+
+    def prepared(self) -> bool:
+        """Return whether something was compiled or captured since this was asked last: what takes long, and once."""
+        before, self.shapes_told = self.shapes_told, len(self.shapes)
+        return self.shapes_told != before
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Compute everything eagerly meanwhile: what is tried only once is not worth compiling."""
+        kind, self.kind = self.kind, "eager"
+        try:
+            yield
+        finally:
+            self.kind = kind
+
+    def room(self, cells: int, sequences: int, pieces: int) -> Room | None:
+        """Return the room of packs in `pieces`, None where there is none or it does not hold so many cells and sequences."""
+        if self.kind == "eager":
+            return None
+        if self.alike:  # all packs have one of two numbers of sequences
+            length = cells // sequences + self.maker.memory_tokens
+            return Room(cells, sequences, length, self.maker.memory_tokens, grid_kernel(self.config.model), self.way)
+        if pieces not in self.rooms:
+            self.rooms[pieces] = make_room(self.maker, self.config, pieces)
+        room = self.rooms[pieces]
+        return room if room.holds(cells, sequences) else None
+
+    def run(self, compute: Compute, inputs: Inputs) -> Outcome:
+        """Compute a segment. Raises DoesNotRun where what has not run before cannot be compiled or captured."""
+        if self.kind == "eager" or inputs.batch.layout.way is None:
+            with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+                return compute(inputs)
+        shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors_of(inputs))
+        if shapes in self.shapes:
+            return self._run_in_room(compute, inputs, shapes)
+        try:
+            outcome = self._run_in_room(compute, inputs, shapes)
+        except (RuntimeError, FailOnRecompileLimitHit) as error:
+            raise _cause_of(error) from error
+        self.shapes.add(shapes)
+        return outcome
+
+    def _run_in_room(self, compute: Compute, inputs: Inputs, shapes: object) -> Outcome:
+        if self.kind != "graphed" or (shapes not in self.graphs and len(self.graphs) >= MOST_GRAPHS):
+            return compute(inputs)
+        if shapes not in self.graphs:
+            self.graphs[shapes] = Graph(compute, inputs, self.network, self.pool)
+        return self.graphs[shapes](inputs)
+
+
+class DoesNotRun(Exception):
+    """Something can be computed eagerly alone; the message says why."""
+
+
+def _cause_of(error: BaseException) -> BaseException:
+    """Return the error of too little memory that led to `error`, if there is one, or else a DoesNotRun."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if ran_out_of_memory(cause):
+            return cause
+        cause = cause.__context__
+    return DoesNotRun(" ".join(str(error).split("\n\n")[0].split()) or type(error).__name__)
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Have every block of `network` compiled for each of the shapes that it is given."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_COMPILED)
+    torch._dynamo.config.optimize_ddp = False  # it would cut blocks at the sizes of gradient buckets
+    for block in network.modules():
+        if isinstance(block, Block):
+            block.compile(fullgraph=True, dynamic=False)
+
+
+def make_room(maker: Packs, config: Config, pieces: int) -> Room:
+    """Return the room, for packed attention, that holds nearly every piece of a pack that is cut into `pieces`."""
+    memory_tokens, pack_tokens = maker.memory_tokens, config.train.pack_tokens
+    longest = int(maker.tokens(maker.plain()).max())
+    most = pack_tokens - 1 + longest  # one token was missing, the longest came
+    if pieces > 1:
+        most = math.ceil(most / pieces) + longest
+    drawn = maker.draw(4096, np.random.default_rng(config.train.seed), config.train.shift_probability)
+    sequences = math.ceil(SPARE_SEQUENCES * most / float(maker.tokens(drawn).mean())) + 8
+    cells = most - memory_tokens * (most // longest)
+    return Room(cells, sequences, longest, memory_tokens, grid_kernel(config.model), "packed")
+
+
+def grid_kernel(model: ReasonerConfig) -> int:
+    """Return the width of the convolution on the grid, 0 for none."""
+    return model.convolution if model.convolution_axes == "2d" else 0
+
+
+class Graph:
+    """One step, captured as a CUDA graph, replayed with other inputs of the same shapes."""
+
+    def __init__(self, compute: Compute, inputs: Inputs, network: nn.Module, pool: Any = None) -> None:
+        """Capture `compute`; `inputs` tell the shapes. Gradients that are there stay as they are.
+
+        Graphs of one `pool` share memory: only the state of the one that was replayed last is valid.
+        """
+        self.inputs = map_tensors(torch.clone, inputs)
+        kept = {parameter: parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None}
+        self.replay, self.outcome = capture(lambda: compute(self.inputs), network, pool)
+        for parameter in network.parameters():
+            assert parameter.grad is not None, "the capture has given every parameter a gradient"
+            if parameter in kept:
+                parameter.grad.copy_(kept[parameter])
+            else:
+                parameter.grad.zero_()
+
+    def __call__(self, inputs: Inputs) -> Outcome:
+        """Return what the step comes to, its state for as long as the graph is not replayed again.
+
+        Gradients are added to those of the parameters.
+        """
+        for mine, given in zip(tensors_of(self.inputs), tensors_of(inputs), strict=True):
+            mine.copy_(given)
+        self.replay()
+        return replace(map_tensors(torch.clone, replace(self.outcome, state=())), state=self.outcome.state)
+
+
+def capture(step: Callable[[], T], network: nn.Module, pool: Any = None) -> tuple[Callable[[], None], T]:
+    """Return the replay of `step`, captured as a CUDA graph, and what it returns, which every replay overwrites.
+
+    Gradients are added up from replay to replay, in place: they must not be set to None.
+    """
+    for parameter in network.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+    stream.wait_stream(before)
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            step()
+    before.wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, pool=pool):
+            outcome = step()
+    finally:
+        torch.cuda.set_stream(before)  # a capture that fails leaves its own behind
+    return graph.replay, outcome
+
+
+def tensors_of(value: object) -> Iterator[Tensor]:
+    """Yield every tensor in `value`: a tensor, or a dataclass, tuple or dict of such, or anything else, which has none."""
+    if isinstance(value, Tensor):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from tensors_of(getattr(value, field.name))
+    elif isinstance(value, (tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from tensors_of(part)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: T) -> T:
+    """Return `value`, of the kinds that `tensors_of` knows, with `function` of every tensor in its place."""
+    if isinstance(value, Tensor):
+        return function(value)  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: map_tensors(function, getattr(value, field.name)) for field in fields(value)}
+        return replace(value, **parts)
+    if isinstance(value, dict):
+        return {name: map_tensors(function, part) for name, part in value.items()}  # type: ignore[return-value]
+    if isinstance(value, tuple):
+        return tuple(map_tensors(function, part) for part in value)  # type: ignore[return-value]
+    return value

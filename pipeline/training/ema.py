@@ -1,0 +1,73 @@
+"""The moving average (EMA) of the weights, which predictions use."""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from pipeline.models.network import Network
+
+
+class MovingAverage:
+    """Exponential moving average of all weights, buffers and task memory of a network.
+
+    Rows of a table that a step did not touch need no work: since they are constant in between, their average is brought up to
+    date when they are next touched, or read.
+    """
+
+    def __init__(self, network: Network, decay: float, start: int = 0) -> None:
+        """Average the steps after `start`; until then it is the weights themselves, so that a short run forgets the first."""
+        self.decay = decay
+        self.start = start
+        self.network = network
+        self.weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        self.tables = network.tables()
+        self.table_steps = {
+            prefix: torch.zeros(len(table.rows), dtype=torch.int64, device=table.rows.device)
+            for prefix, table in self.tables.items()
+        }
+        self.step = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Average the weights in once; call after the optimizers' step (and `before_rows` before rows of a table change)."""
+        self.step += 1
+        current = cast(dict[str, Tensor], self.network.state_dict())
+        lazy = {f"{prefix}.rows" for prefix in self.tables}
+        names = [name for name in self.weights if name not in lazy]
+        averages, weights = [self.weights[name] for name in names], [current[name] for name in names]
+        torch._foreach_lerp_(averages, weights, 1.0 if self.step <= self.start else 1 - self.decay)
+
+    @torch.no_grad()
+    def before_rows(self, prefix: str, index: Tensor) -> None:
+        """Bring the averages of rows `index` of a table up to the last step, with the values that they had since."""
+        average, rows, steps = self.weights[f"{prefix}.rows"], self.tables[prefix].rows, self.table_steps[prefix]
+        kept = self._kept(steps[index])
+        average[index] = rows[index] + kept * (average[index] - rows[index])
+        steps[index] = self.step
+
+    @torch.no_grad()
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the averaged weights, by the network's names, up to date at the last step."""
+        current = dict(self.weights)
+        for prefix, table in self.tables.items():
+            name = f"{prefix}.rows"
+            current[name] = torch.lerp(table.rows, self.weights[name], self._kept(self.table_steps[prefix]))
+        return current
+
+    def _kept(self, touched: Tensor) -> Tensor:
+        """Return the weight, (R, 1), of an average of step `touched` (R,), for rows that have not changed since."""
+        return torch.where(touched < self.start, 0.0, self.decay ** (self.step - touched).float())[:, None]
+
+    def resume_state(self) -> dict[str, Tensor]:
+        """Return exactly what `load` needs to go on as if nothing had happened."""
+        return self.weights | {f"{prefix}.table_steps": steps for prefix, steps in self.table_steps.items()}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor], step: int) -> None:
+        """Continue from a `resume_state` that was taken after `step` updates."""
+        for name, tensor in self.weights.items():
+            tensor.copy_(state[name])
+        self.step = step
+        for prefix, steps in self.table_steps.items():
+            steps.copy_(state[f"{prefix}.table_steps"])

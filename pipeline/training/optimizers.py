@@ -1,0 +1,204 @@
+"""Optimizers, the learning-rate schedule, and the moving average of the weights."""
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from pipeline.config import OptimizerConfig
+from pipeline.models.network import Network
+
+
+class AdamAtan2(Optimizer):
+    """Adam with atan2 in place of the division (arXiv 2407.05872), in plain PyTorch: no epsilon, bounded steps, rate 0 allowed.
+
+    The step is rate * atan2(m, sqrt(v)) of the bias-corrected moments, after decoupled weight decay, as the TRM authors use it.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.1,
+    ) -> None:
+        if lr < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"rate and decay must not be negative, betas in [0, 1): got {lr}, {weight_decay}, {betas}")
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                self._update(parameters, group)
+        return loss
+
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["step"] = torch.zeros(())
+                self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
+                self.state[parameter]["exp_avg_sq"] = torch.zeros_like(parameter)
+        states = [self.state[parameter] for parameter in parameters]
+        beta1, beta2 = group["betas"]
+        torch._foreach_add_([state["step"] for state in states], 1)
+        steps = [state["step"].item() for state in states]  # kept on the CPU: nothing waits
+        gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
+        means, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+        torch._foreach_lerp_(means, gradients, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
+        deviations = torch._foreach_div(squares, [1 - beta2**step for step in steps])
+        torch._foreach_sqrt_(deviations)
+        updates = torch._foreach_div(means, [1 - beta1**step for step in steps])
+        for update, deviation in zip(updates, deviations, strict=True):
+            update.atan2_(deviation)
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+
+
+class Muon(Optimizer):
+    """Momentum whose update is made orthogonal, for matrices; scaled to the root mean square of AdamW's updates.
+
+    The rule of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, with matrices of one shape worked on together, and in
+    float32 where a device has no bfloat16, which torch's own uses regardless (BENCHMARKS.md has the difference).
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
+        if lr < 0 or weight_decay < 0 or not 0 <= momentum < 1:
+            raise ValueError(f"rate and decay must not be negative, momentum in [0, 1): got {lr}, {weight_decay}, {momentum}")
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every matrix that has a gradient; a closure is not supported."""
+        assert closure is None, "Muon takes no closure"
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for parameters in by_shape.values():
+                self._update(parameters, group)
+        return None
+
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        updates = orthogonalize(torch.stack(directions)).unbind()
+        scale = 0.2 * math.sqrt(max(parameters[0].shape))
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"] * scale)
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Return matrices (K, m, n) with singular values near 1, by five Newton-Schulz steps as Muon's authors take."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    fast = matrices.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    x = matrices.bfloat16() if fast else matrices.float()
+    wide = x.shape[1] <= x.shape[2]
+    x = x if wide else x.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x if wide else x.mT).to(matrices.dtype)
+
+
+WARMUP_SHARE = 0.05
+"""The warm-up ends with this share of the run, of its steps or of its time, where `warmup_steps` would take longer."""
+
+
+def rate_factor(config: OptimizerConfig, step: int, progress: float) -> float:
+    """Return the factor on all rates at `step` (from 0) with `progress` 0..1 of the run done: warm-up, flat, linear decay."""
+    warmup = 1.0
+    if config.warmup_steps:
+        warmup = min(1.0, max((step + 1) / config.warmup_steps, progress / WARMUP_SHARE))
+    if progress <= config.decay_from or config.decay_from == 1:
+        return warmup
+    left = max(0.0, 1 - progress) / (1 - config.decay_from)
+    return warmup * (config.final_rate + (1 - config.final_rate) * left)
+
+
+class OptimizerChain(Optimizer):
+    """Several optimizers stepped as one, so that loss scaling checks and unscales all gradients once.
+
+    `optimizers` keep their own states; their parameter groups are shared.
+    """
+
+    def __init__(self, optimizers: list[Optimizer]) -> None:
+        self.optimizers = optimizers
+        super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Step every optimizer; a closure is not supported."""
+        assert closure is None, "OptimizerChain takes no closure"
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return None
+
+    def set_rates(self, factor: float) -> None:
+        """Set every group's rate to `factor` times its base rate."""
+        for group in self.param_groups:
+            group["lr"] = group["base_lr"] * factor
+
+    def states(self) -> dict[Tensor, dict[str, Tensor]]:
+        """Return the state of every parameter that has one."""
+        return {parameter: state for optimizer in self.optimizers for parameter, state in optimizer.state.items()}
+
+    def load_states(self, states: dict[Tensor, dict[str, Tensor]]) -> None:
+        """Continue from what `states` returned for the same parameters."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter in states:
+                        optimizer.state[parameter] = states[parameter]
+
+
+_OF_BLOCKS = re.compile(r"reasoner\.\w*blocks\.")
+"""Parameters of the blocks, of whichever network of the reasoner."""
+
+
+def make_optimizer(network: Network, config: OptimizerConfig) -> OptimizerChain:
+    """Return the optimizer of all parameters; each group remembers its rate at factor 1 as `base_lr`."""
+    matrices, rows, rest = [], [], []
+    for name, parameter in network.named_parameters():
+        if name == "memory.rows":  # a parameter of compositional memory; tables are trained by pipeline.training.memory_tables
+            rows.append(parameter)
+        elif config.kind == "muon" and _OF_BLOCKS.match(name) and parameter.ndim == 2:
+            matrices.append(parameter)
+        else:
+            rest.append(parameter)
+    groups = [{"params": rest, "lr": config.rate, "weight_decay": config.weight_decay}]
+    if rows:
+        groups.append({"params": rows, "lr": config.memory_rate, "weight_decay": config.memory_decay})
+    betas = (config.beta1, config.beta2)
+    first = AdamAtan2(groups, betas=betas) if config.kind == "adam-atan2" else AdamW(groups, betas=betas, foreach=True)
+    optimizers: list[Optimizer] = [first]
+    if matrices:
+        optimizers.append(Muon(matrices, lr=config.matrix_rate, weight_decay=config.weight_decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+    return OptimizerChain(optimizers)
+
+
+def trainable(network: Network) -> int:
+    """Return the number of trained values, rows of tables included."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return parameters + sum(table.rows.numel() for table in network.tables().values())

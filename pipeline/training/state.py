@@ -1,0 +1,82 @@
+"""What a training run keeps from step to step: network, optimizer, average, carried sequences, progress.
+
+Checkpoints (pipeline.training.checkpoint) write and restore it, and the memory trial (pipeline.training.memory_fit) works on
+it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from pipeline.config import Config
+from pipeline.data.dataset import Dataset, make_packs
+from pipeline.models.network import Network
+from pipeline.training.carry import Carry, begin
+from pipeline.training.communication import Together
+from pipeline.training.ema import MovingAverage
+from pipeline.training.metrics import Progress, Totals
+from pipeline.training.optimizers import make_optimizer
+from pipeline.weights import newest_checkpoint
+
+
+class TrainState:
+    """The state of one training run in one process, on the device of its accelerator."""
+
+    def __init__(
+        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, store: Dataset, config: Config, out: Path
+    ) -> None:
+        self.accelerator, self.dtype, self.store, self.config, self.out = accelerator, dtype, store, config, out
+        torch.manual_seed(config.train.seed)  # nothing here draws from it; what is added later shall be reproducible
+        self.share_packs(
+            count_packs(config, accelerator.num_processes, resumed=newest_checkpoint(out / "checkpoints") is not None)
+        )
+        self.network = network.to(accelerator.device)
+        self.optimizer = make_optimizer(self.network, config.optimizer)
+        self.average = (
+            MovingAverage(self.network, config.optimizer.ema, round(1 / (1 - config.optimizer.ema)))
+            if config.optimizer.ema
+            else None
+        )
+        self.maker = make_packs(store, config.train.canvas, config.memory.tokens)
+        self.together = Together(accelerator)
+        self.progress = Progress()
+        self.totals = Totals()
+
+    def share_packs(self, packs: int) -> None:
+        """Give this process its share of the `packs` of a step, each of them at its beginning."""
+        self.packs = range(self.accelerator.process_index, packs, self.accelerator.num_processes)
+        self.all_packs = packs
+        self.carries: dict[int, Carry] = {pack: begin() for pack in self.packs}
+
+    def move_carries(self, device: torch.device) -> None:
+        """Keep what is carried on `device`."""
+        self.carries = {pack: carry.to(device) for pack, carry in self.carries.items()}
+
+    def summed_totals(self) -> Totals:
+        """Return the totals over all processes; a collective operation."""
+        return Totals(**{name: self.together.sum(value) for name, value in asdict(self.totals).items()})
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return the weights that predictions use: averaged where the average is on."""
+        return self.average.state_dict() if self.average else self.network.state_dict()
+
+    def weights_are_finite(self) -> bool:
+        """Return whether every value of the weights that predictions use is finite."""
+        return all(bool(tensor.isfinite().all()) for tensor in self.weights().values())
+
+
+def count_packs(config: Config, processes: int, resumed: bool = False) -> int:
+    """Return the packs of a step. Raises ValueError where they cannot be shared out evenly.
+
+    A resumed run, of which processes may have fallen out, goes on with uneven shares.
+    """
+    packs = config.train.packs or processes
+    if packs % processes and not (resumed and packs > processes):
+        tokens = max(1, config.train.pack_tokens * packs // processes)
+        hint = f"--set train.packs={processes} --set train.pack_tokens={tokens} makes as large a step"
+        raise ValueError(f"train.packs = {packs} must be a multiple of the {processes} processes: {hint}")
+    return packs

@@ -1,0 +1,201 @@
+"""Distinct views of a task, against brute force."""
+
+from collections import Counter
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from augment.grid import Grid, grid_key
+from augment.task import Pair, Task
+from augment.transform import Codes, Transform, decode_transforms, transform_from_int
+from augment.views import Policy, count_distinct, distinct_transforms
+from tests.augment.strategies import tasks
+
+View = tuple[tuple[tuple[bytes, ...], ...], tuple[bytes, ...]]
+POLICIES: tuple[Policy, ...] = ("all", "keep-output-only")
+policies = st.sampled_from(POLICIES)
+
+
+def cell(color: int) -> Grid:
+    return np.array([[color]], dtype=np.uint8)
+
+
+def row(*colors: int) -> Grid:
+    return np.array([colors], dtype=np.uint8)
+
+
+def task_of(*train: tuple[Grid, Grid], test: tuple[Grid, ...] = ()) -> Task:
+    return Task("t", tuple(Pair(*pair) for pair in train), test)
+
+
+def view_of(task: Task, transform: Transform) -> View:
+    """Return what `task` shows through `transform`, whatever the order of its pairs."""
+    seen = transform.apply_task(task)
+    train = sorted((grid_key(pair.input), grid_key(pair.output)) for pair in seen.train)
+    return tuple(train), tuple(sorted(grid_key(grid) for grid in seen.test))
+
+
+def views_of(task: Task, codes: Codes) -> list[View]:
+    return [view_of(task, transform_from_int(code)) for code in codes.tolist()]
+
+
+def shown_colors(grids: list[Grid]) -> set[int]:
+    return {int(color) for grid in grids for color in np.unique(grid)} - {0}
+
+
+def brute_force(task: Task, policy: Policy) -> set[View]:
+    """Return all views of `task`, by trying every dihedral and every choice of images for the colors it shows."""
+    inputs = shown_colors([pair.input for pair in task.train] + list(task.test))
+    outputs = shown_colors([pair.output for pair in task.train])
+    kept = outputs - inputs if policy == "keep-output-only" else set()
+    movable = [color for color in range(1, 10) if color not in kept]
+    shown = sorted((inputs | outputs) - kept)
+    views = set()
+    for images in permutations(movable, len(shown)):
+        targets = dict(zip(shown, images, strict=True)) | {color: color for color in kept}
+        unused = iter(color for color in range(1, 10) if color not in targets.values())
+        colors = (0, *(targets[color] if color in targets else next(unused) for color in range(1, 10)))
+        views |= {view_of(task, Transform(dihedral, colors)) for dihedral in range(8)}
+    return views
+
+
+SWAP = task_of((row(1, 0, 0), row(2)), (row(2, 0, 0), row(1)))
+FLIP = task_of((row(1, 2), cell(3)))
+ROTATION = task_of((row(1, 2), cell(1)), (row(2, 1).T, cell(1)), test=(cell(2),))
+
+
+@settings(max_examples=25)
+@given(tasks(colors=3), policies)
+@example(task_of((row(1, 1), row(1, 1))), "all")
+@example(SWAP, "all")
+@example(SWAP, "keep-output-only")
+@example(ROTATION, "all")
+@example(task_of((cell(0), row(0, 0)), test=(cell(0),)), "all")
+@example(task_of((cell(0), row(1, 2, 3))), "keep-output-only")
+@example(task_of((cell(1), cell(1)), (cell(2), cell(2)), (cell(3), cell(3))), "all")
+@example(task_of((cell(1), cell(2)), (cell(2), cell(3)), (cell(3), cell(1))), "all")
+@example(task_of(), "all")
+def test_all_views_are_found_once(task: Task, policy: Policy) -> None:
+    expected = brute_force(task, policy)
+    codes = distinct_transforms(task, 10_000, np.random.default_rng(0), policy)
+    views = views_of(task, codes)
+    assert count_distinct(task, policy) == len(expected)
+    assert len(views) == len(expected)
+    assert set(views) == expected
+
+
+@settings(max_examples=25)
+@given(tasks(), policies, st.integers(1, 60), st.integers(0, 2**32))
+@example(SWAP, "all", 40, 0)
+@example(task_of((cell(1), cell(1)), (cell(2), cell(2)), (cell(3), cell(3))), "all", 2, 0)
+def test_sample_has_distinct_views_and_the_identity_first(task: Task, policy: Policy, limit: int, seed: int) -> None:
+    codes = distinct_transforms(task, limit, np.random.default_rng(seed), policy)
+    assert codes.dtype == np.uint32
+    assert codes[0] == 0
+    assert len(codes) == min(limit, count_distinct(task, policy))
+    assert len(set(views_of(task, codes))) == len(codes)
+    again = distinct_transforms(task, limit, np.random.default_rng(seed), policy)
+    assert np.array_equal(codes, again)
+
+
+@pytest.mark.parametrize(
+    ("task", "count"),
+    [
+        (task_of((np.arange(1, 10, dtype=np.uint8).reshape(3, 3), cell(0))), 362_880),
+        (task_of((row(*range(1, 10)), cell(0))), 2 * 362_880),
+        (task_of((row(*range(1, 9)), row(1, 2, 3))), 8 * 362_880 // 2),
+        (task_of(*((cell(color), cell(color)) for color in range(1, 10))), 1),
+        (task_of(*((cell(color), cell(color % 9 + 1)) for color in range(1, 10))), 40_320),
+        (task_of((np.array([[1, 2], [3, 0]], dtype=np.uint8), cell(4))), 8 * 9 * 8 * 7 * 6 // 2),
+    ],
+)
+def test_counts_that_are_known(task: Task, count: int) -> None:
+    assert count_distinct(task) == count
+
+
+def test_every_one_of_millions_of_transforms_was_considered() -> None:
+    task = task_of((row(1, 2, 3), row(4, 5, 6)), test=(row(7, 8, 9),))
+    images = np.array(list(permutations(range(1, 10))), dtype=np.int64)  # (9!, 9)
+    places = 10 ** np.arange(9)
+    flipped = images[:, [2, 1, 0, 5, 4, 3, 8, 7, 6]]
+    lying = np.concatenate([images @ places, flipped @ places])
+    assert count_distinct(task) == 2 * len(np.unique(lying))  # and as many standing
+
+
+def test_views_of_a_task_of_nine_colors_are_all_listed() -> None:
+    pairs = [(cell(color), cell(color)) for color in range(1, 8)]
+    task = task_of(*pairs, (cell(8), cell(9)))
+    codes = distinct_transforms(task, 1001, np.random.default_rng(0))
+    expected = {view_of(task, Transform(0, colors)) for colors in ordered_pairs_last()}
+    assert len(codes) == count_distinct(task) == len(expected) == 72
+    assert set(views_of(task, codes)) == expected
+
+
+def ordered_pairs_last() -> list[tuple[int, ...]]:
+    """Return one color permutation for each choice of the images of colors 8 and 9."""
+    chosen = permutations(range(1, 10), 2)
+    return [(0, *(color for color in range(1, 10) if color not in last), *last) for last in chosen]
+
+
+def test_colors_of_outputs_alone_stay_where_the_policy_says_so() -> None:
+    task = task_of((row(1, 2), row(5, 6)), test=(row(1, 3),))
+    _, colors = decode_transforms(distinct_transforms(task, 500, np.random.default_rng(0), "keep-output-only"))
+    assert (colors[:, [0, 5, 6]] == [0, 5, 6]).all()
+    assert set(colors[:, 1].tolist()) == {1, 2, 3, 4, 7, 8, 9}
+    assert count_distinct(task, "keep-output-only") == 8 // 2 * 7 * 6 * 5
+    _, colors = decode_transforms(distinct_transforms(task, 500, np.random.default_rng(0), "all"))
+    assert set(colors[:, 5].tolist()) == set(range(1, 10))
+
+
+def test_color_of_a_test_input_is_not_an_output_color() -> None:
+    pairs = (cell(1), cell(5))
+    assert count_distinct(task_of(pairs), "keep-output-only") == 8
+    assert count_distinct(task_of(pairs, test=(cell(5),)), "keep-output-only") == 9 * 8
+
+
+def test_colors_that_are_not_shown_take_the_remaining_images_in_order() -> None:
+    _, colors = decode_transforms(distinct_transforms(task_of((cell(4), cell(4))), 9, np.random.default_rng(0)))
+    assert sorted(map(tuple, colors.tolist())) == sorted(
+        (0, *rest[:3], image, *rest[3:])
+        for image in range(1, 10)
+        for rest in [[color for color in range(1, 10) if color != image]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "limit"),
+    [(FLIP, 30), (FLIP, 400), (SWAP, 100), (task_of((np.array([[1, 2], [0, 0]], np.uint8), cell(3))), 50)],
+    ids=["few of a symmetric task", "many of it", "most of a symmetric task", "few without symmetry"],
+)
+def test_every_view_is_drawn_equally_often(task: Task, limit: int) -> None:
+    others, runs = count_distinct(task) - 1, 300
+    drawn = [distinct_transforms(task, limit, np.random.default_rng(seed))[1:] for seed in range(runs)]
+    for size in (limit - 1, limit // 4):
+        times = Counter(np.concatenate([codes[:size] for codes in drawn]).tolist())
+        expected = runs * size / others
+        squares = sum((seen - expected) ** 2 for seen in times.values()) + (others - len(times)) * expected**2
+        assert len(times) <= others
+        assert squares / (others * expected) == pytest.approx(1 - size / others, rel=0.3)
+
+
+def test_drawn_views_are_not_sorted() -> None:
+    codes = distinct_transforms(SWAP, 50, np.random.default_rng(0))
+    assert codes.tolist() != sorted(codes.tolist())
+
+
+def test_limit_of_one_is_the_task_itself() -> None:
+    assert distinct_transforms(SWAP, 1, np.random.default_rng(0)).tolist() == [0]
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_limit_must_be_positive(limit: int) -> None:
+    with pytest.raises(ValueError, match=f"got {limit}"):
+        distinct_transforms(SWAP, limit, np.random.default_rng(0))
+
+
+def test_unknown_policy_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="'none', expected one of: all, keep-output-only"):
+        count_distinct(SWAP, "none")  # type: ignore[arg-type]

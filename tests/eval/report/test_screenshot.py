@@ -1,0 +1,299 @@
+"""The report in a real Chromium: it opens from disk without a network, and everything on it can be seen, heard and reached.
+
+Needs Chromium or Chrome on the machine (tests/conftest.py).
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from augment.task import Pair, Task
+from eval.draw import PALETTE
+from eval.report.page import Report, make_page
+from eval.report.screenshot import FLAGS, draw_page, find_browser, need_browser
+from eval.results import Attempt, InputEntry, TaskEntry
+from tests.eval.report.examples import FATES, HOSTILE, example_report
+
+LARGE = np.arange(900, dtype=np.uint8).reshape(30, 30) % 10
+LONG_ID = "a-very-long-id-" * 12
+ORDER = ["near", "part", HOSTILE, "apart", "far", "lone", "size", "first", "second", "secret"]
+"""Tasks as they are shown at first: nearest misses on top, then those of the wrong size, solved, not known."""
+NAMES = """elements => elements.map(each => (each.getAttribute("aria-label") || (each.labels && each.labels.length
+    ? each.labels[0].textContent : each.textContent)).trim())"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = find_browser()
+    assert program, "these tests need Chromium or Chrome: apt install chromium"
+    with sync_playwright() as play:
+        started = play.chromium.launch(executable_path=program, args=[flag for flag in FLAGS if flag != "--headless"])
+        yield started
+        started.close()
+
+
+@dataclass
+class Opened:
+    """A report in a browser that has no network, and what went wrong so far."""
+
+    page: Page
+    path: Path
+    problems: list[str]
+
+    def ids(self) -> list[str]:
+        return self.page.locator(".open").all_inner_texts()
+
+    def card(self, task_id: str) -> str:
+        return f".card:has(.open:text-is({task_id!r}))"
+
+    def button(self, name: str) -> None:
+        self.page.get_by_role("group", name="Show").get_by_role("button", name=name).click()
+
+
+def open_report(browser: Browser, folder: Path, report: Report, address: str = "", **options: object) -> Opened:
+    """Write the page and open it; every request but the one for the file itself is a problem, as is a line of the console."""
+    path = folder / "report.html"
+    path.write_bytes(make_page(report).encode("utf-8", "xmlcharrefreplace"))
+    page = browser.new_context(**({"viewport": {"width": 1280, "height": 900}, "offline": True} | options)).new_page()  # type: ignore[arg-type]
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+    page.on("request", lambda request: None if request.url.split("?")[0] == path.as_uri() else problems.append(request.url))
+    page.goto(path.as_uri() + address)
+    return Opened(page, path, problems)
+
+
+@pytest.fixture
+def opened(browser: Browser, tmp_path: Path) -> Iterator[Opened]:
+    """The report of one task of each fate; what is wrong at the end fails the test."""
+    found = open_report(browser, tmp_path, example_report())
+    yield found
+    assert not found.problems
+    assert found.page.locator("img").count() == 0, "the markup of an id became an element"
+    assert found.page.title().startswith("run </script>")
+    found.page.context.close()
+
+
+def large_report() -> Report:
+    """A task of three tests of full size under a long id."""
+    task = Task(LONG_ID, (Pair(LARGE, LARGE), Pair(LARGE, LARGE[:1])), (LARGE, LARGE, LARGE))
+    wrong = LARGE.copy()
+    wrong[29, 29] = 0
+    tests = [InputEntry((Attempt(wrong, 3, 0.5), Attempt(None, None, None)), 9, 4, LARGE) for _ in range(3)]
+    return replace(example_report(), entries=[TaskEntry(task, tuple(tests)), *FATES.values()])
+
+
+def fits(page: Page) -> bool:
+    return bool(page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
+
+
+@pytest.mark.browser
+class TestPage:
+    """One page, opened anew for each test."""
+
+    def test_it_opens_with_its_parts_and_everything_has_a_name(self, opened: Opened) -> None:
+        page = opened.page
+        for name in ("Score", "Training and time", "Votes", "What this is", "Tasks"):
+            expect(page.get_by_role("region", name=name, exact=True)).to_be_visible()
+        expect(page.get_by_role("navigation", name="Sections").get_by_role("link")).to_have_count(5)
+        expect(page.get_by_role("status")).to_have_text("10 of 10 tasks")
+        assert opened.ids() == ORDER
+        page.locator(opened.card("near")).get_by_role("button").click()
+        for kind in ("button", "input", "select", "canvas", "svg[role=img]", "a"):
+            names = page.locator(kind).evaluate_all(NAMES)
+            assert names, kind
+            assert all(names), f"{kind}: {names}"
+
+    def test_filters_choose_and_say_so(self, opened: Opened) -> None:
+        for name, wanted in {
+            "Solved": ["first", "second"],
+            "Attempt 1 alone right": ["part", "first"],
+            "Attempt 2 alone right": ["second"],
+            "Near miss": ["near", "part"],
+            "Wrong size": ["size"],
+            "No agreement": ["apart"],
+            "No prediction": ["lone"],
+        }.items():
+            opened.button(f"{name} {len(wanted)}")
+            assert opened.ids() == wanted, name
+            pressed = opened.page.locator('[aria-pressed="true"]')
+            expect(pressed).to_have_text(f"{name} {len(wanted)}")
+            expect(opened.page.get_by_role("status")).to_contain_text(f"{len(wanted)} of 10 tasks: {name.lower()}")
+        opened.page.get_by_label("Near miss: up to").fill("6")
+        assert opened.ids() == ["near", "part", HOSTILE, "apart", "far", "lone"]
+
+    def test_search_finds_part_of_an_id_and_says_when_there_is_none(self, opened: Opened) -> None:
+        search = opened.page.get_by_role("searchbox")
+        search.fill("EA")
+        assert opened.ids() == ["near"]
+        search.fill("nothing")
+        expect(opened.page.get_by_role("status")).to_have_text("No task of 10 fits")
+        search.fill("")
+        assert opened.ids() == ORDER
+
+    def test_tasks_are_ordered_by_margin(self, opened: Opened) -> None:
+        order = opened.page.get_by_label("Order")
+        order.select_option(label="Margin of the votes, largest first")
+        largest = opened.ids()
+        assert largest[:4] == [HOSTILE, "size", "first", "secret"]
+        assert largest[-1] == "lone"
+        order.select_option(label="Margin of the votes, smallest first")
+        smallest = opened.ids()
+        assert smallest[:4] == ["apart", "part", "second", "near"]
+        assert smallest[-1] == "lone"
+
+    def test_a_task_opens_with_everything_there_is_about_it(self, opened: Opened) -> None:
+        page = opened.page
+        card = page.locator(opened.card("near"))
+        head = card.get_by_role("button", name="near")
+        expect(head).to_have_attribute("aria-expanded", "false")
+        head.click()
+        expect(head).to_have_attribute("aria-expanded", "true")
+        panel = card.locator(".panel")
+        expect(panel.get_by_role("figure")).to_have_count(4 + 4 + 3)  # demonstrations; input, attempts, output; drafts
+        expect(panel).to_contain_text("6 of 10 views, halting 0.25")
+        expect(panel).to_contain_text("✗ 1 of 6 cells wrong")
+        expect(panel).to_contain_text("Attempt 2: 1 of 6 cells is wrong: row 2, column 3 is gray (5), should be yellow (4)")
+        expect(panel).to_contain_text("The test output was number 3 in the votes.")
+        expect(panel.get_by_role("img", name="Attempt 2: 2 rows, 3 columns")).to_have_attribute(
+            "aria-label", "Attempt 2: 2 rows, 3 columns. 1 2 0 / 0 3 5. Wrong: row 2 column 3"
+        )
+        titles = panel.locator(".drafts .title").all_inner_texts()
+        assert titles == ["Segment 1", "Segments 2 to 3", "Segment 4"]
+        expect(panel.locator(".drafts")).to_contain_text("✓ right")
+        head.click()
+        expect(panel).to_be_hidden()
+
+    def test_grids_are_drawn_in_the_colors_of_arc(self, opened: Opened) -> None:
+        card = opened.page.locator(opened.card("near"))
+        card.get_by_role("button", name="near").click()
+        canvas = card.locator(".panel").get_by_role("img", name="Input 1")
+        canvas.scroll_into_view_if_needed()
+        expect(canvas).to_have_js_property("width", 3 * 26 + 1)
+        with Image.open(io.BytesIO(canvas.screenshot())) as picture:
+            colors = [[picture.convert("RGB").getpixel((26 * x + 6, 26 * y + 6)) for x in range(3)] for y in range(2)]
+        assert colors == [[rgb(PALETTE[color]) for color in row] for row in ((0, 1, 2), (3, 4, 0))]
+        plain = canvas.screenshot()
+        opened.page.get_by_label("Numbers in cells").check()
+        assert canvas.screenshot() != plain
+
+    def test_all_of_it_can_be_done_with_the_keyboard(self, opened: Opened) -> None:
+        page = opened.page
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the tasks")).to_be_focused()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("button", name="All 10")).to_be_focused()
+        first, second = (page.locator(opened.card(name)).get_by_role("button", name=name) for name in ("near", "part"))
+        for _ in range(20):
+            if first.evaluate("button => button === document.activeElement"):
+                break
+            page.keyboard.press("Tab")
+        page.keyboard.press("ArrowRight")
+        expect(second).to_be_focused()
+        page.keyboard.press("ArrowUp")
+        expect(first).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(first).to_have_attribute("aria-expanded", "true")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Escape")
+        expect(first).to_have_attribute("aria-expanded", "false")
+        expect(first).to_be_focused()
+
+    def test_addresses_open_a_task_and_a_filter(self, opened: Opened) -> None:
+        opened.page.get_by_role("link", name="missed by 5 cells or fewer").click()
+        expect(opened.page.locator('[aria-pressed="true"]')).to_have_text("Near miss 2")
+        opened.page.evaluate("location.hash = '#task=far'")
+        expect(opened.page.get_by_role("button", name="far")).to_have_attribute("aria-expanded", "true")
+        expect(opened.page.get_by_role("button", name="far")).to_be_in_viewport()
+        assert opened.ids() == ORDER
+
+    def test_a_picture_of_the_screen_shows_grids(self, opened: Opened, tmp_path: Path) -> None:
+        opened.page.locator(opened.card("near")).get_by_role("button").click()
+        opened.page.locator(opened.card("near")).locator(".asked").scroll_into_view_if_needed()
+        opened.page.wait_for_timeout(100)
+        opened.page.screenshot(path=tmp_path / "screen.png")
+        assert colors_of(tmp_path / "screen.png") >= {rgb(PALETTE[color]) for color in (1, 2, 3, 4)}
+
+
+def rgb(color: str) -> tuple[int, ...]:
+    return tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def colors_of(path: Path) -> set[tuple[int, ...]]:
+    """The colors that many pixels of a picture have."""
+    with Image.open(path) as picture:
+        counted = picture.convert("RGB").getcolors(1 << 24)
+    return {color for count, color in counted or () if count > 200}  # type: ignore[misc]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1280])
+def test_large_tasks_fit_narrow_and_wide_screens(browser: Browser, tmp_path: Path, scheme: str, width: int) -> None:
+    size = {"width": width, "height": 800}
+    opened = open_report(browser, tmp_path, large_report(), f"#task={LONG_ID}", viewport=size, color_scheme=scheme)
+    expect(opened.page.locator(".expanded .panel")).to_be_visible()
+    expect(opened.page.locator(".panel canvas")).to_have_count(4 + 3 * 3)
+    assert fits(opened.page), "the page is wider than the screen"
+    ground = opened.page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (sum(ground) < 200) == (scheme == "dark")
+    assert not opened.problems
+    opened.page.context.close()
+
+
+@pytest.mark.browser
+def test_without_solutions_there_is_nothing_to_judge_by(browser: Browser, tmp_path: Path) -> None:
+    opened = open_report(browser, tmp_path, Report("run", "kaggle:x:test", [FATES["secret"]], None, "Kaggle keeps them."))
+    expect(opened.page.get_by_role("region", name="Score")).to_contain_text("Solutions unknown.")
+    names = opened.page.get_by_role("group", name="Show").get_by_role("button").all_inner_texts()
+    assert names == ["All 1", "No agreement 0", "No prediction 0"]
+    opened.page.get_by_role("button", name="secret").click()
+    expect(opened.page.locator(".panel").get_by_role("figure")).to_have_count(4 + 3)  # there is no test output
+    assert not opened.problems
+    opened.page.context.close()
+
+
+@pytest.mark.browser
+def test_parts_of_a_page_are_drawn_into_files(tmp_path: Path) -> None:
+    page = tmp_path / "a report.html"
+    page.write_bytes(make_page(example_report()).encode())
+    sizes = {}
+    for part in ("filter=near", f"task={HOSTILE}"):
+        drawn = tmp_path / "new" / "part.png"
+        draw_page(page, part, drawn, 700, dark=part == "filter=near")
+        with Image.open(drawn) as picture:
+            sizes[part] = picture.size
+            ground = picture.getpixel((3, 3))
+        assert isinstance(ground, tuple)
+        assert (sum(ground) < 200) == (part == "filter=near")
+        assert colors_of(drawn) >= {rgb(PALETTE[color]) for color in (1, 2, 3, 4)}
+    assert {width for width, _ in sizes.values()} == {700}
+    assert all(300 < height < 2000 for _, height in sizes.values())
+    with pytest.raises(ValueError, match=r"a report\.html: has no task nope to draw"):
+        draw_page(page, "task=nope", tmp_path / "nope.png", 700, dark=False)
+    assert not (tmp_path / "nope.png").exists()
+
+
+def test_a_machine_without_a_browser_is_told_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ARC_BROWSER", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("eval.report.screenshot._OF_MACOS", ())
+    assert find_browser() is None
+    with pytest.raises(ValueError, match="apt install chromium"):
+        need_browser()
+    (tmp_path / "mine").write_text("#!/bin/sh\necho of no use >&2\nexit 3\n")
+    (tmp_path / "mine").chmod(0o755)
+    monkeypatch.setenv("ARC_BROWSER", "mine")
+    assert find_browser() == tmp_path / "mine"
+    with pytest.raises(ValueError, match="mine: ended with 3: of no use"):
+        draw_page(tmp_path / "page.html", "", tmp_path / "page.png", 700, dark=False)
+    monkeypatch.setenv("ARC_BROWSER", "yours")
+    with pytest.raises(ValueError, match="ARC_BROWSER names yours"):
+        find_browser()

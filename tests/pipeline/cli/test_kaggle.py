@@ -1,0 +1,123 @@
+"""The command `kaggle`: what a person types, reads and gets back."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import kaggle as kaggle_commands
+from pipeline.cli.main import main
+from pipeline.data.sources import load_source
+from submission.causes import KaggleError
+from submission.format import fallback_submission, write_submission
+from tests.pipeline.tiny import tiny_source, write_kaggle
+
+PARTS = ("init", "notebook", "simulate", "push", "status", "submit", "check")
+
+
+def kaggle(*arguments: object) -> int:
+    return main(["kaggle", *map(str, arguments)])
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A settings file that was filled in, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    assert kaggle("init") == 0
+    path = tmp_path / "kaggle.toml"
+    path.write_text(path.read_text().replace('user = ""', 'user = "ann"').replace('competition = ""', 'competition = "arc-x"'))
+    return path
+
+
+def test_five_commands_lead_to_a_submission(
+    settings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kaggle("notebook") == 0
+    assert "next: python -m pipeline kaggle" in capsys.readouterr().out
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr(kaggle_commands, "push", lambda *given: calls.append(given) or 3)
+    monkeypatch.setattr(kaggle_commands, "status", lambda *given: calls.append(given) or "complete")
+    monkeypatch.setattr(kaggle_commands, "submit", lambda *given: calls.append(given) or "Successfully submitted")
+    assert kaggle("push") == kaggle("status", "--wait") == kaggle("submit", "-m", "first try") == 0
+    folder = Path("kaggle-entry")
+    assert calls == [(folder, False), (folder, True), (folder, "first try", None, False)]
+    metadata = json.loads((folder / "notebook" / "kernel-metadata.json").read_text())
+    assert (metadata["id"], metadata["competition_sources"]) == ("ann/arc-trm", ["arc-x"])
+    shown = capsys.readouterr().out
+    assert "version 3 is running" in shown
+    assert "Successfully submitted" in shown
+
+
+def test_settings_that_are_there_stay_and_those_that_are_empty_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert kaggle("notebook") == 2
+    assert "no such settings file; `python -m pipeline kaggle init` writes one" in capsys.readouterr().err
+    assert kaggle("init") == 0
+    assert kaggle("init") == 2
+    assert "is there already" in capsys.readouterr().err
+    assert kaggle("notebook") == 2
+    assert "kaggle.toml: user is empty" in capsys.readouterr().err
+
+
+def test_a_failure_at_kaggle_is_one_line_and_exit_code_one(
+    settings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise KaggleError("no submission is left today")
+
+    monkeypatch.setattr(kaggle_commands, "submit", fail)
+    assert kaggle("submit", "-m", "again") == 1
+    assert capsys.readouterr().err == "python -m pipeline kaggle submit: no submission is left today\n"
+
+
+def test_push_and_submit_need_a_ready_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in (("push",), ("status",), ("submit", "-m", "x")):
+        assert kaggle(part[0], tmp_path, *part[1:]) == 2
+        assert "not a ready folder; `python -m pipeline kaggle notebook --out" in capsys.readouterr().err
+
+
+def test_weights_that_are_none_are_refused_before_they_are_sent(settings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("weights.safetensors").write_text("no weights at all")
+    assert kaggle("notebook", "--weights", "weights.safetensors") == 2
+    assert "weights.safetensors: no weights file (cut short, 17 bytes)" in capsys.readouterr().err
+    assert not Path("kaggle-entry").exists()
+
+
+def test_a_submission_is_checked_as_kaggle_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_kaggle(tmp_path, tiny_source(1, 30, "t"), "test", False)
+    challenges, path = tmp_path / "arc-agi_test_challenges.json", tmp_path / "submission.json"
+    tasks = load_source(f"json:{challenges}", with_solutions=False).tasks
+    write_submission(path, fallback_submission(tasks), tasks)
+    assert kaggle("check", path, "--challenges", challenges) == 0
+    assert "30 tasks, 45 test inputs, nothing that Kaggle would refuse" in capsys.readouterr().out
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({task_id: entries for task_id, entries in document.items() if task_id < "t005"}))
+    assert kaggle("check", path, "--challenges", challenges) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 21
+    assert lines[0].endswith("task 't005': missing")
+    assert lines[-1] == "and 5 more"
+    assert kaggle("check", tmp_path / "nothing.json", "--challenges", challenges) == 2
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_has_help_with_an_example(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        kaggle(part, "--help")
+    assert ended.value.code == 0
+    assert f"example:\n  python -m pipeline kaggle {part}" in capsys.readouterr().out
+
+
+def test_no_part_needs_torch_to_be_imported() -> None:
+    program = (
+        "import sys, pipeline.__main__, pipeline.cli.stages, pipeline.kaggle.rehearsal.simulate\n"
+        "print(sorted({'torch', 'accelerate', 'kaggle'} & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[3], check=True
+    )
+    assert ended.stdout.strip() == "[]"

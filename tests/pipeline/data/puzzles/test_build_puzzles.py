@@ -1,0 +1,289 @@
+"""A dataset of puzzles trains on distinct puzzles that are no tests, and loads as it was saved or not at all."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import safetensors.numpy
+
+from augment.dihedral import apply_dihedral
+from augment.sudoku import draw_symmetries
+from pipeline.data.folder import ARRAYS_FILE, MANIFEST_FILE
+from pipeline.data.puzzles.build import PuzzleStore, build_puzzles
+from pipeline.data.puzzles.kinds import KindName
+from pipeline.data.puzzles.sources import Puzzles
+from tests.pipeline.tinypuzzles import tiny_puzzle_store, tiny_puzzles
+
+
+def joined(*sources: Puzzles) -> Puzzles:
+    """All puzzles of some sources as one."""
+    answers = [source.answers for source in sources if source.answers is not None]
+    questions = np.concatenate([source.questions for source in sources])
+    return replace(sources[0], questions=questions, answers=np.concatenate(answers))
+
+
+def turned(puzzles: Puzzles, dihedral: int) -> Puzzles:
+    """The puzzles, seen through one dihedral."""
+    assert puzzles.answers is not None
+    questions, answers = (
+        np.stack([apply_dihedral(each, dihedral) for each in part]) for part in (puzzles.questions, puzzles.answers)
+    )
+    return replace(puzzles, questions=questions, answers=answers)
+
+
+def seen_otherwise(puzzles: Puzzles, seed: int) -> Puzzles:
+    """The sudokus, each seen through a symmetry of its own that is not the identity."""
+    assert puzzles.answers is not None
+    count, side, _ = puzzles.questions.shape
+    symmetries = draw_symmetries(seed, np.arange(count), np.ones(count, np.int64), side)
+    questions, answers = (symmetries.apply(part - np.uint8(1)) + np.uint8(1) for part in (puzzles.questions, puzzles.answers))
+    return replace(puzzles, questions=questions, answers=answers)
+
+
+def pairs_of(store: PuzzleStore) -> set[bytes]:
+    return {question.tobytes() + answer.tobytes() for question, answer in zip(store.questions, store.answers, strict=True)}
+
+
+def saved(folder: Path, **changes: Any) -> Path:
+    replace(tiny_puzzle_store(), **changes).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["sudoku", "maze"])
+def test_training_puzzles_have_answers_and_tests_have_none(kind: KindName) -> None:
+    trained, asked = tiny_puzzles(kind, 7), tiny_puzzles(kind, 5, seed=1)
+    store = build_puzzles([asked], [trained], 3, 0)
+    assert trained.answers is not None
+    assert pairs_of(store) == {q.tobytes() + a.tobytes() for q, a in zip(trained.questions, trained.answers, strict=True)}
+    assert np.array_equal(store.test_questions, asked.questions)
+    assert set(store.arrays()) == {"questions", "answers", "test_questions"}
+
+
+def test_puzzles_are_one_task_with_one_transform() -> None:
+    store = tiny_puzzle_store()
+    assert (store.task_ids, store.transforms.tolist(), store.transform_start.tolist()) == (("puzzle",), [0], [0, 1])
+    assert (store.transforms.dtype, store.transform_start.dtype) == (np.uint32, np.int64)
+
+
+def test_the_order_of_training_puzzles_does_not_matter_and_repeated_ones_are_kept_once() -> None:
+    first, second, tests = tiny_puzzles(seed=1), tiny_puzzles(seed=2), tiny_puzzles(seed=3)
+    store = build_puzzles([tests], [first, second], 3, 0)
+    again = build_puzzles([tests], [second, joined(first, second)], 3, 0)
+    assert store.data_hash == again.data_hash
+    assert (len(store.questions), again.manifest["totals"]["repeated"]) == (12, 6)
+
+
+def test_tests_keep_their_order_and_may_repeat() -> None:
+    tests = tiny_puzzles(seed=3)
+    store = build_puzzles([tests, tests], [tiny_puzzles()], 3, 0)
+    assert np.array_equal(store.test_questions, np.concatenate((tests.questions, tests.questions)))
+
+
+def test_tests_are_not_needed() -> None:
+    assert build_puzzles([], [tiny_puzzles(side=9)], 3, 0).test_questions.shape == (0, 9, 9)
+
+
+@pytest.mark.parametrize(("kind", "wanted", "expected"), [("sudoku", 1000, 1000), ("maze", 1000, 7), ("maze", 2, 2)])
+def test_a_maze_has_seven_other_views_and_a_sudoku_as_many_as_one_wants(kind: KindName, wanted: int, expected: int) -> None:
+    assert build_puzzles([], [tiny_puzzles(kind)], wanted, 0).augmentations == expected
+
+
+def test_leaks_are_refused_dropped_or_allowed(caplog: pytest.LogCaptureFixture) -> None:
+    tests, own = tiny_puzzles(seed=1, name="asked"), tiny_puzzles(seed=2)
+    leaking = joined(own, tests)
+    message = "6 training puzzles are test puzzles: 6 of made"
+    with pytest.raises(ValueError, match=message) as caught:
+        build_puzzles([tests], [leaking], 3, 0)
+    assert str(caught.value).endswith("(--leakage drop leaves them out, --leakage allow trains on them)")
+    clean = build_puzzles([tests], [own], 3, 0)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        dropped = build_puzzles([tests], [leaking], 3, 0, "drop")
+        allowed = build_puzzles([tests], [leaking], 3, 0, "allow")
+    assert [record.message for record in caplog.records] == [f"left out: {message}", f"trained on all the same: {message}"]
+    assert dropped.data_hash == clean.data_hash
+    assert len(allowed.questions) == 12
+    assert dropped.manifest["audit"] == {"leakage": "drop", "leaks": 6}
+
+
+@pytest.mark.parametrize("dihedral", range(8))
+def test_a_maze_that_is_any_view_of_a_test_leaks(dihedral: int) -> None:
+    tests = tiny_puzzles("maze", seed=1)
+    with pytest.raises(ValueError, match="6 training puzzles are test puzzles"):
+        build_puzzles([tests], [turned(tests, dihedral)], 3, 0)
+
+
+@pytest.mark.parametrize("side", [4, 9])
+def test_a_sudoku_that_is_a_symmetric_view_of_a_test_leaks(side: int) -> None:
+    tests, own = tiny_puzzles(seed=1, side=side, name="asked"), tiny_puzzles(seed=2, side=side)
+    views = seen_otherwise(tests, 5)
+    assert not {each.tobytes() for each in views.questions} & {each.tobytes() for each in tests.questions}
+    with pytest.raises(ValueError, match="6 training puzzles are test puzzles: 6 of made"):
+        build_puzzles([tests], [replace(views, name="made")], 3, 0)
+    dropped = build_puzzles([tests], [joined(own, views)], 3, 0, "drop")
+    assert dropped.data_hash == build_puzzles([tests], [own], 3, 0).data_hash
+    assert dropped.manifest["audit"] == {"leakage": "drop", "leaks": 6}
+
+
+def test_a_training_sudoku_that_is_a_test_is_counted_alone() -> None:
+    tests = tiny_puzzles(seed=1)
+    one = replace(tests, questions=tests.questions[:1], answers=None)
+    with pytest.raises(ValueError, match="1 training puzzle is a test puzzle: 1 of made"):
+        build_puzzles([one], [tests], 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([tiny_puzzles()], [], 3, 0), "there is nothing to train on: puzzles have no demonstrations, so a --train-source is"),
+        (([tiny_puzzles()], [tiny_puzzles()], 3, 0, "drop"), "there is nothing to train on: all training puzzles are test"),
+        (([], [replace(tiny_puzzles(), answers=None)], 3, 0), "made: has no answers, so it cannot be trained on"),
+        (([], [tiny_puzzles()], 3, 0, "ignore"), "leakage must be one of refuse, drop, allow, got 'ignore'"),
+        (([], [tiny_puzzles()], -1, 0), "must not be negative and the seed 0..2^64-1, got -1 and 0"),
+        (([], [tiny_puzzles()], 0, -1), "the seed 0..2^64-1, got 0 and -1"),
+        (([], [tiny_puzzles()], 0, 1 << 64), "got 0 and 18446744073709551616"),
+        (([tiny_puzzles(side=9, name="large")], [tiny_puzzles()], 3, 0), "large has sudoku of 9 x 9, made has sudoku of 4 x 4"),
+        (([tiny_puzzles("maze", side=4)], [tiny_puzzles()], 3, 0), "made has maze of 4 x 4, made has sudoku of 4 x 4"),
+    ],
+)
+def test_what_cannot_be_built_is_told(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        build_puzzles(*arguments)
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", ["sudoku", "maze"])
+def test_what_is_saved_is_what_is_loaded(kind: KindName, tmp_path: Path) -> None:
+    store = tiny_puzzle_store(kind)
+    store.save(tmp_path / "new" / "folder")
+    loaded = PuzzleStore.load(tmp_path / "new" / "folder")
+    for name in ("kind", "augmentations", "seed", "manifest", "data_hash", "tests_hash"):
+        assert getattr(loaded, name) == getattr(store, name), name
+    for name, array in store.arrays().items():
+        assert np.array_equal(loaded.arrays()[name], array), name
+
+
+def test_a_store_without_tests_loads(tmp_path: Path) -> None:
+    saved(tmp_path, test_questions=np.zeros((0, 4, 4), np.uint8))
+    assert len(PuzzleStore.load(tmp_path).test_questions) == 0
+
+
+def test_saving_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    first, second = saved(tmp_path / "first"), saved(saved(tmp_path / "second"))
+    for name in (ARRAYS_FILE, MANIFEST_FILE):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_the_hash_tells_all_that_packs_depend_on_but_not_manifests() -> None:
+    store = tiny_puzzle_store()
+    assert replace(store, manifest={}).data_hash == store.data_hash
+    arrays = {name: array[:-1] for name, array in store.arrays().items()}
+    for name, value in {"kind": "maze", "augmentations": 6, "seed": 4, **arrays}.items():
+        assert replace(store, **{name: value}).data_hash != store.data_hash, name
+
+
+def test_the_hash_of_the_tests_does_not_depend_on_training() -> None:
+    tests, other = tiny_puzzles(seed=1), tiny_puzzles(seed=2)
+    first, second = build_puzzles([tests], [tiny_puzzles()], 3, 0), build_puzzles([tests], [other], 5, 1)
+    assert first.tests_hash == second.tests_hash
+    assert build_puzzles([other], [tiny_puzzles()], 3, 0).tests_hash != first.tests_hash
+
+
+@pytest.mark.parametrize("name", [ARRAYS_FILE, MANIFEST_FILE])
+def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
+    (saved(tmp_path) / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name}: no such file"):
+        PuzzleStore.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "arc-trm-dataset 1"}, "expected format 'arc-trm-puzzles 1', got 'arc-trm-dataset 1'"),
+        ({"kind": "chess"}, "has no data hash or no kind of puzzles, which is one of sudoku, maze"),
+        ({"kind": ["sudoku"]}, "has no data hash or no kind of puzzles"),
+        ({"data_hash": None}, "has no data hash or no kind of puzzles"),
+        ({"augmentations": -1}, "augmentations must be a number from 0 on, got -1"),
+        ({"augmentations": True}, "augmentations must be a number from 0 on, got True"),
+        ({"seed": "a\nb"}, "seed must be a number from 0 on, got 'a\\nb'"),
+        ({"seed": None}, "seed must be a number from 0 on, got None"),
+        ({"seed": 1 << 64}, "seed must be a number from 0 on"),
+        ({"kind": "maze", "augmentations": 8}, "augmentations must be 0..7, got 8"),
+    ],
+)
+def test_foreign_manifests_are_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    path = saved(tmp_path) / MANIFEST_FILE
+    manifest = {**orjson.loads(path.read_bytes()), **{name: value for name, value in change.items() if name != "seed"}}
+    if "seed" in change:
+        manifest["seed"] = "SEED"
+    if change.get("data_hash", "") is None:
+        del manifest["data_hash"]
+    seed = str(change["seed"]).encode() if isinstance(change.get("seed"), int) else orjson.dumps(change.get("seed"))
+    path.write_bytes(orjson.dumps(manifest).replace(b'"SEED"', seed))
+    with pytest.raises(ValueError, match=r"manifest\.json: ") as caught:
+        PuzzleStore.load(tmp_path)
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_truncated_arrays_are_refused(kept: int, tmp_path: Path) -> None:
+    path = saved(tmp_path) / ARRAYS_FILE
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"store\.safetensors: truncated or not a safetensors file"):
+        PuzzleStore.load(tmp_path)
+
+
+def test_arrays_of_other_puzzles_are_noticed(tmp_path: Path) -> None:
+    saved(tmp_path)
+    tiny_puzzle_store(count=5).save(tmp_path / "other")
+    (tmp_path / ARRAYS_FILE).write_bytes((tmp_path / "other" / ARRAYS_FILE).read_bytes())
+    with pytest.raises(ValueError, match="does not belong to the manifest"):
+        PuzzleStore.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda store: {"answers": store.answers[1:]}, "answers must have the shape (6, 4, 4), got (5, 4, 4)"),
+        (lambda store: {"test_questions": store.test_questions[:, 1:]}, "test_questions must be 4 x 4, got (3, 4)"),
+        (lambda store: {"questions": store.questions[:0], "answers": store.answers[:0]}, "there are no training puzzles"),
+        (lambda store: {"questions": store.questions[:, 1:]}, "the questions of a sudoku cannot be 3 x 4"),
+        (lambda store: {"questions": store.questions[:, 1:, 1:]}, "the questions of a sudoku cannot be 3 x 3"),
+        (lambda store: {"questions": store.questions - np.uint8(1)}, "questions must be 1..5, got 0..4"),
+        (lambda store: {"test_questions": store.test_questions + np.uint8(1)}, "test_questions must be 1..5, got 2..6"),
+        (lambda store: {"answers": store.questions}, "each of answers must be a solution"),
+        (lambda store: {"answers": store.answers[::-1]}, "each of answers must be a solution"),
+        (lambda store: {"questions": store.questions.astype(np.int64)}, "questions must be 3-dimensional uint8"),
+        (lambda store: {"answers": store.answers[0]}, "answers must be 3-dimensional uint8, got 2-dimensional uint8"),
+    ],
+)
+def test_inconsistent_arrays_are_refused(change: Callable[[PuzzleStore], dict[str, Any]], message: str, tmp_path: Path) -> None:
+    saved(tmp_path, **change(tiny_puzzle_store()))
+    with pytest.raises(ValueError, match=r"store\.safetensors: ") as caught:
+        PuzzleStore.load(tmp_path)
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_maze_without_a_goal_is_refused(tmp_path: Path) -> None:
+    store = tiny_puzzle_store("maze")
+    tests = store.test_questions.copy()
+    tests[2][tests[2] == 4] = 2
+    replace(store, test_questions=tests).save(tmp_path)
+    with pytest.raises(ValueError, match="each of test_questions must have exactly one S, exactly one G and no o"):
+        PuzzleStore.load(tmp_path)
+
+
+def test_foreign_arrays_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path) / ARRAYS_FILE
+    arrays = safetensors.numpy.load(path.read_bytes())
+    path.write_bytes(safetensors.numpy.save({**arrays, "test_answers": arrays["answers"]}))
+    with pytest.raises(ValueError, match=r"not the arrays of a dataset: missing \[\], unknown \['test_answers'\]"):
+        PuzzleStore.load(tmp_path)

@@ -1,0 +1,253 @@
+"""Sudokus and mazes that are generated: rightly answered, repeatable, and parted so that no view crosses over."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from augment.sudoku import Board, are_solutions, draw_symmetries, extends, symmetry_invariants
+from pipeline.data.puzzles import generate
+from pipeline.data.puzzles.generate import Cells, Part, generate_mazes, generate_sudoku, shortest_paths
+from pipeline.data.puzzles.kinds import FREE, GOAL, PATH, START, WALL
+from pipeline.data.puzzles.sudoku_solver import count_solutions
+
+ROOT = Path(__file__).parents[4]
+
+
+def keys(puzzles: Cells) -> list[bytes]:
+    return [puzzle.tobytes() for puzzle in puzzles]
+
+
+def least_view(board: Board) -> bytes:
+    """The first, by its bytes, of all views of a board of side 4."""
+    lines = [list(order) for order in permutations(range(4)) if order[0] // 2 == order[1] // 2]
+    found = []
+    for turned, rows, columns in product((board, board.T), lines, lines):
+        view = turned[rows][:, columns]
+        for order in permutations(range(1, 5)):
+            found.append(np.array([0, *order], dtype=np.uint8)[view].tobytes())
+    return min(found)
+
+
+def dihedral_views(maze: Cells) -> set[bytes]:
+    return {np.rot90(flipped, turns).tobytes() for flipped in (maze, maze.T) for turns in range(4)}
+
+
+def count_walks(maze: Cells) -> tuple[int | None, int]:
+    """Shortest paths by powers of the adjacency matrix: the first power that joins start and goal counts them. Those counts are
+    small and exact, however large the others grow.
+    """
+    open_cells = np.argwhere((maze != WALL) & (maze != 0))
+    adjacent = (np.abs(open_cells[:, None] - open_cells[None]).sum(axis=2) == 1).astype(float)
+    tokens = maze[tuple(open_cells.T)]
+    walks = (tokens == START).astype(float)
+    for steps in range(1, len(open_cells)):
+        walks = adjacent @ walks
+        if count := walks[tokens == GOAL][0]:
+            return steps, int(count)
+    return None, 0
+
+
+@pytest.mark.parametrize(("side", "clues"), [(4, 4), (4, 7), (9, 28), (9, 40)])
+def test_sudokus_have_the_clues_wished_for_and_one_solution(side: int, clues: int) -> None:
+    questions, answers = generate_sudoku(12, side, clues, seed=1, part="all")
+    assert questions.shape == answers.shape == (12, side, side)
+    assert questions.dtype == answers.dtype == np.uint8
+    assert ((questions > 0).sum(axis=(1, 2)) == clues).all()
+    assert are_solutions(answers).all()
+    assert extends(questions, answers).all()
+    assert [count_solutions(question) for question in questions] == [1] * 12
+    assert len({*keys(questions)}) == 12
+
+
+@pytest.mark.parametrize("side", [7, 8, 13, 30])
+def test_mazes_have_one_shortest_path_and_it_is_marked(side: int) -> None:
+    questions, answers = generate_mazes(8, side, seed=1, part="all")
+    assert questions.shape == answers.shape == (8, side, side)
+    assert questions.dtype == answers.dtype == np.uint8
+    assert len({*keys(questions)}) == 8
+    for question, answer in zip(questions, answers, strict=True):
+        steps, count = count_walks(question)
+        assert steps is not None
+        assert count == 1
+        assert {*question.flat} == {WALL, FREE, START, GOAL}
+        assert (answer == PATH).sum() == steps - 1 >= side
+        assert (question[answer == PATH] == FREE).all()
+        assert np.array_equal(np.where(answer == PATH, FREE, answer), question)
+        only_path = np.where(answer == FREE, WALL, answer)
+        assert count_walks(only_path) == (steps, 1)
+
+
+@pytest.mark.parametrize("side", [9, 10])
+def test_mazes_are_walled_in_and_have_no_lonely_rooms(side: int) -> None:
+    for question in generate_mazes(10, side, seed=2, part="all")[0]:
+        outside = np.ones((side, side), dtype=bool)
+        outside[1:8, 1:8] = False
+        assert (question[outside] == WALL).all()
+        assert (question[1:8:2, 1:8:2] != WALL).all()
+        start = tuple(np.argwhere(question == START)[0])
+        for room in np.argwhere(question == FREE):
+            other = np.where(question == WALL, WALL, FREE).astype(np.uint8)
+            other[start], other[tuple(room)] = START, GOAL
+            assert shortest_paths(other)[1] > 0
+
+
+def test_mazes_are_no_trees() -> None:
+    for question in generate_mazes(5, 21, seed=0, part="all")[0]:
+        cells = (question != WALL).sum()
+        doors = ((question[1:] != WALL) & (question[:-1] != WALL)).sum() + (
+            (question[:, 1:] != WALL) & (question[:, :-1] != WALL)
+        ).sum()
+        assert doors > cells - 1
+
+
+@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=5), elements=st.integers(0, 2)), st.data())
+def test_shortest_paths_are_counted_in_any_maze(maze: Cells, data: st.DataObject) -> None:
+    start, goal = data.draw(st.permutations(range(maze.size)))[:2]
+    maze.flat[[start, goal]] = START, GOAL
+    assert shortest_paths(maze) == count_walks(maze)
+
+
+def test_an_open_field_has_as_many_shortest_paths_as_there_are_orders_of_turns() -> None:
+    maze = np.full((5, 4), FREE, dtype=np.uint8)
+    maze[0, 0], maze[4, 3] = START, GOAL
+    assert shortest_paths(maze) == (7, 35)
+    maze[:, 2] = WALL
+    assert shortest_paths(maze) == (None, 0)
+
+
+@pytest.mark.parametrize("ends", [[], [START], [START, GOAL, GOAL]])
+def test_a_maze_without_one_start_and_one_goal_is_refused(ends: list[int]) -> None:
+    maze = np.full((3, 3), FREE, dtype=np.uint8)
+    maze.flat[: len(ends)] = ends
+    with pytest.raises(ValueError, match=f"got {ends.count(START)} and {ends.count(GOAL)}"):
+        shortest_paths(maze)
+
+
+def test_no_sudoku_of_train_is_a_view_of_one_of_test() -> None:
+    train = {least_view(board) for board in generate_sudoku(15, 4, 6, seed=0, part="train")[0]}
+    test = {least_view(board) for board in generate_sudoku(15, 4, 6, seed=1, part="test")[0]}
+    assert len(train) > 8 < len(test)
+    assert not train & test
+
+
+def test_views_of_a_puzzle_belong_to_its_part() -> None:
+    train, _ = generate_sudoku(6, 9, 34, seed=0, part="train")
+    test, _ = generate_sudoku(6, 9, 34, seed=0, part="test")
+    assert not {*symmetry_invariants(train).tolist()} & {*symmetry_invariants(test).tolist()}
+    views = draw_symmetries(0, np.arange(6), np.ones(6, dtype=np.int64), 9).apply(test)
+    assert [generate._part_of(generate.symmetry_invariant(view)) for view in views] == ["test"] * 6
+
+
+def test_no_maze_of_train_is_a_view_of_one_of_test() -> None:
+    train, _ = generate_mazes(80, 7, seed=0, part="train")
+    test, _ = generate_mazes(80, 7, seed=1, part="test")
+    families = {min(dihedral_views(maze)) for maze in train}
+    assert len(families) < 80  # so few mazes exist that views of one another do occur
+    assert not families & {min(dihedral_views(maze)) for maze in test}
+
+
+def test_parts_of_a_seed_share_its_puzzles_out() -> None:
+    for everything, train, test in (
+        [generate_sudoku(count, 4, 6, 3, part)[0] for count, part in PARTS],
+        [generate_mazes(count, 9, 3, part)[0] for count, part in PARTS],
+    ):
+        in_train = [key for key in keys(everything) if key in {*keys(train)}]
+        in_test = [key for key in keys(everything) if key in {*keys(test)}]
+        assert len(in_train) + len(in_test) == 60
+        assert in_train == keys(train)[: len(in_train)]
+        assert in_test == keys(test)[: len(in_test)]
+        assert 5 < len(in_test) < 25
+
+
+PARTS: tuple[tuple[int, Part], ...] = ((60, "all"), (60, "train"), (25, "test"))
+
+
+def test_a_longer_wish_begins_with_the_shorter_one_and_seeds_differ() -> None:
+    for make in (
+        lambda count, seed: generate_sudoku(count, 9, 35, seed, "all"),
+        lambda count, seed: generate_mazes(count, 9, seed, "all"),
+    ):
+        longer, shorter, other = make(6, 0), make(3, 0), make(6, 1)
+        assert all(np.array_equal(some[:3], few) for some, few in zip(longer, shorter, strict=True))
+        assert not {*keys(longer[0])} & {*keys(other[0])}
+        assert make(0, 0)[0].shape == (0, 9, 9)
+
+
+def test_puzzles_with_few_clues_are_not_those_with_many_less_some() -> None:
+    (_, few), (_, many) = (generate_sudoku(3, 9, clues, 0, "all") for clues in (36, 37))
+    assert not {*keys(few)} & {*keys(many)}
+
+
+def digest() -> str:
+    parts = (*generate_sudoku(4, 9, 33, 5, "train"), *generate_sudoku(4, 4, 5, 5, "test"), *generate_mazes(4, 12, 5, "test"))
+    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
+
+
+def test_another_process_with_another_hash_seed_makes_the_same_puzzles() -> None:
+    program = "from tests.pipeline.data.puzzles.test_generate import digest; print(digest())"
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
+    made = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert made.stdout.strip() == digest()
+
+
+def test_processes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "_BLOCK_ATTEMPTS", 5)
+    alone = generate_sudoku(8, 4, 6, 0, "train"), generate_mazes(8, 9, 0, "train")
+    together = generate_sudoku(8, 4, 6, 0, "train", jobs=2), generate_mazes(8, 9, 0, "train", jobs=2)
+    assert all(np.array_equal(a, b) for one, two in zip(alone, together, strict=True) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("side", "clues", "message"),
+    [
+        (6, 12, "side of 4 or 9, got 6"),
+        (4, 3, r"side 4 has 4\.\.15 clues, got 3"),
+        (4, 16, r"side 4 has 4\.\.15 clues, got 16"),
+        (9, 16, r"side 9 has 17\.\.80 clues, got 16"),
+    ],
+)
+def test_sudokus_that_cannot_be_are_refused(side: int, clues: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate_sudoku(1, side, clues, 0, "all")
+
+
+@pytest.mark.parametrize("side", [6, 31])
+def test_mazes_of_other_sides_are_refused(side: int) -> None:
+    with pytest.raises(ValueError, match=rf"7\.\.30, got {side}"):
+        generate_mazes(1, side, 0, "all")
+
+
+def test_unknown_parts_and_negative_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown part 'valid', expected one of: train, test, all"):
+        generate_mazes(1, 9, 0, "valid")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got -1 and 0"):
+        generate_mazes(-1, 9, 0, "all")
+    with pytest.raises(ValueError, match="got 1 and -2"):
+        generate_sudoku(1, 4, 6, -2, "all")
+
+
+def test_a_hopeless_wish_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "PATIENCE_ATTEMPTS", 15)
+    with pytest.raises(ValueError, match="found 0 of 1 puzzles of 'all', then none in 15 attempts in a row"):
+        generate_sudoku(1, 9, 17, 0, "all")
+
+
+def test_more_puzzles_than_there_are_is_a_hopeless_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one board there are sixteen questions with one blank."""
+    answer = np.array([[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]], dtype=np.uint8)
+    monkeypatch.setattr(generate, "fill_board", lambda side, rng: answer)
+    monkeypatch.setattr(generate, "PATIENCE_ATTEMPTS", 200)
+    assert len({*keys(generate_sudoku(16, 4, 15, 0, "all")[0])}) == 16
+    with pytest.raises(ValueError, match="found 16 of 17 puzzles of 'all', then none in 200 attempts in a row"):
+        generate_sudoku(17, 4, 15, 0, "all")

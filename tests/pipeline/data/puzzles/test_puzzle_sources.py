@@ -1,0 +1,346 @@
+"""Files of puzzles become tokens, made-up puzzles keep the rules, and damaged files are told in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from augment.sudoku import are_solutions, extends
+from pipeline.data.puzzles.csv_files import ROWS_AT_ONCE
+from pipeline.data.puzzles.kinds import PUZZLE_KINDS, KindName
+from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source, load_puzzles
+from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
+
+QUESTION = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
+ANSWER = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
+MAZE, SOLVED = "S # G    ", "S # G o  "
+
+
+def write(path: Path, *lines: str, header: str = "source,question,answer,rating") -> Path:
+    path.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+    return path
+
+
+def fault(path: Path, kind: KindName = "sudoku") -> str:
+    """The message, of one printable line, with which a file is refused, from the name of the file on."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        load_puzzles(f"{kind}:{path}", "train")
+    message = str(caught.value)
+    assert message.isprintable()
+    assert message.startswith(f"{path}: ")
+    return message.removeprefix(f"{path}: ")
+
+
+def test_a_sudoku_is_read_as_the_tokens_of_the_authors(tmp_path: Path) -> None:
+    puzzles = load_puzzles(f"sudoku:{write(tmp_path / 'a.csv', f'book,{QUESTION},{ANSWER},3')}", "train")
+    assert puzzles.answers is not None
+    assert puzzles.questions.dtype == puzzles.answers.dtype == np.uint8
+    assert puzzles.questions[0].ravel().tolist() == [int(digit) + 1 for digit in QUESTION.replace(".", "0")]
+    assert puzzles.answers[0].ravel().tolist() == [int(digit) + 1 for digit in ANSWER]
+    assert (puzzles.kind, puzzles.name, len(puzzles)) == ("sudoku", f"sudoku:{tmp_path / 'a.csv'}", 1)
+    assert (puzzles.question_texts(), puzzles.answer_texts()) == ([QUESTION], [ANSWER])
+
+
+def test_a_maze_is_read_as_the_tokens_of_the_authors(tmp_path: Path) -> None:
+    puzzles = load_puzzles(f"maze:{write(tmp_path / 'a.csv', f'x,{MAZE},{SOLVED},1')}", "train")
+    assert puzzles.answers is not None
+    assert puzzles.questions.tolist() == [[[3, 2, 1], [2, 4, 2], [2, 2, 2]]]
+    assert puzzles.answers.tolist() == [[[3, 2, 1], [2, 4, 2], [5, 2, 2]]]
+    assert (puzzles.question_texts(), puzzles.answer_texts()) == ([MAZE], [SOLVED])
+
+
+@pytest.mark.parametrize(("kind", "vocabulary"), [("sudoku", 11), ("maze", 6)])
+def test_vocabularies_are_those_of_the_authors(kind: KindName, vocabulary: int) -> None:
+    assert PUZZLE_KINDS[kind].vocabulary == vocabulary
+
+
+@pytest.mark.parametrize(("kind", "side"), [("sudoku", 4), ("sudoku", 9), ("maze", 5), ("maze", 30)])
+def test_what_is_written_is_what_is_read(kind: KindName, side: int, tmp_path: Path) -> None:
+    puzzles = tiny_puzzles(kind, 20, side=side)
+    loaded = load_puzzles(f"{kind}:{write_csv(tmp_path / 'a.csv', puzzles)}", "test")
+    assert np.array_equal(loaded.questions, puzzles.questions)
+    assert loaded.answers is not None
+    assert puzzles.answers is not None
+    assert np.array_equal(loaded.answers, puzzles.answers)
+    assert not (loaded.questions == 0).any()
+    for text, tokens in zip(loaded.question_texts(), loaded.questions, strict=True):
+        assert PUZZLE_KINDS[kind].to_text(tokens) == text
+        assert np.array_equal(PUZZLE_KINDS[kind].from_text(text), tokens)
+
+
+def test_tokens_without_a_character_are_written_as_question_marks() -> None:
+    assert PUZZLE_KINDS["sudoku"].to_text(np.array([[0, 1], [5, 255]])) == "?.??"
+    assert PUZZLE_KINDS["maze"].to_text(np.array([[0, 1], [5, 6]])) == "?#o?"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("12", "has 2 characters, expected 16 or 81"), ("5" * 16, "has '5' as character 1")]
+)
+def test_a_text_that_is_no_puzzle_has_no_tokens(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PUZZLE_KINDS["sudoku"].from_text(text)
+
+
+def test_columns_come_in_any_order_quoted_or_not_with_byte_order_mark_or_without(tmp_path: Path) -> None:
+    plain = write(tmp_path / "a.csv", f"{ANSWER},{QUESTION.replace('.', '0')}", header="answer,question")
+    quoted = tmp_path / "b.csv"
+    quoted.write_bytes(
+        b'\xef\xbb\xbf"question","source, of ""it""","answer"\r\n'
+        + f'"{QUESTION}","two\nlines, one field",{ANSWER}\r\n\r\n'.encode()
+    )
+    for path in (plain, quoted):
+        puzzles = load_puzzles(f"sudoku:{path}", "test")
+        assert (puzzles.question_texts(), puzzles.answer_texts()) == ([QUESTION], [ANSWER])
+
+
+def test_a_file_without_answers_is_one_of_tests(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", tiny_puzzles(), with_answers=False)
+    assert load_puzzles(f"sudoku:{path}", "test").answers is None
+
+
+def test_answers_that_are_not_asked_for_are_left_unread(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"x,{QUESTION},no answer at all,1")
+    assert load_puzzles(f"sudoku:{path}", "test", with_answers=False).answers is None
+    assert load_puzzles("sudoku:generated:side=4,count=2", "test", with_answers=False).answers is None
+
+
+def test_some_answers_are_not_enough(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"x,{QUESTION},{ANSWER},1", f"x,{QUESTION},,1")
+    assert fault(path) == "line 3: has no answer, and other lines have one"
+
+
+def test_duplicates_are_read_like_others(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", *[f"x,{QUESTION},{ANSWER},1"] * 3)
+    assert len(load_puzzles(f"sudoku:{path}", "train")) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (f"x,{QUESTION[1:]},{ANSWER},1", "question has 80 characters, expected 81"),
+        (f"x,{QUESTION},{ANSWER}5,1", "answer has 82 characters, expected 81"),
+        (f"x,{QUESTION[:4]}x{QUESTION[5:]},{ANSWER},1", "question has 'x' as character 5, expected only '.123456789'"),
+        (f"x,{QUESTION[:80]}\x00,{ANSWER},1", None),
+        (f"x,{QUESTION[:80]}é,{ANSWER},1", "question has '\\xe9' as character 81, expected only '.123456789'"),
+        (f"x,{QUESTION[:80]}猫,{ANSWER},1", "question has '\\u732b' as character 81, expected only '.123456789'"),
+        (f"x,{QUESTION},{ANSWER[::-1]},1", "answer must be a solution"),
+        (f"x,{QUESTION},{QUESTION},1", "answer must be a solution"),
+        (f"x,{ANSWER[1:]}5,{ANSWER},1", "answer must be a solution"),
+        (f"x,{QUESTION},{ANSWER}", "expected 4 fields, got 3"),
+        (f"x,{QUESTION},{ANSWER},1,2", "expected 4 fields, got 5"),
+        ('x,"', "unexpected end of data"),
+        ('x,"a"b', "not CSV, as line 18 shows"),
+    ],
+)
+def test_a_bad_sudoku_is_told_by_its_line(line: str, message: str | None, tmp_path: Path) -> None:
+    good = f"x,{QUESTION},{ANSWER},1"
+    told = fault(write(tmp_path / "a.csv", *[good] * 16, line))
+    assert "line 18" in told or "line 19" in told
+    assert message is None or message in told
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "message"),
+    [
+        ("S # S    ", SOLVED, "question must have exactly one S, exactly one G and no o"),
+        ("S # GG   ", "S # GG   ", "question must have exactly one S"),
+        (SOLVED, SOLVED, "question must have exactly one S"),
+        (MAZE, "S o G    ", "answer must be the question with some of its free cells turned into o"),
+        (MAZE, "SG#      ", "answer must be the question with"),
+        (MAZE, "S # G.   ", "answer has '.' as character 6, expected only '# SGo'"),
+        ("S # G  ", "S # G  ", "question has 7 characters, expected 9"),
+    ],
+)
+def test_a_bad_maze_is_told_by_its_line(question: str, answer: str, message: str, tmp_path: Path) -> None:
+    told = fault(write(tmp_path / "a.csv", f"x,{question},{answer},1", f"x,{MAZE},{SOLVED},1"), "maze")
+    assert told.startswith(f"line 2: {message}")
+
+
+@pytest.mark.parametrize(("kind", "message"), [("sudoku", "expected 16 or 81"), ("maze", "expected a square, 4 to 900")])
+def test_a_length_that_no_puzzle_has_is_refused(kind: KindName, message: str, tmp_path: Path) -> None:
+    assert fault(write(tmp_path / "a.csv", "x,1234567,,1"), kind) == f"line 2: question has 7 characters, {message}"
+
+
+def test_all_puzzles_of_a_file_have_one_size(tmp_path: Path) -> None:
+    small = tiny_puzzles(count=1).question_texts()[0]
+    path = write(tmp_path / "a.csv", f"x,{QUESTION},{ANSWER},1", f"x,{small},{small},1")
+    assert fault(path) == "line 3: question has 16 characters, expected 81"
+
+
+def test_the_first_three_bad_lines_are_described_and_all_are_counted(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", tiny_puzzles(count=2 * ROWS_AT_ONCE + 10))
+    lines = path.read_text().split("\n")
+    bad = [5, ROWS_AT_ONCE + 7, 2 * ROWS_AT_ONCE + 1, 2 * ROWS_AT_ONCE + 3, 2 * ROWS_AT_ONCE + 5]
+    for number in bad:
+        lines[number - 1] = "x,1"
+    path.write_text("\n".join(lines))
+    told = "; ".join(f"line {number}: expected 4 fields, got 2" for number in bad[:3])
+    assert fault(path) == f"{told}; and 2 more bad lines"
+
+
+def test_lines_are_counted_as_they_are_in_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "", f'"two\nlines",{QUESTION},{ANSWER},1', "", "x,1")
+    assert fault(path) == "line 6: expected 4 fields, got 2"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty, expected a header that names question and answer"),
+        (b"\n\n", "is empty, expected a header that names question and answer"),
+        (b"source,question,answer,rating\n\n", "has a header and no puzzles"),
+        (b"source,question\n", "line 1: the header must name question and answer, each once, got source, question"),
+        (
+            b"question,answer,answer\n",
+            "line 1: the header must name question and answer, each once, got question, answer, answer",
+        ),
+        (b"question,answer\n1\xff2,3\n", "line 2: not UTF-8: invalid start byte at byte 1"),
+        (b"question,answer\n" + b"1" * 200_000, "not CSV, as line 2 shows: field larger than field limit (131072)"),
+    ],
+)
+def test_a_foreign_file_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    assert fault(path) == message
+
+
+@pytest.mark.parametrize("name", ["missing.csv", "", "new\nline.csv"])
+def test_a_missing_file_is_named_in_one_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file") as caught:
+        load_puzzles(f"sudoku:{tmp_path / name}", "train")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", ["sudoku", "maze"])
+def test_a_damaged_file_loads_or_is_refused_in_one_line(kind: KindName, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sound = write_csv(tmp_path / "sound.csv", tiny_puzzles(kind, 8)).read_bytes()
+    path = tmp_path / "damaged.csv"
+    refused = 0
+    for _ in range(300):
+        content = bytearray(sound)
+        for _ in range(rng.integers(1, 4)):
+            first, last = sorted(rng.integers(0, len(content) + 1, size=2).tolist())
+            damage = int(rng.integers(6))
+            if damage == 0:
+                del content[first:]
+            elif damage == 1:
+                del content[first : min(last, first + 5)]
+            elif damage == 2:
+                content[first : first + 1] = rng.integers(0, 256, size=1, dtype=np.uint8).tobytes()
+            elif damage == 3:
+                content[first:first] = [b"\x00", b'"', b",", b"\n", b"\r", b"\xc3"][rng.integers(6)]
+            elif damage == 4:
+                content[first:first] = content[first:last]
+            else:
+                content[first:first] = b"\xef\xbb\xbf"
+        path.write_bytes(content)
+        try:
+            puzzles = load_puzzles(f"{kind}:{path}", "train")
+        except ValueError as error:
+            refused += 1
+            assert str(error).isprintable()
+            assert str(error).startswith(f"{path}: ")
+        else:
+            assert PUZZLE_KINDS[kind].keeps_rule(puzzles.questions).all()
+            assert puzzles.answers is None or PUZZLE_KINDS[kind].solves(puzzles.questions, puzzles.answers).all()
+    assert 150 < refused < 300
+
+
+@pytest.mark.parametrize("side", [4, 9])
+def test_generated_sudokus_are_solved_by_their_answers(side: int) -> None:
+    puzzles = load_puzzles(f"sudoku:generated:side={side},count=3,seed=5", "train")
+    assert puzzles.answers is not None
+    assert puzzles.questions.shape == puzzles.answers.shape == (3, side, side)
+    assert are_solutions(puzzles.answers - np.uint8(1)).all()
+    assert extends(puzzles.questions - np.uint8(1), puzzles.answers - np.uint8(1)).all()
+    assert ((puzzles.questions > 1).sum(axis=(1, 2)) == {4: 6, 9: 30}[side]).all()
+
+
+def test_generated_mazes_keep_the_rules_and_are_read_back(tmp_path: Path) -> None:
+    puzzles = load_puzzles("maze:generated:side=9,count=4", "test")
+    assert puzzles.questions.shape == (4, 9, 9)
+    loaded = load_puzzles(f"maze:{write_csv(tmp_path / 'a.csv', puzzles)}", "test")
+    assert loaded.question_texts() == puzzles.question_texts()
+
+
+@pytest.mark.parametrize("spec", ["sudoku:generated:side=4,count=20", "maze:generated:side=7,count=20"])
+def test_the_parts_of_one_generated_source_are_disjoint(spec: str) -> None:
+    trained, asked = (load_puzzles(spec, part).question_texts() for part in ("train", "test"))
+    assert len(trained) == len(asked) == 20
+    assert not set(trained) & set(asked)
+    assert load_puzzles(spec, "train").question_texts() == trained
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("size=4", "unknown setting size: expected side, clues, count, seed"),
+        ("", "unknown setting '': expected side, clues, count, seed"),
+        ("side", "side must be a number from 1 on, got ''"),
+        ("count=0", "count must be a number from 1 on, got 0"),
+        ("count=many", "count must be a number from 1 on, got many"),
+        ("seed=-1", "seed must be a number from 0 on, got -1"),
+        ("side=4,side=9", "side is given twice"),
+        ("side=5", "side must be 4 or 9, got 5"),
+        ("side=4,clues=17", "clues, got 17"),
+    ],
+)
+def test_bad_settings_of_generated_puzzles_are_told(settings: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        load_puzzles(f"sudoku:generated:{settings}", "train")
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("spec", ["chess:a.csv", "sudoku:", "sudoku", ""])
+def test_an_unknown_source_lists_what_there_is(spec: str) -> None:
+    with pytest.raises(ValueError, match=r"expected one of sudoku:FILE\.csv, sudoku:generated"):
+        load_puzzles(spec, "train")
+
+
+def test_a_part_is_train_or_test() -> None:
+    with pytest.raises(ValueError, match="the part must be train or test, got 'all'"):
+        load_puzzles("sudoku:generated", "all")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("sudoku:a.csv", True),
+        ("maze:generated", True),
+        ("sudoku", False),
+        ("json:sudoku:a.csv", False),
+        ("arc1:training", False),
+    ],
+)
+def test_sources_of_puzzles_are_known_by_their_beginning(spec: str, expected: bool) -> None:
+    assert is_puzzle_source(spec) is expected
+
+
+def test_a_limit_draws_puzzles_without_replacement_in_their_order(tmp_path: Path) -> None:
+    spec = f"sudoku:{write_csv(tmp_path / 'a.csv', tiny_puzzles(count=50))}"
+    everything = load_puzzles(spec, "train").question_texts()
+    first, again, other = (load_puzzles(spec, "train", limit=20, seed=seed) for seed in (0, 0, 1))
+    places = [everything.index(text) for text in first.question_texts()]
+    assert places == sorted(set(places))
+    assert len(places) == 20
+    assert first.question_texts() == again.question_texts() != other.question_texts()
+    asked = load_puzzles(spec, "test", limit=20, seed=0)
+    assert asked.question_texts() != first.question_texts()  # one file may be limited for training and for tests
+    assert first.answers is not None
+    assert extends(first.questions - np.uint8(1), first.answers - np.uint8(1)).all()
+    assert load_puzzles(spec, "train", limit=50).question_texts() == everything
+
+
+@pytest.mark.parametrize("limit", [0, 7, -1])
+def test_a_limit_beyond_the_puzzles_is_refused(limit: int, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", tiny_puzzles())
+    with pytest.raises(ValueError, match=rf"has 6 puzzles, so the limit must be 1\.\.6, got {limit}"):
+        load_puzzles(f"sudoku:{path}", "train", limit=limit)
+
+
+def test_the_help_names_every_kind_of_source() -> None:
+    for kind in PUZZLE_KINDS:
+        assert f"  {kind}:FILE.csv " in PUZZLES_HELP
+        assert f"  {kind}:generated[:KEY=N,...] " in PUZZLES_HELP

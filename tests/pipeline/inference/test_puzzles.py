@@ -1,0 +1,188 @@
+"""Prediction of puzzles: every question once and in its place, whatever the packs, the clock and the processes."""
+
+import math
+import time
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from eval.puzzle_score import read_predictions
+from pipeline.cli.main import main
+from pipeline.config import PredictConfig
+from pipeline.data.puzzles.build import PuzzleStore
+from pipeline.data.puzzles.kinds import KindName
+from pipeline.device import fit_config, make_accelerator
+from pipeline.inference import forward as asking
+from pipeline.inference.puzzles import FIRST_ROUND, PuzzleAnswers, predict_puzzles
+from pipeline.jobs.puzzles import to_predictions
+from pipeline.models.network import Batch, make_network
+from pipeline.system.time_limit import Budget
+from pipeline.weights import Weights, load_weights, network_from, save_weights
+from tests.pipeline.tiny import tiny_config, tiny_store
+from tests.pipeline.tinypuzzles import tiny_puzzle_store, tiny_puzzles
+from tests.pipeline.training.test_trainer import ACCELERATE, finish, launch, make_trainer, metrics
+
+NO_LIMIT = Budget(None, 0.0)
+KINDS = pytest.mark.parametrize("kind", ["sudoku", "maze"])
+
+
+def make_weights(folder: Path, store: PuzzleStore, *settings: str) -> Weights:
+    config = fit_config(tiny_config("memory.kind=table", *settings), store)
+    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), 0)
+    save_weights(folder / "weights.safetensors", network.state_dict(), config, store, 7)
+    return load_weights(folder)
+
+
+def ask_rounds(weights: Weights, store: PuzzleStore, predict: PredictConfig, budget: Budget = NO_LIMIT) -> list[PuzzleAnswers]:
+    accelerator, dtype = make_accelerator("float32")
+    return list(predict_puzzles(accelerator, dtype, weights, store, predict, budget))
+
+
+def ask(weights: Weights, store: PuzzleStore, predict: PredictConfig, budget: Budget = NO_LIMIT) -> PuzzleAnswers:
+    return ask_rounds(weights, store, predict, budget)[-1]
+
+
+class Looks(Budget):
+    """A clock that has run out when it was looked at so many times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(None, 0.0)
+        object.__setattr__(self, "left", iter(range(times)))
+
+    def remaining(self) -> float:
+        return -1.0 if next(self.left, None) is None else math.inf  # type: ignore[attr-defined]
+
+
+class Echo:
+    """Stands in for a network: answers each cell with its own token, surer the more cells are blank."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
+        self.reasoner = SimpleNamespace(initial_state=lambda tokens, dtype: (torch.zeros(tokens, 1, dtype=dtype),))
+
+    def to(self, _: torch.device) -> "Echo":
+        return self
+
+    def eval(self) -> "Echo":
+        return self
+
+    def __call__(self, state: tuple[torch.Tensor], batch: Batch, cycles: int | None = None) -> SimpleNamespace:
+        logits = torch.nn.functional.one_hot(batch.inputs, self.vocabulary).float()
+        blank = (batch.inputs == 1).float().unflatten(0, (batch.layout.sequences, -1)).sum(1)
+        return SimpleNamespace(state=state, logits=logits, halting=torch.stack((blank, -blank), dim=1))
+
+
+@KINDS
+@pytest.mark.parametrize("pack_tokens", [1, 70, 10_000])
+def test_every_question_is_answered_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: KindName, pack_tokens: int
+) -> None:
+    store = tiny_puzzle_store(kind, count=9)
+    weights = make_weights(tmp_path, store)
+    _, transplant = network_from(weights, store)
+    echo = Echo(weights.config.model.vocabulary)
+    monkeypatch.setattr("pipeline.inference.puzzles.network_from", lambda *_: (echo, transplant))
+    found = ask(weights, store, PredictConfig(pack_tokens=pack_tokens, segments=2))
+    assert np.array_equal(found.tokens, store.test_questions)
+    assert found.asked.all()
+    blank = (store.test_questions == 1).sum(axis=(1, 2))
+    np.testing.assert_allclose(found.halting, 1 / (1 + np.exp(-blank)), rtol=1e-5)
+    assert found.source.endswith(f"/weights.safetensors, step 7, trained on {weights.data_hash[:12]}")
+
+
+@KINDS
+def test_packs_do_not_change_the_answers(tmp_path: Path, kind: KindName) -> None:
+    store = tiny_puzzle_store(kind, count=9)
+    weights = make_weights(tmp_path, store)
+    alone, together = (ask(weights, store, PredictConfig(pack_tokens=tokens, segments=3)) for tokens in (1, 10_000))
+    assert np.array_equal(alone.tokens, together.tokens)
+    np.testing.assert_allclose(alone.halting, together.halting, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("looks", "expected"), [(99, [2, 4, 8, 9]), (8, [2, 4, 8, 8]), (7, [2, 4, 7]), (2, [2, 2]), (1, [1]), (0, [0])]
+)
+def test_each_round_has_all_that_was_asked_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int, expected: list[int]
+) -> None:
+    store = tiny_puzzle_store(count=9)
+    weights = make_weights(tmp_path, store)
+    whole = ask(weights, store, weights.config.predict)
+    monkeypatch.setattr("pipeline.inference.puzzles.FIRST_ROUND", 2)
+    monkeypatch.setattr(asking.Asker, "_pack_tokens", lambda *_: 1)  # one at a time
+    rounds = ask_rounds(weights, store, weights.config.predict, Looks(looks))
+    assert [int(found.asked.sum()) for found in rounds] == expected
+    for found in rounds:
+        assert np.array_equal(found.tokens[found.asked], whole.tokens[found.asked])
+        np.testing.assert_allclose(found.halting[found.asked], whole.halting[found.asked], rtol=1e-5)
+        assert not found.tokens[~found.asked].any()
+        assert not found.halting[~found.asked].any()
+    for earlier, later in pairwise(rounds):
+        assert later.asked[earlier.asked].all()
+
+
+def test_no_time_asks_nothing_and_little_time_asks_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tiny_puzzle_store(count=6)
+    weights = make_weights(tmp_path, store)
+    none = ask(weights, store, weights.config.predict, Budget(0.0, time.monotonic()))
+    assert not none.asked.any()
+    assert not none.tokens.any()
+    assert all(row.prediction is None and row.halting_probability is None for row in to_predictions(store, none, {}))
+    answer = asking.Asker.answer
+    monkeypatch.setattr(asking.Asker, "_pack_tokens", lambda *_: 1)
+    monkeypatch.setattr(asking.Asker, "answer", lambda self, samples, _: (time.sleep(0.3), answer(self, samples))[1])
+    started = time.monotonic()
+    some = ask(weights, store, weights.config.predict, Budget(1.0, started))
+    assert time.monotonic() - started < 2.5
+    assert 1 <= some.asked.sum() <= 3
+    assert some.tokens[some.asked].any()
+    assert not some.tokens[~some.asked].any()
+
+
+def test_rows_take_the_answers_that_are_known(tmp_path: Path) -> None:
+    store = tiny_puzzle_store()
+    found = ask(make_weights(tmp_path, store), store, PredictConfig(segments=1))
+    puzzles = tiny_puzzles(seed=99)
+    texts, answers = puzzles.question_texts(), puzzles.answer_texts() or []
+    rows = to_predictions(store, found, {texts[2]: answers[2]})
+    assert [row.question for row in rows] == texts
+    assert [row.answer for row in rows] == [answers[2] if place == 2 else None for place in range(len(texts))]
+
+
+def test_weights_of_tasks_are_not_asked_puzzles(tmp_path: Path) -> None:
+    tasks, puzzles = tiny_store(), tiny_puzzle_store()
+    config = tiny_config()
+    network = make_network(config.model, config.memory, len(tasks.task_ids), len(tasks.transforms), 0)
+    save_weights(tmp_path / "weights.safetensors", network.state_dict(), config, tasks, 7)
+    with pytest.raises(ValueError, match="weights for 12 tokens on a canvas of 30 x 30, but the dataset has 11 on 4 x 4"):
+        ask(load_weights(tmp_path), puzzles, config.predict)
+
+
+@KINDS
+@pytest.mark.parametrize("model", [(), ("model.mixing=mixer", "model.positions=none")])
+def test_a_tiny_network_learns_a_few_puzzles(tmp_path: Path, kind: KindName, model: tuple[str, ...]) -> None:
+    store = tiny_puzzle_store(kind, augmentations=0, count=3)
+    settings = ("train.steps=60", "train.log_steps=5", "optimizer.rate=0.01", "train.segments=2")
+    trainer = make_trainer(fit_config(tiny_config("memory.kind=table", *settings, *model), store), tmp_path, store)
+    trainer.fit(NO_LIMIT)
+    losses = [loss for (loss,) in metrics(tmp_path, "loss")]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_two_processes_predict_what_one_predicts(tmp_path: Path) -> None:
+    store = tiny_puzzle_store(count=FIRST_ROUND + 9)  # two rounds
+    store.save(tmp_path / "data")
+    make_weights(tmp_path, store)
+    predict = ["predict", "--data", str(tmp_path / "data"), "--weights", str(tmp_path), "--out"]
+    two = launch([*ACCELERATE, "-m", "pipeline", *predict, str(tmp_path / "two")])
+    assert main([*predict, str(tmp_path / "one")]) == 0
+    finish(two)
+    one, other = (read_predictions(tmp_path / name / "predictions.csv") for name in ("one", "two"))
+    assert [(row.question, row.prediction) for row in one] == [(row.question, row.prediction) for row in other]
+    assert all(row.prediction is not None for row in other)
+    halting = [[row.halting_probability for row in rows] for rows in (one, other)]
+    assert halting[0] == pytest.approx(halting[1], abs=1e-5)

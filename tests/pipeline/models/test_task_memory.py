@@ -1,0 +1,205 @@
+"""Task memory: whom a gradient reaches, and what a view changes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.models.config import MemoryConfig
+from pipeline.models.task_memory import CompositionalMemory, RowTable, TableMemory, Views
+
+SIZE, TOKENS, TASKS, VIEWS, RANK = 40, 3, 4, 9, 5
+
+
+def make_views(task: list[int], row: list[int] | None = None, seed: int = 0) -> Views:
+    """Views of the tasks through random transforms."""
+    rng = np.random.default_rng(seed)
+    colors = np.stack([np.concatenate(([0], rng.permutation(9) + 1)) for _ in task])
+    dihedral = torch.from_numpy(rng.integers(0, 8, size=len(task)))
+    return Views(torch.tensor(task), torch.tensor(task if row is None else row), dihedral, torch.from_numpy(colors))
+
+
+def make_compositional(seed: int = 0, residual: int = 0) -> CompositionalMemory:
+    """A memory in which scale and shift both say something; a residual says nothing yet."""
+    generator = torch.Generator().manual_seed(seed)
+    memory = CompositionalMemory(TASKS, SIZE, TOKENS, generator, VIEWS, residual)
+    with torch.no_grad():
+        memory.scale.normal_(0, 0.1, generator=generator)
+        memory.shift.normal_(0, 0.1, generator=generator)
+    return memory
+
+
+def test_a_table_starts_at_zero() -> None:
+    assert not TableMemory(5, SIZE, TOKENS)(make_views([0, 1])).any()
+
+
+def test_a_table_row_is_the_first_token_and_the_others_are_zero() -> None:
+    memory = TableMemory(5, SIZE, TOKENS)
+    memory.rows.normal_(generator=torch.Generator().manual_seed(0))
+    given = memory(make_views([0, 0, 1], row=[4, 0, 4]))
+    assert given.shape == (3, TOKENS, SIZE)
+    assert torch.equal(given[:, 0], memory.rows[[4, 0, 4]])
+    assert not given[:, 1:].any()
+
+
+def test_the_gradient_of_a_table_lands_in_the_gathered_rows() -> None:
+    memory = TableMemory(5, SIZE, TOKENS)
+    weight = torch.randn(3, TOKENS, SIZE, generator=torch.Generator().manual_seed(1))
+    (memory(make_views([0, 0, 1], row=[4, 0, 4])) * weight).sum().backward()
+    assert memory.gathered is not None
+    assert torch.equal(memory.gathered.grad, weight[:, 0])
+    assert not list(memory.parameters())
+    assert not memory.rows.requires_grad
+    assert memory.rows.grad is None
+
+
+def test_asking_a_table_without_gradient_gathers_nothing() -> None:
+    memory = TableMemory(5, SIZE, TOKENS)
+    with torch.no_grad():
+        memory(make_views([1]))
+    assert memory.gathered is None
+
+
+def test_a_table_gives_what_a_backward_pass_found_once_with_its_rows() -> None:
+    table = RowTable(4, 2)
+    weight = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
+    (table.gather(torch.tensor([3, 1, 3])) * weight).sum().backward()
+    with torch.no_grad():
+        table.gather(torch.tensor([0]))  # a look without gradient changes nothing
+    found = table.take_gradient()
+    assert found.index.tolist() == [3, 1, 3]
+    assert torch.equal(found.gradient, weight)
+    with pytest.raises(AssertionError, match="no rows were gathered since"):
+        table.take_gradient()
+    table.gather(torch.tensor([0]))
+    with pytest.raises(AssertionError, match="no backward pass"):
+        table.take_gradient()
+
+
+def code_of(memory: CompositionalMemory, dihedral: int, colors: list[int]) -> Tensor:
+    slots = [memory.color_slots[color - 1] for color in colors[1:]]
+    return torch.cat((memory.dihedral[dihedral], memory.color_base, *slots))
+
+
+def test_a_compositional_row_is_scaled_and_shifted_by_the_code_of_the_view() -> None:
+    memory = make_compositional()
+    views = make_views([2, 0, 2], row=[7, 5, 4])
+    given = memory(views)
+    assert given.shape == (3, TOKENS, SIZE)
+    for i in range(3):
+        code = code_of(memory, int(views.dihedral[i]), views.colors[i].tolist())
+        row = memory.rows[views.task[i]]
+        expected = (1 + memory.scale @ code) * row + memory.shift @ code
+        torch.testing.assert_close(given[i].flatten(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_color_slots_follow_the_permutation() -> None:
+    memory, permuted = make_compositional(), make_compositional()
+    views = make_views([1])
+    with torch.no_grad():
+        permuted.color_slots.copy_(memory.color_slots[views.colors[0, 1:] - 1])
+    unchanged = Views(views.task, views.row, views.dihedral, torch.arange(10)[None])
+    assert torch.equal(memory(views), permuted(unchanged))
+    assert not torch.allclose(memory(views), memory(unchanged))
+
+
+def test_a_view_that_was_never_trained_can_be_asked() -> None:
+    memory = make_compositional()
+    never = make_views([1] * 50, row=[10**9] * 50, seed=3)  # beyond every row of a table
+    given = memory(never)
+    assert torch.isfinite(given).all()
+    asked = torch.cat((never.dihedral[:, None], never.colors), dim=1)
+    assert len(given.flatten(1).unique(dim=0)) == len(asked.unique(dim=0)) == 50
+
+
+def test_changing_the_row_of_a_task_changes_only_that_task() -> None:
+    memory = make_compositional()
+    views = make_views([0, 1, 2, 1])
+    before = memory(views).detach()
+    with torch.no_grad():
+        memory.rows[1] += 1
+    after = memory(views)
+    assert torch.equal(before[[0, 2]], after[[0, 2]])
+    assert (before[[1, 3]] != after[[1, 3]]).any(dim=-1).all()
+
+
+def test_the_gradient_reaches_the_rows_of_the_asked_tasks_alone() -> None:
+    memory = make_compositional()
+    memory(make_views([3, 1, 3])).square().sum().backward()
+    assert memory.rows.grad is not None
+    assert memory.rows.grad.any(dim=1).tolist() == [False, True, False, True]
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in memory.parameters())
+
+
+def train_residual(memory: CompositionalMemory, rows: list[int]) -> None:
+    """Give the views of `rows` a residual, as training would."""
+    assert memory.residual is not None
+    memory.residual.rows[rows] = torch.randn(len(rows), RANK, generator=torch.Generator().manual_seed(2))
+
+
+def test_an_untrained_residual_changes_nothing_and_draws_after_everything_else() -> None:
+    without, memory = make_compositional(), make_compositional(residual=RANK)
+    views = make_views([2, 0, 2], row=[7, 5, 4])
+    shared = {name: tensor for name, tensor in memory.state_dict().items() if not name.startswith("residual.")}
+    assert shared.keys() == without.state_dict().keys()
+    assert torch.equal(shared["rows"], without.rows)
+    without.load_state_dict(shared)
+    assert torch.equal(memory(views), without(views))
+
+
+def test_a_residual_changes_the_views_that_were_trained_alone() -> None:
+    memory = make_compositional(residual=RANK)
+    views = make_views([1, 1, 1, 3, 3], row=[4, 5, 4, 8, 7])
+    before = memory(views).detach()
+    train_residual(memory, [4, 8])
+    after = memory(views).detach()
+    assert (before != after).flatten(1).all(dim=1).tolist() == [True, False, True, True, False]
+    assert torch.equal(before[[1, 4]], after[[1, 4]])
+    torch.testing.assert_close((after - before)[0], (after - before)[2], atol=1e-5, rtol=1e-3)  # one view, one residual
+
+
+def test_a_residual_is_a_gated_row_of_the_view_times_a_shared_matrix() -> None:
+    memory = make_compositional(residual=RANK)
+    residual = memory.residual
+    assert residual is not None
+    assert (residual.rows.shape, residual.matrix.shape) == ((VIEWS, RANK), (TOKENS * SIZE, RANK))
+    assert torch.equal(residual.gate, torch.full((TOKENS * SIZE,), -2.0))
+    views = make_views([1, 2], row=[3, 6])
+    before = memory(views)
+    train_residual(memory, [3, 6])
+    with torch.no_grad():
+        residual.gate.normal_(generator=torch.Generator().manual_seed(3))
+    for i, row in enumerate((3, 6)):
+        expected = before[i].flatten() + (residual.matrix @ residual.rows[row]) / (1 + (-residual.gate).exp())
+        torch.testing.assert_close(memory(views)[i].flatten(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_gradient_of_a_residual_reaches_its_rows_first_and_then_matrix_and_gate() -> None:
+    memory = make_compositional(residual=RANK)
+    residual = memory.residual
+    assert residual is not None
+    views = make_views([3, 1], row=[8, 2])
+    memory(views).square().sum().backward()
+    found = residual.take_gradient()
+    assert found.index.tolist() == [8, 2]
+    assert found.gradient.all()
+    assert residual.matrix.grad is not None and not residual.matrix.grad.any()  # of rows that are still zero
+    train_residual(memory, [8, 2])
+    memory(views).square().sum().backward()
+    assert residual.take_gradient().gradient.all()
+    assert residual.matrix.grad.all()
+    assert residual.gate.grad is not None and residual.gate.grad.all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "none"}, "table or compositional, got 'none'"),
+        ({"tokens": 0}, "at least 1"),
+        ({"kind": "compositional", "residual": -1}, "residual must not be negative, got -1"),
+        ({"kind": "table", "residual": 32}, "residual is for compositional memory, a table takes 0, got 32"),
+    ],
+)
+def test_settings_that_make_no_memory_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MemoryConfig(**settings)

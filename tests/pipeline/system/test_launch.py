@@ -1,0 +1,124 @@
+"""Several processes without GPUs: who starts them, with what."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+from pipeline.system import launch
+from pipeline.system.folder_lock import occupied
+from pipeline.system.launch import DEADLINE, STARTED, first_start, start_processes
+from pipeline.system.time_limit import Deadline
+
+
+class Replaced(Exception):
+    """Raised in place of replacing the process."""
+
+
+@pytest.fixture
+def replaced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
+    calls: list[tuple[list[str], dict[str, str]]] = []
+
+    def execve(_: str, command: list[str], environment: dict[str, str]) -> None:
+        calls.append((command, environment))
+        raise Replaced
+
+    monkeypatch.setattr(os, "execve", execve)
+    for name in ("LOCAL_RANK", "ACCELERATE_USE_CPU", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    return calls
+
+
+def pretend_parent(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    class Parent:
+        def cmdline(self) -> list[str]:
+            return list(words)
+
+    class Process:
+        def parent(self) -> Parent:
+            return Parent()
+
+    monkeypatch.setattr(launch.psutil, "Process", Process)
+
+
+def test_one_process_needs_no_launcher(replaced: list[object]) -> None:
+    start_processes(None, ["train"], 0.0)
+    start_processes(1, ["train"], 0.0)
+    assert replaced == []
+
+
+def test_a_process_of_a_launcher_starts_no_others(replaced: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    start_processes(2, ["train"], 0.0)
+    assert replaced == []
+
+
+def test_processes_share_the_threads_and_the_clock(replaced: list[tuple[list[str], dict[str, str]]]) -> None:
+    with pytest.raises(Replaced):
+        start_processes(2, ["train", "--out", "x y"], 12.5)
+    ((command, environment),) = replaced
+    assert command[0] == sys.executable
+    assert command[-5:] == ["-m", "pipeline", "train", "--out", "x y"]
+    assert command[command.index("--nproc_per_node") + 1] == "2"
+    assert int(environment["OMP_NUM_THREADS"]) == max(1, (os.cpu_count() or 1) // 2)
+    assert float(environment[STARTED]) == 12.5
+
+
+@pytest.mark.parametrize("words", [("--cpu", "--num_processes", "3", "-m"), ("--num_processes=3", "--cpu")])
+def test_accelerate_on_a_cpu_gets_the_processes_that_it_was_asked_for(
+    replaced: list[tuple[list[str], dict[str, str]]], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    pretend_parent(monkeypatch, "accelerate", "launch", *words, "pipeline")
+    with pytest.raises(Replaced):
+        start_processes(None, ["run"], 0.0)
+    ((command, _),) = replaced
+    assert command[command.index("--nproc_per_node") + 1] == "3"
+
+
+def test_accelerate_with_one_process_stays_one(replaced: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # without MASTER_PORT, which accelerate sets for several processes
+    start_processes(None, ["run"], 0.0)
+    assert replaced == []
+
+
+def test_no_processes_are_refused() -> None:
+    with pytest.raises(ValueError, match="processes must be at least 1, got 0"):
+        start_processes(0, [], 0.0)
+
+
+def test_the_clock_starts_with_the_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STARTED, raising=False)
+    assert first_start(5.0) == 5.0
+    monkeypatch.setenv(STARTED, "3.25")
+    assert first_start(5.0) == 3.25
+
+
+@pytest.mark.parametrize(("exit_code", "expected"), [(2, 2), (1, 1), (-9, 1)])
+def test_the_launcher_ends_with_the_exit_code_of_the_first_that_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], exit_code: int, expected: int
+) -> None:
+    failure = ProcessFailure(local_rank=1, pid=7, exitcode=exit_code, error_file="none")
+
+    def fail(arguments: list[str]) -> None:
+        raise ChildFailedError("pipeline", {1: failure})
+
+    monkeypatch.delenv(DEADLINE, raising=False)
+    monkeypatch.setattr("torch.distributed.run.main", fail)
+    assert launch.launch(["--standalone"]) == expected
+    assert capsys.readouterr().err == ("a process was killed by SIGKILL\n" if exit_code < 0 else "")
+
+
+def test_the_launcher_keeps_the_lock_and_knows_the_deadline(
+    tmp_path: Path, replaced: list[tuple[list[str], dict[str, str]]]
+) -> None:
+    with occupied(tmp_path) as occupation, pytest.raises(Replaced):
+        start_processes(2, ["train"], 1.5, Deadline(97.0, 99.25, 100.0), occupation)
+    ((_, environment),) = replaced
+    assert [*map(float, environment[DEADLINE].split())] == [97.0, 99.25, 100.0]
+    with pytest.raises(Replaced):
+        start_processes(2, ["train"], 1.5)
+    assert replaced[1][1][DEADLINE] == ""

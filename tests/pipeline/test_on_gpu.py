@@ -1,0 +1,236 @@
+"""What a GPU has to show: it computes what the CPU does, in every precision and way of execution, and nobody waits for it.
+
+The tests of the marker `cuda` are left out where there is no CUDA device, and the last lines of pytest say so; what they check
+of a training is checked on the CPU elsewhere. The others run on the device that there is, a CPU as well.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from pipeline.config import Config
+from pipeline.inference.candidates import read_candidates
+from pipeline.inference.predictor import Predictor
+from pipeline.models.attention import attend, choose_way, packed_error
+from pipeline.models.layout import make_layout
+from pipeline.models.loss import segment_loss
+from pipeline.weights import load_weights
+from tests.parity import Reference, compare, describe, relative_error
+from tests.pipeline.tiny import tiny_config, tiny_store
+from tests.pipeline.tinypuzzles import tiny_puzzle_store
+from tests.pipeline.trainers import NO_LIMIT, final_tensors, make_trainer, metrics
+
+FOLDER = Path(__file__).parents[1] / "golden"
+VECTORS = ("trm_attention", "trm_mixer", "hrm")
+HEADS, SIZE = 2, 32
+SYSTEMS = {
+    "trm": (),
+    "table": ("memory.kind=table", "memory.tokens=2"),
+    "muon": ("memory.residual=3", "optimizer.kind=muon"),
+    "hrm": ("memory.kind=table", "model.kind=hrm", "model.gradient=last-step", "train.halting=q-learning"),
+    "urm": ("model.kind=urm", "model.convolution=3", "train.halting=off"),
+}
+WIDE = ("model.hidden_size=64", "model.heads=2", "model.inner_multiple=64", "train.pack_tokens=400")
+"""Heads of 32: kernels for packs take none of 8."""
+
+
+def forget_accelerate() -> None:
+    """Let the next Accelerator choose its device anew; there is one choice for a whole process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    PartialState._reset_state()
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The GPU, where there is one, for this test alone; else the CPU."""
+    if torch.cuda.is_available():
+        monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+        forget_accelerate()
+        yield torch.device("cuda:0")
+        forget_accelerate()
+    else:
+        yield torch.device("cpu")
+
+
+def settings_of(system: str, *more: str) -> Config:
+    base = ("train.steps=6", "train.packs=2", "train.log_steps=1", "train.segments=3", "train.checkpoint_steps=3")
+    return tiny_config(*WIDE, *base, *SYSTEMS[system], *more)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_the_vectors_of_the_published_code_hold_in_float32(device: torch.device, name: str) -> None:
+    errors = compare(FOLDER / f"{name}.safetensors", str(device))
+    assert errors.above() == [], describe(errors)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_bfloat16_misses_the_vectors_by_no_more_than_its_rounding(device: torch.device, name: str) -> None:
+    reference = Reference(FOLDER / f"{name}.safetensors", str(device))
+    expected = reference.tensors["eval.step1.logits"].flatten(0, 1).double()
+
+    @torch.no_grad()
+    def error(dtype: torch.dtype) -> float:
+        segment, _ = reference.segment(reference.network.initial_state(reference.layout.tokens, dtype))
+        assert segment.state[0].dtype == dtype
+        return float((segment.logits.double() - expected).norm() / expected.norm())
+
+    exact, off = error(torch.float32), error(torch.bfloat16)
+    generator = torch.Generator(device).manual_seed(0)
+    for tensor in reference.network.state_dict().values():  # as far off as bfloat16 has them, at most
+        tensor.mul_(1 + 2**-8 * (2 * torch.rand(tensor.shape, generator=generator, device=device) - 1))
+    rounding = error(torch.float32)
+    assert exact < 1e-4 < off
+    assert off < 3 * rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_attention_of_a_pack_is_that_of_padded_and_masked_sequences(device: torch.device, dtype: torch.dtype) -> None:
+    shapes = torch.tensor([[1, 1], [3, 3], [3, 3], [12, 11], [30, 30]])
+    layout = make_layout(shapes, torch.zeros_like(shapes), 4, device)
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(layout.tokens, 3 * HEADS, SIZE, generator=generator, dtype=torch.float64).to(device)
+    query_key, value = qkv[:, : 2 * HEADS].to(dtype), qkv[:, 2 * HEADS :].to(dtype)
+    attended = attend(query_key, value, layout, choose_way(device, dtype, SIZE))
+
+    lengths = layout.bounds.diff()
+    place = layout.sequence, torch.arange(layout.tokens, device=device) - layout.bounds[:-1][layout.sequence]
+    padded = torch.zeros(len(shapes), int(lengths.max()), 3 * HEADS, SIZE, dtype=torch.float64, device=device)
+    padded[place] = qkv.to(dtype).double()
+    there = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
+    query, key, values = padded.transpose(1, 2).split(HEADS, dim=1)
+    expected = F.scaled_dot_product_attention(query, key, values, attn_mask=there[:, None, None]).transpose(1, 2)[place]
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 0.004}[dtype]
+    assert relative_error(attended, expected.flatten(1)) < tolerance
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_training_computes_what_it_does_on_a_cpu(tmp_path: Path, device: torch.device, system: str) -> None:
+    config = settings_of(system, "train.precision=float32")
+    trainer = make_trainer(config, tmp_path / "here")
+    assert trainer.state.accelerator.device.type == device.type
+    trainer.fit(NO_LIMIT)
+    os.environ["ACCELERATE_USE_CPU"] = "1"
+    forget_accelerate()
+    try:
+        make_trainer(config, tmp_path / "cpu").fit(NO_LIMIT)
+    finally:
+        del os.environ["ACCELERATE_USE_CPU"]
+        forget_accelerate()
+    names = ("step", "loss", "halting_loss", "segments")
+    here, there = (metrics(tmp_path / name, *names) for name in ("here", "cpu"))
+    assert here[0] == pytest.approx(there[0], rel=1e-4)
+    assert here == [pytest.approx(line, rel=0.02, abs=1e-3) for line in there]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_resumed_training_goes_on(tmp_path: Path, device: torch.device, system: str) -> None:
+    config = settings_of(system)
+    make_trainer(config, tmp_path / "whole").fit(NO_LIMIT)
+    half = replace(config, train=replace(config.train, steps=3))
+    make_trainer(half, tmp_path / "parts").fit(NO_LIMIT)
+    trainer = make_trainer(config, tmp_path / "parts")
+    assert trainer.resume()
+    assert trainer.state.progress.step == 3
+    trainer.fit(NO_LIMIT)
+    expected, found = final_tensors(tmp_path / "whole"), final_tensors(tmp_path / "parts")
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        if tensor.is_floating_point() and name.startswith("weights"):  # sums of a GPU come in no fixed order
+            torch.testing.assert_close(found[name], tensor, atol=2e-3, rtol=2e-2, msg=name)
+
+
+@pytest.mark.cuda
+def test_predictions_are_those_of_a_cpu(tmp_path: Path, device: torch.device) -> None:
+    config, store = settings_of("trm", "train.precision=float32", "predict.views=6"), tiny_store()
+    make_trainer(config, tmp_path, store).fit(NO_LIMIT)
+    weights = load_weights(tmp_path)
+    found = []
+    for where in (device, torch.device("cpu")):
+        folder = tmp_path / f"candidates-{len(found)}"
+        folder.mkdir()
+        with Predictor(where, torch.float32, weights, store, config.predict, []) as predictor:
+            assert list(predictor.rounds(folder, NO_LIMIT))
+        found.append([read_candidates(path)[0] for path in sorted(folder.iterdir())])
+    for here, there in zip(*found, strict=True):
+        assert here.test.tolist() == there.test.tolist()
+        assert here.transform.tolist() == there.transform.tolist()
+        assert np.abs(here.probability - there.probability).max() < 1e-3
+        same = [np.array_equal(one, other) for (_, one, _), (_, other, _) in zip(here.grids(), there.grids(), strict=True)]
+        assert np.mean(same) > 0.95  # a tie of two colors may go either way
+
+
+@torch.no_grad()
+def test_the_loss_is_exact_enough_in_float32(device: torch.device) -> None:
+    reference = Reference(FOLDER / "trm_attention.safetensors", str(device))
+    segment, loss = reference.segment(reference.network.initial_state(reference.layout.tokens, torch.float32))
+    exact = segment_loss(segment.logits.double(), segment.halting.double(), reference.labels, reference.layout).total
+    assert float(loss.total) == pytest.approx(float(exact), rel=1e-6)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_kernel_for_packs_is_there_and_right(device: torch.device, dtype: torch.dtype) -> None:
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        assert choose_way(device, dtype, SIZE) == "fused"
+        return
+    assert packed_error(device, dtype, SIZE) < 0.02
+    assert choose_way(device, dtype, SIZE) == "packed"
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", ["compiled", "graphed"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_execution_changes_nothing_but_rounding(tmp_path: Path, device: torch.device, system: str, kind: str) -> None:
+    """Of tasks, in bfloat16; of puzzles, which have constant shapes without a kernel for packs, in float32."""
+    torch._dynamo.reset()
+    names = ("loss", "halting_loss")
+    for way, store, precision, tolerance in (("tasks", tiny_store(), "bfloat16", 0.05), ("puzzles", None, "float32", 1e-3)):
+        lines = {}
+        for each in ("eager", kind):
+            config = settings_of(system, f"train.execution={each}", f"train.precision={precision}")
+            out = tmp_path / way / each
+            trainer = make_trainer(config, out, store or tiny_puzzle_store())
+            trainer.fit(NO_LIMIT)
+            assert trainer.gradients.execution.kind == each, "it went on eagerly"
+            lines[each] = metrics(out, *names)
+        assert lines[kind] == [pytest.approx(line, rel=tolerance, abs=tolerance) for line in lines["eager"]]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", ["eager", "compiled", "graphed"])
+def test_no_step_waits_for_the_gpu(tmp_path: Path, device: torch.device, kind: str) -> None:
+    torch._dynamo.reset()
+    config = settings_of("trm", f"train.execution={kind}", "train.precision=bfloat16", "train.halting_delay=1")
+    trainer = make_trainer(config, tmp_path)
+    for _ in range(4):  # what is compiled and captured, is now
+        trainer._step(0.5)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            trainer._step(0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+def test_float16_with_a_scaled_loss_learns_without_a_step_that_is_not_finite(tmp_path: Path, device: torch.device) -> None:
+    config = settings_of("trm", "train.precision=float16", "train.steps=60")
+    trainer = make_trainer(config, tmp_path)
+    trainer.fit(NO_LIMIT)
+    losses = [loss for (loss,) in metrics(tmp_path, "loss")]
+    assert len(losses) == 60
+    assert all(map(math.isfinite, losses))
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+    for name, tensor in final_tensors(tmp_path).items():
+        assert not tensor.is_floating_point() or bool(tensor.isfinite().all()), name

@@ -1,0 +1,209 @@
+"""Files of tensors and of JSON: all or nothing, and every damage is noticed."""
+
+import errno
+import os
+import resource
+import threading
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from eval.files import write_json
+from pipeline import tensor_files as tensorfiles
+from pipeline.tensor_files import Damaged, read_checked_json, read_checksum, read_tensors, write_checked_json, write_tensors
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, values = tmp_path / "t.safetensors", tmp_path / "v.json"
+    write_tensors(tensors, {"a": torch.ones(2)}, {"said": "before"})
+    write_json(values, {"b": 1, "a": [2.5]})
+
+    def fail(given: object, path: Path, metadata: object = None) -> None:
+        path.write_text("half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(tensorfiles, "save_file", fail)
+    with pytest.raises(OSError, match="no space left"):
+        write_tensors(tensors, {"a": torch.zeros(2)})
+    with pytest.raises(TypeError):
+        write_json(values, {"b": object()})
+    found, metadata = read_tensors(tensors)
+    assert (found["a"].tolist(), metadata) == ([1.0, 1.0], {"said": "before"})
+    assert orjson.loads(values.read_bytes()) == {"a": [2.5], "b": 1}
+    assert names(tmp_path) == ["t.safetensors", "v.json"]
+
+
+def test_tensors_without_values_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "empty.safetensors"
+    write_tensors(path, {"none": torch.from_numpy(np.zeros((0, 2), np.uint8))})
+    assert read_tensors(path)[0]["none"].shape == (0, 2)
+
+
+TENSORS = {
+    "numbers": torch.arange(6, dtype=torch.float32).reshape(2, 3),
+    "half": torch.ones(3, dtype=torch.bfloat16),
+    "flags": torch.tensor([True, False]),
+    "one": torch.tensor(7),
+    "none": torch.from_numpy(np.zeros((0, 2), np.uint8)),
+}
+
+
+def test_tensors_and_metadata_come_back_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "all.safetensors"
+    write_tensors(path, TENSORS, {"said": "this"})
+    found, metadata = read_tensors(path)
+    assert metadata == {"said": "this"}
+    assert found.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+def test_no_changed_byte_of_a_file_changes_what_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "all.safetensors"
+    write_tensors(path, TENSORS, {"said": "this"})
+    whole, unnoticed = path.read_bytes(), []
+    for place in range(len(whole)):
+        for bit in (1, 16):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            try:
+                found, metadata = read_tensors(path)
+            except Damaged as error:
+                assert str(error).startswith(f"{path}: damaged")
+                assert "\n" not in str(error)
+                continue
+            unnoticed.append(place)  # the name of the checksum: as if there were none
+            assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
+            assert metadata["said"] == "this"
+    name = whole.index(b"checksum")
+    assert set(unnoticed) <= set(range(name, name + len(b"checksum")))
+
+
+@pytest.mark.parametrize("size", [1, 999, 1000, 1001, 3500])
+def test_a_large_tensor_is_checked_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(tensorfiles, "_CHUNK_BYTES", 1000)
+    path = tmp_path / "large.safetensors"
+    write_tensors(path, {"large": torch.arange(size).to(torch.uint8)})
+    assert torch.equal(read_tensors(path)[0]["large"], torch.arange(size).to(torch.uint8))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match="checksum"):
+        read_tensors(path)
+
+
+def test_parts_of_a_large_tensor_that_change_places_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorfiles, "_CHUNK_BYTES", 4)
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, {"t": torch.tensor([1, 1, 1, 1, 2, 2, 2, 2], dtype=torch.uint8)})
+    path.write_bytes(path.read_bytes()[:-8] + bytes([2, 2, 2, 2, 1, 1, 1, 1]))
+    with pytest.raises(Damaged, match="checksum"):
+        read_tensors(path)
+
+
+def test_a_file_without_a_checksum_is_read_unchecked(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.safetensors"
+    save_file({"a": torch.ones(2)}, path, metadata={"said": "this"})
+    assert read_checksum(path) is None
+    tensors, metadata = read_tensors(path)
+    assert (tensors["a"].tolist(), metadata) == ([1.0, 1.0], {"said": "this"})
+
+
+def test_other_programs_read_what_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "ours.safetensors"
+    write_tensors(path, {"a": torch.ones(2)})
+    assert load_file(path)["a"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_who_may_read_a_file_of_tensors_is_who_may_read_any_other(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(2)})
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.json").stat().st_mode == 0o100666 & ~mask
+
+
+def test_the_checksum_depends_on_content_alone(tmp_path: Path) -> None:
+    checksums = []
+    for number, tensors in enumerate((TENSORS, dict(reversed(TENSORS.items())), TENSORS | {"one": torch.tensor(8)})):
+        path = tmp_path / f"{number}.safetensors"
+        write_tensors(path, tensors)
+        checksums.append(read_checksum(path))
+    assert checksums[0] == checksums[1] != checksums[2]
+
+
+def test_a_missing_file_is_missing_not_damaged(tmp_path: Path) -> None:
+    for read in (read_tensors, read_checksum, read_checked_json):
+        with pytest.raises(FileNotFoundError):
+            read(tmp_path / "nothing")
+
+
+VALUE = {"step": 3, "rate": 0.1, "inner": {"b": [1, 2], "a": None}}
+
+
+def test_a_checked_object_comes_back(tmp_path: Path) -> None:
+    write_checked_json(tmp_path / "v.json", VALUE)
+    assert read_checked_json(tmp_path / "v.json") == VALUE
+    assert orjson.loads((tmp_path / "v.json").read_bytes()).items() >= VALUE.items()
+
+
+def test_an_object_without_a_checksum_is_read_unchecked(tmp_path: Path) -> None:
+    write_json(tmp_path / "v.json", VALUE)
+    assert read_checked_json(tmp_path / "v.json") == VALUE
+
+
+def test_every_changed_value_of_a_checked_object_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "v.json"
+    write_checked_json(path, VALUE)
+    whole = path.read_bytes()
+    name = whole.index(b'"checksum"')
+    for place, byte in enumerate(whole):
+        if chr(byte).isalnum() and not name < place < name + len(b"checksum") + 1:
+            path.write_bytes(whole[:place] + bytes([byte ^ 1]) + whole[place + 1 :])
+            with pytest.raises(Damaged, match=f"^{path}: damaged"):
+                read_checked_json(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"3", b"\xff", b'{"a": 1'])
+def test_what_is_no_object_is_damaged(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "v.json"
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match=f"^{path}: damaged"):
+        read_checked_json(path)
+
+
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, {"a": torch.ones(2)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(OSError, match=rf"\[Errno {errno.EFBIG}\] .+: '{path}'"):
+            write_tensors(path, {"a": torch.ones(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_tensors(path)[0]["a"].tolist() == [1.0, 1.0]
+    assert names(tmp_path) == ["t.safetensors"]
+
+
+def test_a_checksum_needs_no_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(tensorfiles, "_CHUNK_BYTES", 64)
+    write_tensors(tmp_path / "t.safetensors", {"a": torch.arange(1000)})
+
+    def no_room(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_room)
+    assert read_tensors(tmp_path / "t.safetensors")[0]["a"].tolist() == list(range(1000))
+    assert "checksums are computed in one thread: can't start new thread" in caplog.text

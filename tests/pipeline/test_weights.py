@@ -1,0 +1,375 @@
+"""Weights: everything by name, undamaged or passed over, and an error that names the file."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline import weights as checkpoint
+from pipeline.config import BuildConfig, Config, override
+from pipeline.data.build import build
+from pipeline.data.store import Store
+from pipeline.models.network import Network, make_network
+from pipeline.tensor_files import Damaged, read_tensors
+from pipeline.training.checkpoint import begin_checkpoint, finish_checkpoint
+from pipeline.weights import (
+    Transplant,
+    Weights,
+    find_weights,
+    load_weights,
+    network_from,
+    newest_weights,
+    save_weights,
+    transplant,
+)
+from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
+
+KINDS = pytest.mark.parametrize("kind", ["table", "compositional", "residual"])
+ROWS, RESIDUAL = "memory.rows", "memory.residual.rows"
+
+
+def config_of(kind: str, *settings: str) -> Config:
+    """A tiny config of a kind of memory; residual: compositional memory that has one."""
+    memory = ("memory.kind=compositional", "memory.residual=3") if kind == "residual" else (f"memory.kind={kind}",)
+    return tiny_config(*memory, "memory.tokens=2", *settings)
+
+
+def network_of(config: Config, store: Store, seed: int = 1) -> Network:
+    """A network whose memory rows are all different."""
+    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), seed)
+    with torch.no_grad():
+        for name in {ROWS, RESIDUAL} & network.state_dict().keys():
+            network.state_dict()[name].normal_(generator=torch.Generator().manual_seed(seed))
+    return network
+
+
+def write_weights(path: Path, kind: str = "compositional", store: Store | None = None) -> dict[str, Tensor]:
+    store = store or tiny_store()
+    config = config_of(kind)
+    tensors = {name: tensor.clone() for name, tensor in network_of(config, store).state_dict().items()}
+    save_weights(path, tensors, config, store, 12)
+    return tensors
+
+
+def assert_equal(ours: dict[str, Tensor], others: dict[str, Tensor]) -> None:
+    assert ours.keys() == others.keys()
+    assert not [name for name in ours if not torch.equal(ours[name], others[name])]
+
+
+@KINDS
+def test_weights_are_read_as_they_were_written(tmp_path: Path, kind: str) -> None:
+    store, path = tiny_store(), tmp_path / "weights.safetensors"
+    tensors = write_weights(path, kind, store)
+    weights = load_weights(path)
+    assert_equal(weights.tensors, tensors)
+    assert (weights.path, weights.config, weights.step) == (path, config_of(kind), 12)
+    assert (weights.data_hash, weights.task_ids) == (store.data_hash, store.task_ids)
+    assert weights.transforms.tolist() == store.transforms.tolist()
+    assert weights.transform_start.tolist() == store.transform_start.tolist()
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@KINDS
+def test_weights_come_back_unchanged_to_their_own_tasks(tmp_path: Path, kind: str) -> None:
+    store = tiny_store()
+    tensors = write_weights(tmp_path / "weights.safetensors", kind, store)
+    network, happened = network_from(load_weights(tmp_path), store)
+    assert_equal(network.state_dict(), tensors)
+    assert happened == Transplant(known=4, new=0, unused=0)
+
+
+def store_of(names: dict[str, int], augmentations: int, seed: int = 0) -> Store:
+    """A store of tasks by name; equal numbers are equal tasks."""
+    tasks = tiny_source(tasks=max(names.values()) + 1).tasks
+    renamed = tuple(replace(tasks[number], id=name) for name, number in names.items())
+    source = replace(tiny_source(), tasks=renamed, solutions={})
+    return build([source], [], BuildConfig(augmentations, "all", seed, 1), leakage="allow")
+
+
+OLD, NEW = {"b": 0, "c": 1, "d": 2}, {"a": 3, "aa": 4, "c": 1, "d": 2}
+
+
+def moved(kind: str, tmp_path: Path) -> tuple[Weights, Store, Network, Transplant]:
+    """What becomes of weights of b, c and d, with other views, when a, aa, c and d are to be solved."""
+    write_weights(tmp_path / "weights.safetensors", kind, store_of(OLD, 5))
+    weights, store = load_weights(tmp_path), store_of(NEW, 8, seed=1)
+    network, happened = network_from(weights, store)
+    return weights, store, network, happened
+
+
+@KINDS
+def test_a_transplant_says_what_was_known_new_and_unused(tmp_path: Path, kind: str) -> None:
+    weights, _, network, happened = moved(kind, tmp_path)
+    assert happened == Transplant(known=2, new=2, unused=1)
+    assert str(happened) == "task memory: 2 tasks by id, 2 new from the mean, 1 not needed"
+    trunk = {name: tensor for name, tensor in network.state_dict().items() if name not in (ROWS, RESIDUAL)}
+    assert_equal(trunk, {name: tensor for name, tensor in weights.tensors.items() if name not in (ROWS, RESIDUAL)})
+
+
+def test_compositional_rows_move_by_task_id_and_new_ones_are_the_mean(tmp_path: Path) -> None:
+    weights, store, network, _ = moved("compositional", tmp_path)
+    old, rows = weights.tensors[ROWS], network.state_dict()[ROWS]
+    assert store.task_ids == ("a", "aa", "c", "d")
+    torch.testing.assert_close(rows, torch.stack([old.mean(0), old.mean(0), old[1], old[2]]))
+
+
+def places_of(weights: Weights) -> dict[str, dict[int, int]]:
+    """The row of each transform of each task."""
+    starts = weights.transform_start.tolist()
+    ranges = zip(weights.task_ids, starts[:-1], starts[1:], strict=True)
+    return {task: dict(zip(weights.transforms[a:b].tolist(), range(a, b), strict=True)) for task, a, b in ranges}
+
+
+def test_table_rows_move_by_task_id_and_transform_and_new_ones_are_the_mean(tmp_path: Path) -> None:
+    weights, store, network, _ = moved("table", tmp_path)
+    old, rows = weights.tensors[ROWS], network.state_dict()[ROWS]
+    places, kinds = places_of(weights), []
+    for task, task_id in enumerate(store.task_ids):
+        for position in range(*store.transform_start[task : task + 2]):
+            code = int(store.transforms[position])
+            known = places.get(task_id, {})
+            expected = old[known[code]] if code in known else old[list(known.values()) or slice(None)].mean(0)
+            torch.testing.assert_close(rows[position], expected)
+            kinds.append("same view" if code in known else "mean of task" if known else "mean of all")
+    assert {kind: kinds.count(kind) > 1 for kind in set(kinds)} == dict.fromkeys(
+        ("same view", "mean of task", "mean of all"), True
+    )
+
+
+def test_residual_rows_move_by_task_id_and_transform_and_new_ones_are_zero(tmp_path: Path) -> None:
+    weights, store, network, _ = moved("residual", tmp_path)
+    old, rows = weights.tensors[RESIDUAL], network.state_dict()[RESIDUAL]
+    assert rows.shape == (len(store.transforms), 3)
+    places, kinds = places_of(weights), []
+    for task, task_id in enumerate(store.task_ids):
+        for position in range(*store.transform_start[task : task + 2]):
+            code = int(store.transforms[position])
+            known = places.get(task_id, {})
+            assert torch.equal(rows[position], old[known[code]] if code in known else torch.zeros(3))
+            kinds.append("same view" if code in known else "other view" if known else "other task")
+    assert {kind: kinds.count(kind) > 1 for kind in kinds} == dict.fromkeys(("same view", "other view", "other task"), True)
+    means = weights.tensors[ROWS].mean(0)
+    torch.testing.assert_close(network.state_dict()[ROWS][0], means)  # rows of new tasks are the mean all the same
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("memory.kind=table", "memory.color_base"),
+        ("memory.residual=3", "memory.residual.gate, memory.residual.matrix, memory.residual.rows"),
+        ("memory.tokens=1", "memory.rows, memory.scale, memory.shift"),
+        ("model.layers=1", r"reasoner\.blocks\.1"),
+        ("model.convolution=3", r"reasoner\.blocks\.0\.feed_forward\.convolution\.weight"),
+        ("model.hidden_size=32", "memory.dihedral"),
+        ("model.kind=urm", r"reasoner\.initial_answer"),
+        ("model.heads=4", r"model\.heads"),
+        ("model.positions=1d", r"model\.positions"),
+    ],
+)
+def test_weights_of_another_architecture_are_refused_by_what_differs(tmp_path: Path, setting: str, named: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_weights(path)
+    store = tiny_store()
+    other = network_of(override(config_of("compositional"), [setting]), store)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(ValueError, match=f"{path}: weights of another architecture, .*{named}.* differ"):
+        transplant(load_weights(path), other, store)
+    assert_equal(other.state_dict(), before)
+
+
+def test_a_table_of_other_memory_tokens_is_refused(tmp_path: Path) -> None:
+    write_weights(tmp_path / "weights.safetensors", "table")
+    store = tiny_store()
+    with pytest.raises(ValueError, match=r"memory\.tokens differ"):
+        transplant(load_weights(tmp_path), network_of(config_of("table", "memory.tokens=3"), store), store)
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("memory.residual=0", "memory.residual.gate, memory.residual.matrix, memory.residual.rows"),
+        ("memory.residual=4", "memory.residual.matrix, memory.residual.rows"),
+    ],
+)
+def test_a_residual_of_another_rank_is_refused(tmp_path: Path, setting: str, named: str) -> None:
+    write_weights(tmp_path / "weights.safetensors", "residual")
+    store = tiny_store()
+    with pytest.raises(ValueError, match=f"weights of another architecture, {named} differ"):
+        transplant(load_weights(tmp_path), network_of(config_of("residual", setting), store), store)
+
+
+def test_more_cycles_are_no_other_architecture(tmp_path: Path) -> None:
+    write_weights(tmp_path / "weights.safetensors")
+    store = tiny_store()
+    deeper = network_of(config_of("compositional", "model.H_cycles=5", "model.L_cycles=6"), store)
+    assert transplant(load_weights(tmp_path), deeper, store).known == 4
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, -1])
+def test_a_truncated_file_is_named(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_weights(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=f"^{path}: damaged or not a safetensors file"):
+        load_weights(path)
+
+
+def test_a_foreign_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match=f"^{path}: not a weights file of this program"):
+        load_weights(path)
+    path.write_text("weights")
+    with pytest.raises(ValueError, match=f"^{path}: damaged or not a safetensors file"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dropped"),
+    [
+        ({"config": "{"}, ""),
+        ({"config": '{"model": {"color": 1}}'}, ""),
+        ({"config": "[]"}, ""),
+        ({"step": "soon"}, ""),
+        ({"task_ids": "3"}, ""),
+        ({"task_ids": '["tiny000"]'}, ""),
+        ({}, "views.transforms"),
+        ({}, "views.transform_start"),
+        ({}, "memory.rows"),
+    ],
+)
+def test_a_file_with_damaged_content_is_named(tmp_path: Path, changes: dict[str, str], dropped: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_weights(path)
+    tensors, metadata = read_tensors(path)
+    save_file({name: tensor for name, tensor in tensors.items() if name != dropped}, path, metadata=metadata | changes)
+    with pytest.raises(ValueError, match=f"^{path}: damaged weights file: "):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("table", ROWS), ("compositional", ROWS), ("residual", ROWS), ("residual", RESIDUAL)]
+)
+def test_a_memory_of_the_wrong_length_is_damage(tmp_path: Path, kind: str, name: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_weights(path, kind)
+    tensors, metadata = read_tensors(path)
+    tensors[name] = tensors[name][1:].clone()
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(ValueError, match=rf"^{path}: damaged weights file: \d+ rows of task memory, expected \d+ \({name}\)"):
+        load_weights(path)
+
+
+def make_checkpoint(folder: Path, step: int, kept: int = 9) -> Path:
+    temporary = begin_checkpoint(folder, step)
+    (temporary / "weights.safetensors").write_text(str(step))
+    return finish_checkpoint(temporary, kept)
+
+
+def test_weights_are_found_in_run_checkpoints_and_checkpoint_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for step in (3, 20, 100):
+        make_checkpoint(folder, step)
+    newest = folder / "step-00000100" / "weights.safetensors"
+    for path in (tmp_path, folder, newest.parent, newest):
+        assert find_weights(path) == newest
+    older = folder / "step-00000003"
+    assert find_weights(older) == older / "weights.safetensors"
+
+
+@pytest.mark.parametrize(("name", "message"), [("nowhere", "no such weights file or folder"), (".", "no weights.safetensors")])
+def test_a_place_without_weights_is_named(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(FileNotFoundError, match=message):
+        find_weights(tmp_path / name)
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file: somewhere among the tensors."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def three_checkpoints(run: Path) -> list[Path]:
+    """The weights files of three checkpoints of a run, oldest first."""
+    paths = []
+    for step in (1, 2, 3):
+        write_weights(begin_checkpoint(run / "checkpoints", step) / "weights.safetensors")
+        paths.append(finish_checkpoint(run / "checkpoints" / f".step-{step:08d}", 9) / "weights.safetensors")
+    return paths
+
+
+def test_a_flipped_bit_in_weights_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_weights(path)
+    flip(path)
+    for given in (path, tmp_path):
+        with pytest.raises(Damaged, match=f"^{path}: damaged, its content does not have the checksum"):
+            load_weights(given)
+
+
+def test_weights_of_an_older_version_without_checksum_and_pieces_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_weights(path)
+    tensors, metadata = read_tensors(path)
+    config = orjson.loads(metadata["config"])
+    del config["train"]["pieces"]
+    save_file(tensors, path, metadata=metadata | {"config": orjson.dumps(config).decode()})
+    assert load_weights(path).config == config_of("compositional")
+
+
+@pytest.mark.parametrize("given", [".", "checkpoints"])
+def test_damaged_checkpoints_are_passed_over_and_stay_where_they_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, given: str
+) -> None:
+    oldest, middle, newest = three_checkpoints(tmp_path)
+    assert load_weights(tmp_path / given).path == newest
+    assert not caplog.records
+    flip(newest)
+    middle.unlink()
+    assert load_weights(tmp_path / given).path == oldest
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert said[0].startswith(f"{newest}: damaged, ")
+    assert str(middle) in said[1]
+    assert all(message.endswith("; this checkpoint is passed over") for message in said)
+    assert newest.is_file()
+
+
+def test_a_run_with_damaged_checkpoints_alone_is_an_error_of_one_line(tmp_path: Path) -> None:
+    for path in three_checkpoints(tmp_path):
+        flip(path)
+    assert newest_weights(tmp_path / "checkpoints") is None
+    with pytest.raises(Damaged, match=f"^{tmp_path}/checkpoints: every checkpoint in it is damaged$"):
+        load_weights(tmp_path)
+
+
+def test_a_damaged_checkpoint_that_is_asked_for_by_name_is_an_error(tmp_path: Path) -> None:
+    *_, newest = three_checkpoints(tmp_path)
+    flip(newest)
+    with pytest.raises(Damaged, match=f"^{newest}: damaged"):
+        load_weights(newest.parent)
+
+
+def test_a_checkpoint_that_training_removes_meanwhile_is_passed_over_for_a_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_checkpoints(tmp_path)
+    read = checkpoint.read_weights
+
+    def removed(path: Path) -> Weights:
+        if path.parent.name == "step-00000003":
+            path.parent.rename(path.parent.with_name("step-00000004"))
+        return read(path)
+
+    monkeypatch.setattr(checkpoint, "read_weights", removed)
+    assert load_weights(tmp_path).path == tmp_path / "checkpoints" / "step-00000004" / "weights.safetensors"
+
+
+def test_a_folder_without_checkpoints_has_no_newest_weights(tmp_path: Path) -> None:
+    assert newest_weights(tmp_path) is None
+    assert newest_weights(tmp_path / "nowhere") is None

@@ -1,0 +1,276 @@
+"""Rolling packs: who goes on, with which state, and that no process matters."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import TrainConfig
+from pipeline.data.packs import PackMaker
+from pipeline.models.layout import Layout, make_layout
+from pipeline.models.reasoner import State
+from pipeline.training.carry import Carry, Turn, assemble_state, begin, cut_evenly, halt, join_carries, next_turn
+from tests.pipeline.tiny import tiny_store
+
+MEMORY_TOKENS = 2
+CONFIG = TrainConfig(seed=3, pack_tokens=150, canvas="fitted", segments=4, exploration=0.0)
+
+
+def make_maker() -> PackMaker:
+    return PackMaker(tiny_store(), CONFIG.canvas, MEMORY_TOKENS)
+
+
+def layout_of(turn: Turn) -> Layout:
+    return make_layout(torch.from_numpy(turn.pack.shapes), torch.from_numpy(turn.pack.offsets), MEMORY_TOKENS)
+
+
+def numbered_state(layout: Layout, start: int = 0) -> State:
+    """Two states in which every token has a number of its own."""
+    token = torch.arange(start, start + layout.tokens, dtype=torch.float32)[:, None]
+    return token.repeat(1, 2), -token.repeat(1, 2)
+
+
+def logits(halting: torch.Tensor, going_on: torch.Tensor | float = 3.0) -> torch.Tensor:
+    """Logits (B, 2) of halting and of going on; the latter count in Q-learning alone."""
+    return torch.stack((halting, torch.as_tensor(going_on, dtype=halting.dtype).expand(len(halting))), dim=1)
+
+
+def one_turn(segments_before: int, config: TrainConfig = CONFIG, step: int = 0, pack: int = 0) -> tuple[Turn, Layout]:
+    turn = next_turn(begin(), make_maker(), config, step, pack)
+    turn = replace(turn, segments=np.full(len(turn.samples), segments_before))
+    return turn, layout_of(turn)
+
+
+def goes_on(turn: Turn, layout: Layout, halting: torch.Tensor, config: TrainConfig) -> npt.NDArray[np.bool_]:
+    """Which sequences of a turn go on: read off the states, whose tokens are numbered."""
+    carry = halt(turn, logits(halting), numbered_state(layout), layout, config)
+    if carry.state is None:
+        return np.zeros(len(turn.samples), bool)
+    return np.isin(np.arange(len(turn.samples)), layout.sequence[carry.state[0][:, 0].long()].numpy())
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_sequence_goes_on_until_its_halting_logit_is_positive(before: int) -> None:
+    turn, layout = one_turn(before)
+    halting = torch.linspace(-1, 1, len(turn.samples))
+    halting[0] = 0.0
+    assert np.array_equal(goes_on(turn, layout, halting, CONFIG), (halting <= 0).numpy())
+
+
+def test_nobody_goes_on_after_the_last_segment() -> None:
+    for exploration in (0.0, 1.0):
+        config = replace(CONFIG, exploration=exploration)
+        turn, layout = one_turn(3, config)
+        carry = halt(turn, logits(torch.full((len(turn.samples),), -9.0)), numbered_state(layout), layout, config)
+        assert len(carry) == 0
+        assert carry.state is None
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_with_q_learning_a_sequence_goes_on_until_halting_promises_more_than_going_on(before: int) -> None:
+    config = replace(CONFIG, halting="q-learning")
+    turn, layout = one_turn(before, config)
+    halting, going_on = torch.linspace(-4, -2, len(turn.samples)), torch.full((len(turn.samples),), -3.0)
+    halting[1] = 5.0
+    going_on[1], going_on[0] = 6.0, halting[0]
+    carry = halt(turn, logits(halting, going_on), numbered_state(layout), layout, config)
+    stay = (halting <= going_on).numpy()
+    assert 0 < stay.sum() < len(stay)
+    assert carry.samples.transform.tolist() == turn.samples.transform[stay].tolist()
+    assert carry.segments.tolist() == [before + 1] * int(stay.sum())
+
+
+def test_with_halting_off_every_sequence_runs_all_segments() -> None:
+    config = replace(CONFIG, halting="off")
+    for before in range(config.segments):
+        turn, layout = one_turn(before, config)
+        carry = halt(turn, logits(torch.full((len(turn.samples),), 9.0), -9.0), numbered_state(layout), layout, config)
+        assert len(carry) == (len(turn.samples) if before + 1 < config.segments else 0)
+
+
+@pytest.mark.parametrize("halting", ["learned", "q-learning", "off"])
+def test_one_segment_replaces_everything(halting: str) -> None:
+    config = replace(CONFIG, segments=1, halting=halting)
+    turn, layout = one_turn(0, config)
+    assert not goes_on(turn, layout, torch.full((len(turn.samples),), -9.0), config).any()
+
+
+def share_that_goes_on(before: int, config: TrainConfig) -> float:
+    """Of sequences that all want to halt."""
+    shares = []
+    for step in range(6):
+        turn, layout = one_turn(before, config, step)
+        shares.append(goes_on(turn, layout, torch.full((len(turn.samples),), 9.0), config).mean())
+    return float(np.mean(shares))
+
+
+def test_exploration_keeps_sequences_for_a_random_number_of_segments() -> None:
+    config = replace(CONFIG, exploration=1.0, segments=4, pack_tokens=6000)  # the least is 2, 3 or 4
+    assert [share_that_goes_on(before, config) for before in (0, 1, 2, 3)] == pytest.approx([1, 2 / 3, 1 / 3, 0], abs=0.05)
+
+
+def test_exploration_is_the_share_of_sequences_that_explore() -> None:
+    config = replace(CONFIG, exploration=0.25, segments=16, pack_tokens=6000)
+    assert share_that_goes_on(0, config) == pytest.approx(0.25, abs=0.04)
+
+
+def test_who_explores_depends_on_step_and_pack() -> None:
+    config = replace(CONFIG, exploration=0.5, pack_tokens=1000)
+    turns = [one_turn(0, config, step, pack)[0] for step, pack in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    fewest = min(len(turn.samples) for turn in turns)
+    assert len({str(turn.least[:fewest] > 0) for turn in turns}) == 4
+
+
+def test_the_carry_keeps_samples_segments_and_states_together() -> None:
+    turn, layout = one_turn(1)
+    halting = torch.tensor([(-1.0) ** i for i in range(len(turn.samples))])
+    state = numbered_state(layout)
+    carry = halt(turn, logits(halting), state, layout, CONFIG)
+    odd = np.arange(len(turn.samples)) % 2 == 1
+    assert carry.samples.example.tolist() == turn.samples.example[odd].tolist()
+    assert carry.segments.tolist() == [2] * int(odd.sum())
+    assert carry.state is not None
+    for kept, whole in zip(carry.state, state, strict=True):
+        assert torch.equal(kept, whole[torch.isin(layout.sequence, torch.from_numpy(np.flatnonzero(odd)))])
+
+
+def test_what_is_carried_takes_its_state_to_its_new_place_and_the_new_start_afresh() -> None:
+    maker, rng = make_maker(), np.random.default_rng(0)
+    carry = begin()
+    moved = kept = 0
+    for step in range(6):
+        turn = next_turn(carry, maker, CONFIG, step, 0)
+        layout, tokens = layout_of(turn), maker.tokens(carry.samples)
+        initial = (torch.full((1, 2), 0.5).expand(layout.tokens, -1), torch.full((1, 2), 0.25).expand(layout.tokens, -1))
+        state = assemble_state(initial, carry, turn, layout, tokens)
+        starts = np.cumsum(tokens) - tokens
+        for i, source in enumerate(turn.source.tolist()):
+            mine = slice(int(layout.first[i]), int(layout.first[i]) + int(maker.tokens(turn.samples)[i]))
+            for part, (now, fresh) in enumerate(zip(state, initial, strict=True)):
+                if source < 0:
+                    assert torch.equal(now[mine], fresh[mine])
+                    continue
+                assert carry.state is not None
+                assert torch.equal(now[mine], carry.state[part][starts[source] : starts[source] + tokens[source]])
+            kept += source >= 0
+            moved += source >= 0 and source != i
+        halting = torch.from_numpy(rng.normal(size=len(turn.samples)))
+        carry = halt(turn, logits(halting), numbered_state(layout, 1000 * (step + 1)), layout, CONFIG)
+    assert kept > 20
+    assert moved > 5
+
+
+def test_a_turn_fills_the_room_that_the_carry_leaves() -> None:
+    maker = make_maker()
+    carry = begin()
+    for step in range(5):
+        turn = next_turn(carry, maker, CONFIG, step, 0)
+        tokens = maker.tokens(turn.samples)
+        assert tokens.sum() >= CONFIG.pack_tokens
+        assert tokens.sum() - tokens[turn.source < 0].max() < CONFIG.pack_tokens
+        assert sorted(turn.source[turn.source >= 0].tolist()) == list(range(len(carry)))
+        for i, source in enumerate(turn.source.tolist()):
+            assert turn.segments[i] == (carry.segments[source] if source >= 0 else 0)
+            if source >= 0:
+                for name in ("example", "transform", "shift"):
+                    assert np.array_equal(getattr(turn.samples, name)[i], getattr(carry.samples, name)[source])
+        layout = layout_of(turn)
+        halting = torch.tensor([1.0 if i % 3 else -1.0 for i in range(len(turn.samples))])
+        carry = halt(turn, logits(halting), numbered_state(layout), layout, CONFIG)
+        assert len(carry) > 0
+
+
+def test_a_carry_that_fills_the_pack_leaves_room_for_nobody() -> None:
+    maker = make_maker()
+    turn = next_turn(begin(), maker, CONFIG, 0, 0)
+    layout = layout_of(turn)
+    carry = halt(turn, logits(torch.full((len(turn.samples),), -1.0)), numbered_state(layout), layout, CONFIG)
+    again = next_turn(carry, maker, CONFIG, 1, 0)
+    assert again.samples.example.tolist() == turn.samples.example.tolist()
+    assert again.source.tolist() == list(range(len(turn.samples)))
+
+
+def history(packs: Iterable[int], steps: int = 6) -> dict[tuple[int, int], list[list[int]]]:
+    """What a process that owns `packs` sees in each of them at each step, sequences halting at random."""
+    maker, config = make_maker(), replace(CONFIG, exploration=0.3)
+    carries: dict[int, Carry] = {pack: begin() for pack in packs}
+    seen = {}
+    for step in range(steps):
+        for pack, carry in carries.items():
+            turn = next_turn(carry, maker, config, step, pack)
+            samples = turn.samples
+            seen[step, pack] = np.column_stack((samples.example, samples.transform, samples.shift, turn.segments)).tolist()
+            layout = layout_of(turn)
+            halting = torch.from_numpy(np.sin(samples.transform + step))
+            carries[pack] = halt(turn, logits(halting), numbered_state(layout), layout, config)
+    return seen
+
+
+def test_packs_do_not_depend_on_the_process_that_owns_them() -> None:
+    together = history([0, 1, 2])
+    assert together == history([2, 0]) | history([1])
+    assert len({str(samples) for samples in together.values()}) == len(together)
+
+
+def test_another_seed_gives_other_packs() -> None:
+    maker = make_maker()
+    first, second = (next_turn(begin(), maker, replace(CONFIG, seed=seed), 0, 0).samples for seed in (0, 1))
+    assert first.transform.tolist() != second.transform.tolist()
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=40), st.integers(1, 50))
+def test_pieces_are_neighbors_and_about_equal(lengths: list[int], pieces: int) -> None:
+    tokens = np.array(lengths)
+    parts = cut_evenly(tokens, pieces)
+    assert len(parts) == min(pieces, len(tokens))
+    assert [place for part in parts for place in range(part.start, part.stop)] == list(range(len(tokens)))
+    assert all(part.start < part.stop for part in parts)
+    assert max(int(tokens[part].sum()) for part in parts) <= sum(lengths) / len(parts) + max(lengths)
+
+
+def test_equal_sequences_are_cut_into_equal_pieces() -> None:
+    assert [(part.start, part.stop) for part in cut_evenly(np.full(12, 916), 4)] == [(0, 3), (3, 6), (6, 9), (9, 12)]
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 5, 99])
+def test_the_pieces_of_a_turn_are_the_turn(pieces: int) -> None:
+    maker, config = make_maker(), replace(CONFIG, exploration=0.5)
+    carry = begin()
+    for step in range(3):
+        turn = next_turn(carry, maker, config, step, 0)
+        layout, state = layout_of(turn), numbered_state(layout_of(turn))
+        halting = torch.from_numpy(np.sin(turn.samples.transform + step))
+        whole, ends = halt(turn, logits(halting), state, layout, config), maker.tokens(turn.samples).cumsum()
+        parts = turn.cut(maker.tokens(turn.samples), pieces)
+        assert len(parts) == min(pieces, len(turn.samples))
+        joined, sequence = [], 0
+        for part in parts:
+            here = slice(sequence, sequence + len(part.samples))
+            alone, own = maker.make(part.samples), layout_of(part)
+            for name in ("inputs", "labels", "shapes", "offsets", "task", "transform", "dihedral", "colors"):
+                assert np.array_equal(getattr(part.pack, name), getattr(alone, name))
+            assert part.source.tolist() == turn.source[here].tolist()
+            start = int(ends[sequence] - maker.tokens(turn.samples)[sequence])
+            states = tuple(each[start : start + own.tokens] for each in state)
+            joined.append(halt(part, logits(halting[here]), states, own, config))
+            sequence = here.stop
+        again = join_carries(joined)
+        assert again.samples.transform.tolist() == whole.samples.transform.tolist()
+        assert again.segments.tolist() == whole.segments.tolist()
+        assert whole.state is not None
+        assert again.state is not None
+        assert all(torch.equal(one, other) for one, other in zip(again.state, whole.state, strict=True))
+        carry = whole
+
+
+def test_pieces_that_all_halt_join_to_a_carry_of_nothing() -> None:
+    turn, layout = one_turn(3)
+    empty = halt(turn, logits(torch.full((len(turn.samples),), -9.0)), numbered_state(layout), layout, CONFIG)
+    joined = join_carries([empty, empty])
+    assert len(joined) == 0
+    assert joined.state is None

@@ -1,0 +1,105 @@
+"""Folders of checkpoints: complete or not there, the last ones kept, and what is missing or replaced is noticed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.tensor_files import Damaged, write_tensors
+from pipeline.training import checkpoint as checkpoint_folder
+from pipeline.training.checkpoint import begin_checkpoint, finish_checkpoint, read_state, set_aside, write_state
+from pipeline.weights import checkpoints, newest_checkpoint
+
+
+def make_checkpoint(folder: Path, step: int, kept: int = 9) -> Path:
+    temporary = begin_checkpoint(folder, step)
+    (temporary / "weights.safetensors").write_text(str(step))
+    return finish_checkpoint(temporary, kept)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "none") is None
+    for step in (99_999_999, 123_456_789, 5):
+        make_checkpoint(tmp_path, step)
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-123456789"
+
+
+def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        make_checkpoint(tmp_path, step, kept=2)
+    assert names(tmp_path) == ["step-00000002", "step-00000003"]
+    for step in (99_999_999, 100_000_000):
+        make_checkpoint(tmp_path, step, kept=1)
+    assert names(tmp_path) == ["step-100000000"]
+
+
+def test_an_unfinished_checkpoint_is_hidden_and_begun_anew(tmp_path: Path) -> None:
+    begin_checkpoint(tmp_path, 2)
+    assert newest_checkpoint(tmp_path) is None
+    make_checkpoint(tmp_path, 4)
+    assert names(tmp_path) == ["step-00000004"]  # what another save left unfinished is gone
+    unfinished = begin_checkpoint(tmp_path, 8)
+    (unfinished / "weights.safetensors").write_text("half")
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-00000004"
+    again = begin_checkpoint(tmp_path, 8)
+    assert names(again) == []
+    assert finish_checkpoint(again, kept=1) == tmp_path / "step-00000008"
+    assert names(tmp_path) == ["step-00000008"]
+
+
+def test_a_checkpoint_of_the_same_step_replaces_the_first(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, 4)
+    (tmp_path / "step-00000004" / "left").write_text("over")
+    make_checkpoint(tmp_path, 4)
+    assert names(tmp_path / "step-00000004") == ["weights.safetensors"]
+
+
+def written(folder: Path) -> dict[str, object]:
+    """Write the files of a checkpoint; return the state that was written."""
+    for number, name in enumerate(("weights.safetensors", "carry-0.safetensors")):
+        write_tensors(folder / name, {"a": torch.full((2,), number)})
+    state: dict[str, object] = {"progress": {"step": 7}, "scaler": {}}
+    write_state(folder, state)
+    return state
+
+
+def test_the_state_of_a_checkpoint_comes_back(tmp_path: Path) -> None:
+    state = written(tmp_path)
+    assert read_state(tmp_path).items() >= state.items()
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "carry-0.safetensors", "training.json"])
+def test_a_missing_file_of_a_checkpoint_is_named(tmp_path: Path, name: str) -> None:
+    written(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(Damaged, match=f"^{tmp_path}: damaged, {name} is missing$"):
+        read_state(tmp_path)
+
+
+def test_a_replaced_file_of_a_checkpoint_is_named(tmp_path: Path) -> None:
+    written(tmp_path)
+    write_tensors(tmp_path / "carry-0.safetensors", {"a": torch.full((2,), 5)})
+    with pytest.raises(Damaged, match=f"^{tmp_path}/carry-0.safetensors: damaged, it is not the file that was written"):
+        read_state(tmp_path)
+
+
+def test_a_checkpoint_that_is_set_aside_is_none_any_more(tmp_path: Path) -> None:
+    for _ in range(2):  # the second time, one of this name is there already
+        folder = make_checkpoint(tmp_path, 4)
+        assert set_aside(folder) == tmp_path / "damaged-step-00000004"
+        assert checkpoints(tmp_path) == []
+        assert names(tmp_path) == ["damaged-step-00000004"]
+
+
+def test_a_checkpoint_whose_removal_was_cut_short_is_none_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_checkpoint(tmp_path, 1)
+    with monkeypatch.context() as killed:
+        killed.setattr(checkpoint_folder.shutil, "rmtree", lambda path, ignore_errors: None)
+        make_checkpoint(tmp_path, 2, kept=1)
+    assert checkpoints(tmp_path) == [tmp_path / "step-00000002"]
+    make_checkpoint(tmp_path, 3, kept=2)
+    assert names(tmp_path) == ["step-00000002", "step-00000003"]  # and what was left of it is gone

@@ -1,0 +1,348 @@
+"""Compiled, graphed and eager training come to the same; shapes are constant; nobody waits for the device."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.compiler import is_compiling as compiling
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pipeline.config import Config
+from pipeline.device import to_batch
+from pipeline.models import attention
+from pipeline.models.layout import Room, make_layout
+from pipeline.models.reasoner import Block
+from pipeline.training import compilation as execution
+from pipeline.training.carry import next_turn
+from pipeline.training.communication import Reading
+from pipeline.training.compilation import Execution, make_room, tensors_of
+from tests.pipeline.tiny import tiny_config
+from tests.pipeline.tinypuzzles import tiny_puzzle_store
+from tests.pipeline.trainers import (
+    NO_LIMIT,
+    assert_equal_runs,
+    assert_same_step,
+    final_tensors,
+    make_trainer,
+    metrics,
+    second_step,
+)
+
+FLOAT = torch.float32
+
+SYSTEMS = {
+    "trm": ("model.positions=1d",),
+    "table": ("memory.kind=table", "memory.tokens=2"),
+    "residual": ("memory.residual=3", "optimizer.kind=muon"),
+    "hrm": ("memory.kind=table", "model.kind=hrm", "model.gradient=last-step", "train.halting=q-learning"),
+    "urm": ("model.kind=urm", "model.convolution=3", "train.halting=off", "optimizer.kind=adamw"),
+    "published urm": ("model.kind=urm", "model.convolution=2", "model.convolution_axes=1d", "memory.kind=table"),
+}
+BASE = ("train.steps=5", "train.packs=2", "train.log_steps=1", "train.exploration=0.3")
+
+
+def config_of(system: str, *settings: str) -> Config:
+    return tiny_config(*BASE, *SYSTEMS[system], *settings)
+
+
+def masked(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, _: Tensor, __: int, ___: int) -> Tensor:
+    """What the packed kernel computes, of constant shapes, so that it can be compiled here."""
+    sequence = torch.bucketize(torch.arange(len(query)), bounds[1:], right=True)
+    q, k, v = (part.transpose(0, 1) for part in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=sequence[:, None] == sequence).transpose(0, 1)
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBackend]:
+    """A machine with packed attention, and a compiler that traces forward and backward and counts how often it has to."""
+    counter = CompileCounterWithBackend("aot_eager")
+    compile_block = Block.compile
+    monkeypatch.setattr(Block, "compile", lambda block, **settings: compile_block(block, backend=counter, **settings))
+    monkeypatch.setattr(execution, "choose_way", lambda *_: "packed")
+    monkeypatch.setattr(attention, "_packed_kernel", lambda: masked)
+    torch._dynamo.reset()
+    yield counter
+    torch._dynamo.reset()
+
+
+def played(step: Callable[[], object], network: torch.nn.Module, _: object = None) -> tuple[Callable[[], None], object]:
+    """What `capture` does, by computing again."""
+    for parameter in network.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    outcome = step()
+
+    def replay() -> None:
+        for mine, new in zip(tensors_of(outcome), list(tensors_of(step())), strict=True):
+            mine.copy_(new)
+
+    return replay, outcome
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """Weights, optimizer and carried states are the same up to rounding, and so are the metrics."""
+    expected, found = final_tensors(one), final_tensors(other)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        tolerance = 1e-6 if name.startswith(("weights", "training")) else 1e-4  # states, after several segments
+        torch.testing.assert_close(found[name], tensor, atol=tolerance, rtol=1e-4, msg=name)
+    names = ("loss", "halting_loss", "exact", "segments")
+    assert metrics(other, *names) == [pytest.approx(line, abs=2e-5) for line in metrics(one, *names)]
+
+
+@pytest.mark.parametrize("kind", ["compiled", "graphed"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_compiled_blocks_and_graphs_compute_what_eager_ones_do(
+    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch, system: str, kind: str
+) -> None:
+    monkeypatch.setattr(execution, "capture", played)
+    trainer = make_trainer(config_of(system), tmp_path)
+    for _ in range(2):
+        trainer._step(0.0)
+    assert sum(len(carry) for carry in trainer.state.carries.values()) > 2  # there are carried and new sequences
+    expected = second_step(trainer, trainer.gradients)
+    other = Execution(
+        trainer.state.network,
+        trainer.state.maker,
+        config_of(system, f"train.execution={kind}"),
+        trainer.state.accelerator,
+        FLOAT,
+    )
+    gradients = replace(trainer.gradients, execution=other)
+    assert compiler.frame_count == 0
+    for _ in range(2):
+        assert_same_step(expected, second_step(trainer, gradients))
+    assert 1 <= compiler.frame_count <= 2 * 2  # with and without gradient, of one network or of HRM's two
+    assert len(other.graphs) == (kind == "graphed")
+
+
+@pytest.mark.parametrize("kind", ["compiled", "graphed"])
+def test_whole_trainings_are_the_same_and_compile_once(
+    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(execution, "capture", played)
+    make_trainer(config_of("trm"), tmp_path / "eager").fit(NO_LIMIT)
+    trainer = make_trainer(config_of("trm", f"train.execution={kind}"), tmp_path / kind)
+    trainer.fit(NO_LIMIT)
+    assert_same_training(tmp_path / "eager", tmp_path / kind)
+    before = compiler.frame_count
+    for step in range(5, 9):
+        trainer._step(0.5)
+        assert trainer.state.progress.step == step + 1
+    assert compiler.frame_count == before == 2
+
+
+def test_pieces_in_rooms_come_to_the_whole_pack(tmp_path: Path, compiler: CompileCounterWithBackend) -> None:
+    make_trainer(config_of("trm", "train.pack_tokens=240"), tmp_path / "eager").fit(NO_LIMIT)
+    config = config_of("trm", "train.pack_tokens=240", "train.execution=compiled", "train.pieces=3")
+    make_trainer(config, tmp_path / "pieces").fit(NO_LIMIT)
+    assert compiler.frame_count == 2
+    assert_same_training(tmp_path / "eager", tmp_path / "pieces")
+
+
+def test_a_pack_that_its_room_does_not_hold_is_computed_eagerly(
+    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_trainer(config_of("trm"), tmp_path / "eager").fit(NO_LIMIT)
+    monkeypatch.setattr(execution, "SPARE_SEQUENCES", 0.01)
+    make_trainer(config_of("trm", "train.execution=compiled"), tmp_path / "compiled").fit(NO_LIMIT)
+    assert compiler.frame_count == 0
+    assert_equal_runs(tmp_path / "eager", tmp_path / "compiled")
+
+
+ALIKE = {
+    "puzzles": (),
+    "convolution": ("model.kind=urm", "model.convolution=3"),
+    "mixer": ("model.mixing=mixer", "model.positions=none", "model.canvas_side=4", "model.expansion=1"),
+}
+
+
+@pytest.mark.parametrize("way", ["fused", "products"])
+@pytest.mark.parametrize("system", ALIKE)
+def test_canvases_that_are_all_alike_fill_their_room_in_any_way_of_attention(
+    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch, system: str, way: str
+) -> None:
+    monkeypatch.setattr(execution, "choose_way", lambda *_: way)
+    monkeypatch.setattr(
+        attention, "choose_way", lambda *_: pytest.fail("asked while it is compiled") if compiling() else "fused"
+    )
+    settings = ("train.steps=3", "train.log_steps=1", *ALIKE[system])
+    make_trainer(tiny_config(*settings), tmp_path / "eager", tiny_puzzle_store()).fit(NO_LIMIT)
+    trainer = make_trainer(tiny_config("train.execution=compiled", *settings), tmp_path / "compiled", tiny_puzzle_store())
+    trainer.fit(NO_LIMIT)
+    assert trainer.gradients.execution.kind == "compiled"
+    assert compiler.frame_count == 2
+    names = ("loss", "halting_loss", "exact")
+    assert metrics(tmp_path / "compiled", *names) == [
+        pytest.approx(line, abs=2e-4) for line in metrics(tmp_path / "eager", *names)
+    ]
+
+
+def test_puzzles_of_several_sizes_of_packs_are_compiled_for_each(
+    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pieces double when memory runs out; what takes long and comes once is not taken for the time of a step."""
+    monkeypatch.setattr(execution, "choose_way", lambda *_: "fused")
+    config = tiny_config("train.execution=compiled", "train.pack_tokens=400")
+    trainer = make_trainer(config, tmp_path, tiny_puzzle_store())
+    compiled = trainer.gradients.execution
+    for pieces in (1, 2, 4, 8, 16, 23):
+        trainer.pieces = pieces
+        before = compiler.frame_count
+        trainer._step(0.0)
+        assert compiled.prepared() == (compiler.frame_count > before)
+        assert not compiled.prepared()
+    assert compiler.frame_count > 8
+    assert compiled.kind == "compiled"
+
+
+def test_without_constant_shapes_the_log_says_that_training_is_eager(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    make_trainer(config_of("trm"), tmp_path / "eager").fit(NO_LIMIT)
+    make_trainer(config_of("trm", "train.execution=compiled"), tmp_path / "compiled").fit(NO_LIMIT)  # a CPU in float32
+    assert "train.execution=compiled: no constant shapes here" in caplog.text
+    assert_equal_runs(tmp_path / "eager", tmp_path / "compiled")
+
+
+def test_a_compiler_that_fails_leaves_training_eager_and_equal(
+    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    make_trainer(config_of("trm"), tmp_path / "eager").fit(NO_LIMIT)
+
+    def broken(*_: object) -> Any:
+        raise FileNotFoundError("no C compiler")
+
+    compile_block = torch.nn.Module.compile
+    monkeypatch.setattr(Block, "compile", lambda block, **settings: compile_block(block, backend=broken, **settings))
+    trainer = make_trainer(config_of("trm", "train.execution=compiled"), tmp_path / "compiled")
+    trainer.fit(NO_LIMIT)
+    assert caplog.text.count("does not run here, eager from now on") == 1
+    assert "no C compiler" in caplog.text
+    assert_equal_runs(tmp_path / "eager", tmp_path / "compiled")
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=9, unique=True), st.integers(1, 3),
+       st.integers(0, 60), st.integers(0, 9))  # fmt: skip
+def test_a_room_is_filled_up_to_constant_shapes(shapes: list[tuple[int, int]], memory: int, cells: int, places: int) -> None:
+    sizes = torch.tensor(shapes)
+    used = int(sizes.prod(1).sum())
+    room = Room(used + cells, len(shapes) + places, 25 + memory, memory, 3, "packed")
+    if not room.holds(used, len(shapes)):
+        assert cells > 25 * places
+        with pytest.raises(ValueError, match="do not go into"):
+            make_layout(sizes, torch.zeros_like(sizes), memory, room=room)
+        return
+    plain, laid = (make_layout(sizes, torch.zeros_like(sizes), memory, room=each) for each in (None, room))
+    assert (laid.tokens, laid.sequences, len(laid.cells)) == (room.tokens, room.sequences, room.cells)
+    assert int(laid.bounds.diff().max()) <= laid.longest == room.longest
+    for name in ("sequence", "row", "column", "cells", "memory", "first"):
+        own = getattr(plain, name)
+        assert torch.equal(getattr(laid, name)[: len(own)], own)
+
+
+def test_rooms_hold_nearly_every_pack_with_little_to_spare(tmp_path: Path) -> None:
+    trainer = make_trainer(config_of("trm", "train.pack_tokens=2000"), tmp_path)
+    room = make_room(trainer.state.maker, trainer.state.config, 1)
+    packs = [
+        next_turn(trainer.state.carries[0], trainer.state.maker, trainer.state.config.train, step, 0).pack
+        for step in range(200)
+    ]
+    held = [room.holds(len(pack.inputs), len(pack.task)) for pack in packs]
+    assert np.mean(held) > 0.98
+    used = np.mean([len(pack.inputs) + len(pack.task) for pack in packs])
+    assert room.tokens < 1.1 * used
+
+
+WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave"}
+HOST = {"make_layout", "_groups", "take", "_tell", "totals", "broken", "_wanted"}
+"""Work on this machine: on shapes, and on readings that are taken a step later."""
+
+
+class Watch(TorchDispatchMode):
+    """Notes every operation that has to wait for a device before this machine goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        name, frame = function.overloadpacket.__name__, sys._getframe(1)
+        by_mask = name == "index" and any(part is not None and part.dtype == torch.bool for part in arguments[1])
+        if name in WAITS or by_mask:
+            callers = []
+            while frame is not None:
+                callers.append(frame.f_code.co_name)
+                frame = frame.f_back  # type: ignore[assignment]
+            counts_steps = name == "_local_scalar_dense" and "step" in callers  # of an optimizer, kept on the CPU
+            if not counts_steps and not HOST & set(callers):
+                self.waited.append(f"{name} in {callers[:6]}")
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    config = config_of(system, "train.halting_delay=1")
+    trainer = make_trainer(config, tmp_path)
+    trainer.state.together.waits = False
+    now, born, taken = [0], {}, []
+    make, take = Reading.__init__, Reading.take
+    monkeypatch.setattr(Reading, "__init__", lambda self, tensor: (born.__setitem__(id(self), now[0]), make(self, tensor))[1])
+    monkeypatch.setattr(Reading, "take", lambda self: (taken.append(now[0] - born[id(self)]), take(self))[1])
+    kept = []  # so that no two readings have one id
+    for step in range(4):
+        now[0] = step
+        with Watch() as watch:
+            trainer._step(0.5)
+        kept.append((trainer.unread, trainer.state.carries))
+        assert watch.waited == []
+    assert taken
+    assert min(taken) == 1  # what is read is of the step before
+
+
+def test_a_step_that_is_looked_at_later_comes_to_the_same(tmp_path: Path) -> None:
+    make_trainer(config_of("table"), tmp_path / "at once").fit(NO_LIMIT)
+    trainer = make_trainer(config_of("table"), tmp_path / "later")
+    trainer.state.together.waits = False
+    trainer.fit(NO_LIMIT)
+    assert_equal_runs(tmp_path / "at once", tmp_path / "later")
+    names = ("step", "loss", "exact", "segments")
+    assert metrics(tmp_path / "at once", *names) == metrics(tmp_path / "later", *names)
+
+
+def test_a_loss_that_is_not_finite_is_found_a_step_later_and_never_written(tmp_path: Path) -> None:
+    trainer = make_trainer(config_of("trm", "train.log_steps=100"), tmp_path)
+    trainer.state.together.waits = False
+    trainer._step(0.0)
+    trainer.save()
+    with torch.no_grad():
+        trainer.state.network.reasoner.embedding.fill_(float("nan"))
+    trainer._step(0.0)
+    with pytest.raises(FloatingPointError, match="step 1: the loss is not finite; among the tasks"):
+        trainer._step(0.0)
+    with pytest.raises(FloatingPointError):
+        trainer.save()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def test_a_batch_in_a_room_has_blank_sequences_without_labels(tmp_path: Path) -> None:
+    trainer = make_trainer(config_of("trm"), tmp_path)
+    turn = next_turn(trainer.state.carries[0], trainer.state.maker, trainer.state.config.train, 0, 0)
+    room = make_room(trainer.state.maker, trainer.state.config, 1)
+    batch = to_batch(turn.pack, 1, torch.device("cpu"), room)
+    cells, sequences = len(turn.pack.inputs), len(turn.samples)
+    assert batch.labels is not None
+    assert (batch.labels[cells:] == -100).all()
+    assert (batch.inputs[cells:] == 0).all()
+    assert len(batch.views.task) == len(batch.views.colors) == room.sequences > sequences

@@ -1,0 +1,97 @@
+"""Gradients of packs in pieces: those of whole packs, and so are the losses, the states that are carried and the weights."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.config import Config
+from pipeline.device import make_accelerator
+from pipeline.models.network import make_network
+from pipeline.training.carry import next_turn
+from pipeline.training.trainer import Trainer
+from tests.pipeline.tiny import tiny_config, tiny_store
+from tests.pipeline.trainers import NO_LIMIT, assert_same_step, final_tensors, make_trainer, metrics, second_step
+
+SYSTEMS = {
+    "trm": (),
+    "table": ("memory.kind=table", "memory.tokens=2"),
+    "residual": ("memory.residual=3", "optimizer.kind=muon"),
+    "hrm": ("memory.kind=table", "model.kind=hrm", "model.gradient=last-step", "train.halting=q-learning"),
+    "urm": ("model.kind=urm", "model.convolution=3", "train.halting=off", "optimizer.kind=adamw"),
+    "mixer": (
+        "model.mixing=mixer",
+        "model.positions=none",
+        "model.expansion=0.1",
+        "train.canvas=full",
+        "train.pack_tokens=3000",
+    ),
+}
+BASE = ("train.steps=6", "train.packs=2", "train.log_steps=1", "train.exploration=0.3")
+
+
+def config_of(system: str, *settings: str) -> Config:
+    return tiny_config(*BASE, *SYSTEMS[system], *settings)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_pieces_come_to_what_whole_packs_come_to(tmp_path: Path, system: str) -> None:
+    trainer = make_trainer(config_of(system, "train.steps=1"), tmp_path)
+    trainer.fit(NO_LIMIT)
+    assert sum(len(carry) for carry in trainer.state.carries.values()) > 2  # the second step has carried and new sequences
+    whole, gradients = second_step(trainer, trainer.gradients, 1)
+    for pieces in (2, 3, 1000):
+        parts, found = second_step(trainer, trainer.gradients, pieces)
+        assert_same_step((whole, gradients), (parts, found), 1e-4 if system == "mixer" else 1e-5)
+        assert len(parts.found) > len(whole.found)
+
+
+@pytest.mark.parametrize("system", [name for name in SYSTEMS if name != "mixer"])  # whose random weights blow up rounding
+def test_weights_after_several_steps_do_not_depend_on_pieces(tmp_path: Path, system: str) -> None:
+    make_trainer(config_of(system, "train.pieces=1"), tmp_path / "whole").fit(NO_LIMIT)
+    make_trainer(config_of(system, "train.pieces=3"), tmp_path / "pieces").fit(NO_LIMIT)
+    expected, tensors = final_tensors(tmp_path / "whole"), final_tensors(tmp_path / "pieces")
+    assert expected.keys() == tensors.keys()
+    for name, tensor in expected.items():
+        tolerance = 1e-6 if name.startswith(("weights", "training")) else 1e-4  # states, after six segments
+        torch.testing.assert_close(tensors[name], tensor, atol=tolerance, rtol=tolerance, msg=name)
+    names = ("loss", "halting_loss", "exact", "segments")
+    assert metrics(tmp_path / "pieces", *names) == [
+        pytest.approx(line, abs=2e-5) for line in metrics(tmp_path / "whole", *names)
+    ]
+
+
+def with_loss_scaling(out: Path, *settings: str) -> Trainer:
+    """A trainer whose losses are scaled as float16 needs it, and whose first backward pass overflows."""
+    config, store = tiny_config(*BASE, "memory.kind=table", "optimizer.kind=adamw", *settings), tiny_store()
+    accelerator, dtype = make_accelerator("float32")
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), 0)
+    out.mkdir()
+    passes = itertools.count()
+    network.reasoner.embedding.register_hook(lambda gradient: gradient / 0 if next(passes) == 0 else gradient)
+    return Trainer(accelerator, dtype, network, store, config, out)
+
+
+def test_loss_scaling_works_with_pieces(tmp_path: Path) -> None:
+    whole, pieces = with_loss_scaling(tmp_path / "whole"), with_loss_scaling(tmp_path / "pieces", "train.pieces=3")
+    for trainer in (whole, pieces):
+        trainer.fit(NO_LIMIT)
+        assert trainer.state.accelerator.scaler.get_scale() == 512.0
+        assert trainer.state.average.step == 5  # the step that overflowed was left out
+    assert whole.network.memory.rows.any()
+    expected = whole.network.state_dict()
+    for name, tensor in pieces.network.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-6, msg=name)
+
+
+def test_a_loss_that_is_not_finite_names_the_tasks_of_its_piece_alone(tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_config("memory.kind=table", "train.pieces=1000"), tmp_path)
+    turn = next_turn(trainer.state.carries[0], trainer.state.maker, trainer.state.config.train, 0, 0)
+    tasks = turn.pack.task.tolist()
+    assert len(set(tasks)) > 1
+    with torch.no_grad():
+        trainer.state.network.memory.rows[turn.pack.transform[tasks.index(tasks[0])]] = float("nan")
+    result = trainer.gradients.compute({0: turn}, trainer.state.carries, 1000, 1.0)
+    assert result.broken == {tasks[0]}

@@ -1,0 +1,315 @@
+"""Optimizers against plain formulas, and a moving average that is exact although it is lazy."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.config import OptimizerConfig
+from pipeline.models.config import MemoryConfig, ReasonerConfig
+from pipeline.models.network import Network, make_network
+from pipeline.training.ema import MovingAverage
+from pipeline.training.optimizers import AdamAtan2, Muon, OptimizerChain, make_optimizer, orthogonalize, rate_factor, trainable
+
+MODEL = ReasonerConfig(hidden_size=16, heads=2, inner_multiple=8, layers=1, H_cycles=1, L_cycles=1, convolution=3)
+ROWS = 9
+DECAY = 0.8
+
+
+TABLE, COMPOSITIONAL = MemoryConfig("table", 2), MemoryConfig("compositional", 2)
+RESIDUAL = replace(COMPOSITIONAL, residual=4)
+MEMORIES = pytest.mark.parametrize("memory", [TABLE, COMPOSITIONAL, RESIDUAL])
+
+
+def make_tiny(memory: MemoryConfig = COMPOSITIONAL, seed: int = 0) -> Network:
+    return make_network(MODEL, memory, 3, ROWS, seed)
+
+
+def plain_adam_atan2(
+    value: npt.NDArray[np.float64], gradients: list[npt.NDArray[np.float64]], rate: float, decay: float
+) -> npt.NDArray[np.float64]:
+    mean, square = np.zeros_like(value), np.zeros_like(value)
+    for step, gradient in enumerate(gradients, 1):
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.95 * square + 0.05 * gradient**2
+        corrected, deviation = mean / (1 - 0.9**step), np.sqrt(square / (1 - 0.95**step))
+        value = value * (1 - rate * decay) - rate * np.arctan2(corrected, deviation)
+    return value
+
+
+@pytest.mark.parametrize(("rate", "decay"), [(0.05, 0.0), (0.05, 0.3), (0.0, 0.3)])
+def test_adam_atan2_follows_its_formula_with_decoupled_decay(rate: float, decay: float) -> None:
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(4, 3))
+    gradients = [rng.normal(size=(4, 3)) * 10.0 ** rng.integers(-6, 6) for _ in range(6)]
+    parameter = torch.nn.Parameter(torch.tensor(start))
+    optimizer = AdamAtan2([parameter], lr=rate, betas=(0.9, 0.95), weight_decay=decay)
+    for gradient in gradients:
+        parameter.grad = torch.tensor(gradient)
+        optimizer.step()
+    np.testing.assert_allclose(parameter.detach().numpy(), plain_adam_atan2(start, gradients, rate, decay), rtol=1e-10)
+
+
+def test_adam_atan2_moves_nothing_where_there_is_no_gradient() -> None:
+    without, zero = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    zero.grad = torch.zeros(3)
+    optimizer = AdamAtan2([without, zero], lr=0.1, weight_decay=0.0)
+    optimizer.step()
+    assert torch.equal(without, torch.ones(3))
+    assert torch.equal(zero, torch.ones(3))
+    assert without not in optimizer.state
+
+
+@pytest.mark.parametrize("settings", [{"lr": -1.0}, {"weight_decay": -0.1}, {"betas": (0.9, 1.0)}, {"betas": (-0.1, 0.9)}])
+def test_adam_atan2_refuses_bad_settings(settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="must not be negative"):
+        AdamAtan2([torch.nn.Parameter(torch.ones(1))], **settings)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4)])
+def test_orthogonalizing_brings_singular_values_near_one_and_keeps_the_directions(shape: tuple[int, int]) -> None:
+    matrices = (
+        torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    )
+    found = orthogonalize(matrices)
+    values = torch.linalg.svdvals(found)
+    assert (values > 0.5).all()
+    assert (values < 1.3).all()
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    turned = left.mT @ found @ right.mT
+    torch.testing.assert_close(turned, torch.diag_embed(turned.diagonal(dim1=1, dim2=2)), atol=1e-3, rtol=0)
+    for matrix, alone in zip(matrices, found, strict=True):
+        torch.testing.assert_close(orthogonalize(matrix[None])[0], alone)
+
+
+def test_muon_goes_where_the_one_of_torch_goes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    starts = [torch.randn(shape, generator=generator) for shape in ((8, 12), (12, 8), (8, 12))]
+    ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    settings = {"lr": 0.1, "weight_decay": 0.2}
+    optimizers = Muon(ours, **settings), torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for start, mine, other in zip(starts, ours, theirs, strict=True):
+        difference = (mine - other).norm() / (other - start).norm()
+        assert difference.item() < 0.02  # torch's works in bfloat16
+
+
+def test_muon_leaves_matrices_without_gradient_alone() -> None:
+    without = torch.nn.Parameter(torch.ones(2, 3))
+    Muon([without], lr=0.1).step()
+    assert torch.equal(without, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("settings", [{"lr": -1.0}, {"lr": 1.0, "momentum": 1.0}, {"lr": 1.0, "weight_decay": -1.0}])
+def test_muon_refuses_bad_settings(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must not be negative"):
+        Muon([torch.nn.Parameter(torch.ones(1, 1))], **settings)
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    config = OptimizerConfig(warmup_steps=4, decay_from=0.5, final_rate=0.2)
+    assert [rate_factor(config, step, 0.0) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert rate_factor(config, 9, 0.5) == 1.0
+    assert rate_factor(config, 9, 0.75) == pytest.approx(0.6)
+    assert rate_factor(config, 9, 1.0) == pytest.approx(0.2)
+    assert rate_factor(config, 9, 1.3) == pytest.approx(0.2)
+
+
+def test_the_warmup_of_a_short_run_ends_with_a_twentieth_of_it() -> None:
+    config = OptimizerConfig(warmup_steps=1000, decay_from=0.5)
+    assert rate_factor(config, 0, 0.025) == pytest.approx(0.5)
+    assert rate_factor(config, 0, 0.05) == rate_factor(config, 0, 0.4) == 1.0
+    assert rate_factor(config, 1, 0.75) == pytest.approx(0.5)
+    assert rate_factor(config, 499, 0.001) == pytest.approx(0.5)
+
+
+@MEMORIES
+def test_the_average_begins_after_its_start(memory: MemoryConfig) -> None:
+    network = make_tiny(memory)
+    average = MovingAverage(network, 0.5, start=2)
+    tables = network.tables()
+    rows = {name: network.state_dict()[name] for name in ("memory.rows", *(f"{prefix}.rows" for prefix in tables))}
+    dense: dict[str, Tensor] = {}
+    for step in range(1, 6):
+        touched = torch.tensor([step % 3])
+        for prefix in tables:
+            average.before_rows(prefix, touched)
+        for values in rows.values():
+            values[touched] += step
+        average.update()
+        for name, values in rows.items():
+            dense[name] = values.clone() if step <= 2 else torch.lerp(dense[name], values, 0.5)
+            torch.testing.assert_close(average.state_dict()[name], dense[name])
+
+
+def test_the_rate_is_constant_without_warmup_and_decay() -> None:
+    config = OptimizerConfig(warmup_steps=0, decay_from=1.0, final_rate=0.5)
+    assert [rate_factor(config, step, progress) for step, progress in ((0, 0.0), (5, 0.99), (9, 1.0))] == [1.0] * 3
+
+
+def set_gradients(network: Network, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("kind", ["adam-atan2", "adamw", "muon"])
+def test_every_parameter_is_in_one_group_and_is_stepped(kind: str) -> None:
+    network = make_tiny(RESIDUAL)
+    optimizer = make_optimizer(network, OptimizerConfig(kind=kind, weight_decay=0.0, memory_decay=0.0))
+    grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(map(id, network.parameters()))
+    before = deepcopy(network.state_dict())
+    set_gradients(network, 0)
+    optimizer.step()
+    for name, parameter in network.named_parameters():
+        assert (parameter != before[name]).all(), name
+
+
+def test_muon_takes_the_matrices_of_the_blocks() -> None:
+    network = make_tiny()
+    optimizer = make_optimizer(network, OptimizerConfig(kind="muon"))
+    set_gradients(network, 0)
+    optimizer.step()
+    states = optimizer.states()
+    by_muon = {name for name, parameter in network.named_parameters() if "momentum_buffer" in states[parameter]}
+    layers = ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down")
+    assert by_muon == {f"reasoner.blocks.0.{layer}.weight" for layer in layers}
+
+
+def test_rates_are_those_of_the_config_times_the_factor() -> None:
+    config = OptimizerConfig(kind="muon", rate=0.5, matrix_rate=0.25, memory_rate=2.0, weight_decay=0.3, memory_decay=0.7)
+    network = make_tiny(RESIDUAL)
+    optimizer = make_optimizer(network, config)
+    optimizer.set_rates(0.5)
+    optimizer.set_rates(0.1)
+    settings = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in network.named_parameters():
+        matrix = name.startswith("reasoner.blocks.") and parameter.ndim == 2
+        rate, decay = (2.0, 0.7) if name == "memory.rows" else (0.25 if matrix else 0.5, 0.3)
+        assert settings[id(parameter)] == pytest.approx((0.1 * rate, decay)), name
+    optimizer.set_rates(0.0)
+    before = deepcopy(network.state_dict())
+    set_gradients(network, 1)
+    optimizer.step()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["adam-atan2", "adamw", "muon"])
+def test_optimizer_states_carry_over_to_another_process(kind: str) -> None:
+    config = OptimizerConfig(kind=kind, rate=0.01)
+
+    def steps(network: Network, optimizer: OptimizerChain, numbers: range) -> None:
+        for number in numbers:
+            set_gradients(network, number)
+            optimizer.step()
+
+    whole = make_tiny()
+    whole_optimizer = make_optimizer(whole, config)
+    steps(whole, whole_optimizer, range(3))
+    copy = make_tiny(seed=1)
+    copy.load_state_dict(whole.state_dict())
+    copy_optimizer = make_optimizer(copy, config)
+    saved = whole_optimizer.states()
+    assert len(saved) == len(list(whole.parameters()))
+    named = {name: deepcopy(saved[parameter]) for name, parameter in whole.named_parameters()}
+    copy_optimizer.load_states({parameter: named[name] for name, parameter in copy.named_parameters()})
+    for network, optimizer in ((whole, whole_optimizer), (copy, copy_optimizer)):
+        steps(network, optimizer, range(3, 6))
+    different = [name for name, tensor in whole.state_dict().items() if not torch.equal(tensor, copy.state_dict()[name])]
+    assert not different
+
+
+class DenseAverage:
+    """What a moving average is by definition: every value of every tensor, at every step."""
+
+    def __init__(self, network: Network) -> None:
+        self.weights = {name: tensor.double().clone() for name, tensor in network.state_dict().items()}
+
+    def update(self, network: Network) -> None:
+        for name, tensor in network.state_dict().items():
+            self.weights[name] = DECAY * self.weights[name] + (1 - DECAY) * tensor.double()
+
+    def assert_close(self, averaged: dict[str, Tensor]) -> None:
+        assert averaged.keys() == self.weights.keys()
+        for name, tensor in averaged.items():
+            torch.testing.assert_close(tensor.double(), self.weights[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+def change(network: Network, average: MovingAverage, rng: np.random.Generator) -> None:
+    """One step of training: parameters, and some table rows, which are announced before they change."""
+    tables = network.tables()
+    for prefix, table in tables.items():
+        touched = torch.from_numpy(np.flatnonzero(rng.random(ROWS) < rng.choice([0.0, 0.2, 0.9])))
+        average.before_rows(prefix, touched)
+        table.rows[touched] += torch.from_numpy(rng.normal(size=(len(touched), table.rows.shape[1]))).float()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.from_numpy(rng.normal(size=parameter.shape)).float())
+    average.update()
+
+
+@MEMORIES
+@pytest.mark.parametrize("seed", range(3))
+def test_the_lazy_average_is_the_dense_one(memory: MemoryConfig, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    network = make_tiny(memory)
+    average, dense = MovingAverage(network, DECAY), DenseAverage(network)
+    for step in range(25):
+        change(network, average, rng)
+        dense.update(network)
+        if step % 4 == 0:
+            dense.assert_close(average.state_dict())  # also: reading changes nothing
+    dense.assert_close(average.state_dict())
+
+
+@MEMORIES
+def test_a_resumed_average_goes_on_bit_for_bit(memory: MemoryConfig) -> None:
+    def run(restart: Callable[[MovingAverage, Network], MovingAverage]) -> dict[str, Tensor]:
+        network, rng = make_tiny(memory), np.random.default_rng(5)
+        average = MovingAverage(network, DECAY)
+        for step in range(16):
+            if step == 9:
+                average = restart(average, network)
+            change(network, average, rng)
+        return average.state_dict()
+
+    def from_saved(average: MovingAverage, network: Network) -> MovingAverage:
+        saved = {name: tensor.clone() for name, tensor in average.resume_state().items()}
+        fresh = MovingAverage(network, DECAY)
+        fresh.load(saved, average.step)
+        return fresh
+
+    whole, resumed = run(lambda average, _: average), run(from_saved)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(("memory", "values"), [(TABLE, ROWS * 16), (COMPOSITIONAL, 0), (RESIDUAL, ROWS * 4)])
+def test_rows_of_tables_are_trained_values(memory: MemoryConfig, values: int) -> None:
+    network = make_tiny(memory)
+    assert trainable(network) == sum(p.numel() for p in network.parameters()) + values
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "sgd"}, "adam-atan2, adamw or muon, got 'sgd'"),
+        ({"memory_rate": -1.0}, "memory_rate must not be negative"),
+        ({"beta2": 1.0}, r"beta2 must be in \[0, 1\)"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
+        ({"decay_from": 1.5}, r"decay_from must be in \[0, 1\]"),
+    ],
+)
+def test_settings_that_cannot_train_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(**settings)

@@ -1,0 +1,317 @@
+"""Training: learning, resuming bit for bit, two processes like one, stopping where the loss is not finite."""
+
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pipeline.config import Config, override
+from pipeline.models.config import KINDS
+from pipeline.models.network import REASONERS
+from pipeline.models.reasoner import Reasoner, Update, apply_blocks
+from pipeline.system.time_limit import Budget
+from pipeline.training.state import count_packs
+from pipeline.weights import checkpoints, find_weights, load_weights, newest_checkpoint
+from tests.pipeline.tiny import tiny_config, tiny_store
+from tests.pipeline.trainers import (
+    ACCELERATE,
+    NO_LIMIT,
+    ROOT,
+    assert_equal_runs,
+    assert_same_samples,
+    finish,
+    launch,
+    make_trainer,
+    metrics,
+    train_command,
+)
+
+
+@pytest.mark.parametrize("kind", ["compositional", "table"])
+@pytest.mark.parametrize("optimizer", ["adam-atan2", "adamw", "muon"])
+def test_a_tiny_network_learns_a_rule(tmp_path: Path, kind: str, optimizer: str) -> None:
+    settings = (
+        "train.steps=60",
+        f"memory.kind={kind}",
+        f"optimizer.kind={optimizer}",
+        "optimizer.rate=0.01",
+        "train.log_steps=10",
+    )
+    trainer = make_trainer(tiny_config(*settings), tmp_path, tiny_store(rule=np.zeros_like))
+    trainer.fit(NO_LIMIT)
+    losses = [loss for (loss,) in metrics(tmp_path, "loss")]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("stopped_after", "settings"),
+    [
+        (1, ()),
+        (4, ("memory.kind=table", "memory.tokens=2")),
+        (5, ("memory.residual=3",)),
+        (7, ("optimizer.kind=muon",)),
+        (6, ("train.halting=q-learning", "model.kind=hrm", "model.gradient=last-step")),
+        (9, ("train.canvas=full",)),
+        (5, ("train.halting_delay=1",)),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int, settings: tuple[str, ...]
+) -> None:
+    config = tiny_config("train.steps=11", "train.checkpoint_steps=2", "train.log_steps=3", *settings)
+    make_trainer(config, tmp_path / "whole").fit(NO_LIMIT)
+
+    cut = make_trainer(config, tmp_path / "cut")
+    step = cut._step
+
+    def stop_there(done: float) -> None:
+        if cut.progress.step == stopped_after:
+            raise KeyboardInterrupt
+        step(done)
+
+    monkeypatch.setattr(cut, "_step", stop_there)
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit(NO_LIMIT)
+    resumed = make_trainer(config, tmp_path / "cut")
+    assert resumed.resume() == (stopped_after >= 2)
+    resumed.fit(NO_LIMIT)
+
+    assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
+    names = ("step", "loss", "exact", "segments")
+    assert metrics(tmp_path / "whole", *names) == metrics(tmp_path / "cut", *names)
+
+
+def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(tmp_path: Path) -> None:
+    tiny_store().save(tmp_path / "data")
+    settings = ("train.steps=60", "train.checkpoint_steps=3", "optimizer.decay_from=0.5")
+    whole = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "whole", *settings)])
+    killed = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "killed", *settings)])
+    deadline = time.monotonic() + 60
+    while newest_checkpoint(tmp_path / "killed" / "checkpoints") is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(torch.rand(()).item() * 0.5)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    _, message = whole.communicate(timeout=100)
+    assert whole.returncode == 0, message.decode()[-2000:]
+    again = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "killed", *settings)])
+    _, message = again.communicate(timeout=100)
+    assert again.returncode == 0, message.decode()[-2000:]
+    assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize(
+    "system",
+    [
+        ("memory.residual=3",),
+        ("memory.kind=table", "model.kind=hrm", "model.gradient=last-step", "train.halting=q-learning"),  # looks ahead
+    ],
+    ids=["trm-residual", "hrm-table"],
+)
+def test_two_processes_train_on_the_samples_of_one_and_predict_the_same(tmp_path: Path, system: tuple[str, ...]) -> None:
+    tiny_store().save(tmp_path / "data")
+    settings = ("train.steps=12", "train.packs=2", *system, "train.log_steps=1", "optimizer.kind=adamw")
+    one = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "one", *settings)])
+    two = launch([*ACCELERATE, *train_command(tmp_path / "data", tmp_path / "two", *settings, "train.pieces=3")])
+    finish(one)
+    finish(two)
+    assert_same_samples(tmp_path / "one", tmp_path / "two", steps=12)
+
+    predict = ["-m", "pipeline", "predict", "--data", str(tmp_path / "data"), "--weights", str(tmp_path / "one"), "--out"]
+    one = launch([sys.executable, *predict, str(tmp_path / "predicted-by-one")])
+    two = launch([*ACCELERATE, *predict, str(tmp_path / "predicted-by-two")])
+    finish(one)
+    finish(two)
+    submissions = [(tmp_path / f"predicted-by-{name}" / "submission.json").read_bytes() for name in ("one", "two")]
+    assert submissions[0] == submissions[1]
+
+
+def test_two_machines_with_the_config_of_the_readme_train_on_the_samples_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two launchers on this machine that meet as two machines do; their processes compute on CPUs."""
+    (config,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here = {"num_processes": 2, "main_process_ip": "127.0.0.1", "main_process_port": port}
+    (tmp_path / "machines.yaml").write_text(yaml.safe_dump(yaml.safe_load(config) | here))
+    tiny_store().save(tmp_path / "data")
+    settings = ("train.steps=8", "train.packs=2", "memory.kind=table", "train.log_steps=1")
+    one = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "one", *settings)])
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "machines.yaml")]
+    command = train_command(tmp_path / "data", tmp_path / "two", *settings)
+    machines = [launch([*launcher, "--machine_rank", str(rank), *command]) for rank in range(2)]
+    for process in (one, *machines):
+        finish(process)
+    assert_same_samples(tmp_path / "one", tmp_path / "two", steps=8)
+
+
+@pytest.mark.parametrize(("packs", "processes"), [(1, 2), (4, 8), (3, 2), (6, 4), (8, 3)])
+def test_packs_that_the_processes_cannot_share_are_refused_with_settings_of_as_large_a_step(packs: int, processes: int) -> None:
+    config = tiny_config(f"train.packs={packs}", "train.pack_tokens=1200")
+    with pytest.raises(ValueError, match=f"^train.packs = {packs} must be a multiple of the {processes} processes: ") as caught:
+        count_packs(config, processes)
+    assert "\n" not in str(caught.value)
+    advised = override(config, re.findall(r"--set (\S+)", str(caught.value)))
+    assert count_packs(advised, processes) == advised.train.packs
+    assert advised.train.packs * advised.train.pack_tokens == packs * 1200
+
+
+@pytest.mark.parametrize(("packs", "processes", "expected"), [(0, 3, 3), (2, 1, 2), (6, 3, 6)])
+def test_packs_that_the_processes_can_share_are_taken(packs: int, processes: int, expected: int) -> None:
+    assert count_packs(tiny_config(f"train.packs={packs}"), processes) == expected
+
+
+def test_a_resumed_run_shares_its_packs_unevenly_as_long_as_every_process_has_one() -> None:
+    assert count_packs(tiny_config("train.packs=4"), 3, resumed=True) == 4
+    with pytest.raises(ValueError, match=r"^train\.packs = 4 must be a multiple of the 5 processes"):
+        count_packs(tiny_config("train.packs=4"), 5, resumed=True)
+
+
+class Flat(Reasoner):
+    """A reasoner as short as one can be: one state, one update a cycle."""
+
+    states = ("thought",)
+
+    def cycle(self) -> list[Update]:
+        return [lambda state, given: (apply_blocks(self.blocks, state[0] + given.tokens, given),)]
+
+
+def test_a_reasoner_of_ones_own_is_a_class_and_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"^model\.kind must be one of trm, hrm, urm, got 'flat'$"):
+        tiny_config("model.kind=flat")
+    monkeypatch.setitem(REASONERS, "flat", Flat)
+    monkeypatch.setattr("pipeline.config.KINDS", [*KINDS, "flat"])
+    config = tiny_config("model.kind=flat", "train.steps=2", "train.log_steps=1", "optimizer.rate=0.01")
+    assert Config.from_json(config.to_json()) == config
+    trainer = make_trainer(config, tmp_path)
+    assert type(trainer.state.network.reasoner) is Flat
+    assert trainer.state.network.reasoner.learned_share() == 1 / config.model.H_cycles
+    before = trainer.state.network.reasoner.embedding.detach().clone()
+    trainer.fit(NO_LIMIT)
+    assert not torch.equal(trainer.state.network.reasoner.embedding, before)
+    assert load_weights(tmp_path).config.model.kind == "flat"
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_says_where(tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_config("train.steps=10", "train.checkpoint_steps=2"), tmp_path)
+    step = trainer._step
+
+    def break_weights(done: float) -> None:
+        if trainer.state.progress.step == 5:
+            with torch.no_grad():
+                trainer.state.network.reasoner.embedding.fill_(float("nan"))
+        step(done)
+
+    trainer._step = break_weights  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match=r"step 5: the loss is not finite; among the tasks tiny"):
+        trainer.fit(NO_LIMIT)
+    weights = load_weights(tmp_path)
+    assert weights.step == 4
+    assert all(torch.isfinite(tensor).all() for tensor in weights.tensors.values())
+
+
+def test_training_ends_with_its_time(tmp_path: Path) -> None:
+    started = time.monotonic()
+    progress = make_trainer(tiny_config(), tmp_path).fit(Budget(2.0, started))
+    assert time.monotonic() - started < 4
+    assert progress.step > 3
+    assert load_weights(tmp_path).step == progress.step
+
+
+def test_training_without_an_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.steps or a time limit"):
+        make_trainer(tiny_config(), tmp_path).fit(NO_LIMIT)
+
+
+def test_a_checkpoint_of_other_data_is_not_resumed(tmp_path: Path) -> None:
+    config = tiny_config("train.steps=2")
+    make_trainer(config, tmp_path).fit(NO_LIMIT)
+    with pytest.raises(ValueError, match=r"its train.seed is 0 and that of this run 3"):
+        make_trainer(tiny_config("train.steps=2", "train.seed=3"), tmp_path).resume()
+    with pytest.raises(ValueError, match="its data_hash is "):
+        make_trainer(config, tmp_path, tiny_store(seed=1)).resume()
+    assert [folder.name for folder in checkpoints(tmp_path / "checkpoints")] == ["step-00000002"]
+
+
+def test_halting_replaces_sequences_before_the_last_segment(tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_config("train.steps=8", "train.exploration=0", "train.segments=4"), tmp_path)
+    with torch.no_grad():
+        trainer.state.network.reasoner.halting_head.bias.fill_(50.0)  # every sequence wants to halt at once
+    trainer.fit(NO_LIMIT)
+    assert [segments for (segments,) in metrics(tmp_path, "segments")] == [1.0] * 4
+
+
+def one_step(out: Path, *settings: str) -> tuple[torch.Tensor, float]:
+    """The head's weight for going on (D,) and the halting loss, after a step of a network that wants to halt."""
+    trainer = make_trainer(tiny_config("train.steps=1", "train.log_steps=1", "optimizer.ema=0", *settings), out)
+    head = trainer.state.network.reasoner.halting_head
+    assert head.bias is not None
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor([1.0, -1.0]))
+    trainer.fit(NO_LIMIT)
+    return head.weight[1], trainer.state.progress.last["halting_loss"]
+
+
+def test_q_learning_trains_going_on_to_promise_what_the_next_segment_promises(tmp_path: Path) -> None:
+    untrained, without = one_step(tmp_path / "learned", "train.halting=learned")
+    trained, both = one_step(tmp_path / "q-learning", "train.halting=q-learning")
+    assert not untrained.any()
+    assert trained.any()
+    worth = torch.tensor(1.0).sigmoid()  # of halting after the next segment, as the head's weights are still 0
+    term = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(-1.0), worth)
+    assert both - without == pytest.approx(term.item(), abs=1e-4)
+
+
+def test_q_learning_of_a_single_segment_has_nothing_to_go_on_to(tmp_path: Path) -> None:
+    untrained, loss = one_step(tmp_path / "q-learning", "train.halting=q-learning", "train.segments=1")
+    assert not untrained.any()
+    assert loss == one_step(tmp_path / "learned", "train.segments=1")[1]
+
+
+def test_an_hrm_learns_a_rule_with_q_learning(tmp_path: Path) -> None:
+    settings = ("model.kind=hrm", "model.gradient=last-step", "train.halting=q-learning", "memory.kind=table")
+    config = tiny_config("train.steps=60", "train.log_steps=10", "optimizer.rate=0.01", *settings)
+    trainer = make_trainer(config, tmp_path, tiny_store(rule=np.zeros_like))
+    before = {name: tensor.clone() for name, tensor in trainer.state.network.named_parameters()}
+    trainer.fit(NO_LIMIT)
+    losses = [loss for (loss,) in metrics(tmp_path, "loss")]
+    assert losses[-1] < 0.7 * losses[0]
+    for network in ("blocks", "answer_blocks"):
+        assert all(
+            not torch.equal(tensor, before[name])
+            for name, tensor in trainer.state.network.named_parameters()
+            if name.startswith(f"reasoner.{network}.")
+        )
+
+
+def test_without_halting_every_sequence_runs_all_segments_and_the_halting_head_is_not_trained(tmp_path: Path) -> None:
+    settings = ("train.steps=6", "train.halting=off", "train.segments=3", "train.log_steps=3", "optimizer.ema=0")
+    config = tiny_config(*settings, "optimizer.rate=0.01", "optimizer.weight_decay=0.5")
+    trainer = make_trainer(config, tmp_path)
+    head = trainer.state.network.reasoner.halting_head
+    assert head.bias is not None
+    with torch.no_grad():
+        head.bias.fill_(50.0)  # were it asked, every sequence would halt at once
+    trainer.fit(NO_LIMIT)
+    assert metrics(tmp_path, "segments") == [(2.0,), (2.0,)]  # all are at their first, second and third segment in turn
+    assert not head.weight.any()
+    assert head.bias.tolist() == pytest.approx([50 * (1 - 0.01 * 0.5) ** 6] * 2)
+
+
+def test_bfloat16_trains_on_a_cpu(tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_config("train.steps=6", "train.precision=bfloat16"), tmp_path)
+    assert trainer.state.dtype == torch.bfloat16
+    trainer.fit(NO_LIMIT)
+    assert find_weights(tmp_path).is_file()
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.state.network.parameters())

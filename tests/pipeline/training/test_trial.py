@@ -1,0 +1,158 @@
+"""A trial step: as large as any that follows, and without a trace."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+import pipeline.training.trainer
+from pipeline.device import OutOfMemory
+from pipeline.training import memory_fit
+from pipeline.training.memory_fit import measure_pieces
+from pipeline.training.trainer import Trainer
+from tests.pipeline.tiny import tiny_config
+from tests.pipeline.trainers import NO_LIMIT, assert_equal_runs, make_trainer, metrics
+
+SYSTEMS = (
+    (),
+    ("memory.kind=table", "optimizer.kind=adamw"),
+    ("memory.residual=3", "optimizer.kind=muon"),
+    ("memory.kind=table", "model.kind=hrm", "train.halting=q-learning", "optimizer.ema=0"),
+    ("train.segments=1", "train.canvas=full", "train.pack_tokens=1000"),
+)
+
+
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes long among the objects of a test session."""
+    monkeypatch.setattr(memory_fit.gc, "collect", lambda: 0)
+
+
+class Roomy:
+    """Memory that holds `fitting` tokens at once."""
+
+    total_bytes = 100
+
+    def __init__(self, trainer: Trainer, fitting: int) -> None:
+        self.tokens: list[int] = []
+        self.models: list[Any] = []
+        model = trainer.model
+
+        def watched(state: Any, batch: Any) -> Any:
+            if batch.layout.tokens > fitting:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+            self.tokens.append(batch.layout.tokens)
+            return model(state, batch)
+
+        trainer.gradients = replace(trainer.gradients, model=watched)
+
+    def reset(self) -> None:
+        self.tokens.clear()
+
+    def peak_bytes(self) -> int:
+        return 50
+
+
+def settings_of(system: tuple[str, ...]) -> tuple[str, ...]:
+    return ("train.packs=2", "train.steps=6", "train.checkpoint_steps=3", "train.log_steps=3", *system)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_run_after_a_trial_is_as_without(tmp_path: Path, system: tuple[str, ...], resumed: bool) -> None:
+    config = tiny_config(*settings_of(system))
+    make_trainer(config, tmp_path / "without").fit(NO_LIMIT)
+    if resumed:
+        make_trainer(tiny_config(*settings_of(system), "train.steps=3"), tmp_path / "with").fit(NO_LIMIT)
+    trainer = make_trainer(config, tmp_path / "with")
+    assert trainer.resume() == resumed
+    random = torch.get_rng_state()
+    before = {name: tensor.clone() for name, tensor in trainer.state.network.state_dict().items()}
+    rates = [group["lr"] for group in trainer.state.optimizer.param_groups]
+    model = trainer.gradients
+    memory = Roomy(trainer, fitting=80 if "train.canvas=full" not in system else 1000)
+    assert measure_pieces(trainer, memory) > 1
+    assert memory.tokens
+    trainer.gradients = model
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not [name for name, tensor in trainer.state.network.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert all(parameter.grad is None for parameter in trainer.state.network.parameters())
+    assert [group["lr"] for group in trainer.state.optimizer.param_groups] == rates
+    assert bool(trainer.state.optimizer.states()) == resumed
+    trainer.fit(NO_LIMIT)
+    assert_equal_runs(tmp_path / "without", tmp_path / "with")
+    names = ("step", "loss", "exact")
+    assert metrics(tmp_path / "without", *names) == metrics(tmp_path / "with", *names)
+
+
+def test_a_trial_computes_packs_as_large_as_any_of_the_run(tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_config("train.steps=40", "train.pack_tokens=100", "train.exploration=0.5"), tmp_path)
+    memory = Roomy(trainer, fitting=10**9)
+    assert measure_pieces(trainer, memory) == 1
+    most = max(memory.tokens)
+    assert len(memory.tokens) == 2  # as drawn, and the longest sequence again and again
+    memory.reset()
+    trainer.fit(NO_LIMIT)
+    assert len(memory.tokens) == 40
+    assert most >= max(memory.tokens)
+    longest = int(trainer.state.maker.tokens(trainer.state.maker.plain()).max())
+    assert 99 + longest <= most < 100 + 2 * longest
+
+
+def test_what_is_tried_keeps_every_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(tiny_config("train.packs=3"), tmp_path)
+    with torch.no_grad():
+        trainer.state.network.reasoner.halting_head.bias.fill_(50.0)  # every sequence wants to halt at once
+    kept = []
+    compute = pipeline.training.trainer.Gradients.compute
+
+    def watched(gradients: Any, turns: Any, carries: Any, *rest: Any, **named: Any) -> Any:
+        result = compute(gradients, turns, carries, *rest, **named)
+        tokens = {pack: int(trainer.state.maker.tokens(turn.samples).sum()) for pack, turn in turns.items()}
+        for carried in (carries, result.carries):
+            kept.append({pack: len(carry.state[0]) for pack, carry in carried.items()} == tokens)
+        return result
+
+    monkeypatch.setattr(pipeline.training.trainer.Gradients, "compute", watched)
+    measure_pieces(trainer, Roomy(trainer, fitting=10**9))
+    assert kept == [True] * 4
+
+
+def test_a_trial_without_room_for_one_sequence_is_an_error_and_leaves_no_trace_either(tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_config(), tmp_path)
+    with pytest.raises(OutOfMemory, match="a single sequence in each piece"):
+        measure_pieces(trainer, Roomy(trainer, fitting=1))
+    assert not trainer.state.optimizer.states()
+    assert all(parameter.grad is None for parameter in trainer.state.network.parameters())
+
+
+def test_every_process_takes_the_pieces_of_the_one_with_least_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(tiny_config(), tmp_path)
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 2))
+    monkeypatch.setattr(Accelerator, "gather", lambda self, mine: torch.cat((mine, torch.tensor([8]))))
+    assert measure_pieces(trainer, Roomy(trainer, fitting=10**9)) == 8
+
+
+def test_pieces_that_nobody_set_are_measured_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(tiny_config("train.steps=4"), tmp_path)
+    assert trainer.pieces == 1  # on a CPU nothing is measured
+    memory = Roomy(trainer, fitting=80)
+    monkeypatch.setattr(pipeline.training.trainer, "CudaMemory", lambda device: memory)
+    trainer.pieces = 0
+    trainer.fit(NO_LIMIT)
+    assert trainer.pieces > 1
+    assert trainer.memory_retries == 0
+    assert trainer.state.progress.step == 4
+
+
+def test_a_run_without_a_step_to_do_measures_nothing(tmp_path: Path) -> None:
+    config = tiny_config("train.steps=2")
+    make_trainer(config, tmp_path).fit(NO_LIMIT)
+    again = make_trainer(config, tmp_path)
+    again.resume()
+    again.pieces = 0
+    again.fit(NO_LIMIT)  # on a CPU a measurement would fail
+    assert again.pieces == 0
