@@ -1,13 +1,16 @@
 """Which tests a machine can run: those of the marker `browser` need a Chromium or Chrome, those of `cuda` a GPU.
 
 Where there is none they are left out, and the last lines say so; with ARC_NEED_BROWSER or ARC_NEED_CUDA set (the first is, in
-.ci/run) they fail instead. All other tests compute on the CPU, whatever there is besides, and in one thread: tiny tensors do
-not gain by more, and sums of several threads differ in their last bits.
+.ci/run) they fail instead. All other tests, and the processes that they start, compute on the CPU, whatever there is besides,
+and in one thread: tiny tensors do not gain by more, and sums of several threads differ in their last bits. The examples of
+hypothesis have no deadline, since a busy machine is no failure.
 """
 
 import os
 from collections.abc import Callable
+from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
@@ -25,12 +28,18 @@ NEEDS: dict[str, tuple[str, Callable[[], bool], str]] = {
 _LEFT_OUT = pytest.StashKey[list[str]]()
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 if torch.cuda.is_available():
     os.environ["ACCELERATE_USE_CPU"] = "true"
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_LEFT_OUT] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    config.stash[_LEFT_OUT] = []
     for marker, (variable, is_there, message) in NEEDS.items():
         if os.environ.get(variable) or is_there():
             continue
@@ -39,8 +48,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if item not in left_out]
             config.stash[_LEFT_OUT].append(message.format(len(left_out)))
+    if hasattr(config, "workeroutput"):  # of pytest-xdist: what a worker left out, the process that reports has to be sent
+        config.workeroutput["left_out"] = config.stash[_LEFT_OUT]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[_LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", [])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for message in config.stash.get(_LEFT_OUT, []):
+    for message in config.stash[_LEFT_OUT]:
         terminalreporter.write_line(message, yellow=True, bold=True)

@@ -1,6 +1,0 @@
-"""Settings of the tests of `augment`."""
-
-from hypothesis import settings
-
-settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
-settings.load_profile("no deadline")
