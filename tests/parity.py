@@ -26,7 +26,7 @@ from pipeline.models.loss import SegmentLoss, going_on_target, segment_loss
 from pipeline.models.network import REASONERS
 from pipeline.models.reasoner import Segment, State
 from pipeline.models.task_memory import TableMemory, Views
-from pipeline.published.names import MEMORY_ROWS, translate_config, translate_name, translate_weights
+from pipeline.published.names import MEMORY_ROWS, parameter_names, translate_config
 
 TOLERANCE = 1e-4
 ROUNDING_ALLOWED = 4.0
@@ -80,10 +80,11 @@ class Reference:
         published = json.loads(metadata["config"])
         parameters = {name.removeprefix("param."): t for name, t in self.tensors.items() if name.startswith("param.")}
         self.config = translate_config(published)
-        tokens, model = self.config.memory_tokens, self.config.model
+        tokens, model = self.config.memory.tokens, self.config.model
+        self.names = parameter_names(model)
         self.network = REASONERS[model.kind](model, tokens, torch.Generator().manual_seed(0)).to(device)
-        self.network.load_state_dict(translate_weights(parameters))
-        rows = parameters[MEMORY_ROWS]
+        rows = parameters.pop(MEMORY_ROWS)
+        self.network.load_state_dict({self.names[name]: tensor for name, tensor in parameters.items()})
         self.memory = TableMemory(len(rows), rows.shape[1], tokens).to(device)
         self.memory.rows.copy_(rows)
         self.inputs = self.tensors["batch.inputs"].long()
@@ -97,10 +98,10 @@ class Reference:
         """Run one segment on the reference batch, in training with the further segment that Q-learning looks at."""
         segment = self._run(state)
         going_on = None
-        if training and self.config.halting == "q-learning":
+        if training and self.config.train.halting == "q-learning":
             with torch.no_grad():
                 following = self._run(segment.state).halting
-            going_on = going_on_target(following, torch.full((len(following),), self.config.segments == 1))
+            going_on = going_on_target(following, torch.full((len(following),), self.config.train.segments == 1))
         return segment, segment_loss(segment.logits, segment.halting, self.labels, self.layout, going_on=going_on)
 
     def _run(self, state: State) -> Segment:
@@ -131,7 +132,7 @@ class Reference:
                 continue
             memory = self.memory.gathered
             gradient = (memory.grad if memory is not None else None) if published == "puzzle_rows" else None
-            gradient = ours.pop(translate_name(published)) if published != "puzzle_rows" else gradient
+            gradient = ours.pop(self.names[published]) if published != "puzzle_rows" else gradient
             assert gradient is not None, f"no gradient for {published}"
             given[name] = gradient
         assert not ours, f"no reference gradient for {sorted(ours)}"

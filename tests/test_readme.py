@@ -32,7 +32,7 @@ from pipeline.data.sources import PUBLIC_SOURCES, SPLITS, Source, load_source
 from pipeline.presets import PRESET_NAMES, PRESETS, preset
 from submission.format import fallback_submission, write_submission
 from submission.settings import write_settings
-from tests.pipeline.published.test_import_checkpoint import Published
+from tests.pipeline.published.examples import Published
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
 
 ROOT = Path(__file__).parents[1]

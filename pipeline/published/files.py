@@ -1,11 +1,9 @@
-"""The files of a published training, read with care: YAML as plain values, a state dict as tensors alone.
+"""Readers of published files: YAML as plain values, and a PyTorch state dict as nothing but tensors.
 
-Under `pipeline.published.checkpoint`. Nothing that is read here can run anything, or become far larger than its file.
+The files come from strangers. No reader executes what it reads, and none takes much more time or memory than its file suggests.
 """
 
-import io
-import mmap
-import pickle
+import pickletools
 import re
 import warnings
 import zipfile
@@ -21,69 +19,69 @@ from torch import Tensor
 from eval.files import read_file
 from eval.formatting import show_name, show_path
 from pipeline.data.task_files import ZIP_FAULTS
-from pipeline.published.pickle_check import LEGACY_PICKLES, check_tuples
 
 _PREFIXES = re.compile(r"(?:(?:_orig_mod|module|model)\.)*(?=inner\.)")
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-_MOST_CONFIG_BYTES = 1 << 16
-
 _MOST_CHARACTERS = 500
+_MOST_CONFIG_BYTES = 1 << 16
+_MOST_PICKLE_BYTES = 1 << 20
+"""Largest pickle of a state dict: it has the names and shapes; the values are other members of the archive."""
+_MOST_OPERATIONS = 20_000
+"""Longest pickle of a state dict. A tensor takes about forty."""
+_STORAGES = {"torch FloatStorage", "torch BFloat16Storage", "torch HalfStorage"}
+_GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", *_STORAGES}
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put the name of the file that is at fault before what a ValueError says."""
+    """Prefix the message of a ValueError with the path of the file that caused it, on one line of bounded length."""
     try:
         yield
     except (ValueError, OverflowError) as error:
-        said = str(error)
-        shown = said if len(said) <= _MOST_CHARACTERS else f"{said[:_MOST_CHARACTERS]}..."  # it may quote a value of any length
+        message = str(error)
+        shown = message if len(message) <= _MOST_CHARACTERS else f"{message[:_MOST_CHARACTERS]}..."
         raise ValueError(f"{show_path(path)}: {show_path(shown)}") from error
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Makes plain values alone, and of every text once: a few aliases of aliases are a document of any size."""
+    """The safe loader without aliases: merging aliases of aliases turns one kilobyte into gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(problem="aliases are not supported", problem_mark=event.start_mark)
+            raise yaml.YAMLError("aliases are not supported")
         return super().compose_node(parent, index)
 
 
+# YAML 1.1 requires a decimal point, so PyYAML would take 1e-5 for text.
+_PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile("[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file. Raises ValueError, naming the file, where there is none."""
+    """Return the mapping in a YAML file. Raises ValueError, naming the file, if it has none."""
     data = read_file(path, _MOST_CONFIG_BYTES)
     with naming(path):
         try:
             document = yaml.load(data, _PlainLoader)
-        except yaml.MarkedYAMLError as error:
-            line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-            raise ValueError(f"not YAML: {error.problem}{line}") from error
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"not YAML: {first_line(error)}") from error
+            raise ValueError(f"not YAML: {summarize(error)}") from error
         if not isinstance(document, dict):
             raise ValueError("expected a mapping, the config of a training or its arch")
         return document
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a state dict by their published names, without prefixes; those of an archive stay on disk."""
-    with path.open("rb") as file:
-        archive = file.read(4) == b"PK\x03\x04"  # older files cannot be mapped
+    """Return the tensors of a state dict by name, without prefixes such as `_orig_mod.`; their values stay on disk.
+
+    Raises ValueError unless the file is a zip archive of torch.save that holds dense floating-point tensors by name.
+    """
     try:
-        _check_archive(path) if archive else _check_legacy(path)
+        with zipfile.ZipFile(path) as archive:
+            _check_archive(archive, path.stat().st_size)
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     except ZIP_FAULTS as error:
-        raise ValueError(f"damaged, or not a PyTorch file: {first_line(error)}") from error
-    try:
-        with warnings.catch_warnings(action="ignore"):  # what is wrong is told once, below
-            state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=archive)
-    except pickle.UnpicklingError as error:
-        raise ValueError("damaged, or not a state dict of tensors alone") from error
-    except Exception as error:  # what a damaged file leads to is not documented
-        raise ValueError(f"damaged, or not a PyTorch file: {first_line(error)}") from error
+        raise ValueError(f"damaged, or not a state dict saved by PyTorch: {summarize(error)}") from error
+    except Exception as error:  # PyTorch does not document what a damaged pickle raises
+        raise ValueError("damaged, or not a state dict saved by PyTorch") from error
     if not isinstance(state, dict):
         raise ValueError(f"expected a state dict, got {type(state).__name__}")
     keys: dict[str, str] = {}
@@ -93,10 +91,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
         shown = show_name(key)
         if not isinstance(value, Tensor):
             raise ValueError(f"expected a flat dict of tensors, but {shown} has {type(value).__name__}")
-        if value.dtype not in _DTYPES or value.layout != torch.strided or value.device.type != "cpu":
-            raise ValueError(
-                f"{shown} is {value.dtype} ({value.layout}, {value.device}), expected dense float32, bfloat16 or float16"
-            )
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"{shown} repeats its values, {tuple(value.shape)} from {value.untyped_storage().nbytes()} bytes")
         prefix = _PREFIXES.match(key)
@@ -107,24 +101,40 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {name: state[key] for name, key in keys.items()}
 
 
-def _check_archive(path: Path) -> None:
-    """Raise what damaged archives raise unless all in it is stored as it is, as PyTorch does it, and its pickle is harmless."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError("what is in it is compressed")
-        for entry in entries:
-            if entry.filename.endswith("data.pkl"):
-                check_tuples(io.BytesIO(archive.read(entry)))
+def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """Raise ValueError unless nothing in an archive of `size` bytes is compressed and every pickle in it is harmless."""
+    entries = archive.infolist()
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > size:
+        raise ValueError("its members are compressed")
+    for entry in entries:
+        if entry.filename.endswith("data.pkl"):
+            if entry.file_size > _MOST_PICKLE_BYTES:
+                raise ValueError(f"a pickle of more than {_MOST_PICKLE_BYTES:,} bytes, which no state dict needs")
+            _check_pickle(archive.read(entry))
 
 
-def _check_legacy(path: Path) -> None:
-    """Raise ValueError unless the pickles at the beginning of a file of before version 1.6 are harmless."""
-    if path.stat().st_size:  # else there is nothing to map
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            check_tuples(content, LEGACY_PICKLES)
+def _check_pickle(data: bytes) -> None:
+    """Raise ValueError unless a pickle is short, calls only what rebuilds dense tensors, and refers to no tuple twice.
+
+    `weights_only` refuses harmful calls, but it allows a bytearray of any size, and dict keys that are tuples of the same
+    tuples, 60 levels deep, whose hash takes forever.
+    """
+    tuples, previous = set(), ""
+    for number, (operation, argument, _) in enumerate(pickletools.genops(data)):
+        name = operation.name
+        if number == _MOST_OPERATIONS:
+            raise ValueError(f"a pickle of more than {_MOST_OPERATIONS:,} operations, which no state dict needs")
+        if name == "GLOBAL" and argument not in _GLOBALS:
+            raise ValueError(f"{show_name(str(argument))} is no part of a state dict of float32, bfloat16 or float16 tensors")
+        if name.endswith("GET") and argument in tuples:
+            raise ValueError("a pickle that refers to a tuple twice, which no state dict does")
+        if not name.endswith("PUT"):
+            previous = name
+        elif previous.startswith("TUPLE"):
+            tuples.add(argument)
 
 
-def first_line(error: BaseException) -> str:
-    return show_path((str(error).strip() or type(error).__name__).splitlines()[0][:160])
+def summarize(error: BaseException) -> str:
+    """Return the beginning of an error message on one line, or the type of the error if it has no message."""
+    return show_path(" ".join(str(error).split())[:160] or type(error).__name__)

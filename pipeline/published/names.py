@@ -1,141 +1,156 @@
 """Names and settings of the authors' published TRM and HRM code, translated to ours, so that their weights load."""
 
 import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
+from eval.formatting import show_value
+from pipeline.config import Config, OptimizerConfig
+from pipeline.models.attention import ROPE_THETA
 from pipeline.models.config import ReasonerConfig
+from pipeline.models.layers import NORM_EPSILON
 
+EMBEDDING = "inner.embed_tokens.embedding_weight"
 MEMORY_ROWS = "inner.puzzle_emb.weights"
-
+MIXER = "inner.L_level.layers.0.mlp_t.down_proj.weight"
 TRM_MEMORY_TOKENS = 16
-"""`puzzle_emb_len` where a TRM does not say it."""
+"""`puzzle_emb_len` of a TRM that does not set it."""
 
 _NAMES = {
-    "inner.embed_tokens.embedding_weight": "embedding",
+    EMBEDDING: "embedding",
     "inner.lm_head.weight": "head.weight",
     "inner.q_head.weight": "halting_head.weight",
     "inner.q_head.bias": "halting_head.bias",
     "inner.H_init": "initial_answer",
     "inner.L_init": "initial_latent",
 }
-
-_STACKS = {"L": "blocks", "H": "answer_blocks"}
-
-_LAYER = re.compile(r"inner\.([LH])_level\.layers\.(\d+)\.(self_attn|mlp_t|mlp)\.(\w+)\.weight")
-
+_BLOCKS = {"L": "blocks", "H": "answer_blocks"}
 _PARTS = {
-    ("self_attn", "qkv_proj"): "attention.qkv",
-    ("self_attn", "o_proj"): "attention.out",
-    ("mlp_t", "gate_up_proj"): "mixer.feed_forward.gate_up",
-    ("mlp_t", "down_proj"): "mixer.feed_forward.down",
-    ("mlp", "gate_up_proj"): "feed_forward.gate_up",
-    ("mlp", "down_proj"): "feed_forward.down",
+    "self_attn.qkv_proj": "attention.qkv",
+    "self_attn.o_proj": "attention.out",
+    "mlp_t.gate_up_proj": "mixer.feed_forward.gate_up",
+    "mlp_t.down_proj": "mixer.feed_forward.down",
+    "mlp.gate_up_proj": "feed_forward.gate_up",
+    "mlp.down_proj": "feed_forward.down",
 }
-
 _CANVAS_SIDES = {12: 30, 11: 9, 6: 30}
-"""Side of the published canvases by their vocabulary: ARC, Sudoku, mazes."""
+"""Side of the published canvases by vocabulary: ARC, Sudoku, mazes."""
+_LOSSES = {"stablemax_cross_entropy": "stablemax", "softmax_cross_entropy": "softmax"}
+_OPTIMIZER = {
+    "lr": "rate",
+    "weight_decay": "weight_decay",
+    "puzzle_emb_lr": "memory_rate",
+    "puzzle_emb_weight_decay": "memory_decay",
+    "beta1": "beta1",
+    "beta2": "beta2",
+    "lr_warmup_steps": "warmup_steps",
+}
+_DATASET = ("seq_len", "vocab_size", "num_puzzle_identifiers")
+"""Fields of an architecture that the authors' training takes from its dataset; a file may have them at either level."""
+_FIXED = {"rms_norm_eps": NORM_EPSILON, "rope_theta": ROPE_THETA}
+_REQUIRED = ("hidden_size", "num_heads", "expansion", "L_layers", "H_cycles", "L_cycles")
 
 
-def translate_name(published: str) -> str:
-    """Return our name of a published TRM or HRM parameter. Raises ValueError for a name that neither has."""
-    if published in _NAMES:
-        return _NAMES[published]
-    match = _LAYER.fullmatch(published)
-    if match and (match[3], match[4]) in _PARTS:
-        return f"{_STACKS[match[1]]}.{match[2]}.{_PARTS[match[3], match[4]]}.weight"
-    raise ValueError(f"no parameter of TRM or HRM is published as {published!r}")
-
-
-def translate_weights(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a published state dict (without the task memory rows) under our names."""
-    return {translate_name(name): tensor for name, tensor in published.items() if name != MEMORY_ROWS}
-
-
-def published_names(model: ReasonerConfig) -> list[str]:
-    """Return the published names of all parameters of `model`, a TRM or HRM, without the task memory rows."""
-    mixing = "mlp_t" if model.mixing == "mixer" else "self_attn"
-    layers = [
-        f"inner.{stack}_level.layers.{layer}.{part}.{name}.weight"
-        for stack in ("LH" if model.kind == "hrm" else "L")
+def parameter_names(model: ReasonerConfig) -> dict[str, str]:
+    """Return our name of each parameter of a TRM or HRM by its published name; the task memory is left out."""
+    unused = "self_attn" if model.mixing == "mixer" else "mlp_t"
+    return _NAMES | {
+        f"inner.{level}_level.layers.{layer}.{published}.weight": f"{_BLOCKS[level]}.{layer}.{ours}.weight"
+        for level in ("LH" if model.kind == "hrm" else "L")
         for layer in range(model.layers)
-        for part, name in _PARTS
-        if part in (mixing, "mlp")
-    ]
-    return [*_NAMES, *layers]
+        for published, ours in _PARTS.items()
+        if not published.startswith(f"{unused}.")
+    }
 
 
-@dataclass(frozen=True)
-class PublishedConfig:
-    """What a published architecture says."""
+def translate_config(document: Mapping[str, Any], found: Mapping[str, int] | None = None) -> Config:
+    """Return our config of a published one: of a training, with optimizer and dataset settings, or of its `arch` only.
 
-    model: ReasonerConfig
-    memory_tokens: int
-    segments: int
-    """Most supervision segments of a sequence."""
-    exploration: float
-    halting: str
-    """learned or q-learning, as `TrainConfig.halting`."""
-
-
-def translate_config(published: Mapping[str, Any]) -> PublishedConfig:
-    """Return our config of a published architecture, the fields of its `arch` and, where they are given, of its dataset.
-
-    It is HRM where it has layers of the high level. Raises ValueError, naming the field, for what is missing or not supported.
+    `found` holds the fields of `arch` that the tensors determine, which the document may leave out but not contradict, and
+    `mixer_length`, the number of cells and memory tokens that a mixer mixes. Other fields default to those of the published
+    code. An architecture with layers of the high level is HRM. Raises ValueError, naming the field, if one is missing or has
+    a value that is not supported.
     """
+    arch = document.get("arch", document)
+    if not isinstance(arch, Mapping):
+        raise ValueError(f"published config has arch = {show_value(arch)}, expected a mapping")
+    arch = {name: document[name] for name in _DATASET if name in document} | dict(arch)
+    known = _FIXED | dict(found or {})
+    for name, value in known.items():
+        if arch.get(name, value) != value:
+            raise ValueError(f"published config has {name} = {show_value(arch[name])}, expected {value}")
+    missing = [name for name in _REQUIRED if arch.get(name) is None]
+    if missing:
+        raise ValueError(f"published config lacks {', '.join(missing)}")
+    optimizer = {ours: document[theirs] for theirs, ours in _OPTIMIZER.items() if document.get(theirs) is not None}
+    if "arch" in document or "ema" in document:
+        averaged = _one_of(document, "ema", (False, True))
+        optimizer["ema"] = document.get("ema_rate", OptimizerConfig.ema) if averaged else 0.0
+    sections = _translate_architecture(known | arch | {"mixer_length": known.get("mixer_length", 0)})
+    return Config.from_json(sections | {"optimizer": optimizer})
 
-    def number(key: str, kind: type, default: float | None = None) -> Any:
-        value = published.get(key, default)
-        if type(value) is int and kind is float:
-            return float(value)
-        fits = type(value) is kind
-        if not fits or value < 0:
-            raise ValueError(f"published config has {key} = {value!r}, expected {'an int' if kind is int else 'a number'}")
+
+def _translate_architecture(arch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the sections of our config that a published architecture determines."""
+
+    def count(key: str, default: int | None = None) -> int:
+        value = arch.get(key, default)
+        if type(value) is not int or value < 0:
+            raise ValueError(f"published config has {key} = {show_value(value)}, expected a whole number")
         return value
 
-    mixer = published.get("mlp_t", False)
-    high_layers: int = number("H_layers", int, 0)
+    hidden_size, layers, high_layers = count("hidden_size"), count("L_layers"), count("H_layers", 0)
     hrm = high_layers > 0
-    layers, hidden_size, vocabulary = number("L_layers", int), number("hidden_size", int), number("vocab_size", int)
-    positions = published.get("pos_encodings", "rope")
     if hrm and high_layers != layers:
         raise ValueError(f"published config has H_layers = {high_layers} and L_layers = {layers}, expected as many")
-    if mixer not in (False, True) or (mixer and hrm):
-        raise ValueError(f"published config has mlp_t = {mixer!r}; only TRM has it, as true or false")
-    if positions not in ("rope", "none"):
-        raise ValueError(f"published config has pos_encodings = {positions!r}; expected 'rope' or 'none'")
-    features = number("puzzle_emb_ndim", int, hidden_size)
+    features = count("puzzle_emb_ndim", hidden_size)
     if not 0 < features <= hidden_size:
         raise ValueError(f"published config has puzzle_emb_ndim = {features}, expected 1..hidden_size = {hidden_size}")
-    cells = number("seq_len", int, _CANVAS_SIDES.get(vocabulary, 0) ** 2)
+    mixer = _one_of(arch, "mlp_t", (False,) if hrm else (False, True))
+    rope = _one_of(arch, "pos_encodings", ("rope", "none")) == "rope"
+    learned = _one_of(arch, "no_ACT_continue", (not hrm, hrm))
+    loss = arch.get("loss", "stablemax_cross_entropy")
+    loss = _one_of({"loss_type": loss.get("loss_type") if isinstance(loss, Mapping) else loss}, "loss_type", tuple(_LOSSES))
+    tokens = count("puzzle_emb_len", 0 if hrm else TRM_MEMORY_TOKENS) or 1
+    vocabulary = count("vocab_size")
+    canvas_cells = _CANVAS_SIDES.get(vocabulary, 0) ** 2
+    if mixer and arch["mixer_length"]:
+        canvas_cells = max(0, arch["mixer_length"] - tokens)
+    cells = count("seq_len", canvas_cells)
     side = math.isqrt(cells)
     if not cells or side * side != cells:
         raise ValueError(f"published config has seq_len = {cells}, expected the cells of a square canvas")
-    model = ReasonerConfig(
-        kind="hrm" if hrm else "trm",
-        hidden_size=hidden_size,
-        heads=number("num_heads", int),
-        expansion=number("expansion", float),
-        layers=layers,
-        H_cycles=number("H_cycles", int),
-        L_cycles=number("L_cycles", int),
-        gradient="last-step" if hrm else "last-cycle",
-        mixing="mixer" if mixer else "attention",
-        positions="1d" if positions == "rope" and not mixer else "none",
-        canvas_side=side,
-        vocabulary=vocabulary,
-    )
-    learned = published.get("no_ACT_continue", not hrm)
-    if learned not in (False, True):
-        raise ValueError(f"published config has no_ACT_continue = {learned!r}, expected true or false")
-    return PublishedConfig(
-        model=model,
-        memory_tokens=number("puzzle_emb_len", int, 0 if hrm else TRM_MEMORY_TOKENS) or 1,
-        segments=number("halt_max_steps", int, 16),
-        exploration=number("halt_exploration_prob", float, 0.1),
-        halting="learned" if learned else "q-learning",
-    )
+    segments = arch.get("halt_max_steps", 16)
+    return {
+        "model": {
+            "kind": "hrm" if hrm else "trm",
+            "hidden_size": hidden_size,
+            "heads": arch["num_heads"],
+            "expansion": arch["expansion"],
+            "layers": layers,
+            "H_cycles": arch["H_cycles"],
+            "L_cycles": arch["L_cycles"],
+            "gradient": "last-step" if hrm else "last-cycle",
+            "mixing": "mixer" if mixer else "attention",
+            "positions": "1d" if rope and not mixer else "none",
+            "canvas_side": side,
+            "vocabulary": vocabulary,
+        },
+        "memory": {"kind": "table", "tokens": tokens},
+        "train": {
+            "segments": segments,
+            "exploration": arch.get("halt_exploration_prob", 0.1),
+            "halting": "learned" if learned else "q-learning",
+            "loss": _LOSSES[loss],
+            "canvas": "full",
+        },
+        "predict": {"segments": segments},
+    }
+
+
+def _one_of(values: Mapping[str, Any], key: str, allowed: Sequence[Any]) -> Any:
+    """Return the value of `key`, by default the first that is allowed. Raises ValueError for any that is not."""
+    value = values.get(key, allowed[0])
+    if value not in allowed:
+        raise ValueError(f"published config has {key} = {show_value(value)}, expected {' or '.join(map(repr, allowed))}")
+    return value

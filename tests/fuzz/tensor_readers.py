@@ -228,7 +228,7 @@ def _puzzle_run(folder: Path, rng: Rng) -> None:
 
 
 def _published(folder: Path, rng: Rng) -> None:
-    from tests.pipeline.published.test_import_checkpoint import ATTENTION, HRM, MIXER, Published  # noqa: PLC0415
+    from tests.pipeline.published.examples import ATTENTION, HRM, MIXER, Published  # noqa: PLC0415
 
     _quiet()
     made = Published(folder, (ATTENTION, MIXER, HRM)[int(rng.integers(3))])

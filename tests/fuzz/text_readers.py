@@ -200,10 +200,7 @@ def _read_ready_folder(folder: Path) -> None:
 
 def _identifiers(folder: Path, rng: Rng) -> None:
     names = ["<blank>", "b", "b|||t3|||0463582197", "a|||t1|||0123456798", "a", "b_t0_0213456789", "a_t6_0689137425"]
-    if rng.random() < 0.3:
-        (folder / "identifiers.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
-    else:
-        (folder / "identifiers.json").write_text(json.dumps(names))
+    (folder / "identifiers.json").write_text(json.dumps(names))
 
 
 def _config(folder: Path, _: Rng) -> None:

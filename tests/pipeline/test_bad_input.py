@@ -1,7 +1,6 @@
 """Files that once led to a traceback, a hang or gigabytes of memory: each is one line now."""
 
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import orjson
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from eval.formatting import parse_duration
@@ -24,7 +22,6 @@ from pipeline.training.checkpoint import read_state
 from pipeline.weights import load_weights, network_from, read_weights
 from submission.notebook import read_ready_folder
 from submission.settings import read_settings
-from tests.pipeline.published.test_import_checkpoint import Published
 from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
 from tests.pipeline.tinyrun import write_run, write_weights
 
@@ -40,59 +37,6 @@ def refusal(read: Callable[[], object], where: Path) -> str:
     assert str(where) in line
     assert len(line) < len(str(where)) + 600
     return line
-
-
-@pytest.fixture
-def published(tmp_path: Path) -> Published:
-    made = Published(tmp_path)
-    made.write()
-    return made
-
-
-@pytest.mark.parametrize("line", ["a: &a [x, x]\nb: *a", "a: &a {b: 1}\nc:\n  <<: *a"])
-def test_yaml_of_aliases_is_refused(line: str, published: Published) -> None:
-    published.yaml.write_text(published.yaml.read_text() + line)
-    assert "aliases are not supported" in refusal(published.run, published.yaml)
-
-
-def test_yaml_that_would_be_a_document_of_any_size_is_refused_at_once(published: Published) -> None:
-    lines = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 30)]
-    published.yaml.write_text("\n".join([*lines, "arch: *a29"]))
-    refusal(published.run, published.yaml)
-
-
-@pytest.mark.parametrize("line", ["lr: " + "9" * 400, "lr: 1" + "0" * 4999, "arch: " + "x" * 40_000, "#" * 70_000])
-def test_huge_values_of_yaml_are_one_short_line(line: str, published: Published) -> None:
-    key = line.split(":", maxsplit=1)[0]
-    config = {name: value for name, value in published.config.items() if name != key}
-    published.yaml.write_text(yaml.dump(config) + line)
-    refusal(published.run, published.yaml)
-
-
-def test_a_checkpoint_that_is_compressed_is_not_unpacked(published: Published) -> None:
-    with zipfile.ZipFile(published.checkpoint) as source:
-        entries = {name: source.read(name) for name in source.namelist()}
-    name = next(each for each in entries if "/data/" in each)
-    with zipfile.ZipFile(published.checkpoint, "w", zipfile.ZIP_DEFLATED) as packed:
-        for each, content in (entries | {name: bytes(1 << 24)}).items():
-            packed.writestr(each, content)
-    assert published.checkpoint.stat().st_size < 1 << 20
-    assert "compressed" in refusal(published.run, published.checkpoint)
-
-
-def test_a_tensor_of_few_bytes_that_claims_to_be_large_is_refused(published: Published) -> None:
-    key = next(iter(published.state))
-    published.state[key] = torch.zeros(1).expand(1 << 20, 1 << 20)  # looking at its values would take hours
-    published.write()
-    assert "repeats its values" in refusal(published.run, published.checkpoint)
-
-
-def test_a_key_that_is_no_name_is_not_written_out(published: Published) -> None:
-    key: Any = ()
-    for _ in range(8):
-        key = (key, key)  # its text would have 2^8 parts
-    torch.save({key: torch.zeros(1)}, published.checkpoint)
-    assert "a key is of type tuple" in refusal(published.run, published.checkpoint)
 
 
 @pytest.mark.parametrize("content", [b"a = " + DEEP, b'x = "' + b"y" * 100_000 + b'"', b"\xff", b"user = 1", b"a" * (2 << 20)])

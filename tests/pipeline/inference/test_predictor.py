@@ -26,7 +26,7 @@ from pipeline.jobs.time_split import measure_speed
 from pipeline.models.network import Batch, make_network
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights, load_weights, save_weights
-from tests.pipeline.published.test_import_checkpoint import VIEWS, Published
+from tests.pipeline.published.examples import VIEWS, Published
 from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
 
 NO_LIMIT = Budget(None, 0.0)

@@ -83,7 +83,7 @@ def test_a_file_of_another_network_gives_one_line_and_fails(tmp_path: Path, caps
     learned = write(tmp_path / "learned.safetensors", tensors, {**config, "pos_encodings": "learned"})
     assert main([learned, str(GOLDEN)]) == 1
     first, second = capsys.readouterr().out.splitlines()
-    assert first == f"{learned}: published config has pos_encodings = 'learned'; expected 'rope' or 'none'"
+    assert first == f"{learned}: published config has pos_encodings = 'learned', expected 'rope' or 'none'"
     assert second.endswith(": ok")
 
 

@@ -1,14 +1,15 @@
 """Published names and settings: what is translated and what is refused."""
 
 import re
-from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
 
-from pipeline.models.config import ReasonerConfig
+from pipeline.config import Config
 from pipeline.models.network import REASONERS
-from pipeline.published.names import MEMORY_ROWS, PublishedConfig, translate_config, translate_name, translate_weights
+from pipeline.published.names import parameter_names, translate_config
+from tests.pipeline.published.examples import TRAINING
 
 LEAST = {"hidden_size": 16, "num_heads": 2, "expansion": 4, "L_layers": 2, "H_cycles": 3, "L_cycles": 6, "vocab_size": 11}
 TRM = LEAST | {
@@ -17,165 +18,116 @@ TRM = LEAST | {
 }  # fmt: skip
 MIXER = TRM | {"mlp_t": True, "pos_encodings": "none"}
 HRM = {**LEAST, "H_layers": 2, "seq_len": 16, "pos_encodings": "rope", "halt_max_steps": 8, "halt_exploration_prob": 0.2}
-ATTENTION = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
-MIXING = ("mlp_t.gate_up_proj", "mlp_t.down_proj", "mlp.gate_up_proj", "mlp.down_proj")
+SHAPE = {"hidden_size": 16, "heads": 2, "expansion": 4.0, "layers": 2, "H_cycles": 3, "L_cycles": 6, "vocabulary": 11}
 
 
-def without(published: Mapping[str, object], *keys: str) -> dict[str, object]:
-    return {key: value for key, value in published.items() if key not in keys}
+@pytest.mark.parametrize("published", [TRM, MIXER, HRM], ids=["trm", "mixer", "hrm"])
+def test_every_parameter_of_ours_has_a_published_name(published: dict[str, object]) -> None:
+    config = translate_config(published)
+    reasoner = REASONERS[config.model.kind](config.model, config.memory.tokens, torch.Generator().manual_seed(0))
+    assert sorted(parameter_names(config.model).values()) == sorted(reasoner.state_dict())
 
 
 @pytest.mark.parametrize(
-    ("published", "stacks", "parts"),
-    [(TRM, ("L",), ATTENTION), (MIXER, ("L",), MIXING), (HRM, ("L", "H"), ATTENTION)],
+    ("published", "model", "tokens", "halting"),
+    [
+        (TRM, {}, 4, "learned"),
+        (MIXER, {"mixing": "mixer", "positions": "none"}, 4, "learned"),
+        (HRM, {"kind": "hrm", "gradient": "last-step"}, 1, "q-learning"),
+    ],
     ids=["trm", "mixer", "hrm"],
 )
-def test_every_parameter_of_ours_has_a_published_name(
-    published: dict[str, object], stacks: tuple[str, ...], parts: tuple[str, ...]
+def test_an_architecture_becomes_a_config(
+    published: dict[str, object], model: dict[str, object], tokens: int, halting: str
 ) -> None:
-    names = ["inner.embed_tokens.embedding_weight", "inner.lm_head.weight", "inner.q_head.weight", "inner.q_head.bias"]
-    names += ["inner.H_init", "inner.L_init"]
-    names += [f"inner.{stack}_level.layers.{i}.{part}.weight" for stack in stacks for i in range(2) for part in parts]
-    config = translate_config(published)
-    reasoner = REASONERS[config.model.kind](config.model, config.memory_tokens, torch.Generator().manual_seed(0))
-    assert sorted(map(translate_name, names)) == sorted(reasoner.state_dict())
+    expected: dict[str, Any] = {
+        "model": SHAPE | {"canvas_side": 4} | model,
+        "memory": {"kind": "table", "tokens": tokens},
+        "train": {"segments": 8, "exploration": 0.2, "halting": halting, "canvas": "full"},
+        "predict": {"segments": 8},
+    }
+    assert translate_config(published) == Config.from_json(expected)
+
+
+def test_a_training_has_an_optimizer_too() -> None:
+    optimizer = translate_config({"arch": TRM, **TRAINING}).optimizer
+    assert (optimizer.rate, optimizer.memory_rate, optimizer.weight_decay, optimizer.memory_decay) == (2e-4, 0.03, 0.2, 0.4)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.warmup_steps, optimizer.ema) == (0.8, 0.96, 700, 0.99)
+    assert translate_config(TRM).optimizer == Config().optimizer
+    assert translate_config({"arch": TRM}).optimizer.ema == 0.0
 
 
 @pytest.mark.parametrize(
-    ("published", "ours"),
+    ("published", "change", "setting", "expected"),
     [
-        ("inner.H_init", "initial_answer"),
-        ("inner.L_init", "initial_latent"),
-        ("inner.q_head.bias", "halting_head.bias"),
-        ("inner.H_level.layers.3.self_attn.o_proj.weight", "answer_blocks.3.attention.out.weight"),
-        ("inner.L_level.layers.12.self_attn.qkv_proj.weight", "blocks.12.attention.qkv.weight"),
-        ("inner.L_level.layers.0.mlp_t.down_proj.weight", "blocks.0.mixer.feed_forward.down.weight"),
-        ("inner.L_level.layers.0.mlp.gate_up_proj.weight", "blocks.0.feed_forward.gate_up.weight"),
-    ],
-)
-def test_names_of_both_levels_are_translated(published: str, ours: str) -> None:
-    assert translate_name(published) == ours
-
-
-def test_task_memory_is_no_part_of_the_translated_weights() -> None:
-    tensor = torch.ones(2)
-    assert list(translate_weights({MEMORY_ROWS: tensor, "inner.H_init": tensor})) == ["initial_answer"]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "inner.M_level.layers.0.mlp.down_proj.weight",
-        "inner.L_level.layers.0.mlp.down_proj.bias",
-        "inner.L_level.layers.0.mlp.o_proj.weight",
-        "inner.embed_pos.embedding_weight",
-        "module.inner.H_init",
-    ],
-)
-def test_a_foreign_parameter_is_named_in_the_error(name: str) -> None:
-    with pytest.raises(ValueError, match=f"published as {re.escape(repr(name))}"):
-        translate_name(name)
-
-
-SHARED = {
-    "hidden_size": 16, "heads": 2, "expansion": 4.0, "layers": 2, "H_cycles": 3, "L_cycles": 6, "canvas_side": 4,
-    "vocabulary": 11,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("published", "ours"),
-    [
-        (TRM, PublishedConfig(ReasonerConfig(**SHARED), 4, 8, 0.2, "learned")),
-        (MIXER, PublishedConfig(ReasonerConfig(mixing="mixer", positions="none", **SHARED), 4, 8, 0.2, "learned")),
-        (HRM, PublishedConfig(ReasonerConfig(kind="hrm", gradient="last-step", **SHARED), 1, 8, 0.2, "q-learning")),
-    ],
-    ids=["trm", "mixer", "hrm"],
-)
-def test_published_settings_become_ours(published: dict[str, object], ours: PublishedConfig) -> None:
-    config = translate_config(published)
-    assert config == ours
-    assert type(config.model.expansion) is float
-
-
-def test_what_is_not_given_is_as_the_published_code_has_it() -> None:
-    least = translate_config(LEAST)
-    assert (least.model.kind, least.model.mixing, least.model.positions) == ("trm", "attention", "1d")
-    assert (least.memory_tokens, least.segments, least.exploration, least.halting) == (16, 16, 0.1, "learned")
-    high = translate_config({**LEAST, "H_layers": 2})
-    assert (high.model.kind, high.model.positions) == ("hrm", "1d")
-    assert (high.memory_tokens, high.segments, high.exploration, high.halting) == (1, 16, 0.1, "q-learning")
-
-
-@pytest.mark.parametrize(("vocabulary", "side"), [(12, 30), (11, 9), (6, 30)])
-def test_the_vocabulary_tells_the_canvas(vocabulary: int, side: int) -> None:
-    assert translate_config({**LEAST, "vocab_size": vocabulary}).model.canvas_side == side
-    assert translate_config({**LEAST, "vocab_size": vocabulary, "seq_len": 4}).model.canvas_side == 2
-
-
-@pytest.mark.parametrize(
-    ("published", "change", "field", "expected"),
-    [
-        (TRM, {"no_ACT_continue": False}, "halting", "q-learning"),
-        (HRM, {"no_ACT_continue": True}, "halting", "learned"),
-        (TRM, {"puzzle_emb_len": 0}, "memory_tokens", 1),
-        (TRM, {"halt_exploration_prob": 0}, "exploration", 0.0),
+        (LEAST, {}, "model.kind", "trm"),
+        (LEAST, {}, "model.mixing", "attention"),
+        (LEAST, {}, "model.positions", "1d"),
+        (LEAST, {}, "memory.tokens", 16),
+        (LEAST, {}, "train.segments", 16),
+        (LEAST, {}, "train.exploration", 0.1),
+        (LEAST, {}, "train.halting", "learned"),
+        (LEAST, {"H_layers": 2}, "memory.tokens", 1),
+        (LEAST, {"H_layers": 2}, "train.halting", "q-learning"),
+        (LEAST, {"vocab_size": 12}, "model.canvas_side", 30),
+        (LEAST, {"vocab_size": 11}, "model.canvas_side", 9),
+        (LEAST, {"vocab_size": 6}, "model.canvas_side", 30),
+        (LEAST, {"vocab_size": 99, "seq_len": 25}, "model.canvas_side", 5),
+        (TRM, {"no_ACT_continue": False}, "train.halting", "q-learning"),
+        (HRM, {"no_ACT_continue": True}, "train.halting", "learned"),
+        (TRM, {"puzzle_emb_len": 0}, "memory.tokens", 1),
+        (TRM, {"halt_exploration_prob": 0}, "train.exploration", 0.0),
+        (TRM, {"pos_encodings": "none"}, "model.positions", "none"),
+        (MIXER, {"pos_encodings": "rope"}, "model.positions", "none"),
+        (TRM, {"loss": {"loss_type": "softmax_cross_entropy"}}, "train.loss", "softmax"),
+        (TRM, {"loss": {"loss_type": "stablemax_cross_entropy"}}, "train.loss", "stablemax"),
     ],
 )
 def test_one_setting_becomes_one_of_ours(
-    published: dict[str, object], change: dict[str, object], field: str, expected: object
+    published: dict[str, object], change: dict[str, object], setting: str, expected: object
 ) -> None:
-    assert getattr(translate_config(published), field) != expected
-    assert getattr(translate_config(published | change), field) == expected
-
-
-def test_a_mixer_has_no_positions_whatever_is_published() -> None:
-    assert translate_config({**MIXER, "pos_encodings": "rope"}) == translate_config(MIXER)
-    assert translate_config({**TRM, "pos_encodings": "none"}).model.positions == "none"
+    section, field = setting.split(".")
+    assert getattr(getattr(translate_config(published | change), section), field) == expected
 
 
 @pytest.mark.parametrize(
-    ("published", "key", "value", "message"),
+    ("published", "change", "message"),
     [
-        (TRM, "hidden_size", None, "hidden_size = None, expected an int"),
-        (TRM, "hidden_size", True, "hidden_size = True, expected an int"),
-        (TRM, "L_cycles", 2.5, "L_cycles = 2.5, expected an int"),
-        (TRM, "num_heads", -2, "num_heads = -2, expected an int"),
-        (TRM, "expansion", "4", "expansion = '4', expected a number"),
-        (TRM, "H_layers", "4", "H_layers = '4', expected an int"),
-        (TRM, "pos_encodings", "learned", "pos_encodings = 'learned'; expected 'rope' or 'none'"),
-        (MIXER, "pos_encodings", "learned", "pos_encodings = 'learned'; expected 'rope' or 'none'"),
-        (TRM, "mlp_t", "yes", "mlp_t = 'yes'; only TRM has it, as true or false"),
-        (HRM, "mlp_t", True, "mlp_t = True; only TRM has it"),
-        (HRM, "H_layers", 3, "H_layers = 3 and L_layers = 2, expected as many"),
-        (TRM, "puzzle_emb_ndim", 17, "puzzle_emb_ndim = 17, expected 1..hidden_size = 16"),
-        (TRM, "puzzle_emb_ndim", 0, "puzzle_emb_ndim = 0, expected 1..hidden_size = 16"),
-        (TRM, "seq_len", 15, "seq_len = 15, expected the cells of a square canvas"),
-        (TRM, "seq_len", 0, "seq_len = 0, expected the cells of a square canvas"),
-        (TRM, "halt_max_steps", 1.5, "halt_max_steps = 1.5, expected an int"),
-        (TRM, "halt_exploration_prob", None, "halt_exploration_prob = None, expected a number"),
-        (TRM, "no_ACT_continue", "false", "no_ACT_continue = 'false', expected true or false"),
+        *((TRM, {key: None}, f"published config lacks {key}") for key in LEAST if key != "vocab_size"),
+        (TRM, {"vocab_size": None}, "vocab_size = None, expected a whole number"),
+        (LEAST, {"vocab_size": 99}, "seq_len = 0, expected the cells of a square canvas"),
+        (TRM, {"hidden_size": True}, "hidden_size = True, expected a whole number"),
+        (TRM, {"hidden_size": 0}, "expected 1..hidden_size = 0"),
+        (TRM, {"L_cycles": 2.5}, "model.L_cycles must be of type int, got 2.5"),
+        (TRM, {"num_heads": 0}, "heads must be at least 1"),
+        (TRM, {"expansion": "four"}, "model.expansion must be of type float, got 'four'"),
+        (TRM, {"expansion": float("nan")}, "expansion must be finite"),
+        (TRM, {"H_layers": "4"}, "H_layers = '4', expected a whole number"),
+        (TRM, {"pos_encodings": "learned"}, "pos_encodings = 'learned', expected 'rope' or 'none'"),
+        (TRM, {"mlp_t": "yes"}, "mlp_t = 'yes', expected False or True"),
+        (HRM, {"mlp_t": True}, "mlp_t = True, expected False"),
+        (HRM, {"H_layers": 3}, "H_layers = 3 and L_layers = 2, expected as many"),
+        (TRM, {"puzzle_emb_ndim": 17}, "puzzle_emb_ndim = 17, expected 1..hidden_size = 16"),
+        (TRM, {"puzzle_emb_ndim": 0}, "puzzle_emb_ndim = 0, expected 1..hidden_size = 16"),
+        (TRM, {"seq_len": 15}, "seq_len = 15, expected the cells of a square canvas"),
+        (TRM, {"seq_len": -1}, "seq_len = -1, expected a whole number"),
+        (TRM, {"halt_max_steps": 1.5}, "train.segments must be of type int, got 1.5"),
+        (TRM, {"halt_max_steps": 0}, "segments must be at least 1"),
+        (TRM, {"halt_exploration_prob": None}, "train.exploration must be of type float, got None"),
+        (TRM, {"no_ACT_continue": "false"}, "no_ACT_continue = 'false', expected True or False"),
+        (TRM, {"rms_norm_eps": 1e-6}, "rms_norm_eps = 1e-06, expected 1e-05"),
+        (TRM, {"rope_theta": "many"}, "rope_theta = 'many', expected 10000.0"),
+        (TRM, {"loss": {"name": "x"}}, "loss_type = None, expected 'stablemax_cross_entropy' or 'softmax_cross_entropy'"),
+        (TRM, {"loss": {"loss_type": "mse\nloss"}}, r"loss_type = 'mse\nloss', expected"),
+        (TRM, {"arch": 3}, "arch = 3, expected a mapping"),
+        ({"arch": TRM}, {"lr": "fast"}, "optimizer.rate must be of type float, got 'fast'"),
+        ({"arch": TRM}, {"lr": -1.0}, "optimizer rate must not be negative"),
+        ({"arch": TRM}, {"ema": "yes"}, "ema = 'yes', expected False or True"),
+        ({"arch": TRM}, {"ema": True, "ema_rate": 1.0}, "optimizer ema must be in [0, 1)"),
     ],
 )
-def test_other_architectures_are_refused_by_the_setting_that_differs(
-    published: dict[str, object], key: str, value: object, message: str
+def test_what_is_missing_or_not_supported_is_named(
+    published: dict[str, object], change: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"published config has {message}")):
-        translate_config({**published, key: value})
-
-
-def test_a_network_of_no_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="hidden_size"):
-        translate_config({**LEAST, "hidden_size": 0})
-
-
-@pytest.mark.parametrize("key", LEAST)
-def test_a_missing_setting_is_named(key: str) -> None:
-    with pytest.raises(ValueError, match=f"{key} = None"):
-        translate_config(without(TRM, key))
-
-
-def test_an_unknown_vocabulary_needs_the_length_of_sequences() -> None:
-    with pytest.raises(ValueError, match="seq_len = 0"):
-        translate_config({**LEAST, "vocab_size": 99})
-    assert translate_config({**LEAST, "vocab_size": 99, "seq_len": 25}).model.canvas_side == 5
+    with pytest.raises(ValueError, match=re.escape(message)):
+        translate_config(published | change)
