@@ -1,1 +1,1 @@
-"""Faults on purpose: runs that are killed, stopped, slowed down, without disk or memory. `python -m tests.torture --help`."""
+"""Fault injection: runs that are killed, stopped, slowed down, or short of disk or memory. `python -m tests.torture --help`."""

@@ -1,4 +1,4 @@
-"""Runs with a time limit, slowed down by every means: none ends late, none without a valid submission."""
+"""Runs with a time limit that are slowed down: none ends late, none without a valid submission."""
 
 import os
 import random
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import orjson
 
-from tests.torture.demo import SOURCE, VARIANTS, Plan, Tortured, marked, problem_with, start, summary, tasks
+from tests.torture.demo import SOURCE, VARIANTS, Plan, Tortured, faults_of_end, marked, start, summary, tasks
 
 LIMITS = (20.0, 300.0)
 SIDES = (6, 10, 30)
 NO_STALL_SECONDS = 2.0
-"""Before the limit nobody is stopped: what is stopped cannot end. The program keeps a longer reserve."""
+"""No process is stopped so shortly before the limit, since a stopped process cannot end. The program keeps a longer reserve."""
 SLOW_DOWNS = ("none", "stopped", "hogs", "slow disk", "stalls", "all of them")
 _BURN = """
 import os, random, sys, time
@@ -34,12 +34,12 @@ while os.getppid() == parent:
         pass
     time.sleep(rng.uniform(0.1, 5.0))
 """
-"""Uses a core, at some times, for as long as there is who started it."""
+"""Uses a core now and then, until its parent has ended."""
 
 
 @dataclass
 class Timed:
-    """What became of a run with a limit."""
+    """What happened to a run with a time limit."""
 
     limit: float
     used: float
@@ -48,9 +48,9 @@ class Timed:
     max_side: int
     code: int
     watchdog: bool
-    """It was ended by its own watchdog, not because it was done."""
+    """Whether its watchdog ended it before it was done."""
     first_seconds: float | None
-    """Until a complete submission stood."""
+    """Until a complete submission existed."""
     predicted: float
     """Share of the test inputs."""
     stopped_seconds: float = 0.0
@@ -58,7 +58,7 @@ class Timed:
 
 
 def arguments_of(limit: float, max_side: int, variant: str) -> list[str]:
-    """Return those of a run with a limit, without --out."""
+    """Return the arguments of a run with a time limit, without --out."""
     settings = ["train.packs=2", "train.checkpoint_seconds=15"]
     chosen = [part for setting in settings for part in ("--set", setting)]
     source = ["--source", SOURCE, "--max-side", str(max_side)]
@@ -66,11 +66,11 @@ def arguments_of(limit: float, max_side: int, variant: str) -> list[str]:
 
 
 def time_run(folder: Path, seed: int) -> Timed:
-    """Run with a random limit and a random slow-down; judge what is left."""
+    """Run with a random limit and a random slow-down; check what is left."""
     rng = random.Random(seed)
     limit = float(round(LIMITS[0] * (LIMITS[1] / LIMITS[0]) ** rng.random()))
     slow_down = SLOW_DOWNS[seed % len(SLOW_DOWNS)]
-    variant = rng.choice(["one process"] * 4 + ["two workers", "two processes"])
+    variant = rng.choice(["one process"] * 4 + ["two processes"] * 2)
     max_side = rng.choice(SIDES)
     every = slow_down == "all of them"
     plan = Plan(
@@ -101,19 +101,12 @@ def time_run(folder: Path, seed: int) -> Timed:
 def _judge(run: Tortured, timed: Timed, late: bool) -> Timed:
     stood = [when for when, _, _, kind, name in run.events() if (kind, name) == ("rename", "submission.json")]
     timed.first_seconds = stood[0] if stood else None
-    said = run.said()
-    timed.watchdog = "the time limit is reached; stopping at once" in said or timed.code == -signal.SIGALRM
+    timed.watchdog = "the time limit is reached; stopping at once" in run.output() or timed.code == -signal.SIGALRM
     if late or timed.used > timed.limit:
         timed.problems.append(f"it took {timed.used:.1f} of {timed.limit:.0f} s")
-    if timed.code and not timed.watchdog:
-        timed.problems.append(f"exit code {timed.code}: {said[-500:]}")
-    if "Traceback" in said:
-        timed.problems.append(f"a traceback: {said[-1500:]}")
-    try:
-        problem = problem_with(run.out, timed.max_side)
-    except FileNotFoundError as error:
-        problem = str(error)
-    timed.problems += [problem] if problem else []
+    if timed.code == 1 and not timed.watchdog:
+        timed.problems.append(f"exit code 1: {run.output()[-500:]}")
+    timed.problems += faults_of_end(run, 0 if timed.watchdog else timed.code, timed.max_side)
     votes = run.out / "votes.json"
     if votes.is_file():
         found = orjson.loads(votes.read_bytes())
@@ -125,35 +118,31 @@ def _judge(run: Tortured, timed: Timed, late: bool) -> Timed:
 
 
 def _stop_for_a_while(run: Tortured, limit: float, rng: random.Random) -> float:
-    """Now and then stop everybody of a run, for up to a tenth of the limit; return the seconds of it."""
+    """Now and then stop all processes of a run for up to a tenth of the limit; return the seconds."""
     if rng.random() > 0.05 / (limit / 8):  # some eight times
         return 0.0
     seconds = min(rng.uniform(0.1, limit / 10), run.started + limit - NO_STALL_SECONDS - time.monotonic())
     if seconds <= 0:
         return 0.0
-    _signal(run, signal.SIGSTOP)
-    time.sleep(seconds)
-    _signal(run, signal.SIGCONT)
+    for number, pause in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0.0)):
+        for pid in marked(run.mark):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        time.sleep(pause)
     return seconds
 
 
-def _signal(run: Tortured, number: int) -> None:
-    for pid in marked(run.mark):
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
 def time_many(folder: Path, runs: int, seed: int, jobs: int) -> Iterator[Timed]:
-    """Yield what became of `runs` runs, `jobs` at a time, the longest of them mixed with the shortest.
+    """Yield the outcomes of `runs` runs, `jobs` at a time, long and short ones mixed.
 
-    Each is watched by a process of its own: threads would hold up each other, and measure that.
+    A process watches each run: threads would delay one another and measure that.
     """
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         yield from pool.map(partial(time_run, folder), range(seed, seed + runs))
 
 
 def table(timed: Sequence[Timed]) -> list[str]:
-    """Return the lines of the table of used and allowed time, by limit and by slow-down."""
+    """Return the table of used and allowed time, by limit and by slow-down, as lines of Markdown."""
     lines = ["| limit | runs | late | without a valid file | used / allowed: least, median, most | least seconds to spare | "
              "ended by the watchdog | every test input predicted | none predicted |",
              "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip

@@ -1,7 +1,7 @@
-"""A run of seconds whose work is fixed by its settings, so that two of them can be compared to the last bit.
+"""The run that faults are injected into: seconds of work, fixed by settings, so that two runs can be compared bit by bit.
 
-Nothing in it depends on how fast the machine is: it has no time limit, but a number of steps, of views, and of steps between
-checkpoints. Here is too how it is started, harmed and looked at.
+Nothing in it depends on the speed of the machine: it has no time limit, but a number of steps, of views, and of steps between
+checkpoints. This module starts it, injects faults and checks its results.
 """
 
 import json
@@ -37,19 +37,20 @@ SETTINGS = (
     *("train.pack_tokens=160", "train.segments=4", "train.log_steps=2", "train.precision=float32", "build.augmentations=50"),
     *("model.hidden_size=64", "predict.views=6", "predict.round_views=2", "predict.segments=2"),
 )
-VARIANTS = {"one process": (), "two workers": ("--workers", "2"), "two processes": ("--processes", "2")}
+VARIANTS = {"one process": (), "two processes": ("--processes", "2")}
 MARK = "ARC_TORTURED"
-"""Environment variable by which everything that a run started is found again."""
+"""Environment variable that marks every process of a run."""
+NO_SUBMISSION = "no submission"
 
 
 @dataclass(frozen=True)
 class Strike:
-    """A signal to everybody at a moment of a run."""
+    """A signal to all processes of a run at one moment."""
 
     stage: str
     """start, build, train, checkpoint, predict, vote or write."""
     count: int = 1
-    """The stage begins for so many times."""
+    """Which beginning of the stage."""
     delay: float = 0.0
     """Seconds after that."""
     signal: int = signal.SIGKILL
@@ -57,33 +58,33 @@ class Strike:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done to a run from within (inside/sitecustomize.py)."""
+    """Faults injected from inside a run (inside/sitecustomize.py)."""
 
     strike: Strike | None = None
     fail: dict[str, Any] | None = None
-    """{"what": "write config[.]json~", "errno": 28, "times": 1}: what is refused, as a pattern, and how often."""
+    """{"what": "write config[.]json~", "errno": 28, "times": 1}: the pattern of what fails, and how often."""
     slow: float = 0.0
-    """Longest delay of whatever is done to a file, in seconds."""
+    """Longest delay of a file operation, in seconds."""
     room: tuple[str, int] | None = None
-    """From when a file is renamed into place, the run gets so many bytes of address space beyond what it has by then."""
+    """(file, bytes): once the file is renamed into place, the address space is limited to so many bytes more than in use."""
     stalls: tuple[float, float] | None = None
-    """All of Python stands still for up to so many seconds, with so many between on average."""
+    """All of Python stops for up to so many seconds, with so many in between on average."""
 
 
 @dataclass
 class Tortured:
-    """A run that has been started, with its words and what it did to its folder."""
+    """A started run, its output and its file operations."""
 
     out: Path
     process: "subprocess.Popen[bytes]"
     mark: str
     started: float
-    words: Path
+    output_file: Path
     log: Path
     seconds: float = field(default=0.0)
 
     def wait(self, timeout: float = 300.0) -> int:
-        """Wait for its end, clear away what is left of it, and return the exit code."""
+        """Wait for its end, kill what is left of it, and return the exit code."""
         try:
             self.process.wait(timeout)
         finally:
@@ -92,24 +93,24 @@ class Tortured:
         return self.process.returncode
 
     def end(self) -> None:
-        """End everything that belongs to it."""
+        """Kill all its processes."""
         for _ in range(3):
             for pid in marked(self.mark):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
-    def said(self) -> str:
-        """Return what it wrote on its outputs."""
-        return self.words.read_text(errors="replace")
+    def output(self) -> str:
+        """Return what it wrote to stdout and stderr."""
+        return self.output_file.read_text(errors="replace")
 
     def events(self) -> list[tuple[float, int, str, str, str]]:
-        """Return (seconds since the start, process, rank or -, what, file) of everything that was done in its folder."""
+        """Return (seconds since the start, process, rank or -, operation, file) of each file operation in its folder."""
         lines = [line.split(" ", 4) for line in self.log.read_text().splitlines()] if self.log.is_file() else []
         return [(float(when) - self.started, int(pid), rank, kind, name) for when, pid, rank, kind, name in lines]
 
     def strikes(self) -> list[str]:
-        """Return the stages in which it was struck."""
+        """Return the stages in which a signal was sent."""
         return [name for _, _, _, kind, name in self.events() if kind == "strike"]
 
 
@@ -122,27 +123,26 @@ def start(
 ) -> Tortured:
     """Start `python -m pipeline` with these arguments and `--out OUT`, in a session of its own.
 
-    Its words go into the folder `beside`, by default that of `out`. `wrapper` is a command that starts others.
+    Its output goes into the folder `beside`, by default that of `out`. `wrapper` is a command that starts another one.
     """
     mark = uuid.uuid4().hex
     place = (beside or out.parent) / f"{out.name}-{mark[:8]}"
-    words, log = place.with_suffix(".words"), place.with_suffix(".events")
-    path = f"{ROOT}"
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", MARK: mark, "PYTHONPATH": path}
+    output_file, log = place.with_suffix(".output"), place.with_suffix(".events")
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", MARK: mark, "PYTHONPATH": f"{ROOT}"}
     if plan:
         inside = {**asdict(plan), "folder": str(out.resolve()), "log": str(log), "parent": os.getpid()}
-        variables |= {"ARC_TORTURE": json.dumps(inside), "PYTHONPATH": f"{Path(__file__).parent / 'inside'}:{path}"}
+        variables |= {"ARC_TORTURE": json.dumps(inside), "PYTHONPATH": f"{Path(__file__).parent / 'inside'}:{ROOT}"}
     command = [*wrapper, sys.executable, "-m", "pipeline", *map(str, arguments), "--out", str(out)]
-    with words.open("wb") as file:
+    with output_file.open("wb") as file:
         started = time.monotonic()
         process = subprocess.Popen(
             command, cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
-    return Tortured(out, process, mark, started, words, log)
+    return Tortured(out, process, mark, started, output_file, log)
 
 
 def run_arguments(variant: str = "one process", settings: Sequence[str] = SETTINGS) -> list[str]:
-    """Return the arguments of the demo-sized run, without --out; it resumes what is there."""
+    """Return the arguments of the run, without --out; it resumes an earlier start."""
     chosen = [part for setting in settings for part in ("--set", setting)]
     source = ["--source", SOURCE, "--max-side", str(MAX_SIDE)]
     return ["run", *source, "--preset", "demo", *chosen, *VARIANTS[variant], "--resume"]
@@ -150,25 +150,23 @@ def run_arguments(variant: str = "one process", settings: Sequence[str] = SETTIN
 
 @cache
 def tasks(max_side: int | None = MAX_SIDE) -> tuple[Task, ...]:
-    """Return the tasks that the run has to solve."""
+    """Return the tasks of the run."""
     return tuple(Selection(max_side).apply(load_source(SOURCE, with_solutions=False)).tasks)
 
 
 def marked(mark: str) -> Iterator[int]:
-    """Yield the processes that a run started, in whatever session they are."""
+    """Yield the processes of a run, in any session."""
     wanted = f"{MARK}={mark}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended, or is not ours
+        with suppress(OSError):  # it has ended, or belongs to another user
             if wanted in (folder / "environ").read_bytes().split(b"\0"):
                 yield int(folder.name)
 
 
 def problem_with(out: Path, max_side: int | None = MAX_SIDE) -> str | None:
-    """Return what is wrong with a run directory at a moment when nobody works there; None if it is as promised.
-
-    A submission is complete and valid, and the newest checkpoint, if there is one, is too. FileNotFoundError where there is no
-    submission yet.
-    """
+    """Return what is wrong with a run folder while no process works there: submission or newest checkpoint not valid."""
+    if not (out / "submission.json").exists():
+        return NO_SUBMISSION
     try:
         check_submission(out / "submission.json", tasks(max_side))
         newest = newest_checkpoint(out / "checkpoints")
@@ -176,11 +174,28 @@ def problem_with(out: Path, max_side: int | None = MAX_SIDE) -> str | None:
             read_state(newest)
             for path in newest.glob("*.safetensors"):
                 read_tensors(path)
-    except FileNotFoundError:
-        raise
     except (ValueError, OSError) as error:
         return str(error)
     return None
+
+
+def faults_of_end(run: Tortured, code: int, max_side: int | None = MAX_SIDE) -> list[str]:
+    """Return what is wrong with how a run ended: exit code other than 0 and 1, a traceback, or its results."""
+    tail, problem = run.output()[-1500:], problem_with(run.out, max_side)
+    problems = [] if code in (0, 1) else [f"exit code {code}: {tail}"]
+    if "Traceback" in run.output():
+        problems.append(f"a traceback: {tail}")
+    return problems + ([problem] if problem else [])
+
+
+def resume(out: Path, reference: Path, variant: str = "one process", lost: Sequence[str] = ()) -> list[str]:
+    """Resume a run without faults; return what is wrong with its end, and how its results differ from `reference`."""
+    run = start(run_arguments(variant), out)
+    code = run.wait()
+    if code or "Traceback" in run.output():
+        return [f"resumed, it ended with exit code {code}: {run.output()[-500:]}"]
+    different = [name for name in differences(reference, out) if name not in lost]
+    return [f"resumed, it differs from an undisturbed run in {', '.join(different)}"] if different else []
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -217,7 +232,7 @@ def losses(out: Path) -> list[tuple[int, float, float]]:
 
 
 def summary(values: Sequence[float]) -> str:
-    """Return least, median and most of some figures."""
+    """Return least, median and most of `values`."""
     if not values:
         return "-"
     return f"{min(values):.1f}, {np.median(values):.1f}, {max(values):.1f}"

@@ -1,4 +1,4 @@
-"""The torture in short: a run that is killed, one on a disk that takes no more, two ranks, a clock that jumps."""
+"""A short version of tests.torture: a killed run, a full disk, two ranks, a wall clock that jumps."""
 
 import ast
 import errno
@@ -25,7 +25,7 @@ SETTINGS = (
     *TINY,
     *("train.segments=3", "train.steps=5", "train.checkpoint_steps=2", "train.checkpoint_seconds=0", "train.packs=2"),
 )
-"""Steps are no multiple of the segments: the last checkpoint carries sequences."""
+"""The number of steps is no multiple of the segments, so the last checkpoint has sequences in flight."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, source: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes a process of its own, and longer than all the rest."""
+    """The report starts a process and takes longer than the rest of the run."""
     monkeypatch.setattr(pipeline.run, "leave_report", lambda *_: None)
 
 
@@ -57,7 +57,9 @@ def resumed(source: str, out: Path) -> int:
 
 
 @pytest.mark.parametrize("strike", [Strike("checkpoint", 2, 0.003), Strike("vote", 2, 0.0)], ids=lambda strike: strike.stage)
-def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path: Path, source: str, undisturbed: Path, strike: Strike) -> None:
+def test_a_killed_run_resumes_to_the_results_of_an_undisturbed_one(
+    tmp_path: Path, source: str, undisturbed: Path, strike: Strike
+) -> None:
     out = tmp_path / "run"
     run = start(arguments(source), out, Plan(strike))
     assert run.wait() == -signal.SIGKILL
@@ -73,11 +75,11 @@ WRITTEN = (
     *("round-0002.safetensors", "drafts.safetensors", "submission.json", "votes.json", "score.json"),
 )
 DISPENSABLE = {"run.json", "round-0002.safetensors", "drafts.safetensors", "votes.json"}
-"""What a run can do without; without a checkpoint it has nothing to predict with."""
+"""Files that a run does not need. Without a checkpoint it has nothing to predict with."""
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_a_file_that_the_disk_does_not_take_is_told_and_costs_nothing_else(
+def test_a_full_disk_is_reported_and_costs_only_the_file(
     tmp_path: Path,
     source: str,
     undisturbed: Path,
@@ -101,9 +103,9 @@ def test_a_file_that_the_disk_does_not_take_is_told_and_costs_nothing_else(
         full.setattr(opening.TaskFallback, "leave", full_from_now_on)
         code = main([*arguments(source), "--out", str(out)])
     monkeypatch.setattr(replace, "sync", sync)
-    said = capsys.readouterr().err + caplog.text
-    assert re.search(rf"No space left on device: '.*{re.escape(name)}'", said), said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err + caplog.text
+    assert re.search(rf"No space left on device: '.*{re.escape(name)}'", output), output
+    assert "Traceback" not in output
     assert code == int(name not in DISPENSABLE)
     check_submission(out / "submission.json", load_source(source).tasks)
     assert not list(out.rglob("*.tmp"))
@@ -145,7 +147,7 @@ def test_a_disk_with_room_for_one_checkpoint_keeps_the_newest(
         sync(path)
 
     monkeypatch.setattr(replace, "sync", small)
-    broken = number == errno.EIO  # where room does not help, nothing is removed for it
+    broken = number == errno.EIO  # room does not help, so nothing is removed
     assert main([*arguments(source), "--out", str(out)]) == int(broken)
     newest = [path.name for path in checkpoints(out / "checkpoints")]
     assert ("training.safetensors'; removed to make room: step-00000002\n" in caplog.text) != broken
@@ -153,7 +155,7 @@ def test_a_disk_with_room_for_one_checkpoint_keeps_the_newest(
     assert bool(differences(undisturbed, out)) == broken
 
 
-def test_a_disk_that_does_not_even_let_go_costs_checkpoints_and_not_the_run(
+def test_a_disk_that_refuses_to_remove_costs_checkpoints_but_not_the_run(
     tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     out, rename = tmp_path / "run", Path.rename
@@ -171,40 +173,40 @@ def test_a_disk_that_does_not_even_let_go_costs_checkpoints_and_not_the_run(
 
 
 def wait_for(run: Tortured, kind: str, name: str) -> None:
-    """Wait until a run has done something."""
+    """Wait until a run has done `kind` to the file `name`."""
     end = time.monotonic() + 60
     while not any((kind, name) == event[3:] for event in run.events()):
-        assert run.process.poll() is None, run.said()
+        assert run.process.poll() is None, run.output()
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
-def test_two_ranks_share_a_folder_keep_others_out_and_end_in_seconds_when_asked(
+def test_two_ranks_share_a_folder_lock_it_and_end_within_seconds_of_sigterm(
     tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    endless = ("train.steps=100000", "train.segments=100000", "train.halting=off")  # wherever it ends, it carries sequences
+    endless = ("train.steps=100000", "train.segments=100000", "train.halting=off")  # sequences are in flight wherever it ends
     run = start([*arguments(source, "--processes", "2"), *(part for each in endless for part in ("--set", each))], out, Plan())
     try:
         wait_for(run, "rename", "checkpoints/step-00000002")
         assert main([*arguments(source, "--resume"), "--out", str(out)]) == 2
         assert f"{out}: another run is at work here (process {run.process.pid} on " in capsys.readouterr().err.splitlines()[-1]
         os.kill(run.process.pid, signal.SIGTERM)
-        asked = time.monotonic()
+        sent = time.monotonic()
         run.process.wait(30)
-        assert time.monotonic() - asked < 20
+        assert time.monotonic() - sent < 20
     finally:
         run.wait()
-    said = run.said()
+    output = run.output()
     assert run.process.returncode == 1
-    assert "Traceback" not in said
-    (step,) = re.findall(r"interrupted; the checkpoint of step (\d+) is written, --resume goes on from it", said)
+    assert "Traceback" not in output
+    (step,) = re.findall(r"interrupted; the checkpoint of step (\d+) is written, --resume goes on from it", output)
     newest = newest_checkpoint(out / "checkpoints")
     assert newest is not None
     assert newest.name == f"step-{int(step):08d}"
     writers: dict[str, set[str]] = defaultdict(set)
     for _, _, rank, kind, name in run.events():
-        if kind == "write" and rank != "-":  # the first process leaves .lock and the fallback, then becomes the launcher
+        if kind == "write" and rank != "-":  # the first process writes .lock and the fallback, then becomes the launcher
             writers[name].add(rank)
     shared = {name: ranks for name, ranks in writers.items() if len(ranks) > 1}
     assert shared.keys() <= {".lock"}  # opened by both, written by neither
@@ -221,20 +223,20 @@ def test_a_wall_clock_that_jumps_changes_nothing(
     ticks = iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: 1e9 + (-1) ** next(ticks) * 1e6)
     out = tmp_path / "run"
-    begun = time.monotonic()
+    started = time.monotonic()
     assert main([*arguments(source), "--out", str(out), "--time-limit", "60s"]) == 0
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - started < 60
     assert (out / "submission.json").read_bytes()
     assert [step for step, _, _ in losses(out)] == [step for step, _, _ in losses(undisturbed)]
 
 
-def test_nobody_asks_the_wall_clock_but_for_the_date_of_a_run() -> None:
-    asked = []
+def test_the_wall_clock_is_read_only_for_the_date_of_a_run() -> None:
+    found = []
     wall = {("time", "time"), ("time", "time_ns"), ("time", "localtime"), ("time", "gmtime"), ("datetime", "now"),
             ("datetime", "utcnow"), ("datetime", "today"), ("date", "today")}  # fmt: skip
     for package in ("augment", "eval", "submission", "pipeline"):
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_bytes())):
                 if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and (node.value.id, node.attr) in wall:
-                    asked.append((path.name, f"{node.value.id}.{node.attr}"))
-    assert asked == [("record.py", "datetime.now")]
+                    found.append((path.name, f"{node.value.id}.{node.attr}"))
+    assert found == [("record.py", "datetime.now")]

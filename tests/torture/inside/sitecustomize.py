@@ -1,7 +1,7 @@
-"""Imported by every Python of a tortured run at its start: follows what is done in the folder of the run, and does harm there.
+"""Injects faults from inside a run: Python imports this file at its start, where its folder is first on PYTHONPATH.
 
-The folder with this file is first on PYTHONPATH then; the variable ARC_TORTURE holds the `Plan` of tests.torture.demo as JSON.
-Imports nothing of the project, so that also what happens before its first line can be hit.
+Logs every file operation in the run's folder and carries out the `Plan` of tests.torture.demo, which the variable ARC_TORTURE
+holds as JSON. Imports nothing of the project, so that faults can come before the project's first line.
 """
 # ruff: noqa: PTH109,PTH115,PTH118,PTH123 - pathlib has audit events of its own
 
@@ -20,11 +20,11 @@ from typing import Any
 WRITING = os.O_WRONLY | os.O_RDWR
 RANK = os.environ.get("RANK")
 LAPS = ("start", "build", "train", "predict", "write")
-"""What follows the first, second, ... writing of run.json by a process."""
+"""The stage that follows the first, second, ... write of run.json by a process."""
 
 
-class Saboteur:
-    """Hears of every file that Python opens, renames or removes."""
+class FaultInjector:
+    """Audit hook: called for every file that Python opens, renames or removes."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
@@ -33,7 +33,7 @@ class Saboteur:
         self.stage, self.laps, self.seen, self.failed = "start", 0, 0, 0
         self.busy = False
         if RANK is None and os.getppid() == plan["parent"]:
-            self.strike_if_asked()
+            self.strike_if_planned()
         if plan.get("stalls"):
             threading.Thread(target=self.stall, args=plan["stalls"], daemon=True).start()
 
@@ -44,28 +44,28 @@ class Saboteur:
         try:
             kind, path = _PATHS[event](arguments)
             if kind and path.startswith(f"{self.folder}/"):
-                self.hear(kind, re.sub(r"(^|/)\.([^/]+)\.\d+-\d+\.tmp$", r"\1\2~", path[len(self.folder) + 1 :]))
+                self.before_operation(kind, re.sub(r"(^|/)\.([^/]+)\.\d+-\d+\.tmp$", r"\1\2~", path[len(self.folder) + 1 :]))
         finally:
             self.busy = False
 
-    def hear(self, kind: str, name: str) -> None:
-        """Something is about to be done to a file; `~` ends the name of one that is not in place yet."""
-        self.say(kind, name)
+    def before_operation(self, kind: str, name: str) -> None:
+        """Log a file operation and inject what is planned; the name of a temporary file ends in `~`."""
+        self.write_log(kind, name)
         time.sleep(self.plan.get("slow", 0.0) * random.random())
         fault = self.plan.get("fail")
         if fault and re.fullmatch(fault["what"], f"{kind} {name}") and self.failed < fault["times"]:
             self.failed += 1
-            self.say("refused", name)
+            self.write_log("refused", name)
             raise OSError(fault["errno"], os.strerror(fault["errno"]), name)
         stage = self.next_stage(kind, name)
         if stage and RANK in (None, "0"):
             self.stage = stage
-            self.strike_if_asked()
+            self.strike_if_planned()
         if self.plan.get("room") and (kind, name) == ("rename", self.plan["room"][0]):
             limit_memory(self.plan["room"][1])
 
     def next_stage(self, kind: str, name: str) -> str | None:
-        """Return which stage of the run begins here."""
+        """Return the stage that begins with this operation, if any."""
         if (kind, name) == ("rename", "run.json"):
             self.laps += 1
             return LAPS[min(self.laps + (RANK is not None), len(LAPS)) - 1]
@@ -81,8 +81,8 @@ class Saboteur:
         )
         return next((stage for what, pattern, stage in rules if what == kind and re.fullmatch(pattern, name)), None)
 
-    def strike_if_asked(self) -> None:
-        """Strike if the stage that has begun is the one that is meant, for the n-th time."""
+    def strike_if_planned(self) -> None:
+        """Strike at the n-th beginning of the planned stage."""
         strike = self.plan.get("strike")
         if not strike or strike["stage"] != self.stage:
             return
@@ -93,27 +93,27 @@ class Saboteur:
             threading.Timer(strike["delay"], self.strike, (strike["signal"],)).start()
 
     def strike(self, number: int) -> None:
-        """Send a signal to everybody of this run."""
-        self.say("strike", self.stage)
+        """Send a signal to all processes of this run."""
+        self.write_log("strike", self.stage)
         if number != signal.SIGKILL and RANK is not None:
             os.kill(os.getppid(), number)  # the launcher passes it on
         else:
             os.killpg(os.getpgid(0), number)
 
     def stall(self, longest: float, pause: float) -> None:
-        """Hold up all of Python now and then, as a slow call would that does not let go of it."""
+        """Stop all of Python now and then, like a slow call that holds the GIL."""
         usleep = ctypes.PyDLL(None).usleep
         while True:
             time.sleep(2 * pause * random.random())
             usleep(int(1e6 * longest * random.random()))
 
-    def say(self, kind: str, name: str) -> None:
+    def write_log(self, kind: str, name: str) -> None:
         """Add a line to the log."""
         os.write(self.log, f"{time.monotonic():.6f} {os.getpid()} {RANK or '-'} {kind} {name}\n".encode())
 
 
 def limit_memory(room: int) -> None:
-    """Allow this process so many bytes of address space beyond what it has, with all that torch loads late in it."""
+    """Limit the address space to `room` bytes more than in use, after loading what torch loads late."""
     import torch._dynamo  # noqa: PLC0415, F401
 
     with open("/proc/self/statm") as file:
@@ -142,7 +142,7 @@ _PATHS = {
     "os.remove": lambda arguments: ("remove", _absolute(arguments[0], arguments[1])),
     "os.rmdir": lambda arguments: ("remove", _absolute(arguments[0], arguments[1])),
 }
-"""By audit event: what is done, and to which path."""
+"""Audit event -> (operation, path)."""
 
 if "ARC_TORTURE" in os.environ:
-    sys.addaudithook(Saboteur(json.loads(os.environ["ARC_TORTURE"])))
+    sys.addaudithook(FaultInjector(json.loads(os.environ["ARC_TORTURE"])))
