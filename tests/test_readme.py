@@ -1,8 +1,8 @@
-"""Every command that README.md, CONTRIBUTING.md and `--help` show is right: its names exist, and it runs.
+"""Every command in README.md, CONTRIBUTING.md and `--help` is valid and runs; links, records and tables are complete.
 
-The first tests parse each command as it is written, with the real parser, presets, settings and public tasks. The last one
-runs all of README.md from top to bottom in one folder, as a reader would, with what takes long made small; `shortened` says
-how, rule by rule. Blocks that say `text` show output and are left alone; blocks that say `python` are run too.
+The first tests parse each command as written, with the real parser, presets, settings and public tasks. The last ones run a
+page from top to bottom in one folder, as a reader would, with long work made small: `shortened` lists how. Blocks marked
+`text` show output and are skipped; blocks marked `python` are run too.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import pytest
 
 import pipeline.cli.kaggle
 import pipeline.data.sources
-import pipeline.inference.forward
+import pipeline.jobs.time_split
 from augment.task import Task
 from eval.report.screenshot import find_browser
 from pipeline.cli.main import _parser, main
@@ -44,7 +44,7 @@ ELSEWHERE = (
     *("source .venv/bin/activate", "cd /kaggle/", "kaggle competitions submit "),
     *("make test", "make lint", "make torture"),
 )
-"""How commands begin that are not run here: of the shell, of Kaggle's own tool, and what runs these tests."""
+"""How commands begin that are not run here: shell, Kaggle's own client, and the targets that run these tests."""
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`((?:python -m pipeline|accelerate launch) [^`]+)`")
@@ -52,11 +52,11 @@ _TASK = re.compile(r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*[0-9])[0-9a-f]{8}\b")
 
 
 def blocks(page: str, language: str) -> list[str]:
-    return [body for said, body in _BLOCK.findall((ROOT / page).read_text()) if said == language]
+    return [body for named, body in _BLOCK.findall((ROOT / page).read_text()) if named == language]
 
 
 def commands(page: str) -> list[str]:
-    """The commands of a page, in order, each on one line: those of its blocks, then those within its sentences."""
+    """The commands of a page in order, each on one line: first those of its blocks, then those inside sentences."""
     lines = []
     for body in blocks(page, ""):
         joined = body.replace("\\\n", " ")
@@ -66,22 +66,22 @@ def commands(page: str) -> list[str]:
 
 
 def of_make(command: str) -> list[str]:
-    """What `make TARGET ...` would run of the pipeline."""
+    """The pipeline commands that `make TARGET ...` would run."""
     dry = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, check=True, capture_output=True, text=True)
     lines = dry.stdout.replace("\\\n", " ").splitlines()
-    told = [" ".join(line.split()).removeprefix(".venv/bin/") for line in lines]
-    return [line for line in told if line.startswith("python -m pipeline ")]
+    recipe = [" ".join(line.split()).removeprefix(".venv/bin/") for line in lines]
+    return [line for line in recipe if line.startswith("python -m pipeline ")]
 
 
 def arguments_of(command: str) -> list[str]:
-    """What `main` gets of a command that starts the pipeline."""
+    """The arguments that a command gives to `main`."""
     match = re.fullmatch(r"(?:python|accelerate launch(?: --config_file \S+)?) -m pipeline (.*)", command)
-    assert match, f"{command}: neither the pipeline nor one of ELSEWHERE; if it is right, say in this test how it is run"
+    assert match, f"{command}: neither a pipeline command nor in ELSEWHERE; if it is correct, add how to run it to this test"
     return shlex.split(match[1])
 
 
 def pipeline_commands(page: str) -> list[str]:
-    """The commands of a page that start the pipeline, those of make spelled out."""
+    """The commands of a page that start the pipeline, with make targets expanded."""
     found = []
     for command in commands(page):
         if not command.startswith(ELSEWHERE):
@@ -90,7 +90,7 @@ def pipeline_commands(page: str) -> list[str]:
 
 
 def examples() -> list[str]:
-    """The examples of all `--help` texts, in their order: first steps, then command by command."""
+    """The examples of all `--help` texts in order: first steps, then command by command."""
     parser = _parser()
     subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     found = [line.strip() for line in (parser.epilog or "").splitlines() if line.startswith("  python -m pipeline ")]
@@ -177,15 +177,15 @@ def test_a_record_has_three_seeds_their_median_and_a_config_that_can_be_read(fol
 
 
 def shortened(arguments: list[str], folder: Path) -> list[str]:
-    """Make a command of README.md quick; its options stay, but for these values:
+    """Make a command quick. All options stay except for these values:
 
-    1. Files of /kaggle lie in `folder`, where a competition of four tasks is.
-    2. A file of puzzles is a handful of generated ones, of which two are trained on.
-    3. `run`, `train` and `debug` train a tiny network for two steps: their preset is the smallest of its kind, with the
-       settings of the other tests; `debug` has one second.
+    1. Files of /kaggle are in `folder`, which has a competition of four tasks.
+    2. A file of puzzles is a handful of generated ones; two are used for training.
+    3. `run`, `train` and `debug` train a tiny network for two steps: the smallest preset of its kind with the settings of the
+       other tests; `debug` gets one second.
     4. `build` draws three views of a task.
-    5. `bench` is told to be quick.
-    6. `kaggle push` and `submit` are dry runs; `kaggle simulate` plays the quickest fault alone.
+    5. `bench` gets --quick.
+    6. `kaggle push` and `submit` are dry runs; `kaggle simulate` runs only the quickest fault.
     """
     words = [word.replace("/kaggle/", f"{folder}/kaggle/") for word in arguments]
     words = [re.sub(r"^(sudoku|maze):\w+\.csv$", _generated, word) for word in words]
@@ -216,13 +216,13 @@ def _generated(match: re.Match[str]) -> str:
 
 @cache
 def public_tasks() -> dict[str, str]:
-    """The public source that each task is in, the first where there are several."""
+    """Task id -> its public source, the first where there are several."""
     return {task.id: spec for spec in reversed(PUBLIC_SOURCES) for task in load_source(spec).tasks}
 
 
 @pytest.fixture
-def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with what a reader is told to bring along; the public tasks are three, and those that are named."""
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that a page expects; the public sources have three tasks and those that the pages name."""
     text = "".join((*((ROOT / page).read_text() for page in PAGES), *examples()))
     places = {task: public_tasks()[task] for task in sorted(set(_TASK.findall(text)))}
     fakes = {}
@@ -237,7 +237,7 @@ def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return fakes[spec].tasks, dict(fakes[spec].solutions) if with_solutions else {}
 
     monkeypatch.setitem(pipeline.data.sources._LOADERS, "arc1", load)
-    monkeypatch.setattr(pipeline.inference.forward, "MEASURE_SECONDS", 0.01)
+    monkeypatch.setattr(pipeline.jobs.time_split, "MEASURE_SECONDS", 0.01)
     monkeypatch.setattr(pipeline.cli.kaggle, "status", lambda *_: "complete")  # nothing was sent
     monkeypatch.chdir(tmp_path)
     competition = tmp_path / "kaggle" / "input" / "competitions" / "SLUG"
@@ -249,11 +249,11 @@ def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def bring_along(arguments: list[str], folder: Path) -> None:
-    """Make what the next command needs and no command before it makes: copies of what there is, under the names it uses."""
+def prepare(arguments: list[str], folder: Path) -> None:
+    """Make what a command needs and no earlier command makes: copies of existing files under the names that it uses."""
     if "/kaggle/input/WEIGHTS" in arguments:
         shutil.copytree("runs/fast", folder / "kaggle" / "input" / "WEIGHTS")
-    if arguments[:2] == ["kaggle", "notebook"]:  # what a person fills in
+    if arguments[:2] == ["kaggle", "notebook"]:  # what the user fills in
         settings = Path("kaggle.toml")
         if not settings.exists():
             write_settings(settings)
@@ -279,11 +279,11 @@ def bring_along(arguments: list[str], folder: Path) -> None:
 
 
 def run_it(command: str, folder: Path) -> None:
-    """Run a command and see that it succeeds, tells something and leaves what it says."""
+    """Run a command and check that it succeeds, prints something and writes the files that it names."""
     arguments = arguments_of(command)
-    bring_along(arguments, folder)
-    told, failed = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(failed):
+    prepare(arguments, folder)
+    printed, failed = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(failed):
         code = main(shortened(arguments, folder))
     if arguments[0] == "report" and "--png" in arguments and find_browser() is None:
         assert (code, "apt install chromium" in failed.getvalue()) == (2, True)
@@ -291,14 +291,14 @@ def run_it(command: str, folder: Path) -> None:
     assert code == 0, f"{command}: {failed.getvalue()}"
     files = ("--out", "--png", "--pool", "--json")
     written = [word.replace("/kaggle/", f"{folder}/kaggle/") for option, word in pairwise(arguments) if option in files]
-    assert told.getvalue().strip() or written, f"{command} tells nothing"
+    assert printed.getvalue().strip() or written, f"{command} prints nothing"
     for path in written:
         assert Path(path).exists(), f"{command}: no {path}"
 
 
-def test_readme_runs_from_top_to_bottom(at_work: Path) -> None:
+def test_readme_runs_from_top_to_bottom(workplace: Path) -> None:
     for command in pipeline_commands("README.md"):
-        run_it(command, at_work)
+        run_it(command, workplace)
     for block in blocks("README.md", "python"):
         *statements, last = block.strip().splitlines()
         names: dict[str, object] = {}
@@ -306,13 +306,13 @@ def test_readme_runs_from_top_to_bottom(at_work: Path) -> None:
         assert eval(last, names)._repr_png_().startswith(b"\x89PNG")
 
 
-def test_contributing_runs_from_top_to_bottom(at_work: Path) -> None:
+def test_contributing_runs_from_top_to_bottom(workplace: Path) -> None:
     for command in pipeline_commands("CONTRIBUTING.md"):
-        run_it(command, at_work)
+        run_it(command, workplace)
 
 
-def test_examples_of_help_run_in_their_order(at_work: Path) -> None:
+def test_examples_of_help_run_in_their_order(workplace: Path) -> None:
     for number, command in enumerate(examples()):
         if number > 2 and " run " in command:
             shutil.rmtree("runs/first")  # the example of run makes it again
-        run_it(command, at_work)
+        run_it(command, workplace)
