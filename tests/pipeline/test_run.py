@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import pipeline.jobs.time_split
 import pipeline.run
 from pipeline.cli import stages as commands
 from pipeline.cli.main import main
@@ -73,9 +74,9 @@ def test_a_trainer_that_is_slow_to_make_takes_no_time_from_prediction(
         return config, seconds
 
     ends: list[float] = []
-    split_time = pipeline.jobs.time_split._split_time
+    split_time = pipeline.jobs.time_split.split_time
     monkeypatch.setattr(pipeline.run, "Trainer", Slow)
-    monkeypatch.setattr(pipeline.run, "_split_time", split)
+    monkeypatch.setattr(pipeline.run, "split_time", split)
     source = f"kaggle:{kaggle}:test"
     assert run("run", "--source", source, "--time-limit", "30s", "--out", tmp_path / "out") == 0
     planned, given = ends
@@ -316,7 +317,7 @@ def test_audit_and_canvas_speak_of_public_tasks(capsys: pytest.CaptureFixture[st
 
 def test_the_watchdog_ends_a_run_that_hangs(tmp_path: Path, kaggle: Path) -> None:
     program = (
-        "import sys, time, pipeline.__main__, pipeline.run\n"
+        "import sys, time, pipeline.__main__, pipeline.cli.main, pipeline.run\n"
         "pipeline.run.measure_speed = lambda *_: time.sleep(60)\n"
         "sys.exit(pipeline.cli.main.main())"
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import pipeline.inference.puzzles
 from eval.puzzle_score import PuzzlePrediction, read_predictions, score_puzzles
 from pipeline.cli.main import main
 from pipeline.data.dataset import load_dataset
@@ -21,7 +22,6 @@ from pipeline.data.puzzles.sources import Puzzles
 from pipeline.inference.forward import Answer, Asker
 from pipeline.inference.puzzle_facts import leave_predictions
 from pipeline.inference.puzzles import PuzzleAnswers
-from pipeline.jobs import puzzles as puzzle_job
 from pipeline.presets import PRESETS as PUBLISHED
 from pipeline.system.time_limit import Budget
 from pipeline.training.metrics import Progress
@@ -256,7 +256,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, monkeypatch: py
 
 def leave_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float, answer_seconds: float = 0.0) -> None:
     """Give the predictions of a run so much time, and let each puzzle take some."""
-    ask, answer = puzzle_job.predict_puzzles, Asker.answer
+    ask, answer = pipeline.inference.puzzles.predict_puzzles, Asker.answer
 
     def hurry(*arguments: Any) -> Any:
         return ask(*arguments[:-1], Budget(seconds, time.monotonic()))
@@ -265,7 +265,7 @@ def leave_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float, answer_second
         time.sleep(answer_seconds)
         return answer(asker, samples)
 
-    monkeypatch.setattr(puzzle_job, "predict_puzzles", hurry)
+    monkeypatch.setattr("pipeline.inference.puzzles.predict_puzzles", hurry)
     monkeypatch.setattr(Asker, "answer", answer_slowly)
     monkeypatch.setattr(Asker, "_pack_tokens", lambda *_: 1)  # one at a time
 
@@ -290,7 +290,7 @@ def predicted(out: Path) -> int:
 def test_a_budget_that_ends_in_the_second_round_leaves_the_predictions_of_both(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, ask, seen = folder / "out", puzzle_job.predict_puzzles, []
+    out, ask, seen = folder / "out", pipeline.inference.puzzles.predict_puzzles, []
 
     def watch(*arguments: Any) -> Iterator[PuzzleAnswers]:
         for found in ask(*arguments[:-1], Looks(3)):
@@ -298,7 +298,7 @@ def test_a_budget_that_ends_in_the_second_round_leaves_the_predictions_of_both(
             seen.append((int(found.asked.sum()), predicted(out)))
 
     monkeypatch.setattr("pipeline.inference.puzzles.FIRST_ROUND", 2)
-    monkeypatch.setattr(puzzle_job, "predict_puzzles", watch)
+    monkeypatch.setattr("pipeline.inference.puzzles.predict_puzzles", watch)
     monkeypatch.setattr(Asker, "_pack_tokens", lambda *_: 1)
     assert run(*sources(folder), "--out", out) == 0
     assert seen == [(2, 2), (3, 3)]

@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 import pytest
 
-import pipeline.__main__
+import pipeline.cli.main
 import pipeline.cli.show
 import pipeline.data.sources
 import pipeline.reports.run_folder
@@ -215,6 +215,6 @@ def test_a_reader_that_has_had_enough_is_no_error(
         raise BrokenPipeError
 
     monkeypatch.setattr(pipeline.cli.show, "draw_text", stop)
-    monkeypatch.setattr(pipeline.__main__, "_silence_output", lambda: None)
+    monkeypatch.setattr(pipeline.cli.main, "_silence_output", lambda: None)
     assert run("show", FIRST) == 1
     assert capsys.readouterr().err == ""
