@@ -45,11 +45,11 @@ from pipeline.cli.tools import (
 )
 from pipeline.jobs.record import leave_record
 from pipeline.jobs.start import open_run
-from pipeline.system.folder_lock import Occupation, occupied
+from pipeline.system.folder_lock import FolderLock
 from pipeline.system.launch import first_start, is_first_process, is_launched, start_processes
 from pipeline.system.progress_bar import speaks
 from pipeline.system.signals import interruptible
-from pipeline.system.time_limit import Watchdog, stop_at
+from pipeline.system.time_limit import Watchdog
 
 _FIRST_STEPS = f"""\
 first steps:
@@ -75,17 +75,14 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
     try:
         with ExitStack() as entered:
             entered.enter_context(interruptible())
-            deadline = None
-            if arguments.command == "run":  # from here, since importing torch takes its time too
-                deadline = run_budget(arguments, started).deadline()
-                if argv is None and deadline:
-                    deadline.set_alarm()
-                    Watchdog(deadline).start()  # over what comes after this function, too
-                entered.enter_context(stop_at(deadline))
-            occupation = entered.enter_context(enter(arguments))
+            if arguments.command == "run":
+                budget = run_budget(arguments, started)
+                if argv is None and budget.limit_seconds is not None:  # from here, since importing torch takes time too
+                    Watchdog(started + budget.limit_seconds, budget.reserve_seconds).start()
+            lock = entered.enter_context(enter(arguments))
             watched = tracked(getattr(arguments, "tracker", None), getattr(arguments, "out", None))
             if argv is None and "processes" in arguments:
-                start_processes(arguments.processes, sys.argv[1:], started, deadline, occupation)
+                start_processes(arguments.processes, sys.argv[1:], started, lock)
             entered.enter_context(watched)
             return COMMANDS[arguments.command](arguments, started)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
@@ -158,27 +155,27 @@ _LOCKING = ("run", "build", "train", "predict")
 
 
 @contextmanager
-def enter(arguments: argparse.Namespace) -> Iterator[Occupation | None]:
+def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
     """Hold the lock of the folder that a command works in; for the command `run`, leave a complete fallback submission there.
 
-    Before anything slow is imported or started. Processes that a launcher of ours has started join in its lock; those of
-    other launchers leave it to the first of them.
+    This happens before anything slow is imported or started. Processes of our launcher share its lock; of those of another
+    launcher only rank 0 takes it.
     """
     if arguments.command not in _LOCKING or not (is_first_process() or is_launched()):
         yield None
     elif is_launched():
-        with occupied(arguments.out, share=True) as occupation:
-            yield occupation
+        with FolderLock(arguments.out, shared=True) as lock:
+            yield lock
     elif arguments.command != "run":
-        with occupied(arguments.out) as occupation:
+        with FolderLock(arguments.out) as lock:
             remove_unfinished(arguments.out)
-            yield occupation
+            yield lock
     else:
         if arguments.weights and not arguments.weights.exists():
             raise FileNotFoundError(f"{arguments.weights}: no such weights file or folder")
-        with open_run(challenge_of(arguments), arguments.out, arguments.resume) as occupation:
+        with open_run(challenge_of(arguments), arguments.out, arguments.resume) as lock:
             leave_record(arguments, arguments.resume)
-            yield occupation
+            yield lock
 
 
 class View(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from eval.files import remove_unfinished
-from pipeline.system.folder_lock import Occupation, occupied
+from pipeline.system.folder_lock import FolderLock
 
 
 class Fallback(Protocol):
@@ -24,19 +24,19 @@ class Challenge(Protocol):
 
 
 @contextmanager
-def open_run(challenge: Challenge, out: Path, resume: bool) -> Iterator[Occupation]:
-    """Make the folder `out` of a run, occupy it, and see to it that a complete result stands there, without solutions.
+def open_run(challenge: Challenge, out: Path, resume: bool) -> Iterator[FolderLock]:
+    """Make the folder `out` of a run, lock it, and see to it that a complete result stands there, without solutions.
 
     Raises ValueError when `out` holds a run that is not to be resumed, one for other tasks, or one that is at work.
     """
     _refuse_second(out, resume)
     fallback = challenge.fallback()
-    with occupied(out) as occupation:
+    with FolderLock(out) as lock:
         _refuse_second(out, resume)  # it may have begun and ended meanwhile
         for folder in (out, out / "dataset", out / "candidates"):
             remove_unfinished(folder)
         fallback.leave(out, resume)
-        yield occupation
+        yield lock
 
 
 def _refuse_second(out: Path, resume: bool) -> None:

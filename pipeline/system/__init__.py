@@ -1,1 +1,1 @@
-"""The machine: time limit, signals, lock of a folder, launch of processes, progress bars. No torch."""
+"""The machine: time limit, signals, folder lock, launch of processes, progress bars. Imports no torch."""

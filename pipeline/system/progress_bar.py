@@ -1,7 +1,6 @@
-"""Progress of work that takes more than two seconds: a bar in a terminal or a notebook, plain lines where output is a file.
+"""Progress of work that takes more than two seconds: a bar in a terminal or a notebook, log lines where output is a file.
 
-For every stage but training, which has figures of its own to tell. Quick work says nothing. Of several processes that a
-launcher started, the first one speaks.
+For every stage but training, which shows its own figures. Of several processes only rank 0 shows progress.
 """
 
 import logging
@@ -22,17 +21,17 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SILENT_SECONDS = 2.0
-"""Before anything is said."""
+"""Before anything is shown."""
 
 LINE_SECONDS = 20.0
-"""Between plain lines."""
+"""Between log lines."""
 
 
 class Progress:
-    """Counts what is done of some work and tells it. A context: leaving it removes the bar."""
+    """Counts and shows how much of some work is done. A context: leaving it removes the bar."""
 
     def __init__(self, what: str, total: int | None = None, unit: str = "") -> None:
-        """`what` is done, as in "reading x.csv"; `total` is None where it is not known; `unit` is a plural."""
+        """`what` is a phrase such as "reading x.csv"; `total` is None where it is unknown; `unit` is a plural."""
         self.what, self.total, self.unit, self.done = what, total, unit, 0
         self.started = time.monotonic()
         self.due = self.started + SILENT_SECONDS
@@ -49,22 +48,21 @@ class Progress:
             self.bar.close()
 
     def add(self, count: int = 1) -> None:
-        """Say that so much more is done."""
+        """Count `count` more items as done."""
         self.done += count
+        now = time.monotonic()
         if self.bar is not None:
             self.bar.update(count)
-        elif time.monotonic() >= self.due and speaks():
-            now = time.monotonic()
+        elif now >= self.due and speaks():
             self.due = now + LINE_SECONDS
-            of = "" if self.total is None else f" of {self.total}"
             share = f" {self.done / self.total:.0%}" if self.total else ""
-            logger.info(
-                "%s:%s %d%s %s, %s so far", self.what, share, self.done, of, self.unit, format_duration(now - self.started)
-            )
+            of = "" if self.total is None else f" of {self.total}"
+            passed = format_duration(now - self.started)
+            logger.info("%s:%s %d%s %s, %s so far", self.what, share, self.done, of, self.unit, passed)
 
 
 def watch(items: Iterable[T], what: str, total: int | None = None, unit: str = "") -> Iterator[T]:
-    """Yield `items` and tell how many there were, of `total` or of their length."""
+    """Yield `items` and show how many there were, of `total` or of their length."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     with Progress(what, total, unit) as progress:
@@ -75,19 +73,17 @@ def watch(items: Iterable[T], what: str, total: int | None = None, unit: str = "
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Say that `what` is being done, and for how long already, where nothing can be counted."""
-    done = threading.Event()
-    started = time.monotonic()
+    """Log now and then that `what` is being done and for how long, where there is nothing to count."""
+    done, started = threading.Event(), time.monotonic()
 
-    def tell() -> None:
+    def log() -> None:
         pause = SILENT_SECONDS
         while not done.wait(pause):
             logger.info("%s: %s so far", what, format_duration(time.monotonic() - started))
             pause = LINE_SECONDS
 
-    teller = threading.Thread(target=tell, daemon=True)
     if speaks():
-        teller.start()
+        threading.Thread(target=log, daemon=True).start()
     try:
         yield
     finally:
@@ -95,23 +91,19 @@ def doing(what: str) -> Iterator[None]:
 
 
 def speaks() -> bool:
-    """Return whether this process is the one that tells."""
+    """Return whether this process is the one that shows progress."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def has_bars() -> bool:
     """Return whether progress is shown as bars: in a terminal or in the kernel of a notebook."""
-    return sys.stderr.isatty() or _in_notebook()
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return sys.stderr.isatty() or (shell is not None and "IPKernelApp" in shell.config)
 
 
 def make_bar(**options: Any) -> Any:
     """Return the bar of tqdm that fits the terminal or notebook, made with `options`."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="IProgress not found")  # then a notebook gets a bar of text
-        from tqdm.auto import tqdm  # noqa: PLC0415  (commands that are quick shall start at once)
+        warnings.filterwarnings("ignore", message="IProgress not found")  # a notebook without ipywidgets gets a text bar
+        from tqdm.auto import tqdm  # noqa: PLC0415  (slow to import)
     return tqdm(**options)
-
-
-def _in_notebook() -> bool:
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return shell is not None and "IPKernelApp" in shell.config

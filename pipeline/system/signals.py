@@ -1,7 +1,4 @@
-"""Ctrl-C and SIGTERM: both end the program in order, and training first writes a checkpoint.
-
-Set up by the command line; where nothing is, as in a notebook, signals do what they do there.
-"""
+"""Orderly end on Ctrl-C and SIGTERM: both raise one KeyboardInterrupt, which training defers to the end of its step."""
 
 import signal
 import threading
@@ -11,64 +8,62 @@ from contextlib import contextmanager
 from types import FrameType
 
 PATIENCE_SECONDS = 2.0
-"""A signal so long after the first is from somebody who does not want to wait. Launchers send theirs at once."""
+"""A further signal is ignored this long after the first, since launchers repeat theirs at once; later ones interrupt again."""
 
 
-class _Listener:
-    """Hears signals: raises KeyboardInterrupt, or only remembers while that is deferred."""
+class _Handler:
+    """Raises KeyboardInterrupt at the first signal, or only records it while `deferred`."""
 
     def __init__(self) -> None:
-        self.heard: float | None = None
-        self.deferring = False
+        self.received: float | None = None
+        """Monotonic time of the first signal."""
+        self.deferred = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        first, now = self.heard is None, time.monotonic()
-        if first:
-            self.heard = now
-        impatient = not first and now - (self.heard or now) > PATIENCE_SECONDS
-        if impatient or (first and not self.deferring):
-            raise KeyboardInterrupt
-
-
-_listeners: list[_Listener] = []
-"""The one of the command that runs is the last: signals belong to a whole process."""
+        now = time.monotonic()
+        if self.received is None:
+            self.received = now
+            if self.deferred:
+                return
+        elif now - self.received <= PATIENCE_SECONDS:
+            return
+        raise KeyboardInterrupt
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """While the block runs, SIGTERM and Ctrl-C raise one KeyboardInterrupt; more of them come only from somebody impatient."""
+    """Handle SIGINT and SIGTERM while the block runs. Outside the main thread, which alone gets signals, nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    listener = _Listener()
-    before = {number: signal.signal(number, listener) for number in (signal.SIGINT, signal.SIGTERM)}
-    _listeners.append(listener)
+    handler = _Handler()
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        _listeners.pop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextmanager
 def interrupts_deferred() -> Iterator[Callable[[], bool]]:
-    """While the block runs, nothing is raised; the function that it gets tells whether it should come to its end.
+    """Defer the interrupt while the block runs; the function that is yielded returns whether the block should end soon.
 
-    A signal that was heard is raised after the block, as KeyboardInterrupt, with the words of its error where it failed.
+    A signal that came meanwhile raises KeyboardInterrupt after the block, with the message of its error if it failed. Outside
+    `interruptible` nothing changes.
     """
-    if not _listeners:
+    handler = signal.getsignal(signal.SIGTERM)
+    if not isinstance(handler, _Handler):
         yield lambda: False
         return
-    listener = _listeners[-1]
-    listener.deferring = True
+    handler.deferred = True
     try:
-        yield lambda: listener.heard is not None
+        yield lambda: handler.received is not None
     except Exception as error:
-        if listener.heard is not None:
+        if handler.received is not None:
             raise KeyboardInterrupt(str(error)) from error
         raise
     finally:
-        listener.deferring = False
-    if listener.heard is not None:
+        handler.deferred = False
+    if handler.received is not None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Several processes without GPUs: who starts them, with what."""
+"""Several processes without GPUs: how they are started."""
 
 import os
 import sys
@@ -8,9 +8,8 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from pipeline.system import launch
-from pipeline.system.folder_lock import occupied
-from pipeline.system.launch import DEADLINE, STARTED, first_start, start_processes
-from pipeline.system.time_limit import Deadline
+from pipeline.system.folder_lock import FolderLock
+from pipeline.system.launch import STARTED, first_start, start_processes
 
 
 class Replaced(Exception):
@@ -43,21 +42,25 @@ def pretend_parent(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(launch.psutil, "Process", Process)
 
 
-def test_one_process_needs_no_launcher(replaced: list[object]) -> None:
+def test_one_process_and_processes_of_a_launcher_start_no_others(
+    replaced: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     start_processes(None, ["train"], 0.0)
     start_processes(1, ["train"], 0.0)
-    assert replaced == []
-
-
-def test_a_process_of_a_launcher_starts_no_others(replaced: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # without MASTER_PORT, which accelerate sets for several processes
+    start_processes(None, ["run"], 0.0)
     monkeypatch.setenv("LOCAL_RANK", "1")
     start_processes(2, ["train"], 0.0)
     assert replaced == []
 
 
-def test_processes_share_the_threads_and_the_clock(replaced: list[tuple[list[str], dict[str, str]]]) -> None:
-    with pytest.raises(Replaced):
-        start_processes(2, ["train", "--out", "x y"], 12.5)
+def test_processes_share_the_threads_the_clock_and_the_lock(
+    tmp_path: Path, replaced: list[tuple[list[str], dict[str, str]]]
+) -> None:
+    with FolderLock(tmp_path) as lock:
+        with pytest.raises(Replaced):
+            start_processes(2, ["train", "--out", "x y"], 12.5, lock)
+        assert os.get_inheritable(lock.descriptor)
     ((command, environment),) = replaced
     assert command[0] == sys.executable
     assert command[-5:] == ["-m", "pipeline", "train", "--out", "x y"]
@@ -77,12 +80,6 @@ def test_accelerate_on_a_cpu_gets_the_processes_that_it_was_asked_for(
         start_processes(None, ["run"], 0.0)
     ((command, _),) = replaced
     assert command[command.index("--nproc_per_node") + 1] == "3"
-
-
-def test_accelerate_with_one_process_stays_one(replaced: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # without MASTER_PORT, which accelerate sets for several processes
-    start_processes(None, ["run"], 0.0)
-    assert replaced == []
 
 
 def test_no_processes_are_refused() -> None:
@@ -106,19 +103,6 @@ def test_the_launcher_ends_with_the_exit_code_of_the_first_that_failed(
     def fail(arguments: list[str]) -> None:
         raise ChildFailedError("pipeline", {1: failure})
 
-    monkeypatch.delenv(DEADLINE, raising=False)
     monkeypatch.setattr("torch.distributed.run.main", fail)
     assert launch.launch(["--standalone"]) == expected
     assert capsys.readouterr().err == ("a process was killed by SIGKILL\n" if exit_code < 0 else "")
-
-
-def test_the_launcher_keeps_the_lock_and_knows_the_deadline(
-    tmp_path: Path, replaced: list[tuple[list[str], dict[str, str]]]
-) -> None:
-    with occupied(tmp_path) as occupation, pytest.raises(Replaced):
-        start_processes(2, ["train"], 1.5, Deadline(97.0, 99.25, 100.0), occupation)
-    ((_, environment),) = replaced
-    assert [*map(float, environment[DEADLINE].split())] == [97.0, 99.25, 100.0]
-    with pytest.raises(Replaced):
-        start_processes(2, ["train"], 1.5)
-    assert replaced[1][1][DEADLINE] == ""

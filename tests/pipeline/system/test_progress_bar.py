@@ -1,4 +1,4 @@
-"""Progress is told after two seconds: plain lines in a file, bars in a terminal, by the first process alone."""
+"""Progress is shown after two seconds: log lines in a file, bars in a terminal, only by rank 0."""
 
 import io
 import logging
@@ -11,7 +11,7 @@ from pipeline.system.progress_bar import Progress, doing, watch
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+def immediate(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     monkeypatch.setattr(pipeline.system.progress_bar, "SILENT_SECONDS", 0.0)
     monkeypatch.setattr(pipeline.system.progress_bar, "LINE_SECONDS", 0.0)
     monkeypatch.setattr("sys.stderr", io.StringIO())
@@ -19,50 +19,50 @@ def impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture)
     return caplog
 
 
-def test_what_is_watched_comes_through_and_is_told_in_lines(impatient: pytest.LogCaptureFixture) -> None:
+def test_watched_items_are_passed_on_and_logged(immediate: pytest.LogCaptureFixture) -> None:
     assert list(watch("abcd", "reading x", unit="files")) == list("abcd")
-    assert impatient.messages[0] == "reading x: 25% 1 of 4 files, 0s so far"
-    assert impatient.messages[-1] == "reading x: 100% 4 of 4 files, 0s so far"
+    assert immediate.messages[0] == "reading x: 25% 1 of 4 files, 0s so far"
+    assert immediate.messages[-1] == "reading x: 100% 4 of 4 files, 0s so far"
 
 
-def test_an_unknown_total_is_left_out(impatient: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_total_is_left_out(immediate: pytest.LogCaptureFixture) -> None:
     with Progress("reading x", unit="puzzles") as progress:
         progress.add(1000)
-    assert impatient.messages == ["reading x: 1000 puzzles, 0s so far"]
+    assert immediate.messages == ["reading x: 1000 puzzles, 0s so far"]
 
 
-def test_quick_work_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_quick_work_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with doing("checking"):
         list(watch(range(1000), "counting"))
     assert caplog.messages == []
 
 
-def test_lines_come_now_and_then(impatient: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_logged_now_and_then(immediate: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.system.progress_bar, "LINE_SECONDS", 1000.0)
     list(watch(range(1000), "counting"))
-    assert len(impatient.messages) == 1
+    assert len(immediate.messages) == 1
 
 
-def test_what_cannot_be_counted_is_told_while_it_lasts(
-    impatient: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_work_that_cannot_be_counted_is_logged_while_it_lasts(
+    immediate: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline.system.progress_bar, "LINE_SECONDS", 1000.0)
     with doing("checking"):
         deadline = time.monotonic() + 5
-        while not impatient.messages and time.monotonic() < deadline:
+        while not immediate.messages and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert impatient.messages == ["checking: 0s so far"]
+    assert immediate.messages == ["checking: 0s so far"]
 
 
-def test_other_processes_are_silent(impatient: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processes_are_silent(immediate: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     with doing("checking"):
         list(watch(range(10), "counting"))
-    assert impatient.messages == []
+    assert immediate.messages == []
 
 
-def test_a_terminal_gets_a_bar_and_no_lines(impatient: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_a_bar_and_no_lines(immediate: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -74,4 +74,4 @@ def test_a_terminal_gets_a_bar_and_no_lines(impatient: pytest.LogCaptureFixture,
         time.sleep(0.15)
     assert "counting" in terminal.getvalue()
     assert "1/3" in terminal.getvalue()
-    assert impatient.messages == []
+    assert immediate.messages == []
