@@ -327,7 +327,7 @@ def test_the_watchdog_ends_a_run_that_hangs(tmp_path: Path, kaggle: Path) -> Non
     ended = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, cwd=Path(__file__).parents[2], check=False
     )
-    assert time.monotonic() - started < 13
+    assert time.monotonic() - started < 45  # it hangs for 60 s; torch is imported before its clock starts
     assert ended.returncode == 1
     assert b"the time limit is reached" in ended.stderr
     check_submission(out / "submission.json", load_source(source).tasks)
