@@ -1,42 +1,383 @@
-"""Datasets of either kind, tasks or puzzles: what is in a folder is read by its manifest.
+"""Datasets, of ARC tasks or of puzzles: what training and prediction read, and the folder that holds one.
 
-Beside `store` and `puzzlestore`, for stages that take both.
+A folder has `store.safetensors` (the arrays) and `manifest.json` (settings, and where the arrays came from). Canvases and the
+views of puzzles are not in it: they are made when a pack is drawn. Neither are the outputs of scored tests.
 """
 
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
-from augment.canvas import VOCABULARY
-from augment.grid import MAX_SIDE
-from pipeline.data import store
-from pipeline.data.folder import read_manifest, require_files
-from pipeline.data.packs import Canvas, Examples, PackMaker, Packs, PuzzlePackMaker
-from pipeline.data.puzzles import build as puzzlestore
-from pipeline.data.puzzles.build import PuzzleStore
-from pipeline.data.puzzles.kinds import PUZZLE_KINDS
-from pipeline.data.store import Store
+import numpy as np
+import numpy.typing as npt
+import orjson
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
 
-Dataset = Store | PuzzleStore
+from augment.canvas import VOCABULARY, Tokens
+from augment.grid import COLORS, MAX_SIDE, Grid
+from augment.task import Pair, Task, TaskId
+from augment.transform import TRANSFORMS, Codes
+from eval.files import damage_of, read_object, replace_file
+from eval.formatting import show_path, show_value
+from pipeline.data.puzzles.kinds import PUZZLE_KINDS, PUZZLE_TASK, KindName
+
+ARRAYS_FILE = "store.safetensors"
+
+MANIFEST_FILE = "manifest.json"
+
+Bytes = npt.NDArray[np.uint8]
+
+Indices = npt.NDArray[np.int32]
+
+Starts = npt.NDArray[np.int64]
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+ArrayTypes = Mapping[str, tuple[str | int, ...]]
+"""By name, the dtype and the lengths of each array. Dimensions of one name have one length."""
+
+_DTYPE_NAMES = {"U8": "uint8", "I32": "int32", "U32": "uint32", "I64": "int64", "F32": "float32", "F64": "float64"}
+"""NumPy's names of dtypes, by those of safetensors."""
 
 
-def load_dataset(folder: Path) -> Dataset:
-    """Read the dataset in `folder`, of tasks or of puzzles.
+class Dataset(ABC):
+    """What training, weights and prediction need of a dataset, and how it is saved and loaded.
 
-    Raises FileNotFoundError where a file is missing, and ValueError, of one line that names the file, where it does not load.
+    Two datasets with the same `data_hash` train the same, whatever their manifests say.
     """
-    require_files(folder)
-    manifest = read_manifest(folder, (store.FORMAT, puzzlestore.FORMAT))
-    return PuzzleStore.load(folder) if manifest["format"] == puzzlestore.FORMAT else Store.load(folder)
+
+    FORMAT: ClassVar[str]
+    """Of the manifest."""
+    ARRAYS: ClassVar[ArrayTypes]
+    """In the order in which `data_hash` takes them."""
+
+    task_ids: tuple[TaskId, ...]
+    """T ids, sorted."""
+    transforms: Codes
+    """(V,) integer codes (`augment.transform`) of the views, task after task; the first of each task is 0, the identity."""
+    transform_start: Starts
+    """(T + 1,) where the views of each task begin; the last is V."""
+    manifest: Mapping[str, Any]
+    """What the dataset was built from and how: plain JSON values. The file has the settings and the data hash too."""
+
+    @cached_property
+    @abstractmethod
+    def data_hash(self) -> str:
+        """The SHA-256, in hex, of settings and arrays."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return the fields that are kept in the manifest, by name."""
+
+    @staticmethod
+    @abstractmethod
+    def parse_settings(manifest: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+        """Return the settings in a manifest, and the lengths of arrays that follow from them. Raises ValueError."""
+
+    @abstractmethod
+    def faults(self) -> Iterator[str]:
+        """Yield what is wrong with arrays of the right types. Each check relies on those before it."""
+
+    def arrays(self) -> Arrays:
+        """Return the arrays by name."""
+        return {name: getattr(self, name) for name in self.ARRAYS}
+
+    def save(self, folder: Path) -> None:
+        """Write the dataset into `folder`, which is created if necessary. The same dataset gives the same bytes.
+
+        Each file is replaced in one step and the manifest last, so that a dataset that was cut short does not load.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        contiguous = {name: np.ascontiguousarray(array) for name, array in self.arrays().items()}
+        manifest = {**self.manifest, **self.settings(), "format": self.FORMAT, "data_hash": self.data_hash}
+        options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+        replace_file(folder / ARRAYS_FILE, safetensors.numpy.save(contiguous))
+        replace_file(folder / MANIFEST_FILE, orjson.dumps(manifest, option=options))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a dataset of this kind.
+
+        Raises FileNotFoundError where a file is missing, and ValueError, of one line that names the file, where the dataset is
+        truncated, changed since it was written, inconsistent or of another kind.
+        """
+        manifest = _read_manifest(folder, (cls.FORMAT,))
+        try:
+            settings, lengths = cls.parse_settings(manifest)
+        except ValueError as error:
+            raise ValueError(f"{show_path(folder / MANIFEST_FILE)}: {error}") from None
+        data_hash = manifest["data_hash"]
+        about = {name: value for name, value in manifest.items() if name not in (*settings, "format", "data_hash")}
+        make: Callable[..., Self] = cls
+        dataset = make(**settings, **_read_arrays(folder, cls.ARRAYS, lengths), manifest=about)
+        for fault in dataset.faults():
+            raise ValueError(f"{show_path(folder / ARRAYS_FILE)}: {fault}")
+        if dataset.data_hash != data_hash:
+            what = f"does not belong to the {MANIFEST_FILE} beside it (data hash {dataset.data_hash[:12]}...)"
+            raise ValueError(f"{show_path(folder / ARRAYS_FILE)}: {what}")
+        return dataset
+
+
+@dataclass(frozen=True, eq=False)
+class TaskDataset(Dataset):
+    """A dataset of T tasks, G distinct grids, P training pairs, Q tests to be predicted and V views."""
+
+    FORMAT = "arc-trm-dataset 1"
+    ARRAYS = {  # noqa: RUF012
+        "cells": ("uint8", "cells"),
+        "grid_start": ("int64", "grids"),
+        "grid_height": ("uint8", "grids"),
+        "grid_width": ("uint8", "grids"),
+        "pair_task": ("int32", "pairs"),
+        "pair_input": ("int32", "pairs"),
+        "pair_output": ("int32", "pairs"),
+        "pair_start": ("int64", "tasks + 1"),
+        "pair_canvas": ("uint8", "pairs", 2),
+        "test_task": ("int32", "tests"),
+        "test_index": ("int32", "tests"),
+        "test_input": ("int32", "tests"),
+        "test_canvas": ("uint8", "tests", 2),
+        "transforms": ("uint32", "views"),
+        "transform_start": ("int64", "tasks + 1"),
+    }
+
+    task_ids: tuple[TaskId, ...]
+    cells: Bytes
+    """(C,) colors: all distinct grids end to end, row-major."""
+    grid_start: Starts
+    """(G,) where each grid begins in `cells`."""
+    grid_height: Bytes
+    """(G,)"""
+    grid_width: Bytes
+    """(G,)"""
+    pair_task: Indices
+    """(P,) position in `task_ids`, ascending."""
+    pair_input: Indices
+    """(P,) grid."""
+    pair_output: Indices
+    """(P,) grid."""
+    pair_start: Starts
+    """(T + 1,) where the pairs of each task begin; the last is P."""
+    pair_canvas: Bytes
+    """(P, 2) height and width of the fitted canvas, in the original frame."""
+    test_task: Indices
+    """(Q,) position in `task_ids`, ascending."""
+    test_index: Indices
+    """(Q,) position among the tests of the task, in the order of its source."""
+    test_input: Indices
+    """(Q,) grid."""
+    test_canvas: Bytes
+    """(Q, 2) height and width of the fitted canvas, in the original frame."""
+    transforms: Codes
+    transform_start: Starts
+    manifest: Mapping[str, Any]
+
+    def grid(self, index: int) -> Grid:
+        """Return grid `index`, (H, W) uint8, as a view of `cells`."""
+        start, height, width = int(self.grid_start[index]), int(self.grid_height[index]), int(self.grid_width[index])
+        return self.cells[start : start + height * width].reshape(height, width)
+
+    def task(self, number: int) -> Task:
+        """Return task `number`: its training pairs as demonstrations and its tests to be predicted, as views of `cells`."""
+        pairs = range(int(self.pair_start[number]), int(self.pair_start[number + 1]))
+        train = tuple(Pair(self.grid(self.pair_input[i]), self.grid(self.pair_output[i])) for i in pairs)
+        first, last = np.searchsorted(self.test_task, (number, number + 1)).tolist()
+        return Task(self.task_ids[number], train, tuple(map(self.grid, self.test_input[first:last])))
+
+    def tasks_to_solve(self) -> list[Task]:
+        """Return the tasks that have tests, by id: their training pairs as demonstrations, and their test inputs."""
+        return [self.task(number) for number in np.unique(self.test_task).tolist()]
+
+    @cached_property
+    def tests_hash(self) -> str:
+        """The SHA-256, in hex, of the tests to be predicted: ids, order and inputs, whatever is trained on."""
+        digest = hashlib.sha256()
+        for task in self.tasks_to_solve():
+            digest.update(orjson.dumps([task.id, *(grid.tolist() for grid in task.test)]))
+        return digest.hexdigest()
+
+    @cached_property
+    def data_hash(self) -> str:
+        return hash_arrays(self.task_ids, self.arrays())
+
+    def settings(self) -> dict[str, Any]:
+        return {"task_ids": self.task_ids}
+
+    @staticmethod
+    def parse_settings(manifest: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+        ids = manifest.get("task_ids")
+        if not isinstance(ids, list) or not all(isinstance(task_id, str) for task_id in ids) or "data_hash" not in manifest:
+            raise ValueError("has no task ids or no data hash")
+        return {"task_ids": tuple(ids)}, {"tasks + 1": len(ids) + 1}
+
+    def faults(self) -> Iterator[str]:
+        last_task, last_grid = len(self.task_ids) - 1, len(self.grid_start) - 1
+        side, task, grid = (1, MAX_SIDE), (0, last_task), (0, last_grid)
+        yield from _out_of_range(self, ("cells",), 0, COLORS - 1)
+        yield from _out_of_range(self, ("grid_height", "grid_width", "pair_canvas", "test_canvas"), *side)
+        yield from _out_of_range(self, ("pair_task", "test_task"), *task)
+        yield from _out_of_range(self, ("pair_input", "pair_output", "test_input"), *grid)
+        yield from _out_of_range(self, ("transforms",), 0, TRANSFORMS - 1)
+        if list(self.task_ids) != sorted(set(self.task_ids)):
+            yield "task ids must be sorted and distinct"
+        areas = self.grid_height.astype(np.int64) * self.grid_width
+        if not np.array_equal(np.append(self.grid_start, len(self.cells)), np.cumsum([0, *areas])):
+            yield "grids must lie end to end in cells"
+        counts = np.bincount(self.pair_task, minlength=len(self.task_ids))
+        if not np.array_equal(self.pair_start, np.cumsum([0, *counts])) or np.any(np.diff(self.pair_task) < 0):
+            yield "pair_start must be the ranges of pair_task, ascending"
+        if np.any(np.diff(self.test_task) < 0):
+            yield "test_task must be ascending"
+        starts = self.transform_start
+        if starts[0] != 0 or np.any(np.diff(starts) < 1) or starts[-1] != len(self.transforms):
+            yield "transform_start must give each task a range of transforms"
+        if np.any(self.transforms[starts[:-1]]):
+            yield "the first transform of each task must be the identity, 0"
+        sizes = np.stack([self.grid_height, self.grid_width], axis=1)  # (G, 2)
+        if np.any(self.pair_canvas < np.maximum(sizes[self.pair_input], sizes[self.pair_output])):
+            yield "pair_canvas must hold both grids of each pair"
+        if np.any(self.test_canvas < sizes[self.test_input]):
+            yield "test_canvas must hold the test input"
+
+
+@dataclass(frozen=True, eq=False)
+class PuzzleDataset(Dataset):
+    """A dataset of P training puzzles and Q tests, of one kind and of side S: uint8 tokens (`PUZZLE_KINDS`).
+
+    To the networks it is one task with one transform, the identity: the task memory does not tell the views of puzzles apart.
+    """
+
+    FORMAT = "arc-trm-puzzles 1"
+    ARRAYS = {  # noqa: RUF012
+        "questions": ("uint8", "puzzles", "side", "side"),
+        "answers": ("uint8", "puzzles", "side", "side"),
+        "test_questions": ("uint8", "tests", "side", "side"),
+    }
+
+    kind: KindName
+    questions: Tokens
+    """(P, S, S) distinct, in the order of their tokens."""
+    answers: Tokens
+    """(P, S, S)"""
+    test_questions: Tokens
+    """(Q, S, S) in the order of their sources."""
+    augmentations: int
+    """Views of a training puzzle besides itself."""
+    seed: int
+    """Draws the views of sudokus."""
+    manifest: Mapping[str, Any]
+    task_ids: tuple[TaskId, ...] = field(default=(PUZZLE_TASK,), init=False)
+    transforms: Codes = field(default_factory=lambda: np.zeros(1, dtype=np.uint32), init=False)
+    transform_start: Starts = field(default_factory=lambda: np.array([0, 1], dtype=np.int64), init=False)
+
+    @cached_property
+    def data_hash(self) -> str:
+        return hash_arrays([self.kind, self.augmentations, self.seed], self.arrays())
+
+    @cached_property
+    def tests_hash(self) -> str:
+        """The SHA-256, in hex, of the tests to be predicted: kind, order and questions, whatever is trained on."""
+        return hash_arrays(self.kind, {"test_questions": self.test_questions})
+
+    def settings(self) -> dict[str, Any]:
+        return {"kind": self.kind, "augmentations": self.augmentations, "seed": self.seed}
+
+    @staticmethod
+    def parse_settings(manifest: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+        kind = manifest.get("kind")
+        if not isinstance(kind, str) or kind not in PUZZLE_KINDS or "data_hash" not in manifest:
+            raise ValueError(f"has no data hash or no kind of puzzles, which is one of {', '.join(PUZZLE_KINDS)}")
+        for name in ("augmentations", "seed"):
+            value = manifest.get(name)
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name} must be a number from 0 on, got {show_value(value)}")
+        most = PUZZLE_KINDS[kind].most_views
+        if most is not None and manifest["augmentations"] > most:
+            raise ValueError(f"augmentations must be 0..{most}, got {manifest['augmentations']}")
+        return {name: manifest[name] for name in ("kind", "augmentations", "seed")}, {}
+
+    def faults(self) -> Iterator[str]:
+        kind, side = PUZZLE_KINDS[self.kind], self.questions.shape[1]
+        if not len(self.questions):
+            yield "there are no training puzzles"
+        if side not in kind.sides:
+            yield f"the questions of a {kind.name} cannot be {side} x {side}"
+        yield from _out_of_range(self, self.ARRAYS, 1, len(kind.symbols(side)))
+        for name in ("questions", "test_questions"):
+            if not kind.keeps_rule(getattr(self, name)).all():
+                yield f"each of {name} must {kind.question_rule}"
+        if not kind.solves(self.questions, self.answers).all():
+            yield f"each of answers must {kind.answer_rule}"
+
+
+def load_dataset(folder: Path) -> TaskDataset | PuzzleDataset:
+    """Read the dataset in `folder`, of tasks or of puzzles. Raises FileNotFoundError and ValueError as `Dataset.load` does."""
+    manifest = _read_manifest(folder, (TaskDataset.FORMAT, PuzzleDataset.FORMAT))
+    return PuzzleDataset.load(folder) if manifest["format"] == PuzzleDataset.FORMAT else TaskDataset.load(folder)
 
 
 def canvas_of(dataset: Dataset) -> tuple[int, int]:
     """Return the number of tokens of `dataset`, padding included, and the side of its full canvas."""
-    if isinstance(dataset, PuzzleStore):
+    if isinstance(dataset, PuzzleDataset):
         return PUZZLE_KINDS[dataset.kind].vocabulary, dataset.questions.shape[1]
     return VOCABULARY, MAX_SIDE
 
 
-def make_packs(dataset: Dataset, canvas: Canvas, memory_tokens: int, examples: Examples = "pairs") -> Packs:
-    """Return what draws samples of `dataset` and makes packs of them; puzzles fill their canvas, whatever `canvas` is."""
-    if isinstance(dataset, PuzzleStore):
-        return PuzzlePackMaker(dataset, memory_tokens, examples)
-    return PackMaker(dataset, canvas, memory_tokens, examples)
+def hash_arrays(settings: object, arrays: Arrays) -> str:
+    """Return the SHA-256, in hex, of `settings` as JSON and of the names, dtypes, shapes and contents of `arrays`."""
+    digest = hashlib.sha256(orjson.dumps(settings))
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _read_manifest(folder: Path, formats: Collection[str]) -> dict[str, Any]:
+    for name in (MANIFEST_FILE, ARRAYS_FILE):
+        if not (folder / name).is_file():
+            what = f"no such file; a dataset has {MANIFEST_FILE} and {ARRAYS_FILE}"
+            raise FileNotFoundError(f"{show_path(folder / name)}: {what}")
+    manifest = read_object(folder / MANIFEST_FILE)
+    if manifest.get("format") not in formats:
+        what = f"expected format {' or '.join(map(repr, formats))}, got {show_value(manifest.get('format'))}"
+        raise ValueError(f"{show_path(folder / MANIFEST_FILE)}: not the manifest of a dataset of this version: {what}")
+    return manifest
+
+
+def _read_arrays(folder: Path, types: ArrayTypes, lengths: dict[str, int]) -> Arrays:
+    """Return the arrays by name. Raises ValueError where their types are not `types`, or their `lengths` not those given."""
+    where = show_path(folder / ARRAYS_FILE)
+    damage = damage_of(folder / ARRAYS_FILE)
+    if damage:
+        raise ValueError(f"{where}: truncated or not a safetensors file: {damage}")
+    try:
+        with safe_open(str(folder / ARRAYS_FILE), "np") as file:
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it has no other iterator
+            if found.keys() != types.keys():
+                missing, unknown = show_value(sorted(types.keys() - found)), show_value(sorted(found.keys() - types))
+                raise ValueError(f"{where}: not the arrays of a dataset: missing {missing}, unknown {unknown}")
+            for name, (dtype, *dimensions) in types.items():
+                kind, shape = _DTYPE_NAMES.get(found[name].get_dtype(), found[name].get_dtype()), found[name].get_shape()
+                if (kind, len(shape)) != (dtype, len(dimensions)):
+                    what = f"{len(dimensions)}-dimensional {dtype}, got {len(shape)}-dimensional {kind}"
+                    raise ValueError(f"{where}: {name} must be {what}")
+                named = zip(dimensions, shape, strict=True)
+                expected = [lengths.setdefault(each, length) if isinstance(each, str) else each for each, length in named]
+                if shape != expected:
+                    raise ValueError(f"{where}: {name} must have the shape {tuple(expected)}, got {tuple(shape)}")
+            return {name: file.get_tensor(name) for name in types}
+    except SafetensorError as error:
+        said = show_path(str(error)[:160])  # it may quote all of the header
+        raise ValueError(f"{where}: truncated or not a safetensors file: {said}") from error
+
+
+def _out_of_range(dataset: Dataset, names: Collection[str], least: int, greatest: int) -> Iterator[str]:
+    for name in names:
+        array = getattr(dataset, name)
+        if array.size and not least <= int(array.min()) <= int(array.max()) <= greatest:
+            yield f"{name} must be {least}..{greatest}, got {int(array.min())}..{int(array.max())}"

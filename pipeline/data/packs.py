@@ -1,24 +1,22 @@
-"""Packs: canvases of many views laid end to end, made when they are drawn.
+"""Packs: the tokens of many views laid end to end, without padding between them.
 
-Between the store and the networks. Nothing is kept: the tokens of a pack are computed from the store's grids, the transform and
-the shift of each sequence, all sequences at once.
+A pack is computed when it is drawn, all sequences at once, from the grids of the dataset and the transform and shift of each
+sequence. No tokens are stored.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from augment.canvas import EOS, FIRST_COLOR, PAD, Tokens
+from augment.canvas import EOS, FIRST_COLOR, PAD
 from augment.grid import COLORS, MAX_SIDE
 from augment.sudoku import draw_symmetries
 from augment.transform import decode_transforms
-from pipeline.data.puzzles.build import PuzzleStore
+from pipeline.data.dataset import Dataset, PuzzleDataset, TaskDataset
 from pipeline.data.puzzles.kinds import turn
-from pipeline.data.store import Store
 
 Integers = npt.NDArray[np.int64]
 
@@ -37,9 +35,9 @@ class Samples:
     """Which sequences a pack holds, one entry each; enough to make them again."""
 
     example: Integers
-    """(B,) training pair, or test input, of the store."""
+    """(B,) training pair, or test input, of the dataset."""
     transform: Integers
-    """(B,) position in the store's list of transforms; of puzzles, the number of the view, 0 as it is."""
+    """(B,) position in the dataset's list of transforms; of puzzles, the number of the view, where 0 is the puzzle itself."""
     shift: Integers
     """(B, 2) rows and columns by which the grids are moved on the full canvas."""
 
@@ -66,9 +64,9 @@ class Pack:
     offsets: Integers
     """(B, 2) row and column of the canvas's first cell on the full canvas."""
     task: Integers
-    """(B,) task in the store."""
+    """(B,) task in the dataset."""
     transform: Integers
-    """(B,) position in the store's list of transforms."""
+    """(B,) position in the dataset's list of transforms."""
     dihedral: Integers
     """(B,)"""
     colors: Integers
@@ -76,7 +74,7 @@ class Pack:
 
 
 class Packs(ABC):
-    """Draws samples of a dataset and makes packs of them: what training and prediction ask for."""
+    """Draws samples of a dataset and makes packs of them, for training and prediction."""
 
     def __init__(self, memory_tokens: int) -> None:
         self.memory_tokens = memory_tokens
@@ -91,7 +89,7 @@ class Packs(ABC):
 
     @abstractmethod
     def plain(self) -> Samples:
-        """Return every example once, as it is: seen through the identity and not shifted."""
+        """Return every example once, seen through the identity and not shifted."""
 
     @abstractmethod
     def order(self, samples: Samples) -> Integers:
@@ -118,115 +116,95 @@ class Packs(ABC):
 
 
 class PackMaker(Packs):
-    """Draws samples of a store of tasks and makes packs of them.
+    """Packs of ARC tasks: of training pairs, with labels, or of test inputs, without."""
 
-    `examples` is "pairs" (training pairs, with labels) or "tests" (test inputs, without).
-    """
-
-    def __init__(self, store: Store, canvas: Canvas, memory_tokens: int, examples: Examples = "pairs") -> None:
+    def __init__(self, dataset: TaskDataset, canvas: Canvas, memory_tokens: int, examples: Examples = "pairs") -> None:
         if canvas not in ("fitted", "full"):
             raise ValueError(f"canvas must be fitted or full, got {canvas!r}")
         super().__init__(memory_tokens)
-        self.store = store
+        self.dataset = dataset
         self.canvas = canvas
         pairs = examples == "pairs"
-        self.task = (store.pair_task if pairs else store.test_task).astype(np.int64)
-        self.input = (store.pair_input if pairs else store.test_input).astype(np.int64)
-        self.output = store.pair_output.astype(np.int64) if pairs else None
-        fitted = (store.pair_canvas if pairs else store.test_canvas).astype(np.int64)
-        self.box = fitted if canvas == "fitted" else self._boxes()
-        self.shape = fitted if canvas == "fitted" else np.full_like(fitted, MAX_SIDE)
-
-    def _boxes(self) -> Integers:
-        """Return what has to stay on a full canvas when it is shifted: the sizes that hold both grids. (P, 2)"""
-        sizes = np.stack((self.store.grid_height, self.store.grid_width), axis=1).astype(np.int64)
-        return sizes[self.input] if self.output is None else np.maximum(sizes[self.input], sizes[self.output])
+        self.task = (dataset.pair_task if pairs else dataset.test_task).astype(np.int64)
+        self.input = (dataset.pair_input if pairs else dataset.test_input).astype(np.int64)
+        self.output = dataset.pair_output.astype(np.int64) if pairs else None
+        self.shape = self.box = (dataset.pair_canvas if pairs else dataset.test_canvas).astype(np.int64)
+        if canvas == "full":  # the box is what has to stay on the canvas when it is shifted: both grids
+            sizes = np.stack((dataset.grid_height, dataset.grid_width), axis=1).astype(np.int64)
+            self.box = sizes[self.input] if self.output is None else np.maximum(sizes[self.input], sizes[self.output])
+            self.shape = np.full_like(self.shape, MAX_SIDE)
 
     def tokens(self, samples: Samples) -> Integers:
-        """Return the number of tokens of each sequence, memory tokens included. (B,)"""
         return self.shape[samples.example].prod(axis=1) + self.memory_tokens
 
     def draw(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw `count` training samples: a task, then one of its transforms and one of its pairs, all uniformly.
-
-        Raises ValueError where there are no pairs.
-        """
-        store = self.store
-        trained = np.flatnonzero(np.diff(store.pair_start))
+        """Draw a task, then one of its transforms and one of its pairs, all uniformly."""
+        dataset = self.dataset
+        trained = np.flatnonzero(np.diff(dataset.pair_start))
         if not len(trained):
             raise ValueError("the dataset has no training pairs")
         task = trained[rng.integers(len(trained), size=count)]
-        pair = store.pair_start[task] + _below(rng, np.diff(store.pair_start)[task])
-        transform = store.transform_start[task] + _below(rng, np.diff(store.transform_start)[task])
-        dihedral, _ = decode_transforms(store.transforms[transform])
-        room = MAX_SIDE - self._transposed(self.box[pair], dihedral) + 1
+        pair = dataset.pair_start[task] + _below(rng, np.diff(dataset.pair_start)[task])
+        transform = dataset.transform_start[task] + _below(rng, np.diff(dataset.transform_start)[task])
+        dihedral, _ = decode_transforms(dataset.transforms[transform])
+        room = MAX_SIDE - _transposed(self.box[pair], dihedral) + 1
         shifted = rng.random(count) < shift_probability
         shift = np.stack((_below(rng, room[:, 0]), _below(rng, room[:, 1])), axis=1) * shifted[:, None]
         return Samples(pair, transform, shift)
 
     def plain(self) -> Samples:
-        """Return every example once, seen through the identity and not shifted."""
-        identity = self.store.transform_start[self.task].astype(np.int64)
+        identity = self.dataset.transform_start[self.task].astype(np.int64)
         return Samples(np.arange(len(self.task)), identity, np.zeros((len(self.task), 2), np.int64))
 
     def order(self, samples: Samples) -> Integers:
-        """Return the order that puts sequences of one canvas shape side by side, shorter ones first. (B,)"""
-        shapes = self._shapes(samples)
+        dihedral, _ = decode_transforms(self.dataset.transforms[samples.transform])
+        shapes = _transposed(self.shape[samples.example], dihedral)
         return np.lexsort((shapes[:, 1], shapes[:, 0], shapes.prod(axis=1)))
 
     def make(self, samples: Samples) -> Pack:
-        """Make the pack of `samples`, which must be in `order`."""
-        shapes = self._shapes(samples)
-        codes = self.store.transforms[samples.transform]
+        example, still = samples.example, np.zeros_like(samples.shift)
+        codes = self.dataset.transforms[samples.transform]
         dihedral, colors = (part.astype(np.int64) for part in decode_transforms(codes))
-        on_canvas = samples.shift if self.canvas == "full" else np.zeros_like(samples.shift)
+        shapes = _transposed(self.shape[example], dihedral)
+        on_canvas, offsets = (samples.shift, still) if self.canvas == "full" else (still, samples.shift)
         areas = shapes.prod(axis=1)
         sequence = np.repeat(np.arange(len(samples)), areas)
         cell = np.arange(len(sequence)) - (np.cumsum(areas) - areas)[sequence]
         row, column = np.divmod(cell, shapes[sequence, 1])
-        place = _Place(sequence, row - on_canvas[sequence, 0], column - on_canvas[sequence, 1])
-        inputs = self._paint(self.input[samples.example], dihedral, colors, place)
-        labels = None
+        place = (sequence, row - on_canvas[sequence, 0], column - on_canvas[sequence, 1])
+        inputs, labels = self._paint(self.input[example], dihedral, colors, place), None
         if self.output is not None:
-            labels = self._paint(self.output[samples.example], dihedral, colors, place)
+            labels = self._paint(self.output[example], dihedral, colors, place)
             labels[labels == PAD] = IGNORED
-        offsets = np.zeros_like(samples.shift) if self.canvas == "full" else samples.shift
-        return Pack(inputs, labels, shapes, offsets, self.task[samples.example], samples.transform, dihedral, colors)
+        return Pack(inputs, labels, shapes, offsets, self.task[example], samples.transform, dihedral, colors)
 
-    def _shapes(self, samples: Samples) -> Integers:
-        dihedral, _ = decode_transforms(self.store.transforms[samples.transform])
-        return self._transposed(self.shape[samples.example], dihedral)
+    def _paint(
+        self, grid: Integers, dihedral: Integers, colors: Integers, place: tuple[Integers, Integers, Integers]
+    ) -> Integers:
+        """Return the token of every cell of the pack, where `grid` (B,) of the dataset is seen through the transforms.
 
-    @staticmethod
-    def _transposed(shapes: Integers, dihedral: npt.NDArray[np.uint8]) -> Integers:
-        return np.where(_TRANSPOSES[dihedral][:, None], shapes[:, ::-1], shapes)
-
-    def _paint(self, grid: Integers, dihedral: Integers, colors: Integers, place: "_Place") -> Integers:
-        """Return the token of every cell of the pack: `grid` (B,) of the store, seen through the transforms."""
-        store = self.store
-        height, width = store.grid_height[grid].astype(np.int64), store.grid_width[grid].astype(np.int64)
+        `place` is the sequence of each cell, and its row and column relative to the first cell of the grid.
+        """
+        dataset = self.dataset
+        height, width = dataset.grid_height[grid].astype(np.int64), dataset.grid_width[grid].astype(np.int64)
         first, per_row, per_column = _walk(height, width, dihedral)
         transposed = _TRANSPOSES[dihedral]
         seen_height, seen_width = np.where(transposed, width, height), np.where(transposed, height, width)
-        sequence, row, column = place.sequence, place.row, place.column
+        sequence, row, column = place
         row_end, column_end = seen_height[sequence], seen_width[sequence]
         on_row, on_column = (row >= 0) & (row < row_end), (column >= 0) & (column < column_end)
         inside = on_row & on_column
-        source = (store.grid_start[grid] + first)[sequence] + per_row[sequence] * row + per_column[sequence] * column
-        color = colors[sequence[inside], store.cells[source[inside]]]
+        source = (dataset.grid_start[grid] + first)[sequence] + per_row[sequence] * row + per_column[sequence] * column
+        color = colors[sequence[inside], dataset.cells[source[inside]]]
         border = (on_row & (column == column_end)) | (on_column & (row == row_end))
         tokens = np.where(border, EOS, PAD)
         tokens[inside] = color + FIRST_COLOR
         return tokens
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where each cell of a pack lies: its sequence, and its row and column relative to the grid's first cell."""
-
-    sequence: Integers
-    row: Integers
-    column: Integers
+def _transposed(shapes: Integers, dihedral: npt.NDArray[np.integer]) -> Integers:
+    """Return `shapes` (B, 2) as each is seen through its dihedral."""
+    return np.where(_TRANSPOSES[dihedral][:, None], shapes[:, ::-1], shapes)
 
 
 def _walk(height: Integers, width: Integers, dihedral: Integers) -> tuple[Integers, Integers, Integers]:
@@ -245,69 +223,60 @@ def _below(rng: np.random.Generator, bound: Integers) -> Integers:
 
 
 def step_generator(seed: int, step: int, pack: int, purpose: int = 0) -> np.random.Generator:
-    """Return the generator of one pack of one step: a function of its arguments alone, whatever was drawn before."""
+    """Return the generator of one pack of one step. It depends on the arguments only, not on what was drawn before."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, purpose, pack, step]))
 
 
 class PuzzlePackMaker(Packs):
-    """Draws samples of a store of puzzles and makes packs of them.
+    """Packs of puzzles: of training puzzles, with labels in every cell, or of test questions, without.
 
-    `examples` is "pairs" (training puzzles, with labels in every cell) or "tests" (test questions, without). Of a sample,
-    `transform` is the number of the view: 0 is the puzzle as it is, of a maze the others are dihedrals, of a sudoku symmetries
-    that follow from the seed of the store, the puzzle and the number. To the networks there is one task and one transform.
+    View 0 is the puzzle itself. The others are dihedrals of a maze, and symmetries of a sudoku that follow from the seed of the
+    dataset, the puzzle and the number of the view. To the networks there is one task and one transform.
     """
 
-    def __init__(self, store: PuzzleStore, memory_tokens: int, examples: Examples = "pairs") -> None:
+    def __init__(self, dataset: PuzzleDataset, memory_tokens: int, examples: Examples = "pairs") -> None:
         super().__init__(memory_tokens)
-        self.store = store
-        self.questions = store.questions if examples == "pairs" else store.test_questions
-        self.answers = store.answers if examples == "pairs" else None
+        self.dataset = dataset
+        self.questions = dataset.questions if examples == "pairs" else dataset.test_questions
+        self.answers = dataset.answers if examples == "pairs" else None
         self.side: int = self.questions.shape[1]
 
     def tokens(self, samples: Samples) -> Integers:
-        """Return the number of tokens of each sequence, memory tokens included. (B,)"""
         return np.full(len(samples), self.side * self.side + self.memory_tokens)
 
     def draw(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw `count` samples: a puzzle and one of its views, both uniformly. Nothing is shifted.
-
-        Raises ValueError where there are no puzzles.
-        """
+        """Draw a puzzle and one of its views, both uniformly. Nothing is shifted."""
         if not len(self.questions):
             raise ValueError("the dataset has no puzzles to draw")
         example = rng.integers(len(self.questions), size=count)
-        view = rng.integers(self.store.augmentations + 1, size=count)
+        view = rng.integers(self.dataset.augmentations + 1, size=count)
         return Samples(example, view, np.zeros((count, 2), np.int64))
 
     def plain(self) -> Samples:
-        """Return every puzzle once, as it is."""
         count = len(self.questions)
         return Samples(np.arange(count), np.zeros(count, np.int64), np.zeros((count, 2), np.int64))
 
     def order(self, samples: Samples) -> Integers:
-        """Return the order in which they are: all canvases have one shape. (B,)"""
         return np.arange(len(samples))
 
     def make(self, samples: Samples) -> Pack:
-        """Make the pack of `samples`: views of questions, and of answers where the examples are pairs."""
-        count, example = len(samples), samples.example
-        see = self._views(samples)
-        none = np.zeros(count, np.int64)
-        return Pack(
-            inputs=see(self.questions[example]).astype(np.int64).ravel(),
-            labels=None if self.answers is None else see(self.answers[example]).astype(np.int64).ravel(),
-            shapes=np.full((count, 2), self.side),
-            offsets=np.zeros((count, 2), np.int64),
-            task=none,
-            transform=none,
-            dihedral=none,
-            colors=np.tile(np.arange(COLORS), (count, 1)),
-        )
+        seen = [tokens[samples.example] for tokens in (self.questions, self.answers) if tokens is not None]
+        if self.dataset.kind == "maze":
+            seen = [turn(tokens, samples.transform) for tokens in seen]
+        else:
+            symmetries = draw_symmetries(self.dataset.seed, samples.example, samples.transform, self.side)
+            blank = np.uint8(1)  # the token of digit d is d + 1
+            seen = [symmetries.apply(tokens - blank) + blank for tokens in seen]
+        inputs, *labels = (tokens.astype(np.int64).ravel() for tokens in seen)
+        count, none = len(samples), np.zeros(len(samples), np.int64)
+        shapes, offsets = np.full((count, 2), self.side), np.zeros((count, 2), np.int64)
+        colors = np.tile(np.arange(COLORS), (count, 1))
+        return Pack(inputs, labels[0] if labels else None, shapes, offsets, none, none, none, colors)
 
-    def _views(self, samples: Samples) -> Callable[[Tokens], Tokens]:
-        """Return what shows tokens (B, S, S) as the views of `samples`."""
-        if self.store.kind == "maze":
-            return lambda tokens: turn(tokens, samples.transform)
-        symmetries = draw_symmetries(self.store.seed, samples.example, samples.transform, self.side)
-        blank = np.uint8(1)  # the token of digit d is d + 1
-        return lambda tokens: symmetries.apply(tokens - blank) + blank
+
+def make_packs(dataset: Dataset, canvas: Canvas, memory_tokens: int, examples: Examples = "pairs") -> Packs:
+    """Return the packs of a dataset of either kind; puzzles fill their canvas, whatever `canvas` is."""
+    if isinstance(dataset, PuzzleDataset):
+        return PuzzlePackMaker(dataset, memory_tokens, examples)
+    assert isinstance(dataset, TaskDataset)
+    return PackMaker(dataset, canvas, memory_tokens, examples)

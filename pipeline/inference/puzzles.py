@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from pipeline.config import PredictConfig
-from pipeline.data.dataset import make_packs
+from pipeline.data.packs import make_packs
 from pipeline.data.puzzles.build import PuzzleStore
 from pipeline.inference.forward import Asker
 from pipeline.inference.vote_file import source_name

@@ -11,7 +11,8 @@ from accelerate import Accelerator
 
 from eval.formatting import format_duration
 from pipeline.config import Config
-from pipeline.data.dataset import Dataset, make_packs
+from pipeline.data.dataset import Dataset
+from pipeline.data.packs import make_packs
 from pipeline.device import (
     to_batch,
 )

@@ -23,7 +23,7 @@ from eval.report.page import Report, make_page
 from eval.report.summary import format_seconds
 from eval.results import Attempt, Draft, InputEntry, TaskEntry, plural
 from eval.score import score_predictions
-from pipeline.data.folder import MANIFEST_FILE
+from pipeline.data.dataset import MANIFEST_FILE
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection, Source, load_source
 from pipeline.data.store import Store

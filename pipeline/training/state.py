@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pipeline.config import Config
-from pipeline.data.dataset import Dataset, make_packs
+from pipeline.data.dataset import Dataset
+from pipeline.data.packs import make_packs
 from pipeline.models.network import Network
 from pipeline.training.carry import Carry, begin
 from pipeline.training.communication import Together

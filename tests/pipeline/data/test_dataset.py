@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.dataset import load_dataset, make_packs
-from pipeline.data.folder import MANIFEST_FILE
-from pipeline.data.packs import Examples, PackMaker, PuzzlePackMaker
+from pipeline.data.dataset import MANIFEST_FILE, load_dataset
+from pipeline.data.packs import Examples, PackMaker, PuzzlePackMaker, make_packs
 from pipeline.data.puzzles.build import PuzzleStore
 from pipeline.data.store import Store
 from tests.pipeline.tiny import tiny_store

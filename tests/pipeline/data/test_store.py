@@ -11,8 +11,8 @@ import orjson
 import pytest
 import safetensors.numpy
 
-from pipeline.data import folder as folder_module
-from pipeline.data.folder import ARRAYS_FILE, MANIFEST_FILE
+from pipeline.data import dataset as dataset_module
+from pipeline.data.dataset import ARRAYS_FILE, MANIFEST_FILE
 from pipeline.data.store import Store
 
 GRIDS = ([[1, 2, 3], [4, 5, 6]], [[7]], [[0, 9]])
@@ -94,14 +94,14 @@ def test_the_hash_tells_ids_and_arrays_but_not_manifests() -> None:
 
 def test_a_save_that_was_cut_short_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path)
-    write = folder_module.replace_file
+    write = dataset_module.replace_file
 
     def stop_at_the_manifest(path: Path, content: bytes) -> None:
         if path.name == MANIFEST_FILE:
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr(folder_module, "replace_file", stop_at_the_manifest)
+    monkeypatch.setattr(dataset_module, "replace_file", stop_at_the_manifest)
     cells = make_store().cells.copy()
     cells[0] = 9
     with pytest.raises(KeyboardInterrupt):

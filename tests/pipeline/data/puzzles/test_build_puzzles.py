@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from augment.dihedral import apply_dihedral
 from augment.sudoku import draw_symmetries
-from pipeline.data.folder import ARRAYS_FILE, MANIFEST_FILE
+from pipeline.data.dataset import ARRAYS_FILE, MANIFEST_FILE
 from pipeline.data.puzzles.build import PuzzleStore, build_puzzles
 from pipeline.data.puzzles.kinds import KindName
 from pipeline.data.puzzles.sources import Puzzles
@@ -252,10 +252,16 @@ def test_arrays_of_other_puzzles_are_noticed(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda store: {"answers": store.answers[1:]}, "answers must have the shape (6, 4, 4), got (5, 4, 4)"),
-        (lambda store: {"test_questions": store.test_questions[:, 1:]}, "test_questions must be 4 x 4, got (3, 4)"),
+        (
+            lambda store: {"test_questions": store.test_questions[:, 1:]},
+            "must have the shape (6, 4, 4), got (6, 3, 4)",
+        ),
         (lambda store: {"questions": store.questions[:0], "answers": store.answers[:0]}, "there are no training puzzles"),
-        (lambda store: {"questions": store.questions[:, 1:]}, "the questions of a sudoku cannot be 3 x 4"),
-        (lambda store: {"questions": store.questions[:, 1:, 1:]}, "the questions of a sudoku cannot be 3 x 3"),
+        (lambda store: {"questions": store.questions[:, 1:]}, "questions must have the shape (6, 3, 3), got"),
+        (
+            lambda store: {name: part[:, 1:, 1:] for name, part in store.arrays().items()},
+            "the questions of a sudoku cannot be 3 x 3",
+        ),
         (lambda store: {"questions": store.questions - np.uint8(1)}, "questions must be 1..5, got 0..4"),
         (lambda store: {"test_questions": store.test_questions + np.uint8(1)}, "test_questions must be 1..5, got 2..6"),
         (lambda store: {"answers": store.questions}, "each of answers must be a solution"),
