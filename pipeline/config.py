@@ -1,8 +1,6 @@
 """One frozen dataclass a stage, joined in `Config`; overrides from the command line; the JSON beside every artefact."""
 
 import dataclasses
-import math
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from augment.transform import TRANSFORMS
 from augment.views import Policy
+from eval.decode import decode_value
 from eval.files import read_object
 from eval.formatting import show_path, show_value
 from eval.vote import RANKINGS
@@ -240,12 +239,6 @@ def _replace(config: Config, changes: Iterable[tuple[str, str, object]]) -> Conf
 
 def _parse(value: object, kind: Any, where: str) -> object:
     """Return `value`, text or a JSON value, as the field type `kind`."""
-    if typing.get_origin(kind) is Literal:
-        if value not in typing.get_args(kind):
-            raise ValueError(f"{where} must be one of {', '.join(map(str, typing.get_args(kind)))}, got {show_value(value)}")
-        return value
-    if isinstance(kind, types.UnionType) or kind not in (int, float, str, bool):
-        raise AssertionError(f"{where}: fields of type {kind} cannot be set")
     if kind is bool and value in ("true", "false"):
         return value == "true"
     if isinstance(value, str) and kind in (int, float):
@@ -253,13 +246,4 @@ def _parse(value: object, kind: Any, where: str) -> object:
             value = kind(value.replace("_", ""))
         except ValueError:
             raise ValueError(f"{where} must be of type {kind.__name__}, got {show_value(value)}") from None
-    if kind is float and type(value) is int:
-        try:
-            value = float(value)
-        except OverflowError:
-            raise ValueError(f"{where} must be finite, got a number of hundreds of digits") from None
-    if type(value) is not kind:
-        raise ValueError(f"{where} must be of type {kind.__name__}, got {show_value(value)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} must be finite, got {value}")
-    return value
+    return decode_value(kind, value, where)

@@ -7,13 +7,13 @@ import argparse
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import orjson
 
+from eval.decode import decode
 from eval.files import read_object, replace_file
 from eval.formatting import MOST_SECONDS, show_path, show_value
 from pipeline.data.sources import Selection
@@ -48,6 +48,11 @@ class Record:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Of each stage, in order, over all starts."""
 
+    def __post_init__(self) -> None:
+        Selection(self.max_side, self.hold_out)  # refuses what cannot be
+        if not all(0 <= seconds <= MOST_SECONDS for seconds in self.seconds.values()):
+            raise ValueError(f"seconds cannot be {show_value(self.seconds)}")
+
     @property
     def selection(self) -> Selection:
         """Which tasks of the sources were to be solved."""
@@ -80,7 +85,7 @@ def read_record(folder: Path) -> Record | None:
     path = folder / RECORD_FILE
     if not path.exists():
         return None
-    return _parse(read_object(path), show_path(path))
+    return decode(Record, read_object(path), show_path(path), ignore_unknown=True)  # of another version
 
 
 class Stopwatch:
@@ -115,33 +120,3 @@ def _write(folder: Path, record: Record) -> None:
         replace_file(folder / RECORD_FILE, orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     except (OSError, orjson.JSONEncodeError) as error:
         logger.warning("%s is not kept: %s", RECORD_FILE, error)
-
-
-def _parse(values: Mapping[str, Any], where: str) -> Record:
-    """Return the record of plain JSON values; fields of other versions are left out."""
-    if not isinstance(values.get("sources"), list):
-        raise ValueError(f"{where}: not the record of a run")
-    given: dict[str, Any] = {}
-    for each in fields(Record):
-        value = values.get(each.name)
-        if value is None:
-            continue
-        if each.type == tuple[str, ...]:
-            right = isinstance(value, list) and all(isinstance(item, str) for item in value)
-            value = tuple(value) if right else value
-        elif each.name == "seconds":
-            right = isinstance(value, dict) and all(_are_seconds(item) for item in value.values())
-        else:
-            right = type(value) is (int if each.name in ("max_side", "seed", "starts") else type(each.default))
-        if not right:
-            raise ValueError(f"{where}: {each.name} cannot be {show_value(value)}")
-        given[each.name] = value
-    try:
-        Selection(given.get("max_side"), given.get("hold_out", False))
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return Record(**given)
-
-
-def _are_seconds(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value <= MOST_SECONDS  # type: ignore[operator]
