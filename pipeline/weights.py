@@ -1,7 +1,7 @@
-"""Weights files: what predictions use, safetensors without pickle, everything by name.
+"""Weights files: what predictions use, by name, in safetensors without pickle; and the folders of checkpoints that hold them.
 
-Written beside what training needs to go on (pipeline.training.checkpoint), read by prediction and by later trainings: rows of
-the task memory are found again by task and transform.
+A checkpoint (pipeline.training.checkpoint) has a weights file beside what training needs to go on. Predictions and later
+trainings read it; rows of the task memory are found again by task and transform.
 """
 
 import logging
@@ -52,20 +52,18 @@ def checkpoint_name(step: int) -> str:
 
 FORMAT = "arc-trm-weights 1"
 
-_ROWS = "memory.rows"
-
-_RESIDUAL = "memory.residual.rows"
+_ROWS, _RESIDUAL = "memory.rows", "memory.residual.rows"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What predictions use, as read from a weights file."""
+    """The content of a weights file."""
 
     path: Path
     config: Config
     step: int
     data_hash: str
-    """Of the dataset that it was trained on."""
+    """Of the dataset that the network was trained on."""
     task_ids: tuple[str, ...]
     """Rows of the task memory."""
     tensors: dict[str, Tensor]
@@ -76,7 +74,7 @@ class Weights:
 
 
 class TrainedOn(Protocol):
-    """What weights have to know of the dataset that they were trained on: any `Dataset`, or what a foreign one is known by."""
+    """What a weights file says of the dataset of its training: that of any `Dataset`, or of one that is not ours."""
 
     @property
     def task_ids(self) -> tuple[TaskId, ...]: ...
@@ -92,7 +90,7 @@ class TrainedOn(Protocol):
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, store: TrainedOn, step: int) -> None:
-    """Write a weights file, by way of a temporary file."""
+    """Write a weights file in one step. Raises OSError."""
     metadata = {
         "format": FORMAT,
         "config": orjson.dumps(config.to_json()).decode(),
@@ -104,39 +102,42 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, stor
         "views.transforms": torch.from_numpy(store.transforms.astype(np.int64)),
         "views.transform_start": torch.from_numpy(store.transform_start.astype(np.int64)),
     }
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()} | views
-    write_tensors(path, plain, metadata)
+    write_tensors(path, dict(tensors) | views, metadata)
 
 
 def load_weights(path: Path) -> Weights:
     """Read a weights file, or that of a checkpoint, or of the newest checkpoint of a `checkpoints/` or run folder.
 
-    Of several checkpoints, damaged ones are passed over, with a line in the log. Raises FileNotFoundError or ValueError, naming
-    the file, when there is none or it is not ours; Damaged, a ValueError, when it is damaged.
+    Raises FileNotFoundError or ValueError, naming the file, where there is none or it is not ours; Damaged, a ValueError, where
+    it, or every checkpoint in the folder, is damaged.
     """
-    if path.is_dir() and not (path / WEIGHTS).is_file():
-        for folder in (path, path / "checkpoints"):
-            if checkpoints(folder):
-                weights = newest_weights(folder)
-                if weights is None:
-                    raise Damaged(f"{folder}: every checkpoint in it is damaged")
-                return weights
-    return read_weights(find_weights(path))
+    if path.is_file():
+        return read_weights(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such weights file or folder")
+    if (path / WEIGHTS).is_file():
+        return read_weights(path / WEIGHTS)
+    for folder in (path, path / "checkpoints"):
+        if checkpoints(folder):
+            weights = newest_weights(folder)
+            if weights is None:
+                raise Damaged(f"{folder}: every checkpoint in it is damaged")
+            return weights
+    raise FileNotFoundError(f"{path}: no {WEIGHTS} and no checkpoint in this folder")
 
 
 def newest_weights(folder: Path) -> Weights | None:
     """Return the weights of the undamaged checkpoint with most steps in `folder`, None where there is none.
 
-    A line in the log names each that is passed over. It stays where it is: somebody may be training there.
+    Damaged ones are skipped with a warning and stay where they are: a training may be using the folder.
     """
-    passed_over: set[Path] = set()
-    while left := [checkpoint for checkpoint in checkpoints(folder) if checkpoint not in passed_over]:
-        newest = left[-1]
+    skipped: set[Path] = set()
+    while left := [checkpoint for checkpoint in checkpoints(folder) if checkpoint not in skipped]:
         try:
-            return read_weights(newest / WEIGHTS)
+            return read_weights(left[-1] / WEIGHTS)
         except (Damaged, FileNotFoundError) as error:
-            passed_over.add(newest)
-            logger.warning("%s; this checkpoint is passed over", error)
+            skipped.add(left[-1])
+            logger.warning("%s; this checkpoint is skipped", error)
     return None
 
 
@@ -177,7 +178,7 @@ def _require_views(weights: Weights) -> None:
 
 
 def _require_tensors(weights: Weights) -> None:
-    """Raise ValueError unless the tensors are those that the config calls for, float32 and finite."""
+    """Raise ValueError unless the tensors are those of a network of the config, float32 and finite."""
     config, tensors = weights.config, weights.tensors
     if config.model.layers > len(tensors):
         raise ValueError(f"{config.model.layers} layers, but {len(tensors)} tensors")
@@ -185,7 +186,7 @@ def _require_tensors(weights: Weights) -> None:
         with torch.device("meta"):  # nothing is allocated, whatever sizes the config has
             network = make_network(config.model, config.memory, len(weights.task_ids), len(weights.transforms), 0)
     except (RuntimeError, TypeError, OverflowError, MemoryError, AssertionError) as error:
-        raise ValueError(f"no network can be made of its config: {show_value(str(error))}") from None
+        raise ValueError(f"its config does not describe a network: {show_value(str(error))}") from None
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     for name in sorted(expected.keys() ^ tensors.keys()):
         raise ValueError(f"{show_name(name)} is {'missing' if name in expected else 'not of its network'}")
@@ -199,40 +200,26 @@ def _require_tensors(weights: Weights) -> None:
             raise ValueError(f"{name} has values that are not finite")
 
 
-def find_weights(path: Path) -> Path:
-    """Return the weights file that `path` stands for: itself, or the newest of a run or checkpoint folder."""
-    if path.is_file():
-        return path
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such weights file or folder")
-    if (path / WEIGHTS).is_file():
-        return path / WEIGHTS
-    for folder in (path, path / "checkpoints"):
-        newest = newest_checkpoint(folder)
-        if newest:
-            return newest / WEIGHTS
-    raise FileNotFoundError(f"{path}: no {WEIGHTS} and no checkpoint in this folder")
-
-
 @dataclass(frozen=True)
 class Transplant:
-    """What happened when weights met a store."""
+    """How the task memory of weights was used for the tasks of a dataset."""
 
     known: int
     """Tasks whose memory was found by id."""
     new: int
     """Tasks that start from the mean of the old ones."""
     unused: int
-    """Tasks of the weights that the store does not have."""
+    """Tasks of the weights that the dataset does not have."""
 
     def __str__(self) -> str:
         return f"task memory: {self.known} tasks by id, {self.new} new from the mean, {self.unused} not needed"
 
 
 def transplant(weights: Weights, network: Network, store: Dataset) -> Transplant:
-    """Load `weights` into `network`, made for `store`: trunk by name, memory rows by task id (and transform), else the mean.
+    """Load `weights` into `network`, made for the tasks of `store`: trunk by name, memory rows by task id (and transform).
 
-    Residual rows of other views are zero. Raises ValueError that names what differs when the architectures do not match.
+    Rows of new tasks are the mean of the old ones; residual rows of new views are zero. Raises ValueError that names what
+    differs where the architectures do not match.
     """
     different = _differences(weights, network)
     if different:
@@ -240,12 +227,18 @@ def transplant(weights: Weights, network: Network, store: Dataset) -> Transplant
         raise ValueError(f"{weights.path}: weights of another architecture, {listed} differ; use the config they come with")
     old_row = {task: row for row, task in enumerate(weights.task_ids)}
     known = [task in old_row for task in store.task_ids]
+    old, starts = weights.tensors[_ROWS], weights.transform_start.tolist()
+    mean, means = old.mean(0), []
+    for task, is_known in zip(store.task_ids, known, strict=True):
+        if not is_known:
+            means.append(mean)
+        elif weights.config.memory.kind == "table":
+            means.append(old[slice(*starts[old_row[task] : old_row[task] + 2])].mean(0))
+        else:
+            means.append(old[old_row[task]])
+    rows = {_ROWS: torch.stack(means)}
     if weights.config.memory.kind == "table":
-        rows = {_ROWS: _view_rows(_ROWS, weights, store, old_row, _task_means(weights, store, old_row))}
-    else:
-        old = weights.tensors[_ROWS]
-        mean = old.mean(0)
-        rows = {_ROWS: torch.stack([old[old_row[task]] if task in old_row else mean for task in store.task_ids])}
+        rows = {_ROWS: _view_rows(_ROWS, weights, store, old_row, rows[_ROWS])}
     if _RESIDUAL in weights.tensors:
         zeros = torch.zeros(len(store.task_ids), weights.tensors[_RESIDUAL].shape[1])
         rows[_RESIDUAL] = _view_rows(_RESIDUAL, weights, store, old_row, zeros)
@@ -254,11 +247,11 @@ def transplant(weights: Weights, network: Network, store: Dataset) -> Transplant
 
 
 def _differences(weights: Weights, network: Network) -> list[str]:
-    """Return the names of tensors that do not fit, and of settings that the weights rely on but no tensor shows."""
+    """Return the names of tensors that do not fit, and of settings that differ without changing the shape of a tensor."""
     own, given = network.state_dict(), weights.tensors
     names = sorted(own.keys() ^ given.keys())
     for name in sorted(own.keys() & given.keys()):
-        compared = slice(1, None) if name in (_ROWS, _RESIDUAL) else slice(None)  # how many rows depends on the tasks
+        compared = slice(1, None) if name in (_ROWS, _RESIDUAL) else slice(None)  # the number of rows depends on the tasks
         if own[name].shape[compared] != given[name].shape[compared]:
             names.append(name)
     heads = ("heads",) if network.reasoner.config.mixing == "attention" else ()
@@ -270,18 +263,10 @@ def _differences(weights: Weights, network: Network) -> list[str]:
     return names
 
 
-def _task_means(weights: Weights, store: Dataset, old_row: Mapping[str, int]) -> Tensor:
-    """Return for each task of `store` the mean of its rows in the weights' table, else the mean of all rows."""
-    old, starts = weights.tensors[_ROWS], weights.transform_start.tolist()
-    overall = old.mean(0)
-    ranges = [slice(*starts[old_row[task] : old_row[task] + 2]) if task in old_row else None for task in store.task_ids]
-    return torch.stack([overall if rows is None else old[rows].mean(0) for rows in ranges])
-
-
-def _view_rows(name: str, weights: Weights, store: Dataset, old_row: Mapping[str, int], otherwise: Tensor) -> Tensor:
-    """Return a row for each view of `store`: from tensor `name` that of its task and transform, else `otherwise` its task's."""
+def _view_rows(name: str, weights: Weights, store: Dataset, old_row: Mapping[str, int], default: Tensor) -> Tensor:
+    """Return a row for each view of `store`: that of its task and transform in tensor `name`, else the task's of `default`."""
     old, starts = weights.tensors[name], weights.transform_start.tolist()
-    rows = otherwise.repeat_interleave(torch.from_numpy(np.diff(store.transform_start).astype(np.int64)), 0)
+    rows = default.repeat_interleave(torch.from_numpy(np.diff(store.transform_start).astype(np.int64)), 0)
     for task, task_id in enumerate(store.task_ids):
         if task_id not in old_row:
             continue

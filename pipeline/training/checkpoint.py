@@ -1,13 +1,14 @@
-"""Training checkpoints, written and read: weights, and all that training needs to go on as if it had never stopped.
+"""Checkpoints: weights, and everything else that training needs to continue as if it had never stopped.
 
-All processes write together: a checkpoint is complete or not there. Damaged ones are set aside when they are read.
+All processes write one together, and its folder appears when it is complete. A damaged one is renamed when it is read, and the
+next older one is used. Every file has a checksum of its content; `training.json`, written last, also has those of the others.
 """
 
 import errno
 import logging
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,27 +19,37 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from eval.files import replace_file, sync
+from eval.files import read_object, sync, write_json
 from pipeline.config import Config
 from pipeline.data.packs import Samples
 from pipeline.device import from_main
-from pipeline.tensor_files import Damaged, read_checked_json, read_checksum, read_tensors, write_checked_json, write_tensors
+from pipeline.tensor_files import CHECKSUM, Damaged, json_checksum, read_checksum, read_tensors, write_tensors
 from pipeline.training.carry import Carry, Wishes
-from pipeline.training.metrics import Progress, Totals
+from pipeline.training.metrics import Progress, Totals, drop_lines_after
 from pipeline.training.state import TrainState
 from pipeline.weights import WEIGHTS, checkpoint_name, checkpoints, read_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
-_STATE = "training.json"
+_STATE, _TENSORS = "training.json", "training.safetensors"
 
 _FILE = re.compile(r"[a-z0-9-]+\.safetensors")
+
+_SAMPLES = ("example", "transform", "shift", "segments")
+"""Names of the arrays that describe the sequences of a carry."""
+
+_FREE = {"steps", "packs", "pieces", "execution", "log_steps", "checkpoint_seconds", "checkpoint_steps", "checkpoints_kept"}
+"""Settings of training that a resumed run may change."""
+
+
+class CheckpointFailed(OSError):
+    """A process could not write its part of a checkpoint; raised in every process."""
 
 
 def begin_checkpoint(folder: Path, step: int) -> Path:
     """Return a fresh, hidden folder for the checkpoint of `step`; `finish_checkpoint` makes it visible."""
     temporary = folder / f".{checkpoint_name(step)}"
-    for unfinished in folder.glob(".step-*"):  # of saves that were cut short
+    for unfinished in folder.glob(".step-*"):  # left by a save or a removal that was interrupted
         shutil.rmtree(unfinished, ignore_errors=True)
     temporary.mkdir(parents=True)
     return temporary
@@ -56,7 +67,7 @@ def finish_checkpoint(temporary: Path, kept: int) -> Path:
 
 
 def keep_newest(folder: Path, kept: int) -> list[str]:
-    """Remove all checkpoints in `folder` but the newest `kept`; return their names."""
+    """Remove all checkpoints in `folder` but the newest `kept`; return the names of those that were removed."""
     old = checkpoints(folder)[:-kept]
     for checkpoint in old:
         _remove(checkpoint)
@@ -64,25 +75,38 @@ def keep_newest(folder: Path, kept: int) -> list[str]:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint, hidden first: one that is half removed shall not be taken for one that is damaged."""
+    """Hide a checkpoint, then remove it: an interrupted removal must not look like a damaged checkpoint."""
     hidden = checkpoint.with_name(f".{checkpoint.name}.removed")
     shutil.rmtree(hidden, ignore_errors=True)
     checkpoint.rename(hidden)
     shutil.rmtree(hidden, ignore_errors=True)
 
 
+def set_aside(damaged: Path) -> Path:
+    """Rename the folder of a damaged checkpoint so that it is no longer found; return the new path."""
+    renamed = damaged.with_name(f"damaged-{damaged.name}")
+    shutil.rmtree(renamed, ignore_errors=True)  # an earlier one of the same step
+    damaged.rename(renamed)
+    return renamed
+
+
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write `training.json`, the last file of a checkpoint, with the checksums of the others."""
-    files = {path.name: read_checksum(path) for path in sorted(folder.glob("*.safetensors"))}
-    write_checked_json(folder / _STATE, dict(state) | {"files": files})
+    """Write `training.json`, the last file of a checkpoint, with its own checksum and those of the other files."""
+    value = dict(state) | {"files": {path.name: read_checksum(path) for path in sorted(folder.glob("*.safetensors"))}}
+    write_json(folder / _STATE, value | {CHECKSUM: json_checksum(value)})
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     """Return what `write_state` was given. Raises Damaged, also where another file of the checkpoint is missing or replaced."""
     try:
-        state = read_checked_json(folder / _STATE)
+        state = read_object(folder / _STATE)
+        stored = state.pop(CHECKSUM, None)  # checkpoints of early versions have none
+        if stored is not None and stored != json_checksum(state):
+            raise ValueError(f"{_STATE} does not have the checksum that was written with it")
     except FileNotFoundError:
         raise Damaged(f"{folder}: damaged, {_STATE} is missing") from None
+    except (ValueError, orjson.JSONEncodeError) as error:  # orjson does not write as deep a nesting as it reads
+        raise Damaged(f"{folder}: damaged, {error}") from None
     files = state.get("files", {})
     if not isinstance(files, dict) or any(not _FILE.fullmatch(name) for name in files):
         raise Damaged(f"{folder}: damaged, {_STATE} does not name the files of a checkpoint")
@@ -94,48 +118,25 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def set_aside(damaged: Path) -> Path:
-    """Rename the folder of a damaged checkpoint, so that nobody takes it for one; return what it is called now."""
-    renamed = damaged.with_name(f"damaged-{damaged.name}")
-    shutil.rmtree(renamed, ignore_errors=True)  # an earlier one of the same step
-    damaged.rename(renamed)
-    return renamed
-
-
-TRAINING = "training.safetensors"
-
-SAMPLES = ("example", "transform", "shift", "segments")
-"""Of the sequences that a pack carries."""
-
-
-class CheckpointFailed(OSError):
-    """A checkpoint could not be written by one of the processes; each of them raises it."""
-
-
 def save_checkpoint(state: TrainState) -> None:
-    """Write a checkpoint of the trainer's step, all processes together: the folder appears when it is complete.
+    """Write a checkpoint of the step of `state`, all processes together.
 
-    On a full disk the checkpoints before the newest make room for it. Raises CheckpointFailed, in every process, where one of
-    them cannot write nevertheless; nothing of it stays then.
+    On a full disk, the checkpoints before the newest are removed and it is written again. Raises CheckpointFailed, in every
+    process, where one of them still cannot write its part; nothing of the checkpoint remains then.
     """
     try:
         _write_checkpoint(state)
     except CheckpointFailed as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _make_room(state, error):
+        removed = list[str]()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if state.accelerator.is_main_process:
+                with suppress(OSError):  # of a disk that cannot even remove
+                    removed = keep_newest(state.out / "checkpoints", 1)
+            removed = from_main(state.accelerator, removed)
+        if not removed:
             raise
-        _write_checkpoint(state)
-
-
-def _make_room(state: TrainState, error: CheckpointFailed) -> bool:
-    """Remove all checkpoints but the newest; return, in every process, whether that was possible and there were any."""
-    accelerator, removed = state.accelerator, list[str]()
-    if accelerator.is_main_process:
-        with suppress(OSError):  # a disk that does not even let go
-            removed = keep_newest(state.out / "checkpoints", 1)
-    removed = from_main(accelerator, removed)
-    if removed and accelerator.is_main_process:
         logger.warning("%s; removed to make room: %s", error, ", ".join(removed))
-    return bool(removed)
+        _write_checkpoint(state)
 
 
 def _write_checkpoint(state: TrainState) -> None:
@@ -146,42 +147,51 @@ def _write_checkpoint(state: TrainState) -> None:
     def write_shared() -> None:
         begin_checkpoint(temporary.parent, step)
         save_weights(temporary / WEIGHTS, state.weights(), state.config, state.store, step)
-        write_tensors(temporary / TRAINING, _plain(training_tensors(state)))
+        write_tensors(temporary / _TENSORS, training_tensors(state))
 
     def write_own() -> None:
-        carried = _carried(state.carries)
+        carried = _carried_tensors(state.carries)
         if carried:
-            write_tensors(temporary / carry_file(accelerator.process_index), carried)
+            write_tensors(temporary / _carry_file(accelerator.process_index), carried)
 
     def finish() -> None:
-        write_state(temporary, _state(state, totals))
+        write_state(
+            temporary,
+            {
+                "progress": asdict(state.progress),
+                "totals": asdict(totals),
+                "average_step": state.average.step if state.average else 0,
+                "config": state.config.to_json(),
+                "data_hash": state.store.data_hash,
+                "processes": accelerator.num_processes,
+                "packs": state.all_packs,
+                "dtype": str(state.dtype),
+                "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
+            },
+        )
         finish_checkpoint(temporary, state.config.train.checkpoints_kept)
 
-    for write, everybody in ((write_shared, False), (write_own, True), (finish, False)):
-        problem = _try(write) if everybody or accelerator.is_main_process else None
-        problems = gather_object([problem]) if accelerator.num_processes > 1 else [problem]  # here they wait for each other
-        for found in filter(None, problems):
+    for write, in_every_process in ((write_shared, False), (write_own, True), (finish, False)):
+        problems: list[tuple[object, ...] | None] = [None]
+        if in_every_process or accelerator.is_main_process:
+            try:
+                write()
+            except OSError as error:
+                problems = [error.args if error.errno is None else (error.errno, error.strerror, error.filename)]
+        if accelerator.num_processes > 1:
+            problems = gather_object(problems)  # the processes wait for each other here
+        for problem in filter(None, problems):
             if accelerator.is_main_process:
                 shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointFailed(*found)
+            raise CheckpointFailed(*problem)
 
 
-def _try(write: Callable[[], None]) -> tuple[object, ...] | None:
-    """Write; return what an OSError is made of, None where there was none."""
-    try:
-        write()
-    except OSError as error:
-        return (error.errno, error.strerror, error.filename) if error.errno is not None else error.args
-    return None
-
-
-def carry_file(process: int) -> str:
-    """Return the name of the file of what a process carries."""
+def _carry_file(process: int) -> str:
     return f"carry-{process}.safetensors"
 
 
 def training_tensors(state: TrainState) -> dict[str, Tensor]:
-    """Return all that training keeps between steps, by name, but for what is carried."""
+    """Return all tensors that training keeps between steps, by name, except the carries."""
     tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
     if state.average:
         tensors |= {f"average.{name}": tensor for name, tensor in state.average.resume_state().items()}
@@ -191,45 +201,22 @@ def training_tensors(state: TrainState) -> dict[str, Tensor]:
     return tensors | {"rng": torch.get_rng_state()}
 
 
-def _state(state: TrainState, totals: Totals) -> dict[str, object]:
-    scaler = state.accelerator.scaler
-    return {
-        "progress": asdict(state.progress),
-        "totals": asdict(totals),
-        "average_step": state.average.step if state.average else 0,
-        "config": state.config.to_json(),
-        "data_hash": state.store.data_hash,
-        "processes": state.accelerator.num_processes,
-        "packs": state.all_packs,
-        "dtype": str(state.dtype),
-        "scaler": scaler.state_dict() if scaler is not None else {},
-    }
-
-
-def _carried(carries: Mapping[int, Carry]) -> dict[str, Tensor]:
+def _carried_tensors(carries: Mapping[int, Carry]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for pack, carry in carries.items():
         if carry.state is None:
             continue
         arrays = (carry.samples.example, carry.samples.transform, carry.samples.shift, carry.segments)
-        tensors |= {f"{pack}.{name}": torch.from_numpy(array) for name, array in zip(SAMPLES, arrays, strict=True)}
+        tensors |= {f"{pack}.{name}": torch.from_numpy(array) for name, array in zip(_SAMPLES, arrays, strict=True)}
         tensors |= {f"{pack}.state{i}": part for i, part in enumerate(carry.state)}
         if carry.wishes is not None:
             tensors[f"{pack}.wishes"] = torch.from_numpy(carry.wishes.take())
-    return _plain(tensors)
-
-
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-_FREE = {"steps", "packs", "pieces", "execution", "log_steps", "checkpoint_seconds", "checkpoint_steps", "checkpoints_kept"}
-"""Settings of training that a resumed run may change."""
+    return tensors
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """A checkpoint as one process has read it: complete, and of the shapes that its trainer has."""
+    """A checkpoint as one process has read it: complete, with tensors of the shapes of its own state."""
 
     tensors: dict[str, Tensor]
     average_step: int
@@ -240,13 +227,13 @@ class _Stored:
     packs: int
     """Of a step, over all processes, when it was written."""
     carries: dict[int, Carry]
-    """Of the packs of this process from now on, as far as they were there then."""
+    """Of the packs that this process computes from now on, where they existed then."""
 
 
 def load_checkpoint(state: TrainState) -> bool:
-    """Bring `state` to the newest checkpoint of its output folder that is not damaged; return whether there was one.
+    """Restore `state` from the newest checkpoint of its output folder that is not damaged; return whether there was one.
 
-    Damaged ones are renamed. Raises ValueError when a checkpoint belongs to other data or another config.
+    Damaged ones are renamed. Raises ValueError where a checkpoint belongs to other data or another config.
     """
     accelerator = state.accelerator
     folders = from_main(accelerator, checkpoints(state.out / "checkpoints"))
@@ -266,24 +253,24 @@ def load_checkpoint(state: TrainState) -> bool:
             logger.warning("%s; the checkpoint is called %s now", next(filter(None, problems)), renamed.name)
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        _truncate_metrics(state.out / "metrics.jsonl", 0)
+        drop_lines_after(state.out / "metrics.jsonl", 0)
     if folders:
         logger.warning("no checkpoint is left that can be read; training starts from the beginning")
     return False
 
 
 def _read(state: TrainState, folder: Path) -> _Stored:
-    """Read what this process needs of a checkpoint; the trainer stays as it is.
+    """Read what this process needs of a checkpoint and leave `state` as it is.
 
     Raises Damaged or OSError where it cannot be read, another ValueError where it belongs to another run.
     """
     saved = read_state(folder)
     try:
-        config = _check(state, folder, saved)
+        config = _require_same_run(state, folder, saved)
         if state.accelerator.is_main_process:
             read_weights(folder / WEIGHTS)
-        tensors, _ = read_tensors(folder / TRAINING)
-        _check_shapes(state, folder / TRAINING, tensors)
+        tensors, _ = read_tensors(folder / _TENSORS)
+        _require_shapes(state, folder / _TENSORS, tensors)
         processes, progress, totals = saved["processes"], Progress(**saved["progress"]), Totals(**saved["totals"])
         packs = saved.get("packs") or config.train.packs or processes
         carries = _read_carries(state, folder, processes, packs)
@@ -293,12 +280,17 @@ def _read(state: TrainState, folder: Path) -> _Stored:
 
 
 def _apply(state: TrainState, folder: Path, stored: _Stored) -> None:
-    """Let `state` go on from `stored`."""
+    """Let `state` continue from `stored`."""
     device, processes = state.accelerator.device, state.accelerator.num_processes
-    state.network.load_state_dict(_part(stored.tensors, "network"))
+    state.network.load_state_dict(_section(stored.tensors, "network"))
     if state.average:
-        state.average.load(_part(stored.tensors, "average"), stored.average_step)
-    _load_optimizer(state, _part(stored.tensors, "optimizer"))
+        state.average.load(_section(stored.tensors, "average"), stored.average_step)
+    parameters = dict(state.network.named_parameters())
+    states: dict[Tensor, dict[str, Tensor]] = {}
+    for name, tensor in _section(stored.tensors, "optimizer").items():
+        parameter, _, key = name.rpartition(":")
+        states.setdefault(parameters[parameter], {})[key] = tensor.to("cpu" if key == "step" else device)
+    state.optimizer.load_states(states)
     torch.set_rng_state(stored.tensors["rng"])
     if state.accelerator.scaler is not None and stored.scaler:
         state.accelerator.scaler.load_state_dict(stored.scaler)
@@ -308,25 +300,25 @@ def _apply(state: TrainState, folder: Path, stored: _Stored) -> None:
     state.progress = stored.progress
     if state.accelerator.is_main_process:
         state.totals = stored.totals
-        _truncate_metrics(state.out / "metrics.jsonl", state.progress.step)
+        drop_lines_after(state.out / "metrics.jsonl", state.progress.step)
     logger.info("resumed at step %d from %s", state.progress.step, folder)
     if (processes, packs) != (stored.processes, stored.packs):
         before = f"{stored.processes} processes with {stored.packs} packs a step"
         logger.warning("before: %s; now: %d processes with %d packs a step", before, processes, packs)
 
 
-def packs_after(asked: int, before: int, processes: int) -> int:
-    """Return the packs of a step after a resume: those `asked` for, else as many as `before` if the processes can share them.
+def packs_after(configured: int, before: int, processes: int) -> int:
+    """Return the packs of a step after a resume: those that are `configured`, else as many as `before` if they divide evenly.
 
-    Packs that are new begin with fresh sequences; those that are no more are forgotten with theirs.
+    Packs that are new begin with fresh sequences; those of packs that are gone are dropped.
     """
-    if asked:
-        return asked
+    if configured:
+        return configured
     return before if before % processes == 0 else processes
 
 
-def _check(state: TrainState, folder: Path, saved: Mapping[str, Any]) -> Config:
-    """Return the config of a checkpoint. Raises ValueError, naming what differs, where this run cannot go on from it."""
+def _require_same_run(state: TrainState, folder: Path, saved: Mapping[str, Any]) -> Config:
+    """Return the config of a checkpoint. Raises ValueError, naming what differs, where this run cannot continue from it."""
     try:
         config = Config.from_json(saved["config"])
     except ValueError as error:
@@ -344,44 +336,34 @@ def _check(state: TrainState, folder: Path, saved: Mapping[str, Any]) -> Config:
     return config
 
 
-def _check_shapes(state: TrainState, path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise Damaged unless `tensors` are those that training keeps, of the shapes that they have here."""
+def _require_shapes(state: TrainState, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise Damaged unless `tensors` have the names and shapes of `training_tensors`; the optimizer may have no states yet."""
     expected = {name: tensor.shape for name, tensor in training_tensors(state).items() if not name.startswith("optimizer.")}
     parameters = dict(state.network.named_parameters())
-    for name in _part(tensors, "optimizer"):
+    for name in _section(tensors, "optimizer"):
         parameter, _, key = name.rpartition(":")
         expected[f"optimizer.{name}"] = torch.Size() if key == "step" else parameters[parameter].shape
     if expected != {name: tensor.shape for name, tensor in tensors.items()}:
         raise Damaged(f"{path}: damaged, its tensors are not those of this network")
 
 
-def _part(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+def _section(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}
 
 
-def _load_optimizer(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
-    parameters = dict(state.network.named_parameters())
-    states: dict[Tensor, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        parameter, _, key = name.rpartition(":")
-        place = "cpu" if key == "step" else state.accelerator.device
-        states.setdefault(parameters[parameter], {})[key] = tensor.to(place)
-    state.optimizer.load_states(states)
-
-
 def _read_carries(state: TrainState, folder: Path, processes: int, packs: int) -> dict[int, Carry]:
-    """Return what this process's packs carry from a checkpoint that so many processes wrote, with so many packs a step."""
-    own = state.accelerator
-    now = packs_after(state.config.train.packs, packs, own.num_processes)
+    """Return the carries of this process's packs from a checkpoint of so many `processes`, with so many `packs` a step."""
+    accelerator = state.accelerator
+    now = packs_after(state.config.train.packs, packs, accelerator.num_processes)
     files: dict[str, dict[str, Tensor]] = {}
     carries = {}
-    for pack in range(own.process_index, min(packs, now), own.num_processes):
-        path = folder / carry_file(pack % processes)
+    for pack in range(accelerator.process_index, min(packs, now), accelerator.num_processes):
+        path = folder / _carry_file(pack % processes)
         if path.name not in files:
             files[path.name] = read_tensors(path)[0] if path.is_file() else {}
         tensors = files[path.name]
         if f"{pack}.example" in tensors:
-            example, transform, shift, segments = (tensors[f"{pack}.{name}"].numpy() for name in SAMPLES)
+            example, transform, shift, segments = (tensors[f"{pack}.{name}"].numpy() for name in _SAMPLES)
             carried = tuple(tensors[f"{pack}.state{i}"] for i in range(len(state.network.reasoner.states)))
             wishes = Wishes.of(tensors[f"{pack}.wishes"].numpy()) if f"{pack}.wishes" in tensors else None
             carries[pack] = Carry(Samples(example, transform, shift), segments, carried, wishes)
@@ -389,22 +371,3 @@ def _read_carries(state: TrainState, folder: Path, processes: int, packs: int) -
             if len(segments) != len(example) or any(len(part) != tokens for part in carried):
                 raise Damaged(f"{path}: damaged, the states of pack {pack} do not match its sequences")
     return carries
-
-
-def _truncate_metrics(path: Path, step: int) -> None:
-    """Drop the lines that were written after the checkpoint of `step`, and those that are cut short or damaged."""
-    if not path.is_file():
-        return
-    kept = b"".join(line + b"\n" for line in path.read_bytes().splitlines() if _is_before(line, step))
-    try:
-        replace_file(path, kept)
-    except OSError as error:
-        logger.warning("%s; it has lines of steps that are computed again", error)
-
-
-def _is_before(line: bytes, step: int) -> bool:
-    """Return whether a line of metrics was written by `step`."""
-    try:
-        return bool(orjson.loads(line)["step"] <= step)
-    except (ValueError, KeyError, TypeError):
-        return False

@@ -1,4 +1,4 @@
-"""How far training is, what its steps came to, and how that is told: metrics.jsonl, and a bar or lines of the log.
+"""How far training is and what its steps amount to: metrics.jsonl, progress on the terminal, and trackers such as TensorBoard.
 
 Filled by pipeline.training.trainer, step by step.
 """
@@ -9,7 +9,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from io import RawIOBase
@@ -61,7 +61,7 @@ class Progress:
 
 
 def metrics_line(totals: Totals, progress: Progress, seconds: float, factor: float) -> dict[str, float]:
-    """Return a line of metrics: means of what the last `seconds` came to, with the `factor` on all rates."""
+    """Return a line of metrics: means of the `totals` of the last `seconds`, with the `factor` on all learning rates."""
     count = totals.sequences
     return {
         "step": progress.step,
@@ -76,35 +76,33 @@ def metrics_line(totals: Totals, progress: Progress, seconds: float, factor: flo
     }
 
 
-class Journal:
-    """Writes the lines of metrics and shows the last one. A context; silent where it has no path, outside the main process."""
+class MetricsWriter:
+    """Appends lines to metrics.jsonl and shows the last one. A context; silent without a path, outside the main process."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.metrics: RawIOBase | None = None
+        self.file: RawIOBase | None = None
         self.unwritten = b""
-        """What the disk has not taken yet: lines, of the first maybe the rest alone."""
+        """Lines that are not on the disk yet; of the first, possibly only the end."""
         shown = path is not None and has_bars() and logger.isEnabledFor(logging.INFO)
         self.bar: Any = make_bar(total=100, unit="%", desc="train", bar_format=_BAR) if shown else None
-        self.told = -math.inf
+        self.shown_at = -math.inf
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.bar is not None:
             self.bar.close()
-        if self.unwritten:
-            self._append(b"")
-        if self.unwritten:
+        if self.unwritten and self._append(b""):
             logger.warning("%s: the last %d lines are lost", self.path, self.unwritten.count(b"\n"))
-        if self.metrics:
-            self.metrics.close()
+        if self.file:
+            self.file.close()
 
     def write(self, line: dict[str, float], done: float, left: float) -> None:
         """Add a line; `done` 0..1 is the share of the run, `left` the seconds that remain, or infinity.
 
-        Training does not depend on it: that the disk takes no more is said once, and lines wait until it does again.
+        A full disk does not stop training: there is one warning, and lines are kept until they can be written.
         """
         if self.path is None:
             return
@@ -121,28 +119,31 @@ class Journal:
         if self.bar is not None:
             self.bar.n = round(100 * done, 1)
             self.bar.set_postfix_str(text)
-        elif time.monotonic() - self.told > LINE_SECONDS:  # a plain line now and then
-            self.told = time.monotonic()
+        elif time.monotonic() - self.shown_at > LINE_SECONDS:
+            self.shown_at = time.monotonic()
             logger.info("train %3.0f%%: %s", 100 * done, text)
 
     def _append(self, lines: bytes) -> OSError | None:
-        """Write what waits, and then `lines`; return what kept some of it from being written."""
+        """Write what is unwritten and then `lines`; return the error that kept some of it from being written."""
         assert self.path is not None
         self.unwritten += lines
         try:
-            if self.metrics is None:
-                self.metrics = self.path.open("ab", buffering=0)
-            self.unwritten = self.unwritten[self.metrics.write(self.unwritten) :]
+            if self.file is None:
+                self.file = self.path.open("ab", buffering=0)
+            self.unwritten = self.unwritten[self.file.write(self.unwritten) :]
         except OSError as error:
             return error
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if self.unwritten else None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl that are objects; none where there is no file, and not the line that was cut short."""
-    lines = read_file(path).splitlines() if path.exists() else []
+    """Return the lines of metrics.jsonl that are objects; none where there is no file. One that was cut short is left out."""
+    return _parse(read_file(path)) if path.exists() else []
+
+
+def _parse(content: bytes) -> list[dict[str, Any]]:
     found = []
-    for line in lines:
+    for line in content.splitlines():
         try:
             values = orjson.loads(line)
         except orjson.JSONDecodeError:
@@ -152,41 +153,30 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def drop_lines_after(path: Path, step: int) -> None:
+    """Remove from metrics.jsonl the lines after `step`, which a resumed run computes again, and those that are damaged."""
+    if path.is_file():
+        kept = [line for line in _parse(path.read_bytes()) if isinstance(line.get("step"), int) and line["step"] <= step]
+        try:
+            replace_file(path, b"".join(orjson.dumps(line) + b"\n" for line in kept))
+        except OSError as error:
+            logger.warning("%s; it has lines of steps that are computed again", error)
+
+
 POLL_SECONDS = 2.0
 
 SENT_FILE = "tracker.json"
+"""The last step that each tracker has received, by its name."""
 
 _PACKAGES = {"comet_ml": "comet-ml"}
-"""Where the package to install is not called like the tracker."""
-
-
-def check_tracker(name: str) -> None:
-    """Raise ValueError, of one line, where there is no tracker of this name or its package is missing."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers  # noqa: PLC0415  (slow to import)
-
-    if name not in LOGGER_TYPE_TO_CLASS:
-        raise ValueError(f"unknown tracker {name!r}; one of: {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
-    builtin = LOGGER_TYPE_TO_CLASS[name].__module__.startswith("accelerate.")
-    if builtin and name not in map(str, get_available_trackers()):
-        raise ValueError(f"tracker {name!r}: its package is not installed: pip install {_PACKAGES.get(name, name)}")
-
-
-def tracked(name: str | None, out: Path | None) -> AbstractContextManager[None]:
-    """Return the context in which a command runs: it follows `out`/metrics.jsonl, in the first process, if there is a name.
-
-    Raises ValueError like `check_tracker`.
-    """
-    if name is None or out is None:
-        return nullcontext()
-    check_tracker(name)
-    return tracking(name, out) if speaks() else nullcontext()
+"""Where the package has another name than the tracker."""
 
 
 @contextmanager
-def tracking(name: str, out: Path) -> Iterator[None]:
-    """Follow `out`/metrics.jsonl while the block runs."""
+def _following(name: str, out: Path) -> Iterator[None]:
+    """Follow `out`/metrics.jsonl in a thread while the block runs, and send what is left at its end."""
     ended = threading.Event()
-    thread = threading.Thread(target=follow, args=(out / "metrics.jsonl", name, out, ended), daemon=True)
+    thread = threading.Thread(target=follow, args=(name, out, ended), daemon=True)
     thread.start()
     try:
         yield
@@ -195,73 +185,53 @@ def tracking(name: str, out: Path) -> Iterator[None]:
         thread.join(timeout=30.0)
 
 
-def follow(metrics: Path, name: str, out: Path, ended: threading.Event) -> None:
-    """Send every line of `metrics` to the tracker `name`, also those to come, until `ended` is set and all are sent.
+def tracked(name: str | None, out: Path | None) -> AbstractContextManager[None]:
+    """Return a context in which the lines of `out`/metrics.jsonl are sent to the tracker `name`, by the first process.
 
-    A tracker that keeps files puts them into a folder of `out` that is called like it.
+    Raises ValueError, of one line, where Accelerate has no tracker of this name or its package is missing.
     """
+    if name is None or out is None:
+        return nullcontext()
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers  # noqa: PLC0415  (slow to import)
+
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise ValueError(f"unknown tracker {name!r}; one of: {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
+    builtin = LOGGER_TYPE_TO_CLASS[name].__module__.startswith("accelerate.")
+    if builtin and name not in map(str, get_available_trackers()):
+        raise ValueError(f"tracker {name!r}: its package is not installed: pip install {_PACKAGES.get(name, name)}")
+    return _following(name, out) if speaks() else nullcontext()
+
+
+def follow(name: str, out: Path, ended: threading.Event) -> None:
+    """Send every line of `out`/metrics.jsonl to the tracker `name`, also new ones, until `ended` is set and all are sent.
+
+    A resumed run sends no step twice. A tracker that keeps files has them in the folder of its name in `out`.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # noqa: PLC0415  (slow to import)
+
     try:
-        tracker = _start(name, out)
-        sent = _read_sent(out / SENT_FILE)
-        offset, last, configured = 0, sent.get(name, -1), False
+        kind, run = LOGGER_TYPE_TO_CLASS[name], out.resolve().name or "run"
+        tracker = kind(run, str(out / name)) if kind.requires_logging_directory else kind(run)
+        tracker.start()
+        sent = orjson.loads((out / SENT_FILE).read_bytes()) if (out / SENT_FILE).is_file() else {}
+        last, config = sent.get(name, -1), out / "config.json"
+        configured = last >= 0
         while True:
             finishing = ended.is_set()
-            if not configured and (out / "config.json").is_file():
+            if not configured and config.is_file():
                 configured = True
-                if last < 0:
-                    tracker.store_init_configuration(_flat(orjson.loads((out / "config.json").read_bytes())))
-            lines, offset = _read_new(metrics, offset)
-            new = [line for line in map(_parse, lines) if line and line["step"] > last]
+                sections = orjson.loads(config.read_bytes()).items()
+                tracker.store_init_configuration({f"{s}.{key}": value for s, part in sections for key, value in part.items()})
+            content = (out / "metrics.jsonl").read_bytes() if (out / "metrics.jsonl").is_file() else b""
+            new = [line for line in _parse(content) if isinstance(line.get("step"), int) and line["step"] > last]
             for line in new:
-                values = {key: value for key, value in line.items() if key != "step" and isinstance(value, int | float)}
-                tracker.log(values, step=line["step"])
-                last = line["step"]
+                last = line.pop("step")
+                tracker.log({key: value for key, value in line.items() if isinstance(value, int | float)}, step=last)
             if new:
                 replace_file(out / SENT_FILE, orjson.dumps(sent | {name: last}))
             if finishing:
                 break
             ended.wait(POLL_SECONDS)
         tracker.finish()
-    except Exception:  # trackers raise what they like, and none of it shall end a run
+    except Exception:  # trackers raise what they like, and none of it may end a run
         logger.warning("the tracker %s failed and gets nothing more; metrics.jsonl has it all", name, exc_info=True)
-
-
-def _start(name: str, out: Path) -> Any:
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # noqa: PLC0415  (slow to import)
-
-    kind = LOGGER_TYPE_TO_CLASS[name]
-    run = out.resolve().name or "run"
-    tracker = kind(run, str(out / name)) if kind.requires_logging_directory else kind(run)
-    tracker.start()
-    return tracker
-
-
-def _read_new(path: Path, offset: int) -> tuple[list[bytes], int]:
-    """Return the complete lines after `offset` and where they end; from the start where the file has become shorter."""
-    if not path.is_file():
-        return [], 0
-    content = path.read_bytes()
-    if len(content) < offset:
-        offset = 0  # a run that is resumed drops the lines after its checkpoint
-    end = content.rfind(b"\n") + 1
-    return content[offset:end].splitlines(), max(offset, end)
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """Return a line of metrics, None where it was cut short."""
-    try:
-        values = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
-
-
-def _read_sent(path: Path) -> dict[str, int]:
-    """Return the last step that each tracker has got."""
-    values = orjson.loads(path.read_bytes()) if path.is_file() else {}
-    return {name: step for name, step in values.items() if isinstance(step, int)}
-
-
-def _flat(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a config as one level of section.field."""
-    return {f"{section}.{name}": value for section, part in config.items() for name, value in part.items()}

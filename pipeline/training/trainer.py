@@ -29,7 +29,7 @@ from pipeline.training.compilation import DoesNotRun, Execution
 from pipeline.training.gradients import Computed, Gradients
 from pipeline.training.memory_fit import CudaMemory, measure_pieces
 from pipeline.training.memory_tables import Found, train_tables
-from pipeline.training.metrics import Journal, Progress, Totals, metrics_line
+from pipeline.training.metrics import MetricsWriter, Progress, Totals, metrics_line
 from pipeline.training.optimizers import rate_factor, trainable
 from pipeline.training.state import TrainState
 from pipeline.weights import checkpoint_name, newest_checkpoint
@@ -93,7 +93,7 @@ class Trainer:
         last_checkpoint, logged = started, started
         step_seconds, interrupted = 0.0, False
         path = self.state.out / "metrics.jsonl" if self.state.accelerator.is_main_process else None
-        with interrupts_deferred() as asked_to_end, Journal(path) as journal:
+        with interrupts_deferred() as asked_to_end, MetricsWriter(path) as writer:
             while not train.steps or self.state.progress.step < train.steps:
                 before = time.monotonic()
                 due = bool(train.checkpoint_seconds) and before - last_checkpoint >= train.checkpoint_seconds
@@ -109,7 +109,7 @@ class Trainer:
                 if not self.gradients.execution.prepared():
                     step_seconds = max(now - before, 0.9 * step_seconds)
                 if self.state.progress.step % train.log_steps == 0:
-                    self._log(journal, done, now - logged, budget.remaining())
+                    self._log(writer, done, now - logged, budget.remaining())
                     logged = now
                 if due or (train.checkpoint_steps and self.state.progress.step % train.checkpoint_steps == 0):
                     self._save_if_possible()
@@ -227,13 +227,13 @@ class Trainer:
         by_time, stop, due, asked_to_end = self.state.together.agree(by_time, stop, due, asked_to_end)
         return max(by_time, by_steps), stop, due, asked_to_end
 
-    def _log(self, journal: Journal, done: float, seconds: float, left: float) -> None:
+    def _log(self, writer: MetricsWriter, done: float, seconds: float, left: float) -> None:
         """Add a line to the metrics: means over the last `seconds` and all processes."""
         self._settle()
         totals, self.state.totals = self.state.summed_totals(), Totals()
         factor = rate_factor(self.state.config.optimizer, self.state.progress.step, done)
         self.state.progress.last = metrics_line(totals, self.state.progress, seconds, factor)
-        journal.write(self.state.progress.last, done, left)
+        writer.write(self.state.progress.last, done, left)
 
     def save(self) -> None:
         """Write a checkpoint of this step, all processes together.

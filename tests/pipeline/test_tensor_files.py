@@ -1,9 +1,8 @@
-"""Files of tensors and of JSON: all or nothing, and every damage is noticed."""
+"""Files of tensors: all or nothing, and every damage is detected."""
 
 import errno
 import os
 import resource
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from eval.files import write_json
 from pipeline import tensor_files as tensorfiles
-from pipeline.tensor_files import Damaged, read_checked_json, read_checksum, read_tensors, write_checked_json, write_tensors
+from pipeline.tensor_files import Damaged, read_checksum, read_tensors, write_tensors
 
 
 def names(folder: Path) -> list[str]:
@@ -144,43 +143,9 @@ def test_the_checksum_depends_on_content_alone(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_missing_not_damaged(tmp_path: Path) -> None:
-    for read in (read_tensors, read_checksum, read_checked_json):
+    for read in (read_tensors, read_checksum):
         with pytest.raises(FileNotFoundError):
             read(tmp_path / "nothing")
-
-
-VALUE = {"step": 3, "rate": 0.1, "inner": {"b": [1, 2], "a": None}}
-
-
-def test_a_checked_object_comes_back(tmp_path: Path) -> None:
-    write_checked_json(tmp_path / "v.json", VALUE)
-    assert read_checked_json(tmp_path / "v.json") == VALUE
-    assert orjson.loads((tmp_path / "v.json").read_bytes()).items() >= VALUE.items()
-
-
-def test_an_object_without_a_checksum_is_read_unchecked(tmp_path: Path) -> None:
-    write_json(tmp_path / "v.json", VALUE)
-    assert read_checked_json(tmp_path / "v.json") == VALUE
-
-
-def test_every_changed_value_of_a_checked_object_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "v.json"
-    write_checked_json(path, VALUE)
-    whole = path.read_bytes()
-    name = whole.index(b'"checksum"')
-    for place, byte in enumerate(whole):
-        if chr(byte).isalnum() and not name < place < name + len(b"checksum") + 1:
-            path.write_bytes(whole[:place] + bytes([byte ^ 1]) + whole[place + 1 :])
-            with pytest.raises(Damaged, match=f"^{path}: damaged"):
-                read_checked_json(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"[1]", b"3", b"\xff", b'{"a": 1'])
-def test_what_is_no_object_is_damaged(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "v.json"
-    path.write_bytes(content)
-    with pytest.raises(Damaged, match=f"^{path}: damaged"):
-        read_checked_json(path)
 
 
 def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(tmp_path: Path) -> None:
@@ -195,15 +160,3 @@ def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(tmp_path: Pat
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert read_tensors(path)[0]["a"].tolist() == [1.0, 1.0]
     assert names(tmp_path) == ["t.safetensors"]
-
-
-def test_a_checksum_needs_no_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(tensorfiles, "_CHUNK_BYTES", 64)
-    write_tensors(tmp_path / "t.safetensors", {"a": torch.arange(1000)})
-
-    def no_room(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", no_room)
-    assert read_tensors(tmp_path / "t.safetensors")[0]["a"].tolist() == list(range(1000))
-    assert "checksums are computed in one thread: can't start new thread" in caplog.text

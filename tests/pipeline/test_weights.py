@@ -1,4 +1,4 @@
-"""Weights: everything by name, undamaged or passed over, and an error that names the file."""
+"""Weights: everything by name, undamaged or skipped, and an error that names the file."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,6 @@ from pipeline.training.checkpoint import begin_checkpoint, finish_checkpoint
 from pipeline.weights import (
     Transplant,
     Weights,
-    find_weights,
     load_weights,
     network_from,
     newest_weights,
@@ -264,27 +263,17 @@ def test_a_memory_of_the_wrong_length_is_damage(tmp_path: Path, kind: str, name:
         load_weights(path)
 
 
-def make_checkpoint(folder: Path, step: int, kept: int = 9) -> Path:
-    temporary = begin_checkpoint(folder, step)
-    (temporary / "weights.safetensors").write_text(str(step))
-    return finish_checkpoint(temporary, kept)
-
-
 def test_weights_are_found_in_run_checkpoints_and_checkpoint_folders(tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoints"
-    for step in (3, 20, 100):
-        make_checkpoint(folder, step)
-    newest = folder / "step-00000100" / "weights.safetensors"
-    for path in (tmp_path, folder, newest.parent, newest):
-        assert find_weights(path) == newest
-    older = folder / "step-00000003"
-    assert find_weights(older) == older / "weights.safetensors"
+    oldest, _, newest = three_checkpoints(tmp_path)
+    for path in (tmp_path, tmp_path / "checkpoints", newest.parent, newest):
+        assert load_weights(path).path == newest
+    assert load_weights(oldest.parent).path == oldest
 
 
 @pytest.mark.parametrize(("name", "message"), [("nowhere", "no such weights file or folder"), (".", "no weights.safetensors")])
 def test_a_place_without_weights_is_named(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(FileNotFoundError, match=message):
-        find_weights(tmp_path / name)
+        load_weights(tmp_path / name)
 
 
 def flip(path: Path) -> None:
@@ -336,7 +325,7 @@ def test_damaged_checkpoints_are_passed_over_and_stay_where_they_are(
     assert len(said) == 2
     assert said[0].startswith(f"{newest}: damaged, ")
     assert str(middle) in said[1]
-    assert all(message.endswith("; this checkpoint is passed over") for message in said)
+    assert all(message.endswith("; this checkpoint is skipped") for message in said)
     assert newest.is_file()
 
 

@@ -10,7 +10,7 @@ import pytest
 from accelerate import PartialState
 
 from pipeline.training import metrics as progress
-from pipeline.training.metrics import Journal, Progress, Totals, metrics_line, read_metrics
+from pipeline.training.metrics import MetricsWriter, Progress, Totals, metrics_line, read_metrics
 
 
 def a_line() -> dict[str, float]:
@@ -31,18 +31,18 @@ def test_totals_add_up() -> None:
     assert totals == Totals(2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
 
 
-def test_a_journal_adds_to_what_is_there_and_says_a_line_now_and_then(
+def test_a_writer_adds_to_what_is_there_and_says_a_line_now_and_then(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     PartialState()
     caplog.set_level("INFO")
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step":6}\n')
-    with Journal(path) as journal:
+    with MetricsWriter(path) as writer:
         for _ in range(3):
-            journal.write(a_line(), done=0.5, left=90.0)
+            writer.write(a_line(), done=0.5, left=90.0)
         monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-        journal.write(a_line(), done=0.75, left=float("inf"))
+        writer.write(a_line(), done=0.75, left=float("inf"))
     assert [orjson.loads(line)["step"] for line in path.read_bytes().splitlines()] == [6, 7, 7, 7, 7]
     said = [record.getMessage().split("] ")[-1] for record in caplog.records]
     assert said == [
@@ -51,10 +51,10 @@ def test_a_journal_adds_to_what_is_there_and_says_a_line_now_and_then(
     ]
 
 
-def test_a_journal_without_a_path_is_silent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_writer_without_a_path_is_silent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    with Journal(None) as journal:
-        journal.write(a_line(), done=0.5, left=90.0)
+    with MetricsWriter(None) as writer:
+        writer.write(a_line(), done=0.5, left=90.0)
     assert not caplog.records
     assert not list(tmp_path.iterdir())
 
@@ -65,17 +65,17 @@ def test_lines_that_the_disk_does_not_take_are_told_once_and_written_when_it_doe
     PartialState()
     path = tmp_path / "metrics.jsonl"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Journal(path) as journal:
-        journal.write(a_line(), done=0.5, left=90.0)
+    with MetricsWriter(path) as writer:
+        writer.write(a_line(), done=0.5, left=90.0)
         size = path.stat().st_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))  # the next line is cut short
         try:
             for step in (8, 9, 10):
-                journal.write(a_line() | {"step": step}, done=0.5, left=90.0)
+                writer.write(a_line() | {"step": step}, done=0.5, left=90.0)
                 assert [line["step"] for line in read_metrics(path)] == [7]
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        journal.write(a_line() | {"step": 11}, done=0.5, left=90.0)
+        writer.write(a_line() | {"step": 11}, done=0.5, left=90.0)
         assert [line["step"] for line in read_metrics(path)] == [7, 8, 9, 10, 11]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "metrics.jsonl: lines wait from step 8 on: " in caplog.text
@@ -83,25 +83,25 @@ def test_lines_that_the_disk_does_not_take_are_told_once_and_written_when_it_doe
 
 def test_lines_that_wait_are_written_at_the_end_or_said_to_be_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     PartialState()
-    with Journal(tmp_path / "later" / "metrics.jsonl") as journal:
-        journal.write(a_line(), done=0.5, left=90.0)
-        journal.write(a_line() | {"step": 8}, done=0.5, left=90.0)
+    with MetricsWriter(tmp_path / "later" / "metrics.jsonl") as writer:
+        writer.write(a_line(), done=0.5, left=90.0)
+        writer.write(a_line() | {"step": 8}, done=0.5, left=90.0)
         (tmp_path / "later").mkdir()
     assert [line["step"] for line in read_metrics(tmp_path / "later" / "metrics.jsonl")] == [7, 8]
-    with Journal(tmp_path / "never" / "metrics.jsonl") as journal:
-        journal.write(a_line(), done=0.5, left=90.0)
-        journal.write(a_line() | {"step": 8}, done=0.5, left=90.0)
+    with MetricsWriter(tmp_path / "never" / "metrics.jsonl") as writer:
+        writer.write(a_line(), done=0.5, left=90.0)
+        writer.write(a_line() | {"step": 8}, done=0.5, left=90.0)
     assert caplog.messages[-1] == f"{tmp_path}/never/metrics.jsonl: the last 2 lines are lost"
 
 
-def test_a_journal_draws_a_bar_in_a_notebook_and_says_no_lines(
+def test_a_writer_draws_a_bar_in_a_notebook_and_says_no_lines(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
     shell = SimpleNamespace(config={"IPKernelApp": {}})
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    with Journal(tmp_path / "metrics.jsonl") as journal:
-        journal.write(a_line(), done=0.5, left=90.0)
-        journal.bar.refresh()
+    with MetricsWriter(tmp_path / "metrics.jsonl") as writer:
+        writer.write(a_line(), done=0.5, left=90.0)
+        writer.bar.refresh()
     assert "train  50%|" in capsys.readouterr().err
     assert not caplog.records

@@ -140,7 +140,7 @@ def test_a_step_that_is_damaged_twice_leaves_one_renamed_folder(run: Path) -> No
 def test_a_file_of_another_checkpoint_is_damage(run: Path) -> None:
     folder = run / "checkpoints"
     shutil.copyfile(folder / OLDER / "carry-0.safetensors", folder / NEWEST / "carry-0.safetensors")
-    assert resumed(run).progress.step == 4
+    assert resumed(run).state.progress.step == 4
 
 
 def as_before_checksums(folder: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_tensor_of_the_wrong_length_is_damage_without_a_checksum_too(run: Path
     tensors = load_file(path)
     tensors[name] = tensors[name][1:].clone()
     save_file(tensors, path)
-    assert resumed(run).progress.step == 4
+    assert resumed(run).state.progress.step == 4
 
 
 @pytest.mark.parametrize("name", ["network.memory.rows", "average.memory.rows", "rng", "0.segments"])
@@ -188,7 +188,7 @@ def test_a_tensor_that_has_gone_or_come_is_damage_without_a_checksum_too(run: Pa
     tensors = load_file(path)
     tensors[f"{name}.more"] = tensors.pop(name)
     save_file(tensors, path)
-    assert resumed(run).progress.step == 4
+    assert resumed(run).state.progress.step == 4
 
 
 @pytest.mark.parametrize("name", ["config", "progress", "totals", "scaler", "data_hash", "processes"])
@@ -199,7 +199,7 @@ def test_a_value_that_has_gone_is_damage_without_a_checksum_too(run: Path, name:
     state = orjson.loads(path.read_bytes())
     del state[name]
     path.write_bytes(orjson.dumps(state))
-    assert resumed(run).progress.step == 4
+    assert resumed(run).state.progress.step == 4
 
 
 def test_a_checkpoint_of_another_config_is_an_error_and_keeps_its_name(run: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_checkpoint_of_another_config_is_an_error_and_keeps_its_name(run: Path
 
 @pytest.mark.parametrize("setting", ["train.pieces=4", "train.checkpoint_seconds=1", "train.steps=9"])
 def test_settings_that_change_nothing_learned_may_change(run: Path, setting: str) -> None:
-    assert resumed(run, setting).progress.step == 6
+    assert resumed(run, setting).state.progress.step == 6
 
 
 def test_garbled_metrics_are_dropped(run: Path) -> None:
@@ -252,9 +252,9 @@ def test_packs_that_are_there_before_and_after_keep_their_sequences(
     assert carried(second) == expected
     assert f"before: 1 processes with {before} packs a step; now: 1 processes with {now} packs a step" in caplog.text
     second.fit(NO_LIMIT)
-    assert second.progress.step == 6
+    assert second.state.progress.step == 6
     third = resumed(tmp_path)  # the number of packs is left open: as many as before
-    assert list(third.carries) == list(range(now))
+    assert list(third.state.carries) == list(range(now))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_processes_come_and_go_and_agree_on_damage(tmp_path: Path) -> None:
     damaged = copy_of(tmp_path / "run", "damaged")
     cut(damaged / "checkpoints" / NEWEST / "carry-1.safetensors")  # which the main process does not read
     again = together(damaged, 9)
-    assert all(len(carry) for carry in alone(tmp_path / "run", 9).carries.values())
+    assert all(len(carry) for carry in alone(tmp_path / "run", 9).state.carries.values())
     alone(tmp_path / "whole", 9)
     finish(again)
     assert f"damaged-{NEWEST}" in names(damaged)

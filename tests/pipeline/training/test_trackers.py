@@ -12,7 +12,7 @@ from accelerate.tracking import GeneralTracker
 
 import pipeline.training.metrics
 from pipeline.cli.main import main
-from pipeline.training.metrics import check_tracker, follow, tracked, tracking
+from pipeline.training.metrics import follow, tracked
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
 
 
@@ -62,7 +62,7 @@ def ended() -> threading.Event:
 
 def test_every_line_arrives_with_its_step_and_figures_alone(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(orjson.dumps({"train": {"seed": 3}}))
-    with tracking("recorder", tmp_path), (tmp_path / "metrics.jsonl").open("ab") as file:
+    with tracked("recorder", tmp_path), (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(line(10) + line(20) + line(30)[:5])
         file.flush()
         file.write(line(30)[5:])
@@ -74,11 +74,11 @@ def test_every_line_arrives_with_its_step_and_figures_alone(tmp_path: Path) -> N
 def test_a_resumed_run_sends_nothing_twice(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_bytes(line(10) + line(20))
-    follow(metrics, "recorder", tmp_path, ended())
+    follow("recorder", tmp_path, ended())
     metrics.write_bytes(line(10))  # resuming drops what came after the checkpoint
-    follow(metrics, "recorder", tmp_path, ended())
+    follow("recorder", tmp_path, ended())
     metrics.write_bytes(line(10) + line(20) + line(30))
-    follow(metrics, "recorder", tmp_path, ended())
+    follow("recorder", tmp_path, ended())
     assert [step for step, _ in Recorder.logged] == [10, 20, 30]
 
 
@@ -90,7 +90,7 @@ def test_a_tracker_that_fails_is_told_and_left_alone(
 
     monkeypatch.setattr(Recorder, "log", fail)
     (tmp_path / "metrics.jsonl").write_bytes(line(10))
-    with caplog.at_level(logging.WARNING), tracking("recorder", tmp_path):
+    with caplog.at_level(logging.WARNING), tracked("recorder", tmp_path):
         pass
     assert "the tracker recorder failed and gets nothing more" in caplog.text
 
@@ -108,7 +108,7 @@ def test_nothing_is_started_without_a_name_or_in_another_process(tmp_path: Path,
 def test_a_tracker_that_is_not_there_is_one_line(name: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accelerate.tracking, "get_available_trackers", list)
     with pytest.raises(ValueError, match=words):
-        check_tracker(name)
+        tracked(name, Path())
 
 
 def test_a_training_sends_its_metrics_by_a_flag(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_training_sends_its_metrics_by_a_flag(tmp_path: Path) -> None:
 def test_tensorboard_gets_curves_that_it_can_read(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     (tmp_path / "metrics.jsonl").write_bytes(line(10) + line(20))
-    follow(tmp_path / "metrics.jsonl", "tensorboard", tmp_path, ended())
+    follow("tensorboard", tmp_path, ended())
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard" / tmp_path.name))
     events.Reload()
     assert [(event.step, round(event.value, 3)) for event in events.Scalars("loss")] == [(10, 1.0), (20, 2.0)]
