@@ -1,7 +1,7 @@
-"""Canvases: grids written as tokens with a border, as the networks read and write them.
+"""Canvases: grids as tokens with a border, the input and output of the networks.
 
-Token 0 is padding, 1 the end-of-grid border, 2..11 the colors 0..9. `encode` writes the canvas of a grid, possibly shifted;
-`crop_sizes` and `decode` read a predicted, unshifted canvas back, however untidy it is.
+Token 0 is padding, 1 the end-of-grid border, 2..11 the colors 0..9. `encode` makes the canvas of a grid, possibly shifted;
+`crop_sizes` and `decode` read the grid from a predicted, unshifted canvas, which may be malformed.
 """
 
 import numpy as np
@@ -23,10 +23,10 @@ Tokens = npt.NDArray[np.uint8]
 
 
 def encode(grid: Grid, height: int = MAX_SIDE, width: int = MAX_SIDE, row: int = 0, column: int = 0) -> Tokens:
-    """Return the canvas, (height, width) uint8, that shows `grid` with its top-left cell at (`row`, `column`).
+    """Return a canvas, (height, width) uint8, with the top-left cell of `grid` at (`row`, `column`).
 
-    The border is the row right below the grid, over its columns, and the column right of it, over its rows, as far as
-    they lie on the canvas; the corner between them is padding. Raises ValueError when the grid does not fit.
+    The border is the row just below the grid and the column just right of it, as far as they are on the canvas; the corner
+    between them is padding. Raises ValueError when the grid does not fit.
     """
     bottom, right = row + grid.shape[0], column + grid.shape[1]
     if row < 0 or column < 0 or bottom > height or right > width:
@@ -40,14 +40,14 @@ def encode(grid: Grid, height: int = MAX_SIDE, width: int = MAX_SIDE, row: int =
 
 
 def crop_sizes(tokens: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """Return, (B, 2) int64, the rows and columns of the grid on each canvas of `tokens` (B, H, W).
+    """Return the size, (B, 2) int64 rows and columns, of the grid on each canvas of `tokens` (B, H, W).
 
-    That is the largest rectangle at the top left in which every token is a color; among equally large ones, the one with
-    the fewest rows (what the published evaluator picks); (0, 0) when the first token is not a color.
+    The grid is the largest rectangle at the top left in which every token is a color; of equally large ones, that with the
+    fewest rows, as in the published evaluator. The size is (0, 0) when the first token is not a color.
     """
     height, width = tokens.shape[1:]
     blocked = (tokens < FIRST_COLOR) | (tokens >= VOCABULARY)  # (B, H, W)
-    leading = blocked.argmax(axis=2)  # (B, H), 0 as well where nothing is blocked
+    leading = blocked.argmax(axis=2)  # (B, H), also 0 where nothing is blocked
     leading[(leading == 0) & ~blocked[:, :, 0]] = width
     widths = np.minimum.accumulate(leading, axis=1)
     areas = widths * np.arange(1, height + 1)
@@ -58,7 +58,7 @@ def crop_sizes(tokens: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
 
 
 def decode(tokens: npt.NDArray[np.integer]) -> Grid | None:
-    """Return the grid that the canvas `tokens` (H, W) shows at its top left (see `crop_sizes`), or None when it is empty."""
+    """Return the grid at the top left of the canvas `tokens` (H, W), sized by `crop_sizes`, or None if it is empty."""
     rows, columns = crop_sizes(tokens[None])[0]
     if rows == 0:
         return None

@@ -1,7 +1,7 @@
 """Permutations of the ten colors that keep color 0, and their ranks.
 
-A permutation is a `Colors` tuple for one grid, or a row of an array where there are many. Its lexicographic rank makes it
-one small integer, which is how `augment.transform` packs views.
+One permutation is a `Colors` tuple; many are the rows of an array. `augment.transform` stores a permutation as its
+lexicographic rank, one small integer.
 """
 
 import math
@@ -17,7 +17,7 @@ Colors = tuple[int, ...]
 IDENTITY_COLORS: Colors = tuple(range(COLORS))
 
 PERMUTATIONS = math.factorial(COLORS - 1)
-"""How many permutations keep color 0: 9! = 362,880."""
+"""Number of permutations that keep color 0: 9! = 362,880."""
 
 
 def check_colors(colors: Colors) -> Colors:
@@ -28,18 +28,8 @@ def check_colors(colors: Colors) -> Colors:
 
 
 def apply_colors(grid: Grid, colors: Colors) -> Grid:
-    """Return a new grid of the same shape in which every color c has become `colors[c]`."""
+    """Return a new grid of the same shape in which each color c is replaced by `colors[c]`."""
     return np.array(colors, dtype=np.uint8)[grid]
-
-
-def invert_colors(grid: Grid, colors: Colors) -> Grid:
-    """Return the grid of which `grid` is the recolored view: the inverse of `apply_colors`."""
-    return apply_colors(grid, inverse_colors(colors))
-
-
-def compose_colors(first: Colors, second: Colors) -> Colors:
-    """Return the permutation that does what `first` and then `second` do."""
-    return tuple(second[color] for color in first)
 
 
 def inverse_colors(colors: Colors) -> Colors:

@@ -1,7 +1,7 @@
 """The eight dihedral symmetries of a grid, numbered 0..7 as the published ARC builders number them.
 
 0 identity, 1 quarter turn counterclockwise, 2 half turn, 3 quarter turn clockwise, 4 left-right flip, 5 up-down flip,
-6 transpose, 7 flip across the other diagonal. Grids only: `augment.transform` joins them with color permutations.
+6 transpose, 7 flip across the other diagonal. `augment.transform` combines them with color permutations.
 """
 
 from typing import TypeVar
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Cell = TypeVar("Cell", bound=np.generic)
-"""What the cells hold: colors, or anything else that lies on a grid."""
+"""Type of the cells: colors or anything else on a grid."""
 
 DIHEDRALS = 8
 
@@ -28,10 +28,9 @@ _STEPS = (
 
 
 def apply_dihedral(grid: npt.NDArray[Cell], dihedral: int) -> npt.NDArray[Cell]:
-    """Return `grid` (H, W), seen through `dihedral`, as a new C-contiguous array: (W, H) for 1, 3, 6 and 7, else (H, W).
+    """Return `grid` (H, W), transformed by `dihedral`, as a new C-contiguous array: (W, H) for 1, 3, 6 and 7, else (H, W).
 
-    Grids of one size, stacked along further axes before these two, are turned together. Raises ValueError unless `dihedral` is
-    0..7.
+    Axes before the last two hold grids of one size, which are all transformed. Raises ValueError unless `dihedral` is 0..7.
     """
     transpose, reverse_rows, reverse_columns = _STEPS[check_dihedral(dihedral)]
     turned = grid.swapaxes(-1, -2) if transpose else grid
@@ -44,7 +43,7 @@ def invert_dihedral(grid: npt.NDArray[Cell], dihedral: int) -> npt.NDArray[Cell]
 
 
 def compose_dihedral(first: int, second: int) -> int:
-    """Return the dihedral that does what `first` and then `second` do. Raises ValueError unless both are 0..7."""
+    """Return the dihedral that equals `first` followed by `second`. Raises ValueError unless both are 0..7."""
     transpose, reverse_rows, reverse_columns = _STEPS[check_dihedral(first)]
     transpose_after, rows_after, columns_after = _STEPS[check_dihedral(second)]
     if transpose_after:
@@ -53,7 +52,7 @@ def compose_dihedral(first: int, second: int) -> int:
 
 
 def inverse_dihedral(dihedral: int) -> int:
-    """Return the dihedral that undoes `dihedral`: only the quarter turns differ from their inverse."""
+    """Return the inverse of `dihedral`, which is itself for all but the quarter turns."""
     return {1: 3, 3: 1}.get(check_dihedral(dihedral), dihedral)
 
 

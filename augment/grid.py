@@ -1,6 +1,6 @@
-"""A grid and how one is read from outside data.
+"""The grid type and its parser.
 
-First room of the flow: every grid of the project passes through `parse_grid` once and is trusted from then on.
+Every grid from outside passes through `parse_grid` once; the rest of the project trusts it from then on.
 """
 
 from collections.abc import Sequence
@@ -43,23 +43,25 @@ def parse_grid(rows: object, where: str) -> Grid:
             raise ValueError(f"{where}: not a rectangle, row {i} has {len(row)} cells and row 0 has {width}")
         for j, color in enumerate(row):
             if type(color) is not int or not 0 <= color < COLORS:
-                raise ValueError(f"{where}: row {i}, cell {j}: a color is an int 0..9, got {_short(color)}")
+                # repr fails on lists nested a thousand deep
+                shown = f"a {type(color).__name__}" if isinstance(color, list | tuple | dict) else f"{color!r:.40}"
+                raise ValueError(f"{where}: row {i}, cell {j}: a color is an int 0..9, got {shown}")
     return np.array(rows, dtype=np.uint8)
 
 
 def _convert_plain(rows: object) -> Grid | None:
-    """Return the grid if `rows` is a valid list of lists: the checks of `parse_grid`, three times faster and without words."""
+    """Return the grid if `rows` is a valid list of lists: the checks of `parse_grid`, three times faster, without messages."""
     if type(rows) is not list or not 1 <= len(rows) <= MAX_SIDE or set(map(type, rows)) != {list}:
         return None
     width = len(rows[0])
     if not 1 <= width <= MAX_SIDE or set(map(len, rows)) != {width}:
         return None
     cells = list(chain.from_iterable(rows))
-    if set(map(type, cells)) != {int}:  # True and np.int64(1) are no colors, although bytes() takes them
+    if set(map(type, cells)) != {int}:  # bytes() also accepts True and np.int64(1), which are not colors
         return None
     try:
         colors = bytes(cells)
-    except ValueError:  # not within 0..255
+    except ValueError:  # outside 0..255
         return None
     if colors.translate(None, delete=_COLOR_BYTES):
         return None
@@ -67,12 +69,5 @@ def _convert_plain(rows: object) -> Grid | None:
 
 
 def grid_key(grid: Grid) -> bytes:
-    """Return a key that is equal exactly for equal grids (shape and cells)."""
+    """Return bytes that are equal if and only if the grids are (shape and cells)."""
     return bytes(grid.shape) + grid.tobytes()
-
-
-def _short(value: object) -> str:
-    if isinstance(value, list | tuple | dict):  # repr fails on lists nested a thousand deep
-        return f"a {type(value).__name__}"
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

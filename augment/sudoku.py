@@ -1,15 +1,17 @@
-"""The symmetries of Sudoku boards, many boards at once, and what a board shares with all its views.
+"""Symmetries of Sudoku boards in batches, and a hash that all views of a board share.
 
-A view of a puzzle is a puzzle as good as it is: transposed or not, bands, stacks and the rows and columns within them permuted,
-digits relabelled. The published networks are trained on such views of Sudoku-Extreme (HRM, arXiv 2506.21734; TRM, 2510.04871).
-A symmetry is a hash of its seed, puzzle and view, so that batches need no state and no loop. `pipeline.data.puzzles.generate`
-uses `symmetry_invariant` to keep views of a puzzle together.
+A view of a puzzle is an equivalent puzzle: it may be transposed, its bands, stacks and the rows and columns within them are
+permuted, and its digits relabelled. The published networks are trained on such views of Sudoku-Extreme (HRM, arXiv 2506.21734;
+TRM, 2510.04871). A symmetry is a hash of seed, puzzle and view, so a batch needs no state and no loop.
+`pipeline.data.puzzles.generate` uses `symmetry_invariant` to keep all views of a puzzle in one split.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from augment.symmetry import scramble
 
 Board = npt.NDArray[np.uint8]
 """One board (S, S), S = 4 or 9: 0 blank, 1..S digits."""
@@ -24,7 +26,7 @@ _BOX_SIDES = {4: 2, 9: 3}
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 _INVARIANT_ROUNDS = 3
-"""Each round tells a cell of all that share a unit or a digit with it; two reach every cell."""
+"""A round spreads information between cells that share a unit or a digit; after two it has reached every cell."""
 
 
 @dataclass(frozen=True)
@@ -34,53 +36,30 @@ class SudokuSymmetries:
     transpose: npt.NDArray[np.bool_]
     """(B,) whether rows and columns change places."""
     rows: npt.NDArray[np.uint8]
-    """(B, S) which row, after transposition, comes to each row."""
+    """(B, S) for each row of the view, the row of the (transposed) board that it shows."""
     columns: npt.NDArray[np.uint8]
-    """(B, S) which column, after transposition, comes to each column."""
+    """(B, S) for each column of the view, the column of the (transposed) board that it shows."""
     digits: npt.NDArray[np.uint8]
-    """(B, S+1) what each digit becomes; blank, 0, stays blank."""
-
-    @classmethod
-    def identity(cls, count: int, side: int) -> "SudokuSymmetries":
-        """Return `count` symmetries that change nothing. Raises ValueError unless `side` is 4 or 9."""
-        box_side(side)
-        lines, digits = (np.tile(np.arange(length, dtype=np.uint8), (count, 1)) for length in (side, side + 1))
-        return cls(np.zeros(count, dtype=np.bool_), lines, lines.copy(), digits)
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    """(B, S+1) the new digit of each digit; blank, 0, stays blank."""
 
     def apply(self, boards: Boards) -> Boards:
         """Return the views (B, S, S) uint8 of `boards` (B, S, S). Raises ValueError unless their shape and digits fit."""
-        moved = self._check_boards(boards).reshape(-1)[self._sources()]
-        return _relabel(moved, self.digits)
-
-    def invert(self, boards: Boards) -> Boards:
-        """Return the boards of which `boards` are the views: the inverse of `apply`, with the same errors."""
-        restored = np.empty(boards.size, dtype=np.uint8)
-        restored[self._sources()] = _relabel(self._check_boards(boards), np.argsort(self.digits, axis=1).astype(np.uint8))
-        return restored.reshape(boards.shape)
-
-    def _sources(self) -> npt.NDArray[np.int64]:
-        """Return which cell comes to each cell of the views, (B, S, S), counted through all boards."""
-        count, side = self.rows.shape
-        row, column = self.rows[:, :, None].astype(np.int64), self.columns[:, None, :].astype(np.int64)
-        cell = np.where(self.transpose[:, None, None], column * side + row, row * side + column)
-        return cell + (np.arange(count) * side * side)[:, None, None]
-
-    def _check_boards(self, boards: Boards) -> Boards:
         count, side = self.rows.shape
         if boards.shape != (count, side, side):
             raise ValueError(f"expected boards of shape {(count, side, side)}, got {boards.shape}")
         if (boards > side).any():
             raise ValueError(f"digits are 1..{side} and blanks 0, got {boards.max()}")
-        return boards
+        row, column = self.rows[:, :, None].astype(np.int64), self.columns[:, None, :].astype(np.int64)
+        cell = np.where(self.transpose[:, None, None], column * side + row, row * side + column)
+        board = np.arange(count)[:, None, None]
+        digit = boards.reshape(-1)[board * side * side + cell]
+        return self.digits.reshape(-1)[board * (side + 1) + digit]
 
 
 def draw_symmetries(seed: int, puzzles: npt.NDArray[np.int64], views: npt.NDArray[np.int64], side: int) -> SudokuSymmetries:
-    """Return the symmetries of `views` (B,) of `puzzles` (B,), each a function of its seed, puzzle and view alone.
+    """Return the symmetries of `views` (B,) of `puzzles` (B,), each a function of only seed, puzzle and view.
 
-    View 0 is the identity; any other is drawn uniformly from all symmetries, 3,072 for side 4 and 1.2e12 for side 9.
+    View 0 is the identity; the others are drawn uniformly from all symmetries, 3,072 for side 4 and 1.2e12 for side 9.
     Raises ValueError unless `side` is 4 or 9, `seed` 0..2^64-1, and puzzles and views are non-negative and equally many.
     """
     box = box_side(side)
@@ -102,13 +81,13 @@ def draw_symmetries(seed: int, puzzles: npt.NDArray[np.int64], views: npt.NDArra
 
 
 def are_solutions(boards: Boards) -> npt.NDArray[np.bool_]:
-    """Return, (B,), which of `boards` (B, S, S) hold every digit once in each row, column and box.
+    """Return a mask (B,) of the `boards` (B, S, S) that have every digit once in each row, column and box.
 
     Raises ValueError unless S is 4 or 9.
     """
     boxed = _split_boxes(boards)
     side = boards.shape[1]
-    shown = np.int64(1) << np.minimum(boxed, side + 1).astype(np.int64)  # blanks and what is no digit have their own bits
+    shown = np.int64(1) << np.minimum(boxed, side + 1).astype(np.int64)  # blanks and invalid digits have bits of their own
     solved = np.ones(len(boards), dtype=np.bool_)
     for unit in ((3, 4), (1, 2), (2, 4)):  # rows, columns, boxes
         solved &= (np.bitwise_or.reduce(shown, axis=unit) == (2 << side) - 2).all(axis=(1, 2))
@@ -116,51 +95,47 @@ def are_solutions(boards: Boards) -> npt.NDArray[np.bool_]:
 
 
 def extends(questions: Boards, answers: Boards) -> npt.NDArray[np.bool_]:
-    """Return, (B,), which of `answers` (B, S, S) agree with all clues of `questions`. Raises ValueError if shapes differ."""
+    """Return a mask (B,) of the `answers` (B, S, S) that keep all clues of `questions`. Raises ValueError if shapes differ."""
     if questions.ndim != 3 or questions.shape != answers.shape:
         raise ValueError(f"expected questions and answers of one shape (B, S, S), got {questions.shape} and {answers.shape}")
     return ((questions == 0) | (questions == answers)).all(axis=(1, 2))
 
 
 def symmetry_invariant(board: Board) -> bytes:
-    """Return eight bytes that are the same for all views of `board` (S, S): one of `symmetry_invariants`."""
+    """Return the symmetry invariant of one `board` (S, S) as eight bytes."""
     return symmetry_invariants(board[None]).astype("<u8").tobytes()
 
 
 def symmetry_invariants(boards: Boards) -> Words:
-    """Return, (B,) uint64, a number for each of `boards` (B, S, S) that all its views share.
+    """Return a hash (B,) uint64 of each of `boards` (B, S, S) that is the same for all its views.
 
-    Cells are told apart by color refinement (Weisfeiler and Leman): blank or clue at first, then again and again by what
-    their row and column, in either order, their box and their digit hold. Puzzles that are no views of each other nearly always
-    differ; boards without blanks never do, for all their cells look alike. Raises ValueError unless S is 4 or 9 and digits fit.
+    Color refinement (Weisfeiler and Leman) labels the cells: at first blank or clue, then repeatedly by the labels in their
+    row and column, in either order, in their box and under their digit. Puzzles that are not views of each other nearly always
+    differ. Boards without blanks never do, because all their cells are alike. Raises ValueError unless S is 4 or 9 and digits
+    fit.
     """
     boxed = _split_boxes(boards)
     count, side, _ = boards.shape
     if (boards > side).any():
         raise ValueError(f"digits are 1..{side} and blanks 0, got {boards.max()}")
-    owners = boards.reshape(count, side * side) + np.arange(count)[:, None] * (side + 1)  # a place for each digit of each board
-    own, line, box, digit = _mix(np.arange(1, 5, dtype=np.uint64) * _GAMMA) | np.uint64(1)
+    owners = boards.reshape(count, side * side) + np.arange(count)[:, None] * (side + 1)  # one index per board and digit
+    own, line, box, digit = scramble(np.arange(1, 5, dtype=np.uint64) * _GAMMA) | np.uint64(1)
     cells = (boxed > 0).astype(np.uint64)  # (B, n, n, n, n): band, row, stack, column
     for _ in range(_INVARIANT_ROUNDS):
-        lines = _mix(cells.sum(axis=(3, 4), keepdims=True) + _GAMMA) + _mix(cells.sum(axis=(1, 2), keepdims=True) + _GAMMA)
+        in_row, in_column = (cells.sum(axis=axes, keepdims=True) for axes in ((3, 4), (1, 2)))
+        lines = scramble(in_row + _GAMMA) + scramble(in_column + _GAMMA)
         totals = np.zeros(count * (side + 1), dtype=np.uint64)
         np.add.at(totals, owners.ravel(), cells.ravel())
         alike = totals[owners].reshape(cells.shape)
-        cells = _mix(cells * own + lines * line + cells.sum(axis=(2, 4), keepdims=True) * box + alike * digit)
+        cells = scramble(cells * own + lines * line + cells.sum(axis=(2, 4), keepdims=True) * box + alike * digit)
     return cells.reshape(count, side * side).sum(axis=1)
 
 
 def box_side(side: int) -> int:
-    """Return the side of a board's boxes, 2 or 3. Raises ValueError unless `side` is 4 or 9."""
+    """Return the side of the boxes of a board, 2 or 3. Raises ValueError unless `side` is 4 or 9."""
     if side not in _BOX_SIDES:
         raise ValueError(f"a Sudoku board has a side of {' or '.join(map(str, _BOX_SIDES))}, got {side}")
     return _BOX_SIDES[side]
-
-
-def _relabel(boards: Boards, digits: npt.NDArray[np.uint8]) -> Boards:
-    """Return `boards` (B, S, S) in which every digit d of board b has become `digits[b, d]`; `digits` is (B, S+1)."""
-    places = boards + (np.arange(len(digits)) * digits.shape[1])[:, None, None]
-    return digits.reshape(-1)[places]
 
 
 def _split_boxes(boards: Boards) -> Boards:
@@ -179,23 +154,13 @@ def _order_lines(blocks: Words, lines: Words) -> npt.NDArray[np.uint8]:
 
 
 def _sort_keys(keys: Words) -> npt.NDArray[np.int64]:
-    """Return the permutations that sort `keys` along the last axis; of independent keys, all are equally likely."""
+    """Return the permutations that sort `keys` along the last axis; for independent keys, all are equally likely."""
     return np.argsort(keys, axis=-1, kind="stable")
 
 
 def _hash_keys(seed: int, puzzles: npt.NDArray[np.int64], views: npt.NDArray[np.int64], length: int) -> Words:
     """Return, (B, length), the first numbers of a SplitMix64 generator for each puzzle and view, seeded by their hash."""
-    state = _mix(np.array([seed], dtype=np.uint64) + _GAMMA)
+    state = scramble(np.array([seed], dtype=np.uint64) + _GAMMA)
     for part in (puzzles, views):
-        state = _mix((state ^ part.astype(np.uint64)) + _GAMMA)
-    return _mix(state[:, None] + np.arange(1, length + 1, dtype=np.uint64) * _GAMMA)
-
-
-def _mix(words: Words) -> Words:
-    """Return `words`, scrambled by the bijection that ends SplitMix64 (Steele, Lea and Flood, 2014)."""
-    mixed = words ^ (words >> np.uint64(30))
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(27)
-    mixed *= np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return mixed
+        state = scramble((state ^ part.astype(np.uint64)) + _GAMMA)
+    return scramble(state[:, None] + np.arange(1, length + 1, dtype=np.uint64) * _GAMMA)

@@ -1,10 +1,9 @@
-"""The transforms that leave the content of a task unchanged, found exactly.
+"""The symmetries of a task: the transforms that leave its content unchanged, found exactly.
 
-Two transforms give a task the same view exactly when they differ by such a symmetry, so `augment.views` counts and lists
-distinct views with what is found here. The symmetries form a group that can have millions of members. It is therefore kept
-as a chain: the dihedrals that occur, then, color by color, where a color can go once the colors before it are held fixed.
-At most 7 + 36 searches find the chain. A search assigns colors one by one and compares hashes of where they lie, which may
-only ever prune; what survives is checked on the grids themselves.
+`augment.views` needs them because two transforms give the same view if and only if they differ by a symmetry. The symmetries
+form a group that can have millions of members, so it is stored as a chain: its dihedrals, then for each color the possible
+images when the colors before it are fixed. At most 7 + 36 searches find the chain. A search assigns colors one by one and
+compares hashes of their positions. Hashes only prune: every symmetry found is verified on the grids.
 """
 
 import math
@@ -21,12 +20,12 @@ from augment.grid import COLORS, MAX_SIDE, Grid, grid_key
 from augment.task import Task
 
 Content = Sequence[tuple[Grid, ...]]
-"""What a task shows, in any order: (input, output) of every demonstration and (input,) of every test input."""
+"""The grids of a task, in any order: (input, output) of every demonstration and (input,) of every test input."""
 
 Hashes = npt.NDArray[np.uint64]
 
 _SIDES = COLORS
-"""The column of `_marks` that hashes the sides of the grids; those before it belong to the colors."""
+"""Column of `_marks` that hashes the sides of the grids; the columns before it belong to the colors."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,17 @@ class Symmetry:
     dihedrals: tuple[int, ...]
     """The dihedrals of all of them, ascending; 0 first."""
     orbits: tuple[tuple[int, ...], ...]
-    """For each given color, itself and then, ascending, the others to which it is sent by symmetries with dihedral 0 that
-    keep every given color before it."""
+    """For each given color, itself and then, ascending, its other images under the symmetries with dihedral 0 that keep every
+    given color before it."""
 
     @property
     def order(self) -> int:
-        """How many transforms of the given colors map the content to itself."""
+        """Number of transforms of the given colors that map the content to itself."""
         return len(self.dihedrals) * math.prod(len(orbit) for orbit in self.orbits)
 
 
 def task_content(task: Task) -> Content:
-    """Return the demonstrations and the test inputs of `task`. They are told apart, so neither can pass for the other."""
+    """Return the demonstrations and the test inputs of `task`, which differ in the number of grids."""
     return [(pair.input, pair.output) for pair in task.train] + [(grid,) for grid in task.test]
 
 
@@ -60,7 +59,7 @@ def find_symmetry(content: Content, colors: Sequence[int]) -> Symmetry:
     search = _Search(content, colors)
     kept = [column for column in range(_SIDES + 1) if column not in colors]
     salts = _salts(_SIDES + 1)[kept]
-    start = _scramble((search.marks[:, :, kept] * salts).sum(axis=2))  # (8, N)
+    start = scramble((search.marks[:, :, kept] * salts).sum(axis=2))  # (8, N)
     totals = start.sum(axis=1)
     dihedrals = [
         dihedral
@@ -77,10 +76,10 @@ def find_symmetry(content: Content, colors: Sequence[int]) -> Symmetry:
 
 
 class _Search:
-    """Looks for symmetries of one content: is there one with this dihedral that sends these colors there?
+    """Search for symmetries of one content that have a given dihedral and given images of some colors.
 
-    A label is a hash of what is known of one example (a demonstration or a test input): its sides and where the colors
-    assigned so far lie. A symmetry must map the multiset of labels on the source side to the one on the image side.
+    A label is a hash of an example (a demonstration or a test input): its sides and the positions of the colors assigned so
+    far. A symmetry must map the multiset of labels on the source side to that on the image side.
     """
 
     def __init__(self, content: Content, colors: Sequence[int]) -> None:
@@ -90,13 +89,13 @@ class _Search:
         self.original = _count(content)
 
     def refine(self, dihedral: int, labels: Hashes, colors: Sequence[int]) -> Hashes:
-        """Return, (N, len(colors)), what the labels (N,) become when each one of `colors` is assigned next."""
-        return _scramble(labels[:, None] + self.marks[dihedral][:, colors])
+        """Return the labels, (N, len(colors)), that follow from `labels` (N,) if each one of `colors` is assigned next."""
+        return scramble(labels[:, None] + self.marks[dihedral][:, colors])
 
     def orbit(self, place: int, refined: Hashes) -> tuple[int, ...]:
-        """Return where symmetries with dihedral 0 that keep the colors before `place` send the color there, itself first.
+        """Return the images of the color at `place`, itself first, under symmetries with dihedral 0 that keep those before it.
 
-        `refined` (N, later colors) holds the labels when those colors are kept and one of the later ones is assigned next.
+        `refined` (N, colors from `place` on) has the labels if the colors before are kept and that color is assigned next.
         """
         color, *others = self.colors[place:]
         kept = {earlier: earlier for earlier in self.colors[:place]}
@@ -129,19 +128,19 @@ class _Search:
         )
 
     def is_symmetry(self, dihedral: int, assigned: dict[int, int]) -> bool:
-        """Return whether the transform maps the content to itself, judged on the grids."""
+        """Return whether the transform maps the content to itself, by comparing grids."""
         table = np.array([assigned.get(color, color) for color in range(COLORS)], dtype=np.uint8)
         views = [[apply_dihedral(table[grid], dihedral) for grid in example] for example in self.content]
         return _count(views) == self.original
 
 
 def _count(content: Iterable[Iterable[Grid]]) -> Counter[tuple[bytes, ...]]:
-    """Return how often each example occurs in `content`; equal for equal contents in any order."""
+    """Return how often each example occurs in `content`, whatever its order."""
     return Counter(tuple(grid_key(grid) for grid in example) for example in content)
 
 
 def _marks(content: Content) -> Hashes:
-    """Return, (8, N, 11), for every dihedral a hash of where each color lies in each of N examples, and of the sides."""
+    """Return hashes, (8, N, 11), of the positions of each color in each of N examples, and of its sides, for every dihedral."""
     grids = [grid for example in content for grid in example]
     sides = np.array([grid.shape for grid in grids], dtype=np.uint64)  # (G, 2)
     weights = np.concatenate([_weights(*grid.shape) for grid in grids], axis=1)  # (8, cells)
@@ -156,14 +155,14 @@ def _marks(content: Content) -> Hashes:
     places = [place for example in content for place in range(len(example))]
     salts = _salts(max(places) + 1)[places]
     starts = np.cumsum([0] + [len(example) for example in content[:-1]])
-    return _scramble(np.add.reduceat(marks * salts[:, None], starts, axis=1))
+    return scramble(np.add.reduceat(marks * salts[:, None], starts, axis=1))
 
 
 @lru_cache(maxsize=MAX_SIDE**2)
 def _weights(height: int, width: int) -> npt.NDArray[np.float64]:
-    """Return, (8, height * width), the weight of the place to which each dihedral moves each cell.
+    """Return the weight, (8, height * width), of the position to which each dihedral moves each cell.
 
-    Whole numbers below 2**42, so that the sum over a grid is exact, whatever its order.
+    Weights are whole numbers below 2**42, so that the sum over a grid is exact in any order.
     """
     weights = np.random.default_rng(8).integers(1, 2**42, size=(MAX_SIDE, MAX_SIDE)).astype(np.float64)
     rows = []
@@ -174,12 +173,12 @@ def _weights(height: int, width: int) -> npt.NDArray[np.float64]:
 
 
 def _salts(count: int) -> Hashes:
-    """Return `count` odd multipliers, (count,), that keep what they multiply apart in a sum."""
-    return _scramble(np.arange(1, count + 1, dtype=np.uint64)) | np.uint64(1)
+    """Return `count` odd multipliers, (count,), that make the terms of a sum distinguishable."""
+    return scramble(np.arange(1, count + 1, dtype=np.uint64)) | np.uint64(1)
 
 
-def _scramble(values: Hashes) -> Hashes:
-    """Return `values`, mixed bit by bit (the finalizer of SplitMix64), so that sums of them tell multisets apart."""
+def scramble(values: Hashes) -> Hashes:
+    """Return `values` after the bijection that ends SplitMix64 (Steele, Lea and Flood, 2014), so that their sum is a hash."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

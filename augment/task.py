@@ -1,4 +1,4 @@
-"""Tasks: demonstrations and test inputs. Test outputs are kept apart, as `Solutions`, so nothing trains on them by accident."""
+"""Tasks: demonstrations and test inputs. Test outputs are a separate type, `Solutions`, so that nothing trains on them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Task:
     train: tuple[Pair, ...]
     """Demonstrations, in file order."""
     test: tuple[Grid, ...]
-    """Test inputs, in file order. Empty only for sources of training pairs alone, such as Re-ARC."""
+    """Test inputs, in file order. Empty only for sources that have nothing but training pairs, such as Re-ARC."""
 
 
 Solutions = Mapping[TaskId, tuple[Grid, ...]]

@@ -1,7 +1,7 @@
-"""A transform: a permutation of the colors, then a dihedral symmetry. A task seen through one is a view of it.
+"""Transforms: a permutation of the colors and a dihedral symmetry. A transformed task is a view of it.
 
-The two parts commute, so the order matters to no result. A transform is written in three ways: the `Transform` itself, a
-short text for files and people (`code`), and an integer 0..2,903,039 (`transform_to_int`), of which stores keep arrays.
+The two parts commute. A transform has three forms: a `Transform`, a short text for files and people (`code`), and an integer
+0..2,903,039 (`transform_to_int`), of which datasets hold arrays.
 """
 
 import re
@@ -16,17 +16,16 @@ from augment.color import (
     Colors,
     apply_colors,
     check_colors,
-    compose_colors,
     inverse_colors,
     rank_permutations,
     unrank_permutations,
 )
-from augment.dihedral import DIHEDRALS, apply_dihedral, check_dihedral, compose_dihedral, inverse_dihedral
+from augment.dihedral import DIHEDRALS, apply_dihedral, check_dihedral, inverse_dihedral
 from augment.grid import COLORS, Grid
 from augment.task import Pair, Task
 
 TRANSFORMS = DIHEDRALS * PERMUTATIONS
-"""How many transforms exist: 8 * 9! = 2,903,040. Integer codes are below it."""
+"""Number of transforms: 8 * 9! = 2,903,040. Integer codes are below it."""
 
 Codes = npt.NDArray[np.uint32]
 """(N,) uint32: transforms as integers, dihedral * 9! + the lexicographic rank of the images of colors 1..9."""
@@ -42,33 +41,21 @@ class Transform:
     """The new color of each of the ten colors; color 0 stays."""
 
     def __post_init__(self) -> None:
-        """Reject what is not a transform."""
         check_dihedral(self.dihedral)
         check_colors(self.colors)
 
     def apply(self, grid: Grid) -> Grid:
-        """Return `grid`, (H, W), as this transform shows it: (H, W), or (W, H) when the sides are swapped."""
+        """Return the transformed `grid`: (H, W), or (W, H) if the dihedral swaps its sides."""
         return apply_dihedral(apply_colors(grid, self.colors), self.dihedral)
 
-    def invert(self, grid: Grid) -> Grid:
-        """Return, in the original frame, the grid of which `grid` is the view."""
-        return self.inverse().apply(grid)
-
     def apply_task(self, task: Task) -> Task:
-        """Return the view of `task`: every grid transformed, the id and the order of pairs kept."""
+        """Return the view of `task`: every grid is transformed; the id and the order of pairs stay."""
         train = tuple(Pair(self.apply(pair.input), self.apply(pair.output)) for pair in task.train)
         return Task(task.id, train, tuple(self.apply(grid) for grid in task.test))
 
     def inverse(self) -> "Transform":
         """Return the transform that undoes this one."""
         return Transform(inverse_dihedral(self.dihedral), inverse_colors(self.colors))
-
-    def then(self, other: "Transform") -> "Transform":
-        """Return the transform that does what this one and then `other` do."""
-        return Transform(
-            compose_dihedral(self.dihedral, other.dihedral),
-            compose_colors(self.colors, other.colors),
-        )
 
     @property
     def code(self) -> str:

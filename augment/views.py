@@ -1,9 +1,9 @@
-"""Lists the distinct views of a task: one transform for each, without duplicates and without missing any.
+"""The distinct views of a task: exactly one transform for each.
 
-Two transforms are the same for a task when they give it the same content: the multiset of its demonstrations together with
-the multiset of its test inputs, whatever their order. Colors that a task does not show change nothing, and a task with
-symmetries (`augment.symmetry`) looks alike through several transforms. Each class of equal transforms is represented here by
-its least member, so that counting is exact and sampling needs no comparison of views. The build stage stores the result.
+Two transforms are equivalent for a task when they give the same content: the multiset of its demonstrations and the multiset
+of its test inputs. Colors that do not occur in the task make no difference, and a task with symmetries (`augment.symmetry`) has
+the same content under several transforms. The least transform of each equivalence class represents it, so that counting is
+exact and sampling compares no views. The build stage stores the result.
 """
 
 import math
@@ -22,20 +22,20 @@ from augment.task import Task
 from augment.transform import Codes, encode_transforms
 
 Policy = Literal["all", "keep-output-only"]
-"""Which colors are permuted: all of 1..9, or all but those that demonstration outputs show and no input does."""
+"""Which colors are permuted: all of 1..9, or all but those that occur in demonstration outputs and in no input."""
 
 
 def count_distinct(task: Task, policy: Policy = "all") -> int:
-    """Return how many distinct views `task` has, itself included. Raises ValueError for an unknown policy."""
+    """Return the number of distinct views of `task`, including itself. Raises ValueError for an unknown policy."""
     return _Views.of(task, policy).count
 
 
 def distinct_transforms(task: Task, limit: int, rng: np.random.Generator, policy: Policy = "all") -> Codes:
-    """Return transforms that show `task` in distinct ways, as integer codes (n,) uint32, n = min(limit, views that exist).
+    """Return transforms that give distinct views of `task`, as integer codes (n,) uint32, n = min(limit, number of views).
 
-    The identity, 0, comes first. When there are more views than `limit`, the others are drawn uniformly without
-    replacement. Their order is random too, so that the first few of them are a fair sample; it depends on `rng` alone.
-    Raises ValueError when `limit` is not positive or the policy is unknown.
+    The identity, 0, comes first. If there are more views than `limit`, the others are drawn uniformly without replacement.
+    Their order is random too, so that the first few are a fair sample; it depends only on `rng`. Raises ValueError if `limit`
+    is not positive or the policy is unknown.
     """
     if limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
@@ -46,10 +46,10 @@ def distinct_transforms(task: Task, limit: int, rng: np.random.Generator, policy
 
 @dataclass(frozen=True)
 class _Views:
-    """The transforms that can tell views of a task apart: a dihedral, and an image for each color that is shown.
+    """The transforms that can give different views of a task: a dihedral, and an image for each color that occurs in it.
 
-    They are numbered, dihedral first, then by the images of the shown colors in lexicographic order. Colors that are not
-    shown take the remaining images in ascending order, so that the identity is among them.
+    They are numbered by dihedral, then by the images of the shown colors in lexicographic order. Colors that do not occur take
+    the remaining images in ascending order, so that the identity is one of the transforms.
     """
 
     shown: tuple[int, ...]
@@ -73,25 +73,28 @@ class _Views:
 
     @cached_property
     def images(self) -> int:
-        """How many ways there are to choose images for the shown colors."""
+        """Number of ways to choose images for the shown colors."""
         return math.perm(len(self.movable), len(self.shown))
 
     @cached_property
     def total(self) -> int:
-        """How many numbered transforms there are; each view is given by `symmetry.order` of them."""
+        """Number of transforms; `symmetry.order` of them give the same view."""
         return DIHEDRALS * self.images
 
     @cached_property
     def count(self) -> int:
-        """How many distinct views there are."""
+        """Number of distinct views."""
         return self.total // self.symmetry.order
 
     def least_codes(self, numbers: npt.NDArray[np.int64]) -> Codes:
-        """Return the integer codes, in order, of those `numbers` (N,) that are the least of all that give the same view."""
+        """Return the integer codes, in order, of those `numbers` (N,) that are the least among those with the same view."""
         dihedral, rank = np.divmod(numbers, self.images)
         unshown_orders = math.factorial(len(self.movable) - len(self.shown))
         images = unrank_permutations(rank * unshown_orders, len(self.movable))  # (N, M), as places in `movable`
-        least = self._least_dihedrals()[dihedral]
+        least_dihedrals = [
+            all(turn <= compose_dihedral(symmetric, turn) for symmetric in self.symmetry.dihedrals) for turn in range(DIHEDRALS)
+        ]
+        least = np.array(least_dihedrals)[dihedral]
         for i, orbit in enumerate(self.symmetry.orbits):
             for other in orbit[1:]:
                 least &= images[:, i] < images[:, self.shown.index(other)]
@@ -101,20 +104,11 @@ class _Views:
             colors[:, sources] = np.array(self.movable, dtype=np.uint8)[images]
         return encode_transforms(dihedral[least].astype(np.uint8), colors[least])
 
-    def _least_dihedrals(self) -> npt.NDArray[np.bool_]:
-        """Return, (8,), whether no symmetry followed by that dihedral has a smaller one."""
-        return np.array(
-            [
-                all(dihedral <= compose_dihedral(symmetric, dihedral) for symmetric in self.symmetry.dihedrals)
-                for dihedral in range(DIHEDRALS)
-            ]
-        )
-
 
 def _draw(views: _Views, limit: int, rng: np.random.Generator) -> Codes:
-    """Return the codes of `limit` views, or of all where there are fewer, drawn uniformly and in random order."""
+    """Return the codes of `limit` views, or of all if there are fewer, drawn uniformly and in random order."""
     order = views.symmetry.order
-    draws = limit if order == 1 else order * (2 * limit + 32)  # one in `order` is the least of its view
+    draws = limit if order == 1 else order * (2 * limit + 32)  # of `order` transforms with the same view, one is the least
     if 2 * draws < views.total:
         codes = views.least_codes(rng.choice(views.total, draws, replace=False))
         if len(codes) >= limit:
@@ -124,7 +118,4 @@ def _draw(views: _Views, limit: int, rng: np.random.Generator) -> Codes:
 
 def _colors(grids: list[Grid]) -> set[int]:
     """Return the colors that occur in `grids`."""
-    if not grids:
-        return set()
-    cells = np.concatenate([grid.ravel() for grid in grids])
-    return set(np.flatnonzero(np.bincount(cells, minlength=COLORS)).tolist())
+    return set().union(*(np.unique(grid).tolist() for grid in grids))

@@ -72,11 +72,6 @@ def test_grid_that_does_not_fit_is_refused(place: dict[str, int], named: str) ->
         encode(np.zeros((2, 3), dtype=np.uint8), **place)
 
 
-def test_grid_of_the_whole_canvas_is_read_without_a_border() -> None:
-    grid = np.full((30, 30), 7, dtype=np.uint8)
-    assert np.array_equal(decode(encode(grid)), grid)
-
-
 @pytest.mark.parametrize("first", [PAD, EOS, VOCABULARY])
 def test_canvas_without_a_color_in_its_corner_is_empty(first: int) -> None:
     tokens = np.full((4, 4), 5, dtype=np.uint8)
@@ -85,14 +80,17 @@ def test_canvas_without_a_color_in_its_corner_is_empty(first: int) -> None:
     assert decode(tokens) is None
 
 
-def test_fewest_rows_win_among_equal_areas() -> None:
-    tokens = np.array([[2, 2, 2, 2], [2, 2, 0, 0], [0, 0, 0, 0]], dtype=np.uint8)
-    assert crop_sizes(tokens[None]).tolist() == [[1, 4]]
-
-
-def test_token_after_a_gap_does_not_widen_a_row() -> None:
-    tokens = np.array([[2, 1, 2, 2, 2], [2, 2, 2, 2, 2], [2, 2, 0, 2, 2]], dtype=np.uint8)
-    assert crop_sizes(tokens[None]).tolist() == [[3, 1]]
+@pytest.mark.parametrize(
+    ("tokens", "size"),
+    [
+        ([[2, 2, 2, 2], [2, 2, 0, 0], [0, 0, 0, 0]], [1, 4]),
+        ([[2, 1, 2, 2, 2], [2, 2, 2, 2, 2], [2, 2, 0, 2, 2]], [3, 1]),
+        ([[9] * 30] * 30, [30, 30]),
+    ],
+    ids=["fewest rows of equal areas", "a token after a gap", "no border"],
+)
+def test_size_is_that_of_the_largest_rectangle(tokens: list[list[int]], size: list[int]) -> None:
+    assert crop_sizes(np.array([tokens], dtype=np.uint8)).tolist() == [size]
 
 
 def test_tokens_of_any_integer_type_are_read() -> None:

@@ -1,7 +1,6 @@
 """The eight symmetries: numbering, inverses, and the group they form."""
 
 import json
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,10 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "arc_transforms.json
 ALL = range(DIHEDRALS)
 
 
+def test_published_numbering_is_covered_completely() -> None:
+    assert sorted(case["tid"] for case in GOLDEN) == list(ALL)
+
+
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: str(case["tid"]))
 def test_numbering_is_the_published_one(case: dict[str, Any]) -> None:
     grid = np.array(case["grid"], dtype=np.uint8)
@@ -26,18 +29,10 @@ def test_numbering_is_the_published_one(case: dict[str, Any]) -> None:
     assert invert_dihedral(transformed, case["tid"]).tolist() == case["restored"]
 
 
-def test_published_numbering_is_covered_completely() -> None:
-    assert sorted(case["tid"] for case in GOLDEN) == list(ALL)
-
-
 @given(grids(), st.integers(0, 7))
-def test_invert_undoes_apply(grid: Grid, dihedral: int) -> None:
+def test_invert_undoes_apply_also_for_stacked_grids(grid: Grid, dihedral: int) -> None:
     assert np.array_equal(invert_dihedral(apply_dihedral(grid, dihedral), dihedral), grid)
-    assert np.array_equal(apply_dihedral(invert_dihedral(grid, dihedral), dihedral), grid)
-
-
-@given(grids(), st.integers(0, 7))
-def test_stacked_grids_turn_together(grid: Grid, dihedral: int) -> None:
+    assert compose_dihedral(dihedral, inverse_dihedral(dihedral)) == 0
     stack = np.stack([grid, 9 - grid])
     assert np.array_equal(apply_dihedral(stack, dihedral), [apply_dihedral(one, dihedral) for one in stack])
     assert invert_dihedral(stack, dihedral).flags.c_contiguous
@@ -47,25 +42,6 @@ def test_stacked_grids_turn_together(grid: Grid, dihedral: int) -> None:
 def test_composition_is_one_after_the_other(grid: Grid, first: int, second: int) -> None:
     one_by_one = apply_dihedral(apply_dihedral(grid, first), second)
     assert np.array_equal(apply_dihedral(grid, compose_dihedral(first, second)), one_by_one)
-
-
-def test_composition_is_a_group() -> None:
-    table = [[compose_dihedral(first, second) for second in ALL] for first in ALL]
-    assert all(sorted(row) == list(ALL) for row in table)
-    assert all(sorted(column) == list(ALL) for column in zip(*table, strict=True))
-    assert table[0] == list(ALL)
-    assert [row[0] for row in table] == list(ALL)
-    assert all(table[table[a][b]][c] == table[a][table[b][c]] for a, b, c in product(ALL, repeat=3))
-
-
-def test_inverse_is_the_group_inverse() -> None:
-    for dihedral in ALL:
-        assert compose_dihedral(dihedral, inverse_dihedral(dihedral)) == 0
-        assert compose_dihedral(inverse_dihedral(dihedral), dihedral) == 0
-
-
-def test_order_of_composition_matters() -> None:
-    assert compose_dihedral(1, 4) != compose_dihedral(4, 1)
 
 
 @pytest.mark.parametrize("dihedral", ALL)
@@ -80,9 +56,6 @@ def test_result_is_a_new_contiguous_array_of_the_right_shape(dihedral: int) -> N
 @pytest.mark.parametrize("wrong", [-1, 8])
 def test_other_numbers_are_refused(wrong: int) -> None:
     grid = np.zeros((1, 1), dtype=np.uint8)
-    with pytest.raises(ValueError, match=rf"0\.\.7, got {wrong}"):
-        apply_dihedral(grid, wrong)
-    with pytest.raises(ValueError, match=rf"got {wrong}"):
-        compose_dihedral(0, wrong)
-    with pytest.raises(ValueError, match=rf"got {wrong}"):
-        inverse_dihedral(wrong)
+    for call in (lambda: apply_dihedral(grid, wrong), lambda: compose_dihedral(0, wrong), lambda: inverse_dihedral(wrong)):
+        with pytest.raises(ValueError, match=rf"0\.\.7, got {wrong}"):
+            call()

@@ -10,24 +10,16 @@ from tests.augment.strategies import grids
 
 @given(grids())
 def test_rows_of_a_grid_are_read_back_unchanged(grid: Grid) -> None:
-    parsed = parse_grid(grid.tolist(), "here")
-    assert parsed.dtype == np.uint8
-    assert np.array_equal(parsed, grid)
+    for rows in (grid.tolist(), tuple(map(tuple, grid.tolist()))):
+        parsed = parse_grid(rows, "here")
+        assert parsed.dtype == np.uint8
+        assert np.array_equal(parsed, grid)
 
 
-@given(grids())
-def test_rows_may_be_any_sequences(grid: Grid) -> None:
-    assert np.array_equal(parse_grid(tuple(tuple(row) for row in grid.tolist()), "here"), grid)
-
-
-def test_grid_can_be_written_to() -> None:
-    grid = parse_grid([[1, 2]], "here")
+def test_largest_grid_is_accepted_and_can_be_written_to() -> None:
+    grid = parse_grid([[9] * MAX_SIDE] * MAX_SIDE, "here")
     grid[0, 0] = 5
-    assert grid.tolist() == [[5, 2]]
-
-
-def test_largest_grid_is_accepted() -> None:
-    assert parse_grid([[9] * MAX_SIDE] * MAX_SIDE, "here").shape == (MAX_SIDE, MAX_SIDE)
+    assert (grid.shape, int(grid[0, 0])) == ((MAX_SIDE, MAX_SIDE), 5)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +44,7 @@ def test_largest_grid_is_accepted() -> None:
         ([[1.0]], "got 1.0"),
         ([[True]], "got True"),
         ([[None]], "got None"),
-        ([["1" * 100]], r"got '1+\.\.\."),
+        ([["1" * 100]], "got '1{39}$"),
     ],
 )
 def test_anything_but_a_grid_is_refused_with_its_place(rows: object, complaint: str) -> None:
@@ -62,16 +54,7 @@ def test_anything_but_a_grid_is_refused_with_its_place(rows: object, complaint: 
     assert len(str(error.value)) < 120
 
 
-def test_equal_cells_in_other_shapes_have_other_keys() -> None:
-    row = np.array([[1, 2]], dtype=np.uint8)
-    assert grid_key(row) != grid_key(row.T)
-
-
 @given(grids(max_side=2, colors=2), grids(max_side=2, colors=2))
 def test_keys_are_equal_exactly_for_equal_grids(first: Grid, second: Grid) -> None:
     assert (grid_key(first) == grid_key(second)) == np.array_equal(first, second)
-
-
-def test_key_does_not_depend_on_memory_order() -> None:
-    grid = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8)
-    assert grid_key(np.asfortranarray(grid)) == grid_key(grid)
+    assert grid_key(np.asfortranarray(first)) == grid_key(first)

@@ -32,26 +32,12 @@ def test_published_augmentation_names_mean_the_same(case: dict[str, Any]) -> Non
     transform = Transform(int(dihedral.removeprefix("t")), tuple(int(color) for color in colors))
     grid = np.array(case["grid"], dtype=np.uint8)
     assert transform.apply(grid).tolist() == case["augmented"]
-    assert transform.invert(np.array(case["augmented"], dtype=np.uint8)).tolist() == case["grid"]
 
 
 @given(grids(), transforms())
-def test_invert_undoes_apply(grid: Grid, transform: Transform) -> None:
-    assert np.array_equal(transform.invert(transform.apply(grid)), grid)
-    assert np.array_equal(transform.apply(transform.invert(grid)), grid)
-
-
-@given(grids(), transforms(), transforms())
-def test_then_applies_one_after_the_other(grid: Grid, first: Transform, second: Transform) -> None:
-    assert np.array_equal(first.then(second).apply(grid), second.apply(first.apply(grid)))
-
-
-@given(transforms(), transforms(), transforms())
-def test_then_is_a_group(first: Transform, second: Transform, third: Transform) -> None:
-    assert first.then(second).then(third) == first.then(second.then(third))
-    assert first.then(IDENTITY) == IDENTITY.then(first) == first
-    assert first.then(first.inverse()) == first.inverse().then(first) == IDENTITY
-    assert first.then(second).inverse() == second.inverse().then(first.inverse())
+def test_the_inverse_undoes_a_transform(grid: Grid, transform: Transform) -> None:
+    assert np.array_equal(transform.inverse().apply(transform.apply(grid)), grid)
+    assert transform.inverse().inverse() == transform
 
 
 def test_task_keeps_its_id_and_order() -> None:
@@ -106,13 +92,6 @@ def test_what_is_no_transform_cannot_be_made() -> None:
         Transform(0, IDENTITY.colors[::-1])
 
 
-@given(transforms())
-def test_integer_survives_the_round_trip(transform: Transform) -> None:
-    code = transform_to_int(transform)
-    assert 0 <= code < TRANSFORMS
-    assert transform_from_int(code) == transform
-
-
 def test_integer_counts_permutations_within_dihedrals() -> None:
     assert transform_to_int(IDENTITY) == 0
     assert transform_to_int(Transform.parse("0.123456798")) == 1
@@ -123,6 +102,7 @@ def test_integer_counts_permutations_within_dihedrals() -> None:
 @given(st.lists(transforms(), max_size=20))
 def test_arrays_of_codes_agree_with_single_ones(drawn: list[Transform]) -> None:
     codes = np.array([transform_to_int(transform) for transform in drawn], dtype=np.uint32)
+    assert [transform_from_int(code) for code in codes.tolist()] == drawn
     dihedral, colors = decode_transforms(codes)
     assert (dihedral.dtype, colors.dtype, colors.shape) == (np.uint8, np.uint8, (len(drawn), 10))
     assert dihedral.tolist() == [transform.dihedral for transform in drawn]
@@ -136,8 +116,5 @@ def test_arrays_of_codes_agree_with_single_ones(drawn: list[Transform]) -> None:
 def test_integers_without_a_transform_are_refused(wrong: int) -> None:
     with pytest.raises(ValueError, match=f"got {wrong}"):
         transform_from_int(wrong)
-
-
-def test_arrays_with_a_wrong_code_are_refused() -> None:
     with pytest.raises(ValueError, match=f"got {TRANSFORMS}"):
         decode_transforms(np.array([0, TRANSFORMS, 5], dtype=np.uint32))

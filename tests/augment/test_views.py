@@ -184,18 +184,12 @@ def test_every_view_is_drawn_equally_often(task: Task, limit: int) -> None:
 def test_drawn_views_are_not_sorted() -> None:
     codes = distinct_transforms(SWAP, 50, np.random.default_rng(0))
     assert codes.tolist() != sorted(codes.tolist())
-
-
-def test_limit_of_one_is_the_task_itself() -> None:
     assert distinct_transforms(SWAP, 1, np.random.default_rng(0)).tolist() == [0]
 
 
-@pytest.mark.parametrize("limit", [0, -1])
-def test_limit_must_be_positive(limit: int) -> None:
-    with pytest.raises(ValueError, match=f"got {limit}"):
-        distinct_transforms(SWAP, limit, np.random.default_rng(0))
-
-
-def test_unknown_policy_is_refused_with_the_known_ones() -> None:
+def test_wrong_limits_and_policies_are_refused() -> None:
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match=f"got {limit}"):
+            distinct_transforms(SWAP, limit, np.random.default_rng(0))
     with pytest.raises(ValueError, match="'none', expected one of: all, keep-output-only"):
         count_distinct(SWAP, "none")  # type: ignore[arg-type]

@@ -110,7 +110,7 @@ def one_by_one(pack: Pack, tokens: npt.NDArray[np.uint8]) -> list[Grid | None]:
     for (height, width), dihedral, colors in zip(pack.shapes.tolist(), pack.dihedral, pack.colors, strict=True):
         view = decode(tokens[cell : cell + height * width].reshape(height, width))
         transform = Transform(int(dihedral), tuple(colors.tolist()))
-        found.append(None if view is None else transform.invert(view))
+        found.append(None if view is None else transform.inverse().apply(view))
         cell += height * width
     return found
 
