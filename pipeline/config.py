@@ -1,4 +1,4 @@
-"""One frozen dataclass a stage, joined in `Config`; overrides from the command line; the JSON beside every artefact."""
+"""Every setting: one frozen dataclass per stage, joined in `Config`; overrides from the command line; config.json. No torch."""
 
 import dataclasses
 import typing
@@ -16,24 +16,23 @@ from eval.vote import RANKINGS
 from pipeline.models.config import KINDS, MemoryConfig, ReasonerConfig
 
 Leakage = Literal["refuse", "drop", "allow"]
-"""What is done with training pairs that show the answer to a scored test: an error, leave them out, or train on them."""
+"""What to do with training pairs that show the answer to a scored test: fail, leave them out, or train on them."""
 
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """How a dataset is made from its sources."""
+    """How a dataset is built from its sources."""
 
     augmentations: int = 1000
-    """Most views of a task besides itself."""
+    """Maximum number of views per task besides the identity."""
     policy: Policy = "all"
     """Which colors are permuted: see `augment.views.Policy`."""
     seed: int = 0
-    """Draws the views where there are more than are wanted."""
+    """Draws the views of a task that has more than `augmentations`."""
     jobs: int = 0
-    """Most processes; 0 means one for each core. The result does not depend on it."""
+    """Maximum number of processes; 0 means one per core. The result does not depend on it."""
 
     def __post_init__(self) -> None:
-        """Reject bad values."""
         if not 0 <= self.augmentations < TRANSFORMS:
             raise ValueError(f"build augmentations must be 0..{TRANSFORMS - 1}, got {self.augmentations}")
         if self.policy not in get_args(Policy):
@@ -44,28 +43,28 @@ class BuildConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How the weights are updated. Defaults: TRM on ARC."""
+    """The optimizer and its schedule. Defaults: TRM on ARC."""
 
     kind: Literal["adam-atan2", "adamw", "muon"] = "adam-atan2"
-    """muon: matrices of the blocks by Muon, everything else by AdamW."""
+    """muon: Muon for the matrices of the blocks, AdamW for everything else."""
     rate: float = 1e-4
     matrix_rate: float = 1e-3
-    """Rate of Muon on matrices, scaled to the root mean square of AdamW's updates."""
+    """Learning rate of Muon, scaled to the root mean square of AdamW's updates."""
     memory_rate: float = 1e-2
-    """Rate of the task memory: sign descent on tables of rows, the optimizer's own rule on compositional rows."""
+    """Learning rate of the task memory: sign descent for tables of rows, the optimizer's own rule for compositional rows."""
     residual_rate: float = 1e-3
-    """Rate of sign descent on the residual of compositional memory."""
+    """Learning rate of sign descent on the residual of compositional memory."""
     weight_decay: float = 0.1
     memory_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
     warmup_steps: int = 2000
     decay_from: float = 1.0
-    """Share of the run (of its steps, or of its time) after which the rate falls linearly; 1 keeps it constant."""
+    """Fraction of the run (of its steps, or of its time) after which the rate decays linearly; 1 keeps it constant."""
     final_rate: float = 0.0
-    """Share of the rate that is left at the end of the decay."""
+    """Fraction of the rate at the end of the decay."""
     ema: float = 0.999
-    """Decay of the moving average of weights and task memory that predictions use; 0 turns it off."""
+    """Decay of the moving average of weights and task memory, which predictions use; 0 turns it off."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("adam-atan2", "adamw", "muon"):
@@ -90,42 +89,43 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and on what a network is trained. Defaults: TRM on ARC."""
+    """The training loop: packs, segments, halting, precision, checkpoints. Defaults: TRM on ARC."""
 
     seed: int = 0
     steps: int = 0
     """Optimizer steps; 0 means until the time limit."""
     packs: int = 0
-    """Packs of a step over all processes, a multiple of their number; 0 means one for each process."""
+    """Packs per step over all processes, a multiple of their number; 0 means one per process."""
     pack_tokens: int = 703_488
-    """Tokens of a pack; the sequence that reaches it is the last. Default: 768 sequences of 916 tokens."""
+    """Size of a pack: the sequence that reaches it is the last. Default: 768 sequences of 916 tokens."""
     pieces: int = 0
-    """A pack is computed in so many pieces one after another: less memory, the same result. 0: as few as fit, by a trial, on
-    a CUDA device; 1 on a CPU. The number doubles when memory runs out all the same."""
+    """Micro-batches per pack: more of them need less memory and give the same result. 0: as few as fit, found by a trial step,
+    on a CUDA device; 1 on a CPU. The number doubles whenever a step runs out of memory."""
     canvas: Literal["fitted", "full"] = "full"
-    """fitted: the canvas that the demonstrations call for, no padding. full: 30 x 30, as published."""
+    """fitted: the size that the demonstrations suggest, no padding. full: 30 x 30, as published."""
     shift_probability: float = 0.75
-    """Share of the sequences whose grids are moved to a random place on the full canvas."""
+    """Fraction of the sequences whose grids are moved to a random place on the full canvas."""
     segments: int = 16
-    """Most supervision segments of a sequence; 1 replaces every sequence after every step."""
+    """Maximum number of supervision segments per sequence; 1 replaces every sequence after every step."""
     exploration: float = 0.1
-    """Share of sequences that may not halt before a random number of segments, drawn anew at each segment."""
+    """Fraction of sequences that may not halt before a random number of segments, drawn anew at each segment."""
     halting: Halting = "learned"
-    """learned: a sequence halts when its halting logit says so, trained by whether it is right (TRM). q-learning: when halting
-    promises more than going on, which is trained by a further segment (HRM). off: every sequence runs all segments."""
+    """learned: a sequence halts when its halting logit is positive, trained on whether the output is exact (TRM). q-learning:
+    when the value of halting exceeds that of continuing, which a further segment trains (HRM). off: all sequences run all
+    segments."""
     halting_delay: int = 0
-    """Segments after which a wish to halt is acted on: 0 as published, or 1, with which a GPU need not wait for its next pack.
-    With 1, what a sequence wished one segment before it may halt counts when it may."""
+    """Segments between the decision to halt and the halt: 0 as published, or 1, so that a GPU need not wait for its next pack.
+    With 1, a decision taken one segment before a sequence may halt takes effect as soon as it may."""
     loss: Literal["stablemax", "softmax"] = "stablemax"
     execution: Execution = "eager"
-    """How a segment is computed. compiled: blocks by `torch.compile`, on packs of constant shapes. graphed: that, and the whole
-    step as a CUDA graph, of one process. Where a device or a dataset has no constant shapes, the log says so."""
+    """How a segment is computed. compiled: blocks through `torch.compile`, on packs of constant shapes. graphed: also the whole
+    step as a CUDA graph, with one process. Where the device or the dataset forbids it, training is eager and logs why."""
     precision: Precision = "auto"
-    """auto: bfloat16 where the device has it, else float16 with loss scaling on CUDA; on a CPU what is measured faster."""
+    """auto: bfloat16 where the device supports it, else float16 with loss scaling on CUDA; on a CPU the measured faster one."""
     checkpoint_seconds: float = 600.0
-    """Time between checkpoints; 0 keeps only the last."""
+    """Seconds between checkpoints; 0 writes only the last."""
     checkpoint_steps: int = 0
-    """Steps between checkpoints, in addition; 0 means by time alone."""
+    """Steps between checkpoints, in addition; 0 means by time only."""
     checkpoints_kept: int = 2
     log_steps: int = 20
     """Steps between lines of metrics.jsonl."""
@@ -147,19 +147,19 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """How test inputs are asked and how their candidates are ranked."""
+    """How test inputs are predicted and how their candidates are ranked."""
 
     views: int = 1000
-    """Most views of a test input."""
+    """Maximum number of views per test input."""
     round_views: int = 8
-    """Views of every test input in a round; after each round the submission is improved."""
+    """Views of every test input in a round; each round improves the submission."""
     pack_tokens: int = 65_536
     segments: int = 16
-    """Supervision segments that each view runs."""
+    """Supervision segments per view."""
     ranking: str = "count"
-    """How candidates are ranked: see eval.vote.RANKINGS. count: by (count, mean halting probability), as published."""
+    """One of eval.vote.RANKINGS. count: by (count, mean halting probability), as published."""
     time_share: float = 0.15
-    """Share of a run's time that is kept for prediction."""
+    """Fraction of a run's time that is kept for prediction."""
 
     def __post_init__(self) -> None:
         if min(self.views, self.round_views, self.pack_tokens, self.segments) < 1:

@@ -1,4 +1,4 @@
-"""Presets: named configs, each headed by its command, the device and time it is meant for, and the score it reached."""
+"""Presets: named configs, each headed by its command, the device and time it is meant for, and its measured score."""
 
 from dataclasses import replace
 
@@ -27,9 +27,9 @@ DEMO = Config(
 
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --preset fast --time-limit 30m
 #   --out DIR
-# Meant for one H100 and 25 minutes, or 4 x L4 and hours: what the demo's experiments chose (BENCHMARKS.md, "The best recipe per
-# minute"): one state, Muon, convolution on the grid, compositional memory, one segment; the published width, four layers.
-# Decay x rate x steps is about that of the demo. Not yet measured.
+# For one H100 and 25 minutes, or 4 x L4 and hours. The recipe that the demo's experiments chose (BENCHMARKS.md, "The best
+# recipe per minute") at the published width, with four layers: one state, Muon, grid convolution, compositional memory, one
+# segment. Weight decay x rate x steps is about that of the demo. Not yet measured.
 FAST = Config(
     build=BuildConfig(augmentations=1000, policy="keep-output-only"),
     model=ReasonerConfig(kind="urm", layers=4, H_cycles=2, L_cycles=2, positions="2d", convolution=3),
@@ -42,7 +42,7 @@ FAST = Config(
     predict=PredictConfig(views=256, round_views=16, segments=1, time_share=0.1),
 )  # fmt: skip
 
-# The faithful ones. Each names the authors' hardware, time and score; where no figure of ours stands, none was measured yet.
+# Published recipes. Each names its authors' hardware, time and score.
 
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --train-source json:CONCEPTARC.json
 #   --preset trm-arc1 --time-limit 80h --out DIR
@@ -134,8 +134,8 @@ URM_ARC1 = Config(
 #   --train-source json:CONCEPTARC.json --preset charm-arc1 --time-limit 80h --out DIR
 # The authors: 600 thousand to 2.4 million steps of 768 sequences, 84.0% pass@2 (arXiv 2609.33270), votes pooled over the last 9
 # or 10 checkpoints (`predict` each, then `vote`). They draw ConceptARC and the evaluation demonstrations twice as often as the
-# rest; here all tasks are drawn alike. The rates of rows and residual are ours, theirs are not known. Re-ARC may only serve the
-# training tasks of ARC-1. Here: not yet measured.
+# rest; here all tasks are drawn equally often. The rates of rows and residual are our choice: theirs are not published.
+# Re-ARC may only serve the training tasks of ARC-1. Here: not yet measured.
 CHARM_ARC1 = replace(
     URM_ARC1,
     memory=MemoryConfig(kind="compositional", tokens=1, residual=32),
@@ -172,10 +172,3 @@ def preset(name: str, seed: int | None = None) -> Config:
     if seed is None:
         return config
     return replace(config, train=replace(config.train, seed=seed), build=replace(config.build, seed=seed))
-
-
-PRESET_NAMES = (
-    *("demo", "demo-sudoku", "fast", "trm-arc1", "trm-arc2", "trm-sudoku", "trm-sudoku-attention", "trm-maze"),
-    *("hrm-arc1", "hrm-sudoku", "urm-arc1", "charm-arc1", "charm-arc2"),
-)
-"""Those of pipeline.presets, which is slow to import."""

@@ -11,7 +11,7 @@ from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source
 from pipeline.data.sources import SOURCES_HELP, Selection
 from pipeline.jobs.arc import Challenge
 from pipeline.jobs.puzzles import PuzzleChallenge
-from pipeline.presets import PRESET_NAMES, preset
+from pipeline.presets import PRESETS, preset
 from pipeline.system.time_limit import Budget, default_reserve
 
 PROGRAM = "python -m pipeline"
@@ -57,7 +57,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", required=True, metavar="P", help=f"settings by name: {', '.join(PRESET_NAMES)}")
+    parser.add_argument("--preset", required=True, metavar="P", help=f"settings by name: {', '.join(PRESETS)}")
     parser.add_argument("--seed", type=int, default=0)
     add_settings(parser)
     tracker = "send the lines of metrics.jsonl to a tracker of Accelerate as well: tensorboard, wandb, mlflow, ..."

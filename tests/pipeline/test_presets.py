@@ -11,7 +11,7 @@ from pipeline.device import make_accelerator
 from pipeline.models.config import MemoryConfig, ReasonerConfig
 from pipeline.models.network import Network, make_network
 from pipeline.models.task_memory import CompositionalMemory, TableMemory
-from pipeline.presets import PRESET_NAMES, PRESETS, preset
+from pipeline.presets import PRESETS, preset
 from pipeline.system.time_limit import Budget
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_store
@@ -37,10 +37,6 @@ def without_values(config: Config) -> Network:
 
 def size_of(config: Config) -> int:
     return sum(parameter.numel() for parameter in without_values(config).reasoner.parameters())
-
-
-def test_the_help_names_every_preset() -> None:
-    assert tuple(PRESETS) == PRESET_NAMES
 
 
 def test_a_preset_takes_a_seed_for_training_and_building() -> None:
@@ -230,4 +226,4 @@ def test_without_ema_the_weights_of_the_last_step_predict(tmp_path: Path) -> Non
     for trainer, same in ((averaged, False), (plain, True)):
         last = trainer.state.network.state_dict()
         assert all(torch.equal(tensor, last[name]) for name, tensor in trainer.state.weights().items()) == same
-    assert plain.average is None
+    assert plain.state.average is None
