@@ -1,13 +1,11 @@
-"""Several submissions side by side: their scores, what each alone solves, and what all of them together could.
-
-Takes attempts and solutions, as the score does; gives the text of `compare` and plain JSON.
-"""
+"""Several submissions side by side: their scores, what only one of them solves, and what all of them together could."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from augment.task import Solutions, TaskId
-from eval.provenance import Provenance, Scored, format_rows, provenance_json, provenance_rows
+from eval.formatting import plural
+from eval.provenance import Provenance, format_rows
 from eval.score import RULES, Predictions, Rates, Score, judge, score_predictions
 
 Output = tuple[TaskId, int]
@@ -21,25 +19,19 @@ class Comparison:
     """What several submissions solve of the same tests."""
 
     scores: Mapping[str, Score]
-    """By name, in the order that was asked for."""
+    """By name, in the order that was given."""
     alone: Mapping[str, tuple[Output, ...]]
-    """Outputs that one submission solves and no other does."""
+    """Outputs that only one submission solves, by its name."""
     by_all: tuple[Output, ...]
     by_none: tuple[Output, ...]
     union: Rates
     """Mean over tasks of the fraction of outputs that any submission solves. It takes more than two attempts to have it."""
     pooled: Score | None = None
-    """Of the attempts that the votes of all together choose, where there are votes."""
+    """Of the attempts that the pooled votes choose, where there are votes."""
     pooled_from: int = 0
     """How many of the submissions had votes."""
-    scored: Scored | None = None
-    """What is judged."""
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
-    """What each submission rests on, by name, as far as it is known."""
-
-    def provenance_of(self, name: str) -> Provenance:
-        """Return what a submission rests on."""
-        return self.provenance.get(name) or Provenance()
+    """By name: what each submission rests on, as far as it is known."""
 
     def to_json(self) -> dict[str, object]:
         """Return plain dicts, lists, numbers and strings."""
@@ -51,16 +43,16 @@ class Comparison:
             "union": {"pass_at_1": self.union.pass_at_1, "pass_at_2": self.union.pass_at_2},
             "pooled": self.pooled.to_json() if self.pooled else None,
             "pooled_from": self.pooled_from,
-            "provenance": {name: provenance_json(self.scored, self.provenance_of(name)) for name in self.scores},
+            "provenance": {name: self.provenance.get(name, Provenance()).to_json() for name in self.scores},
         }
 
 
 def compare(
     submissions: Mapping[str, Predictions], solutions: Solutions, pooled: Predictions | None = None, pooled_from: int = 0
 ) -> Comparison:
-    """Return what `submissions` (by name) solve, and what `pooled` does, the attempts of the votes of `pooled_from` of them.
+    """Return what `submissions` (by name) solve, and what `pooled`, the attempts of the votes of `pooled_from` of them, does.
 
-    Raises ValueError when there is nothing to judge by.
+    Raises ValueError when the solutions hold no output.
     """
     scores = {name: score_predictions(predictions, solutions) for name, predictions in submissions.items()}
     outcomes = {name: judge(predictions, solutions) for name, predictions in submissions.items()}
@@ -80,7 +72,7 @@ def compare(
 
 
 def format_comparison(found: Comparison, source: str, solutions: Solutions) -> str:
-    """Return `found` as text of several lines, without a line end. `source` names what was judged."""
+    """Return `found` as text of several lines, without a line end. `source` names where the solutions come from."""
     first = next(iter(found.scores.values()))
     rows = list(found.scores.items())
     if found.pooled:
@@ -96,9 +88,9 @@ def format_comparison(found: Comparison, source: str, solutions: Solutions) -> s
     lines += [union, ""]
     for name, outputs in found.alone.items():
         lines.append(f"solved by {name} alone: {_list(outputs, solutions)}")
-    lines.append(f"solved by all: {_count(len(found.by_all))}; by none: {_list(found.by_none, solutions)}")
+    lines.append(f"solved by all: {plural(len(found.by_all), 'output')}; by none: {_list(found.by_none, solutions)}")
     for name in found.scores:
-        lines += ["", f"{name} rests on:", *format_rows(provenance_rows(found.scored, found.provenance_of(name)))]
+        lines += ["", f"{name} rests on:", *format_rows(found.provenance.get(name, Provenance()).rows())]
     if found.pooled:
         lines += ["", f"the pooled votes rest on those of {found.pooled_from} of these"]
     return "\n".join(lines)
@@ -113,8 +105,4 @@ def _list(outputs: tuple[Output, ...], solutions: Solutions) -> str:
     """Return how many, and which: a task with several outputs says which of them, from 1."""
     names = [f"{task} test {i + 1}" if len(solutions[task]) > 1 else task for task, i in outputs]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return _count(len(names)) + (f" ({', '.join(names[:_SHOWN])}{more})" if names else "")
-
-
-def _count(outputs: int) -> str:
-    return f"{outputs} output{'' if outputs == 1 else 's'}"
+    return plural(len(names), "output") + (f" ({', '.join(names[:_SHOWN])}{more})" if names else "")

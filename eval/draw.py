@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from augment.grid import COLORS, Grid
 from augment.task import Solutions, Task
+from eval.explain import wrong_cells
+from eval.formatting import size_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -151,17 +153,17 @@ def _lay_out(
 
 def _demonstration(index: int, grid: Grid, output: Grid) -> list[_Panel]:
     return [
-        _Panel(f"input {index + 1}", grid, _size(grid), gap_after=_ARROW_GAP, arrow=True),
-        _Panel(f"output {index + 1}", output, _size(output), gap_after=_GROUP_GAP),
+        _Panel(f"input {index + 1}", grid, size_text(grid), gap_after=_ARROW_GAP, arrow=True),
+        _Panel(f"output {index + 1}", output, size_text(output), gap_after=_GROUP_GAP),
     ]
 
 
 def _test(index: int, grid: Grid, attempts: Sequence[Grid | None], notes: Sequence[str], output: Grid | None) -> list[_Panel]:
-    panels = [_Panel(f"test input {index + 1}", grid, _size(grid), gap_after=_ARROW_GAP, arrow=bool(attempts))]
+    panels = [_Panel(f"test input {index + 1}", grid, size_text(grid), gap_after=_ARROW_GAP, arrow=bool(attempts))]
     for i, (attempt, note) in enumerate(zip(attempts, notes, strict=False), start=1):  # notes are filled up with empty ones
         panels.append(_attempt(f"attempt {i}" + (f", {note}" if note else ""), attempt, output))
     if output is not None:
-        panels.append(_Panel(f"test output {index + 1}", output, _size(output)))
+        panels.append(_Panel(f"test output {index + 1}", output, size_text(output)))
     return panels
 
 
@@ -170,18 +172,13 @@ def _attempt(title: str, attempt: Grid | None, output: Grid | None) -> _Panel:
     if attempt is None:
         return _Panel(title, None, "missing", _WRONG)
     if output is None:
-        return _Panel(title, attempt, f"{_size(attempt)}, truth unknown")
-    if attempt.shape != output.shape:
-        return _Panel(title, attempt, f"WRONG size: {_size(attempt)}, not {_size(output)}", _WRONG)
-    wrong = attempt != output  # (H, W)
+        return _Panel(title, attempt, f"{size_text(attempt)}, truth unknown")
+    wrong = wrong_cells(attempt, output)
+    if wrong is None:
+        return _Panel(title, attempt, f"WRONG size: {size_text(attempt)}, not {size_text(output)}", _WRONG)
     if not wrong.any():
         return _Panel(title, attempt, "RIGHT", _RIGHT)
-    count = int(wrong.sum())
-    return _Panel(title, attempt, f"WRONG: {count} of {wrong.size} cells", _WRONG, wrong)
-
-
-def _size(grid: Grid) -> str:
-    return f"{grid.shape[0]} x {grid.shape[1]}"
+    return _Panel(title, attempt, f"WRONG: {wrong.sum()} of {wrong.size} cells", _WRONG, wrong)
 
 
 def _draw_row(axes: "Axes", row: Sequence[_Panel], widths: Sequence[float], top: float, cell: float) -> None:

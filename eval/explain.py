@@ -1,16 +1,16 @@
-"""Why an attempt was missed, in one line that a person can check on the grids.
+"""What is wrong with an attempt, in one line that a person can check on the grids.
 
-Beside the score, which says only right or wrong: takes an attempt and the test output, both in one frame, gives words.
-Rows and columns count from 1, at the top left.
+The score says only right or wrong. Rows and columns count from 1, at the top left.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from augment.dihedral import apply_dihedral
 from augment.grid import Grid
+from eval.formatting import plural, size_text
 
 COLOR_NAMES = ("black", "blue", "red", "green", "yellow", "gray", "magenta", "orange", "sky", "maroon")
 """What people call the colors 0..9."""
@@ -43,26 +43,24 @@ def explain(attempt: Grid | None, truth: Grid) -> str:
     for dihedral, words in _SYMMETRIES.items():
         if np.array_equal(apply_dihedral(truth, dihedral), attempt):
             return f"it is the truth {words}"
-    return _explain_size(attempt, truth) if wrong is None else _explain_cells(attempt, truth, wrong)
-
-
-def _explain_size(attempt: Grid, truth: Grid) -> str:
+    if wrong is not None:
+        return _explain_cells(attempt, truth, wrong)
     height, width = (min(sides) for sides in zip(attempt.shape, truth.shape, strict=True))
     agree = int((attempt[:height, :width] == truth[:height, :width]).sum())
     both = "the cell that both have" if height * width == 1 else f"the {height * width} cells that both have"
     shared = f"{agree} of {both} at the top left {'agrees' if agree == 1 else 'agree'}"
-    return f"wrong size: {_size(attempt)}, the truth is {_size(truth)}; {shared}{_explain_colors(attempt, truth)}"
+    return f"wrong size: {size_text(attempt)}, the truth is {size_text(truth)}; {shared}{_explain_colors(attempt, truth)}"
 
 
 def _explain_cells(attempt: Grid, truth: Grid, wrong: npt.NDArray[np.bool_]) -> str:
     count = int(wrong.sum())
-    swapped = _renamed_colors(attempt, truth, wrong)
-    if swapped and count > _CELLS_NAMED:
-        pairs = " and ".join(f"{_color(got)} where {_color(wanted)} belongs" for wanted, got in swapped)
+    renamed = sorted(set(zip(truth.ravel().tolist(), attempt.ravel().tolist(), strict=True)))  # (true color, color given)
+    one_to_one = len({true for true, _ in renamed}) == len(renamed) == len({given for _, given in renamed})
+    if one_to_one and count > _CELLS_NAMED:
+        pairs = " and ".join(f"{_color(got)} where {_color(wanted)} belongs" for wanted, got in renamed if wanted != got)
         return f"the shapes are right, the colors are not: {pairs} ({count} of {wrong.size} cells)"
     where = np.argwhere(wrong)
-    cells_in_all = "1 cell" if wrong.size == 1 else f"{wrong.size} cells"
-    head = f"{count} of {cells_in_all} {'is' if count == 1 else 'are'} wrong"
+    head = f"{count} of {plural(wrong.size, 'cell')} {'is' if count == 1 else 'are'} wrong"
     if count <= _CELLS_NAMED:
         cells = [
             f"row {row + 1}, column {column + 1} is {_color(attempt[row, column])}, should be {_color(truth[row, column])}"
@@ -75,13 +73,6 @@ def _explain_cells(attempt: Grid, truth: Grid, wrong: npt.NDArray[np.bool_]) -> 
     return f"{head}, {'' if whole else 'within '}{place}{_explain_colors(attempt, truth)}"
 
 
-def _renamed_colors(attempt: Grid, truth: Grid, wrong: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return (true color, color given) where the attempt is the truth with some colors renamed one to one; else nothing."""
-    pairs = sorted(set(zip(truth.ravel().tolist(), attempt.ravel().tolist(), strict=True)))
-    one_to_one = len({true for true, _ in pairs}) == len(pairs) == len({given for _, given in pairs})
-    return [(true, given) for true, given in pairs if true != given] if one_to_one and wrong.any() else []
-
-
 def _explain_colors(attempt: Grid, truth: Grid) -> str:
     given, wanted = set(attempt.ravel().tolist()), set(truth.ravel().tolist())
     missing, extra = sorted(wanted - given), sorted(given - wanted)
@@ -90,21 +81,13 @@ def _explain_colors(attempt: Grid, truth: Grid) -> str:
 
 
 def _colors(colors: Sequence[int]) -> str:
-    return _join(map(_color, colors))
+    *first, last = map(_color, colors)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _color(color: int) -> str:
     return f"{COLOR_NAMES[color]} ({color})"
 
 
-def _join(words: Iterable[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def _range(noun: str, first: int, last: int) -> str:
     return f"{noun} {first}" if first == last else f"{noun}s {first} to {last}"
-
-
-def _size(grid: Grid) -> str:
-    return f"{grid.shape[0]} x {grid.shape[1]}"

@@ -63,6 +63,16 @@ def format_duration(seconds: float) -> str:
     return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def plural_range(least: int, most: int, noun: str) -> str:
+    """Return a range of counts with its noun: 4 views, 1 to 8 views."""
+    return plural(most, noun) if least == most else f"{least:,} to {plural(most, noun)}"
+
+
 def size_text(grid: Grid) -> str:
     """Return the size of `grid` as people write it: height x width."""
     return f"{grid.shape[0]} x {grid.shape[1]}"

@@ -1,12 +1,25 @@
-"""What a score rests on, said with every score: votes, views, data, its version, what solutions did, what the audit found.
+"""What a score rests on, stated with every score: votes, views, data and its version, whether solutions were read, the audit.
 
-Beside `score`. Filled by what reads runs (`pipeline.scored`); what cannot be known is said to be unknown, never left out.
+What cannot be known is said to be unknown, never left out. `Basis` is what a file beside the attempts says of them;
+`Provenance` adds what is scored, gives the rows that people read and the JSON of score.json.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeGuard
+
+from eval.formatting import plural, plural_range, show_name, show_path, show_value
 
 UNKNOWN = "unknown"
+
+HASH_DIGITS = 12
+"""Of a hash where people read it."""
+
+_TRAINED_ON = re.compile(rf", trained on ([0-9a-f]{{{HASH_DIGITS}}})$")
+
+_MOST_CHARACTERS = 1000
+"""Of the name of a source."""
 
 Row = tuple[str, str]
 """(what, in words)."""
@@ -14,18 +27,18 @@ Row = tuple[str, str]
 
 @dataclass(frozen=True)
 class Kind:
-    """What the parts of what is solved are called."""
+    """The words for what is solved and its parts."""
 
     whole: str
     """What is solved."""
     question: str
-    """What is asked of it."""
+    """What is predicted for."""
     output: str
     """What is scored."""
     trained: str
     """What is trained on."""
     leaking: tuple[str, str]
-    """What one, or several, of these do that an audit is to find."""
+    """What one, or several, of these do that an audit looks for."""
     answers_audited: bool
     """Whether an audit needs the outputs, so that it reads them."""
 
@@ -48,9 +61,9 @@ class Scored:
     """Which data that is, in words: public data of which version, a selection of it, or none that is known."""
 
     def __post_init__(self) -> None:
-        """Reject what says nothing."""
+        """Reject an empty hash or version."""
         if not self.version or not self.data_hash:
-            raise ValueError("the hash and the version of what is scored must be said")
+            raise ValueError("the hash and the version of what is scored must be given")
 
 
 @dataclass(frozen=True)
@@ -60,121 +73,182 @@ class Audited:
     leaks: int
     leakage: str
     """What was done with them: refuse, drop or allow."""
-    checked: int
+    tests_checked: int
     """Scored tests whose outputs were known, so that they could be checked."""
-    unchecked: int
+    tests_unchecked: int
+
+
+def audited_in(values: object) -> Audited | None:
+    """Return the audit in the JSON of a `Basis` or in the manifest of a dataset; None where it cannot be read.
+
+    A manifest of tasks lists the leaks, one of puzzles counts them.
+    """
+    if not isinstance(values, dict):
+        return None
+    leaks, leakage, checked, unchecked = (values.get(name) for name in ("leaks", "leakage", "tests_checked", "tests_unchecked"))
+    leaks = len(leaks) if isinstance(leaks, list) else leaks
+    if not is_count(leaks) or not is_count(checked) or not is_count(unchecked) or not isinstance(leakage, str):
+        return None
+    return Audited(leaks, show_name(leakage), checked, unchecked)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What attempts rest on, as it is stored beside them."""
+
+    sources: tuple[str, ...]
+    """Whose candidates were voted on together: checkpoints, or "none" where all attempts are fallbacks."""
+    views_least: int
+    """Least views of a test input that voted."""
+    views_most: int
+    dataset: str
+    """Hash of the dataset whose tests were predicted; empty where it is not known."""
+    audit: Audited | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain values."""
+        return {**asdict(self), "sources": list(self.sources)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str) -> "Basis":
+        """Return what a file of this program says. Raises ValueError, beginning with `where`."""
+        sources, dataset, least, most = (values.get(name) for name in ("sources", "dataset", "views_least", "views_most"))
+        if not isinstance(sources, list) or not sources or not all(map(_is_source, sources)):
+            raise ValueError(f"{where}: sources must be a list of names, got {show_value(sources)}")
+        if not is_count(least) or not is_count(most):
+            raise ValueError(f"{where}: views_least and views_most must be counts, got {show_value((least, most))}")
+        if not isinstance(dataset, str | None):
+            raise ValueError(f"{where}: dataset must be a text, got {show_value(dataset)}")
+        return cls(tuple(sources), least, most, dataset or "", audited_in(values.get("audit")))
+
+
+def _is_source(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _MOST_CHARACTERS and value.isprintable()
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Return whether `value` is a number of things."""
+    return type(value) is int and 0 <= value < 1 << 53
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where attempts come from. None, or no checkpoint, where that is not known."""
+    """What is scored, and what the attempts rest on as far as that is known."""
 
     why_unknown: str = "the submission has nothing beside it that says so"
-    """Said where something is unknown."""
-    checkpoints: tuple[str, ...] | None = None
-    """Whose candidates were voted on together; empty where there were none and all attempts are fallbacks."""
-    views: tuple[int, int] | None = None
-    """Least and most views of a test input that voted."""
-    trained_hash: str | None = None
-    """Of the dataset whose tests were asked."""
-    audited: Audited | None = None
-    reservations: tuple[str, ...] = field(default=())
-    """Why the audit does not say all, such as weights that were trained before on something else."""
+    """Given wherever something is unknown."""
+    basis: Basis | None = None
+    weights: str = ""
+    """Weights from elsewhere that the run started from; empty for none."""
     kind: Kind = TASKS
+    scored: Scored | None = None
+    """None where no output is known."""
+
+    def of(self, scored: Scored | None) -> "Provenance":
+        """Return the same for what is scored."""
+        return replace(self, scored=scored)
+
+    @property
+    def checkpoints(self) -> tuple[str, ...] | None:
+        """Whose candidates were voted on; empty where all attempts are fallbacks, None where that is not known."""
+        if self.basis is None:
+            return None
+        return () if self.basis.sources == ("none",) else self.basis.sources
+
+    @property
+    def reservations(self) -> tuple[str, ...]:
+        """What the audit does not cover, such as weights that were trained on something else before."""
+        found = []
+        if self.weights:
+            found.append(f"the run started from {show_path(self.weights)}, whose data it knows nothing of")
+        for source in self.checkpoints or ():
+            match = _TRAINED_ON.search(source)
+            if not match:
+                found.append(f"what {source} was trained on is unknown")
+            elif self.basis and match[1] != self.basis.dataset[:HASH_DIGITS]:
+                found.append(f"{source.removesuffix(match[0])} was trained on other data, {match[1]}, not audited here")
+        return tuple(dict.fromkeys(found))
+
+    def rows(self) -> list[Row]:
+        """Return the six facts in words, each with its name, whatever is known of them."""
+        unknown = f"{UNKNOWN} ({self.why_unknown})"
+        rows = {"votes": unknown, "views": unknown, "data hash": "", "data": "", "solutions during the run": unknown}
+        rows["audit"] = unknown
+        dataset = UNKNOWN
+        if self.basis:
+            rows["votes"] = self._votes()
+            views = plural_range(self.basis.views_least, self.basis.views_most, "view")
+            rows["views"] = f"{views} of each {self.kind.question}"
+            dataset = self.basis.dataset[:HASH_DIGITS] or UNKNOWN
+            if self.basis.audit:
+                solutions, found = self._audit(self.basis.audit)
+                rows["solutions during the run"] = "; ".join(solutions)
+                rows["audit"] = "; ".join(found)
+        hashed = rows["data"] = f"{UNKNOWN} (no {self.kind.output} is known)"
+        if self.scored:
+            hashed = f"scored outputs {self.scored.data_hash[:HASH_DIGITS]}"
+            counted = f"{plural(self.scored.tasks, self.kind.whole)}, {plural(self.scored.outputs, self.kind.output)}"
+            rows["data"] = f"{counted}: {self.scored.version}"
+        rows["data hash"] = f"{hashed}; dataset {dataset}"
+        return list(rows.items())
+
+    def _votes(self) -> str:
+        names = self.checkpoints or ()
+        if not names:
+            return "none: all attempts are fallbacks"
+        return f"{'single checkpoint' if len(names) == 1 else f'pooled({len(names)})'}: {', '.join(names)}"
+
+    def _audit(self, audit: Audited) -> tuple[list[str], list[str]]:
+        """Return how solutions were used during the run, and what the audit found, in parts of a sentence."""
+        kind = self.kind
+        leaks = plural(audit.leaks, kind.trained)
+        if audit.leaks and audit.leakage == "allow":
+            solutions = [f"trained on, as asked: {leaks} that show an answer"]
+        elif not kind.answers_audited:
+            solutions = ["not readable for training and prediction: read for the score afterwards", *self.reservations]
+        elif not audit.tests_checked:
+            solutions = ["not readable: the run knew no test output", *self.reservations]
+        else:
+            known = "not readable for training and prediction: read for the audit before, and for the score afterwards"
+            solutions = [known, *self.reservations]
+        done = {"drop": "left out", "allow": "trained on all the same"}.get(audit.leakage, "found")
+        found = (
+            f"{leaks} that {kind.leaking[audit.leaks != 1]} {done}" if audit.leaks else f"no {kind.trained} {kind.leaking[0]}"
+        )
+        if not audit.tests_checked:
+            found = "nothing could be compared"
+        checked = f"{plural(audit.tests_checked, kind.output if kind.answers_audited else kind.question)} checked"
+        if audit.tests_unchecked:
+            checked += f", {audit.tests_unchecked} not, being unknown"
+        return solutions, [found, checked, *self.reservations]
+
+    def to_json(self) -> dict[str, object]:
+        """Return numbers and hashes, "unknown" for what is not known, and all rows in words."""
+        basis, scored, checkpoints = self.basis, self.scored, self.checkpoints
+        audit = basis.audit if basis else None
+        return {
+            "checkpoints": UNKNOWN if checkpoints is None else len(checkpoints),
+            "sources": UNKNOWN if checkpoints is None else list(checkpoints),
+            "views_least": basis.views_least if basis else UNKNOWN,
+            "views_most": basis.views_most if basis else UNKNOWN,
+            "scored_hash": scored.data_hash if scored else UNKNOWN,
+            "scored_version": scored.version if scored else UNKNOWN,
+            "scored_outputs": scored.outputs if scored else UNKNOWN,
+            "dataset_hash": (basis.dataset if basis else "") or UNKNOWN,
+            "audit": {**asdict(audit), "reservations": list(self.reservations)} if audit else UNKNOWN,
+            "in_words": dict(self.rows()),
+        }
 
 
-def provenance_rows(scored: Scored | None, given: Provenance) -> list[Row]:
-    """Return the six facts in words, each with its name, whatever is known of them."""
-    unknown = f"{UNKNOWN} ({given.why_unknown})"
-    if scored is None:
-        hashed = version = f"{UNKNOWN} (no {given.kind.output} is known)"
-    else:
-        hashed = f"scored outputs {scored.data_hash[:12]}"
-        counted = _plural(scored.outputs, given.kind.output)
-        version = f"{_plural(scored.tasks, given.kind.whole)}, {counted}: {scored.version}"
-    hashed += f"; dataset {given.trained_hash[:12] if given.trained_hash else UNKNOWN}"
-    return [
-        ("votes", _votes(given.checkpoints, unknown)),
-        ("views", unknown if given.views is None else f"{_range(*given.views)} of each {given.kind.question}"),
-        ("data hash", hashed),
-        ("data", version),
-        ("solutions during the run", _solutions(given, unknown)),
-        ("audit", _audit(given, unknown)),
-    ]
-
-
-def provenance_json(scored: Scored | None, given: Provenance) -> dict[str, object]:
-    """Return the same as plain values: facts as numbers and hashes, "unknown" for what is not known, and all rows in words."""
-    checkpoints, views, audited = given.checkpoints, given.views, given.audited
-    return {
-        "checkpoints": UNKNOWN if checkpoints is None else len(checkpoints),
-        "sources": UNKNOWN if checkpoints is None else list(checkpoints),
-        "views_least": UNKNOWN if views is None else views[0],
-        "views_most": UNKNOWN if views is None else views[1],
-        "scored_hash": UNKNOWN if scored is None else scored.data_hash,
-        "scored_version": UNKNOWN if scored is None else scored.version,
-        "scored_outputs": UNKNOWN if scored is None else scored.outputs,
-        "dataset_hash": given.trained_hash or UNKNOWN,
-        "audit": UNKNOWN
-        if audited is None
-        else {
-            "leaks": audited.leaks,
-            "leakage": audited.leakage,
-            "tests_checked": audited.checked,
-            "tests_unchecked": audited.unchecked,
-            "reservations": list(given.reservations),
-        },
-        "in_words": dict(provenance_rows(scored, given)),
-    }
+def scored_in(told: Mapping[str, Any]) -> Scored | None:
+    """Return which answers of puzzles were scored, from what `Provenance.to_json` wrote; None where it does not say so."""
+    digest, version, outputs = (told.get(name) for name in ("scored_hash", "scored_version", "scored_outputs"))
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest) or not isinstance(version, str):
+        return None
+    return Scored(outputs, outputs, digest, show_path(version) or UNKNOWN) if is_count(outputs) else None
 
 
 def format_rows(rows: Sequence[Row]) -> list[str]:
     """Return the rows as lines, the names in a column."""
     width = max(len(name) for name, _ in rows)
     return [f"{name:{width}}  {words}" for name, words in rows]
-
-
-def _votes(checkpoints: tuple[str, ...] | None, unknown: str) -> str:
-    if checkpoints is None:
-        return unknown
-    if not checkpoints:
-        return "none: all attempts are fallbacks"
-    names = ", ".join(checkpoints)
-    return f"single checkpoint: {names}" if len(checkpoints) == 1 else f"pooled({len(checkpoints)}): {names}"
-
-
-def _solutions(given: Provenance, unknown: str) -> str:
-    audited, kind = given.audited, given.kind
-    if audited is None:
-        return unknown
-    if audited.leaks and audited.leakage == "allow":
-        return f"trained on, as asked: {_plural(audited.leaks, kind.trained)} that show an answer"
-    if not kind.answers_audited:
-        return "; ".join(["not readable for training and prediction: read for the score afterwards", *given.reservations])
-    if not audited.checked:
-        return "; ".join(["not readable: the run knew no test output", *given.reservations])
-    known = "not readable for training and prediction: read for the audit before, and for the score afterwards"
-    return "; ".join([known, *given.reservations])
-
-
-def _audit(given: Provenance, unknown: str) -> str:
-    audited, kind = given.audited, given.kind
-    if audited is None:
-        return unknown
-    checked = f"{_plural(audited.checked, kind.output if kind.answers_audited else kind.question)} checked"
-    if audited.unchecked:
-        checked += f", {audited.unchecked} not, being unknown"
-    done = {"drop": "left out", "allow": "trained on all the same"}.get(audited.leakage, "found")
-    pairs = f"{_plural(audited.leaks, kind.trained)} that {kind.leaking[audited.leaks != 1]} {done}"
-    found = pairs if audited.leaks else f"no {kind.trained} {kind.leaking[0]}"
-    if not audited.checked:
-        found = "nothing could be compared"
-    return "; ".join([found, checked, *given.reservations])
-
-
-def _range(least: int, most: int) -> str:
-    return _plural(most, "view") if least == most else f"{least} to {_plural(most, 'view')}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -12,7 +12,7 @@ from operator import eq
 from pathlib import Path
 
 from eval.files import read_file, replace_file
-from eval.provenance import Row, format_rows
+from eval.provenance import Provenance, format_rows
 
 COLUMNS = ("question", "prediction", "halting_probability", "answer", "correct")
 
@@ -85,11 +85,10 @@ def score_puzzles(predictions: Sequence[PuzzlePrediction], answers_by_question: 
     )
 
 
-def format_puzzle_score(score: PuzzleScore, name: str, predictions: str, provenance: Sequence[Row]) -> str:
+def format_puzzle_score(score: PuzzleScore, name: str, predictions: str, provenance: Provenance) -> str:
     """Return `score` as text of several lines, without a line end.
 
-    `name` says what was scored, such as "sudoku:test.csv", and `predictions` the file; `provenance` are the rows of
-    `provenance_rows`.
+    `name` says what was scored, such as "sudoku:test.csv", and `predictions` the file.
     """
     missing = score.puzzles - score.predicted
     lines = [
@@ -103,7 +102,7 @@ def format_puzzle_score(score: PuzzleScore, name: str, predictions: str, provena
         lines.append(f"not predicted, counted as wrong: {missing}")
     if score.unknown:
         lines.append(f"without a known answer, not counted: {score.unknown}")
-    lines += format_rows(provenance)
+    lines += format_rows(provenance.rows())
     return "\n".join(lines)
 
 

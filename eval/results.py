@@ -1,17 +1,19 @@
-"""What a report says of each task: attempts, votes, drafts, and a verdict where the test outputs are known.
+"""The result of each test input and task: attempts, their votes, drafts, and what is wrong with them where the truth is known.
 
-Filled by `pipeline.reports.report` from a run directory; judged here, shown by `gallery` and `summary`.
+`pipeline.reports.run_folder` makes these from a run directory or a submission; `show`, `debug` and the report present them.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
-
-import numpy as np
 
 from augment.canvas import Tokens
 from augment.grid import Grid
 from augment.task import Task
+from augment.transform import Transform
+from eval.explain import explain, wrong_cells
+from eval.formatting import plural
 
 Kind = Literal["solved", "cells", "size", "unknown"]
 """Of a test input: solved, wrong in some cells only, no attempt of the right size, or its output is not known."""
@@ -20,10 +22,10 @@ DraftUnit = Literal["segment", "cycle"]
 """After what a draft was made: each segment, or each cycle of the only one."""
 
 LEAST_AGREEMENT = 0.25
-"""With a smaller share of the views for attempt 1 there is no agreement."""
+"""The views disagree where attempt 1 has a smaller share of them."""
 
 NEAR_CELLS = 5
-"""A task that is missed by so many cells or fewer is a near miss."""
+"""A task with at most this many wrong cells is a near miss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +34,9 @@ class Attempt:
 
     grid: Grid | None
     """None where it is missing."""
-    votes: int | None
+    votes: int | None = None
     """Views that predicted it; 0 for a fallback, which was not predicted; None where that is not known."""
-    probability: float | None
+    probability: float | None = None
     """Mean halting probability of these views, 0..1."""
 
 
@@ -49,20 +51,23 @@ class Draft:
 
 
 @dataclass(frozen=True, eq=False)
-class InputEntry:
-    """One test input."""
+class TestResult:
+    """One test input with what was submitted for it."""
 
-    attempts: tuple[Attempt, ...]
+    __test__ = False  # for pytest, which collects classes by name
+    attempts: tuple[Attempt, ...] = ()
     views: int | None = None
-    """Views that were asked; None where that is not known."""
+    """Views that were predicted; None where that is not known."""
     distinct: int | None = None
-    """Different grids among their answers."""
+    """Different grids among the predictions."""
     truth: Grid | None = None
     """The test output; None where it is not known."""
     truth_rank: int | None = None
-    """Where the votes put the test output, from 1; 0 where no view predicted it; None where that is not known."""
+    """Rank of the test output in the votes, from 1; 0 where no view predicted it; None where that is not known."""
     drafts: tuple[Draft, ...] = ()
     draft_unit: DraftUnit = "segment"
+    truth_votes: int | None = None
+    """Views that predicted the test output; None where that is not known."""
 
     @property
     def wrong_cells(self) -> tuple[int | None, ...]:
@@ -70,23 +75,26 @@ class InputEntry:
         return tuple(count_wrong(attempt.grid, self.truth) for attempt in self.attempts)
 
     @property
+    def missed_by(self) -> int | None:
+        """Wrong cells of the closest attempt; None where no attempt has the right size, or the output is not known."""
+        return min((count for count in self.wrong_cells if count is not None), default=None)
+
+    @property
     def kind(self) -> Kind:
-        """What became of it."""
+        """Whether it is solved, and if not, how it is missed."""
         if self.truth is None:
             return "unknown"
-        wrong = [count for count in self.wrong_cells if count is not None]
-        return "size" if not wrong else "solved" if not min(wrong) else "cells"
+        return "size" if self.missed_by is None else "cells" if self.missed_by else "solved"
 
     @property
-    def solved_by(self) -> int | None:
-        """The first attempt that is right, from 1; None where none is."""
-        return next((number for number, wrong in enumerate(self.wrong_cells, start=1) if wrong == 0), None)
+    def solved(self) -> bool:
+        """Whether the output is known and an attempt equals it."""
+        return self.missed_by == 0
 
     @property
-    def solved_by_alone(self) -> int | None:
-        """The attempt that is right, from 1, where one is and no other; None where none is, or several."""
-        right = [number for number, wrong in enumerate(self.wrong_cells, start=1) if wrong == 0]
-        return right[0] if len(right) == 1 else None
+    def right(self) -> tuple[int, ...]:
+        """The attempts that are right, from 1."""
+        return tuple(number for number, wrong in enumerate(self.wrong_cells, start=1) if wrong == 0)
 
     @property
     def predicted(self) -> bool:
@@ -101,50 +109,87 @@ class InputEntry:
 
     @property
     def margin(self) -> float | None:
-        """By how much of the views attempt 1 is ahead of attempt 2, -1..1 (a ranking need not go by counts)."""
+        """Lead of attempt 1 over attempt 2 as a share of the views, -1..1 (a ranking need not go by counts)."""
         if self.agreement is None or not self.views:
             return None
         return self.agreement - sum(attempt.votes or 0 for attempt in self.attempts[1:2]) / self.views
 
     @property
     def disagrees(self) -> bool:
-        """Whether the views do not agree on anything: few of several for attempt 1, or each for a grid of its own."""
+        """Whether the views disagree: few of several predicted attempt 1, or only one did."""
         share = self.agreement
         if share is None or self.views is None or self.views < 2 or not self.predicted:
             return False
         return share < LEAST_AGREEMENT or self.attempts[0].votes == 1
 
+    def seen_through(self, transform: Transform) -> "TestResult":
+        """Return the same in the frame of a view, without drafts."""
+        attempts = tuple(replace(a, grid=None if a.grid is None else transform.apply(a.grid)) for a in self.attempts)
+        return replace(self, attempts=attempts, truth=None if self.truth is None else transform.apply(self.truth), drafts=())
+
+    def summary(self) -> str:
+        """Return in one line which attempt is right, or why the closest one is not."""
+        if self.truth is None:
+            return "the truth is not known"
+        if self.right:
+            return f"right by attempt {self.right[0]}"
+        if not self.attempts:
+            return "there is no attempt"
+        distances = [math.inf if wrong is None else wrong for wrong in self.wrong_cells]
+        closest = distances.index(min(distances))
+        return f"attempt {closest + 1}: {explain(self.attempts[closest].grid, self.truth)}"
+
+    def reasons(self) -> list[str]:
+        """Return a line for each attempt, and one for the votes of the truth where it is known and no attempt equals it."""
+        lines = []
+        for number, attempt in enumerate(self.attempts, start=1):
+            votes = self.votes_of(attempt)
+            line = f"attempt {number}" + (f" ({votes})" if votes else "")
+            lines.append(line if self.truth is None else f"{line}: {explain(attempt.grid, self.truth)}")
+        if self.truth is not None and self.views and not self.solved:
+            lines.append(
+                f"the truth got {self.truth_votes} of {self.views} votes, place {self.truth_rank}"
+                if self.truth_rank
+                else f"none of the {self.views} views gave the truth"
+            )
+        return lines
+
+    def votes_of(self, attempt: Attempt) -> str:
+        """Return in words how many views voted for `attempt`; an empty text where that is not known."""
+        if attempt.votes is None:
+            return ""
+        return f"{attempt.votes} of {self.views} votes" if attempt.votes else "a fallback, no votes"
+
 
 @dataclass(frozen=True, eq=False)
-class TaskEntry:
-    """One task, with an entry for each test input, in order."""
+class TaskResult:
+    """One task with the result of each test input, in order."""
 
     task: Task
-    tests: tuple[InputEntry, ...]
+    tests: tuple[TestResult, ...]
 
     @property
     def known(self) -> bool:
         """Whether all test outputs are known."""
-        return all(test.kind != "unknown" for test in self.tests)
+        return all(test.truth is not None for test in self.tests)
 
     @property
     def solved(self) -> int:
-        """Test inputs that are solved."""
-        return sum(test.kind == "solved" for test in self.tests)
+        """Number of test inputs that are solved."""
+        return sum(test.solved for test in self.tests)
 
     @property
     def missed_by(self) -> int | None:
-        """Cells in which the task is wrong, over all test inputs, each by its better attempt.
+        """Wrong cells over all test inputs, each by its closest attempt.
 
-        0 where it is solved; None where an attempt of the right size is missing, or a test output is not known.
+        0 where the task is solved; None where an attempt of the right size is missing, or a test output is not known.
         """
-        best = [min((count for count in test.wrong_cells if count is not None), default=None) for test in self.tests]
-        counts = [count for count in best if count is not None]
-        return sum(counts) if len(counts) == len(best) else None
+        counts = [test.missed_by for test in self.tests if test.missed_by is not None]
+        return sum(counts) if len(counts) == len(self.tests) else None
 
     @property
     def near(self) -> bool:
-        """Whether it is missed by a few cells only."""
+        """Whether only a few cells are wrong."""
         return self.missed_by is not None and 0 < self.missed_by <= NEAR_CELLS
 
     @property
@@ -154,12 +199,12 @@ class TaskEntry:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """What the gallery can be filtered by."""
+        """The filters of the gallery that show the task."""
         solved = self.known and self.solved == len(self.tests)
         tags = {
             "solved": solved,
-            "first": any(test.solved_by_alone == 1 for test in self.tests),
-            "second": any(test.solved_by_alone == 2 for test in self.tests),
+            "first": any(test.right == (1,) for test in self.tests),
+            "second": any(test.right == (2,) for test in self.tests),
             "part": 0 < self.solved < len(self.tests),
             "unsolved": self.known and not solved,
             "size": any(test.kind == "size" for test in self.tests),
@@ -168,32 +213,26 @@ class TaskEntry:
         }
         return tuple(name for name, holds in tags.items() if holds)
 
-    def verdict(self) -> str:
-        """Return in a few words what became of the task."""
+    def summary(self) -> str:
+        """Return in a few words whether the task is solved, and by how much it is missed."""
         if not self.known:
             return "output not known"
         if self.solved == len(self.tests):
-            by = sorted({test.solved_by or 0 for test in self.tests})
+            by = sorted({test.right[0] for test in self.tests})
             return f"solved by attempt {' and '.join(map(str, by))}"
         part = f"{self.solved} of {len(self.tests)} solved, " if self.solved else ""
-        if self.missed_by is not None:
-            cells = sum(test.truth.size for test in self.tests if test.truth is not None and test.kind != "solved")
-            return f"{part}missed by {self.missed_by} of {plural(cells, 'cell')}"
-        return f"{part}wrong size"
+        if self.missed_by is None:
+            return f"{part}wrong size"
+        cells = sum(test.truth.size for test in self.tests if test.truth is not None and not test.solved)
+        return f"{part}missed by {self.missed_by} of {plural(cells, 'cell')}"
 
 
 def count_wrong(grid: Grid | None, truth: Grid | None) -> int | None:
-    """Return how many cells of `grid` are wrong; None where its size is, or where one of the two is not there."""
-    if grid is None or truth is None or grid.shape != truth.shape:
-        return None
-    return int(np.count_nonzero(grid != truth))
+    """Return how many cells of `grid` are wrong; None where its size is wrong, or one of the two is missing."""
+    wrong = None if truth is None else wrong_cells(grid, truth)
+    return None if wrong is None else int(wrong.sum())
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def is_known(entries: Sequence[TaskEntry]) -> bool:
+def is_known(results: Sequence[TaskResult]) -> bool:
     """Return whether the outputs of any task are known."""
-    return any(entry.known for entry in entries)
+    return any(result.known for result in results)

@@ -1,7 +1,6 @@
 """The score of attempts where the test outputs are known, under every rule in use, each by its name.
 
-Last room of the flow: takes the attempts of a ballot or of any system's submission.json and the solutions, judges each
-attempt by exact equality, and gives rates and their text. One outcome has three scores, which differ by several points.
+An attempt is right when it equals the test output exactly. One outcome has three scores, which differ by several points.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,8 @@ import numpy as np
 
 from augment.grid import Grid
 from augment.task import Solutions, TaskId
-from eval.provenance import Provenance, Row, format_rows, provenance_rows
+from eval.formatting import plural
+from eval.provenance import Provenance, format_rows
 
 Predictions = Mapping[TaskId, Sequence[Sequence[Grid | None]]]
 """Attempts in order, by task id and test index; None is an attempt that is missing. Attempts after the second do not count."""
@@ -20,7 +20,7 @@ Predictions = Mapping[TaskId, Sequence[Sequence[Grid | None]]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one test input."""
+    """Whether one test input was solved, and by which attempt."""
 
     first: bool
     """Attempt 1 equals the test output."""
@@ -40,7 +40,7 @@ class Rates:
     """The score under one rule, 0..1."""
 
     pass_at_1: float
-    """With attempt 1 alone."""
+    """With attempt 1 only."""
     pass_at_2: float
     """With both attempts: what ARC and Kaggle report."""
 
@@ -96,7 +96,17 @@ def judge(predictions: Predictions, solutions: Solutions) -> dict[TaskId, tuple[
     for task_id, outputs in solutions.items():
         attempts = predictions.get(task_id, ())
         missing = [()] * (len(outputs) - len(attempts))
-        outcomes[task_id] = tuple(_outcome(*both) for both in zip([*attempts, *missing], outputs, strict=False))
+        judged = []
+        for given, output in zip([*attempts, *missing], outputs, strict=False):
+            first, second, *_ = [*given, None, None]
+            judged.append(
+                Outcome(
+                    first=first is not None and np.array_equal(first, output),
+                    second=second is not None and np.array_equal(second, output),
+                    attempted=first is not None or second is not None,
+                )
+            )
+        outcomes[task_id] = tuple(judged)
     return outcomes
 
 
@@ -110,12 +120,14 @@ def score_predictions(predictions: Predictions, solutions: Solutions) -> Score:
         raise ValueError("nothing to score: the solutions hold no test output")
     outcomes = judge(predictions, known)
     first = [[outcome.first for outcome in task] for task in outcomes.values()]
-    either = [[outcome.solved for outcome in task] for task in outcomes.values()]
+    solved = [first, [[outcome.solved for outcome in task] for task in outcomes.values()]]
+    # fractions are exact, so the order of the tasks does not matter
+    means = [sum(Fraction(sum(task), len(task)) for task in tasks) / len(tasks) for tasks in solved]
     flat = [(task_id, i, outcome) for task_id, task in outcomes.items() for i, outcome in enumerate(task)]
     return Score(
-        mean_over_tasks=Rates(_mean_over_tasks(first), _mean_over_tasks(either)),
-        per_output=Rates(_per_output(first), _per_output(either)),
-        all_or_nothing=Rates(_all_or_nothing(first), _all_or_nothing(either)),
+        mean_over_tasks=Rates(*map(float, means)),
+        per_output=Rates(*(sum(map(sum, tasks)) / len(flat) for tasks in solved)),
+        all_or_nothing=Rates(*(sum(map(all, tasks)) / len(tasks) for tasks in solved)),
         tasks=len(outcomes),
         outputs=len(flat),
         solved_by_first_alone=sum(outcome.first and not outcome.second for _, _, outcome in flat),
@@ -133,22 +145,21 @@ def score_predictions(predictions: Predictions, solutions: Solutions) -> Score:
     )
 
 
-def format_score(score: Score, source: str, provenance: Sequence[Row] | None = None) -> str:
-    """Return `score` as text of several lines, without a line end: every rule by name, then counts.
+def format_score(score: Score, source: str, provenance: Provenance | None = None) -> str:
+    """Return `score` as text of several lines, without a line end: every rule by name, counts, what the attempts rest on.
 
-    `source` names what was scored, such as "arc2:evaluation"; `provenance` is what `provenance_rows` gives, by default for
-    attempts of which nothing is known.
+    `source` names what was scored, such as "arc2:evaluation".
     """
     width = max(len(name) for _, name, _ in RULES)
     lines = [
-        f"{source}: {_plural(score.tasks, 'task')}, {_plural(score.outputs, 'test output')}",
+        f"{source}: {plural(score.tasks, 'task')}, {plural(score.outputs, 'test output')}",
         f"{'rule':{width}}   pass@1   pass@2",
     ]
     for field, name, explanation in RULES:
         rates: Rates = getattr(score, field)
         lines.append(f"{name:{width}}  {rates.pass_at_1:7.2%}  {rates.pass_at_2:7.2%}  {explanation}")
     lines.append(
-        f"solved {score.solved_outputs} of {_plural(score.outputs, 'output')}: {score.solved_by_first_alone} by attempt 1 "
+        f"solved {score.solved_outputs} of {plural(score.outputs, 'output')}: {score.solved_by_first_alone} by attempt 1 "
         f"alone, {score.solved_by_second_alone} by attempt 2 alone, {score.solved_by_both} by both"
     )
     if score.missing_outputs:
@@ -159,30 +170,8 @@ def format_score(score: Score, source: str, provenance: Sequence[Row] | None = N
         lines.append(f"not in the solutions, not counted: {_named('task', score.unknown_tasks)}")
     if score.unknown_outputs:
         lines.append(f"more than the task has, not counted: {_named('output', _labels(score.unknown_outputs))}")
-    lines += format_rows(provenance_rows(None, Provenance()) if provenance is None else provenance)
+    lines += format_rows((provenance or Provenance()).rows())
     return "\n".join(lines)
-
-
-def _outcome(attempts: Sequence[Grid | None], output: Grid) -> Outcome:
-    first, second, *_ = [*attempts, None, None]
-    return Outcome(
-        first=first is not None and np.array_equal(first, output),
-        second=second is not None and np.array_equal(second, output),
-        attempted=first is not None or second is not None,
-    )
-
-
-def _mean_over_tasks(solved: Sequence[Sequence[bool]]) -> float:
-    """Exact up to the last rounding, so the order of the tasks does not matter."""
-    return float(sum((Fraction(sum(task), len(task)) for task in solved), Fraction(0)) / len(solved))
-
-
-def _per_output(solved: Sequence[Sequence[bool]]) -> float:
-    return sum(map(sum, solved)) / sum(map(len, solved))
-
-
-def _all_or_nothing(solved: Sequence[Sequence[bool]]) -> float:
-    return sum(map(all, solved)) / len(solved)
 
 
 def _labels(outputs: Sequence[tuple[TaskId, int]]) -> list[str]:
@@ -192,8 +181,4 @@ def _labels(outputs: Sequence[tuple[TaskId, int]]) -> list[str]:
 def _named(noun: str, names: Sequence[str], shown: int = 5) -> str:
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     escaped = ", ".join(repr(name)[1:-1] for name in names[:shown])  # a foreign file's ids may hold line ends
-    return f"{_plural(len(names), noun)} ({escaped}{more})"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{plural(len(names), noun)} ({escaped}{more})"

@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from augment.grid import Grid
-from augment.task import Task
 from eval.draw import PALETTE
 from eval.explain import wrong_cells
 from eval.formatting import size_text
-from eval.verdict import Verdict, _is
+from eval.results import TaskResult, TestResult
 
 When = Literal["auto", "always", "never"]
 """Colors: where a terminal shows them, always, or never."""
@@ -190,33 +189,32 @@ def _ink(cell: int) -> str:
     return "\x1b[1;38;5;16m" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "\x1b[1;38;5;231m"
 
 
-def draw_text(task: Task, verdicts: Sequence[Verdict], title: str, look: Look) -> list[str]:
-    """Return the lines that show `task` and, for each of its test inputs, a verdict; all in one frame."""
+def draw_text(result: TaskResult, title: str, look: Look) -> list[str]:
+    """Return the lines that show a task and the result of each of its test inputs."""
     pairs = [
         [
             TextPanel(f"input {i}", pair.input, size_text(pair.input), arrow=True),
             TextPanel(f"output {i}", pair.output, size_text(pair.output)),
         ]
-        for i, pair in enumerate(task.train, start=1)
+        for i, pair in enumerate(result.task.train, start=1)
     ]
     lines = [heading(title, look), "", *draw_panels(pairs, look)]
-    for number, (grid, verdict) in enumerate(zip(task.test, verdicts, strict=True), start=1):
-        lines += ["", *draw_panels([[panel] for panel in _test_panels(number, grid, verdict)], look)]
-        lines += [f"  {reason}" for reason in verdict.reasons()]
+    for number, (grid, test) in enumerate(zip(result.task.test, result.tests, strict=True), start=1):
+        lines += ["", *draw_panels([[panel] for panel in _test_panels(number, grid, test)], look)]
+        lines += [f"  {reason}" for reason in test.reasons()]
     return lines
 
 
-def _test_panels(number: int, grid: Grid, verdict: Verdict) -> list[TextPanel]:
+def _test_panels(number: int, grid: Grid, test: TestResult) -> list[TextPanel]:
     panels = [TextPanel(f"test input {number}", grid, size_text(grid))]
-    for i, attempt in enumerate(verdict.attempts, start=1):
-        truth = verdict.truth
-        if truth is None or attempt.grid is None:
-            note = "missing" if attempt.grid is None else size_text(attempt.grid)
-            panels.append(TextPanel(f"attempt {i}", attempt.grid, note))
+    for i, (attempt, count) in enumerate(zip(test.attempts, test.wrong_cells, strict=True), start=1):
+        if attempt.grid is None:
+            panels.append(TextPanel(f"attempt {i}", None, "missing"))
+        elif test.truth is None:
+            panels.append(TextPanel(f"attempt {i}", attempt.grid, size_text(attempt.grid)))
         else:
-            wrong = wrong_cells(attempt.grid, truth)
-            note = "RIGHT" if _is(attempt.grid, truth) else "WRONG SIZE" if wrong is None else f"{int(wrong.sum())} WRONG"
-            panels.append(TextPanel(f"attempt {i}", attempt.grid, note, wrong))
-    if verdict.truth is not None:
-        panels.append(TextPanel("truth", verdict.truth, size_text(verdict.truth)))
+            note = "WRONG SIZE" if count is None else f"{count} WRONG" if count else "RIGHT"
+            panels.append(TextPanel(f"attempt {i}", attempt.grid, note, wrong_cells(attempt.grid, test.truth)))
+    if test.truth is not None:
+        panels.append(TextPanel("truth", test.truth, size_text(test.truth)))
     return panels

@@ -11,15 +11,16 @@ import numpy as np
 from augment.canvas import Tokens, decode
 from augment.grid import Grid
 from eval.explain import explain
-from eval.results import InputEntry, TaskEntry, count_wrong, plural
+from eval.formatting import plural
+from eval.results import TaskResult, TestResult, count_wrong
 
 _SIGNS = np.frombuffer(b".#0123456789", np.uint8)
 # Of the tokens of a canvas: padding, border, colors.
 
 
-def gallery_data(entries: Sequence[TaskEntry]) -> str:
+def gallery_data(results: Sequence[TaskResult]) -> str:
     """Return the data of all tasks as JSON that may stand inside a `<script>` element, whatever the ids hold."""
-    text = json.dumps([_task(entry) for entry in entries], separators=(",", ":"), allow_nan=False)
+    text = json.dumps([_task(result) for result in results], separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -33,20 +34,20 @@ def canvas_text(tokens: Tokens) -> str:
     return "|".join(row.tobytes().decode() for row in _SIGNS[tokens])
 
 
-def _task(entry: TaskEntry) -> dict[str, Any]:
+def _task(result: TaskResult) -> dict[str, Any]:
     return {
-        "id": entry.task.id,
-        "tags": entry.tags,
-        "known": entry.known,
-        "verdict": entry.verdict(),
-        "missed": entry.missed_by,
-        "margin": _round(entry.margin),
-        "train": [[grid_text(pair.input), grid_text(pair.output)] for pair in entry.task.train],
-        "tests": [_test(grid, test) for grid, test in zip(entry.task.test, entry.tests, strict=True)],
+        "id": result.task.id,
+        "tags": result.tags,
+        "known": result.known,
+        "verdict": result.summary(),
+        "missed": result.missed_by,
+        "margin": _round(result.margin),
+        "train": [[grid_text(pair.input), grid_text(pair.output)] for pair in result.task.train],
+        "tests": [_test(grid, test) for grid, test in zip(result.task.test, result.tests, strict=True)],
     }
 
 
-def _test(grid: Grid, test: InputEntry) -> dict[str, Any]:
+def _test(grid: Grid, test: TestResult) -> dict[str, Any]:
     return {
         "input": grid_text(grid),
         "truth": None if test.truth is None else grid_text(test.truth),
@@ -80,7 +81,7 @@ def _verdict(grid: Grid | None, truth: Grid | None) -> dict[str, Any] | None:
     return {"right": not wrong, "text": f"{wrong} of {plural(truth.size, 'cell')} wrong" if wrong else "right"}
 
 
-def describe_votes(test: InputEntry) -> str:
+def describe_votes(test: TestResult) -> str:
     """Return in a sentence or two how the views voted; an empty text where that is not known."""
     if test.views is None:
         return ""
@@ -92,12 +93,12 @@ def describe_votes(test: InputEntry) -> str:
     text += "."
     if test.truth_rank == 0:
         text += " No view predicted the test output."
-    elif test.truth_rank is not None and test.solved_by is None:
+    elif test.truth_rank is not None and not test.solved:
         text += f" The test output was number {test.truth_rank} in the votes."
     return text
 
 
-def _drafts(test: InputEntry) -> list[dict[str, Any]]:
+def _drafts(test: TestResult) -> list[dict[str, Any]]:
     """Return each draft with its canvas and verdict; no more than its probability where it is the same as the one before."""
     drafts = test.drafts
     same = [False, *(np.array_equal(before.tokens, after.tokens) for before, after in pairwise(drafts))]

@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from eval.report.gallery import gallery_data
 from eval.report.summary import charts_section, facts_section, score_section, table_of_tasks, votes_section
-from eval.results import NEAR_CELLS, TaskEntry
+from eval.results import NEAR_CELLS, TaskResult
 from eval.score import Score
 
 _MARK = (  # three rows of ARC's palette
@@ -36,7 +36,7 @@ class Report:
     """Of the run directory."""
     sources: str
     """What was solved, in words."""
-    entries: Sequence[TaskEntry] = ()
+    results: Sequence[TaskResult] = ()
     """Tasks, in the order of the submission; none for puzzles."""
     score: Score | None = None
     """None where the test outputs are not known."""
@@ -64,12 +64,12 @@ def make_page(report: Report) -> str:
     script = grids + gallery
     policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
     sections = [
-        score_section(report.score, report.rows, report.unknown, report.entries),
+        score_section(report.score, report.rows, report.unknown, report.results),
         *(f'<p class="note" role="note">{escape(note)}</p>' for note in report.notes),
         charts_section(report.metrics, report.seconds),
-        votes_section(report.entries),
+        votes_section(report.results),
         facts_section(report.facts, report.settings),
-        _gallery(report.entries, report.folder) if report.entries else "",
+        _gallery(report.results, report.folder) if report.results else "",
     ]
     body = "".join(sections)
     parts = [(name, title) for name, title in _PARTS.items() if f'<section id="{name}"' in body]
@@ -86,7 +86,7 @@ def make_page(report: Report) -> str:
 <style>{style}</style>
 </head>
 <body>
-{'<a class="skip" href="#gallery">Skip to the tasks</a>' if report.entries else ""}
+{'<a class="skip" href="#gallery">Skip to the tasks</a>' if report.results else ""}
 <header class="top">{_MARK}<div><h1>{escape(report.name)}</h1><p>{escape(report.sources)}</p></div>
 <nav aria-label="Sections">{links}</nav></header>
 <main>
@@ -108,14 +108,14 @@ _PARTS = {"score": "Score", "training": "Training", "votes": "Votes", "about": "
 # Sections by id, with what the links to them say.
 
 
-def _gallery(entries: Sequence[TaskEntry], folder: str) -> str:
+def _gallery(results: Sequence[TaskResult], folder: str) -> str:
     """The gallery is made by the script; without it there is a table."""
     return f"""<section id="gallery" aria-labelledby="gallery-title" tabindex="-1">
 <h2 id="gallery-title">Tasks</h2>
 <noscript><p class="note">Grids, filters and drafts need JavaScript. This is what became of each task:</p>
-{table_of_tasks(entries)}</noscript>
+{table_of_tasks(results)}</noscript>
 <div id="tools" hidden></div>
 <p id="count" role="status" aria-live="polite"></p>
 <div id="cards" data-folder="{escape(folder)}" data-near="{NEAR_CELLS}"></div>
 </section>
-<script type="application/json" id="tasks">{gallery_data(entries)}</script>"""
+<script type="application/json" id="tasks">{gallery_data(results)}</script>"""

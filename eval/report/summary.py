@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from eval.formatting import plural, plural_range
 from eval.report.charts import draw_curve, draw_histogram, draw_shares
-from eval.results import NEAR_CELLS, TaskEntry, is_known, plural
+from eval.results import NEAR_CELLS, TaskResult, is_known
 from eval.score import RULES, Rates, Score
 
 CURVES = (
@@ -25,12 +26,13 @@ COLUMNS = 10
 
 
 def score_section(
-    score: Score | None, rows: Sequence[tuple[str, str]], unknown: str, entries: Sequence[TaskEntry]
+    score: Score | None, rows: Sequence[tuple[str, str]], unknown: str, results: Sequence[TaskResult]
 ) -> str:  # fmt: skip
     """Return the score under each rule with what it means, or why there is none."""
     title = '<section id="score" aria-labelledby="score-title"><h2 id="score-title">Score</h2>'
     if rows:
-        return f"{title}{_table(rows)}</section>"
+        cells = (f"<tr><th scope=row>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in rows)
+        return f"{title}<table>{''.join(cells)}</table></section>"
     if score is None:
         return (
             f'{title}<p class="note"><strong>Solutions unknown.</strong> {escape(unknown)} '
@@ -45,15 +47,23 @@ def score_section(
             f'<dd class="quiet">{_percent(rates.pass_at_1)} with attempt 1 alone (pass@1)</dd>'
             f'<dd class="meaning">{escape(MEANINGS[field])}</dd></div>'
         )
-    return f'{title}<dl class="tiles">{"".join(tiles)}</dl>{_outcomes(entries)}{_count_solved(score, entries)}</section>'
+    return f'{title}<dl class="tiles">{"".join(tiles)}</dl>{_outcomes(results)}{_count_solved(score, results)}</section>'
 
 
-def _outcomes(entries: Sequence[TaskEntry]) -> str:
+def _outcomes(results: Sequence[TaskResult]) -> str:
     """Return a bar of all tasks by what became of them, with its key."""
-    known = [entry for entry in entries if entry.known]
+    known = [result for result in results if result.known]
     counts = dict.fromkeys(_OUTCOMES, 0)
-    for entry in known:
-        counts[_outcome(entry)] += 1
+    for result in known:
+        if result.solved == len(result.tests):
+            outcome = "solved"
+        elif result.near:
+            outcome = "near miss"
+        elif result.solved:
+            outcome = "partly solved"
+        else:
+            outcome = "wrong size" if result.missed_by is None else "missed by more cells"
+        counts[outcome] += 1
     parts = [(name, counts[name], mark) for name, mark in _OUTCOMES.items() if counts[name]]
     keys = "".join(
         f'<li><span class="key {mark}" aria-hidden="true"></span>{name} <strong>{count}</strong></li>'
@@ -73,28 +83,20 @@ _OUTCOMES = {
 # What may become of a task, from best to worst, with the class of its part of the bar.
 
 
-def _outcome(entry: TaskEntry) -> str:
-    if entry.solved == len(entry.tests):
-        return "solved"
-    if entry.near:
-        return "near miss"
-    return "partly solved" if entry.solved else "wrong size" if entry.missed_by is None else "missed by more cells"
-
-
-def _count_solved(score: Score, entries: Sequence[TaskEntry]) -> str:
+def _count_solved(score: Score, results: Sequence[TaskResult]) -> str:
     """Return in sentences what was solved, by which attempt, and how near the rest came."""
     text = escape(
         f"{score.solved_outputs} of {plural(score.outputs, 'test output')} solved: {score.solved_by_first_alone} by attempt 1 "
         f"alone, {score.solved_by_second_alone} by attempt 2 alone, {score.solved_by_both} by both. "
     )
-    near = sum(entry.near for entry in entries)
+    near = sum(result.near for result in results)
     if near:
         words = f"{plural(near, 'task')} {'is' if near == 1 else 'are'} missed by {NEAR_CELLS} cells or fewer"
         text += f'<a href="#filter=near">{words}</a>. '
-    sizes = sum(test.kind == "size" for entry in entries for test in entry.tests)
+    sizes = sum(test.kind == "size" for result in results for test in result.tests)
     if sizes:
         text += f"{plural(sizes, 'output')} {'has' if sizes == 1 else 'have'} no attempt of the right size. "
-    unknown = sum(not entry.known for entry in entries)
+    unknown = sum(not result.known for result in results)
     if unknown:
         text += f"The outputs of {plural(unknown, 'task')} more are not known; they do not count. "
     return f"<p>{text}A test output is solved when one of its two attempts equals it in size and in every cell.</p>"
@@ -138,22 +140,22 @@ def charts_section(metrics: Sequence[Mapping[str, object]], seconds: Mapping[str
     return f"{title}{curves}{bar}</section>"
 
 
-def votes_section(entries: Sequence[TaskEntry]) -> str:
+def votes_section(results: Sequence[TaskResult]) -> str:
     """Return how far the views agreed, and whether agreement meant being right; an empty text where nothing voted."""
-    tests = [test for entry in entries for test in entry.tests if test.agreement is not None]
+    tests = [test for result in results for test in result.tests if test.agreement is not None]
     if not tests:
         return ""
-    known = is_known(entries)
+    known = is_known(results)
     series = [[0] * COLUMNS, [0] * COLUMNS]
     for test in tests:
         column = min(int((test.agreement or 0.0) * COLUMNS), COLUMNS - 1)
-        series[0 if test.solved_by == 1 or not known else 1][column] += 1
+        series[0 if 1 in test.right or not known else 1][column] += 1
     names = ["attempt 1 right", "attempt 1 not right"] if known else ["test inputs"]
-    lonely = sum(not test.predicted for entry in entries for test in entry.tests)
+    lonely = sum(not test.predicted for result in results for test in result.tests)
     apart = sum(test.disagrees for test in tests)
     views = [test.views or 0 for test in tests]
     text = [
-        f"{plural(len(tests), 'test input')}, asked through {_range(views)} each. "
+        f"{plural(len(tests), 'test input')}, asked through {plural_range(min(views), max(views), 'view')} each. "
         "A view is the task turned, mirrored or recolored; every view votes for the grid it predicts.",
         f"On {plural(apart, 'test input')} the views do not agree: under a quarter of them, or one alone, predicted attempt 1.",
         f"{plural(lonely, 'test input')} without any prediction; both attempts are fallbacks." if lonely else "",
@@ -172,10 +174,10 @@ def votes_section(entries: Sequence[TaskEntry]) -> str:
     )
 
 
-def table_of_tasks(entries: Sequence[TaskEntry]) -> str:
+def table_of_tasks(results: Sequence[TaskResult]) -> str:
     """Return a table of all tasks with their verdicts."""
     rows = "".join(
-        f"<tr><th scope=row>{escape(entry.task.id)}</th><td>{escape(entry.verdict())}</td></tr>" for entry in entries
+        f"<tr><th scope=row>{escape(result.task.id)}</th><td>{escape(result.summary())}</td></tr>" for result in results
     )
     return f"<table><thead><tr><th scope=col>Task</th><th scope=col>Outcome</th></tr></thead><tbody>{rows}</tbody></table>"
 
@@ -190,18 +192,9 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _table(rows: Sequence[tuple[str, str]]) -> str:
-    return f"<table>{''.join(f'<tr><th scope=row>{escape(a)}</th><td>{escape(b)}</td></tr>' for a, b in rows)}</table>"
-
-
 def _percent(share: float) -> str:
     """Return a share with one decimal, a small one with two."""
     return f"{share:.2%}" if 0 < share < 0.1 else f"{share:.1%}"
-
-
-def _range(counts: Sequence[int]) -> str:
-    least, most = min(counts), max(counts)
-    return plural(most, "view") if least == most else f"{least:,} to {plural(most, 'view')}"
 
 
 def _number(value: object) -> float:

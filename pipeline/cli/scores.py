@@ -6,20 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from augment.grid import Grid
-from augment.task import Solutions, TaskId
+from augment.task import Solutions
 from eval.compare import compare, format_comparison
 from eval.files import write_result
 from eval.formatting import format_duration, show_path
-from eval.provenance import Scored, provenance_json, provenance_rows
-from eval.puzzle_score import format_puzzle_score, read_predictions, score_puzzles
-from eval.score import Predictions, format_score, score_predictions
+from eval.provenance import Scored
+from eval.puzzle_score import PuzzleScore, format_puzzle_score, read_predictions, score_puzzles
+from eval.score import Predictions, Score, format_score, score_predictions
 from pipeline.cli.options import add_command, add_selection, add_test_limit, are_puzzles, selection_of
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.puzzles.sources import load_puzzles
-from pipeline.data.sources import Selection, load_source, read_solutions
+from pipeline.data.sources import load_source, read_solutions
 from pipeline.jobs.provenance import provenance_beside, provenance_of_puzzles, scored_answers
-from pipeline.reports.run_folder import RunFolder, asked_tasks
+from pipeline.reports.run_folder import RunFolder
 from submission.format import fill_submission, read_submission
 
 
@@ -47,40 +46,21 @@ def add_curve(commands: Any) -> None:
 
 
 def score_command(arguments: argparse.Namespace, _: float) -> int:
+    path = arguments.submission
+    score: Score | PuzzleScore
     if are_puzzles(arguments):
-        return score_puzzle_file(arguments)
-    solutions, name, scored = _known_solutions(arguments)
-    submission = read_submission(arguments.submission, allow_missing=arguments.allow_missing)
-    score = score_predictions(submission, solutions)
-    provenance = provenance_beside(arguments.submission)
+        name, answers = " + ".join(arguments.source), _answers(arguments.source, arguments.test_limit)
+        score = score_puzzles(read_predictions(path), answers)
+        provenance = provenance_of_puzzles(path).of(scored_answers(answers, arguments.source))
+        text = format_puzzle_score(score, name, show_path(path), provenance)
+    else:
+        solutions, name, scored = _solutions(arguments)
+        score = score_predictions(read_submission(path, allow_missing=arguments.allow_missing), solutions)
+        provenance = provenance_beside(path).of(scored)
+        text = format_score(score, name, provenance)
     if arguments.json:
-        told = score.to_json() | {"provenance": provenance_json(scored, provenance)}
-        write_result(arguments.json, told)
-    print(format_score(score, name, provenance_rows(scored, provenance)))
-    return 0
-
-
-def _known_solutions(arguments: argparse.Namespace) -> tuple[Solutions, str, Scored | None]:
-    if arguments.solutions:
-        known = read_solutions(arguments.solutions)
-        return known, str(arguments.solutions), scored_outputs(known)
-    selection = selection_of(arguments)
-    whole = [load_source(spec) for spec in arguments.source]
-    sources = [selection.apply(source) for source in whole]
-    solutions = {task_id: grids for source in sources for task_id, grids in source.solutions.items()}
-    if not solutions:
-        raise ValueError(f"the test outputs of {' + '.join(arguments.source)} are not known, so there is nothing to score by")
-    return solutions, " + ".join(arguments.source), scored_outputs(solutions, whole, selection)
-
-
-def score_puzzle_file(arguments: argparse.Namespace) -> int:
-    """Score a predictions.csv."""
-    path, answers = arguments.submission, _answers(arguments.source, arguments.test_limit)
-    score = score_puzzles(read_predictions(path), answers)
-    scored, provenance = scored_answers(answers, arguments.source), provenance_of_puzzles(path)
-    if arguments.json:
-        write_result(arguments.json, score.to_json() | {"provenance": provenance_json(scored, provenance)})
-    print(format_puzzle_score(score, " + ".join(arguments.source), show_path(path), provenance_rows(scored, provenance)))
+        write_result(arguments.json, score.to_json() | {"provenance": provenance.to_json()})
+    print(text)
     return 0
 
 
@@ -107,6 +87,30 @@ def curve(arguments: argparse.Namespace, _: float) -> int:
     return 0
 
 
+def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ()) -> tuple[Solutions, str, Scored | None]:
+    """Return what to judge by, its name and what it is: a file, the sources that are named, or the public ones of `folders`.
+
+    Of folders only the tasks that they solve count.
+    """
+    if arguments.solutions:
+        given = read_solutions(arguments.solutions)
+        return given, str(arguments.solutions), scored_outputs(given)
+    selection = selection_of(arguments)
+    specs = arguments.source or list(dict.fromkeys(spec for folder in folders for spec in folder.public_sources()))
+    if not specs:
+        raise ValueError("the runs do not say where their tasks come from: name the sources with --source")
+    name, whole = " + ".join(specs), [load_source(spec) for spec in specs]
+    selected = [selection.apply(source) for source in whole]
+    if folders:
+        tasks = {known.task.id: known for folder in folders for known in folder.tasks(selected, name)}
+        solutions = {task_id: known.truth for task_id, known in tasks.items() if known.truth}
+    else:
+        solutions = {task_id: grids for source in selected for task_id, grids in source.solutions.items()}
+    if not solutions:
+        raise ValueError(f"the test outputs of {name} are not known, so there is nothing to judge by")
+    return solutions, name, scored_outputs(solutions, whole, selection)
+
+
 def _answers(specs: Iterable[str], limit: int | None = None) -> dict[str, str]:
     """Return the answers of puzzles (`limit` of each source) by their questions. Raises ValueError where they are not known."""
     answers: dict[str, str] = {}
@@ -124,7 +128,7 @@ def compare_runs(arguments: argparse.Namespace, _: float) -> int:
     folders = [RunFolder(path, arguments.data) for path in arguments.runs]
     if len({folder.submission_path.resolve() for folder in folders}) < len(folders):
         raise ValueError("one of the runs is named twice")
-    solutions, source, scored = _solutions_of_runs(arguments, folders)
+    solutions, source, scored = _solutions(arguments, folders)
     voting = [folder for folder in folders if folder.candidates and folder.store]
     pooled: Predictions | None = None
     if arguments.pool and not voting:
@@ -135,8 +139,7 @@ def compare_runs(arguments: argparse.Namespace, _: float) -> int:
     found = compare(
         {name: folder.submission for name, folder in zip(names, folders, strict=True)}, solutions, pooled, len(voting)
     )
-    provenance = {name: folder.provenance for name, folder in zip(names, folders, strict=True)}
-    found = replace(found, scored=scored, provenance=provenance)
+    found = replace(found, provenance={name: folder.provenance.of(scored) for name, folder in zip(names, folders, strict=True)})
     print(format_comparison(found, source, solutions))
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -144,25 +147,6 @@ def compare_runs(arguments: argparse.Namespace, _: float) -> int:
     if arguments.pool:
         print(f"\n{arguments.pool}: the attempts of the pooled votes, {len(pooled or {})} tasks")
     return 0
-
-
-def _solutions_of_runs(
-    arguments: argparse.Namespace, folders: Sequence[RunFolder]
-) -> tuple[dict[TaskId, tuple[Grid, ...]], str, Scored | None]:
-    """Return what to judge by, its name and what it is: a file, the sources that are named, or the public ones of the runs."""
-    if arguments.solutions:
-        given = read_solutions(arguments.solutions)
-        return given, str(arguments.solutions), scored_outputs(given)
-    selection = Selection(arguments.max_side, arguments.hold_out)
-    specs = arguments.source or list(dict.fromkeys(spec for folder in folders for spec in folder.public_sources()))
-    if not specs:
-        raise ValueError("the runs do not say where their tasks come from: name the sources with --source")
-    chosen = selection if arguments.max_side or arguments.hold_out else None
-    asked = {each.task.id: each for folder in folders for each in asked_tasks(folder, specs, chosen)}
-    solutions = {task_id: each.truth for task_id, each in asked.items() if each.truth}
-    if not solutions:
-        raise ValueError(f"the test outputs of {' + '.join(specs)} are not known, so there is nothing to compare by")
-    return solutions, " + ".join(specs), scored_outputs(solutions, map(load_source, specs), selection)
 
 
 def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predictions | None:

@@ -1,49 +1,49 @@
-"""The commands that look back: `show` draws a task and what became of it, `compare` puts runs side by side."""
+"""The commands `show` and `report`, which present results, and the options of `compare` and `debug`."""
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from augment.grid import Grid, grid_key
-from augment.task import Task, TaskId
+from augment.task import TaskId
 from augment.transform import Transform, transform_from_int, transform_to_int
-from eval.formatting import show_name, show_path
+from eval.formatting import show_path
 from eval.report.screenshot import BROWSER_VARIABLE, draw_page, need_browser
+from eval.results import TaskResult
 from eval.terminal import draw_text, look_of
-from eval.verdict import Attempt, Verdict
-from pipeline.data.sources import SOURCES_HELP, find_task
-from pipeline.reports.run_folder import Asked, RunFolder, asked_tasks, places_of
+from pipeline.data.sources import SOURCES_HELP, find_task, load_source
+from pipeline.reports.run_folder import KnownTask, RunFolder, result_of
 from pipeline.system.progress_bar import doing
-from submission.format import PartialSubmission, read_submission
+from submission.format import read_submission
 
 
 def show(arguments: argparse.Namespace, _: float) -> int:
-    """Draw a task, or list the tasks of a run, those that were missed by least first."""
+    """Draw a task, or list the tasks of a run, the nearest misses first."""
     if arguments.task is None:
         if arguments.run is None:
             raise ValueError("which task? name it, or name a run with --run to see a list of its tasks")
         return _list_tasks(arguments)
     transform = parse_transform(arguments.transform) if arguments.transform else None
     if arguments.run is not None:
-        task, verdicts = examine(RunFolder(arguments.run, arguments.data), arguments.task, arguments.source or ())
+        result = find_result(RunFolder(arguments.run, arguments.data), arguments.task, arguments.source or ())
         where = str(arguments.run)
     else:
         task, source = find_task(arguments.task, arguments.source or ())
         submission = read_submission(arguments.submission, allow_missing=True) if arguments.submission else {}
-        verdicts = verdicts_of(Asked(task, source.solutions.get(task.id)), submission)
-        where = source.name
-    title = f"Task {task.id} of {where}"
+        result, where = result_of(KnownTask(task, source.solutions.get(task.id)), submission), source.name
+    title = f"Task {result.task.id} of {where}"
     if transform is not None:
-        task, verdicts = transform.apply_task(task), [verdict.seen_through(transform) for verdict in verdicts]
+        tests = tuple(test.seen_through(transform) for test in result.tests)
+        result = TaskResult(transform.apply_task(result.task), tests)
         title += f", seen through transform {transform.code} ({transform_to_int(transform)})"
     if arguments.png:
-        _draw_png(task, verdicts, title, arguments.png)
+        _draw_png(result, title, arguments.png)
         print(arguments.png)
     else:
-        for line in draw_text(task, verdicts, title, look_of(sys.stdout, arguments.color)):
+        for line in draw_text(result, title, look_of(sys.stdout, arguments.color)):
             print(line)
     return 0
 
@@ -55,69 +55,46 @@ def parse_transform(code: str) -> Transform:
     return Transform.parse(code)
 
 
-def examine(folder: RunFolder, task_id: TaskId, specs: Sequence[str]) -> tuple[Task, list[Verdict]]:
-    """Return a task of a run and what became of its tests. Raises ValueError where the run does not have it."""
+def find_result(folder: RunFolder, task_id: TaskId, specs: Sequence[str]) -> TaskResult:
+    """Return the result of a task of a run, with votes where candidates were kept. Raises ValueError where the run has none."""
     if task_id not in folder.submission:
         solved = list(folder.submission)
         named = ", ".join(solved[:5]) + (", ..." if len(solved) > 5 else "")
         raise ValueError(f"{folder.path} has no task {task_id!r}; it solves {len(solved)} tasks: {named}")
-    for asked in asked_tasks(folder, specs):
-        if asked.task.id == task_id:
-            return asked.task, verdicts_of(asked, folder.submission, folder)
+    for known in _known_tasks(folder, specs):
+        if known.task.id == task_id:
+            return result_of(known, folder.submission, folder.ballot, f"{show_path(folder.submission_path)}: ")
     raise ValueError(f"{folder.path}: nothing here says what task {task_id!r} is: name its source with --source")
 
 
-def verdicts_of(asked: Asked, submission: PartialSubmission, folder: RunFolder | None = None) -> list[Verdict]:
-    """Return what became of each test of a task; with votes where `folder` has them."""
-    ballot = folder.ballot if folder else None
-    task, given, verdicts = asked.task, submission.get(asked.task.id, []), []
-    if given and len(given) != len(task.test):
-        where = f"{show_path(folder.submission_path)}: " if folder else ""
-        raise ValueError(f"{where}task {show_name(task.id)}: {len(task.test)} test inputs, but attempts for {len(given)}")
-    for index in range(len(task.test)):
-        grids = given[index] if given else ()
-        truth = asked.truth[index] if asked.truth else None
-        if ballot is None:
-            verdicts.append(Verdict(tuple(map(Attempt, grids)), truth))
-            continue
-        places = places_of(ballot, task.id, index)
-        attempts = tuple(Attempt(grid, _votes(grid, places)) for grid in grids)
-        votes, place = places.get(grid_key(truth), (0, None)) if truth is not None else (None, None)
-        verdicts.append(Verdict(attempts, truth, ballot.tally(task.id, index).candidates, votes, place))
-    return verdicts
-
-
-def _votes(grid: Grid | None, places: dict[bytes, tuple[int, int]]) -> int | None:
-    return None if grid is None else places.get(grid_key(grid), (0, 0))[0]
+def _known_tasks(folder: RunFolder, specs: Sequence[str]) -> list[KnownTask]:
+    sources = [load_source(spec) for spec in specs or folder.public_sources()]
+    return folder.tasks(sources, " + ".join(specs))
 
 
 def _list_tasks(arguments: argparse.Namespace) -> int:
     """Print a line for each test of a run: missed ones first, those with the fewest wrong cells on top."""
     folder = RunFolder(arguments.run, arguments.data)
-    rows = [
-        (asked.task.id, number, len(asked.task.test), verdict)
-        for asked in asked_tasks(folder, arguments.source or ())
-        for number, verdict in enumerate(verdicts_of(asked, folder.submission), start=1)
-    ]
-    rows.sort(key=lambda row: (row[3].solved, row[3].cells_off, row[0], row[1]))
+    results = [result_of(known, folder.submission) for known in _known_tasks(folder, arguments.source or ())]
+    rows = [(result.task.id, number, test) for result in results for number, test in enumerate(result.tests, start=1)]
+    rows.sort(key=lambda row: (row[2].solved, math.inf if row[2].missed_by is None else row[2].missed_by, row[0], row[1]))
+    several = {result.task.id for result in results if len(result.tests) > 1}
     width = max(len(task_id) for task_id, *_ in rows)
-    for task_id, number, count, verdict in rows:
-        name = f"{task_id:{width}}" + (f" test {number}" if count > 1 else "       ")
-        print(f"{name}  {verdict.summary()}")
-    known = [verdict for *_, verdict in rows if verdict.truth is not None]
-    print(f"{sum(verdict.solved for verdict in known)} of {len(known)} test outputs solved; show one with: show TASK --run DIR")
+    for task_id, number, test in rows:
+        print(f"{task_id:{width}}{f' test {number}' if task_id in several else '       '}  {test.summary()}")
+    known = [test for *_, test in rows if test.truth is not None]
+    print(f"{sum(test.solved for test in known)} of {len(known)} test outputs solved; show one with: show TASK --run DIR")
     return 0
 
 
-def _draw_png(task: Task, verdicts: Sequence[Verdict], title: str, path: Path) -> None:
+def _draw_png(result: TaskResult, title: str, path: Path) -> None:
     from eval.draw import draw_task  # matplotlib is slow to import
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    attempts = [[attempt.grid for attempt in verdict.attempts] for verdict in verdicts]
-    truths = [verdict.truth for verdict in verdicts if verdict.truth is not None]
-    notes = [[verdict.votes_of(attempt) for attempt in verdict.attempts] for verdict in verdicts]
-    solutions = {task.id: tuple(truths)} if len(truths) == len(task.test) else {}
-    draw_task(task, attempts, solutions, path, notes=notes, title=title)
+    attempts = [[attempt.grid for attempt in test.attempts] for test in result.tests]
+    truths = tuple(test.truth for test in result.tests if test.truth is not None)
+    notes = [[test.votes_of(attempt) for attempt in test.attempts] for test in result.tests]
+    draw_task(result.task, attempts, {result.task.id: truths} if result.known else {}, path, notes=notes, title=title)
 
 
 def debug_command(arguments: argparse.Namespace, started: float) -> int:

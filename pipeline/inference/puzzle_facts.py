@@ -1,20 +1,16 @@
-"""predictions.json: what the predictions of puzzles beside it rest on, as votes.json says it of a submission.
-
-Written with every predictions.csv by whoever predicts, read by whatever shows or scores one. Needs no torch.
-"""
+"""predictions.json: what the predictions of puzzles beside it rest on, as votes.json says it of a submission. No torch."""
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from eval.files import replace_file
+from eval.provenance import Basis, audited_in
 from eval.puzzle_score import PuzzlePrediction, write_predictions
 from pipeline.data.puzzles.build import PuzzleStore
-from pipeline.inference.vote_file import audited_in
 
 logger = logging.getLogger(__name__)
 
@@ -29,26 +25,14 @@ def leave_predictions(path: Path, predictions: Sequence[PuzzlePrediction], sourc
     """
     write_predictions(path, predictions)
     path.with_name("score.json").unlink(missing_ok=True)
-    asked = [each.prediction is not None for each in predictions]
-    facts = {
-        "predictions": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "sources": [source],
-        "views_least": int(all(asked)),
-        "views_most": int(any(asked)),
-        "dataset": dataset.data_hash,
-        "audit": _describe_audit(dataset.manifest),
-    }
+    predicted = [each.prediction is not None for each in predictions]
+    audit, totals = dataset.manifest.get("audit"), dataset.manifest.get("totals")
+    audited = None
+    if isinstance(audit, dict) and isinstance(totals, dict):  # the audit compares questions, and all of them are known
+        audited = audited_in({**audit, "tests_checked": totals.get("tests"), "tests_unchecked": 0})
+    basis = Basis((source,), int(all(predicted)), int(any(predicted)), dataset.data_hash, audited)
+    facts = {"predictions": hashlib.sha256(path.read_bytes()).hexdigest(), **basis.to_json()}
     try:
         replace_file(path.with_name(FACTS_FILE), orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     except OSError as error:
         logger.warning("what the predictions rest on is not kept: %s", error)
-
-
-def _describe_audit(manifest: Mapping[str, Any]) -> dict[str, object] | None:
-    """Return what the manifest of a dataset says of its audit; None where it says nothing that can be read."""
-    audit, totals = manifest.get("audit"), manifest.get("totals")
-    if not isinstance(audit, dict) or not isinstance(totals, dict):
-        return None
-    checked = {"tests_checked": totals.get("tests"), "tests_unchecked": 0}  # questions are compared, and all are known
-    described = {"leakage": audit.get("leakage"), "leaks": audit.get("leaks"), **checked}
-    return described if audited_in(described) else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from augment.grid import Grid, grid_key
 from augment.task import Task, TaskId
 from eval.files import write_json
-from eval.provenance import provenance_json, provenance_rows
+from eval.provenance import Provenance
 from eval.score import format_score, score_predictions
 from eval.vote import Ballot
 from pipeline.config import Config, Leakage
@@ -17,7 +17,7 @@ from pipeline.data.build import build
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection, Source, load_in_time, load_source
 from pipeline.data.store import Store
-from pipeline.jobs.provenance import audited_of, provenance_of
+from pipeline.inference.vote_file import basis_of
 from pipeline.jobs.record import record_if_usable
 from pipeline.system.time_limit import Budget
 from submission.format import check_submission, fallback_submission, read_submission, write_submission
@@ -170,18 +170,16 @@ class ArcJob:
             return
         submission = read_submission(self.out / "submission.json")
         score = score_predictions({task.id: submission[task.id] for task in tasks if task.id in solutions}, solutions)
-        counts = [ballot.tally(task.id, i).candidates for task in tasks for i in range(len(task.test))]
-        views = min(counts, default=0), max(counts, default=0)
-        record, audited = record_if_usable(self.out), audited_of(store.manifest)
-        provenance = provenance_of(ballot.sources, views, store.data_hash, audited, record)
+        record, basis = record_if_usable(self.out), basis_of(ballot, tasks, store)
         scored = scored_outputs(solutions, whole, self.challenge.selection)
+        provenance = Provenance("it is not said", basis, record.weights if record else "", scored=scored)
         ranks = {
             task.id: [ballot.rank(task.id, index, grid, ranking) for index, grid in enumerate(solutions[task.id])]
             for task in tasks
             if task.id in solutions
         }
-        origin = {"truth_ranks": ranks, "provenance": provenance_json(scored, provenance)}
-        print(format_score(score, " + ".join(self.challenge.sources), provenance_rows(scored, provenance)))
+        origin = {"truth_ranks": ranks, "provenance": provenance.to_json()}
+        print(format_score(score, " + ".join(self.challenge.sources), provenance))
         write_json(self.out / "score.json", score.to_json() | origin)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.files import write_json
-from eval.provenance import provenance_json, provenance_rows
 from eval.puzzle_score import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
 from pipeline.config import Config, Leakage
 from pipeline.data.puzzles.build import PuzzleStore, build_puzzles
@@ -168,11 +167,9 @@ class PuzzleJob:
             logger.info("the answers are not known here, so there is no score")
             return
         score = score_puzzles(predictions, answers)
-        scored, provenance = scored_answers(answers, self.challenge.sources), provenance_of_puzzles(path)
-        told = {"sources": [found.source], "provenance": provenance_json(scored, provenance)}
-        write_json(self.out / "score.json", score.to_json() | told)
-        rows = provenance_rows(scored, provenance)
-        print(format_puzzle_score(score, " + ".join(self.challenge.sources), str(path), rows))
+        provenance = provenance_of_puzzles(path).of(scored_answers(answers, self.challenge.sources))
+        write_json(self.out / "score.json", score.to_json() | {"sources": [found.source], "provenance": provenance.to_json()})
+        print(format_puzzle_score(score, " + ".join(self.challenge.sources), str(path), provenance))
 
 
 def _count_predicted(path: Path) -> int:

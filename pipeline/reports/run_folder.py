@@ -1,51 +1,83 @@
-"""A folder that a run or a prediction left, read again: what was asked, what was submitted, how the views voted.
+"""The directory of a run or a prediction, read back: what was submitted, how the views voted, what is known of the tasks.
 
-For the commands that look back (`pipeline.cli.show`). Everything but the submission may be missing: a prediction has no
-dataset of its own, a submission of another system no votes.
+Shared by `show`, `compare` and `report`. Everything but the submission may be missing: a prediction has no dataset of its own,
+a submission of another system has no votes.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from augment.grid import Grid, grid_key
 from augment.task import Task, TaskId
+from eval.files import read_object
+from eval.formatting import show_name, show_path
 from eval.provenance import Provenance
+from eval.results import Attempt, Draft, TaskResult, TestResult
 from eval.vote import Ballot
 from pipeline.data.dataset import load_dataset
+from pipeline.data.folder import MANIFEST_FILE
 from pipeline.data.puzzles.build import PuzzleStore
-from pipeline.data.sources import PUBLIC_SOURCES, Selection, Source, hold_out, load_source
+from pipeline.data.sources import PUBLIC_SOURCES, Source, hold_out
 from pipeline.data.store import Store
+from pipeline.inference.vote_file import VOTES_FILE, VoteFile, read_votes
 from pipeline.jobs.provenance import provenance_beside
+from pipeline.jobs.record import Record, read_record
+from pipeline.training.metrics import read_metrics
 from submission.format import PartialSubmission, read_submission
 
 _NAMED = 5
 
 
+@dataclass(frozen=True, eq=False)
+class KnownTask:
+    """A task as the run solved it."""
+
+    task: Task
+    truth: tuple[Grid, ...] | None = None
+    """None where the test outputs are not known."""
+    source: str | None = None
+    """Name of the source that has it; None where only the dataset does."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """A run directory, a prediction's directory, or a submission file alone."""
+    """A run directory, a prediction's directory, or a submission file without one."""
 
     path: Path
     data: Path | None = None
     """The dataset that was predicted, where it is not in the folder itself."""
 
     def __post_init__(self) -> None:
-        """Raise FileNotFoundError or ValueError, of one line, where there is no submission of ARC tasks."""
+        """Raise FileNotFoundError, of one line, where there is nothing that a run left."""
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path}: no such file or folder")
-        if not self.submission_path.is_file():
-            if (self.path / "predictions.csv").is_file():
-                raise ValueError(f"{self.path}: a run on puzzles; this is for ARC tasks (score and curve are for puzzles)")
-            raise FileNotFoundError(f"{self.path}: no submission.json here; is it the --out folder of run or predict?")
+        if not self.is_puzzles and not self._submission_path.is_file():
+            files = "submission.json and no predictions.csv"
+            raise FileNotFoundError(f"{self.path}: no {files} here; is it the --out folder of run or predict?")
+
+    @property
+    def _submission_path(self) -> Path:
+        return self.path / "submission.json" if self.path.is_dir() else self.path
+
+    @property
+    def is_puzzles(self) -> bool:
+        """Whether puzzles were solved, so that there are predictions and no submission."""
+        return not self._submission_path.is_file() and self.predictions_path.is_file()
+
+    @property
+    def predictions_path(self) -> Path:
+        """The predictions of puzzles."""
+        return self.path / "predictions.csv"
 
     @property
     def submission_path(self) -> Path:
-        """The submission file."""
-        return self.path / "submission.json" if self.path.is_dir() else self.path
+        """The submission file. Raises ValueError for a run on puzzles."""
+        if self.is_puzzles:
+            raise ValueError(f"{self.path}: a run on puzzles; this is for ARC tasks (score and curve are for puzzles)")
+        return self._submission_path
 
     @cached_property
     def submission(self) -> PartialSubmission:
@@ -53,10 +85,35 @@ class RunFolder:
         return read_submission(self.submission_path, allow_missing=True)
 
     @cached_property
+    def record(self) -> Record | None:
+        """`run.json`; None where there is none."""
+        return read_record(self.path)
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`."""
+        return read_metrics(self.path / "metrics.jsonl")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the object in a JSON file of the folder; an empty one where there is no file. Raises ValueError."""
+        path = self.path / name
+        return read_object(path) if path.exists() else {}
+
+    @cached_property
+    def votes(self) -> VoteFile | None:
+        """`votes.json`; None where there is none."""
+        return read_votes(self.submission_path.with_name(VOTES_FILE))
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """What the attempts rest on, as far as is known."""
+        return provenance_beside(self.submission_path)
+
+    @cached_property
     def store(self) -> Store | None:
-        """The dataset, None where there is none."""
+        """The dataset of ARC tasks, None where there is none."""
         folder = self.data or self.path / "dataset"
-        if self.data is None and not (folder / "manifest.json").is_file():
+        if self.data is None and (self.is_puzzles or not (folder / MANIFEST_FILE).is_file()):
             return None
         store = load_dataset(folder)
         if isinstance(store, PuzzleStore):
@@ -76,76 +133,99 @@ class RunFolder:
 
         return tally([self.candidates], self.store) if self.candidates and self.store else None
 
-    @cached_property
-    def provenance(self) -> Provenance:
-        """What the attempts rest on, as far as is known."""
-        return provenance_beside(self.submission_path)
-
     def public_sources(self) -> list[str]:
         """Return the public sources that the dataset says its tests come from."""
-        entries = self.store.manifest.get("sources") if self.store else None
-        listed = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-        named = [str(entry.get("name")) for entry in listed if entry.get("role") == "solve"]
-        return [name for name in named if name in PUBLIC_SOURCES]
+        sources = self.store.manifest.get("sources") if self.store else None
+        entries = [entry for entry in sources if isinstance(entry, dict)] if isinstance(sources, list) else []
+        names = [str(entry.get("name")) for entry in entries if entry.get("role") == "solve"]
+        return [name for name in names if name in PUBLIC_SOURCES]
 
-    def tests(self) -> dict[TaskId, tuple[Grid, ...] | None]:
-        """Return the tasks that were to be solved, with their test inputs where the dataset is there."""
-        if self.store is None:
-            return dict.fromkeys(self.submission)
-        return {task.id: task.test for task in self.store.tasks_to_solve()}
+    def tasks(self, sources: Sequence[Source], name: str = "", with_dataset: bool = True) -> list[KnownTask]:
+        """Return the tasks of the submission, in its order, that `sources` or the dataset know.
+
+        A source counts for a task whose test inputs are those of the dataset, be they the last demonstrations (`--hold-out`). A
+        task that only the dataset has comes without outputs. Raises ValueError where no task is known, and for sources that
+        were named, `name` in words, and know none.
+        """
+        known: dict[TaskId, list[KnownTask]] = {}
+        for source in [*sources, *map(hold_out, sources)]:
+            for task in source.tasks:
+                known.setdefault(task.id, []).append(KnownTask(task, source.solutions.get(task.id), source.name))
+        stored = {task.id: task for task in self.store.tasks_to_solve()} if with_dataset and self.store else {}
+        found = []
+        for task_id in self.submission:
+            asked = stored.get(task_id)
+            fitting = [each for each in known.get(task_id, ()) if asked is None or _same_tests(each.task, asked)]
+            if fitting:
+                truths = [each.truth for each in fitting if each.truth and _same_tests(each.task, fitting[0].task)]
+                found.append(replace(fitting[0], truth=truths[0] if truths else None))
+            elif asked is not None:
+                found.append(KnownTask(asked))
+        if name and all(each.source is None for each in found):
+            named = ", ".join(list(self.submission)[:_NAMED])
+            raise ValueError(f"{name} does not have the tasks of {self.path} ({named}, ...)")
+        if not found:
+            raise ValueError(f"{self.path}: has no dataset beside it that says what the tasks are: name them with --source")
+        return found
+
+    def reported_results(self, known: Sequence[KnownTask], notes: list[str]) -> list[TaskResult]:
+        """Return the results of tasks with the votes and drafts that the run kept; adds to `notes` what could not be read."""
+        from pipeline.inference.candidates import DRAFTS_FILE, StoredDrafts, read_drafts  # noqa: PLC0415  (needs torch)
+
+        counted, ranks = self.votes.tests if self.votes else {}, self.read_json("score.json").get("truth_ranks")
+        drafts, where = StoredDrafts("segment", {}), f"{show_path(self.submission_path)}: "
+        try:
+            if (self.path / DRAFTS_FILE).is_file():
+                drafts = read_drafts(self.path / DRAFTS_FILE)
+        except ValueError as error:
+            notes.append(f"The drafts cannot be read: {error}")
+        results = []
+        for result in (result_of(each, self.submission, where=where) for each in known):
+            voted = counted.get(result.task.id, ())
+            ranked = ranks.get(result.task.id) if isinstance(ranks, dict) else None
+            tests = []
+            for index, test in enumerate(result.tests):
+                votes = voted[index] if index < len(voted) else None
+                rank = ranked[index] if isinstance(ranked, list) and index < len(ranked) else None
+                attempts = list(test.attempts)
+                if votes:  # the attempts are the first of `top`, and after these come fallbacks
+                    top = [*votes.top, *[(0, None)] * len(attempts)]
+                    attempts = [Attempt(attempt.grid, *given) for attempt, given in zip(attempts, top, strict=False)]
+                tests.append(
+                    replace(
+                        test,
+                        attempts=tuple(attempts),
+                        views=votes.candidates if votes else None,
+                        distinct=votes.distinct if votes else None,
+                        truth_rank=rank if type(rank) is int else None,
+                        drafts=tuple(Draft(*draft) for draft in drafts.tests.get((result.task.id, index), ())),
+                        draft_unit=drafts.unit,
+                    )
+                )
+            results.append(replace(result, tests=tuple(tests)))
+        return results
 
 
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """A task as a run was asked it."""
-
-    task: Task
-    truth: tuple[Grid, ...] | None
-    """None where the test outputs are not known."""
-
-
-def asked_tasks(folder: RunFolder, specs: Sequence[str] = (), selection: Selection | None = None) -> list[Asked]:
-    """Return the tasks that `folder` solves, in the order of its submission, with what is known of them.
-
-    Demonstrations and truth come from `specs`, by default the public sources that the dataset names; a source counts for a task
-    whose test inputs are those of the run, be they the last demonstrations (`--hold-out`). Raises ValueError where neither a
-    source nor the dataset says what the tasks are, and for `specs` that know none of them.
-    """
-    sources = [load_source(spec) for spec in specs or folder.public_sources()]
-    if selection is not None:
-        sources = [selection.apply(source) for source in sources]
-    known = _by_id([*sources, *map(hold_out, sources)])
-    tests, found, matched = folder.tests(), [], 0
-    stored = {task.id: task for task in folder.store.tasks_to_solve()} if folder.store else {}
-    for task_id in folder.submission:
-        inputs = tests.get(task_id)
-        fitting = [asked for asked in known.get(task_id, []) if inputs is None or _equal(asked.task.test, inputs)]
-        if fitting:
-            found.append(fitting[0])
-            matched += 1
-        elif task_id in stored:
-            found.append(Asked(stored[task_id], None))
-    if specs and not matched:
-        named = ", ".join(list(folder.submission)[:_NAMED])
-        raise ValueError(f"{' + '.join(specs)} does not have the tasks of {folder.path} ({named}, ...)")
-    if not found:
-        raise ValueError(f"{folder.path}: has no dataset beside it that says what the tasks are: name them with --source")
-    return found
+def result_of(known: KnownTask, submission: PartialSubmission, ballot: Ballot | None = None, where: str = "") -> TaskResult:
+    """Return the result of a task in `submission`, with the votes of `ballot`. Raises ValueError, beginning with `where`."""
+    task, given, tests = known.task, submission.get(known.task.id, []), []
+    if given and len(given) != len(task.test):
+        raise ValueError(f"{where}task {show_name(task.id)}: {len(task.test)} test inputs, but attempts for {len(given)}")
+    for index in range(len(task.test)):
+        grids = given[index] if given else ()
+        truth = known.truth[index] if known.truth else None
+        if ballot is None:
+            tests.append(TestResult(tuple(map(Attempt, grids)), truth=truth))
+            continue
+        ranked = enumerate(ballot.top(task.id, index, None), start=1)
+        places = {grid_key(candidate.grid): (candidate.count, place) for place, candidate in ranked}
+        votes = [None if grid is None else places.get(grid_key(grid), (0, 0))[0] for grid in grids]
+        truth_votes, rank = (None, None) if truth is None else places.get(grid_key(truth), (0, 0))
+        counted = ballot.tally(task.id, index)
+        attempts = tuple(map(Attempt, grids, votes))
+        tests.append(TestResult(attempts, counted.candidates, counted.distinct, truth, rank, truth_votes=truth_votes))
+    return TaskResult(task, tuple(tests))
 
 
-def _by_id(sources: Iterable[Source]) -> dict[TaskId, list[Asked]]:
-    known: dict[TaskId, list[Asked]] = {}
-    for source in sources:
-        for task in source.tasks:
-            known.setdefault(task.id, []).append(Asked(task, source.solutions.get(task.id)))
-    return known
-
-
-def _equal(first: Sequence[Grid], second: Sequence[Grid]) -> bool:
-    return len(first) == len(second) and all(map(np.array_equal, first, second))
-
-
-def places_of(ballot: Ballot, task_id: TaskId, index: int) -> dict[bytes, tuple[int, int]]:
-    """Return for each grid that was a candidate of a test input, by its key, its votes and its place from 1."""
-    ranked = ballot.top(task_id, index, None)
-    return {grid_key(candidate.grid): (candidate.count, place) for place, candidate in enumerate(ranked, start=1)}
+def _same_tests(first: Task, second: Task) -> bool:
+    return [*map(grid_key, first.test)] == [*map(grid_key, second.test)]

@@ -7,7 +7,7 @@ import pytest
 
 from augment.grid import Grid
 from eval.compare import compare, format_comparison
-from eval.provenance import Audited, Provenance, Scored
+from eval.provenance import Audited, Basis, Provenance, Scored
 
 
 def cell(color: int) -> Grid:
@@ -42,9 +42,10 @@ def test_the_text_has_a_row_for_each_the_union_and_the_pooled_votes() -> None:
 
 
 def test_the_text_and_the_json_say_what_each_submission_rests_on() -> None:
-    known = Provenance("", ("step 5",), (8, 16), "ab" * 32, Audited(2, "drop", 4, 0))
+    basis = Basis(("step 5, trained on abababababab",), 8, 16, "ab" * 32, Audited(2, "drop", 4, 0))
+    scored = Scored(3, 4, "cd" * 32, "made up")
     found = compare({"x": FIRST, "y": SECOND}, SOLUTIONS)
-    found = replace(found, scored=Scored(3, 4, "cd" * 32, "made up"), provenance={"x": known})
+    found = replace(found, provenance={"x": Provenance("", basis, scored=scored), "y": Provenance(scored=scored)})
     lines = format_comparison(found, "s", SOLUTIONS).splitlines()
     of_x, of_y = (lines[lines.index(f"{name} rests on:") + 1 :][:6] for name in ("x", "y"))
     assert [line.split("  ")[0] for line in of_x] == [line.split("  ")[0] for line in of_y]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.provenance import PUZZLES, Provenance, format_rows
 from eval.puzzle_score import COLUMNS, PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
 
 ANSWERS = {"1...": "1234", ".2..": "3214", "..3.": "4132", "...4": "3214"}
@@ -13,7 +14,7 @@ PREDICTIONS = [
     PuzzlePrediction(".2..", "3241", 0.25),
     PuzzlePrediction("..3.", None, None),
 ]
-FACTS = [("votes", "single"), ("views", "1")]
+FACTS = Provenance("not recorded", kind=PUZZLES)
 ROWS = [*PREDICTIONS, PuzzlePrediction("# S G ", '#",S G', 1.0, "#oS G "), PuzzlePrediction("  ", "  ", 1e-20, "  ")]
 
 
@@ -79,7 +80,7 @@ def test_a_score_is_written_for_people() -> None:
     assert lines[2].startswith("cell accuracy              37.50%")
     assert lines[3] == "mean halting probability   50.00%"
     assert lines[4:6] == ["not predicted, counted as wrong: 2", "without a known answer, not counted: 1"]
-    assert lines[6:] == ["votes  single", "views  1"]
+    assert lines[6:] == format_rows(FACTS.rows())
 
 
 def test_a_score_of_nothing_predicted_has_no_halting_probability() -> None:

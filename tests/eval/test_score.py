@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from eval.provenance import Provenance
 from eval.score import RULES, Outcome, format_score, judge, score_predictions
 
 
@@ -147,10 +148,11 @@ def test_the_text_names_all_rules_with_that_of_kaggle_first():
 def test_the_text_ends_with_what_the_attempts_rest_on_and_says_unknown_where_nothing_is_known():
     score = score_predictions({}, SOLUTIONS)
     facts = ("votes", "views", "data hash", "data", "solutions during the run", "audit")
-    for given, shown in ((None, "unknown"), ([(fact, "as told") for fact in facts], "as told")):
-        ends = [line.split("  ", 1) for line in format_score(score, "s", given).splitlines()[-6:]]
-        assert tuple(name for name, _ in ends) == facts
-        assert all(words.strip().startswith((shown, "scored outputs unknown")) or shown in words for _, words in ends)
+    for given, why in ((None, "the submission has nothing beside it that says so"), (Provenance("as given"), "as given")):
+        ends = dict(line.split("  ", 1) for line in format_score(score, "s", given).splitlines()[-6:])
+        assert tuple(ends) == facts
+        assert all(f"unknown ({why})" in ends[fact] for fact in facts if not fact.startswith("data"))
+        assert ends["data hash"].endswith("unknown (no test output is known); dataset unknown")
 
 
 def test_the_text_shortens_long_lists_and_stays_printable():

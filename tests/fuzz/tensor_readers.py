@@ -10,10 +10,8 @@ import numpy as np
 import torch
 
 from eval.files import damage_of, write_json
-from eval.provenance import provenance_json
 from eval.puzzle_score import PuzzlePrediction
 from eval.report.page import make_page
-from pipeline.cli.show import verdicts_of
 from pipeline.config import Config, read_config
 from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
@@ -23,7 +21,7 @@ from pipeline.inference.voting import tally
 from pipeline.jobs.provenance import provenance_of_puzzles, scored_answers
 from pipeline.published.checkpoint import import_checkpoint
 from pipeline.reports.report import read_report
-from pipeline.reports.run_folder import RunFolder, asked_tasks
+from pipeline.reports.run_folder import RunFolder, result_of
 from pipeline.system.time_limit import Budget
 from pipeline.weights import load_weights, network_from
 from tests.fuzz.mutate import Rng, mutate_json, mutate_lines
@@ -203,9 +201,9 @@ def _look_back(folder: Path) -> None:
     """Read a run as `show` and `compare` do."""
     run = RunFolder(folder / "run")
     run.public_sources()
-    for asked in asked_tasks(run, [f"kaggle:{folder / 'kaggle'}:evaluation"]):
-        for verdict in verdicts_of(asked, run.submission, run):
-            verdict.reasons()
+    for known in run.tasks([load_source(f"kaggle:{folder / 'kaggle'}:evaluation")], "kaggle"):
+        for test in result_of(known, run.submission, run.ballot).tests:
+            test.reasons()
 
 
 def _count(folder: Path) -> None:
@@ -222,7 +220,7 @@ def _puzzle_run(folder: Path, rng: Rng) -> None:
     leave_predictions(run / "predictions.csv", [PuzzlePrediction("1...", None, None)], "step 7", tiny_puzzle_store())
     score: dict[str, object] = {"puzzles": 6, "predicted": 5, "solved": 4, "exact_accuracy": 0.7, "cell_accuracy": 0.9}
     scored = scored_answers({"1...": "1234"}, ["sudoku:x.csv"])
-    score["provenance"] = provenance_json(scored, provenance_of_puzzles(run / "predictions.csv"))
+    score["provenance"] = provenance_of_puzzles(run / "predictions.csv").of(scored).to_json()
     (run / "score.json").write_text(json.dumps(score | {"mean_halting_probability": 0.5, "unknown": 0}))
     (run / "run.json").write_text(json.dumps({"sources": ["sudoku:x.csv"], "preset": "demo-sudoku", "seconds": {"train": 3.0}}))
 

@@ -7,7 +7,7 @@ from augment.canvas import encode
 from augment.grid import Grid
 from augment.task import Pair, Task
 from eval.report.page import Report
-from eval.results import Attempt, Draft, InputEntry, TaskEntry
+from eval.results import Attempt, Draft, TaskResult, TestResult
 from eval.score import score_predictions
 
 HOSTILE = '</script><img src=x onerror="document.title=1">&amp;'
@@ -29,17 +29,17 @@ def entry(
     views: int | None = 10,
     truth: Grid | None = TRUTH,
     **more: object,
-) -> TaskEntry:
+) -> TaskResult:
     """A task of one test input, with (grid, votes) of each attempt."""
     made = tuple(Attempt(each, votes, 0.25 if votes else None) for each, votes in attempts)
     task = Task(task_id, (Pair(QUESTION, TRUTH), Pair(TRUTH, QUESTION)), (QUESTION,))
-    return TaskEntry(task, (InputEntry(made, views, 4 if views else 0, truth, **more),))  # type: ignore[arg-type]
+    return TaskResult(task, (TestResult(made, views, 4 if views else 0, truth, **more),))  # type: ignore[arg-type]
 
 
-def both(first: TaskEntry, second: TaskEntry) -> TaskEntry:
+def both(first: TaskResult, second: TaskResult) -> TaskResult:
     """One task with the test inputs of two."""
     task = Task(first.task.id, first.task.train, first.task.test + second.task.test)
-    return TaskEntry(task, first.tests + second.tests)
+    return TaskResult(task, first.tests + second.tests)
 
 
 DRAFTS = tuple(
@@ -64,14 +64,14 @@ FATES = {
 
 def example_report() -> Report:
     """Everything that a report can tell, about `FATES`."""
-    entries = list(FATES.values())
-    solutions = {each.task.id: tuple(test.truth for test in each.tests if test.truth is not None) for each in entries}
-    predictions = {each.task.id: [[attempt.grid for attempt in test.attempts] for test in each.tests] for each in entries}
+    results = list(FATES.values())
+    solutions = {each.task.id: tuple(test.truth for test in each.tests if test.truth is not None) for each in results}
+    predictions = {each.task.id: [[attempt.grid for attempt in test.attempts] for test in each.tests] for each in results}
     known = {task_id: truths for task_id, truths in solutions.items() if truths}
     return Report(
         name=f"run {HOSTILE}",
         sources=f"json:{HOSTILE}",
-        entries=entries,
+        results=results,
         score=score_predictions({task_id: predictions[task_id] for task_id in known}, known),
         facts=[("Attempts", f"single checkpoint: {HOSTILE}")],
         settings=f'{{"note": "{HOSTILE}"}}',

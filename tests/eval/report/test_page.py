@@ -17,7 +17,7 @@ from augment.task import Pair, Task
 from eval.report.gallery import canvas_text, describe_votes, gallery_data, grid_text
 from eval.report.page import Report, make_page
 from eval.report.summary import format_seconds
-from eval.results import Attempt, Draft, InputEntry, TaskEntry
+from eval.results import Attempt, Draft, TaskResult, TestResult
 from tests.eval.report.examples import FATES, HOSTILE, QUESTION, example_report
 
 PARTS = ("score", "training", "votes", "about", "gallery")
@@ -72,7 +72,7 @@ def test_ids_come_back_from_the_data_as_they_were(page: str) -> None:
 
 def test_an_id_that_is_no_text_is_written_all_the_same() -> None:
     task = replace(FATES["first"].task, id="\ud800 \u2028 ü")
-    page = make_page(replace(example_report(), entries=[replace(FATES["first"], task=task)]))
+    page = make_page(replace(example_report(), results=[replace(FATES["first"], task=task)]))
     assert data_of(page)[0]["id"] == task.id
     page.encode("utf-8", "xmlcharrefreplace")
 
@@ -101,8 +101,8 @@ def test_the_score_stands_on_the_page_under_three_rules(page: str) -> None:
 
 
 def test_without_solutions_the_page_says_so_and_judges_nothing() -> None:
-    entries = [FATES["secret"]]
-    page = make_page(Report("run", "kaggle:x:test", entries, None, "Kaggle keeps them."))
+    results = [FATES["secret"]]
+    page = make_page(Report("run", "kaggle:x:test", results, None, "Kaggle keeps them."))
     assert "Solutions unknown." in page
     assert "Kaggle keeps them." in page
     assert "pass@2" not in re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
@@ -169,11 +169,11 @@ def test_400_tasks_of_full_size_with_16_drafts_each_stay_under_20_megabytes() ->
     def noise() -> Grid:
         return generator.integers(0, 10, (30, 30), dtype=np.uint8)
 
-    entries = []
+    results = []
     for number in range(10):
         drafts = tuple(Draft(encode(noise(), 30, 30), 0.5) for _ in range(16))
-        test = InputEntry((Attempt(noise(), 3, 0.5), Attempt(noise(), 2, 0.5)), 1000, 900, noise(), 0, drafts)
+        test = TestResult((Attempt(noise(), 3, 0.5), Attempt(noise(), 2, 0.5)), 1000, 900, noise(), 0, drafts)
         task = Task(f"{number:08x}", tuple(Pair(noise(), noise()) for _ in range(4)), (noise(),))
-        entries.append(TaskEntry(task, (test,)))
-    empty, full = (len(make_page(replace(example_report(), entries=each))) for each in ([], entries))
+        results.append(TaskResult(task, (test,)))
+    empty, full = (len(make_page(replace(example_report(), results=each))) for each in ([], results))
     assert 100_000 < 40 * (full - empty) + empty < 20_000_000

@@ -17,7 +17,7 @@ from augment.task import Pair, Task
 from eval.draw import PALETTE
 from eval.report.page import Report, make_page
 from eval.report.screenshot import FLAGS, draw_page, find_browser, need_browser
-from eval.results import Attempt, InputEntry, TaskEntry
+from eval.results import Attempt, TaskResult, TestResult
 from tests.eval.report.examples import FATES, HOSTILE, example_report
 
 LARGE = np.arange(900, dtype=np.uint8).reshape(30, 30) % 10
@@ -85,8 +85,8 @@ def large_report() -> Report:
     task = Task(LONG_ID, (Pair(LARGE, LARGE), Pair(LARGE, LARGE[:1])), (LARGE, LARGE, LARGE))
     wrong = LARGE.copy()
     wrong[29, 29] = 0
-    tests = [InputEntry((Attempt(wrong, 3, 0.5), Attempt(None, None, None)), 9, 4, LARGE) for _ in range(3)]
-    return replace(example_report(), entries=[TaskEntry(task, tuple(tests)), *FATES.values()])
+    tests = [TestResult((Attempt(wrong, 3, 0.5), Attempt(None, None, None)), 9, 4, LARGE) for _ in range(3)]
+    return replace(example_report(), results=[TaskResult(task, tuple(tests)), *FATES.values()])
 
 
 def fits(page: Page) -> bool:

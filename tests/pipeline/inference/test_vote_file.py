@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
-from eval.provenance import Audited, Provenance, Scored, provenance_json, provenance_rows
+from eval.provenance import Audited, Basis, Provenance, Scored, audited_in
 from pipeline.cli.main import main
 from pipeline.data.sources import load_source
-from pipeline.inference.vote_file import describe_audit, read_votes, source_name
-from pipeline.jobs.provenance import provenance_beside, provenance_of
+from pipeline.inference.vote_file import read_votes, source_name
+from pipeline.jobs.provenance import provenance_beside
 from tests.pipeline.tiny import tiny_source, write_kaggle
 from tests.pipeline.tinyrun import write_run
 
@@ -118,7 +118,7 @@ def test_reports_and_comparisons_say_the_same(run: Path, capsys: pytest.CaptureF
 
 def test_pooled_votes_say_so(run: Path) -> None:
     change(run / "votes.json", sources=["a, trained on 0123456789ab", "b, trained on 0123456789ab"], dataset=DATASET)
-    rows = dict(provenance_rows(None, provenance_beside(run / "submission.json")))
+    rows = dict(provenance_beside(run / "submission.json").rows())
     assert rows["votes"].startswith("pooled(2): a, ")
 
 
@@ -129,14 +129,14 @@ def test_what_was_trained_elsewhere_is_not_covered_by_the_audit() -> None:
         ("step 1", "unknown"),
         ("x, trained on 0123456789ab", ""),
     ):
-        rows = dict(provenance_rows(None, provenance_of([source], (1, 1), DATASET, audited, None)))
+        rows = dict(Provenance("", Basis((source,), 1, 1, DATASET, audited)).rows())
         assert (words in rows["audit"]) and (words in rows["solutions during the run"])
         assert rows["audit"].startswith("no training pair equals a scored test; 4 test outputs checked")
         assert bool(words) == ("; " in rows["audit"].split("checked")[1])
 
 
 def test_fallbacks_alone_are_called_so() -> None:
-    rows = dict(provenance_rows(None, provenance_of(["none"], (0, 0), DATASET, None, None)))
+    rows = dict(Provenance("", Basis(("none",), 0, 0, DATASET, None)).rows())
     assert rows["votes"] == "none: all attempts are fallbacks"
 
 
@@ -167,22 +167,22 @@ def test_fallbacks_alone_are_called_so() -> None:
     ],
 )
 def test_audit_and_solutions_are_told_in_words(audited: Audited | None, solutions: str, audit: str) -> None:
-    rows = dict(provenance_rows(None, Provenance("because", ("x",), (1, 1), DATASET, audited)))
+    rows = dict(Provenance("because", Basis(("x, trained on 0123456789ab",), 1, 1, DATASET, audited)).rows())
     assert rows["solutions during the run"].startswith(solutions)
     assert rows["audit"].startswith(audit)
 
 
 def test_every_fact_is_there_whatever_is_known() -> None:
-    for given in (Provenance(), Provenance("", (), (0, 3), DATASET, Audited(0, "drop", 1, 0))):
+    for basis in (None, Basis(("none",), 0, 3, DATASET, Audited(0, "drop", 1, 0))):
         for scored in (None, Scored(1, 2, DATASET, "made up")):
-            rows = provenance_rows(scored, given)
-            assert [name for name, _ in rows] == FACTS
-            assert all(words for _, words in rows)
-            assert None not in provenance_json(scored, given).values()
+            given = Provenance("because", basis, scored=scored)
+            assert [name for name, _ in given.rows()] == FACTS
+            assert all(words for _, words in given.rows())
+            assert None not in given.to_json().values()
 
 
 def test_what_says_nothing_is_no_description() -> None:
-    with pytest.raises(ValueError, match="must be said"):
+    with pytest.raises(ValueError, match="must be given"):
         Scored(1, 1, "", "")
 
 
@@ -212,4 +212,4 @@ def test_a_foreign_votes_file_is_refused(values: dict[str, Any], message: str, r
 
 @pytest.mark.parametrize("audit", [None, 3, {}, {"leaks": 3}, {"leaks": [], "leakage": "drop", "tests_checked": "many"}])
 def test_an_audit_that_cannot_be_read_is_none(audit: object) -> None:
-    assert describe_audit({"audit": audit}) is None
+    assert audited_in(audit) is None
