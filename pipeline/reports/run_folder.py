@@ -17,8 +17,7 @@ from eval.formatting import show_name, show_path
 from eval.provenance import Provenance
 from eval.results import Attempt, Draft, TaskResult, TestResult
 from eval.vote import Ballot
-from pipeline.data.dataset import load_dataset
-from pipeline.data.folder import MANIFEST_FILE
+from pipeline.data.dataset import MANIFEST_FILE, load_dataset
 from pipeline.data.puzzles.build import PuzzleStore
 from pipeline.data.sources import PUBLIC_SOURCES, Source, hold_out
 from pipeline.data.store import Store
