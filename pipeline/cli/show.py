@@ -10,7 +10,6 @@ from typing import Any
 
 from augment.task import TaskId
 from augment.transform import Transform, transform_from_int, transform_to_int
-from eval.formatting import show_path
 from eval.report.screenshot import BROWSER_VARIABLE, draw_page, need_browser
 from eval.results import TaskResult
 from eval.terminal import draw_text, look_of
@@ -63,7 +62,7 @@ def find_result(folder: RunFolder, task_id: TaskId, specs: Sequence[str]) -> Tas
         raise ValueError(f"{folder.path} has no task {task_id!r}; it solves {len(solved)} tasks: {named}")
     for known in _known_tasks(folder, specs):
         if known.task.id == task_id:
-            return result_of(known, folder.submission, folder.ballot, f"{show_path(folder.submission_path)}: ")
+            return folder.result(known)
     raise ValueError(f"{folder.path}: nothing here says what task {task_id!r} is: name its source with --source")
 
 
@@ -75,7 +74,7 @@ def _known_tasks(folder: RunFolder, specs: Sequence[str]) -> list[KnownTask]:
 def _list_tasks(arguments: argparse.Namespace) -> int:
     """Print a line for each test of a run: missed ones first, those with the fewest wrong cells on top."""
     folder = RunFolder(arguments.run, arguments.data)
-    results = [result_of(known, folder.submission) for known in _known_tasks(folder, arguments.source or ())]
+    results = [folder.result(known, with_votes=False) for known in _known_tasks(folder, arguments.source or ())]
     rows = [(result.task.id, number, test) for result in results for number, test in enumerate(result.tests, start=1)]
     rows.sort(key=lambda row: (row[2].solved, math.inf if row[2].missed_by is None else row[2].missed_by, row[0], row[1]))
     several = {result.task.id for result in results if len(result.tests) > 1}

@@ -167,19 +167,24 @@ class RunFolder:
             raise ValueError(f"{self.path}: has no dataset beside it that says what the tasks are: name them with --source")
         return found
 
+    def result(self, known: KnownTask, with_votes: bool = True) -> TaskResult:
+        """Return the result of a task, with the votes of the candidates where they were kept. Raises ValueError."""
+        ballot = self.ballot if with_votes else None
+        return result_of(known, self.submission, ballot, f"{show_path(self.submission_path)}: ")
+
     def reported_results(self, known: Sequence[KnownTask], notes: list[str]) -> list[TaskResult]:
         """Return the results of tasks with the votes and drafts that the run kept; adds to `notes` what could not be read."""
         from pipeline.inference.candidates import DRAFTS_FILE, StoredDrafts, read_drafts  # noqa: PLC0415  (needs torch)
 
         counted, ranks = self.votes.tests if self.votes else {}, self.read_json("score.json").get("truth_ranks")
-        drafts, where = StoredDrafts("segment", {}), f"{show_path(self.submission_path)}: "
+        drafts = StoredDrafts("segment", {})
         try:
             if (self.path / DRAFTS_FILE).is_file():
                 drafts = read_drafts(self.path / DRAFTS_FILE)
         except ValueError as error:
             notes.append(f"The drafts cannot be read: {error}")
         results = []
-        for result in (result_of(each, self.submission, where=where) for each in known):
+        for result in (self.result(each, with_votes=False) for each in known):
             voted = counted.get(result.task.id, ())
             ranked = ranks.get(result.task.id) if isinstance(ranks, dict) else None
             tests = []

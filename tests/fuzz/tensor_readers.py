@@ -21,7 +21,7 @@ from pipeline.inference.voting import tally
 from pipeline.jobs.provenance import provenance_of_puzzles, scored_answers
 from pipeline.published.checkpoint import import_checkpoint
 from pipeline.reports.report import read_report
-from pipeline.reports.run_folder import RunFolder, result_of
+from pipeline.reports.run_folder import RunFolder
 from pipeline.system.time_limit import Budget
 from pipeline.weights import load_weights, network_from
 from tests.fuzz.mutate import Rng, mutate_json, mutate_lines
@@ -202,7 +202,7 @@ def _look_back(folder: Path) -> None:
     run = RunFolder(folder / "run")
     run.public_sources()
     for known in run.tasks([load_source(f"kaggle:{folder / 'kaggle'}:evaluation")], "kaggle"):
-        for test in result_of(known, run.submission, run.ballot).tests:
+        for test in run.result(known).tests:
             test.reasons()
 
 
