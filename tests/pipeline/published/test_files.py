@@ -27,6 +27,13 @@ def published(tmp_path: Path) -> Published:
     return made
 
 
+@pytest.fixture(scope="module")
+def once_published(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    made = Published(tmp_path_factory.mktemp("published"))
+    made.write()
+    return made
+
+
 def rewrite(path: Path, pickle: bytes | None = None, values: bytes | None = None, kind: int = zipfile.ZIP_STORED) -> None:
     """Replace the pickle or the first tensor of a checkpoint."""
     with zipfile.ZipFile(path) as archive:
@@ -108,18 +115,16 @@ def test_a_truncated_checkpoint_is_refused(published: Published, share: float) -
 
 @pytest.mark.filterwarnings("error")
 @given(content=st.binary(max_size=200) | st.binary(max_size=200).map(lambda end: b"PK\x03\x04" + end))
-def test_random_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    published = Published(tmp_path_factory.mktemp("noise"))
-    published.write()
-    published.checkpoint.write_bytes(content)
-    published.refused(published.checkpoint)
+def test_random_bytes_are_refused(once_published: Published, content: bytes) -> None:
+    once_published.checkpoint.write_bytes(content)
+    once_published.refused(once_published.checkpoint)
 
 
 @pytest.mark.parametrize(
     "content",
     [
         b"", b"3", b"[1, 2]", b"arch: [", b"a: b: c", b"\xff\xff", b"\x00", b"x: !!python/name:os.system", b"? [a]\n: 1",
-        b"a: 2001-99-99", b"lr: 1" + b"0" * 4999, b"k: " + b"[" * 3000, b"k: 1" + b":1" * 30_000 + b".5", b"#" * 70_000,
+        b"a: 2001-99-99", b"lr: 1" + b"0" * 4999, b"k: " + b"[" * 600, b"k: 1" + b":1" * 30_000 + b".5", b"#" * 70_000,
     ],
     ids=range(14),
 )  # fmt: skip
