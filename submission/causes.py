@@ -1,4 +1,4 @@
-"""What goes wrong at Kaggle, told by what its client says: a line for each with what to do next."""
+"""Known failures at Kaggle: recognises them in the output of its client and says what to do next, in one line."""
 
 import re
 
@@ -10,7 +10,7 @@ _CAUSES = (
     (r"(?i)accept\w* .*\brules|\brules\b.*accept|not (yet )?(accepted|joined)|must (join|accept)",
      "join the competition and accept its rules at https://www.kaggle.com/competitions/{competition}/rules, then try again"),
     (r"(?i)phone|verif(y|ied) your (account|identity)",
-     "verify your phone number at https://www.kaggle.com/settings, which Kaggle wants for GPUs, then try again"),
+     "verify your phone number at https://www.kaggle.com/settings, which Kaggle requires for GPUs, then try again"),
     (r"(?i)(gpu|accelerator|tpu|session)[^\n]*(quota|limit|maximum)|(quota|limit|maximum)[^\n]*(gpu|accelerator|tpu|session)",
      "the GPU quota is used up: wait until it is renewed, end other sessions, or set accelerator = \"none\" in the settings"),
     (r"(?i)(daily|today|per day|maximum number of)[^\n]*submission|submission[^\n]*(daily|today|per day|limit)",
@@ -28,45 +28,44 @@ _CAUSES = (
     (r"(?i)no (file|output)|not (found|produce)[^\n]*submission\.json|submission\.json[^\n]*(not|missing)",
      "this version of the notebook left no submission.json: look at its log with `kaggle kernels output {notebook}`"),
     (r"(?i)still running|not (finished|completed|complete)\b|in progress",
-     "this version of the notebook has not finished: `python -m pipeline kaggle status --wait` tells when"),
+     "this version of the notebook has not finished: wait with `python -m pipeline kaggle status --wait`"),
     (r"\b404\b|(?i:not found|could not find)",
      "Kaggle does not know the competition {competition}, or notebook {notebook} or that version of it; check the settings"),
     (r"\b403\b|(?i:forbidden|permission)",
      "Kaggle denies it: is the token that of {user}, are the rules of {competition} accepted?"),
-    (r"\b429\b|(?i:too many requests)", "Kaggle wants fewer requests: wait some minutes, then try again"),
+    (r"\b429\b|(?i:too many requests)", "too many requests: wait some minutes, then try again"),
     (r"\b5\d\d (Server )?Error|(?i:internal server error|bad gateway|service unavailable|problem on Kaggle's side)",
      "Kaggle has a problem of its own: try again in some minutes"),
     (r"Connection(Error| refused| reset)|NameResolution|Max retries|Failed to establish|Temporary failure in name|timed out",
      "Kaggle cannot be reached: check the network, then try again"),
     (r"No module named '?kaggle", "the kaggle client is not installed: pip install -r requirements.txt"),
 )  # fmt: skip
-"""(pattern in what the client says, what to do), the most telling first."""
+"""(pattern in the output of the client, what to do), the most specific first."""
 
 
 _NOISE = re.compile(
     r"%\||^(Upload successful|Starting|Warning|If this is a competition|You don't have access|To search for|You have been)"
     r"|^\d+ submissions remaining|^  "
 )
-"""Lines of progress and of general advice, which say nothing about this failure."""
+"""Lines of progress and of general advice, which say nothing about a failure."""
 
 LOST = re.compile(r"\b5\d\d (Server )?Error|Connection|Max retries|timed out|Kaggle's side|(?i:internal server error)")
-"""What the client says when a request may have been carried out and its answer was lost."""
+"""Matches the output of the client when a request may have arrived and its answer was lost."""
 
 
 class KaggleError(Exception):
-    """Something at Kaggle went wrong; one line that says what, and what to do next."""
+    """A failure at Kaggle: one line that says what failed and what to do next."""
 
 
 def explain(what: str, text: str, settings: KaggleSettings) -> KaggleError:
-    """Return what to say after the client said `text` about `what`: the known cause, and Kaggle's own words.
+    """Return the error for the client's output `text` about `what`: the known cause, and Kaggle's own words.
 
-    `text` must be without tokens.
+    `text` must hold no token.
     """
     values = {"user": settings.user, "competition": settings.competition, "notebook": settings.notebook}
     lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
     about = text if "Authentication required" in text else "\n".join(lines)
-    telling = [line for line in lines if "error" in line.lower()] or lines or ["nothing"]
-    said = telling[-1][:300]
+    said = ([line for line in lines if "error" in line.lower()] or lines or ["nothing"])[-1][:300]
     for pattern, advice in _CAUSES:
         if re.search(pattern, about):
             own_words = "" if "Authentication required" in text else f" (Kaggle says: {said})"

@@ -1,8 +1,8 @@
-"""Push, status and submit: a ready folder goes to Kaggle through the official client, and its answers are understood.
+"""Push, status and submit: sends a ready folder to Kaggle with the official client and parses its answers.
 
-Comes after `submission.notebook`. The client runs as a subprocess, since importing it asks the network for a login, and its
-output is parsed, since it exits with 0 after errors of the server. Every failure is a `KaggleError` of one line with what to do
-next. `ARC_KAGGLE_PYTHON` names another Python whose kaggle client is to be used.
+The client runs as a subprocess, since importing it logs in over the network. Its output is parsed, since it exits with 0 after
+errors of the server. Every failure is a `KaggleError` of one line with what to do next. The client of another Python is used
+where `ARC_KAGGLE_PYTHON` names one.
 """
 
 import json
@@ -13,14 +13,15 @@ import shlex
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.files import replace_file
+from eval.files import read_object, write_json
 from submission.causes import LOST, KaggleError, explain
 from submission.notebook import read_ready_folder
-from submission.secret import mask, refuse_tokens_in
-from submission.settings import KaggleSettings, read_values
+from submission.secret import mask, refuse_tokens
+from submission.settings import KaggleSettings
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ ANSWER_SECONDS = 120.0
 UPLOAD_SECONDS = 3600.0
 
 MOST_BAD_ANSWERS = 10
-"""So often in a row may a question about progress fail before waiting is given up."""
+"""Waiting is given up after this many failed requests in a row."""
 
 ENDED = ("complete", "error", "cancel_acknowledged")
 
@@ -42,19 +43,19 @@ _BAD_SOURCES = re.compile(r"not valid (\w+) sources.*?: (.*)")
 
 @dataclass(frozen=True)
 class _Answer:
-    """What the client said."""
+    """Exit code and output of the client, without tokens."""
 
     code: int
     text: str
-    """Its output, errors included, without tokens."""
+    """stdout and stderr."""
     output: str
-    """The same without errors."""
+    """Only stdout."""
 
 
 def push(folder: Path, dry_run: bool = False, poll_seconds: float = 5.0, ready_seconds: float = 1800.0) -> int | None:
-    """Create the code dataset or renew it, wait until it is ready, push the notebook; return the notebook's version.
+    """Create or update the code dataset, wait until it is ready, push the notebook; return the notebook's version.
 
-    Leaves `folder`/pushed.json. With `dry_run`, prints commands and files, sends nothing and returns None.
+    Writes `folder`/pushed.json. With `dry_run`, prints commands and files, sends nothing and returns None.
     """
     settings = read_ready_folder(folder)
     dataset = f"{settings.user}/{settings.code_dataset}"
@@ -65,7 +66,7 @@ def push(folder: Path, dry_run: bool = False, poll_seconds: float = 5.0, ready_s
     _check_metadata(folder, settings)
     for path in _files(folder):
         try:
-            refuse_tokens_in(path, str(path))
+            refuse_tokens(path, str(path))
         except ValueError as error:
             raise KaggleError(str(error)) from None
     if dry_run:
@@ -90,12 +91,12 @@ def push(folder: Path, dry_run: bool = False, poll_seconds: float = 5.0, ready_s
     if answer.code or not found or "does not resolve" in answer.text:
         raise explain(f"notebook {settings.notebook}", answer.text, settings)
     version = int(found[1])
-    _write_json(folder / "pushed.json", {"notebook": settings.notebook, "version": version})
+    write_json(folder / "pushed.json", {"notebook": settings.notebook, "version": version})
     return version
 
 
 def status(folder: Path, wait: bool = False, poll_seconds: float = 30.0, timeout_seconds: float = 13 * 3600.0) -> str:
-    """Return how the notebook's last run is: queued, running, complete, cancel_requested...; with `wait`, when it has ended.
+    """Return the state of the notebook's last run: queued, running, complete, cancel_requested...; `wait` for its end.
 
     Raises KaggleError with Kaggle's reason when the run failed or was cancelled.
     """
@@ -128,7 +129,7 @@ def status(folder: Path, wait: bool = False, poll_seconds: float = 30.0, timeout
 
 
 def submit(folder: Path, message: str, version: int | None = None, dry_run: bool = False) -> str:
-    """Submit a version of the notebook, by default the one that was pushed last, and return what Kaggle says to it."""
+    """Submit a version of the notebook, by default the one that was pushed last, and return Kaggle's answer."""
     settings = read_ready_folder(folder)
     if not message.strip():
         raise KaggleError("a submission needs a message: -m 'what is new in it'")
@@ -143,7 +144,7 @@ def submit(folder: Path, message: str, version: int | None = None, dry_run: bool
     answer = _call(command)
     if answer.code or not re.search(r"\bSuccessfully\b|Submission ref: \d", answer.text):
         error = str(explain(f"submission of {settings.notebook}, version {version}", answer.text, settings))
-        if LOST.search(answer.text):  # it may have been taken, and a second one would cost another day
+        if LOST.search(answer.text):  # it may have arrived, and a second one would cost another day
             error += f"; first see whether it was taken: kaggle competitions submissions {settings.competition}"
         raise KaggleError(error)
     lines = sorted(answer.text.splitlines(), key=lambda line: "success" not in line.lower())
@@ -151,22 +152,18 @@ def submit(folder: Path, message: str, version: int | None = None, dry_run: bool
 
 
 def _pushed_version(folder: Path) -> int:
-    path = folder / "pushed.json"
-    try:
-        version = read_values(path)["version"]
-        if type(version) is not int or version < 1:
-            raise ValueError("versions count from 1")
-        return version
-    except FileNotFoundError:
-        raise KaggleError(
-            f"{folder} was not pushed yet: `python -m pipeline kaggle push {folder}`, or say --version N"
-        ) from None
-    except (ValueError, KeyError):
-        raise KaggleError(f"{path} is damaged: push again, or say --version N") from None
+    path, version = folder / "pushed.json", None
+    if not path.exists():
+        raise KaggleError(f"{folder} was not pushed yet: `python -m pipeline kaggle push {folder}`, or give --version N")
+    with suppress(ValueError):
+        version = read_object(path).get("version")
+    if type(version) is not int or version < 1:
+        raise KaggleError(f"{path} is damaged: push again, or give --version N")
+    return version
 
 
 def _dataset_state(dataset: str, settings: KaggleSettings) -> tuple[str, int] | None:
-    """Return status and version of a dataset, None where there is none (Kaggle may deny it instead of saying so)."""
+    """Return status and version of a dataset, None where there is none (Kaggle may also answer "denied" then)."""
     answer = _call(["datasets", "status", dataset, "--format", "json"])
     found = re.search(r"^\{.*\}$", answer.output, re.MULTILINE)
     if answer.code == 0 and found:
@@ -179,9 +176,9 @@ def _dataset_state(dataset: str, settings: KaggleSettings) -> tuple[str, int] | 
 
 
 def _wait_for_dataset(dataset: str, earlier: int, settings: KaggleSettings, poll_seconds: float, ready_seconds: float) -> None:
-    """Return when Kaggle has unpacked a later version than `earlier`: a notebook that is pushed before would get the old one.
+    """Wait until Kaggle has unpacked a later version than `earlier`: a notebook pushed before that would get the old one.
 
-    A version that does not appear, as when nothing is new in it, is waited for only a tenth of the time.
+    Where none appears, as when nothing is new in it, an earlier one is enough after a tenth of the time.
     """
     started, bad = time.monotonic(), 0
     while True:
@@ -206,23 +203,20 @@ def _wait_for_dataset(dataset: str, earlier: int, settings: KaggleSettings, poll
 
 
 def _check_metadata(folder: Path, settings: KaggleSettings) -> None:
-    """Raise KaggleError where the notebook's metadata are not those of the settings: the client would push it all the same."""
-    path = folder / "notebook" / "kernel-metadata.json"
-    try:
-        metadata = read_values(path)
-        right = (metadata["id"], metadata["title"]) == (settings.notebook, settings.notebook_title)
-    except (OSError, ValueError, KeyError, TypeError):
-        right = False
-    if not right:
+    """Raise KaggleError where the notebook's metadata do not match the settings: the client would push it all the same."""
+    path, metadata = folder / "notebook" / "kernel-metadata.json", {}
+    with suppress(FileNotFoundError, ValueError):
+        metadata = read_object(path)
+    if (metadata.get("id"), metadata.get("title")) != (settings.notebook, settings.notebook_title):
         remedy = "make the folder anew from the settings, and do not edit its metadata"
         raise KaggleError(f"{path}: damaged, or the title does not lead to the id {settings.notebook}: {remedy}")
 
 
 def _call(arguments: list[str], seconds: float = ANSWER_SECONDS) -> _Answer:
-    """Run the client; whatever it says comes back without tokens."""
+    """Run the client; return its answer without tokens."""
     python = os.environ.get("ARC_KAGGLE_PYTHON") or sys.executable
-    command = [python, "-P", "-m", "kaggle", "-W", *arguments]  # -P: not what happens to be in this folder
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VERBOSE")}  # it prints headers
+    command = [python, "-P", "-m", "kaggle", "-W", *arguments]  # -P: no modules of the current folder
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VERBOSE")}  # prints headers
     environment |= {"PYTHONWARNINGS": "ignore", "PYTHONUTF8": "1"}
     try:
         ended = subprocess.run(
@@ -257,7 +251,3 @@ def _show_push(folder: Path, dataset: str, commands: tuple[list[str], ...]) -> N
 def _files(folder: Path) -> list[Path]:
     """Return the files that a push sends."""
     return [path for part in ("code", "notebook") for path in sorted((folder / part).rglob("*")) if path.is_file()]
-
-
-def _write_json(path: Path, value: object) -> None:
-    replace_file(path, (json.dumps(value) + "\n").encode())

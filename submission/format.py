@@ -1,7 +1,7 @@
-"""submission.json: what it holds, how it is written so that a complete file is always there, how any system's is read.
+"""submission.json: writes it complete and in one step, checks it, reads the file of any system.
 
-Last room of the flow but for the score: takes attempts in the original frame, leaves the file that Kaggle judges:
-`{task id: [{"attempt_1": [[int]], "attempt_2": [[int]]}, ...]}`, one entry for every test input, in order.
+Its format is Kaggle's: `{task id: [{"attempt_1": [[int]], "attempt_2": [[int]]}, ...]}`, one entry for every test input, in
+order.
 """
 
 import json
@@ -17,14 +17,14 @@ import orjson
 from augment.grid import Grid, grid_key, parse_grid
 from augment.task import Task, TaskId
 from eval.files import read_file, replace_file, require_file, require_modest
-from eval.formatting import show_path
+from eval.formatting import show_path, show_value
 from eval.vote import choose_attempts
 
 Submission = dict[TaskId, list[tuple[Grid, Grid]]]
 """Both attempts for every test input, in the order of `Task.test`."""
 
 PartialSubmission = dict[TaskId, list[tuple[Grid | None, Grid | None]]]
-"""The same, as other systems may leave it: None where an attempt is missing."""
+"""The same as other systems may write it: None where an attempt is missing."""
 
 ATTEMPT_NAMES = ("attempt_1", "attempt_2")
 
@@ -48,9 +48,9 @@ class FilledSubmission:
 def fallback_attempts(task: Task, test_index: int) -> tuple[Grid, ...]:
     """Return grids to submit where there is no prediction: at least two, all different, best guess first.
 
-    They are the test input itself, the demonstration output that is most frequent (the first of them on a tie), and
-    grids of only 0 and only 1. Those have the size of the test input if every demonstration keeps its size, else the size
-    most frequent among the demonstration outputs (again the first on a tie).
+    They are the test input itself, the most frequent demonstration output (the first of them on a tie), and grids of only 0 and
+    only 1. The last two have the size of the test input if every demonstration keeps its size, else the most frequent size of
+    the demonstration outputs (again the first on a tie).
     """
     test_input = task.test[test_index]
     outputs = [pair.output for pair in task.train]
@@ -68,7 +68,7 @@ def fallback_attempts(task: Task, test_index: int) -> tuple[Grid, ...]:
 def fill_submission(tasks: Iterable[Task], predictions: Mapping[TaskId, Sequence[Sequence[Grid]]]) -> FilledSubmission:
     """Return a complete submission for `tasks`: predicted attempts where there are any, fallbacks for the rest.
 
-    `predictions` gives per task and test input, in order, the grids from the best down (`Ballot.predictions`); a task
+    `predictions` holds per task and test input, in order, the grids from the best down (`Ballot.predictions`); a task
     that is absent counts as not predicted. Raises ValueError when a task has a different number of test inputs in it.
     """
     submission: Submission = {}
@@ -88,14 +88,14 @@ def fill_submission(tasks: Iterable[Task], predictions: Mapping[TaskId, Sequence
 
 
 def fallback_submission(tasks: Iterable[Task]) -> Submission:
-    """Return the complete submission that needs no prediction: the file to write before anything else is tried."""
+    """Return the complete submission of only fallbacks: the file to write before anything else is tried."""
     return fill_submission(tasks, {}).submission
 
 
 def write_submission(path: Path, submission: Submission, tasks: Sequence[Task]) -> None:
-    """Check `submission` against the challenges `tasks` and put it at `path`, in their order, in one step.
+    """Check `submission` against the challenges `tasks` and write it to `path`, in their order, in one step.
 
-    Whatever happens, `path` holds either the file that was there before or the whole new one. Raises ValueError when a
+    At any moment `path` holds either the earlier file or the whole new one. Raises ValueError when a
     task, a test input or an attempt is missing, unknown or no grid, and OSError (say, on a full disk).
     """
     _raise_first(show_path(path), list(_problems_in_memory(submission, tasks)))
@@ -120,10 +120,10 @@ def read_submission(path: Path, allow_missing: bool) -> PartialSubmission: ...
 def read_submission(path: Path, allow_missing: bool = False) -> Submission | PartialSubmission:
     """Read the submission file of any system.
 
-    Kaggle demands both attempts, and so does this, unless `allow_missing`: then an attempt may be absent, null or an
-    empty list, and is None in the result, so that the other one keeps its place. Everything else has to be right in
-    either case. Raises a ValueError of one line that names the file, the task, the test input and the attempt and says
-    what is wrong and how many more problems there are; OSError when the file cannot be read.
+    Both attempts are required, as by Kaggle, unless `allow_missing`: then an attempt may be absent, null or an empty list, and
+    is None in the result, so that the other one keeps its place. Raises a ValueError of one line that names the file, the task,
+    the test input and the attempt, says what is wrong and how many more problems there are; OSError when the file cannot be
+    read.
     """
     content = _parse(_load(path), allow_missing)
     _raise_first(show_path(path), content.problems)
@@ -131,7 +131,7 @@ def read_submission(path: Path, allow_missing: bool = False) -> Submission | Par
 
 
 def check_submission(path: Path, tasks: Sequence[Task]) -> None:
-    """Check that the file at `path` is a submission for exactly the challenges `tasks`, as Kaggle demands it.
+    """Check that the file at `path` is a submission for exactly the challenges `tasks`, as Kaggle requires.
 
     Raises a ValueError of one line with the first problem and the number of others; OSError when it cannot be read.
     """
@@ -139,9 +139,9 @@ def check_submission(path: Path, tasks: Sequence[Task]) -> None:
 
 
 def list_problems(path: Path, tasks: Sequence[Task]) -> list[str]:
-    """Return all that keeps the file at `path` from being a submission for the challenges `tasks`, one line each.
+    """Return every reason for which the file at `path` is no submission for the challenges `tasks`, one line each.
 
-    Of every grid it is the first problem, and of a file that is far too large or cannot be parsed that alone. Raises OSError
+    Of every grid it is the first problem; a file that is far too large or cannot be parsed has only that one. Raises OSError
     when the file cannot be read.
     """
     size, most = require_file(path), MOST_BYTES_PER_TEST_INPUT * (1 + sum(len(task.test) for task in tasks))
@@ -157,7 +157,7 @@ def list_problems(path: Path, tasks: Sequence[Task]) -> list[str]:
 def list_notes(path: Path, tasks: Sequence[Task]) -> list[str]:
     """Return what is unusual about a submission file without problems, one line each; Kaggle accepts all of it.
 
-    Which entry of a task belongs to which of its test inputs cannot be seen in a file: a wrong order there costs points only.
+    A file does not show which entry of a task belongs to which of its test inputs: a wrong order only costs points.
     """
     submission = read_submission(path)
     notes = []
@@ -179,7 +179,7 @@ def _problems_in_file(document: "JsonObject", tasks: Sequence[Task]) -> list[str
 
 
 def _completeness(entries: Mapping[TaskId, int], tasks: Sequence[Task]) -> Iterator[str]:
-    """Yield what keeps a submission with `entries[task id]` test inputs from being one for `tasks`."""
+    """Yield the differences between a submission with `entries[task id]` test inputs and one for `tasks`."""
     known = {task.id for task in tasks}
     if len(known) < len(tasks):
         twice = next(task_id for task_id, count in Counter(task.id for task in tasks).items() if count > 1)
@@ -201,7 +201,7 @@ def _problems_in_memory(submission: Submission, tasks: Sequence[Task]) -> Iterat
             where = f"{_task(task_id)}, test input {i}"
             if len(attempts) != len(ATTEMPT_NAMES):
                 yield f"{where}: expected {len(ATTEMPT_NAMES)} attempts, got {len(attempts)}"
-            for name, grid in zip(ATTEMPT_NAMES, attempts, strict=False):  # the line above has told of other lengths
+            for name, grid in zip(ATTEMPT_NAMES, attempts, strict=False):  # other lengths are reported above
                 if not isinstance(grid, np.ndarray):
                     yield f"{where}, {name}: expected a grid, got {type(grid).__name__}"
                     continue
@@ -213,7 +213,7 @@ def _problems_in_memory(submission: Submission, tasks: Sequence[Task]) -> Iterat
 
 @dataclass(frozen=True, eq=False)
 class _Content:
-    """What a submission file holds: attempts, and in words whatever else it holds."""
+    """The content of a submission file: attempts, and in words everything that is wrong."""
 
     submission: PartialSubmission
     problems: list[str]
@@ -222,7 +222,7 @@ class _Content:
 
 
 class JsonObject(dict[str, object]):
-    """A JSON object that remembers which keys it held more than once; plain dicts keep the last and say nothing."""
+    """A JSON object and the keys that it held more than once, of which a plain dict silently keeps the last."""
 
     def __init__(self, pairs: list[tuple[str, object]]) -> None:
         super().__init__(pairs)
@@ -234,7 +234,7 @@ def _load(path: Path) -> JsonObject:
     require_modest(data, where)
     try:
         document = json.loads(data.decode(), object_pairs_hook=JsonObject)
-    except ValueError as error:  # also what is wrong with UTF-8 and with numbers of thousands of digits
+    except ValueError as error:  # also of UTF-8, and of numbers of thousands of digits
         raise ValueError(f"{where}: not a JSON file: {error}") from error
     except RecursionError as error:
         raise ValueError(f"{where}: not a submission: lists are nested too deeply") from error
@@ -264,8 +264,8 @@ def _parse_entry(entry: object, where: str, allow_missing: bool, problems: list[
     if not isinstance(entry, JsonObject):
         problems.append(f"{where}: expected an object with {' and '.join(ATTEMPT_NAMES)}, got {type(entry).__name__}")
         return [None, None]
-    problems += [f"{where}: {_short(key)} appears twice" for key in entry.repeated]
-    problems += [f"{where}: unknown key {_short(key)}" for key in entry if key not in ATTEMPT_NAMES]
+    problems += [f"{where}: {show_value(key)} appears twice" for key in entry.repeated]
+    problems += [f"{where}: unknown key {show_value(key)}" for key in entry if key not in ATTEMPT_NAMES]
     attempts: list[Grid | None] = []
     for name in ATTEMPT_NAMES:
         rows = entry.get(name)
@@ -289,9 +289,4 @@ def _raise_first(where: str, problems: Sequence[str]) -> None:
 
 
 def _task(task_id: TaskId) -> str:
-    return f"task {_short(task_id)}"
-
-
-def _short(text: str) -> str:
-    shown = repr(text)  # escapes line ends and lone surrogates, which a terminal cannot print
-    return shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"task {show_value(task_id)}"

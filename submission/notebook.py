@@ -4,7 +4,7 @@
     DIR/code/           pipeline/ augment/ eval/ submission/, weights/ and wheels/ if there are any, dataset-metadata.json
     DIR/settings.json   the settings that it was made from
 
-Comes before `submission.client`, which sends it. Everything that runs on Kaggle starts from the notebook's third cell.
+`submission.client` sends it. Everything that runs on Kaggle starts from the notebook's third cell.
 """
 
 import json
@@ -13,10 +13,12 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from eval.files import read_object, write_json
 from eval.formatting import show_path
-from submission.secret import refuse_tokens_in
-from submission.settings import KaggleSettings, parse_settings, read_values
+from submission.secret import refuse_tokens
+from submission.settings import KaggleSettings, parse_settings
 
 PACKAGES = ("augment", "eval", "submission", "pipeline")
 
@@ -64,16 +66,14 @@ from submission.settings import parse_settings
 
 outcome = solve(parse_settings(SETTINGS), STARTED)"""
 
-_SHOW = "outcome.show()"
-
 
 def write_ready_folder(
     out: Path, settings: KaggleSettings, project: Path, weights: Path | None = None, wheels: Path | None = None
 ) -> None:
-    """Write the folder `out`, which appears when it is complete; one of an earlier call is replaced.
+    """Write the folder `out` in one step; one of an earlier call is replaced.
 
     `project` is the folder that holds the packages, `weights` a weights file, `wheels` a folder of *.whl. Raises ValueError for
-    what is none of these, for a folder that is no ready folder, and for any file that holds a Kaggle token.
+    other things in their place, where `out` is another folder, and for any file that holds a Kaggle token.
     """
     out = out.resolve()  # a link stays, and what it points to is replaced
     _refuse_to_replace(out)
@@ -84,10 +84,10 @@ def write_ready_folder(
         made = Path(temporary) / "made"
         _write_code(made / "code", settings, project, weights, wheels)
         _write_notebook(made / "notebook", settings)
-        _write_json(made / "settings.json", asdict(settings))
+        write_json(made / "settings.json", asdict(settings))
         for path in sorted(made.rglob("*")):
             if path.is_file():
-                refuse_tokens_in(path, str(path.relative_to(made)))
+                refuse_tokens(path, str(path.relative_to(made)))
         earlier = Path(temporary) / "earlier"
         if out.exists():
             out.rename(earlier)
@@ -100,7 +100,7 @@ def write_ready_folder(
 
 
 def _refuse_to_replace(out: Path) -> None:
-    """Raise ValueError where anything but an earlier folder of ours would be lost."""
+    """Raise ValueError where anything but an earlier ready folder would be lost."""
     if out == Path.cwd().resolve():
         raise ValueError(f"{out} is the folder that you are in; name another one, such as kaggle-entry")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -114,54 +114,39 @@ def _refuse_to_replace(out: Path) -> None:
         raise ValueError(f"{out} holds {foreign[0]}, which is not of this command; move it away, or choose another folder")
 
 
-def is_ready_folder(folder: Path) -> bool:
-    """Return whether `folder` was made by `write_ready_folder`."""
-    return (folder / "settings.json").is_file() and (folder / "notebook").is_dir() and (folder / "code").is_dir()
-
-
 def read_ready_folder(folder: Path) -> KaggleSettings:
     """Return the settings of a ready folder. Raises FileNotFoundError or ValueError for another folder."""
-    if not is_ready_folder(folder):
-        raise FileNotFoundError(f"{folder}: not a ready folder; `python -m pipeline kaggle notebook --out {folder}` makes one")
     path = folder / "settings.json"
-    values = read_values(path)
-    try:
-        return parse_settings(values)
-    except ValueError as error:
-        raise ValueError(f"{show_path(path)}: {error}") from None
+    if not (path.is_file() and (folder / "notebook").is_dir() and (folder / "code").is_dir()):
+        raise FileNotFoundError(f"{folder}: not a ready folder; `python -m pipeline kaggle notebook --out {folder}` makes one")
+    return parse_settings(read_object(path), show_path(path))
 
 
 def make_notebook(settings: KaggleSettings) -> dict[str, object]:
     """Return the notebook (nbformat 4.5) of `settings`."""
-    literals = pprint.pformat(_plain(settings), sort_dicts=False, width=100)
-    cells = [
-        ("markdown", "what", _MARKDOWN.format(title=settings.notebook_title, code=f"{settings.user}/{settings.code_dataset}")),
-        ("code", "settings", _CLOCK.format(settings=literals)),
-        ("code", "solve", _SOLVE),
-        ("code", "show", _SHOW),
-    ]
+    values = json.loads(json.dumps(asdict(settings)))  # tuples become lists, as `parse_settings` expects them
+    what = _MARKDOWN.format(title=settings.notebook_title, code=f"{settings.user}/{settings.code_dataset}")
+    sources = {
+        "settings": _CLOCK.format(settings=pprint.pformat(values, sort_dicts=False, width=100)),
+        "solve": _SOLVE,
+        "show": "outcome.show()",
+    }
+    code: dict[str, Any] = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
+    cells: list[dict[str, Any]] = [{"cell_type": "markdown", "id": "what", "metadata": {}, "source": what}]
+    cells += [code | {"id": name, "source": source} for name, source in sources.items()]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return {
-        "cells": [_cell(kind, name, source) for kind, name, source in cells],
+        "cells": cells,
         "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
         "nbformat": 4,
         "nbformat_minor": 5,
     }
 
 
-def _cell(kind: str, name: str, source: str) -> dict[str, object]:
-    cell: dict[str, object] = {"cell_type": kind, "id": name, "metadata": {}, "source": source}
-    return cell | ({"execution_count": None, "outputs": []} if kind == "code" else {})
-
-
-def _plain(settings: KaggleSettings) -> dict[str, object]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
-
-
 def _write_notebook(folder: Path, settings: KaggleSettings) -> None:
     folder.mkdir(parents=True)
     name = f"{settings.notebook_slug}.ipynb"
-    _write_json(folder / name, make_notebook(settings))
+    write_json(folder / name, make_notebook(settings))
     metadata: dict[str, object] = {
         "id": settings.notebook,
         "title": settings.notebook_title,
@@ -172,9 +157,7 @@ def _write_notebook(folder: Path, settings: KaggleSettings) -> None:
         "enable_gpu": settings.accelerator != "none",
         "enable_tpu": False,
         "enable_internet": False,
-        "dataset_sources": [
-            source for source in (f"{settings.user}/{settings.code_dataset}", settings.weights_dataset) if source
-        ],
+        "dataset_sources": [f"{settings.user}/{settings.code_dataset}", *filter(None, [settings.weights_dataset])],
         "competition_sources": [settings.competition],
         "kernel_sources": [],
         "model_sources": [],
@@ -183,7 +166,7 @@ def _write_notebook(folder: Path, settings: KaggleSettings) -> None:
         metadata["machine_shape"] = settings.accelerator
     if settings.docker_image:
         metadata |= {"docker_image": settings.docker_image, "docker_image_pinning_type": "original"}
-    _write_json(folder / "kernel-metadata.json", metadata)
+    write_json(folder / "kernel-metadata.json", metadata)
 
 
 def _write_code(folder: Path, settings: KaggleSettings, project: Path, weights: Path | None, wheels: Path | None) -> None:
@@ -193,11 +176,8 @@ def _write_code(folder: Path, settings: KaggleSettings, project: Path, weights: 
     for package in PACKAGES:
         for path in sorted((project / package).rglob("*")):
             parts = path.relative_to(project).parts
-            if (
-                path.is_file()
-                and path.suffix in SUFFIXES
-                and not any(part in LEFT_OUT or part.startswith(".") for part in parts)
-            ):
+            left_out = any(part in LEFT_OUT or part.startswith(".") for part in parts)
+            if path.is_file() and path.suffix in SUFFIXES and not left_out:
                 _copy(path, folder.joinpath(*parts))
     for name in BESIDE:
         if (project / name).is_file():
@@ -212,13 +192,9 @@ def _write_code(folder: Path, settings: KaggleSettings, project: Path, weights: 
             _copy(path, folder / "wheels" / path.name)
     identity = f"{settings.user}/{settings.code_dataset}"
     metadata = {"id": identity, "title": settings.code_dataset, "licenses": [{"name": LICENSE_NAME}]}
-    _write_json(folder / "dataset-metadata.json", metadata)
+    write_json(folder / "dataset-metadata.json", metadata)
 
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,17 +1,18 @@
-"""Kaggle tokens: which there are here, so that none gets into a notebook, a dataset, a log or a message."""
+"""Kaggle tokens: finds those of this machine and keeps them out of notebooks, datasets, logs and messages."""
 
 import base64
 import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 HIDDEN = "[token]"
 
 _SECRET_NAMES = ("key", "token", "access_token", "refresh_token")
-"""In the JSON files of the client; other values there, such as a user name, are no secrets."""
+"""Names of secrets in the JSON files of the client; other values there, such as a user name, are none."""
 
 _LEAST_LETTERS = 8
 """A shorter value is no token, and masking it would make messages unreadable."""
@@ -27,15 +28,14 @@ _HEADER = re.compile(r"\b(Authorization: *(?:Basic|Bearer)) [A-Za-z0-9+/=._-]+")
 
 def known_tokens() -> frozenset[str]:
     """Return the tokens of the environment and of the files in which the kaggle client looks for them."""
-    found = {os.environ.get("KAGGLE_KEY", "").strip(), *_api_token(os.environ.get("KAGGLE_API_TOKEN", ""))}
-    settings = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "kaggle"
-    for folder in {
-        Path(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle"),
-        Path("~/.kaggle"),
-        Path("~/.config/kaggle"),
-        settings,
-    }:
-        place = folder.expanduser()
+    found = {os.environ.get("KAGGLE_KEY", "").strip()}
+    api_token = os.environ.get("KAGGLE_API_TOKEN", "").strip()  # a token, or the path of a file with one
+    found.add(api_token)
+    if api_token and len(api_token) < 1000:
+        found.add(_read(Path(api_token)).strip())
+    config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    for folder in (os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle", "~/.kaggle", "~/.config/kaggle", f"{config}/kaggle"):
+        place = Path(folder).expanduser()
         for name in ("access_token", "access_token.txt"):
             found.add(_read(place / name).strip())
         for name in ("kaggle.json", "credentials.json"):
@@ -46,39 +46,32 @@ def known_tokens() -> frozenset[str]:
 
 
 def mask(text: str) -> str:
-    """Return `text` with everything that is a token, or looks like one, replaced."""
+    """Return `text` with every token, and what looks like one, replaced."""
     for token in sorted(known_tokens(), key=len, reverse=True):
         text = text.replace(token, HIDDEN)
     return _HEADER.sub(rf"\1 {HIDDEN}", _TOKEN_LIKE.sub(HIDDEN, text))
 
 
-def refuse_tokens(content: bytes, name: str) -> None:
-    """Raise ValueError, which names the file and not the token, when `content` holds a token or what looks like one."""
-    if any(token.encode() in content for token in known_tokens()) or _TOKEN_LIKE.search(content.decode("latin-1")):
-        raise ValueError(f"{name} holds a Kaggle token; take it out, nothing is written or sent with it")
+def refuse_tokens(path: Path, name: str) -> None:
+    """Raise ValueError, which names the file and not the token, where a file of any size holds a token or what looks like one.
 
-
-def refuse_tokens_in(path: Path, name: str) -> None:
-    """Do the same for the content of a file of any size, `name` in messages. Raises OSError where it cannot be read."""
+    `name` stands for the file in the message. Raises OSError where it cannot be read.
+    """
+    tokens = [token.encode() for token in known_tokens()]
     with path.open("rb") as file:
         before = b""
         while chunk := file.read(_CHUNK_BYTES):
-            refuse_tokens(before + chunk, name)
+            content = before + chunk
+            if any(token in content for token in tokens) or _TOKEN_LIKE.search(content.decode("latin-1")):
+                raise ValueError(f"{name} holds a Kaggle token; take it out, nothing is written or sent with it")
             before = chunk[-_LONGEST_TOKEN:]
 
 
-def _api_token(value: str) -> Iterator[str]:
-    """Yield what the variable of the client holds: a token, or the path of a file with one."""
-    yield value.strip()
-    if value and len(value) < 1000 and "\n" not in value:
-        yield _read(Path(value)).strip()
-
-
 def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    except (OSError, ValueError):
-        return ""  # what cannot be read here cannot get into anything either
+    with suppress(OSError, ValueError):  # what cannot be read here cannot get into anything either
+        if path.is_file():
+            return path.read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def _secrets(text: str) -> Iterator[str]:

@@ -1,13 +1,13 @@
-"""The settings of a Kaggle entry: one small TOML file, written once with comments, read by every `kaggle` command."""
+"""The settings of a Kaggle entry: one small TOML file with comments, read by every `kaggle` command."""
 
-import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.decode import decode
 from eval.files import read_file
 from eval.formatting import parse_duration, show_path, show_value
 
@@ -53,7 +53,7 @@ commit_time_limit = "20m"        # in this time
 
 @dataclass(frozen=True)
 class KaggleSettings:
-    """What `kaggle.toml` says; the comments of the file that `write_settings` leaves describe each field."""
+    """The content of `kaggle.toml`; the comments of `_TEMPLATE` describe each field."""
 
     user: str
     competition: str
@@ -74,46 +74,45 @@ class KaggleSettings:
     commit_time_limit: str = "20m"
 
     def __post_init__(self) -> None:
+        title, slug, source = self.notebook_title, self.notebook_slug, self.weights_dataset
         for name in ("user", "competition", "code_dataset"):
             value = getattr(self, name)
             if not value:
                 raise ValueError(f"{name} is empty")
             if not _SLUG.fullmatch(value.lower() if name == "user" else value):
                 raise ValueError(f"{name} = {show_value(value)}: expected letters, digits and single hyphens, as in an address")
-        if not 6 <= len(self.code_dataset) <= 50:
-            raise ValueError(f"code_dataset = {show_value(self.code_dataset)}: Kaggle wants 6 to 50 characters")
-        if not re.fullmatch(r"[A-Za-z0-9 ._-]+", self.notebook_title):  # Kaggle makes an address of others in its own way
-            raise ValueError(
-                f"notebook_title = {show_value(self.notebook_title)}: letters a to z, digits, spaces, dots and hyphens alone"
-            )
-        if len(self.notebook_title) < 5 or len(self.notebook_slug) < 5:
-            raise ValueError(f"notebook_title = {show_value(self.notebook_title)}: Kaggle wants at least 5 letters and digits")
-        if self.weights_dataset and not _SOURCE.fullmatch(self.weights_dataset):
-            raise ValueError(f"weights_dataset = {show_value(self.weights_dataset)}: expected OWNER/NAME")
-        if self.accelerator not in ACCELERATORS:
-            raise ValueError(f"accelerator = {show_value(self.accelerator)}: expected one of {', '.join(ACCELERATORS)}")
-        if not set(self.train_splits) <= set(SPLITS):
-            raise ValueError(f"train_splits = {show_value(self.train_splits)}: expected some of {', '.join(SPLITS)}")
-        if self.seed < 0 or self.commit_tasks < 1:
-            raise ValueError("seed must not be negative, and commit_tasks at least 1")
         for name in ("time_limit", "reserve", "commit_time_limit"):
             try:
                 seconds = parse_duration(getattr(self, name))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
             if not seconds:
-                raise ValueError(f"{name} = {show_value(getattr(self, name))}: expected more than nothing")
+                raise ValueError(f"{name} = {show_value(getattr(self, name))}: expected more than 0")
+        odd_title = not re.fullmatch(r"[A-Za-z0-9 ._-]+", title)  # Kaggle makes an address of other letters in its own way
+        checks = [
+            ("code_dataset", not 6 <= len(self.code_dataset) <= 50, "Kaggle requires 6 to 50 characters"),
+            ("notebook_title", odd_title, "only letters a to z, digits, spaces, dots and hyphens"),
+            ("notebook_title", min(len(title), len(slug)) < 5, "Kaggle requires at least 5 letters and digits"),
+            ("weights_dataset", bool(source) and not _SOURCE.fullmatch(source), "expected OWNER/NAME"),
+            ("accelerator", self.accelerator not in ACCELERATORS, f"expected one of {', '.join(ACCELERATORS)}"),
+            ("train_splits", not set(self.train_splits) <= set(SPLITS), f"expected some of {', '.join(SPLITS)}"),
+            ("seed", self.seed < 0, "expected at least 0"),
+            ("commit_tasks", self.commit_tasks < 1, "expected at least 1"),
+        ]
+        for name, wrong, expected in checks:
+            if wrong:
+                raise ValueError(f"{name} = {show_value(getattr(self, name))}: {expected}")
         if parse_duration(self.reserve) >= parse_duration(self.time_limit):
             raise ValueError(f"reserve = {self.reserve!r} leaves nothing of time_limit = {self.time_limit!r}")
 
     @property
     def notebook_slug(self) -> str:
-        """The notebook's address below the user's, which Kaggle makes from its title."""
+        """The last part of the notebook's address, which Kaggle makes from its title."""
         return re.sub(r"[^a-z0-9]+", "-", self.notebook_title.lower()).strip("-")
 
     @property
     def notebook(self) -> str:
-        """USER/NOTEBOOK, as the kaggle client wants it."""
+        """USER/NOTEBOOK, as the kaggle client expects it."""
         return f"{self.user}/{self.notebook_slug}"
 
 
@@ -130,43 +129,16 @@ def read_settings(path: Path) -> KaggleSettings:
     """Return the settings of a file. Raises FileNotFoundError, or ValueError of one line that names file and field."""
     if not path.exists():
         raise FileNotFoundError(f"{show_path(path)}: no such settings file; `python -m pipeline kaggle init` writes one")
-    data = read_file(path, MOST_BYTES)
+    data, where = read_file(path, MOST_BYTES), show_path(path)
     try:
-        return parse_settings(tomllib.loads(data.decode()))
-    except ValueError as error:  # TOML that cannot be read, and bytes that are no text, are ValueErrors too
-        raise ValueError(f"{show_path(path)}: {error}") from None
+        values = tomllib.loads(data.decode())
+    except ValueError as error:  # also of UTF-8, and of numbers of thousands of digits
+        raise ValueError(f"{where}: {error}") from None
     except RecursionError:
-        raise ValueError(f"{show_path(path)}: not TOML of settings: nested too deeply") from None
+        raise ValueError(f"{where}: not TOML of settings: nested too deeply") from None
+    return parse_settings(values, where)
 
 
-def read_values(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a small file beside a notebook. Raises FileNotFoundError or ValueError, of one line."""
-    data = read_file(path, MOST_BYTES)
-    try:
-        values = json.loads(data.decode())
-    except ValueError as error:
-        raise ValueError(f"{show_path(path)}: not JSON: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{show_path(path)}: not JSON of settings: nested too deeply") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{show_path(path)}: expected an object, got {type(values).__name__}")
-    return values
-
-
-def parse_settings(values: Mapping[str, Any]) -> KaggleSettings:
-    """Return the settings of plain TOML or JSON values. Raises ValueError naming the field."""
-    known = {field.name: field.type for field in fields(KaggleSettings)}
-    given: dict[str, Any] = {"user": "", "competition": ""}
-    for name, value in values.items():
-        if name not in known:
-            raise ValueError(f"unknown setting {show_value(name)}; one of: {', '.join(known)}")
-        kind = known[name]
-        if kind == tuple[str, ...]:
-            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-                raise ValueError(f"{name} must be a list of texts, got {show_value(value)}")
-            given[name] = tuple(value)
-        elif type(value) is not kind:
-            raise ValueError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {show_value(value)}")
-        else:
-            given[name] = value
-    return KaggleSettings(**given)
+def parse_settings(values: Mapping[str, Any], where: str = "") -> KaggleSettings:
+    """Return the settings of plain TOML or JSON values. Raises ValueError that begins with `where` and names the field."""
+    return decode(KaggleSettings, {"user": "", "competition": ""} | dict(values), where)

@@ -10,7 +10,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from submission.notebook import is_ready_folder, make_notebook, read_ready_folder, write_ready_folder
+from submission.notebook import make_notebook, read_ready_folder, write_ready_folder
 from submission.settings import KaggleSettings
 
 SETTINGS = KaggleSettings(user="alice", competition="some-competition", overrides=("train.seed=1",))
@@ -54,11 +54,10 @@ def code_cells(settings=SETTINGS):
     return [cell["source"] for cell in make_notebook(settings)["cells"] if cell["cell_type"] == "code"]
 
 
-# ---- the folder
-
-
 def test_only_what_runs_on_kaggle_is_in_the_folder(tmp_path, project):
     write_ready_folder(tmp_path / "entry", SETTINGS, project)
+    dataset = json.loads((tmp_path / "entry/code/dataset-metadata.json").read_text())
+    assert dataset == {"id": "alice/arc-trm-code", "title": "arc-trm-code", "licenses": [{"name": "other"}]}
     packages = {f"code/{name}/__init__.py" for name in ("augment", "eval", "submission", "pipeline")}
     assert set(files(tmp_path / "entry")) == packages | {
         *("settings.json", "notebook/arc-trm.ipynb", "notebook/kernel-metadata.json"),
@@ -67,15 +66,11 @@ def test_only_what_runs_on_kaggle_is_in_the_folder(tmp_path, project):
     assert names(tmp_path) == ["entry", "home", "project"]
 
 
-def test_the_same_input_makes_the_same_bytes(tmp_path, project):
+def test_the_same_settings_make_the_same_bytes_and_are_read_back(tmp_path, project):
     write_ready_folder(tmp_path / "a", SETTINGS, project)
     write_ready_folder(tmp_path / "b", SETTINGS, project)
     assert files(tmp_path / "a") == files(tmp_path / "b")
-
-
-def test_the_settings_of_a_folder_are_those_that_it_was_made_from(tmp_path, project):
-    write_ready_folder(tmp_path / "entry", SETTINGS, project)
-    assert read_ready_folder(tmp_path / "entry") == SETTINGS
+    assert read_ready_folder(tmp_path / "a") == SETTINGS
 
 
 def test_weights_and_wheels_are_copied(tmp_path, project):
@@ -93,9 +88,6 @@ def test_the_project_itself_can_be_made_ready_and_holds_what_the_notebook_import
         found
     )
     assert not [name for name in found if "rehearsal" in name or "test" in name or name.endswith((".png", ".pyc"))]
-
-
-# ---- metadata
 
 
 def metadata(tmp_path, project, **changes):
@@ -130,15 +122,6 @@ def test_a_notebook_without_gpus_and_image_names_neither(tmp_path, project):
     assert not {"machine_shape", "docker_image", "docker_image_pinning_type"} & set(found)
 
 
-def test_the_dataset_has_one_licence_and_a_title_of_allowed_length(tmp_path, project):
-    write_ready_folder(tmp_path / "entry", SETTINGS, project)
-    found = json.loads((tmp_path / "entry/code/dataset-metadata.json").read_text())
-    assert found["id"] == "alice/arc-trm-code" and len(found["licenses"]) == 1 and 6 <= len(found["title"]) <= 50
-
-
-# ---- nothing of the user's is lost
-
-
 def test_a_folder_of_an_earlier_call_is_replaced_and_has_not_been_pushed(tmp_path, project):
     write_ready_folder(tmp_path / "entry", SETTINGS, project)
     (tmp_path / "entry/pushed.json").write_text("{}")
@@ -147,23 +130,19 @@ def test_a_folder_of_an_earlier_call_is_replaced_and_has_not_been_pushed(tmp_pat
     assert names(tmp_path / "entry") == ["code", "notebook", "settings.json"]
 
 
-def test_a_folder_of_the_user_stays_even_if_its_names_are_the_same(tmp_path, project):
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_file_of_the_user_is_not_deleted(tmp_path, project, ready):
     mine = tmp_path / "mine"
-    (mine / "notebook").mkdir(parents=True)
-    (mine / "code").mkdir()
-    (mine / "settings.json").write_text('{"editor": 1}')
+    if ready:
+        write_ready_folder(mine, SETTINGS, project)
+    else:  # another folder with the same names in it
+        (mine / "notebook").mkdir(parents=True)
+        (mine / "code").mkdir()
+        (mine / "settings.json").write_text('{"editor": 1}')
     (mine / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="mine"):
+    with pytest.raises(ValueError, match=r"mine holds thesis\.txt" if ready else "mine is there already"):
         write_ready_folder(mine, SETTINGS, project)
     assert (mine / "thesis.txt").read_text() == "years of work"
-
-
-def test_a_file_of_the_user_in_a_ready_folder_is_not_deleted(tmp_path, project):
-    write_ready_folder(tmp_path / "entry", SETTINGS, project)
-    (tmp_path / "entry/notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"notes\.txt"):
-        write_ready_folder(tmp_path / "entry", SETTINGS, project)
-    assert (tmp_path / "entry/notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("bad", ["out is a file", "out is the folder one is in", "no weights", "no wheels", "no project"])
@@ -179,9 +158,6 @@ def test_bad_input_is_a_value_error_of_one_line_and_leaves_nothing(tmp_path, pro
         write_ready_folder(out, SETTINGS, tmp_path / "here" if bad == "no project" else project, weights, wheels)
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == before and names(tmp_path / "here") == []
-
-
-# ---- tokens
 
 
 @pytest.mark.parametrize("place", ["environment", "file"])
@@ -206,20 +182,11 @@ def test_no_byte_of_a_token_that_is_set_gets_into_a_folder(tmp_path, monkeypatch
     assert found and not [name for name, content in found.items() if TOKEN.encode() in content]
 
 
-# ---- the notebook
-
-
-def test_the_notebook_is_valid_and_begins_with_the_clock():
+def test_the_notebook_is_valid_begins_with_the_clock_and_imports_only_this_project():
     nbformat.validate(nbformat.from_dict(make_notebook(SETTINGS)))
-    clock, solve, show = code_cells()
-    assert ast.unparse(ast.parse(clock).body[0]) == "import time"
-    assert ast.unparse(ast.parse(clock).body[1]) == "STARTED = time.monotonic()"
-    assert show == "outcome.show()"
-    assert "kernel" in solve
-
-
-def test_the_notebook_imports_only_the_standard_library_and_this_project():
     trees = [ast.parse(source) for source in code_cells()]
+    assert [ast.unparse(statement) for statement in trees[0].body[:2]] == ["import time", "STARTED = time.monotonic()"]
+    assert ast.unparse(trees[2]) == "outcome.show()"
     nodes = [node for tree in trees for node in ast.walk(tree)]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
@@ -235,9 +202,10 @@ def test_the_settings_in_the_notebook_are_those_of_the_entry(image):
 
 
 def fake_source(folder, name):
-    for package in ("pipeline", "submission"):
+    for package in ("pipeline/kaggle", "submission"):
         (folder / package).mkdir(parents=True)
         (folder / package / "__init__.py").write_text("")
+    (folder / "pipeline/__init__.py").write_text("")
     (folder / "pipeline/__main__.py").write_text("")
     (folder / "submission/settings.py").write_text("def parse_settings(values): return values['user']\n")
     (folder / "pipeline/kaggle/kernel.py").write_text(f"""\
@@ -283,6 +251,5 @@ def test_without_source_the_notebook_stops_with_one_line_that_names_the_dataset(
 
 
 def test_a_folder_that_was_not_made_here_is_not_read(tmp_path):
-    assert not is_ready_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="kaggle notebook"):
         read_ready_folder(tmp_path)
