@@ -1,5 +1,4 @@
-# make demo: set up .venv and solve small ARC tasks from scratch in ten minutes. make test: set up .venv, lint, types, tests.
-# make kaggle-rehearsal: run the Kaggle notebook offline on 240 tasks, and again with each fault that it has to survive.
+# make demo: set up .venv, then train on small ARC tasks and solve them in ten minutes. make test: set up .venv, lint, types, tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +15,7 @@ demo: $(VENV)/.runtime
 	@echo "open in a browser: $(CURDIR)/$(DEMO)/report.html"
 	@echo "what was missed, and why: $(BIN)/python -m pipeline show --run $(DEMO)"
 
-# On all cores. Fails where less than 97% of the lines are run that pyproject.toml counts.
+# On all cores. Fails below the coverage that pyproject.toml requires.
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --durations 10 --cov --cov-report=term
 
@@ -25,20 +24,21 @@ lint: $(VENV)/.development
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Every stage against the published way of doing it; half an hour on two cores.
+# Every stage against the published way of doing it; ten minutes on two cores.
 bench: $(VENV)/.runtime
 	$(BIN)/python -m pipeline bench all
 
-# Runs that are killed, asked to end, without disk, memory or time, then bad input of every kind; over an hour on two cores.
+# Killed and interrupted runs, full disks, little memory, short time limits, then damaged input files; over an hour on two cores.
 torture: $(VENV)/.development
 	$(BIN)/python -m tests.torture all
 	$(BIN)/python -m tests.fuzz
 
+# The Kaggle notebook offline on 240 hidden tasks, then with each fault that it must survive; twenty minutes on two cores.
 kaggle-rehearsal: $(VENV)/.development
 	$(BIN)/python -m pipeline kaggle simulate --hidden-from arc2:evaluation --hidden-from arc1:evaluation --hidden-tasks 240 \
 	    --time-limit 4m --fault all --seed $(SEED) --out runs/kaggle-rehearsal
 
-# The tests of push, status and submit with the newest kaggle client, in an environment of its own.
+# Tests of push, status and submit with the newest kaggle client, in its own environment.
 kaggle-newest: $(VENV)/.development
 	$(PYTHON) -m venv $(VENV)/newest-kaggle
 	$(VENV)/newest-kaggle/bin/python -m pip install --quiet --disable-pip-version-check --upgrade kaggle six

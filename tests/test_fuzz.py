@@ -1,4 +1,4 @@
-"""A few thousand damaged files for the readers, of `python -m tests.fuzz`, and what fuzzing itself has to notice."""
+"""A few thousand of the damaged files of `python -m tests.fuzz`, and tests of the fuzzing itself."""
 
 import logging
 import pickle
@@ -16,13 +16,13 @@ from tests.fuzz.run import fuzz, fuzz_apart
 from tests.fuzz.tensors import Harm
 
 INPUTS = 120
-"""Of each reader, less of slow ones."""
+"""Of each reader, fewer of slow ones."""
 READERS = {reader.name: reader for reader in all_readers()}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def as_before() -> Iterator[None]:
-    """Readers are tried without a log and on one thread; the tests after these have both again."""
+    """Fuzzing turns off the log and uses one thread; restore both for other tests."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -42,7 +42,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["task file", "submission", "sudoku csv", "dataset", "weights", "report of a run", "kaggle.toml"]
 )
-def test_what_is_no_file_is_refused_at_once(name: str, place: str, tmp_path: Path) -> None:
+def test_something_that_is_not_a_file_is_refused_at_once(name: str, place: str, tmp_path: Path) -> None:
     reader = READERS[name]
     reader.prepare(tmp_path, generator(reader, 0, 0))
     put(place, tmp_path / reader.damaged[0])
@@ -62,7 +62,7 @@ def test_an_input_is_the_same_every_time(tmp_path: Path) -> None:
 
 
 def careless(folder: Path) -> None:
-    """What a reader must not do: run what a pickle says, die in many ways."""
+    """A bad reader: raises unexpected errors and messages of two lines."""
     content = (folder / "x.json").read_bytes()
     if b"9" in content:
         raise KeyError("a number")
@@ -70,7 +70,7 @@ def careless(folder: Path) -> None:
         raise ValueError("two\nlines")
 
 
-def test_a_careless_reader_is_found_out_and_its_files_are_kept(tmp_path: Path) -> None:
+def test_failures_of_a_careless_reader_are_found_and_their_files_kept(tmp_path: Path) -> None:
     def prepare(folder: Path, _: np.random.Generator) -> None:
         (folder / "x.json").write_text('{"a": [1, 2, 3]}')
 
@@ -89,14 +89,14 @@ def test_a_reader_that_hangs_is_stopped() -> None:
             pass
 
 
-def test_lines_that_say_too_little_or_too_much_are_faults(tmp_path: Path) -> None:
+def test_unclear_refusals_are_faults(tmp_path: Path) -> None:
     assert fault_of_line(f"{tmp_path}/x: not JSON", ValueError, tmp_path) == ""
     assert "names no file" in fault_of_line("not JSON", ValueError, tmp_path)
     assert "characters" in fault_of_line(f"{tmp_path}/{'x' * 1000}", ValueError, tmp_path)
     assert "printable" in fault_of_line(f"{tmp_path}/\x1b[2J", ValueError, tmp_path)
 
 
-def test_readers_are_fuzzed_in_a_process_with_little_memory(tmp_path: Path) -> None:
+def test_readers_are_fuzzed_in_a_child_process_with_bounded_memory(tmp_path: Path) -> None:
     result = fuzz_apart(READERS["solutions"], 0, range(20), tmp_path, seconds=120)
     assert (result.inputs, result.failures) == (20, [])
     assert result.peak_bytes < 1 << 30
@@ -108,11 +108,11 @@ def test_the_command_line_answers_in_one_line(tmp_path: Path) -> None:
     assert (code, fault) == (2, "")
 
 
-def test_an_unknown_reader_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_reader_is_refused_with_the_names_of_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--reader", "nobody"]) == 2
-    assert "there are challenges and solutions, " in capsys.readouterr().err
+    assert "the readers are challenges and solutions, " in capsys.readouterr().err
 
 
-def test_the_harm_that_pickles_would_do_is_real(tmp_path: Path) -> None:
+def test_loading_the_malicious_pickle_would_do_harm(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Harm(str(tmp_path / "harm"))))
     assert (tmp_path / "harm").is_dir()

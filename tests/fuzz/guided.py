@@ -1,7 +1,7 @@
-"""`python -m tests.fuzz.guided`: one reader, guided by coverage, with atheris (`pip install -r requirements-fuzz.txt`).
+"""`python -m tests.fuzz.guided`: one reader guided by coverage, with atheris (`pip install -r requirements-fuzz.txt`).
 
-What reaches lines that nothing before has reached is kept and damaged further, so that it goes deeper than random damage does.
-It stops at the first failure and keeps its file.
+Inputs that reach new lines are kept and damaged further, so this goes deeper than random damage. Stops at the first failure and
+keeps its file.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MOST_BYTES = 1 << 16
 
 
 def main() -> int:
-    """Fuzz the first file of a reader; ends the process when the runs are done or one has failed."""
+    """Fuzz the first file of a reader; end the process after the last run or the first failure."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.guided", description=__doc__)
     parser.add_argument("--reader", required=True, metavar="NAME", help="see python -m tests.fuzz")
     parser.add_argument("--runs", type=int, default=20_000, metavar="N")
@@ -30,18 +30,18 @@ def main() -> int:
     parser.add_argument("--kept", type=Path, default=Path("runs/fuzz-guided"), metavar="DIR", help="corpus and failures")
     arguments = parser.parse_args()
     try:
-        import atheris  # noqa: PLC0415 - not there in the environment of the tests
+        import atheris  # noqa: PLC0415 - not in the environment of the tests
     except ImportError:
         print("python -m tests.fuzz.guided: needs atheris: pip install -r requirements-fuzz.txt", file=sys.stderr)
         return 2
     with atheris.instrument_imports(include=list(PACKAGES)):
-        from tests.fuzz.__main__ import all_readers  # noqa: PLC0415 - instrumented while it is imported
+        from tests.fuzz.__main__ import all_readers  # noqa: PLC0415 - instrumented on import
         from tests.fuzz.reader import BY_SUFFIX, generator, try_to_read  # noqa: PLC0415
 
         readers = {reader.name: reader for reader in all_readers()}
     reader = readers.get(arguments.reader)
     if reader is None:
-        print(f"python -m tests.fuzz.guided: there are {', '.join(readers)}", file=sys.stderr)
+        print(f"python -m tests.fuzz.guided: the readers are {', '.join(readers)}", file=sys.stderr)
         return 2
     name = reader.damaged[0]
     damage = reader.damages.get(name) or BY_SUFFIX[Path(name).suffix]
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def _mutator(damage: Damage) -> Callable[[bytes, int, int], bytes]:
-    """Return what damages an input: by its structure where it still has one, and byte by byte elsewhere."""
+    """Return a mutator that damages an input by its structure where it still has one, and byte by byte elsewhere."""
 
     def change(data: bytes, most: int, seed: int) -> bytes:
         rng = np.random.default_rng([seed, zlib.crc32(data)])
@@ -75,7 +75,7 @@ def _mutator(damage: Damage) -> Callable[[bytes, int, int], bytes]:
             return mutate_bytes(rng, data)[:most]
         try:
             return damage(rng, data)[:most]
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # it has no structure any more
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no longer valid
             return mutate_bytes(rng, data)[:most]
 
     return change

@@ -1,4 +1,4 @@
-"""Damage to bytes, to JSON documents and to lines of text: seeded, so that every damaged file can be made again."""
+"""Seeded damage to bytes, JSON documents and lines of text; every damaged file can be made again."""
 
 import copy
 import json
@@ -31,15 +31,15 @@ FURTHER_VALUES = (
         '["a", "b"]',
     ),
 )
-"""Of documents that are not made of grids."""
+"""For documents that are not made of grids."""
 
 
 class Members(list[list]):
-    """An object as [key, value] lists, so that a key may come twice."""
+    """A JSON object as [key, value] lists, so that a key may occur twice."""
 
 
 class Text(str):
-    """JSON text that is put into the file as it is."""
+    """Text that goes into the file unchanged."""
 
 
 def to_members(value: object) -> object:
@@ -64,7 +64,7 @@ def pick(rng: Rng, items: list | tuple | bytes) -> object:
 
 
 def descend(rng: Rng, value: object) -> list:
-    """Return a list or object somewhere in `value`, every depth about as likely."""
+    """Return a random list or object in `value`, every depth about equally likely."""
     while True:
         inner = [item[1] for item in value] if isinstance(value, Members) else value
         deeper = [item for item in inner if isinstance(item, list) and item]
@@ -130,7 +130,7 @@ def mutate_bytes(rng: Rng, data: bytes) -> bytes:
 
 
 def mutate_whole(rng: Rng, data: bytes) -> bytes:
-    """Return something else than `data` altogether: empty, another encoding, nested without end, gigantic."""
+    """Return something other than `data`: empty, in another encoding, deeply nested, huge."""
     count = int(rng.integers(1, 200_000))
     strange: tuple[Callable[[], bytes], ...] = (
         lambda: b"",
@@ -150,7 +150,7 @@ def mutate_whole(rng: Rng, data: bytes) -> bytes:
 
 
 def mutate_json(rng: Rng, data: bytes) -> bytes:
-    """Return a JSON file with nodes, bytes or all of it damaged."""
+    """Return a JSON file with damaged nodes or bytes, or damaged entirely."""
     chance = rng.random()
     if chance < 0.05:
         return mutate_whole(rng, data)

@@ -1,7 +1,7 @@
-"""One reader under fuzzing: its valid files, how they are damaged, and what counts as surviving.
+"""One reader under fuzzing: its valid files, how they are damaged, and what counts as survived.
 
-An input is (reader, seed, number): the same files every time. A reader survives it when it accepts what is there or refuses it
-in one clear line, within bounded time and memory.
+An input is (reader, seed, number) and always the same files. A reader survives it by accepting it or refusing it in one clear
+line, within bounded time and memory.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from tests.fuzz.mutate import Rng, mutate_json, mutate_json_lines, pick
 from tests.fuzz.tensors import mutate_tensors
 
 REFUSALS = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, KaggleError)
-"""What the command line answers with one line."""
+"""Exceptions that the command line reports in one line."""
 MOST_CHARACTERS = 600
-"""Of a line, without the names of folders in it."""
+"""Length of a line without the names of folders in it."""
 MOST_SECONDS = 60.0
-"""By the wall clock: a reader that waits takes no processor time."""
+"""Wall clock: a reader that blocks uses no processor time."""
 PLACES = ("missing", "folder", "loop", "endless", "pipe", "sparse", "elsewhere")
-"""What may lie where a file should: nothing, a folder, a link to itself, one to /dev/zero, a pipe, 20 GB, a link elsewhere."""
+"""What may be in a file's place: nothing, a folder, a link to itself, one to /dev/zero, a pipe, 20 GB, a link elsewhere."""
 PLACE_SHARE = 0.03
 
 Damage = Callable[[Rng, bytes], bytes]
@@ -36,38 +36,38 @@ BY_SUFFIX: Mapping[str, Damage] = {".json": mutate_json, ".jsonl": mutate_json_l
 
 @dataclass(frozen=True)
 class Reader:
-    """What is fuzzed."""
+    """A reader, how to make its files, and how to damage them."""
 
     name: str
     prepare: Callable[[Path, Rng], None]
     """Write valid files into a folder."""
     damaged: tuple[str, ...]
-    """The files, relative to the folder, of which one or two are damaged."""
+    """Files, relative to the folder, of which one or two are damaged."""
     read: Callable[[Path], object]
-    """Read the folder as the program does; anything but one of `REFUSALS` is a failure."""
+    """Read the folder as the program does; any exception outside `REFUSALS` is a failure."""
     command: Callable[[Path], list[str]]
-    """What reads the same on the command line."""
+    """The command that reads the same files."""
     damages: Mapping[str, Damage] = field(default_factory=dict)
-    """How files are damaged whose suffix does not say it."""
+    """How to damage files whose suffix does not decide it."""
     renew: int = 500
-    """Valid files are drawn anew after so many inputs."""
+    """Inputs after which new valid files are made."""
     slow: int = 1
-    """How many times slower than most readers it is: it gets so many times fewer inputs."""
+    """How many times fewer inputs it gets, because it is slow."""
     places: bool = True
-    """Whether something other than a file may lie there."""
+    """Whether something else may be in a file's place."""
 
 
 class Hang(BaseException):
-    """A reader took too long. No `except Exception` takes it for a refusal."""
+    """A reader took too long. A BaseException, so that no `except Exception` takes it for a refusal."""
 
 
 def generator(reader: Reader, seed: int, number: int) -> Rng:
-    """Return what draws the input `number`."""
+    """Return the random generator of the input `number`."""
     return np.random.default_rng([seed, zlib.crc32(reader.name.encode()), number])
 
 
 class Workplace:
-    """A folder in which one reader is fuzzed, input after input."""
+    """A folder that gets one input after the other."""
 
     def __init__(self, reader: Reader, folder: Path, seed: int) -> None:
         self.reader, self.folder, self.seed = reader, folder, seed
@@ -75,21 +75,21 @@ class Workplace:
         self.originals: dict[str, bytes] = {}
 
     def lay_out(self, number: int) -> list[str]:
-        """Put the input `number` into the folder; return what was damaged, in words."""
+        """Put the input `number` into the folder; return descriptions of the damage."""
         self._renew(number // self.reader.renew)
         rng = generator(self.reader, self.seed, number)
         names = rng.permutation(len(self.reader.damaged))[: 1 + (rng.random() < 0.15)]
-        told = []
+        damage_done = []
         for name in sorted(self.reader.damaged[each] for each in names):
             path, place = self.folder / name, str(pick(rng, PLACES))
             if self.reader.places and rng.random() < PLACE_SHARE:
                 put(place, path)
-                told.append(f"{name}: {place}")
+                damage_done.append(f"{name}: {place}")
             else:
                 damage = self.reader.damages.get(name) or BY_SUFFIX[path.suffix]
                 path.write_bytes(damage(rng, self.originals[name]))
-                told.append(name)
-        return told
+                damage_done.append(name)
+        return damage_done
 
     def restore(self) -> None:
         """Put the valid files back."""
@@ -110,7 +110,7 @@ class Workplace:
 
 
 def put(place: str, path: Path) -> None:
-    """Put something that is no regular file, or too large a one, at `path`."""
+    """Put something at `path` that is not a regular file, or far too large."""
     path.unlink(missing_ok=True)
     if place == "folder":
         path.mkdir()
@@ -128,29 +128,29 @@ def put(place: str, path: Path) -> None:
 
 
 def try_to_read(reader: Reader, folder: Path) -> tuple[bool, str]:
-    """Read what lies in `folder`; return whether it was accepted, and what is wrong with the way it was not, if anything."""
+    """Read `folder`; return whether it was accepted, and otherwise what is wrong with the refusal, if anything."""
     try:
         with time_limit(MOST_SECONDS), warnings.catch_warnings(), silence():
             warnings.simplefilter("ignore")
             reader.read(folder)
         return True, ""
     except Hang:
-        return False, f"no answer after {MOST_SECONDS:.0f} s"
+        return False, f"still reading after {MOST_SECONDS:.0f} s"
     except REFUSALS as error:
         return False, fault_of_line(str(error), type(error), folder)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever else comes is what is looked for
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - everything else is a failure
         return False, f"{type(error).__name__}: {str(error)[:200]}"
 
 
 def fault_of_line(line: str, kind: type[BaseException], folder: Path) -> str:
-    """Return what keeps a refusal from being one clear line that names a file; nothing if it is one."""
+    """Return what is wrong with a refusal: it should be one clear line that names a file. Empty if nothing is."""
     shown = line.replace(str(folder), "")
     if not line.isprintable():
         return f"not one printable line: {line[:200]!r}"
     if len(shown) > MOST_CHARACTERS:
         return f"a line of {len(shown)} characters: {shown[:200]}"
     if not line:
-        return f"{kind.__name__} without a word"
+        return f"{kind.__name__} without a message"
     if shown == line:
         return f"names no file: {kind.__name__}: {line[:200]}"
     return ""
@@ -158,7 +158,7 @@ def fault_of_line(line: str, kind: type[BaseException], folder: Path) -> str:
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise Hang where the block takes longer, as far as it runs Python now and then."""
+    """Raise Hang if the block takes longer; works only while it runs Python code now and then."""
 
     def stop(_: int, __: FrameType | None) -> None:
         raise Hang
@@ -174,6 +174,6 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Let nothing that is printed through."""
+    """Discard what the block prints."""
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield

@@ -1,10 +1,12 @@
-"""Readers of what the program itself leaves, and of published checkpoints: datasets, weights, checkpoints, candidates, runs."""
+"""Readers of files that the program writes, and of published checkpoints: datasets, weights, checkpoints, candidates, runs."""
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from eval.files import damage_of, write_json
 from eval.puzzle_score import PuzzlePrediction
 from eval.report.page import make_page
 from pipeline.config import Config, read_config
-from pipeline.data.dataset import load_dataset
+from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.sources import load_source
 from pipeline.inference.candidates import DRAFTS_FILE, Drafts, write_drafts
 from pipeline.inference.puzzle_facts import leave_predictions
@@ -27,13 +29,13 @@ from pipeline.weights import load_weights, network_from
 from tests.fuzz.mutate import Rng, mutate_json, mutate_lines
 from tests.fuzz.reader import Reader
 from tests.fuzz.tensors import mutate_archive
-from tests.pipeline.tiny import tiny_config, tiny_source, write_kaggle
+from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store, write_kaggle
 from tests.pipeline.tinypuzzles import tiny_puzzle_store
 from tests.pipeline.tinyrun import write_run, write_weights
 from tests.pipeline.trainers import make_trainer, train_command
 
 HARM = "harm"
-"""The folder that a bad pickle would make."""
+"""The folder that a malicious pickle would make."""
 ODD_YAML = (
     *(
         b"arch:",
@@ -44,24 +46,9 @@ ODD_YAML = (
         b"a: &a [1]",
     ),
     *(b"b: *a", b"x: !!python/object/apply:os.mkdir [harm]", b"lr: " + b"9" * 400, b"lr: .nan", b"lr: 1e999", b"<<: {a: 1}"),
-    *(
-        b"k: " + b"[" * 2000,
-        b"k: " + b"9" * 5000,
-        b"? [a, b]",
-        b"  mlp_t: true",
-        b"  H_layers: 2",
-        b"\t",
-        b"a: 2001-99-99",
-        b"ema: 1",
-    ),
-    *(
-        b"a: &a [x,x]",
-        b"b: &b [*a,*a]",
-        b"  num_heads: 0",
-        b"  expansion: -1",
-        b"  loss: {loss_type: [1]}",
-        b"  forward_dtype: {}",
-    ),
+    *(b"k: " + b"[" * 2000, b"k: " + b"9" * 5000, b"? [a, b]", b"  mlp_t: true", b"  H_layers: 2", b"\t", b"a: 2001-99-99"),
+    *(b"ema: 1", b"a: &a [x,x]", b"b: &b [*a,*a]", b"  num_heads: 0", b"  expansion: -1", b"  loss: {loss_type: [1]}"),
+    *(b"  forward_dtype: {}",),
 )
 
 
@@ -71,10 +58,10 @@ def _quiet() -> None:
     logging.disable(logging.CRITICAL)
 
 
-def _dataset(folder: Path, rng: Rng) -> None:
-    from tests.pipeline.tiny import tiny_store  # noqa: PLC0415
-
-    tiny_store(int(rng.integers(1 << 30)), 3).save(folder / "data")
+def _dataset(folder: Path, rng: Rng) -> Dataset:
+    store = tiny_store(int(rng.integers(1 << 30)), 3)
+    store.save(folder / "data")
+    return store
 
 
 def _puzzle_dataset(folder: Path, rng: Rng) -> None:
@@ -84,19 +71,10 @@ def _puzzle_dataset(folder: Path, rng: Rng) -> None:
 
 def _weights(folder: Path, rng: Rng) -> None:
     _quiet()
-    store = write_data(folder, rng)
+    store = _dataset(folder, rng)
     residual = "memory.residual=2" if rng.random() < 0.5 else "memory.residual=0"
     settings = (residual,) if rng.random() < 0.7 else ("memory.kind=table",)
     write_weights(folder / "weights", store, tiny_config(*settings))
-
-
-def write_data(folder: Path, rng: Rng):
-    """Write a dataset into `folder`/data and return it."""
-    from tests.pipeline.tiny import tiny_store  # noqa: PLC0415
-
-    store = tiny_store(int(rng.integers(1 << 30)), 3)
-    store.save(folder / "data")
-    return store
 
 
 def _read_weights(folder: Path) -> None:
@@ -107,11 +85,9 @@ def _read_weights(folder: Path) -> None:
 
 @cache
 def _trained() -> dict[str, bytes]:
-    """The files of a checkpoint, and of the dataset it is of."""
-    import tempfile  # noqa: PLC0415
-
+    """Return the files of a checkpoint and of its dataset."""
     _quiet()
-    with tempfile.TemporaryDirectory() as made:
+    with TemporaryDirectory() as made:
         folder = Path(made)
         trainer = make_trainer(tiny_config("train.steps=2"), folder / "run")
         trainer.fit(Budget(None, 0.0))
@@ -123,7 +99,7 @@ STEP = "run/checkpoints/step-00000002"
 
 
 def _checkpoint(folder: Path, rng: Rng) -> None:
-    """The files of a checkpoint; half of the time without the checksums of one another, so that what they hold is looked at."""
+    """Write a checkpoint; half of the time without the checksums of its files, so that their content is checked too."""
     for name, content in _trained().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -134,7 +110,7 @@ def _checkpoint(folder: Path, rng: Rng) -> None:
 
 
 def _resume(folder: Path) -> None:
-    """Go on from the checkpoint; one that is damaged is put aside and said to be, which is a refusal too."""
+    """Resume from the checkpoint. Setting a damaged one aside, with a message, is a refusal too."""
     step = folder / STEP
     kept = {path.name: path.read_bytes() for path in step.iterdir() if path.is_file() and path.stat().st_size < 1 << 30}
     trainer = make_trainer(tiny_config("train.steps=2"), folder / "run", load_dataset(folder / "run" / "data"))
@@ -149,37 +125,24 @@ def _resume(folder: Path) -> None:
         raise ValueError(f"{step}: damaged")
 
 
-def _candidates(folder: Path, rng: Rng) -> None:
-    _run(folder, rng)
-
-
 def _run(folder: Path, rng: Rng) -> None:
-    """A run directory with all that a run leaves."""
+    """Write a run folder with everything that a run writes."""
     _quiet()
     source = tiny_source(int(rng.integers(1 << 30)), 3)
     write_kaggle(folder / "kaggle", source, "evaluation", with_solutions=True)
     spec = f"kaggle:{folder / 'kaggle'}:evaluation"
     run = folder / "run"
     run.mkdir(exist_ok=True)
-    for path in (run / "candidates").glob("*"):
-        path.unlink()
-    if (run / "candidates").is_dir():
-        (run / "candidates").rmdir()
+    shutil.rmtree(run / "candidates", ignore_errors=True)
     grids = [grid for task in source.tasks for grid in source.solutions[task.id]]
     votes = [(test, grid, 0.5) for test, grid in enumerate(grids)] + [(0, grids[1], 0.25), (1, None, 0.1)]
     store = write_run(run, load_source(spec), votes)
     write_json(run / "config.json", tiny_config().to_json())
     lines = [{"step": 20 * i, "seconds": 10.0 * i, "loss": 2.0 / i, "exact": 0.1 * i, "rate": 1e-3} for i in range(1, 6)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    record = {
-        "sources": [spec],
-        "preset": "demo",
-        "seed": 3,
-        "starts": 2,
-        "seconds": {"build": 1.0, "train": 9.5},
-        "max_side": 9,
-    }
-    (run / "run.json").write_text(json.dumps(record | {"settings": ["train.steps=2"], "started": "2026-11-24T10:00:00+00:00"}))
+    record = {"sources": [spec], "preset": "demo", "settings": ["train.steps=2"], "seed": 3, "starts": 2, "max_side": 9}
+    record |= {"seconds": {"build": 1.0, "train": 9.5}, "started": "2026-11-24T10:00:00+00:00"}
+    (run / "run.json").write_text(json.dumps(record))
     ranks = {task.id: [1] * len(task.test) for task in source.tasks}
     (run / "score.json").write_text(json.dumps({"truth_ranks": ranks, "views": 2, "sources": ["step 1"]}))
     names = [
@@ -244,7 +207,7 @@ def _no_harm(folder: Path) -> None:
 
 
 def _guarded(read: Callable[[Path], None]) -> Callable[[Path], None]:
-    """Look for harm whether the files were refused or not."""
+    """Check that no pickle was executed, whether the files were refused or not."""
 
     def guarded(folder: Path) -> None:
         try:
@@ -308,7 +271,7 @@ TENSOR_READERS = (
         ],
     ),
     Reader(
-        "candidates", _candidates, ("run/candidates/round-0001.safetensors",), _count,
+        "candidates", _run, ("run/candidates/round-0001.safetensors",), _count,
         lambda folder: [
             *("vote", "--data", str(folder / "run" / "dataset"), "--candidates", str(folder / "run" / "candidates")),
             *("--out", str(folder / "o.json")),

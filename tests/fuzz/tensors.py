@@ -1,4 +1,4 @@
-"""Damage to files of tensors: safetensors with headers that lie, PyTorch files with pickles that would do harm."""
+"""Damage to tensor files and archives: safetensors with false headers, PyTorch files with malicious pickles, zips."""
 
 import io
 import json
@@ -22,34 +22,16 @@ from tests.fuzz.mutate import (
     to_members,
 )
 
-DTYPES = (
-    "U8",
-    "I8",
-    "I16",
-    "I32",
-    "I64",
-    "U16",
-    "U32",
-    "U64",
-    "F16",
-    "BF16",
-    "F32",
-    "F64",
-    "BOOL",
-    "F8_E4M3",
-    "C64",
-    "X9",
-    "F4",
-)
 WIDTHS = {"U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8, "U16": 2, "U32": 4, "U64": 8, "F16": 2, "BF16": 2, "F32": 4, "F64": 8,
           "BOOL": 1, "F8_E4M3": 1, "C64": 8}  # fmt: skip
+DTYPES = (*WIDTHS, "X9", "F4")
 SHAPES = ([], [0], [1], [2, 2], [0, 1 << 62], [1 << 33], [1 << 62, 1 << 62], [-1], [1.5], ["1"], None, [1] * 40)
 
 Header = dict[str, Any]
 
 
 def mutate_tensors(rng: Rng, data: bytes) -> bytes:
-    """Return a safetensors file with its header, its values, its metadata or its bytes damaged; the checksum stays or goes."""
+    """Return a safetensors file with damaged header, values, metadata or bytes; its checksum stays or goes."""
     chance = rng.random()
     if chance < 0.15:
         return mutate_bytes(rng, data)
@@ -58,16 +40,17 @@ def mutate_tensors(rng: Rng, data: bytes) -> bytes:
     length = int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8 : 8 + length]), bytearray(data[8 + length :])
     if chance < 0.35:
-        return _join(_damage_header(rng, header), bytes(body))
-    if rng.random() < 0.8:  # as a file of another program has none, which is read unchecked
+        return _join(_damage_header(rng, header), body)
+    if rng.random() < 0.8:  # files of other programs have no checksum and are read unchecked
         header.get("__metadata__", {}).pop("checksum", None)
     for _ in range(int(rng.integers(1, 3))):
-        change = pick(rng, (_change_values, _change_values, _change_kind, _change_shape, _resize, _lose, _change_metadata))
-        header, body = change(rng, header, body)
-    return _join(json.dumps(header).encode(), bytes(body))
+        names = [name for name in header if name != "__metadata__"]
+        changes = (_change_values, _change_values, _change_dtype, _change_shape, _resize, _rename) if names else ()
+        pick(rng, (*changes, _change_metadata))(rng, header, body, names)
+    return _join(json.dumps(header).encode(), body)
 
 
-def _join(header: bytes, body: bytes) -> bytes:
+def _join(header: bytes, body: bytes | bytearray) -> bytes:
     return len(header).to_bytes(8, "little") + header + body
 
 
@@ -78,84 +61,64 @@ def _damage_header(rng: Rng, header: Header) -> bytes:
     return dump(root[0]).encode() if root else b""
 
 
-def _names(header: Header) -> list[str]:
-    return [name for name in header if name != "__metadata__"]
-
-
 def _is_plain(shape: object) -> bool:
-    """Return whether a shape, which may have been changed already, is still one."""
+    """Return whether a shape, which an earlier change may have damaged, is valid."""
     return isinstance(shape, list) and all(type(side) is int and 0 <= side < 1 << 20 for side in shape)
 
 
-def _change_values(rng: Rng, header: Header, body: bytearray) -> tuple[Header, bytearray]:
-    """Overwrite some of the values of one tensor, where there is one: with zeros, ones (NaN to floats) or anything."""
-    if not _names(header):
-        return header, body
-    start, stop = header[pick(rng, _names(header))]["data_offsets"]
+def _change_values(rng: Rng, header: Header, body: bytearray, names: list[str]) -> None:
+    """Overwrite some values of one tensor with zeros, ones (NaN as float) or random bytes."""
+    start, stop = header[pick(rng, names)]["data_offsets"]
     for _ in range(int(rng.integers(1, 4))):
         if stop > start:
             at = int(rng.integers(start, stop))
             count = min(int(pick(rng, (1, 2, 4, 8, 1 << 20))), stop - at)
             body[at : at + count] = pick(rng, (bytes(count), b"\xff" * count, rng.bytes(count), b"\x7f" * count))
-    return header, body
 
 
-def _change_kind(rng: Rng, header: Header, body: bytearray) -> tuple[Header, bytearray]:
-    """Say that a tensor is of another dtype, with a shape that fits its bytes where there is one."""
-    if not _names(header):
-        return header, body
-    entry = header[pick(rng, _names(header))]
+def _change_dtype(rng: Rng, header: Header, _: bytearray, names: list[str]) -> None:
+    """Declare another dtype, with a shape that fits the bytes where there is one."""
+    entry = header[pick(rng, names)]
     dtype = pick(rng, DTYPES)
     size = entry["data_offsets"][1] - entry["data_offsets"][0]
     if dtype in WIDTHS and entry["dtype"] in WIDTHS and WIDTHS[dtype] != WIDTHS[entry["dtype"]] and not size % WIDTHS[dtype]:
         entry["shape"] = [size // WIDTHS[dtype]]
     entry["dtype"] = dtype
-    return header, body
 
 
-def _change_shape(rng: Rng, header: Header, body: bytearray) -> tuple[Header, bytearray]:
-    """Give a tensor another shape, of as many values or not."""
-    if not _names(header):
-        return header, body
-    entry = header[pick(rng, _names(header))]
-    if not _is_plain(entry["shape"]):
-        return header, body
-    count = int(np.prod(entry["shape"])) if entry["shape"] else 1
-    entry["shape"] = pick(rng, (*SHAPES, [count], [count, 1], [1, count], entry["shape"][::-1], [0, *entry["shape"]]))
-    return header, body
+def _change_shape(rng: Rng, header: Header, _: bytearray, names: list[str]) -> None:
+    """Declare another shape, with the same number of values or not."""
+    entry = header[pick(rng, names)]
+    if _is_plain(entry["shape"]):
+        count = int(np.prod(entry["shape"])) if entry["shape"] else 1
+        entry["shape"] = pick(rng, (*SHAPES, [count], [count, 1], [1, count], entry["shape"][::-1], [0, *entry["shape"]]))
 
 
-def _resize(rng: Rng, header: Header, body: bytearray) -> tuple[Header, bytearray]:
+def _resize(rng: Rng, header: Header, body: bytearray, names: list[str]) -> None:
     """Give the last tensor one row more or less, or none at all."""
-    if not _names(header):
-        return header, body
-    name = max(_names(header), key=lambda each: header[each]["data_offsets"][1])
-    entry = header[name]
-    start, stop = entry["data_offsets"]
+    entry = header[max(names, key=lambda each: header[each]["data_offsets"][1])]
     if not _is_plain(entry["shape"]) or not entry["shape"] or not entry["shape"][0]:
-        return header, body
+        return
+    start, stop = entry["data_offsets"]
     rows = entry["shape"][0]
-    row = (stop - start) // rows
+    row_bytes = (stop - start) // rows
     rows = int(pick(rng, (0, rows - 1, rows + 1)))
-    entry["shape"][0], entry["data_offsets"] = rows, [start, start + rows * row]
-    return header, (body + bytes(row))[: start + rows * row]
+    entry["shape"][0], entry["data_offsets"] = rows, [start, start + rows * row_bytes]
+    body.extend(bytes(row_bytes))
+    del body[start + rows * row_bytes :]
 
 
-def _lose(rng: Rng, header: Header, body: bytearray) -> tuple[Header, bytearray]:
-    """Rename a tensor, or exchange the places of two."""
-    names = _names(header)
-    if not names:
-        return header, body
+def _rename(rng: Rng, header: Header, _: bytearray, names: list[str]) -> None:
+    """Rename a tensor, or swap two."""
     name, other = pick(rng, names), pick(rng, names)
     if rng.random() < 0.5:
         header[name], header[other] = header[other], header[name]
     else:
         header[pick(rng, ("", "x", f"{name}s", "memory.rows", "a\nb", "é" * 500))] = header.pop(name)
-    return header, body
 
 
-def _change_metadata(rng: Rng, header: Header, body: bytearray) -> tuple[Header, bytearray]:
-    """Change, add or take away a value of the metadata; JSON in it is damaged as JSON."""
+def _change_metadata(rng: Rng, header: Header, _: bytearray, __: list[str]) -> None:
+    """Change, add or remove a value of the metadata; JSON in it is damaged as JSON."""
     metadata = header.setdefault("__metadata__", {})
     name = str(pick(rng, [*metadata, "more"]))
     text = metadata.get(name, "")
@@ -165,11 +128,10 @@ def _change_metadata(rng: Rng, header: Header, body: bytearray) -> tuple[Header,
         metadata[name] = mutate_structure(rng, json.loads(text), FURTHER_VALUES).decode(errors="replace")
     else:
         metadata[name] = pick(rng, ("", "0", "-1", "9" * 5000, "1e3", "true", "\n", "x" * 5000, f"{text}0", "None", "nan"))
-    return header, body
 
 
 class Harm:
-    """What a pickle would make when it is read without care."""
+    """Its pickle makes a folder when it is loaded without protection."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -179,7 +141,7 @@ class Harm:
 
 
 def mutate_archive(rng: Rng, data: bytes, harm: str) -> bytes:
-    """Return a PyTorch file with its pickle, its entries or its bytes damaged; `harm` is the folder that a bad pickle makes."""
+    """Return a PyTorch file with damaged pickle, entries or bytes; a malicious pickle makes the folder `harm`."""
     chance = rng.random()
     if chance < 0.3:
         return mutate_bytes(rng, data)
@@ -212,12 +174,12 @@ def mutate_archive(rng: Rng, data: bytes, harm: str) -> bytes:
 
 
 def _nested_key(depth: int, doubled: bool) -> bytes:
-    """Return a pickled dict whose key is a tuple in a tuple and so on; each may hold the one within twice."""
+    """Return a pickled dict whose key is a deeply nested tuple; with `doubled`, each holds the inner one twice."""
     return b"\x80\x02}X\x01\x00\x00\x00x" + (b"q\x01h\x01\x86" if doubled else b"\x85") * depth + b"Ns."
 
 
 def mutate_zip(rng: Rng, data: bytes) -> bytes:
-    """Return a zip of task files with entries damaged, doubled, renamed to leave the folder, or unpacking to far too much."""
+    """Return a zip of task files whose entries are damaged, doubled, named outside the folder, or unpack to far too much."""
     chance = rng.random()
     if chance < 0.4:
         return mutate_bytes(rng, data)

@@ -1,4 +1,4 @@
-"""Readers of what people and other systems write: tasks, solutions, submissions, puzzles, settings, flags."""
+"""Readers of files that people and other systems write: tasks, solutions, submissions, puzzles, settings, options."""
 
 import json
 import zipfile
@@ -26,17 +26,7 @@ from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
 
 CHALLENGES, SOLUTIONS = "arc-agi_test_challenges.json", "arc-agi_test_solutions.json"
 ODD_ROWS = (
-    b"",
-    b",",
-    b"question,answer",
-    b'"',
-    b'"\n"',
-    b"a,b,c,d",
-    b"x" * 200_000,
-    b"\xff\xfe",
-    b"a,.,1,1",
-    b"\x00",
-    b'a,"1",,',
+    *(b"", b",", b"question,answer", b'"', b'"\n"', b"a,b,c,d", b"x" * 200_000, b"\xff\xfe", b"a,.,1,1", b"\x00", b'a,"1",,'),
 )
 ODD_TOML = (
     *(b"[", b"[a]", b"[[a]]", b"seed = 1", b"seed = -1", b"seed = 1e9", b"user = 1", b'user = "<b>"', b"a = [" + b"[" * 3000),
@@ -68,33 +58,13 @@ FLAGS = (
     *("11h30m", "3.463582197", "463582197", "sudoku:generated:side=4,clues=6,count=1,seed=0", "maze:generated:side=5,count=1"),
 )
 FLAG_PIECES = (
-    "",
-    "=",
-    ".",
-    ":",
-    ",",
-    "-1",
-    "9" * 5000,
-    "nan",
-    "inf",
-    "1e999",
-    "_",
-    "\n",
-    "\x00",
-    "é",
-    "\udcff",
-    "train",
-    "x" * 3000,
+    *("", "=", ".", ":", ",", "-1", "9" * 5000, "nan", "inf", "1e999", "_", "\n", "\x00", "é", "\udcff", "train", "x" * 3000),
 )
 
 
 def _solvable(folder: Path, rng: Rng) -> None:
     source = tiny_source(int(rng.integers(1 << 30)), int(rng.integers(1, 4)))
     write_kaggle(folder, source, "test", with_solutions=True)
-
-
-def _challenges(folder: Path, rng: Rng) -> None:
-    _solvable(folder, rng)
 
 
 def _task_folder(folder: Path, rng: Rng) -> None:
@@ -137,7 +107,7 @@ def _submission(folder: Path, rng: Rng) -> None:
 
 
 def _read_submission(folder: Path) -> None:
-    """Read it for Kaggle's eyes, then for the score; refused where either refuses it."""
+    """Read it as Kaggle's check does and as the score does; refused where either refuses it."""
     path = folder / "submission.json"
     solutions = read_solutions(folder / SOLUTIONS)
     given = read_submission(path, allow_missing=True)
@@ -203,10 +173,6 @@ def _identifiers(folder: Path, rng: Rng) -> None:
     (folder / "identifiers.json").write_text(json.dumps(names))
 
 
-def _config(folder: Path, _: Rng) -> None:
-    (folder / "config.json").write_text(json.dumps(Config().to_json()))
-
-
 def _flags(folder: Path, rng: Rng) -> None:
     (folder / "flag.txt").write_text(str(pick(rng, FLAGS)))
 
@@ -220,17 +186,17 @@ def _damage_flag(rng: Rng, data: bytes) -> bytes:
 
 
 def _read_flag(folder: Path) -> None:
-    """Read one text as all that a flag may be; refused where each refuses it, and each in one line."""
+    """Parse one text as every kind of option value; refused where all refuse it, each in one line."""
     text = (folder / "flag.txt").read_bytes().decode("utf-8", "surrogateescape")
-    told = []
+    refusals = []
     for read in (_as_setting, parse_duration, parse_transform, _as_source):
         try:
             read(text)
         except (ValueError, FileNotFoundError) as error:
             assert str(error).isprintable(), f"{read.__name__}: {str(error)[:200]!r}"
-            told.append(str(error))
-    if len(told) == 4:
-        raise ValueError(f"{folder}: {max(told, key=len)}")
+            refusals.append(str(error))
+    if len(refusals) == 4:
+        raise ValueError(f"{folder}: {max(refusals, key=len)}")
 
 
 def _as_setting(text: str) -> None:
@@ -240,14 +206,14 @@ def _as_setting(text: str) -> None:
 def _as_source(text: str) -> None:
     if text.startswith(("sudoku:gen", "maze:gen")):
         if len(text) < 100 and "count=1" in text and not any(part in text for part in ("side=9", "count=1" + "0")):
-            return  # it is made, which takes its time
+            return  # generating puzzles takes long
         raise ValueError("not tried")
     load_source(text)
 
 
 TEXT_READERS = (
     Reader(
-        "challenges and solutions", _challenges, (CHALLENGES, SOLUTIONS),
+        "challenges and solutions", _solvable, (CHALLENGES, SOLUTIONS),
         lambda folder: load_source(f"kaggle:{folder}"),
         lambda folder: ["audit", "--source", f"kaggle:{folder}"],
     ),

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import pipeline.run
-from eval import files as replace
+from eval import files
 from pipeline.cli.main import main
 from pipeline.data.sources import load_source
-from pipeline.jobs import start as opening
+from pipeline.jobs.arc import TaskFallback
 from pipeline.weights import checkpoints, newest_checkpoint
 from submission.format import check_submission
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
@@ -88,21 +88,21 @@ def test_a_full_disk_is_reported_and_costs_only_the_file(
     caplog: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
-    out, sync, opened = tmp_path / "run", replace.sync, opening.TaskFallback.leave
+    out, sync, opened = tmp_path / "run", files.sync, TaskFallback.leave
 
     def refuse(path: Path) -> None:
         if path.name.startswith(f".{name}."):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(path)
 
-    def full_from_now_on(fallback: opening.TaskFallback, folder: Path, resume: bool) -> None:
+    def full_from_now_on(fallback: TaskFallback, folder: Path, resume: bool) -> None:
         opened(fallback, folder, resume)
-        monkeypatch.setattr(replace, "sync", refuse)
+        monkeypatch.setattr(files, "sync", refuse)
 
     with monkeypatch.context() as full:
-        full.setattr(opening.TaskFallback, "leave", full_from_now_on)
+        full.setattr(TaskFallback, "leave", full_from_now_on)
         code = main([*arguments(source), "--out", str(out)])
-    monkeypatch.setattr(replace, "sync", sync)
+    monkeypatch.setattr(files, "sync", sync)
     output = capsys.readouterr().err + caplog.text
     assert re.search(rf"No space left on device: '.*{re.escape(name)}'", output), output
     assert "Traceback" not in output
@@ -116,7 +116,7 @@ def test_a_full_disk_is_reported_and_costs_only_the_file(
 def test_a_disk_that_is_full_for_a_while_costs_one_checkpoint(
     tmp_path: Path, source: str, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    out, sync, refused = tmp_path / "run", replace.sync, []
+    out, sync, refused = tmp_path / "run", files.sync, []
 
     def once(path: Path) -> None:
         if path.name.startswith(".weights.safetensors.") and not refused:
@@ -124,7 +124,7 @@ def test_a_disk_that_is_full_for_a_while_costs_one_checkpoint(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(path)
 
-    monkeypatch.setattr(replace, "sync", once)
+    monkeypatch.setattr(files, "sync", once)
     assert main([*arguments(source), "--out", str(out)]) == 0
     assert "step 2: the checkpoint cannot be written ([Errno 28] No space left on device" in caplog.text
     assert not differences(undisturbed, out)
@@ -139,14 +139,14 @@ def test_a_disk_with_room_for_one_checkpoint_keeps_the_newest(
     caplog: pytest.LogCaptureFixture,
     number: int,
 ) -> None:
-    out, sync = tmp_path / "run", replace.sync
+    out, sync = tmp_path / "run", files.sync
 
     def small(path: Path) -> None:
         if path.name.startswith(".training.safetensors.") and len(checkpoints(out / "checkpoints")) > 1:
             raise OSError(number, os.strerror(number))
         sync(path)
 
-    monkeypatch.setattr(replace, "sync", small)
+    monkeypatch.setattr(files, "sync", small)
     broken = number == errno.EIO  # room does not help, so nothing is removed
     assert main([*arguments(source), "--out", str(out)]) == int(broken)
     newest = [path.name for path in checkpoints(out / "checkpoints")]
