@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,81 +33,33 @@ def add_kaggle(commands: Any) -> None:
         epilog=f"example:\n  {PROGRAM} notebook --out {FOLDER}\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(handler=kaggle_command)
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
     for add in (_add_init, _add_notebook, _add_simulate, _add_push, _add_status, _add_submit, _add_check):
         add(parts)
 
 
-def _part(parts: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
-    return parts.add_parser(
+def kaggle_command(arguments: argparse.Namespace, _: float) -> int:
+    """Do one part; return its exit code."""
+    try:
+        return arguments.part_handler(arguments)
+    except KaggleError as error:
+        print(f"{PROGRAM} {arguments.part}: {error}", file=sys.stderr)
+        return 1
+
+
+def _part(
+    parts: Any, handler: Callable[[argparse.Namespace], int], name: str, summary: str, example: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = parts.add_parser(
         name,
         help=summary,
         description=summary,
         epilog=f"example:\n  {PROGRAM} {name} {example}\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def _add_init(parts: Any) -> None:
-    parser = _part(parts, "init", "write a settings file with comments, to be filled in", "")
-    _settings(parser)
-
-
-def _add_notebook(parts: Any) -> None:
-    parser = _part(parts, "notebook", "write the notebook, its metadata and the code dataset", f"--out {FOLDER}")
-    _settings(parser)
-    parser.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help=f"ready folder (default: {FOLDER})")
-    _weights(parser)
-    parser.add_argument(
-        "--wheels", type=Path, metavar="DIR", help="a folder of *.whl to install in the notebook, without network"
-    )
-
-
-def _add_simulate(parts: Any) -> None:
-    summary = "run the notebook here as Kaggle would: offline, read-only inputs, hidden tasks; then score it"
-    parser = _part(parts, "simulate", summary, "--hidden-from arc2:evaluation --time-limit 5m --fault kill-worker")
-    parser.add_argument("--settings", type=Path, metavar="FILE", help=f"default: {SETTINGS} if it is there, else stand-ins")
-    hidden = "where the hidden tasks come from, solutions known; may be repeated (default: arc2:evaluation)"
-    parser.add_argument("--hidden-from", action="append", metavar="S", help=hidden)
-    parser.add_argument("--hidden-tasks", type=int, metavar="N", help="so many of them (default: all, 240 at most)")
-    parser.add_argument("--training-from", metavar="S", help="the competition's training tasks (default: arc2:training)")
-    public = (
-        "the competition's evaluation tasks, less the hidden ones; may be repeated (default: arc2:evaluation, arc1:evaluation)"
-    )
-    parser.add_argument("--evaluation-from", action="append", metavar="S", help=public)
-    parser.add_argument("--time-limit", metavar="DURATION", help="of the hidden run (default: 5m)")
-    parser.add_argument("--gpu-less", action="store_true", help="hide the GPUs of this machine")
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME", help="inject a fault, or all; may be repeated")
-    parser.add_argument("--seed", type=int, default=0)
-    _weights(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="logs and results (default: runs/rehearsal-N)")
-
-
-def _add_push(parts: Any) -> None:
-    parser = _part(parts, "push", "upload the code dataset and the notebook; Kaggle runs it once", f"{FOLDER} --dry-run")
-    _folder(parser)
-    _dry_run(parser)
-
-
-def _add_status(parts: Any) -> None:
-    parser = _part(parts, "status", "how the notebook's run on Kaggle is", f"{FOLDER} --wait")
-    _folder(parser)
-    parser.add_argument("--wait", action="store_true", help="until it has ended")
-
-
-def _add_submit(parts: Any) -> None:
-    parser = _part(parts, "submit", "submit the notebook: Kaggle runs it on the hidden tasks", f'{FOLDER} -m "first try"')
-    _folder(parser)
-    parser.add_argument("-m", "--message", required=True, metavar="MSG", help="what is new in it")
-    parser.add_argument("--version", type=int, metavar="N", help="of the notebook (default: the one that was pushed last)")
-    _dry_run(parser)
-
-
-def _add_check(parts: Any) -> None:
-    summary = "list everything for which Kaggle would refuse a submission"
-    parser = _part(parts, "check", summary, "submission.json --challenges arc-agi_test_challenges.json")
-    parser.add_argument("submission", type=Path, metavar="SUBMISSION")
-    parser.add_argument("--challenges", type=Path, required=True, metavar="FILE", help="the tasks that it is for")
+    parser.set_defaults(part_handler=handler)
+    return parser
 
 
 def _settings(parser: argparse.ArgumentParser) -> None:
@@ -126,19 +78,25 @@ def _dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the commands and files, send nothing")
 
 
-def kaggle(arguments: argparse.Namespace, _: float) -> int:
-    """Do one part; return its exit code."""
-    try:
-        return _PARTS[arguments.part](arguments)
-    except KaggleError as error:
-        print(f"{PROGRAM} {arguments.part}: {error}", file=sys.stderr)
-        return 1
+def _add_init(parts: Any) -> None:
+    parser = _part(parts, _init, "init", "write a settings file with comments, to be filled in", "")
+    _settings(parser)
 
 
 def _init(arguments: argparse.Namespace) -> int:
     write_settings(arguments.settings)
     print(f"{arguments.settings}: fill in user and competition, then: {PROGRAM} notebook")
     return 0
+
+
+def _add_notebook(parts: Any) -> None:
+    parser = _part(parts, _notebook, "notebook", "write the notebook, its metadata and the code dataset", f"--out {FOLDER}")
+    _settings(parser)
+    parser.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help=f"ready folder (default: {FOLDER})")
+    _weights(parser)
+    parser.add_argument(
+        "--wheels", type=Path, metavar="DIR", help="a folder of *.whl to install in the notebook, without network"
+    )
 
 
 def _notebook(arguments: argparse.Namespace) -> int:
@@ -149,6 +107,26 @@ def _notebook(arguments: argparse.Namespace) -> int:
     print(f"{arguments.out}: notebook {settings.notebook}, dataset {settings.user}/{settings.code_dataset}")
     print(f"next: {PROGRAM} simulate --time-limit 5m, or {PROGRAM} push {arguments.out}")
     return 0
+
+
+def _add_simulate(parts: Any) -> None:
+    summary = "run the notebook here as Kaggle would: offline, read-only inputs, hidden tasks; then score it"
+    parser = _part(parts, _simulate, "simulate", summary, "--hidden-from arc2:evaluation --time-limit 5m --fault kill-rank")
+    parser.add_argument("--settings", type=Path, metavar="FILE", help=f"default: {SETTINGS} if it is there, else stand-ins")
+    hidden = "where the hidden tasks come from, solutions known; may be repeated (default: arc2:evaluation)"
+    parser.add_argument("--hidden-from", action="append", metavar="S", help=hidden)
+    parser.add_argument("--hidden-tasks", type=int, metavar="N", help="so many of them (default: all, 240 at most)")
+    parser.add_argument("--training-from", metavar="S", help="the competition's training tasks (default: arc2:training)")
+    public = (
+        "the competition's evaluation tasks, less the hidden ones; may be repeated (default: arc2:evaluation, arc1:evaluation)"
+    )
+    parser.add_argument("--evaluation-from", action="append", metavar="S", help=public)
+    parser.add_argument("--time-limit", metavar="DURATION", help="of the hidden run (default: 5m)")
+    parser.add_argument("--gpu-less", action="store_true", help="hide the GPUs of this machine")
+    parser.add_argument("--fault", action="append", default=[], metavar="NAME", help="inject a fault, or all; may be repeated")
+    parser.add_argument("--seed", type=int, default=0)
+    _weights(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="logs and results (default: runs/rehearsal-N)")
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
@@ -171,11 +149,23 @@ def _simulate(arguments: argparse.Namespace) -> int:
     return simulate(plan)
 
 
+def _add_push(parts: Any) -> None:
+    parser = _part(parts, _push, "push", "upload the code dataset and the notebook; Kaggle runs it once", f"{FOLDER} --dry-run")
+    _folder(parser)
+    _dry_run(parser)
+
+
 def _push(arguments: argparse.Namespace) -> int:
     version = push(arguments.folder, arguments.dry_run)
     if version is not None:
         print(f"version {version} is running; next: {PROGRAM} status {arguments.folder} --wait")
     return 0
+
+
+def _add_status(parts: Any) -> None:
+    parser = _part(parts, _status, "status", "how the notebook's run on Kaggle is", f"{FOLDER} --wait")
+    _folder(parser)
+    parser.add_argument("--wait", action="store_true", help="until it has ended")
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -186,9 +176,26 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_submit(parts: Any) -> None:
+    parser = _part(
+        parts, _submit, "submit", "submit the notebook: Kaggle runs it on the hidden tasks", f'{FOLDER} -m "first try"'
+    )
+    _folder(parser)
+    parser.add_argument("-m", "--message", required=True, metavar="MSG", help="what is new in it")
+    parser.add_argument("--version", type=int, metavar="N", help="of the notebook (default: the one that was pushed last)")
+    _dry_run(parser)
+
+
 def _submit(arguments: argparse.Namespace) -> int:
     print(submit(arguments.folder, arguments.message, arguments.version, arguments.dry_run))
     return 0
+
+
+def _add_check(parts: Any) -> None:
+    summary = "list everything for which Kaggle would refuse a submission"
+    parser = _part(parts, _check, "check", summary, "submission.json --challenges arc-agi_test_challenges.json")
+    parser.add_argument("submission", type=Path, metavar="SUBMISSION")
+    parser.add_argument("--challenges", type=Path, required=True, metavar="FILE", help="the tasks that it is for")
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -206,14 +213,3 @@ def _check(arguments: argparse.Namespace) -> int:
         inputs = sum(len(task.test) for task in tasks)
         print(f"{arguments.submission}: {len(tasks)} tasks, {inputs} test inputs, nothing that Kaggle would refuse")
     return int(bool(problems))
-
-
-_PARTS: Mapping[str, Callable[[argparse.Namespace], int]] = {
-    "init": _init,
-    "notebook": _notebook,
-    "simulate": _simulate,
-    "push": _push,
-    "status": _status,
-    "submit": _submit,
-    "check": _check,
-}

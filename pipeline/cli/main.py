@@ -5,44 +5,16 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
 
 from eval.files import remove_unfinished
-from pipeline.cli.kaggle import add_kaggle, kaggle
-from pipeline.cli.options import (
-    PROGRAM,
-    SOURCES_AND_PUZZLES_HELP,
-    TASKS_HELP,
-    add_command,
-    challenge_of,
-    run_budget,
-)
-from pipeline.cli.scores import add_curve, add_score, compare_runs, curve, score_command
-from pipeline.cli.show import _add_compare, _add_debug, _add_show, add_report, debug_command, report, show
-from pipeline.cli.stages import (
-    add_build,
-    add_predict,
-    add_run,
-    add_train,
-    add_vote,
-    build_command,
-    predict_command,
-    run_command,
-    train_command,
-    vote_command,
-)
-from pipeline.cli.tools import (
-    add_audit,
-    add_bench,
-    add_canvas,
-    add_import_checkpoint,
-    audit_command,
-    bench_command,
-    canvas_command,
-    import_checkpoint_command,
-)
+from pipeline.cli.kaggle import add_kaggle
+from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, challenge_of, run_budget
+from pipeline.cli.scores import add_compare, add_curve, add_score
+from pipeline.cli.show import add_debug, add_report, add_show
+from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote
+from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_import_checkpoint
 from pipeline.jobs.record import leave_record
 from pipeline.jobs.start import open_run
 from pipeline.system.folder_lock import FolderLock
@@ -84,7 +56,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
             if argv is None and "processes" in arguments:
                 start_processes(arguments.processes, sys.argv[1:], started, lock)
             entered.enter_context(watched)
-            return COMMANDS[arguments.command](arguments, started)
+            return arguments.handler(arguments, started)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -120,35 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_run(commands)
-    add_report(commands)
-    for name, view in VIEWS.items():
-        view.add(add_command(commands, name, view.summary, view.example, TASKS_HELP))
-    stages = (add_build, add_train, add_predict, add_vote, add_score)
-    for add in (*stages, add_kaggle, add_audit, add_canvas, add_curve, add_import_checkpoint, add_bench):
+    for add in (add_run, add_report, add_show, add_compare, add_debug, add_build, add_train, add_predict, add_vote, add_score,
+                add_kaggle, add_audit, add_canvas, add_curve, add_import_checkpoint, add_bench):  # fmt: skip
         add(commands)
     return parser
 
-
-COMMANDS: Mapping[str, Callable[[argparse.Namespace, float], int]] = {
-    "run": run_command,
-    "build": build_command,
-    "train": train_command,
-    "predict": predict_command,
-    "vote": vote_command,
-    "score": score_command,
-    "audit": audit_command,
-    "canvas": canvas_command,
-    "show": show,
-    "compare": compare_runs,
-    "debug": debug_command,
-    "curve": curve,
-    "import-checkpoint": import_checkpoint_command,
-    "kaggle": kaggle,
-    "bench": bench_command,
-    "report": report,
-}
-"""By name: (arguments, monotonic time of the start) -> exit code."""
 
 _LOCKING = ("run", "build", "train", "predict")
 """Commands that work in their folder --out for long."""
@@ -176,31 +124,3 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
         with open_run(challenge_of(arguments), arguments.out, arguments.resume) as lock:
             leave_record(arguments, arguments.resume)
             yield lock
-
-
-class View(NamedTuple):
-    """A command: what `--help` says of it, and its options."""
-
-    summary: str
-    example: str
-    add: Callable[[argparse.ArgumentParser], None]
-
-
-VIEWS = {
-    "show": View(
-        "draw a task in the terminal or to a picture; of a run, with its attempts, their votes and why they are wrong",
-        "007bbfb7 --source arc1:training\n  python -m pipeline show --run runs/demo-0\n"
-        "  python -m pipeline show 4cd1b7b2 --run runs/demo-0 --png task.png",
-        _add_show,
-    ),
-    "compare": View(
-        "put runs or submissions side by side: scores, what each alone solves, pooled votes",
-        "runs/demo-0 runs/demo-1 --pool pooled/submission.json",
-        _add_compare,
-    ),
-    "debug": View(
-        "train on one task alone and watch the drafts of its answer: the fastest way to understand the network",
-        "--task 25ff71a9 --source arc1:training --time-limit 1m",
-        _add_debug,
-    ),
-}

@@ -1,6 +1,7 @@
 """Options that several commands share, and what is made of them: budget, config, challenge, selection."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,27 @@ from pipeline.system.time_limit import Budget, default_reserve
 
 PROGRAM = "python -m pipeline"
 
+Handler = Callable[[argparse.Namespace, float], int]
+"""Takes the arguments of a command and the monotonic time of its start; returns the exit code."""
+
 TASKS_HELP = f"\n{SOURCES_HELP}"
 
 SOURCES_AND_PUZZLES_HELP = f"\n{SOURCES_HELP}{PUZZLES_HELP}"
 
 
 def add_command(
-    commands: Any, name: str, summary: str, example: str, sources: str = SOURCES_AND_PUZZLES_HELP
+    commands: Any, handler: Handler, name: str, summary: str, example: str, sources: str = SOURCES_AND_PUZZLES_HELP
 ) -> argparse.ArgumentParser:
-    return commands.add_parser(
+    """Add a command that calls `handler`; return its parser. Lines of `example` after the first are whole commands."""
+    parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
         description=summary,
         epilog=f"example:\n  {PROGRAM} {name} {example}\n{sources}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(handler=handler)
+    return parser
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +92,11 @@ def add_time_limit(parser: argparse.ArgumentParser, meaning: str) -> None:
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE", help="start from these; a run or checkpoint folder will do")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    beside = "the dataset that was predicted, where DIR is of predict and has none of its own"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=beside)
 
 
 def budget_of(arguments: argparse.Namespace, started: float) -> Budget:

@@ -13,7 +13,7 @@ from eval.formatting import format_duration, show_path
 from eval.provenance import Scored
 from eval.puzzle_score import PuzzleScore, format_puzzle_score, read_predictions, score_puzzles
 from eval.score import Predictions, Score, format_score, score_predictions
-from pipeline.cli.options import add_command, add_selection, add_test_limit, are_puzzles, selection_of
+from pipeline.cli.options import TASKS_HELP, add_command, add_data, add_selection, add_test_limit, are_puzzles, selection_of
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.puzzles.sources import load_puzzles
 from pipeline.data.sources import load_source, read_solutions
@@ -24,7 +24,7 @@ from submission.format import fill_submission, read_submission
 
 def add_score(commands: Any) -> None:
     summary = "score a submission.json of any system by all three rules"
-    parser = add_command(commands, "score", summary, "runs/first/submission.json --source arc1:evaluation")
+    parser = add_command(commands, score_command, "score", summary, "runs/first/submission.json --source arc1:evaluation")
     parser.add_argument("submission", type=Path, metavar="SUBMISSION.json")
     truth = parser.add_mutually_exclusive_group(required=True)
     truth.add_argument("--source", action="append", metavar="S", help="tasks whose solutions are known; may be repeated")
@@ -33,16 +33,6 @@ def add_score(commands: Any) -> None:
     add_test_limit(parser)
     parser.add_argument("--allow-missing", action="store_true", help="count missing attempts as wrong, do not refuse the file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the score here as well")
-
-
-def add_curve(commands: Any) -> None:
-    summary = "score every checkpoint that runs on puzzles kept (train.checkpoints_kept), and draw accuracy against time"
-    example = "runs/mixer-0 runs/attention-0 --source sudoku:generated:side=4 --png curve.png --json curve.json"
-    parser = add_command(commands, "curve", summary, example)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; NAME-0, NAME-1 are seeds of NAME")
-    parser.add_argument("--source", action="append", required=True, metavar="S", help="the puzzles that the runs solved")
-    parser.add_argument("--png", type=Path, metavar="FILE")
-    parser.add_argument("--json", type=Path, metavar="FILE")
 
 
 def score_command(arguments: argparse.Namespace, _: float) -> int:
@@ -64,66 +54,25 @@ def score_command(arguments: argparse.Namespace, _: float) -> int:
     return 0
 
 
-def curve(arguments: argparse.Namespace, _: float) -> int:
-    """Score every checkpoint of runs on puzzles, tell, store and draw what comes out."""
-    from eval.curves import draw_curves
-    from pipeline.device import make_accelerator
-    from pipeline.jobs.curve import measure_curves
-    from pipeline.weights import load_weights
-
-    for path in (arguments.json, arguments.png):
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-    accelerator, dtype = make_accelerator(load_weights(arguments.runs[0]).config.train.precision)  # as the run predicted
-    points = []
-    for point in measure_curves(arguments.runs, _answers(arguments.source), accelerator, dtype):
-        minutes = format_duration(point.seconds)
-        print(f"{point.run}: step {point.step}, {minutes}: {point.exact:.1%} exact, {point.cells:.1%} of cells", flush=True)
-        points.append(point)
-    if arguments.json:
-        write_result(arguments.json, points)
-    if arguments.png:
-        draw_curves(points, arguments.png)
-    return 0
+def add_compare(commands: Any) -> None:
+    summary = "put runs or submissions side by side: scores, what each alone solves, pooled votes"
+    example = "runs/demo-0 runs/demo-1 --pool pooled/submission.json"
+    parser = add_command(commands, compare_command, "compare", summary, example, TASKS_HELP)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="runs, predictions or submission.json files")
+    truth = parser.add_mutually_exclusive_group()
+    truth.add_argument(
+        "--source", action="append", metavar="S", help="where the solutions are (default: the runs' public sources)"
+    )
+    truth.add_argument("--solutions", type=Path, metavar="FILE", help="a solutions file as Kaggle's")
+    parser.add_argument("--max-side", type=int, metavar="N", help="judge only tasks without a side over N")
+    parser.add_argument("--hold-out", action="store_true", help="judge by the last demonstrations, as runs with --hold-out")
+    add_data(parser)
+    parser.add_argument("--pool", type=Path, metavar="FILE", help="write the submission that the votes of all runs choose")
+    parser.add_argument("--ranking", default="count", help="of pooled votes: count, probability-sum or mean-probability")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison here as well")
 
 
-def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ()) -> tuple[Solutions, str, Scored | None]:
-    """Return what to judge by, its name and what it is: a file, the sources that are named, or the public ones of `folders`.
-
-    Of folders only the tasks that they solve count.
-    """
-    if arguments.solutions:
-        given = read_solutions(arguments.solutions)
-        return given, str(arguments.solutions), scored_outputs(given)
-    selection = selection_of(arguments)
-    specs = arguments.source or list(dict.fromkeys(spec for folder in folders for spec in folder.public_sources()))
-    if not specs:
-        raise ValueError("the runs do not say where their tasks come from: name the sources with --source")
-    name, whole = " + ".join(specs), [load_source(spec) for spec in specs]
-    selected = [selection.apply(source) for source in whole]
-    if folders:
-        tasks = {known.task.id: known for folder in folders for known in folder.tasks(selected, name)}
-        solutions = {task_id: known.truth for task_id, known in tasks.items() if known.truth}
-    else:
-        solutions = {task_id: grids for source in selected for task_id, grids in source.solutions.items()}
-    if not solutions:
-        raise ValueError(f"the test outputs of {name} are not known, so there is nothing to judge by")
-    return solutions, name, scored_outputs(solutions, whole, selection)
-
-
-def _answers(specs: Iterable[str], limit: int | None = None) -> dict[str, str]:
-    """Return the answers of puzzles (`limit` of each source) by their questions. Raises ValueError where they are not known."""
-    answers: dict[str, str] = {}
-    for spec in specs:
-        puzzles = load_puzzles(spec, "test", limit=limit)
-        texts = puzzles.answer_texts()
-        if texts is None:
-            raise ValueError(f"{spec}: has no answers, so there is nothing to score by")
-        answers |= dict(zip(puzzles.question_texts(), texts, strict=True))
-    return answers
-
-
-def compare_runs(arguments: argparse.Namespace, _: float) -> int:
+def compare_command(arguments: argparse.Namespace, _: float) -> int:
     """Print, and store if asked to, what several runs or submissions solve, each, together and by pooled votes."""
     folders = [RunFolder(path, arguments.data) for path in arguments.runs]
     if len({folder.submission_path.resolve() for folder in folders}) < len(folders):
@@ -165,3 +114,72 @@ def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predic
         arguments.pool.parent.mkdir(parents=True, exist_ok=True)
         return write_attempts(arguments.pool, ballot, tasks, arguments.ranking, store).submission
     return fill_submission(tasks, ballot.predictions(tasks, arguments.ranking)).submission
+
+
+def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ()) -> tuple[Solutions, str, Scored | None]:
+    """Return what to judge by, its name and what it is: a file, the sources that are named, or the public ones of `folders`.
+
+    Of folders only the tasks that they solve count.
+    """
+    if arguments.solutions:
+        given = read_solutions(arguments.solutions)
+        return given, str(arguments.solutions), scored_outputs(given)
+    selection = selection_of(arguments)
+    specs = arguments.source or list(dict.fromkeys(spec for folder in folders for spec in folder.public_sources()))
+    if not specs:
+        raise ValueError("the runs do not say where their tasks come from: name the sources with --source")
+    name, whole = " + ".join(specs), [load_source(spec) for spec in specs]
+    selected = [selection.apply(source) for source in whole]
+    if folders:
+        tasks = {known.task.id: known for folder in folders for known in folder.tasks(selected, name)}
+        solutions = {task_id: known.truth for task_id, known in tasks.items() if known.truth}
+    else:
+        solutions = {task_id: grids for source in selected for task_id, grids in source.solutions.items()}
+    if not solutions:
+        raise ValueError(f"the test outputs of {name} are not known, so there is nothing to judge by")
+    return solutions, name, scored_outputs(solutions, whole, selection)
+
+
+def add_curve(commands: Any) -> None:
+    summary = "score every checkpoint that runs on puzzles kept (train.checkpoints_kept), and draw accuracy against time"
+    example = "runs/mixer-0 runs/attention-0 --source sudoku:generated:side=4 --png curve.png --json curve.json"
+    parser = add_command(commands, curve_command, "curve", summary, example)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; NAME-0, NAME-1 are seeds of NAME")
+    parser.add_argument("--source", action="append", required=True, metavar="S", help="the puzzles that the runs solved")
+    parser.add_argument("--png", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+
+
+def curve_command(arguments: argparse.Namespace, _: float) -> int:
+    """Score every checkpoint of runs on puzzles, tell, store and draw what comes out."""
+    from eval.curves import draw_curves
+    from pipeline.device import make_accelerator
+    from pipeline.jobs.curve import measure_curves
+    from pipeline.weights import load_weights
+
+    for path in (arguments.json, arguments.png):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    accelerator, dtype = make_accelerator(load_weights(arguments.runs[0]).config.train.precision)  # as the run predicted
+    points = []
+    for point in measure_curves(arguments.runs, _answers(arguments.source), accelerator, dtype):
+        minutes = format_duration(point.seconds)
+        print(f"{point.run}: step {point.step}, {minutes}: {point.exact:.1%} exact, {point.cells:.1%} of cells", flush=True)
+        points.append(point)
+    if arguments.json:
+        write_result(arguments.json, points)
+    if arguments.png:
+        draw_curves(points, arguments.png)
+    return 0
+
+
+def _answers(specs: Iterable[str], limit: int | None = None) -> dict[str, str]:
+    """Return the answers of puzzles (`limit` of each source) by their questions. Raises ValueError where they are not known."""
+    answers: dict[str, str] = {}
+    for spec in specs:
+        puzzles = load_puzzles(spec, "test", limit=limit)
+        texts = puzzles.answer_texts()
+        if texts is None:
+            raise ValueError(f"{spec}: has no answers, so there is nothing to score by")
+        answers |= dict(zip(puzzles.question_texts(), texts, strict=True))
+    return answers

@@ -13,13 +13,38 @@ from augment.transform import Transform, transform_from_int, transform_to_int
 from eval.report.screenshot import BROWSER_VARIABLE, draw_page, need_browser
 from eval.results import TaskResult
 from eval.terminal import draw_text, look_of
-from pipeline.data.sources import SOURCES_HELP, find_task, load_source
+from pipeline.cli.options import TASKS_HELP, add_command, add_data
+from pipeline.data.sources import find_task, load_source
 from pipeline.reports.run_folder import KnownTask, RunFolder, result_of
 from pipeline.system.progress_bar import doing
 from submission.format import read_submission
 
+FILTERS = ("all", "solved", "first", "second", "part", "unsolved", "near", "size", "disagree", "fallback")
+"""Of the page, as its addresses name them."""
 
-def show(arguments: argparse.Namespace, _: float) -> int:
+
+def add_show(commands: Any) -> None:
+    summary = "draw a task in the terminal or to a picture; of a run, with its attempts, their votes and why they are wrong"
+    example = (
+        "007bbfb7 --source arc1:training\n  python -m pipeline show --run runs/demo-0\n"
+        "  python -m pipeline show 4cd1b7b2 --run runs/demo-0 --png task.png"
+    )
+    parser = add_command(commands, show_command, "show", summary, example, TASKS_HELP)
+    parser.add_argument("task", metavar="TASK", nargs="?", help="a task id; with --run it may be left out, for a list of tasks")
+    where = "where the task is (default: the public tasks, or what the run says it solves); may be repeated"
+    parser.add_argument("--source", action="append", metavar="S", help=where)
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument("--run", type=Path, metavar="DIR", help="a run: its attempts, their votes, and why they are wrong")
+    given.add_argument("--submission", type=Path, metavar="FILE", help="the attempts of a submission.json of any system")
+    add_data(parser)
+    view = "draw the view through a transform: its code, such as 3.463582197, or the integer of it"
+    parser.add_argument("--transform", metavar="CODE", help=view)
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw a picture, not text")
+    color = "colors of a terminal (default: auto, off where the output is no terminal, or NO_COLOR is set): digits without"
+    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help=color)
+
+
+def show_command(arguments: argparse.Namespace, _: float) -> int:
     """Draw a task, or list the tasks of a run, the nearest misses first."""
     if arguments.task is None:
         if arguments.run is None:
@@ -96,33 +121,14 @@ def _draw_png(result: TaskResult, title: str, path: Path) -> None:
     draw_task(result.task, attempts, {result.task.id: truths} if result.known else {}, path, notes=notes, title=title)
 
 
-def debug_command(arguments: argparse.Namespace, started: float) -> int:
-    from pipeline.jobs.debug import debug
-
-    return debug(arguments, started)
-
-
-FILTERS = ("all", "solved", "first", "second", "part", "unsolved", "near", "size", "disagree", "fallback")
-"""Of the page, as its addresses name them."""
-
-_EXAMPLES = """\
-example:
-  python -m pipeline report runs/first
-  python -m pipeline report runs/first --png pictures/summary.png
-  python -m pipeline report runs/first --png pictures/misses.png --filter near --dark
-"""
-
-
 def add_report(commands: Any) -> None:
     """Add the command to the parser."""
     summary = "write report.html into a run directory: score, curves, votes, and every task with its attempts and drafts"
-    parser = commands.add_parser(
-        "report",
-        help=summary,
-        description=summary,
-        epilog=f"{_EXAMPLES}\n{SOURCES_HELP}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    example = (
+        "runs/first\n  python -m pipeline report runs/first --png pictures/summary.png\n"
+        "  python -m pipeline report runs/first --png pictures/misses.png --filter near --dark"
     )
+    parser = add_command(commands, report_command, "report", summary, example, TASKS_HELP)
     parser.add_argument("run", type=Path, metavar="DIR", help="a run directory; every run ends with a report already")
     also = "where to find solutions that the sources of the run do not hold, or its tasks; may be repeated"
     parser.add_argument("--source", action="append", default=[], metavar="S", help=also)
@@ -139,7 +145,7 @@ def add_report(commands: Any) -> None:
     parser.add_argument("--dark", action="store_true", help="draw the page as dark desktops show it")
 
 
-def report(arguments: argparse.Namespace, _: float) -> int:
+def report_command(arguments: argparse.Namespace, _: float) -> int:
     """Write the page, draw it if asked to, and tell where it is."""
     if arguments.png is None and (arguments.task or arguments.filter or arguments.dark):
         raise ValueError("--task, --filter and --dark are for a picture: name its file with --png")
@@ -161,42 +167,10 @@ def report(arguments: argparse.Namespace, _: float) -> int:
     return 0
 
 
-def _add_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("task", metavar="TASK", nargs="?", help="a task id; with --run it may be left out, for a list of tasks")
-    where = "where the task is (default: the public tasks, or what the run says it solves); may be repeated"
-    parser.add_argument("--source", action="append", metavar="S", help=where)
-    given = parser.add_mutually_exclusive_group()
-    given.add_argument("--run", type=Path, metavar="DIR", help="a run: its attempts, their votes, and why they are wrong")
-    given.add_argument("--submission", type=Path, metavar="FILE", help="the attempts of a submission.json of any system")
-    _add_data(parser)
-    view = "draw the view through a transform: its code, such as 3.463582197, or the integer of it"
-    parser.add_argument("--transform", metavar="CODE", help=view)
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw a picture, not text")
-    color = "colors of a terminal (default: auto, off where the output is no terminal, or NO_COLOR is set): digits without"
-    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help=color)
-
-
-def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="runs, predictions or submission.json files")
-    truth = parser.add_mutually_exclusive_group()
-    truth.add_argument(
-        "--source", action="append", metavar="S", help="where the solutions are (default: the runs' public sources)"
-    )
-    truth.add_argument("--solutions", type=Path, metavar="FILE", help="a solutions file as Kaggle's")
-    parser.add_argument("--max-side", type=int, metavar="N", help="judge only tasks without a side over N")
-    parser.add_argument("--hold-out", action="store_true", help="judge by the last demonstrations, as runs with --hold-out")
-    _add_data(parser)
-    parser.add_argument("--pool", type=Path, metavar="FILE", help="write the submission that the votes of all runs choose")
-    parser.add_argument("--ranking", default="count", help="of pooled votes: count, probability-sum or mean-probability")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison here as well")
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    beside = "the dataset that was predicted, where DIR is of predict and has none of its own"
-    parser.add_argument("--data", type=Path, metavar="DIR", help=beside)
-
-
-def _add_debug(parser: argparse.ArgumentParser) -> None:
+def add_debug(commands: Any) -> None:
+    summary = "train on one task alone and watch the drafts of its answer: the fastest way to understand the network"
+    example = "--task 25ff71a9 --source arc1:training --time-limit 1m"
+    parser = add_command(commands, debug_command, "debug", summary, example, TASKS_HELP)
     parser.add_argument("--task", required=True, metavar="ID", help="a task id, such as 25ff71a9")
     where = "where the task is (default: the public tasks); may be repeated"
     parser.add_argument("--source", action="append", metavar="S", help=where)
@@ -211,3 +185,9 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
     setting = "override a setting (pipeline/config.py); may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help=setting)
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colors of a terminal")
+
+
+def debug_command(arguments: argparse.Namespace, started: float) -> int:
+    from pipeline.jobs.debug import debug
+
+    return debug(arguments, started)

