@@ -77,6 +77,14 @@ def sync(path: Path) -> None:
         os.close(number)
 
 
+def expand(text: str) -> Path:
+    """Return `text` as a path, with the home folder in place of a leading ~ or ~user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # no such user: the folder is really called ~name
+        return Path(text)
+
+
 MOST_BYTES = 1 << 30
 """Largest file that is read whole: a hundred times the public tasks."""
 

@@ -1,24 +1,22 @@
-"""The build stage: sources of tasks in, a compact `Store` out.
+"""The build stage: sources of tasks in, one compact `TaskDataset` out.
 
-Tasks with one id are one task, whatever they came from. Of each, the distinct training pairs and the tests to be predicted are
-kept, with a canvas size for each, and up to so many distinct views are drawn. What comes out depends on the contents of the
-sources and the settings alone: not on the order of sources, tasks and pairs, nor on the number of processes.
+Tasks with the same id are merged. Of each, the distinct training pairs and the tests to be predicted are kept, with a canvas
+size for each, and distinct views are drawn. The result depends on the content of the sources and the settings only, not on the
+order of sources, tasks and pairs, nor on the number of processes.
 """
 
 import hashlib
 import logging
-import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from itertools import chain
 from operator import itemgetter
 from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 from joblib import Parallel, delayed
 
 from augment.grid import Grid, grid_key
@@ -27,19 +25,19 @@ from augment.transform import Codes
 from augment.views import distinct_transforms
 from eval.formatting import show_name
 from pipeline.config import BuildConfig, Leakage
-from pipeline.data.canvas_size import SizeRule, grid_sizes, size_rule
-from pipeline.data.leakage import Audit, Leak, audit_sources, pair_key, source_label, training_pairs
+from pipeline.data.canvas_size import grid_sizes, size_rule
+from pipeline.data.dataset import TaskDataset
+from pipeline.data.leakage import Leak, audit_sources, pair_key, source_label, training_pairs
 from pipeline.data.sources import Source, content_hash
-from pipeline.data.store import Store
 from pipeline.system.progress_bar import doing, watch
 
 PROCESSES_PAY_SECONDS = 4.0
-"""Processes take about one second to start, so less work than this (as `_estimate_seconds` sees it) is done in this one."""
+"""Less work than this is done in this process, since others take about one second to start."""
 
 LEAKS_SHOWN = 3
-"""Leaks that a message names; the manifest has all."""
+"""Leaks that a message names; the manifest lists all of them."""
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def build(
@@ -48,12 +46,12 @@ def build(
     config: BuildConfig,
     leakage: Leakage = "refuse",
     seconds: float | None = None,
-) -> Store:
-    """Return the dataset that trains on all that is known and asks for the tests of `sources`.
+) -> TaskDataset:
+    """Return the dataset that trains on everything known and has the tests of `sources` to predict.
 
-    `sources` are to be solved: their demonstrations are trained on and their tests stored without outputs. Of
-    `train_sources` the tests with known outputs are trained on too. Solutions of `sources` serve the audit alone. Where drawing
-    views turns out to take more than `seconds`, fewer are drawn of the tasks that are left; the manifest says how few.
+    The demonstrations of `sources` are trained on, and their tests are stored without outputs; their solutions are used for the
+    audit only. The tests of `train_sources` with known outputs are trained on too. Where drawing views would take more than
+    `seconds`, fewer are drawn for the remaining tasks; the manifest says how few.
     Raises ValueError when pairs leak and `leakage` is "refuse", or when `sources` disagree on the tests of a task.
     """
     if leakage not in get_args(Leakage):
@@ -65,42 +63,46 @@ def build(
         if leakage == "refuse":
             hint = "--leakage drop leaves them out, --leakage allow trains on them"
             raise ValueError(f"{_describe_leaks(audit.leaks)} ({hint})")
-        _LOG.warning("%s: %s", "left out" if leakage == "drop" else "trained on all the same", _describe_leaks(audit.leaks))
+        logger.warning("%s: %s", "left out" if leakage == "drop" else "trained on all the same", _describe_leaks(audit.leaks))
     with doing("putting the tasks of all sources together"):
-        contents = _merge(sources, train_sources, audit.leaks if leakage == "drop" else ())
-    if not contents:
+        tasks = _merge(sources, train_sources, audit.leaks if leakage == "drop" else ())
+    if not tasks:
         raise ValueError("there is nothing to build: the sources have no training pairs and no tests")
     with doing("collecting grids"):
-        store = _assemble(contents)
-    store, fewest = _draw_transforms(store, config, seconds)
+        dataset = _assemble(tasks)
+    dataset, fewest = _draw_transforms(dataset, config, seconds)
     manifest: dict[str, Any] = {
         "settings": {name: value for name, value in asdict(config).items() if name != "jobs"},
         "sources": _describe_sources(sources, train_sources),
         "merged_tasks": sum(count > 1 for count in Counter(task.id for source in everything for task in source.tasks).values()),
-        "audit": _describe_audit(audit, leakage),
-        "totals": _count(store),
+        "audit": {
+            "leakage": leakage,
+            "leaks": sorted(map(str, audit.leaks)),
+            "given": sorted(map(str, audit.given)),
+            "tests_checked": audit.checked,
+            "tests_unchecked": audit.unchecked,
+        },
+        "totals": {
+            "tasks": len(dataset.task_ids),
+            "pairs": len(dataset.pair_task),
+            "tests": len(dataset.test_task),
+            "grids": len(dataset.grid_start),
+            "transforms": len(dataset.transforms),
+            "bytes": sum(array.nbytes for array in dataset.arrays().values()),
+        },
     }
     if fewest <= config.augmentations:
         manifest["augmentations_cut_to"] = fewest - 1
-        _LOG.warning(
-            "drawing views is slow here: of some tasks there are %d besides the task itself, not %d",
-            fewest - 1,
-            config.augmentations,
-        )
-    return replace(store, manifest=manifest)
+        message = "drawing views is slow here: of some tasks there are %d besides the task itself, not %d"
+        logger.warning(message, fewest - 1, config.augmentations)
+    return replace(dataset, manifest=manifest)
 
 
-@dataclass(frozen=True, eq=False)
-class _Content:
-    """What goes into the dataset of one task."""
+def _merge(sources: Sequence[Source], train_sources: Sequence[Source], dropped: Iterable[Leak]) -> list[Task]:
+    """Return the tasks of all sources, sorted by id, without `dropped` pairs. Raises ValueError as `build` does.
 
-    task: Task
-    """The distinct training pairs in the order of their keys, and the tests to be predicted in the order of their source."""
-    rule: SizeRule
-
-
-def _merge(sources: Sequence[Source], train_sources: Sequence[Source], dropped: Iterable[Leak]) -> list[_Content]:
-    """Return the tasks of all sources, sorted by id, without pairs that are `dropped`. Raises ValueError like `build`."""
+    Training pairs are distinct and in the order of their keys, tests in the order of their source.
+    """
     unwanted = {(leak.trained.task, pair_key(leak.pair)) for leak in dropped}
     pairs: dict[TaskId, dict[tuple[bytes, bytes], Pair]] = {}
     for placed in training_pairs(sources, train_sources):
@@ -114,30 +116,18 @@ def _merge(sources: Sequence[Source], train_sources: Sequence[Source], dropped: 
             if list(map(grid_key, known)) != list(map(grid_key, task.test)):
                 where = f"{source_label(source)} and {first}"
                 raise ValueError(f"task {show_name(task.id)} has other tests in {where}: solve one of them at a time")
-    contents = []
+    merged = []
     for task_id in sorted(pairs.keys() | {task_id for task_id, (_, grids) in tests.items() if grids}):
         kept = tuple(pair for _, pair in sorted(pairs.get(task_id, {}).items(), key=itemgetter(0)))
-        rule = size_rule(grid_sizes(pair.input for pair in kept), grid_sizes(pair.output for pair in kept))
-        contents.append(_Content(Task(task_id, kept, tests.get(task_id, ("", ()))[1]), rule))
-    return contents
+        merged.append(Task(task_id, kept, tests.get(task_id, ("", ()))[1]))
+    return merged
 
 
-def _assemble(contents: Sequence[_Content]) -> Store:
-    """Return the store of `contents`, with the identity as the only view of each task and nothing in its manifest."""
-    tasks = [content.task for content in contents]
-    return Store(
-        task_ids=tuple(task.id for task in tasks),
-        **_point_to_grids(tasks),
-        pair_canvas=np.concatenate([_pair_canvas(content) for content in contents]),
-        test_canvas=np.concatenate([_test_canvas(content) for content in contents]),
-        transforms=np.zeros(len(tasks), dtype=np.uint32),
-        transform_start=np.arange(len(tasks) + 1, dtype=np.int64),
-        manifest={},
-    )
+def _assemble(tasks: Sequence[Task]) -> TaskDataset:
+    """Return the dataset of `tasks`, with the identity as the only view of each and an empty manifest.
 
-
-def _point_to_grids(tasks: Sequence[Task]) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of a store that hold the distinct grids of `tasks`, in the order of their keys, or point to them."""
+    Grids are stored once each, in the order of their keys.
+    """
     pairs = [pair for task in tasks for pair in task.train]
     tests = [grid for task in tasks for grid in task.test]
     examples = [[pair.input for pair in pairs], [pair.output for pair in pairs], tests]
@@ -150,107 +140,75 @@ def _point_to_grids(tasks: Sequence[Task]) -> dict[str, npt.NDArray[Any]]:
     areas = sizes.prod(axis=1)
     pair_counts, test_counts = [len(task.train) for task in tasks], [len(task.test) for task in tasks]
     task_numbers = np.arange(len(tasks), dtype=np.int32)
-    return {
-        "cells": np.concatenate([grids[key].ravel() for key in ordered]),
-        "grid_start": np.cumsum(areas) - areas,
-        "grid_height": sizes[:, 0].astype(np.uint8),
-        "grid_width": sizes[:, 1].astype(np.uint8),
-        "pair_task": np.repeat(task_numbers, pair_counts),
-        "pair_input": pair_input,
-        "pair_output": pair_output,
-        "pair_start": np.cumsum([0, *pair_counts]),
-        "test_task": np.repeat(task_numbers, test_counts),
-        "test_index": np.array([i for count in test_counts for i in range(count)], dtype=np.int32),
-        "test_input": test_input,
-    }
+    pair_canvas, test_canvas = [], []
+    for task in tasks:
+        inputs, outputs = grid_sizes(pair.input for pair in task.train), grid_sizes(pair.output for pair in task.train)
+        rule = size_rule(inputs, outputs)
+        pair_canvas.append(rule.canvas(inputs, outputs))
+        test_canvas.append(rule.canvas(grid_sizes(task.test)))
+    return TaskDataset(
+        task_ids=tuple(task.id for task in tasks),
+        cells=np.concatenate([grids[key].ravel() for key in ordered]),
+        grid_start=np.cumsum(areas) - areas,
+        grid_height=sizes[:, 0].astype(np.uint8),
+        grid_width=sizes[:, 1].astype(np.uint8),
+        pair_task=np.repeat(task_numbers, pair_counts),
+        pair_input=pair_input,
+        pair_output=pair_output,
+        pair_start=np.cumsum([0, *pair_counts]),
+        pair_canvas=np.concatenate(pair_canvas).astype(np.uint8),
+        test_task=np.repeat(task_numbers, test_counts),
+        test_index=np.array([i for count in test_counts for i in range(count)], dtype=np.int32),
+        test_input=test_input,
+        test_canvas=np.concatenate(test_canvas).astype(np.uint8),
+        transforms=np.zeros(len(tasks), dtype=np.uint32),
+        transform_start=np.arange(len(tasks) + 1, dtype=np.int64),
+        manifest={},
+    )
 
 
-def _pair_canvas(content: _Content) -> npt.NDArray[np.uint8]:
-    pairs = content.task.train
-    inputs, outputs = grid_sizes(pair.input for pair in pairs), grid_sizes(pair.output for pair in pairs)
-    return content.rule.canvas(inputs, outputs).astype(np.uint8)
+def _draw_transforms(dataset: TaskDataset, config: BuildConfig, seconds: float | None) -> tuple[TaskDataset, int]:
+    """Return `dataset` with the views of each task, and the fewest views that a task may have because of the time.
 
-
-def _test_canvas(content: _Content) -> npt.NDArray[np.uint8]:
-    return content.rule.canvas(grid_sizes(content.task.test)).astype(np.uint8)
-
-
-def _draw_transforms(store: Store, config: BuildConfig, seconds: float | None) -> tuple[Store, int]:
-    """Return `store` with the views of each task, in processes if that saves time, and how few a task may have at least."""
-    tasks = len(store.task_ids)
-    processes = 1
-    if _estimate_seconds(store, config) >= PROCESSES_PAY_SECONDS:
-        processes = min(config.jobs or os.cpu_count() or 1, tasks)
+    Tasks are drawn in shares, in several processes if that saves time. How many views a task of the next share may have follows
+    from the time that the shares took so far.
+    """
+    tasks, most = len(dataset.task_ids), config.augmentations + 1
+    estimated_seconds = tasks * (4e-4 + 1e-6 * config.augmentations) + 7e-8 * len(dataset.cells)  # in one process, as measured
+    processes = 1 if estimated_seconds < PROCESSES_PAY_SECONDS else min(config.jobs or os.cpu_count() or 1, tasks)
     shares = min(processes * 8 * (1 if seconds is None else 4), tasks)  # a small share is soon known to be slow
-    pace = _Pace(config.augmentations + 1, shares, math.inf if seconds is None else seconds)
-    # Joblib asks for a job when there is a process for it: by then more is known of how fast they are.
-    jobs = (delayed(_draw_share)(store, range(i, tasks, shares), config, pace.begin()) for i in range(shares))
-    drawing = Parallel(n_jobs=processes, return_as="generator")(jobs)
-    drawn = []
+    started, drawn, limits = time.monotonic(), list[list[Codes]](), list[int]()
+
+    def share_jobs() -> Iterator[Any]:
+        """Yield the jobs. Joblib takes one when a process is free, so its limit is known as late as possible."""
+        for i in range(shares):
+            limit = most
+            if drawn and seconds is not None:
+                elapsed = time.monotonic() - started
+                views = (seconds - elapsed) * sum(limits[: len(drawn)]) / elapsed - sum(limits[len(drawn) :])
+                limit = int(max(1, min(most, views / (shares - i))))
+            limits.append(limit)
+            yield delayed(_draw_share)(dataset, range(i, tasks, shares), config, limit)
+
+    drawing = Parallel(n_jobs=processes, return_as="generator")(share_jobs())
     for share in watch(drawing, f"drawing views of {tasks} tasks", shares, "shares"):
-        pace.end()
         drawn.append(share)
     codes = [drawn[number % shares][number // shares] for number in range(tasks)]
-    drawn_store = replace(store, transforms=np.concatenate(codes), transform_start=np.cumsum([0, *map(len, codes)]))
-    return drawn_store, pace.least
+    starts = np.cumsum([0, *map(len, codes)])
+    return replace(dataset, transforms=np.concatenate(codes), transform_start=starts), min(limits)
 
 
-class _Pace:
-    """How many views a task may have, judged by the time that the shares of the tasks took so far."""
+def _draw_share(dataset: TaskDataset, numbers: Iterable[int], config: BuildConfig, most: int) -> list[Codes]:
+    """Return the codes of at most `most` views of some tasks, each from a generator of the seed and the task id.
 
-    def __init__(self, most: int, shares: int, seconds: float) -> None:
-        self.most, self.shares, self.seconds = most, shares, seconds
-        self.started = time.monotonic()
-        self.begun: list[int] = []
-        """Most views of a task of each share that was begun, in order."""
-        self.ended = 0
-
-    @property
-    def least(self) -> int:
-        """The fewest views that a task may have."""
-        return min(self.begun)
-
-    def begin(self) -> int:
-        """Return most views of a task of the next share."""
-        self.begun.append(self._affordable() if self.ended else self.most)
-        return self.begun[-1]
-
-    def end(self) -> None:
-        """Say that one more share is drawn; shares come in their order."""
-        self.ended += 1
-
-    def _affordable(self) -> int:
-        elapsed = time.monotonic() - self.started
-        views = (self.seconds - elapsed) * sum(self.begun[: self.ended]) / elapsed - sum(self.begun[self.ended :])
-        return int(max(1, min(self.most, views / (self.shares - len(self.begun)))))
-
-
-def _draw_share(store: Store, numbers: Iterable[int], config: BuildConfig, most: int) -> list[Codes]:
-    """Return the codes of `most` views of some tasks. Processes share the cells of `store` as a file that is mapped."""
-    tasks = map(store.task, numbers)
-    return [distinct_transforms(task, most, _task_rng(config.seed, task.id), config.policy) for task in tasks]
-
-
-def _task_rng(seed: int, task_id: TaskId) -> np.random.Generator:
-    """Return the generator of one task, whatever else is built."""
-    digest = hashlib.sha256(f"{seed}:{task_id}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(int.from_bytes(digest))))
-
-
-def _estimate_seconds(store: Store, config: BuildConfig) -> float:
-    """Return about how long drawing takes in one process: so much, as measured, for a task, a view and a cell."""
-    return len(store.task_ids) * (4e-4 + 1e-6 * config.augmentations) + 7e-8 * len(store.cells)
-
-
-def _count(store: Store) -> dict[str, int]:
-    return {
-        "tasks": len(store.task_ids),
-        "pairs": len(store.pair_task),
-        "tests": len(store.test_task),
-        "grids": len(store.grid_start),
-        "transforms": len(store.transforms),
-        "bytes": sum(array.nbytes for array in store.arrays().values()),
-    }
+    Processes share the cells of `dataset` as a memory-mapped file.
+    """
+    drawn = []
+    for task in map(dataset.task, numbers):
+        digest = hashlib.sha256(f"{config.seed}:{task.id}".encode()).digest()
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(int.from_bytes(digest))))
+        drawn.append(distinct_transforms(task, most, rng, config.policy))
+    return drawn
 
 
 def _describe_leaks(leaks: Sequence[Leak]) -> str:
@@ -259,16 +217,6 @@ def _describe_leaks(leaks: Sequence[Leak]) -> str:
     shown = "; ".join(map(str, leaks[:LEAKS_SHOWN]))
     pairs = len({leak.trained for leak in leaks})
     return f"{pairs} training pair{'s show' if pairs > 1 else ' shows'} the answer to a scored test: {shown}{more}"
-
-
-def _describe_audit(audit: Audit, leakage: Leakage) -> dict[str, Any]:
-    return {
-        "leakage": leakage,
-        "leaks": sorted(map(str, audit.leaks)),
-        "given": sorted(map(str, audit.given)),
-        "tests_checked": audit.checked,
-        "tests_unchecked": audit.unchecked,
-    }
 
 
 def _describe_sources(sources: Iterable[Source], train_sources: Iterable[Source]) -> list[dict[str, Any]]:

@@ -1,13 +1,14 @@
-"""How large a canvas has to be: what the demonstrations of a task say about the size of an output that is not known yet.
+"""Canvas sizes: an upper bound on the size of an unknown output, from the sizes in the demonstrations of its task.
 
-Knows sizes only, no cells. The build stage asks for the rule of every task and stores the canvas of every pair and test input;
-packs then hold no more cells than that. A canvas that is too small for the true output loses it for certain and one that is too
-large costs tokens, so rules that are certain add nothing and the others leave room. `measure_size_rules` counts both.
+The build stage stores the canvas of every pair and test input, and packs hold no more cells than that. A canvas that is too
+small loses the true output and one that is too large costs tokens, so certain rules add nothing and the others leave room.
+`measure_size_rules` counts both.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ Sizes = npt.NDArray[np.int64]
 """(N, 2) heights and widths."""
 
 SIZE_RULES = ("same", "constant", "ratio", "within", "bounded", "fallback")
-"""Names of the rules, the more certain first. Height and width have one each; the task is named after the less certain.
+"""Names of the rules, the more certain first. Height and width have one each.
 
 same: an output is as long as its input.
 constant: all outputs have one length.
@@ -37,22 +38,35 @@ WITHIN_DEMONSTRATIONS = 6
 """With the usual three demonstrations, one output in thirty outgrows its input though none in a demonstration did."""
 
 
-@dataclass(frozen=True)
-class SizeRule:
-    """An upper bound on output sizes: size of the input * multiply // divide + add, for height and width."""
+class AxisRule(NamedTuple):
+    """An upper bound on the length of an output along one axis: length of the input * multiply // divide + add."""
 
     name: str
     """One of `SIZE_RULES`."""
-    multiply: tuple[int, int]
-    divide: tuple[int, int]
-    add: tuple[int, int]
+    multiply: int = 0
+    divide: int = 1
+    add: int = 0
+
+
+@dataclass(frozen=True)
+class SizeRule:
+    """An upper bound on output sizes."""
+
+    height: AxisRule
+    width: AxisRule
+
+    @property
+    def name(self) -> str:
+        """The less certain of the two rules."""
+        return max(self.height.name, self.width.name, key=SIZE_RULES.index)
 
     def bound(self, input_sizes: Sizes) -> Sizes:
         """Return the largest sizes (N, 2) that outputs of inputs of `input_sizes` (N, 2) may have, at most 30."""
-        return np.minimum(input_sizes * self.multiply // self.divide + self.add, MAX_SIDE)
+        multiply, divide, add = np.array([self.height[1:], self.width[1:]]).T
+        return np.minimum(input_sizes * multiply // divide + add, MAX_SIDE)
 
     def canvas(self, input_sizes: Sizes, output_sizes: Sizes | None = None) -> Sizes:
-        """Return canvas sizes (N, 2) that hold each input and what bounds its output, and the true output if it is given."""
+        """Return canvas sizes (N, 2) that hold each input and the bound of its output, and the true output if it is given."""
         canvas = np.maximum(self.bound(input_sizes), input_sizes)
         return canvas if output_sizes is None else np.maximum(canvas, output_sizes)
 
@@ -65,37 +79,25 @@ def grid_sizes(grids: Iterable[Grid]) -> Sizes:
 def size_rule(input_sizes: Sizes, output_sizes: Sizes) -> SizeRule:
     """Return the rule that demonstrations with inputs and outputs of these sizes, (N, 2) each, suggest; N may be 0."""
     inputs, outputs = input_sizes.T.tolist(), output_sizes.T.tolist()
-    comparable = len(input_sizes) >= 2 or (len(input_sizes) == 1 and inputs == outputs)
-    if comparable:
-        height, width = (_axis_rule(given, wanted) for given, wanted in zip(inputs, outputs, strict=True))
-    else:
-        height = width = _AxisRule("fallback", add=MAX_SIDE)
-    name = max(height.name, width.name, key=SIZE_RULES.index)
-    return SizeRule(name, (height.multiply, width.multiply), (height.divide, width.divide), (height.add, width.add))
+    if len(input_sizes) < 2 and (len(input_sizes) == 0 or inputs != outputs):  # nothing to compare
+        return SizeRule(*[AxisRule("fallback", add=MAX_SIDE)] * 2)
+    return SizeRule(*(_axis_rule(given, wanted) for given, wanted in zip(inputs, outputs, strict=True)))
 
 
-@dataclass(frozen=True)
-class _AxisRule:
-    name: str
-    multiply: int = 0
-    divide: int = 1
-    add: int = 0
-
-
-def _axis_rule(inputs: list[int], outputs: list[int]) -> _AxisRule:
+def _axis_rule(inputs: list[int], outputs: list[int]) -> AxisRule:
     """Return the first of the rules that the lengths of inputs and outputs along one axis allow."""
     if inputs == outputs:
-        return _AxisRule("same", multiply=1)
+        return AxisRule("same", multiply=1)
     shortest, longest = min(outputs), max(outputs)
     if shortest == longest:
-        return _AxisRule("constant", add=longest)
+        return AxisRule("constant", add=longest)
     given, wanted = inputs[0], outputs[0]
     multiply, divide = (wanted // given, 1) if wanted >= given else (1, given // wanted)
     if all(given * multiply == wanted * divide for given, wanted in zip(inputs, outputs, strict=True)):
-        return _AxisRule("ratio", multiply, divide)
+        return AxisRule("ratio", multiply, divide)
     if len(inputs) >= WITHIN_DEMONSTRATIONS and all(wanted <= given for given, wanted in zip(inputs, outputs, strict=True)):
-        return _AxisRule("within", multiply=1)
-    return _AxisRule("bounded", add=longest + (longest - shortest) + MARGIN)
+        return AxisRule("within", multiply=1)
+    return AxisRule("bounded", add=longest + (longest - shortest) + MARGIN)
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,13 @@ def measure_size_rules(sources: Iterable[Source]) -> tuple[SizeRuleRow, ...]:
             inputs, outputs = grid_sizes(task.test), grid_sizes(source.solutions[task.id])
             sizes = np.stack([rule.canvas(inputs), outputs, np.maximum(inputs, outputs)], axis=1)  # (N, 3, 2)
             measured.setdefault(rule.name, []).append(sizes)
-    rows = [_measure_row(name, measured[name]) for name in SIZE_RULES if name in measured]
-    return (*rows, _measure_row("all", list(chain.from_iterable(measured.values())))) if rows else ()
-
-
-def _measure_row(name: str, sizes: list[Sizes]) -> SizeRuleRow:
-    canvas, output, box = np.concatenate(sizes).transpose(1, 0, 2)  # (N, 2) each
-    misses = int((output > canvas).any(axis=1).sum())
-    return SizeRuleRow(name, len(canvas), misses, float(canvas.prod(axis=1).mean()), float(box.prod(axis=1).mean()))
+    groups = {name: measured[name] for name in SIZE_RULES if name in measured}
+    rows = []
+    for name, group in [*groups.items(), ("all", list(chain.from_iterable(groups.values())))] if groups else ():
+        canvas, output, box = np.concatenate(group).transpose(1, 0, 2)  # (N, 2) each
+        misses, tokens, box_tokens = (output > canvas).any(axis=1).sum(), canvas.prod(axis=1).mean(), box.prod(axis=1).mean()
+        rows.append(SizeRuleRow(name, len(canvas), int(misses), float(tokens), float(box_tokens)))
+    return tuple(rows)
 
 
 def format_size_rules(rows: Sequence[SizeRuleRow]) -> str:

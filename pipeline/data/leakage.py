@@ -1,8 +1,8 @@
-"""The leakage audit: does anything that is trained on show the answer to a test that is scored?
+"""The leakage audit: finds training pairs that show the answer to a scored test.
 
-Compares contents, not ids: a training pair leaks a test when some transform (a dihedral symmetry and a permutation of the
-colors 1..9) turns it into the test input with its output. Stands before `build`, which refuses or leaves out what leaks. Some
-tasks show the answer to a test in a demonstration of their own, or a view of it. That is part of the question, so no leak.
+It compares content, not ids: a training pair leaks a test when some transform (a dihedral symmetry and a permutation of the
+colors 1..9) turns it into the test input with its output. Some tasks show the answer to a test, or a view of it, in a
+demonstration of their own. That is part of the question, not a leak.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from augment.dihedral import DIHEDRALS, apply_dihedral, swaps_sides
-from augment.grid import COLORS, Grid, grid_key
+from augment.grid import COLORS, grid_key
 from augment.task import Pair, TaskId
 from eval.formatting import show_name, show_path
 from pipeline.data.sources import Source
@@ -23,7 +23,7 @@ from pipeline.data.sources import Source
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pair stands."""
+    """The place of a pair."""
 
     source: str
     """As `source_label` names it."""
@@ -39,7 +39,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class PlacedPair:
-    """A pair and where it stands."""
+    """A pair and its place."""
 
     place: Place
     pair: Pair
@@ -61,15 +61,15 @@ class Leak:
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found."""
+    """The result of an audit."""
 
     leaks: tuple[Leak, ...]
     given: tuple[Leak, ...]
     """Demonstrations of the scored task itself that show the answer: no leaks."""
     checked: int
-    """Scored tests whose outputs are known, so that they could be checked."""
+    """Scored tests whose outputs are known."""
     unchecked: int
-    """Scored tests whose outputs are not known, as it is with hidden tests."""
+    """Scored tests whose outputs are not known, such as hidden tests."""
 
 
 def source_label(source: Source) -> str:
@@ -93,9 +93,8 @@ def audit_sources(sources: Sequence[Source], train_sources: Sequence[Source]) ->
     )
 
 
-def training_pairs(sources: Iterable[Source], train_sources: Iterable[Source]) -> list[PlacedPair]:
+def training_pairs(sources: Sequence[Source], train_sources: Sequence[Source]) -> list[PlacedPair]:
     """Return what is trained on: all demonstrations, and of `train_sources` also the tests whose outputs are known."""
-    train_sources = tuple(train_sources)
     return [*chain.from_iterable(map(_demonstrations, (*sources, *train_sources))), *scored_pairs(train_sources)]
 
 
@@ -153,12 +152,8 @@ def canonical_key(pair: Pair) -> bytes:
     first[:, 0] = -1  # color 0 stays
     labels = first.argsort(axis=1, kind="stable").argsort(axis=1).astype(np.uint8)
     relabeled = np.take_along_axis(labels, cells.astype(np.int64), axis=1)
-    return min(_sides(pair, dihedral) + relabeled[dihedral].tobytes() for dihedral in range(DIHEDRALS))
-
-
-def _sides(pair: Pair, dihedral: int) -> bytes:
-    step = -1 if swaps_sides(dihedral) else 1
-    return bytes(pair.input.shape[::step] + pair.output.shape[::step])
+    shapes = [bytes(side for grid in sides for side in grid.shape[::step]) for step in (1, -1)]
+    return min(shapes[swaps_sides(dihedral)] + relabeled[dihedral].tobytes() for dihedral in range(DIHEDRALS))
 
 
 def _shape_key(pair: Pair) -> tuple[tuple[int, ...], ...]:
@@ -169,10 +164,6 @@ def _shape_key(pair: Pair) -> tuple[tuple[int, ...], ...]:
 
 def _count_key(pair: Pair) -> tuple[object, ...]:
     """Return the sides and how often colors occur in input and output, equal for all views of a pair."""
-    kept, *others = zip(_count_colors(pair.input), _count_colors(pair.output), strict=True)
+    counts = [np.bincount(grid.ravel(), minlength=COLORS).tolist() for grid in (pair.input, pair.output)]
+    kept, *others = zip(*counts, strict=True)
     return (_shape_key(pair), kept, *sorted(others))
-
-
-def _count_colors(grid: Grid) -> list[int]:
-    counts: list[int] = np.bincount(grid.ravel(), minlength=COLORS).tolist()
-    return counts

@@ -16,7 +16,7 @@ from augment.grid import COLORS, MAX_SIDE
 from augment.sudoku import draw_symmetries
 from augment.transform import decode_transforms
 from pipeline.data.dataset import Dataset, PuzzleDataset, TaskDataset
-from pipeline.data.puzzles.kinds import turn
+from pipeline.data.puzzles.kinds import BLANK, turn
 
 Integers = npt.NDArray[np.int64]
 
@@ -265,8 +265,7 @@ class PuzzlePackMaker(Packs):
             seen = [turn(tokens, samples.transform) for tokens in seen]
         else:
             symmetries = draw_symmetries(self.dataset.seed, samples.example, samples.transform, self.side)
-            blank = np.uint8(1)  # the token of digit d is d + 1
-            seen = [symmetries.apply(tokens - blank) + blank for tokens in seen]
+            seen = [symmetries.apply(tokens - BLANK) + BLANK for tokens in seen]
         inputs, *labels = (tokens.astype(np.int64).ravel() for tokens in seen)
         count, none = len(samples), np.zeros(len(samples), np.int64)
         shapes, offsets = np.full((count, 2), self.side), np.zeros((count, 2), np.int64)

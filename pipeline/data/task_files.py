@@ -1,19 +1,15 @@
 """The file formats of tasks: challenges, solutions, single tasks and lists of pairs, as bytes -> tasks.
 
-Stands between the bytes that `sources` reads and the tasks that all else trusts. Everything that reaches this module is
-untrusted: whatever is wrong gives one ValueError of one line that names the file, the task, the pair and the fault.
-Demonstrations, test inputs, rows and cells are counted from 0.
+The bytes are untrusted. Whatever is wrong with them raises ValueError, with one line that names the file, the task, the pair
+and the fault. Demonstrations, test inputs, rows and cells are counted from 0.
 """
 
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from augment.grid import Grid, parse_grid
 from augment.task import Pair, Task, TaskId
@@ -46,61 +42,35 @@ def parse_task_or_challenges(data: bytes, where: str, task_id: TaskId, with_solu
     return _build_tasks(document, where, with_solutions)
 
 
-def parse_bare_solutions(data: bytes, where: str) -> dict[TaskId, tuple[Grid, ...]]:
-    """Return the solutions of a file `{task id: [grid, ...]}` whose challenges are not at hand.
+def parse_solutions(data: bytes, where: str, tasks: Sequence[Task] | None = None) -> dict[TaskId, tuple[Grid, ...]]:
+    """Return the solutions of a file `{task id: [grid, ...]}`; with `tasks`, it must have every output of exactly these.
 
-    Raises ValueError, beginning with `where`, when a task has no outputs or something is no grid.
+    Raises ValueError, beginning with `where`, when something is no grid, a task has no outputs, or it has other outputs than
+    `tasks` has tests.
     """
     document = parse_json(data, where)
     if not isinstance(document, dict):
         raise ValueError(f"{where}: expected an object by task id, got {show_kind(document)}")
+    expected = None if tasks is None else {task.id: len(task.test) for task in tasks}
+    for task_id in document:
+        if expected is not None and task_id not in expected:
+            raise ValueError(f"{where}: task {show_name(task_id)}: not a task of the challenges")
     solutions = {}
-    for task_id, grids in document.items():
+    for task_id in document if expected is None else expected:
         at = f"{where}: task {show_name(task_id)}"
-        if not isinstance(grids, list) or not grids:
+        if task_id not in document:
+            raise ValueError(f"{at}: missing, although it is in the challenges")
+        grids = document[task_id]
+        if not isinstance(grids, list) or not (grids or expected):
             raise ValueError(f"{at}: expected a list of output grids, got {show_kind(grids)}")
+        if expected and len(grids) != expected[task_id]:
+            raise ValueError(f"{at}: expected {expected[task_id]} output grids, one for each test input, got {len(grids)}")
         solutions[task_id] = tuple(parse_grid(rows, f"{at}, test output {i}") for i, rows in enumerate(grids))
     return solutions
 
 
-def parse_solutions(data: bytes, where: str, tasks: Sequence[Task]) -> dict[TaskId, tuple[Grid, ...]]:
-    """Return the solutions of a file `{task id: [grid, ...]}`, which must have every output of exactly `tasks`.
-
-    Raises ValueError, beginning with `where`, when a task is missing, unknown or has another number of tests.
-    """
-    document = parse_json(data, where)
-    if not isinstance(document, dict):
-        raise ValueError(f"{where}: expected an object by task id, got {show_kind(document)}")
-    known = {task.id for task in tasks}
-    for task_id in document:
-        if task_id not in known:
-            raise ValueError(f"{where}: task {show_name(task_id)}: not a task of the challenges")
-    solutions = {}
-    for task in tasks:
-        at = f"{where}: task {show_name(task.id)}"
-        if task.id not in document:
-            raise ValueError(f"{at}: missing, although it is in the challenges")
-        grids = document[task.id]
-        if not isinstance(grids, list):
-            raise ValueError(f"{at}: expected a list of output grids, got {show_kind(grids)}")
-        if len(grids) != len(task.test):
-            raise ValueError(f"{at}: expected {len(task.test)} output grids, one for each test input, got {len(grids)}")
-        solutions[task.id] = tuple(parse_grid(rows, f"{at}, test output {i}") for i, rows in enumerate(grids))
-    return solutions
-
-
-def merge_solutions(
-    inside: dict[TaskId, tuple[Grid, ...]], beside: dict[TaskId, tuple[Grid, ...]], where: str
-) -> dict[TaskId, tuple[Grid, ...]]:
-    """Return the solutions of both; raises ValueError, beginning with `where`, for a task on which they differ."""
-    for task_id, outputs in inside.items():
-        if task_id in beside and not all(map(np.array_equal, outputs, beside[task_id])):
-            raise ValueError(f"{where}: task {show_name(task_id)}: not the test outputs that the challenges file has")
-    return inside | beside
-
-
 def parse_pairs(data: bytes, where: str, task_id: TaskId) -> Task:
-    """Return a file `[pair, ...]` as a task of demonstrations alone; raises ValueError, beginning with `where`."""
+    """Return a file `[pair, ...]` as a task of demonstrations only; raises ValueError, beginning with `where`."""
     at = f"{where}: task {show_name(task_id)}"
     return Task(task_id, _build_demonstrations(parse_json(data, where), at), ())
 
@@ -173,50 +143,19 @@ ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, R
 """What zipfile raises for damaged, encrypted and unsupported archives (NotImplementedError is a RuntimeError)."""
 
 
-@dataclass(frozen=True, eq=False)
-class Archive:
-    """A zip archive that is open: the names of its files, and their bytes one at a time."""
-
-    path: Path
-    zip: zipfile.ZipFile
-    entries: tuple[zipfile.ZipInfo, ...]
-    """The files, in the order of the archive, without its folders."""
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the files, folders before them with slashes; a name may come twice, or be empty."""
-        return [entry.filename for entry in self.entries]
-
-    def where(self, index: int) -> str:
-        """Return the file `names[index]` as messages show it: after the zip, like a file in a folder."""
-        return f"{show_path(self.path)}/{show_name(self.entries[index].filename)}"
-
-    def read(self, index: int) -> bytes:
-        """Return the bytes of the file `names[index]`.
-
-        Raises ValueError, naming it, if it is damaged, encrypted or compressed in an unusual way.
-        """
-        entry = self.entries[index]
-        with _explain(f"{self.where(index)}: cannot be unpacked"):
-            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError("neither stored nor deflated")
-            with self.zip.open(entry) as file:
-                return file.read(entry.file_size)  # bounded by what the directory said, whatever the stream would give
-
-
 @contextmanager
-def open_archive(path: Path) -> Iterator[Archive]:
-    """Open the zip at `path` and read its directory.
+def open_archive(path: Path) -> Iterator[tuple[list[str], Callable[[int], bytes]]]:
+    """Open a zip, and give the names of its files and a function that returns the bytes of the file `names[index]`.
 
-    Raises ValueError, naming the file, if it is no zip or what is in it would be larger than the bounds above; OSError if
-    it cannot be read.
+    A name may come twice, or be empty. Raises ValueError that names the file where it is no zip, where its content would be
+    larger than the bounds above, and where an entry is damaged, encrypted or compressed in an unusual way.
     """
     require_file(path)
     with path.open("rb") as file:
         with _explain(f"{show_path(path)}: not a zip archive"):
             archive = zipfile.ZipFile(file)
         # ZipInfo.is_dir fails on an empty name
-        entries = tuple(entry for entry in archive.infolist() if not entry.filename.endswith("/"))
+        entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
         largest = max((entry.file_size for entry in entries), default=0)
         total = sum(entry.file_size for entry in entries)
         if largest > MAX_FILE_BYTES or total > MAX_TOTAL_BYTES:
@@ -224,7 +163,16 @@ def open_archive(path: Path) -> Iterator[Archive]:
                 f"{show_path(path)}: too large: a file may have {MAX_FILE_BYTES} bytes unpacked and all of them "
                 f"{MAX_TOTAL_BYTES}, these have up to {largest} and {total}"
             )
-        yield Archive(path, archive, entries)
+
+        def read(index: int) -> bytes:
+            entry = entries[index]
+            with _explain(f"{show_path(path)}/{show_name(entry.filename)}: cannot be unpacked"):
+                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError("neither stored nor deflated")
+                with archive.open(entry) as unpacked:
+                    return unpacked.read(entry.file_size)  # no more than the directory says, whatever the stream would give
+
+        yield [entry.filename for entry in entries], read
 
 
 @contextmanager

@@ -6,7 +6,7 @@ test question is a leak: it is refused, left out or trained on as `leakage` says
 
 import logging
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from augment.sudoku import symmetry_invariants
 from eval.formatting import show_path
 from pipeline.config import Leakage
 from pipeline.data.dataset import PuzzleDataset, hash_arrays
-from pipeline.data.puzzles.kinds import PUZZLE_KINDS, KindName, turn
+from pipeline.data.puzzles.kinds import BLANK, PUZZLE_KINDS, KindName, turn
 from pipeline.data.puzzles.sources import Puzzles
 from pipeline.system.progress_bar import doing
 
@@ -43,8 +43,14 @@ def build_puzzles(
     if not train_sources:
         raise ValueError("there is nothing to train on: puzzles have no demonstrations, so a --train-source is needed")
     everything = (*sources, *train_sources)
-    _require_one_kind(everything)
     kind, shape = train_sources[0].kind, train_sources[0].questions.shape[1:]
+    for source in everything:
+        if (source.kind, source.questions.shape[1:]) != (kind, shape):
+            sizes = [" x ".join(map(str, each.questions.shape[1:])) for each in (source, train_sources[0])]
+            raise ValueError(
+                f"all puzzles of a dataset are of one kind and size: {show_path(source.name)} has {source.kind} of {sizes[0]}, "
+                f"{show_path(train_sources[0].name)} has {kind} of {sizes[1]}"
+            )
     tests = np.concatenate([np.zeros((0, *shape), np.uint8), *(source.questions for source in sources)])
     with doing("comparing training puzzles with test puzzles"):
         leaked = [_find_leaks(kind, source.questions, tests) for source in train_sources]
@@ -56,8 +62,16 @@ def build_puzzles(
         raise ValueError("there is nothing to train on: all training puzzles are test puzzles")
     most = PUZZLE_KINDS[kind].most_views
     views = augmentations if most is None else min(augmentations, most)
+    described = []
+    for role, group in (("solve", sources), ("train", train_sources)):
+        for source in group:
+            arrays = {"questions": source.questions}
+            if role == "train" and source.answers is not None:
+                arrays["answers"] = source.answers
+            content_hash = hash_arrays(source.kind, arrays)
+            described.append({"name": source.name, "role": role, "puzzles": len(source), "content_hash": content_hash})
     manifest = {
-        "sources": [_describe(role, each) for role, group in (("solve", sources), ("train", train_sources)) for each in group],
+        "sources": described,
         "audit": {"leakage": leakage, "leaks": sum(int(found.sum()) for found in leaked)},
         "totals": {
             "puzzles": len(questions),
@@ -69,25 +83,13 @@ def build_puzzles(
     return PuzzleDataset(kind, questions, answers, tests, views, seed, manifest)
 
 
-def _require_one_kind(everything: Sequence[Puzzles]) -> None:
-    first = everything[0]
-    for other in everything[1:]:
-        (height, width), (other_height, other_width) = first.questions.shape[1:], other.questions.shape[1:]
-        if (first.kind, height, width) != (other.kind, other_height, other_width):
-            raise ValueError(
-                f"all puzzles of a dataset are of one kind and size: {show_path(first.name)} has {first.kind} of "
-                f"{height} x {width}, {show_path(other.name)} has {other.kind} of {other_height} x {other_width}"
-            )
-
-
 def _find_leaks(kind: KindName, questions: Tokens, tests: Tokens) -> npt.NDArray[np.bool_]:
     """Return which of `questions` (N, S, S) are a view of one of `tests`. (N,)
 
     Sudokus have too many views to try: compared is what all of them share (`symmetry_invariants`), which nearly no others do.
     """
     if kind == "sudoku":
-        blank = np.uint8(1)  # the token of digit d is d + 1
-        return np.isin(symmetry_invariants(questions - blank), symmetry_invariants(tests - blank))
+        return np.isin(symmetry_invariants(questions - BLANK), symmetry_invariants(tests - BLANK))
     known = np.unique(_keys(tests))
     leaked = np.isin(_keys(questions), known)
     for dihedral in range(1, DIHEDRALS):
@@ -124,11 +126,3 @@ def _keys(tokens: Tokens) -> npt.NDArray[np.bytes_]:
     """Return the tokens (N, ...) of each puzzle as one string of bytes, (N,), to be compared and sorted."""
     flat = np.ascontiguousarray(tokens).reshape(len(tokens), int(np.prod(tokens.shape[1:])))
     return flat.view(f"S{flat.shape[1]}").ravel()  # such strings end at a 0, which is no token of a puzzle
-
-
-def _describe(role: str, source: Puzzles) -> dict[str, Any]:
-    arrays = {"questions": source.questions}
-    if role == "train" and source.answers is not None:
-        arrays["answers"] = source.answers
-    content_hash = hash_arrays(source.kind, arrays)
-    return {"name": source.name, "role": role, "puzzles": len(source), "content_hash": content_hash}

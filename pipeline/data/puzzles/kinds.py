@@ -1,7 +1,7 @@
-"""The kinds of puzzles, sudoku and maze: their writing, their tokens as the HRM authors encode them, and their rules.
+"""The kinds of puzzles, sudoku and maze: their text form, their tokens as the HRM authors encode them, and their rules.
 
-Under everything that handles puzzles. Token 0 is padding and never occurs, since all puzzles of a dataset have one size;
-the tokens from 1 on are the characters of the published writing (arXiv 2506.21734).
+Token 0 is padding and never occurs, since all puzzles of a dataset have one size. The tokens from 1 on are the characters of
+the published files (arXiv 2506.21734).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,9 @@ from augment.sudoku import are_solutions, extends
 WALL, FREE, START, GOAL, PATH = 1, 2, 3, 4, 5
 """The published tokens of Maze-Hard, "# SGo"; 0 is its padding."""
 
+BLANK = np.uint8(1)
+"""The token of a blank in a sudoku; that of digit d is d + 1."""
+
 KindName = Literal["sudoku", "maze"]
 
 Booleans = npt.NDArray[np.bool_]
@@ -34,17 +37,17 @@ UNKNOWN = "?"
 
 @dataclass(frozen=True)
 class PuzzleKind:
-    """How puzzles of one kind are written and what makes them right. Tokens are (N, S, S) uint8."""
+    """The text form and the rules of puzzles of one kind. Tokens are (N, S, S) uint8."""
 
     name: KindName
     alphabet: str
     """The character of token 1, 2 and so on."""
     synonyms: Mapping[str, str]
-    """Other characters that are read, and what they stand for."""
+    """Other characters that are read, and the characters that they stand for."""
     sides: tuple[int, ...]
     """Cells on each side that a puzzle may have."""
     most_views: int | None
-    """Different views of a puzzle besides itself; None is more than one can want."""
+    """Different views of a puzzle besides itself; None where there are more than anybody needs."""
     question_rule: str
     """What a question must be, beginning with a verb."""
     answer_rule: str
@@ -74,26 +77,13 @@ class PuzzleKind:
         cells = "".join(texts).encode("latin-1", "replace").translate(table)  # one byte a character; "?" is foreign
         return np.frombuffer(cells, dtype=np.uint8).reshape(len(texts), side, side)
 
-    def to_text(self, tokens: npt.NDArray[np.integer]) -> str:
-        """Return the text of one puzzle, (S, S) tokens 0..255: characters row by row, `UNKNOWN` for tokens without one."""
-        return self.to_texts(tokens[None])[0]
-
     def to_texts(self, tokens: npt.NDArray[np.integer]) -> list[str]:
-        """Return the text of each of `tokens` (N, S, S), as `to_text` does."""
+        """Return the texts of puzzles, (N, S, S) tokens 0..255, row by row; `UNKNOWN` for tokens without a character."""
         count, side, _ = tokens.shape
         table = (UNKNOWN + self.symbols(side)).ljust(256, UNKNOWN).encode()
         characters = tokens.astype(np.uint8).tobytes().translate(table).decode()
         area = side * side
         return [characters[start : start + area] for start in range(0, count * area, area)]
-
-    def from_text(self, text: str) -> Tokens:
-        """Return the tokens, (S, S), of a question or an answer. Raises ValueError, of one line, if it is no such text."""
-        side = self.side_of(text)
-        fault = self.text_fault(text, side)
-        if fault:
-            raise ValueError(f"{self.name} {fault}")
-        assert side is not None, "another length is a fault"
-        return self.read([text], side)[0].copy()
 
     def side_of(self, text: str) -> int | None:
         """Return the side of a puzzle with so many characters, or None if there is no such puzzle."""
@@ -125,24 +115,6 @@ def turn(tokens: Tokens, dihedrals: npt.NDArray[np.integer]) -> Tokens:
     return np.take_along_axis(tokens.reshape(count, side * side), sources[dihedrals], axis=1).reshape(tokens.shape)
 
 
-def _any_question(questions: Tokens) -> Booleans:
-    return np.ones(len(questions), dtype=bool)
-
-
-def _solves_sudoku(questions: Tokens, answers: Tokens) -> Booleans:
-    boards = answers - np.uint8(1)
-    return are_solutions(boards) & extends(questions - np.uint8(1), boards)
-
-
-def _has_start_and_goal(questions: Tokens) -> Booleans:
-    starts, goals = (np.count_nonzero(questions == token, axis=(1, 2)) == 1 for token in (START, GOAL))
-    return starts & goals & ~(questions == PATH).any(axis=(1, 2))
-
-
-def _marks_free_cells(questions: Tokens, answers: Tokens) -> Booleans:
-    return ((answers == questions) | ((questions == FREE) & (answers == PATH))).all(axis=(1, 2))
-
-
 PUZZLE_KINDS: Mapping[str, PuzzleKind] = MappingProxyType(
     {
         "sudoku": PuzzleKind(
@@ -153,8 +125,8 @@ PUZZLE_KINDS: Mapping[str, PuzzleKind] = MappingProxyType(
             most_views=None,
             question_rule="have digits and blanks",
             answer_rule="be a solution: every digit once in each row, column and box, with the clues of the question",
-            keeps_rule=_any_question,
-            solves=_solves_sudoku,
+            keeps_rule=lambda questions: np.ones(len(questions), dtype=bool),
+            solves=lambda questions, answers: are_solutions(answers - BLANK) & extends(questions - BLANK, answers - BLANK),
         ),
         "maze": PuzzleKind(
             name="maze",
@@ -164,8 +136,14 @@ PUZZLE_KINDS: Mapping[str, PuzzleKind] = MappingProxyType(
             most_views=DIHEDRALS - 1,
             question_rule="have exactly one S, exactly one G and no o",
             answer_rule="be the question with some of its free cells turned into o",
-            keeps_rule=_has_start_and_goal,
-            solves=_marks_free_cells,
+            keeps_rule=lambda questions: (
+                (np.count_nonzero(questions == START, axis=(1, 2)) == 1)
+                & (np.count_nonzero(questions == GOAL, axis=(1, 2)) == 1)
+                & ~(questions == PATH).any(axis=(1, 2))
+            ),
+            solves=lambda questions, answers: ((answers == questions) | ((questions == FREE) & (answers == PATH))).all(
+                axis=(1, 2)
+            ),
         ),
     }
 )

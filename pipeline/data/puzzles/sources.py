@@ -1,24 +1,23 @@
-"""Where puzzles come from: a source is named by a short text and gives questions, with their answers where they are known.
+"""Sources of puzzles: a short text names a file, or puzzles to generate, and gives questions with answers where they are known.
 
-First stage of the flow for puzzles, as `sources` is for tasks: puzzles -> puzzlestore. Files are read by `puzzlefiles`. What
-comes from outside never raises anything but ValueError and FileNotFoundError, with one line. Nothing is written.
+Bad input raises ValueError or FileNotFoundError, with one line.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, get_args
 
 import numpy as np
 
 from augment.canvas import Tokens
-from eval.formatting import show_name, show_path
+from eval.files import expand
+from eval.formatting import show_name
 from pipeline.data.puzzles.csv_files import read_puzzle_file
 from pipeline.data.puzzles.generate import generate_mazes, generate_sudoku
-from pipeline.data.puzzles.kinds import PUZZLE_KINDS, KindName, PuzzleKind
+from pipeline.data.puzzles.kinds import BLANK, PUZZLE_KINDS, KindName
 
 PUZZLES_HELP = """\
 or, all of one kind and size, a source of puzzles:
@@ -32,7 +31,7 @@ or, all of one kind and size, a source of puzzles:
 """
 
 Part = Literal["train", "test"]
-"""What puzzles are for: to train on, or to be solved."""
+"""Whether puzzles are to train on, or to be solved."""
 
 GENERATED = "generated"
 
@@ -44,7 +43,7 @@ _SETTINGS: Mapping[str, Mapping[str, int]] = MappingProxyType(
         "maze": {"side": 15, "count": 1000, "seed": 0},
     }
 )
-"""What can be said about generated puzzles, and what holds where nothing is said; 0 clues are `DEFAULT_CLUES`."""
+"""The settings of generated puzzles and their defaults; 0 clues are `DEFAULT_CLUES`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +81,9 @@ def load_puzzles(
 ) -> Puzzles:
     """Return the puzzles of a source (`PUZZLES_HELP` describes them), in its order.
 
-    A generated source has different puzzles in each `part`; a file has the same. Without answers, those of a file are left
-    unread. A `limit` is so many of the puzzles, drawn without replacement from `seed` and the part, as the published training
-    sets of 1,000 are; all of a file is read and checked nevertheless. `jobs` are processes for puzzles that have to be made.
+    A generated source has different puzzles in each `part`; a file has the same. Answers that are not wanted are not read.
+    `limit` puzzles are drawn without replacement from `seed` and the part, as the published training sets of 1,000 are; all of
+    a file is read and checked nevertheless. `jobs` is the number of processes that generate puzzles.
     Raises ValueError (unknown source, bad data, a limit over the number) or FileNotFoundError: one line.
     """
     if part not in get_args(Part):
@@ -96,73 +95,50 @@ def load_puzzles(
     kind = PUZZLE_KINDS[name]
     head, _, settings = rest.partition(":")
     if head == GENERATED:
-        questions, answers = _generate(spec, kind.name, settings if rest != head else None, part, jobs)
-        puzzles = Puzzles(kind.name, questions, answers if with_answers else None, spec)
+        tokens: tuple[Tokens, Tokens | None] = _generate(spec, kind.name, settings if rest != head else None, part, jobs)
     else:
-        puzzles = Puzzles(kind.name, *_read(spec, rest, kind, with_answers), spec)
-    return puzzles if limit is None else _draw(puzzles, limit, np.random.default_rng([seed, part == "test"]))
-
-
-def _draw(puzzles: Puzzles, limit: int, rng: np.random.Generator) -> Puzzles:
-    """Return `limit` of the puzzles, in their order. Raises ValueError if there are not so many."""
-    if not 1 <= limit <= len(puzzles):
-        raise ValueError(
-            f"{show_name(puzzles.name)}: has {len(puzzles)} puzzles, so the limit must be 1..{len(puzzles)}, got {limit}"
-        )
-    chosen = np.sort(rng.choice(len(puzzles), size=limit, replace=False))
-    answers = None if puzzles.answers is None else puzzles.answers[chosen]
-    return replace(puzzles, questions=puzzles.questions[chosen], answers=answers)
-
-
-def _read(spec: str, rest: str, kind: PuzzleKind, with_answers: bool) -> tuple[Tokens, Tokens | None]:
-    try:
-        path = Path(rest).expanduser()
-    except RuntimeError:  # no such user: the folder is really called ~name
-        path = Path(rest)
-    try:
-        if not path.is_file():
-            raise FileNotFoundError(f"{show_path(path)}: no such file")
-        return read_puzzle_file(path, kind, with_answers)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        what = error.strerror or type(error).__name__
-        raise ValueError(f"{show_path(error.filename or spec)}: cannot be read: {what}") from error
+        tokens = read_puzzle_file(expand(rest), kind, with_answers)
+    questions, answers = tokens if with_answers else (tokens[0], None)
+    if limit is not None:
+        count = len(questions)
+        if not 1 <= limit <= count:
+            raise ValueError(f"{show_name(spec)}: has {count} puzzles, so the limit must be 1..{count}, got {limit}")
+        chosen = np.sort(np.random.default_rng([seed, part == "test"]).choice(count, size=limit, replace=False))
+        questions, answers = questions[chosen], None if answers is None else answers[chosen]
+    return Puzzles(kind.name, questions, answers, spec)
 
 
 @lru_cache(maxsize=8)
 def _generate(spec: str, kind: KindName, text: str | None, part: Part, jobs: int) -> tuple[Tokens, Tokens]:
-    """Return tokens of questions and answers (N, S, S) that are made up. Raises ValueError, which names the source.
+    """Return tokens of generated questions and answers (N, S, S). Raises ValueError that names the source.
 
-    They are kept: a run asks for them when it opens, builds and scores, and making them takes seconds.
+    Cached because it takes seconds, and a run loads them when it starts, builds and scores.
     """
-    settings = _parse_settings(spec, kind, text)
-    side, count, seed = settings["side"], settings["count"], settings["seed"]
     try:
+        settings = _parse_settings(kind, text)
+        side, count, seed = settings["side"], settings["count"], settings["seed"]
         if kind == "maze":
             return generate_mazes(count, side, seed, part, jobs)
         if side not in PUZZLE_KINDS[kind].sides:
             raise ValueError(f"side must be {' or '.join(map(str, PUZZLE_KINDS[kind].sides))}, got {side}")
-        clues = settings["clues"] or DEFAULT_CLUES[side]
-        questions, answers = generate_sudoku(count, side, clues, seed, part, jobs)
+        questions, answers = generate_sudoku(count, side, settings["clues"] or DEFAULT_CLUES[side], seed, part, jobs)
     except ValueError as error:
         raise ValueError(f"{show_name(spec)}: {error}") from error
-    return questions + np.uint8(1), answers + np.uint8(1)
+    return questions + BLANK, answers + BLANK
 
 
-def _parse_settings(spec: str, kind: KindName, text: str | None) -> dict[str, int]:
+def _parse_settings(kind: KindName, text: str | None) -> dict[str, int]:
     settings = dict(_SETTINGS[kind])
-    names = ", ".join(settings)
-    said = set()
+    given = set()
     for item in [] if text is None else text.split(","):
         key, _, value = item.partition("=")
         if key not in settings:
-            raise ValueError(f"{show_name(spec)}: unknown setting {show_name(key)}: expected {names}")
-        if key in said:
-            raise ValueError(f"{show_name(spec)}: {key} is given twice")
+            raise ValueError(f"unknown setting {show_name(key)}: expected {', '.join(settings)}")
+        if key in given:
+            raise ValueError(f"{key} is given twice")
         least = 0 if key == "seed" else 1
         if not re.fullmatch(r"[0-9]{1,18}", value) or int(value) < least:
-            raise ValueError(f"{show_name(spec)}: {key} must be a number from {least} on, got {show_name(value)}")
-        said.add(key)
+            raise ValueError(f"{key} must be a number from {least} on, got {show_name(value)}")
+        given.add(key)
         settings[key] = int(value)
     return settings

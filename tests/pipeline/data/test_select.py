@@ -5,7 +5,7 @@ import pytest
 
 from augment.grid import Grid
 from augment.task import Pair, Task
-from pipeline.data.sources import Selection, Source, hold_out, select_small
+from pipeline.data.sources import Selection, Source, hold_out
 
 
 def grid(height: int, width: int, color: int = 1) -> Grid:
@@ -31,15 +31,15 @@ def test_a_side_over_the_limit_anywhere_that_is_seen_leaves_a_task_out(part: str
     given, wanted = (large if part == name else grid(2, 2) for name in ("input", "output"))
     task = Task("large", (Pair(grid(1, 1), grid(1, 1)), Pair(given, wanted)), (large if part == "test" else grid(2, 2),))
     source = make_source(SMALL, task, solutions={"small": (grid(1, 1), grid(1, 1)), "large": (grid(1, 1),)})
-    selected = select_small(source, 4)
+    selected = Selection(max_side=4).apply(source)
     assert [task.id for task in selected.tasks] == ["small"]
     assert list(selected.solutions) == ["small"]
-    assert [task.id for task in select_small(source, 5).tasks] == ["small", "large"]
+    assert [task.id for task in Selection(max_side=5).apply(source).tasks] == ["small", "large"]
 
 
 def test_test_outputs_are_not_looked_at() -> None:
     source = make_source(SMALL, solutions={"small": (grid(30, 30), grid(9, 9))})
-    assert select_small(source, 4).tasks == (SMALL,)
+    assert Selection(max_side=4).apply(source).tasks == (SMALL,)
 
 
 def test_the_last_demonstration_becomes_the_only_test() -> None:

@@ -63,22 +63,11 @@ def test_what_is_written_is_what_is_read(kind: KindName, side: int, tmp_path: Pa
     assert puzzles.answers is not None
     assert np.array_equal(loaded.answers, puzzles.answers)
     assert not (loaded.questions == 0).any()
-    for text, tokens in zip(loaded.question_texts(), loaded.questions, strict=True):
-        assert PUZZLE_KINDS[kind].to_text(tokens) == text
-        assert np.array_equal(PUZZLE_KINDS[kind].from_text(text), tokens)
 
 
 def test_tokens_without_a_character_are_written_as_question_marks() -> None:
-    assert PUZZLE_KINDS["sudoku"].to_text(np.array([[0, 1], [5, 255]])) == "?.??"
-    assert PUZZLE_KINDS["maze"].to_text(np.array([[0, 1], [5, 6]])) == "?#o?"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("12", "has 2 characters, expected 16 or 81"), ("5" * 16, "has '5' as character 1")]
-)
-def test_a_text_that_is_no_puzzle_has_no_tokens(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PUZZLE_KINDS["sudoku"].from_text(text)
+    assert PUZZLE_KINDS["sudoku"].to_texts(np.array([[[0, 1], [5, 255]]])) == ["?.??"]
+    assert PUZZLE_KINDS["maze"].to_texts(np.array([[[0, 1], [5, 6]]])) == ["?#o?"]
 
 
 def test_columns_come_in_any_order_quoted_or_not_with_byte_order_mark_or_without(tmp_path: Path) -> None:
@@ -105,8 +94,9 @@ def test_answers_that_are_not_asked_for_are_left_unread(tmp_path: Path) -> None:
 
 
 def test_some_answers_are_not_enough(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", f"x,{QUESTION},{ANSWER},1", f"x,{QUESTION},,1")
-    assert fault(path) == "line 3: has no answer, and other lines have one"
+    lines = (f"x,{QUESTION},{ANSWER},1", f"x,{QUESTION},,1")
+    assert fault(write(tmp_path / "a.csv", *lines)) == "line 3: has no answer, and other lines have one"
+    assert fault(write(tmp_path / "a.csv", *lines[::-1])) == "line 3: has an answer, and other lines have none"
 
 
 def test_duplicates_are_read_like_others(tmp_path: Path) -> None:
@@ -148,7 +138,7 @@ def test_a_bad_sudoku_is_told_by_its_line(line: str, message: str | None, tmp_pa
         (MAZE, "S o G    ", "answer must be the question with some of its free cells turned into o"),
         (MAZE, "SG#      ", "answer must be the question with"),
         (MAZE, "S # G.   ", "answer has '.' as character 6, expected only '# SGo'"),
-        ("S # G  ", "S # G  ", "question has 7 characters, expected 9"),
+        ("S # G  ", "S # G  ", "question has 7 characters, expected a square"),
     ],
 )
 def test_a_bad_maze_is_told_by_its_line(question: str, answer: str, message: str, tmp_path: Path) -> None:
@@ -167,7 +157,7 @@ def test_all_puzzles_of_a_file_have_one_size(tmp_path: Path) -> None:
     assert fault(path) == "line 3: question has 16 characters, expected 81"
 
 
-def test_the_first_three_bad_lines_are_described_and_all_are_counted(tmp_path: Path) -> None:
+def test_the_first_three_bad_lines_are_described(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", tiny_puzzles(count=2 * ROWS_AT_ONCE + 10))
     lines = path.read_text().split("\n")
     bad = [5, ROWS_AT_ONCE + 7, 2 * ROWS_AT_ONCE + 1, 2 * ROWS_AT_ONCE + 3, 2 * ROWS_AT_ONCE + 5]
@@ -175,7 +165,7 @@ def test_the_first_three_bad_lines_are_described_and_all_are_counted(tmp_path: P
         lines[number - 1] = "x,1"
     path.write_text("\n".join(lines))
     told = "; ".join(f"line {number}: expected 4 fields, got 2" for number in bad[:3])
-    assert fault(path) == f"{told}; and 2 more bad lines"
+    assert fault(path) == f"{told}; reading stopped here"
 
 
 def test_lines_are_counted_as_they_are_in_the_file(tmp_path: Path) -> None:
@@ -204,7 +194,7 @@ def test_a_foreign_file_is_refused(content: bytes, message: str, tmp_path: Path)
     assert fault(path) == message
 
 
-@pytest.mark.parametrize("name", ["missing.csv", "", "new\nline.csv"])
+@pytest.mark.parametrize("name", ["missing.csv", "new\nline.csv"])
 def test_a_missing_file_is_named_in_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file") as caught:
         load_puzzles(f"sudoku:{tmp_path / name}", "train")
