@@ -1,8 +1,8 @@
-"""Sudokus and mazes made here, with answers that are checked: stand-ins for Sudoku-Extreme and Maze-Hard.
+"""Generators of sudokus and mazes with checked answers: stand-ins for Sudoku-Extreme and Maze-Hard.
 
-Nothing is read. Attempt i of a seed comes out the same whoever makes it, so that the number of processes changes nothing, and
-all parts of a seed go through the same attempts. Whether a puzzle is of "train" or of "test" is a hash of what it shares with
-all its views: no puzzle of one part is a view of one of the other, whatever the seeds.
+Attempt i of a seed gives the same result in every process, so the number of processes changes nothing, and all parts of a seed
+go through the same attempts. A hash of what all views of a puzzle share puts it into "train" or "test", so no puzzle of one
+part is a view of one of the other, whatever the seeds.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from itertools import count as count_up
 from typing import Literal, get_args
 
@@ -37,10 +38,10 @@ FEWEST_CLUES = {4: 4, 9: 17}
 MAZE_SIDES = (7, 30)
 
 ROOMS_PER_OPENING = 48
-"""Of how many rooms one gets another way out, so that the maze is no tree."""
+"""One room in so many gets another way out, so that the maze is not a tree."""
 
 PATIENCE_ATTEMPTS = 1000
-"""After so many attempts in a row without a new puzzle, a wish is hopeless."""
+"""After so many attempts in a row without a new puzzle, generation gives up."""
 
 _BLOCK_ATTEMPTS = 256
 
@@ -79,7 +80,7 @@ def generate_mazes(count: int, side: int, seed: int, part: Part, jobs: int = 1) 
 
 
 def shortest_paths(maze: Cells) -> tuple[int | None, int]:
-    """Return how many steps the shortest paths from start to goal of `maze` (H, W) take, and how many there are; else None, 0.
+    """Return the length of the shortest paths from start to goal of `maze` (H, W) and their number; None and 0 without a path.
 
     Steps go up, down, left and right, on all tokens but walls and padding. Raises ValueError unless there are one start and
     one goal.
@@ -101,15 +102,21 @@ def _collect(
     if count < 0 or seed < 0:
         raise ValueError(f"count and seed are at least 0, got {count} and {seed}")
     found: dict[bytes, _Puzzle] = {}
-    attempts, failures = _make_attempts(attempt, jobs), 0
+    attempts: Iterator[_Puzzle | None] = map(attempt, count_up())
+    if jobs != 1:
+        blocks = (range(start, start + _BLOCK_ATTEMPTS) for start in count_up(0, _BLOCK_ATTEMPTS))
+        attempts = chain.from_iterable(Parallel(n_jobs=jobs)(delayed(attempt)(i) for i in block) for block in blocks)
+    failures = 0
     with Progress("making puzzles", count, "puzzles") as progress:
         while len(found) < count:
             puzzle = next(attempts)
             failures += 1
-            if puzzle is not None and puzzle.question.tobytes() not in found and part in ("all", _part_of(puzzle.family)):
-                found[puzzle.question.tobytes()] = puzzle
-                failures = 0
-                progress.add()
+            if puzzle is not None and puzzle.question.tobytes() not in found:
+                is_test = hashlib.blake2b(puzzle.family).digest()[0] < 256 * TEST_SHARE
+                if part in ("all", "test" if is_test else "train"):
+                    found[puzzle.question.tobytes()] = puzzle
+                    failures = 0
+                    progress.add()
             if failures >= PATIENCE_ATTEMPTS:
                 raise ValueError(
                     f"found {len(found)} of {count} puzzles of {part!r}, then none in {failures} attempts in a row"
@@ -120,23 +127,10 @@ def _collect(
     return questions, answers
 
 
-def _make_attempts(attempt: Callable[[int], _Puzzle | None], jobs: int) -> Iterator[_Puzzle | None]:
-    """Yield what attempts 0, 1, ... give, in this order."""
-    if jobs == 1:
-        yield from map(attempt, count_up())
-    for start in count_up(0, _BLOCK_ATTEMPTS):
-        yield from Parallel(n_jobs=jobs)(delayed(attempt)(i) for i in range(start, start + _BLOCK_ATTEMPTS))
-
-
-def _part_of(family: bytes) -> Part:
-    """Return the part of all puzzles that share `family`."""
-    return "test" if hashlib.blake2b(family).digest()[0] < 256 * TEST_SHARE else "train"
-
-
 def _attempt_generator(seed: int, side: int, clues: int, attempt: int) -> np.random.Generator:
-    """Return the generator of one attempt, a function of its arguments alone; a maze has no clues.
+    """Return the generator of one attempt. It depends on the arguments only; a maze has no clues.
 
-    Were it the same for all numbers of clues, puzzles with few would be those with many, less some of their clues.
+    With one generator for all numbers of clues, puzzles with few clues would be those with many, less some of their clues.
     """
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, side, clues, attempt]))
 

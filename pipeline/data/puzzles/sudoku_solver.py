@@ -1,7 +1,7 @@
-"""Sudoku boards solved, filled and thinned out: what it takes to make puzzles with one solution.
+"""Sudoku solver: counts solutions, fills boards, and removes clues while the solution stays unique.
 
-Stands under `generate`. Within, a set of cells is an integer with a bit for each cell, row by row, and a state of the search is
-such a set for each digit: the cells that may still hold it. So a few operations look at all cells at once.
+A set of cells is an integer with a bit for each cell, row by row. A state of the search is such a set for each digit: the cells
+that may still hold it. A few integer operations then look at all cells at once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -112,7 +112,9 @@ def _solutions(
     if settled == layout.every:
         yield places
         return
-    cell = _most_constrained(places, layout)
+    at_least = _count_digits(places, layout.side)
+    cells = next(more & ~most for more, most in zip(at_least[1:], [*at_least[2:], 0], strict=True) if more & ~most)
+    cell = (cells & -cells).bit_length() - 1  # the first with the fewest digits left, but more than one
     for digit in orders[cell] if orders else range(layout.side):
         if places[digit] >> cell & 1:
             branch = [held & ~(1 << cell) for held in places]
@@ -160,13 +162,6 @@ def _strike_beside_hidden(places: list[int], placed: int, layout: _Layout) -> in
                 places[digit] |= spot
                 hidden |= spot
     return hidden
-
-
-def _most_constrained(places: Sequence[int], layout: _Layout) -> int:
-    """Return the first of the cells with the fewest digits left, but more than one."""
-    at_least = _count_digits(places, layout.side)
-    cells = next(more & ~most for more, most in zip(at_least[1:], [*at_least[2:], 0], strict=True) if more & ~most)
-    return (cells & -cells).bit_length() - 1
 
 
 def _count_digits(places: Sequence[int], most: int) -> list[int]:
