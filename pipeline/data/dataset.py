@@ -7,7 +7,7 @@ views of puzzles are not in it: they are made when a pack is drawn. Neither are 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,6 +22,7 @@ from augment.canvas import VOCABULARY, Tokens
 from augment.grid import COLORS, MAX_SIDE, Grid
 from augment.task import Pair, Task, TaskId
 from augment.transform import TRANSFORMS, Codes
+from eval.decode import decode
 from eval.files import damage_of, read_object, replace_file
 from eval.formatting import show_path, show_value
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS, PUZZLE_TASK, KindName
@@ -53,6 +54,8 @@ class Dataset(ABC):
 
     FORMAT: ClassVar[str]
     """Of the manifest."""
+    SETTINGS: ClassVar[type]
+    """The dataclass of those attributes that the manifest holds."""
     ARRAYS: ClassVar[ArrayTypes]
     """In the order in which `data_hash` takes them."""
 
@@ -71,15 +74,6 @@ class Dataset(ABC):
         """The SHA-256, in hex, of settings and arrays."""
 
     @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Return the fields that are kept in the manifest, by name."""
-
-    @staticmethod
-    @abstractmethod
-    def parse_settings(manifest: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-        """Return the settings in a manifest, and the lengths of arrays that follow from them. Raises ValueError."""
-
-    @abstractmethod
     def faults(self) -> Iterator[str]:
         """Yield what is wrong with arrays of the right types. Each check relies on those before it."""
 
@@ -94,7 +88,8 @@ class Dataset(ABC):
         """
         folder.mkdir(parents=True, exist_ok=True)
         contiguous = {name: np.ascontiguousarray(array) for name, array in self.arrays().items()}
-        manifest = {**self.manifest, **self.settings(), "format": self.FORMAT, "data_hash": self.data_hash}
+        settings = {each.name: getattr(self, each.name) for each in fields(self.SETTINGS)}
+        manifest = {**self.manifest, **settings, "format": self.FORMAT}
         options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
         replace_file(folder / ARRAYS_FILE, safetensors.numpy.save(contiguous))
         replace_file(folder / MANIFEST_FILE, orjson.dumps(manifest, option=options))
@@ -107,12 +102,9 @@ class Dataset(ABC):
         truncated, changed since it was written, inconsistent or of another kind.
         """
         manifest = _read_manifest(folder, (cls.FORMAT,))
-        try:
-            settings, lengths = cls.parse_settings(manifest)
-        except ValueError as error:
-            raise ValueError(f"{show_path(folder / MANIFEST_FILE)}: {error}") from None
-        data_hash = manifest["data_hash"]
-        about = {name: value for name, value in manifest.items() if name not in (*settings, "format", "data_hash")}
+        settings = dict(vars(decode(cls.SETTINGS, manifest, show_path(folder / MANIFEST_FILE), ignore_unknown=True)))
+        about = {name: value for name, value in manifest.items() if name not in (*settings, "format")}
+        data_hash, lengths = settings.pop("data_hash"), {"tasks + 1": len(settings.get("task_ids", ())) + 1}
         make: Callable[..., Self] = cls
         dataset = make(**settings, **_read_arrays(folder, cls.ARRAYS, lengths), manifest=about)
         for fault in dataset.faults():
@@ -123,11 +115,20 @@ class Dataset(ABC):
         return dataset
 
 
+@dataclass(frozen=True)
+class TaskSettings:
+    """The attributes of a `TaskDataset` that its manifest holds."""
+
+    data_hash: str
+    task_ids: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class TaskDataset(Dataset):
     """A dataset of T tasks, G distinct grids, P training pairs, Q tests to be predicted and V views."""
 
     FORMAT = "arc-trm-dataset 1"
+    SETTINGS = TaskSettings
     ARRAYS = {  # noqa: RUF012
         "cells": ("uint8", "cells"),
         "grid_start": ("int64", "grids"),
@@ -205,16 +206,6 @@ class TaskDataset(Dataset):
     def data_hash(self) -> str:
         return hash_arrays(self.task_ids, self.arrays())
 
-    def settings(self) -> dict[str, Any]:
-        return {"task_ids": self.task_ids}
-
-    @staticmethod
-    def parse_settings(manifest: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-        ids = manifest.get("task_ids")
-        if not isinstance(ids, list) or not all(isinstance(task_id, str) for task_id in ids) or "data_hash" not in manifest:
-            raise ValueError("has no task ids or no data hash")
-        return {"task_ids": tuple(ids)}, {"tasks + 1": len(ids) + 1}
-
     def faults(self) -> Iterator[str]:
         last_task, last_grid = len(self.task_ids) - 1, len(self.grid_start) - 1
         side, task, grid = (1, MAX_SIDE), (0, last_task), (0, last_grid)
@@ -245,6 +236,22 @@ class TaskDataset(Dataset):
             yield "test_canvas must hold the test input"
 
 
+@dataclass(frozen=True)
+class PuzzleSettings:
+    """The attributes of a `PuzzleDataset` that its manifest holds."""
+
+    data_hash: str
+    kind: KindName
+    augmentations: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        most = PUZZLE_KINDS[self.kind].most_views
+        if min(self.augmentations, self.seed) < 0 or (most is not None and self.augmentations > most):
+            limit = "from 0 on" if most is None else f"0..{most}"
+            raise ValueError(f"augmentations must be {limit} and seed from 0 on, got {self.augmentations} and {self.seed}")
+
+
 @dataclass(frozen=True, eq=False)
 class PuzzleDataset(Dataset):
     """A dataset of P training puzzles and Q tests, of one kind and of side S: uint8 tokens (`PUZZLE_KINDS`).
@@ -253,6 +260,7 @@ class PuzzleDataset(Dataset):
     """
 
     FORMAT = "arc-trm-puzzles 1"
+    SETTINGS = PuzzleSettings
     ARRAYS = {  # noqa: RUF012
         "questions": ("uint8", "puzzles", "side", "side"),
         "answers": ("uint8", "puzzles", "side", "side"),
@@ -283,23 +291,6 @@ class PuzzleDataset(Dataset):
     def tests_hash(self) -> str:
         """The SHA-256, in hex, of the tests to be predicted: kind, order and questions, whatever is trained on."""
         return hash_arrays(self.kind, {"test_questions": self.test_questions})
-
-    def settings(self) -> dict[str, Any]:
-        return {"kind": self.kind, "augmentations": self.augmentations, "seed": self.seed}
-
-    @staticmethod
-    def parse_settings(manifest: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-        kind = manifest.get("kind")
-        if not isinstance(kind, str) or kind not in PUZZLE_KINDS or "data_hash" not in manifest:
-            raise ValueError(f"has no data hash or no kind of puzzles, which is one of {', '.join(PUZZLE_KINDS)}")
-        for name in ("augmentations", "seed"):
-            value = manifest.get(name)
-            if type(value) is not int or value < 0:
-                raise ValueError(f"{name} must be a number from 0 on, got {show_value(value)}")
-        most = PUZZLE_KINDS[kind].most_views
-        if most is not None and manifest["augmentations"] > most:
-            raise ValueError(f"augmentations must be 0..{most}, got {manifest['augmentations']}")
-        return {name: manifest[name] for name in ("kind", "augmentations", "seed")}, {}
 
     def faults(self) -> Iterator[str]:
         kind, side = PUZZLE_KINDS[self.kind], self.questions.shape[1]

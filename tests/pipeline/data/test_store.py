@@ -156,8 +156,8 @@ def test_a_changed_cell_is_noticed(tmp_path: Path) -> None:
         (b'{"format": "arc-trm-dataset 1"', "not JSON"),
         (b"[]", "expected an object"),
         (b'{"format": "arc-trm-dataset 99"}', "got 'arc-trm-dataset 99'"),
-        (b'{"format": "arc-trm-dataset 1"}', "no task ids or no data hash"),
-        (b'{"format": "arc-trm-dataset 1", "task_ids": [1], "data_hash": ""}', "no task ids or no data hash"),
+        (b'{"format": "arc-trm-dataset 1"}', "data_hash is missing"),
+        (b'{"format": "arc-trm-dataset 1", "task_ids": [1], "data_hash": ""}', "task_ids must be of type str"),
     ],
 )
 def test_foreign_manifests_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
