@@ -1,7 +1,7 @@
 """A picture of one task: demonstrations, test inputs, attempts and, where known, the test outputs.
 
-Takes what a score takes, for one task, and leaves a PNG, or a figure that a notebook shows. matplotlib is imported when a
-picture is drawn, not before, and without pyplot, so drawing neither needs nor changes anything global.
+It is a PNG, or a figure that a notebook shows. matplotlib is imported only when a picture is drawn, and without pyplot, which
+has global state.
 """
 
 from collections.abc import Sequence
@@ -127,7 +127,13 @@ def _lay_out(
     task: Task, attempts: Sequence[Sequence[Grid | None]], outputs: Sequence[Grid] | None, notes: Sequence[Sequence[str]]
 ) -> tuple[list[_Section], float]:
     """Return the sections of the picture and the side of a cell in inches."""
-    pairs = [_demonstration(i, pair.input, pair.output) for i, pair in enumerate(task.train)]
+    pairs = [
+        [
+            _Panel(f"input {i}", pair.input, size_text(pair.input), gap_after=_ARROW_GAP, arrow=True),
+            _Panel(f"output {i}", pair.output, size_text(pair.output), gap_after=_GROUP_GAP),
+        ]
+        for i, pair in enumerate(task.train, start=1)
+    ]
     most = max(map(len, attempts), default=0)
     tests = []
     for i, grid in enumerate(task.test):
@@ -149,13 +155,6 @@ def _lay_out(
         rows = [list(chain(*pairs[i : i + in_a_row])) for i in range(0, len(pairs), in_a_row)]
         sections[0] = _Section("Demonstrations", rows)
     return sections, cell
-
-
-def _demonstration(index: int, grid: Grid, output: Grid) -> list[_Panel]:
-    return [
-        _Panel(f"input {index + 1}", grid, size_text(grid), gap_after=_ARROW_GAP, arrow=True),
-        _Panel(f"output {index + 1}", output, size_text(output), gap_after=_GROUP_GAP),
-    ]
 
 
 def _test(index: int, grid: Grid, attempts: Sequence[Grid | None], notes: Sequence[str], output: Grid | None) -> list[_Panel]:

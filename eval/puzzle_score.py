@@ -1,7 +1,7 @@
 """The score of predicted puzzles, sudokus or mazes, and predictions.csv, which holds what was predicted for each question.
 
-Last room of the flow for puzzles, as `score` is for tasks: takes and leaves the texts in which puzzles are published, so it
-knows no tokens. Each puzzle has one prediction; HRM and TRM report the share of puzzles with every cell right.
+Puzzles are texts here, as they are published, not tokens. Each has one prediction; HRM and TRM report the share of puzzles with
+every cell right.
 """
 
 import csv
@@ -12,6 +12,7 @@ from operator import eq
 from pathlib import Path
 
 from eval.files import read_file, replace_file
+from eval.formatting import plural, show_path, show_value
 from eval.provenance import Provenance, format_rows
 
 COLUMNS = ("question", "prediction", "halting_probability", "answer", "correct")
@@ -37,7 +38,7 @@ class PuzzlePrediction:
 
 @dataclass(frozen=True)
 class PuzzleScore:
-    """What predictions are worth, over all puzzles whose answer is known; one that was not predicted is wrong."""
+    """The score of predictions over all puzzles whose answer is known; one that was not predicted is wrong."""
 
     puzzles: int
     predicted: int
@@ -71,7 +72,7 @@ def score_puzzles(predictions: Sequence[PuzzlePrediction], answers_by_question: 
     puzzles = len(judged) + len(missing)
     predicted = [(each.prediction, answer) for each, answer in judged if each.prediction is not None]
     solved = sum(text == answer for text, answer in predicted)
-    right = sum(_count_equal(text, answer) for text, answer in predicted)
+    right = sum(sum(map(eq, text, answer)) for text, answer in predicted)  # of texts of two lengths, cells at the same places
     cells = sum(len(answer) for _, answer in judged) + sum(map(len, missing))
     halting = [each.halting_probability for each, _ in judged if each.halting_probability is not None]
     return PuzzleScore(
@@ -92,7 +93,7 @@ def format_puzzle_score(score: PuzzleScore, name: str, predictions: str, provena
     """
     missing = score.puzzles - score.predicted
     lines = [
-        f"{name}: {score.puzzles} puzzle{'' if score.puzzles == 1 else 's'}; {predictions}",
+        f"{name}: {plural(score.puzzles, 'puzzle')}; {predictions}",
         f"exact accuracy            {score.exact_accuracy:7.2%}  {score.solved} of {score.puzzles} with every cell right",
         f"cell accuracy             {score.cell_accuracy:7.2%}  of all cells, those that the question gives too",
     ]
@@ -127,7 +128,7 @@ def read_predictions(path: Path) -> list[PuzzlePrediction]:
     Raises a ValueError of one line that names the file and the line, FileNotFoundError where there is no file, and OSError
     where it cannot be read.
     """
-    where = _shown(str(path))
+    where = show_path(path)
     try:
         text = read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -137,7 +138,7 @@ def read_predictions(path: Path) -> list[PuzzlePrediction]:
     try:
         header = next(reader, None)
         if header is None or tuple(header) != COLUMNS:
-            raise ValueError(f"{where}: line 1: expected the columns {','.join(COLUMNS)}, got {_shown(repr(header))}")
+            raise ValueError(f"{where}: line 1: expected the columns {','.join(COLUMNS)}, got {show_value(header)}")
         for row in reader:
             if row:
                 predictions.append(_parse_row(row, f"{where}: line {reader.line_num}"))
@@ -157,29 +158,16 @@ def _parse_row(row: Sequence[str], where: str) -> PuzzlePrediction:
             raise ValueError(f"{where}: {name} has {len(text)} characters, expected {len(question)} as the question has")
     if bool(prediction) != bool(probability):
         raise ValueError(f"{where}: expected prediction and halting_probability both or neither")
-    halting = _parse_probability(probability, where) if probability else None
+    halting = None
+    if probability:
+        try:
+            halting = float(probability)
+        except ValueError:
+            halting = -1.0
+        if not 0 <= halting <= 1:
+            raise ValueError(f"{where}: halting_probability must be 0..1, got {show_value(probability)}")
     parsed = PuzzlePrediction(question, prediction or None, halting, answer or None)
     expected = "" if parsed.correct is None else str(int(parsed.correct))
     if correct != expected:
-        raise ValueError(f"{where}: correct must be {expected or 'empty'}, got {_shown(repr(correct))}")
+        raise ValueError(f"{where}: correct must be {expected or 'empty'}, got {show_value(correct)}")
     return parsed
-
-
-def _parse_probability(text: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise ValueError(f"{where}: halting_probability must be 0..1, got {_shown(repr(text))}")
-    return value
-
-
-def _count_equal(text: str, answer: str) -> int:
-    """Return how many cells agree; of a text of another length, those at the same places."""
-    return sum(map(eq, text, answer))
-
-
-def _shown(text: str) -> str:
-    printable = text if text.isprintable() else repr(text)
-    return printable if len(printable) <= 200 else printable[:197] + "..."

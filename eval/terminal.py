@@ -1,13 +1,14 @@
 """Grids as text: in the colors of a terminal, or as digits where there are none.
 
-Beside `draw`, which leaves pictures. Takes panels (a grid with a title and a note), gives lines that fit a width, as many
-panels side by side as fit. A cell is two columns wide, and square; where that is too wide, half blocks put two rows on a line.
+Panels (a grid with a title and a note) become lines, with as many panels side by side as fit the width. A cell is two columns
+wide, and so square; where that is too wide, half blocks put two rows on a line.
 """
 
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal, TextIO
 
 import numpy as np
@@ -76,8 +77,12 @@ Line = tuple[str, int]
 
 def draw_panels(groups: Sequence[Sequence[TextPanel]], look: Look) -> list[str]:
     """Return the lines of `groups` of panels: rows are filled with groups, and a group stays on one row if it fits."""
-    half = look.colors != "none" and look.unicode and _widest(groups, look, half=False) > look.width
-    blocks = [[_draw_panel(panel, look, half) for panel in group] for group in groups]
+    blocks = [[_draw_panel(panel, look, half=False) for panel in group] for group in groups]
+    if look.colors != "none" and look.unicode:  # half blocks, where a pair or a panel is too wide
+        widths = [[lines[0][1] for lines in group] for group in blocks]
+        pairs = [sum(group) + _ARROW for group in widths if len(group) == 2]
+        if max([*pairs, *(width for group in widths for width in group)], default=0) > look.width:
+            blocks = [[_draw_panel(panel, look, half=True) for panel in group] for group in groups]
     rows: list[list[tuple[list[Line], int, bool]]] = [[]]
     for group, drawn in zip(groups, blocks, strict=True):
         parts = [(lines, _ARROW if panel.arrow else _GAP, panel.arrow) for panel, lines in zip(group, drawn, strict=True)]
@@ -95,13 +100,6 @@ def draw_panels(groups: Sequence[Sequence[TextPanel]], look: Look) -> list[str]:
 def heading(text: str, look: Look) -> str:
     """Return `text` as a heading."""
     return text if look.colors == "none" else f"{_BOLD}{text}{_RESET}"
-
-
-def _widest(groups: Sequence[Sequence[TextPanel]], look: Look, half: bool) -> int:
-    """Return the columns of the widest group of pairs, or of the widest panel where groups are longer."""
-    drawn = [[_draw_panel(panel, look, half)[0][1] for panel in group] for group in groups]
-    pairs = [sum(widths) + _ARROW for widths in drawn if len(widths) == 2]
-    return max([*pairs, *(width for widths in drawn for width in widths)], default=0)
 
 
 def _row_width(parts: Sequence[tuple[list[Line], int, bool]]) -> int:
@@ -152,8 +150,13 @@ def _draw_cells(panel: TextPanel, look: Look, half: bool) -> list[Line]:
         ]
     if not half:
         return [(_wide_row(row, marked, look), 2 * width) for row, marked in zip(rows, marks, strict=True)]
-    lower = [*rows[1::2], *([[None] * width] if len(rows) % 2 else [])]
-    return [(_half_row(top, bottom, look), width) for top, bottom in zip(rows[::2], lower, strict=True)]
+    drawn = []
+    for top, bottom in zip_longest(rows[::2], rows[1::2], fillvalue=[None] * width):  # two cells in a column
+        text = ""
+        for upper, lower in zip(top, bottom, strict=True):
+            text += _code(upper, look, 38) + ("\x1b[49m" if lower is None else _code(lower, look, 48)) + "▀"
+        drawn.append((text + _RESET, width))
+    return drawn
 
 
 def _wide_row(row: Sequence[int], marked: Sequence[bool], look: Look) -> str:
@@ -163,15 +166,10 @@ def _wide_row(row: Sequence[int], marked: Sequence[bool], look: Look) -> str:
         if cell != before:
             text += _code(cell, look, 48)
             before = cell
-        text += f"{_ink(cell)}><" if mark else "  "
-    return text + _RESET
-
-
-def _half_row(top: Sequence[int], bottom: Sequence[int | None], look: Look) -> str:
-    """Return one column for two cells, one above the other."""
-    text = ""
-    for upper, lower in zip(top, bottom, strict=True):
-        text += _code(upper, look, 38) + (_code(lower, look, 48) if lower is not None else "\x1b[49m") + "▀"
+        red, green, blue = _RGB[cell]
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 140
+        ink = 16 if light else 231  # black or white, whichever shows on the color
+        text += f"\x1b[1;38;5;{ink}m><" if mark else "  "
     return text + _RESET
 
 
@@ -181,12 +179,6 @@ def _code(cell: int, look: Look, ground: int) -> str:
         return f"\x1b[{ground};5;{_NEAREST_256[cell]}m"
     red, green, blue = _RGB[cell]
     return f"\x1b[{ground};2;{red};{green};{blue}m"
-
-
-def _ink(cell: int) -> str:
-    """Return the escape code of black or white, whichever shows on the color of a cell."""
-    red, green, blue = _RGB[cell]
-    return "\x1b[1;38;5;16m" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "\x1b[1;38;5;231m"
 
 
 def draw_text(result: TaskResult, title: str, look: Look) -> list[str]:

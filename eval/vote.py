@@ -1,7 +1,6 @@
 """Votes: counts the candidates of all views of a test input and ranks the different grids among them.
 
-Stands between prediction, which streams candidates in, and the submission or the score, which take the attempts out.
-Holds each different grid once, however many candidates there are.
+Each different grid is held once, however many candidates there are.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,8 +19,6 @@ ATTEMPTS = 2
 _UNIT = 1 << 40
 # Probabilities are summed as whole numbers of 2**-40: such sums are exact, so the ranking does not depend on the order in
 # which candidates arrive or ballots are pooled, as sums of floats would.
-
-_VALID_COLORS = bytes(range(COLORS))
 
 Ranking = Callable[[int, float], tuple[float, ...]]
 """(count, sum of halting probabilities) -> sort key; the largest key ranks first."""
@@ -57,7 +54,7 @@ class Tally:
     """How many candidates one test input got."""
 
     candidates: int
-    """All candidates, empty ones included: the number of views that were predicted."""
+    """All candidates, empty ones included: the number of views."""
     distinct: int
     """Different grids among them."""
     empty: int
@@ -77,8 +74,8 @@ class _TestVotes:
 class Ballot:
     """Votes for any number of test inputs, all from one source (a run, a checkpoint) or pooled from several.
 
-    `add`, `add_batch`, `add_packed` and `add_empty` fill a ballot of one source. `pool_ballots` makes the only ballots of
-    several sources, and nothing can be added to those: so `sources` always tells whose candidates a score rests on.
+    `add` fills a ballot of one source. `pool_ballots` makes the only ballots of several sources, and nothing can be added to
+    those, so `sources` always names whose candidates a score rests on.
     """
 
     def __init__(self, source: str) -> None:
@@ -90,57 +87,20 @@ class Ballot:
         """Different sources whose candidates were counted, in the order they were pooled; one for a single checkpoint."""
         return self._sources
 
-    def add(self, task_id: TaskId, test_index: int, grid: Grid | None, probability: float) -> None:
-        """Count one candidate: a (H, W) uint8 grid in the original frame, or None when the prediction was empty.
-
-        `probability` is its halting probability, 0..1. Raises ValueError on a bad grid or probability.
-        """
-        if not 0.0 <= probability <= 1.0:
-            raise ValueError(f"{_where(task_id, test_index)}: a halting probability is 0..1, got {probability}")
-        if grid is None:
-            self._votes(task_id, test_index).empty += 1
-            return
-        if grid.dtype != np.uint8:
-            raise ValueError(f"{_where(task_id, test_index)}: a grid is uint8, got {grid.dtype}")
-        _check_size(task_id, test_index, grid.shape)
-        key = grid_key(grid)
-        votes = self._votes(task_id, test_index).by_key
-        entry = votes.get(key)
-        if entry is None:
-            _check_colors(task_id, test_index, key)
-            votes[key] = entry = [0, 0]
-        entry[0] += 1
-        entry[1] += round(float(probability) * _UNIT)
-
-    def add_batch(self, task_id: TaskId, test_index: int, grids: npt.NDArray[np.uint8], probabilities: npt.ArrayLike) -> None:
-        """Count B candidates of one test input that have the same size.
-
-        `grids` (B, H, W) uint8 in the original frame, `probabilities` (B,) floats 0..1. Raises ValueError on a bad
-        grid, a bad probability or lengths that differ; the ballot is then as it was before.
-        """
-        values = np.asarray(probabilities, dtype=np.float64)
-        if grids.dtype != np.uint8 or grids.ndim != 3 or values.shape != grids.shape[:1]:
-            raise ValueError(
-                f"{_where(task_id, test_index)}: expected grids (B, H, W) uint8 and probabilities (B,), "
-                f"got {grids.shape} {grids.dtype} and {values.shape}"
-            )
-        shapes = np.tile(np.array(grids.shape[1:]), (len(grids), 1))
-        self.add_packed([(task_id, test_index)] * len(grids), shapes, grids.ravel(), values)
-
-    def add_packed(
+    def add(
         self,
         places: Sequence[tuple[TaskId, int]],
         shapes: npt.NDArray[np.integer],
         cells: npt.NDArray[np.uint8],
         probabilities: npt.NDArray[np.floating],
     ) -> None:
-        """Count K candidates of any test inputs and sizes: the same as `add` of each, many times faster.
+        """Count K candidates of any test inputs and sizes.
 
         `places` (K) are their tasks and test inputs, `shapes` (K, 2) heights and widths (0, 0 where a prediction was empty),
         `cells` all grids in the original frame, row by row and end to end, `probabilities` (K,) floats 0..1. Raises ValueError,
         naming the first of its kind, on a bad grid, a bad probability or lengths that differ; the ballot is then as it was.
         """
-        _check_packed(places, shapes, cells, probabilities)
+        _check(places, shapes, cells, probabilities)
         tests = {place: self._votes(*place) for place in dict.fromkeys(places)}
         units = np.rint(probabilities.astype(np.float64) * _UNIT).astype(np.int64).tolist()
         areas = shapes.astype(np.int64).prod(axis=1).tolist()
@@ -160,16 +120,10 @@ class Ballot:
                 votes.empty += 1
             head, start = head + 2, stop
 
-    def add_empty(self, task_id: TaskId, test_index: int, count: int = 1) -> None:
-        """Count `count` candidates that held no grid."""
-        if count < 0:
-            raise ValueError(f"{_where(task_id, test_index)}: a count of candidates is not negative, got {count}")
-        self._votes(task_id, test_index).empty += count
-
     def top(self, task_id: TaskId, test_index: int, k: int | None, ranking: str = "count") -> tuple[Candidate, ...]:
         """Return the k best candidates of a test input (all of them for k=None), best first, all different.
 
-        Ties go to the smaller grid key, so the order depends on the votes alone. Raises ValueError on an unknown
+        Ties go to the smaller grid key, so the order depends on nothing but the votes. Raises ValueError on an unknown
         `ranking`.
         """
         key_of = _ranking_named(ranking)
@@ -178,10 +132,13 @@ class Ballot:
             return ()
         ranked = sorted(votes.by_key.items())
         ranked.sort(key=lambda item: key_of(item[1][0], item[1][1] / _UNIT), reverse=True)  # stable: ties stay sorted
-        return tuple(Candidate(_grid_of(key), count, total / _UNIT) for key, (count, total) in ranked[:k])
+        return tuple(
+            Candidate(np.frombuffer(key, np.uint8, offset=2).reshape(key[0], key[1]).copy(), count, total / _UNIT)
+            for key, (count, total) in ranked[:k]
+        )
 
     def rank(self, task_id: TaskId, test_index: int, grid: Grid, ranking: str = "count") -> int:
-        """Return the place of `grid` among all candidates of a test input as `top` ranks them, from 1; 0 where it is none."""
+        """Return the rank of `grid` among all candidates of a test input, as `top` has it, from 1; 0 where it is none."""
         key_of, key = _ranking_named(ranking), grid_key(grid)
         votes = self._tests.get((task_id, test_index))
         if votes is None or key not in votes.by_key:
@@ -255,47 +212,29 @@ def _ranking_named(name: str) -> Ranking:
     return ranking
 
 
-def _grid_of(key: bytes) -> Grid:
-    """Return the grid of a key; the inverse of `grid_key`."""
-    grid = np.frombuffer(key, dtype=np.uint8, offset=2).reshape(key[0], key[1])
-    return grid.copy()  # frombuffer is read-only
-
-
-def _where(task_id: TaskId, test_index: int) -> str:
-    return f"task {task_id}, test input {test_index}"
-
-
-def _check_size(task_id: TaskId, test_index: int, shape: tuple[int, ...]) -> None:
-    if len(shape) != 2 or not (1 <= shape[0] <= MAX_SIDE and 1 <= shape[1] <= MAX_SIDE):
-        raise ValueError(f"{_where(task_id, test_index)}: a grid is 1..{MAX_SIDE} by 1..{MAX_SIDE}, got {shape}")
-
-
-def _check_colors(task_id: TaskId, test_index: int, key: bytes) -> None:
-    strange = key[2:].translate(None, delete=_VALID_COLORS)
-    if strange:
-        raise ValueError(f"{_where(task_id, test_index)}: a color is 0..{COLORS - 1}, got {strange[0]}")
-
-
-def _check_packed(
+def _check(
     places: Sequence[tuple[TaskId, int]],
     shapes: npt.NDArray[np.integer],
     cells: npt.NDArray[np.uint8],
     probabilities: npt.NDArray[np.floating],
 ) -> None:
-    """Raise ValueError unless these are candidates as `Ballot.add_packed` takes them."""
+    """Raise ValueError unless these are candidates as `Ballot.add` takes them."""
     if cells.dtype != np.uint8 or shapes.shape != (len(places), 2) or probabilities.shape != (len(places),):
         got = f"shapes {shapes.shape}, probabilities {probabilities.shape} and {cells.dtype} cells"
         raise ValueError(f"expected shapes and probabilities of {len(places)} candidates and uint8 cells, got {got}")
+
+    def where(number: int) -> str:
+        return f"task {places[number][0]}, test input {places[number][1]}"
+
     sizes = shapes.astype(np.int64)
     for number in np.flatnonzero(~((probabilities >= 0.0) & (probabilities <= 1.0)))[:1].tolist():
-        raise ValueError(f"{_where(*places[number])}: a halting probability is 0..1, got {probabilities[number]}")
+        raise ValueError(f"{where(number)}: a halting probability is 0..1, got {probabilities[number]}")
     proper = ((sizes >= 1) & (sizes <= MAX_SIDE)).all(axis=1) | (sizes == 0).all(axis=1)
     for number in np.flatnonzero(~proper)[:1].tolist():
-        task_id, test_index = places[number]
-        _check_size(task_id, test_index, tuple(sizes[number].tolist()))
+        raise ValueError(f"{where(number)}: a grid is 1..{MAX_SIDE} by 1..{MAX_SIDE}, got {tuple(sizes[number].tolist())}")
     ends = sizes.prod(axis=1).cumsum()
     if len(cells) != (ends[-1] if len(ends) else 0):
         raise ValueError(f"{len(cells)} cells do not fill the grids of {len(places)} candidates")
     for cell in np.flatnonzero(cells >= COLORS)[:1].tolist():
         number = int(np.searchsorted(ends, cell, side="right"))
-        raise ValueError(f"{_where(*places[number])}: a color is 0..{COLORS - 1}, got {cells[cell]}")
+        raise ValueError(f"{where(number)}: a color is 0..{COLORS - 1}, got {cells[cell]}")

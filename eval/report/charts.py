@@ -46,7 +46,11 @@ def draw_curve(points: Sequence[Point], name: str, unit: str, floor: float | Non
         parts.append(f'<text x="{x}" y="{HEIGHT - 24}" text-anchor="middle">{_short(minutes)}</text>')
     parts.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 6}" text-anchor="end">minutes of training</text>')
     line = " ".join(place(*point) for point in shown)
-    parts.append(f'<polyline class="curve" points="{line}"/>' if len(shown) > 1 else _dot(place(*shown[0])))
+    if len(shown) > 1:
+        parts.append(f'<polyline class="curve" points="{line}"/>')
+    else:
+        x, y = line.split(",")
+        parts.append(f'<circle class="dot" cx="{x}" cy="{y}" r="3"/>')
     first, last = finite[0][1], finite[-1][1]
     label = f"{name}: from {_short(first)} to {_short(last)}{unit} over {_short(finite[-1][0])} minutes of training"
     return _svg(label, parts)
@@ -128,11 +132,6 @@ def _short(value: float) -> str:
     if abs(value) >= 1e6:
         return f"{value / 1e6:.3g}M"
     return f"{value / 1e3:.3g}k" if abs(value) >= 1e4 else f"{value:.3g}" if abs(value) < 1e3 else f"{value:.0f}"
-
-
-def _dot(place: str) -> str:
-    x, y = place.split(",")
-    return f'<circle class="dot" cx="{x}" cy="{y}" r="3"/>'
 
 
 def _svg(label: str, parts: Sequence[str], width: int = WIDTH, height: int = HEIGHT, aspect: str = "xMidYMid meet") -> str:

@@ -83,7 +83,7 @@ def count_votes(ballot: Ballot, candidates: Candidates, store: Store) -> None:
     for test in np.flatnonzero((candidates.test < 0) | (candidates.test >= len(names)))[:1].tolist():
         raise ValueError(f"candidates of test input {candidates.test[test]}, but the dataset has {len(names)}")
     places = [names[test] for test in candidates.test.tolist()]
-    ballot.add_packed(places, candidates.shape, candidates.cells, candidates.probability)
+    ballot.add(places, candidates.shape, candidates.cells, candidates.probability)
 
 
 def tally(folders: Sequence[Path], store: Store) -> Ballot:

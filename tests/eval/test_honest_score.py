@@ -111,7 +111,7 @@ def second_score(submission: str, solutions: str, lenient: bool) -> dict[str, An
         totals["mean_over_tasks"].append(sum(fractions, Fraction(0)) / len(truth))
         totals["per_output"].append(Fraction(right, outputs))
         totals["all_or_nothing"].append(Fraction(whole, len(truth)))
-        totals["solved"] = right
+        totals["first" if how_many == 1 else "solved"] = right
     totals["missing_tasks"] = sorted(set(truth) - set(read))
     totals["unknown_tasks"] = sorted(set(read) - set(truth))
     totals["outputs"] = outputs
@@ -187,6 +187,7 @@ def test_the_score_of_random_files_is_that_of_the_second_scorer(tmp_path: Path) 
             rates = getattr(score, rule)
             assert [rates.pass_at_1, rates.pass_at_2] == [float(rate) for rate in expected[rule]], text
         assert (score.solved_outputs, score.outputs) == (expected["solved"], expected["outputs"])
+        assert score.solved_by_first_alone + score.solved_by_both == expected["first"]
         assert sorted(score.missing_tasks) == expected["missing_tasks"]
         assert sorted(score.unknown_tasks) == expected["unknown_tasks"]
         outcomes["scored with something missing" if lenient and expected["missing_tasks"] else "scored"] += 1

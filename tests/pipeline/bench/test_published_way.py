@@ -9,6 +9,7 @@ from augment.grid import Grid, grid_key
 from augment.transform import Transform
 from eval.vote import Ballot
 from pipeline.bench.published_way import build_published, distinct_views, vote_published
+from tests.eval.ballots import add
 from tests.pipeline.tiny import random_grid, tiny_source
 
 
@@ -43,7 +44,7 @@ def test_candidates_are_ranked_as_by_a_ballot() -> None:
     probabilities = rng.random(60).astype(np.float32)
     ballot = Ballot("here")
     for number, (place, grid, probability) in enumerate(zip(places, chosen, probabilities.tolist(), strict=True)):
-        ballot.add(*place, None if number == 7 else grid, probability)
+        add(ballot, [(*place, None if number == 7 else grid, probability)])
     ranked = vote_published(places, transforms, canvases, probabilities)
     for place in (("t", 0), ("t", 1)):
         assert list(map(grid_key, ranked[place])) == [grid_key(found.grid) for found in ballot.top(*place, None)]
