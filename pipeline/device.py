@@ -2,20 +2,18 @@
 
 import gc
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import (
-    AutocastKwargs,
-    DistributedDataParallelKwargs,
-    InitProcessGroupKwargs,
-    broadcast_object_list,
-    parse_flag_from_env,
-)
+from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
 from accelerate.utils.memory import should_reduce_batch_size
 
 from pipeline.config import Config, Precision
@@ -37,6 +35,8 @@ _MEMORY_WORDS = (
 )
 """What errors of too little memory say that Accelerate does not know."""
 
+COLLECTIVE_TIMEOUT = timedelta(hours=12)
+"""A process may be busy for long while the others wait for it."""
 BFLOAT16_SPEEDUP = 1.2
 """A CPU computes in bfloat16 when its matrix products are so many times faster than in float32."""
 
@@ -54,7 +54,7 @@ def make_accelerator(precision: Precision) -> tuple[Accelerator, torch.dtype]:
         kwargs_handlers=[
             AutocastKwargs(enabled=False),
             DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=timedelta(hours=12)),
+            InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
         ],
     )
     return accelerator, from_main(accelerator, dtype)
@@ -99,13 +99,14 @@ def fit_config(config: Config, dataset: Dataset) -> Config:
 
 
 def end_training(accelerator: Accelerator) -> None:
-    """End what `accelerator` has begun: trackers, and being one of several processes.
+    """Wait for all processes, then end what `accelerator` has begun: trackers, and being one of several processes.
 
     The process group itself stays until this process ends. When the last reference to one of gloo's goes, PyTorch waits for its
     threads and keeps Python to itself meanwhile; a thread that has a tensor left to drop then waits for Python, forever.
     """
+    gather(accelerator, None)
     if accelerator.num_processes > 1:
-        _groups.append(torch.distributed.group.WORLD)
+        _groups.append(dist.group.WORLD)
     accelerator.end_training()
 
 
@@ -114,12 +115,38 @@ _groups: list[object] = []
 
 
 def from_main(accelerator: Accelerator, value: T) -> T:
-    """Return the main process's `value` in every process."""
+    """Return the main process's `value` in every process. Raises ConnectionError where a process has ended."""
     if accelerator.num_processes == 1:
         return value
     agreed = [value]
-    broadcast_object_list(agreed)
+    with _connected():
+        dist.broadcast_object_list(agreed, src=0, group=_host_group())
     return agreed[0]
+
+
+def gather(accelerator: Accelerator, value: T) -> list[T]:
+    """Return the `value` of each process, by rank, in every process. Raises ConnectionError where a process has ended."""
+    if accelerator.num_processes == 1:
+        return [value]
+    values: list[T] = [value] * accelerator.num_processes
+    with _connected():
+        dist.all_gather_object(values, value, group=_host_group())
+    return values
+
+
+@cache
+def _host_group() -> dist.ProcessGroup | None:
+    """Return the group for Python objects: gloo, which notices at once when a process dies, as NCCL does not."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(timeout=COLLECTIVE_TIMEOUT, backend="gloo")
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """Turn the error of a collective into a line for people: it fails when one of the other processes has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError(f"another process of this launch has ended ({str(error).splitlines()[0]})") from error
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
@@ -136,22 +163,6 @@ def free_cache(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def prediction_devices(accelerator: Accelerator, workers: int | None) -> list[str]:
-    """Return the device of each prediction worker, on this machine; none where this process predicts by itself.
-
-    By default one for each visible GPU where there are several, else one for each process of the launch if there are several.
-    Raises ValueError for a negative number of workers.
-    """
-    if workers is not None and workers < 0:
-        raise ValueError(f"workers must not be negative, got {workers}")
-    if accelerator.device.type == "cuda":
-        gpus = torch.cuda.device_count()
-        count = (gpus if gpus > 1 else 0) if workers is None else workers
-        return [f"cuda:{number % gpus}" for number in range(count)]
-    count = (accelerator.num_processes if accelerator.num_processes > 1 else 0) if workers is None else workers
-    return ["cpu"] * count
 
 
 def to_batch(pack: Pack, memory_tokens: int, device: torch.device, room: Room | None = None) -> Batch:

@@ -21,7 +21,7 @@ from pipeline.config import Config, override, read_config
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.device import describe_device, fit_config, free_cache, from_main, make_accelerator, ran_out_of_memory
 from pipeline.jobs.record import Stopwatch
-from pipeline.jobs.time_split import STAGE_SECONDS, measure_speed, split_time
+from pipeline.jobs.time_split import measure_speed, split_time
 from pipeline.models.network import make_network
 from pipeline.system.time_limit import Budget
 from pipeline.training.checkpoint import CheckpointFailed
@@ -34,9 +34,6 @@ logger = logging.getLogger(__name__)
 
 BUILD_SHARE = 0.1
 """Of the time: what reading further sources may take, and again what drawing views may take."""
-
-WORKERS = 3.0
-"""Starting prediction workers takes so many times what starting this program took: they start together, and load weights."""
 
 PREDICTING = "predicting"
 """The file of a run directory that is there from the end of training to the end of prediction."""
@@ -53,9 +50,6 @@ class Job(Protocol):
 
     def views(self, config: Config) -> int:
         """Return how often a test input is asked at most."""
-
-    def starts_workers(self, accelerator: Accelerator) -> bool:
-        """Return whether processes have to be started before anything is predicted."""
 
     def predict(
         self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights | None, store: Any, config: Config, budget: Budget,
@@ -90,10 +84,8 @@ def run(plan: RunPlan) -> int:
     stopwatch = Stopwatch(plan.out if accelerator.is_main_process else None, plan.budget.started)
     stopwatch.lap("start", describe_device(accelerator))
     folder = plan.out / "dataset"
-    engine_seconds = plan.budget.elapsed()
-    before_predicting = STAGE_SECONDS + WORKERS * engine_seconds if plan.job.starts_workers(accelerator) else 0.0
     if accelerator.is_main_process:
-        logger.info("the engine is there after %s", format_duration(engine_seconds))
+        logger.info("the engine is there after %s", format_duration(plan.budget.elapsed()))
         if not (plan.resume and (folder / "manifest.json").is_file()):
             seconds = None if plan.budget.limit_seconds is None else BUILD_SHARE * plan.budget.remaining()
             plan.job.build(config, seconds).save(folder)
@@ -107,7 +99,7 @@ def run(plan: RunPlan) -> int:
     resume = from_main(accelerator, plan.resume and marker.is_file())
     if resume:
         logger.info("training had ended; going on with predictions")
-    failed = not resume and _train(plan, config, accelerator, dtype, store, before_predicting)
+    failed = not resume and _train(plan, config, accelerator, dtype, store)
     free_cache(accelerator.device)
     stopwatch.lap("train")
     weights = newest_weights(plan.out / "checkpoints")
@@ -141,12 +133,9 @@ def _stored_config(plan: RunPlan) -> Config:
     return replace(config, train=replace(config.train, pieces=plan.config.train.pieces))  # memory, not what is computed
 
 
-def _train(
-    plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch.dtype, store: Dataset, before_predicting: float
-) -> bool:
+def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch.dtype, store: Dataset) -> bool:
     """Train within the share of the time that prediction leaves; return whether training failed.
 
-    `before_predicting` are the seconds until workers are ready.
     What it reached by then is in the checkpoints. Failures of one process among several end the run: the others cannot go on.
     """
     network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
@@ -158,9 +147,7 @@ def _train(
     if plan.budget.limit_seconds is not None:  # else the settings alone say what is done, and nothing depends on the speed
         speed = measure_speed(network, store, config, dtype, accelerator)
         views = plan.job.views(config)
-        split = split_time(
-            config, plan.budget, plan.out, plan.resume, speed, accelerator.num_processes, views, before_predicting
-        )
+        split = split_time(config, plan.budget, plan.out, plan.resume, speed, accelerator.num_processes, views)
         config, seconds = from_main(accelerator, split)
     budget = plan.budget.until(seconds)  # from here: what making the trainer takes is not prediction's
     trainer = Trainer(accelerator, dtype, network, store, config, plan.out)

@@ -24,7 +24,7 @@ from pipeline.data.sources import Source
 from pipeline.data.store import Store
 from pipeline.device import to_batch
 from pipeline.inference.candidates import CandidateBuilder
-from pipeline.inference.forward import Asker
+from pipeline.inference.forward import InferenceRunner
 from pipeline.inference.voting import count_votes
 from pipeline.models.attention import choose_way
 from pipeline.models.layout import Room
@@ -83,7 +83,7 @@ class Computing:
         self.network: Network = make_network(plan.model, memory, len(store.task_ids), len(store.transforms), 0).to(device)
         self.pairs = PackMaker(store, CANVAS[side], memory.tokens, "pairs")
         self.tests = PackMaker(store, CANVAS[side], memory.tokens, "tests")
-        self.asker = Asker(device, dtype, self.network, self.tests, PredictConfig(segments=1))
+        self.runner = InferenceRunner(device, dtype, self.network, self.tests, PredictConfig(segments=1))
 
     def batch(self, samples: Samples) -> Batch:
         """Return the pack of training `samples`, on the device."""
@@ -113,7 +113,7 @@ class Computing:
     def answer(self, samples: Samples) -> None:
         """Answer to views of test inputs."""
         self.network.eval()
-        self.asker.answer(samples[self.tests.order(samples)])
+        self.runner.forward(samples[self.tests.order(samples)])
 
     def weights_bytes(self) -> int:
         """Bytes of the weights in a checkpoint, task memory included."""

@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
         _silence_output()
         return 1
     except (OSError, FloatingPointError) as error:
-        print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
+        if speaks() or not isinstance(error, ConnectionError):  # of a process that ended one line is enough
+            print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
         return 1
 
 

@@ -76,11 +76,6 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help=setting)
 
 
-def add_workers(parser: argparse.ArgumentParser) -> None:
-    several = "processes that predict ARC tasks (default: one for each GPU where there are several; 0: none but this one)"
-    parser.add_argument("--workers", type=int, metavar="N", help=several)
-
-
 def add_processes(parser: argparse.ArgumentParser) -> None:
     several = "start so many processes on a machine without GPUs (with GPUs: accelerate launch -m pipeline ...)"
     parser.add_argument("--processes", type=int, metavar="N", help=several)

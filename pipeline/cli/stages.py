@@ -18,7 +18,6 @@ from pipeline.cli.options import (
     add_sources,
     add_time_limit,
     add_weights,
-    add_workers,
     are_puzzles,
     budget_of,
     challenge_of,
@@ -69,7 +68,7 @@ def _job(arguments: argparse.Namespace) -> "Job":
     leakage: Leakage = arguments.leakage or "drop"
     if isinstance(challenge, PuzzleChallenge):
         return PuzzleJob(challenge, train_sources, leakage, arguments.out, arguments.limit)
-    return ArcJob(challenge, train_sources, leakage, arguments.out, arguments.workers)
+    return ArcJob(challenge, train_sources, leakage, arguments.out)
 
 
 def build_command(arguments: argparse.Namespace, started: float) -> int:
@@ -120,7 +119,7 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
 
 def predict_command(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.config import override
-    from pipeline.device import end_training, make_accelerator, prediction_devices
+    from pipeline.device import end_training, make_accelerator
     from pipeline.inference.predictor import Predictor
     from pipeline.inference.voting import predict_and_vote
     from pipeline.weights import load_weights
@@ -138,19 +137,18 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     if isinstance(store, PuzzleStore):
         predict_test_puzzles(arguments, accelerator, dtype, weights, store, config, budget_of(arguments, started))
         return 0
-    devices = prediction_devices(accelerator, arguments.workers)
-    end_training(accelerator)
-    if not accelerator.is_main_process:  # it leads, with workers of its own
-        return 0
     tasks = store.tasks_to_solve()
     path = arguments.out / "submission.json"
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "votes.json").unlink(missing_ok=True)
-    write_submission(path, fallback_submission(tasks), tasks)
-    with Predictor(accelerator.device, dtype, weights, store, config.predict, devices) as predictor:
-        ballot = predict_and_vote(predictor, arguments.out, budget_of(arguments, started), tasks)
-    counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]
-    print(f"{path}: {len(tasks)} tasks, {counts.count(0)} of {len(counts)} test inputs without a prediction")
+    if accelerator.is_main_process:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "votes.json").unlink(missing_ok=True)
+        write_submission(path, fallback_submission(tasks), tasks)
+    predictor = Predictor(accelerator, dtype, weights, store, config.predict)
+    ballot = predict_and_vote(predictor, arguments.out, budget_of(arguments, started), tasks, arguments.resume)
+    end_training(accelerator)
+    if accelerator.is_main_process:
+        counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]
+        print(f"{path}: {len(tasks)} tasks, {counts.count(0)} of {len(counts)} test inputs without a prediction")
     return 0
 
 
@@ -177,7 +175,6 @@ def add_run(commands: Any) -> None:
     add_weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
     add_processes(parser)
-    add_workers(parser)
 
 
 def add_build(commands: Any) -> None:
@@ -223,8 +220,8 @@ def add_predict(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--views", type=int, metavar="N", help="most views of a test input")
     add_time_limit(parser, "ends after the round that is cut short by it")
+    parser.add_argument("--resume", action="store_true", help="keep the complete rounds of ARC predictions in DIR and go on")
     add_processes(parser)
-    add_workers(parser)
     add_settings(parser)
 
 

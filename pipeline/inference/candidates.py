@@ -115,7 +115,7 @@ _KINDS = {"test": "I32", "shape": "U8", "probability": "F32", "tokens": "U8"}
 
 @dataclass(frozen=True)
 class Candidates:
-    """What was predicted in one round, or a piece of it: K grids in the original frame."""
+    """What was predicted in one round, or in a share of it: K grids in the original frame."""
 
     test: npt.NDArray[np.int32]
     """(K,) test input of the store."""

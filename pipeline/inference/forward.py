@@ -1,6 +1,6 @@
-"""Asking a trained network: samples in, output tokens and halting probabilities out, in packs that the clock allows.
+"""Batched inference under a time limit: takes samples, yields output tokens and halting probabilities per pack.
 
-What predictions of ARC tasks (pipeline.inference.predictor) and of puzzles (pipeline.inference.puzzles) have in common.
+Predictions of ARC tasks (pipeline.inference.predictor) and of puzzles (pipeline.inference.puzzles) share it.
 """
 
 import logging
@@ -22,12 +22,12 @@ from pipeline.system.time_limit import Budget
 logger = logging.getLogger(__name__)
 
 PACK_SECONDS = 2.0
-"""A pack is kept so small that it takes about this long, so that the clock is looked at often enough."""
+"""A pack is kept so small that it takes about this long, so that the time limit is checked often enough."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What the network says to one pack after a segment, or a cycle of its only one."""
+    """The output for one pack after a segment, or after a cycle of the only segment."""
 
     tokens: npt.NDArray[np.uint8]
     """(C,) the output token of each cell."""
@@ -36,8 +36,8 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the network says to one pack."""
+class Output:
+    """The output for one pack."""
 
     samples: Samples
     pack: Pack
@@ -46,28 +46,24 @@ class Answer:
     probability: npt.NDArray[np.float32]
     """(B,) halting probability of the last segment: how sure it is to be right."""
     drafts: tuple[Draft, ...] = ()
-    """Where they were asked for: after each segment; of a network that is asked for one, after each of its cycles."""
+    """If requested: after each segment; where there is one segment only, after each of its cycles."""
 
 
-class Asker:
-    """Asks one network, in this process; remembers how fast it answers."""
+class InferenceRunner:
+    """Runs one network in this process and measures its speed."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, network: Network, maker: Packs, config: PredictConfig) -> None:
         self.device, self.dtype, self.maker, self.config = device, dtype, maker, config
         self.network = network.to(device).eval()
         self.tokens_per_second: float | None = None
         self.most_tokens = config.pack_tokens
-        self.halved = 0
-        """Packs that were too large for the memory."""
 
-    def ask(self, samples: Samples, budget: Budget, pack_tokens: int | None = None, drafts: bool = False) -> Iterator[Answer]:
-        """Yield an answer to each pack of `samples`, equal shapes together; stop when the next would not be in time.
+    def predict(self, samples: Samples, budget: Budget, drafts: bool = False) -> Iterator[Output]:
+        """Yield the output for each pack of `samples`, equal shapes together; stop when the next would not be in time.
 
-        A pack has up to `pack_tokens`, if that is less than the config's; one that is too large for the memory is asked again
-        in halves, and later ones are no larger. With `drafts`, an answer has them. Raises OutOfMemory when a single sequence
-        is too large.
+        A pack that is too large for the memory is repeated in halves, and later ones are no larger. With `drafts`, an output
+        has them. Raises OutOfMemory when a single sequence is too large.
         """
-        self.most_tokens = min(self.most_tokens, pack_tokens or self.most_tokens)
         samples = samples[self.maker.order(samples)]
         ends = self.maker.tokens(samples).cumsum()
         position = 0
@@ -80,22 +76,21 @@ class Asker:
             if budget.remaining() < needed:
                 return
             started = time.monotonic()
-            answer = self._try(samples[position:stop], drafts)
-            if answer is None:
+            output = self._try(samples[position:stop], drafts)
+            if output is None:
                 self.most_tokens = max(1, tokens // 2)
-                self.halved += 1
                 logger.warning("out of memory: packs of %d tokens from now on, not %d", self.most_tokens, tokens)
                 free_cache(self.device)
                 continue
             speed = tokens / max(time.monotonic() - started, 1e-6)
             self.tokens_per_second = speed if self.tokens_per_second is None else 0.5 * (speed + self.tokens_per_second)
             position = stop
-            yield answer
+            yield output
 
     def _pack_tokens(self, budget: Budget) -> int:
         """Return the tokens of the next pack: a small one while the speed is unknown.
 
-        Without a time limit they do not depend on the speed: the same packs give the same answers to the last bit.
+        Without a time limit they do not depend on the speed: the same packs give the same outputs to the last bit.
         """
         if budget.limit_seconds is None:
             return self.most_tokens
@@ -103,10 +98,10 @@ class Asker:
             return 1
         return max(1, min(self.most_tokens, int(PACK_SECONDS * self.tokens_per_second)))
 
-    def _try(self, samples: Samples, drafts: bool) -> Answer | None:
-        """Return the answer to one pack, None where the memory is too small for it and half of it could fit."""
+    def _try(self, samples: Samples, drafts: bool) -> Output | None:
+        """Return the output for one pack, None where the memory is too small for it and half of it could fit."""
         try:
-            return self.answer(samples, drafts)
+            return self.forward(samples, drafts)
         except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
@@ -115,8 +110,8 @@ class Asker:
             return None  # what the failed pack holds is free once the error is gone
 
     @torch.inference_mode()
-    def answer(self, samples: Samples, keep_drafts: bool = False) -> Answer:
-        """Return the answer to one pack of `samples`, in order: all segments, however long it takes."""
+    def forward(self, samples: Samples, keep_drafts: bool = False) -> Output:
+        """Return the output for one pack of `samples`, in order: all segments, however long it takes."""
         pack = self.maker.make(samples)
         batch = to_batch(pack, self.maker.memory_tokens, self.device)
         state = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
@@ -133,10 +128,10 @@ class Asker:
         if not np.isfinite(probability).all():
             logger.warning("halting probabilities that are not finite count as 0")
             probability = np.nan_to_num(probability, nan=0.0)
-        return Answer(samples, pack, last.tokens, probability, tuple(drafts))
+        return Output(samples, pack, last.tokens, probability, tuple(drafts))
 
 
 def _read(segment: Segment) -> Draft:
-    """Return what a segment says; waits for the device."""
+    """Return the output of a segment; waits for the device."""
     tokens = segment.logits.argmax(-1).to(torch.uint8).cpu().numpy()
     return Draft(tokens, segment.halting[:, 0].sigmoid().cpu().numpy())

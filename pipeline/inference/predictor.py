@@ -1,27 +1,28 @@
 """The prediction stage: views of every test input through a trained network, in rounds, each round a file of candidates.
 
-Reads a store and weights, knows no solutions. Every round asks the same number of further views of every test input, the
-identity first, so that whenever time runs out all test inputs have had their turn. One process leads; it asks by itself, or
-has a crew of workers.
+Reads a store and weights, never solutions. Every round predicts the same number of further views of every test input, the
+identity first, so that no test input is left out whenever time runs out. Each process of the launch predicts its share of a
+round; all of them end together, and the main one writes the files.
 """
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from accelerate import Accelerator
 
 from pipeline.config import PredictConfig
-from pipeline.data.packs import Samples
+from pipeline.data.packs import Samples, make_packs
 from pipeline.data.store import Store
+from pipeline.device import from_main, gather
 from pipeline.inference.candidates import (
+    CandidateBuilder,
     Candidates,
+    Drafts,
     Origin,
     drafts_path,
     join_candidates,
@@ -30,11 +31,11 @@ from pipeline.inference.candidates import (
     write_candidates,
     write_drafts,
 )
-from pipeline.inference.pieces import Alone, Answered, Crew, Piece, Solver, make_test_packs, seen_through
+from pipeline.inference.forward import InferenceRunner, Output
 from pipeline.inference.vote_file import source_name
-from pipeline.inference.workers import Work, Workers
+from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
-from pipeline.weights import Weights
+from pipeline.weights import Weights, network_from
 
 logger = logging.getLogger(__name__)
 
@@ -46,39 +47,42 @@ class Round:
     number: int
     found: Candidates
     views: int
-    """Views of a test input that have been asked by now, where it has so many."""
+    """Views of a test input that have been predicted by now, where it has so many."""
     seconds: float
     complete: bool
-    """False when not every view of the round was asked: the time ran out, or pieces were given up."""
+    """False when the time ran out before every view of the round was predicted."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process predicted of a round."""
+
+    candidates: Candidates
+    drafts: list[Drafts]
+    """Of each pack, in the first round."""
+    tokens_per_second: float | None
+    """None while it is unknown."""
 
 
 class Predictor:
-    """Predicts the tests of a store. A context: leaving it ends the workers."""
+    """Predicts the tests of a store, together with the other processes of the launch."""
 
     def __init__(
-        self, device: torch.device, dtype: torch.dtype, weights: Weights, store: Store, config: PredictConfig,
-        workers: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        """`workers` names the device of each worker process; without any, this process asks on `device`."""
-        self.dataset = store
-        self.store, self.config = seen_through(store, weights), config
+        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights, store: Store, config: PredictConfig
+    ) -> None:
+        self.accelerator, self.dataset, self.config = accelerator, store, config
+        self.store = seen_through(store, weights)
         self.source = source_name(weights.path, weights.step, weights.data_hash)
-        self.maker = make_test_packs(weights, self.store)
-        self.crew: Crew
-        if workers:
-            self.crew = Workers(workers, Work(weights.path, self.store, config, dtype))
-        else:
-            self.crew = Alone(Solver(weights, self.store, config, device, dtype))
-
-    def __enter__(self) -> "Predictor":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.crew.close()
+        network, self.transplant = network_from(weights, self.store)
+        logger.info("%s", self.transplant)
+        self.maker = make_packs(self.store, weights.config.train.canvas, weights.config.memory.tokens, "tests")
+        self.runner = InferenceRunner(accelerator.device, dtype, network, self.maker, config)
+        self.tokens_per_second: float | None = None
+        """Of all processes together; None before the first round."""
 
     @property
     def most_views(self) -> int:
-        """Views of the test inputs that can be asked most, up to `predict.views`."""
+        """The largest number of views that any test input has, up to `predict.views`."""
         views = np.diff(self.store.transform_start)[self.store.test_task]
         return min(self.config.views, int(views.max(initial=0)))
 
@@ -90,7 +94,7 @@ class Predictor:
             try:
                 candidates, origin = read_candidates(path)
             except ValueError:
-                break  # cut short or damaged: asked again
+                break  # cut short or damaged: predicted again
             same = (origin.source, origin.tests_hash, origin.number) == (self.source, self.store.tests_hash, number)
             if not same or origin.first_view != views or not origin.complete:
                 break
@@ -100,52 +104,49 @@ class Predictor:
             path.unlink()
         return kept
 
-    def rounds(self, folder: Path, budget: Budget, kept: int = 0) -> Iterator[Round]:
-        """Ask rounds of views until `predict.views` are asked or `budget` is used up; yield after each.
+    def rounds(self, folder: Path, budget: Budget, kept: Origin | None = None) -> Iterator[Round]:
+        """Predict rounds of views until `predict.views` are predicted or `budget` is used up; yield after each.
 
-        The file of a round is in `folder`, complete, when the round is yielded; a line of the log tells when the disk does not
-        take it. Goes on after the first `kept` rounds there.
+        All processes get the same rounds. The file of a round is in `folder`, complete, when the main process gets it; if the
+        disk does not take it, a line of the log says so. Goes on after `kept`, the last round there (of the main process).
         """
-        number, most = kept, self.most_views
-        asked = read_candidates(round_path(folder, kept))[1].views if kept else 0
-        while asked < most:
-            count = self._round_views(asked, most, budget)
+        number, asked = from_main(self.accelerator, (kept.number, kept.views) if kept else (0, 0))
+        most, complete = self.most_views, True
+        while complete and asked < most:
+            count = from_main(self.accelerator, self._round_views(asked, most, budget))
             if not count:
                 return
-            number += 1
             started = time.monotonic()
-            tests, transforms = self._samples(asked, asked + count)
-            pieces = self._cut(tests, transforms, budget, drafts=asked == 0)
-            answered = self.crew.solve(pieces, budget)
-            complete = all(done and done.asked == len(piece) for piece, done in zip(pieces, answered, strict=True))
-            candidates = join_candidates([done.candidates for done in answered if done])
-            origin = Origin(self.source, self.store.tests_hash, number, asked, asked + count, complete)
-            if asked == 0:  # before the round: one that is complete is not asked again
-                self._leave_drafts(folder, answered)
-            self._leave_round(round_path(folder, number), candidates, origin)
+            samples = self._samples(asked, asked + count)
+            shares = gather(self.accelerator, self._predict_share(samples, budget, with_drafts=not asked))
+            candidates = join_candidates([share.candidates for share in shares])
+            complete = len(candidates.test) == len(samples)
+            speeds = [share.tokens_per_second for share in shares if share.tokens_per_second is not None]
+            self.tokens_per_second = len(shares) * sum(speeds) / len(speeds) if speeds else None
+            number += 1
+            if self.accelerator.is_main_process:
+                if not asked:  # before the round: one that is complete is not repeated
+                    self._leave_drafts(folder, [drafts for share in shares for drafts in share.drafts])
+                origin = Origin(self.source, self.store.tests_hash, number, asked, asked + count, complete)
+                self._leave_round(round_path(folder, number), candidates, origin)
             asked += count
             yield Round(number, candidates, asked, time.monotonic() - started, complete)
-            cut = any(done and done.asked < len(piece) for piece, done in zip(pieces, answered, strict=True))
-            if cut or budget.remaining() <= 0:
-                return
 
     def _round_views(self, asked: int, most: int, budget: Budget) -> int:
-        """Return how many views of every test input the next round asks: what fits into the time, one at first."""
+        """Return how many views of every test input the next round has: what fits into the time, one at first."""
         if budget.remaining() <= 0:
             return 0
         if not asked:
             return 1
         wanted = min(self.config.round_views, most - asked)
-        speed = self.crew.tokens_per_second
-        if speed is None:
+        if self.tokens_per_second is None:
             return wanted
-        tests, transforms = self._samples(asked, asked + 1)
-        view_seconds = int(self.maker.tokens(_unshifted(tests, transforms)).sum()) / speed
+        view_seconds = int(self.maker.tokens(self._samples(asked, asked + 1)).sum()) / self.tokens_per_second
         fitting = budget.remaining() / max(view_seconds, 1e-9)
         return wanted if fitting >= wanted else max(1, int(fitting))
 
-    def _samples(self, first: int, last: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return test inputs and transforms (positions in the store) of views first..last-1 of every test input."""
+    def _samples(self, first: int, last: int) -> Samples:
+        """Return views first..last-1 of every test input, none of them shifted on its canvas, equal shapes together."""
         last = min(last, self.config.views)
         ranges = np.stack((self.store.transform_start[:-1], self.store.transform_start[1:]), axis=1)[self.store.test_task]
         chosen = [
@@ -154,18 +155,32 @@ class Predictor:
             for transform in range(start + first, min(start + last, stop))
         ]
         pairs = np.array(chosen, np.int64).reshape(-1, 2)
-        return pairs[:, 0], pairs[:, 1]
+        samples = Samples(pairs[:, 0], pairs[:, 1], np.zeros_like(pairs))
+        return samples[self.maker.order(samples)]
+
+    def _predict_share(self, samples: Samples, budget: Budget, with_drafts: bool) -> Share:
+        """Predict every N-th of `samples`, N being the number of processes: of each shape this process gets its part."""
+        mine = samples[self.accelerator.process_index :: self.accelerator.num_processes]
+        builder, drafts = CandidateBuilder(), []
+        with Progress("predicting", len(mine), "views") as progress:
+            for output in self.runner.predict(mine, budget, with_drafts):
+                codes = self.store.transforms[output.samples.transform]
+                builder.add(output.samples.example, output.pack, codes, output.tokens, output.probability)
+                if with_drafts:
+                    drafts.append(_drafts_of(output))
+                progress.add(len(output.samples))
+        return Share(builder.build(), drafts, self.runner.tokens_per_second)
 
     def _leave_round(self, path: Path, candidates: Candidates, origin: Origin) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_candidates(path, candidates, origin)
-        except OSError as error:  # the votes have them all the same; a resumed run asks this round again
+        except OSError as error:  # the votes have them all the same; a resumed run predicts this round again
             logger.warning("the candidates of a round are not kept: %s", error)
 
-    def _leave_drafts(self, folder: Path, answered: Sequence[Answered | None]) -> None:
+    def _leave_drafts(self, folder: Path, parts: list[Drafts]) -> None:
         """Write the drafts of the first view, which is the identity."""
-        store, drafts = self.store, join_drafts([drafts for done in answered if done for drafts in done.drafts])
+        store, drafts = self.store, join_drafts(parts)
         if drafts is None:
             return
         names = [(store.task_ids[store.test_task[test]], int(store.test_index[test])) for test in drafts.test.tolist()]
@@ -174,28 +189,32 @@ class Predictor:
         except OSError as error:  # predictions go on without them
             logger.warning("the drafts are not kept: %s", error)
 
-    def _cut(
-        self, tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64], budget: Budget, drafts: bool
-    ) -> list[Piece]:
-        """Return the views of a round in pieces of about equal work, equal shapes together."""
-        samples = _unshifted(tests, transforms)
-        samples = samples[self.maker.order(samples)]
-        tokens = self.maker.tokens(samples)
-        ends = tokens.cumsum()
-        total = int(ends[-1]) if len(ends) else 0
-        count = min(self.crew.count_pieces(total, budget), len(samples))
-        bounds = np.searchsorted(ends, np.arange(1, count) * (total / max(count, 1)), side="right")
-        edges = sorted({0, *bounds.tolist(), len(samples)})
-        return [
-            Piece(samples.example[start:stop], samples.transform[start:stop], int(tokens[start:stop].sum()), drafts)
-            for start, stop in pairwise(edges)
-        ]
-
 
 def round_path(folder: Path, number: int) -> Path:
     """Return the file of the candidates of round `number`, from 1."""
     return folder / f"round-{number:04d}.safetensors"
 
 
-def _unshifted(tests: npt.NDArray[np.int64], transforms: npt.NDArray[np.int64]) -> Samples:
-    return Piece(tests, transforms, 0).samples()
+def seen_through(store: Store, weights: Weights) -> Store:
+    """Return `store` with the views through which the network of `weights` can see its tasks.
+
+    Compositional memory takes any view. A table knows a task only through the views that it was trained on.
+    """
+    if weights.config.memory.kind != "table":
+        return store
+    rows, starts, known = {task: row for row, task in enumerate(weights.task_ids)}, weights.transform_start.tolist(), []
+    for task, task_id in enumerate(store.task_ids):
+        codes = store.transforms[store.transform_start[task] : store.transform_start[task + 1]]
+        if task_id in rows:
+            codes = weights.transforms[starts[rows[task_id]] : starts[rows[task_id] + 1]].numpy().astype(codes.dtype)
+        known.append(codes)
+    return replace(store, transforms=np.concatenate(known), transform_start=np.cumsum([0, *map(len, known)]))
+
+
+def _drafts_of(output: Output) -> Drafts:
+    return Drafts(
+        output.samples.example.astype(np.int32),
+        output.pack.shapes.astype(np.uint8),
+        np.stack([draft.probability for draft in output.drafts]),
+        np.stack([draft.tokens for draft in output.drafts]),
+    )

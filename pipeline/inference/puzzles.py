@@ -1,10 +1,11 @@
 """Prediction of puzzles: every test question once, as it is. One right answer each, so there is nothing to vote on.
 
-Reads a dataset of puzzles and weights, knows no answers.
+Reads a dataset of puzzles and weights, never answers. Every process of the launch predicts its share of each round.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,8 @@ from accelerate import Accelerator
 from pipeline.config import PredictConfig
 from pipeline.data.packs import make_packs
 from pipeline.data.puzzles.build import PuzzleStore
-from pipeline.inference.forward import Asker
+from pipeline.device import gather
+from pipeline.inference.forward import InferenceRunner
 from pipeline.inference.vote_file import source_name
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
@@ -26,10 +28,10 @@ FIRST_ROUND = 256
 
 @dataclass(frozen=True)
 class PuzzleAnswers:
-    """What the network says to every test question of a dataset, in its order."""
+    """The output for every test question of a dataset, in its order."""
 
     tokens: npt.NDArray[np.uint8]
-    """(Q, H, W); 0 throughout where time ran out before it was asked."""
+    """(Q, H, W); 0 throughout where time ran out before it was predicted."""
     halting: npt.NDArray[np.float32]
     """(Q,) halting probability."""
     asked: npt.NDArray[np.bool_]
@@ -47,26 +49,23 @@ def predict_puzzles(
     """
     network, _ = network_from(weights, store)
     maker = make_packs(store, weights.config.train.canvas, weights.config.memory.tokens, "tests")
-    asker = Asker(accelerator.device, dtype, network, maker, config)
+    runner = InferenceRunner(accelerator.device, dtype, network, maker, config)
     samples = maker.plain()
     shape = store.test_questions.shape
-    tokens = torch.zeros(shape, dtype=torch.uint8)
-    halting, asked = torch.zeros(len(tokens)), torch.zeros(len(tokens), dtype=torch.uint8)
+    tokens, halting, asked = np.zeros(shape, np.uint8), np.zeros(len(samples), np.float32), np.zeros(len(samples), np.bool_)
     source = source_name(weights.path, weights.step, weights.data_hash)
     stop = 0
     while stop < len(samples):
         start, stop = stop, min(len(samples), max(FIRST_ROUND, 2 * stop))
         mine = samples[start + accelerator.process_index : stop : accelerator.num_processes]
+        share = []
         with Progress("predicting", len(mine), "puzzles") as progress:
-            for answer in asker.ask(mine, budget):
-                places = torch.from_numpy(answer.samples.example)
-                tokens[places] = torch.from_numpy(answer.tokens).unflatten(0, (len(places), *shape[1:]))
-                halting[places] = torch.from_numpy(answer.probability)
-                asked[places] = 1
-                progress.add(len(places))
-        found = [part.clone() for part in (tokens, halting, asked)]
-        if accelerator.num_processes > 1:  # each process has its share and zeros elsewhere
-            found = [accelerator.reduce(part.to(accelerator.device), "sum").cpu() for part in found]
-        yield PuzzleAnswers(found[0].numpy(), found[1].numpy(), found[2].numpy() > 0, source)
-        if not found[2][start:stop].all():
+            for output in runner.predict(mine, budget):
+                share.append((output.samples.example, output.tokens, output.probability))
+                progress.add(len(output.samples))
+        for places, predicted, probability in chain.from_iterable(gather(accelerator, share)):
+            tokens[places] = predicted.reshape(-1, *shape[1:])
+            halting[places], asked[places] = probability, True
+        yield PuzzleAnswers(tokens.copy(), halting.copy(), asked.copy(), source)
+        if not asked[start:stop].all():
             return

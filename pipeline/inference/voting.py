@@ -24,25 +24,30 @@ logger = logging.getLogger(__name__)
 def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Sequence[Task], resume: bool = False) -> Ballot:
     """Predict in rounds and put better attempts into `out`/submission.json after each; return the votes.
 
-    A submission of an earlier prediction stays until as many views have been asked as it rests on, or all. With `resume`, the
-    complete rounds of an earlier start of the same prediction count, and are not asked again. Raises OSError at the end
-    when the last submission could not be written.
+    A submission of an earlier prediction stays until as many views have been predicted as it rests on, or all. With `resume`,
+    the complete rounds of an earlier start of the same prediction count, and are not repeated. All processes of a launch call
+    this; only the main one counts votes and writes files. Raises OSError at the end when the last submission could not be
+    written.
     """
     folder, path, ranking = out / "candidates", out / "submission.json", predictor.config.ranking
+    ballot = Ballot(predictor.source)
+    if not predictor.accelerator.is_main_process:
+        for _ in predictor.rounds(folder, budget):
+            pass
+        return ballot
     unwritten: OSError | None = None
     earlier = _views_before(out / VOTES_FILE)
     if not resume:
         clear_candidates(folder)
-    ballot = Ballot(predictor.source)
     kept = predictor.keep_rounds(folder)
     for candidates, _ in kept:
         count_votes(ballot, candidates, predictor.store)
-    if kept:
-        views = kept[-1][1].views
-        logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), views)
-        if views >= earlier:
+    last = kept[-1][1] if kept else None
+    if last:
+        logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), last.views)
+        if last.views >= earlier:
             write_attempts(path, ballot, tasks, ranking, predictor.dataset)
-    for done in predictor.rounds(folder, budget, len(kept)):
+    for done in predictor.rounds(folder, budget, last):
         count_votes(ballot, done.found, predictor.store)
         stays = done.views < min(earlier, predictor.most_views)
         filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
@@ -60,7 +65,6 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
             "; the earlier submission rests on more views and stays" if stays else "",
             "no limit" if budget.limit_seconds is None else f"{format_duration(budget.remaining())} left",
         )  # fmt: skip
-    logger.info("predictions: %s", predictor.crew.counts)
     if unwritten:
         raise unwritten
     return ballot

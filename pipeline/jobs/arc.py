@@ -100,8 +100,6 @@ class ArcJob:
     """Further tasks, of which everything that is known is trained on."""
     leakage: Leakage
     out: Path
-    workers: int | None = None
-    """Processes that predict; None for one on each GPU where there are several, 0 for none but this one."""
 
     def build(self, config: Config, seconds: float | None) -> Store:
         """Build the dataset; the solutions are read for the audit alone and are not in it."""
@@ -121,12 +119,6 @@ class ArcJob:
         """Return how often a test input is asked at most."""
         return config.predict.views
 
-    def starts_workers(self, accelerator: "Accelerator") -> bool:
-        """Return whether workers have to be started before anything is predicted."""
-        from pipeline.device import prediction_devices  # noqa: PLC0415
-
-        return bool(prediction_devices(accelerator, self.workers))
-
     def predict(
         self,
         accelerator: "Accelerator",
@@ -139,22 +131,20 @@ class ArcJob:
     ) -> None:
         """Predict in rounds, improve the submission after each, then check it as Kaggle would and score it where that can be.
 
-        The main process leads, with workers of its own; all others are done. Without `weights` the submission stays as it is.
+        Every process predicts its share. Without `weights` the submission stays as it is.
         """
-        from pipeline.device import end_training, prediction_devices  # noqa: PLC0415
+        from pipeline.device import end_training  # noqa: PLC0415
         from pipeline.inference.predictor import Predictor  # noqa: PLC0415
         from pipeline.inference.voting import predict_and_vote  # noqa: PLC0415
 
-        devices = prediction_devices(accelerator, self.workers)
-        accelerator.wait_for_everyone()
-        end_training(accelerator)
-        if not accelerator.is_main_process:
-            return
         tasks = self.challenge.tasks()
         ballot = Ballot("none")
         if weights is not None:
-            with Predictor(accelerator.device, dtype, weights, store, config.predict, devices) as predictor:
-                ballot = predict_and_vote(predictor, self.out, budget, tasks, resume)
+            predictor = Predictor(accelerator, dtype, weights, store, config.predict)
+            ballot = predict_and_vote(predictor, self.out, budget, tasks, resume)
+        end_training(accelerator)
+        if not accelerator.is_main_process:
+            return
         path = self.out / "submission.json"
         check_submission(path, tasks)
         logger.info("%s: complete and valid, %d tasks", path, len(tasks))

@@ -29,7 +29,7 @@ from pipeline.data.sources import Source, find_task
 from pipeline.data.store import Store
 from pipeline.device import fit_config, make_accelerator
 from pipeline.inference.candidates import CandidateBuilder
-from pipeline.inference.forward import Asker
+from pipeline.inference.forward import InferenceRunner
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.network import Network, make_network
 from pipeline.presets import preset
@@ -137,11 +137,11 @@ class Watched:
     def drafts(self, segments: int | None = None) -> list[Draft]:
         """Return the draft of each test input after so many segments, by default as many as predictions run."""
         predict = self.config.predict if segments is None else replace(self.config.predict, segments=segments)
-        asker = Asker(self.device, self.dtype, self.asked, self.maker, predict)
+        runner = InferenceRunner(self.device, self.dtype, self.asked, self.maker, predict)
         builder = CandidateBuilder()
-        for answer in asker.ask(self.maker.plain(), Budget(None, 0.0)):
-            codes = np.zeros(len(answer.samples), np.uint32)  # the identity
-            builder.add(answer.samples.example, answer.pack, codes, answer.tokens, answer.probability)
+        for output in runner.predict(self.maker.plain(), Budget(None, 0.0)):
+            codes = np.zeros(len(output.samples), np.uint32)  # the identity
+            builder.add(output.samples.example, output.pack, codes, output.tokens, output.probability)
         found = {test: Draft(grid, probability) for test, grid, probability in builder.build().grids()}
         return [found[test] for test in range(len(self.store.test_task))]
 

@@ -106,10 +106,6 @@ class PuzzleJob:
         """Return how often a puzzle is asked: once, as it is."""
         return 1
 
-    def starts_workers(self, _: "Accelerator") -> bool:
-        """Return False: every process predicts its share."""
-        return False
-
     def predict(
         self,
         accelerator: "Accelerator",
@@ -129,7 +125,6 @@ class PuzzleJob:
 
         if weights is not None:
             self._predict(accelerator, dtype, weights, store, config, budget)
-        accelerator.wait_for_everyone()
         end_training(accelerator)
 
     def _predict(

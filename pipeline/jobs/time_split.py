@@ -24,12 +24,12 @@ from pipeline.weights import newest_checkpoint
 logger = logging.getLogger(__name__)
 
 MEASURE_SECONDS = 1.0
-"""A measurement of the speed takes about so long; a short one would believe a moment in which other work disturbed it."""
+"""A measurement of the speed takes about so long; a shorter one could fall into a moment in which other work disturbs it."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What one process was measured to do."""
+    """The measured speed of one process."""
 
     tokens_per_second: float
     """Of one segment without gradient."""
@@ -85,7 +85,7 @@ STAGE_SECONDS = 2.0
 
 
 def split_time(
-    config: Config, budget: Budget, out: Path, resume: bool, speed: Speed, processes: int, views: int, before_predicting: float
+    config: Config, budget: Budget, out: Path, resume: bool, speed: Speed, processes: int, views: int
 ) -> tuple[Config, float]:
     """Return the config with packs that fit into the time, and the seconds for training, of a run that has a limit.
 
@@ -95,7 +95,7 @@ def split_time(
     left = budget.remaining()
     view = speed.view_seconds(config.predict.segments) / processes
     wanted = min(config.predict.time_share * left, 2 * views * view)
-    between = max(STAGE_SECONDS, 0.01 * left) + before_predicting
+    between = max(STAGE_SECONDS, 0.01 * left)
     predicting = min(max(wanted, 1.5 * view) + between, 0.5 * left)
     training = max(0.0, left - predicting)
     packs = -(-count_packs(config, processes, resume) // processes)

@@ -39,6 +39,8 @@ MARK = "ARC_KERNEL_START"
 
 _INNER_CODE = re.compile(r"(?:non-zero exit status|exitcode\s*:)\s*(-?\d+)")
 
+_KILLED = "process was killed by SIGKILL"
+"""What pipeline.launch says of one of its processes; its own exit code is 1 then."""
 _MEMORY_SIGNS = ("out of memory", "OutOfMemoryError", "can't allocate memory", "MemoryError")
 
 _PIECES = re.compile(r"computed in (\d+) pieces|repeated with (\d+) pieces|train\.pieces=(\d+);")
@@ -209,7 +211,7 @@ class Start:
         said = "\n".join(self.lines)
         if code not in (None, 0):
             inner = _INNER_CODE.findall(said)  # the launcher has exit codes of its own
-            code = int(inner[-1]) if inner else -9 if "SIGKILL" in said else code
+            code = -9 if _KILLED in said else int(inner[-1]) if inner else -9 if "SIGKILL" in said else code
         memory = any(sign in said for sign in _MEMORY_SIGNS)
         pieces = [int(number) for groups in _PIECES.findall(said) for number in groups if number]
         return Attempt(code, progressed, memory, max(pieces, default=1))

@@ -1,7 +1,6 @@
 """What a run of the Kaggle notebook came to: shown in the notebook, and left as `outcome.json`."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ from submission.format import read_submission
 SHOWN_LINES = 30
 
 SHOWN_TASKS = 2
-
-_PIECES = re.compile(r"predictions: (\d+) pieces, (\d+) failed tries, (\d+) given up")
 
 
 @dataclass(frozen=True)
@@ -74,14 +71,8 @@ class Outcome:
         own = {task.id for task in self.tasks}
         return sum(place[0] in own for place in votes.get("without_prediction", []))
 
-    def pieces(self) -> tuple[int, int, int] | None:
-        """Return how many pieces were predicted, how many tries failed, how many were given up, of the last prediction."""
-        found = [match for line in self.log if (match := _PIECES.search(line))]
-        return (int(found[-1][1]), int(found[-1][2]), int(found[-1][3])) if found else None
-
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        pieces = self.pieces()
         return {
             "kind": self.kind,
             "submission": str(self.submission),
@@ -90,7 +81,6 @@ class Outcome:
             "tasks": len(self.tasks),
             "test_inputs": sum(len(task.test) for task in self.tasks),
             "without_prediction": self.without_prediction(),
-            "pieces": None if pieces is None else {"asked": pieces[0], "failed_tries": pieces[1], "given_up": pieces[2]},
             "data": str(self.data),
             "gpus": list(self.gpus),
             "weights": self.weights,
@@ -109,14 +99,13 @@ class Outcome:
         """Return what happened in a few lines."""
         inputs = sum(len(task.test) for task in self.tasks)
         without = self.without_prediction()
-        pieces = self.pieces()
+        failed = sum(start.code != 0 for start in self.starts)
         valid = "complete and valid" if self.problem is None else f"NOT VALID: {self.problem}"
         return [
             f"{self.submission}: {len(self.tasks)} tasks, {inputs} test inputs: {valid}",
             f"test inputs without a prediction: {inputs if without is None else without} of {inputs}",
-            "pieces of the predictions: "
-            + ("not told" if pieces is None else f"{pieces[0]}, failed tries {pieces[1]}, given up {pieces[2]}"),
-            f"starts of the program: {len(self.starts)}; weights: {self.weights}; warnings: {len(self.messages)}",
+            f"starts of the program: {len(self.starts)}, {failed} of them failed",
+            f"weights: {self.weights}; warnings: {len(self.messages)}",
             f"{format_duration(self.seconds)} of {format_duration(self.time_limit)}",
         ]
 
@@ -133,9 +122,6 @@ class Outcome:
             found.append(f"the weights are {self.weights}")
         if len(self.gpus) < self.expected_gpus:
             found.append(f"{len(self.gpus)} GPUs instead of {self.expected_gpus}")
-        pieces = self.pieces()
-        if pieces and 2 * pieces[2] > pieces[0]:
-            found.append(f"{pieces[2]} of {pieces[0]} pieces of the predictions were given up")
         return found
 
     def show(self) -> None:

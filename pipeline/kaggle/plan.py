@@ -83,7 +83,6 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
     launch = [sys.executable, "-m", "accelerate.commands.launch", *processes, "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     launch += ["--num_cpu_threads_per_process", str(max(1, (os.cpu_count() or 1) // max(1, setup.gpus)))]
-    workers = setup.gpus or (2 if (os.cpu_count() or 1) > 1 else 0)
     splits = [split for split in settings.train_splits if setup.further_tasks and (plan.hidden or split != EVALUATION)]
     known = [split for split in splits if (plan.data / f"arc-agi_{split}_challenges.json").is_file()]
     run = ["-m", "pipeline", "run", "--preset", settings.preset if setup.gpus else settings.cpu_preset]
@@ -91,7 +90,9 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
         run += ["--source", source]
     for split in known:
         run += ["--train-source", f"kaggle:{plan.data}:{split}"]
-    run += ["--seed", str(settings.seed), "--workers", str(workers), "--out", str(folder)]
+    run += ["--seed", str(settings.seed), "--out", str(folder)]
+    if not setup.gpus and (os.cpu_count() or 1) > 1:
+        run += ["--processes", "2"]
     run += ["--time-limit", f"{max(1.0, plan.remaining() - AROUND_SECONDS):.1f}s", "--reserve", f"{plan.reserve:.1f}s"]
     for override in settings.overrides if setup.overrides else ():
         run += ["--set", override]

@@ -1,12 +1,14 @@
-"""The engine: a config fits its dataset, or says why it cannot; who predicts, and what want of memory looks like."""
+"""The engine: a config fits its dataset, or says why it cannot; what a lost process and want of memory look like."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from pipeline import device
 from pipeline.data.dataset import Dataset
-from pipeline.device import fit_config, prediction_devices, ran_out_of_memory
+from pipeline.device import fit_config, from_main, gather, ran_out_of_memory
 from tests.pipeline.tiny import tiny_config, tiny_store
 from tests.pipeline.tinypuzzles import tiny_puzzle_store
 
@@ -36,31 +38,16 @@ def test_another_vocabulary_or_canvas_than_that_of_the_dataset_is_refused(
         fit_config(tiny_config(f"model.{name}={wanted}"), dataset)
 
 
-@pytest.mark.parametrize(
-    ("device", "gpus", "processes", "workers", "expected"),
-    [
-        ("cuda", 4, 4, None, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
-        ("cuda", 1, 1, None, []),
-        ("cuda", 1, 1, 1, ["cuda:0"]),
-        ("cuda", 2, 1, 3, ["cuda:0", "cuda:1", "cuda:0"]),
-        ("cpu", 0, 1, None, []),
-        ("cpu", 0, 2, None, ["cpu", "cpu"]),
-        ("cpu", 0, 2, 0, []),
-        ("cpu", 0, 1, 2, ["cpu", "cpu"]),
-    ],
-)
-def test_predictions_have_a_worker_on_each_device_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, processes: int, workers: int | None, expected: list[str]
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes)
-    assert prediction_devices(accelerator, workers) == expected  # type: ignore[arg-type]
+def test_a_process_that_has_ended_is_one_line_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise RuntimeError("Connection closed by peer\nException raised from ...")
 
-
-def test_a_negative_number_of_workers_is_refused() -> None:
-    accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
-    with pytest.raises(ValueError, match="workers must not be negative, got -1"):
-        prediction_devices(accelerator, -1)  # type: ignore[arg-type]
+    accelerator: Any = SimpleNamespace(num_processes=2)
+    monkeypatch.setattr(device, "_host_group", lambda: None)
+    for name, collective in (("broadcast_object_list", from_main), ("all_gather_object", gather)):
+        monkeypatch.setattr(device.dist, name, lost)
+        with pytest.raises(ConnectionError, match=r"^another process of this launch has ended \(Connection closed by peer\)$"):
+            collective(accelerator, 1)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,8 +161,8 @@ def test_predictions_are_those_of_a_cpu(tmp_path: Path, device: torch.device) ->
     for where in (device, torch.device("cpu")):
         folder = tmp_path / f"candidates-{len(found)}"
         folder.mkdir()
-        with Predictor(where, torch.float32, weights, store, config.predict, []) as predictor:
-            assert list(predictor.rounds(folder, NO_LIMIT))
+        accelerator: Any = SimpleNamespace(device=where, num_processes=1, process_index=0, is_main_process=True)
+        assert list(Predictor(accelerator, torch.float32, weights, store, config.predict).rounds(folder, NO_LIMIT))
         found.append([read_candidates(path)[0] for path in sorted(folder.iterdir())])
     for here, there in zip(*found, strict=True):
         assert here.test.tolist() == there.test.tolist()

@@ -172,15 +172,6 @@ def test_a_run_that_was_killed_while_predicting_goes_on_with_predictions(
     assert not (out / "predicting").exists()
 
 
-def test_workers_leave_the_same_submission(tmp_path: Path, kaggle: Path) -> None:
-    files = []
-    for workers in ("0", "2"):
-        arguments = ("--source", f"kaggle:{kaggle}:evaluation", "--out", tmp_path / workers, "--set", "train.steps=4")
-        assert run("run", *arguments, "--workers", workers) == 0
-        files.append((tmp_path / workers / "submission.json").read_bytes())
-    assert files[0] == files[1]
-
-
 def test_a_resumed_run_never_makes_the_submission_worse(tmp_path: Path, kaggle: Path) -> None:
     out = tmp_path / "out"
     arguments = ("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--set", "train.steps=3")

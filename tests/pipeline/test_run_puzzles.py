@@ -19,7 +19,7 @@ from pipeline.data.packs import Samples
 from pipeline.data.puzzles.build import PuzzleStore
 from pipeline.data.puzzles.kinds import KindName
 from pipeline.data.puzzles.sources import Puzzles
-from pipeline.inference.forward import Answer, Asker
+from pipeline.inference.forward import InferenceRunner, Output
 from pipeline.inference.puzzle_facts import leave_predictions
 from pipeline.inference.puzzles import PuzzleAnswers
 from pipeline.presets import PRESETS as PUBLISHED
@@ -256,18 +256,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, monkeypatch: py
 
 def leave_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float, answer_seconds: float = 0.0) -> None:
     """Give the predictions of a run so much time, and let each puzzle take some."""
-    ask, answer = pipeline.inference.puzzles.predict_puzzles, Asker.answer
+    ask, forward = pipeline.inference.puzzles.predict_puzzles, InferenceRunner.forward
 
     def hurry(*arguments: Any) -> Any:
         return ask(*arguments[:-1], Budget(seconds, time.monotonic()))
 
-    def answer_slowly(asker: Asker, samples: Samples, _: bool) -> Answer:
+    def answer_slowly(runner: InferenceRunner, samples: Samples, _: bool) -> Output:
         time.sleep(answer_seconds)
-        return answer(asker, samples)
+        return forward(runner, samples)
 
     monkeypatch.setattr("pipeline.inference.puzzles.predict_puzzles", hurry)
-    monkeypatch.setattr(Asker, "answer", answer_slowly)
-    monkeypatch.setattr(Asker, "_pack_tokens", lambda *_: 1)  # one at a time
+    monkeypatch.setattr(InferenceRunner, "forward", answer_slowly)
+    monkeypatch.setattr(InferenceRunner, "_pack_tokens", lambda *_: 1)  # one at a time
 
 
 def test_time_that_ends_during_prediction_leaves_every_question_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +299,7 @@ def test_a_budget_that_ends_in_the_second_round_leaves_the_predictions_of_both(
 
     monkeypatch.setattr("pipeline.inference.puzzles.FIRST_ROUND", 2)
     monkeypatch.setattr("pipeline.inference.puzzles.predict_puzzles", watch)
-    monkeypatch.setattr(Asker, "_pack_tokens", lambda *_: 1)
+    monkeypatch.setattr(InferenceRunner, "_pack_tokens", lambda *_: 1)
     assert run(*sources(folder), "--out", out) == 0
     assert seen == [(2, 2), (3, 3)]
     assert [each.question for each in read_predictions(out / "predictions.csv")] == to_solve().question_texts()
@@ -307,17 +307,17 @@ def test_a_budget_that_ends_in_the_second_round_leaves_the_predictions_of_both(
 
 
 def test_a_stop_in_the_second_round_leaves_the_predictions_of_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, answer, asked = folder / "out", Asker.answer, []
+    out, forward, asked = folder / "out", InferenceRunner.forward, []
 
-    def stop_at_the_fourth(asker: Asker, samples: Samples, _: bool) -> Answer:
+    def stop_at_the_fourth(runner: InferenceRunner, samples: Samples, _: bool) -> Output:
         asked.append(samples)
         if len(asked) == 4:
             raise KeyboardInterrupt
-        return answer(asker, samples)
+        return forward(runner, samples)
 
     monkeypatch.setattr("pipeline.inference.puzzles.FIRST_ROUND", 2)
-    monkeypatch.setattr(Asker, "_pack_tokens", lambda *_: 1)
-    monkeypatch.setattr(Asker, "answer", stop_at_the_fourth)
+    monkeypatch.setattr(InferenceRunner, "_pack_tokens", lambda *_: 1)
+    monkeypatch.setattr(InferenceRunner, "forward", stop_at_the_fourth)
     assert run(*sources(folder), "--out", out) == 1
     assert [each.question for each in read_predictions(out / "predictions.csv")] == to_solve().question_texts()
     assert predicted(out) == 2

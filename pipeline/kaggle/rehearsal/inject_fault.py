@@ -25,22 +25,28 @@ def main() -> None:
     (results / "fault.json").write_text(json.dumps({"fault": fault, "deed": deed}))
 
 
-def kill_new_worker(kaggle: Path, scratch: Path) -> str:
-    """Kill the first process that is started to predict, before it has begun."""
-    return _kill_worker(lambda: True)
+def kill_new_rank(kaggle: Path, scratch: Path) -> str:
+    """Kill one of the processes that compute, as soon as it is started."""
+    return _kill_rank(lambda: True)
 
 
-def kill_worker(kaggle: Path, scratch: Path) -> str:
-    """Kill a process that predicts, after the first round of predictions."""
-    return _kill_worker(lambda: bool(list(scratch.glob("arc-run/run/candidates/round-*.safetensors"))))
+def kill_rank(kaggle: Path, scratch: Path) -> str:
+    """Kill one of the processes that compute, after the first round of predictions."""
+    return _kill_rank(lambda: bool(list(scratch.glob("arc-run/run/candidates/round-*.safetensors"))))
 
 
-def _kill_worker(is_time: Callable[[], bool]) -> str:
+def _kill_rank(is_time: Callable[[], bool]) -> str:
+    """Kill the process of the highest rank that is there, and none of the launchers."""
     for _ in _moments():
+        ranks = []
         for pid, words in _processes() if is_time() else ():
-            if any("multiprocessing.spawn" in word for word in words):
-                os.kill(pid, signal.SIGKILL)
-                return f"killed worker {pid}"
+            rank = _variable(pid, "RANK")
+            starts_others = any("launch" in word for word in words) or (not rank and "--processes" in words)
+            if "pipeline" in words and "run" in words and not starts_others:
+                ranks.append((int(rank or 0), pid))
+        if ranks:
+            os.kill(max(ranks)[1], signal.SIGKILL)
+            return "killed rank {} (process {})".format(*max(ranks))
     return ""
 
 
@@ -106,21 +112,26 @@ def _moments() -> Iterator[None]:
 
 def _processes() -> Iterator[tuple[int, list[str]]]:
     """Yield the processes of this rehearsal, with the words of their command lines."""
-    own = os.environ[MARK].encode()
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                environment = (folder / "environ").read_bytes().split(b"\0")
-                words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            except OSError:
-                continue  # it has ended
-            if MARK.encode() + b"=" + own in environment:
-                yield int(folder.name), words
+    for pid in [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]:
+        if pid != os.getpid() and _variable(pid, MARK) == os.environ[MARK]:
+            yield pid, _words(pid, "cmdline")
+
+
+def _variable(pid: int, name: str) -> str:
+    """Return the environment variable `name` that a process was started with, "" where it has none or has ended."""
+    return next((word.partition("=")[2] for word in _words(pid, "environ") if word.startswith(f"{name}=")), "")
+
+
+def _words(pid: int, file: str) -> list[str]:
+    try:
+        return Path("/proc", str(pid), file).read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []  # it has ended
 
 
 DEEDS: dict[str, Callable[[Path, Path], str]] = {
-    "kill-worker": kill_worker,
-    "kill-new-worker": kill_new_worker,
+    "kill-rank": kill_rank,
+    "kill-new-rank": kill_new_rank,
     "kill-training": kill_training,
     "corrupt-checkpoint": corrupt_checkpoint,
     "full-disk": full_disk,

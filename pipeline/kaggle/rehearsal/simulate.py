@@ -220,9 +220,8 @@ def _invalid(path: Path, tasks: Sequence[Task]) -> str | None:
 
 def format_results(results: Sequence[Result]) -> str:
     """Return the table of what was played and what came of it, without a line end."""
-    rows = [("run", "kind", "verdict", "score", "used/allowed", "starts", "failed tries", "what was done")]
+    rows = [("run", "kind", "verdict", "score", "used/allowed", "starts", "what was done")]
     for result in results:
-        pieces = result.outcome.get("pieces") or {}
         score = "" if result.score is None else f"{result.score['rules']['mean_over_tasks']['pass_at_2']:.1%}"
         rows.append((
             result.scene.name,
@@ -231,7 +230,6 @@ def format_results(results: Sequence[Result]) -> str:
             score,
             f"{result.seconds:.0f}s/{result.limit_seconds:.0f}s",
             str(len(result.outcome.get("starts", ()))),
-            str(pieces.get("failed_tries", "")),
             result.scene.what,
         ))  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]

@@ -18,10 +18,8 @@ from pipeline.data.store import Store
 from pipeline.device import OutOfMemory, make_accelerator
 from pipeline.inference import predictor as predict
 from pipeline.inference.candidates import read_candidates
-from pipeline.inference.pieces import Alone, Solver
 from pipeline.inference.predictor import Predictor, Round
 from pipeline.inference.voting import count_votes
-from pipeline.inference.workers import Work, Workers
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.network import Batch, make_network
 from pipeline.system.time_limit import Budget
@@ -41,14 +39,11 @@ def make_weights(folder: Path, store: Store, *settings: str) -> Weights:
 
 def make_predictor(folder: Path, store: Store, *settings: str) -> Predictor:
     weights = make_weights(folder, store, *settings)
-    accelerator, dtype = make_accelerator("float32")
-    return Predictor(accelerator.device, dtype, weights, store, weights.config.predict)
+    return predictor_of(weights, store)
 
 
-def solver_of(predictor: Predictor) -> Solver:
-    """The network of a predictor that has no workers."""
-    assert isinstance(predictor.crew, Alone)
-    return predictor.crew.solver
+def predictor_of(weights: Weights, store: Store) -> Predictor:
+    return Predictor(*make_accelerator("float32"), weights, store, weights.config.predict)
 
 
 class Echo:
@@ -72,7 +67,7 @@ def predict_all(predictor: Predictor, folder: Path, budget: Budget = NO_LIMIT) -
 def test_every_view_comes_back_to_the_original_frame(tmp_path: Path, canvas: str) -> None:
     store = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
     predictor = make_predictor(tmp_path, store, "predict.views=41", "predict.round_views=13", f"train.canvas={canvas}")
-    solver_of(predictor).asker.network = Echo()  # type: ignore[assignment]
+    predictor.runner.network = Echo()  # type: ignore[assignment]
     rounds = predict_all(predictor, tmp_path / "candidates")
     asked = np.zeros(len(store.test_task), int)
     for path in sorted((tmp_path / "candidates").iterdir()):
@@ -142,9 +137,8 @@ def test_a_table_is_asked_the_views_that_it_was_trained_on_and_an_unknown_task_t
     trained = build([tiny_source(tasks=3)], [], BuildConfig(9, "all", 1, 1), leakage="allow")
     weights = make_weights(tmp_path, trained, "memory.kind=table", "memory.tokens=2", "predict.views=50")
     store = build([tiny_source(tasks=5)], [], BuildConfig(4, "all", 2, 1), leakage="allow")  # draws others, and fewer
-    accelerator, dtype = make_accelerator("float32")
-    predictor = Predictor(accelerator.device, dtype, weights, store, weights.config.predict)
-    assert (solver_of(predictor).transplant.known, solver_of(predictor).transplant.new, predictor.most_views) == (3, 2, 10)
+    predictor = predictor_of(weights, store)
+    assert (predictor.transplant.known, predictor.transplant.new, predictor.most_views) == (3, 2, 10)
     predict_all(predictor, tmp_path / "candidates")
     asked = views_asked(tmp_path / "candidates", store)
     assert asked.keys() == set(store.task_ids)
@@ -157,10 +151,9 @@ def test_a_table_answers_a_view_by_the_row_that_was_trained_for_it(tmp_path: Pat
     trained, store = tiny_store(augmentations=9), tiny_store(augmentations=2)
     weights = make_weights(tmp_path, trained, "memory.kind=table", "memory.tokens=2")
     weights.tensors["memory.rows"].copy_(torch.arange(len(trained.transforms))[:, None].expand(-1, 16))
-    accelerator, dtype = make_accelerator("float32")
-    predictor = Predictor(accelerator.device, dtype, weights, store, weights.config.predict)
+    predictor = predictor_of(weights, store)
     assert np.array_equal(predictor.store.transforms, trained.transforms)
-    assert torch.equal(solver_of(predictor).asker.network.state_dict()["memory.rows"], weights.tensors["memory.rows"])
+    assert torch.equal(predictor.runner.network.state_dict()["memory.rows"], weights.tensors["memory.rows"])
 
 
 def test_a_task_of_an_imported_checkpoint_is_asked_every_view_that_it_has_a_row_for(tmp_path: Path) -> None:
@@ -170,8 +163,7 @@ def test_a_task_of_an_imported_checkpoint_is_asked_every_view_that_it_has_a_row_
     made = tiny_source(tasks=2)
     named = [replace(task, id=task_id) for task, task_id in zip(made.tasks, ("a", "b"), strict=True)]
     store = build([replace(made, tasks=tuple(named), solutions={})], [], BuildConfig(1, "all", 0, 1), leakage="allow")
-    accelerator, dtype = make_accelerator("float32")
-    predict_all(Predictor(accelerator.device, dtype, weights, store, weights.config.predict), tmp_path / "candidates")
+    predict_all(predictor_of(weights, store), tmp_path / "candidates")
     codes = {
         task: sorted(transform_to_int(Transform.parse(text)) for of, text, _ in VIEWS if of == task) for task in ("a", "b")
     }
@@ -182,8 +174,7 @@ def test_a_task_of_an_imported_checkpoint_is_asked_every_view_that_it_has_a_row_
 def test_compositional_memory_is_asked_views_that_were_never_trained(tmp_path: Path, residual: int) -> None:
     weights = make_weights(tmp_path, tiny_store(augmentations=3), f"memory.residual={residual}", "predict.views=50")
     wider = tiny_store(augmentations=30)
-    accelerator, dtype = make_accelerator("float32")
-    predictor = Predictor(accelerator.device, dtype, weights, wider, weights.config.predict)
+    predictor = predictor_of(weights, wider)
     assert np.array_equal(predictor.store.transforms, wider.transforms)
     assert sum(len(done.found.test) for done in predict_all(predictor, tmp_path / "candidates")) > 4 * len(wider.test_task)
 
@@ -191,7 +182,7 @@ def test_compositional_memory_is_asked_views_that_were_never_trained(tmp_path: P
 def test_votes_follow_what_most_views_say(tmp_path: Path) -> None:
     store = tiny_store()
     predictor = make_predictor(tmp_path, store)
-    solver_of(predictor).asker.network = Echo()  # type: ignore[assignment]
+    predictor.runner.network = Echo()  # type: ignore[assignment]
     predict_all(predictor, tmp_path / "candidates")
     ballot = Ballot("echo")
     for path in (tmp_path / "candidates").iterdir():
@@ -220,19 +211,18 @@ class Small(Echo):
 def test_packs_that_are_too_large_for_the_memory_are_asked_in_halves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
     predictor = make_predictor(tmp_path, store, "predict.views=41", "predict.round_views=40", "predict.pack_tokens=4000")
-    small = solver_of(predictor).asker.network = Small(400)  # type: ignore[assignment]
+    small = predictor.runner.network = Small(400)  # type: ignore[assignment]
     rounds = predict_all(predictor, tmp_path / "candidates")
     assert all(done.complete for done in rounds)
     known = np.diff(store.transform_start)[store.test_task]
     assert sum(len(done.found.test) for done in rounds) == np.minimum(known, 41).sum()
     assert small.largest > 100
-    assert predictor.crew.counts.halved in range(2, 7)
-    assert "out of memory: packs of" in caplog.text
+    assert caplog.text.count("out of memory: packs of") in range(2, 7)
 
 
 def test_a_single_sequence_that_is_too_large_is_an_error(tmp_path: Path) -> None:
     predictor = make_predictor(tmp_path, tiny_store())
-    solver_of(predictor).asker.network = Small(1)  # type: ignore[assignment]
+    predictor.runner.network = Small(1)  # type: ignore[assignment]
     with pytest.raises(OutOfMemory, match="single test input in a pack"):
         predict_all(predictor, tmp_path / "candidates")
 
@@ -248,22 +238,14 @@ def test_the_measured_speed_counts_one_view_of_every_test(tmp_path: Path) -> Non
     assert speed.view_seconds(2) == pytest.approx(2 * speed.view_tokens / speed.tokens_per_second)
 
 
-def test_without_a_time_limit_packs_and_pieces_do_not_depend_on_the_speed(tmp_path: Path) -> None:
+def test_without_a_time_limit_packs_do_not_depend_on_the_speed(tmp_path: Path) -> None:
     store = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
-    predictor = make_predictor(tmp_path, store, "predict.views=41", "predict.pack_tokens=60")
-    solver, packs = solver_of(predictor), []
-    samples = predictor.maker.plain()
-    crew = Workers(["cpu", "cpu"], Work(tmp_path, store, predictor.config, torch.float32))
+    predictor, packs = make_predictor(tmp_path, store, "predict.views=41", "predict.pack_tokens=60"), []
     for speed in (None, 1.0, 1e9):
-        solver.asker.tokens_per_second = speed
-        sizes = [len(answer.samples) for answer in solver.asker.ask(samples, NO_LIMIT)]
-        for worker in crew.crew:
-            worker.speed = speed
-        packs.append((sizes, crew.count_pieces(100_000, NO_LIMIT)))
+        predictor.runner.tokens_per_second = speed
+        packs.append([len(output.samples) for output in predictor.runner.predict(predictor.maker.plain(), NO_LIMIT)])
     assert packs[0] == packs[1] == packs[2]
-    assert len(packs[0][0]) > 1
-    limited = Budget(1e6, time.monotonic())
-    assert crew.count_pieces(100_000, limited) != packs[0][1]
+    assert len(packs[0]) > 1
 
 
 def test_a_round_that_the_disk_does_not_take_counts_all_the_same(

@@ -113,7 +113,7 @@ def test_each_round_has_all_that_was_asked_so_far(
     weights = make_weights(tmp_path, store)
     whole = ask(weights, store, weights.config.predict)
     monkeypatch.setattr("pipeline.inference.puzzles.FIRST_ROUND", 2)
-    monkeypatch.setattr(asking.Asker, "_pack_tokens", lambda *_: 1)  # one at a time
+    monkeypatch.setattr(asking.InferenceRunner, "_pack_tokens", lambda *_: 1)  # one at a time
     rounds = ask_rounds(weights, store, weights.config.predict, Looks(looks))
     assert [int(found.asked.sum()) for found in rounds] == expected
     for found in rounds:
@@ -132,9 +132,9 @@ def test_no_time_asks_nothing_and_little_time_asks_some(tmp_path: Path, monkeypa
     assert not none.asked.any()
     assert not none.tokens.any()
     assert all(row.prediction is None and row.halting_probability is None for row in to_predictions(store, none, {}))
-    answer = asking.Asker.answer
-    monkeypatch.setattr(asking.Asker, "_pack_tokens", lambda *_: 1)
-    monkeypatch.setattr(asking.Asker, "answer", lambda self, samples, _: (time.sleep(0.3), answer(self, samples))[1])
+    answer = asking.InferenceRunner.forward
+    monkeypatch.setattr(asking.InferenceRunner, "_pack_tokens", lambda *_: 1)
+    monkeypatch.setattr(asking.InferenceRunner, "forward", lambda self, samples, _: (time.sleep(0.3), answer(self, samples))[1])
     started = time.monotonic()
     some = ask(weights, store, weights.config.predict, Budget(1.0, started))
     assert time.monotonic() - started < 2.5

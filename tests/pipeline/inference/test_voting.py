@@ -164,12 +164,12 @@ class Rounds:
     def __init__(self, store: Store) -> None:
         self.store = self.dataset = store
         self.config, self.source, self.most_views = PredictConfig(), "step 1", 2
-        self.crew = SimpleNamespace(counts="none")
+        self.accelerator = SimpleNamespace(is_main_process=True)
 
     def keep_rounds(self, folder: Path) -> list[object]:
         return []
 
-    def rounds(self, folder: Path, budget: Budget, kept: int) -> Iterator[Round]:
+    def rounds(self, folder: Path, budget: Budget, kept: Origin | None) -> Iterator[Round]:
         for number, grid in enumerate((RED, BLUE), start=1):
             yield Round(number, make_candidates([(0, grid, number / 2)]), number, 0.1, True)
 

@@ -57,7 +57,6 @@ def good():
     checkpoint(1)
     votes()
     submit(3)
-    print("12:00:00 predictions: 8 pieces, 1 failed tries, 0 given up")
     if len(option("--source")) > 1:
         rules = {{"per_output": {{"name": "per test output", "pass_at_2": 0.5}}}}
         (out / "score.json").write_text(json.dumps({{"tasks": 2, "rules": rules}}))
@@ -127,7 +126,6 @@ def test_a_hidden_run_publishes_the_predictions_and_writes_down_what_happened(
     outcome.show()
     written = json.loads((stage.root / "working" / "outcome.json").read_text())
     assert (written["kind"], written["valid"], written["tasks"], written["without_prediction"]) == ("hidden", True, 4, 0)
-    assert written["pieces"] == {"asked": 8, "failed_tries": 1, "given_up": 0}
     assert [start["code"] for start in written["starts"]] == [0]
     (command,) = stage.commands
     assert [word for word in command if word.startswith("kaggle:")] == [
@@ -136,7 +134,7 @@ def test_a_hidden_run_publishes_the_predictions_and_writes_down_what_happened(
     assert "--resume" not in command
     shown = capsys.readouterr().out
     assert "complete and valid" in shown
-    assert "failed tries 1, given up 0" in shown
+    assert "starts of the program: 1, 0 of them failed" in shown
 
 
 def test_the_curves_of_training_and_some_tasks_are_drawn_at_the_end(stage: Stage) -> None:
@@ -295,10 +293,8 @@ def test_starts_on_the_cpu_do_not_replace_what_gpus_predicted(stage: Stage, monk
 def test_gpus_get_a_process_each_and_then_fewer(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "find_gpus", lambda _: ("GPU 0", "GPU 1", "GPU 2", "GPU 3"))
     stage.play("sys.exit(1)", "sys.exit(1)", "sys.exit(1)", "good()")
-    shown = [
-        (command[command.index("--num_processes") + 1], command[command.index("--workers") + 1]) for command in stage.commands
-    ]
-    assert shown == [("4", "4"), ("4", "4"), ("1", "1"), ("1", "2")]
+    assert [command[command.index("--num_processes") + 1] for command in stage.commands] == ["4", "4", "1", "1"]
+    assert ["--processes" in command for command in stage.commands] == [False, False, False, True]
     assert ["--multi_gpu" in command for command in stage.commands] == [True, True, False, False]
     assert ["--cpu" in command for command in stage.commands] == [False, False, False, True]
     assert stage.commands[3][stage.commands[3].index("--preset") + 1] == "demo"

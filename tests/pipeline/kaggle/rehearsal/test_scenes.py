@@ -19,12 +19,7 @@ from submission.settings import KaggleSettings
 from tests.pipeline.kaggle.rehearsal.test_exam import joined, large
 from tests.pipeline.tiny import write_kaggle
 
-OUTCOME = {
-    "kind": "hidden",
-    "test_inputs": 4,
-    "without_prediction": 1,
-    "pieces": {"asked": 9, "failed_tries": 1, "given_up": 0},
-}
+OUTCOME = {"kind": "hidden", "test_inputs": 4, "without_prediction": 1}
 
 
 def leave(folder: Path, log: str = "hidden run: 4 tasks\n", fault: bool = True, **changes: object) -> Path:
@@ -35,7 +30,7 @@ def leave(folder: Path, log: str = "hidden run: 4 tasks\n", fault: bool = True, 
     return folder
 
 
-SCENE = Scene("s", "", deed="kill-worker", told=("killed by",))
+SCENE = Scene("s", "", deed="kill-rank", told=("killed by",))
 LOG = "hidden run: 4 tasks\nkilled by signal 9"
 
 
@@ -59,7 +54,6 @@ LOG = "hidden run: 4 tasks\nkilled by signal 9"
         (SCENE, {"log": LOG}, 0, None, 11.0, "11 s, over the limit"),
         (SCENE, {"log": LOG, "without_prediction": 4}, 0, None, 9.0, "nothing was predicted"),
         (SCENE, {"log": LOG, "without_prediction": None}, 0, None, 9.0, "nothing was predicted"),
-        (SCENE, {"log": LOG, "pieces": {"failed_tries": 0}}, 0, None, 9.0, "no failed try was counted"),
         (Scene("r", "", kind="refused", told=("nothing",)), {"log": "nothing"}, 1, "there is none", 2.0, "survived"),
         (Scene("r", "", kind="refused"), {}, 0, "there is none", 2.0, "exit code 0, expected 1"),
         (Scene("r", "", kind="refused"), {}, 1, None, 2.0, "there is a submission where none can be"),
@@ -103,7 +97,7 @@ def test_every_fault_that_has_a_deed_has_somebody_to_do_it() -> None:
     scenes = [scene for played in FAULTS.values() for scene in played]
     assert {scene.deed for scene in scenes if scene.deed} == set(DEEDS)
     assert len({scene.name for scene in (*PLAIN, *scenes)}) == len(PLAIN) + len(scenes)
-    for name in ("kill-worker", "short-deadline", "full-disk", "no-weights", "corrupt-checkpoint", "both-mounts", "rerun-flag",
+    for name in ("kill-rank", "short-deadline", "full-disk", "no-weights", "corrupt-checkpoint", "both-mounts", "rerun-flag",
                  "late-data", "no-data"):  # fmt: skip
         assert FAULTS[name]
 
@@ -129,7 +123,7 @@ def test_the_table_has_a_line_for_each_run_and_counts_the_survivors() -> None:
 
 
 def test_an_unknown_fault_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="unknown fault 'fire'; one of: all, kill-worker, "):
+    with pytest.raises(ValueError, match="unknown fault 'fire'; one of: all, kill-rank, "):
         simulate(SimulatePlan(faults=("fire",)))
 
 

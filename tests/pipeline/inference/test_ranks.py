@@ -1,0 +1,163 @@
+"""Prediction by several processes: the same as by one, together to the end, and what a killed one leaves can be resumed."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from pipeline.cli.main import main
+from pipeline.config import BuildConfig
+from pipeline.data.build import build
+from pipeline.data.store import Store
+from pipeline.inference import predictor as predicting
+from pipeline.inference.candidates import read_candidates
+from pipeline.inference.predictor import Predictor, Round
+from pipeline.system.time_limit import Budget
+from pipeline.weights import Weights
+from submission.format import check_submission
+from tests.pipeline.inference.test_predictor import NO_LIMIT, Small, make_weights
+from tests.pipeline.tiny import tiny_source
+from tests.pipeline.trainers import finish, launch
+
+Answers = list[list[tuple[int, int, bytes]]]
+
+
+@pytest.fixture
+def store() -> Store:
+    return build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
+
+
+@pytest.fixture
+def weights(tmp_path: Path, store: Store) -> Weights:
+    return make_weights(tmp_path, store, "predict.views=16", "predict.round_views=5")
+
+
+def answers(folder: Path) -> Answers:
+    """The candidates of each round, sorted: test, view, grid."""
+    rounds = []
+    for path in sorted(folder.glob("round-*.safetensors")):
+        candidates, _ = read_candidates(path)
+        grids = [b"" if grid is None else grid.tobytes() for _, grid, _ in candidates.grids()]
+        rounds.append(sorted(zip(candidates.test.tolist(), candidates.transform.tolist(), grids, strict=True)))
+    return rounds
+
+
+class Ranks:
+    """A launch of processes that are threads of this one."""
+
+    def __init__(self, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.values: list[Any] = [None] * count
+        self.barrier = threading.Barrier(count)
+        monkeypatch.setattr(predicting, "gather", self.gather)
+        monkeypatch.setattr(predicting, "from_main", lambda accelerator, value: self.gather(accelerator, value)[0])
+
+    def gather(self, accelerator: Any, value: object) -> list[Any]:
+        self.values[accelerator.process_index] = value
+        self.barrier.wait(20)
+        found = list(self.values)
+        self.barrier.wait(20)
+        return found
+
+    def predict(
+        self,
+        folder: Path,
+        weights: Weights,
+        store: Store,
+        budgets: tuple[Budget, ...],
+        prepare: Callable[[int, Predictor], None] = lambda *_: None,
+    ) -> list[list[Round]]:
+        """Return the rounds that each rank sees, of which each has a budget; `prepare` is called for each first."""
+
+        def run(rank: int) -> list[Round]:
+            accelerator: Any = SimpleNamespace(
+                device=torch.device("cpu"), num_processes=len(budgets), process_index=rank, is_main_process=rank == 0
+            )
+            predictor = Predictor(accelerator, torch.float32, weights, store, weights.config.predict)
+            prepare(rank, predictor)
+            return list(predictor.rounds(folder, budgets[rank]))
+
+        folder.mkdir()
+        with ThreadPoolExecutor(len(budgets)) as pool:
+            return list(pool.map(run, range(len(budgets))))
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_the_shares_of_a_round_are_the_round(
+    tmp_path: Path, store: Store, weights: Weights, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    for name, ranks in (("one", 1), ("several", count)):
+        seen = Ranks(ranks, monkeypatch).predict(tmp_path / name, weights, store, (NO_LIMIT,) * ranks)
+        assert [[done.views for done in rounds] for rounds in seen] == [[1, 6, 11, 16]] * ranks
+    assert answers(tmp_path / "several") == answers(tmp_path / "one")
+
+
+def test_all_end_with_the_round_that_one_has_no_time_for(
+    tmp_path: Path, store: Store, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = Budget(0.0, time.monotonic())
+    for name, budgets, expected in (("late", (NO_LIMIT, over), [1]), ("over", (over, NO_LIMIT), [])):
+        seen = Ranks(2, monkeypatch).predict(tmp_path / name, weights, store, budgets)
+        assert [[done.views for done in rounds] for rounds in seen] == [expected] * 2
+        assert not any(done.complete for rounds in seen for done in rounds)
+    _, origin = read_candidates(tmp_path / "late" / "round-0001.safetensors")
+    assert not origin.complete
+
+
+def test_too_little_memory_halves_the_packs_of_that_process_only(
+    tmp_path: Path, store: Store, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runners = {}
+
+    def prepare(rank: int, predictor: Predictor) -> None:
+        runners[rank] = predictor.runner
+        if rank:
+            predictor.runner.network = Small(100)  # type: ignore[assignment]
+
+    seen = Ranks(2, monkeypatch).predict(tmp_path / "candidates", weights, store, (NO_LIMIT, NO_LIMIT), prepare)
+    assert all(done.complete for rounds in seen for done in rounds)
+    assert runners[0].most_tokens == weights.config.predict.pack_tokens > runners[1].most_tokens
+
+
+def test_a_killed_process_ends_the_launch_which_then_goes_on_and_predicts_what_one_process_does(
+    tmp_path: Path, store: Store, weights: Weights
+) -> None:
+    store.save(tmp_path / "data")
+    settings = ["--views", "6", "--set", "predict.round_views=1", "--set", "predict.segments=60"]
+    command = ["predict", "--data", str(tmp_path / "data"), "--weights", str(weights.path), *settings, "--out"]
+    out = tmp_path / "two"
+    several = [sys.executable, "-m", "pipeline", *command, str(out), "--processes", "2"]
+    killed = launch(several)
+    assert main([*command, str(tmp_path / "one")]) == 0
+    while not (out / "candidates" / "round-0002.safetensors").is_file():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    os.kill(rank_of(killed.pid, 1), signal.SIGKILL)
+    _, said = killed.communicate(timeout=60)
+    assert killed.returncode == 1
+    assert "a process was killed by SIGKILL" in said.decode()
+    assert "Traceback" not in said.decode()
+    check_submission(out / "submission.json", store.tasks_to_solve())
+    kept = {path: path.stat().st_mtime_ns for path in (out / "candidates").iterdir()}
+    assert 2 <= len(kept) < 6
+    finish(launch([*several, "--resume"]))
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert answers(out / "candidates") == answers(tmp_path / "one" / "candidates")
+    assert (out / "submission.json").read_bytes() == (tmp_path / "one" / "submission.json").read_bytes()
+
+
+def rank_of(launcher: int, rank: int) -> int:
+    """The process of a rank below a launcher."""
+    for process in psutil.Process(launcher).children(recursive=True):
+        if process.environ().get("RANK") == str(rank):
+            return process.pid
+    raise AssertionError(f"no rank {rank}")
