@@ -6,6 +6,7 @@ and in one thread: tiny tensors do not gain by more, and sums of several threads
 hypothesis have no deadline, since a busy machine is no failure.
 """
 
+import gc
 import os
 from collections.abc import Callable
 from typing import Any
@@ -50,6 +51,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.stash[_LEFT_OUT].append(message.format(len(left_out)))
     if hasattr(config, "workeroutput"):  # of pytest-xdist: what a worker left out, the process that reports has to be sent
         config.workeroutput["left_out"] = config.stash[_LEFT_OUT]
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what is there before the first test: much, and training collects after each run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

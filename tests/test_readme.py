@@ -20,6 +20,7 @@ from statistics import median
 
 import pytest
 
+import pipeline.bench.command
 import pipeline.cli.kaggle
 import pipeline.data.sources
 import pipeline.jobs.time_split
@@ -32,6 +33,7 @@ from pipeline.data.sources import PUBLIC_SOURCES, SPLITS, Source, load_source
 from pipeline.presets import PRESETS, preset
 from submission.format import fallback_submission, write_submission
 from submission.settings import write_settings
+from tests.pipeline.bench.test_bench_command import TINY as TINY_BENCH
 from tests.pipeline.published.examples import Published
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
 
@@ -237,6 +239,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setitem(pipeline.data.sources._LOADERS, "arc1", load)
     monkeypatch.setattr(pipeline.jobs.time_split, "MEASURE_SECONDS", 0.01)
+    monkeypatch.setattr(pipeline.bench.command, "QUICK", TINY_BENCH)
     monkeypatch.setattr(pipeline.cli.kaggle, "status", lambda *_: "complete")  # nothing was sent
     monkeypatch.chdir(tmp_path)
     competition = tmp_path / "kaggle" / "input" / "competitions" / "SLUG"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.cli.main import main
 from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
 from pipeline.tensor_files import read_tensors
@@ -39,18 +40,7 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """Return the folder of a run and what it did, in order: solutions opened, files put into place."""
     folder = tmp_path_factory.mktemp("watched")
     write_kaggle(folder / "kaggle", tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
-    settings = [part for each in (*TINY, "train.steps=4", "train.checkpoint_steps=2") for part in ("--set", each)]
-    arguments = [
-        "run",
-        "--source",
-        f"kaggle:{folder}/kaggle:evaluation",
-        "--preset",
-        "demo",
-        *settings,
-        "--out",
-        f"{folder}/run",
-    ]
-    command = [sys.executable, "-c", WATCHED, json.dumps(arguments)]
+    command = [sys.executable, "-c", WATCHED, json.dumps(arguments_of(folder))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return folder, re.findall(r"^HEARD (.*)$", done.stdout, re.MULTILINE)
 
@@ -74,7 +64,7 @@ def test_the_outputs_are_nowhere_in_what_the_run_learned_from(heard: tuple[Path,
     run, source = folder / "run", f"kaggle:{folder}/kaggle:evaluation"
     other = folder / "other"
     write_kaggle(other / "kaggle", tiny_source(3, 3, "eval"), "evaluation", with_solutions=False)
-    subprocess.run([sys.executable, "-m", "pipeline", *arguments_of(other)], cwd=ROOT, capture_output=True, check=True)
+    assert main(arguments_of(other)) == 0
     assert load_source(source).solutions
     assert not load_source(f"kaggle:{other}/kaggle:evaluation").solutions
     assert str(read_submission(other / "run" / "submission.json")) == str(read_submission(run / "submission.json"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.cli.main import main
 from pipeline.config import Config
 from pipeline.data.store import Store
 from pipeline.device import make_accelerator
@@ -114,6 +115,11 @@ def train_command(data: Path, out: Path, *settings: str) -> list[str]:
     flat = [f"{section}.{name}={value}" for section, fields in config.to_json().items() for name, value in fields.items()]
     arguments = ["train", "--data", str(data), "--preset", "demo", "--out", str(out), "--resume"]
     return ["-m", "pipeline", *arguments, *(part for setting in flat for part in ("--set", setting))]
+
+
+def run_here(command: list[str]) -> int:
+    """Run what comes after `python`, `-m pipeline ...`, in this process."""
+    return main(command[2:])
 
 
 def launch(command: list[str]) -> "subprocess.Popen[bytes]":

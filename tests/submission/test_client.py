@@ -169,10 +169,28 @@ FAILED_PUSHES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def answers() -> dict[str, object]:
+    """What the client said of the dataset in earlier pushes, by the words that it was called with."""
+    return {}
+
+
 @pytest.mark.parametrize(("replies", "message"), FAILED_PUSHES.values(), ids=FAILED_PUSHES)
 def test_a_push_that_fails_is_one_line_with_what_to_do_and_is_not_recorded(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, replies: dict[str, Reply], message: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, answers: dict[str, object], replies: dict[str, Reply], message: str
 ) -> None:
+    call = client._call
+
+    def call_once(arguments: list[str], *seconds: float) -> object:
+        """Start the client for what is tried; its answers on the dataset, which is as it was, are those of the first time."""
+        if "SaveKernel" not in replies or arguments[0] == "kernels":
+            return call(arguments, *seconds)
+        words = " ".join(arguments).replace(str(folder), "")
+        if words not in answers:
+            answers[words] = call(arguments, *seconds)
+        return answers[words]
+
+    monkeypatch.setattr(client, "_call", call_once)
     with FakeKaggle(dict(replies), dataset_version=1) as fake:
         point_to(fake, monkeypatch)
         with pytest.raises(KaggleError) as caught:
