@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.eval.ballots import add
 
 from augment.grid import grid_key
 from augment.task import Task
 from eval.vote import RANKINGS, Ballot, Tally, choose_attempts, pool_ballots
+from tests.eval.ballots import add
 
 
 def grid(*rows):

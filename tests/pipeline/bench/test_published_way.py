@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-from tests.eval.ballots import add
 
 from augment.canvas import encode
 from augment.grid import Grid, grid_key
 from augment.transform import Transform
 from eval.vote import Ballot
 from pipeline.bench.published_way import build_published, distinct_views, vote_published
+from tests.eval.ballots import add
 from tests.pipeline.tiny import random_grid, tiny_source
 
 
