@@ -159,9 +159,12 @@ def test_presets_are_named_alike_everywhere() -> None:
 
 
 @pytest.mark.parametrize("page", [*PAGES, "BENCHMARKS.md", "docs/log.md", *RECORD_PAGES])
-def test_files_that_pages_link_to_exist(page: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+def test_files_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("https://") or (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+    for module in re.findall(r"\b(?:augment|eval|submission|pipeline|tests)/[\w/]+\.py\b", text):
+        assert (ROOT / module).exists(), f"{page}: {module}"
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
