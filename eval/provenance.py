@@ -79,7 +79,7 @@ class Audited:
 
 
 def audited_in(values: object) -> Audited | None:
-    """Return the audit in the JSON of a `Basis` or in the manifest of a dataset; None where it cannot be read.
+    """Return the audit in the manifest of a dataset; None where it cannot be read.
 
     A manifest of tasks lists the leaks, one of puzzles counts them.
     """
@@ -101,29 +101,16 @@ class Basis:
     views_least: int
     """Least views of a test input that voted."""
     views_most: int
-    dataset: str
+    dataset: str = ""
     """Hash of the dataset whose tests were predicted; empty where it is not known."""
-    audit: Audited | None
+    audit: Audited | None = None
 
-    def to_json(self) -> dict[str, object]:
-        """Return plain values."""
-        return {**asdict(self), "sources": list(self.sources)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], where: str) -> "Basis":
-        """Return what a file of this program says. Raises ValueError, beginning with `where`."""
-        sources, dataset, least, most = (values.get(name) for name in ("sources", "dataset", "views_least", "views_most"))
-        if not isinstance(sources, list) or not sources or not all(map(_is_source, sources)):
-            raise ValueError(f"{where}: sources must be a list of names, got {show_value(sources)}")
-        if not is_count(least) or not is_count(most):
-            raise ValueError(f"{where}: views_least and views_most must be counts, got {show_value((least, most))}")
-        if not isinstance(dataset, str | None):
-            raise ValueError(f"{where}: dataset must be a text, got {show_value(dataset)}")
-        return cls(tuple(sources), least, most, dataset or "", audited_in(values.get("audit")))
-
-
-def _is_source(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= _MOST_CHARACTERS and value.isprintable()
+    def __post_init__(self) -> None:
+        """Raise ValueError for what this program does not write."""
+        if not self.sources or not all(0 < len(name) <= _MOST_CHARACTERS and name.isprintable() for name in self.sources):
+            raise ValueError(f"sources must be a list of names, got {show_value(self.sources)}")
+        if not is_count(self.views_least) or not is_count(self.views_most):
+            raise ValueError(f"views_least and views_most must be counts, got {self.views_least} and {self.views_most}")
 
 
 def is_count(value: object) -> TypeGuard[int]:

@@ -1,4 +1,4 @@
-"""The commands `show` and `report`, which present results, and the options of `compare` and `debug`."""
+"""The commands `show`, `report` and `debug`."""
 
 import argparse
 import math
@@ -146,9 +146,9 @@ def add_report(commands: Any) -> None:
 
 
 def report_command(arguments: argparse.Namespace, _: float) -> int:
-    """Write the page, draw it if asked to, and tell where it is."""
+    """Write the page and, with --png, a picture of it; print where they are."""
     if arguments.png is None and (arguments.task or arguments.filter or arguments.dark):
-        raise ValueError("--task, --filter and --dark are for a picture: name its file with --png")
+        raise ValueError("--task, --filter and --dark require --png FILE")
     if arguments.png is not None:
         need_browser()
         if not 300 <= arguments.width <= 4000:

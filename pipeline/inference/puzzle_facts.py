@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import orjson
@@ -31,7 +32,7 @@ def leave_predictions(path: Path, predictions: Sequence[PuzzlePrediction], sourc
     if isinstance(audit, dict) and isinstance(totals, dict):  # the audit compares questions, and all of them are known
         audited = audited_in({**audit, "tests_checked": totals.get("tests"), "tests_unchecked": 0})
     basis = Basis((source,), int(all(predicted)), int(any(predicted)), dataset.data_hash, audited)
-    facts = {"predictions": hashlib.sha256(path.read_bytes()).hexdigest(), **basis.to_json()}
+    facts = {"predictions": hashlib.sha256(path.read_bytes()).hexdigest(), **asdict(basis)}
     try:
         replace_file(path.with_name(FACTS_FILE), orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     except OSError as error:

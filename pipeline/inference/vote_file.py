@@ -5,13 +5,14 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from augment.task import Task, TaskId
+from eval.decode import decode
 from eval.files import read_object
-from eval.formatting import show_name, show_path, show_value
+from eval.formatting import show_path, show_value
 from eval.provenance import HASH_DIGITS, Basis, audited_in, is_count
 from eval.vote import Ballot
 from pipeline.data.store import Store
@@ -33,17 +34,25 @@ class InputVotes:
     """Different grids among the predictions."""
     top: tuple[tuple[int, float], ...]
     """Votes and mean halting probability of the best grids."""
+    empty: int = 0
+    """Predictions that hold no grid."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for numbers that no vote has."""
+        if not is_count(self.candidates) or not is_count(self.distinct):
+            raise ValueError(f"candidates and distinct must be counts, got {self.candidates} and {self.distinct}")
+        if not all(is_count(votes) and 0 <= probability <= 1 for votes, probability in self.top):
+            raise ValueError(f"top must hold votes and probabilities, got {show_value(self.top)}")
 
 
 @dataclass(frozen=True)
-class VoteFile:
+class VoteFile(Basis):
     """What `votes.json` says."""
 
-    basis: Basis
-    ranking: str
-    submission: str
+    ranking: str = ""
+    submission: str = ""
     """SHA-256, in hex, of the submission that was chosen; empty where that is not known."""
-    tests: Mapping[TaskId, tuple[InputVotes, ...]]
+    tests: Mapping[TaskId, tuple[InputVotes, ...]] = field(default_factory=dict)
 
 
 def source_name(path: Path, step: int, data_hash: str) -> str:
@@ -55,21 +64,20 @@ def describe_votes(
     ballot: Ballot, filled: FilledSubmission, tasks: Sequence[Task], ranking: str, submission: bytes, dataset: Store
 ) -> dict[str, Any]:
     """Return what `votes.json` says beside a `submission`, the bytes of its file; `dataset` is what was predicted."""
-    tests: dict[TaskId, list[dict[str, Any]]] = {}
+    tests = {}
     for task in tasks:
+        votes = []
         for index in range(len(task.test)):
-            counted = ballot.tally(task.id, index)
             best = ballot.top(task.id, index, TOP, ranking)
-            top = [[candidate.count, round(candidate.mean_probability, 4)] for candidate in best]
-            tests.setdefault(task.id, []).append({**asdict(counted), "top": top})
+            top = tuple((candidate.count, round(candidate.mean_probability, 4)) for candidate in best)
+            votes.append(InputVotes(top=top, **asdict(ballot.tally(task.id, index))))
+        tests[task.id] = tuple(votes)
+    basis = basis_of(ballot, tasks, dataset)
     return {
-        **basis_of(ballot, tasks, dataset).to_json(),
-        "ranking": ranking,
-        "submission": hashlib.sha256(submission).hexdigest(),
-        "empty_candidates": sum(votes["empty"] for entries in tests.values() for votes in entries),
-        "without_prediction": [list(place) for place in filled.without_prediction],
-        "with_one_prediction": [list(place) for place in filled.with_one_prediction],
-        "tests": tests,
+        **asdict(VoteFile(**vars(basis), ranking=ranking, submission=hashlib.sha256(submission).hexdigest(), tests=tests)),
+        "empty_candidates": sum(each.empty for votes in tests.values() for each in votes),
+        "without_prediction": filled.without_prediction,
+        "with_one_prediction": filled.with_one_prediction,
     }
 
 
@@ -84,31 +92,4 @@ def read_votes(path: Path) -> VoteFile | None:
     """Return what a `votes.json` says, None where there is none. Raises ValueError that names the file and what is wrong."""
     if not path.exists():
         return None
-    values, where = read_object(path), show_path(path)
-    tests = values.get("tests", {})
-    if not isinstance(tests, dict):
-        raise ValueError(f"{where}: tests must be an object by task id, got {show_value(tests)}")
-    texts = {name: values.get(name, "") for name in ("ranking", "submission")}
-    for name, text in texts.items():
-        if not isinstance(text, str):
-            raise ValueError(f"{where}: {name} must be a text, got {show_value(text)}")
-    counted = {}
-    for task_id, entries in tests.items():
-        place = f"{where}: task {show_name(task_id)}"
-        if not isinstance(entries, list):
-            raise ValueError(f"{place}: expected a list of votes, one for each test input, got {show_value(entries)}")
-        counted[task_id] = tuple(_parse_votes(entry, f"{place}, test input {number}") for number, entry in enumerate(entries))
-    return VoteFile(Basis.from_json(values, where), texts["ranking"], texts["submission"], counted)
-
-
-def _parse_votes(entry: object, where: str) -> InputVotes:
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: expected an object of votes, got {show_value(entry)}")
-    candidates, distinct, top = (entry.get(name) for name in ("candidates", "distinct", "top"))
-    if not is_count(candidates) or not is_count(distinct) or not isinstance(top, list):
-        raise ValueError(f"{where}: expected counts of candidates and distinct ones and a list, top, got {show_value(entry)}")
-    for place in top:
-        right = isinstance(place, list) and len(place) == 2 and is_count(place[0]) and type(place[1]) in (int, float)
-        if not right or not 0 <= place[1] <= 1:
-            raise ValueError(f"{where}: top must hold votes and probabilities, got {show_value(place)}")
-    return InputVotes(candidates, distinct, tuple((count, float(probability)) for count, probability in top))
+    return decode(VoteFile, read_object(path), show_path(path), ignore_unknown=True)

@@ -76,7 +76,7 @@ def _views_before(path: Path) -> int:
         votes = read_votes(path)
     except (ValueError, OSError):  # they are written anew
         return 0
-    return votes.basis.views_most if votes else 0
+    return votes.views_most if votes else 0
 
 
 def count_votes(ballot: Ballot, candidates: Candidates, store: Store) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import orjson
 
+from eval.decode import decode
 from eval.files import read_file, read_object
 from eval.formatting import show_path
 from eval.provenance import PUZZLES, Basis, Provenance, Scored
@@ -25,7 +26,7 @@ def provenance_beside(submission: Path) -> Provenance:
     if votes.submission != hashlib.sha256(read_file(submission)).hexdigest():
         return Provenance(f"the {VOTES_FILE} beside the submission is of another one")
     record = read_record(submission.parent)
-    return Provenance("it is not said", votes.basis, record.weights if record else "")
+    return Provenance("it is not said", votes, record.weights if record else "")
 
 
 def provenance_of_puzzles(path: Path) -> Provenance:
@@ -37,7 +38,7 @@ def provenance_of_puzzles(path: Path) -> Provenance:
     if not beside.exists():
         return Provenance(f"the predictions have no {FACTS_FILE} beside them", kind=PUZZLES)
     values = read_object(beside)
-    basis = Basis.from_json(values, show_path(beside))
+    basis = decode(Basis, values, show_path(beside), ignore_unknown=True)
     if values.get("predictions") != hashlib.sha256(read_file(path)).hexdigest():
         return Provenance(f"the {FACTS_FILE} beside the predictions is of other ones", kind=PUZZLES)
     record = record_if_usable(path.parent)

@@ -129,7 +129,7 @@ def test_of_foreign_or_changed_predictions_what_cannot_be_known_is_unknown(
     assert capsys.readouterr().out.count("unknown (the predictions have no predictions.json beside them)") == 4
     (out / "predictions.json").write_text('{"sources": [1], "dataset": "x"}')
     assert call(*score) == 2
-    assert "predictions.json: sources must be a list of names, got [1]" in one_error(capsys, "score")
+    assert "predictions.json: sources must be of type str, got 1" in one_error(capsys, "score")
 
 
 def test_puzzles_that_there_was_no_time_for_and_a_damaged_record_cost_no_facts(

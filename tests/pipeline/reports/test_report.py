@@ -55,8 +55,8 @@ def test_the_run_says_what_it_was_asked(run_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--task", "eval000"], "name its file with --png"),
-        (["--dark"], "name its file with --png"),
+        (["--task", "eval000"], "require --png FILE"),
+        (["--dark"], "require --png FILE"),
         (["--png", "x.png", "--width", "20"], "between 300 and 4000"),
         (["--png", "x.png"], "apt install chromium"),
     ],
