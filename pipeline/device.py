@@ -1,4 +1,4 @@
-"""Where computation happens: the Accelerate engine, the compute dtype of a device, and packs on their way to it."""
+"""The device: Accelerate's engine and the compute dtype, running out of memory, and packs as tensors on the device."""
 
 import gc
 import time
@@ -17,9 +17,8 @@ from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, Init
 from accelerate.utils.memory import should_reduce_batch_size
 
 from pipeline.config import Config, Precision
-from pipeline.data.dataset import Dataset, canvas_of
+from pipeline.data.dataset import Dataset, PuzzleDataset, canvas_of
 from pipeline.data.packs import IGNORED, Pack
-from pipeline.data.puzzles.build import PuzzleStore
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layout import Room, make_layout, to_device
 from pipeline.models.network import Batch
@@ -33,12 +32,12 @@ _MEMORY_WORDS = (
     "could not create a primitive",  # oneDNN, whose code needs room too
     "could not create a memory",
 )
-"""What errors of too little memory say that Accelerate does not know."""
+"""Texts of errors of too little memory that Accelerate does not know."""
 
 COLLECTIVE_TIMEOUT = timedelta(hours=12)
 """A process may be busy for long while the others wait for it."""
 BFLOAT16_SPEEDUP = 1.2
-"""A CPU computes in bfloat16 when its matrix products are so many times faster than in float32."""
+"""A CPU computes in bfloat16 if its matrix products are this many times faster than in float32."""
 
 
 def make_accelerator(precision: Precision) -> tuple[Accelerator, torch.dtype]:
@@ -86,10 +85,10 @@ def bfloat16_speedup(repeats: int = 5) -> float:
 def fit_config(config: Config, dataset: Dataset) -> Config:
     """Return `config` with the vocabulary and the full canvas of `dataset`.
 
-    Raises ValueError where others are asked for than the dataset's (the defaults are nobody's wish), and for a mixer of tokens
-    where canvases differ.
+    Raises ValueError where they are set to something else than their defaults or the dataset's, and for a token mixer where
+    canvases differ.
     """
-    if config.model.mixing == "mixer" and config.train.canvas != "full" and not isinstance(dataset, PuzzleStore):
+    if config.model.mixing == "mixer" and config.train.canvas != "full" and not isinstance(dataset, PuzzleDataset):
         raise ValueError("model.mixing=mixer takes canvases of one size: ARC tasks need train.canvas=full with it")
     vocabulary, side = canvas_of(dataset)
     for name, has in (("vocabulary", vocabulary), ("canvas_side", side)):
@@ -111,7 +110,7 @@ def end_training(accelerator: Accelerator) -> None:
 
 
 _groups: list[object] = []
-"""Of processes, which nobody else may need any more."""
+"""Process groups that are kept alive."""
 
 
 def from_main(accelerator: Accelerator, value: T) -> T:
@@ -159,7 +158,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def free_cache(device: torch.device) -> None:
-    """Give the memory of what is no longer used back to `device`, where other processes may need it."""
+    """Give memory that is no longer used back to `device`, where other processes, or a second try, may need it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -178,7 +177,7 @@ def to_batch(pack: Pack, memory_tokens: int, device: torch.device, room: Room | 
 
 
 def describe_device(accelerator: Accelerator) -> str:
-    """Return in words what computes, for people: how many processes, and on what."""
+    """Return in words how many processes compute, and on what."""
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{accelerator.num_processes} x {name}"
@@ -186,9 +185,3 @@ def describe_device(accelerator: Accelerator) -> str:
 
 class OutOfMemory(MemoryError):
     """A step does not fit into the memory; the message says what to change."""
-
-
-def free_memory(device: torch.device) -> None:
-    """Give back what a failed try held, once its error is gone."""
-    gc.collect()
-    free_cache(device)

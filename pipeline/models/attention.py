@@ -12,10 +12,9 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from pipeline.models.layers import CastLinear
 from pipeline.models.layout import Layout, Way, make_layout
 
 logger = logging.getLogger(__name__)
@@ -87,25 +86,6 @@ PACKED_TOLERANCE = 2e-2
 """Largest error of the packed kernel on a trial, relative to the largest value: a few roundings of bfloat16."""
 
 
-class Attention(nn.Module):
-    """Multi-head attention of every sequence of a pack to itself."""
-
-    def __init__(self, hidden_size: int, heads: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = CastLinear(hidden_size, 3 * hidden_size, generator)
-        self.out = CastLinear(hidden_size, hidden_size, generator)
-
-    def forward(self, x: Tensor, layout: Layout, angles: Angles | None) -> Tensor:  # (N, D) -> (N, D)
-        """Return what each token of x gathers from its own sequence; `angles` turn queries and keys, None leaves them."""
-        qkv = self.qkv(x).unflatten(-1, (3 * self.heads, -1))  # (N, 3 heads, D / heads)
-        query_key, value = qkv.split((2 * self.heads, self.heads), dim=1)
-        if angles is not None:
-            query_key = rotate(query_key, *angles)
-        way = layout.way or choose_way(x.device, x.dtype, qkv.shape[-1])
-        return self.out(attend(query_key, value, layout, way))
-
-
 def attend(query_key: Tensor, value: Tensor, layout: Layout, way: Way) -> Tensor:
     """Return (N, heads * S): softmax(query key^T / sqrt(S)) value within each sequence, head by head.
 
@@ -168,7 +148,7 @@ class _Multiply(torch.autograd.Function):
 def _packed_kernel() -> Callable[..., Tensor]:
     """Return the kernel for sequences of different lengths: (query, key, value (N, heads, S), bounds twice, longest twice).
 
-    Only what PyTorch 2.10 and later ones have in common is used.
+    Only arguments that PyTorch 2.10 and later versions share are used.
     """
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 (imports CUDA code)
 

@@ -1,18 +1,18 @@
 """The Hierarchical Reasoning Model (arXiv 2506.21734), the baseline from which TRM was distilled.
 
-What it does otherwise: a second network for the answer (the "high level"), and, by config, a gradient through the last update
-of each state only (`gradient="last-step"`) and halting by Q-learning (`train.halting="q-learning"`).
+Unlike TRM it has a second network for the answer (the "high level"), and, by config, a gradient through the last update of each
+state only (`gradient="last-step"`) and halting by Q-learning (`train.halting="q-learning"`).
 """
 
 import torch
 from torch import nn
 
 from pipeline.models.config import ReasonerConfig
-from pipeline.models.trm import TRM
+from pipeline.models.reasoner import TwoStateReasoner
 
 
-class HRM(TRM):
-    """Two states, answer and latent, with blocks of their own."""
+class HRM(TwoStateReasoner):
+    """Answer and latent, with blocks of their own."""
 
     def __init__(self, config: ReasonerConfig, memory_tokens: int, generator: torch.Generator) -> None:
         super().__init__(config, memory_tokens, generator)

@@ -1,4 +1,7 @@
-"""Depthwise convolutions within the feed-forward layer (ConvSwiGLU): over the cells of a canvas, or along a sequence."""
+"""Layers of a block: linear maps, norms, the gated feed-forward layer with or without a convolution, and the token mixer.
+
+Weights are float32 and are cast to the dtype of their input. Custom gradients keep less memory than autograd would.
+"""
 
 import math
 from typing import Any
@@ -50,7 +53,7 @@ class SequenceConvolution(nn.Module):
 
 
 class GridConvolution(nn.Module):
-    """A depthwise k x k convolution over the cells of each canvas; memory tokens see the center tap alone."""
+    """A depthwise k x k convolution over the cells of each canvas; memory tokens see only the center tap."""
 
     def __init__(self, channels: int, kernel: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -178,7 +181,7 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 class _Gate(torch.autograd.Function):
-    """silu(gate) * up of x (N, 2 inner) = (gate, up), keeping x alone for the gradient, which is written in one piece."""
+    """silu(gate) * up of x (N, 2 inner) = (gate, up), keeping only x for the gradient, which is written in one tensor."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ A sequence is M memory tokens followed by the H x W cells of its canvas, row by 
 form a group, which a per-sequence operation (attention, a convolution on the grid) sees as one dense tensor; everything else
 works on the flat (N, D) tokens.
 
-Packs differ in size. Where all have to have the same shapes (compiled code, CUDA graphs) they are laid into a `Room`, which is
-filled up with blank sequences that nobody asks for.
+Packs differ in size. Where all must have the same shapes (compiled code, CUDA graphs) they are laid into a `Room`, which is
+filled up with blank sequences whose results are ignored.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,7 +53,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Room:
-    """Into which packs are laid so that all of them have the same shapes."""
+    """Constant shapes that packs are filled up to."""
 
     cells: int
     """C of every pack."""
@@ -65,7 +65,7 @@ class Room:
     kernel: int
     """Width of the convolution on the grid, 0 for none."""
     way: Way
-    """Of attention: packed, but where no pack needs blank sequences; the other ways go shape by shape and leave those out."""
+    """Of attention: packed, unless no pack needs blank sequences; the other ways go shape by shape and leave those out."""
 
     @property
     def tokens(self) -> int:
@@ -99,7 +99,7 @@ class Layout:
     """The geometry of one pack on one device."""
 
     groups: tuple[Group, ...]
-    """Of the sequences that are asked for; the blank ones of a room are in none."""
+    """Of the sequences of the pack; the blank ones of a room are in none."""
     memory_tokens: int
     sequence: Tensor
     """(N,) int64: which sequence a token belongs to."""
@@ -118,7 +118,7 @@ class Layout:
     longest: int
     """Tokens of the longest sequence, or more."""
     way: Way | None = None
-    """Of attention: that of its room; None: the fastest for device and dtype."""
+    """Of attention, in a room; None: the fastest for device and dtype."""
     neighbors: Tensor | None = None
     """(k * k, N) int64, in a room: which token lies at each place of a k x k kernel around a cell, N where there is none."""
 
@@ -211,7 +211,7 @@ def make_layout(
 
 
 def to_device(array: npt.NDArray[Any], device: torch.device | None) -> Tensor:
-    """Return `array` as a tensor on `device`, on its way there where that is a GPU: nobody waits for it to arrive."""
+    """Return `array` as a tensor on `device`, still on its way there where that is a GPU."""
     tensor = torch.from_numpy(array)
     if device is None or device.type != "cuda":
         return tensor

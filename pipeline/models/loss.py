@@ -64,7 +64,7 @@ def segment_loss(
 
 
 def going_on_target(following: Tensor, last: Tensor) -> Tensor:
-    """Return (B,) the worth of going on: the best of the next segment's two Q values, of halting alone after the `last`.
+    """Return (B,) the worth of going on: the best of the next segment's two Q values, only that of halting after the `last`.
 
     `following` (B, 2) are the next segment's halting logits, `last` (B,) bool says that no further one is allowed (HRM).
     """

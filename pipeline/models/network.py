@@ -1,4 +1,4 @@
-"""A reasoner with its task memory: the one module that is trained, checkpointed and asked."""
+"""A reasoner with its task memory: the one module that is trained, checkpointed and predicted with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Network(nn.Module):
         self.memory = memory
 
     def tables(self) -> dict[str, RowTable]:
-        """Return every table of rows that no optimizer trains, by its state-dict prefix: table `x` has the rows `x.rows`."""
+        """Return every table whose rows no optimizer trains, by its state-dict prefix: table `x` has the rows `x.rows`."""
         return {prefix: module for prefix, module in self.named_modules() if isinstance(module, RowTable)}
 
     def forward(self, state: State, batch: Batch, cycles: int | None = None) -> Segment:

@@ -1,4 +1,4 @@
-"""What all reasoners share: their config, the embedding of what is given, the two heads, and how a segment runs.
+"""What all reasoners share: blocks, the embedding of what is given, the two heads, and how a segment runs.
 
 A reasoner is a list of updates of its states that makes up one cycle. A segment runs `H_cycles` cycles, the first of them
 without gradient, and reads the answer from the first state. `pipeline.models.network` knows the reasoners by name.
@@ -13,16 +13,29 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.attention import Angles, Attention, rotary_angles
+from pipeline.models.attention import Angles, attend, choose_way, rotary_angles, rotate
 from pipeline.models.config import ReasonerConfig
-from pipeline.models.layers import (
-    CastLinear,
-    SwiGLU,
-    TokenMixer,
-    rms_norm,
-    truncated_normal,
-)
+from pipeline.models.layers import CastLinear, SwiGLU, TokenMixer, rms_norm, truncated_normal
 from pipeline.models.layout import Layout
+
+
+class Attention(nn.Module):
+    """Multi-head attention of every sequence of a pack to itself."""
+
+    def __init__(self, hidden_size: int, heads: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = CastLinear(hidden_size, 3 * hidden_size, generator)
+        self.out = CastLinear(hidden_size, hidden_size, generator)
+
+    def forward(self, x: Tensor, layout: Layout, angles: Angles | None) -> Tensor:  # (N, D) -> (N, D)
+        """Return what each token of x gathers from its own sequence; `angles` turn queries and keys, None leaves them."""
+        qkv = self.qkv(x).unflatten(-1, (3 * self.heads, -1))  # (N, 3 heads, D / heads)
+        query_key, value = qkv.split((2 * self.heads, self.heads), dim=1)
+        if angles is not None:
+            query_key = rotate(query_key, *angles)
+        way = layout.way or choose_way(x.device, x.dtype, qkv.shape[-1])
+        return self.out(attend(query_key, value, layout, way))
 
 
 class Block(nn.Module):
@@ -71,7 +84,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Given:
-    """What every update of a segment may use besides the states."""
+    """The inputs of every update of a segment, besides the states."""
 
     tokens: Tensor
     """(N, D) task memory and embedded cells."""
@@ -173,3 +186,28 @@ def apply_blocks(blocks: nn.ModuleList, x: Tensor, given: Given) -> Tensor:
     for block in blocks:
         x = block(x, given.layout, given.angles)
     return x
+
+
+class TwoStateReasoner(Reasoner):
+    """Two states, answer and latent: a cycle thinks `L_cycles` times, z <- f(x, y, z), and acts once, y <- g(y, z)."""
+
+    states: ClassVar[tuple[str, ...]] = ("answer", "latent")
+
+    @abstractmethod
+    def answer_network(self) -> nn.ModuleList:
+        """Return the blocks of g, which updates the answer; `blocks` are those of f."""
+
+    def cycle(self) -> list[Update]:
+        """Return `L_cycles` times `think`, then `act`."""
+        thinking: list[Update] = [self.think] * self.config.L_cycles
+        return [*thinking, self.act]
+
+    def think(self, state: State, given: Given) -> State:
+        """Update the latent by the question, the answer and itself."""
+        answer, latent = state
+        return answer, apply_blocks(self.blocks, (latent + answer).add_(given.tokens), given)
+
+    def act(self, state: State, given: Given) -> State:
+        """Update the answer by the latent."""
+        answer, latent = state
+        return apply_blocks(self.answer_network(), answer + latent, given), latent

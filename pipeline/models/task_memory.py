@@ -1,8 +1,8 @@
-"""Task memory: what a reasoner knows of a task, prepended to its canvas as memory tokens.
+"""Task memory: what a network has learned of a task, prepended to its canvas as memory tokens.
 
 `TableMemory` has a row for every task and transform, trained by sign descent on the rows of a batch, as TRM does.
 `CompositionalMemory` has a row for every task, changed by what the transform is (CHARM, arXiv 2609.33270), so that a view that
-was never trained can be asked; with a residual, a view that was trained has a small row of its own besides.
+was never trained has a memory too; with a residual, a view that was trained has a small row of its own besides.
 """
 
 import math
@@ -17,7 +17,7 @@ from pipeline.models.layers import truncated_normal
 
 @dataclass(frozen=True)
 class Views:
-    """Which view each of B sequences is: everything a task memory may be asked by."""
+    """Which view each of B sequences is: the key of its task memory."""
 
     task: Tensor
     """(B,) int64: row of the task."""
@@ -31,12 +31,16 @@ class Views:
 
 @dataclass(frozen=True)
 class RowGradient:
-    """What one backward pass found for the rows of a table."""
+    """The gradient of one backward pass for the rows of a table."""
 
     index: Tensor
-    """(B,) int64 rows; one that was asked several times comes as often."""
+    """(B,) int64 rows; one that was gathered several times comes as often."""
     gradient: Tensor
     """(B, S) for rows of S values."""
+
+
+RowGradients = dict[str, RowGradient]
+"""Of one backward pass, by state-dict prefix of the table."""
 
 
 class RowTable(nn.Module):
@@ -62,7 +66,7 @@ class RowTable(nn.Module):
         return rows
 
     def take_gradient(self) -> RowGradient:
-        """Return what the backward pass since the last `gather` found; it is forgotten here."""
+        """Return the gradient of the backward pass since the last `gather`, and forget it."""
         assert self.index is not None, "no rows were gathered since the last gradient was taken"
         assert self.gathered is not None and self.gathered.grad is not None, "no backward pass has reached the gathered rows"
         found = RowGradient(self.index, self.gathered.grad)

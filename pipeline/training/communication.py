@@ -1,6 +1,6 @@
-"""What the processes of a training agree on at every step: the clock of the main one decides for all.
+"""What the processes of a training agree on at every step, through Accelerate: the clock of the main process decides for all.
 
-Asked by pipeline.training.trainer. On GPUs, what is agreed on is read a step later, so that nobody waits for a device.
+Used by pipeline.training.trainer. On GPUs, results are read a step later, so that no process waits for its device.
 """
 
 import numpy as np
@@ -12,8 +12,8 @@ from torch import Tensor
 from pipeline.models.layout import to_device
 
 
-class Reading:
-    """The values of a tensor at the time of asking. On a GPU they come while it computes on."""
+class AsyncCopy:
+    """Asynchronous device-to-host copy: it starts when this is made; `wait` for the values only when they are needed."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.arrived: torch.cuda.Event | None = None
@@ -24,29 +24,29 @@ class Reading:
             self.arrived = torch.cuda.Event()
             self.arrived.record()
 
-    def take(self) -> Tensor:
-        """Return the values, on the CPU; waits for those that have not arrived."""
+    def wait(self) -> Tensor:
+        """Return the values, on the CPU, when they have arrived."""
         if self.arrived is not None:
             self.arrived.synchronize()
         return self.values
 
 
-class Together:
-    """The processes of one training; every one of them has to ask for the same, in the same order."""
+class Collectives:
+    """Collective operations of a training: every process has to call the same ones, in the same order."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.several = accelerator.num_processes > 1
         self.waits = accelerator.device.type != "cuda"
-        """Whether a step is looked at before it changes the weights, and not, as on a GPU, while the next one is computed."""
+        """Whether the result of a step is read before the weights change, and not, as on a GPU, during the next step."""
         self.begin()
 
     def begin(self) -> None:
-        """Forget what was asked before."""
-        self.asked: Reading | None = None
-        """What was asked at the step before, where it was not waited for."""
-        self.due_was_asked = False
-        """A checkpoint that is due is asked for once, though the answer comes a step later."""
+        """Forget the earlier calls of `agree`."""
+        self.before: AsyncCopy | None = None
+        """What was shared at the step before, where it was not waited for."""
+        self.due_was_shared = False
+        """A checkpoint that is due is announced once, though the agreement comes a step later."""
 
     def sum(self, value: float) -> float:
         """Return the sum of `value` over all processes; waits for it."""
@@ -56,29 +56,29 @@ class Together:
         return float(self.accelerator.reduce(mine, "sum"))
 
     def share(self, values: Tensor | npt.NDArray[np.float32]) -> Tensor:
-        """Return the sum of `values` over all processes, on the device; nobody waits for it."""
+        """Return the sum of `values` over all processes, on the device, without waiting for it."""
         mine = values if isinstance(values, Tensor) else to_device(values, self.accelerator.device)
         return self.accelerator.reduce(mine, "sum") if self.several else mine
 
-    def agree(self, by_time: float, stop: bool, due: bool, asked_to_end: bool) -> tuple[float, bool, bool, bool]:
-        """Return what the main process says of the first three, and whether any process was asked to end.
+    def counts(self, mine: int) -> Tensor:
+        """Return the number of each process, (P,) float32 on the device, without waiting for it."""
+        counts = np.zeros(self.accelerator.num_processes, np.float32)
+        counts[self.accelerator.process_index] = mine
+        return self.share(counts)
 
-        On GPUs, as it was at the step before.
+    def agree(self, by_time: float, stop: bool, due: bool, interrupted: bool) -> tuple[float, bool, bool, bool]:
+        """Return the first three values of the main process, and whether any process was interrupted.
+
+        On GPUs, those of the step before.
         """
         if not self.several:
-            return by_time, stop, due, asked_to_end
-        due = due and (self.waits or not self.due_was_asked)
-        self.due_was_asked = due
+            return by_time, stop, due, interrupted
+        due = due and (self.waits or not self.due_was_shared)
+        self.due_was_shared = due
         figures = [by_time, stop, due] if self.accelerator.is_main_process else [0.0, 0.0, 0.0]
-        now = Reading(self.share(np.array([*figures, asked_to_end], np.float32)))
-        before, self.asked = self.asked, now
+        now = AsyncCopy(self.share(np.array([*figures, interrupted], np.float32)))
+        before, self.before = self.before, now
         if not self.waits and before is None:  # the first step decides nothing but the share of the run
-            return float(now.take()[0]), False, False, False
-        by_time, stop, due, asked_to_end = (now if self.waits or before is None else before).take().tolist()
-        return by_time, bool(stop), bool(due), bool(asked_to_end)
-
-    def counts(self, mine: int) -> Tensor:
-        """Return what every process says, (P,) float32 on the device; nobody waits for it."""
-        said = np.zeros(self.accelerator.num_processes, np.float32)
-        said[self.accelerator.process_index] = mine
-        return self.share(said)
+            return float(now.wait()[0]), False, False, False
+        by_time, stop, due, interrupted = (now if self.waits or before is None else before).wait().tolist()
+        return by_time, bool(stop), bool(due), bool(interrupted)

@@ -1,7 +1,7 @@
-"""How the segment of a piece is computed: eagerly, with compiled blocks, or replayed as a CUDA graph.
+"""How the segment of a micro-batch is computed: eagerly, with compiled blocks, or replayed as a CUDA graph.
 
-Between pipeline.training.gradients, which knows packs and carries, and the network. Compiled code and graphs need constant
-shapes: pieces are laid into a `Room`; puzzles, whose canvases are all alike, have constant shapes without one.
+Used by pipeline.training.gradients. Compiled code and graphs need constant shapes: micro-batches are laid into a `Room`, which
+those of puzzles, whose canvases all have one size, fill.
 """
 
 import logging
@@ -25,47 +25,47 @@ from pipeline.models.config import ReasonerConfig
 from pipeline.models.layout import Room
 from pipeline.models.network import Batch, Network
 from pipeline.models.reasoner import Block, State
-from pipeline.training.memory_tables import Found
+from pipeline.models.task_memory import RowGradients
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 SPARE_SEQUENCES = 1.25
-"""A room has places for so many times the sequences that a pack has on average; a pack of more is computed eagerly."""
+"""A room has places for this many times the average sequences of a pack; a pack with more is computed eagerly."""
 
 WARM_UPS = 3
 """Steps before a graph is captured: what is set up once must not be in it."""
 
 MOST_COMPILED = 64
-"""Times that blocks are compiled, for packs of other shapes or in other numbers of pieces."""
+"""Times that blocks are compiled, for packs of other shapes or in other numbers of micro-batches."""
 
 MOST_GRAPHS = 4
-"""Of different shapes; what has other ones is computed without a graph."""
+"""Of different shapes; further shapes are computed without a graph."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the segment of a piece depends on, besides the weights."""
+    """The inputs of the segment of a micro-batch, besides the weights."""
 
     state: State
     batch: Batch
     last: Tensor | None
-    """(B,) bool: no further segment is allowed; for Q-learning alone."""
+    """(B,) bool: no further segment is allowed; only for Q-learning."""
     scale: Tensor
     """() by which the loss is multiplied."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the segment of a piece came to; the gradients of parameters are on them."""
+    """The result of the segment of a micro-batch; the gradients of parameters are on them."""
 
     figures: Tensor
     """(3,) sums over the sequences: token loss, halting loss, exact answers."""
     halting: Tensor
     """(B, 2)"""
     state: State
-    found: Found
+    row_gradients: RowGradients
 
 
 Compute = Callable[[Inputs], Outcome]
@@ -78,11 +78,11 @@ class Execution:
         self.network, self.maker, self.config = network, maker, config
         self.kind = config.train.execution
         self.rooms: dict[int, Room] = {}
-        """By the number of pieces."""
+        """By the number of micro-batches of a pack."""
         self.graphs: dict[object, Graph] = {}
         self.shapes: set[object] = set()
-        """Of what was computed in rooms so far: what comes again has been compiled, or captured."""
-        self.shapes_told = 0
+        """Of the inputs that have been computed in rooms: they have been compiled, or captured."""
+        self.known_shapes = 0
         self.compiled = False
         if self.kind == "eager":
             return
@@ -107,18 +107,18 @@ class Execution:
         self.forget_graphs()
 
     def forget_graphs(self) -> None:
-        """Give the memory of all graphs back; they are captured again."""
+        """Release the memory of all graphs; they are captured again."""
         self.shapes -= self.graphs.keys()
         self.graphs.clear()
 
     def prepared(self) -> bool:
-        """Return whether something was compiled or captured since this was asked last: what takes long, and once."""
-        before, self.shapes_told = self.shapes_told, len(self.shapes)
-        return self.shapes_told != before
+        """Return whether anything was compiled or captured since the last call: that takes long, and happens once."""
+        before, self.known_shapes = self.known_shapes, len(self.shapes)
+        return self.known_shapes != before
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Compute everything eagerly meanwhile: what is tried only once is not worth compiling."""
+        """Compute everything eagerly inside the block: a single trial is not worth compiling."""
         kind, self.kind = self.kind, "eager"
         try:
             yield
@@ -126,7 +126,7 @@ class Execution:
             self.kind = kind
 
     def room(self, cells: int, sequences: int, pieces: int) -> Room | None:
-        """Return the room of packs in `pieces`, None where there is none or it does not hold so many cells and sequences."""
+        """Return the room of packs in `pieces`; None where there is none or it does not hold so many of both."""
         if self.kind == "eager":
             return None
         if self.alike:  # all packs have one of two numbers of sequences
@@ -138,7 +138,7 @@ class Execution:
         return room if room.holds(cells, sequences) else None
 
     def run(self, compute: Compute, inputs: Inputs) -> Outcome:
-        """Compute a segment. Raises DoesNotRun where what has not run before cannot be compiled or captured."""
+        """Compute a segment. Raises DoesNotRun where inputs of new shapes cannot be compiled or captured."""
         if self.kind == "eager" or inputs.batch.layout.way is None:
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
                 return compute(inputs)
@@ -161,7 +161,7 @@ class Execution:
 
 
 class DoesNotRun(Exception):
-    """Something can be computed eagerly alone; the message says why."""
+    """Something can only be computed eagerly; the message says why."""
 
 
 def _cause_of(error: BaseException) -> BaseException:
@@ -175,7 +175,7 @@ def _cause_of(error: BaseException) -> BaseException:
 
 
 def compile_blocks(network: nn.Module) -> None:
-    """Have every block of `network` compiled for each of the shapes that it is given."""
+    """Compile every block of `network`, for each of the shapes that it is given."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_COMPILED)
     torch._dynamo.config.optimize_ddp = False  # it would cut blocks at the sizes of gradient buckets
     for block in network.modules():
@@ -184,7 +184,7 @@ def compile_blocks(network: nn.Module) -> None:
 
 
 def make_room(maker: Packs, config: Config, pieces: int) -> Room:
-    """Return the room, for packed attention, that holds nearly every piece of a pack that is cut into `pieces`."""
+    """Return the room, for packed attention, that holds nearly every micro-batch of a pack that is cut into `pieces`."""
     memory_tokens, pack_tokens = maker.memory_tokens, config.train.pack_tokens
     longest = int(maker.tokens(maker.plain()).max())
     most = pack_tokens - 1 + longest  # one token was missing, the longest came
@@ -205,7 +205,7 @@ class Graph:
     """One step, captured as a CUDA graph, replayed with other inputs of the same shapes."""
 
     def __init__(self, compute: Compute, inputs: Inputs, network: nn.Module, pool: Any = None) -> None:
-        """Capture `compute`; `inputs` tell the shapes. Gradients that are there stay as they are.
+        """Capture `compute` for the shapes of `inputs`. Existing gradients stay as they are.
 
         Graphs of one `pool` share memory: only the state of the one that was replayed last is valid.
         """
@@ -220,7 +220,7 @@ class Graph:
                 parameter.grad.zero_()
 
     def __call__(self, inputs: Inputs) -> Outcome:
-        """Return what the step comes to, its state for as long as the graph is not replayed again.
+        """Return the result of the step; its state is valid until the graph is replayed again.
 
         Gradients are added to those of the parameters.
         """

@@ -60,7 +60,7 @@ class MovingAverage:
         return torch.where(touched < self.start, 0.0, self.decay ** (self.step - touched).float())[:, None]
 
     def resume_state(self) -> dict[str, Tensor]:
-        """Return exactly what `load` needs to go on as if nothing had happened."""
+        """Return what `load` needs to continue exactly."""
         return self.weights | {f"{prefix}.table_steps": steps for prefix, steps in self.table_steps.items()}
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Optimizers, the learning-rate schedule, and the moving average of the weights."""
+"""Optimizers and the learning-rate schedule."""
 
 import math
 import re
@@ -156,6 +156,11 @@ class OptimizerChain(Optimizer):
         """Set every group's rate to `factor` times its base rate."""
         for group in self.param_groups:
             group["lr"] = group["base_lr"] * factor
+
+    def clear_states(self) -> None:
+        """Forget the state of every parameter."""
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
 
     def states(self) -> dict[Tensor, dict[str, Tensor]]:
         """Return the state of every parameter that has one."""

@@ -1,7 +1,6 @@
 """What a training run keeps from step to step: network, optimizer, average, carried sequences, progress.
 
-Checkpoints (pipeline.training.checkpoint) write and restore it, and the memory trial (pipeline.training.memory_fit) works on
-it.
+Written and restored by pipeline.training.checkpoint, and used by the memory trial (pipeline.training.memory_fit).
 """
 
 from collections.abc import Mapping
@@ -16,8 +15,8 @@ from pipeline.config import Config
 from pipeline.data.dataset import Dataset
 from pipeline.data.packs import make_packs
 from pipeline.models.network import Network
-from pipeline.training.carry import Carry, begin
-from pipeline.training.communication import Together
+from pipeline.training.carry import Carry, empty_carry
+from pipeline.training.communication import Collectives
 from pipeline.training.ema import MovingAverage
 from pipeline.training.metrics import Progress, Totals
 from pipeline.training.optimizers import make_optimizer
@@ -31,7 +30,7 @@ class TrainState:
         self, accelerator: Accelerator, dtype: torch.dtype, network: Network, store: Dataset, config: Config, out: Path
     ) -> None:
         self.accelerator, self.dtype, self.store, self.config, self.out = accelerator, dtype, store, config, out
-        torch.manual_seed(config.train.seed)  # nothing here draws from it; what is added later shall be reproducible
+        torch.manual_seed(config.train.seed)  # nothing draws from it today; what may do so shall be reproducible
         self.share_packs(
             count_packs(config, accelerator.num_processes, resumed=newest_checkpoint(out / "checkpoints") is not None)
         )
@@ -43,15 +42,15 @@ class TrainState:
             else None
         )
         self.maker = make_packs(store, config.train.canvas, config.memory.tokens)
-        self.together = Together(accelerator)
+        self.collectives = Collectives(accelerator)
         self.progress = Progress()
         self.totals = Totals()
 
     def share_packs(self, packs: int) -> None:
-        """Give this process its share of the `packs` of a step, each of them at its beginning."""
+        """Give this process its share of the `packs` of a step, with empty carries."""
         self.packs = range(self.accelerator.process_index, packs, self.accelerator.num_processes)
         self.all_packs = packs
-        self.carries: dict[int, Carry] = {pack: begin() for pack in self.packs}
+        self.carries: dict[int, Carry] = {pack: empty_carry() for pack in self.packs}
 
     def move_carries(self, device: torch.device) -> None:
         """Keep what is carried on `device`."""
@@ -59,7 +58,7 @@ class TrainState:
 
     def summed_totals(self) -> Totals:
         """Return the totals over all processes; a collective operation."""
-        return Totals(**{name: self.together.sum(value) for name, value in asdict(self.totals).items()})
+        return Totals(**{name: self.collectives.sum(value) for name, value in asdict(self.totals).items()})
 
     def weights(self) -> Mapping[str, Tensor]:
         """Return the weights that predictions use: averaged where the average is on."""
@@ -71,9 +70,9 @@ class TrainState:
 
 
 def count_packs(config: Config, processes: int, resumed: bool = False) -> int:
-    """Return the packs of a step. Raises ValueError where they cannot be shared out evenly.
+    """Return the packs of a step. Raises ValueError where the processes cannot share them evenly.
 
-    A resumed run, of which processes may have fallen out, goes on with uneven shares.
+    A resumed run, which may have lost processes, continues with uneven shares.
     """
     packs = config.train.packs or processes
     if packs % processes and not (resumed and packs > processes):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from pipeline import device
 from pipeline.device import OutOfMemory
-from pipeline.training import memory_fit
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.trainers import NO_LIMIT, assert_equal_runs, make_trainer, metrics
@@ -31,7 +31,7 @@ SYSTEMS = {
 @pytest.fixture(autouse=True)
 def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes long among the objects of a test session."""
-    monkeypatch.setattr(memory_fit.gc, "collect", lambda: 0)
+    monkeypatch.setattr(device.gc, "collect", lambda: 0)
 
 
 class Scarce:
@@ -69,7 +69,7 @@ def test_a_step_is_repeated_in_more_pieces_as_if_nothing_had_happened(
     step = warned._step
 
     def in_time(done: float) -> None:
-        if warned.progress.step == 2:
+        if warned.state.progress.step == 2:
             warned.pieces = 4
         step(done)
 

@@ -16,7 +16,7 @@ from pipeline.device import make_accelerator
 from pipeline.models.network import make_network
 from pipeline.system.time_limit import Budget
 from pipeline.tensor_files import read_tensors
-from pipeline.training.carry import next_turn
+from pipeline.training.carry import next_batch
 from pipeline.training.gradients import Computed, Gradients
 from pipeline.training.trainer import Trainer
 from pipeline.weights import newest_checkpoint
@@ -57,18 +57,18 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 def second_step(trainer: Trainer, gradients: Gradients, pieces: int = 1) -> tuple[Computed, dict[str, torch.Tensor]]:
     """What `gradients` computes of the second step of `trainer`, and the gradients of all parameters."""
     trainer.state.network.zero_grad()
-    turns = {
-        pack: next_turn(trainer.state.carries[pack], trainer.state.maker, trainer.state.config.train, 1, pack)
+    batches = {
+        pack: next_batch(trainer.state.carries[pack], trainer.state.maker, trainer.state.config.train, 1, pack)
         for pack in trainer.state.packs
     }
-    result = gradients.compute(turns, trainer.state.carries, pieces, 0.1)
+    result = gradients.compute(batches, trainer.state.carries, pieces, 0.1)
     return result, {name: parameter.grad.clone() for name, parameter in trainer.state.network.named_parameters()}
 
 
 def assert_same_step(
     one: tuple[Computed, dict[str, torch.Tensor]], other: tuple[Computed, dict[str, torch.Tensor]], tolerance: float = 1e-5
 ) -> None:
-    """Gradients, what goes on, what the tables are told and the totals are the same up to rounding."""
+    """Gradients, what goes on, the row gradients of tables and the totals are the same up to rounding."""
     (whole, gradients), (parts, found) = one, other
     assert found.keys() == gradients.keys()
     for name, gradient in gradients.items():
@@ -79,9 +79,9 @@ def assert_same_step(
         assert (same.samples.transform == carry.samples.transform).all()
         assert same.segments.tolist() == carry.segments.tolist()
         torch.testing.assert_close(same.state, carry.state, atol=tolerance, rtol=0)
-    for table in whole.found[0]:
+    for table in whole.row_gradients[0]:
         (index, gradient), (again, close) = (
-            [torch.cat([getattr(each[table], part) for each in computed.found]) for part in ("index", "gradient")]
+            [torch.cat([getattr(each[table], part) for each in computed.row_gradients]) for part in ("index", "gradient")]
             for computed in (whole, parts)
         )
         assert torch.equal(again, index)

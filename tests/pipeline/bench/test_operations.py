@@ -13,7 +13,7 @@ from pipeline.bench.stages import Computing, Draws
 from pipeline.data.packs import PackMaker, Samples
 from pipeline.data.store import Store
 from pipeline.device import to_batch
-from pipeline.models import attention
+from pipeline.models import reasoner
 from pipeline.models.config import MemoryConfig, ReasonerConfig
 from pipeline.models.layout import Layout, make_layout
 from pipeline.models.loss import IGNORED, segment_loss
@@ -101,7 +101,7 @@ def test_only_padding_is_removed(mix: Store, monkeypatch: pytest.MonkeyPatch) ->
         batch.views.row.zero_()
         if canvas == "full":
             batch, visible = hide_padding(batch, samples, mix)
-            monkeypatch.setattr(attention, "attend", masked_attention(visible))
+            monkeypatch.setattr(reasoner, "attend", masked_attention(visible))
         state = network.reasoner.initial_state(batch.layout.tokens)
         with torch.no_grad():
             segment = network(state, batch)

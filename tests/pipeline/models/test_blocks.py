@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from pipeline.models import layout as layout_module
-from pipeline.models.attention import Attention, rotary_angles, rotate
+from pipeline.models.attention import rotary_angles, rotate
 from pipeline.models.layers import (
     GridConvolution,
     SequenceConvolution,
@@ -22,7 +22,7 @@ from pipeline.models.layers import (
     truncated_normal,
 )
 from pipeline.models.layout import Layout, make_layout
-from pipeline.models.reasoner import Block
+from pipeline.models.reasoner import Attention, Block
 
 
 def layout_of(shape: tuple[int, int], offset: tuple[int, int] = (0, 0), memory_tokens: int = 3) -> Layout:

@@ -14,7 +14,7 @@ from pipeline.config import TrainConfig
 from pipeline.data.packs import PackMaker
 from pipeline.models.layout import Layout, make_layout
 from pipeline.models.reasoner import State
-from pipeline.training.carry import Carry, Turn, assemble_state, begin, cut_evenly, halt, join_carries, next_turn
+from pipeline.training.carry import Carry, StepBatch, assemble_state, cut_evenly, empty_carry, halt, join_carries, next_batch
 from tests.pipeline.tiny import tiny_store
 
 MEMORY_TOKENS = 2
@@ -25,8 +25,8 @@ def make_maker() -> PackMaker:
     return PackMaker(tiny_store(), CONFIG.canvas, MEMORY_TOKENS)
 
 
-def layout_of(turn: Turn) -> Layout:
-    return make_layout(torch.from_numpy(turn.pack.shapes), torch.from_numpy(turn.pack.offsets), MEMORY_TOKENS)
+def layout_of(batch: StepBatch) -> Layout:
+    return make_layout(torch.from_numpy(batch.pack.shapes), torch.from_numpy(batch.pack.offsets), MEMORY_TOKENS)
 
 
 def numbered_state(layout: Layout, start: int = 0) -> State:
@@ -40,33 +40,33 @@ def logits(halting: torch.Tensor, going_on: torch.Tensor | float = 3.0) -> torch
     return torch.stack((halting, torch.as_tensor(going_on, dtype=halting.dtype).expand(len(halting))), dim=1)
 
 
-def one_turn(segments_before: int, config: TrainConfig = CONFIG, step: int = 0, pack: int = 0) -> tuple[Turn, Layout]:
-    turn = next_turn(begin(), make_maker(), config, step, pack)
-    turn = replace(turn, segments=np.full(len(turn.samples), segments_before))
-    return turn, layout_of(turn)
+def one_batch(segments_before: int, config: TrainConfig = CONFIG, step: int = 0, pack: int = 0) -> tuple[StepBatch, Layout]:
+    batch = next_batch(empty_carry(), make_maker(), config, step, pack)
+    batch = replace(batch, segments=np.full(len(batch.samples), segments_before))
+    return batch, layout_of(batch)
 
 
-def goes_on(turn: Turn, layout: Layout, halting: torch.Tensor, config: TrainConfig) -> npt.NDArray[np.bool_]:
-    """Which sequences of a turn go on: read off the states, whose tokens are numbered."""
-    carry = halt(turn, logits(halting), numbered_state(layout), layout, config)
+def goes_on(batch: StepBatch, layout: Layout, halting: torch.Tensor, config: TrainConfig) -> npt.NDArray[np.bool_]:
+    """Which sequences of a batch go on: read off the states, whose tokens are numbered."""
+    carry = halt(batch, logits(halting), numbered_state(layout), layout, config)
     if carry.state is None:
-        return np.zeros(len(turn.samples), bool)
-    return np.isin(np.arange(len(turn.samples)), layout.sequence[carry.state[0][:, 0].long()].numpy())
+        return np.zeros(len(batch.samples), bool)
+    return np.isin(np.arange(len(batch.samples)), layout.sequence[carry.state[0][:, 0].long()].numpy())
 
 
 @pytest.mark.parametrize("before", [0, 1, 2])
 def test_a_sequence_goes_on_until_its_halting_logit_is_positive(before: int) -> None:
-    turn, layout = one_turn(before)
-    halting = torch.linspace(-1, 1, len(turn.samples))
+    batch, layout = one_batch(before)
+    halting = torch.linspace(-1, 1, len(batch.samples))
     halting[0] = 0.0
-    assert np.array_equal(goes_on(turn, layout, halting, CONFIG), (halting <= 0).numpy())
+    assert np.array_equal(goes_on(batch, layout, halting, CONFIG), (halting <= 0).numpy())
 
 
 def test_nobody_goes_on_after_the_last_segment() -> None:
     for exploration in (0.0, 1.0):
         config = replace(CONFIG, exploration=exploration)
-        turn, layout = one_turn(3, config)
-        carry = halt(turn, logits(torch.full((len(turn.samples),), -9.0)), numbered_state(layout), layout, config)
+        batch, layout = one_batch(3, config)
+        carry = halt(batch, logits(torch.full((len(batch.samples),), -9.0)), numbered_state(layout), layout, config)
         assert len(carry) == 0
         assert carry.state is None
 
@@ -74,38 +74,38 @@ def test_nobody_goes_on_after_the_last_segment() -> None:
 @pytest.mark.parametrize("before", [0, 2])
 def test_with_q_learning_a_sequence_goes_on_until_halting_promises_more_than_going_on(before: int) -> None:
     config = replace(CONFIG, halting="q-learning")
-    turn, layout = one_turn(before, config)
-    halting, going_on = torch.linspace(-4, -2, len(turn.samples)), torch.full((len(turn.samples),), -3.0)
+    batch, layout = one_batch(before, config)
+    halting, going_on = torch.linspace(-4, -2, len(batch.samples)), torch.full((len(batch.samples),), -3.0)
     halting[1] = 5.0
     going_on[1], going_on[0] = 6.0, halting[0]
-    carry = halt(turn, logits(halting, going_on), numbered_state(layout), layout, config)
+    carry = halt(batch, logits(halting, going_on), numbered_state(layout), layout, config)
     stay = (halting <= going_on).numpy()
     assert 0 < stay.sum() < len(stay)
-    assert carry.samples.transform.tolist() == turn.samples.transform[stay].tolist()
+    assert carry.samples.transform.tolist() == batch.samples.transform[stay].tolist()
     assert carry.segments.tolist() == [before + 1] * int(stay.sum())
 
 
 def test_with_halting_off_every_sequence_runs_all_segments() -> None:
     config = replace(CONFIG, halting="off")
     for before in range(config.segments):
-        turn, layout = one_turn(before, config)
-        carry = halt(turn, logits(torch.full((len(turn.samples),), 9.0), -9.0), numbered_state(layout), layout, config)
-        assert len(carry) == (len(turn.samples) if before + 1 < config.segments else 0)
+        batch, layout = one_batch(before, config)
+        carry = halt(batch, logits(torch.full((len(batch.samples),), 9.0), -9.0), numbered_state(layout), layout, config)
+        assert len(carry) == (len(batch.samples) if before + 1 < config.segments else 0)
 
 
 @pytest.mark.parametrize("halting", ["learned", "q-learning", "off"])
 def test_one_segment_replaces_everything(halting: str) -> None:
     config = replace(CONFIG, segments=1, halting=halting)
-    turn, layout = one_turn(0, config)
-    assert not goes_on(turn, layout, torch.full((len(turn.samples),), -9.0), config).any()
+    batch, layout = one_batch(0, config)
+    assert not goes_on(batch, layout, torch.full((len(batch.samples),), -9.0), config).any()
 
 
 def share_that_goes_on(before: int, config: TrainConfig) -> float:
     """Of sequences that all want to halt."""
     shares = []
     for step in range(6):
-        turn, layout = one_turn(before, config, step)
-        shares.append(goes_on(turn, layout, torch.full((len(turn.samples),), 9.0), config).mean())
+        batch, layout = one_batch(before, config, step)
+        shares.append(goes_on(batch, layout, torch.full((len(batch.samples),), 9.0), config).mean())
     return float(np.mean(shares))
 
 
@@ -121,18 +121,18 @@ def test_exploration_is_the_share_of_sequences_that_explore() -> None:
 
 def test_who_explores_depends_on_step_and_pack() -> None:
     config = replace(CONFIG, exploration=0.5, pack_tokens=1000)
-    turns = [one_turn(0, config, step, pack)[0] for step, pack in ((0, 0), (0, 1), (1, 0), (1, 1))]
-    fewest = min(len(turn.samples) for turn in turns)
-    assert len({str(turn.least[:fewest] > 0) for turn in turns}) == 4
+    batches = [one_batch(0, config, step, pack)[0] for step, pack in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    fewest = min(len(batch.samples) for batch in batches)
+    assert len({str(batch.least[:fewest] > 0) for batch in batches}) == 4
 
 
 def test_the_carry_keeps_samples_segments_and_states_together() -> None:
-    turn, layout = one_turn(1)
-    halting = torch.tensor([(-1.0) ** i for i in range(len(turn.samples))])
+    batch, layout = one_batch(1)
+    halting = torch.tensor([(-1.0) ** i for i in range(len(batch.samples))])
     state = numbered_state(layout)
-    carry = halt(turn, logits(halting), state, layout, CONFIG)
-    odd = np.arange(len(turn.samples)) % 2 == 1
-    assert carry.samples.example.tolist() == turn.samples.example[odd].tolist()
+    carry = halt(batch, logits(halting), state, layout, CONFIG)
+    odd = np.arange(len(batch.samples)) % 2 == 1
+    assert carry.samples.example.tolist() == batch.samples.example[odd].tolist()
     assert carry.segments.tolist() == [2] * int(odd.sum())
     assert carry.state is not None
     for kept, whole in zip(carry.state, state, strict=True):
@@ -141,16 +141,16 @@ def test_the_carry_keeps_samples_segments_and_states_together() -> None:
 
 def test_what_is_carried_takes_its_state_to_its_new_place_and_the_new_start_afresh() -> None:
     maker, rng = make_maker(), np.random.default_rng(0)
-    carry = begin()
+    carry = empty_carry()
     moved = kept = 0
     for step in range(6):
-        turn = next_turn(carry, maker, CONFIG, step, 0)
-        layout, tokens = layout_of(turn), maker.tokens(carry.samples)
+        batch = next_batch(carry, maker, CONFIG, step, 0)
+        layout, tokens = layout_of(batch), maker.tokens(carry.samples)
         initial = (torch.full((1, 2), 0.5).expand(layout.tokens, -1), torch.full((1, 2), 0.25).expand(layout.tokens, -1))
-        state = assemble_state(initial, carry, turn, layout, tokens)
+        state = assemble_state(initial, carry, batch, layout, tokens)
         starts = np.cumsum(tokens) - tokens
-        for i, source in enumerate(turn.source.tolist()):
-            mine = slice(int(layout.first[i]), int(layout.first[i]) + int(maker.tokens(turn.samples)[i]))
+        for i, source in enumerate(batch.source.tolist()):
+            mine = slice(int(layout.first[i]), int(layout.first[i]) + int(maker.tokens(batch.samples)[i]))
             for part, (now, fresh) in enumerate(zip(state, initial, strict=True)):
                 if source < 0:
                     assert torch.equal(now[mine], fresh[mine])
@@ -159,55 +159,55 @@ def test_what_is_carried_takes_its_state_to_its_new_place_and_the_new_start_afre
                 assert torch.equal(now[mine], carry.state[part][starts[source] : starts[source] + tokens[source]])
             kept += source >= 0
             moved += source >= 0 and source != i
-        halting = torch.from_numpy(rng.normal(size=len(turn.samples)))
-        carry = halt(turn, logits(halting), numbered_state(layout, 1000 * (step + 1)), layout, CONFIG)
+        halting = torch.from_numpy(rng.normal(size=len(batch.samples)))
+        carry = halt(batch, logits(halting), numbered_state(layout, 1000 * (step + 1)), layout, CONFIG)
     assert kept > 20
     assert moved > 5
 
 
-def test_a_turn_fills_the_room_that_the_carry_leaves() -> None:
+def test_a_batch_fills_the_room_that_the_carry_leaves() -> None:
     maker = make_maker()
-    carry = begin()
+    carry = empty_carry()
     for step in range(5):
-        turn = next_turn(carry, maker, CONFIG, step, 0)
-        tokens = maker.tokens(turn.samples)
+        batch = next_batch(carry, maker, CONFIG, step, 0)
+        tokens = maker.tokens(batch.samples)
         assert tokens.sum() >= CONFIG.pack_tokens
-        assert tokens.sum() - tokens[turn.source < 0].max() < CONFIG.pack_tokens
-        assert sorted(turn.source[turn.source >= 0].tolist()) == list(range(len(carry)))
-        for i, source in enumerate(turn.source.tolist()):
-            assert turn.segments[i] == (carry.segments[source] if source >= 0 else 0)
+        assert tokens.sum() - tokens[batch.source < 0].max() < CONFIG.pack_tokens
+        assert sorted(batch.source[batch.source >= 0].tolist()) == list(range(len(carry)))
+        for i, source in enumerate(batch.source.tolist()):
+            assert batch.segments[i] == (carry.segments[source] if source >= 0 else 0)
             if source >= 0:
                 for name in ("example", "transform", "shift"):
-                    assert np.array_equal(getattr(turn.samples, name)[i], getattr(carry.samples, name)[source])
-        layout = layout_of(turn)
-        halting = torch.tensor([1.0 if i % 3 else -1.0 for i in range(len(turn.samples))])
-        carry = halt(turn, logits(halting), numbered_state(layout), layout, CONFIG)
+                    assert np.array_equal(getattr(batch.samples, name)[i], getattr(carry.samples, name)[source])
+        layout = layout_of(batch)
+        halting = torch.tensor([1.0 if i % 3 else -1.0 for i in range(len(batch.samples))])
+        carry = halt(batch, logits(halting), numbered_state(layout), layout, CONFIG)
         assert len(carry) > 0
 
 
 def test_a_carry_that_fills_the_pack_leaves_room_for_nobody() -> None:
     maker = make_maker()
-    turn = next_turn(begin(), maker, CONFIG, 0, 0)
-    layout = layout_of(turn)
-    carry = halt(turn, logits(torch.full((len(turn.samples),), -1.0)), numbered_state(layout), layout, CONFIG)
-    again = next_turn(carry, maker, CONFIG, 1, 0)
-    assert again.samples.example.tolist() == turn.samples.example.tolist()
-    assert again.source.tolist() == list(range(len(turn.samples)))
+    batch = next_batch(empty_carry(), maker, CONFIG, 0, 0)
+    layout = layout_of(batch)
+    carry = halt(batch, logits(torch.full((len(batch.samples),), -1.0)), numbered_state(layout), layout, CONFIG)
+    again = next_batch(carry, maker, CONFIG, 1, 0)
+    assert again.samples.example.tolist() == batch.samples.example.tolist()
+    assert again.source.tolist() == list(range(len(batch.samples)))
 
 
 def history(packs: Iterable[int], steps: int = 6) -> dict[tuple[int, int], list[list[int]]]:
     """What a process that owns `packs` sees in each of them at each step, sequences halting at random."""
     maker, config = make_maker(), replace(CONFIG, exploration=0.3)
-    carries: dict[int, Carry] = {pack: begin() for pack in packs}
+    carries: dict[int, Carry] = {pack: empty_carry() for pack in packs}
     seen = {}
     for step in range(steps):
         for pack, carry in carries.items():
-            turn = next_turn(carry, maker, config, step, pack)
-            samples = turn.samples
-            seen[step, pack] = np.column_stack((samples.example, samples.transform, samples.shift, turn.segments)).tolist()
-            layout = layout_of(turn)
+            batch = next_batch(carry, maker, config, step, pack)
+            samples = batch.samples
+            seen[step, pack] = np.column_stack((samples.example, samples.transform, samples.shift, batch.segments)).tolist()
+            layout = layout_of(batch)
             halting = torch.from_numpy(np.sin(samples.transform + step))
-            carries[pack] = halt(turn, logits(halting), numbered_state(layout), layout, config)
+            carries[pack] = halt(batch, logits(halting), numbered_state(layout), layout, config)
     return seen
 
 
@@ -219,7 +219,7 @@ def test_packs_do_not_depend_on_the_process_that_owns_them() -> None:
 
 def test_another_seed_gives_other_packs() -> None:
     maker = make_maker()
-    first, second = (next_turn(begin(), maker, replace(CONFIG, seed=seed), 0, 0).samples for seed in (0, 1))
+    first, second = (next_batch(empty_carry(), maker, replace(CONFIG, seed=seed), 0, 0).samples for seed in (0, 1))
     assert first.transform.tolist() != second.transform.tolist()
 
 
@@ -240,22 +240,22 @@ def test_equal_sequences_are_cut_into_equal_pieces() -> None:
 @pytest.mark.parametrize("pieces", [1, 2, 3, 5, 99])
 def test_the_pieces_of_a_turn_are_the_turn(pieces: int) -> None:
     maker, config = make_maker(), replace(CONFIG, exploration=0.5)
-    carry = begin()
+    carry = empty_carry()
     for step in range(3):
-        turn = next_turn(carry, maker, config, step, 0)
-        layout, state = layout_of(turn), numbered_state(layout_of(turn))
-        halting = torch.from_numpy(np.sin(turn.samples.transform + step))
-        whole, ends = halt(turn, logits(halting), state, layout, config), maker.tokens(turn.samples).cumsum()
-        parts = turn.cut(maker.tokens(turn.samples), pieces)
-        assert len(parts) == min(pieces, len(turn.samples))
+        batch = next_batch(carry, maker, config, step, 0)
+        layout, state = layout_of(batch), numbered_state(layout_of(batch))
+        halting = torch.from_numpy(np.sin(batch.samples.transform + step))
+        whole, ends = halt(batch, logits(halting), state, layout, config), maker.tokens(batch.samples).cumsum()
+        parts = batch.cut(maker.tokens(batch.samples), pieces)
+        assert len(parts) == min(pieces, len(batch.samples))
         joined, sequence = [], 0
         for part in parts:
             here = slice(sequence, sequence + len(part.samples))
             alone, own = maker.make(part.samples), layout_of(part)
             for name in ("inputs", "labels", "shapes", "offsets", "task", "transform", "dihedral", "colors"):
                 assert np.array_equal(getattr(part.pack, name), getattr(alone, name))
-            assert part.source.tolist() == turn.source[here].tolist()
-            start = int(ends[sequence] - maker.tokens(turn.samples)[sequence])
+            assert part.source.tolist() == batch.source[here].tolist()
+            start = int(ends[sequence] - maker.tokens(batch.samples)[sequence])
             states = tuple(each[start : start + own.tokens] for each in state)
             joined.append(halt(part, logits(halting[here]), states, own, config))
             sequence = here.stop
@@ -269,8 +269,8 @@ def test_the_pieces_of_a_turn_are_the_turn(pieces: int) -> None:
 
 
 def test_pieces_that_all_halt_join_to_a_carry_of_nothing() -> None:
-    turn, layout = one_turn(3)
-    empty = halt(turn, logits(torch.full((len(turn.samples),), -9.0)), numbered_state(layout), layout, CONFIG)
+    batch, layout = one_batch(3)
+    empty = halt(batch, logits(torch.full((len(batch.samples),), -9.0)), numbered_state(layout), layout, CONFIG)
     joined = join_carries([empty, empty])
     assert len(joined) == 0
     assert joined.state is None

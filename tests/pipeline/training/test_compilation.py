@@ -1,4 +1,4 @@
-"""Compiled, graphed and eager training come to the same; shapes are constant; nobody waits for the device."""
+"""Compiled, graphed and eager training come to the same; shapes are constant; no step waits for the device."""
 
 import logging
 import sys
@@ -20,12 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.config import Config
 from pipeline.device import to_batch
-from pipeline.models import attention
+from pipeline.models import attention, reasoner
 from pipeline.models.layout import Room, make_layout
 from pipeline.models.reasoner import Block
 from pipeline.training import compilation as execution
-from pipeline.training.carry import next_turn
-from pipeline.training.communication import Reading
+from pipeline.training.carry import next_batch
+from pipeline.training.communication import AsyncCopy
 from pipeline.training.compilation import Execution, make_room, tensors_of
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.tinypuzzles import tiny_puzzle_store
@@ -175,7 +175,7 @@ def test_canvases_that_are_all_alike_fill_their_room_in_any_way_of_attention(
 ) -> None:
     monkeypatch.setattr(execution, "choose_way", lambda *_: way)
     monkeypatch.setattr(
-        attention, "choose_way", lambda *_: pytest.fail("asked while it is compiled") if compiling() else "fused"
+        reasoner, "choose_way", lambda *_: pytest.fail("asked while it is compiled") if compiling() else "fused"
     )
     settings = ("train.steps=3", "train.log_steps=1", *ALIKE[system])
     make_trainer(tiny_config(*settings), tmp_path / "eager", tiny_puzzle_store()).fit(NO_LIMIT)
@@ -256,7 +256,7 @@ def test_rooms_hold_nearly_every_pack_with_little_to_spare(tmp_path: Path) -> No
     trainer = make_trainer(config_of("trm", "train.pack_tokens=2000"), tmp_path)
     room = make_room(trainer.state.maker, trainer.state.config, 1)
     packs = [
-        next_turn(trainer.state.carries[0], trainer.state.maker, trainer.state.config.train, step, 0).pack
+        next_batch(trainer.state.carries[0], trainer.state.maker, trainer.state.config.train, step, 0).pack
         for step in range(200)
     ]
     held = [room.holds(len(pack.inputs), len(pack.task)) for pack in packs]
@@ -266,8 +266,8 @@ def test_rooms_hold_nearly_every_pack_with_little_to_spare(tmp_path: Path) -> No
 
 
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave"}
-HOST = {"make_layout", "_groups", "take", "_tell", "totals", "broken", "_wanted"}
-"""Work on this machine: on shapes, and on readings that are taken a step later."""
+HOST = {"make_layout", "_groups", "wait", "_read", "totals", "broken", "_pending_halts"}
+"""Work on this machine: on shapes, and on copies that are read a step later."""
 
 
 class Watch(TorchDispatchMode):
@@ -295,17 +295,17 @@ class Watch(TorchDispatchMode):
 def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
     config = config_of(system, "train.halting_delay=1")
     trainer = make_trainer(config, tmp_path)
-    trainer.state.together.waits = False
+    trainer.state.collectives.waits = False
     now, born, taken = [0], {}, []
-    make, take = Reading.__init__, Reading.take
-    monkeypatch.setattr(Reading, "__init__", lambda self, tensor: (born.__setitem__(id(self), now[0]), make(self, tensor))[1])
-    monkeypatch.setattr(Reading, "take", lambda self: (taken.append(now[0] - born[id(self)]), take(self))[1])
-    kept = []  # so that no two readings have one id
+    make, wait = AsyncCopy.__init__, AsyncCopy.wait
+    monkeypatch.setattr(AsyncCopy, "__init__", lambda self, tensor: (born.__setitem__(id(self), now[0]), make(self, tensor))[1])
+    monkeypatch.setattr(AsyncCopy, "wait", lambda self: (taken.append(now[0] - born[id(self)]), wait(self))[1])
+    kept = []  # so that no two copies have one id
     for step in range(4):
         now[0] = step
         with Watch() as watch:
             trainer._step(0.5)
-        kept.append((trainer.unread, trainer.state.carries))
+        kept.append((trainer.pending, trainer.state.carries))
         assert watch.waited == []
     assert taken
     assert min(taken) == 1  # what is read is of the step before
@@ -314,7 +314,7 @@ def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_step_that_is_looked_at_later_comes_to_the_same(tmp_path: Path) -> None:
     make_trainer(config_of("table"), tmp_path / "at once").fit(NO_LIMIT)
     trainer = make_trainer(config_of("table"), tmp_path / "later")
-    trainer.state.together.waits = False
+    trainer.state.collectives.waits = False
     trainer.fit(NO_LIMIT)
     assert_equal_runs(tmp_path / "at once", tmp_path / "later")
     names = ("step", "loss", "exact", "segments")
@@ -323,7 +323,7 @@ def test_a_step_that_is_looked_at_later_comes_to_the_same(tmp_path: Path) -> Non
 
 def test_a_loss_that_is_not_finite_is_found_a_step_later_and_never_written(tmp_path: Path) -> None:
     trainer = make_trainer(config_of("trm", "train.log_steps=100"), tmp_path)
-    trainer.state.together.waits = False
+    trainer.state.collectives.waits = False
     trainer._step(0.0)
     trainer.save()
     with torch.no_grad():
@@ -338,10 +338,10 @@ def test_a_loss_that_is_not_finite_is_found_a_step_later_and_never_written(tmp_p
 
 def test_a_batch_in_a_room_has_blank_sequences_without_labels(tmp_path: Path) -> None:
     trainer = make_trainer(config_of("trm"), tmp_path)
-    turn = next_turn(trainer.state.carries[0], trainer.state.maker, trainer.state.config.train, 0, 0)
+    drawn = next_batch(trainer.state.carries[0], trainer.state.maker, trainer.state.config.train, 0, 0)
     room = make_room(trainer.state.maker, trainer.state.config, 1)
-    batch = to_batch(turn.pack, 1, torch.device("cpu"), room)
-    cells, sequences = len(turn.pack.inputs), len(turn.samples)
+    batch = to_batch(drawn.pack, 1, torch.device("cpu"), room)
+    cells, sequences = len(drawn.pack.inputs), len(drawn.samples)
     assert batch.labels is not None
     assert (batch.labels[cells:] == -100).all()
     assert (batch.inputs[cells:] == 0).all()

@@ -9,7 +9,7 @@ import torch
 from pipeline.config import Config
 from pipeline.device import make_accelerator
 from pipeline.models.network import make_network
-from pipeline.training.carry import next_turn
+from pipeline.training.carry import next_batch
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_store
 from tests.pipeline.trainers import NO_LIMIT, assert_same_step, final_tensors, make_trainer, metrics, second_step
@@ -44,7 +44,7 @@ def test_pieces_come_to_what_whole_packs_come_to(tmp_path: Path, system: str) ->
     for pieces in (2, 3, 1000):
         parts, found = second_step(trainer, trainer.gradients, pieces)
         assert_same_step((whole, gradients), (parts, found), 1e-4 if system == "mixer" else 1e-5)
-        assert len(parts.found) > len(whole.found)
+        assert len(parts.row_gradients) > len(whole.row_gradients)
 
 
 @pytest.mark.parametrize("system", [name for name in SYSTEMS if name != "mixer"])  # whose random weights blow up rounding
@@ -80,18 +80,18 @@ def test_loss_scaling_works_with_pieces(tmp_path: Path) -> None:
         trainer.fit(NO_LIMIT)
         assert trainer.state.accelerator.scaler.get_scale() == 512.0
         assert trainer.state.average.step == 5  # the step that overflowed was left out
-    assert whole.network.memory.rows.any()
-    expected = whole.network.state_dict()
-    for name, tensor in pieces.network.state_dict().items():
+    assert whole.state.network.memory.rows.any()
+    expected = whole.state.network.state_dict()
+    for name, tensor in pieces.state.network.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-6, msg=name)
 
 
-def test_a_loss_that_is_not_finite_names_the_tasks_of_its_piece_alone(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_names_the_tasks_of_its_micro_batch_only(tmp_path: Path) -> None:
     trainer = make_trainer(tiny_config("memory.kind=table", "train.pieces=1000"), tmp_path)
-    turn = next_turn(trainer.state.carries[0], trainer.state.maker, trainer.state.config.train, 0, 0)
-    tasks = turn.pack.task.tolist()
+    batch = next_batch(trainer.state.carries[0], trainer.state.maker, trainer.state.config.train, 0, 0)
+    tasks = batch.pack.task.tolist()
     assert len(set(tasks)) > 1
     with torch.no_grad():
-        trainer.state.network.memory.rows[turn.pack.transform[tasks.index(tasks[0])]] = float("nan")
-    result = trainer.gradients.compute({0: turn}, trainer.state.carries, 1000, 1.0)
+        trainer.state.network.memory.rows[batch.pack.transform[tasks.index(tasks[0])]] = float("nan")
+    result = trainer.gradients.compute({0: batch}, trainer.state.carries, 1000, 1.0)
     assert result.broken == {tasks[0]}

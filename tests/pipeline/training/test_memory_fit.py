@@ -1,13 +1,23 @@
-"""How many pieces fit: the least power of two that a trial finds room for, whatever the device."""
+"""Memory: packs are cut into the least power of two that fits, by trial steps as large as any that follows, without a trace."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
+import pipeline.training.trainer
+from pipeline import device
 from pipeline.device import OutOfMemory
 from pipeline.training import memory_fit
 from pipeline.training.memory_fit import CudaMemory, least_pieces
+from pipeline.training.trainer import Trainer
+from tests.pipeline.tiny import tiny_config, tiny_store
+from tests.pipeline.tinypuzzles import tiny_puzzle_store
+from tests.pipeline.trainers import NO_LIMIT, assert_equal_runs, make_trainer, metrics
 
 CPU = torch.device("cpu")
 ERRORS = {
@@ -20,7 +30,7 @@ ERRORS = {
 @pytest.fixture(autouse=True)
 def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes long among the objects of a test session."""
-    monkeypatch.setattr(memory_fit.gc, "collect", lambda: 0)
+    monkeypatch.setattr(device.gc, "collect", lambda: 0)
 
 
 class Device:
@@ -52,29 +62,29 @@ class Device:
     [(70, [1]), (71, [1, 2]), (140, [1, 2]), (142, [1, 2, 4]), (800, [1, 2, 4, 8, 16]), (1120, [1, 2, 4, 8, 16])],
 )
 def test_the_least_power_of_two_under_ninety_percent_is_taken(activations: int, tried: list[int], error: Exception) -> None:
-    device = Device(lambda pieces: 20 + activations / pieces, error)
-    assert least_pieces(device.trial, device, CPU, most=1000) == tried[-1]
-    assert device.tried == tried
+    memory = Device(lambda pieces: 20 + activations / pieces, error)
+    assert least_pieces(memory.trial, memory, CPU, most=1000) == tried[-1]
+    assert memory.tried == tried
 
 
 def test_a_trial_that_fits_tightly_is_taken_when_the_pieces_cannot_be_smaller() -> None:
-    device = Device(lambda pieces: 80 + 60 / pieces)
-    assert least_pieces(device.trial, device, CPU, most=5) == 5
-    assert device.tried == [1, 2, 4, 5]
+    memory = Device(lambda pieces: 80 + 60 / pieces)
+    assert least_pieces(memory.trial, memory, CPU, most=5) == 5
+    assert memory.tried == [1, 2, 4, 5]
 
 
 def test_a_single_sequence_that_does_not_fit_is_an_error_that_says_what_to_change() -> None:
-    device = Device(lambda pieces: 110)
+    memory = Device(lambda pieces: 110)
     with pytest.raises(OutOfMemory, match=r"^out of memory with a single sequence in each piece: .*train\.pack_tokens"):
-        least_pieces(device.trial, device, CPU, most=3)
-    assert device.tried == [1, 2, 3]
+        least_pieces(memory.trial, memory, CPU, most=3)
+    assert memory.tried == [1, 2, 3]
 
 
 def test_another_error_of_a_trial_is_not_taken_for_want_of_memory() -> None:
-    device = Device(lambda pieces: 110, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    memory = Device(lambda pieces: 110, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        least_pieces(device.trial, device, CPU, most=8)
-    assert device.tried == [1]
+        least_pieces(memory.trial, memory, CPU, most=8)
+    assert memory.tried == [1]
 
 
 def test_the_peak_of_a_cuda_device_counts_what_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +102,145 @@ def test_the_peak_of_a_cuda_device_counts_what_others_use(monkeypatch: pytest.Mo
 
 def test_memory_is_given_back_before_each_try(monkeypatch: pytest.MonkeyPatch) -> None:
     happened: list[object] = []
-    monkeypatch.setattr(memory_fit, "free_memory", lambda device: happened.append("freed"))
-    device = Device(lambda pieces: 30 + 200 / pieces)
-    least_pieces(lambda pieces: (happened.append(pieces), device.trial(pieces))[1], device, CPU, most=8)
+    monkeypatch.setattr(memory_fit, "free_cache", lambda device: happened.append("freed"))
+    memory = Device(lambda pieces: 30 + 200 / pieces)
+    least_pieces(lambda pieces: (happened.append(pieces), memory.trial(pieces))[1], memory, CPU, most=8)
     assert happened == ["freed", 1, "freed", 2, "freed", 4]
+
+
+PUZZLES = ("train.segments=1",)
+SYSTEMS = (
+    (),
+    ("memory.kind=table", "optimizer.kind=adamw"),
+    ("memory.residual=3", "optimizer.kind=muon"),
+    ("memory.kind=table", "model.kind=hrm", "train.halting=q-learning", "optimizer.ema=0"),
+    PUZZLES,
+)
+
+
+class Roomy:
+    """Memory that holds `fitting` tokens at once."""
+
+    total_bytes = 100
+
+    def __init__(self, trainer: Trainer, fitting: int) -> None:
+        self.tokens: list[int] = []
+        self.models: list[Any] = []
+        model = trainer.model
+
+        def watched(state: Any, batch: Any) -> Any:
+            if batch.layout.tokens > fitting:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+            self.tokens.append(batch.layout.tokens)
+            return model(state, batch)
+
+        trainer.gradients = replace(trainer.gradients, model=watched)
+
+    def reset(self) -> None:
+        self.tokens.clear()
+
+    def peak_bytes(self) -> int:
+        return 50
+
+
+def settings_of(system: tuple[str, ...]) -> tuple[str, ...]:
+    return ("train.packs=2", "train.steps=6", "train.checkpoint_steps=3", "train.log_steps=3", *system)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_run_after_a_trial_is_as_without(tmp_path: Path, system: tuple[str, ...], resumed: bool) -> None:
+    config = tiny_config(*settings_of(system))
+    store = tiny_puzzle_store() if system == PUZZLES else tiny_store()  # of one size, or of several
+    make_trainer(config, tmp_path / "without", store).fit(NO_LIMIT)
+    if resumed:
+        make_trainer(tiny_config(*settings_of(system), "train.steps=3"), tmp_path / "with", store).fit(NO_LIMIT)
+    trainer = make_trainer(config, tmp_path / "with", store)
+    assert trainer.resume() == resumed
+    random = torch.get_rng_state()
+    before = {name: tensor.clone() for name, tensor in trainer.state.network.state_dict().items()}
+    rates = [group["lr"] for group in trainer.state.optimizer.param_groups]
+    model = trainer.gradients
+    memory = Roomy(trainer, fitting=80)
+    assert trainer.measure_pieces(memory) > 1
+    assert memory.tokens
+    trainer.gradients = model
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not [name for name, tensor in trainer.state.network.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert all(parameter.grad is None for parameter in trainer.state.network.parameters())
+    assert [group["lr"] for group in trainer.state.optimizer.param_groups] == rates
+    assert bool(trainer.state.optimizer.states()) == resumed
+    trainer.fit(NO_LIMIT)
+    assert_equal_runs(tmp_path / "without", tmp_path / "with")
+    names = ("step", "loss", "exact")
+    assert metrics(tmp_path / "without", *names) == metrics(tmp_path / "with", *names)
+
+
+def test_a_trial_computes_packs_as_large_as_any_of_the_run(tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_config("train.steps=40", "train.pack_tokens=100", "train.exploration=0.5"), tmp_path)
+    memory = Roomy(trainer, fitting=10**9)
+    assert trainer.measure_pieces(memory) == 1
+    most = max(memory.tokens)
+    assert len(memory.tokens) == 2  # as drawn, and the longest sequence again and again
+    memory.reset()
+    trainer.fit(NO_LIMIT)
+    assert len(memory.tokens) == 40
+    assert most >= max(memory.tokens)
+    longest = int(trainer.state.maker.tokens(trainer.state.maker.plain()).max())
+    assert 99 + longest <= most < 100 + 2 * longest
+
+
+def test_what_is_tried_keeps_every_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(tiny_config("train.packs=3"), tmp_path)
+    with torch.no_grad():
+        trainer.state.network.reasoner.halting_head.bias.fill_(50.0)  # every sequence wants to halt at once
+    kept = []
+    compute = pipeline.training.trainer.Gradients.compute
+
+    def watched(gradients: Any, batches: Any, carries: Any, *rest: Any, **named: Any) -> Any:
+        result = compute(gradients, batches, carries, *rest, **named)
+        tokens = {pack: int(trainer.state.maker.tokens(batch.samples).sum()) for pack, batch in batches.items()}
+        for carried in (carries, result.carries):
+            kept.append({pack: len(carry.state[0]) for pack, carry in carried.items()} == tokens)
+        return result
+
+    monkeypatch.setattr(pipeline.training.trainer.Gradients, "compute", watched)
+    trainer.measure_pieces(Roomy(trainer, fitting=10**9))
+    assert kept == [True] * 4
+
+
+def test_a_trial_without_room_for_one_sequence_is_an_error_and_leaves_no_trace_either(tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_config(), tmp_path)
+    with pytest.raises(OutOfMemory, match="a single sequence in each piece"):
+        trainer.measure_pieces(Roomy(trainer, fitting=1))
+    assert not trainer.state.optimizer.states()
+    assert all(parameter.grad is None for parameter in trainer.state.network.parameters())
+
+
+def test_every_process_takes_the_pieces_of_the_one_with_least_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(tiny_config(), tmp_path)
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 2))
+    monkeypatch.setattr(Accelerator, "gather", lambda self, mine: torch.cat((mine, torch.tensor([8]))))
+    assert trainer.measure_pieces(Roomy(trainer, fitting=10**9)) == 8
+
+
+def test_pieces_that_nobody_set_are_measured_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(tiny_config("train.steps=4"), tmp_path)
+    assert trainer.pieces == 1  # on a CPU nothing is measured
+    memory = Roomy(trainer, fitting=80)
+    monkeypatch.setattr(pipeline.training.trainer, "CudaMemory", lambda device: memory)
+    trainer.pieces = 0
+    trainer.fit(NO_LIMIT)
+    assert trainer.pieces > 1
+    assert trainer.memory_retries == 0
+    assert trainer.state.progress.step == 4
+
+
+def test_a_run_without_a_step_to_do_measures_nothing(tmp_path: Path) -> None:
+    config = tiny_config("train.steps=2")
+    make_trainer(config, tmp_path).fit(NO_LIMIT)
+    again = make_trainer(config, tmp_path)
+    again.resume()
+    again.pieces = 0
+    again.fit(NO_LIMIT)  # on a CPU a measurement would fail
+    assert again.pieces == 0

@@ -8,13 +8,13 @@ from pipeline.device import make_accelerator
 from pipeline.models.config import MemoryConfig, ReasonerConfig
 from pipeline.models.network import make_network
 from pipeline.models.task_memory import Views
-from pipeline.training.communication import Reading
+from pipeline.training.communication import AsyncCopy
 from pipeline.training.ema import MovingAverage
 from pipeline.training.memory_tables import sign_descent, take_gradients, train_tables
 
 MODEL = ReasonerConfig(hidden_size=16, heads=2, inner_multiple=8, layers=1, H_cycles=1, L_cycles=1)
 
-FIVE = Reading(torch.tensor([5.0]))
+FIVE = AsyncCopy(torch.tensor([5.0]))
 """Sequences of the only process."""
 
 

@@ -74,7 +74,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     step = cut._step
 
     def stop_there(done: float) -> None:
-        if cut.progress.step == stopped_after:
+        if cut.state.progress.step == stopped_after:
             raise KeyboardInterrupt
         step(done)
 
