@@ -1,4 +1,4 @@
-"""The tasks of a report as plain data for its script: grids as short texts, verdicts in words, what to filter and sort by."""
+"""The tasks of a report as plain data for its script: grids as short texts, results in words, what to filter and sort by."""
 
 import json
 import math

@@ -1,7 +1,6 @@
 """One page that holds a whole report: summary, charts, gallery, style and script. It loads nothing and opens from disk.
 
-Takes what `pipeline.reports.report` has read from a run directory. Everything that comes from outside is escaped, and the
-page's own policy lets a browser run no other script than the one below.
+Everything that comes from outside is escaped, and the page's own policy lets a browser run no script but that of the page.
 """
 
 import base64
@@ -30,7 +29,7 @@ _MARK = (  # three rows of ARC's palette
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What the page tells."""
+    """What the page shows."""
 
     name: str
     """Of the run directory."""

@@ -1,8 +1,4 @@
-"""Pictures of a page, drawn by a Chromium that is found on the machine: parts of a report as PNG.
-
-After `pipeline.reports.report`. The browser is started without a window and with a profile of its own, and the page needs no
-network.
-"""
+"""Parts of a report as PNG, drawn by the Chromium or Chrome of the machine: headless, with a new profile, without network."""
 
 import io
 import os
@@ -47,15 +43,12 @@ def find_browser() -> Path | None:
         if found is None:
             raise ValueError(f"{BROWSER_VARIABLE} names {named}, which cannot be started")
         return Path(found)
-    for name in BROWSERS:
-        found = shutil.which(name)
-        if found:
-            return Path(found)
-    return next((path for path in _OF_MACOS if path.is_file()), None)
+    on_path = (Path(found) for name in BROWSERS if (found := shutil.which(name)))
+    return next(on_path, None) or next((path for path in _OF_MACOS if path.is_file()), None)
 
 
 def need_browser() -> Path:
-    """Return what `find_browser` does. Raises ValueError, of one line that says how to get one, where there is none."""
+    """Return what `find_browser` does. Raises ValueError, of one line that says how to get a browser, where there is none."""
     browser = find_browser()
     if browser is None:
         raise ValueError(

@@ -51,7 +51,7 @@ def score_section(
 
 
 def _outcomes(results: Sequence[TaskResult]) -> str:
-    """Return a bar of all tasks by what became of them, with its key."""
+    """Return a bar of all tasks by outcome, with its key."""
     known = [result for result in results if result.known]
     counts = dict.fromkeys(_OUTCOMES, 0)
     for result in known:
@@ -80,7 +80,7 @@ _OUTCOMES = {
     "missed by more cells": "is-far",
     "wrong size": "is-size",
 }
-# What may become of a task, from best to worst, with the class of its part of the bar.
+# Outcomes of a task, from best to worst, with the class of each part of the bar.
 
 
 def _count_solved(score: Score, results: Sequence[TaskResult]) -> str:
@@ -175,7 +175,7 @@ def votes_section(results: Sequence[TaskResult]) -> str:
 
 
 def table_of_tasks(results: Sequence[TaskResult]) -> str:
-    """Return a table of all tasks with their verdicts."""
+    """Return a table of all tasks with their results in words."""
     rows = "".join(
         f"<tr><th scope=row>{escape(result.task.id)}</th><td>{escape(result.summary())}</td></tr>" for result in results
     )

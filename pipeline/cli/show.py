@@ -122,7 +122,6 @@ def _draw_png(result: TaskResult, title: str, path: Path) -> None:
 
 
 def add_report(commands: Any) -> None:
-    """Add the command to the parser."""
     summary = "write report.html into a run directory: score, curves, votes, and every task with its attempts and drafts"
     example = (
         "runs/first\n  python -m pipeline report runs/first --png pictures/summary.png\n"

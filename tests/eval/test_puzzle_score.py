@@ -32,45 +32,27 @@ def fault(path: Path) -> str:
 
 
 def test_a_puzzle_is_solved_when_every_cell_is_right() -> None:
-    score = score_puzzles(PREDICTIONS, ANSWERS)
-    assert (score.puzzles, score.predicted, score.solved, score.unknown) == (4, 2, 1, 0)
-    assert score.exact_accuracy == 1 / 4
-    assert score.cell_accuracy == (4 + 2) / 16  # what was not predicted has no cell right
-    assert score.mean_halting_probability == 0.5
-
-
-def test_predictions_without_a_known_answer_do_not_count() -> None:
-    score = score_puzzles([*PREDICTIONS, PuzzlePrediction("4444", "4444", 1.0, "4444")], ANSWERS)
-    assert (score.unknown, score.puzzles, score.exact_accuracy) == (1, 4, 1 / 4)
-    assert score.mean_halting_probability == 0.5
-
-
-def test_a_question_that_is_asked_twice_counts_twice() -> None:
-    score = score_puzzles([PREDICTIONS[0]] * 2, {"1...": "1234"})
-    assert (score.puzzles, score.solved, score.exact_accuracy) == (2, 2, 1.0)
-
-
-def test_nothing_predicted_is_a_score_of_zero() -> None:
-    score = score_puzzles([], ANSWERS)
-    assert (score.puzzles, score.predicted, score.exact_accuracy, score.cell_accuracy) == (4, 0, 0.0, 0.0)
-    assert score.mean_halting_probability is None
-
-
-def test_a_score_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="nothing to score: no answer is known"):
-        score_puzzles(PREDICTIONS, {})
-
-
-def test_a_score_is_written_as_numbers() -> None:
     assert score_puzzles(PREDICTIONS, ANSWERS).to_json() == {
         "puzzles": 4,
         "predicted": 2,
         "solved": 1,
-        "exact_accuracy": 0.25,
-        "cell_accuracy": 0.375,
+        "exact_accuracy": 1 / 4,
+        "cell_accuracy": (4 + 2) / 16,  # what was not predicted has no cell right
         "mean_halting_probability": 0.5,
         "unknown": 0,
     }
+
+
+def test_what_counts_and_what_does_not() -> None:
+    unknown = score_puzzles([*PREDICTIONS, PuzzlePrediction("4444", "4444", 1.0, "4444")], ANSWERS)
+    assert (unknown.unknown, unknown.puzzles, unknown.exact_accuracy, unknown.mean_halting_probability) == (1, 4, 1 / 4, 0.5)
+    twice = score_puzzles([PREDICTIONS[0]] * 2, {"1...": "1234"})
+    assert (twice.puzzles, twice.solved, twice.exact_accuracy) == (2, 2, 1.0)
+    nothing = score_puzzles([], ANSWERS)
+    assert (nothing.puzzles, nothing.predicted, nothing.exact_accuracy, nothing.cell_accuracy) == (4, 0, 0.0, 0.0)
+    assert nothing.mean_halting_probability is None
+    with pytest.raises(ValueError, match="nothing to score: no answer is known"):
+        score_puzzles(PREDICTIONS, {})
 
 
 def test_a_score_is_written_for_people() -> None:
@@ -103,16 +85,8 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     write_predictions(path, ROWS)
     assert read_predictions(path) == ROWS
     assert [each.name for each in tmp_path.iterdir()] == ["predictions.csv"]
-
-
-def test_the_file_has_empty_fields_for_what_is_not_known(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.csv"
     write_predictions(path, PREDICTIONS)
     assert path.read_text().split("\n") == [",".join(COLUMNS), "1...,1234,0.75,1234,1", ".2..,3241,0.25,,", "..3.,,,,", ""]
-
-
-def test_numbers_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.csv"
     write_predictions(path, [PuzzlePrediction("..", "12", np.float32(0.1))])  # type: ignore[arg-type]
     assert read_predictions(path)[0].halting_probability == pytest.approx(0.1)
 

@@ -1,7 +1,6 @@
 """Whatever a run directory holds is shown as text in its report: read by `html.parser`, as a browser reads it."""
 
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from augment.task import Pair, Task
 from pipeline.cli.main import main
 from pipeline.data.sources import Source, load_source
+from tests.eval.report.examples import Reader
 from tests.pipeline.tiny import write_kaggle
 from tests.pipeline.tinyrun import write_run
 
@@ -23,36 +23,6 @@ MARKUP = (
     "'\"` onmouseover=alert(5) x=",
 )
 PLAIN = "nothing special"
-
-
-class Page(HTMLParser):
-    """The elements, attributes and texts of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.texts: list[str] = []
-        self.comments = 0
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attributes]
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attributes)
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-    def handle_comment(self, data: str) -> None:
-        self.comments += 1
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
 
 
 def make_report(folder: Path, words: str) -> str:
@@ -83,15 +53,11 @@ def make_report(folder: Path, words: str) -> str:
 
 @pytest.mark.parametrize("words", MARKUP)
 def test_markup_in_a_run_directory_is_text_in_its_report(words: str, tmp_path: Path) -> None:
-    plain, page = (Page(make_report(tmp_path, each)) for each in (PLAIN, words))
+    plain, page = (Reader(make_report(tmp_path, each)) for each in (PLAIN, words))
     assert page.tags == plain.tags, "the same elements, whatever the words are"
-    assert [name for _, name, _ in page.attributes] == [name for _, name, _ in plain.attributes]
-    assert not any(name.startswith("on") for _, name, _ in page.attributes)
+    assert page.attributes == plain.attributes
+    assert not any(name.startswith("on") for name in page.attributes)
     assert page.comments == plain.comments == 0
     assert page.text.count(words) >= 12, "and they are all there to be read"
-
-
-def test_the_plain_words_are_where_the_markup_would_be(tmp_path: Path) -> None:
-    page = Page(make_report(tmp_path, PLAIN))
-    assert page.text.count(PLAIN) >= 12
-    assert {"h1", "dl", "script", "svg", "table"} <= set(page.tags)
+    assert plain.text.count(PLAIN) >= 12
+    assert {"h1", "dl", "script", "svg", "table"} <= set(plain.tags)

@@ -1,4 +1,6 @@
-"""A report with one task of each fate, made by hand."""
+"""A report with one task of each fate, made by hand, and a reader of pages."""
+
+from html.parser import HTMLParser
 
 import numpy as np
 import numpy.typing as npt
@@ -82,3 +84,44 @@ def example_report() -> Report:
         seconds={"start": 2.0, "build": 1.0, "train": 90.0, "predict": 20.0},
         notes=[f"A note of {HOSTILE}"],
     )
+
+
+class Reader(HTMLParser):
+    """Reads a page as a browser would: elements, their attributes, texts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.text = ""
+        self.comments = 0
+        self.inside: list[str] = []
+        self.feed(page)
+        self.close()
+
+    @property
+    def tags(self) -> list[str]:
+        return [tag for tag, _ in self.elements]
+
+    @property
+    def attributes(self) -> list[str]:
+        return [name for _, attributes in self.elements for name in attributes]
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img", "br"):
+            self.inside.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.inside and self.inside.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        self.texts.setdefault(self.inside[-1] if self.inside else "", []).append(data)
+
+    def handle_comment(self, data: str) -> None:
+        self.comments += 1

@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -18,33 +17,9 @@ from eval.report.gallery import canvas_text, describe_votes, gallery_data, grid_
 from eval.report.page import Report, make_page
 from eval.report.summary import format_seconds
 from eval.results import Attempt, Draft, TaskResult, TestResult
-from tests.eval.report.examples import FATES, HOSTILE, QUESTION, example_report
+from tests.eval.report.examples import FATES, HOSTILE, QUESTION, Reader, example_report
 
 PARTS = ("score", "training", "votes", "about", "gallery")
-
-
-class Reader(HTMLParser):
-    """Reads a page as a browser would: elements, their attributes, texts."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, list[str]] = {}
-        self.inside: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attributes)))
-        if tag not in ("meta", "link", "img", "br"):
-            self.inside.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        while self.inside and self.inside.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        self.texts.setdefault(self.inside[-1] if self.inside else "", []).append(data)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +34,9 @@ def data_of(page: str) -> list[dict[str, Any]]:
 
 def test_markup_in_names_is_shown_as_text(page: str) -> None:
     reader = Reader(page)
-    assert "img" not in [tag for tag, _ in reader.elements]
-    assert not any(name.startswith("on") for _, attributes in reader.elements for name in attributes)
-    assert [tag for tag, _ in reader.elements].count("script") == 2
+    assert "img" not in reader.tags
+    assert not any(name.startswith("on") for name in reader.attributes)
+    assert reader.tags.count("script") == 2
     assert f"run {HOSTILE}" in "".join(reader.texts["h1"])
     assert page.count("onerror") == page.count("onerror=&quot;") + page.count('onerror=\\"')
 

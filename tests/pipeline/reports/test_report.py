@@ -12,44 +12,27 @@ from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
 SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.steps=3") for part in ("--set", setting)]
 
 
-@pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
-    """A run of three tasks of known solutions, whose source has markup in its name."""
-    folder = tmp_path / "<b>data"
-    write_kaggle(folder, tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
-    arguments = ["run", "--source", f"kaggle:{folder}:evaluation", "--preset", "demo", "--out", str(tmp_path / "out")]
-    assert main([*arguments, *SETTINGS]) == 0
-    return tmp_path / "out"
-
-
-def test_a_run_leaves_a_report_that_needs_nothing_else(run_folder: Path) -> None:
-    page = (run_folder / "report.html").read_text()
+def test_a_run_leaves_a_report_that_needs_nothing_else_and_the_command_makes_it_again(tmp_path: Path) -> None:
+    data, out = tmp_path / "<b>data", tmp_path / "out"
+    write_kaggle(data, tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
+    spec = f"kaggle:{data}:evaluation"
+    assert main(["run", "--source", spec, "--preset", "demo", "--out", str(out), *SETTINGS]) == 0
+    assert json.loads((out / "run.json").read_text())["sources"] == [spec]
+    page = (out / "report.html").read_text()
     assert page.lower().startswith("<!doctype html>")
-    for task in ("eval000", "eval001", "eval002"):
-        assert task in page
-    assert "mean over tasks" in page
+    assert all(words in page for words in ("eval000", "eval001", "eval002", "mean over tasks"))
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page)
     assert "<b>data" not in page
-    assert len(page) < 1_000_000
-
-
-def test_the_command_makes_the_same_report_again(run_folder: Path) -> None:
-    page = (run_folder / "report.html").read_text()
-    (run_folder / "report.html").unlink()
-    assert main(["report", str(run_folder)]) == 0
-    again = (run_folder / "report.html").read_text()
-    assert [task in again for task in ("eval000", "eval001", "eval002")] == [True] * 3
+    (out / "report.html").unlink()
+    assert main(["report", str(out)]) == 0
+    again = (out / "report.html").read_text()
+    assert all(words in again for words in ("eval000", "eval001", "eval002", "mean over tasks"))
     assert abs(len(again) - len(page)) < 0.1 * len(page)
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-def test_the_run_says_what_it_was_asked(run_folder: Path) -> None:
-    record = json.loads((run_folder / "run.json").read_text())
-    assert "evaluation" in json.dumps(record)
 
 
 @pytest.mark.parametrize(
