@@ -1,11 +1,6 @@
-"""One start of the program from a Kaggle notebook, and whether and how to start it again.
-
-`pipeline.kaggle.kernel` decides when; here is how a process group is started, listened to and ended, and the table of what to
-change after a failure.
-"""
+"""One start of the program from a Kaggle notebook: its processes, its log, how it ended; and what to change after a failure."""
 
 import os
-import re
 import signal
 import subprocess
 import threading
@@ -25,34 +20,30 @@ BAD_INPUT = 2
 MOST_STARTS = 10
 
 MOST_IDLE_STARTS = 6
-"""Starts in a row that brought neither a checkpoint nor predictions."""
+"""Starts in a row that left neither a checkpoint nor predictions."""
 
-MOST_PIECES = 64
+FIRST_PIECES, MOST_PIECES = 8, 64
+"""Micro-batches a pack after the first and the last failure for want of memory that the program did not handle itself."""
 
 LOG_BYTES = 8_000_000
 
 TAIL_LINES = 200
 
 MARK = "ARC_KERNEL_START"
-"""Environment variable by which everything that a start left behind is found again."""
+"""Environment variable by which every process of a start is found."""
 
-
-_INNER_CODE = re.compile(r"(?:non-zero exit status|exitcode\s*:)\s*(-?\d+)")
-
-_KILLED = "process was killed by SIGKILL"
-"""What pipeline.launch says of one of its processes; its own exit code is 1 then."""
 _MEMORY_SIGNS = ("out of memory", "OutOfMemoryError", "can't allocate memory", "MemoryError")
 
-_PIECES = re.compile(r"computed in (\d+) pieces|repeated with (\d+) pieces|train\.pieces=(\d+);")
-"""What a run says of the pieces that it computes packs in."""
+_KILLED = "process was killed by SIGKILL"
+"""What pipeline.system.launch prints of one of its processes; its own exit code is 1 then."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What can be changed when a start has failed."""
+    """What can be changed after a failed start."""
 
     gpus: int
-    """Training processes, one for each GPU; 0: one process on the CPU."""
+    """Processes, one for each GPU; 0: on the CPU."""
     pieces: int = 0
     """`train.pieces`; 0 is measured."""
     weights: bool = False
@@ -65,15 +56,16 @@ class Setup:
 
 @dataclass(frozen=True)
 class Attempt:
-    """How a start ended."""
+    """A start of the program that has ended."""
 
     code: int | None
     """Exit code, negative for a signal; None when it was ended at the time limit."""
     progressed: bool
     """It left a new checkpoint or a new round of predictions."""
     out_of_memory: bool
-    pieces: int = 1
-    """That packs were computed in, as far as it said so."""
+    command: Sequence[str] = ()
+    seconds: float = 0.0
+    why: str = ""
 
     def __str__(self) -> str:
         memory = ", out of memory" if self.out_of_memory else ""
@@ -83,12 +75,12 @@ class Attempt:
 
     @property
     def killed(self) -> bool:
-        """Whether it was ended from outside for good, as a machine does that is out of memory."""
+        """Whether SIGKILL ended it, as when the machine is out of memory."""
         return self.code in (-9, 137)
 
 
 def next_setup(setup: Setup, attempts: Sequence[Attempt]) -> tuple[Setup, str] | None:
-    """Return what to start next after `attempts`, and in words what is different; None to leave it at that."""
+    """Return what to start next after `attempts`, and in words what is different; None for nothing."""
     last, idle = attempts[-1], 0
     for attempt in reversed(attempts):
         if attempt.progressed:
@@ -96,7 +88,7 @@ def next_setup(setup: Setup, attempts: Sequence[Attempt]) -> tuple[Setup, str] |
         idle += 1
     over = last.code in (0, None) or len(attempts) >= MOST_STARTS or idle >= MOST_IDLE_STARTS
     memory = last.out_of_memory or (last.killed and sum(attempt.killed for attempt in attempts) > 1)
-    smaller = replace(setup, pieces=2 * max(setup.pieces, last.pieces))
+    smaller = replace(setup, pieces=max(FIRST_PIECES, 2 * setup.pieces))
     refused, stuck = last.code == BAD_INPUT, idle >= 2
     changes: list[tuple[bool, Setup, str]] = [
         (over, setup, ""),
@@ -116,7 +108,7 @@ def next_setup(setup: Setup, attempts: Sequence[Attempt]) -> tuple[Setup, str] |
 
 
 class Log:
-    """What a run says: on the notebook's output, in a file of bounded size, and the last lines in memory."""
+    """The output of a run: shown in the notebook, kept in a file of bounded size, its last lines in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -126,7 +118,7 @@ class Log:
         path.unlink(missing_ok=True)
 
     def say(self, line: str) -> None:
-        """Add a line; a file that cannot be written is said once and does not stop anything."""
+        """Add a line. A file that cannot be written is reported once and stops nothing."""
         self.tail.append(line)
         print(line, flush=True)
         if self.written > LOG_BYTES:
@@ -149,16 +141,17 @@ class Log:
             with self.path.open("ab") as file:
                 file.write(content)
         except OSError as error:
-            self.broken = f"{self.path}: {error.strerror}; the log goes on in the notebook's output alone"
+            self.broken = f"{self.path}: {error.strerror}; from here on the log is only in the notebook's output"
             self.tail.append(self.broken)
             print(self.broken, flush=True)
 
 
 class Start:
-    """A process group that is running, its output on its way to a log."""
+    """A running process group whose output goes to a log."""
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Log) -> None:
-        """Start `command` in `folder`. Raises OSError where that cannot be."""
+        """Start `command` in `folder`. Raises OSError where that fails."""
+        self.command, self.log = command, log
         self.mark = uuid.uuid4().hex
         self.began = time.monotonic()
         self.lines: deque[str] = deque(maxlen=TAIL_LINES)
@@ -171,15 +164,15 @@ class Start:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self.reader = threading.Thread(target=self._read, args=(log,), daemon=True)
+        self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
-    def _read(self, log: Log) -> None:
+    def _read(self) -> None:
         assert self.process.stdout is not None
         for raw in self.process.stdout:
             line = raw.decode(errors="replace").rstrip()
             self.lines.append(line)
-            log.say(line)
+            self.log.say(line)
 
     def wait(self, seconds: float) -> int | None:
         """Return the exit code if it ends within `seconds`, else None."""
@@ -189,41 +182,28 @@ class Start:
             return None
 
     def end(self, patience: float = 10.0) -> int:
-        """End everything that it started: politely first where it still runs, then for good. Return the exit code."""
+        """End all its processes: with SIGTERM where it still runs, after `patience` with SIGKILL. Return the exit code."""
         if self.process.poll() is None:
             self._signal(signal.SIGTERM)
             self.wait(patience)
-        for _ in range(3):  # what forks meanwhile is found the next time
-            for process in _marked(self.mark):
-                with suppress(psutil.Error):  # gone already
-                    process.kill()
+        for _ in range(3):  # a process that is forked meanwhile is found the next time
+            for process in psutil.process_iter():
+                with suppress(psutil.Error, OSError):  # not ours, or gone
+                    if process.environ().get(MARK) == self.mark:
+                        process.kill()
         self._signal(signal.SIGKILL)
         code = self.process.wait()
         self.reader.join(timeout=5.0)
         return code
 
     def _signal(self, number: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # nobody is left
+        with suppress(ProcessLookupError, PermissionError):  # the group is empty
             os.killpg(self.process.pid, number)
 
-    def attempt(self, code: int | None, progressed: bool) -> Attempt:
-        """Return how it ended, by its exit code and by what it said."""
+    def attempt(self, code: int | None, progressed: bool, why: str) -> Attempt:
+        """Return how it ended, by its exit code and its last lines; call it after `end`."""
         said = "\n".join(self.lines)
-        if code not in (None, 0):
-            inner = _INNER_CODE.findall(said)  # the launcher has exit codes of its own
-            code = -9 if _KILLED in said else int(inner[-1]) if inner else -9 if "SIGKILL" in said else code
+        if code and _KILLED in said:
+            code = -signal.SIGKILL
         memory = any(sign in said for sign in _MEMORY_SIGNS)
-        pieces = [int(number) for groups in _PIECES.findall(said) for number in groups if number]
-        return Attempt(code, progressed, memory, max(pieces, default=1))
-
-
-def _marked(mark: str) -> list[psutil.Process]:
-    """Return the processes that inherited a mark, those in sessions of their own too."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark:
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue  # not ours, or gone
-    return found
+        return Attempt(code, progressed, memory, self.command, time.monotonic() - self.began, why)

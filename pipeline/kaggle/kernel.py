@@ -1,9 +1,10 @@
 """What runs inside a Kaggle notebook: a complete submission first, then the program as a subprocess until the time is up.
 
-The notebook calls `solve` and shows its outcome. This process imports no torch and touches no GPU; the program is started by
-`accelerate launch`, started again when it dies, and each submission that it improves is checked and put in place.
+The notebook calls `solve` and shows its outcome. This process imports no torch and touches no GPU. It starts the program again
+when it dies, and checks each submission that the program improves before it puts it in place.
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -14,13 +15,13 @@ import time
 import traceback
 from pathlib import Path
 
-from eval.files import damage_of
+from eval.files import damage_of, replace_file
 from eval.formatting import format_duration
 from pipeline.data.sources import load_source
 from pipeline.kaggle.attempts import Attempt, Log, Setup, Start, next_setup
 from pipeline.kaggle.machine import EXPECTED_GPUS, find_data, find_gpus, find_weights, is_hidden_run
-from pipeline.kaggle.outcome import Outcome, StartRecord
-from pipeline.kaggle.plan import Plan, commit_sources, make_command, make_environment, run_folder
+from pipeline.kaggle.outcome import Outcome
+from pipeline.kaggle.plan import VOTES, Plan, commit_sources, make_command, make_environment, run_folder
 from submission.format import check_submission, fallback_submission, read_submission, write_submission
 from submission.settings import KaggleSettings
 
@@ -29,16 +30,13 @@ CODE = Path(__file__).parents[2]
 POLL_SECONDS = 1.0
 
 LEAST_SECONDS = 20.0
-"""Nothing is started again when less is left before the reserve."""
+"""The program is not started again when less is left before the reserve."""
 
 RESTART_SECONDS = 3.0
-"""So that memory and ports of what has ended are free again."""
-
-VOTES = "votes.json"
-"""What a run leaves beside a submission that holds predictions."""
+"""Pause before a new start, so that the memory and ports of the last one are free again."""
 
 HARD_SHARE, HARD_SECONDS = 0.15, 2.0
-"""So large a share of the reserve, and at least so long, before the limit everything that still runs is ended."""
+"""Everything that still runs is ended this share of the reserve, and at least this long, before the limit."""
 
 
 def solve(settings: KaggleSettings, started: float) -> Outcome:
@@ -47,22 +45,34 @@ def solve(settings: KaggleSettings, started: float) -> Outcome:
     Raises SystemExit of one line where there can be none: no data of the competition, or no room to write.
     """
     plan = _prepare(settings, started)
-    starts: list[StartRecord] = []
+    attempts: list[Attempt] = []
     try:
         _check_machine(plan)
-        _run_until_over(plan, starts)
+        _run_until_over(plan, attempts)
     except Exception as error:  # noqa: BLE001 (whatever it is, there is a submission, and Kaggle drops it when a cell raises)
         for line in traceback.format_exc().splitlines():
             plan.log.say(line)
         plan.warn(f"the run was given up: {type(error).__name__}: {error}")
-    return _conclude(plan, starts)
+    problem: str | None = None
+    try:
+        check_submission(plan.submission, plan.tasks)
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    outcome = Outcome(plan, attempts, problem, time.monotonic() - started)
+    for line in outcome.lines():
+        plan.log.say(line)
+    plan.log.close()
+    try:
+        replace_file(plan.submission.with_name("outcome.json"), json.dumps(outcome.to_json(), indent=1).encode())
+    except OSError as error:
+        plan.log.say(f"warning: outcome.json was not written: {error.strerror}")
+    return outcome
 
 
 def _prepare(settings: KaggleSettings, started: float) -> Plan:
     """Find the tasks and write the fallback submission."""
     root = Path(os.environ.get("ARC_KAGGLE_ROOT", "/kaggle"))
     working, scratch = root / "working", Path(tempfile.gettempdir()) / "arc-run"
-    hidden = is_hidden_run(os.environ)
     try:
         working.mkdir(parents=True, exist_ok=True)
         log = Log(working / "run.log")
@@ -70,27 +80,39 @@ def _prepare(settings: KaggleSettings, started: float) -> Plan:
         tasks = list(load_source(f"kaggle:{data}:test", with_solutions=False).tasks)
         if not tasks:
             raise ValueError(f"{data}: the test file holds no tasks")
-        plan = Plan(settings, started, root, CODE, scratch, data, hidden, tasks, log)
+        plan = Plan(settings, started, root, CODE, scratch, data, is_hidden_run(os.environ), tasks, log)
         write_submission(plan.submission, fallback_submission(tasks), tasks)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"There is nothing to solve: {error}") from None
     except OSError as error:
         raise SystemExit(f"No submission can be written: {error.filename}: {error.strerror}") from None
-    kind = "hidden run" if hidden else "commit run"
-    log.say(f"{kind}: {len(tasks)} tasks in {data}; a complete submission stands after {time.monotonic() - started:.1f} s")
+    seconds = time.monotonic() - started
+    log.say(f"{plan.kind} run: {len(tasks)} tasks in {data}; a complete submission stands after {seconds:.1f} s")
     return plan
 
 
 def _check_machine(plan: Plan) -> None:
-    """Look at GPUs, weights and wheels, and prepare a clean scratch folder."""
+    """Look for GPUs, copy the weights to a clean scratch folder, and install the wheels there."""
     shutil.rmtree(plan.scratch, ignore_errors=True)
     plan.scratch.mkdir(parents=True)
-    expected = EXPECTED_GPUS[plan.settings.accelerator]
+    settings, expected = plan.settings, EXPECTED_GPUS[plan.settings.accelerator]
     plan.gpus = find_gpus(os.environ)
     plan.log.say(f"GPUs: {', '.join(plan.gpus) or 'none'}")
     if len(plan.gpus) != expected:
-        plan.warn(f"{len(plan.gpus)} GPUs, but {plan.settings.accelerator} has {expected}")
-    _take_weights(plan)
+        plan.warn(f"{len(plan.gpus)} GPUs, but {settings.accelerator} has {expected}")
+    dataset = settings.weights_dataset
+    weights = find_weights(plan.root / "input", dataset, plan.code)
+    if weights is None and dataset:
+        plan.weights_state = "missing"
+        plan.warn(f"no weights: the dataset {dataset} is not there or holds no *.safetensors; training starts from scratch")
+    elif weights and (damage := damage_of(weights)):
+        plan.weights_state = "damaged"
+        plan.warn(f"{weights}: damaged weights ({damage}); training starts from scratch")
+    elif weights:
+        plan.weights_state = "used"
+        plan.weights = plan.scratch / "weights.safetensors"
+        shutil.copyfile(weights, plan.weights)
+        plan.log.say(f"weights: {weights}")
     wheels = sorted((plan.code / "wheels").glob("*.whl"))
     if wheels:
         target = plan.scratch / "wheels"
@@ -102,44 +124,23 @@ def _check_machine(plan: Plan) -> None:
             plan.wheels = target
 
 
-def _take_weights(plan: Plan) -> None:
-    """Copy the weights to the machine's own disk; without them training starts from scratch."""
-    name = plan.settings.weights_dataset
-    found = find_weights(plan.root / "input", name, plan.code)
-    if found is None:
-        if name:
-            plan.weights_state = "missing"
-            plan.warn(f"no weights: the dataset {name} is not there or holds no *.safetensors; training starts from scratch")
-        return
-    damage = damage_of(found)
-    if damage:
-        plan.weights_state = "damaged"
-        plan.warn(f"{found}: damaged weights ({damage}); training starts from scratch")
-        return
-    plan.weights = plan.scratch / "weights.safetensors"
-    shutil.copyfile(found, plan.weights)
-    plan.weights_state = "used"
-    plan.log.say(f"weights: {found}")
-
-
-def _run_until_over(plan: Plan, starts: list[StartRecord]) -> None:
+def _run_until_over(plan: Plan, attempts: list[Attempt]) -> None:
     """Start the program, and again after it died, until it has finished or there is nothing left to try."""
     processes = 1 << (len(plan.gpus).bit_length() - 1) if plan.gpus else 0  # presets have 4 or 8 packs a step to share
     setup = Setup(processes, weights=plan.weights is not None, overrides=bool(plan.settings.overrides))
     why = "first start"
-    attempts: list[Attempt] = []
     sources = commit_sources(plan) if not plan.hidden else [f"kaggle:{plan.data}:test"]
     while True:
         folder = run_folder(plan, setup)
         command = make_command(plan, setup, sources, folder)
         plan.log.say(f"$ {shlex.join(command)}")
         before = _traces(folder)
-        start = Start(command, plan.scratch, make_environment(plan), plan.log)
-        attempt = start.attempt(_watch(plan, start, folder), bool(_traces(folder) - before))
+        start = Start(command, plan.scratch, make_environment(plan, setup), plan.log)
+        code = _watch(plan, start, folder)
+        attempt = start.attempt(code, bool(_traces(folder) - before), why)
         attempts.append(attempt)
-        starts.append(StartRecord(command, attempt.code, time.monotonic() - start.began, why))
         chosen = next_setup(setup, attempts)
-        ended = f"start {len(attempts)}, {format_duration(starts[-1].seconds)}: {attempt}"
+        ended = f"start {len(attempts)}, {format_duration(attempt.seconds)}: {attempt}"
         if chosen is None:
             if attempt.code != 0:
                 plan.warn(ended)
@@ -156,6 +157,11 @@ def _run_until_over(plan: Plan, starts: list[StartRecord]) -> None:
         setup, why = further, f"{attempt}; starting again, {words}"
         plan.warn(f"{ended}; starting again, {words}")
         time.sleep(RESTART_SECONDS)
+
+
+def _traces(folder: Path) -> set[str]:
+    """Return the names of the checkpoints and prediction rounds in a run directory."""
+    return {path.name for kind in ("checkpoints/step-*", "candidates/round-*") for path in folder.glob(kind)}
 
 
 def _watch(plan: Plan, start: Start, folder: Path) -> int | None:
@@ -177,10 +183,10 @@ def _watch(plan: Plan, start: Start, folder: Path) -> int | None:
 
 
 def _publish(plan: Plan, folder: Path, seen: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """Put the submission of a run in place, with the mounted tests alone, where it is new, complete and holds predictions."""
+    """Put a run's submission in place, only with the mounted tests, where it is new, complete and holds predictions."""
     path = folder / "submission.json"
     if not (folder / VOTES).is_file():
-        return seen  # its fallbacks are in place already, or something better
+        return seen  # without votes it holds only fallbacks, which are in place already
     try:
         status = path.stat()
         now = (status.st_mtime_ns, status.st_size, status.st_ino)
@@ -196,42 +202,3 @@ def _publish(plan: Plan, folder: Path, seen: tuple[int, ...] | None) -> tuple[in
         if message not in plan.messages:
             plan.warn(message)
         return seen
-
-
-def _traces(folder: Path) -> set[str]:
-    """Return the names of what shows that a run got on."""
-    return {path.name for kind in ("checkpoints/step-*", "candidates/round-*") for path in folder.glob(kind)}
-
-
-def _conclude(plan: Plan, starts: list[StartRecord]) -> Outcome:
-    """Check what was left, and write down what happened."""
-    problem: str | None = None
-    try:
-        check_submission(plan.submission, plan.tasks)
-    except (ValueError, OSError) as error:
-        problem = str(error)
-    outcome = Outcome(
-        kind="hidden" if plan.hidden else "commit",
-        submission=plan.submission,
-        problem=problem,
-        tasks=tuple(plan.tasks),
-        data=plan.data,
-        gpus=plan.gpus,
-        expected_gpus=EXPECTED_GPUS[plan.settings.accelerator],
-        weights=plan.weights_state,
-        starts=tuple(starts),
-        run=next((path.parent for path in sorted(plan.scratch.glob(f"run*/{VOTES}"))), plan.scratch / "run"),
-        scored=plan.scratch / "commit",
-        seconds=time.monotonic() - plan.started,
-        time_limit=plan.limit,
-        messages=tuple(plan.messages),
-        log=tuple(plan.log.tail),
-    )
-    for line in outcome.lines():
-        plan.log.say(line)
-    plan.log.close()
-    try:
-        outcome.write(plan.submission.with_name("outcome.json"))
-    except OSError as error:
-        plan.log.say(f"warning: outcome.json was not written: {error.strerror}")
-    return outcome

@@ -1,7 +1,4 @@
-"""What a Kaggle notebook finds on its machine: the competition's data, weights, GPUs, and which kind of run it is.
-
-Read by `pipeline.kaggle.kernel`, in the notebook's own process: no torch, no CUDA.
-"""
+"""Finds what a Kaggle machine offers: the competition's data, weights, GPUs, and the kind of run. No torch, no CUDA."""
 
 import os
 import shutil
@@ -24,9 +21,9 @@ def is_hidden_run(environment: Mapping[str, str]) -> bool:
 
 
 def find_data(inputs: Path, competition: str, given: str = "") -> Path:
-    """Return the folder with the competition's tasks: `given`, else under either of Kaggle's layouts, else wherever it is.
+    """Return the folder with the competition's tasks: `given`, else that of either Kaggle layout, else any with the test file.
 
-    Raises FileNotFoundError of one line that says what was looked for and what is there.
+    Raises FileNotFoundError of one line that says which folders were searched and which are there.
     """
     named = [Path(given)] if given else [inputs / "competitions" / competition, inputs / competition]
     for folder in named:
@@ -57,7 +54,7 @@ def find_weights(inputs: Path, dataset: str, code: Path) -> Path | None:
 
 
 def find_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the GPUs that programs will see, as nvidia-smi tells them; none where there is no nvidia-smi."""
+    """Return the names of the GPUs that programs will see, by nvidia-smi; none without it."""
     if environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return ()
     tool = shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path="/opt/bin:/usr/local/nvidia/bin:/usr/bin")

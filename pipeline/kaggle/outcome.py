@@ -1,4 +1,4 @@
-"""What a run of the Kaggle notebook came to: shown in the notebook, and left as `outcome.json`."""
+"""The outcome of a run of the Kaggle notebook: shown in the notebook, and left as `outcome.json`."""
 
 import json
 from collections.abc import Sequence
@@ -10,10 +10,12 @@ from augment.grid import Grid
 from augment.task import Solutions, Task
 from eval.curves import draw_training
 from eval.draw import draw_task
-from eval.files import replace_file
 from eval.formatting import format_duration
 from pipeline.data.sources import load_source
-from pipeline.kaggle.attempts import BAD_INPUT
+from pipeline.jobs.record import record_if_usable
+from pipeline.kaggle.attempts import BAD_INPUT, Attempt
+from pipeline.kaggle.machine import EXPECTED_GPUS
+from pipeline.kaggle.plan import EVALUATION, VOTES, Plan
 from pipeline.training.metrics import read_metrics
 from submission.format import read_submission
 
@@ -22,116 +24,116 @@ SHOWN_LINES = 30
 SHOWN_TASKS = 2
 
 
-@dataclass(frozen=True)
-class StartRecord:
-    """One start of the program."""
-
-    command: Sequence[str]
-    code: int | None
-    """Its exit code, negative for a signal; None when the time limit ended it."""
-    seconds: float
-    why: str
-
-
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What happened, and what was left."""
+    """What happened, and what is left."""
 
-    kind: str
-    """hidden or commit."""
-    submission: Path
+    plan: Plan
+    attempts: Sequence[Attempt]
     problem: str | None
-    """Why Kaggle would not take the submission; None when it is complete and valid."""
-    tasks: tuple[Task, ...]
-    """Of the mounted test file."""
-    data: Path
-    gpus: tuple[str, ...]
-    expected_gpus: int
-    weights: str
-    """used, none, missing, damaged, or dropped after starts that failed with them."""
-    starts: tuple[StartRecord, ...]
-    run: Path
-    """The run directory."""
-    scored: Path
-    """Where a commit run keeps the evaluation tasks that it scores."""
+    """Why Kaggle would refuse the submission; None when it is complete and valid."""
     seconds: float
-    time_limit: float
-    messages: tuple[str, ...]
-    log: tuple[str, ...]
+
+    @property
+    def run(self) -> Path:
+        """The run directory: the first with predictions."""
+        scratch = self.plan.scratch
+        return next((path.parent for path in sorted(scratch.glob(f"run*/{VOTES}"))), scratch / "run")
+
+    @property
+    def test_inputs(self) -> int:
+        """How many there are in the mounted test file."""
+        return sum(len(task.test) for task in self.plan.tasks)
 
     def score(self) -> dict[str, Any] | None:
         """Return the score of the run, None where the solutions are not known."""
         return _read_json(self.run / "score.json")
 
     def without_prediction(self) -> int | None:
-        """Return how many test inputs of the mounted tests have fallbacks alone; None when nothing was predicted."""
-        votes = _read_json(self.run / "votes.json")
+        """Return how many test inputs of the mounted tests have only fallbacks; None when nothing was predicted."""
+        votes = _read_json(self.run / VOTES)
         if votes is None:
             return None
-        own = {task.id for task in self.tasks}
+        own = {task.id for task in self.plan.tasks}
         return sum(place[0] in own for place in votes.get("without_prediction", []))
+
+    def last_metrics(self) -> dict[str, Any] | None:
+        """Return the last line of the training metrics, None without one."""
+        try:
+            return next(reversed(read_metrics(self.run / "metrics.jsonl")), None)
+        except (OSError, ValueError):
+            return None
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
+        plan = self.plan
+        starts = [
+            {"command": each.command, "code": each.code, "seconds": each.seconds, "why": each.why} for each in self.attempts
+        ]
+        record = record_if_usable(self.run)
         return {
-            "kind": self.kind,
-            "submission": str(self.submission),
+            "kind": plan.kind,
+            "submission": str(plan.submission),
             "valid": self.problem is None,
             "problem": self.problem,
-            "tasks": len(self.tasks),
-            "test_inputs": sum(len(task.test) for task in self.tasks),
+            "tasks": len(plan.tasks),
+            "test_inputs": self.test_inputs,
             "without_prediction": self.without_prediction(),
-            "data": str(self.data),
-            "gpus": list(self.gpus),
-            "weights": self.weights,
-            "starts": [asdict(start) for start in self.starts],
+            "data": str(plan.data),
+            "gpus": list(plan.gpus),
+            "weights": plan.weights_state,
+            "starts": starts,
+            "run": None if record is None else asdict(record),
+            "training": self.last_metrics(),
             "score": self.score(),
             "seconds": round(self.seconds, 1),
-            "time_limit": self.time_limit,
-            "messages": list(self.messages),
+            "time_limit": plan.limit,
+            "messages": plan.messages,
         }
-
-    def write(self, path: Path) -> None:
-        """Write `to_json` to `path`, in one step. Raises OSError."""
-        replace_file(path, json.dumps(self.to_json(), indent=1).encode())
 
     def lines(self) -> list[str]:
         """Return what happened in a few lines."""
-        inputs = sum(len(task.test) for task in self.tasks)
-        without = self.without_prediction()
-        failed = sum(start.code != 0 for start in self.starts)
+        values, plan = self.to_json(), self.plan
+        inputs, without = self.test_inputs, values["without_prediction"]
         valid = "complete and valid" if self.problem is None else f"NOT VALID: {self.problem}"
-        return [
-            f"{self.submission}: {len(self.tasks)} tasks, {inputs} test inputs: {valid}",
+        failed = sum(attempt.code != 0 for attempt in self.attempts)
+        lines = [
+            f"{plan.submission}: {len(plan.tasks)} tasks, {inputs} test inputs: {valid}",
             f"test inputs without a prediction: {inputs if without is None else without} of {inputs}",
-            f"starts of the program: {len(self.starts)}, {failed} of them failed",
-            f"weights: {self.weights}; warnings: {len(self.messages)}",
-            f"{format_duration(self.seconds)} of {format_duration(self.time_limit)}",
+            f"starts of the program: {len(self.attempts)}, {failed} of them failed",
+            f"weights: {plan.weights_state}; warnings: {len(plan.messages)}",
         ]
+        if values["training"]:
+            lines.append("last metrics: " + ", ".join(f"{name} {value}" for name, value in values["training"].items()))
+        if values["run"]:
+            stages = ", ".join(f"{stage} {format_duration(spent)}" for stage, spent in values["run"]["seconds"].items())
+            lines.append(f"stages: {stages}; device: {values['run']['device']}")
+        return [*lines, f"{format_duration(self.seconds)} of {format_duration(plan.limit)}"]
 
     def problems(self) -> list[str]:
-        """Return what a person should mend before the notebook is submitted."""
-        found = [] if self.problem is None else [f"the submission is not valid: {self.problem}"]
-        if not self.starts or self.starts[-1].code != 0:
-            found.append("the program did not end well")
-        if any(start.code == BAD_INPUT for start in self.starts):
-            found.append("the program refused weights, overrides or tasks and was started without them")
-        if self.without_prediction() in (None, sum(len(task.test) for task in self.tasks)):
-            found.append("nothing was predicted")
-        if self.weights in ("missing", "damaged", "dropped"):
-            found.append(f"the weights are {self.weights}")
-        if len(self.gpus) < self.expected_gpus:
-            found.append(f"{len(self.gpus)} GPUs instead of {self.expected_gpus}")
-        return found
+        """Return what should be fixed before the notebook is submitted."""
+        plan, expected = self.plan, EXPECTED_GPUS[self.plan.settings.accelerator]
+        checks = [
+            (self.problem is not None, f"the submission is not valid: {self.problem}"),
+            (not self.attempts or self.attempts[-1].code != 0, "the program did not end well"),
+            (
+                any(attempt.code == BAD_INPUT for attempt in self.attempts),
+                "the program refused weights, overrides or tasks and was started without them",
+            ),
+            (self.without_prediction() in (None, self.test_inputs), "nothing was predicted"),
+            (plan.weights_state in ("missing", "damaged", "dropped"), f"the weights are {plan.weights_state}"),
+            (len(plan.gpus) < expected, f"{len(plan.gpus)} GPUs instead of {expected}"),
+        ]
+        return [words for applies, words in checks if applies]
 
     def show(self) -> None:
         """Print result, warnings and the log's end, and draw some tasks.
 
         Raises RuntimeError in a commit run that has problems, so that they are seen before a submission is spent on them. In a
-        hidden run only a submission that is not valid is one.
+        hidden run only a submission that is not valid is a problem.
         """
-        print("\n".join(self.log[-SHOWN_LINES:]))
-        for message in self.messages:
+        print("\n".join(list(self.plan.log.tail)[-SHOWN_LINES:]))
+        for message in self.plan.messages:
             print(f"warning: {message}")
         score = self.score()
         if score is not None:
@@ -142,34 +144,34 @@ class Outcome:
             self._draw()
         except Exception as error:  # noqa: BLE001 (a picture is not worth a submission)
             print(f"no picture: {type(error).__name__}: {error}")
-        problems = self.problems() if self.kind == "commit" else self.problems()[: self.problem is not None]
+        problems = self.problems() if not self.plan.hidden else self.problems()[: self.problem is not None]
         if problems:
-            raise RuntimeError(f"this {self.kind} run went wrong: {'; '.join(problems)}")
+            raise RuntimeError(f"this {self.plan.kind} run went wrong: {'; '.join(problems)}")
 
     def _draw(self) -> None:
-        """Draw the curves of training and the first tasks that were scored, or the first of the tests, below the cell."""
+        """Draw the training curves and the first tasks that were scored, or the first tests, below the cell."""
         solutions: Solutions = {}
-        tasks: Sequence[Task] = self.tasks
-        path = self.submission
-        if (self.scored / "arc-agi_evaluation_challenges.json").is_file() and (self.run / "submission.json").is_file():
-            source = load_source(f"kaggle:{self.scored}:evaluation")
-            tasks, solutions, path = source.tasks, source.solutions, self.run / "submission.json"
+        tasks: Sequence[Task] = self.plan.tasks
+        run, path, scored = self.run, self.plan.submission, self.plan.scored
+        if (scored / f"arc-agi_{EVALUATION}_challenges.json").is_file() and (run / "submission.json").is_file():
+            source = load_source(f"kaggle:{scored}:{EVALUATION}")
+            tasks, solutions, path = source.tasks, source.solutions, run / "submission.json"
         attempts: dict[str, list[tuple[Grid, Grid]]] = read_submission(path)
-        self.run.mkdir(parents=True, exist_ok=True)
-        metrics = read_metrics(self.run / "metrics.jsonl")
+        run.mkdir(parents=True, exist_ok=True)
+        metrics = read_metrics(run / "metrics.jsonl")
         if metrics:
-            draw_training(metrics, self.run / "training.png")
-            _display(self.run / "training.png")
+            draw_training(metrics, run / "training.png")
+            _display(run / "training.png")
         for number, task in enumerate(tasks[:SHOWN_TASKS]):
-            picture = self.run / f"task-{number}.png"
+            picture = run / f"task-{number}.png"
             draw_task(task, attempts.get(task.id, []), solutions, picture)
             _display(picture)
 
 
 def _display(picture: Path) -> None:
-    """Show a picture below the cell; outside of a notebook its path is printed."""
+    """Show a picture below the cell; outside of a notebook print its path."""
     try:
-        from IPython.display import Image, display  # noqa: PLC0415  (there in notebooks alone)
+        from IPython.display import Image, display  # noqa: PLC0415  (only there in notebooks)
     except ImportError:
         print(picture)
         return

@@ -1,4 +1,4 @@
-"""The exam: public tasks under new ids as the hidden test set, and a competition folder in which none of them occurs."""
+"""The tasks of a rehearsal: public tasks under new ids as the hidden tests, and a competition folder without any of them."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ LEAST_EVALUATION = 8
 
 @dataclass(frozen=True, eq=False)
 class Exam:
-    """What a rehearsal is played with."""
+    """The tasks of a rehearsal."""
 
     tasks: tuple[Task, ...]
     """The hidden ones, under new ids."""
@@ -29,11 +29,11 @@ class Exam:
     evaluation: Source
 
     def placeholder(self, count: int) -> tuple[Task, ...]:
-        """Return what the commit run gets for tests: copies of training tasks, as on Kaggle."""
+        """Return the tests of the commit run: copies of training tasks, as on Kaggle."""
         return self.training.tasks[:count]
 
     def smaller(self, count: int) -> "Exam":
-        """Return the same with the hidden tasks that have the fewest cells, which a short run can deal with."""
+        """Return the same with only the `count` smallest hidden tasks, which fit a short run."""
         chosen = sorted(self.tasks, key=lambda task: sum(grid.size for grid in _grids(task)))[:count]
         return replace(self, tasks=tuple(chosen), solutions={task.id: self.solutions[task.id] for task in chosen})
 
@@ -43,8 +43,8 @@ def make_exam(
 ) -> Exam:
     """Return an exam of up to `count` tasks drawn by `seed` from sources whose solutions are known.
 
-    Tasks with two and three tests and one with a 30 x 30 grid are among them where the sources have any. From the training and
-    evaluation tasks every one is left out that shares a pair with a hidden one, under whatever id and view. Raises ValueError.
+    Tasks with two and three tests and one with a 30 x 30 grid are among them where the sources have any. Tasks for training and
+    evaluation that share a pair with a hidden one, under any id and view, are left out. Raises ValueError.
     """
     pool = [(task, source.solutions[task.id]) for source in map(load_source, hidden_from) for task in source.tasks
             if task.id in source.solutions]  # fmt: skip
@@ -52,13 +52,15 @@ def make_exam(
         raise ValueError(f"the test outputs of {' + '.join(hidden_from)} are not known, so they cannot be the hidden tasks")
     random = np.random.default_rng(seed)
     chosen = _draw(pool, min(count or MOST_TASKS, len(pool)), random)
-    ids = _new_ids(len(chosen), random)
-    tasks = tuple(replace(task, id=new) for (task, _), new in zip(chosen, ids, strict=True))
-    solutions = {new: outputs for (_, outputs), new in zip(chosen, ids, strict=True)}
+    ids: set[str] = set()
+    while len(ids) < len(chosen):  # eight hex digits, like those of ARC and in their order
+        ids.add(f"{int(random.integers(16**8)):08x}")
+    tasks = tuple(replace(task, id=new) for (task, _), new in zip(chosen, sorted(ids), strict=True))
+    solutions = {new: outputs for (_, outputs), new in zip(chosen, sorted(ids), strict=True)}
     keys = _keys(tasks, solutions)
     training = _without(load_source(training_from), keys, set())
     evaluation = _merge([_without(load_source(spec), keys, set(training.solutions)) for spec in evaluation_from])
-    if len(evaluation.tasks) < LEAST_EVALUATION:  # the commit run needs some; the last training tasks have to do
+    if len(evaluation.tasks) < LEAST_EVALUATION:  # the commit run needs some, so it gets the last training tasks
         moved = training.tasks[-LEAST_EVALUATION:]
         training = replace(training, tasks=training.tasks[:-LEAST_EVALUATION])
         evaluation = _merge([evaluation, replace(training, tasks=moved)])
@@ -92,16 +94,8 @@ def _draw(
     return [order[i] for i in sorted([*front, *rest[: count - len(front)]])]
 
 
-def _new_ids(count: int, random: np.random.Generator) -> list[str]:
-    """Return `count` different ids of eight hex digits, like those of ARC and in their order."""
-    ids: set[str] = set()
-    while len(ids) < count:
-        ids.add(f"{int(random.integers(16**8)):08x}")
-    return sorted(ids)
-
-
 def _without(source: Source, keys: set[bytes], ids: set[TaskId]) -> Source:
-    """Return `source` without tasks of which a pair has one of `keys`, or of unknown outputs, or under one of `ids`."""
+    """Return `source` without tasks that have a pair with one of `keys`, an unknown output, or one of `ids`."""
     kept = [
         task
         for task in source.tasks
@@ -121,7 +115,7 @@ def _merge(sources: Sequence[Source]) -> Source:
 
 
 def _keys(tasks: Iterable[Task], solutions: Solutions) -> set[bytes]:
-    """Return what all views of a pair have in common, of all pairs of tasks and their tests."""
+    """Return the keys, equal for all views of a pair, of all demonstrations and tests."""
     return {
         canonical_key(pair)
         for task in tasks

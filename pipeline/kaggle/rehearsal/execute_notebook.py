@@ -13,11 +13,11 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 
-class Speaking(NotebookClient):
-    """Prints the text output of cells as it comes."""
+class _PrintingClient(NotebookClient):
+    """Prints the text output of cells as it arrives."""
 
     def output(self, outs: list[Any], msg: dict[str, Any], display_id: str | None, cell_index: int) -> Any:
-        """Take one output of a cell."""
+        """Print one output of a cell and keep it."""
         if msg["msg_type"] == "stream":
             print(msg["content"]["text"], end="", flush=True)
         return super().output(outs, msg, display_id, cell_index)
@@ -27,7 +27,7 @@ def main() -> int:
     """Execute the notebook in the current folder and write the executed one."""
     path, result = map(Path, sys.argv[1:])
     notebook = nbformat.read(path, as_version=4)
-    client = Speaking(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(Path.cwd())}})
+    client = _PrintingClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(Path.cwd())}})
     try:
         client.execute()
     except (CellExecutionError, DeadKernelError) as error:

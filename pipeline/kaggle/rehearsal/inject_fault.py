@@ -1,7 +1,6 @@
-"""Does harm while a notebook runs, from outside of it: `python inject_fault.py FAULT KAGGLE SCRATCH RESULTS`.
+"""Injects a fault into a running notebook from outside: `python inject_fault.py FAULT KAGGLE SCRATCH RESULTS`.
 
-Runs beside the notebook, sees its processes and files, and writes what it did to RESULTS/fault.json. Imports nothing of the
-project.
+It sees the processes and files of the notebook, and writes what it did to RESULTS/fault.json. Imports nothing of the project.
 """
 
 import errno
@@ -19,7 +18,7 @@ MARK = "ARC_REHEARSAL"
 
 
 def main() -> None:
-    """Wait for the moment of the fault, do it, and say so."""
+    """Wait for the moment of the fault, inject it, and record it."""
     fault, kaggle, scratch, results = sys.argv[1], *map(Path, sys.argv[2:])
     deed = DEEDS[fault](kaggle, scratch)
     (results / "fault.json").write_text(json.dumps({"fault": fault, "deed": deed}))
@@ -51,7 +50,7 @@ def _kill_rank(is_time: Callable[[], bool]) -> str:
 
 
 def kill_training(kaggle: Path, scratch: Path) -> str:
-    """Kill the program and what started it, after the first checkpoint."""
+    """Kill all processes of the program after the first checkpoint."""
     for _ in _moments():
         if list(scratch.glob("arc-run/run/checkpoints/step-*")):
             return _kill_program()
@@ -73,7 +72,7 @@ def corrupt_checkpoint(kaggle: Path, scratch: Path) -> str:
 
 
 def full_disk(kaggle: Path, scratch: Path) -> str:
-    """Fill working folder and scratch to the last byte, as soon as the program trains."""
+    """Fill working folder and scratch to the last byte once the program trains."""
     for _ in _moments():
         if (kaggle / "working" / "submission.json").is_file() and (scratch / "arc-run" / "run" / "metrics.jsonl").is_file():
             filled = [_fill(kaggle / "working" / "filler"), _fill(scratch / "filler")]

@@ -1,4 +1,4 @@
-"""A machine like Kaggle's, out of namespaces of Linux: no network, read-only inputs, limited disks, nobody else's files.
+"""A machine like Kaggle's from Linux namespaces: no network, read-only inputs, limited disks, a file system of its own.
 
 Where namespaces are not permitted the notebook runs in a plain folder, and `limits` says what is not isolated.
 """
@@ -26,24 +26,24 @@ _UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid",
 _TRIAL = """set -e
 mount -t tmpfs tmpfs /tmp; mkdir /tmp/usr /tmp/sys /tmp/proc
 mount --bind /usr /tmp/usr; mount -o remount,bind,ro /tmp/usr; mount --rbind /sys /tmp/sys; mount -t proc proc /tmp/proc"""
-"""Every kind of mount that the sandbox needs: containers that hide parts of /proc refuse the last one alone."""
+"""Every kind of mount that the sandbox needs: containers that hide parts of /proc refuse only the last one."""
 
 _PASSED_ON = ("OMP_NUM_THREADS", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
 GRACE_SECONDS = 60.0
-"""A notebook that is not over so long after its limit is ended."""
+"""The sandbox is killed this long after the limit of its notebook."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a notebook is given."""
+    """The conditions of a notebook."""
 
     notebook: Path
     inputs: Mapping[str, Path]
     """Folders below /kaggle/input, by their names there."""
     environment: Mapping[str, str]
     seconds: float
-    """After so many the notebook is ended."""
+    """After which the notebook is killed."""
     fault: str = ""
     """One of `inject_fault.DEEDS`, done while it runs."""
     working_bytes: int = 512 << 20
@@ -52,7 +52,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Finished:
-    """What came of it; files of the working folder, log and executed notebook are in the results folder."""
+    """How it ended; files of the working folder, log and executed notebook are in the results folder."""
 
     code: int
     seconds: float
@@ -60,7 +60,7 @@ class Finished:
 
 @cache
 def namespaces_work() -> bool:
-    """Return whether this machine permits the namespaces of the sandbox, tried out."""
+    """Try whether this machine permits the namespaces of the sandbox."""
     if not shutil.which("unshare"):
         return False
     try:
@@ -71,14 +71,14 @@ def namespaces_work() -> bool:
 
 
 def limits(isolate: bool) -> str:
-    """Return in one line what the sandbox keeps away, or what it cannot."""
+    """Return in one line what is isolated, or what is not."""
     if isolate:
         return "sandbox: no network, read-only inputs, limited disks, a clean environment and file system"
     return "no namespaces here: network, read-only inputs and disk limits are NOT isolated; the environment is clean"
 
 
 def run_notebook(machine: Machine, results: Path, isolate: bool) -> Finished:
-    """Execute a notebook and leave what it left in `results`. Nothing of it outlives this call."""
+    """Execute a notebook and copy its files to `results`. None of its processes outlives this call."""
     results.mkdir(parents=True, exist_ok=True)
     environment = {
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
@@ -90,13 +90,16 @@ def run_notebook(machine: Machine, results: Path, isolate: bool) -> Finished:
         "ARC_REHEARSAL": uuid.uuid4().hex,
         **machine.environment,
     }
+    real = Path(sys.executable).resolve().parents[1]
+    folders = sorted({Path(sys.prefix), Path(sys.base_prefix), Path(sys.base_prefix).resolve(), real})
+    outer = [folder for folder in folders if not any(other in folder.parents for other in folders)]
     with tempfile.TemporaryDirectory(prefix="arc-rehearsal-", ignore_cleanup_errors=True) as temporary:
         root = Path(temporary, "root")
         root.mkdir()
         spec = {
             "isolate": isolate,
             "root": str(root),
-            "python": _python_folders(),
+            "python": [str(folder) for folder in outer if Path("/usr") not in (folder, *folder.parents)],
             "inputs": {name: str(folder.resolve()) for name, folder in machine.inputs.items()},
             "notebook": str(machine.notebook.resolve()),
             "results": str(results.resolve()),
@@ -111,7 +114,7 @@ def run_notebook(machine: Machine, results: Path, isolate: bool) -> Finished:
         path.write_text(json.dumps(spec))
         command = [*(_UNSHARE if isolate else ()), sys.executable, str(TOOLS / "sandbox_main.py"), str(path)]
         started = time.monotonic()
-        # the sandbox's first process too: whoever is root in there reads its environment under /proc/1
+        # also for the sandbox's first process, whose environment is readable in there as /proc/1/environ
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, env=environment)
         try:
             with _ending_on_signals():
@@ -129,7 +132,7 @@ def run_notebook(machine: Machine, results: Path, isolate: bool) -> Finished:
 
 @contextmanager
 def _ending_on_signals() -> Iterator[None]:
-    """Make an exception of the signals that would end this program and leave the sandbox, a session of its own, running."""
+    """Raise SystemExit for signals that would end only this program: the sandbox is a session of its own."""
 
     def leave(number: int, _: object) -> None:
         raise SystemExit(128 + number)
@@ -145,16 +148,8 @@ def _ending_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _python_folders() -> list[str]:
-    """Return the folders that the Python of this program consists of, outer ones alone and none of the system's."""
-    real = Path(sys.executable).resolve().parents[1]
-    folders = sorted({Path(sys.prefix), Path(sys.base_prefix), Path(sys.base_prefix).resolve(), real})
-    outer = [folder for folder in folders if not any(other in folder.parents for other in folders)]
-    return [str(folder) for folder in outer if Path("/usr") not in (folder, *folder.parents)]
-
-
 def _end(process: "subprocess.Popen[bytes]", mark: str) -> None:
-    """End everything that was started: the namespace dies with its first process, the rest is found by its mark."""
+    """Kill all its processes: a namespace dies with its first process, others are found by their mark."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

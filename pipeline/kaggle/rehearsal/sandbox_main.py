@@ -1,7 +1,7 @@
-"""Runs in the sandbox: builds what a Kaggle machine looks like, executes the notebook there, keeps what it left.
+"""Runs in the sandbox: builds the file system of a Kaggle machine, executes the notebook there, keeps its files.
 
-`python sandbox_main.py SPEC.json`, started by `pipeline.kaggle.rehearsal.sandbox` within new namespaces, where it is
-root. It imports nothing of the project. With "isolate" false it does the same in a plain folder.
+`python sandbox_main.py SPEC.json` is started by `pipeline.kaggle.rehearsal.sandbox` in new namespaces, where it is root. It
+imports nothing of the project. With "isolate" false it does the same in a plain folder.
 """
 
 import fcntl
@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def main() -> int:
         _build_root(root, spec)
         os.chroot(root)
         os.chdir("/")
-        _loopback_up()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:  # a new network has only loopback; Jupyter needs it
+            fcntl.ioctl(channel, _SIOCSIFFLAGS, struct.pack("16sh", b"lo", _UP_AND_RUNNING))
         root = Path("/")
     else:
         _build_folder(root, spec)
@@ -39,10 +41,10 @@ def main() -> int:
     if not spec["isolate"]:
         environment["ARC_KAGGLE_ROOT"] = str(kaggle)
     tools, results = root / "rehearsal" / "tools", root / "rehearsal" / "results"
-    saboteur = None
+    injector = None
     if spec["fault"]:
         command = [sys.executable, str(tools / "inject_fault.py"), spec["fault"], str(kaggle), str(root / "tmp"), str(results)]
-        saboteur = subprocess.Popen(command, env=environment)
+        injector = subprocess.Popen(command, env=environment)
     notebook = [
         sys.executable,
         str(tools / "execute_notebook.py"),
@@ -58,9 +60,11 @@ def main() -> int:
         except subprocess.TimeoutExpired:
             code = 124
         finally:
-            _kill(runner)
-            if saboteur:
-                saboteur.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(runner.pid, signal.SIGKILL)
+            runner.wait()
+            if injector:
+                injector.kill()
     for path in (kaggle / "working").iterdir():  # what Kaggle would keep
         if path.is_file() and path.name != "filler":
             shutil.copyfile(path, results / path.name)
@@ -68,7 +72,7 @@ def main() -> int:
 
 
 def _build_root(root: Path, spec: dict[str, Any]) -> None:
-    """Make a file system of its own: system and Python read-only, inputs read-only, working and scratch of limited size."""
+    """Mount a file system: system, Python and inputs read-only, working and scratch of limited size."""
     _mount("-t", "tmpfs", "tmpfs", root)
     for name in SYSTEM:
         place = Path("/", name)
@@ -78,7 +82,7 @@ def _build_root(root: Path, spec: dict[str, Any]) -> None:
             _bind(place, root / name, writable=False)
     for name in ("dev", "sys"):
         _mount("--rbind", f"/{name}", _made(root / name))
-    _mount("-t", "tmpfs", "-o", f"size={spec['scratch_bytes']}", "tmpfs", root / "dev" / "shm")  # not that of the machine
+    _mount("-t", "tmpfs", "-o", f"size={spec['scratch_bytes']}", "tmpfs", root / "dev" / "shm")  # instead of the machine's
     _mount("-t", "proc", "proc", _made(root / "proc"))
     _mount("-t", "tmpfs", "-o", f"size={spec['scratch_bytes']}", "tmpfs", _made(root / "tmp"))
     for python in spec["python"]:
@@ -94,7 +98,7 @@ def _build_root(root: Path, spec: dict[str, Any]) -> None:
 
 
 def _build_folder(root: Path, spec: dict[str, Any]) -> None:
-    """Make the same folders without namespaces: copies of the inputs that are marked read-only, no limits."""
+    """Make the same folders without namespaces: read-only copies of the inputs, no limits."""
     for name in ("tmp", "home", "kaggle/working", "kaggle/input", "rehearsal"):
         _made(root / name)
     for inside, outside in spec["inputs"].items():
@@ -120,20 +124,6 @@ def _made(folder: Path) -> Path:
 
 def _mount(*words: object) -> None:
     subprocess.run(["mount", *map(str, words)], check=True)
-
-
-def _loopback_up() -> None:
-    """Bring up the loopback device, the only one of a new network namespace; Jupyter speaks through it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
-        fcntl.ioctl(channel, _SIOCSIFFLAGS, struct.pack("16sh", b"lo", _UP_AND_RUNNING))
-
-
-def _kill(runner: "subprocess.Popen[bytes]") -> None:
-    try:
-        os.killpg(runner.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    runner.wait()
 
 
 if __name__ == "__main__":

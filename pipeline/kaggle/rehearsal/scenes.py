@@ -1,4 +1,4 @@
-"""The faults that a rehearsal can inject, what each is expected to lead to, and the verdict on what it did lead to."""
+"""The faults that a rehearsal can inject, the expected effect of each, and the verdict on the real one."""
 
 import json
 import struct
@@ -14,27 +14,27 @@ Weights = Literal["given", "missing", "cut", "garbled"]
 
 @dataclass(frozen=True)
 class Scene:
-    """One run of the notebook: what is different in it, and what has to come of it."""
+    """One run of the notebook: its conditions, and the expected result."""
 
     name: str
     what: str
     rerun: str | None = "1"
-    """KAGGLE_IS_COMPETITION_RERUN; None leaves it away."""
+    """KAGGLE_IS_COMPETITION_RERUN; None: not set."""
     mount: Mount = "competitions"
     weights: Weights = "given"
     deed: str = ""
-    """What `saboteur` does meanwhile."""
+    """One of `inject_fault.DEEDS`, injected meanwhile."""
     limit_seconds: float = 60.0
-    """Time limit of a scene with a fault; without one that of the plan counts."""
+    """Time limit of a scene with a fault; the plan has that of the others."""
     tests: Literal["hidden", "other", "placeholder", "damaged"] = "hidden"
     overrides: tuple[str, ...] = ()
     scratch_bytes: int = 2 << 30
     kind: Literal["hidden", "commit", "refused"] = "hidden"
-    """refused: no submission can be; one line, exit code 1."""
+    """refused: no submission is possible; one line, exit code 1."""
     told: tuple[str, ...] = ()
-    """Words that the log has to contain, each of them."""
+    """Phrases that must all be in the log."""
     predicted: bool = True
-    """It must come to predictions."""
+    """Predictions are required."""
 
 
 NOT_PLAYED = "not played"
@@ -99,7 +99,7 @@ FAULTS: Mapping[str, tuple[Scene, ...]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """What a scene came to."""
+    """The result of a scene."""
 
     scene: Scene
     verdict: str
@@ -110,23 +110,23 @@ class Result:
     outcome: Mapping[str, Any] = field(default_factory=dict)
     """outcome.json of the notebook; empty where it left none."""
     score: Mapping[str, Any] | None = None
-    """Of the hidden tasks, by the withheld solutions."""
+    """On the hidden tasks, by the withheld solutions."""
 
     @property
     def skipped(self) -> bool:
-        """Whether it could not be played here."""
+        """Whether it is impossible on this machine."""
         return self.verdict.startswith(NOT_PLAYED)
 
     @property
     def survived(self) -> bool:
-        """Whether all was as it has to be."""
+        """Whether everything was as expected."""
         return self.verdict == "survived"
 
 
 def judge(scene: Scene, code: int, results: Path, invalid: str | None, seconds: float, limit_seconds: float) -> str:
-    """Return "survived", or in words what is not as it has to be.
+    """Return "survived", or in words what was not as expected.
 
-    `results` is where the sandbox left log and files, `invalid` says why the submission is none, None if it is one.
+    `results` is where the sandbox left log and files; `invalid` is what is wrong with the submission, None for nothing.
     """
     log = (results / "notebook.log").read_text(errors="replace") if (results / "notebook.log").is_file() else ""
     outcome = read_outcome(results)
@@ -158,7 +158,7 @@ def read_outcome(results: Path) -> dict[str, Any]:
 
 
 def write_bad_weights(path: Path, how: Weights) -> None:
-    """Write what looks like a weights file: cut short, or complete and full of nothing."""
+    """Write a weights file that is cut short, or of the right size with only zeros."""
     header = json.dumps({"trunk": {"dtype": "F32", "shape": [1024], "data_offsets": [0, 4096]}}).encode()
     body = bytes(4096 if how == "garbled" else 1000)
     path.write_bytes(struct.pack("<Q", len(header)) + header + body)

@@ -1,4 +1,4 @@
-"""The rehearsal: the generated notebook on a machine like Kaggle's, with hidden tasks and faults, and what came of it."""
+"""The rehearsal: runs the generated notebook on a machine like Kaggle's, with hidden tasks and faults; judges the results."""
 
 import json
 import logging
@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +29,24 @@ SMALL_TASKS = 10
 """Hidden tasks of a scene with a fault, and placeholder tasks of a commit run."""
 
 PATIENCE_SECONDS = 60.0
-"""A notebook is ended so long after its time limit."""
+"""A notebook is killed this long after its time limit."""
 
 AROUND_SECONDS = 15.0
-"""A notebook's own clock does not see the sandbox and Jupyter start, and what its last cell does: so much more is right."""
+"""Allowed beyond the notebook's own clock, for the start of sandbox and Jupyter and for the last cell."""
 
 WEIGHTS = "someone/arc-weights"
-"""The dataset of weights that are missing or bad."""
+"""The dataset of missing or bad weights."""
 
 TIME_LIMIT = "5m"
-"""Of the hidden run, where none is asked for."""
+"""Default, of the hidden run."""
 
 RESERVE_SECONDS = 8.0
-"""Least reserve: two busy cores are slow to end what is running."""
+"""Least reserve: ending processes on two busy cores takes time."""
 
 
 @dataclass(frozen=True)
 class SimulatePlan:
-    """What `kaggle simulate` is asked to do; None stands for what the command's help says."""
+    """The options of `kaggle simulate`; None is the default that its help names."""
 
     settings: KaggleSettings | None = None
     hidden_from: tuple[str, ...] = ("arc2:evaluation",)
@@ -59,18 +60,19 @@ class SimulatePlan:
     weights: Path | None = None
     out: Path | None = None
     isolate: bool | None = None
-    """None: if this machine permits it."""
+    """None: where this machine permits it."""
 
 
 def simulate(plan: SimulatePlan) -> int:
-    """Play all scenes, print the score and the table; return 0 when every one of them was survived, else 1.
+    """Run all scenes, print the score and the table; return 0 when all of them were survived, else 1.
 
-    Raises ValueError for a fault or a source that there is not, and for a folder that is not empty.
+    Raises ValueError for an unknown fault or source, and for a folder that is not empty.
     """
     scenes = _scenes(plan.faults)
     if plan.hidden_tasks is not None and plan.hidden_tasks < 1:
         raise ValueError(f"{plan.hidden_tasks} hidden tasks: expected at least 1")
-    out = plan.out or _next_folder(Path("runs"))
+    numbered = (Path("runs", f"rehearsal-{number}") for number in count(1))
+    out = plan.out or next(folder for folder in numbered if not folder.exists())
     if out.exists() and any(out.iterdir()) and not (out / "rehearsal.json").is_file():
         raise ValueError(f"{out} is there already and is no rehearsal; choose another --out")
     exam = make_exam(plan.hidden_from, plan.training_from, plan.evaluation_from, plan.hidden_tasks, plan.seed)
@@ -83,9 +85,9 @@ def simulate(plan: SimulatePlan) -> int:
     if plan.settings and plan.settings.weights_dataset:
         print(f"the dataset {plan.settings.weights_dataset} is at Kaggle; --weights FILE rehearses with weights")
     results: list[Result] = []
-    _write_results(out / "rehearsal.json", results)  # marks the folder as ours, should this be interrupted
+    _write_results(out / "rehearsal.json", results)  # marks the folder as a rehearsal, should this be interrupted
     with tempfile.TemporaryDirectory(prefix="arc-source-") as temporary:
-        entry = Path(temporary, "entry")  # the source as it is now, whatever is edited while this goes on
+        entry = Path(temporary, "entry")  # the source as it is now, even if it is edited meanwhile
         write_ready_folder(entry, plan.settings or KaggleSettings("you", "arc-prize-rehearsal"), PROJECT)
         for scene in scenes:
             logger.info("%s: %s", scene.name, scene.what)
@@ -99,7 +101,7 @@ def simulate(plan: SimulatePlan) -> int:
 
 
 def _scenes(faults: Sequence[str]) -> list[Scene]:
-    """Return the scenes to play: both plain runs without faults, with `all` everything."""
+    """Return the scenes of `faults`: both plain runs where there are none, everything for `all`."""
     unknown = [fault for fault in faults if fault not in (*FAULTS, "all")]
     if unknown:
         raise ValueError(f"unknown fault {unknown[0]!r}; one of: all, {', '.join(FAULTS)}")
@@ -120,7 +122,9 @@ def _play(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: 
         limit = parse_duration(settings.time_limit)
         if scene.kind == "commit":
             limit = min(limit, parse_duration(settings.commit_time_limit))
-        tests = _tests(scene, exam)
+        tests = exam.tasks[1:] if scene.tests == "other" else exam.tasks
+        if scene.tests == "placeholder":
+            tests = exam.placeholder(len(exam.tasks) if scene in PLAIN else min(len(exam.tasks), SMALL_TASKS))
         inputs = _mounts(plan, scene, exam, tests, settings, code_folder, mounts)
         environment = {} if scene.rerun is None else {"KAGGLE_IS_COMPETITION_RERUN": scene.rerun}
         if plan.gpu_less:
@@ -148,11 +152,11 @@ def _play(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: 
 
 
 def _settings(plan: SimulatePlan, scene: Scene) -> KaggleSettings:
-    """Return the settings of a scene: the person's own, but for time, machine and what the scene is about."""
+    """Return the settings of a scene: those of the plan except for time, machine and what the scene changes."""
     settings = plan.settings or KaggleSettings("you", "arc-prize-rehearsal")
     gpus = () if plan.gpu_less else find_gpus({})
     if len(gpus) != EXPECTED_GPUS[settings.accelerator]:
-        settings = replace(settings, accelerator="none")  # nothing is missed that this machine has not
+        settings = replace(settings, accelerator="none")  # so that no GPU is reported missing
     limit = scene.limit_seconds if scene not in PLAIN else parse_duration(plan.time_limit or TIME_LIMIT)
     reserve = min(parse_duration(settings.reserve), max(RESERVE_SECONDS, 0.03 * limit))
     commit = limit if scene not in PLAIN else min(parse_duration(settings.commit_time_limit), max(60.0, 0.25 * limit))
@@ -166,13 +170,6 @@ def _settings(plan: SimulatePlan, scene: Scene) -> KaggleSettings:
         overrides=(*settings.overrides, *scene.overrides),
         seed=plan.seed,
     )
-
-
-def _tests(scene: Scene, exam: Exam) -> tuple[Task, ...]:
-    """Return the tasks of the mounted test file."""
-    if scene.tests == "placeholder":
-        return exam.placeholder(min(len(exam.tasks), SMALL_TASKS) if scene not in PLAIN else len(exam.tasks))
-    return exam.tasks[1:] if scene.tests == "other" else exam.tasks
 
 
 def _mounts(
@@ -208,7 +205,7 @@ def _mounts(
 
 
 def _invalid(path: Path, tasks: Sequence[Task]) -> str | None:
-    """Return why the file is no submission for `tasks`, None where it is one."""
+    """Return what is wrong with the file as a submission for `tasks`, None for nothing."""
     try:
         check_submission(path, tasks)
     except FileNotFoundError:
@@ -219,7 +216,7 @@ def _invalid(path: Path, tasks: Sequence[Task]) -> str | None:
 
 
 def format_results(results: Sequence[Result]) -> str:
-    """Return the table of what was played and what came of it, without a line end."""
+    """Return the table of all results, without a line end."""
     rows = [("run", "kind", "verdict", "score", "used/allowed", "starts", "what was done")]
     for result in results:
         score = "" if result.score is None else f"{result.score['rules']['mean_over_tasks']['pass_at_2']:.1%}"
@@ -241,8 +238,3 @@ def format_results(results: Sequence[Result]) -> str:
 def _write_results(path: Path, results: Sequence[Result]) -> None:
     rows: list[dict[str, Any]] = [asdict(result) | {"survived": result.survived} for result in results]
     path.write_text(json.dumps(rows, indent=1))
-
-
-def _next_folder(parent: Path) -> Path:
-    """Return the first folder rehearsal-N that is not there."""
-    return next(path for number in range(1, 10_000) if not (path := parent / f"rehearsal-{number}").exists())

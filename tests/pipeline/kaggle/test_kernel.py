@@ -1,4 +1,4 @@
-"""The notebook's own process: a submission whatever the program does, which is a stand-in here that does as a test says."""
+"""The notebook's own process leaves a submission whatever the program does, which is a scripted stand-in here."""
 
 import json
 import subprocess
@@ -14,8 +14,7 @@ import pytest
 
 from eval.files import damage_of
 from pipeline.data.sources import load_source
-from pipeline.kaggle import attempts as kernel_process
-from pipeline.kaggle import kernel
+from pipeline.kaggle import attempts, kernel
 from pipeline.kaggle.attempts import Attempt, Log, Setup, next_setup
 from pipeline.kaggle.kernel import solve
 from pipeline.kaggle.machine import find_data, find_gpus, find_weights, is_hidden_run
@@ -31,18 +30,18 @@ STAND_IN = f"""
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
-import numpy as np
-from pipeline.data.sources import load_source
-from submission.format import fallback_submission, write_submission
 
 words = sys.argv[1:]
 def option(name):
     return [words[i + 1] for i, word in enumerate(words) if word == name]
 out = Path(option("--out")[0])
-tasks = [task for source in option("--source") for task in load_source(source, with_solutions=False).tasks]
 out.mkdir(parents=True, exist_ok=True)
 
 def submit(color):
+    import numpy as np
+    from pipeline.data.sources import load_source
+    from submission.format import write_submission
+    tasks = [task for source in option("--source") for task in load_source(source, with_solutions=False).tasks]
     grid = np.full((1, 1), color, np.uint8)
     write_submission(out / "submission.json", {{task.id: [(grid, grid)] * len(task.test) for task in tasks}}, tasks)
 
@@ -53,19 +52,22 @@ def checkpoint(step):
     (out / "checkpoints" / f"step-{{step:08d}}").mkdir(parents=True, exist_ok=True)
 
 def good():
-    write_submission(out / "submission.json", fallback_submission(tasks), tasks)
     checkpoint(1)
-    votes()
     submit(3)
+    votes()
+    (out / "metrics.jsonl").write_text('{{"seconds": 20, "loss": 1.5, "exact": 0.25}}\\n')
+    record = {{"sources": ["x"], "device": "a chip", "seconds": {{"train": 65, "predict": 2}}}}
+    (out / "run.json").write_text(json.dumps(record))
     if len(option("--source")) > 1:
         rules = {{"per_output": {{"name": "per test output", "pass_at_2": 0.5}}}}
         (out / "score.json").write_text(json.dumps({{"tasks": 2, "rules": rules}}))
 
 """
+"""Imports only what a script uses: most scripts fail at once."""
 
 
 class Stage:
-    """A root like /kaggle, and a program that does one of `deeds` at each start."""
+    """A root like /kaggle, and a program that runs one of `scripts` at each start."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self.scratch = folder / "kaggle", folder / "tmp"
@@ -85,14 +87,14 @@ class Stage:
         self.monkeypatch, self.folder = monkeypatch, folder
         self.commands: list[list[str]] = []
 
-    def play(self, *deeds: str, hidden: bool = True, limit: str = "60s", reserve: str = "10s", **settings: object) -> Outcome:
-        """Run the notebook's cells with a program that does `deeds[i]` at its i-th start, the last one from then on."""
+    def play(self, *scripts: str, hidden: bool = True, limit: str = "60s", reserve: str = "10s", **settings: object) -> Outcome:
+        """Run the notebook's cells with a program that runs `scripts[i]` at its i-th start, the last one from then on."""
         real = kernel.make_command
 
         def command(*arguments: object) -> list[str]:
             words = real(*arguments)  # type: ignore[arg-type]
-            path = self.folder / f"deed-{len(self.commands)}.py"
-            path.write_text(STAND_IN + deeds[min(len(self.commands), len(deeds) - 1)])
+            path = self.folder / f"script-{len(self.commands)}.py"
+            path.write_text(STAND_IN + scripts[min(len(self.commands), len(scripts) - 1)])
             self.commands.append(words)
             return [sys.executable, str(path), *words[words.index("run") + 1 :]]
 
@@ -124,6 +126,9 @@ def test_a_hidden_run_publishes_the_predictions_and_writes_down_what_happened(
     outcome = stage.play("good()")
     assert stage.submitted() == PREDICTED
     outcome.show()
+    assert all(
+        (outcome.run / name).read_bytes().startswith(b"\x89PNG") for name in ("training.png", "task-0.png", "task-1.png")
+    )
     written = json.loads((stage.root / "working" / "outcome.json").read_text())
     assert (written["kind"], written["valid"], written["tasks"], written["without_prediction"]) == ("hidden", True, 4, 0)
     assert [start["code"] for start in written["starts"]] == [0]
@@ -135,15 +140,9 @@ def test_a_hidden_run_publishes_the_predictions_and_writes_down_what_happened(
     shown = capsys.readouterr().out
     assert "complete and valid" in shown
     assert "starts of the program: 1, 0 of them failed" in shown
-
-
-def test_the_curves_of_training_and_some_tasks_are_drawn_at_the_end(stage: Stage) -> None:
-    outcome = stage.play("good()")
-    outcome.run.mkdir(exist_ok=True)
-    (outcome.run / "metrics.jsonl").write_text('{"seconds": 20, "loss": 1.5, "exact": 0.25}\n')
-    outcome.show()
-    drawn = [outcome.run / name for name in ("training.png", "task-0.png", "task-1.png")]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+    assert "last metrics: seconds 20, loss 1.5, exact 0.25" in shown
+    assert "stages: train 1m05s, predict 2s; device: a chip" in shown
+    assert (written["training"]["loss"], written["run"]["starts"]) == (1.5, 1)
 
 
 def test_a_commit_run_scores_evaluation_tasks_and_submits_the_mounted_tests_alone(
@@ -165,7 +164,7 @@ def test_a_commit_run_scores_evaluation_tasks_and_submits_the_mounted_tests_alon
     ("value", "hidden"),
     [(None, False), ("", False), ("0", False), ("false", False), ("False ", False), ("1", True), ("true", True), ("yes", True)],
 )
-def test_the_flag_of_the_rerun_decides(value: str | None, hidden: bool) -> None:
+def test_the_rerun_flag_decides(value: str | None, hidden: bool) -> None:
     assert is_hidden_run({} if value is None else {"KAGGLE_IS_COMPETITION_RERUN": value}) is hidden
 
 
@@ -209,29 +208,30 @@ def test_a_submission_that_cannot_be_written_is_one_line(stage: Stage) -> None:
         stage.play("good()")
 
 
-def test_a_program_that_was_killed_goes_on_where_it_was(stage: Stage) -> None:
-    outcome = stage.play("checkpoint(1); os.kill(os.getpid(), 9)", "good()")
+@pytest.mark.parametrize("death", ["os.kill(os.getpid(), 9)", "print('a process was killed by SIGKILL'); sys.exit(1)"])
+def test_a_program_that_was_killed_goes_on_where_it_was(stage: Stage, death: str) -> None:
+    outcome = stage.play(f"checkpoint(1); {death}", "good()")
     assert stage.submitted() == PREDICTED
-    assert [start.code for start in outcome.starts] == [-9, 0]
+    assert [start.code for start in outcome.attempts] == [-9, 0]
     assert "--resume" in stage.commands[1]
-    assert "killed by signal 9; starting again, as before" in outcome.messages[0]
+    assert "killed by signal 9; starting again, as before" in outcome.plan.messages[0]
     outcome.show()
 
 
 def test_a_program_without_memory_gets_smaller_pieces(stage: Stage) -> None:
-    short = "checkpoint({0}); print('a pack is computed in 4 pieces'); print('CUDA out of memory.'); sys.exit(1)"
-    outcome = stage.play(short.format(1), short.format(2).replace("4", "8"), "good()")
+    short = "checkpoint({0}); print('CUDA out of memory.'); sys.exit(1)"
+    outcome = stage.play(short.format(1), short.format(2), "good()")
     settings = [word for command in stage.commands for word in command if word.startswith("train.pieces")]
     assert settings == ["train.pieces=8", "train.pieces=16"]
-    assert len(outcome.starts) == 3
+    assert len(outcome.attempts) == 3
 
 
 def test_a_program_that_never_works_leaves_the_fallback(stage: Stage) -> None:
     outcome = stage.play("sys.exit(1)", accelerator="NvidiaL4")
     stage.submitted()
-    assert len(outcome.starts) == kernel_process.MOST_IDLE_STARTS
+    assert len(outcome.attempts) == attempts.MOST_IDLE_STARTS
     outcome.show()  # hidden: nothing is raised
-    assert any("0 GPUs, but NvidiaL4 has 4" in message for message in outcome.messages)
+    assert any("0 GPUs, but NvidiaL4 has 4" in message for message in outcome.plan.messages)
 
 
 def test_a_commit_run_that_went_wrong_says_so_loudly(stage: Stage) -> None:
@@ -251,13 +251,13 @@ def test_overrides_that_are_refused_are_told_in_the_commit_run_and_left_out(stag
         outcome.show()
 
 
-DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(300)"
+IGNORES_SIGTERM = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(300)"
 
 
 def test_a_program_that_hangs_is_ended_with_all_that_it_started(stage: Stage) -> None:
     hang = f"""
 votes(); submit(5)
-child = subprocess.Popen([sys.executable, "-c", {DEAF!r}], start_new_session=True)
+child = subprocess.Popen([sys.executable, "-c", {IGNORES_SIGTERM!r}], start_new_session=True)
 Path({str(stage.folder / "pid")!r}).write_text(str(child.pid))
 signal.signal(15, signal.SIG_IGN)
 time.sleep(300)
@@ -266,7 +266,7 @@ time.sleep(300)
     outcome = stage.play(hang, limit="8s", reserve="6s")
     assert time.monotonic() - started < 8
     assert stage.submitted() == {(5, 1, 1)}
-    assert outcome.starts[0].code is None
+    assert outcome.attempts[0].code is None
     pid = int((stage.folder / "pid").read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
@@ -274,7 +274,7 @@ time.sleep(300)
 def test_a_submission_that_is_none_is_not_published(stage: Stage) -> None:
     outcome = stage.play("votes(); submit(3); time.sleep(0.5); (out / 'submission.json').write_text('{'); time.sleep(0.5)")
     assert stage.submitted() == PREDICTED
-    assert any("was not taken over" in message for message in outcome.messages)
+    assert any("was not taken over" in message for message in outcome.plan.messages)
 
 
 def test_a_fallback_of_the_program_does_not_replace_anything(stage: Stage) -> None:
@@ -286,29 +286,32 @@ def test_starts_on_the_cpu_do_not_replace_what_gpus_predicted(stage: Stage, monk
     monkeypatch.setattr(kernel, "find_gpus", lambda _: ("GPU 0",))
     outcome = stage.play("good(); sys.exit(1)", "sys.exit(1)", "sys.exit(1)", "votes(); submit(9)")
     assert stage.submitted() == PREDICTED
-    assert "its predictions stay" in outcome.messages[-1]
+    assert "its predictions stay" in outcome.plan.messages[-1]
     assert [command[command.index("--preset") + 1] for command in stage.commands] == ["fast"] * 3
+
+
+def processes_of(command: list[str]) -> str:
+    """The number of processes that a command starts."""
+    if "--nproc_per_node" in command:
+        return command[command.index("--nproc_per_node") + 1]
+    return f"{command[command.index('--processes') + 1]} on the CPU" if "--processes" in command else "1"
 
 
 def test_gpus_get_a_process_each_and_then_fewer(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "find_gpus", lambda _: ("GPU 0", "GPU 1", "GPU 2", "GPU 3"))
     stage.play("sys.exit(1)", "sys.exit(1)", "sys.exit(1)", "good()")
-    assert [command[command.index("--num_processes") + 1] for command in stage.commands] == ["4", "4", "1", "1"]
-    assert ["--processes" in command for command in stage.commands] == [False, False, False, True]
-    assert ["--multi_gpu" in command for command in stage.commands] == [True, True, False, False]
-    assert ["--cpu" in command for command in stage.commands] == [False, False, False, True]
+    assert list(map(processes_of, stage.commands)) == ["4", "4", "1", "2 on the CPU"]
     assert stage.commands[3][stage.commands[3].index("--preset") + 1] == "demo"
     assert stage.submitted() == PREDICTED
 
 
-@pytest.mark.parametrize(("gpus", "processes"), [(1, "1"), (2, "2"), (3, "2"), (4, "4"), (6, "4"), (8, "8")])
+@pytest.mark.parametrize(("gpus", "processes"), [(1, "1"), (3, "2"), (8, "8")])
 def test_processes_are_as_many_as_can_share_the_packs(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, gpus: int, processes: str
 ) -> None:
     monkeypatch.setattr(kernel, "find_gpus", lambda _: tuple(f"GPU {number}" for number in range(gpus)))
     stage.play("good()")
-    (command,) = stage.commands
-    assert command[command.index("--num_processes") + 1] == processes
+    assert list(map(processes_of, stage.commands)) == [processes]
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -328,10 +331,10 @@ def test_wheels_beside_the_code_are_installed_for_the_program_without_a_network(
     outcome = stage.play("good()" if broken else "import brought_along; print(brought_along.WORD); good()")
     assert stage.submitted() == PREDICTED
     if broken:
-        assert "the wheels were not installed" in outcome.messages[0]
+        assert "the wheels were not installed" in outcome.plan.messages[0]
     else:
-        assert outcome.messages == ()
-        assert "from the wheel" in outcome.log
+        assert outcome.plan.messages == []
+        assert "from the wheel" in outcome.plan.log.tail
 
 
 def test_weights_that_are_refused_are_left_out(stage: Stage) -> None:
@@ -340,7 +343,7 @@ def test_weights_that_are_refused_are_left_out(stage: Stage) -> None:
     (folder / "weights.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     outcome = stage.play("sys.exit(2)", "good()", weights_dataset="ann/weights")
     assert ["--weights" in command for command in stage.commands] == [True, False]
-    assert outcome.weights == "dropped"
+    assert outcome.plan.weights_state == "dropped"
 
 
 def test_what_cannot_be_foreseen_does_not_end_a_hidden_run(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +353,7 @@ def test_what_cannot_be_foreseen_does_not_end_a_hidden_run(stage: Stage, monkeyp
     monkeypatch.setattr(kernel, "_check_machine", broken)
     outcome = stage.play("good()")
     stage.submitted()
-    assert "KeyError" in outcome.messages[-1]
+    assert "KeyError" in outcome.plan.messages[-1]
     monkeypatch.setattr(Outcome, "_draw", broken)
     outcome.show()
 
@@ -368,25 +371,21 @@ def test_the_program_gets_no_token(stage: Stage, monkeypatch: pytest.MonkeyPatch
 KILLED, FAILED, REFUSED = Attempt(-9, False, False), Attempt(1, False, False), Attempt(2, False, False)
 
 
-def got_on(attempt: Attempt) -> Attempt:
-    return Attempt(attempt.code, True, attempt.out_of_memory, attempt.pieces)
-
-
 @pytest.mark.parametrize(
     ("setup", "attempts", "expected"),
     [
         (Setup(4), [Attempt(0, True, False)], None),
         (Setup(4), [Attempt(None, True, False)], None),
-        (Setup(4), [got_on(FAILED)], (Setup(4), "as before")),
-        (Setup(4), [got_on(KILLED), got_on(KILLED)], (Setup(4, pieces=2), "packs in 2 pieces")),
-        (Setup(4), [Attempt(1, True, True, 8)], (Setup(4, pieces=16), "packs in 16 pieces")),
-        (Setup(4, pieces=64), [Attempt(1, False, True, 64)], (Setup(4, pieces=64), "as before")),
+        (Setup(4), [Attempt(1, True, False)], (Setup(4), "as before")),
+        (Setup(4), [Attempt(-9, True, False), Attempt(-9, True, False)], (Setup(4, pieces=8), "packs in 8 pieces")),
+        (Setup(4, pieces=8), [Attempt(1, True, True)], (Setup(4, pieces=16), "packs in 16 pieces")),
+        (Setup(4, pieces=64), [Attempt(1, False, True)], (Setup(4, pieces=64), "as before")),
         (Setup(4), [FAILED, FAILED], (Setup(1), "on one GPU")),
         (Setup(4, weights=True), [FAILED, FAILED], (Setup(4), "without the weights")),
         (Setup(1), [FAILED, FAILED, FAILED], (Setup(0), "on the CPU")),
         (Setup(0), [FAILED, FAILED], (Setup(0), "as before")),
         (Setup(0), [FAILED] * 6, None),
-        (Setup(0), [got_on(FAILED)] * 10, None),
+        (Setup(0), [Attempt(1, True, False)] * 10, None),
         (Setup(2, weights=True, overrides=True), [REFUSED], (Setup(2, overrides=True), "without the weights")),
         (Setup(2, overrides=True), [REFUSED], (Setup(2), "without the overrides of the settings")),
         (Setup(2), [REFUSED], (Setup(2, further_tasks=False), "without further training tasks")),
@@ -448,7 +447,7 @@ def test_gpus_are_those_that_programs_will_see(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_long_log_keeps_its_beginning_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_process, "LOG_BYTES", 2000)
+    monkeypatch.setattr(attempts, "LOG_BYTES", 2000)
     log = Log(tmp_path / "run.log")
     for number in range(5000):
         log.say(f"line {number}")
@@ -466,7 +465,7 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytes
         log.say(f"line {number}")
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 4
-    assert sum("the log goes on in the notebook's output alone" in line for line in shown) == 1
+    assert sum("from here on the log is only in the notebook's output" in line for line in shown) == 1
 
 
 def test_the_notebooks_process_imports_neither_torch_nor_accelerate_nor_kaggle() -> None:

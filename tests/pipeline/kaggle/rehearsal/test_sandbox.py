@@ -1,4 +1,4 @@
-"""The sandbox: what a notebook can reach there, and what is left of it."""
+"""The sandbox: what a notebook can reach in it, and what remains of it."""
 
 import json
 import os
@@ -145,11 +145,11 @@ def test_a_machine_without_unshare_has_no_namespaces(monkeypatch: pytest.MonkeyP
     assert namespaces_work.__wrapped__() is False
 
 
-def test_the_runner_stops_at_the_first_cell_that_raises_and_says_why_in_a_line(tmp_path: Path) -> None:
+def test_a_notebook_stops_at_the_first_cell_that_raises_and_prints_why_in_a_line(tmp_path: Path) -> None:
     path = notebook(tmp_path, "print('first')", "raise SystemExit('nothing to do')", "print('third')")
-    runner = Path(sandbox.__file__).parent / "runner.py"
+    script = Path(sandbox.__file__).parent / "execute_notebook.py"
     ended = subprocess.run(
-        [sys.executable, runner, path, tmp_path / "out.ipynb"], capture_output=True, text=True, cwd=tmp_path, check=False
+        [sys.executable, script, path, tmp_path / "out.ipynb"], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert ended.returncode == 1
     assert "first" in ended.stdout

@@ -1,4 +1,4 @@
-"""Faults: every one has an expectation that can fail, and the notebook itself survives the short ones here.
+"""Faults: the expectation of each can fail, and the real notebook survives the short ones here.
 
 All of them, with the real program: `python -m pipeline kaggle simulate --fault all`, or `make kaggle-rehearsal`.
 """
@@ -59,7 +59,7 @@ LOG = "hidden run: 4 tasks\nkilled by signal 9"
         (Scene("r", "", kind="refused"), {}, 1, None, 2.0, "there is a submission where none can be"),
     ],
 )
-def test_a_verdict_is_about_everything_that_has_to_be(
+def test_a_verdict_checks_everything_that_is_expected(
     tmp_path: Path, scene: Scene, left: dict[str, object], code: int, invalid: str | None, seconds: float, verdict: str
 ) -> None:
     results = leave(tmp_path, **left)  # type: ignore[arg-type]
@@ -80,11 +80,6 @@ def test_an_interrupted_rehearsal_can_be_repeated_in_its_folder(plan: SimulatePl
     assert simulate(plan) == 1
 
 
-def test_no_hidden_tasks_at_all_are_refused() -> None:
-    with pytest.raises(ValueError, match="0 hidden tasks: expected at least 1"):
-        simulate(SimulatePlan(hidden_tasks=0))
-
-
 def test_the_old_layout_mounts_datasets_by_their_names_alone(plan: SimulatePlan, tmp_path: Path) -> None:
     scene = Scene("o", "", mount="old", weights="cut")
     settings = replace(KaggleSettings("you", "some-competition"), weights_dataset="someone/arc-weights")
@@ -93,13 +88,13 @@ def test_the_old_layout_mounts_datasets_by_their_names_alone(plan: SimulatePlan,
     assert set(mounts) == {"arc-trm-code", "arc-weights", "some-competition"}
 
 
-def test_every_fault_that_has_a_deed_has_somebody_to_do_it() -> None:
+def test_every_fault_has_scenes_of_different_names_and_every_deed_has_a_function() -> None:
     scenes = [scene for played in FAULTS.values() for scene in played]
     assert {scene.deed for scene in scenes if scene.deed} == set(DEEDS)
     assert len({scene.name for scene in (*PLAIN, *scenes)}) == len(PLAIN) + len(scenes)
-    for name in ("kill-rank", "short-deadline", "full-disk", "no-weights", "corrupt-checkpoint", "both-mounts", "rerun-flag",
-                 "late-data", "no-data"):  # fmt: skip
-        assert FAULTS[name]
+    assert all(FAULTS.values())
+    assert set(FAULTS) == {"kill-rank", "kill-training", "short-deadline", "full-disk", "no-weights", "corrupt-checkpoint",
+                           "both-mounts", "rerun-flag", "late-data", "no-data"}  # fmt: skip
 
 
 def test_bad_weights_are_bad_in_the_way_that_they_are_called(tmp_path: Path) -> None:
@@ -122,9 +117,16 @@ def test_the_table_has_a_line_for_each_run_and_counts_the_survivors() -> None:
     assert table[3] == "1 of 2 survived"
 
 
-def test_an_unknown_fault_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="unknown fault 'fire'; one of: all, kill-rank, "):
-        simulate(SimulatePlan(faults=("fire",)))
+@pytest.mark.parametrize(
+    ("plan", "problem"),
+    [
+        (SimulatePlan(faults=("fire",)), "unknown fault 'fire'; one of: all, kill-rank, "),
+        (SimulatePlan(hidden_tasks=0), "0 hidden tasks: expected at least 1"),
+    ],
+)
+def test_unknown_faults_and_no_hidden_tasks_are_refused(plan: SimulatePlan, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        simulate(plan)
 
 
 @pytest.fixture
