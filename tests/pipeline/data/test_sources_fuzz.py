@@ -1,4 +1,4 @@
-"""Damaged files: thousands of seeded mutations, each of which must load as what it says or be refused in one line.
+"""Damaged files: many seeded mutations, each of which must load as what it says or be refused in one line.
 
 A plain second reading (`read_*` below, on the json module) decides what is valid; the project's reading has to agree
 with it on every mutation, so that nothing bad passes and nothing good is refused.
@@ -152,13 +152,13 @@ def test_mutated_challenges_load_as_they_read_or_are_refused(seed: int, solved: 
     rng = np.random.default_rng(seed)
     originals = make_originals(lambda: random_challenges(rng, solved))
     outcomes: Counter[bool] = Counter()
-    for _ in range(1000):
+    for _ in range(400):
         data = mutate(rng, pick(rng, originals))
         got = attempt(lambda data=data: parse_challenges(data, "x.json"), "x.json: ")
         expected = expect(lambda data=data: read_challenges(read_json(data)))
         outcomes[got is not None] += 1
         assert (got and (to_plain(got[0]), to_plain_solutions(got[1]))) == expected, data[:2000]
-    count_outcomes(outcomes, 1000)
+    count_outcomes(outcomes, 400)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -166,7 +166,7 @@ def test_mutated_solutions_load_as_they_read_or_are_refused(seed: int) -> None:
     rng = np.random.default_rng(seed)
     originals = make_originals(lambda: random_challenges(rng, solved=True))
     outcomes: Counter[bool] = Counter()
-    for _ in range(1000):
+    for _ in range(400):
         solved = pick(rng, originals)
         tasks, _ = parse_challenges(json.dumps(solved).encode(), "x.json")
         outputs = {task_id: [test["output"] for test in task["test"]] for task_id, task in solved.items()}
@@ -175,27 +175,27 @@ def test_mutated_solutions_load_as_they_read_or_are_refused(seed: int) -> None:
         expected = expect(lambda data=data, tasks=tasks: read_solutions(read_json(data), tasks))
         outcomes[got is not None] += 1
         assert (got and to_plain_solutions(got)) == expected, data[:2000]
-    count_outcomes(outcomes, 1000)
+    count_outcomes(outcomes, 400)
 
 
 def test_mutated_pairs_load_as_they_read_or_are_refused() -> None:
     rng = np.random.default_rng(0)
     originals = make_originals(lambda: random_pairs(rng))
     outcomes: Counter[bool] = Counter()
-    for _ in range(2000):
+    for _ in range(600):
         data = mutate(rng, pick(rng, originals))
         got = attempt(lambda data=data: parse_pairs(data, "x.json", "t"), "x.json: ")
         expected = expect(lambda data=data: [("t", read_pairs(read_json(data)), [])])
         outcomes[got is not None] += 1
         assert (got and to_plain((got,))) == expected, data[:2000]
-    count_outcomes(outcomes, 2000)
+    count_outcomes(outcomes, 600)
 
 
 def test_mutated_task_files_load_as_they_read_or_are_refused() -> None:
     rng = np.random.default_rng(0)
     originals = make_originals(lambda: {"train": random_pairs(rng), "test": random_pairs(rng)})
     outcomes: Counter[bool] = Counter()
-    for _ in range(1500):
+    for _ in range(600):
         data = mutate(rng, pick(rng, originals))
         got: TasksAndSolutions | None
         got = attempt(lambda data=data: parse_task_or_challenges(data, "x.json", "t", False), "x.json: ")
@@ -204,7 +204,7 @@ def test_mutated_task_files_load_as_they_read_or_are_refused() -> None:
             expected, _ = read_challenges({"t": without_outputs(read_json(data))})
             assert to_plain(got[0]) == expected
             assert got[1] == {}
-    count_outcomes(outcomes, 1500)
+    count_outcomes(outcomes, 600)
 
 
 def without_outputs(task: dict) -> dict:
@@ -214,12 +214,12 @@ def without_outputs(task: dict) -> dict:
 def test_quick_and_careful_reading_of_grids_agree() -> None:
     rng = np.random.default_rng(0)
     outcomes: Counter[bool] = Counter()
-    for _ in range(1500):
+    for _ in range(600):
         rows = expect(lambda: json.loads(mutate_structure(rng, random_rows(rng))))
         quick, careful = (try_grid(value) for value in (rows, to_tuples(rows)))
         outcomes[isinstance(quick, list)] += 1
         assert quick == careful
-    assert min(outcomes.values()) > 200
+    assert min(outcomes.values()) > 40
 
 
 def to_tuples(value: object) -> object:

@@ -1,4 +1,4 @@
-"""The tasks of a rehearsal: no hidden task can be learned from what is mounted."""
+"""The exam of a rehearsal: no hidden task can be learned from what is mounted."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,7 @@ from augment.task import Pair, Task
 from augment.transform import Transform
 from pipeline.data.leakage import canonical_key
 from pipeline.data.sources import Source, load_source
-from pipeline.kaggle.rehearsal.exam import Exam, make_exam, write_competition
+from pipeline.kaggle.rehearsal.exam import make_exam, write_competition
 from tests.pipeline.tiny import tiny_source, write_kaggle
 
 
@@ -60,14 +60,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def exam_of(folder: Path, count: int | None = None, seed: int = 0) -> Exam:
-    return make_exam(
-        [f"kaggle:{folder}/secret:evaluation"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], count, seed
-    )
-
-
 def test_no_view_of_a_hidden_task_is_mounted_under_any_id(folder: Path, tmp_path: Path) -> None:
-    exam = exam_of(folder)
+    exam = make_exam(
+        [f"kaggle:{folder}/secret:evaluation"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], None, 0
+    )
     assert len(exam.tasks) == 6
     assert [task.id for task in exam.training.tasks] == [f"train{number:03d}" for number in range(20)]
     assert [task.id for task in exam.evaluation.tasks] == [f"eval{number:03d}" for number in range(12)]
@@ -80,7 +76,7 @@ def test_no_view_of_a_hidden_task_is_mounted_under_any_id(folder: Path, tmp_path
 
 
 def test_the_hidden_tests_are_mounted_without_solutions_and_old_ids(folder: Path, tmp_path: Path) -> None:
-    exam = exam_of(folder, 4, 7)
+    exam = make_exam([f"kaggle:{folder}/secret:evaluation"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], 4, 7)
     write_competition(tmp_path / "mounted", exam, exam.tasks)
     assert {path.name for path in (tmp_path / "mounted").iterdir()} == {
         *(f"arc-agi_{split}_{kind}.json" for split in ("training", "evaluation") for kind in ("challenges", "solutions")),
@@ -93,12 +89,16 @@ def test_the_hidden_tests_are_mounted_without_solutions_and_old_ids(folder: Path
         assert "secret" not in (tmp_path / "mounted" / name).read_text()
     sample = json.loads((tmp_path / "mounted" / "sample_submission.json").read_text())
     assert {task_id: len(entries) for task_id, entries in sample.items()} == {task.id: len(task.test) for task in exam.tasks}
-    assert [task.id for task in exam_of(folder, 4, 7).tasks] == [task.id for task in exam.tasks]
+    again = make_exam(
+        [f"kaggle:{folder}/secret:evaluation"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], 4, 7
+    )
+    assert [task.id for task in again.tasks] == [task.id for task in exam.tasks]
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_tasks_with_several_outputs_and_the_largest_grid_are_among_those_that_are_drawn(seed: int) -> None:
-    exam = make_exam(["arc2:evaluation", "arc1:evaluation"], "arc1:training", ["arc1:evaluation"], 12, seed)
+def test_tasks_with_several_outputs_and_the_largest_grid_are_among_those_that_are_drawn(folder: Path, seed: int) -> None:
+    mounted = f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"]
+    exam = make_exam(["arc2:evaluation", "arc1:evaluation"], *mounted, 12, seed)
     counts = {len(task.test) for task in exam.tasks}
     assert {2, 3} <= counts
     grids = [
@@ -111,8 +111,8 @@ def test_tasks_with_several_outputs_and_the_largest_grid_are_among_those_that_ar
     assert all(len(exam.solutions[task.id]) == len(task.test) for task in exam.tasks)
 
 
-def test_a_smaller_exam_has_the_smallest_tasks() -> None:
-    exam = make_exam(["arc1:evaluation"], "arc1:training", ["arc1:evaluation"], 30, 0)
+def test_a_smaller_exam_has_the_smallest_tasks(folder: Path) -> None:
+    exam = make_exam(["arc1:evaluation"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], 30, 0)
     small = exam.smaller(5)
     assert len(small.tasks) == len(small.solutions) == 5
     largest = max(grid.size for task in small.tasks for grid in task.test)
