@@ -1,4 +1,4 @@
-"""The command `bench`: measures the stages that are asked for, prints a table, writes everything as JSON.
+"""The command `bench`: measures stages, prints a table, writes everything as JSON.
 
 A stage is a function of the plan and the machine that returns rows for the table and details for the JSON.
 """
@@ -22,19 +22,10 @@ from eval.files import write_result
 from pipeline.bench.measure import Timings, Work, peak_bytes, peak_operations, segment_operations, time_sides
 from pipeline.bench.plan import DIFFERENCES, GPU, QUICK, SIDES, Plan, Stage, build_mix
 from pipeline.bench.published_way import CANVAS_BYTES
-from pipeline.bench.stages import (
-    Building,
-    Computing,
-    Draws,
-    Voting,
-    build_once,
-    gpu_sides,
-    on_samples,
-    predict_once,
-    train_once,
-)
+from pipeline.bench.stages import Building, Computing, Draws, gpu_sides, on_samples, prepare_votes, work_once
 from pipeline.bench.table import Row, exponent_row, format_rows, rate_row
 from pipeline.config import OptimizerConfig
+from pipeline.data.packs import Samples
 from pipeline.data.store import Store
 from pipeline.device import compute_dtype
 from pipeline.training.optimizers import make_optimizer
@@ -85,16 +76,14 @@ class Bench:
         self.details[name] = {side: timed.to_json() for side, timed in timings.items()}
         return timings
 
-    def memory_rows(self, name: str, work: Callable[..., object], by_dtype: bool = True) -> list[Row]:
-        """Return the row of the peak memory of `work`, in a process for each side; none where the plan leaves it out."""
+    def memory_rows(self, stage: Stage) -> list[Row]:
+        """Return the row of the peak memory of a stage, in a process for each side; none where the plan leaves it out."""
         if not self.plan.memory:
             return []
-        logger.info("%s: peak memory, a process for each side", name)
-        peaks = {
-            side: float(peak_bytes(work, side, self.plan, *([self.dtype_of(side)] if by_dtype else [])))
-            for side in (SIDES if by_dtype else TWO_SIDES)
-        }
-        return [Row(f"{name}, peak memory of the process", peaks, more_is_better=False, unit="B")]
+        logger.info("%s: peak memory, a process for each side", stage)
+        sides = TWO_SIDES if stage == "build" else SIDES
+        peaks = {side: float(peak_bytes(work_once, stage, side, self.plan, self.dtype_of(side))) for side in sides}
+        return [Row(f"{stage}, peak memory of the process", peaks, more_is_better=False, unit="B")]
 
 
 def bench_build(bench: Bench) -> list[Row]:
@@ -116,7 +105,7 @@ def bench_build(bench: Bench) -> list[Row]:
             more_is_better=False,
             unit="B",
         ),
-        *bench.memory_rows("build", build_once, by_dtype=False),
+        *bench.memory_rows("build"),
     ]
     return rows
 
@@ -131,13 +120,13 @@ def bench_train(bench: Bench) -> list[Row]:
         rate_row("train, sequences/s", timings),
         rate_row("train, useful tokens/s", timings, draws.useful_tokens(samples) / sizes[-1]),
         exponent_row("train", timings),
-        _peak_row("train", bench, timings, samples, training=True),
+        _peak_row(bench, timings, samples),
         Row("checkpoint, weights", {name: float(side.weights_bytes()) for name, side in bench.sides.items()}, False, "B"),
         _optimizer_row(bench),
     ]
     tokens = {name: side.batch(samples).layout.tokens / sizes[-1] for name, side in bench.sides.items()}
     rows.append(Row("train, tokens a sequence", tokens, more_is_better=False))
-    return [*rows, *_memory_rows("train", bench, timings, train_once)]
+    return [*rows, *_memory_rows("train", bench, timings)]
 
 
 def bench_predict(bench: Bench) -> list[Row]:
@@ -147,22 +136,23 @@ def bench_predict(bench: Bench) -> list[Row]:
     rows = [
         rate_row("predict, views/s (one segment)", timings),
         exponent_row("predict", timings),
-        *_memory_rows("predict", bench, timings, predict_once),
+        *_memory_rows("predict", bench, timings),
     ]
-    voting = Voting(bench.store)
-    votes = bench.time("vote", {side: partial(voting.prepare, side) for side in TWO_SIDES}, bench.plan.vote_sizes)
+    once = Draws(bench.store, "tests", tries=1)
+    sides = {side: partial(prepare_votes, bench.store, once, side) for side in TWO_SIDES}
+    votes = bench.time("vote", sides, bench.plan.vote_sizes)
     return [*rows, rate_row("vote, candidates/s", votes), exponent_row("vote", votes)]
 
 
-def _peak_row(name: str, bench: Bench, timings: dict[str, Timings], samples: Any, training: bool) -> Row:
+def _peak_row(bench: Bench, timings: dict[str, Timings], samples: Samples) -> Row:
     """Return the row of the share of the floating-point peak, of the dtype that each side computes in."""
     shares: dict[str, float | None] = {}
     for side, computing in bench.sides.items():
         batch = computing.batch(samples)
-        operations = segment_operations(computing.network.reasoner, batch.layout, training)
+        operations = segment_operations(computing.network.reasoner, batch.layout, training=True)
         shares[side] = operations / timings[side].medians[-1] / bench.peaks[bench.dtype_of(side)]
         bench.details.setdefault("operations", {})[side] = operations
-    return Row(f"{name}, share of the peak of its dtype", shares, unit="%")
+    return Row("train, share of the peak of its dtype", shares, unit="%")
 
 
 def _optimizer_row(bench: Bench) -> Row:
@@ -177,10 +167,10 @@ def _optimizer_row(bench: Bench) -> Row:
     return Row("optimizer step (AdamATan2)", seconds, more_is_better=False, unit="s")
 
 
-def _memory_rows(name: str, bench: Bench, timings: dict[str, Timings], work: Callable[..., object]) -> list[Row]:
+def _memory_rows(name: Stage, bench: Bench, timings: dict[str, Timings]) -> list[Row]:
     """Return the row of peak memory: of a process on a CPU, of the device on a GPU, with the device's own time."""
     if bench.device.type == "cpu":
-        return bench.memory_rows(name, work)
+        return bench.memory_rows(name)
     seconds = {side: sorted(timed.device_seconds[-1])[len(timed.device_seconds[-1]) // 2] for side, timed in timings.items()}
     return [
         Row(f"{name}, device time of {next(iter(timings.values())).sizes[-1]}", dict(seconds), False, "s"),
@@ -193,7 +183,7 @@ STAGES: Mapping[Stage, Callable[[Bench], list[Row]]] = {"build": bench_build, "t
 
 
 def run_bench(arguments: argparse.Namespace, _: float) -> int:
-    """Measure the stages that `arguments` names, print the table and write the JSON if it is asked for."""
+    """Measure the stages that `arguments` names, print the table and write the JSON with --json."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = QUICK if arguments.quick else GPU if device.type == "cuda" else Plan()
     bench = Bench(plan, device, compute_dtype("auto", device.type == "cuda"))
@@ -205,14 +195,25 @@ def run_bench(arguments: argparse.Namespace, _: float) -> int:
     for stage in stages:
         print(textwrap.fill(f"{stage}: {DIFFERENCES[stage]}.", 120, subsequent_indent="  "))
     if arguments.json:
-        _write(arguments.json, bench, machine, rows)
+        content = {
+            "machine": machine,
+            "plan": asdict(plan),
+            "differences": {stage: DIFFERENCES[stage] for stage in rows},
+            "rows": {stage: [row.to_json() for row in found] for stage, found in rows.items()},
+            "details": bench.details,
+        }
+        write_result(arguments.json, content)
     return 0
 
 
 def describe_machine(bench: Bench) -> dict[str, Any]:
     """Return what the figures were taken on, and the peaks."""
-    on_gpu = bench.device.type == "cuda"
-    name = torch.cuda.get_device_name(bench.device) if on_gpu else _processor()
+    name = platform.processor() or platform.machine()
+    if bench.device.type == "cuda":
+        name = torch.cuda.get_device_name(bench.device)
+    elif Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     single, half = (bench.peaks[dtype] / 1e9 for dtype in (torch.float32, torch.bfloat16))
     line = (
         f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, torch {torch.__version__}; matrix products of "
@@ -220,23 +221,3 @@ def describe_machine(bench: Bench) -> dict[str, Any]:
         f"{str(bench.dtype).removeprefix('torch.')}"
     )
     return {"line": line, "device": name, "float32_gflops": single, "bfloat16_gflops": half, "threads": torch.get_num_threads()}
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _write(path: Path, bench: Bench, machine: dict[str, Any], rows: Mapping[Stage, list[Row]]) -> None:
-    content = {
-        "machine": machine,
-        "plan": asdict(bench.plan),
-        "differences": {stage: DIFFERENCES[stage] for stage in rows},
-        "rows": {stage: [row.to_json() for row in found] for stage, found in rows.items()},
-        "details": bench.details,
-    }
-    write_result(path, content)

@@ -1,7 +1,7 @@
 """Measuring side by side: interleaved repeats, medians, how time grows with the input, the floating-point peak, peak memory.
 
-Knows nothing of the stages. All sides of a comparison take turns within one process, so that other work on the machine
-disturbs them alike; memory is measured in a process of its own for each side.
+All sides of a comparison take turns within one process, so that other work on the machine disturbs them alike; memory is
+measured in a separate process for each side.
 """
 
 import gc
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pipeline.models.layout import Layout
-from pipeline.models.reasoner import Block, Reasoner
+from pipeline.models.reasoner import Reasoner
 
 Work = Callable[[], object]
 """What is timed."""
@@ -144,21 +144,11 @@ def peak_bytes(work: Callable[..., object], *arguments: object) -> int:
 
 def _report_peak(sender: Any, work: Callable[..., object], arguments: Sequence[object]) -> None:
     work(*arguments)
-    sender.send(_own_peak_bytes())
-
-
-def _own_peak_bytes() -> int:
-    """Return the peak of this process's resident memory.
-
-    Linux's own figure first: what `getrusage` says includes the process that started this one.
-    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    if status.is_file():  # Linux: that of `getrusage` includes the process that started this one
+        peak = next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    sender.send(peak)
 
 
 def segment_operations(reasoner: Reasoner, layout: Layout, training: bool) -> int:
@@ -171,17 +161,11 @@ def segment_operations(reasoner: Reasoner, layout: Layout, training: bool) -> in
     if config.mixing != "attention" or config.convolution:
         raise ValueError("operations are counted for attention without a convolution")
     updates, learned = len(reasoner.cycle()) * config.H_cycles, reasoner.learned_updates()
-    times = updates + (2 * learned if training else 0)
-    heads = 2 * config.hidden_size * (len(layout.cells) * config.vocabulary + 2 * layout.sequences)
-    return times * sum(_block_operations(block, layout) for block in _blocks(reasoner)) + (3 if training else 1) * heads
-
-
-def _blocks(reasoner: Reasoner) -> list[Block]:
-    return [block for block in reasoner.blocks if isinstance(block, Block)]
-
-
-def _block_operations(block: Block, layout: Layout) -> int:
-    weights = sum(parameter.numel() for parameter in block.parameters())
-    size = block.attention.out.weight.shape[0]
+    operations = 2 * config.hidden_size * (len(layout.cells) * config.vocabulary + 2 * layout.sequences)  # of the heads
+    operations *= 3 if training else 1
     pairs = sum(group.count * group.length**2 for group in layout.groups)
-    return 2 * layout.tokens * weights + 4 * size * pairs  # 4: queries with keys, probabilities with values
+    for block in reasoner.blocks:
+        weights = sum(parameter.numel() for parameter in block.parameters())
+        once = 2 * layout.tokens * weights + 4 * config.hidden_size * pairs  # 4: queries with keys, probabilities with values
+        operations += (updates + (2 * learned if training else 0)) * once
+    return operations

@@ -1,4 +1,4 @@
-"""The sides of every stage: what is done with an input of some size, the published way and ours."""
+"""The sides of every stage: the work on an input of some size, the published way and ours."""
 
 import logging
 import math
@@ -7,19 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch._dynamo.exc import FailOnRecompileLimitHit
 
-from augment.task import Task
 from augment.transform import transform_from_int
 from eval.vote import Ballot
 from pipeline.bench.measure import Prepare, Work
-from pipeline.bench.plan import CANVAS, MEMORY, Plan, build_mix, first_tasks, load_sources
+from pipeline.bench.plan import CANVAS, MEMORY, Plan, Stage, build_mix, first_tasks, load_sources
 from pipeline.bench.published_way import build_published, vote_published
 from pipeline.config import BuildConfig, PredictConfig
 from pipeline.data.build import build
-from pipeline.data.packs import Examples, Pack, PackMaker, Samples
+from pipeline.data.packs import Examples, PackMaker, Samples
 from pipeline.data.sources import Source
 from pipeline.data.store import Store
 from pipeline.device import to_batch
@@ -37,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class Building:
-    """Builds a dataset of some tasks, in a folder of its own each time."""
+    """Builds a dataset of some tasks, in a new folder each time."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -46,13 +44,9 @@ class Building:
         """Of the dataset of so many tasks, by side."""
         self.views: dict[str, int] = {}
 
-    def tasks(self, count: int) -> list[Task]:
-        """Return so many tasks of the evaluation set, evenly spread."""
-        return list(first_tasks(self.source, count).tasks)
-
     def prepare(self, side: str, count: int) -> Work:
-        """Return the building of `count` tasks."""
-        tasks = self.tasks(count)
+        """Return the work of building `count` tasks of the evaluation set, evenly spread."""
+        tasks = first_tasks(self.source, count).tasks
 
         def work() -> None:
             with tempfile.TemporaryDirectory() as name:
@@ -60,18 +54,13 @@ class Building:
                 if side == "published":
                     self.views[side] = build_published(tasks, self.plan.augmentations, 0, folder)
                 else:
-                    source = Source("some", tuple(tasks), {})
+                    source = Source("some", tasks, {})
                     store = build([source], [], BuildConfig(self.plan.augmentations), leakage="allow")
                     store.save(folder)
                     self.views[side] = len(store.transforms)
                 self.bytes[side] = sum(path.stat().st_size for path in folder.iterdir())
 
         return work
-
-
-def build_once(side: str, plan: Plan) -> None:
-    """Build the largest dataset of the plan: what the memory of a process is measured by."""
-    Building(plan).prepare(side, plan.build_sizes[-1])()
 
 
 class Computing:
@@ -91,7 +80,7 @@ class Computing:
         return to_batch(pack, self.pairs.memory_tokens, self.device)
 
     def inputs(self, batch: Batch) -> Inputs:
-        """Return what the first segment of `batch` depends on."""
+        """Return the inputs of the first segment of `batch`."""
         state = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
         sequences = sum(group.count for group in batch.layout.groups)
         return Inputs(state, batch, None, torch.tensor(1 / sequences, device=self.device))
@@ -150,16 +139,17 @@ class Draws:
         return Samples(test, rng.integers(first, last), np.zeros((size, 2), np.int64))
 
 
-def train_once(side: str, plan: Plan, dtype: torch.dtype) -> None:
-    """Train on the largest pack of the plan, on the CPU: what the memory of a process is measured by."""
+def work_once(stage: Stage, side: str, plan: Plan, dtype: torch.dtype) -> None:
+    """Do the largest work of a stage once, on the CPU, to measure the memory of a process."""
+    if stage == "build":
+        Building(plan).prepare(side, plan.build_sizes[-1])()
+        return
     store = build_mix(plan)
-    Computing(side, store, plan, torch.device("cpu"), dtype).train(Draws(store, "pairs").samples(plan.train_sizes[-1]))
-
-
-def predict_once(side: str, plan: Plan, dtype: torch.dtype) -> None:
-    """Answer to the most views of the plan, on the CPU: what the memory of a process is measured by."""
-    store = build_mix(plan)
-    Computing(side, store, plan, torch.device("cpu"), dtype).answer(Draws(store, "tests").samples(plan.view_sizes[-1]))
+    computing = Computing(side, store, plan, torch.device("cpu"), dtype)
+    if stage == "train":
+        computing.train(Draws(store, "pairs").samples(plan.train_sizes[-1]))
+    else:
+        computing.answer(Draws(store, "tests").samples(plan.view_sizes[-1]))
 
 
 def on_samples(work: Callable[[Samples], None], draws: Draws) -> Prepare:
@@ -172,40 +162,30 @@ def on_samples(work: Callable[[Samples], None], draws: Draws) -> Prepare:
     return prepare
 
 
-class Voting:
-    """Counts candidates: the tokens of test inputs seen through views, with few cells wrong."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.draws = Draws(store, "tests", tries=1)
-        self.makers = {"published": PackMaker(store, "full", 0, "tests"), "ours": PackMaker(store, "fitted", 0, "tests")}
-
-    def prepare(self, side: str, size: int) -> Work:
-        """Return the counting of `size` candidates."""
-        maker, samples = self.makers[side], self.draws.samples(size)
-        samples = samples[maker.order(samples)]
-        pack = maker.make(samples)
-        rng = np.random.default_rng(size)
-        wrong = rng.random(len(pack.inputs)) < 1e-3
-        tokens = np.where(wrong, rng.integers(0, 12, len(wrong)), pack.inputs).astype(np.uint8)
-        codes, probability = self.store.transforms[samples.transform], rng.random(size).astype(np.float32)
-        if side == "ours":
-            return lambda: self._count(samples, pack, codes, tokens, probability)
-        places = [self._place(test) for test in samples.example.tolist()]
+def prepare_votes(store: Store, draws: Draws, side: str, size: int) -> Work:
+    """Return the work of counting `size` candidates: test inputs as views show them, with few cells wrong."""
+    maker, samples = PackMaker(store, CANVAS[side], 0, "tests"), draws.samples(size)
+    samples = samples[maker.order(samples)]
+    pack = maker.make(samples)
+    rng = np.random.default_rng(size)
+    wrong = rng.random(len(pack.inputs)) < 1e-3
+    tokens = np.where(wrong, rng.integers(0, 12, len(wrong)), pack.inputs).astype(np.uint8)
+    codes, probability = store.transforms[samples.transform], rng.random(size).astype(np.float32)
+    task_ids, index = [store.task_ids[task] for task in store.test_task], store.test_index.tolist()
+    places = [(task_ids[test], index[test]) for test in samples.example.tolist()]
+    if side == "published":
         transforms = [transform_from_int(code) for code in codes.tolist()]  # published: read off the name of the view
         canvases = tokens.reshape(size, 30, 30)
         return lambda: vote_published(places, transforms, canvases, probability)
 
-    def _count(self, samples: Samples, pack: Pack, codes: npt.NDArray[np.uint32], tokens: npt.NDArray[np.uint8],
-               probability: npt.NDArray[np.float32]) -> None:  # fmt: skip
+    def count() -> None:
         builder, ballot = CandidateBuilder(), Ballot("bench")
         builder.add(samples.example, pack, codes, tokens, probability)
-        count_votes(ballot, builder.build(), self.store)
-        for test in np.unique(samples.example).tolist():
-            ballot.attempts(*self._place(test))
+        count_votes(ballot, builder.build(), store)
+        for place in dict.fromkeys(places):
+            ballot.attempts(*place)
 
-    def _place(self, test: int) -> tuple[str, int]:
-        return self.store.task_ids[self.store.test_task[test]], int(self.store.test_index[test])
+    return count
 
 
 def gpu_sides(sides: Mapping[str, Computing], draws: Draws) -> dict[str, Prepare]:

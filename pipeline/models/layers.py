@@ -200,14 +200,6 @@ class _Gate(torch.autograd.Function):
         return given
 
 
-def _gate(x: Tensor) -> Tensor:
-    """Return silu(gate) * up of x (N, 2 inner) = (gate, up)."""
-    if torch.compiler.is_compiling():
-        gate, up = x.chunk(2, dim=-1)
-        return F.silu(gate) * up
-    return _Gate.apply(x)
-
-
 class SwiGLU(nn.Module):
     """The gated feed-forward layer; with `convolution` k, a depthwise convolution of the gated features (ConvSwiGLU).
 
@@ -232,7 +224,12 @@ class SwiGLU(nn.Module):
         self.convolution = kind(inner, convolution, generator) if convolution else None
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
-        gated = _gate(self.gate_up(x))
+        x = self.gate_up(x)
+        if torch.compiler.is_compiling():
+            gate, up = x.chunk(2, dim=-1)
+            gated = F.silu(gate) * up
+        else:
+            gated = _Gate.apply(x)
         if self.convolution is not None:
             gated = F.silu(self.convolution(gated, layout))
         return self.down(gated)

@@ -40,12 +40,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path,
     assert names(tmp_path) == ["t.safetensors", "v.json"]
 
 
-def test_tensors_without_values_are_kept(tmp_path: Path) -> None:
-    path = tmp_path / "empty.safetensors"
-    write_tensors(path, {"none": torch.from_numpy(np.zeros((0, 2), np.uint8))})
-    assert read_tensors(path)[0]["none"].shape == (0, 2)
-
-
 TENSORS = {
     "numbers": torch.arange(6, dtype=torch.float32).reshape(2, 3),
     "half": torch.ones(3, dtype=torch.bfloat16),

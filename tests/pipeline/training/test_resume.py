@@ -167,38 +167,39 @@ def test_a_checkpoint_of_an_older_version_is_resumed(trained: Path, run: Path) -
     assert_equal_runs(trained, run)
 
 
-@pytest.mark.parametrize(
-    "name", ["network.memory.rows", "average.memory.residual.rows", "optimizer.memory.dihedral:exp_avg", "rng", "0.state1"]
-)
-def test_a_tensor_of_the_wrong_length_is_damage_without_a_checksum_too(run: Path, name: str) -> None:
-    folder = run / "checkpoints" / NEWEST
-    as_before_checksums(folder)
+def change_tensor(folder: Path, name: str, shorten: bool) -> None:
     path = folder / ("carry-0.safetensors" if name.startswith("0.") else "training.safetensors")
     tensors = load_file(path)
-    tensors[name] = tensors[name][1:].clone()
-    save_file(tensors, path)
-    assert resumed(run).state.progress.step == 4
+    tensor = tensors.pop(name)
+    save_file(tensors | ({name: tensor[1:].clone()} if shorten else {f"{name}.more": tensor}), path)
 
 
-@pytest.mark.parametrize("name", ["network.memory.rows", "average.memory.rows", "rng", "0.segments"])
-def test_a_tensor_that_has_gone_or_come_is_damage_without_a_checksum_too(run: Path, name: str) -> None:
-    folder = run / "checkpoints" / NEWEST
-    as_before_checksums(folder)
-    path = folder / ("carry-0.safetensors" if name.startswith("0.") else "training.safetensors")
-    tensors = load_file(path)
-    tensors[f"{name}.more"] = tensors.pop(name)
-    save_file(tensors, path)
-    assert resumed(run).state.progress.step == 4
-
-
-@pytest.mark.parametrize("name", ["config", "progress", "totals", "scaler", "data_hash", "processes"])
-def test_a_value_that_has_gone_is_damage_without_a_checksum_too(run: Path, name: str) -> None:
-    folder = run / "checkpoints" / NEWEST
-    as_before_checksums(folder)
+def drop_value(folder: Path, name: str, _: bool) -> None:
     path = folder / "training.json"
     state = orjson.loads(path.read_bytes())
     del state[name]
     path.write_bytes(orjson.dumps(state))
+
+
+SHORT = ("network.memory.rows", "average.memory.residual.rows", "optimizer.memory.dihedral:exp_avg", "rng", "0.state1")
+RENAMED = ("network.memory.rows", "average.memory.rows", "rng", "0.segments")
+DROPPED = ("config", "progress", "totals", "scaler", "data_hash", "processes")
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "shorten"),
+    [
+        *((change_tensor, name, True) for name in SHORT),
+        *((change_tensor, name, False) for name in RENAMED),
+        *((drop_value, name, False) for name in DROPPED),
+    ],
+)
+def test_content_that_does_not_fit_is_damage_without_a_checksum_too(
+    run: Path, change: Callable[[Path, str, bool], None], name: str, shorten: bool
+) -> None:
+    folder = run / "checkpoints" / NEWEST
+    as_before_checksums(folder)
+    change(folder, name, shorten)
     assert resumed(run).state.progress.step == 4
 
 
