@@ -145,7 +145,7 @@ def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ConnectionError(f"another process of this launch has ended ({str(error).splitlines()[0]})") from error
+        raise ConnectionError("another process of this launch has ended") from error
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

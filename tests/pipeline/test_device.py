@@ -46,7 +46,7 @@ def test_a_process_that_has_ended_is_one_line_for_the_others(monkeypatch: pytest
     monkeypatch.setattr(device, "_host_group", lambda: None)
     for name, collective in (("broadcast_object_list", from_main), ("all_gather_object", gather)):
         monkeypatch.setattr(device.dist, name, lost)
-        with pytest.raises(ConnectionError, match=r"^another process of this launch has ended \(Connection closed by peer\)$"):
+        with pytest.raises(ConnectionError, match=r"^another process of this launch has ended$"):
             collective(accelerator, 1)
 
 

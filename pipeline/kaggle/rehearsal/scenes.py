@@ -48,7 +48,7 @@ PLAIN = (
 FAULTS: Mapping[str, tuple[Scene, ...]] = {
     "kill-rank": (
         Scene("kill-rank", "a process of the launch is killed between two rounds of predictions", deed="kill-rank",
-              limit_seconds=90.0, overrides=("predict.time_share=0.7",),
+              limit_seconds=90.0, overrides=("train.steps=10",),
               told=("killed by signal 9; starting again, as before", "of each test input, are there already and count")),
         Scene("kill-new-rank", "a process of the launch is killed as soon as it is started", deed="kill-new-rank",
               limit_seconds=75.0, told=("killed by signal 9; starting again, as before",)),
