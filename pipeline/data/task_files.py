@@ -26,12 +26,7 @@ def parse_challenges(data: bytes, where: str, with_solutions: bool = True) -> Ta
     Tests may have an "output" too: it is checked and goes to the solutions, or is ignored unread if not `with_solutions`.
     Raises ValueError, beginning with `where`, when anything is wrong.
     """
-    return _build_tasks(parse_json(data, where), where, with_solutions)
-
-
-def parse_task_file(data: bytes, where: str, task_id: TaskId, with_solutions: bool = True) -> TasksAndSolutions:
-    """Return the one task of a file `{"train": [pair, ...], "test": [{"input": grid}, ...]}`, as `parse_challenges` does."""
-    return _build_tasks({task_id: parse_json(data, where)}, where, with_solutions)
+    return build_tasks(parse_json(data, where), where, with_solutions)
 
 
 def parse_task_or_challenges(data: bytes, where: str, task_id: TaskId, with_solutions: bool = True) -> TasksAndSolutions:
@@ -39,7 +34,7 @@ def parse_task_or_challenges(data: bytes, where: str, task_id: TaskId, with_solu
     document = parse_json(data, where)
     if isinstance(document, dict) and "train" in document and not isinstance(document["train"], dict):
         document = {task_id: document}
-    return _build_tasks(document, where, with_solutions)
+    return build_tasks(document, where, with_solutions)
 
 
 def parse_solutions(data: bytes, where: str, tasks: Sequence[Task] | None = None) -> dict[TaskId, tuple[Grid, ...]]:
@@ -75,7 +70,8 @@ def parse_pairs(data: bytes, where: str, task_id: TaskId) -> Task:
     return Task(task_id, _build_demonstrations(parse_json(data, where), at), ())
 
 
-def _build_tasks(document: object, where: str, with_solutions: bool) -> TasksAndSolutions:
+def build_tasks(document: object, where: str, with_solutions: bool) -> TasksAndSolutions:
+    """Return the tasks of a JSON document as `parse_challenges` does."""
     if not isinstance(document, dict):
         raise ValueError(f"{where}: expected an object by task id, got {show_kind(document)}")
     if not document:
