@@ -45,15 +45,15 @@ class Job(Protocol):
     def build(self, config: Config, seconds: float | None) -> Any:
         """Return the dataset, with less in it where reading sources, or making views, would take more than so many seconds."""
 
-    def check(self, store: Any, folder: Path) -> None:
+    def check(self, dataset: Any, folder: Path) -> None:
         """Raise ValueError when the dataset of a resumed run is for something else."""
 
     def views(self, config: Config) -> int:
         """Return how often a test input is asked at most."""
 
     def predict(
-        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights | None, store: Any, config: Config, budget: Budget,
-        resume: bool,
+        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights | None, dataset: Any, config: Config,
+        budget: Budget, resume: bool,
     ) -> None:  # fmt: skip
         """Predict, write the result and score it where the solutions are known; then the launch is over.
 
@@ -90,16 +90,16 @@ def run(plan: RunPlan) -> int:
             seconds = None if plan.budget.limit_seconds is None else BUILD_SHARE * plan.budget.remaining()
             plan.job.build(config, seconds).save(folder)
     accelerator.wait_for_everyone()
-    store = load_dataset(folder)
+    dataset = load_dataset(folder)
     if accelerator.is_main_process:
-        plan.job.check(store, folder)
-    config = fit_config(config, store)
+        plan.job.check(dataset, folder)
+    config = fit_config(config, dataset)
     stopwatch.lap("build")
     marker = plan.out / PREDICTING
     resume = from_main(accelerator, plan.resume and marker.is_file())
     if resume:
         logger.info("training had ended; going on with predictions")
-    failed = not resume and _train(plan, config, accelerator, dtype, store)
+    failed = not resume and _train(plan, config, accelerator, dtype, dataset)
     free_cache(accelerator.device)
     stopwatch.lap("train")
     weights = newest_weights(plan.out / "checkpoints")
@@ -107,7 +107,7 @@ def run(plan: RunPlan) -> int:
         logger.error("there is no checkpoint to predict with; the result stays as it is")
     elif accelerator.is_main_process:
         _mark(marker)
-    plan.job.predict(accelerator, dtype, weights, store, config, plan.budget, resume)
+    plan.job.predict(accelerator, dtype, weights, dataset, config, plan.budget, resume)
     if accelerator.is_main_process:
         marker.unlink(missing_ok=True)
         stopwatch.lap("predict")
@@ -133,24 +133,24 @@ def _stored_config(plan: RunPlan) -> Config:
     return replace(config, train=replace(config.train, pieces=plan.config.train.pieces))  # memory, not what is computed
 
 
-def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch.dtype, store: Dataset) -> bool:
+def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch.dtype, dataset: Dataset) -> bool:
     """Train within the share of the time that prediction leaves; return whether training failed.
 
     What it reached by then is in the checkpoints. Failures of one process among several end the run: the others cannot go on.
     """
-    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
     if plan.weights:
-        logger.info("%s", transplant(load_weights(plan.weights), network, store))
+        logger.info("%s", transplant(load_weights(plan.weights), network, dataset))
     network = network.to(accelerator.device)
     config = override(config, [f"train.precision={str(dtype).removeprefix('torch.')}"])  # a resumed run computes alike
     seconds: float | None = None
     if plan.budget.limit_seconds is not None:  # else the settings alone say what is done, and nothing depends on the speed
-        speed = measure_speed(network, store, config, dtype, accelerator)
+        speed = measure_speed(network, dataset, config, dtype, accelerator)
         views = plan.job.views(config)
         split = split_time(config, plan.budget, plan.out, plan.resume, speed, accelerator.num_processes, views)
         config, seconds = from_main(accelerator, split)
     budget = plan.budget.until(seconds)  # from here: what making the trainer takes is not prediction's
-    trainer = Trainer(accelerator, dtype, network, store, config, plan.out)
+    trainer = Trainer(accelerator, dtype, network, dataset, config, plan.out)
     if accelerator.is_main_process:
         write_json(plan.out / "config.json", config.to_json())
         logger.info("training %d values, %s", trainable(network), trainer.describe())

@@ -89,18 +89,18 @@ class TrainedOn(Protocol):
     def data_hash(self) -> str: ...
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, store: TrainedOn, step: int) -> None:
+def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, dataset: TrainedOn, step: int) -> None:
     """Write a weights file in one step. Raises OSError."""
     metadata = {
         "format": FORMAT,
         "config": orjson.dumps(config.to_json()).decode(),
         "step": str(step),
-        "data_hash": store.data_hash,
-        "task_ids": orjson.dumps(store.task_ids).decode(),
+        "data_hash": dataset.data_hash,
+        "task_ids": orjson.dumps(dataset.task_ids).decode(),
     }
     views = {
-        "views.transforms": torch.from_numpy(store.transforms.astype(np.int64)),
-        "views.transform_start": torch.from_numpy(store.transform_start.astype(np.int64)),
+        "views.transforms": torch.from_numpy(dataset.transforms.astype(np.int64)),
+        "views.transform_start": torch.from_numpy(dataset.transform_start.astype(np.int64)),
     }
     write_tensors(path, dict(tensors) | views, metadata)
 
@@ -215,8 +215,8 @@ class Transplant:
         return f"task memory: {self.known} tasks by id, {self.new} new from the mean, {self.unused} not needed"
 
 
-def transplant(weights: Weights, network: Network, store: Dataset) -> Transplant:
-    """Load `weights` into `network`, made for the tasks of `store`: trunk by name, memory rows by task id (and transform).
+def transplant(weights: Weights, network: Network, dataset: Dataset) -> Transplant:
+    """Load `weights` into `network`, made for the tasks of `dataset`: trunk by name, memory rows by task id (and transform).
 
     Rows of new tasks are the mean of the old ones; residual rows of new views are zero. Raises ValueError that names what
     differs where the architectures do not match.
@@ -226,10 +226,10 @@ def transplant(weights: Weights, network: Network, store: Dataset) -> Transplant
         listed = ", ".join(different[:3])
         raise ValueError(f"{weights.path}: weights of another architecture, {listed} differ; use the config they come with")
     old_row = {task: row for row, task in enumerate(weights.task_ids)}
-    known = [task in old_row for task in store.task_ids]
+    known = [task in old_row for task in dataset.task_ids]
     old, starts = weights.tensors[_ROWS], weights.transform_start.tolist()
     mean, means = old.mean(0), []
-    for task, is_known in zip(store.task_ids, known, strict=True):
+    for task, is_known in zip(dataset.task_ids, known, strict=True):
         if not is_known:
             means.append(mean)
         elif weights.config.memory.kind == "table":
@@ -238,12 +238,12 @@ def transplant(weights: Weights, network: Network, store: Dataset) -> Transplant
             means.append(old[old_row[task]])
     rows = {_ROWS: torch.stack(means)}
     if weights.config.memory.kind == "table":
-        rows = {_ROWS: _view_rows(_ROWS, weights, store, old_row, rows[_ROWS])}
+        rows = {_ROWS: _view_rows(_ROWS, weights, dataset, old_row, rows[_ROWS])}
     if _RESIDUAL in weights.tensors:
-        zeros = torch.zeros(len(store.task_ids), weights.tensors[_RESIDUAL].shape[1])
-        rows[_RESIDUAL] = _view_rows(_RESIDUAL, weights, store, old_row, zeros)
+        zeros = torch.zeros(len(dataset.task_ids), weights.tensors[_RESIDUAL].shape[1])
+        rows[_RESIDUAL] = _view_rows(_RESIDUAL, weights, dataset, old_row, zeros)
     network.load_state_dict(weights.tensors | rows)
-    return Transplant(sum(known), len(known) - sum(known), len(set(old_row) - set(store.task_ids)))
+    return Transplant(sum(known), len(known) - sum(known), len(set(old_row) - set(dataset.task_ids)))
 
 
 def _differences(weights: Weights, network: Network) -> list[str]:
@@ -263,17 +263,17 @@ def _differences(weights: Weights, network: Network) -> list[str]:
     return names
 
 
-def _view_rows(name: str, weights: Weights, store: Dataset, old_row: Mapping[str, int], default: Tensor) -> Tensor:
-    """Return a row for each view of `store`: that of its task and transform in tensor `name`, else the task's of `default`."""
+def _view_rows(name: str, weights: Weights, dataset: Dataset, old_row: Mapping[str, int], default: Tensor) -> Tensor:
+    """Return a row for each view of `dataset`: that of its task and transform in tensor `name`, else that of `default`."""
     old, starts = weights.tensors[name], weights.transform_start.tolist()
-    rows = default.repeat_interleave(torch.from_numpy(np.diff(store.transform_start).astype(np.int64)), 0)
-    for task, task_id in enumerate(store.task_ids):
+    rows = default.repeat_interleave(torch.from_numpy(np.diff(dataset.transform_start).astype(np.int64)), 0)
+    for task, task_id in enumerate(dataset.task_ids):
         if task_id not in old_row:
             continue
         start, stop = starts[old_row[task_id] : old_row[task_id] + 2]
         place = {code: index for index, code in enumerate(weights.transforms[start:stop].tolist(), start)}
-        first, last = store.transform_start[task : task + 2].tolist()
-        codes = store.transforms[first:last].astype(np.int64).tolist()
+        first, last = dataset.transform_start[task : task + 2].tolist()
+        codes = dataset.transforms[first:last].astype(np.int64).tolist()
         matches = [(row, place[code]) for row, code in enumerate(codes, first) if code in place]
         if matches:
             to, source = torch.tensor(matches).unbind(1)
@@ -281,17 +281,17 @@ def _view_rows(name: str, weights: Weights, store: Dataset, old_row: Mapping[str
     return rows
 
 
-def network_from(weights: Weights, store: Dataset) -> tuple[Network, Transplant]:
-    """Return a network with `weights`, ready for the tasks of `store`.
+def network_from(weights: Weights, dataset: Dataset) -> tuple[Network, Transplant]:
+    """Return a network with `weights`, ready for the tasks of `dataset`.
 
     Raises ValueError where they were trained on canvases of another size, or on other symbols.
     """
     model = weights.config.model
-    vocabulary, side = canvas_of(store)
+    vocabulary, side = canvas_of(dataset)
     if (model.vocabulary, model.canvas_side) != (vocabulary, side):
         raise ValueError(
             f"{weights.path}: weights for {model.vocabulary} tokens on a canvas of {model.canvas_side} x {model.canvas_side}, "
             f"but the dataset has {vocabulary} on {side} x {side}"
         )
-    network = make_network(weights.config.model, weights.config.memory, len(store.task_ids), len(store.transforms), 0)
-    return network, transplant(weights, network, store)
+    network = make_network(weights.config.model, weights.config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
+    return network, transplant(weights, network, dataset)

@@ -25,8 +25,8 @@ from pipeline.bench.published_way import CANVAS_BYTES
 from pipeline.bench.stages import Building, Computing, Draws, gpu_sides, on_samples, prepare_votes, work_once
 from pipeline.bench.table import Row, exponent_row, format_rows, rate_row
 from pipeline.config import OptimizerConfig
+from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Samples
-from pipeline.data.store import Store
 from pipeline.device import compute_dtype
 from pipeline.training.optimizers import make_optimizer
 
@@ -47,12 +47,12 @@ class Bench:
     """Everything, for the JSON."""
 
     @cached_property
-    def store(self) -> Store:
+    def dataset(self) -> TaskDataset:
         """The dataset of the mix."""
         started = time.perf_counter()
-        store = build_mix(self.plan)
-        self.details["mix"] = {**store.manifest["totals"], "seconds": time.perf_counter() - started}
-        return store
+        dataset = build_mix(self.plan)
+        self.details["mix"] = {**dataset.manifest["totals"], "seconds": time.perf_counter() - started}
+        return dataset
 
     @cached_property
     def peaks(self) -> dict[torch.dtype, float]:
@@ -63,7 +63,7 @@ class Bench:
     @cached_property
     def sides(self) -> dict[str, Computing]:
         """The sides of training and prediction."""
-        return {side: Computing(side, self.store, self.plan, self.device, self.dtype_of(side)) for side in SIDES}
+        return {side: Computing(side, self.dataset, self.plan, self.device, self.dtype_of(side)) for side in SIDES}
 
     def dtype_of(self, side: str) -> torch.dtype:
         """Return what a side computes in."""
@@ -91,17 +91,17 @@ def bench_build(bench: Bench) -> list[Row]:
     building, sizes = Building(bench.plan), bench.plan.build_sizes
     timings = bench.time("build", {side: partial(building.prepare, side) for side in TWO_SIDES}, sizes)
     views = {side: building.views[side] / sizes[-1] for side in TWO_SIDES}
-    store = bench.store
-    examples = np.bincount(np.concatenate((store.pair_task, store.test_task)), minlength=len(store.task_ids))
-    canvases = 2 * CANVAS_BYTES * int((np.diff(store.transform_start) * examples).sum())
+    dataset = bench.dataset
+    examples = np.bincount(np.concatenate((dataset.pair_task, dataset.test_task)), minlength=len(dataset.task_ids))
+    canvases = 2 * CANVAS_BYTES * int((np.diff(dataset.transform_start) * examples).sum())
     rows = [
         Row("build, augmented tasks/s", {side: views[side] / timings[side].seconds_per_unit for side in TWO_SIDES}),
-        Row("build of the mix, augmented tasks/s", {"ours": len(store.transforms) / bench.details["mix"]["seconds"]}),
+        Row("build of the mix, augmented tasks/s", {"ours": len(dataset.transforms) / bench.details["mix"]["seconds"]}),
         exponent_row("build", timings),
         Row("build, bytes of the same tasks", {side: float(building.bytes[side]) for side in TWO_SIDES}, False, "B"),
         Row(
-            f"dataset of the mix, {len(store.transforms):,} views (published: counted)",
-            {"published": float(canvases), "ours": float(sum(array.nbytes for array in store.arrays().values()))},
+            f"dataset of the mix, {len(dataset.transforms):,} views (published: counted)",
+            {"published": float(canvases), "ours": float(sum(array.nbytes for array in dataset.arrays().values()))},
             more_is_better=False,
             unit="B",
         ),
@@ -112,7 +112,7 @@ def bench_build(bench: Bench) -> list[Row]:
 
 def bench_train(bench: Bench) -> list[Row]:
     """Train on the same sequences: published, without padding, ours; on a GPU also compiled and as a graph."""
-    draws, sizes = Draws(bench.store, "pairs"), bench.plan.train_sizes
+    draws, sizes = Draws(bench.dataset, "pairs"), bench.plan.train_sizes
     sides = {name: on_samples(side.train, draws) for name, side in bench.sides.items()}
     timings = bench.time("train", sides | gpu_sides(bench.sides, draws), sizes)
     samples = draws.samples(sizes[-1])
@@ -131,15 +131,15 @@ def bench_train(bench: Bench) -> list[Row]:
 
 def bench_predict(bench: Bench) -> list[Row]:
     """Answer to the same views, then count the same candidates."""
-    draws, sizes = Draws(bench.store, "tests"), bench.plan.view_sizes
+    draws, sizes = Draws(bench.dataset, "tests"), bench.plan.view_sizes
     timings = bench.time("predict", {name: on_samples(side.answer, draws) for name, side in bench.sides.items()}, sizes)
     rows = [
         rate_row("predict, views/s (one segment)", timings),
         exponent_row("predict", timings),
         *_memory_rows("predict", bench, timings),
     ]
-    once = Draws(bench.store, "tests", tries=1)
-    sides = {side: partial(prepare_votes, bench.store, once, side) for side in TWO_SIDES}
+    once = Draws(bench.dataset, "tests", tries=1)
+    sides = {side: partial(prepare_votes, bench.dataset, once, side) for side in TWO_SIDES}
     votes = bench.time("vote", sides, bench.plan.vote_sizes)
     return [*rows, rate_row("vote, candidates/s", votes), exponent_row("vote", votes)]
 

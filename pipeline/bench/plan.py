@@ -7,9 +7,9 @@ from typing import Literal
 
 from pipeline.config import BuildConfig
 from pipeline.data.build import build
+from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Canvas
 from pipeline.data.sources import Source, load_source
-from pipeline.data.store import Store
 from pipeline.models.config import MemoryConfig, ReasonerConfig
 from pipeline.published.names import TRM_MEMORY_TOKENS
 
@@ -94,7 +94,7 @@ def first_tasks(source: Source, tasks: int | None) -> Source:
     return Source(source.name, kept, {task.id: source.solutions[task.id] for task in kept if task.id in source.solutions})
 
 
-def build_mix(plan: Plan) -> Store:
+def build_mix(plan: Plan) -> TaskDataset:
     """Return the dataset that is trained and predicted on: evaluation tasks to solve, training tasks to train on besides."""
     evaluation, training = load_sources(plan)
     return build([evaluation], [training], BuildConfig(plan.augmentations), leakage="drop")

@@ -17,9 +17,9 @@ from pipeline.bench.plan import CANVAS, MEMORY, Plan, Stage, build_mix, first_ta
 from pipeline.bench.published_way import build_published, vote_published
 from pipeline.config import BuildConfig, PredictConfig
 from pipeline.data.build import build
+from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Examples, PackMaker, Samples
 from pipeline.data.sources import Source
-from pipeline.data.store import Store
 from pipeline.device import to_batch
 from pipeline.inference.candidates import CandidateBuilder
 from pipeline.inference.forward import InferenceRunner
@@ -55,9 +55,9 @@ class Building:
                     self.views[side] = build_published(tasks, self.plan.augmentations, 0, folder)
                 else:
                     source = Source("some", tasks, {})
-                    store = build([source], [], BuildConfig(self.plan.augmentations), leakage="allow")
-                    store.save(folder)
-                    self.views[side] = len(store.transforms)
+                    dataset = build([source], [], BuildConfig(self.plan.augmentations), leakage="allow")
+                    dataset.save(folder)
+                    self.views[side] = len(dataset.transforms)
                 self.bytes[side] = sum(path.stat().st_size for path in folder.iterdir())
 
         return work
@@ -66,12 +66,12 @@ class Building:
 class Computing:
     """One side of training and prediction: a network, and packs of one kind of canvas."""
 
-    def __init__(self, side: str, store: Store, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
-        self.side, self.store, self.plan, self.device, self.dtype = side, store, plan, device, dtype
+    def __init__(self, side: str, dataset: TaskDataset, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
+        self.side, self.dataset, self.plan, self.device, self.dtype = side, dataset, plan, device, dtype
         memory = MEMORY[side]
-        self.network: Network = make_network(plan.model, memory, len(store.task_ids), len(store.transforms), 0).to(device)
-        self.pairs = PackMaker(store, CANVAS[side], memory.tokens, "pairs")
-        self.tests = PackMaker(store, CANVAS[side], memory.tokens, "tests")
+        self.network: Network = make_network(plan.model, memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
+        self.pairs = PackMaker(dataset, CANVAS[side], memory.tokens, "pairs")
+        self.tests = PackMaker(dataset, CANVAS[side], memory.tokens, "tests")
         self.runner = InferenceRunner(device, dtype, self.network, self.tests, PredictConfig(segments=1))
 
     def batch(self, samples: Samples) -> Batch:
@@ -112,11 +112,11 @@ class Computing:
 class Draws:
     """The sequences that all sides of a stage work on: random, with as many cells on average as those of the dataset."""
 
-    def __init__(self, store: Store, examples: Examples, tries: int = 256) -> None:
-        self.maker = PackMaker(store, "fitted", 0, examples)
-        self.store, self.examples, self.tries = store, examples, tries
+    def __init__(self, dataset: TaskDataset, examples: Examples, tries: int = 256) -> None:
+        self.maker = PackMaker(dataset, "fitted", 0, examples)
+        self.dataset, self.examples, self.tries = dataset, examples, tries
         self.mean_cells = float(self.maker.tokens(self._draw(4096, 0)).mean())
-        sizes = np.stack((store.grid_height, store.grid_width), axis=1).astype(np.int64)
+        sizes = np.stack((dataset.grid_height, dataset.grid_width), axis=1).astype(np.int64)
         self.box = sizes[self.maker.input]
         if self.maker.output is not None:
             self.box = np.maximum(self.box, sizes[self.maker.output])
@@ -135,7 +135,7 @@ class Draws:
         if self.examples == "pairs":
             return self.maker.draw(size, rng, 0.75)
         test = rng.integers(len(self.maker.task), size=size)
-        first, last = (self.store.transform_start[self.maker.task[test] + end] for end in (0, 1))
+        first, last = (self.dataset.transform_start[self.maker.task[test] + end] for end in (0, 1))
         return Samples(test, rng.integers(first, last), np.zeros((size, 2), np.int64))
 
 
@@ -144,12 +144,12 @@ def work_once(stage: Stage, side: str, plan: Plan, dtype: torch.dtype) -> None:
     if stage == "build":
         Building(plan).prepare(side, plan.build_sizes[-1])()
         return
-    store = build_mix(plan)
-    computing = Computing(side, store, plan, torch.device("cpu"), dtype)
+    dataset = build_mix(plan)
+    computing = Computing(side, dataset, plan, torch.device("cpu"), dtype)
     if stage == "train":
-        computing.train(Draws(store, "pairs").samples(plan.train_sizes[-1]))
+        computing.train(Draws(dataset, "pairs").samples(plan.train_sizes[-1]))
     else:
-        computing.answer(Draws(store, "tests").samples(plan.view_sizes[-1]))
+        computing.answer(Draws(dataset, "tests").samples(plan.view_sizes[-1]))
 
 
 def on_samples(work: Callable[[Samples], None], draws: Draws) -> Prepare:
@@ -162,16 +162,16 @@ def on_samples(work: Callable[[Samples], None], draws: Draws) -> Prepare:
     return prepare
 
 
-def prepare_votes(store: Store, draws: Draws, side: str, size: int) -> Work:
+def prepare_votes(dataset: TaskDataset, draws: Draws, side: str, size: int) -> Work:
     """Return the work of counting `size` candidates: test inputs as views show them, with few cells wrong."""
-    maker, samples = PackMaker(store, CANVAS[side], 0, "tests"), draws.samples(size)
+    maker, samples = PackMaker(dataset, CANVAS[side], 0, "tests"), draws.samples(size)
     samples = samples[maker.order(samples)]
     pack = maker.make(samples)
     rng = np.random.default_rng(size)
     wrong = rng.random(len(pack.inputs)) < 1e-3
     tokens = np.where(wrong, rng.integers(0, 12, len(wrong)), pack.inputs).astype(np.uint8)
-    codes, probability = store.transforms[samples.transform], rng.random(size).astype(np.float32)
-    task_ids, index = [store.task_ids[task] for task in store.test_task], store.test_index.tolist()
+    codes, probability = dataset.transforms[samples.transform], rng.random(size).astype(np.float32)
+    task_ids, index = [dataset.task_ids[task] for task in dataset.test_task], dataset.test_index.tolist()
     places = [(task_ids[test], index[test]) for test in samples.example.tolist()]
     if side == "published":
         transforms = [transform_from_int(code) for code in codes.tolist()]  # published: read off the name of the view
@@ -181,7 +181,7 @@ def prepare_votes(store: Store, draws: Draws, side: str, size: int) -> Work:
     def count() -> None:
         builder, ballot = CandidateBuilder(), Ballot("bench")
         builder.add(samples.example, pack, codes, tokens, probability)
-        count_votes(ballot, builder.build(), store)
+        count_votes(ballot, builder.build(), dataset)
         for place in dict.fromkeys(places):
             ballot.attempts(*place)
 
@@ -193,7 +193,7 @@ def gpu_sides(sides: Mapping[str, Computing], draws: Draws) -> dict[str, Prepare
     ours = sides["ours"]
     if ours.device.type != "cuda":
         return {}
-    published = Computing("published", ours.store, ours.plan, ours.device, ours.dtype)
+    published = Computing("published", ours.dataset, ours.plan, ours.device, ours.dtype)
     further = {"published, compiled": Accelerated(published, draws), "compiled": Accelerated(ours, draws)}
     further["graphed"] = Accelerated(ours, draws, graphed=True)
     found: dict[str, Prepare] = {}
@@ -213,7 +213,7 @@ class Accelerated:
     def __init__(self, eager: Computing, draws: Draws, graphed: bool = False) -> None:
         """Take everything from `eager` but its network, which stays as it is."""
         self.draws, self.graphed = draws, graphed
-        self.computing = Computing(eager.side, eager.store, eager.plan, eager.device, eager.dtype)
+        self.computing = Computing(eager.side, eager.dataset, eager.plan, eager.device, eager.dtype)
         compile_blocks(self.computing.network)
         self.works: dict[int, Work] = {}
 

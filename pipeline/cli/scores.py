@@ -73,12 +73,12 @@ def add_compare(commands: Any) -> None:
 
 
 def compare_command(arguments: argparse.Namespace, _: float) -> int:
-    """Print, and store if asked to, what several runs or submissions solve, each, together and by pooled votes."""
+    """Print, and dataset if asked to, what several runs or submissions solve, each, together and by pooled votes."""
     folders = [RunFolder(path, arguments.data) for path in arguments.runs]
     if len({folder.submission_path.resolve() for folder in folders}) < len(folders):
         raise ValueError("one of the runs is named twice")
     solutions, source, scored = _solutions(arguments, folders)
-    voting = [folder for folder in folders if folder.candidates and folder.store]
+    voting = [folder for folder in folders if folder.candidates and folder.dataset]
     pooled: Predictions | None = None
     if arguments.pool and not voting:
         raise ValueError("there are no votes to pool: no folder has candidates, and a dataset beside them or in --data")
@@ -102,17 +102,17 @@ def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predic
     """Return the attempts of the pooled votes, written to --pool if it is given; None where they cannot be pooled."""
     from pipeline.inference.voting import tally, write_attempts  # needs torch, which is slow to import
 
-    store = next(folder.store for folder in folders if folder.store)
-    if any(folder.store.tests_hash != store.tests_hash for folder in folders if folder.store):
+    dataset = next(folder.dataset for folder in folders if folder.dataset)
+    if any(folder.dataset.tests_hash != dataset.tests_hash for folder in folders if folder.dataset):
         if arguments.pool:
             raise ValueError("the votes cannot be pooled: the runs were asked different tests")
         print("the runs were asked different tests, so their votes are not pooled\n")
         return None
-    ballot = tally([folder.candidates for folder in folders if folder.candidates], store)
-    tasks = store.tasks_to_solve()
+    ballot = tally([folder.candidates for folder in folders if folder.candidates], dataset)
+    tasks = dataset.tasks_to_solve()
     if arguments.pool:
         arguments.pool.parent.mkdir(parents=True, exist_ok=True)
-        return write_attempts(arguments.pool, ballot, tasks, arguments.ranking, store).submission
+        return write_attempts(arguments.pool, ballot, tasks, arguments.ranking, dataset).submission
     return fill_submission(tasks, ballot.predictions(tasks, arguments.ranking)).submission
 
 
@@ -151,7 +151,7 @@ def add_curve(commands: Any) -> None:
 
 
 def curve_command(arguments: argparse.Namespace, _: float) -> int:
-    """Score every checkpoint of runs on puzzles, tell, store and draw what comes out."""
+    """Score every checkpoint of runs on puzzles, tell, dataset and draw what comes out."""
     from eval.curves import draw_curves
     from pipeline.device import make_accelerator
     from pipeline.jobs.curve import measure_curves

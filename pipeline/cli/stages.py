@@ -27,12 +27,11 @@ from pipeline.cli.options import (
 )
 from pipeline.config import BuildConfig, Leakage
 from pipeline.data.build import build
-from pipeline.data.dataset import load_dataset
-from pipeline.data.puzzles.build import PuzzleStore, build_puzzles
+from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
+from pipeline.data.puzzles.build import build_puzzles
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.puzzles.sources import load_puzzles
 from pipeline.data.sources import load_source
-from pipeline.data.store import Store
 from pipeline.inference.puzzle_facts import leave_predictions
 from pipeline.jobs.puzzles import PuzzleChallenge
 from pipeline.system.time_limit import Budget
@@ -79,10 +78,10 @@ def build_command(arguments: argparse.Namespace, started: float) -> int:
         sources = [selection.apply(load_source(spec)) for spec in arguments.source]
         train_sources = [load_source(spec) for spec in arguments.train_source]
         config = BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs)
-        store = build(sources, train_sources, config, leakage=arguments.leakage or "refuse")
-        store.save(arguments.out)
-        tasks, pairs, tests = len(store.task_ids), len(store.pair_task), len(store.test_task)
-        what = f"{tasks} tasks, {pairs} training pairs, {tests} tests, {len(store.transforms)} views"
+        dataset = build(sources, train_sources, config, leakage=arguments.leakage or "refuse")
+        dataset.save(arguments.out)
+        tasks, pairs, tests = len(dataset.task_ids), len(dataset.pair_task), len(dataset.test_task)
+        what = f"{tasks} tasks, {pairs} training pairs, {tests} tests, {len(dataset.transforms)} views"
     seconds = Budget(None, started).elapsed()
     size = sum(path.stat().st_size for path in arguments.out.iterdir())
     print(f"{arguments.out}: {what}; {size / 1e6:.1f} MB in {seconds:.1f} s")
@@ -96,14 +95,14 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.training.trainer import Trainer
     from pipeline.weights import load_weights, transplant
 
-    store = load_dataset(arguments.data)
-    config = fit_config(config_of(arguments), store)
+    dataset = load_dataset(arguments.data)
+    config = fit_config(config_of(arguments), dataset)
     accelerator, dtype = make_accelerator(config.train.precision)
-    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
     if arguments.weights:
-        logger.info("%s", transplant(load_weights(arguments.weights), network, store))
+        logger.info("%s", transplant(load_weights(arguments.weights), network, dataset))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(accelerator, dtype, network, store, config, arguments.out)
+    trainer = Trainer(accelerator, dtype, network, dataset, config, arguments.out)
     if arguments.resume:
         trainer.resume()
     elif trainer.has_checkpoint():
@@ -132,18 +131,18 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
             )
     views = [] if arguments.views is None else [f"predict.views={arguments.views}"]
     config = override(weights.config, [*arguments.set, *views])
-    store = load_dataset(arguments.data)
+    dataset = load_dataset(arguments.data)
     accelerator, dtype = make_accelerator(config.train.precision)
-    if isinstance(store, PuzzleStore):
-        predict_test_puzzles(arguments, accelerator, dtype, weights, store, config, budget_of(arguments, started))
+    if isinstance(dataset, PuzzleDataset):
+        predict_test_puzzles(arguments, accelerator, dtype, weights, dataset, config, budget_of(arguments, started))
         return 0
-    tasks = store.tasks_to_solve()
+    tasks = dataset.tasks_to_solve()
     path = arguments.out / "submission.json"
     if accelerator.is_main_process:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "votes.json").unlink(missing_ok=True)
         write_submission(path, fallback_submission(tasks), tasks)
-    predictor = Predictor(accelerator, dtype, weights, store, config.predict)
+    predictor = Predictor(accelerator, dtype, weights, dataset, config.predict)
     ballot = predict_and_vote(predictor, arguments.out, budget_of(arguments, started), tasks, arguments.resume)
     end_training(accelerator)
     if accelerator.is_main_process:
@@ -155,10 +154,10 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
 def vote_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.inference.voting import tally, write_attempts
 
-    store = Store.load(arguments.data)
-    ballot = tally(arguments.candidates, store)
+    dataset = TaskDataset.load(arguments.data)
+    ballot = tally(arguments.candidates, dataset)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    filled = write_attempts(arguments.out, ballot, store.tasks_to_solve(), arguments.ranking, store)
+    filled = write_attempts(arguments.out, ballot, dataset.tasks_to_solve(), arguments.ranking, dataset)
     print(f"{arguments.out}: {len(filled.submission)} tasks, votes of {', '.join(ballot.sources)}")
     return 0
 
@@ -240,11 +239,10 @@ def build_puzzle_dataset(arguments: argparse.Namespace) -> str:
     seed, jobs = arguments.seed, arguments.jobs or os.cpu_count() or 1
     tests = [load_puzzles(spec, "test", False, arguments.test_limit, jobs=jobs) for spec in arguments.source]
     trained = [load_puzzles(spec, "train", True, arguments.limit, seed, jobs) for spec in arguments.train_source]
-    store = build_puzzles(tests, trained, arguments.augmentations, seed, arguments.leakage or "refuse")
-    store.save(arguments.out)
-    return (
-        f"{len(store.questions)} training puzzles, {store.augmentations + 1} views of each, {len(store.test_questions)} tests"
-    )
+    dataset = build_puzzles(tests, trained, arguments.augmentations, seed, arguments.leakage or "refuse")
+    dataset.save(arguments.out)
+    count, views = len(dataset.questions), dataset.augmentations + 1
+    return f"{count} training puzzles, {views} views of each, {len(dataset.test_questions)} tests"
 
 
 def predict_test_puzzles(
@@ -252,11 +250,11 @@ def predict_test_puzzles(
     accelerator: "Accelerator",
     dtype: "torch.dtype",
     weights: "Weights",
-    store: PuzzleStore,
+    dataset: PuzzleDataset,
     config: "Config",
     budget: Budget,
 ) -> None:
-    """Predict the tests of `store` into predictions.csv, which has every question from the start."""
+    """Predict the tests of `dataset` into predictions.csv, which has every question from the start."""
     from pipeline.device import end_training
     from pipeline.inference.puzzles import predict_puzzles
     from pipeline.jobs.puzzles import to_predictions
@@ -266,11 +264,11 @@ def predict_test_puzzles(
     path = arguments.out / "predictions.csv"
     if accelerator.is_main_process:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        questions = PUZZLE_KINDS[store.kind].to_texts(store.test_questions)
+        questions = PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions)
         write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
-    for found in predict_puzzles(accelerator, dtype, weights, store, config.predict, budget):
+    for found in predict_puzzles(accelerator, dtype, weights, dataset, config.predict, budget):
         if accelerator.is_main_process:
-            leave_predictions(path, to_predictions(store, found, {}), found.source, store)
-    if accelerator.is_main_process and len(store.test_questions):
+            leave_predictions(path, to_predictions(dataset, found, {}), found.source, dataset)
+    if accelerator.is_main_process and len(dataset.test_questions):
         print(f"{path}: {int(found.asked.sum())} of {len(found.asked)} puzzles predicted by {found.source}")
     end_training(accelerator)

@@ -31,7 +31,7 @@ class Drafts:
     """The canvases of K test inputs after each of S segments or cycles, C cells in all."""
 
     test: npt.NDArray[np.int32]
-    """(K,) test input of the store."""
+    """(K,) test input of the dataset."""
     shape: npt.NDArray[np.uint8]
     """(K, 2) height and width of the canvas."""
     probability: npt.NDArray[np.float32]
@@ -118,7 +118,7 @@ class Candidates:
     """What was predicted in one round, or in a share of it: K grids in the original frame."""
 
     test: npt.NDArray[np.int32]
-    """(K,) test input of the store."""
+    """(K,) test input of the dataset."""
     transform: npt.NDArray[np.uint32]
     """(K,) code of the view."""
     probability: npt.NDArray[np.float32]
@@ -129,7 +129,7 @@ class Candidates:
     """All grids, row by row, end to end."""
 
     def grids(self) -> Iterator[tuple[int, Grid | None, float]]:
-        """Yield (test input of the store, grid or None, halting probability) of each candidate."""
+        """Yield (test input of the dataset, grid or None, halting probability) of each candidate."""
         sizes = self.shape.astype(np.int64)
         ends = sizes.prod(axis=1).cumsum()
         starts = np.concatenate(([0], ends[:-1])) if len(ends) else ends
@@ -215,7 +215,7 @@ class Origin:
     source: str
     """The checkpoint that predicted them."""
     tests_hash: str
-    """Of the store whose tests they number (`Store.tests_hash`)."""
+    """Of the dataset whose tests they number (`TaskDataset.tests_hash`)."""
     number: int
     """Of the round, from 1."""
     first_view: int

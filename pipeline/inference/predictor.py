@@ -1,6 +1,6 @@
 """The prediction stage: views of every test input through a trained network, in rounds, each round a file of candidates.
 
-Reads a store and weights, never solutions. Every round predicts the same number of further views of every test input, the
+Reads a dataset and weights, never solutions. Every round predicts the same number of further views of every test input, the
 identity first, so that no test input is left out whenever time runs out. Each process of the launch predicts its share of a
 round; all of them end together, and the main one writes the files.
 """
@@ -16,8 +16,8 @@ import torch
 from accelerate import Accelerator
 
 from pipeline.config import PredictConfig
+from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Samples, make_packs
-from pipeline.data.store import Store
 from pipeline.device import from_main, gather
 from pipeline.inference.candidates import (
     CandidateBuilder,
@@ -65,17 +65,17 @@ class Share:
 
 
 class Predictor:
-    """Predicts the tests of a store, together with the other processes of the launch."""
+    """Predicts the tests of a dataset, together with the other processes of the launch."""
 
     def __init__(
-        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights, store: Store, config: PredictConfig
+        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights, dataset: TaskDataset, config: PredictConfig
     ) -> None:
-        self.accelerator, self.dataset, self.config = accelerator, store, config
-        self.store = seen_through(store, weights)
+        self.accelerator, self.given_dataset, self.config = accelerator, dataset, config
+        self.dataset = seen_through(dataset, weights)
         self.source = source_name(weights.path, weights.step, weights.data_hash)
-        network, self.transplant = network_from(weights, self.store)
+        network, self.transplant = network_from(weights, self.dataset)
         logger.info("%s", self.transplant)
-        self.maker = make_packs(self.store, weights.config.train.canvas, weights.config.memory.tokens, "tests")
+        self.maker = make_packs(self.dataset, weights.config.train.canvas, weights.config.memory.tokens, "tests")
         self.runner = InferenceRunner(accelerator.device, dtype, network, self.maker, config)
         self.tokens_per_second: float | None = None
         """Of all processes together; None before the first round."""
@@ -83,7 +83,7 @@ class Predictor:
     @property
     def most_views(self) -> int:
         """The largest number of views that any test input has, up to `predict.views`."""
-        views = np.diff(self.store.transform_start)[self.store.test_task]
+        views = np.diff(self.dataset.transform_start)[self.dataset.test_task]
         return min(self.config.views, int(views.max(initial=0)))
 
     def keep_rounds(self, folder: Path) -> list[tuple[Candidates, Origin]]:
@@ -95,7 +95,7 @@ class Predictor:
                 candidates, origin = read_candidates(path)
             except ValueError:
                 break  # cut short or damaged: predicted again
-            same = (origin.source, origin.tests_hash, origin.number) == (self.source, self.store.tests_hash, number)
+            same = (origin.source, origin.tests_hash, origin.number) == (self.source, self.dataset.tests_hash, number)
             if not same or origin.first_view != views or not origin.complete:
                 break
             kept.append((candidates, origin))
@@ -127,7 +127,7 @@ class Predictor:
             if self.accelerator.is_main_process:
                 if not asked:  # before the round: one that is complete is not repeated
                     self._leave_drafts(folder, [drafts for share in shares for drafts in share.drafts])
-                origin = Origin(self.source, self.store.tests_hash, number, asked, asked + count, complete)
+                origin = Origin(self.source, self.dataset.tests_hash, number, asked, asked + count, complete)
                 self._leave_round(round_path(folder, number), candidates, origin)
             asked += count
             yield Round(number, candidates, asked, time.monotonic() - started, complete)
@@ -148,7 +148,7 @@ class Predictor:
     def _samples(self, first: int, last: int) -> Samples:
         """Return views first..last-1 of every test input, none of them shifted on its canvas, equal shapes together."""
         last = min(last, self.config.views)
-        ranges = np.stack((self.store.transform_start[:-1], self.store.transform_start[1:]), axis=1)[self.store.test_task]
+        ranges = np.stack((self.dataset.transform_start[:-1], self.dataset.transform_start[1:]), axis=1)[self.dataset.test_task]
         chosen = [
             (test, transform)
             for test, (start, stop) in enumerate(ranges.tolist())
@@ -164,7 +164,7 @@ class Predictor:
         builder, drafts = CandidateBuilder(), []
         with Progress("predicting", len(mine), "views") as progress:
             for output in self.runner.predict(mine, budget, with_drafts):
-                codes = self.store.transforms[output.samples.transform]
+                codes = self.dataset.transforms[output.samples.transform]
                 builder.add(output.samples.example, output.pack, codes, output.tokens, output.probability)
                 if with_drafts:
                     drafts.append(_drafts_of(output))
@@ -180,10 +180,10 @@ class Predictor:
 
     def _leave_drafts(self, folder: Path, parts: list[Drafts]) -> None:
         """Write the drafts of the first view, which is the identity."""
-        store, drafts = self.store, join_drafts(parts)
+        dataset, drafts = self.dataset, join_drafts(parts)
         if drafts is None:
             return
-        names = [(store.task_ids[store.test_task[test]], int(store.test_index[test])) for test in drafts.test.tolist()]
+        names = [(dataset.task_ids[dataset.test_task[test]], int(dataset.test_index[test])) for test in drafts.test.tolist()]
         try:
             write_drafts(drafts_path(folder), drafts, names, "cycle" if self.config.segments == 1 else "segment")
         except OSError as error:  # predictions go on without them
@@ -195,20 +195,20 @@ def round_path(folder: Path, number: int) -> Path:
     return folder / f"round-{number:04d}.safetensors"
 
 
-def seen_through(store: Store, weights: Weights) -> Store:
-    """Return `store` with the views through which the network of `weights` can see its tasks.
+def seen_through(dataset: TaskDataset, weights: Weights) -> TaskDataset:
+    """Return `dataset` with the views through which the network of `weights` can see its tasks.
 
     Compositional memory takes any view. A table knows a task only through the views that it was trained on.
     """
     if weights.config.memory.kind != "table":
-        return store
+        return dataset
     rows, starts, known = {task: row for row, task in enumerate(weights.task_ids)}, weights.transform_start.tolist(), []
-    for task, task_id in enumerate(store.task_ids):
-        codes = store.transforms[store.transform_start[task] : store.transform_start[task + 1]]
+    for task, task_id in enumerate(dataset.task_ids):
+        codes = dataset.transforms[dataset.transform_start[task] : dataset.transform_start[task + 1]]
         if task_id in rows:
             codes = weights.transforms[starts[rows[task_id]] : starts[rows[task_id] + 1]].numpy().astype(codes.dtype)
         known.append(codes)
-    return replace(store, transforms=np.concatenate(known), transform_start=np.cumsum([0, *map(len, known)]))
+    return replace(dataset, transforms=np.concatenate(known), transform_start=np.cumsum([0, *map(len, known)]))
 
 
 def _drafts_of(output: Output) -> Drafts:

@@ -11,14 +11,14 @@ import orjson
 from eval.files import replace_file
 from eval.provenance import Basis, audited_in
 from eval.puzzle_score import PuzzlePrediction, write_predictions
-from pipeline.data.puzzles.build import PuzzleStore
+from pipeline.data.dataset import PuzzleDataset
 
 logger = logging.getLogger(__name__)
 
 FACTS_FILE = "predictions.json"
 
 
-def leave_predictions(path: Path, predictions: Sequence[PuzzlePrediction], source: str, dataset: PuzzleStore) -> None:
+def leave_predictions(path: Path, predictions: Sequence[PuzzlePrediction], source: str, dataset: PuzzleDataset) -> None:
     """Write the CSV file `path`, and beside it that `source` predicted them for the tests of `dataset`.
 
     The score of earlier predictions goes. Raises OSError where the predictions cannot be written; what they rest on is unknown

@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from pipeline.config import PredictConfig
+from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.packs import make_packs
-from pipeline.data.puzzles.build import PuzzleStore
 from pipeline.device import gather
 from pipeline.inference.forward import InferenceRunner
 from pipeline.inference.vote_file import source_name
@@ -41,17 +41,22 @@ class PuzzleAnswers:
 
 
 def predict_puzzles(
-    accelerator: Accelerator, dtype: torch.dtype, weights: Weights, store: PuzzleStore, config: PredictConfig, budget: Budget
+    accelerator: Accelerator,
+    dtype: torch.dtype,
+    weights: Weights,
+    dataset: PuzzleDataset,
+    config: PredictConfig,
+    budget: Budget,
 ) -> Iterator[PuzzleAnswers]:
     """Yield what is known after each of several rounds, each of as many puzzles as all before; the same in every process.
 
-    Ends after the last test question of `store`, or after the round that is cut short by `budget`.
+    Ends after the last test question of `dataset`, or after the round that is cut short by `budget`.
     """
-    network, _ = network_from(weights, store)
-    maker = make_packs(store, weights.config.train.canvas, weights.config.memory.tokens, "tests")
+    network, _ = network_from(weights, dataset)
+    maker = make_packs(dataset, weights.config.train.canvas, weights.config.memory.tokens, "tests")
     runner = InferenceRunner(accelerator.device, dtype, network, maker, config)
     samples = maker.plain()
-    shape = store.test_questions.shape
+    shape = dataset.test_questions.shape
     tokens, halting, asked = np.zeros(shape, np.uint8), np.zeros(len(samples), np.float32), np.zeros(len(samples), np.bool_)
     source = source_name(weights.path, weights.step, weights.data_hash)
     stop = 0

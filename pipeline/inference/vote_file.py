@@ -15,7 +15,7 @@ from eval.files import read_object
 from eval.formatting import show_path, show_value
 from eval.provenance import HASH_DIGITS, Basis, audited_in, is_count
 from eval.vote import Ballot
-from pipeline.data.store import Store
+from pipeline.data.dataset import TaskDataset
 from submission.format import FilledSubmission
 
 VOTES_FILE = "votes.json"
@@ -61,7 +61,7 @@ def source_name(path: Path, step: int, data_hash: str) -> str:
 
 
 def describe_votes(
-    ballot: Ballot, filled: FilledSubmission, tasks: Sequence[Task], ranking: str, submission: bytes, dataset: Store
+    ballot: Ballot, filled: FilledSubmission, tasks: Sequence[Task], ranking: str, submission: bytes, dataset: TaskDataset
 ) -> dict[str, Any]:
     """Return what `votes.json` says beside a `submission`, the bytes of its file; `dataset` is what was predicted."""
     tests = {}
@@ -81,7 +81,7 @@ def describe_votes(
     }
 
 
-def basis_of(ballot: Ballot, tasks: Sequence[Task], dataset: Store) -> Basis:
+def basis_of(ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset) -> Basis:
     """Return what the attempts that `ballot` chooses rest on."""
     counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]
     audit = audited_in(dataset.manifest.get("audit"))

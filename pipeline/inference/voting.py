@@ -10,7 +10,7 @@ from augment.task import Task
 from eval.files import write_json
 from eval.formatting import format_duration, show_path
 from eval.vote import Ballot, pool_ballots
-from pipeline.data.store import Store
+from pipeline.data.dataset import TaskDataset
 from pipeline.inference.candidates import Candidates, clear_candidates, read_candidates
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.vote_file import VOTES_FILE, describe_votes, read_votes
@@ -41,19 +41,19 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
         clear_candidates(folder)
     kept = predictor.keep_rounds(folder)
     for candidates, _ in kept:
-        count_votes(ballot, candidates, predictor.store)
+        count_votes(ballot, candidates, predictor.dataset)
     last = kept[-1][1] if kept else None
     if last:
         logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), last.views)
         if last.views >= earlier:
-            write_attempts(path, ballot, tasks, ranking, predictor.dataset)
+            write_attempts(path, ballot, tasks, ranking, predictor.given_dataset)
     for done in predictor.rounds(folder, budget, last):
-        count_votes(ballot, done.found, predictor.store)
+        count_votes(ballot, done.found, predictor.dataset)
         stays = done.views < min(earlier, predictor.most_views)
         filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
         if not stays:
             try:
-                _put(path, filled, ballot, tasks, ranking, predictor.dataset)
+                _put(path, filled, ballot, tasks, ranking, predictor.given_dataset)
                 unwritten = None
             except OSError as error:  # the next round may find room again
                 logger.error("the submission of before stays: %s", error)
@@ -79,10 +79,11 @@ def _views_before(path: Path) -> int:
     return votes.views_most if votes else 0
 
 
-def count_votes(ballot: Ballot, candidates: Candidates, store: Store) -> None:
-    """Add `candidates` to `ballot`, under the ids of the tasks of `store`."""
+def count_votes(ballot: Ballot, candidates: Candidates, dataset: TaskDataset) -> None:
+    """Add `candidates` to `ballot`, under the ids of the tasks of `dataset`."""
     names = [
-        (store.task_ids[task], index) for task, index in zip(store.test_task.tolist(), store.test_index.tolist(), strict=True)
+        (dataset.task_ids[task], index)
+        for task, index in zip(dataset.test_task.tolist(), dataset.test_index.tolist(), strict=True)
     ]
     for test in np.flatnonzero((candidates.test < 0) | (candidates.test >= len(names)))[:1].tolist():
         raise ValueError(f"candidates of test input {candidates.test[test]}, but the dataset has {len(names)}")
@@ -90,7 +91,7 @@ def count_votes(ballot: Ballot, candidates: Candidates, store: Store) -> None:
     ballot.add(places, candidates.shape, candidates.cells, candidates.probability)
 
 
-def tally(folders: Sequence[Path], store: Store) -> Ballot:
+def tally(folders: Sequence[Path], dataset: TaskDataset) -> Ballot:
     """Return the votes of all candidates in `folders`: a ballot of one checkpoint, or one that says it is pooled.
 
     Raises FileNotFoundError for a folder without candidates, ValueError for candidates of other tests or damaged files.
@@ -102,17 +103,17 @@ def tally(folders: Sequence[Path], store: Store) -> Ballot:
             raise FileNotFoundError(f"{folder}: no candidates here (round-*.safetensors)")
         for path in watch(paths, f"counting the votes of {folder}", unit="rounds"):
             candidates, origin = read_candidates(path)
-            if origin.tests_hash != store.tests_hash:
+            if origin.tests_hash != dataset.tests_hash:
                 raise ValueError(f"{path}: candidates for other tests than those of the dataset")
             name = f"{folder}: {origin.source}"
             try:
-                count_votes(ballots.setdefault(name, Ballot(name)), candidates, store)
+                count_votes(ballots.setdefault(name, Ballot(name)), candidates, dataset)
             except ValueError as error:
                 raise ValueError(f"{show_path(path)}: {error}") from None
     return pool_ballots(list(ballots.values()))
 
 
-def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: str, dataset: Store) -> FilledSubmission:
+def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: str, dataset: TaskDataset) -> FilledSubmission:
     """Put the attempts that `ballot` chooses at `path`, complete; `votes.json` beside it says where they come from.
 
     `dataset` is what was asked, as it lies on disk. Raises OSError where the submission cannot be written; without the votes it
@@ -123,7 +124,9 @@ def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: s
     return filled
 
 
-def _put(path: Path, filled: FilledSubmission, ballot: Ballot, tasks: Sequence[Task], ranking: str, dataset: Store) -> None:
+def _put(
+    path: Path, filled: FilledSubmission, ballot: Ballot, tasks: Sequence[Task], ranking: str, dataset: TaskDataset
+) -> None:
     write_submission(path, filled.submission, tasks)
     report = describe_votes(ballot, filled, tasks, ranking, path.read_bytes(), dataset)
     try:

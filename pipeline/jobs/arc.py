@@ -14,9 +14,9 @@ from eval.score import format_score, score_predictions
 from eval.vote import Ballot
 from pipeline.config import Config, Leakage
 from pipeline.data.build import build
+from pipeline.data.dataset import TaskDataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection, Source, load_in_time, load_source
-from pipeline.data.store import Store
 from pipeline.inference.vote_file import basis_of
 from pipeline.jobs.record import record_if_usable
 from pipeline.system.time_limit import Budget
@@ -101,16 +101,18 @@ class ArcJob:
     leakage: Leakage
     out: Path
 
-    def build(self, config: Config, seconds: float | None) -> Store:
+    def build(self, config: Config, seconds: float | None) -> TaskDataset:
         """Build the dataset; the solutions are read for the audit alone and are not in it."""
         train_sources = load_in_time(self.train_sources, load_source, seconds)
-        store = build(self.challenge.load(with_solutions=True), train_sources, config.build, self.leakage, seconds)
-        logger.info("%d training pairs, %d views of %d tasks", len(store.pair_task), len(store.transforms), len(store.task_ids))
-        return store
+        dataset = build(self.challenge.load(with_solutions=True), train_sources, config.build, self.leakage, seconds)
+        logger.info(
+            "%d training pairs, %d views of %d tasks", len(dataset.pair_task), len(dataset.transforms), len(dataset.task_ids)
+        )
+        return dataset
 
-    def check(self, store: Store, folder: Path) -> None:
+    def check(self, dataset: TaskDataset, folder: Path) -> None:
         """Raise ValueError when a resumed run has a dataset for other tests than those it is asked to solve."""
-        if _tests(store.tasks_to_solve()) != _tests(self.challenge.tasks()):
+        if _tests(dataset.tasks_to_solve()) != _tests(self.challenge.tasks()):
             raise ValueError(
                 f"{folder}: a dataset for other tests than those of the sources; resume with the sources of the run"
             )
@@ -124,7 +126,7 @@ class ArcJob:
         accelerator: "Accelerator",
         dtype: "torch.dtype",
         weights: "Weights | None",
-        store: Store,
+        dataset: TaskDataset,
         config: Config,
         budget: Budget,
         resume: bool,
@@ -140,7 +142,7 @@ class ArcJob:
         tasks = self.challenge.tasks()
         ballot = Ballot("none")
         if weights is not None:
-            predictor = Predictor(accelerator, dtype, weights, store, config.predict)
+            predictor = Predictor(accelerator, dtype, weights, dataset, config.predict)
             ballot = predict_and_vote(predictor, self.out, budget, tasks, resume)
         end_training(accelerator)
         if not accelerator.is_main_process:
@@ -148,9 +150,9 @@ class ArcJob:
         path = self.out / "submission.json"
         check_submission(path, tasks)
         logger.info("%s: complete and valid, %d tasks", path, len(tasks))
-        self._score(tasks, ballot, config.predict.ranking, store)
+        self._score(tasks, ballot, config.predict.ranking, dataset)
 
-    def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str, store: Store) -> None:
+    def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str, dataset: TaskDataset) -> None:
         solutions: dict[TaskId, tuple[Grid, ...]] = {}
         whole = [load_source(spec) for spec in self.challenge.sources]
         for source in map(self.challenge.selection.apply, whole):
@@ -160,7 +162,7 @@ class ArcJob:
             return
         submission = read_submission(self.out / "submission.json")
         score = score_predictions({task.id: submission[task.id] for task in tasks if task.id in solutions}, solutions)
-        record, basis = record_if_usable(self.out), basis_of(ballot, tasks, store)
+        record, basis = record_if_usable(self.out), basis_of(ballot, tasks, dataset)
         scored = scored_outputs(solutions, whole, self.challenge.selection)
         provenance = Provenance("it is not said", basis, record.weights if record else "", scored=scored)
         ranks = {

@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from eval.curves import CurvePoint
 from eval.files import read_object
 from eval.puzzle_score import score_puzzles
-from pipeline.data.dataset import load_dataset
-from pipeline.data.puzzles.build import PuzzleStore
+from pipeline.data.dataset import PuzzleDataset, load_dataset
 from pipeline.inference.puzzles import predict_puzzles
 from pipeline.jobs.puzzles import to_predictions
 from pipeline.system.time_limit import Budget
@@ -28,7 +27,7 @@ def measure_curves(
     """
     for run in runs:
         dataset = load_dataset(run / "dataset")
-        if not isinstance(dataset, PuzzleStore):
+        if not isinstance(dataset, PuzzleDataset):
             raise ValueError(f"{run}: a run on ARC tasks; the score of those is that of its submission")
         found = checkpoints(run / "checkpoints")
         if not found:

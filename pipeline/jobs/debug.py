@@ -24,9 +24,9 @@ from eval.formatting import format_duration, parse_duration, size_text
 from eval.terminal import Look, TextPanel, draw_panels, heading, look_of
 from pipeline.config import Config, override
 from pipeline.data.build import build
+from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import PackMaker
 from pipeline.data.sources import Source, find_task
-from pipeline.data.store import Store
 from pipeline.device import fit_config, make_accelerator
 from pipeline.inference.candidates import CandidateBuilder
 from pipeline.inference.forward import InferenceRunner
@@ -61,20 +61,20 @@ def debug(arguments: argparse.Namespace, _: float) -> int:
     task, source = find_task(arguments.task, arguments.source or ())
     truth, look = source.solutions.get(task.id), look_of(sys.stdout, arguments.color)
     config, weights = _settings(arguments)
-    store = build([_alone(source, task)], [], config.build, leakage="drop")
-    config = fit_config(config, store)
+    dataset = build([_alone(source, task)], [], config.build, leakage="drop")
+    config = fit_config(config, dataset)
     accelerator, dtype = make_accelerator(config.train.precision)
     if accelerator.num_processes > 1:
         raise ValueError("debug is for one process: start it with python -m pipeline debug")
-    network = make_network(config.model, config.memory, 1, len(store.transforms), config.train.seed)
+    network = make_network(config.model, config.memory, 1, len(dataset.transforms), config.train.seed)
     if weights is not None:
-        print(transplant(load_weights(weights), network, store))
+        print(transplant(load_weights(weights), network, dataset))
     print(
-        f"{task.id} of {source.name}: {len(store.pair_task)} demonstrations in {len(store.transforms)} views, "
+        f"{task.id} of {source.name}: {len(dataset.pair_task)} demonstrations in {len(dataset.transforms)} views, "
         f"{trainable(network)} values, {format_duration(limit)} of training"
     )
     with tempfile.TemporaryDirectory() as folder, _training_quietly():
-        watched = Watched(accelerator, dtype, network, store, config, Path(folder), limit)
+        watched = Watched(accelerator, dtype, network, dataset, config, Path(folder), limit)
         _print_drafts(watched, task, truth, look)
         _print_segments(watched, task, truth, look)
     return 0
@@ -98,22 +98,22 @@ class Watched:
     """Training of one task in slices of time, and drafts after each."""
 
     def __init__(
-        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, store: Store, config: Config, out: Path,
+        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, dataset: TaskDataset, config: Config, out: Path,
         seconds: float,
     ) -> None:  # fmt: skip
         """`seconds` is for training; 0 leaves the network as it is."""
         self.seconds, self.slice = seconds, max(1.0, min(SLICE_SECONDS, seconds / 12))
         network = network.to(accelerator.device)
-        speed = measure_speed(network, store, config, dtype, accelerator)
+        speed = measure_speed(network, dataset, config, dtype, accelerator)
         step = max(1, config.train.packs) * speed.step_seconds(config)
         if LEAST_STEPS * step > seconds > 0:
             tokens = max(1, int(config.train.pack_tokens * seconds / (LEAST_STEPS * step)))
             config = override(config, [f"train.pack_tokens={tokens}"])
-        self.config, self.dtype, self.device, self.store = config, dtype, accelerator.device, store
-        self.trainer = Trainer(accelerator, dtype, network, store, config, out)
-        self.asked = make_network(config.model, config.memory, 1, len(store.transforms), 0)
+        self.config, self.dtype, self.device, self.dataset = config, dtype, accelerator.device, dataset
+        self.trainer = Trainer(accelerator, dtype, network, dataset, config, out)
+        self.asked = make_network(config.model, config.memory, 1, len(dataset.transforms), 0)
         self.asked.load_state_dict(network.state_dict())
-        self.maker = PackMaker(store, config.train.canvas, config.memory.tokens, "tests")
+        self.maker = PackMaker(dataset, config.train.canvas, config.memory.tokens, "tests")
 
     def slices(self) -> Iterator[tuple[float, str]]:
         """Train; yield after each slice the seconds so far and a few words about training."""
@@ -143,7 +143,7 @@ class Watched:
             codes = np.zeros(len(output.samples), np.uint32)  # the identity
             builder.add(output.samples.example, output.pack, codes, output.tokens, output.probability)
         found = {test: Draft(grid, probability) for test, grid, probability in builder.build().grids()}
-        return [found[test] for test in range(len(self.store.test_task))]
+        return [found[test] for test in range(len(self.dataset.test_task))]
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Config, Path | None]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from eval.files import write_json
 from eval.puzzle_score import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
 from pipeline.config import Config, Leakage
-from pipeline.data.puzzles.build import PuzzleStore, build_puzzles
+from pipeline.data.dataset import PuzzleDataset
+from pipeline.data.puzzles.build import build_puzzles
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.puzzles.sources import Puzzles, load_puzzles
 from pipeline.data.sources import load_in_time
@@ -83,21 +84,21 @@ class PuzzleJob:
     limit: int | None = None
     """Train on so many puzzles of each train source, drawn by the seed of the build; None for all."""
 
-    def build(self, config: Config, seconds: float | None) -> PuzzleStore:
+    def build(self, config: Config, seconds: float | None) -> PuzzleDataset:
         """Build the dataset; the answers of the puzzles to be solved are not read."""
         settings = config.build
         load = partial(load_puzzles, part="train", limit=self.limit, seed=settings.seed, jobs=os.cpu_count() or 1)
         trained = load_in_time(self.train_sources, load, seconds)
         tests = self.challenge.load(with_answers=False)
-        store = build_puzzles(tests, trained, settings.augmentations, settings.seed, self.leakage)
-        count, views = len(store.questions), store.augmentations
-        logger.info("%d training puzzles, %d views of each, %d tests", count, views + 1, len(store.test_questions))
-        return store
+        dataset = build_puzzles(tests, trained, settings.augmentations, settings.seed, self.leakage)
+        count, views = len(dataset.questions), dataset.augmentations
+        logger.info("%d training puzzles, %d views of each, %d tests", count, views + 1, len(dataset.test_questions))
+        return dataset
 
-    def check(self, store: PuzzleStore, folder: Path) -> None:
+    def check(self, dataset: PuzzleDataset, folder: Path) -> None:
         """Raise ValueError when a resumed run has a dataset for other puzzles than those it is asked to solve."""
         asked = [text for puzzles in self.challenge.load(with_answers=False) for text in puzzles.question_texts()]
-        if PUZZLE_KINDS[store.kind].to_texts(store.test_questions) != asked:
+        if PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions) != asked:
             raise ValueError(
                 f"{folder}: a dataset for other puzzles than those of the sources; resume with the sources of the run"
             )
@@ -111,7 +112,7 @@ class PuzzleJob:
         accelerator: "Accelerator",
         dtype: "torch.dtype",
         weights: "Weights | None",
-        store: PuzzleStore,
+        dataset: PuzzleDataset,
         config: Config,
         budget: Budget,
         resume: bool,
@@ -124,7 +125,7 @@ class PuzzleJob:
         from pipeline.device import end_training  # noqa: PLC0415
 
         if weights is not None:
-            self._predict(accelerator, dtype, weights, store, config, budget)
+            self._predict(accelerator, dtype, weights, dataset, config, budget)
         end_training(accelerator)
 
     def _predict(
@@ -132,7 +133,7 @@ class PuzzleJob:
         accelerator: "Accelerator",
         dtype: "torch.dtype",
         weights: "Weights",
-        store: PuzzleStore,
+        dataset: PuzzleDataset,
         config: Config,
         budget: Budget,
     ) -> None:
@@ -140,11 +141,11 @@ class PuzzleJob:
 
         path = self.out / "predictions.csv"
         earlier = _count_predicted(path)
-        for found in predict_puzzles(accelerator, dtype, weights, store, config.predict, budget):
+        for found in predict_puzzles(accelerator, dtype, weights, dataset, config.predict, budget):
             asked = int(found.asked.sum())
             if accelerator.is_main_process and asked >= earlier:
                 try:
-                    leave_predictions(path, to_predictions(store, found, {}), found.source, store)
+                    leave_predictions(path, to_predictions(dataset, found, {}), found.source, dataset)
                     logger.info("%s: %d of %d puzzles predicted", path, asked, len(found.asked))
                 except OSError as error:  # the next round may find room again; the last one has to
                     logger.error("the predictions of before stay: %s", error)
@@ -156,8 +157,8 @@ class PuzzleJob:
         answers: dict[str, str] = {}
         for puzzles in self.challenge.load(with_answers=True):
             answers |= dict(zip(puzzles.question_texts(), puzzles.answer_texts() or [], strict=False))
-        predictions = to_predictions(store, found, answers)
-        leave_predictions(path, predictions, found.source, store)
+        predictions = to_predictions(dataset, found, answers)
+        leave_predictions(path, predictions, found.source, dataset)
         if not answers:
             logger.info("the answers are not known here, so there is no score")
             return
@@ -175,11 +176,11 @@ def _count_predicted(path: Path) -> int:
         return 0
 
 
-def to_predictions(store: PuzzleStore, found: "PuzzleAnswers", answers: Mapping[str, str]) -> list[PuzzlePrediction]:
-    """Return a row for each test of `store`, with its answer where `answers` (by question) has it."""
-    kind = PUZZLE_KINDS[store.kind]
+def to_predictions(dataset: PuzzleDataset, found: "PuzzleAnswers", answers: Mapping[str, str]) -> list[PuzzlePrediction]:
+    """Return a row for each test of `dataset`, with its answer where `answers` (by question) has it."""
+    kind = PUZZLE_KINDS[dataset.kind]
     rows = zip(
-        kind.to_texts(store.test_questions),
+        kind.to_texts(dataset.test_questions),
         kind.to_texts(found.tokens),
         found.halting.tolist(),
         found.asked.tolist(),

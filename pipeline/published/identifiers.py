@@ -18,8 +18,8 @@ from augment.task import TaskId
 from augment.transform import Codes, encode_transforms
 from eval.files import parse_json, read_file
 from eval.formatting import show_kind, show_name
+from pipeline.data.dataset import Starts
 from pipeline.data.puzzles.kinds import PUZZLE_TASK
-from pipeline.data.store import Starts
 from pipeline.published.files import naming
 
 BLANK = "<blank>"

@@ -17,10 +17,8 @@ from eval.formatting import show_name, show_path
 from eval.provenance import Provenance
 from eval.results import Attempt, Draft, TaskResult, TestResult
 from eval.vote import Ballot
-from pipeline.data.dataset import MANIFEST_FILE, load_dataset
-from pipeline.data.puzzles.build import PuzzleStore
+from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.sources import PUBLIC_SOURCES, Source, hold_out
-from pipeline.data.store import Store
 from pipeline.inference.vote_file import VOTES_FILE, VoteFile, read_votes
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.record import Record, read_record
@@ -109,15 +107,15 @@ class RunFolder:
         return provenance_beside(self.submission_path)
 
     @cached_property
-    def store(self) -> Store | None:
+    def dataset(self) -> TaskDataset | None:
         """The dataset of ARC tasks, None where there is none."""
         folder = self.data or self.path / "dataset"
         if self.data is None and (self.is_puzzles or not (folder / MANIFEST_FILE).is_file()):
             return None
-        store = load_dataset(folder)
-        if isinstance(store, PuzzleStore):
+        dataset = load_dataset(folder)
+        if isinstance(dataset, PuzzleDataset):
             raise ValueError(f"{folder}: a dataset of puzzles; this is for ARC tasks")
-        return store
+        return dataset
 
     @property
     def candidates(self) -> Path | None:
@@ -130,11 +128,11 @@ class RunFolder:
         """The votes of the candidates, None where they or the dataset were not kept."""
         from pipeline.inference.voting import tally  # noqa: PLC0415  (needs torch, which is slow to import)
 
-        return tally([self.candidates], self.store) if self.candidates and self.store else None
+        return tally([self.candidates], self.dataset) if self.candidates and self.dataset else None
 
     def public_sources(self) -> list[str]:
         """Return the public sources that the dataset says its tests come from."""
-        sources = self.store.manifest.get("sources") if self.store else None
+        sources = self.dataset.manifest.get("sources") if self.dataset else None
         entries = [entry for entry in sources if isinstance(entry, dict)] if isinstance(sources, list) else []
         names = [str(entry.get("name")) for entry in entries if entry.get("role") == "solve"]
         return [name for name in names if name in PUBLIC_SOURCES]
@@ -150,7 +148,7 @@ class RunFolder:
         for source in [*sources, *map(hold_out, sources)]:
             for task in source.tasks:
                 known.setdefault(task.id, []).append(KnownTask(task, source.solutions.get(task.id), source.name))
-        stored = {task.id: task for task in self.store.tasks_to_solve()} if with_dataset and self.store else {}
+        stored = {task.id: task for task in self.dataset.tasks_to_solve()} if with_dataset and self.dataset else {}
         found = []
         for task_id in self.submission:
             asked = stored.get(task_id)

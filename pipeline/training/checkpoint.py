@@ -146,7 +146,7 @@ def _write_checkpoint(state: TrainState) -> None:
 
     def write_shared() -> None:
         begin_checkpoint(temporary.parent, step)
-        save_weights(temporary / WEIGHTS, state.weights(), state.config, state.store, step)
+        save_weights(temporary / WEIGHTS, state.weights(), state.config, state.dataset, step)
         write_tensors(temporary / _TENSORS, training_tensors(state))
 
     def write_own() -> None:
@@ -162,7 +162,7 @@ def _write_checkpoint(state: TrainState) -> None:
                 "totals": asdict(totals),
                 "average_step": state.average.step if state.average else 0,
                 "config": state.config.to_json(),
-                "data_hash": state.store.data_hash,
+                "data_hash": state.dataset.data_hash,
                 "processes": accelerator.num_processes,
                 "packs": state.all_packs,
                 "dtype": str(state.dtype),
@@ -323,7 +323,7 @@ def _require_same_run(state: TrainState, folder: Path, saved: Mapping[str, Any])
         config = Config.from_json(saved["config"])
     except ValueError as error:
         raise ValueError(f"{folder}: cannot resume, its config is not one of this version: {error}") from None
-    pairs = {"data_hash": (saved["data_hash"], state.store.data_hash), "dtype": (saved["dtype"], str(state.dtype))}
+    pairs = {"data_hash": (saved["data_hash"], state.dataset.data_hash), "dtype": (saved["dtype"], str(state.dtype))}
     stored, own = config.to_json(), state.config.to_json()
     for section in ("model", "memory", "optimizer", "train"):
         for name in own[section].keys() - _FREE:

@@ -27,9 +27,9 @@ class TrainState:
     """The state of one training run in one process, on the device of its accelerator."""
 
     def __init__(
-        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, store: Dataset, config: Config, out: Path
+        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, dataset: Dataset, config: Config, out: Path
     ) -> None:
-        self.accelerator, self.dtype, self.store, self.config, self.out = accelerator, dtype, store, config, out
+        self.accelerator, self.dtype, self.dataset, self.config, self.out = accelerator, dtype, dataset, config, out
         torch.manual_seed(config.train.seed)  # nothing draws from it today; what may do so shall be reproducible
         self.share_packs(
             count_packs(config, accelerator.num_processes, resumed=newest_checkpoint(out / "checkpoints") is not None)
@@ -41,7 +41,7 @@ class TrainState:
             if config.optimizer.ema
             else None
         )
-        self.maker = make_packs(store, config.train.canvas, config.memory.tokens)
+        self.maker = make_packs(dataset, config.train.canvas, config.memory.tokens)
         self.collectives = Collectives(accelerator)
         self.progress = Progress()
         self.totals = Totals()

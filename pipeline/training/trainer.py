@@ -55,9 +55,9 @@ class Trainer:
     """Trains one network on one dataset; every process of a launch has one and they step together."""
 
     def __init__(
-        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, store: Dataset, config: Config, out: Path
+        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, dataset: Dataset, config: Config, out: Path
     ) -> None:
-        self.state = TrainState(accelerator, dtype, network, store, config, out)
+        self.state = TrainState(accelerator, dtype, network, dataset, config, out)
         with warnings.catch_warnings():  # newer torch renames an option that older ones need
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             self.model = accelerator.prepare_model(self.state.network)
@@ -223,7 +223,7 @@ class Trainer:
     def _read(self, pending: PendingStep) -> None:
         sequences, broken = pending.shared.wait().tolist()
         if broken:  # somewhere: every process stops
-            tasks = sorted(self.state.store.task_ids[task] for task in pending.computed.broken)
+            tasks = sorted(self.state.dataset.task_ids[task] for task in pending.computed.broken)
             named = ", ".join(tasks[:5]) or "of another process"
             raise FloatingPointError(f"step {pending.step}: the loss is not finite; among the tasks {named}")
         self.state.totals.add(pending.computed.totals)

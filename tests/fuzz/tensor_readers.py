@@ -29,8 +29,8 @@ from pipeline.weights import load_weights, network_from
 from tests.fuzz.mutate import Rng, mutate_json, mutate_lines
 from tests.fuzz.reader import Reader
 from tests.fuzz.tensors import mutate_archive
-from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store, write_kaggle
-from tests.pipeline.tinypuzzles import tiny_puzzle_store
+from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source, write_kaggle
+from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 from tests.pipeline.tinyrun import write_run, write_weights
 from tests.pipeline.trainers import make_trainer, train_command
 
@@ -59,22 +59,22 @@ def _quiet() -> None:
 
 
 def _dataset(folder: Path, rng: Rng) -> Dataset:
-    store = tiny_store(int(rng.integers(1 << 30)), 3)
-    store.save(folder / "data")
-    return store
+    dataset = tiny_dataset(int(rng.integers(1 << 30)), 3)
+    dataset.save(folder / "data")
+    return dataset
 
 
 def _puzzle_dataset(folder: Path, rng: Rng) -> None:
     kind = "sudoku" if rng.random() < 0.5 else "maze"
-    tiny_puzzle_store(kind).save(folder / "data")
+    tiny_puzzle_dataset(kind).save(folder / "data")
 
 
 def _weights(folder: Path, rng: Rng) -> None:
     _quiet()
-    store = _dataset(folder, rng)
+    dataset = _dataset(folder, rng)
     residual = "memory.residual=2" if rng.random() < 0.5 else "memory.residual=0"
     settings = (residual,) if rng.random() < 0.7 else ("memory.kind=table",)
-    write_weights(folder / "weights", store, tiny_config(*settings))
+    write_weights(folder / "weights", dataset, tiny_config(*settings))
 
 
 def _read_weights(folder: Path) -> None:
@@ -91,7 +91,7 @@ def _trained() -> dict[str, bytes]:
         folder = Path(made)
         trainer = make_trainer(tiny_config("train.steps=2"), folder / "run")
         trainer.fit(Budget(None, 0.0))
-        trainer.state.store.save(folder / "run" / "data")
+        trainer.state.dataset.save(folder / "run" / "data")
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -136,7 +136,7 @@ def _run(folder: Path, rng: Rng) -> None:
     shutil.rmtree(run / "candidates", ignore_errors=True)
     grids = [grid for task in source.tasks for grid in source.solutions[task.id]]
     votes = [(test, grid, 0.5) for test, grid in enumerate(grids)] + [(0, grids[1], 0.25), (1, None, 0.1)]
-    store = write_run(run, load_source(spec), votes)
+    dataset = write_run(run, load_source(spec), votes)
     write_json(run / "config.json", tiny_config().to_json())
     lines = [{"step": 20 * i, "seconds": 10.0 * i, "loss": 2.0 / i, "exact": 0.1 * i, "rate": 1e-3} for i in range(1, 6)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -146,7 +146,8 @@ def _run(folder: Path, rng: Rng) -> None:
     ranks = {task.id: [1] * len(task.test) for task in source.tasks}
     (run / "score.json").write_text(json.dumps({"truth_ranks": ranks, "views": 2, "sources": ["step 1"]}))
     names = [
-        (store.task_ids[task], index) for task, index in zip(store.test_task.tolist(), store.test_index.tolist(), strict=True)
+        (dataset.task_ids[task], index)
+        for task, index in zip(dataset.test_task.tolist(), dataset.test_index.tolist(), strict=True)
     ]
     count = len(names)
     drafts = Drafts(
@@ -170,8 +171,8 @@ def _look_back(folder: Path) -> None:
 
 
 def _count(folder: Path) -> None:
-    store = load_dataset(folder / "run" / "dataset")
-    tally([folder / "run" / "candidates"], store)
+    dataset = load_dataset(folder / "run" / "dataset")
+    tally([folder / "run" / "candidates"], dataset)
 
 
 def _puzzle_run(folder: Path, rng: Rng) -> None:
@@ -180,7 +181,7 @@ def _puzzle_run(folder: Path, rng: Rng) -> None:
     (run / "dataset").mkdir(parents=True, exist_ok=True)
     for name in ("manifest.json", "store.safetensors"):
         (run / "dataset" / name).write_bytes((folder / "data" / name).read_bytes())
-    leave_predictions(run / "predictions.csv", [PuzzlePrediction("1...", None, None)], "step 7", tiny_puzzle_store())
+    leave_predictions(run / "predictions.csv", [PuzzlePrediction("1...", None, None)], "step 7", tiny_puzzle_dataset())
     score: dict[str, object] = {"puzzles": 6, "predicted": 5, "solved": 4, "exact_accuracy": 0.7, "cell_accuracy": 0.9}
     scored = scored_answers({"1...": "1234"}, ["sudoku:x.csv"])
     score["provenance"] = provenance_of_puzzles(run / "predictions.csv").of(scored).to_json()

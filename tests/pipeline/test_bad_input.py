@@ -21,7 +21,7 @@ from pipeline.tensor_files import read_tensors, write_tensors
 from pipeline.weights import load_weights, network_from, read_weights
 from submission.notebook import read_ready_folder
 from submission.settings import read_settings
-from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
+from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
 from tests.pipeline.tinyrun import write_run, write_weights
 
 DEEP = b"[" * 5000
@@ -80,7 +80,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], No
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    write_weights(tmp_path, tiny_store(), tiny_config())
+    write_weights(tmp_path, tiny_dataset(), tiny_config())
     return tmp_path / "weights.safetensors"
 
 
@@ -111,7 +111,7 @@ def set_config(metadata: dict[str, str], section: str, name: str, value: object)
     ],
 )
 def test_weights_that_contradict_themselves_are_damaged(change: Callable[..., None], weights: Path) -> None:
-    network_from(load_weights(weights), tiny_store())
+    network_from(load_weights(weights), tiny_dataset())
     rewrite(weights, change)
     assert "damaged" in refusal(lambda: read_weights(weights), weights)
 

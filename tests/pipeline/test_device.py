@@ -9,13 +9,13 @@ import torch
 from pipeline import device
 from pipeline.data.dataset import Dataset
 from pipeline.device import fit_config, from_main, gather, ran_out_of_memory
-from tests.pipeline.tiny import tiny_config, tiny_store
-from tests.pipeline.tinypuzzles import tiny_puzzle_store
+from tests.pipeline.tiny import tiny_config, tiny_dataset
+from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 
 DATASETS = {
-    "tasks": (tiny_store(), 12, 30),
-    "sudokus": (tiny_puzzle_store(), 11, 4),
-    "mazes": (tiny_puzzle_store("maze"), 6, 5),
+    "tasks": (tiny_dataset(), 12, 30),
+    "sudokus": (tiny_puzzle_dataset(), 11, 4),
+    "mazes": (tiny_puzzle_dataset("maze"), 6, 5),
 }
 EACH = pytest.mark.parametrize(("dataset", "vocabulary", "side"), DATASETS.values(), ids=DATASETS)
 

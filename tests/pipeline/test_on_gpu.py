@@ -26,8 +26,8 @@ from pipeline.models.layout import make_layout
 from pipeline.models.loss import segment_loss
 from pipeline.weights import load_weights
 from tests.parity import Reference, compare, describe, relative_error
-from tests.pipeline.tiny import tiny_config, tiny_store
-from tests.pipeline.tinypuzzles import tiny_puzzle_store
+from tests.pipeline.tiny import tiny_config, tiny_dataset
+from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 from tests.pipeline.trainers import NO_LIMIT, final_tensors, make_trainer, metrics
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -154,15 +154,15 @@ def test_a_resumed_training_goes_on(tmp_path: Path, device: torch.device, system
 
 @pytest.mark.cuda
 def test_predictions_are_those_of_a_cpu(tmp_path: Path, device: torch.device) -> None:
-    config, store = settings_of("trm", "train.precision=float32", "predict.views=6"), tiny_store()
-    make_trainer(config, tmp_path, store).fit(NO_LIMIT)
+    config, dataset = settings_of("trm", "train.precision=float32", "predict.views=6"), tiny_dataset()
+    make_trainer(config, tmp_path, dataset).fit(NO_LIMIT)
     weights = load_weights(tmp_path)
     found = []
     for where in (device, torch.device("cpu")):
         folder = tmp_path / f"candidates-{len(found)}"
         folder.mkdir()
         accelerator: Any = SimpleNamespace(device=where, num_processes=1, process_index=0, is_main_process=True)
-        assert list(Predictor(accelerator, torch.float32, weights, store, config.predict).rounds(folder, NO_LIMIT))
+        assert list(Predictor(accelerator, torch.float32, weights, dataset, config.predict).rounds(folder, NO_LIMIT))
         found.append([read_candidates(path)[0] for path in sorted(folder.iterdir())])
     for here, there in zip(*found, strict=True):
         assert here.test.tolist() == there.test.tolist()
@@ -197,12 +197,12 @@ def test_execution_changes_nothing_but_rounding(tmp_path: Path, device: torch.de
     """Of tasks, in bfloat16; of puzzles, which have constant shapes without a kernel for packs, in float32."""
     torch._dynamo.reset()
     names = ("loss", "halting_loss")
-    for way, store, precision, tolerance in (("tasks", tiny_store(), "bfloat16", 0.05), ("puzzles", None, "float32", 1e-3)):
+    for way, dataset, precision, tolerance in (("tasks", tiny_dataset(), "bfloat16", 0.05), ("puzzles", None, "float32", 1e-3)):
         lines = {}
         for each in ("eager", kind):
             config = settings_of(system, f"train.execution={each}", f"train.precision={precision}")
             out = tmp_path / way / each
-            trainer = make_trainer(config, out, store or tiny_puzzle_store())
+            trainer = make_trainer(config, out, dataset or tiny_puzzle_dataset())
             trainer.fit(NO_LIMIT)
             assert trainer.gradients.execution.kind == each, "it went on eagerly"
             lines[each] = metrics(out, *names)

@@ -14,7 +14,7 @@ from pipeline.models.task_memory import CompositionalMemory, TableMemory
 from pipeline.presets import PRESETS, preset
 from pipeline.system.time_limit import Budget
 from pipeline.training.trainer import Trainer
-from tests.pipeline.tiny import tiny_config, tiny_store
+from tests.pipeline.tiny import tiny_config, tiny_dataset
 
 EVERY = pytest.mark.parametrize("name", PRESETS)
 ARC = ("trm-arc1", "trm-arc2", "hrm-arc1", "urm-arc1", "charm-arc1", "charm-arc2")
@@ -212,10 +212,10 @@ def test_a_residual_of_the_memory_has_the_rank_that_is_set() -> None:
 
 
 def train(config: Config, out: Path) -> Trainer:
-    store, (accelerator, dtype) = tiny_store(), make_accelerator("float32")
-    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), 0)
+    dataset, (accelerator, dtype) = tiny_dataset(), make_accelerator("float32")
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
     out.mkdir()
-    trainer = Trainer(accelerator, dtype, network, store, config, out)
+    trainer = Trainer(accelerator, dtype, network, dataset, config, out)
     trainer.fit(Budget(None, 0.0))
     return trainer
 

@@ -93,9 +93,9 @@ def test_a_build_without_time_takes_what_there_is_and_the_report_says_what_is_no
     )
     arguments = ("--source", f"kaggle:{kaggle}:test", *more, "--time-limit", "40s", "--set", "train.steps=2", "--out", out)
     assert run("run", *arguments) == 0
-    store = load_dataset(out / "dataset")
-    assert [source["name"] for source in store.manifest["sources"]] == ["kaggle:kaggle:test", "kaggle:kaggle:training"]
-    counts = np.diff(store.transform_start)
+    dataset = load_dataset(out / "dataset")
+    assert [source["name"] for source in dataset.manifest["sources"]] == ["kaggle:kaggle:test", "kaggle:kaggle:training"]
+    counts = np.diff(dataset.transform_start)
     assert (counts.min(), counts.max()) == (1, 6)
     assert "of some tasks there are 0 besides the task itself, not 5" in caplog.text
     assert f"kaggle:{kaggle}:evaluation is left out: reading the sources before it took" in caplog.text

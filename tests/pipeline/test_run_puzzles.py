@@ -14,9 +14,8 @@ import pytest
 import pipeline.inference.puzzles
 from eval.puzzle_score import PuzzlePrediction, read_predictions, score_puzzles
 from pipeline.cli.main import main
-from pipeline.data.dataset import load_dataset
+from pipeline.data.dataset import PuzzleDataset, load_dataset
 from pipeline.data.packs import Samples
-from pipeline.data.puzzles.build import PuzzleStore
 from pipeline.data.puzzles.kinds import KindName
 from pipeline.data.puzzles.sources import Puzzles
 from pipeline.inference.forward import InferenceRunner, Output
@@ -28,7 +27,7 @@ from pipeline.training.metrics import Progress
 from pipeline.training.trainer import Trainer
 from tests.pipeline.inference.test_puzzles import Looks
 from tests.pipeline.tiny import TINY
-from tests.pipeline.tinypuzzles import tiny_puzzle_store, tiny_puzzles, write_csv
+from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles, write_csv
 
 SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.packs=1") for part in ("--set", setting)]
 PRESETS: dict[KindName, str] = {"sudoku": "trm-sudoku", "maze": "trm-maze"}
@@ -135,7 +134,7 @@ def test_of_foreign_or_changed_predictions_what_cannot_be_known_is_unknown(
 def test_puzzles_that_there_was_no_time_for_and_a_damaged_record_cost_no_facts(
     folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    out, store = folder / "out", tiny_puzzle_store()
+    out, dataset = folder / "out", tiny_puzzle_dataset()
     out.mkdir()
     (out / "score.json").write_text("{}")
     (out / "run.json").write_text("[")
@@ -143,7 +142,7 @@ def test_puzzles_that_there_was_no_time_for_and_a_damaged_record_cost_no_facts(
     half = [
         PuzzlePrediction(text, text if place % 2 else None, 0.5 if place % 2 else None) for place, text in enumerate(questions)
     ]
-    leave_predictions(out / "predictions.csv", half, "run, step 3", store)
+    leave_predictions(out / "predictions.csv", half, "run, step 3", dataset)
     assert not (out / "score.json").exists()  # it was of other predictions
     assert call("score", out / "predictions.csv", *sources(folder)[:2]) == 0
     shown = capsys.readouterr().out
@@ -211,12 +210,12 @@ def test_limits_draw_training_puzzles_by_the_seed_and_always_the_same_tests(fold
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
         limits = ("--limit", 5, "--test-limit", 4, "--seed", seed)
         assert run(*sources(folder), "--out", folder / name, *limits, steps=1) == 0
-        store = load_dataset(folder / name / "dataset")
-        assert isinstance(store, PuzzleStore)
-        assert (len(store.questions), len(store.test_questions)) == (5, 4)
+        dataset = load_dataset(folder / name / "dataset")
+        assert isinstance(dataset, PuzzleDataset)
+        assert (len(dataset.questions), len(dataset.test_questions)) == (5, 4)
         questions = [each.question for each in read_predictions(folder / name / "predictions.csv")]
         assert set(questions) < set(to_solve().question_texts())
-        drawn[name] = (questions, store.questions.tobytes())
+        drawn[name] = (questions, dataset.questions.tobytes())
     assert drawn["one"] == drawn["again"]
     assert drawn["one"][0] == drawn["other"][0]
     assert drawn["one"][1] != drawn["other"][1]
@@ -226,11 +225,11 @@ def test_one_file_may_be_limited_for_training_and_for_tests(folder: Path) -> Non
     file = write_csv(folder / "all.csv", tiny_puzzles(count=40))
     both = ("--source", f"sudoku:{file}", "--train-source", f"sudoku:{file}")
     assert run(*both, "--limit", 20, "--test-limit", 6, "--out", folder / "out", steps=1) == 0
-    store = load_dataset(folder / "out" / "dataset")
-    assert isinstance(store, PuzzleStore)
-    assert len(store.test_questions) == len(read_predictions(folder / "out" / "predictions.csv")) == 6
-    assert 10 <= len(store.questions) <= 20  # those that are tests too are left out
-    trained, asked = ({each.tobytes() for each in part} for part in (store.questions, store.test_questions))
+    dataset = load_dataset(folder / "out" / "dataset")
+    assert isinstance(dataset, PuzzleDataset)
+    assert len(dataset.test_questions) == len(read_predictions(folder / "out" / "predictions.csv")) == 6
+    assert 10 <= len(dataset.questions) <= 20  # those that are tests too are left out
+    trained, asked = ({each.tobytes() for each in part} for part in (dataset.questions, dataset.test_questions))
     assert not trained & asked
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline import weights as checkpoint
 from pipeline.config import BuildConfig, Config, override
 from pipeline.data.build import build
-from pipeline.data.store import Store
+from pipeline.data.dataset import TaskDataset
 from pipeline.models.network import Network, make_network
 from pipeline.tensor_files import Damaged, read_tensors
 from pipeline.training.checkpoint import begin_checkpoint, finish_checkpoint
@@ -25,7 +25,7 @@ from pipeline.weights import (
     save_weights,
     transplant,
 )
-from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
+from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
 
 KINDS = pytest.mark.parametrize("kind", ["table", "compositional", "residual"])
 ROWS, RESIDUAL = "memory.rows", "memory.residual.rows"
@@ -37,20 +37,20 @@ def config_of(kind: str, *settings: str) -> Config:
     return tiny_config(*memory, "memory.tokens=2", *settings)
 
 
-def network_of(config: Config, store: Store, seed: int = 1) -> Network:
+def network_of(config: Config, dataset: TaskDataset, seed: int = 1) -> Network:
     """A network whose memory rows are all different."""
-    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), seed)
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), seed)
     with torch.no_grad():
         for name in {ROWS, RESIDUAL} & network.state_dict().keys():
             network.state_dict()[name].normal_(generator=torch.Generator().manual_seed(seed))
     return network
 
 
-def write_weights(path: Path, kind: str = "compositional", store: Store | None = None) -> dict[str, Tensor]:
-    store = store or tiny_store()
+def write_weights(path: Path, kind: str = "compositional", dataset: TaskDataset | None = None) -> dict[str, Tensor]:
+    dataset = dataset or tiny_dataset()
     config = config_of(kind)
-    tensors = {name: tensor.clone() for name, tensor in network_of(config, store).state_dict().items()}
-    save_weights(path, tensors, config, store, 12)
+    tensors = {name: tensor.clone() for name, tensor in network_of(config, dataset).state_dict().items()}
+    save_weights(path, tensors, config, dataset, 12)
     return tensors
 
 
@@ -61,28 +61,28 @@ def assert_equal(ours: dict[str, Tensor], others: dict[str, Tensor]) -> None:
 
 @KINDS
 def test_weights_are_read_as_they_were_written(tmp_path: Path, kind: str) -> None:
-    store, path = tiny_store(), tmp_path / "weights.safetensors"
-    tensors = write_weights(path, kind, store)
+    dataset, path = tiny_dataset(), tmp_path / "weights.safetensors"
+    tensors = write_weights(path, kind, dataset)
     weights = load_weights(path)
     assert_equal(weights.tensors, tensors)
     assert (weights.path, weights.config, weights.step) == (path, config_of(kind), 12)
-    assert (weights.data_hash, weights.task_ids) == (store.data_hash, store.task_ids)
-    assert weights.transforms.tolist() == store.transforms.tolist()
-    assert weights.transform_start.tolist() == store.transform_start.tolist()
+    assert (weights.data_hash, weights.task_ids) == (dataset.data_hash, dataset.task_ids)
+    assert weights.transforms.tolist() == dataset.transforms.tolist()
+    assert weights.transform_start.tolist() == dataset.transform_start.tolist()
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 @KINDS
 def test_weights_come_back_unchanged_to_their_own_tasks(tmp_path: Path, kind: str) -> None:
-    store = tiny_store()
-    tensors = write_weights(tmp_path / "weights.safetensors", kind, store)
-    network, happened = network_from(load_weights(tmp_path), store)
+    dataset = tiny_dataset()
+    tensors = write_weights(tmp_path / "weights.safetensors", kind, dataset)
+    network, happened = network_from(load_weights(tmp_path), dataset)
     assert_equal(network.state_dict(), tensors)
     assert happened == Transplant(known=4, new=0, unused=0)
 
 
-def store_of(names: dict[str, int], augmentations: int, seed: int = 0) -> Store:
-    """A store of tasks by name; equal numbers are equal tasks."""
+def dataset_of(names: dict[str, int], augmentations: int, seed: int = 0) -> TaskDataset:
+    """A dataset of tasks by name; equal numbers are equal tasks."""
     tasks = tiny_source(tasks=max(names.values()) + 1).tasks
     renamed = tuple(replace(tasks[number], id=name) for name, number in names.items())
     source = replace(tiny_source(), tasks=renamed, solutions={})
@@ -92,12 +92,12 @@ def store_of(names: dict[str, int], augmentations: int, seed: int = 0) -> Store:
 OLD, NEW = {"b": 0, "c": 1, "d": 2}, {"a": 3, "aa": 4, "c": 1, "d": 2}
 
 
-def moved(kind: str, tmp_path: Path) -> tuple[Weights, Store, Network, Transplant]:
+def moved(kind: str, tmp_path: Path) -> tuple[Weights, TaskDataset, Network, Transplant]:
     """What becomes of weights of b, c and d, with other views, when a, aa, c and d are to be solved."""
-    write_weights(tmp_path / "weights.safetensors", kind, store_of(OLD, 5))
-    weights, store = load_weights(tmp_path), store_of(NEW, 8, seed=1)
-    network, happened = network_from(weights, store)
-    return weights, store, network, happened
+    write_weights(tmp_path / "weights.safetensors", kind, dataset_of(OLD, 5))
+    weights, dataset = load_weights(tmp_path), dataset_of(NEW, 8, seed=1)
+    network, happened = network_from(weights, dataset)
+    return weights, dataset, network, happened
 
 
 @KINDS
@@ -110,9 +110,9 @@ def test_a_transplant_says_what_was_known_new_and_unused(tmp_path: Path, kind: s
 
 
 def test_compositional_rows_move_by_task_id_and_new_ones_are_the_mean(tmp_path: Path) -> None:
-    weights, store, network, _ = moved("compositional", tmp_path)
+    weights, dataset, network, _ = moved("compositional", tmp_path)
     old, rows = weights.tensors[ROWS], network.state_dict()[ROWS]
-    assert store.task_ids == ("a", "aa", "c", "d")
+    assert dataset.task_ids == ("a", "aa", "c", "d")
     torch.testing.assert_close(rows, torch.stack([old.mean(0), old.mean(0), old[1], old[2]]))
 
 
@@ -127,13 +127,13 @@ def places_of(weights: Weights) -> dict[str, dict[int, int]]:
 def test_rows_of_views_move_by_task_id_and_transform_and_new_ones_are_the_mean_or_zero(
     tmp_path: Path, kind: str, name: str
 ) -> None:
-    weights, store, network, _ = moved(kind, tmp_path)
+    weights, dataset, network, _ = moved(kind, tmp_path)
     old, rows = weights.tensors[name], network.state_dict()[name]
-    assert rows.shape == (len(store.transforms), old.shape[1])
+    assert rows.shape == (len(dataset.transforms), old.shape[1])
     places, kinds = places_of(weights), []
-    for task, task_id in enumerate(store.task_ids):
-        for position in range(*store.transform_start[task : task + 2]):
-            code = int(store.transforms[position])
+    for task, task_id in enumerate(dataset.task_ids):
+        for position in range(*dataset.transform_start[task : task + 2]):
+            code = int(dataset.transforms[position])
             known = places.get(task_id, {})
             expected = torch.zeros(3) if kind == "residual" else old[list(known.values()) or slice(None)].mean(0)
             torch.testing.assert_close(rows[position], old[known[code]] if code in known else expected)
@@ -165,19 +165,19 @@ def test_weights_of_another_architecture_are_refused_by_what_differs(
 ) -> None:
     path = tmp_path / "weights.safetensors"
     write_weights(path, kind)
-    store = tiny_store()
-    other = network_of(override(config_of(kind), [setting]), store)
+    dataset = tiny_dataset()
+    other = network_of(override(config_of(kind), [setting]), dataset)
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     with pytest.raises(ValueError, match=f"{path}: weights of another architecture, .*{named}.* differ"):
-        transplant(load_weights(path), other, store)
+        transplant(load_weights(path), other, dataset)
     assert_equal(other.state_dict(), before)
 
 
 def test_more_cycles_are_no_other_architecture(tmp_path: Path) -> None:
     write_weights(tmp_path / "weights.safetensors")
-    store = tiny_store()
-    deeper = network_of(config_of("compositional", "model.H_cycles=5", "model.L_cycles=6"), store)
-    assert transplant(load_weights(tmp_path), deeper, store).known == 4
+    dataset = tiny_dataset()
+    deeper = network_of(config_of("compositional", "model.H_cycles=5", "model.L_cycles=6"), dataset)
+    assert transplant(load_weights(tmp_path), deeper, dataset).known == 4
 
 
 @pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, -1])

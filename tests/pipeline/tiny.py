@@ -10,8 +10,8 @@ from augment.grid import Grid
 from augment.task import Pair, Task
 from pipeline.config import BuildConfig, Config, override
 from pipeline.data.build import build
+from pipeline.data.dataset import TaskDataset
 from pipeline.data.sources import Source
-from pipeline.data.store import Store
 
 TINY = (
     "model.hidden_size=16",
@@ -59,7 +59,9 @@ def tiny_source(seed: int = 0, tasks: int = 4, name: str = "tiny", rule: Callabl
     return Source(name, tuple(made), solutions)
 
 
-def tiny_store(seed: int = 0, tasks: int = 4, augmentations: int = 5, rule: Callable[[Grid], Grid] = upside_down) -> Store:
+def tiny_dataset(
+    seed: int = 0, tasks: int = 4, augmentations: int = 5, rule: Callable[[Grid], Grid] = upside_down
+) -> TaskDataset:
     """The dataset of `tiny_source`."""
     return build([tiny_source(seed, tasks, rule=rule)], [], BuildConfig(augmentations, "all", 0, 1), leakage="allow")
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from augment.sudoku import draw_symmetries
-from pipeline.data.puzzles.build import PuzzleStore, build_puzzles
+from pipeline.data.dataset import PuzzleDataset
+from pipeline.data.puzzles.build import build_puzzles
 from pipeline.data.puzzles.kinds import KindName
 from pipeline.data.puzzles.sources import Puzzles
 
@@ -42,7 +43,7 @@ def _tiny_mazes(count: int, seed: int, side: int, name: str) -> Puzzles:
     return Puzzles("maze", questions, answers, name)
 
 
-def tiny_puzzle_store(kind: KindName = "sudoku", augmentations: int = 5, **made: Any) -> PuzzleStore:
+def tiny_puzzle_dataset(kind: KindName = "sudoku", augmentations: int = 5, **made: Any) -> PuzzleDataset:
     """The dataset that trains on six tiny puzzles and asks for six others; `made` goes to `tiny_puzzles`."""
     return build_puzzles([tiny_puzzles(kind, seed=99, **made)], [tiny_puzzles(kind, **made)], augmentations, 3, "allow")
 

@@ -8,8 +8,8 @@ import numpy as np
 from augment.grid import Grid
 from pipeline.config import BuildConfig, Config
 from pipeline.data.build import build
+from pipeline.data.dataset import TaskDataset
 from pipeline.data.sources import Source
-from pipeline.data.store import Store
 from pipeline.inference.candidates import Candidates, Origin, write_candidates
 from pipeline.inference.predictor import round_path
 from pipeline.inference.voting import tally, write_attempts
@@ -17,7 +17,7 @@ from pipeline.models.network import make_network
 from pipeline.weights import save_weights
 
 Votes = Sequence[tuple[int, Grid | None, float]]
-"""(test of the store, grid, halting probability)."""
+"""(test of the dataset, grid, halting probability)."""
 
 
 def make_candidates(votes: Votes) -> Candidates:
@@ -31,20 +31,22 @@ def make_candidates(votes: Votes) -> Candidates:
     )
 
 
-def write_run(folder: Path, source: Source, votes: Votes, name: str = "step 1") -> Store:
+def write_run(folder: Path, source: Source, votes: Votes, name: str = "step 1") -> TaskDataset:
     """Write a run that solved `source` with these votes; return its dataset."""
-    store = build([source], [], BuildConfig(3, "all", 0, 1), leakage="allow")
-    store.save(folder / "dataset")
+    dataset = build([source], [], BuildConfig(3, "all", 0, 1), leakage="allow")
+    dataset.save(folder / "dataset")
     (folder / "candidates").mkdir()
     write_candidates(
-        round_path(folder / "candidates", 1), make_candidates(votes), Origin(name, store.tests_hash, 1, 0, 1, True)
+        round_path(folder / "candidates", 1), make_candidates(votes), Origin(name, dataset.tests_hash, 1, 0, 1, True)
     )
-    write_attempts(folder / "submission.json", tally([folder / "candidates"], store), store.tasks_to_solve(), "count", store)
-    return store
+    write_attempts(
+        folder / "submission.json", tally([folder / "candidates"], dataset), dataset.tasks_to_solve(), "count", dataset
+    )
+    return dataset
 
 
-def write_weights(folder: Path, store: Store, config: Config) -> None:
+def write_weights(folder: Path, dataset: TaskDataset, config: Config) -> None:
     """Write weights that were never trained, as if a run had left them in `folder`."""
-    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), 0)
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / "weights.safetensors", network.state_dict(), config, store, 1)
+    save_weights(folder / "weights.safetensors", network.state_dict(), config, dataset, 1)

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.cli.main import main
 from pipeline.config import Config
-from pipeline.data.store import Store
+from pipeline.data.dataset import TaskDataset
 from pipeline.device import make_accelerator
 from pipeline.models.network import make_network
 from pipeline.system.time_limit import Budget
@@ -20,7 +20,7 @@ from pipeline.training.carry import next_batch
 from pipeline.training.gradients import Computed, Gradients
 from pipeline.training.trainer import Trainer
 from pipeline.weights import newest_checkpoint
-from tests.pipeline.tiny import tiny_config, tiny_store
+from tests.pipeline.tiny import tiny_config, tiny_dataset
 
 ROOT = Path(__file__).parents[2]
 NO_LIMIT = Budget(None, 0.0)
@@ -30,12 +30,12 @@ ACCELERATE = [
 ]
 
 
-def make_trainer(config: Config, out: Path, store: Store | None = None) -> Trainer:
-    store = store or tiny_store()
+def make_trainer(config: Config, out: Path, dataset: TaskDataset | None = None) -> Trainer:
+    dataset = dataset or tiny_dataset()
     accelerator, dtype = make_accelerator(config.train.precision)
-    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), config.train.seed)
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
     out.mkdir(parents=True, exist_ok=True)
-    return Trainer(accelerator, dtype, network.to(accelerator.device), store, config, out)
+    return Trainer(accelerator, dtype, network.to(accelerator.device), dataset, config, out)
 
 
 def final_tensors(out: Path) -> dict[str, torch.Tensor]:

@@ -23,8 +23,6 @@ from pipeline.system.progress_bar import doing
 
 logger = logging.getLogger(__name__)
 
-PuzzleStore = PuzzleDataset
-
 
 def build_puzzles(
     sources: Sequence[Puzzles], train_sources: Sequence[Puzzles], augmentations: int, seed: int, leakage: Leakage = "refuse"

@@ -46,9 +46,9 @@ def test_one_stage_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 
 def test_a_cpu_has_neither_graphs_nor_compiled_sides() -> None:
-    store = plan.build_mix(TINY)
-    eager = Computing("ours", store, TINY, torch.device("cpu"), torch.float32)
-    assert gpu_sides({"ours": eager}, Draws(store, "pairs", tries=1)) == {}
+    dataset = plan.build_mix(TINY)
+    eager = Computing("ours", dataset, TINY, torch.device("cpu"), torch.float32)
+    assert gpu_sides({"ours": eager}, Draws(dataset, "pairs", tries=1)) == {}
 
 
 def test_a_gpu_has_compiled_and_graphed_sides_that_compute_what_ours_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,10 +58,10 @@ def test_a_gpu_has_compiled_and_graphed_sides_that_compute_what_ours_does(monkey
     monkeypatch.setattr(attention, "_packed_kernel", lambda: masked)
     monkeypatch.setattr(execution, "capture", played)
     torch._dynamo.reset()
-    store = plan.build_mix(TINY)
-    draws = Draws(store, "pairs", tries=1)
+    dataset = plan.build_mix(TINY)
+    draws = Draws(dataset, "pairs", tries=1)
     for side, graphed in (("ours", False), ("ours", True), ("published", False)):
-        eager = Computing(side, store, TINY, torch.device("cpu"), torch.float32)
+        eager = Computing(side, dataset, TINY, torch.device("cpu"), torch.float32)
         accelerated = Accelerated(eager, draws, graphed)
         for _ in range(2):
             accelerated.prepare(3)()

@@ -10,8 +10,8 @@ from pipeline.bench.measure import segment_operations
 from pipeline.bench.plan import CANVAS, MEMORY, Plan, build_mix
 from pipeline.bench.published_way import CANVAS_BYTES
 from pipeline.bench.stages import Computing, Draws
+from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import PackMaker, Samples
-from pipeline.data.store import Store
 from pipeline.device import to_batch
 from pipeline.models import reasoner
 from pipeline.models.config import MemoryConfig, ReasonerConfig
@@ -24,20 +24,20 @@ SMALL = ReasonerConfig(hidden_size=32, heads=2, inner_multiple=32, H_cycles=2, L
 
 
 @pytest.fixture(scope="module")
-def mix() -> Store:
+def mix() -> TaskDataset:
     """The tasks of the benchmark with few views."""
     return build_mix(Plan(augmentations=8))
 
 
-def layout_of(side: str, samples: Samples, store: Store) -> Layout:
-    maker = PackMaker(store, CANVAS[side], MEMORY[side].tokens)
+def layout_of(side: str, samples: Samples, dataset: TaskDataset) -> Layout:
+    maker = PackMaker(dataset, CANVAS[side], MEMORY[side].tokens)
     pack = maker.make(samples[maker.order(samples)])
     return make_layout(torch.from_numpy(pack.shapes), torch.from_numpy(pack.offsets), maker.memory_tokens)
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", ["trm", "hrm", "urm"])
-def test_the_operations_that_run_are_those_that_are_counted(mix: Store, kind: str, training: bool) -> None:
+def test_the_operations_that_run_are_those_that_are_counted(mix: TaskDataset, kind: str, training: bool) -> None:
     plan = Plan(model=ReasonerConfig(**{**SMALL.__dict__, "kind": kind}))
     computing = Computing("unpadded", mix, plan, CPU, torch.bfloat16)  # whose attention is products, which torch counts
     batch = computing.batch(Draws(mix, "pairs", tries=1).samples(3))
@@ -50,14 +50,14 @@ def test_the_operations_that_run_are_those_that_are_counted(mix: Store, kind: st
         assert segment_operations(computing.network.reasoner, batch.layout, training) == counter.get_total_flops()
 
 
-def test_what_is_not_counted_is_refused(mix: Store) -> None:
+def test_what_is_not_counted_is_refused(mix: TaskDataset) -> None:
     convolving = make_network(ReasonerConfig(hidden_size=32, heads=2, convolution=3), MemoryConfig(), 1, 1, 0)
     layout = layout_of("ours", Draws(mix, "pairs", tries=1).samples(1), mix)
     with pytest.raises(ValueError, match="without a convolution"):
         segment_operations(convolving.reasoner, layout, True)
 
 
-def test_fitted_canvases_need_a_quarter_of_the_tokens_and_a_fifth_of_the_operations(mix: Store) -> None:
+def test_fitted_canvases_need_a_quarter_of_the_tokens_and_a_fifth_of_the_operations(mix: TaskDataset) -> None:
     network = make_network(ReasonerConfig(), MemoryConfig("table", 1), 1, 1, 0)
     samples = Draws(mix, "pairs", tries=1).samples(2000)
     published, ours = (layout_of(side, samples, mix) for side in ("published", "ours"))
@@ -69,10 +69,10 @@ def test_fitted_canvases_need_a_quarter_of_the_tokens_and_a_fifth_of_the_operati
 
 
 def test_the_dataset_is_a_thousandth_of_the_materialised_one() -> None:
-    store = build_mix(Plan(augmentations=1000, tasks=40))
-    examples = np.bincount(np.concatenate((store.pair_task, store.test_task)), minlength=len(store.task_ids))
-    published = 2 * CANVAS_BYTES * int((np.diff(store.transform_start) * examples).sum())
-    assert published > 1000 * sum(array.nbytes for array in store.arrays().values())
+    dataset = build_mix(Plan(augmentations=1000, tasks=40))
+    examples = np.bincount(np.concatenate((dataset.pair_task, dataset.test_task)), minlength=len(dataset.task_ids))
+    published = 2 * CANVAS_BYTES * int((np.diff(dataset.transform_start) * examples).sum())
+    assert published > 1000 * sum(array.nbytes for array in dataset.arrays().values())
 
 
 def masked_attention(visible: Tensor) -> object:
@@ -90,7 +90,7 @@ def masked_attention(visible: Tensor) -> object:
     return attend
 
 
-def test_only_padding_is_removed(mix: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_padding_is_removed(mix: TaskDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss on fitted canvases is that on full ones of the same sequences where attention sees no padding."""
     network = make_network(ReasonerConfig(hidden_size=64, heads=2, inner_multiple=64), MemoryConfig("table", 16), 1, 1, 0)
     samples = Draws(mix, "pairs", tries=1).samples(4)
@@ -111,10 +111,10 @@ def test_only_padding_is_removed(mix: Store, monkeypatch: pytest.MonkeyPatch) ->
     assert losses[0] > 1
 
 
-def hide_padding(batch: Batch, samples: Samples, store: Store) -> tuple[Batch, Tensor]:
+def hide_padding(batch: Batch, samples: Samples, dataset: TaskDataset) -> tuple[Batch, Tensor]:
     """Return the batch without labels outside the fitted canvases, and which tokens lie within, (N,) bool."""
-    fitted = PackMaker(store, "fitted", 16)
-    order = PackMaker(store, "full", 16).order(samples)
+    fitted = PackMaker(dataset, "fitted", 16)
+    order = PackMaker(dataset, "full", 16).order(samples)
     shapes = torch.from_numpy(fitted.make(samples).shapes[order] if len(samples) == 1 else fitted._shapes(samples[order]))
     shifts = torch.from_numpy(samples[order].shift)
     layout, labels = batch.layout, batch.labels

@@ -18,8 +18,8 @@ from augment.views import count_distinct
 from pipeline.config import BuildConfig, Leakage
 from pipeline.data import build as build_module
 from pipeline.data.build import build
+from pipeline.data.dataset import TaskDataset
 from pipeline.data.sources import Source
-from pipeline.data.store import Store
 
 SMALL = BuildConfig(augmentations=7)
 TURN = transform_from_int(400_000)
@@ -39,68 +39,68 @@ LESSONS = Source(
 )
 
 
-def pairs_of(store: Store, task_id: str) -> list[tuple[list[Any], list[Any]]]:
+def pairs_of(dataset: TaskDataset, task_id: str) -> list[tuple[list[Any], list[Any]]]:
     """Return the pairs of a task in no particular order, as sorted lists."""
-    task = store.task_ids.index(task_id)
-    places = range(store.pair_start[task], store.pair_start[task + 1])
-    assert all(store.pair_task[place] == task for place in places)
-    return sorted((store.grid(store.pair_input[i]).tolist(), store.grid(store.pair_output[i]).tolist()) for i in places)
+    task = dataset.task_ids.index(task_id)
+    places = range(dataset.pair_start[task], dataset.pair_start[task + 1])
+    assert all(dataset.pair_task[place] == task for place in places)
+    return sorted((dataset.grid(dataset.pair_input[i]).tolist(), dataset.grid(dataset.pair_output[i]).tolist()) for i in places)
 
 
 def listed(*pairs: tuple[Grid, Grid]) -> list[tuple[list[Any], list[Any]]]:
     return sorted((given.tolist(), wanted.tolist()) for given, wanted in pairs)
 
 
-def codes_of(store: Store, task_id: str) -> list[int]:
-    task = store.task_ids.index(task_id)
-    codes: list[int] = store.transforms[store.transform_start[task] : store.transform_start[task + 1]].tolist()
+def codes_of(dataset: TaskDataset, task_id: str) -> list[int]:
+    task = dataset.task_ids.index(task_id)
+    codes: list[int] = dataset.transforms[dataset.transform_start[task] : dataset.transform_start[task + 1]].tolist()
     return codes
 
 
-def show(store: Store) -> list[bytes]:
-    return [repr(store.task_ids).encode(), *(array.tobytes() for array in store.arrays().values())]
+def show(dataset: TaskDataset) -> list[bytes]:
+    return [repr(dataset.task_ids).encode(), *(array.tobytes() for array in dataset.arrays().values())]
 
 
 def test_demonstrations_of_all_and_known_tests_of_train_sources_are_trained_on() -> None:
-    store = build([QUESTION], [LESSONS], SMALL)
-    assert store.task_ids == ("l", "m", "q")
-    assert pairs_of(store, "l") == listed((C, A))
-    assert pairs_of(store, "m") == listed((A, B), (B, A), (C, D))
-    assert pairs_of(store, "q") == listed((A, A), (B, B))
+    dataset = build([QUESTION], [LESSONS], SMALL)
+    assert dataset.task_ids == ("l", "m", "q")
+    assert pairs_of(dataset, "l") == listed((C, A))
+    assert pairs_of(dataset, "m") == listed((A, B), (B, A), (C, D))
+    assert pairs_of(dataset, "q") == listed((A, A), (B, B))
 
 
 def test_tests_of_sources_are_asked_in_order_and_those_of_train_sources_are_not() -> None:
-    store = build([QUESTION], [LESSONS], SMALL)
-    assert [store.task_ids[task] for task in store.test_task] == ["q", "q"]
-    assert store.test_index.tolist() == [0, 1]
-    assert [store.grid(grid).tolist() for grid in store.test_input] == [D.tolist(), C.tolist()]
+    dataset = build([QUESTION], [LESSONS], SMALL)
+    assert [dataset.task_ids[task] for task in dataset.test_task] == ["q", "q"]
+    assert dataset.test_index.tolist() == [0, 1]
+    assert [dataset.grid(grid).tolist() for grid in dataset.test_input] == [D.tolist(), C.tolist()]
 
 
 def test_the_output_of_a_scored_test_is_nowhere_in_the_dataset() -> None:
-    store = build([QUESTION], [LESSONS], SMALL)
-    assert SECRET.tobytes() not in store.cells.tobytes()
+    dataset = build([QUESTION], [LESSONS], SMALL)
+    assert SECRET.tobytes() not in dataset.cells.tobytes()
     hidden = Source(QUESTION.name, QUESTION.tasks, {})
-    assert show(build([hidden], [LESSONS], SMALL)) == show(store)
+    assert show(build([hidden], [LESSONS], SMALL)) == show(dataset)
 
 
 def test_each_grid_is_kept_once() -> None:
-    store = build([QUESTION], [LESSONS], SMALL)
-    grids = {(store.grid(i).shape, store.grid(i).tobytes()) for i in range(len(store.grid_start))}
-    assert len(grids) == len(store.grid_start) == 4
-    assert len(store.cells) == sum(grid.size for grid in (A, B, C, D))
+    dataset = build([QUESTION], [LESSONS], SMALL)
+    grids = {(dataset.grid(i).shape, dataset.grid(i).tobytes()) for i in range(len(dataset.grid_start))}
+    assert len(grids) == len(dataset.grid_start) == 4
+    assert len(dataset.cells) == sum(grid.size for grid in (A, B, C, D))
 
 
 def test_tasks_of_one_id_are_merged() -> None:
     more = Source("rearc:more", (Task("q", (Pair(B, B), Pair(C, D)), ()),), {})
-    store = build([QUESTION], [more, LESSONS], SMALL)
-    assert pairs_of(store, "q") == listed((A, A), (B, B), (C, D))
-    assert len(store.test_task) == 2
-    assert store.manifest["merged_tasks"] == 1
+    dataset = build([QUESTION], [more, LESSONS], SMALL)
+    assert pairs_of(dataset, "q") == listed((A, A), (B, B), (C, D))
+    assert len(dataset.test_task) == 2
+    assert dataset.manifest["merged_tasks"] == 1
 
 
 def test_a_task_in_two_sources_is_asked_once() -> None:
-    store = build([QUESTION, Source("arc2:evaluation", QUESTION.tasks, {})], [], SMALL)
-    assert len(store.test_task) == 2
+    dataset = build([QUESTION, Source("arc2:evaluation", QUESTION.tasks, {})], [], SMALL)
+    assert len(dataset.test_task) == 2
 
 
 def test_sources_that_disagree_on_tests_are_refused() -> None:
@@ -110,30 +110,30 @@ def test_sources_that_disagree_on_tests_are_refused() -> None:
 
 
 def test_the_identity_comes_first_and_views_are_distinct() -> None:
-    store = build([QUESTION], [LESSONS], SMALL)
-    for task_id in store.task_ids:
-        codes = codes_of(store, task_id)
+    dataset = build([QUESTION], [LESSONS], SMALL)
+    for task_id in dataset.task_ids:
+        codes = codes_of(dataset, task_id)
         assert codes[0] == 0
         assert len(set(codes)) == len(codes) == 8
 
 
 def test_a_task_has_no_more_views_than_exist() -> None:
     plain = Task("plain", (Pair(rows([0, 0]), rows([1])),), (rows([0, 0]),))
-    store = build([Source("plain", (plain,), {})], [], BuildConfig(augmentations=1000))
-    assert len(store.transforms) == count_distinct(plain) == 18
+    dataset = build([Source("plain", (plain,), {})], [], BuildConfig(augmentations=1000))
+    assert len(dataset.transforms) == count_distinct(plain) == 18
     kept = build([Source("plain", (plain,), {})], [], BuildConfig(augmentations=1000, policy="keep-output-only"))
     assert len(kept.transforms) == count_distinct(plain, "keep-output-only") == 2
 
 
 def test_no_augmentations_leave_the_identity() -> None:
-    store = build([QUESTION], [LESSONS], BuildConfig(augmentations=0))
-    assert store.transforms.tolist() == [0, 0, 0]
+    dataset = build([QUESTION], [LESSONS], BuildConfig(augmentations=0))
+    assert dataset.transforms.tolist() == [0, 0, 0]
 
 
 def test_canvases_follow_the_rule_of_the_task_and_hold_the_pair() -> None:
-    store = build([QUESTION], [LESSONS], SMALL)
-    assert store.test_canvas.tolist() == [[2, 3], [2, 1]]
-    single = store.pair_canvas[store.pair_start[0] : store.pair_start[1]]
+    dataset = build([QUESTION], [LESSONS], SMALL)
+    assert dataset.test_canvas.tolist() == [[2, 3], [2, 1]]
+    single = dataset.pair_canvas[dataset.pair_start[0] : dataset.pair_start[1]]
     assert single.tolist() == [[30, 30]]
 
 
@@ -179,8 +179,8 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds_per_view: float) -> None:
         self.now, real = 100.0, build_module._draw_share
 
-        def draw(store: Store, numbers: Iterable[int], config: BuildConfig, most: int) -> Any:
-            codes = real(store, numbers, config, most)
+        def draw(dataset: TaskDataset, numbers: Iterable[int], config: BuildConfig, most: int) -> Any:
+            codes = real(dataset, numbers, config, most)
             self.now += seconds_per_view * sum(map(len, codes))
             return codes
 
@@ -193,29 +193,29 @@ def test_where_drawing_views_is_slow_there_are_fewer_and_it_is_said(
 ) -> None:
     clock = Clock(monkeypatch, 1.0)
     with caplog.at_level(logging.WARNING):
-        store = build([many(32)], [], BuildConfig(augmentations=99, jobs=1), seconds=800.0)  # 3200 for all
-    counts = np.diff(store.transform_start)
+        dataset = build([many(32)], [], BuildConfig(augmentations=99, jobs=1), seconds=800.0)  # 3200 for all
+    counts = np.diff(dataset.transform_start)
     assert counts[0] == 100
     assert 800 * 0.9 < clock.now - 100 <= 800
     fewest = int(counts.min())
     assert 10 < fewest < 25
-    assert store.manifest["augmentations_cut_to"] == fewest - 1
+    assert dataset.manifest["augmentations_cut_to"] == fewest - 1
     assert f"of some tasks there are {fewest - 1} besides the task itself, not 99" in caplog.text
 
 
 def test_no_time_at_all_leaves_the_tasks_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(monkeypatch, 1.0)
-    store = build([many(32)], [], BuildConfig(augmentations=99, jobs=1), seconds=0.0)
-    assert np.diff(store.transform_start).tolist() == [100] + [1] * 31
-    assert store.manifest["augmentations_cut_to"] == 0
+    dataset = build([many(32)], [], BuildConfig(augmentations=99, jobs=1), seconds=0.0)
+    assert np.diff(dataset.transform_start).tolist() == [100] + [1] * 31
+    assert dataset.manifest["augmentations_cut_to"] == 0
 
 
 @pytest.mark.parametrize("seconds", [None, 4000.0])
 def test_with_time_enough_nothing_is_cut(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> None:
     Clock(monkeypatch, 1.0)
-    store = build([many(32)], [], BuildConfig(augmentations=99, jobs=1), seconds=seconds)
-    assert set(np.diff(store.transform_start).tolist()) == {100}
-    assert "augmentations_cut_to" not in store.manifest
+    dataset = build([many(32)], [], BuildConfig(augmentations=99, jobs=1), seconds=seconds)
+    assert set(np.diff(dataset.transform_start).tolist()) == {100}
+    assert "augmentations_cut_to" not in dataset.manifest
 
 
 def test_a_limit_that_is_not_reached_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,10 +234,10 @@ def test_the_hash_seed_of_python_does_not_matter() -> None:
 
 
 def test_a_built_dataset_is_loaded_as_it_was(tmp_path: Path) -> None:
-    store = build([QUESTION], [LESSONS], SMALL)
-    store.save(tmp_path)
-    loaded = Store.load(tmp_path)
-    assert (show(loaded), loaded.manifest, loaded.data_hash) == (show(store), store.manifest, store.data_hash)
+    dataset = build([QUESTION], [LESSONS], SMALL)
+    dataset.save(tmp_path)
+    loaded = TaskDataset.load(tmp_path)
+    assert (show(loaded), loaded.manifest, loaded.data_hash) == (show(dataset), dataset.manifest, dataset.data_hash)
 
 
 def test_the_manifest_says_what_came_from_where() -> None:
@@ -271,9 +271,9 @@ def test_many_leaks_are_counted_and_the_first_few_named() -> None:
 
 def test_dropped_leaks_are_left_out_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        store = build([QUESTION], [LESSONS, LEAKING], SMALL, "drop")
-    assert pairs_of(store, "x") == listed((A, B))
-    assert store.manifest["audit"]["leaks"] == ["rearc:r.zip x demonstration 0 is arc1:evaluation q test 0"]
+        dataset = build([QUESTION], [LESSONS, LEAKING], SMALL, "drop")
+    assert pairs_of(dataset, "x") == listed((A, B))
+    assert dataset.manifest["audit"]["leaks"] == ["rearc:r.zip x demonstration 0 is arc1:evaluation q test 0"]
     assert "left out: 1 training pair shows" in caplog.text
 
 
@@ -283,22 +283,22 @@ def test_a_task_of_which_nothing_is_left_is_left_out() -> None:
 
 
 def test_a_leaking_copy_of_the_scored_task_loses_its_tests_and_keeps_the_demonstrations() -> None:
-    store = build([QUESTION], [QUESTION], SMALL, "drop")
-    assert pairs_of(store, "q") == listed((A, A), (B, B))
-    assert len(store.manifest["audit"]["leaks"]) == 2
+    dataset = build([QUESTION], [QUESTION], SMALL, "drop")
+    assert pairs_of(dataset, "q") == listed((A, A), (B, B))
+    assert len(dataset.manifest["audit"]["leaks"]) == 2
 
 
 def test_allowed_leaks_are_trained_on() -> None:
-    store = build([QUESTION], [LESSONS, LEAKING], SMALL, "allow")
-    assert len(pairs_of(store, "x")) == 2
-    assert len(store.manifest["audit"]["leaks"]) == 1
+    dataset = build([QUESTION], [LESSONS, LEAKING], SMALL, "allow")
+    assert len(pairs_of(dataset, "x")) == 2
+    assert len(dataset.manifest["audit"]["leaks"]) == 1
 
 
 def test_a_demonstration_that_shows_the_answer_to_its_own_task_stays() -> None:
     task = Task("own", (Pair(A, B), Pair(C, D)), (TURN.apply(A),))
-    store = build([Source("s", (task,), {"own": (TURN.apply(B),)})], [], SMALL)
-    assert len(pairs_of(store, "own")) == 2
-    assert store.manifest["audit"]["given"] == ["s own demonstration 0 is s own test 0"]
+    dataset = build([Source("s", (task,), {"own": (TURN.apply(B),)})], [], SMALL)
+    assert len(pairs_of(dataset, "own")) == 2
+    assert dataset.manifest["audit"]["given"] == ["s own demonstration 0 is s own test 0"]
 
 
 def test_nothing_to_build_is_an_error() -> None:

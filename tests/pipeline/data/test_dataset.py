@@ -4,33 +4,31 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.dataset import MANIFEST_FILE, load_dataset
+from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.packs import Examples, PackMaker, PuzzlePackMaker, make_packs
-from pipeline.data.puzzles.build import PuzzleStore
-from pipeline.data.store import Store
-from tests.pipeline.tiny import tiny_store
-from tests.pipeline.tinypuzzles import tiny_puzzle_store
+from tests.pipeline.tiny import tiny_dataset
+from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 
 
 def test_a_folder_loads_as_what_was_saved(tmp_path: Path) -> None:
-    tasks, puzzles = tiny_store(), tiny_puzzle_store("maze")
+    tasks, puzzles = tiny_dataset(), tiny_puzzle_dataset("maze")
     tasks.save(tmp_path / "tasks")
     puzzles.save(tmp_path / "puzzles")
     loaded = load_dataset(tmp_path / "tasks"), load_dataset(tmp_path / "puzzles")
-    assert isinstance(loaded[0], Store)
-    assert isinstance(loaded[1], PuzzleStore)
+    assert isinstance(loaded[0], TaskDataset)
+    assert isinstance(loaded[1], PuzzleDataset)
     assert [each.data_hash for each in loaded] == [tasks.data_hash, puzzles.data_hash]
 
 
 def test_a_folder_of_puzzles_is_no_dataset_of_tasks(tmp_path: Path) -> None:
-    tiny_puzzle_store().save(tmp_path)
+    tiny_puzzle_dataset().save(tmp_path)
     with pytest.raises(ValueError, match="expected format 'arc-trm-dataset 1', got 'arc-trm-puzzles 1'"):
-        Store.load(tmp_path)
+        TaskDataset.load(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"format": "arc-trm-puzzles 2"}', b'{"format": ["arc-trm-puzzles 1"]}'])
 def test_a_foreign_manifest_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
-    tiny_puzzle_store().save(tmp_path)
+    tiny_puzzle_dataset().save(tmp_path)
     (tmp_path / MANIFEST_FILE).write_bytes(content)
     with pytest.raises(ValueError, match=r"manifest\.json: (not |expected an object)") as caught:
         load_dataset(tmp_path)
@@ -44,7 +42,7 @@ def test_an_empty_folder_has_no_dataset(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("examples", ["pairs", "tests"])
 def test_packs_fit_their_dataset(examples: Examples) -> None:
-    tasks, puzzles = make_packs(tiny_store(), "fitted", 1, examples), make_packs(tiny_puzzle_store(), "fitted", 1, examples)
+    tasks, puzzles = make_packs(tiny_dataset(), "fitted", 1, examples), make_packs(tiny_puzzle_dataset(), "fitted", 1, examples)
     assert isinstance(tasks, PackMaker)
     assert isinstance(puzzles, PuzzlePackMaker)
     for maker in (tasks, puzzles):

@@ -12,9 +12,9 @@ from augment.task import Pair, Task
 from augment.transform import Transform, transform_from_int
 from pipeline.config import BuildConfig
 from pipeline.data.build import build
+from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Canvas, Pack, PackMaker, Samples, step_generator
 from pipeline.data.sources import Source
-from pipeline.data.store import Store
 from pipeline.models.layout import make_layout
 
 MEMORY_TOKENS = 3
@@ -24,7 +24,7 @@ def make_grid(rng: np.random.Generator, height: int, width: int) -> Grid:
     return rng.integers(0, 10, size=(height, width), dtype=np.uint8)
 
 
-def make_store(sizes: list[list[tuple[int, int]]], augmentations: int = 12, tests: int = 1, seed: int = 0) -> Store:
+def make_dataset(sizes: list[list[tuple[int, int]]], augmentations: int = 12, tests: int = 1, seed: int = 0) -> TaskDataset:
     """A task for each list of sizes: a pair for each size, its output one row higher where there is room, and tests."""
     rng = np.random.default_rng(seed)
     tasks = []
@@ -38,30 +38,30 @@ def make_store(sizes: list[list[tuple[int, int]]], augmentations: int = 12, test
 MIXED = [[(2, 3), (3, 1), (1, 1)], [(5, 4), (4, 4), (2, 6), (3, 3)], [(1, 7), (2, 7)], [(30, 29), (28, 30)]]
 
 
-def transform_of(store: Store, samples: Samples, i: int) -> Transform:
-    return transform_from_int(int(store.transforms[samples.transform[i]]))
+def transform_of(dataset: TaskDataset, samples: Samples, i: int) -> Transform:
+    return transform_from_int(int(dataset.transforms[samples.transform[i]]))
 
 
-def canvas_of(store: Store, grid: int, transform: Transform, size: tuple[int, int], at: tuple[int, int]) -> list[int]:
-    return encode(transform.apply(store.grid(grid)), *size, *at).ravel().tolist()
+def canvas_of(dataset: TaskDataset, grid: int, transform: Transform, size: tuple[int, int], at: tuple[int, int]) -> list[int]:
+    return encode(transform.apply(dataset.grid(grid)), *size, *at).ravel().tolist()
 
 
 def expected_cells(
-    store: Store, samples: Samples, canvas: Canvas, grids: npt.NDArray[np.int32], boxes: np.ndarray
+    dataset: TaskDataset, samples: Samples, canvas: Canvas, grids: npt.NDArray[np.int32], boxes: np.ndarray
 ) -> list[int]:
     """The tokens of all canvases, end to end, by way of `Transform.apply` and `encode`."""
     cells: list[int] = []
     for i, example in enumerate(samples.example.tolist()):
-        transform = transform_of(store, samples, i)
+        transform = transform_of(dataset, samples, i)
         height, width = boxes[example].tolist()[:: -1 if swaps_sides(transform.dihedral) else 1]
         down, right = samples.shift[i].tolist()
         size, at = ((30, 30), (down, right)) if canvas == "full" else ((height, width), (0, 0))
-        cells += canvas_of(store, int(grids[example]), transform, size, at)
+        cells += canvas_of(dataset, int(grids[example]), transform, size, at)
     return cells
 
 
-def random_pack(store: Store, canvas: Canvas, seed: int, count: int = 60) -> tuple[Samples, Pack]:
-    maker = PackMaker(store, canvas, MEMORY_TOKENS)
+def random_pack(dataset: TaskDataset, canvas: Canvas, seed: int, count: int = 60) -> tuple[Samples, Pack]:
+    maker = PackMaker(dataset, canvas, MEMORY_TOKENS)
     samples = maker.draw(count, np.random.default_rng(seed), 0.75)
     samples = samples[maker.order(samples)]
     return samples, maker.make(samples)
@@ -70,25 +70,25 @@ def random_pack(store: Store, canvas: Canvas, seed: int, count: int = 60) -> tup
 @pytest.mark.parametrize("canvas", ["fitted", "full"])
 @pytest.mark.parametrize("seed", range(3))
 def test_cells_are_the_canvases_of_the_transformed_grids(seed: int, canvas: Canvas) -> None:
-    store = make_store(MIXED, seed=seed)
-    samples, pack = random_pack(store, canvas, seed)
-    assert pack.inputs.tolist() == expected_cells(store, samples, canvas, store.pair_input, store.pair_canvas)
-    outputs = expected_cells(store, samples, canvas, store.pair_output, store.pair_canvas)
+    dataset = make_dataset(MIXED, seed=seed)
+    samples, pack = random_pack(dataset, canvas, seed)
+    assert pack.inputs.tolist() == expected_cells(dataset, samples, canvas, dataset.pair_input, dataset.pair_canvas)
+    outputs = expected_cells(dataset, samples, canvas, dataset.pair_output, dataset.pair_canvas)
     assert pack.labels is not None
     assert pack.labels.tolist() == [-100 if token == PAD else token for token in outputs]
 
 
 @pytest.mark.parametrize("canvas", ["fitted", "full"])
 def test_a_pack_says_what_each_sequence_is(canvas: Canvas) -> None:
-    store = make_store(MIXED)
-    samples, pack = random_pack(store, canvas, 5)
+    dataset = make_dataset(MIXED)
+    samples, pack = random_pack(dataset, canvas, 5)
     for i, example in enumerate(samples.example.tolist()):
-        transform = transform_of(store, samples, i)
+        transform = transform_of(dataset, samples, i)
         assert (pack.dihedral[i], tuple(pack.colors[i])) == (transform.dihedral, transform.colors)
-        task = int(store.pair_task[example])
+        task = int(dataset.pair_task[example])
         assert pack.task[i] == task
-        assert store.transform_start[task] <= pack.transform[i] < store.transform_start[task + 1]
-        height, width = store.pair_canvas[example].tolist()[:: -1 if swaps_sides(transform.dihedral) else 1]
+        assert dataset.transform_start[task] <= pack.transform[i] < dataset.transform_start[task + 1]
+        height, width = dataset.pair_canvas[example].tolist()[:: -1 if swaps_sides(transform.dihedral) else 1]
         assert pack.shapes[i].tolist() == ([30, 30] if canvas == "full" else [height, width])
         assert pack.offsets[i].tolist() == ([0, 0] if canvas == "full" else samples.shift[i].tolist())
     assert (pack.offsets + pack.shapes <= MAX_SIDE).all()
@@ -96,24 +96,24 @@ def test_a_pack_says_what_each_sequence_is(canvas: Canvas) -> None:
 
 @pytest.mark.parametrize("canvas", ["fitted", "full"])
 def test_tests_are_packed_without_labels(canvas: Canvas) -> None:
-    store = make_store(MIXED, tests=2)
-    maker = PackMaker(store, canvas, MEMORY_TOKENS, "tests")
+    dataset = make_dataset(MIXED, tests=2)
+    maker = PackMaker(dataset, canvas, MEMORY_TOKENS, "tests")
     views = [
-        (test, view) for test, task in enumerate(store.test_task) for view in range(*store.transform_start[task : task + 2])
+        (test, view) for test, task in enumerate(dataset.test_task) for view in range(*dataset.transform_start[task : task + 2])
     ]
     example, transform = np.array(views).T
     samples = Samples(example, transform, np.zeros((len(views), 2), np.int64))
     samples = samples[maker.order(samples)]
     pack = maker.make(samples)
     assert pack.labels is None
-    assert pack.inputs.tolist() == expected_cells(store, samples, canvas, store.test_input, store.test_canvas)
-    assert pack.task.tolist() == store.test_task[samples.example].tolist()
+    assert pack.inputs.tolist() == expected_cells(dataset, samples, canvas, dataset.test_input, dataset.test_canvas)
+    assert pack.task.tolist() == dataset.test_task[samples.example].tolist()
 
 
 @pytest.mark.parametrize("canvas", ["fitted", "full"])
 def test_order_puts_equal_shapes_side_by_side_and_short_ones_first(canvas: Canvas) -> None:
-    store = make_store(MIXED)
-    maker = PackMaker(store, canvas, MEMORY_TOKENS)
+    dataset = make_dataset(MIXED)
+    maker = PackMaker(dataset, canvas, MEMORY_TOKENS)
     samples = maker.draw(200, np.random.default_rng(0), 0.0)
     order = maker.order(samples)
     assert sorted(order.tolist()) == list(range(200))
@@ -125,20 +125,20 @@ def test_order_puts_equal_shapes_side_by_side_and_short_ones_first(canvas: Canva
 
 @pytest.mark.parametrize("room", [1, 50, 400, 5000])
 def test_fill_keeps_the_sequence_that_reaches_the_room_and_none_after_it(room: int) -> None:
-    maker = PackMaker(make_store(MIXED[:3]), "fitted", MEMORY_TOKENS)
+    maker = PackMaker(make_dataset(MIXED[:3]), "fitted", MEMORY_TOKENS)
     for seed in range(20):
         tokens = maker.tokens(maker.fill(room, np.random.default_rng(seed), 0.5))
         assert tokens[:-1].sum() < room <= tokens.sum()
 
 
 def test_a_pack_that_is_exactly_full_takes_no_more() -> None:
-    maker = PackMaker(make_store([[(1, 1), (1, 1)]]), "fitted", MEMORY_TOKENS)
+    maker = PackMaker(make_dataset([[(1, 1), (1, 1)]]), "fitted", MEMORY_TOKENS)
     assert [len(maker.fill(room, np.random.default_rng(0), 0.0)) for room in (7, 8, 9)] == [2, 2, 3]  # four tokens each
 
 
 @pytest.mark.parametrize("room", [0, -7])
 def test_fill_draws_nothing_where_there_is_no_room(room: int) -> None:
-    maker = PackMaker(make_store(MIXED), "fitted", MEMORY_TOKENS)
+    maker = PackMaker(make_dataset(MIXED), "fitted", MEMORY_TOKENS)
     samples = maker.fill(room, np.random.default_rng(0), 0.5)
     assert len(samples) == 0
     assert len(samples + maker.draw(2, np.random.default_rng(0), 0.5)) == 2
@@ -151,46 +151,46 @@ def assert_uniform(counts: npt.NDArray[np.int64]) -> None:
 
 
 def test_tasks_are_drawn_uniformly_and_so_are_their_pairs_and_views() -> None:
-    store = make_store([[(2, 3)], [(3, 3), (4, 2), (1, 5)], [(6, 6)] * 8], augmentations=4)
-    samples = PackMaker(store, "fitted", MEMORY_TOKENS).draw(50_000, np.random.default_rng(1), 0.0)
-    task = store.pair_task[samples.example]
+    dataset = make_dataset([[(2, 3)], [(3, 3), (4, 2), (1, 5)], [(6, 6)] * 8], augmentations=4)
+    samples = PackMaker(dataset, "fitted", MEMORY_TOKENS).draw(50_000, np.random.default_rng(1), 0.0)
+    task = dataset.pair_task[samples.example]
     assert_uniform(np.bincount(task, minlength=3))
     for t in range(3):
         mine = task == t
         pairs, views = (np.bincount(part[mine] - start[t], minlength=start[t + 1] - start[t]) for part, start in
-                        ((samples.example, store.pair_start), (samples.transform, store.transform_start)))  # fmt: skip
+                        ((samples.example, dataset.pair_start), (samples.transform, dataset.transform_start)))  # fmt: skip
         assert_uniform(pairs)
         assert_uniform(views)
         assert len(views) == 5
 
 
 def test_filled_packs_hold_long_tasks_as_often_as_short_ones() -> None:
-    store = make_store([[(1, 1), (1, 2)], [(30, 30), (29, 30)]], augmentations=0)
-    maker = PackMaker(store, "fitted", MEMORY_TOKENS)
+    dataset = make_dataset([[(1, 1), (1, 2)], [(30, 30), (29, 30)]], augmentations=0)
+    maker = PackMaker(dataset, "fitted", MEMORY_TOKENS)
     counts = np.zeros(2, np.int64)
     for step in range(1500):
         samples = maker.fill(1000, step_generator(0, step, 0), 0.0)
-        counts += np.bincount(store.pair_task[samples.example], minlength=2)
+        counts += np.bincount(dataset.pair_task[samples.example], minlength=2)
     assert_uniform(counts)
 
 
 def test_tasks_without_pairs_are_never_drawn() -> None:
-    store = make_store([[(2, 3)], [], [(3, 3)]])
-    samples = PackMaker(store, "fitted", MEMORY_TOKENS).draw(200, np.random.default_rng(0), 0.0)
-    assert set(store.pair_task[samples.example].tolist()) == {0, 2}
+    dataset = make_dataset([[(2, 3)], [], [(3, 3)]])
+    samples = PackMaker(dataset, "fitted", MEMORY_TOKENS).draw(200, np.random.default_rng(0), 0.0)
+    assert set(dataset.pair_task[samples.example].tolist()) == {0, 2}
 
 
-def test_a_store_without_pairs_cannot_be_drawn_from() -> None:
+def test_a_dataset_without_pairs_cannot_be_drawn_from() -> None:
     with pytest.raises(ValueError, match="no training pairs"):
-        PackMaker(make_store([[], []]), "fitted", MEMORY_TOKENS).fill(10, np.random.default_rng(0), 0.0)
+        PackMaker(make_dataset([[], []]), "fitted", MEMORY_TOKENS).fill(10, np.random.default_rng(0), 0.0)
 
 
 def test_a_full_canvas_is_shifted_to_every_place_that_holds_both_grids() -> None:
-    store = make_store([[(3, 3)], [(28, 27)]], augmentations=30)  # the output of the second is 29 x 27
-    maker = PackMaker(store, "full", MEMORY_TOKENS)
+    dataset = make_dataset([[(3, 3)], [(28, 27)]], augmentations=30)  # the output of the second is 29 x 27
+    maker = PackMaker(dataset, "full", MEMORY_TOKENS)
     samples = maker.draw(3000, np.random.default_rng(0), 1.0)
     samples = samples[np.flatnonzero(samples.example == 1)]
-    swapped = np.array([swaps_sides(transform_of(store, samples, i).dihedral) for i in range(len(samples))])
+    swapped = np.array([swaps_sides(transform_of(dataset, samples, i).dihedral) for i in range(len(samples))])
     for turned, places in ((False, (2, 4)), (True, (4, 2))):
         found = samples.shift[swapped == turned]
         assert found.min() == 0
@@ -198,7 +198,7 @@ def test_a_full_canvas_is_shifted_to_every_place_that_holds_both_grids() -> None
 
 
 def test_the_shift_probability_is_the_share_that_is_shifted() -> None:
-    maker = PackMaker(make_store([[(1, 1), (1, 1)]]), "full", MEMORY_TOKENS)
+    maker = PackMaker(make_dataset([[(1, 1), (1, 1)]]), "full", MEMORY_TOKENS)
     for probability in (0.0, 0.25, 1.0):
         shifted = maker.draw(20_000, np.random.default_rng(0), probability).shift.any(axis=1).mean()
         assert shifted == pytest.approx(probability * (1 - 1 / 900), abs=0.015)
@@ -219,7 +219,7 @@ def test_the_generator_of_a_step_depends_on_its_four_numbers_alone() -> None:
 
 
 def test_samples_are_sliced_and_joined_as_one() -> None:
-    maker = PackMaker(make_store(MIXED), "fitted", MEMORY_TOKENS)
+    maker = PackMaker(make_dataset(MIXED), "fitted", MEMORY_TOKENS)
     samples = maker.draw(9, np.random.default_rng(0), 1.0)
     joined = samples[:4] + samples[np.arange(4, 9)]
     for name in ("example", "transform", "shift"):
@@ -229,4 +229,4 @@ def test_samples_are_sliced_and_joined_as_one() -> None:
 
 def test_an_unknown_canvas_is_refused() -> None:
     with pytest.raises(ValueError, match="canvas must be fitted or full, got 'square'"):
-        PackMaker(make_store(MIXED), "square", MEMORY_TOKENS)
+        PackMaker(make_dataset(MIXED), "square", MEMORY_TOKENS)

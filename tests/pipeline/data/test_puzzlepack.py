@@ -7,44 +7,44 @@ import torch
 from augment.canvas import Tokens
 from augment.dihedral import apply_dihedral
 from augment.sudoku import draw_symmetries
+from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.packs import PuzzlePackMaker, Samples, step_generator
-from pipeline.data.puzzles.build import PuzzleStore
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS, KindName
 from pipeline.models.layout import make_layout
-from tests.pipeline.tinypuzzles import tiny_puzzle_store
+from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 
 MEMORY_TOKENS = 3
 KINDS: list[tuple[KindName, int]] = [("sudoku", 4), ("sudoku", 9), ("maze", 7)]
 
 
-def see(store: PuzzleStore, tokens: Tokens, puzzle: int, view: int) -> list[int]:
+def see(dataset: PuzzleDataset, tokens: Tokens, puzzle: int, view: int) -> list[int]:
     """The cells of one view of one puzzle."""
-    if store.kind == "maze":
+    if dataset.kind == "maze":
         return apply_dihedral(tokens, view).ravel().tolist()
-    symmetry = draw_symmetries(store.seed, np.array([puzzle]), np.array([view]), len(tokens))
+    symmetry = draw_symmetries(dataset.seed, np.array([puzzle]), np.array([view]), len(tokens))
     return (symmetry.apply(tokens[None] - np.uint8(1)) + 1).ravel().tolist()
 
 
-def drawn(store: PuzzleStore, count: int = 60) -> tuple[PuzzlePackMaker, Samples]:
-    maker = PuzzlePackMaker(store, MEMORY_TOKENS)
+def drawn(dataset: PuzzleDataset, count: int = 60) -> tuple[PuzzlePackMaker, Samples]:
+    maker = PuzzlePackMaker(dataset, MEMORY_TOKENS)
     return maker, maker.draw(count, np.random.default_rng(0), 0.5)
 
 
 @pytest.mark.parametrize(("kind", "side"), KINDS)
 def test_cells_are_the_views_of_the_puzzles(kind: KindName, side: int) -> None:
-    store = tiny_puzzle_store(kind, side=side)
-    maker, samples = drawn(store)
+    dataset = tiny_puzzle_dataset(kind, side=side)
+    maker, samples = drawn(dataset)
     pack = maker.make(samples)
     chosen = list(zip(samples.example.tolist(), samples.transform.tolist(), strict=True))
-    assert pack.inputs.tolist() == [cell for i, view in chosen for cell in see(store, store.questions[i], i, view)]
+    assert pack.inputs.tolist() == [cell for i, view in chosen for cell in see(dataset, dataset.questions[i], i, view)]
     assert pack.labels is not None
-    assert pack.labels.tolist() == [cell for i, view in chosen for cell in see(store, store.answers[i], i, view)]
+    assert pack.labels.tolist() == [cell for i, view in chosen for cell in see(dataset, dataset.answers[i], i, view)]
     assert pack.inputs.dtype == pack.labels.dtype == np.int64
 
 
 @pytest.mark.parametrize(("kind", "side"), KINDS)
 def test_labels_solve_the_inputs_in_every_cell(kind: KindName, side: int) -> None:
-    maker, samples = drawn(tiny_puzzle_store(kind, augmentations=50, side=side))
+    maker, samples = drawn(tiny_puzzle_dataset(kind, augmentations=50, side=side))
     pack = maker.make(samples)
     assert pack.labels is not None
     questions, answers = (part.reshape(-1, side, side).astype(np.uint8) for part in (pack.inputs, pack.labels))
@@ -55,7 +55,7 @@ def test_labels_solve_the_inputs_in_every_cell(kind: KindName, side: int) -> Non
 
 @pytest.mark.parametrize(("kind", "side"), KINDS)
 def test_a_pack_says_that_all_is_one_task_unturned_and_unshifted(kind: KindName, side: int) -> None:
-    maker, samples = drawn(tiny_puzzle_store(kind, side=side))
+    maker, samples = drawn(tiny_puzzle_dataset(kind, side=side))
     pack = maker.make(samples)
     assert pack.shapes.tolist() == [[side, side]] * 60
     assert not samples.shift.any()
@@ -69,31 +69,31 @@ def test_a_pack_says_that_all_is_one_task_unturned_and_unshifted(kind: KindName,
 
 @pytest.mark.parametrize(("kind", "side"), KINDS)
 def test_tests_are_packed_without_labels_and_as_they_are(kind: KindName, side: int) -> None:
-    store = tiny_puzzle_store(kind, side=side)
-    maker = PuzzlePackMaker(store, MEMORY_TOKENS, "tests")
+    dataset = tiny_puzzle_dataset(kind, side=side)
+    maker = PuzzlePackMaker(dataset, MEMORY_TOKENS, "tests")
     pack = maker.make(maker.plain())
     assert pack.labels is None
-    assert pack.inputs.tolist() == store.test_questions.ravel().tolist()
+    assert pack.inputs.tolist() == dataset.test_questions.ravel().tolist()
 
 
 def test_plain_samples_are_all_puzzles_once() -> None:
-    store = tiny_puzzle_store()
-    maker = PuzzlePackMaker(store, MEMORY_TOKENS)
+    dataset = tiny_puzzle_dataset()
+    maker = PuzzlePackMaker(dataset, MEMORY_TOKENS)
     pack = maker.make(maker.plain())
     assert pack.labels is not None
-    assert pack.inputs.tolist() == store.questions.ravel().tolist()
-    assert pack.labels.tolist() == store.answers.ravel().tolist()
+    assert pack.inputs.tolist() == dataset.questions.ravel().tolist()
+    assert pack.labels.tolist() == dataset.answers.ravel().tolist()
 
 
 def test_puzzles_and_views_are_drawn_uniformly() -> None:
-    maker = PuzzlePackMaker(tiny_puzzle_store(augmentations=4), MEMORY_TOKENS)
+    maker = PuzzlePackMaker(tiny_puzzle_dataset(augmentations=4), MEMORY_TOKENS)
     samples = maker.draw(30_000, np.random.default_rng(1), 0.0)
     counts = np.bincount(samples.example * 5 + samples.transform, minlength=30)
     assert (np.abs(counts - 1000) < 5 * np.sqrt(1000)).all()
 
 
 def test_fill_reaches_the_room_and_no_further_than_one_puzzle() -> None:
-    maker = PuzzlePackMaker(tiny_puzzle_store(), MEMORY_TOKENS)
+    maker = PuzzlePackMaker(tiny_puzzle_dataset(), MEMORY_TOKENS)
     for room in (1, 19, 20, 1000):
         samples = maker.fill(room, step_generator(0, room, 0), 0.0)
         assert len(samples) == -(-room // 19)
@@ -102,18 +102,18 @@ def test_fill_reaches_the_room_and_no_further_than_one_puzzle() -> None:
 
 
 def test_order_leaves_samples_where_they_are() -> None:
-    maker, samples = drawn(tiny_puzzle_store())
+    maker, samples = drawn(tiny_puzzle_dataset())
     assert maker.order(samples).tolist() == list(range(60))
 
 
 def test_without_views_puzzles_are_as_they_are() -> None:
-    store = tiny_puzzle_store(augmentations=0)
-    maker, samples = drawn(store)
-    assert maker.make(samples).inputs.tolist() == store.questions[samples.example].ravel().tolist()
+    dataset = tiny_puzzle_dataset(augmentations=0)
+    maker, samples = drawn(dataset)
+    assert maker.make(samples).inputs.tolist() == dataset.questions[samples.example].ravel().tolist()
 
 
-def test_the_seed_of_the_store_draws_the_views() -> None:
-    first, second = (tiny_puzzle_store(augmentations=9), tiny_puzzle_store(augmentations=9))
+def test_the_seed_of_the_dataset_draws_the_views() -> None:
+    first, second = (tiny_puzzle_dataset(augmentations=9), tiny_puzzle_dataset(augmentations=9))
     maker, samples = drawn(first)
     again = PuzzlePackMaker(second, MEMORY_TOKENS).make(samples)
     assert again.inputs.tolist() == maker.make(samples).inputs.tolist()
@@ -121,8 +121,8 @@ def test_the_seed_of_the_store_draws_the_views() -> None:
     assert PuzzlePackMaker(second, MEMORY_TOKENS).make(samples).inputs.tolist() != again.inputs.tolist()
 
 
-def test_a_store_without_tests_cannot_be_drawn_from() -> None:
-    store = tiny_puzzle_store(count=6)
-    object.__setattr__(store, "test_questions", store.test_questions[:0])
+def test_a_dataset_without_tests_cannot_be_drawn_from() -> None:
+    dataset = tiny_puzzle_dataset(count=6)
+    object.__setattr__(dataset, "test_questions", dataset.test_questions[:0])
     with pytest.raises(ValueError, match="no puzzles to draw"):
-        PuzzlePackMaker(store, MEMORY_TOKENS, "tests").draw(1, np.random.default_rng(0), 0.0)
+        PuzzlePackMaker(dataset, MEMORY_TOKENS, "tests").draw(1, np.random.default_rng(0), 0.0)

@@ -9,7 +9,7 @@ import safetensors.numpy
 from augment.canvas import decode
 from pipeline.inference.candidates import Drafts, join_drafts, read_candidates, read_drafts, write_drafts
 from tests.pipeline.inference.test_predictor import make_predictor, predict_all
-from tests.pipeline.tiny import tiny_store
+from tests.pipeline.tiny import tiny_dataset
 
 DRAFTS = Drafts(
     test=np.array([1, 0], np.int32),
@@ -25,15 +25,15 @@ ABOUT = '{"names": [["b", 1], ["a", 0]], "unit": "cycle"}'
 def test_the_last_draft_is_the_prediction_of_the_first_view(
     tmp_path: Path, settings: tuple[int, int], unit: str, count: int
 ) -> None:
-    store = tiny_store()
+    dataset = tiny_dataset()
     asked = (f"predict.segments={settings[0]}", f"model.H_cycles={settings[1]}")
-    predict_all(make_predictor(tmp_path, store, *asked), tmp_path / "candidates")
+    predict_all(make_predictor(tmp_path, dataset, *asked), tmp_path / "candidates")
     stored = read_drafts(tmp_path / "drafts.safetensors")
     candidates, _ = read_candidates(tmp_path / "candidates" / "round-0001.safetensors")
     assert stored.unit == unit
-    assert len(stored.tests) == len(store.test_task)
+    assert len(stored.tests) == len(dataset.test_task)
     for test, grid, probability in candidates.grids():
-        drafts = stored.tests[store.task_ids[store.test_task[test]], int(store.test_index[test])]
+        drafts = stored.tests[dataset.task_ids[dataset.test_task[test]], int(dataset.test_index[test])]
         assert len(drafts) == count
         tokens, said = drafts[-1]
         drawn = decode(tokens)

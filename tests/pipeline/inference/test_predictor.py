@@ -14,7 +14,7 @@ from augment.transform import Transform, transform_to_int
 from eval.vote import Ballot
 from pipeline.config import BuildConfig
 from pipeline.data.build import build
-from pipeline.data.store import Store
+from pipeline.data.dataset import TaskDataset
 from pipeline.device import OutOfMemory, make_accelerator
 from pipeline.inference import predictor as predict
 from pipeline.inference.candidates import read_candidates
@@ -25,25 +25,25 @@ from pipeline.models.network import Batch, make_network
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights, load_weights, save_weights
 from tests.pipeline.published.examples import VIEWS, Published
-from tests.pipeline.tiny import tiny_config, tiny_source, tiny_store
+from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
 
 NO_LIMIT = Budget(None, 0.0)
 
 
-def make_weights(folder: Path, store: Store, *settings: str) -> Weights:
+def make_weights(folder: Path, dataset: TaskDataset, *settings: str) -> Weights:
     config = tiny_config(*settings)
-    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), 0)
-    save_weights(folder / "weights.safetensors", network.state_dict(), config, store, 7)
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
+    save_weights(folder / "weights.safetensors", network.state_dict(), config, dataset, 7)
     return load_weights(folder)
 
 
-def make_predictor(folder: Path, store: Store, *settings: str) -> Predictor:
-    weights = make_weights(folder, store, *settings)
-    return predictor_of(weights, store)
+def make_predictor(folder: Path, dataset: TaskDataset, *settings: str) -> Predictor:
+    weights = make_weights(folder, dataset, *settings)
+    return predictor_of(weights, dataset)
 
 
-def predictor_of(weights: Weights, store: Store) -> Predictor:
-    return Predictor(*make_accelerator("float32"), weights, store, weights.config.predict)
+def predictor_of(weights: Weights, dataset: TaskDataset) -> Predictor:
+    return Predictor(*make_accelerator("float32"), weights, dataset, weights.config.predict)
 
 
 class Echo:
@@ -65,47 +65,47 @@ def predict_all(predictor: Predictor, folder: Path, budget: Budget = NO_LIMIT) -
 
 @pytest.mark.parametrize("canvas", ["fitted", "full"])
 def test_every_view_comes_back_to_the_original_frame(tmp_path: Path, canvas: str) -> None:
-    store = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
-    predictor = make_predictor(tmp_path, store, "predict.views=41", "predict.round_views=13", f"train.canvas={canvas}")
+    dataset = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
+    predictor = make_predictor(tmp_path, dataset, "predict.views=41", "predict.round_views=13", f"train.canvas={canvas}")
     predictor.runner.network = Echo()  # type: ignore[assignment]
     rounds = predict_all(predictor, tmp_path / "candidates")
-    asked = np.zeros(len(store.test_task), int)
+    asked = np.zeros(len(dataset.test_task), int)
     for path in sorted((tmp_path / "candidates").iterdir()):
         candidates, _ = read_candidates(path)
         for test, grid, probability in candidates.grids():
             assert grid is not None
-            assert grid_key(grid) == grid_key(store.grid(store.test_input[test]))
+            assert grid_key(grid) == grid_key(dataset.grid(dataset.test_input[test]))
             assert probability == 0.5
             asked[test] += 1
-    known = np.diff(store.transform_start)[store.test_task]
+    known = np.diff(dataset.transform_start)[dataset.test_task]
     assert asked.tolist() == np.minimum(known, 41).tolist()
     assert sum(len(done.found.test) for done in rounds) == asked.sum()
     assert all(done.complete for done in rounds)
 
 
 def test_the_first_round_asks_the_identity_of_every_test(tmp_path: Path) -> None:
-    store = tiny_store()
-    predict_all(make_predictor(tmp_path, store), tmp_path / "candidates")
+    dataset = tiny_dataset()
+    predict_all(make_predictor(tmp_path, dataset), tmp_path / "candidates")
     first, origin = read_candidates(tmp_path / "candidates" / "round-0001.safetensors")
-    assert sorted(first.test.tolist()) == list(range(len(store.test_task)))
+    assert sorted(first.test.tolist()) == list(range(len(dataset.test_task)))
     assert not first.transform.any()
     assert "step 7" in origin.source
 
 
 def test_no_view_is_asked_twice(tmp_path: Path) -> None:
-    store = tiny_store(augmentations=20)
+    dataset = tiny_dataset(augmentations=20)
     settings = ("predict.views=15", "predict.round_views=4")
-    predict_all(make_predictor(tmp_path, store, *settings), tmp_path / "candidates")
+    predict_all(make_predictor(tmp_path, dataset, *settings), tmp_path / "candidates")
     seen = []
     for path in (tmp_path / "candidates").iterdir():
         candidates, _ = read_candidates(path)
         seen += list(zip(candidates.test.tolist(), candidates.transform.tolist(), strict=True))
-    assert len(seen) == len(set(seen)) == 15 * len(store.test_task)
+    assert len(seen) == len(set(seen)) == 15 * len(dataset.test_task)
 
 
 def test_no_time_gives_no_round_and_little_time_ends_soon(tmp_path: Path) -> None:
-    store = tiny_store(augmentations=200)
-    predictor = make_predictor(tmp_path, store, "predict.views=100000", "predict.round_views=3")
+    dataset = tiny_dataset(augmentations=200)
+    predictor = make_predictor(tmp_path, dataset, "predict.views=100000", "predict.round_views=3")
     assert predict_all(predictor, tmp_path / "none", Budget(0.0, time.monotonic())) == []
     started = time.monotonic()
     rounds = predict_all(predictor, tmp_path / "some", Budget(1.5, started))
@@ -113,7 +113,7 @@ def test_no_time_gives_no_round_and_little_time_ends_soon(tmp_path: Path) -> Non
     assert rounds
 
 
-def views_asked(folder: Path, store: Store) -> dict[str, list[int]]:
+def views_asked(folder: Path, dataset: TaskDataset) -> dict[str, list[int]]:
     """The codes that the candidates of a folder come from, sorted, by the task; the tests of a task must have the same."""
     of_test: dict[int, list[int]] = {}
     for path in sorted(folder.iterdir()):
@@ -122,37 +122,37 @@ def views_asked(folder: Path, store: Store) -> dict[str, list[int]]:
             of_test.setdefault(test, []).append(transform)
     asked: dict[str, list[int]] = {}
     for test, transforms in sorted(of_test.items()):
-        task_id = store.task_ids[store.test_task[test]]
+        task_id = dataset.task_ids[dataset.test_task[test]]
         assert asked.setdefault(task_id, sorted(transforms)) == sorted(transforms)
     return asked
 
 
-def views_of(store: Store, task_id: str) -> list[int]:
+def views_of(dataset: TaskDataset, task_id: str) -> list[int]:
     """The codes of all views of a task, sorted."""
-    task = store.task_ids.index(task_id)
-    return sorted(store.transforms[slice(*store.transform_start[task : task + 2])].tolist())
+    task = dataset.task_ids.index(task_id)
+    return sorted(dataset.transforms[slice(*dataset.transform_start[task : task + 2])].tolist())
 
 
-def test_a_table_is_asked_the_views_that_it_was_trained_on_and_an_unknown_task_those_of_the_store(tmp_path: Path) -> None:
+def test_a_table_is_asked_the_views_that_it_was_trained_on_and_an_unknown_task_those_of_the_dataset(tmp_path: Path) -> None:
     trained = build([tiny_source(tasks=3)], [], BuildConfig(9, "all", 1, 1), leakage="allow")
     weights = make_weights(tmp_path, trained, "memory.kind=table", "memory.tokens=2", "predict.views=50")
-    store = build([tiny_source(tasks=5)], [], BuildConfig(4, "all", 2, 1), leakage="allow")  # draws others, and fewer
-    predictor = predictor_of(weights, store)
+    dataset = build([tiny_source(tasks=5)], [], BuildConfig(4, "all", 2, 1), leakage="allow")  # draws others, and fewer
+    predictor = predictor_of(weights, dataset)
     assert (predictor.transplant.known, predictor.transplant.new, predictor.most_views) == (3, 2, 10)
     predict_all(predictor, tmp_path / "candidates")
-    asked = views_asked(tmp_path / "candidates", store)
-    assert asked.keys() == set(store.task_ids)
+    asked = views_asked(tmp_path / "candidates", dataset)
+    assert asked.keys() == set(dataset.task_ids)
     for task_id, codes in asked.items():
-        assert codes == views_of(trained if task_id in trained.task_ids else store, task_id)
-        assert task_id not in trained.task_ids or codes != views_of(store, task_id)
+        assert codes == views_of(trained if task_id in trained.task_ids else dataset, task_id)
+        assert task_id not in trained.task_ids or codes != views_of(dataset, task_id)
 
 
 def test_a_table_answers_a_view_by_the_row_that_was_trained_for_it(tmp_path: Path) -> None:
-    trained, store = tiny_store(augmentations=9), tiny_store(augmentations=2)
+    trained, dataset = tiny_dataset(augmentations=9), tiny_dataset(augmentations=2)
     weights = make_weights(tmp_path, trained, "memory.kind=table", "memory.tokens=2")
     weights.tensors["memory.rows"].copy_(torch.arange(len(trained.transforms))[:, None].expand(-1, 16))
-    predictor = predictor_of(weights, store)
-    assert np.array_equal(predictor.store.transforms, trained.transforms)
+    predictor = predictor_of(weights, dataset)
+    assert np.array_equal(predictor.dataset.transforms, trained.transforms)
     assert torch.equal(predictor.runner.network.state_dict()["memory.rows"], weights.tensors["memory.rows"])
 
 
@@ -162,32 +162,32 @@ def test_a_task_of_an_imported_checkpoint_is_asked_every_view_that_it_has_a_row_
     weights = published.imported()
     made = tiny_source(tasks=2)
     named = [replace(task, id=task_id) for task, task_id in zip(made.tasks, ("a", "b"), strict=True)]
-    store = build([replace(made, tasks=tuple(named), solutions={})], [], BuildConfig(1, "all", 0, 1), leakage="allow")
-    predict_all(predictor_of(weights, store), tmp_path / "candidates")
+    dataset = build([replace(made, tasks=tuple(named), solutions={})], [], BuildConfig(1, "all", 0, 1), leakage="allow")
+    predict_all(predictor_of(weights, dataset), tmp_path / "candidates")
     codes = {
         task: sorted(transform_to_int(Transform.parse(text)) for of, text, _ in VIEWS if of == task) for task in ("a", "b")
     }
-    assert views_asked(tmp_path / "candidates", store) == codes
+    assert views_asked(tmp_path / "candidates", dataset) == codes
 
 
 @pytest.mark.parametrize("residual", [0, 3])
 def test_compositional_memory_is_asked_views_that_were_never_trained(tmp_path: Path, residual: int) -> None:
-    weights = make_weights(tmp_path, tiny_store(augmentations=3), f"memory.residual={residual}", "predict.views=50")
-    wider = tiny_store(augmentations=30)
+    weights = make_weights(tmp_path, tiny_dataset(augmentations=3), f"memory.residual={residual}", "predict.views=50")
+    wider = tiny_dataset(augmentations=30)
     predictor = predictor_of(weights, wider)
-    assert np.array_equal(predictor.store.transforms, wider.transforms)
+    assert np.array_equal(predictor.dataset.transforms, wider.transforms)
     assert sum(len(done.found.test) for done in predict_all(predictor, tmp_path / "candidates")) > 4 * len(wider.test_task)
 
 
 def test_votes_follow_what_most_views_say(tmp_path: Path) -> None:
-    store = tiny_store()
-    predictor = make_predictor(tmp_path, store)
+    dataset = tiny_dataset()
+    predictor = make_predictor(tmp_path, dataset)
     predictor.runner.network = Echo()  # type: ignore[assignment]
     predict_all(predictor, tmp_path / "candidates")
     ballot = Ballot("echo")
     for path in (tmp_path / "candidates").iterdir():
-        count_votes(ballot, read_candidates(path)[0], store)
-    for task in store.tasks_to_solve():
+        count_votes(ballot, read_candidates(path)[0], dataset)
+    for task in dataset.tasks_to_solve():
         for index, grid in enumerate(task.test):
             (best,) = ballot.top(task.id, index, None)
             assert grid_key(best.grid) == grid_key(grid)
@@ -209,38 +209,38 @@ class Small(Echo):
 
 
 def test_packs_that_are_too_large_for_the_memory_are_asked_in_halves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
-    predictor = make_predictor(tmp_path, store, "predict.views=41", "predict.round_views=40", "predict.pack_tokens=4000")
+    dataset = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
+    predictor = make_predictor(tmp_path, dataset, "predict.views=41", "predict.round_views=40", "predict.pack_tokens=4000")
     small = predictor.runner.network = Small(400)  # type: ignore[assignment]
     rounds = predict_all(predictor, tmp_path / "candidates")
     assert all(done.complete for done in rounds)
-    known = np.diff(store.transform_start)[store.test_task]
+    known = np.diff(dataset.transform_start)[dataset.test_task]
     assert sum(len(done.found.test) for done in rounds) == np.minimum(known, 41).sum()
     assert small.largest > 100
     assert caplog.text.count("out of memory: packs of") in range(2, 7)
 
 
 def test_a_single_sequence_that_is_too_large_is_an_error(tmp_path: Path) -> None:
-    predictor = make_predictor(tmp_path, tiny_store())
+    predictor = make_predictor(tmp_path, tiny_dataset())
     predictor.runner.network = Small(1)  # type: ignore[assignment]
     with pytest.raises(OutOfMemory, match="single test input in a pack"):
         predict_all(predictor, tmp_path / "candidates")
 
 
 def test_the_measured_speed_counts_one_view_of_every_test(tmp_path: Path) -> None:
-    store = tiny_store()
+    dataset = tiny_dataset()
     config = tiny_config()
-    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), 0)
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
     accelerator, dtype = make_accelerator("float32")
-    speed = measure_speed(network, store, config, dtype, accelerator)
-    assert speed.view_tokens == int((store.test_canvas.astype(int).prod(axis=1) + 1).sum())
+    speed = measure_speed(network, dataset, config, dtype, accelerator)
+    assert speed.view_tokens == int((dataset.test_canvas.astype(int).prod(axis=1) + 1).sum())
     assert speed.tokens_per_second > 0
     assert speed.view_seconds(2) == pytest.approx(2 * speed.view_tokens / speed.tokens_per_second)
 
 
 def test_without_a_time_limit_packs_do_not_depend_on_the_speed(tmp_path: Path) -> None:
-    store = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
-    predictor, packs = make_predictor(tmp_path, store, "predict.views=41", "predict.pack_tokens=60"), []
+    dataset = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
+    predictor, packs = make_predictor(tmp_path, dataset, "predict.views=41", "predict.pack_tokens=60"), []
     for speed in (None, 1.0, 1e9):
         predictor.runner.tokens_per_second = speed
         packs.append([len(output.samples) for output in predictor.runner.predict(predictor.maker.plain(), NO_LIMIT)])
@@ -254,7 +254,7 @@ def test_a_round_that_the_disk_does_not_take_counts_all_the_same(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    predictor = make_predictor(tmp_path, tiny_store())
+    predictor = make_predictor(tmp_path, tiny_dataset())
     monkeypatch.setattr(predict, "write_candidates", full)
     rounds = predict_all(predictor, tmp_path / "candidates")
     assert all(done.complete and len(done.found.test) for done in rounds)
@@ -265,7 +265,7 @@ def test_drafts_are_there_before_a_round_that_is_not_asked_again(tmp_path: Path,
     def killed(path: Path, *_: object) -> None:
         raise KeyboardInterrupt
 
-    predictor = make_predictor(tmp_path, tiny_store())
+    predictor = make_predictor(tmp_path, tiny_dataset())
     monkeypatch.setattr(predict, "write_candidates", killed)
     with pytest.raises(KeyboardInterrupt):
         predict_all(predictor, tmp_path / "candidates")

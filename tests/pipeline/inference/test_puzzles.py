@@ -13,7 +13,7 @@ import torch
 from eval.puzzle_score import read_predictions
 from pipeline.cli.main import main
 from pipeline.config import PredictConfig
-from pipeline.data.puzzles.build import PuzzleStore
+from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.puzzles.kinds import KindName
 from pipeline.device import fit_config, make_accelerator
 from pipeline.inference import forward as asking
@@ -22,28 +22,30 @@ from pipeline.jobs.puzzles import to_predictions
 from pipeline.models.network import Batch, make_network
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights, load_weights, network_from, save_weights
-from tests.pipeline.tiny import tiny_config, tiny_store
-from tests.pipeline.tinypuzzles import tiny_puzzle_store, tiny_puzzles
+from tests.pipeline.tiny import tiny_config, tiny_dataset
+from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles
 from tests.pipeline.training.test_trainer import ACCELERATE, finish, launch, make_trainer, metrics
 
 NO_LIMIT = Budget(None, 0.0)
 KINDS = pytest.mark.parametrize("kind", ["sudoku", "maze"])
 
 
-def make_weights(folder: Path, store: PuzzleStore, *settings: str) -> Weights:
-    config = fit_config(tiny_config("memory.kind=table", *settings), store)
-    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), 0)
-    save_weights(folder / "weights.safetensors", network.state_dict(), config, store, 7)
+def make_weights(folder: Path, dataset: PuzzleDataset, *settings: str) -> Weights:
+    config = fit_config(tiny_config("memory.kind=table", *settings), dataset)
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
+    save_weights(folder / "weights.safetensors", network.state_dict(), config, dataset, 7)
     return load_weights(folder)
 
 
-def ask_rounds(weights: Weights, store: PuzzleStore, predict: PredictConfig, budget: Budget = NO_LIMIT) -> list[PuzzleAnswers]:
+def ask_rounds(
+    weights: Weights, dataset: PuzzleDataset, predict: PredictConfig, budget: Budget = NO_LIMIT
+) -> list[PuzzleAnswers]:
     accelerator, dtype = make_accelerator("float32")
-    return list(predict_puzzles(accelerator, dtype, weights, store, predict, budget))
+    return list(predict_puzzles(accelerator, dtype, weights, dataset, predict, budget))
 
 
-def ask(weights: Weights, store: PuzzleStore, predict: PredictConfig, budget: Budget = NO_LIMIT) -> PuzzleAnswers:
-    return ask_rounds(weights, store, predict, budget)[-1]
+def ask(weights: Weights, dataset: PuzzleDataset, predict: PredictConfig, budget: Budget = NO_LIMIT) -> PuzzleAnswers:
+    return ask_rounds(weights, dataset, predict, budget)[-1]
 
 
 class Looks(Budget):
@@ -81,24 +83,24 @@ class Echo:
 def test_every_question_is_answered_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: KindName, pack_tokens: int
 ) -> None:
-    store = tiny_puzzle_store(kind, count=9)
-    weights = make_weights(tmp_path, store)
-    _, transplant = network_from(weights, store)
+    dataset = tiny_puzzle_dataset(kind, count=9)
+    weights = make_weights(tmp_path, dataset)
+    _, transplant = network_from(weights, dataset)
     echo = Echo(weights.config.model.vocabulary)
     monkeypatch.setattr("pipeline.inference.puzzles.network_from", lambda *_: (echo, transplant))
-    found = ask(weights, store, PredictConfig(pack_tokens=pack_tokens, segments=2))
-    assert np.array_equal(found.tokens, store.test_questions)
+    found = ask(weights, dataset, PredictConfig(pack_tokens=pack_tokens, segments=2))
+    assert np.array_equal(found.tokens, dataset.test_questions)
     assert found.asked.all()
-    blank = (store.test_questions == 1).sum(axis=(1, 2))
+    blank = (dataset.test_questions == 1).sum(axis=(1, 2))
     np.testing.assert_allclose(found.halting, 1 / (1 + np.exp(-blank)), rtol=1e-5)
     assert found.source.endswith(f"/weights.safetensors, step 7, trained on {weights.data_hash[:12]}")
 
 
 @KINDS
 def test_packs_do_not_change_the_answers(tmp_path: Path, kind: KindName) -> None:
-    store = tiny_puzzle_store(kind, count=9)
-    weights = make_weights(tmp_path, store)
-    alone, together = (ask(weights, store, PredictConfig(pack_tokens=tokens, segments=3)) for tokens in (1, 10_000))
+    dataset = tiny_puzzle_dataset(kind, count=9)
+    weights = make_weights(tmp_path, dataset)
+    alone, together = (ask(weights, dataset, PredictConfig(pack_tokens=tokens, segments=3)) for tokens in (1, 10_000))
     assert np.array_equal(alone.tokens, together.tokens)
     np.testing.assert_allclose(alone.halting, together.halting, rtol=1e-5)
 
@@ -109,12 +111,12 @@ def test_packs_do_not_change_the_answers(tmp_path: Path, kind: KindName) -> None
 def test_each_round_has_all_that_was_asked_so_far(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int, expected: list[int]
 ) -> None:
-    store = tiny_puzzle_store(count=9)
-    weights = make_weights(tmp_path, store)
-    whole = ask(weights, store, weights.config.predict)
+    dataset = tiny_puzzle_dataset(count=9)
+    weights = make_weights(tmp_path, dataset)
+    whole = ask(weights, dataset, weights.config.predict)
     monkeypatch.setattr("pipeline.inference.puzzles.FIRST_ROUND", 2)
     monkeypatch.setattr(asking.InferenceRunner, "_pack_tokens", lambda *_: 1)  # one at a time
-    rounds = ask_rounds(weights, store, weights.config.predict, Looks(looks))
+    rounds = ask_rounds(weights, dataset, weights.config.predict, Looks(looks))
     assert [int(found.asked.sum()) for found in rounds] == expected
     for found in rounds:
         assert np.array_equal(found.tokens[found.asked], whole.tokens[found.asked])
@@ -126,17 +128,17 @@ def test_each_round_has_all_that_was_asked_so_far(
 
 
 def test_no_time_asks_nothing_and_little_time_asks_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = tiny_puzzle_store(count=6)
-    weights = make_weights(tmp_path, store)
-    none = ask(weights, store, weights.config.predict, Budget(0.0, time.monotonic()))
+    dataset = tiny_puzzle_dataset(count=6)
+    weights = make_weights(tmp_path, dataset)
+    none = ask(weights, dataset, weights.config.predict, Budget(0.0, time.monotonic()))
     assert not none.asked.any()
     assert not none.tokens.any()
-    assert all(row.prediction is None and row.halting_probability is None for row in to_predictions(store, none, {}))
+    assert all(row.prediction is None and row.halting_probability is None for row in to_predictions(dataset, none, {}))
     answer = asking.InferenceRunner.forward
     monkeypatch.setattr(asking.InferenceRunner, "_pack_tokens", lambda *_: 1)
     monkeypatch.setattr(asking.InferenceRunner, "forward", lambda self, samples, _: (time.sleep(0.3), answer(self, samples))[1])
     started = time.monotonic()
-    some = ask(weights, store, weights.config.predict, Budget(1.0, started))
+    some = ask(weights, dataset, weights.config.predict, Budget(1.0, started))
     assert time.monotonic() - started < 2.5
     assert 1 <= some.asked.sum() <= 3
     assert some.tokens[some.asked].any()
@@ -144,17 +146,17 @@ def test_no_time_asks_nothing_and_little_time_asks_some(tmp_path: Path, monkeypa
 
 
 def test_rows_take_the_answers_that_are_known(tmp_path: Path) -> None:
-    store = tiny_puzzle_store()
-    found = ask(make_weights(tmp_path, store), store, PredictConfig(segments=1))
+    dataset = tiny_puzzle_dataset()
+    found = ask(make_weights(tmp_path, dataset), dataset, PredictConfig(segments=1))
     puzzles = tiny_puzzles(seed=99)
     texts, answers = puzzles.question_texts(), puzzles.answer_texts() or []
-    rows = to_predictions(store, found, {texts[2]: answers[2]})
+    rows = to_predictions(dataset, found, {texts[2]: answers[2]})
     assert [row.question for row in rows] == texts
     assert [row.answer for row in rows] == [answers[2] if place == 2 else None for place in range(len(texts))]
 
 
 def test_weights_of_tasks_are_not_asked_puzzles(tmp_path: Path) -> None:
-    tasks, puzzles = tiny_store(), tiny_puzzle_store()
+    tasks, puzzles = tiny_dataset(), tiny_puzzle_dataset()
     config = tiny_config()
     network = make_network(config.model, config.memory, len(tasks.task_ids), len(tasks.transforms), 0)
     save_weights(tmp_path / "weights.safetensors", network.state_dict(), config, tasks, 7)
@@ -165,18 +167,18 @@ def test_weights_of_tasks_are_not_asked_puzzles(tmp_path: Path) -> None:
 @KINDS
 @pytest.mark.parametrize("model", [(), ("model.mixing=mixer", "model.positions=none")])
 def test_a_tiny_network_learns_a_few_puzzles(tmp_path: Path, kind: KindName, model: tuple[str, ...]) -> None:
-    store = tiny_puzzle_store(kind, augmentations=0, count=3)
+    dataset = tiny_puzzle_dataset(kind, augmentations=0, count=3)
     settings = ("train.steps=60", "train.log_steps=5", "optimizer.rate=0.01", "train.segments=2")
-    trainer = make_trainer(fit_config(tiny_config("memory.kind=table", *settings, *model), store), tmp_path, store)
+    trainer = make_trainer(fit_config(tiny_config("memory.kind=table", *settings, *model), dataset), tmp_path, dataset)
     trainer.fit(NO_LIMIT)
     losses = [loss for (loss,) in metrics(tmp_path, "loss")]
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_two_processes_predict_what_one_predicts(tmp_path: Path) -> None:
-    store = tiny_puzzle_store(count=FIRST_ROUND + 9)  # two rounds
-    store.save(tmp_path / "data")
-    make_weights(tmp_path, store)
+    dataset = tiny_puzzle_dataset(count=FIRST_ROUND + 9)  # two rounds
+    dataset.save(tmp_path / "data")
+    make_weights(tmp_path, dataset)
     predict = ["predict", "--data", str(tmp_path / "data"), "--weights", str(tmp_path), "--out"]
     two = launch([*ACCELERATE, "-m", "pipeline", *predict, str(tmp_path / "two")])
     assert main([*predict, str(tmp_path / "one")]) == 0

@@ -18,7 +18,7 @@ import torch
 from pipeline.cli.main import main
 from pipeline.config import BuildConfig
 from pipeline.data.build import build
-from pipeline.data.store import Store
+from pipeline.data.dataset import TaskDataset
 from pipeline.inference import predictor as predicting
 from pipeline.inference.candidates import read_candidates
 from pipeline.inference.predictor import Predictor, Round
@@ -33,13 +33,13 @@ Answers = list[list[tuple[int, int, bytes]]]
 
 
 @pytest.fixture
-def store() -> Store:
+def dataset() -> TaskDataset:
     return build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
 
 
 @pytest.fixture
-def weights(tmp_path: Path, store: Store) -> Weights:
-    return make_weights(tmp_path, store, "predict.views=16", "predict.round_views=5")
+def weights(tmp_path: Path, dataset: TaskDataset) -> Weights:
+    return make_weights(tmp_path, dataset, "predict.views=16", "predict.round_views=5")
 
 
 def answers(folder: Path) -> Answers:
@@ -72,7 +72,7 @@ class Ranks:
         self,
         folder: Path,
         weights: Weights,
-        store: Store,
+        dataset: TaskDataset,
         budgets: tuple[Budget, ...],
         prepare: Callable[[int, Predictor], None] = lambda *_: None,
     ) -> list[list[Round]]:
@@ -82,7 +82,7 @@ class Ranks:
             accelerator: Any = SimpleNamespace(
                 device=torch.device("cpu"), num_processes=len(budgets), process_index=rank, is_main_process=rank == 0
             )
-            predictor = Predictor(accelerator, torch.float32, weights, store, weights.config.predict)
+            predictor = Predictor(accelerator, torch.float32, weights, dataset, weights.config.predict)
             prepare(rank, predictor)
             return list(predictor.rounds(folder, budgets[rank]))
 
@@ -93,20 +93,20 @@ class Ranks:
 
 @pytest.mark.parametrize("count", [2, 3, 9])
 def test_the_shares_of_a_round_are_the_round(
-    tmp_path: Path, store: Store, weights: Weights, monkeypatch: pytest.MonkeyPatch, count: int
+    tmp_path: Path, dataset: TaskDataset, weights: Weights, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     for name, ranks in (("one", 1), ("several", count)):
-        seen = Ranks(ranks, monkeypatch).predict(tmp_path / name, weights, store, (NO_LIMIT,) * ranks)
+        seen = Ranks(ranks, monkeypatch).predict(tmp_path / name, weights, dataset, (NO_LIMIT,) * ranks)
         assert [[done.views for done in rounds] for rounds in seen] == [[1, 6, 11, 16]] * ranks
     assert answers(tmp_path / "several") == answers(tmp_path / "one")
 
 
 def test_all_end_with_the_round_that_one_has_no_time_for(
-    tmp_path: Path, store: Store, weights: Weights, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, dataset: TaskDataset, weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = Budget(0.0, time.monotonic())
     for name, budgets, expected in (("late", (NO_LIMIT, over), [1]), ("over", (over, NO_LIMIT), [])):
-        seen = Ranks(2, monkeypatch).predict(tmp_path / name, weights, store, budgets)
+        seen = Ranks(2, monkeypatch).predict(tmp_path / name, weights, dataset, budgets)
         assert [[done.views for done in rounds] for rounds in seen] == [expected] * 2
         assert not any(done.complete for rounds in seen for done in rounds)
     _, origin = read_candidates(tmp_path / "late" / "round-0001.safetensors")
@@ -114,7 +114,7 @@ def test_all_end_with_the_round_that_one_has_no_time_for(
 
 
 def test_too_little_memory_halves_the_packs_of_that_process_only(
-    tmp_path: Path, store: Store, weights: Weights, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, dataset: TaskDataset, weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runners = {}
 
@@ -123,15 +123,15 @@ def test_too_little_memory_halves_the_packs_of_that_process_only(
         if rank:
             predictor.runner.network = Small(100)  # type: ignore[assignment]
 
-    seen = Ranks(2, monkeypatch).predict(tmp_path / "candidates", weights, store, (NO_LIMIT, NO_LIMIT), prepare)
+    seen = Ranks(2, monkeypatch).predict(tmp_path / "candidates", weights, dataset, (NO_LIMIT, NO_LIMIT), prepare)
     assert all(done.complete for rounds in seen for done in rounds)
     assert runners[0].most_tokens == weights.config.predict.pack_tokens > runners[1].most_tokens
 
 
 def test_a_killed_process_ends_the_launch_which_then_goes_on_and_predicts_what_one_process_does(
-    tmp_path: Path, store: Store, weights: Weights
+    tmp_path: Path, dataset: TaskDataset, weights: Weights
 ) -> None:
-    store.save(tmp_path / "data")
+    dataset.save(tmp_path / "data")
     settings = ["--views", "6", "--set", "predict.round_views=1", "--set", "predict.segments=60"]
     command = ["predict", "--data", str(tmp_path / "data"), "--weights", str(weights.path), *settings, "--out"]
     out = tmp_path / "two"
@@ -146,7 +146,7 @@ def test_a_killed_process_ends_the_launch_which_then_goes_on_and_predicts_what_o
     assert killed.returncode == 1
     assert "a process was killed by SIGKILL" in said.decode()
     assert "Traceback" not in said.decode()
-    check_submission(out / "submission.json", store.tasks_to_solve())
+    check_submission(out / "submission.json", dataset.tasks_to_solve())
     kept = {path: path.stat().st_mtime_ns for path in (out / "candidates").iterdir()}
     assert 2 <= len(kept) < 6
     finish(launch([*several, "--resume"]))

@@ -25,10 +25,10 @@ def run(tmp_path: Path) -> Path:
     source = tiny_source(3, 3, "task")
     write_kaggle(tmp_path / "kaggle", source, "evaluation", with_solutions=True)
     grids = [grid for task in source.tasks for grid in source.solutions[task.id]]
-    store = write_run(
+    dataset = write_run(
         tmp_path / "run", load_source(f"kaggle:{tmp_path / 'kaggle'}:evaluation"), [(i, g, 0.5) for i, g in enumerate(grids)]
     )
-    name = source_name(Path("run/checkpoints/step-00000001/weights.safetensors"), 1, store.data_hash)
+    name = source_name(Path("run/checkpoints/step-00000001/weights.safetensors"), 1, dataset.data_hash)
     change(tmp_path / "run" / "votes.json", sources=[name])
     return tmp_path / "run"
 

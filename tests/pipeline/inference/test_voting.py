@@ -15,114 +15,123 @@ import pytest
 from augment.grid import Grid
 from eval.vote import Ballot
 from pipeline.config import PredictConfig
-from pipeline.data.store import Store
+from pipeline.data.dataset import TaskDataset
 from pipeline.inference import voting as votes
 from pipeline.inference.candidates import Origin, write_candidates
 from pipeline.inference.predictor import Round, round_path
 from pipeline.inference.voting import count_votes, predict_and_vote, tally, write_attempts
 from pipeline.system.time_limit import Budget
 from submission.format import check_submission, read_submission
-from tests.pipeline.tiny import tiny_store
+from tests.pipeline.tiny import tiny_dataset
 from tests.pipeline.tinyrun import make_candidates
 
 UNASKED = {"candidates": 0, "distinct": 0, "empty": 0, "top": []}
 RED, BLUE = np.full((2, 3), 2, np.uint8), np.full((1, 1), 1, np.uint8)
 
 
-def write(folder: Path, number: int, store: Store, votes: list[tuple[int, Grid | None, float]], source: str = "step 1") -> None:
+def write(
+    folder: Path, number: int, dataset: TaskDataset, votes: list[tuple[int, Grid | None, float]], source: str = "step 1"
+) -> None:
     folder.mkdir(exist_ok=True)
-    origin = Origin(source, store.tests_hash, number, number - 1, number, True)
+    origin = Origin(source, dataset.tests_hash, number, number - 1, number, True)
     write_candidates(round_path(folder, number), make_candidates(votes), origin)
 
 
-def place(store: Store, test: int) -> tuple[str, int]:
-    return store.task_ids[store.test_task[test]], int(store.test_index[test])
+def place(dataset: TaskDataset, test: int) -> tuple[str, int]:
+    return dataset.task_ids[dataset.test_task[test]], int(dataset.test_index[test])
 
 
 def test_candidates_are_counted_under_the_ids_of_their_tests() -> None:
-    store, ballot = tiny_store(), Ballot("here")
-    votes = [(test, np.full((1, test + 1), 3, np.uint8), 0.5) for test in range(len(store.test_task))]
-    count_votes(ballot, make_candidates([*votes, (0, None, 0.9)]), store)
+    dataset, ballot = tiny_dataset(), Ballot("here")
+    votes = [(test, np.full((1, test + 1), 3, np.uint8), 0.5) for test in range(len(dataset.test_task))]
+    count_votes(ballot, make_candidates([*votes, (0, None, 0.9)]), dataset)
     for test, grid, _ in votes:
-        (best,) = ballot.top(*place(store, test), None)
+        (best,) = ballot.top(*place(dataset, test), None)
         assert np.array_equal(best.grid, grid)
         assert (best.count, best.mean_probability) == (1, 0.5)
-    assert ballot.tally(*place(store, 0)).empty == 1
-    assert len({place(store, test) for test, _, _ in votes}) == 6
+    assert ballot.tally(*place(dataset, 0)).empty == 1
+    assert len({place(dataset, test) for test, _, _ in votes}) == 6
 
 
 @pytest.mark.parametrize("test", [-1, 6])
 def test_a_test_that_the_dataset_does_not_have_is_refused(test: int) -> None:
     with pytest.raises(ValueError, match=f"candidates of test input {test}, but the dataset has 6"):
-        count_votes(Ballot("here"), make_candidates([(test, RED, 0.5)]), tiny_store())
+        count_votes(Ballot("here"), make_candidates([(test, RED, 0.5)]), tiny_dataset())
 
 
 def test_rounds_of_one_checkpoint_are_one_source(tmp_path: Path) -> None:
-    store, folder = tiny_store(), tmp_path / "candidates"
-    write(folder, 1, store, [(0, RED, 0.5)])
-    write(folder, 2, store, [(0, RED, 1.0), (0, BLUE, 0.5)])
-    ballot = tally([folder], store)
+    dataset, folder = tiny_dataset(), tmp_path / "candidates"
+    write(folder, 1, dataset, [(0, RED, 0.5)])
+    write(folder, 2, dataset, [(0, RED, 1.0), (0, BLUE, 0.5)])
+    ballot = tally([folder], dataset)
     assert ballot.sources == (f"{folder}: step 1",)
-    assert [(candidate.count, candidate.probability_sum) for candidate in ballot.top(*place(store, 0), None)] == [
+    assert [(candidate.count, candidate.probability_sum) for candidate in ballot.top(*place(dataset, 0), None)] == [
         (2, 1.5),
         (1, 0.5),
     ]
 
 
 def test_folders_and_checkpoints_are_pooled_by_name(tmp_path: Path) -> None:
-    store, one, two = tiny_store(), tmp_path / "one", tmp_path / "two"
-    write(one, 1, store, [(0, RED, 0.5)], "step 1")
-    write(one, 2, store, [(0, RED, 0.5)], "step 2")
-    write(two, 1, store, [(0, RED, 0.5), (1, BLUE, 0.5)], "step 1")
-    ballot = tally([one, two], store)
+    dataset, one, two = tiny_dataset(), tmp_path / "one", tmp_path / "two"
+    write(one, 1, dataset, [(0, RED, 0.5)], "step 1")
+    write(one, 2, dataset, [(0, RED, 0.5)], "step 2")
+    write(two, 1, dataset, [(0, RED, 0.5), (1, BLUE, 0.5)], "step 1")
+    ballot = tally([one, two], dataset)
     assert ballot.sources == (f"{one}: step 1", f"{one}: step 2", f"{two}: step 1")
-    assert ballot.top(*place(store, 0), 1)[0].count == 3
-    assert ballot.top(*place(store, 1), 1)[0].count == 1
+    assert ballot.top(*place(dataset, 0), 1)[0].count == 3
+    assert ballot.top(*place(dataset, 1), 1)[0].count == 1
 
 
 def test_a_folder_without_candidates_is_named(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(FileNotFoundError, match=f"^{folder}: no candidates here"):
-            tally([folder], tiny_store())
+            tally([folder], tiny_dataset())
 
 
 def test_candidates_for_other_tests_are_refused(tmp_path: Path) -> None:
-    write(tmp_path, 1, tiny_store(seed=1), [(0, RED, 0.5)])
+    write(tmp_path, 1, tiny_dataset(seed=1), [(0, RED, 0.5)])
     with pytest.raises(ValueError, match=r"round-0001\.safetensors: candidates for other tests"):
-        tally([tmp_path], tiny_store())
+        tally([tmp_path], tiny_dataset())
 
 
 def test_candidates_fit_every_dataset_of_the_same_tests(tmp_path: Path) -> None:
-    write(tmp_path, 1, tiny_store(augmentations=0), [(0, RED, 0.5)])
-    store = tiny_store(augmentations=9)
-    assert tally([tmp_path], store).top(*place(store, 0), 1)[0].count == 1
+    write(tmp_path, 1, tiny_dataset(augmentations=0), [(0, RED, 0.5)])
+    dataset = tiny_dataset(augmentations=9)
+    assert tally([tmp_path], dataset).top(*place(dataset, 0), 1)[0].count == 1
 
 
 def test_attempts_are_a_complete_file_that_says_where_it_comes_from(tmp_path: Path) -> None:
-    store, ballot = tiny_store(), Ballot("step 1")
-    count_votes(ballot, make_candidates([(0, RED, 0.5), (0, BLUE, 0.9), (0, RED, 0.1), (1, BLUE, 0.5), (1, None, 0.5)]), store)
-    tasks, path = store.tasks_to_solve(), tmp_path / "submission.json"
-    filled = write_attempts(path, ballot, tasks, "count", store)
+    dataset, ballot = tiny_dataset(), Ballot("step 1")
+    count_votes(
+        ballot, make_candidates([(0, RED, 0.5), (0, BLUE, 0.9), (0, RED, 0.1), (1, BLUE, 0.5), (1, None, 0.5)]), dataset
+    )
+    tasks, path = dataset.tasks_to_solve(), tmp_path / "submission.json"
+    filled = write_attempts(path, ballot, tasks, "count", dataset)
     check_submission(path, tasks)
     attempts = read_submission(path)
-    task, index = place(store, 0)
+    task, index = place(dataset, 0)
     assert [grid.tolist() for grid in attempts[task][index]] == [RED.tolist(), BLUE.tolist()]
-    task, index = place(store, 1)
+    task, index = place(dataset, 1)
     first, second = attempts[task][index]
     assert first.tolist() == BLUE.tolist()
     assert second.tolist() != BLUE.tolist()
-    unasked = [list(place(store, test)) for test in range(2, 6)]
+    unasked = [list(place(dataset, test)) for test in range(2, 6)]
     assert orjson.loads((tmp_path / "votes.json").read_bytes()) == {
         "sources": ["step 1"],
         "ranking": "count",
         "views_least": 0,
         "views_most": 3,
         "submission": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "dataset": store.data_hash,
-        "audit": {"leakage": "allow", "leaks": len(store.manifest["audit"]["leaks"]), "tests_checked": 6, "tests_unchecked": 0},
+        "dataset": dataset.data_hash,
+        "audit": {
+            "leakage": "allow",
+            "leaks": len(dataset.manifest["audit"]["leaks"]),
+            "tests_checked": 6,
+            "tests_unchecked": 0,
+        },
         "empty_candidates": 1,
         "without_prediction": unasked,
-        "with_one_prediction": [list(place(store, 1))],
+        "with_one_prediction": [list(place(dataset, 1))],
         "tests": {
             "tiny000": [{"candidates": 3, "distinct": 2, "empty": 0, "top": [[2, 0.3], [1, 0.9]]}],
             "tiny001": [{"candidates": 2, "distinct": 1, "empty": 1, "top": [[1, 0.5]]}, UNASKED],
@@ -134,35 +143,35 @@ def test_attempts_are_a_complete_file_that_says_where_it_comes_from(tmp_path: Pa
 
 
 def test_the_ranking_chooses_the_attempts(tmp_path: Path) -> None:
-    store, ballot = tiny_store(), Ballot("step 1")
-    count_votes(ballot, make_candidates([(0, RED, 0.1), (0, RED, 0.1), (0, BLUE, 0.9)]), store)
-    task, index = place(store, 0)
+    dataset, ballot = tiny_dataset(), Ballot("step 1")
+    count_votes(ballot, make_candidates([(0, RED, 0.1), (0, RED, 0.1), (0, BLUE, 0.9)]), dataset)
+    task, index = place(dataset, 0)
     for ranking, best in (("count", RED), ("mean-probability", BLUE)):
-        write_attempts(tmp_path / "submission.json", ballot, store.tasks_to_solve(), ranking, store)
+        write_attempts(tmp_path / "submission.json", ballot, dataset.tasks_to_solve(), ranking, dataset)
         assert read_submission(tmp_path / "submission.json")[task][index][0].tolist() == best.tolist()
 
 
 def test_an_unknown_ranking_leaves_the_submission_as_it_was(tmp_path: Path) -> None:
-    store, path = tiny_store(), tmp_path / "submission.json"
-    write_attempts(path, Ballot("none"), store.tasks_to_solve(), "count", store)
+    dataset, path = tiny_dataset(), tmp_path / "submission.json"
+    write_attempts(path, Ballot("none"), dataset.tasks_to_solve(), "count", dataset)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="unknown ranking 'luck'"):
-        write_attempts(path, Ballot("none"), store.tasks_to_solve(), "luck", store)
+        write_attempts(path, Ballot("none"), dataset.tasks_to_solve(), "luck", dataset)
     assert path.read_bytes() == before
 
 
 def test_tasks_that_are_not_asked_for_are_not_submitted(tmp_path: Path) -> None:
-    store = tiny_store()
-    tasks = [replace(task, test=task.test[:1]) for task in store.tasks_to_solve()[:2]]
-    write_attempts(tmp_path / "submission.json", Ballot("none"), tasks, "count", store)
+    dataset = tiny_dataset()
+    tasks = [replace(task, test=task.test[:1]) for task in dataset.tasks_to_solve()[:2]]
+    write_attempts(tmp_path / "submission.json", Ballot("none"), tasks, "count", dataset)
     assert list(read_submission(tmp_path / "submission.json")) == [task.id for task in tasks]
 
 
 class Rounds:
     """Stands in for a predictor: two rounds, of one view each."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = self.dataset = store
+    def __init__(self, dataset: TaskDataset) -> None:
+        self.dataset = self.given_dataset = dataset
         self.config, self.source, self.most_views = PredictConfig(), "step 1", 2
         self.accelerator = SimpleNamespace(is_main_process=True)
 
@@ -178,7 +187,7 @@ class Rounds:
 def test_a_submission_that_the_disk_does_not_take_is_tried_again_after_the_next_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: int
 ) -> None:
-    store, calls, write_it = tiny_store(), [], votes.write_submission
+    dataset, calls, write_it = tiny_dataset(), [], votes.write_submission
 
     def full(*arguments: Any) -> None:
         calls.append(arguments)
@@ -187,10 +196,10 @@ def test_a_submission_that_the_disk_does_not_take_is_tried_again_after_the_next_
         write_it(*arguments)
 
     monkeypatch.setattr(votes, "write_submission", full)
-    tasks = store.tasks_to_solve()
+    tasks = dataset.tasks_to_solve()
     expected = nullcontext() if failing == 1 else pytest.raises(OSError, match="No space left")
     with expected:
-        predict_and_vote(Rounds(store), tmp_path, Budget(None, 0.0), tasks)  # type: ignore[arg-type]
+        predict_and_vote(Rounds(dataset), tmp_path, Budget(None, 0.0), tasks)  # type: ignore[arg-type]
     assert "the submission of before stays: [Errno 28] No space left on device" in caplog.text
     first, second = read_submission(tmp_path / "submission.json")[tasks[0].id][0]
     chosen = (BLUE, RED) if failing == 1 else (RED, None)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.cli.main import main
-from tests.pipeline.tiny import TINY, tiny_config, tiny_source, tiny_store, write_kaggle
+from tests.pipeline.tiny import TINY, tiny_config, tiny_dataset, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import write_weights
 
 SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.packs=1") for part in ("--set", setting)]
@@ -46,7 +46,7 @@ def test_training_tells_nothing_between_the_drafts_and_everything_afterwards(
 
 
 def test_weights_are_asked_without_training(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_weights(tmp_path / "weights", tiny_store(), tiny_config())
+    write_weights(tmp_path / "weights", tiny_dataset(), tiny_config())
     assert (
         main(["debug", "--task", "task000", "--source", spec, "--weights", str(tmp_path / "weights"), "--time-limit", "0s"])
         == 0
@@ -85,7 +85,7 @@ def test_the_task_is_trained_on_alone(spec: str, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(pipeline.jobs.debug, "Watched", Seen)
     assert main(["debug", "--task", "task002", "--source", spec, "--time-limit", "0s", *SETTINGS]) == 0
-    (store,) = stores
-    assert store.task_ids == ("task002",)
-    assert len(store.pair_task) == 3
-    assert np.array_equal(store.test_index, [0])
+    (dataset,) = stores
+    assert dataset.task_ids == ("task002",)
+    assert len(dataset.pair_task) == 3
+    assert np.array_equal(dataset.test_index, [0])

@@ -16,7 +16,7 @@ from pipeline.published.checkpoint import Imported
 from pipeline.tensor_files import read_tensors
 from pipeline.weights import Weights, save_weights, transplant
 from tests.pipeline.published.examples import ATTENTION, HRM, MIXER, NAMES, PREFIX, VIEWS, Published, read_golden
-from tests.pipeline.tiny import tiny_store
+from tests.pipeline.tiny import tiny_dataset
 
 ROWS = "inner.puzzle_emb.weights"
 EMBEDDING = "inner.embed_tokens.embedding_weight"
@@ -59,15 +59,15 @@ def test_an_imported_network_gives_what_the_published_one_gives(tmp_path: Path, 
 def test_what_is_written_looks_like_any_weights_file(tmp_path: Path) -> None:
     weights = Published(tmp_path).imported()
     tensors, metadata = read_tensors(weights.path)
-    store, ours = tiny_store(), tmp_path / "ours.safetensors"
-    network = make_network(weights.config.model, weights.config.memory, len(store.task_ids), len(store.transforms), 0)
-    save_weights(ours, network.state_dict(), weights.config, store, 0)
+    dataset, ours = tiny_dataset(), tmp_path / "ours.safetensors"
+    network = make_network(weights.config.model, weights.config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
+    save_weights(ours, network.state_dict(), weights.config, dataset, 0)
     own_tensors, own_metadata = read_tensors(ours)
     assert {name: tensor.dtype for name, tensor in tensors.items()} == {name: each.dtype for name, each in own_tensors.items()}
     assert metadata.keys() == own_metadata.keys()
     assert (metadata["format"], metadata["config"]) == (own_metadata["format"], own_metadata["config"])
     assert (weights.step, weights.data_hash) == (0, "imported")
-    happened = transplant(weights, network, store)
+    happened = transplant(weights, network, dataset)
     assert (happened.known, happened.unused) == (0, 2)
 
 

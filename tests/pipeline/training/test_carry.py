@@ -15,14 +15,14 @@ from pipeline.data.packs import PackMaker
 from pipeline.models.layout import Layout, make_layout
 from pipeline.models.reasoner import State
 from pipeline.training.carry import Carry, StepBatch, assemble_state, cut_evenly, empty_carry, halt, join_carries, next_batch
-from tests.pipeline.tiny import tiny_store
+from tests.pipeline.tiny import tiny_dataset
 
 MEMORY_TOKENS = 2
 CONFIG = TrainConfig(seed=3, pack_tokens=150, canvas="fitted", segments=4, exploration=0.0)
 
 
 def make_maker() -> PackMaker:
-    return PackMaker(tiny_store(), CONFIG.canvas, MEMORY_TOKENS)
+    return PackMaker(tiny_dataset(), CONFIG.canvas, MEMORY_TOKENS)
 
 
 def layout_of(batch: StepBatch) -> Layout:

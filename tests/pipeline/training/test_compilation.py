@@ -28,7 +28,7 @@ from pipeline.training.carry import next_batch
 from pipeline.training.communication import AsyncCopy
 from pipeline.training.compilation import Execution, make_room, tensors_of
 from tests.pipeline.tiny import tiny_config
-from tests.pipeline.tinypuzzles import tiny_puzzle_store
+from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 from tests.pipeline.trainers import (
     NO_LIMIT,
     assert_equal_runs,
@@ -178,8 +178,8 @@ def test_canvases_that_are_all_alike_fill_their_room_in_any_way_of_attention(
         reasoner, "choose_way", lambda *_: pytest.fail("asked while it is compiled") if compiling() else "fused"
     )
     settings = ("train.steps=3", "train.log_steps=1", *ALIKE[system])
-    make_trainer(tiny_config(*settings), tmp_path / "eager", tiny_puzzle_store()).fit(NO_LIMIT)
-    trainer = make_trainer(tiny_config("train.execution=compiled", *settings), tmp_path / "compiled", tiny_puzzle_store())
+    make_trainer(tiny_config(*settings), tmp_path / "eager", tiny_puzzle_dataset()).fit(NO_LIMIT)
+    trainer = make_trainer(tiny_config("train.execution=compiled", *settings), tmp_path / "compiled", tiny_puzzle_dataset())
     trainer.fit(NO_LIMIT)
     assert trainer.gradients.execution.kind == "compiled"
     assert compiler.frame_count == 2
@@ -195,7 +195,7 @@ def test_puzzles_of_several_sizes_of_packs_are_compiled_for_each(
     """As pieces double when memory runs out; what takes long and comes once is not taken for the time of a step."""
     monkeypatch.setattr(execution, "choose_way", lambda *_: "fused")
     config = tiny_config("train.execution=compiled", "train.pack_tokens=400")
-    trainer = make_trainer(config, tmp_path, tiny_puzzle_store())
+    trainer = make_trainer(config, tmp_path, tiny_puzzle_dataset())
     compiled = trainer.gradients.execution
     for pieces in (1, 2, 4, 8, 16, 23):
         trainer.pieces = pieces

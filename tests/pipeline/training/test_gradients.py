@@ -11,7 +11,7 @@ from pipeline.device import make_accelerator
 from pipeline.models.network import make_network
 from pipeline.training.carry import next_batch
 from pipeline.training.trainer import Trainer
-from tests.pipeline.tiny import tiny_config, tiny_store
+from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import NO_LIMIT, assert_same_step, final_tensors, make_trainer, metrics, second_step
 
 SYSTEMS = {
@@ -64,14 +64,14 @@ def test_weights_after_several_steps_do_not_depend_on_pieces(tmp_path: Path, sys
 
 def with_loss_scaling(out: Path, *settings: str) -> Trainer:
     """A trainer whose losses are scaled as float16 needs it, and whose first backward pass overflows."""
-    config, store = tiny_config(*BASE, "memory.kind=table", "optimizer.kind=adamw", *settings), tiny_store()
+    config, dataset = tiny_config(*BASE, "memory.kind=table", "optimizer.kind=adamw", *settings), tiny_dataset()
     accelerator, dtype = make_accelerator("float32")
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    network = make_network(config.model, config.memory, len(store.task_ids), len(store.transforms), 0)
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
     out.mkdir()
     passes = itertools.count()
     network.reasoner.embedding.register_hook(lambda gradient: gradient / 0 if next(passes) == 0 else gradient)
-    return Trainer(accelerator, dtype, network, store, config, out)
+    return Trainer(accelerator, dtype, network, dataset, config, out)
 
 
 def test_loss_scaling_works_with_pieces(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from pipeline.device import OutOfMemory
 from pipeline.training import memory_fit
 from pipeline.training.memory_fit import CudaMemory, least_pieces
 from pipeline.training.trainer import Trainer
-from tests.pipeline.tiny import tiny_config, tiny_store
-from tests.pipeline.tinypuzzles import tiny_puzzle_store
+from tests.pipeline.tiny import tiny_config, tiny_dataset
+from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 from tests.pipeline.trainers import NO_LIMIT, assert_equal_runs, make_trainer, metrics
 
 CPU = torch.device("cpu")
@@ -151,11 +151,11 @@ def settings_of(system: tuple[str, ...]) -> tuple[str, ...]:
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_run_after_a_trial_is_as_without(tmp_path: Path, system: tuple[str, ...], resumed: bool) -> None:
     config = tiny_config(*settings_of(system))
-    store = tiny_puzzle_store() if system == PUZZLES else tiny_store()  # of one size, or of several
-    make_trainer(config, tmp_path / "without", store).fit(NO_LIMIT)
+    dataset = tiny_puzzle_dataset() if system == PUZZLES else tiny_dataset()  # of one size, or of several
+    make_trainer(config, tmp_path / "without", dataset).fit(NO_LIMIT)
     if resumed:
-        make_trainer(tiny_config(*settings_of(system), "train.steps=3"), tmp_path / "with", store).fit(NO_LIMIT)
-    trainer = make_trainer(config, tmp_path / "with", store)
+        make_trainer(tiny_config(*settings_of(system), "train.steps=3"), tmp_path / "with", dataset).fit(NO_LIMIT)
+    trainer = make_trainer(config, tmp_path / "with", dataset)
     assert trainer.resume() == resumed
     random = torch.get_rng_state()
     before = {name: tensor.clone() for name, tensor in trainer.state.network.state_dict().items()}

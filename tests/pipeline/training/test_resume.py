@@ -13,7 +13,7 @@ from pipeline.training import checkpoint as save
 from pipeline.training.checkpoint import packs_after
 from pipeline.training.trainer import Trainer
 from pipeline.weights import checkpoints
-from tests.pipeline.tiny import tiny_config, tiny_store
+from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import (
     ACCELERATE,
     NO_LIMIT,
@@ -273,7 +273,7 @@ def copy_of(run: Path, name: str) -> Path:
 
 
 def test_processes_come_and_go_and_agree_on_damage(tmp_path: Path) -> None:
-    tiny_store().save(tmp_path / "data")
+    tiny_dataset().save(tmp_path / "data")
     base = ("train.checkpoint_steps=3", "train.segments=4", "train.log_steps=1", "optimizer.kind=adamw", "train.packs=3")
 
     def alone(out: Path, steps: int) -> Trainer:

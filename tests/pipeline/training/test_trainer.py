@@ -20,7 +20,7 @@ from pipeline.models.reasoner import Reasoner, Update, apply_blocks
 from pipeline.system.time_limit import Budget
 from pipeline.training.state import count_packs
 from pipeline.weights import checkpoints, load_weights, newest_checkpoint
-from tests.pipeline.tiny import tiny_config, tiny_store
+from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import (
     ACCELERATE,
     NO_LIMIT,
@@ -46,7 +46,7 @@ def test_a_tiny_network_learns_a_rule(tmp_path: Path, kind: str, optimizer: str)
         "optimizer.rate=0.01",
         "train.log_steps=10",
     )
-    trainer = make_trainer(tiny_config(*settings), tmp_path, tiny_store(rule=np.zeros_like))
+    trainer = make_trainer(tiny_config(*settings), tmp_path, tiny_dataset(rule=np.zeros_like))
     trainer.fit(NO_LIMIT)
     losses = [loss for (loss,) in metrics(tmp_path, "loss")]
     assert losses[-1] < 0.7 * losses[0]
@@ -91,7 +91,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
 
 def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(tmp_path: Path) -> None:
-    tiny_store().save(tmp_path / "data")
+    tiny_dataset().save(tmp_path / "data")
     settings = ("train.steps=60", "train.checkpoint_steps=3", "optimizer.decay_from=0.5")
     killed = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "killed", *settings)])
     deadline = time.monotonic() + 60
@@ -114,7 +114,7 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(tmp_path: Path)
     ids=["trm-residual", "hrm-table"],
 )
 def test_two_processes_train_on_the_samples_of_one_and_predict_the_same(tmp_path: Path, system: tuple[str, ...]) -> None:
-    tiny_store().save(tmp_path / "data")
+    tiny_dataset().save(tmp_path / "data")
     settings = ("train.steps=12", "train.packs=2", *system, "train.log_steps=1", "optimizer.kind=adamw")
     two = launch([*ACCELERATE, *train_command(tmp_path / "data", tmp_path / "two", *settings, "train.pieces=3")])
     assert run_here(train_command(tmp_path / "data", tmp_path / "one", *settings)) == 0
@@ -139,7 +139,7 @@ def test_two_machines_with_the_config_of_the_readme_train_on_the_samples_of_one(
         port = free.getsockname()[1]
     here = {"num_processes": 2, "main_process_ip": "127.0.0.1", "main_process_port": port}
     (tmp_path / "machines.yaml").write_text(yaml.safe_dump(yaml.safe_load(config) | here))
-    tiny_store().save(tmp_path / "data")
+    tiny_dataset().save(tmp_path / "data")
     settings = ("train.steps=8", "train.packs=2", "memory.kind=table", "train.log_steps=1")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "machines.yaml")]
@@ -235,7 +235,7 @@ def test_a_checkpoint_of_other_data_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"its train.seed is 0 and that of this run 3"):
         make_trainer(tiny_config("train.steps=2", "train.seed=3"), tmp_path).resume()
     with pytest.raises(ValueError, match="its data_hash is "):
-        make_trainer(config, tmp_path, tiny_store(seed=1)).resume()
+        make_trainer(config, tmp_path, tiny_dataset(seed=1)).resume()
     assert [folder.name for folder in checkpoints(tmp_path / "checkpoints")] == ["step-00000002"]
 
 
@@ -277,7 +277,7 @@ def test_q_learning_of_a_single_segment_has_nothing_to_go_on_to(tmp_path: Path) 
 def test_an_hrm_learns_a_rule_with_q_learning(tmp_path: Path) -> None:
     settings = ("model.kind=hrm", "model.gradient=last-step", "train.halting=q-learning", "memory.kind=table")
     config = tiny_config("train.steps=60", "train.log_steps=10", "optimizer.rate=0.01", *settings)
-    trainer = make_trainer(config, tmp_path, tiny_store(rule=np.zeros_like))
+    trainer = make_trainer(config, tmp_path, tiny_dataset(rule=np.zeros_like))
     before = {name: tensor.clone() for name, tensor in trainer.state.network.named_parameters()}
     trainer.fit(NO_LIMIT)
     losses = [loss for (loss,) in metrics(tmp_path, "loss")]

@@ -12,11 +12,11 @@ import pytest
 
 from augment.dihedral import apply_dihedral
 from augment.sudoku import draw_symmetries
-from pipeline.data.dataset import MANIFEST_FILE
-from pipeline.data.puzzles.build import PuzzleStore, build_puzzles
+from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset
+from pipeline.data.puzzles.build import build_puzzles
 from pipeline.data.puzzles.kinds import KindName
 from pipeline.data.puzzles.sources import Puzzles
-from tests.pipeline.tinypuzzles import tiny_puzzle_store, tiny_puzzles
+from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles
 
 
 def joined(*sources: Puzzles) -> Puzzles:
@@ -44,43 +44,43 @@ def seen_otherwise(puzzles: Puzzles, seed: int) -> Puzzles:
     return replace(puzzles, questions=questions, answers=answers)
 
 
-def pairs_of(store: PuzzleStore) -> set[bytes]:
-    return {question.tobytes() + answer.tobytes() for question, answer in zip(store.questions, store.answers, strict=True)}
+def pairs_of(dataset: PuzzleDataset) -> set[bytes]:
+    return {question.tobytes() + answer.tobytes() for question, answer in zip(dataset.questions, dataset.answers, strict=True)}
 
 
 def saved(folder: Path, **changes: Any) -> Path:
-    replace(tiny_puzzle_store(), **changes).save(folder)
+    replace(tiny_puzzle_dataset(), **changes).save(folder)
     return folder
 
 
 @pytest.mark.parametrize("kind", ["sudoku", "maze"])
 def test_training_puzzles_have_answers_and_tests_have_none(kind: KindName) -> None:
     trained, asked = tiny_puzzles(kind, 7), tiny_puzzles(kind, 5, seed=1)
-    store = build_puzzles([asked], [trained], 3, 0)
+    dataset = build_puzzles([asked], [trained], 3, 0)
     assert trained.answers is not None
-    assert pairs_of(store) == {q.tobytes() + a.tobytes() for q, a in zip(trained.questions, trained.answers, strict=True)}
-    assert np.array_equal(store.test_questions, asked.questions)
-    assert set(store.arrays()) == {"questions", "answers", "test_questions"}
+    assert pairs_of(dataset) == {q.tobytes() + a.tobytes() for q, a in zip(trained.questions, trained.answers, strict=True)}
+    assert np.array_equal(dataset.test_questions, asked.questions)
+    assert set(dataset.arrays()) == {"questions", "answers", "test_questions"}
 
 
 def test_puzzles_are_one_task_with_one_transform() -> None:
-    store = tiny_puzzle_store()
-    assert (store.task_ids, store.transforms.tolist(), store.transform_start.tolist()) == (("puzzle",), [0], [0, 1])
-    assert (store.transforms.dtype, store.transform_start.dtype) == (np.uint32, np.int64)
+    dataset = tiny_puzzle_dataset()
+    assert (dataset.task_ids, dataset.transforms.tolist(), dataset.transform_start.tolist()) == (("puzzle",), [0], [0, 1])
+    assert (dataset.transforms.dtype, dataset.transform_start.dtype) == (np.uint32, np.int64)
 
 
 def test_the_order_of_training_puzzles_does_not_matter_and_repeated_ones_are_kept_once() -> None:
     first, second, tests = tiny_puzzles(seed=1), tiny_puzzles(seed=2), tiny_puzzles(seed=3)
-    store = build_puzzles([tests], [first, second], 3, 0)
+    dataset = build_puzzles([tests], [first, second], 3, 0)
     again = build_puzzles([tests], [second, joined(first, second)], 3, 0)
-    assert store.data_hash == again.data_hash
-    assert (len(store.questions), again.manifest["totals"]["repeated"]) == (12, 6)
+    assert dataset.data_hash == again.data_hash
+    assert (len(dataset.questions), again.manifest["totals"]["repeated"]) == (12, 6)
 
 
 def test_tests_keep_their_order_and_may_repeat() -> None:
     tests = tiny_puzzles(seed=3)
-    store = build_puzzles([tests, tests], [tiny_puzzles()], 3, 0)
-    assert np.array_equal(store.test_questions, np.concatenate((tests.questions, tests.questions)))
+    dataset = build_puzzles([tests, tests], [tiny_puzzles()], 3, 0)
+    assert np.array_equal(dataset.test_questions, np.concatenate((tests.questions, tests.questions)))
 
 
 def test_tests_are_not_needed() -> None:
@@ -158,11 +158,11 @@ def test_what_cannot_be_built_is_told(arguments: tuple[Any, ...], message: str) 
 
 
 def test_the_hash_tells_all_that_packs_depend_on_but_not_manifests() -> None:
-    store = tiny_puzzle_store()
-    assert replace(store, manifest={}).data_hash == store.data_hash
-    arrays = {name: array[:-1] for name, array in store.arrays().items()}
+    dataset = tiny_puzzle_dataset()
+    assert replace(dataset, manifest={}).data_hash == dataset.data_hash
+    arrays = {name: array[:-1] for name, array in dataset.arrays().items()}
     for name, value in {"kind": "maze", "augmentations": 6, "seed": 4, **arrays}.items():
-        assert replace(store, **{name: value}).data_hash != store.data_hash, name
+        assert replace(dataset, **{name: value}).data_hash != dataset.data_hash, name
 
 
 def test_the_hash_of_the_tests_does_not_depend_on_training() -> None:
@@ -197,7 +197,7 @@ def test_foreign_manifests_are_refused(change: dict[str, object], message: str, 
     seed = str(change["seed"]).encode() if isinstance(change.get("seed"), int) else orjson.dumps(change.get("seed"))
     path.write_bytes(orjson.dumps(manifest).replace(b'"SEED"', seed))
     with pytest.raises(ValueError, match=r"manifest\.json: ") as caught:
-        PuzzleStore.load(tmp_path)
+        PuzzleDataset.load(tmp_path)
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
 
@@ -205,37 +205,39 @@ def test_foreign_manifests_are_refused(change: dict[str, object], message: str, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda store: {"answers": store.answers[1:]}, "answers must have the shape (6, 4, 4), got (5, 4, 4)"),
+        (lambda dataset: {"answers": dataset.answers[1:]}, "answers must have the shape (6, 4, 4), got (5, 4, 4)"),
         (
-            lambda store: {"test_questions": store.test_questions[:, 1:]},
+            lambda dataset: {"test_questions": dataset.test_questions[:, 1:]},
             "must have the shape (6, 4, 4), got (6, 3, 4)",
         ),
-        (lambda store: {"questions": store.questions[:0], "answers": store.answers[:0]}, "there are no training puzzles"),
-        (lambda store: {"questions": store.questions[:, 1:]}, "questions must have the shape (6, 3, 3), got"),
+        (lambda dataset: {"questions": dataset.questions[:0], "answers": dataset.answers[:0]}, "there are no training puzzles"),
+        (lambda dataset: {"questions": dataset.questions[:, 1:]}, "questions must have the shape (6, 3, 3), got"),
         (
-            lambda store: {name: part[:, 1:, 1:] for name, part in store.arrays().items()},
+            lambda dataset: {name: part[:, 1:, 1:] for name, part in dataset.arrays().items()},
             "the questions of a sudoku cannot be 3 x 3",
         ),
-        (lambda store: {"questions": store.questions - np.uint8(1)}, "questions must be 1..5, got 0..4"),
-        (lambda store: {"test_questions": store.test_questions + np.uint8(1)}, "test_questions must be 1..5, got 2..6"),
-        (lambda store: {"answers": store.questions}, "each of answers must be a solution"),
-        (lambda store: {"answers": store.answers[::-1]}, "each of answers must be a solution"),
-        (lambda store: {"questions": store.questions.astype(np.int64)}, "questions must be 3-dimensional uint8"),
-        (lambda store: {"answers": store.answers[0]}, "answers must be 3-dimensional uint8, got 2-dimensional uint8"),
+        (lambda dataset: {"questions": dataset.questions - np.uint8(1)}, "questions must be 1..5, got 0..4"),
+        (lambda dataset: {"test_questions": dataset.test_questions + np.uint8(1)}, "test_questions must be 1..5, got 2..6"),
+        (lambda dataset: {"answers": dataset.questions}, "each of answers must be a solution"),
+        (lambda dataset: {"answers": dataset.answers[::-1]}, "each of answers must be a solution"),
+        (lambda dataset: {"questions": dataset.questions.astype(np.int64)}, "questions must be 3-dimensional uint8"),
+        (lambda dataset: {"answers": dataset.answers[0]}, "answers must be 3-dimensional uint8, got 2-dimensional uint8"),
     ],
 )
-def test_inconsistent_arrays_are_refused(change: Callable[[PuzzleStore], dict[str, Any]], message: str, tmp_path: Path) -> None:
-    saved(tmp_path, **change(tiny_puzzle_store()))
+def test_inconsistent_arrays_are_refused(
+    change: Callable[[PuzzleDataset], dict[str, Any]], message: str, tmp_path: Path
+) -> None:
+    saved(tmp_path, **change(tiny_puzzle_dataset()))
     with pytest.raises(ValueError, match=r"store\.safetensors: ") as caught:
-        PuzzleStore.load(tmp_path)
+        PuzzleDataset.load(tmp_path)
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
 
 
 def test_a_maze_without_a_goal_is_refused(tmp_path: Path) -> None:
-    store = tiny_puzzle_store("maze")
-    tests = store.test_questions.copy()
+    dataset = tiny_puzzle_dataset("maze")
+    tests = dataset.test_questions.copy()
     tests[2][tests[2] == 4] = 2
-    replace(store, test_questions=tests).save(tmp_path)
+    replace(dataset, test_questions=tests).save(tmp_path)
     with pytest.raises(ValueError, match="each of test_questions must have exactly one S, exactly one G and no o"):
-        PuzzleStore.load(tmp_path)
+        PuzzleDataset.load(tmp_path)

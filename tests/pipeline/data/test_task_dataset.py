@@ -13,16 +13,14 @@ import pytest
 import safetensors.numpy
 
 from pipeline.data import dataset as dataset_module
-from pipeline.data.dataset import ARRAYS_FILE, MANIFEST_FILE
-from pipeline.data.puzzles.build import PuzzleStore
-from pipeline.data.store import Store
-from tests.pipeline.tinypuzzles import tiny_puzzle_store
+from pipeline.data.dataset import ARRAYS_FILE, MANIFEST_FILE, PuzzleDataset, TaskDataset
+from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 
 GRIDS = ([[1, 2, 3], [4, 5, 6]], [[7]], [[0, 9]])
 
 
-def make_store(**changes: Any) -> Store:
-    """Return a store of two tasks: "a" with two pairs, "b" with one and two tests."""
+def make_dataset(**changes: Any) -> TaskDataset:
+    """Return a dataset of two tasks: "a" with two pairs, "b" with one and two tests."""
     arrays: dict[str, npt.NDArray[Any]] = {
         "cells": np.array([cell for rows in GRIDS for row in rows for cell in row], dtype=np.uint8),
         "grid_start": np.array([0, 6, 7], dtype=np.int64),
@@ -40,34 +38,36 @@ def make_store(**changes: Any) -> Store:
         "transforms": np.array([0, 0, 5, 2_903_039], dtype=np.uint32),
         "transform_start": np.array([0, 1, 4], dtype=np.int64),
     }
-    return replace(Store(("a", "b"), **arrays, manifest={"settings": {"seed": 3}}), **changes)
+    return replace(TaskDataset(("a", "b"), **arrays, manifest={"settings": {"seed": 3}}), **changes)
 
 
 def saved(folder: Path) -> Path:
-    make_store().save(folder)
+    make_dataset().save(folder)
     return folder
 
 
-@pytest.fixture(params=[make_store, tiny_puzzle_store, partial(tiny_puzzle_store, "maze")], ids=["tasks", "sudokus", "mazes"])
-def dataset(request: pytest.FixtureRequest) -> Store | PuzzleStore:
+@pytest.fixture(
+    params=[make_dataset, tiny_puzzle_dataset, partial(tiny_puzzle_dataset, "maze")], ids=["tasks", "sudokus", "mazes"]
+)
+def dataset(request: pytest.FixtureRequest) -> TaskDataset | PuzzleDataset:
     """A dataset of each kind."""
     return request.param()
 
 
 def test_grids_are_read_in_their_shape() -> None:
-    store = make_store()
+    dataset = make_dataset()
     for index, rows in enumerate(GRIDS):
-        assert store.grid(index).tolist() == rows
-        assert store.grid(index).dtype == np.uint8
+        assert dataset.grid(index).tolist() == rows
+        assert dataset.grid(index).dtype == np.uint8
 
 
 def test_tasks_to_solve_have_their_pairs_and_tests() -> None:
-    (task,) = make_store().tasks_to_solve()
+    (task,) = make_dataset().tasks_to_solve()
     assert (task.id, [grid.tolist() for grid in task.test]) == ("b", [GRIDS[1], GRIDS[2]])
     assert [(pair.input.tolist(), pair.output.tolist()) for pair in task.train] == [(GRIDS[2], GRIDS[0])]
 
 
-def test_what_is_saved_is_what_is_loaded(dataset: Store | PuzzleStore, tmp_path: Path) -> None:
+def test_what_is_saved_is_what_is_loaded(dataset: TaskDataset | PuzzleDataset, tmp_path: Path) -> None:
     dataset.save(tmp_path / "new" / "folder")
     loaded = type(dataset).load(tmp_path / "new" / "folder")
     for name in ("task_ids", "manifest", "data_hash", "tests_hash"):
@@ -77,14 +77,16 @@ def test_what_is_saved_is_what_is_loaded(dataset: Store | PuzzleStore, tmp_path:
         assert loaded.arrays()[name].dtype == array.dtype, name
 
 
-def test_a_store_without_tests_is_one_too(dataset: Store | PuzzleStore, tmp_path: Path) -> None:
+def test_a_dataset_without_tests_is_one_too(dataset: TaskDataset | PuzzleDataset, tmp_path: Path) -> None:
     tests = {name: array[:0] for name, array in dataset.arrays().items() if name.startswith("test_")}
     replace(dataset, **tests).save(tmp_path)
     loaded = type(dataset).load(tmp_path)
     assert tests and all(not len(loaded.arrays()[name]) for name in tests)
 
 
-def test_saving_again_gives_the_same_bytes_and_leaves_nothing_else(dataset: Store | PuzzleStore, tmp_path: Path) -> None:
+def test_saving_again_gives_the_same_bytes_and_leaves_nothing_else(
+    dataset: TaskDataset | PuzzleDataset, tmp_path: Path
+) -> None:
     for name in ("first", "second", "second"):
         dataset.save(tmp_path / name)
     for name in (ARRAYS_FILE, MANIFEST_FILE):
@@ -93,13 +95,13 @@ def test_saving_again_gives_the_same_bytes_and_leaves_nothing_else(dataset: Stor
 
 
 def test_the_hash_tells_ids_and_arrays_but_not_manifests() -> None:
-    store = make_store()
-    assert make_store(manifest={}).data_hash == store.data_hash
-    assert make_store(task_ids=("a", "c")).data_hash != store.data_hash
-    for name, array in store.arrays().items():
+    dataset = make_dataset()
+    assert make_dataset(manifest={}).data_hash == dataset.data_hash
+    assert make_dataset(task_ids=("a", "c")).data_hash != dataset.data_hash
+    for name, array in dataset.arrays().items():
         changed = array.copy()
         changed.flat[-1] += 1
-        assert make_store(**{name: changed}).data_hash != store.data_hash, name
+        assert make_dataset(**{name: changed}).data_hash != dataset.data_hash, name
 
 
 def test_a_save_that_was_cut_short_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,12 +114,12 @@ def test_a_save_that_was_cut_short_does_not_load(tmp_path: Path, monkeypatch: py
         write(path, content)
 
     monkeypatch.setattr(dataset_module, "replace_file", stop_at_the_manifest)
-    cells = make_store().cells.copy()
+    cells = make_dataset().cells.copy()
     cells[0] = 9
     with pytest.raises(KeyboardInterrupt):
-        make_store(cells=cells).save(tmp_path)
+        make_dataset(cells=cells).save(tmp_path)
     with pytest.raises(ValueError, match="does not belong to the manifest"):
-        Store.load(tmp_path)
+        TaskDataset.load(tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,13 +132,13 @@ def test_a_failed_write_leaves_the_old_dataset(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Path, "write_bytes", fail_halfway)
     with pytest.raises(OSError, match="no space"):
-        make_store(task_ids=("x", "y")).save(tmp_path)
-    assert Store.load(tmp_path).task_ids == ("a", "b")
+        make_dataset(task_ids=("x", "y")).save(tmp_path)
+    assert TaskDataset.load(tmp_path).task_ids == ("a", "b")
     assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", [ARRAYS_FILE, MANIFEST_FILE])
-def test_a_missing_file_is_named(dataset: Store | PuzzleStore, name: str, tmp_path: Path) -> None:
+def test_a_missing_file_is_named(dataset: TaskDataset | PuzzleDataset, name: str, tmp_path: Path) -> None:
     dataset.save(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"{name}: no such file"):
@@ -144,7 +146,7 @@ def test_a_missing_file_is_named(dataset: Store | PuzzleStore, name: str, tmp_pa
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])
-def test_truncated_arrays_are_refused(dataset: Store | PuzzleStore, kept: int, tmp_path: Path) -> None:
+def test_truncated_arrays_are_refused(dataset: TaskDataset | PuzzleDataset, kept: int, tmp_path: Path) -> None:
     dataset.save(tmp_path)
     path = tmp_path / ARRAYS_FILE
     path.write_bytes(path.read_bytes()[:kept])
@@ -153,7 +155,7 @@ def test_truncated_arrays_are_refused(dataset: Store | PuzzleStore, kept: int, t
 
 
 @pytest.mark.parametrize("added", [False, True])
-def test_arrays_that_were_changed_are_noticed(dataset: Store | PuzzleStore, added: bool, tmp_path: Path) -> None:
+def test_arrays_that_were_changed_are_noticed(dataset: TaskDataset | PuzzleDataset, added: bool, tmp_path: Path) -> None:
     dataset.save(tmp_path)
     path = tmp_path / ARRAYS_FILE
     arrays = safetensors.numpy.load(path.read_bytes())
@@ -182,7 +184,7 @@ def test_arrays_that_were_changed_are_noticed(dataset: Store | PuzzleStore, adde
 def test_foreign_manifests_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     (saved(tmp_path) / MANIFEST_FILE).write_bytes(content)
     with pytest.raises(ValueError, match=rf"manifest.json: .*{message}"):
-        Store.load(tmp_path)
+        TaskDataset.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ def test_foreign_arrays_are_refused(change: Callable[[dict[str, Any]], object], 
     change(arrays)
     path.write_bytes(safetensors.numpy.save(arrays))
     with pytest.raises(ValueError, match=r"store\.safetensors") as caught:
-        Store.load(tmp_path)
+        TaskDataset.load(tmp_path)
     assert message in str(caught.value)
 
 
@@ -227,21 +229,21 @@ def test_foreign_arrays_are_refused(change: Callable[[dict[str, Any]], object], 
     ],
 )
 def test_inconsistent_arrays_are_refused(name: str, values: list[Any], message: str, tmp_path: Path) -> None:
-    make_store(**{name: np.array(values, dtype=make_store().arrays()[name].dtype)}).save(tmp_path)
+    make_dataset(**{name: np.array(values, dtype=make_dataset().arrays()[name].dtype)}).save(tmp_path)
     with pytest.raises(ValueError, match=r"store\.safetensors: ") as caught:
-        Store.load(tmp_path)
+        TaskDataset.load(tmp_path)
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("task_ids", [("b", "a"), ("a", "a")])
 def test_task_ids_are_sorted_and_distinct(task_ids: tuple[str, str], tmp_path: Path) -> None:
-    make_store(task_ids=task_ids).save(tmp_path)
+    make_dataset(task_ids=task_ids).save(tmp_path)
     with pytest.raises(ValueError, match="task ids must be sorted and distinct"):
-        Store.load(tmp_path)
+        TaskDataset.load(tmp_path)
 
 
 def test_the_manifest_file_has_ids_and_hash_for_people_to_read(tmp_path: Path) -> None:
     written = orjson.loads((saved(tmp_path) / MANIFEST_FILE).read_bytes())
-    assert (written["task_ids"], written["data_hash"]) == (["a", "b"], make_store().data_hash)
+    assert (written["task_ids"], written["data_hash"]) == (["a", "b"], make_dataset().data_hash)
     assert list(written) == sorted(written)
