@@ -1,14 +1,13 @@
 """Files that once led to a traceback, a hang or gigabytes of memory: each is one line now."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-import torch
-from torch import Tensor
 
 from eval.formatting import parse_duration
 from pipeline.cli.main import main
@@ -17,8 +16,8 @@ from pipeline.data.sources import load_source
 from pipeline.inference.candidates import read_candidates
 from pipeline.reports.report import read_report
 from pipeline.reports.run_folder import RunFolder
-from pipeline.tensor_files import read_tensors, write_tensors
-from pipeline.weights import load_weights, network_from, read_weights
+from pipeline.tensor_files import read_tensors
+from pipeline.weights import read_weights
 from submission.notebook import read_ready_folder
 from submission.settings import read_settings
 from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
@@ -71,66 +70,27 @@ def test_a_config_is_refused_in_one_short_line(content: bytes, tmp_path: Path) -
     refusal(lambda: read_config(tmp_path / "config.json"), tmp_path / "config.json")
 
 
-def rewrite(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], None]) -> None:
-    """Write a file of tensors again with its content changed, and the checksum of that."""
-    tensors, metadata = read_tensors(path)
-    change(tensors, metadata)
-    write_tensors(path, tensors, metadata)
-
-
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     write_weights(tmp_path, tiny_dataset(), tiny_config())
     return tmp_path / "weights.safetensors"
 
 
-def set_config(metadata: dict[str, str], section: str, name: str, value: object) -> None:
-    config = json.loads(metadata["config"])
-    config[section][name] = value
-    metadata["config"] = json.dumps(config)
-
-
 @pytest.mark.parametrize(
-    "change",
+    ("dtype", "shape", "size"),
     [
-        lambda tensors, metadata: set_config(metadata, "model", "hidden_size", 1 << 40),
-        lambda tensors, metadata: set_config(metadata, "model", "layers", 1 << 40),
-        lambda tensors, metadata: set_config(metadata, "memory", "tokens", 1 << 62),
-        lambda tensors, metadata: metadata.update(task_ids='"abc"'),
-        lambda tensors, metadata: metadata.update(task_ids="[[1], [2], [3], [4]]"),
-        lambda tensors, metadata: metadata.update(task_ids=json.dumps(["a"] * 4)),
-        lambda tensors, metadata: metadata.update(step="9" * 5000),
-        lambda tensors, metadata: tensors.update({"views.transform_start": torch.zeros(0, dtype=torch.int64)}),
-        lambda tensors, metadata: tensors.update({"views.transform_start": torch.tensor(4)}),
-        lambda tensors, metadata: tensors["views.transform_start"].copy_(tensors["views.transform_start"].flip(0)),
-        lambda tensors, metadata: tensors["views.transforms"].fill_(1 << 40),
-        lambda tensors, metadata: tensors.update({"reasoner.embedding": tensors["reasoner.embedding"].to(torch.int64)}),
-        lambda tensors, metadata: tensors["reasoner.embedding"][0].fill_(float("nan")),
-        lambda tensors, metadata: tensors.pop("reasoner.head.weight"),
-        lambda tensors, metadata: tensors.update(more=torch.zeros(1)),
+        *(("F8_E4M3", [8], 8), ("F4", [8], 8), ("C64", [8], 64), ("BF16", [8], 8)),
+        ("U8", [(1 << 63) + 5, 0], 0),
+        ("U8", [1] * 70, 1),
     ],
 )
-def test_weights_that_contradict_themselves_are_damaged(change: Callable[..., None], weights: Path) -> None:
-    network_from(load_weights(weights), tiny_dataset())
-    rewrite(weights, change)
-    assert "damaged" in refusal(lambda: read_weights(weights), weights)
-
-
-@pytest.mark.parametrize("dtype", ["F8_E4M3", "F4", "C64", "BF16"])
-def test_tensors_of_unusual_kinds_are_refused(dtype: str, tmp_path: Path) -> None:
-    header = json.dumps({"cells": {"dtype": dtype, "shape": [8], "data_offsets": [0, 64 if dtype == "C64" else 8]}}).encode()
+def test_tensors_of_unusual_kinds_and_shapes_are_refused(dtype: str, shape: list[int], size: int, tmp_path: Path) -> None:
+    header = json.dumps({"cells": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
     path = tmp_path / "round-0001.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64 if dtype == "C64" else 8))
-    refusal(lambda: read_candidates(path), path)
-
-
-@pytest.mark.parametrize("shape", [[(1 << 63) + 5, 0], [1] * 70])
-def test_shapes_beyond_all_bounds_are_damage(shape: list[int], tmp_path: Path) -> None:
-    size = 0 if 0 in shape else 1
-    header = json.dumps({"x": {"dtype": "U8", "shape": shape, "data_offsets": [0, size]}}).encode()
-    path = tmp_path / "x.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
-    refusal(lambda: read_tensors(path), path)
+    refusal(lambda: read_candidates(path), path)
+    if dtype == "U8":
+        refusal(lambda: read_tensors(path), path)
 
 
 def test_a_header_that_claims_ten_gigabytes_is_damage(weights: Path) -> None:
@@ -194,8 +154,6 @@ def test_a_score_of_puzzles_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_pipe_among_task_files_is_refused_and_not_waited_for(tmp_path: Path) -> None:
-    import os  # noqa: PLC0415
-
     os.mkfifo(tmp_path / "x.json")
     assert "no regular file" in refusal(lambda: load_source(f"json:{tmp_path}"), tmp_path / "x.json")
     assert "no regular file" in refusal(lambda: load_source(f"rearc:{tmp_path}"), tmp_path / "x.json")

@@ -1,4 +1,4 @@
-"""What a GPU has to show: it computes what the CPU does, in every precision and way of execution, and nobody waits for it.
+"""What a GPU has to show: it computes what the CPU does, in every precision and way of execution, and no step waits for it.
 
 The tests of the marker `cuda` are left out where there is no CUDA device, and the last lines of pytest say so; what they check
 of a training is checked on the CPU elsewhere. The others run on the device that there is, a CPU as well.
@@ -68,6 +68,7 @@ def settings_of(system: str, *more: str) -> Config:
     return tiny_config(*WIDE, *base, *SYSTEMS[system], *more)
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", VECTORS)
 def test_the_vectors_of_the_published_code_hold_in_float32(device: torch.device, name: str) -> None:
     errors = compare(FOLDER / f"{name}.safetensors", str(device))

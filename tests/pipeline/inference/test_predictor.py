@@ -83,23 +83,15 @@ def test_every_view_comes_back_to_the_original_frame(tmp_path: Path, canvas: str
     assert all(done.complete for done in rounds)
 
 
-def test_the_first_round_asks_the_identity_of_every_test(tmp_path: Path) -> None:
-    dataset = tiny_dataset()
-    predict_all(make_predictor(tmp_path, dataset), tmp_path / "candidates")
-    first, origin = read_candidates(tmp_path / "candidates" / "round-0001.safetensors")
+def test_the_first_round_is_the_identity_of_every_test_and_no_view_comes_twice(tmp_path: Path) -> None:
+    dataset = tiny_dataset(augmentations=20)
+    predict_all(make_predictor(tmp_path, dataset, "predict.views=15", "predict.round_views=4"), tmp_path / "candidates")
+    rounds = [read_candidates(path) for path in sorted((tmp_path / "candidates").iterdir())]
+    first, origin = rounds[0]
     assert sorted(first.test.tolist()) == list(range(len(dataset.test_task)))
     assert not first.transform.any()
     assert "step 7" in origin.source
-
-
-def test_no_view_is_asked_twice(tmp_path: Path) -> None:
-    dataset = tiny_dataset(augmentations=20)
-    settings = ("predict.views=15", "predict.round_views=4")
-    predict_all(make_predictor(tmp_path, dataset, *settings), tmp_path / "candidates")
-    seen = []
-    for path in (tmp_path / "candidates").iterdir():
-        candidates, _ = read_candidates(path)
-        seen += list(zip(candidates.test.tolist(), candidates.transform.tolist(), strict=True))
+    seen = [pair for found, _ in rounds for pair in zip(found.test.tolist(), found.transform.tolist(), strict=True)]
     assert len(seen) == len(set(seen)) == 15 * len(dataset.test_task)
 
 

@@ -17,6 +17,8 @@ from tests.pipeline.tinyrun import write_run
 
 FACTS = ["votes", "views", "data hash", "data", "solutions during the run", "audit"]
 DATASET = "0123456789abcdef" * 4
+UNREADABLE, COMPARED = "not readable for training", "no training pair equals a scored test; 4 test outputs checked"
+LEFT_OUT = "1 training pair that equals a scored test left out; 4 test outputs"
 
 
 @pytest.fixture
@@ -25,9 +27,8 @@ def run(tmp_path: Path) -> Path:
     source = tiny_source(3, 3, "task")
     write_kaggle(tmp_path / "kaggle", source, "evaluation", with_solutions=True)
     grids = [grid for task in source.tasks for grid in source.solutions[task.id]]
-    dataset = write_run(
-        tmp_path / "run", load_source(f"kaggle:{tmp_path / 'kaggle'}:evaluation"), [(i, g, 0.5) for i, g in enumerate(grids)]
-    )
+    votes = [(test, grid, 0.5) for test, grid in enumerate(grids)]
+    dataset = write_run(tmp_path / "run", load_source(f"kaggle:{tmp_path / 'kaggle'}:evaluation"), votes)
     name = source_name(Path("run/checkpoints/step-00000001/weights.safetensors"), 1, dataset.data_hash)
     change(tmp_path / "run" / "votes.json", sources=[name])
     return tmp_path / "run"
@@ -122,17 +123,15 @@ def test_pooled_votes_say_so(run: Path) -> None:
     assert rows["votes"].startswith("pooled(2): a, ")
 
 
-def test_what_was_trained_elsewhere_is_not_covered_by_the_audit() -> None:
-    audited = Audited(0, "drop", 4, 0)
-    for source, words in (
-        ("x, trained on ffffffffffff", "other data"),
-        ("step 1", "unknown"),
-        ("x, trained on 0123456789ab", ""),
-    ):
-        rows = dict(Provenance("", Basis((source,), 1, 1, DATASET, audited)).rows())
-        assert (words in rows["audit"]) and (words in rows["solutions during the run"])
-        assert rows["audit"].startswith("no training pair equals a scored test; 4 test outputs checked")
-        assert bool(words) == ("; " in rows["audit"].split("checked")[1])
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("x, trained on ffffffffffff", "other data"), ("step 1", "unknown"), ("x, trained on 0123456789ab", "")],
+)
+def test_what_was_trained_elsewhere_is_not_covered_by_the_audit(source: str, words: str) -> None:
+    rows = dict(Provenance("", Basis((source,), 1, 1, DATASET, Audited(0, "drop", 4, 0))).rows())
+    assert (words in rows["audit"]) and (words in rows["solutions during the run"])
+    assert rows["audit"].startswith(COMPARED)
+    assert bool(words) == ("; " in rows["audit"].split("checked")[1])
 
 
 def test_fallbacks_alone_are_called_so() -> None:
@@ -143,26 +142,10 @@ def test_fallbacks_alone_are_called_so() -> None:
 @pytest.mark.parametrize(
     ("audited", "solutions", "audit"),
     [
-        (
-            Audited(0, "refuse", 4, 0),
-            "not readable for training",
-            "no training pair equals a scored test; 4 test outputs checked",
-        ),
-        (
-            Audited(1, "drop", 4, 2),
-            "not readable for training",
-            "1 training pair that equals a scored test left out; 4 test outputs",
-        ),
-        (
-            Audited(2, "allow", 4, 0),
-            "trained on, as asked: 2 training pairs",
-            "2 training pairs that equal a scored test trained on",
-        ),
-        (
-            Audited(0, "drop", 0, 9),
-            "not readable: the run knew no test output",
-            "nothing could be compared; 0 test outputs checked",
-        ),
+        (Audited(0, "refuse", 4, 0), UNREADABLE, COMPARED),
+        (Audited(1, "drop", 4, 2), UNREADABLE, LEFT_OUT),
+        (Audited(2, "allow", 4, 0), "trained on, as asked: 2 training pairs", "2 training pairs that equal a scored test"),
+        (Audited(0, "drop", 0, 9), "not readable: the run knew no test output", "nothing could be compared; 0 test outputs"),
         (None, "unknown (because)", "unknown (because)"),
     ],
 )

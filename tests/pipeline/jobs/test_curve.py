@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import pipeline.run
 from pipeline.cli.main import main
-from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tiny import TINY, tiny_source
 from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
+from tests.pipeline.tinyrun import write_run
 
 SETTINGS = (*TINY, "train.segments=2", "train.checkpoint_steps=2", "train.checkpoints_kept=9", "train.steps=5")
 
@@ -31,11 +33,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained = write_csv(folder / "train.csv", tiny_puzzles(count=8))
     tested = write_csv(folder / "test.csv", tiny_puzzles(count=5, seed=99))
     sources = ("--source", f"sudoku:{tested}", "--train-source", f"sudoku:{trained}")
-    train_run(folder / "mixer-0", *sources)
-    train_run(folder / "mixer-12", *sources, "--seed", 12, "--test-limit", 3)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pipeline.run, "leave_report", lambda *_: None)
+        train_run(folder / "mixer-0", *sources)
+        train_run(folder / "mixer-12", *sources, "--seed", 12, "--test-limit", 3)
     write_csv(folder / "bare.csv", tiny_puzzles(count=5, seed=99), with_answers=False)
-    (folder / "untrained").mkdir()
+    for name in ("untrained", "arc"):
+        (folder / name).mkdir()
     (folder / "untrained" / "dataset").symlink_to(folder / "mixer-0" / "dataset")
+    write_run(folder / "arc", tiny_source(1, 3), [])
     return folder
 
 
@@ -69,26 +75,13 @@ def test_a_curve_needs_no_files(folder: Path, capsys: pytest.CaptureFixture[str]
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-@pytest.fixture
-def arc_run(tmp_path: Path) -> Path:
-    write_kaggle(tmp_path / "kaggle", tiny_source(1, 3), "evaluation", with_solutions=True)
-    source = ("--source", f"kaggle:{tmp_path / 'kaggle'}:evaluation")
-    settings = [part for setting in (*TINY, "train.steps=1") for part in ("--set", setting)]
-    assert call("run", "--preset", "demo", *settings, *source, "--out", tmp_path / "arc") == 0
-    return tmp_path / "arc"
-
-
-def test_a_run_on_tasks_has_no_curve(folder: Path, arc_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("curve", arc_run, "--source", source_of(folder)) == 2
-    assert f"curve: {arc_run}: a run on ARC tasks" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("runs", "source", "message"),
     [
         ("nowhere", "test.csv", "nowhere: no such weights file or folder"),
         ("mixer-0 nowhere", "test.csv", "no such file; a dataset has"),
         ("mixer-0 untrained", "test.csv", "untrained: no checkpoints"),
+        ("mixer-0 arc", "test.csv", "arc: a run on ARC tasks"),
         ("mixer-0", "train.csv", "mixer-0: 5 of its 5 tests are not among the puzzles of the sources"),
         ("mixer-0", "bare.csv", "has no answers, so there is nothing to score by"),
         ("mixer-0", "missing.csv", "missing.csv: no such file"),

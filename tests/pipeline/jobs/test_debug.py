@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pipeline.jobs.debug
 from pipeline.cli.main import main
 from tests.pipeline.tiny import TINY, tiny_config, tiny_dataset, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import write_weights
@@ -47,10 +48,8 @@ def test_training_tells_nothing_between_the_drafts_and_everything_afterwards(
 
 def test_weights_are_asked_without_training(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_weights(tmp_path / "weights", tiny_dataset(), tiny_config())
-    assert (
-        main(["debug", "--task", "task000", "--source", spec, "--weights", str(tmp_path / "weights"), "--time-limit", "0s"])
-        == 0
-    )
+    weights = ("--weights", str(tmp_path / "weights"))
+    assert main(["debug", "--task", "task000", "--source", spec, *weights, "--time-limit", "0s"]) == 0
     shown = capsys.readouterr().out
     assert "task memory: 0 tasks by id, 1 new from the mean, 4 not needed" in shown
     assert "before training" in shown
@@ -74,8 +73,6 @@ def test_bad_input_is_one_line(spec: str, capsys: pytest.CaptureFixture[str], ar
 
 
 def test_the_task_is_trained_on_alone(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pipeline.jobs.debug  # noqa: PLC0415
-
     stores = []
 
     class Seen(pipeline.jobs.debug.Watched):
