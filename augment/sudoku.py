@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from augment.symmetry import scramble
+from augment.hashing import scramble
 
 Board = npt.NDArray[np.uint8]
 """One board (S, S), S = 4 or 9: 0 blank, 1..S digits."""

@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from augment.dihedral import DIHEDRALS, apply_dihedral, inverse_dihedral, swaps_sides
 from augment.grid import COLORS, MAX_SIDE, Grid, grid_key
+from augment.hashing import Hashes, scramble
 from augment.task import Task
 
 Content = Sequence[tuple[Grid, ...]]
 """The grids of a task, in any order: (input, output) of every demonstration and (input,) of every test input."""
 
-Hashes = npt.NDArray[np.uint64]
 
 _SIDES = COLORS
 """Column of `_marks` that hashes the sides of the grids; the columns before it belong to the colors."""
@@ -175,10 +175,3 @@ def _weights(height: int, width: int) -> npt.NDArray[np.float64]:
 def _salts(count: int) -> Hashes:
     """Return `count` odd multipliers, (count,), that make the terms of a sum distinguishable."""
     return scramble(np.arange(1, count + 1, dtype=np.uint64)) | np.uint64(1)
-
-
-def scramble(values: Hashes) -> Hashes:
-    """Return `values` after the bijection that ends SplitMix64 (Steele, Lea and Flood, 2014), so that their sum is a hash."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

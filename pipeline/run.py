@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from eval.files import write_json
 from eval.formatting import format_duration
-from pipeline.config import Config, override, read_config
+from pipeline.config import BuildConfig, Config, PredictConfig, override, read_config
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.device import describe_device, fit_config, free_cache, from_main, make_accelerator, ran_out_of_memory
 from pipeline.jobs.record import Stopwatch
@@ -42,17 +42,20 @@ PREDICTING = "predicting"
 class Job(Protocol):
     """What is solved: `ArcJob` or `PuzzleJob`, each with datasets of its own kind."""
 
-    def build(self, config: Config, seconds: float | None) -> Any:
-        """Return the dataset, with less in it where reading sources, or making views, would take more than so many seconds."""
+    def build(self, config: BuildConfig, seconds: float | None = None) -> Any:
+        """Return the dataset; smaller if reading the sources, or drawing views, would take more than `seconds`."""
+
+    def describe(self, dataset: Any) -> str:
+        """Return in a few words what the dataset holds."""
 
     def check(self, dataset: Any, folder: Path) -> None:
-        """Raise ValueError when the dataset of a resumed run is for something else."""
+        """Raise ValueError if the dataset of a resumed run has other tests than the sources."""
 
-    def views(self, config: Config) -> int:
-        """Return how often a test input is asked at most."""
+    def views(self, config: PredictConfig) -> int:
+        """Return the maximum number of views per test input."""
 
     def predict(
-        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights | None, dataset: Any, config: Config,
+        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights | None, dataset: Any, config: PredictConfig,
         budget: Budget, resume: bool,
     ) -> None:  # fmt: skip
         """Predict, write the result and score it where the solutions are known; then the launch is over.
@@ -88,7 +91,9 @@ def run(plan: RunPlan) -> int:
         logger.info("the engine is there after %s", format_duration(plan.budget.elapsed()))
         if not (plan.resume and (folder / "manifest.json").is_file()):
             seconds = None if plan.budget.limit_seconds is None else BUILD_SHARE * plan.budget.remaining()
-            plan.job.build(config, seconds).save(folder)
+            dataset = plan.job.build(config.build, seconds)
+            logger.info("%s", plan.job.describe(dataset))
+            dataset.save(folder)
     accelerator.wait_for_everyone()
     dataset = load_dataset(folder)
     if accelerator.is_main_process:
@@ -107,7 +112,7 @@ def run(plan: RunPlan) -> int:
         logger.error("there is no checkpoint to predict with; the result stays as it is")
     elif accelerator.is_main_process:
         _mark(marker)
-    plan.job.predict(accelerator, dtype, weights, dataset, config, plan.budget, resume)
+    plan.job.predict(accelerator, dtype, weights, dataset, config.predict, plan.budget, resume)
     if accelerator.is_main_process:
         marker.unlink(missing_ok=True)
         stopwatch.lap("predict")
@@ -146,7 +151,7 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
     seconds: float | None = None
     if plan.budget.limit_seconds is not None:  # else the settings alone say what is done, and nothing depends on the speed
         speed = measure_speed(network, dataset, config, dtype, accelerator)
-        views = plan.job.views(config)
+        views = plan.job.views(config.predict)
         split = split_time(config, plan.budget, plan.out, plan.resume, speed, accelerator.num_processes, views)
         config, seconds = from_main(accelerator, split)
     budget = plan.budget.until(seconds)  # from here: what making the trainer takes is not prediction's

@@ -39,7 +39,7 @@ WITHOUT_TORCH = (
     "pipeline.config",
 )
 """Modules whose import does not load torch: it takes seconds, and the first submission is written without it."""
-MOST_IN_A_CHAIN = 21
+MOST_IN_A_CHAIN = 14
 
 
 @cache

@@ -10,10 +10,10 @@ from contextlib import ExitStack, contextmanager
 
 from eval.files import remove_unfinished
 from pipeline.cli.kaggle import add_kaggle
-from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, challenge_of, run_budget
+from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, run_budget
 from pipeline.cli.scores import add_compare, add_curve, add_score
 from pipeline.cli.show import add_debug, add_report, add_show
-from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote
+from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, challenge_of
 from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_import_checkpoint
 from pipeline.jobs.record import leave_record
 from pipeline.jobs.start import open_run

@@ -10,8 +10,6 @@ from eval.formatting import parse_duration
 from pipeline.config import Config, override
 from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source
 from pipeline.data.sources import SOURCES_HELP, Selection
-from pipeline.jobs.arc import Challenge
-from pipeline.jobs.puzzles import PuzzleChallenge
 from pipeline.presets import PRESETS, preset
 from pipeline.system.time_limit import Budget, default_reserve
 
@@ -109,14 +107,6 @@ def run_budget(arguments: argparse.Namespace, started: float) -> Budget:
     if budget.limit_seconds is None:
         return budget
     return replace(budget, reserve_seconds=default_reserve(budget.limit_seconds) if reserve is None else reserve)
-
-
-def challenge_of(arguments: argparse.Namespace) -> Challenge | PuzzleChallenge:
-    """Return what a run has to solve. Raises ValueError like `are_puzzles`."""
-    sources = tuple(arguments.source)
-    if are_puzzles(arguments):
-        return PuzzleChallenge(sources, arguments.test_limit)
-    return Challenge(sources, selection_of(arguments))
 
 
 def are_puzzles(arguments: argparse.Namespace) -> bool:

@@ -1,15 +1,14 @@
 """The commands `run`, `build`, `train`, `predict` and `vote`: arguments in, one stage called, its result printed.
 
-Stages that need torch are imported where they are called, so that the others start at once.
+Handlers import the stages that need torch, so that all other commands start at once.
 """
 
 import argparse
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.puzzle_score import PuzzlePrediction, write_predictions
+from eval.files import write_json
 from pipeline.cli.options import (
     add_command,
     add_config,
@@ -20,76 +19,107 @@ from pipeline.cli.options import (
     add_weights,
     are_puzzles,
     budget_of,
-    challenge_of,
     config_of,
     run_budget,
     selection_of,
 )
-from pipeline.config import BuildConfig, Leakage
-from pipeline.data.build import build
+from pipeline.config import BuildConfig, Leakage, override
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
-from pipeline.data.puzzles.build import build_puzzles
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
-from pipeline.data.puzzles.sources import load_puzzles
-from pipeline.data.sources import load_source
-from pipeline.inference.puzzle_facts import leave_predictions
-from pipeline.jobs.puzzles import PuzzleChallenge
+from pipeline.jobs.arc import ArcJob, Challenge, TaskFallback
+from pipeline.jobs.puzzles import PuzzleChallenge, PuzzleFallback, PuzzleJob, predict_rounds
 from pipeline.system.time_limit import Budget
-from submission.format import fallback_submission, write_submission
 
 if TYPE_CHECKING:
-    import torch
-    from accelerate import Accelerator
-
-    from pipeline.config import Config
     from pipeline.run import Job
-    from pipeline.weights import Weights
-
 
 logger = logging.getLogger(__name__)
+
+
+def add_run(commands: Any) -> None:
+    summary = "the whole job: build, train, predict, vote, submission.json, score"
+    example = "--source arc1:evaluation --train-source arc1:training --preset demo --time-limit 10m --out runs/first"
+    parser = add_command(commands, run_command, "run", summary, example)
+    add_sources(parser)
+    add_config(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory")
+    add_time_limit(parser, "for everything, from the start of the program: 90s, 25m, 11h30m")
+    parser.add_argument("--reserve", metavar="DURATION", help="kept free at the end (default: 3%% of the limit, 5s to 20m)")
+    add_weights(parser)
+    parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
+    add_processes(parser)
 
 
 def run_command(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.run import RunPlan, run
 
     budget = run_budget(arguments, started)
-    plan = RunPlan(_job(arguments), config_of(arguments), budget, arguments.out, arguments.weights, arguments.resume)
+    plan = RunPlan(_job(arguments, "drop"), config_of(arguments), budget, arguments.out, arguments.weights, arguments.resume)
     if budget.limit_seconds is None and not plan.config.train.steps:
         raise ValueError("a run needs an end: --time-limit, or --set train.steps=N")
     return run(plan)
 
 
-def _job(arguments: argparse.Namespace) -> "Job":
-    from pipeline.jobs.arc import ArcJob
-    from pipeline.jobs.puzzles import PuzzleJob
+def challenge_of(arguments: argparse.Namespace) -> Challenge | PuzzleChallenge:
+    """Return what a run has to solve. Raises ValueError like `are_puzzles`."""
+    sources = tuple(arguments.source)
+    if are_puzzles(arguments):
+        return PuzzleChallenge(sources, arguments.test_limit)
+    return Challenge(sources, selection_of(arguments))
 
+
+def _job(arguments: argparse.Namespace, leakage: Leakage) -> "Job":
+    """Return what a run, or a build, is about; `leakage` is the command's own default."""
     challenge, train_sources = challenge_of(arguments), tuple(arguments.train_source)
-    leakage: Leakage = arguments.leakage or "drop"
+    leakage = arguments.leakage or leakage
     if isinstance(challenge, PuzzleChallenge):
         return PuzzleJob(challenge, train_sources, leakage, arguments.out, arguments.limit)
     return ArcJob(challenge, train_sources, leakage, arguments.out)
 
 
+def add_build(commands: Any) -> None:
+    example = "--source arc1:evaluation --train-source arc1:training --leakage drop --augmentations 1000 --out data/arc1"
+    parser = add_command(commands, build_command, "build", "sources to a compact dataset", example)
+    add_sources(parser)
+    parser.add_argument(
+        "--augmentations", type=int, default=1000, metavar="N", help="transforms of a task besides the identity"
+    )
+    policy = "keep-output-only: colors that occur in outputs alone stay as they are"
+    parser.add_argument("--policy", choices=("all", "keep-output-only"), default="all", help=policy)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=0, help="processes (default: as many as there are cores)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
 def build_command(arguments: argparse.Namespace, started: float) -> int:
-    if are_puzzles(arguments):
-        what = build_puzzle_dataset(arguments)
-    else:
-        selection = selection_of(arguments)
-        sources = [selection.apply(load_source(spec)) for spec in arguments.source]
-        train_sources = [load_source(spec) for spec in arguments.train_source]
-        config = BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs)
-        dataset = build(sources, train_sources, config, leakage=arguments.leakage or "refuse")
-        dataset.save(arguments.out)
-        tasks, pairs, tests = len(dataset.task_ids), len(dataset.pair_task), len(dataset.test_task)
-        what = f"{tasks} tasks, {pairs} training pairs, {tests} tests, {len(dataset.transforms)} views"
-    seconds = Budget(None, started).elapsed()
+    job = _job(arguments, "refuse")
+    dataset = job.build(BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs))
+    dataset.save(arguments.out)
     size = sum(path.stat().st_size for path in arguments.out.iterdir())
-    print(f"{arguments.out}: {what}; {size / 1e6:.1f} MB in {seconds:.1f} s")
+    seconds = Budget(None, started).elapsed()
+    print(f"{arguments.out}: {job.describe(dataset)}; {size / 1e6:.1f} MB in {seconds:.1f} s")
     return 0
 
 
+def add_train(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        train_command,
+        "train",
+        "train a network on a dataset",
+        "--data data/arc1 --preset fast --time-limit 8h --out runs/fast --resume",
+        sources="",
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
+    add_config(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_time_limit(parser, "until the last checkpoint is begun")
+    add_weights(parser)
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in DIR, if there is one")
+    add_processes(parser)
+
+
 def train_command(arguments: argparse.Namespace, started: float) -> int:
-    from eval.files import write_json
     from pipeline.device import end_training, fit_config, make_accelerator
     from pipeline.models.network import make_network
     from pipeline.training.trainer import Trainer
@@ -116,98 +146,6 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     return 0
 
 
-def predict_command(arguments: argparse.Namespace, started: float) -> int:
-    from pipeline.config import override
-    from pipeline.device import end_training, make_accelerator
-    from pipeline.inference.predictor import Predictor
-    from pipeline.inference.voting import predict_and_vote
-    from pipeline.weights import load_weights
-
-    weights = load_weights(arguments.weights)
-    for setting in arguments.set:
-        if not setting.startswith(("predict.", "train.precision=")):
-            raise ValueError(
-                f"{setting!r}: only predict.* and train.precision can be set here, the rest is that of the weights"
-            )
-    views = [] if arguments.views is None else [f"predict.views={arguments.views}"]
-    config = override(weights.config, [*arguments.set, *views])
-    dataset = load_dataset(arguments.data)
-    accelerator, dtype = make_accelerator(config.train.precision)
-    if isinstance(dataset, PuzzleDataset):
-        predict_test_puzzles(arguments, accelerator, dtype, weights, dataset, config, budget_of(arguments, started))
-        return 0
-    tasks = dataset.tasks_to_solve()
-    path = arguments.out / "submission.json"
-    if accelerator.is_main_process:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "votes.json").unlink(missing_ok=True)
-        write_submission(path, fallback_submission(tasks), tasks)
-    predictor = Predictor(accelerator, dtype, weights, dataset, config.predict)
-    ballot = predict_and_vote(predictor, arguments.out, budget_of(arguments, started), tasks, arguments.resume)
-    end_training(accelerator)
-    if accelerator.is_main_process:
-        counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]
-        print(f"{path}: {len(tasks)} tasks, {counts.count(0)} of {len(counts)} test inputs without a prediction")
-    return 0
-
-
-def vote_command(arguments: argparse.Namespace, _: float) -> int:
-    from pipeline.inference.voting import tally, write_attempts
-
-    dataset = TaskDataset.load(arguments.data)
-    ballot = tally(arguments.candidates, dataset)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    filled = write_attempts(arguments.out, ballot, dataset.tasks_to_solve(), arguments.ranking, dataset)
-    print(f"{arguments.out}: {len(filled.submission)} tasks, votes of {', '.join(ballot.sources)}")
-    return 0
-
-
-def add_run(commands: Any) -> None:
-    summary = "the whole job: build, train, predict, vote, submission.json, score"
-    example = "--source arc1:evaluation --train-source arc1:training --preset demo --time-limit 10m --out runs/first"
-    parser = add_command(commands, run_command, "run", summary, example)
-    add_sources(parser)
-    add_config(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory")
-    add_time_limit(parser, "for everything, from the start of the program: 90s, 25m, 11h30m")
-    parser.add_argument("--reserve", metavar="DURATION", help="kept free at the end (default: 3%% of the limit, 5s to 20m)")
-    add_weights(parser)
-    parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
-    add_processes(parser)
-
-
-def add_build(commands: Any) -> None:
-    example = "--source arc1:evaluation --train-source arc1:training --leakage drop --augmentations 1000 --out data/arc1"
-    parser = add_command(commands, build_command, "build", "sources to a compact dataset", example)
-    add_sources(parser)
-    parser.add_argument(
-        "--augmentations", type=int, default=1000, metavar="N", help="transforms of a task besides the identity"
-    )
-    policy = "keep-output-only: colors that occur in outputs alone stay as they are"
-    parser.add_argument("--policy", choices=("all", "keep-output-only"), default="all", help=policy)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=0, help="processes (default: as many as there are cores)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-
-
-def add_train(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        train_command,
-        "train",
-        "train a network on a dataset",
-        "--data data/arc1 --preset fast --time-limit 8h --out runs/fast --resume",
-        sources="",
-    )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
-    add_config(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    add_time_limit(parser, "until the last checkpoint is begun")
-    add_weights(parser)
-    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in DIR, if there is one")
-    add_processes(parser)
-
-
 def add_predict(commands: Any) -> None:
     summary = "predict the test inputs of a dataset, vote, write submission.json"
     example = "--data data/arc1 --weights runs/fast --views 256 --out runs/fast-256"
@@ -224,6 +162,44 @@ def add_predict(commands: Any) -> None:
     add_settings(parser)
 
 
+def predict_command(arguments: argparse.Namespace, started: float) -> int:
+    from pipeline.device import end_training, make_accelerator
+    from pipeline.inference.predictor import Predictor, predict_and_vote
+    from pipeline.weights import load_weights
+
+    weights, out, budget = load_weights(arguments.weights), arguments.out, budget_of(arguments, started)
+    for setting in arguments.set:
+        if not setting.startswith(("predict.", "train.precision=")):
+            raise ValueError(f"{setting!r}: only predict.* and train.precision can be set here; the weights fix the rest")
+    views = [] if arguments.views is None else [f"predict.views={arguments.views}"]
+    config = override(weights.config, [*arguments.set, *views])
+    dataset = load_dataset(arguments.data)
+    if isinstance(dataset, PuzzleDataset) and views:
+        raise ValueError("--views is for ARC tasks only: puzzles are predicted once, as they are")
+    accelerator, dtype = make_accelerator(config.train.precision)
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "votes.json").unlink(missing_ok=True)
+    if isinstance(dataset, PuzzleDataset):
+        path = out / "predictions.csv"
+        if accelerator.is_main_process:
+            PuzzleFallback(PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions)).leave(out, resume=False)
+        found = predict_rounds(accelerator, dtype, weights, dataset, config.predict, budget, path)
+        done = f"{int(found.asked.sum())} of {len(found.asked)} puzzles predicted by {found.source}" if found else ""
+    else:
+        path, tasks = out / "submission.json", dataset.tasks_to_solve()
+        if accelerator.is_main_process:
+            TaskFallback(tasks).leave(out, resume=False)
+        predictor = Predictor(accelerator, dtype, weights, dataset, config.predict)
+        ballot = predict_and_vote(predictor, out, budget, tasks, arguments.resume)
+        counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]
+        done = f"{len(tasks)} tasks, {counts.count(0)} of {len(counts)} test inputs without a prediction"
+    end_training(accelerator)
+    if accelerator.is_main_process and done:
+        print(f"{path}: {done}")
+    return 0
+
+
 def add_vote(commands: Any) -> None:
     example = "--data data/arc1 --candidates runs/a/candidates runs/b/candidates --out pooled/submission.json"
     summary = "pool the candidates of several predictions into one submission"
@@ -234,41 +210,12 @@ def add_vote(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="SUBMISSION.json")
 
 
-def build_puzzle_dataset(arguments: argparse.Namespace) -> str:
-    """Build and save the dataset; return in a few words what it holds."""
-    seed, jobs = arguments.seed, arguments.jobs or os.cpu_count() or 1
-    tests = [load_puzzles(spec, "test", False, arguments.test_limit, jobs=jobs) for spec in arguments.source]
-    trained = [load_puzzles(spec, "train", True, arguments.limit, seed, jobs) for spec in arguments.train_source]
-    dataset = build_puzzles(tests, trained, arguments.augmentations, seed, arguments.leakage or "refuse")
-    dataset.save(arguments.out)
-    count, views = len(dataset.questions), dataset.augmentations + 1
-    return f"{count} training puzzles, {views} views of each, {len(dataset.test_questions)} tests"
+def vote_command(arguments: argparse.Namespace, _: float) -> int:
+    from pipeline.inference.voting import tally, write_attempts
 
-
-def predict_test_puzzles(
-    arguments: argparse.Namespace,
-    accelerator: "Accelerator",
-    dtype: "torch.dtype",
-    weights: "Weights",
-    dataset: PuzzleDataset,
-    config: "Config",
-    budget: Budget,
-) -> None:
-    """Predict the tests of `dataset` into predictions.csv, which has every question from the start."""
-    from pipeline.device import end_training
-    from pipeline.inference.puzzles import predict_puzzles
-    from pipeline.jobs.puzzles import to_predictions
-
-    if arguments.views is not None:
-        raise ValueError("--views is for ARC tasks alone: puzzles are asked once, as they are")
-    path = arguments.out / "predictions.csv"
-    if accelerator.is_main_process:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        questions = PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions)
-        write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
-    for found in predict_puzzles(accelerator, dtype, weights, dataset, config.predict, budget):
-        if accelerator.is_main_process:
-            leave_predictions(path, to_predictions(dataset, found, {}), found.source, dataset)
-    if accelerator.is_main_process and len(dataset.test_questions):
-        print(f"{path}: {int(found.asked.sum())} of {len(found.asked)} puzzles predicted by {found.source}")
-    end_training(accelerator)
+    dataset = TaskDataset.load(arguments.data)
+    ballot = tally(arguments.candidates, dataset)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    filled = write_attempts(arguments.out, ballot, dataset.tasks_to_solve(), arguments.ranking, dataset)
+    print(f"{arguments.out}: {len(filled.submission)} tasks, votes of {', '.join(ballot.sources)}")
+    return 0

@@ -7,7 +7,7 @@ round; all of them end together, and the main one writes the files.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from augment.task import Task
+from eval.formatting import format_duration
+from eval.vote import Ballot
 from pipeline.config import PredictConfig
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Samples, make_packs
@@ -24,6 +27,7 @@ from pipeline.inference.candidates import (
     Candidates,
     Drafts,
     Origin,
+    clear_candidates,
     drafts_path,
     join_candidates,
     join_drafts,
@@ -32,10 +36,12 @@ from pipeline.inference.candidates import (
     write_drafts,
 )
 from pipeline.inference.forward import InferenceRunner, Output
-from pipeline.inference.vote_file import source_name
+from pipeline.inference.vote_file import VOTES_FILE, read_votes, source_name
+from pipeline.inference.voting import count_votes, put_attempts, write_attempts
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights, network_from
+from submission.format import fill_submission
 
 logger = logging.getLogger(__name__)
 
@@ -218,3 +224,61 @@ def _drafts_of(output: Output) -> Drafts:
         np.stack([draft.probability for draft in output.drafts]),
         np.stack([draft.tokens for draft in output.drafts]),
     )
+
+
+def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Sequence[Task], resume: bool = False) -> Ballot:
+    """Predict in rounds and put better attempts into `out`/submission.json after each; return the votes.
+
+    A submission of an earlier prediction stays until as many views have been predicted as it rests on, or all. With `resume`,
+    the complete rounds of an earlier start of the same prediction count, and are not repeated. All processes of a launch call
+    this; only the main one counts votes and writes files. Raises OSError at the end when the last submission could not be
+    written.
+    """
+    folder, path, ranking = out / "candidates", out / "submission.json", predictor.config.ranking
+    ballot = Ballot(predictor.source)
+    if not predictor.accelerator.is_main_process:
+        for _ in predictor.rounds(folder, budget):
+            pass
+        return ballot
+    unwritten: OSError | None = None
+    earlier = _views_before(out / VOTES_FILE)
+    if not resume:
+        clear_candidates(folder)
+    kept = predictor.keep_rounds(folder)
+    for candidates, _ in kept:
+        count_votes(ballot, candidates, predictor.dataset)
+    last = kept[-1][1] if kept else None
+    if last:
+        logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), last.views)
+        if last.views >= earlier:
+            write_attempts(path, ballot, tasks, ranking, predictor.given_dataset)
+    for done in predictor.rounds(folder, budget, last):
+        count_votes(ballot, done.found, predictor.dataset)
+        stays = done.views < min(earlier, predictor.most_views)
+        filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
+        if not stays:
+            try:
+                put_attempts(path, filled, ballot, tasks, ranking, predictor.given_dataset)
+                unwritten = None
+            except OSError as error:  # the next round may find room again
+                logger.error("the submission of before stays: %s", error)
+                unwritten = error
+        logger.info(
+            "round %d: up to %d views of each test input%s, %d candidates in %s; %d test inputs without a prediction%s; %s",
+            done.number, done.views, "" if done.complete else " (cut short)", len(done.found.test),
+            format_duration(done.seconds), len(filled.without_prediction),
+            "; the earlier submission rests on more views and stays" if stays else "",
+            "no limit" if budget.limit_seconds is None else f"{format_duration(budget.remaining())} left",
+        )  # fmt: skip
+    if unwritten:
+        raise unwritten
+    return ballot
+
+
+def _views_before(path: Path) -> int:
+    """Return how many views the votes of an earlier prediction rest on; 0 where there are none."""
+    try:
+        votes = read_votes(path)
+    except (ValueError, OSError):  # they are written anew
+        return 0
+    return votes.views_most if votes else 0

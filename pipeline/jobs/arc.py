@@ -12,7 +12,7 @@ from eval.files import write_json
 from eval.provenance import Provenance
 from eval.score import format_score, score_predictions
 from eval.vote import Ballot
-from pipeline.config import Config, Leakage
+from pipeline.config import BuildConfig, Leakage, PredictConfig
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.public_data import scored_outputs
@@ -97,52 +97,50 @@ class ArcJob:
 
     challenge: Challenge
     train_sources: tuple[str, ...]
-    """Further tasks, of which everything that is known is trained on."""
+    """Further tasks to train on, test pairs with known outputs included."""
     leakage: Leakage
     out: Path
 
-    def build(self, config: Config, seconds: float | None) -> TaskDataset:
-        """Build the dataset; the solutions are read for the audit alone and are not in it."""
+    def build(self, config: BuildConfig, seconds: float | None = None) -> TaskDataset:
+        """Build the dataset within about `seconds`; solutions are read only for the audit and are not in it."""
         train_sources = load_in_time(self.train_sources, load_source, seconds)
-        dataset = build(self.challenge.load(with_solutions=True), train_sources, config.build, self.leakage, seconds)
-        logger.info(
-            "%d training pairs, %d views of %d tasks", len(dataset.pair_task), len(dataset.transforms), len(dataset.task_ids)
-        )
-        return dataset
+        return build(self.challenge.load(with_solutions=True), train_sources, config, self.leakage, seconds)
+
+    def describe(self, dataset: TaskDataset) -> str:
+        """Return in a few words what the dataset holds."""
+        tasks, pairs, tests = len(dataset.task_ids), len(dataset.pair_task), len(dataset.test_task)
+        return f"{tasks} tasks, {pairs} training pairs, {tests} tests, {len(dataset.transforms)} views"
 
     def check(self, dataset: TaskDataset, folder: Path) -> None:
-        """Raise ValueError when a resumed run has a dataset for other tests than those it is asked to solve."""
-        if _tests(dataset.tasks_to_solve()) != _tests(self.challenge.tasks()):
+        """Raise ValueError if the dataset of a resumed run has other tests than the sources."""
+
+        def tests(tasks: Sequence[Task]) -> dict[TaskId, list[bytes]]:
+            return {task.id: [grid_key(grid) for grid in task.test] for task in tasks}
+
+        if tests(dataset.tasks_to_solve()) != tests(self.challenge.tasks()):
             raise ValueError(
                 f"{folder}: a dataset for other tests than those of the sources; resume with the sources of the run"
             )
 
-    def views(self, config: Config) -> int:
-        """Return how often a test input is asked at most."""
-        return config.predict.views
+    def views(self, config: PredictConfig) -> int:
+        """Return the maximum number of views per test input."""
+        return config.views
 
     def predict(
-        self,
-        accelerator: "Accelerator",
-        dtype: "torch.dtype",
-        weights: "Weights | None",
-        dataset: TaskDataset,
-        config: Config,
-        budget: Budget,
-        resume: bool,
-    ) -> None:
-        """Predict in rounds, improve the submission after each, then check it as Kaggle would and score it where that can be.
+        self, accelerator: "Accelerator", dtype: "torch.dtype", weights: "Weights | None", dataset: TaskDataset,
+        config: PredictConfig, budget: Budget, resume: bool,
+    ) -> None:  # fmt: skip
+        """Predict in rounds that each improve the submission, check it as Kaggle would, and score it if solutions are known.
 
         Every process predicts its share. Without `weights` the submission stays as it is.
         """
         from pipeline.device import end_training  # noqa: PLC0415
-        from pipeline.inference.predictor import Predictor  # noqa: PLC0415
-        from pipeline.inference.voting import predict_and_vote  # noqa: PLC0415
+        from pipeline.inference.predictor import Predictor, predict_and_vote  # noqa: PLC0415
 
         tasks = self.challenge.tasks()
         ballot = Ballot("none")
         if weights is not None:
-            predictor = Predictor(accelerator, dtype, weights, dataset, config.predict)
+            predictor = Predictor(accelerator, dtype, weights, dataset, config)
             ballot = predict_and_vote(predictor, self.out, budget, tasks, resume)
         end_training(accelerator)
         if not accelerator.is_main_process:
@@ -150,7 +148,7 @@ class ArcJob:
         path = self.out / "submission.json"
         check_submission(path, tasks)
         logger.info("%s: complete and valid, %d tasks", path, len(tasks))
-        self._score(tasks, ballot, config.predict.ranking, dataset)
+        self._score(tasks, ballot, config.ranking, dataset)
 
     def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str, dataset: TaskDataset) -> None:
         solutions: dict[TaskId, tuple[Grid, ...]] = {}
@@ -173,7 +171,3 @@ class ArcJob:
         origin = {"truth_ranks": ranks, "provenance": provenance.to_json()}
         print(format_score(score, " + ".join(self.challenge.sources), provenance))
         write_json(self.out / "score.json", score.to_json() | origin)
-
-
-def _tests(tasks: Sequence[Task]) -> dict[TaskId, list[bytes]]:
-    return {task.id: [grid_key(grid) for grid in task.test] for task in tasks}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from eval.files import write_json
 from eval.puzzle_score import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
-from pipeline.config import Config, Leakage
+from pipeline.config import BuildConfig, Leakage, PredictConfig
 from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.puzzles.build import build_puzzles
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
@@ -84,76 +84,48 @@ class PuzzleJob:
     limit: int | None = None
     """Train on so many puzzles of each train source, drawn by the seed of the build; None for all."""
 
-    def build(self, config: Config, seconds: float | None) -> PuzzleDataset:
-        """Build the dataset; the answers of the puzzles to be solved are not read."""
-        settings = config.build
-        load = partial(load_puzzles, part="train", limit=self.limit, seed=settings.seed, jobs=os.cpu_count() or 1)
+    def build(self, config: BuildConfig, seconds: float | None = None) -> PuzzleDataset:
+        """Build the dataset, reading training puzzles for about `seconds`; the answers of the tests are not read."""
+        load = partial(load_puzzles, part="train", limit=self.limit, seed=config.seed, jobs=config.jobs or os.cpu_count() or 1)
         trained = load_in_time(self.train_sources, load, seconds)
         tests = self.challenge.load(with_answers=False)
-        dataset = build_puzzles(tests, trained, settings.augmentations, settings.seed, self.leakage)
-        count, views = len(dataset.questions), dataset.augmentations
-        logger.info("%d training puzzles, %d views of each, %d tests", count, views + 1, len(dataset.test_questions))
-        return dataset
+        return build_puzzles(tests, trained, config.augmentations, config.seed, self.leakage)
+
+    def describe(self, dataset: PuzzleDataset) -> str:
+        """Return in a few words what the dataset holds."""
+        count, views = len(dataset.questions), dataset.augmentations + 1
+        return f"{count} training puzzles, {views} views of each, {len(dataset.test_questions)} tests"
 
     def check(self, dataset: PuzzleDataset, folder: Path) -> None:
-        """Raise ValueError when a resumed run has a dataset for other puzzles than those it is asked to solve."""
+        """Raise ValueError if the dataset of a resumed run has other tests than the sources."""
         asked = [text for puzzles in self.challenge.load(with_answers=False) for text in puzzles.question_texts()]
         if PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions) != asked:
             raise ValueError(
                 f"{folder}: a dataset for other puzzles than those of the sources; resume with the sources of the run"
             )
 
-    def views(self, _: Config) -> int:
-        """Return how often a puzzle is asked: once, as it is."""
+    def views(self, _: PredictConfig) -> int:
+        """Return 1: a puzzle is predicted once, as it is."""
         return 1
 
     def predict(
-        self,
-        accelerator: "Accelerator",
-        dtype: "torch.dtype",
-        weights: "Weights | None",
-        dataset: PuzzleDataset,
-        config: Config,
-        budget: Budget,
-        resume: bool,
-    ) -> None:
-        """Predict every puzzle once, write the predictions and, where the answers are known, score them.
+        self, accelerator: "Accelerator", dtype: "torch.dtype", weights: "Weights | None", dataset: PuzzleDataset,
+        config: PredictConfig, budget: Budget, resume: bool,
+    ) -> None:  # fmt: skip
+        """Predict every puzzle once, write the predictions and, if the answers are known, score them.
 
-        Every process takes its share; all begin anew, `resume` or not. Without `weights` the predictions stay as they are, and
-        those of an earlier part of the run where they are more.
+        Every process predicts its share. All puzzles are predicted anew, `resume` or not; earlier predictions stay where they
+        are more, or where there are no `weights`.
         """
         from pipeline.device import end_training  # noqa: PLC0415
 
-        if weights is not None:
-            self._predict(accelerator, dtype, weights, dataset, config, budget)
+        path = self.out / "predictions.csv"
+        found = None if weights is None else predict_rounds(accelerator, dtype, weights, dataset, config, budget, path)
+        if found is not None and accelerator.is_main_process:
+            self._score(path, dataset, found)
         end_training(accelerator)
 
-    def _predict(
-        self,
-        accelerator: "Accelerator",
-        dtype: "torch.dtype",
-        weights: "Weights",
-        dataset: PuzzleDataset,
-        config: Config,
-        budget: Budget,
-    ) -> None:
-        from pipeline.inference.puzzles import predict_puzzles  # noqa: PLC0415
-
-        path = self.out / "predictions.csv"
-        earlier = _count_predicted(path)
-        for found in predict_puzzles(accelerator, dtype, weights, dataset, config.predict, budget):
-            asked = int(found.asked.sum())
-            if accelerator.is_main_process and asked >= earlier:
-                try:
-                    leave_predictions(path, to_predictions(dataset, found, {}), found.source, dataset)
-                    logger.info("%s: %d of %d puzzles predicted", path, asked, len(found.asked))
-                except OSError as error:  # the next round may find room again; the last one has to
-                    logger.error("the predictions of before stay: %s", error)
-        if not accelerator.is_main_process:
-            return
-        if asked < earlier:
-            logger.warning("%s: time for %d puzzles; the earlier predictions, of %d, stay", path, asked, earlier)
-            return
+    def _score(self, path: Path, dataset: PuzzleDataset, found: "PuzzleAnswers") -> None:
         answers: dict[str, str] = {}
         for puzzles in self.challenge.load(with_answers=True):
             answers |= dict(zip(puzzles.question_texts(), puzzles.answer_texts() or [], strict=False))
@@ -166,6 +138,31 @@ class PuzzleJob:
         provenance = provenance_of_puzzles(path).of(scored_answers(answers, self.challenge.sources))
         write_json(self.out / "score.json", score.to_json() | {"sources": [found.source], "provenance": provenance.to_json()})
         print(format_puzzle_score(score, " + ".join(self.challenge.sources), str(path), provenance))
+
+
+def predict_rounds(
+    accelerator: "Accelerator", dtype: "torch.dtype", weights: "Weights", dataset: PuzzleDataset, config: PredictConfig,
+    budget: Budget, path: Path,
+) -> "PuzzleAnswers | None":  # fmt: skip
+    """Predict the tests of `dataset` in rounds that each improve the CSV file `path`; return the last round.
+
+    Returns None where `path` has predictions of more puzzles already: they stay.
+    """
+    from pipeline.inference.puzzles import predict_puzzles  # noqa: PLC0415
+
+    found, asked, earlier = None, 0, _count_predicted(path)
+    for found in predict_puzzles(accelerator, dtype, weights, dataset, config, budget):
+        asked = int(found.asked.sum())
+        if accelerator.is_main_process and asked >= earlier:
+            try:
+                leave_predictions(path, to_predictions(dataset, found, {}), found.source, dataset)
+                logger.info("%s: %d of %d puzzles predicted", path, asked, len(found.asked))
+            except OSError as error:  # the next round may find room again; the last one has to
+                logger.error("the predictions of before stay: %s", error)
+    if asked < earlier:
+        logger.warning("%s: time for %d puzzles; the earlier predictions, of %d, stay", path, asked, earlier)
+        return None
+    return found
 
 
 def _count_predicted(path: Path) -> int:

@@ -18,8 +18,8 @@ from pipeline.config import PredictConfig
 from pipeline.data.dataset import TaskDataset
 from pipeline.inference import voting as votes
 from pipeline.inference.candidates import Origin, write_candidates
-from pipeline.inference.predictor import Round, round_path
-from pipeline.inference.voting import count_votes, predict_and_vote, tally, write_attempts
+from pipeline.inference.predictor import Round, predict_and_vote, round_path
+from pipeline.inference.voting import count_votes, tally, write_attempts
 from pipeline.system.time_limit import Budget
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import tiny_dataset
