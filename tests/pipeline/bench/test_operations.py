@@ -115,7 +115,7 @@ def hide_padding(batch: Batch, samples: Samples, dataset: TaskDataset) -> tuple[
     """Return the batch without labels outside the fitted canvases, and which tokens lie within, (N,) bool."""
     fitted = PackMaker(dataset, "fitted", 16)
     order = PackMaker(dataset, "full", 16).order(samples)
-    shapes = torch.from_numpy(fitted.make(samples).shapes[order] if len(samples) == 1 else fitted._shapes(samples[order]))
+    shapes = torch.from_numpy(fitted.make(samples[order]).shapes)
     shifts = torch.from_numpy(samples[order].shift)
     layout, labels = batch.layout, batch.labels
     assert labels is not None
