@@ -1,4 +1,4 @@
-"""show and compare: what a person asks of a run afterwards, and the line that answers bad questions."""
+"""show and compare: pictures, attempts and votes of a finished run, and one line for bad input."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -204,7 +204,7 @@ def test_a_prediction_without_a_dataset_is_shown_with_the_one_that_is_named(
     assert run("show", FIRST, "--run", made) == 2
     assert "has no dataset beside it that says what the tasks are: name them with --source" in capsys.readouterr().err
     assert run("show", FIRST, "--run", made, "--source", spec) == 0
-    assert "votes" not in capsys.readouterr().out, "without the dataset nobody knows which test a candidate is for"
+    assert "votes" not in capsys.readouterr().out, "only the dataset says which test a candidate is for"
     assert run("show", FIRST, "--run", made, "--data", tmp_path / "data") == 0
     assert "attempt 1 (3 of 7 votes)" in capsys.readouterr().out
 

@@ -59,27 +59,20 @@ def test_a_test_that_the_dataset_does_not_have_is_refused(test: int) -> None:
         count_votes(Ballot("here"), make_candidates([(test, RED, 0.5)]), tiny_dataset())
 
 
-def test_rounds_of_one_checkpoint_are_one_source(tmp_path: Path) -> None:
-    dataset, folder = tiny_dataset(), tmp_path / "candidates"
-    write(folder, 1, dataset, [(0, RED, 0.5)])
-    write(folder, 2, dataset, [(0, RED, 1.0), (0, BLUE, 0.5)])
-    ballot = tally([folder], dataset)
-    assert ballot.sources == (f"{folder}: step 1",)
-    assert [(candidate.count, candidate.probability_sum) for candidate in ballot.top(*place(dataset, 0), None)] == [
-        (2, 1.5),
-        (1, 0.5),
-    ]
-
-
-def test_folders_and_checkpoints_are_pooled_by_name(tmp_path: Path) -> None:
+def test_rounds_of_a_checkpoint_are_one_source_and_folders_and_checkpoints_are_pooled_by_name(tmp_path: Path) -> None:
     dataset, one, two = tiny_dataset(), tmp_path / "one", tmp_path / "two"
-    write(one, 1, dataset, [(0, RED, 0.5)], "step 1")
-    write(one, 2, dataset, [(0, RED, 0.5)], "step 2")
-    write(two, 1, dataset, [(0, RED, 0.5), (1, BLUE, 0.5)], "step 1")
-    ballot = tally([one, two], dataset)
-    assert ballot.sources == (f"{one}: step 1", f"{one}: step 2", f"{two}: step 1")
-    assert ballot.top(*place(dataset, 0), 1)[0].count == 3
-    assert ballot.top(*place(dataset, 1), 1)[0].count == 1
+    write(one, 1, dataset, [(0, RED, 0.5)])
+    write(one, 2, dataset, [(0, RED, 1.0), (0, BLUE, 0.5)])
+    write(one, 3, dataset, [(0, RED, 0.5)], "step 2")
+    write(two, 1, dataset, [(0, RED, 0.5), (1, BLUE, 0.5)])
+    for folders, sources, counted in (
+        ([two], (f"{two}: step 1",), [(1, 0.5)]),
+        ([one, two], (f"{one}: step 1", f"{one}: step 2", f"{two}: step 1"), [(4, 2.5), (1, 0.5)]),
+    ):
+        ballot = tally(folders, dataset)
+        assert ballot.sources == sources
+        assert [(each.count, each.probability_sum) for each in ballot.top(*place(dataset, 0), None)] == counted
+        assert ballot.top(*place(dataset, 1), 1)[0].count == 1
 
 
 def test_a_folder_without_candidates_is_named(tmp_path: Path) -> None:
