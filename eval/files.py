@@ -1,7 +1,7 @@
-"""Files: read whole but within bounds, replaced in one step. JSON from outside, read strictly.
+"""Bounded reads, atomic writes and strict JSON.
 
-Whatever lies at a path, reading it ends soon and takes a bounded amount of memory. A reader of a file that this
-program replaces finds the old content or the whole of the new.
+Reading takes a bounded amount of time and memory, whatever lies at the path. A reader of a file that this program replaces
+finds either the old content or all of the new.
 """
 
 import json
@@ -13,26 +13,23 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 
-from eval.formatting import _SHORT, SHOWN_NAME_CHARACTERS, show_kind, show_name, show_path
+from eval.formatting import show_kind, show_name, show_path
 
 _UNFINISHED = re.compile(r"\..+\.\d+-\d+\.tmp")
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put a file with `content` at `path` in one step, and on disk by the time that this returns.
-
-    On failure `path` is as before and nothing is left beside it. Raises OSError that names `path`.
-    """
+    """Replace `path` with a file of `content` in one step and sync it to disk. Fails as `replacing` does."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def leave_file(path: Path, content: bytes) -> None:
-    """Leave `content` where somebody asked for it: as `replace_file`; a link, pipe or device (/dev/stdout) is written to."""
+    """Write an output file: as `replace_file`, but write through a link, pipe or device such as /dev/stdout."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_bytes(content)
     else:
@@ -41,10 +38,9 @@ def leave_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give the place for a new file, and put it at `path` in one step when the block has written it.
+    """Yield a temporary path for the block to write, then move it to `path` in one step and sync both to disk.
 
-    When the block, the disk or the replacement fails, `path` is as before and nothing is left beside it. An OSError names
-    `path`; every other error of the block stays as it is.
+    On failure `path` is unchanged and no temporary file is left. An OSError names `path`; other errors pass unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
@@ -57,19 +53,19 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     finally:
-        with suppress(OSError):  # of a place where nothing could be written either
+        with suppress(OSError):  # nothing was written
             temporary.unlink()
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what programs left in `folder` that were killed while they wrote; nobody may be writing there now."""
+    """Remove the temporary files that killed programs left in `folder`. No other process may be writing there."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if _UNFINISHED.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
+    """Sync a file, or the entries of a folder, to disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -92,11 +88,7 @@ MOST_JSON_BYTES = 1 << 30
 """Memory that a JSON document may take: some 200 MB of tasks as text."""
 
 _LIST_BYTES, _OBJECT_BYTES, _TEXT_BYTES, _FRACTION_BYTES, _ITEM_BYTES = 64, 240, 60, 24, 8
-# What Python takes at least for a list, an object that is not empty, a text, a number with a point, a place in a list.
-
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple = 2, 4, 3, 4
-
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = SHOWN_NAME_CHARACTERS
+# Least memory that Python takes for a list, an object that is not empty, a string, a float, a slot of a list.
 
 
 def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
@@ -115,15 +107,13 @@ def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
 
 
 def require_file(path: Path) -> int:
-    """Return the bytes that the regular file at `path` has. Raises FileNotFoundError or ValueError as `read_file` does."""
+    """Return the size in bytes of the regular file at `path`. Raises FileNotFoundError or ValueError as `read_file` does."""
     try:
         status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a character that no path can have
         raise FileNotFoundError(f"{show_path(path)}: no such file") from None
     except OSError as error:
         raise ValueError(f"{show_path(path)}: cannot be read: {error.strerror or type(error).__name__}") from error
-    except ValueError:  # a character that no path can have
-        raise FileNotFoundError(f"{show_path(path)}: no such file") from None
     if stat.S_ISDIR(status.st_mode):
         raise ValueError(f"{show_path(path)}: is a folder, and a file is expected")
     if not stat.S_ISREG(status.st_mode):
@@ -153,10 +143,7 @@ MOST_HEADER_BYTES = 100_000_000
 
 
 def damage_of(path: Path) -> str | None:
-    """Return in words what is wrong with the frame of a safetensors file, None where its lengths agree.
-
-    Raises FileNotFoundError or ValueError where there is no file.
-    """
+    """Return in words how the lengths in a safetensors file disagree; None where they agree. Raises as `require_file` does."""
     size = require_file(path)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -173,9 +160,6 @@ def damage_of(path: Path) -> str | None:
     return None if size == end else f"{size} bytes, not {end}"
 
 
-__all__ = ["parse_json", "read_json", "read_object", "show_kind", "show_name", "show_path"]
-
-
 def parse_json(data: bytes, where: str) -> object:
     """Return the JSON document `data`.
 
@@ -186,7 +170,11 @@ def parse_json(data: bytes, where: str) -> object:
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise ValueError(f"{where}: {_describe_fault(data, error)}") from error
+        try:
+            data.decode()
+        except UnicodeDecodeError as fault:
+            raise ValueError(f"{where}: not UTF-8: {fault.reason} at byte {fault.start}") from error
+        raise ValueError(f"{where}: not JSON: {error}") from error
     if data.count(b'"') != 2 * _count_strings(document):
         _reject_repeated_keys(data, where)
     return document
@@ -205,22 +193,13 @@ def read_object(path: Path) -> dict[str, Any]:
     return document
 
 
-def _describe_fault(data: bytes, error: orjson.JSONDecodeError) -> str:
-    try:
-        data.decode()
-    except UnicodeDecodeError as fault:
-        return f"not UTF-8: {fault.reason} at byte {fault.start}"
-    return f"not JSON: {error}"
-
-
 def _count_strings(document: object) -> int:
-    """Return how many strings `document` holds, of which it may miss some inside lists that begin with something else.
+    """Return how many strings `document` holds; it may miss some in lists that begin with something else.
 
-    Every one of them had two quotes in the text. If that makes all the quotes there are, the text had no other string, so
-    none that was lost because its key came again. (Quotes inside strings and strings in lists make more quotes, never fewer.)
+    Each had two quotes in the text. Where these are all its quotes, no string was lost to a repeated key. (Quotes inside
+    strings and strings in lists make more quotes, never fewer.)
     """
-    count = 0
-    pending = [document]
+    count, pending = 0, [document]
     while pending:
         node = pending.pop()
         if isinstance(node, dict):
@@ -233,45 +212,38 @@ def _count_strings(document: object) -> int:
     return count
 
 
-class _JsonObject(dict[str, object]):
-    """A JSON object that remembers a key that it held more than once; `repeated` is None if there is none."""
-
-    def __init__(self, pairs: list[tuple[str, object]]) -> None:
-        super().__init__(pairs)
-        self.repeated: str | None = None
-        if len(self) < len(pairs):
-            self.repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-
-
 def _reject_repeated_keys(data: bytes, where: str) -> None:
-    """Raise ValueError if an object in `data`, which is JSON, has a key twice. Three times slower than reading it."""
+    """Raise ValueError if an object in the JSON text `data` has a key twice. Three times slower than parsing it."""
+    repeated: dict[
+        int, tuple[object, str]
+    ] = {}  # by the id of an object: the object, so that its id stays its own, and the key
+
+    def build(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        built = dict(pairs)
+        if len(built) < len(pairs):
+            repeated[id(built)] = built, Counter(key for key, _ in pairs).most_common(1)[0][0]
+        return built
+
     try:
-        document = json.loads(data.decode(), object_pairs_hook=_JsonObject)
+        document = json.loads(data.decode(), object_pairs_hook=build)
     except RecursionError as error:
         raise ValueError(f"{where}: objects and lists are nested too deeply") from error
     pending: list[tuple[tuple[str, ...], object]] = [((), document)]
-    while pending:
+    while pending and repeated:
         place, node = pending.pop()
-        items: list[tuple[str, object]] = []
-        if isinstance(node, _JsonObject):
-            if node.repeated is not None:
-                _raise_repeated(where, place, node.repeated)
-            items = list(node.items())
-        elif isinstance(node, list):
-            items = [(str(i), value) for i, value in enumerate(node)]
-        pending.extend(((*place, show_name(key))[:4], value) for key, value in reversed(items))
-
-
-def _raise_repeated(where: str, place: tuple[str, ...], key: str) -> NoReturn:
-    inside = f"in {', '.join(place)}: " if place else ""
-    raise ValueError(f"{where}: {inside}{show_name(key)} appears twice")
+        if id(node) in repeated:
+            inside = f"in {', '.join(place)}: " if place else ""
+            raise ValueError(f"{where}: {inside}{show_name(repeated[id(node)][1])} appears twice")
+        if isinstance(node, dict | list):
+            items = list(node.items() if isinstance(node, dict) else enumerate(node))
+            pending.extend(((*place, show_name(str(key)))[:4], value) for key, value in reversed(items))
 
 
 def write_result(path: Path, value: object) -> None:
-    """Write JSON to `path` in one step. Raises OSError."""
+    """Write JSON to `path` as `leave_file` does. Raises OSError."""
     leave_file(path, orjson.dumps(value, option=orjson.OPT_INDENT_2))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys and replace `path` with it when it is complete and on disk."""
+    """Replace `path` with JSON with sorted keys, as `replace_file` does."""
     replace_file(path, orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))

@@ -7,10 +7,10 @@ import reprlib
 from augment.grid import Grid
 
 SHOWN_NAME_CHARACTERS = 60
-
 _PLAIN_NAME = re.compile(rf"[A-Za-z0-9_./-]{{1,{SHOWN_NAME_CHARACTERS}}}")
-
 _SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple = 2, 4, 3, 4
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = SHOWN_NAME_CHARACTERS
 
 
 def show_name(name: str) -> str:
@@ -36,7 +36,6 @@ def show_value(value: object) -> str:
 
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
-
 MOST_SECONDS = 10_000 * 3600.0
 
 
