@@ -4,20 +4,19 @@ Its format is Kaggle's: `{task id: [{"attempt_1": [[int]], "attempt_2": [[int]]}
 order.
 """
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, cast
 
 import numpy as np
 import orjson
 
 from augment.grid import Grid, grid_key, parse_grid
 from augment.task import Task, TaskId
-from eval.files import read_file, replace_file, require_file, require_modest
-from eval.formatting import show_path, show_value
+from eval.files import read_object, replace_file, require_file
+from eval.formatting import show_kind, show_path, show_value
 from eval.vote import choose_attempts
 
 Submission = dict[TaskId, list[tuple[Grid, Grid]]]
@@ -27,9 +26,7 @@ PartialSubmission = dict[TaskId, list[tuple[Grid | None, Grid | None]]]
 """The same as other systems may write it: None where an attempt is missing."""
 
 ATTEMPT_NAMES = ("attempt_1", "attempt_2")
-
 FILE_NAME = "submission.json"
-
 MOST_BYTES_PER_TEST_INPUT = 65_536
 """Kaggle publishes no limit. Two 30x30 grids with every cell on an indented line of its own take half of this."""
 
@@ -98,36 +95,32 @@ def write_submission(path: Path, submission: Submission, tasks: Sequence[Task]) 
     At any moment `path` holds either the earlier file or the whole new one. Raises ValueError when a
     task, a test input or an attempt is missing, unknown or no grid, and OSError (say, on a full disk).
     """
-    _raise_first(show_path(path), list(_problems_in_memory(submission, tasks)))
     document = {
-        task.id: [
-            {name: grid.tolist() for name, grid in zip(ATTEMPT_NAMES, attempts, strict=True)}
-            for attempts in submission[task.id]
+        task_id: [
+            {name: np.asarray(grid).tolist() for name, grid in zip(ATTEMPT_NAMES, attempts, strict=False)}
+            for attempts in entries
         ]
-        for task in tasks
+        for task_id, entries in submission.items()
     }
-    replace_file(path, orjson.dumps(document))
+    _raise_first(show_path(path), _problems(document, tasks))
+    replace_file(path, orjson.dumps({task.id: document[task.id] for task in tasks}))
 
 
-@overload
-def read_submission(path: Path, allow_missing: Literal[False] = False) -> Submission: ...
+def read_submission(path: Path) -> Submission:
+    """Read a submission file with both attempts everywhere, as Kaggle requires.
 
-
-@overload
-def read_submission(path: Path, allow_missing: bool) -> PartialSubmission: ...
-
-
-def read_submission(path: Path, allow_missing: bool = False) -> Submission | PartialSubmission:
-    """Read the submission file of any system.
-
-    Both attempts are required, as by Kaggle, unless `allow_missing`: then an attempt may be absent, null or an empty list, and
-    is None in the result, so that the other one keeps its place. Raises a ValueError of one line that names the file, the task,
-    the test input and the attempt, says what is wrong and how many more problems there are; OSError when the file cannot be
-    read.
+    Raises a ValueError of one line that names the file, the task, the test input and the attempt, says what is wrong and how
+    many more problems there are; OSError when the file cannot be read.
     """
-    content = _parse(_load(path), allow_missing)
-    _raise_first(show_path(path), content.problems)
-    return content.submission
+    return cast(Submission, _read(path, allow_missing=False))
+
+
+def read_partial_submission(path: Path) -> PartialSubmission:
+    """Read a submission file as `read_submission` does, but accept an attempt that is absent, null or an empty list.
+
+    It is None in the result, so that the other attempt keeps its place.
+    """
+    return _read(path, allow_missing=True)
 
 
 def check_submission(path: Path, tasks: Sequence[Task]) -> None:
@@ -135,7 +128,7 @@ def check_submission(path: Path, tasks: Sequence[Task]) -> None:
 
     Raises a ValueError of one line with the first problem and the number of others; OSError when it cannot be read.
     """
-    _raise_first(show_path(path), _problems_in_file(_load(path), tasks))
+    _raise_first(show_path(path), _problems(read_object(path), tasks))
 
 
 def list_problems(path: Path, tasks: Sequence[Task]) -> list[str]:
@@ -148,10 +141,9 @@ def list_problems(path: Path, tasks: Sequence[Task]) -> list[str]:
     if size > most:
         return [f"{size:,} bytes: a submission for {len(tasks)} tasks has at most {most:,}, even if it is widely indented"]
     try:
-        document = _load(path)
+        return _problems(read_object(path), tasks)
     except ValueError as error:
         return [str(error).removeprefix(f"{show_path(path)}: ")]
-    return _problems_in_file(document, tasks)
 
 
 def list_notes(path: Path, tasks: Sequence[Task]) -> list[str]:
@@ -171,100 +163,48 @@ def list_notes(path: Path, tasks: Sequence[Task]) -> list[str]:
     return notes
 
 
-def _problems_in_file(document: "JsonObject", tasks: Sequence[Task]) -> list[str]:
-    content = _parse(document, allow_missing=False)
-    entries = {task_id: len(attempts) for task_id, attempts in content.submission.items()}
-    expected = [task for task in tasks if task.id not in content.unreadable]
-    return [*content.problems, *_completeness(entries, expected)]
-
-
-def _completeness(entries: Mapping[TaskId, int], tasks: Sequence[Task]) -> Iterator[str]:
-    """Yield the differences between a submission with `entries[task id]` test inputs and one for `tasks`."""
+def _problems(document: dict[str, Any], tasks: Sequence[Task]) -> list[str]:
+    """Return everything that is wrong with a submission for `tasks`: first with its grids, then what is missing or unknown."""
+    submission, problems = _parse(document, allow_missing=False)
     known = {task.id for task in tasks}
     if len(known) < len(tasks):
         twice = next(task_id for task_id, count in Counter(task.id for task in tasks).items() if count > 1)
-        yield f"{_task(twice)}: appears twice in the challenges"
+        problems.append(f"{_task(twice)}: appears twice in the challenges")
     for task in tasks:
-        if task.id not in entries:
-            yield f"{_task(task.id)}: missing"
-        elif entries[task.id] != len(task.test):
-            yield f"{_task(task.id)}: expected one entry for each of {len(task.test)} test inputs, got {entries[task.id]}"
-    for task_id in entries:
-        if task_id not in known:
-            yield f"{_task(task_id)}: not a task of the challenges"
+        if task.id not in document:
+            problems.append(f"{_task(task.id)}: missing")
+        elif task.id in submission and len(submission[task.id]) != len(task.test):
+            got = len(submission[task.id])
+            problems.append(f"{_task(task.id)}: expected one entry for each of {len(task.test)} test inputs, got {got}")
+    return [*problems, *(f"{_task(task_id)}: not a task of the challenges" for task_id in submission if task_id not in known)]
 
 
-def _problems_in_memory(submission: Submission, tasks: Sequence[Task]) -> Iterator[str]:
-    yield from _completeness({task_id: len(entries) for task_id, entries in submission.items()}, tasks)
-    for task_id, entries in submission.items():
-        for i, attempts in enumerate(entries):
-            where = f"{_task(task_id)}, test input {i}"
-            if len(attempts) != len(ATTEMPT_NAMES):
-                yield f"{where}: expected {len(ATTEMPT_NAMES)} attempts, got {len(attempts)}"
-            for name, grid in zip(ATTEMPT_NAMES, attempts, strict=False):  # other lengths are reported above
-                if not isinstance(grid, np.ndarray):
-                    yield f"{where}, {name}: expected a grid, got {type(grid).__name__}"
-                    continue
-                try:
-                    parse_grid(grid.tolist(), f"{where}, {name}")
-                except ValueError as error:
-                    yield str(error)
+def _read(path: Path, allow_missing: bool) -> PartialSubmission:
+    submission, problems = _parse(read_object(path), allow_missing)
+    _raise_first(show_path(path), problems)
+    return submission
 
 
-@dataclass(frozen=True, eq=False)
-class _Content:
-    """The content of a submission file: attempts, and in words everything that is wrong."""
-
-    submission: PartialSubmission
-    problems: list[str]
-    unreadable: set[TaskId]
-    """Tasks of the file that are not in `submission` because they have no list of entries."""
-
-
-class JsonObject(dict[str, object]):
-    """A JSON object and the keys that it held more than once, of which a plain dict silently keeps the last."""
-
-    def __init__(self, pairs: list[tuple[str, object]]) -> None:
-        super().__init__(pairs)
-        self.repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-
-
-def _load(path: Path) -> JsonObject:
-    data, where = read_file(path), show_path(path)
-    require_modest(data, where)
-    try:
-        document = json.loads(data.decode(), object_pairs_hook=JsonObject)
-    except ValueError as error:  # also of UTF-8, and of numbers of thousands of digits
-        raise ValueError(f"{where}: not a JSON file: {error}") from error
-    except RecursionError as error:
-        raise ValueError(f"{where}: not a submission: lists are nested too deeply") from error
-    if not isinstance(document, JsonObject):
-        raise ValueError(f"{where}: not a submission: expected an object by task id, got {type(document).__name__}")
-    return document
-
-
-def _parse(document: JsonObject, allow_missing: bool) -> _Content:
-    content = _Content({}, [f"{_task(task_id)}: appears twice" for task_id in document.repeated], set())
+def _parse(document: dict[str, Any], allow_missing: bool) -> tuple[PartialSubmission, list[str]]:
+    """Return the attempts of all tasks that have a list of entries, and in words everything that is wrong."""
+    submission: PartialSubmission = {}
+    problems: list[str] = []
     for task_id, entries in document.items():
         if not isinstance(entries, list):
-            content.problems.append(
-                f"{_task(task_id)}: expected a list with one entry a test input, got {type(entries).__name__}"
-            )
-            content.unreadable.add(task_id)
+            problems.append(f"{_task(task_id)}: expected a list with one entry a test input, got {show_kind(entries)}")
             continue
-        content.submission[task_id] = []
+        submission[task_id] = []
         for i, entry in enumerate(entries):
-            first, second = _parse_entry(entry, f"{_task(task_id)}, test input {i}", allow_missing, content.problems)
-            content.submission[task_id].append((first, second))
-    return content
+            first, second = _parse_entry(entry, f"{_task(task_id)}, test input {i}", allow_missing, problems)
+            submission[task_id].append((first, second))
+    return submission, problems
 
 
 def _parse_entry(entry: object, where: str, allow_missing: bool, problems: list[str]) -> list[Grid | None]:
     """Return both attempts of a test input, None where there is no grid, and append what is wrong to `problems`."""
-    if not isinstance(entry, JsonObject):
-        problems.append(f"{where}: expected an object with {' and '.join(ATTEMPT_NAMES)}, got {type(entry).__name__}")
+    if not isinstance(entry, dict):
+        problems.append(f"{where}: expected an object with {' and '.join(ATTEMPT_NAMES)}, got {show_kind(entry)}")
         return [None, None]
-    problems += [f"{where}: {show_value(key)} appears twice" for key in entry.repeated]
     problems += [f"{where}: unknown key {show_value(key)}" for key in entry if key not in ATTEMPT_NAMES]
     attempts: list[Grid | None] = []
     for name in ATTEMPT_NAMES:

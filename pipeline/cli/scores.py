@@ -19,7 +19,7 @@ from pipeline.data.puzzles.sources import load_puzzles
 from pipeline.data.sources import load_source, read_solutions
 from pipeline.jobs.provenance import provenance_beside, provenance_of_puzzles, scored_answers
 from pipeline.reports.run_folder import RunFolder
-from submission.format import fill_submission, read_submission
+from submission.format import fill_submission, read_partial_submission, read_submission
 
 
 def add_score(commands: Any) -> None:
@@ -45,7 +45,8 @@ def score_command(arguments: argparse.Namespace, _: float) -> int:
         text = format_puzzle_score(score, name, show_path(path), provenance)
     else:
         solutions, name, scored = _solutions(arguments)
-        score = score_predictions(read_submission(path, allow_missing=arguments.allow_missing), solutions)
+        read = read_partial_submission if arguments.allow_missing else read_submission
+        score = score_predictions(read(path), solutions)
         provenance = provenance_beside(path).of(scored)
         text = format_score(score, name, provenance)
     if arguments.json:

@@ -17,7 +17,7 @@ from pipeline.cli.options import TASKS_HELP, add_command, add_data
 from pipeline.data.sources import find_task, load_source
 from pipeline.reports.run_folder import KnownTask, RunFolder, result_of
 from pipeline.system.progress_bar import doing
-from submission.format import read_submission
+from submission.format import read_partial_submission
 
 FILTERS = ("all", "solved", "first", "second", "part", "unsolved", "near", "size", "disagree", "fallback")
 """Of the page, as its addresses name them."""
@@ -56,7 +56,7 @@ def show_command(arguments: argparse.Namespace, _: float) -> int:
         where = str(arguments.run)
     else:
         task, source = find_task(arguments.task, arguments.source or ())
-        submission = read_submission(arguments.submission, allow_missing=True) if arguments.submission else {}
+        submission = read_partial_submission(arguments.submission) if arguments.submission else {}
         result, where = result_of(KnownTask(task, source.solutions.get(task.id)), submission), source.name
     title = f"Task {result.task.id} of {where}"
     if transform is not None:

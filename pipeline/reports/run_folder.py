@@ -23,7 +23,7 @@ from pipeline.inference.vote_file import VOTES_FILE, VoteFile, read_votes
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.record import Record, read_record
 from pipeline.training.metrics import read_metrics
-from submission.format import PartialSubmission, read_submission
+from submission.format import PartialSubmission, read_partial_submission
 
 _NAMED = 5
 
@@ -79,7 +79,7 @@ class RunFolder:
     @cached_property
     def submission(self) -> PartialSubmission:
         """What was submitted; attempts may be missing."""
-        return read_submission(self.submission_path, allow_missing=True)
+        return read_partial_submission(self.submission_path)
 
     @cached_property
     def record(self) -> Record | None:

@@ -15,7 +15,7 @@ from pipeline.data.puzzles.sources import load_puzzles
 from pipeline.data.sources import load_source, read_solutions
 from pipeline.published.identifiers import read_identifiers
 from submission.client import push, submit
-from submission.format import list_notes, list_problems, read_submission
+from submission.format import list_notes, list_problems, read_partial_submission
 from submission.notebook import make_notebook, read_ready_folder
 from submission.settings import KaggleSettings, read_settings, write_settings
 from tests.fuzz.mutate import Rng, mutate_lines, pick
@@ -110,7 +110,7 @@ def _read_submission(folder: Path) -> None:
     """Read it as Kaggle's check does and as the score does; refused where either refuses it."""
     path = folder / "submission.json"
     solutions = read_solutions(folder / SOLUTIONS)
-    given = read_submission(path, allow_missing=True)
+    given = read_partial_submission(path)
     text = format_score(score_predictions(given, solutions), "fuzzed")
     assert text.splitlines()[0].isprintable(), text
     tasks = load_source(f"kaggle:{folder}", with_solutions=False).tasks
