@@ -24,14 +24,20 @@ SOURCES_AND_PUZZLES_HELP = f"\n{SOURCES_HELP}{PUZZLES_HELP}"
 
 
 def add_command(
-    commands: Any, handler: Handler, name: str, summary: str, example: str, sources: str = SOURCES_AND_PUZZLES_HELP
+    commands: Any,
+    handler: Handler,
+    name: str,
+    summary: str,
+    example: str,
+    sources: str = SOURCES_AND_PUZZLES_HELP,
+    program: str = PROGRAM,
 ) -> argparse.ArgumentParser:
     """Add a command that calls `handler`; return its parser. Lines of `example` after the first are whole commands."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
         description=summary,
-        epilog=f"example:\n  {PROGRAM} {name} {example}\n{sources}",
+        epilog=f"example:\n  {program} {name} {example}\n{sources}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(handler=handler)

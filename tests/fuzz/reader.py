@@ -16,7 +16,7 @@ from types import FrameType
 
 import numpy as np
 
-from submission.causes import KaggleError
+from submission.client import KaggleError
 from tests.fuzz.mutate import Rng, mutate_json, mutate_json_lines, pick
 from tests.fuzz.tensors import mutate_tensors
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from submission import client
-from submission.causes import KaggleError, explain
-from submission.client import push, status, submit
+from submission.client import KaggleError, explain, push, status, submit
 from submission.notebook import write_ready_folder
 from submission.settings import KaggleSettings
 from tests.submission.fake_kaggle import FakeKaggle, Reply, refusal

@@ -37,25 +37,22 @@ AROUND_SECONDS = 15.0
 WEIGHTS = "someone/arc-weights"
 """The dataset of missing or bad weights."""
 
-TIME_LIMIT = "5m"
-"""Default, of the hidden run."""
-
 RESERVE_SECONDS = 8.0
 """Least reserve: ending processes on two busy cores takes time."""
 
 
 @dataclass(frozen=True)
 class SimulatePlan:
-    """The options of `kaggle simulate`; None is the default that its help names."""
+    """The options of `kaggle simulate`."""
 
     settings: KaggleSettings | None = None
-    hidden_from: tuple[str, ...] = ("arc2:evaluation",)
+    hidden_from: Sequence[str] = ("arc2:evaluation",)
     hidden_tasks: int | None = None
     training_from: str = "arc2:training"
-    evaluation_from: tuple[str, ...] = ("arc2:evaluation", "arc1:evaluation")
-    time_limit: str | None = None
+    evaluation_from: Sequence[str] = ("arc2:evaluation", "arc1:evaluation")
+    time_limit: str = "5m"
     gpu_less: bool = False
-    faults: tuple[str, ...] = ()
+    faults: Sequence[str] = ()
     seed: int = 0
     weights: Path | None = None
     out: Path | None = None
@@ -157,7 +154,7 @@ def _settings(plan: SimulatePlan, scene: Scene) -> KaggleSettings:
     gpus = () if plan.gpu_less else find_gpus({})
     if len(gpus) != EXPECTED_GPUS[settings.accelerator]:
         settings = replace(settings, accelerator="none")  # so that no GPU is reported missing
-    limit = scene.limit_seconds if scene not in PLAIN else parse_duration(plan.time_limit or TIME_LIMIT)
+    limit = scene.limit_seconds if scene not in PLAIN else parse_duration(plan.time_limit)
     reserve = min(parse_duration(settings.reserve), max(RESERVE_SECONDS, 0.03 * limit))
     commit = limit if scene not in PLAIN else min(parse_duration(settings.commit_time_limit), max(60.0, 0.25 * limit))
     return replace(

@@ -10,7 +10,7 @@ import pytest
 from pipeline.cli import kaggle as kaggle_commands
 from pipeline.cli.main import main
 from pipeline.data.sources import load_source
-from submission.causes import KaggleError
+from submission.client import KaggleError
 from submission.format import fallback_submission, write_submission
 from tests.pipeline.tiny import tiny_source, write_kaggle
 
@@ -69,7 +69,7 @@ def test_a_failure_at_kaggle_is_one_line_and_exit_code_one(
 
     monkeypatch.setattr(kaggle_commands, "submit", fail)
     assert kaggle("submit", "-m", "again") == 1
-    assert capsys.readouterr().err == "python -m pipeline kaggle submit: no submission is left today\n"
+    assert capsys.readouterr().err == "python -m pipeline kaggle: no submission is left today\n"
 
 
 def test_push_and_submit_need_a_ready_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
