@@ -11,6 +11,8 @@ import numpy.typing as npt
 import orjson
 import pytest
 import safetensors.numpy
+import torch
+from safetensors.torch import save_file
 
 from pipeline.data import dataset as dataset_module
 from pipeline.data.dataset import ARRAYS_FILE, MANIFEST_FILE, PuzzleDataset, TaskDataset
@@ -191,8 +193,8 @@ def test_foreign_manifests_are_refused(content: bytes, message: str, tmp_path: P
     ("change", "message"),
     [
         (lambda arrays: arrays.pop("cells"), "missing ['cells'], unknown []"),
-        (lambda arrays: arrays.update(cells=np.zeros(9)), "cells must be 1-dimensional uint8, got 1-dimensional float64"),
-        (lambda arrays: arrays.update(cells=np.zeros((3, 3), dtype=np.uint8)), "got 2-dimensional uint8"),
+        (lambda arrays: arrays.update(cells=arrays["cells"].astype(float)), "does not belong to the manifest.json"),
+        (lambda arrays: arrays.update(cells=arrays["cells"][None]), "does not belong to the manifest.json"),
     ],
 )
 def test_foreign_arrays_are_refused(change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path) -> None:
@@ -205,41 +207,11 @@ def test_foreign_arrays_are_refused(change: Callable[[dict[str, Any]], object], 
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "message"),
-    [
-        ("grid_width", [3, 1], "grid_width must have the shape (3,), got (2,)"),
-        ("cells", [1, 2, 3, 4, 5, 6, 7, 0, 10], "cells must be 0..9, got 0..10"),
-        ("grid_height", [2, 0, 1], "grid_height must be 1..30, got 0..2"),
-        ("pair_task", [0, 0, 2], "pair_task must be 0..1, got 0..2"),
-        ("pair_output", [1, 1, 3], "pair_output must be 0..2, got 1..3"),
-        ("test_input", [-1, 2], "test_input must be 0..2, got -1..2"),
-        ("transforms", [0, 0, 5, 2_903_040], "transforms must be 0..2903039, got 0..2903040"),
-        ("grid_start", [0, 5, 7], "end to end"),
-        ("grid_width", [3, 1, 1], "end to end"),
-        ("pair_start", [0, 1, 3], "pair_start must be the ranges of pair_task"),
-        ("pair_task", [0, 1, 0], "pair_start must be the ranges of pair_task"),
-        ("test_task", [1, 0], "test_task must be ascending"),
-        ("transform_start", [0, 0, 4], "transform_start must give each task a range"),
-        ("transform_start", [0, 1, 3], "transform_start must give each task a range"),
-        ("transform_start", [0, 2, 4], "the first transform of each task must be the identity"),
-        ("pair_canvas", [[2, 3], [1, 1], [1, 3]], "pair_canvas must hold both grids"),
-        ("test_canvas", [[2, 3], [1, 1]], "test_canvas must hold the test input"),
-        ("test_canvas", [[2, 3], [31, 2]], "test_canvas must be 1..30, got 2..31"),
-    ],
-)
-def test_inconsistent_arrays_are_refused(name: str, values: list[Any], message: str, tmp_path: Path) -> None:
-    make_dataset(**{name: np.array(values, dtype=make_dataset().arrays()[name].dtype)}).save(tmp_path)
-    with pytest.raises(ValueError, match=r"store\.safetensors: ") as caught:
-        TaskDataset.load(tmp_path)
-    assert message in str(caught.value)
-    assert str(caught.value).isprintable()
-
-
-@pytest.mark.parametrize("task_ids", [("b", "a"), ("a", "a")])
-def test_task_ids_are_sorted_and_distinct(task_ids: tuple[str, str], tmp_path: Path) -> None:
-    make_dataset(task_ids=task_ids).save(tmp_path)
-    with pytest.raises(ValueError, match="task ids must be sorted and distinct"):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_dtypes_that_numpy_lacks_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    path = saved(tmp_path) / ARRAYS_FILE
+    save_file({"cells": torch.zeros(9).to(dtype)}, path)
+    with pytest.raises(ValueError, match=r"store\.safetensors: truncated or not a safetensors file"):
         TaskDataset.load(tmp_path)
 
 

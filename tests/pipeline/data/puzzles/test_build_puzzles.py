@@ -1,7 +1,6 @@
 """A dataset of puzzles trains on distinct puzzles that are no tests, and loads as it was saved or not at all."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,12 +178,10 @@ def test_the_hash_of_the_tests_does_not_depend_on_training() -> None:
         ({"kind": "chess"}, "kind must be one of sudoku, maze, got 'chess'"),
         ({"kind": ["sudoku"]}, "kind must be one of sudoku, maze"),
         ({"data_hash": None}, "data_hash is missing"),
-        ({"augmentations": -1}, "augmentations must be from 0 on and seed from 0 on, got -1 and 3"),
         ({"augmentations": True}, "augmentations must be of type int, got True"),
         ({"seed": "a\nb"}, "seed must be of type int, got 'a\\nb'"),
         ({"seed": None}, "seed must be of type int, got None"),
         ({"seed": 1 << 64}, "seed must be of type int"),
-        ({"kind": "maze", "augmentations": 8}, "augmentations must be 0..7 and seed from 0 on, got 8 and 3"),
     ],
 )
 def test_foreign_manifests_are_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -200,44 +197,3 @@ def test_foreign_manifests_are_refused(change: dict[str, object], message: str, 
         PuzzleDataset.load(tmp_path)
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda dataset: {"answers": dataset.answers[1:]}, "answers must have the shape (6, 4, 4), got (5, 4, 4)"),
-        (
-            lambda dataset: {"test_questions": dataset.test_questions[:, 1:]},
-            "must have the shape (6, 4, 4), got (6, 3, 4)",
-        ),
-        (lambda dataset: {"questions": dataset.questions[:0], "answers": dataset.answers[:0]}, "there are no training puzzles"),
-        (lambda dataset: {"questions": dataset.questions[:, 1:]}, "questions must have the shape (6, 3, 3), got"),
-        (
-            lambda dataset: {name: part[:, 1:, 1:] for name, part in dataset.arrays().items()},
-            "the questions of a sudoku cannot be 3 x 3",
-        ),
-        (lambda dataset: {"questions": dataset.questions - np.uint8(1)}, "questions must be 1..5, got 0..4"),
-        (lambda dataset: {"test_questions": dataset.test_questions + np.uint8(1)}, "test_questions must be 1..5, got 2..6"),
-        (lambda dataset: {"answers": dataset.questions}, "each of answers must be a solution"),
-        (lambda dataset: {"answers": dataset.answers[::-1]}, "each of answers must be a solution"),
-        (lambda dataset: {"questions": dataset.questions.astype(np.int64)}, "questions must be 3-dimensional uint8"),
-        (lambda dataset: {"answers": dataset.answers[0]}, "answers must be 3-dimensional uint8, got 2-dimensional uint8"),
-    ],
-)
-def test_inconsistent_arrays_are_refused(
-    change: Callable[[PuzzleDataset], dict[str, Any]], message: str, tmp_path: Path
-) -> None:
-    saved(tmp_path, **change(tiny_puzzle_dataset()))
-    with pytest.raises(ValueError, match=r"store\.safetensors: ") as caught:
-        PuzzleDataset.load(tmp_path)
-    assert message in str(caught.value)
-    assert str(caught.value).isprintable()
-
-
-def test_a_maze_without_a_goal_is_refused(tmp_path: Path) -> None:
-    dataset = tiny_puzzle_dataset("maze")
-    tests = dataset.test_questions.copy()
-    tests[2][tests[2] == 4] = 2
-    replace(dataset, test_questions=tests).save(tmp_path)
-    with pytest.raises(ValueError, match="each of test_questions must have exactly one S, exactly one G and no o"):
-        PuzzleDataset.load(tmp_path)
