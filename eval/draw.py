@@ -33,30 +33,28 @@ _INK, _QUIET, _RIGHT, _WRONG, _LINE = "#1A1A1A", "#6B6B6B", "#1E7A34", "#B3261E"
 
 # All lengths are inches. A picture is _PAGE wide at most, unless a single test input with its attempts needs more.
 _PAGE = 12.0
-
 _CELL_SMALLEST, _CELL_LARGEST = 0.08, 0.24
-
 _MARGIN, _GAP, _ARROW_GAP, _GROUP_GAP = 0.35, 0.3, 0.5, 0.7
-
 _LABEL, _HEADING, _BELOW_ROW = 0.4, 0.34, 0.3
-
-_CHARACTER = 0.075
-# Mean width of a character of a label; with it a column is made wide enough for what is written above it.
+_CHARACTER = 0.075  # mean width of a character of a label
 
 
 @dataclass(frozen=True, eq=False)
-class _Panel:
-    """One grid, the two lines above it and what follows to its right."""
+class Panel:
+    """One grid with the two lines above it and the gap to its right, in a picture or in a terminal."""
 
     title: str
     grid: Grid | None
-    note: str
-    ink: str = _QUIET
+    """None draws an empty frame: a missing attempt."""
+    note: str = ""
     wrong: npt.NDArray[np.bool_] | None = None
     """(H, W), the cells to mark."""
-    gap_after: float = _GAP
     arrow: bool = False
-    """Draw an arrow in the gap."""
+    """Draw an arrow to the next panel."""
+    ink: str = _QUIET
+    """Color of note and frame in a picture."""
+    gap_after: float = _GAP
+    """Inches in a picture."""
 
     def cells(self) -> tuple[int, int]:
         return (3, 3) if self.grid is None else (self.grid.shape[0], self.grid.shape[1])
@@ -70,7 +68,7 @@ class _Section:
     """Rows of panels in columns that line up."""
 
     heading: str
-    rows: list[list[_Panel]]
+    rows: list[list[Panel]]
 
     def column_widths(self, cell: float) -> list[float]:
         columns = max(map(len, self.rows))
@@ -123,17 +121,22 @@ def draw_task(
     return figure
 
 
+def demonstrations(task: Task) -> list[list[Panel]]:
+    """Return a panel for the input and the output of each demonstration."""
+    return [
+        [
+            Panel(f"input {i}", pair.input, size_text(pair.input), arrow=True, gap_after=_ARROW_GAP),
+            Panel(f"output {i}", pair.output, size_text(pair.output), gap_after=_GROUP_GAP),
+        ]
+        for i, pair in enumerate(task.train, start=1)
+    ]
+
+
 def _lay_out(
     task: Task, attempts: Sequence[Sequence[Grid | None]], outputs: Sequence[Grid] | None, notes: Sequence[Sequence[str]]
 ) -> tuple[list[_Section], float]:
     """Return the sections of the picture and the side of a cell in inches."""
-    pairs = [
-        [
-            _Panel(f"input {i}", pair.input, size_text(pair.input), gap_after=_ARROW_GAP, arrow=True),
-            _Panel(f"output {i}", pair.output, size_text(pair.output), gap_after=_GROUP_GAP),
-        ]
-        for i, pair in enumerate(task.train, start=1)
-    ]
+    pairs = demonstrations(task)
     most = max(map(len, attempts), default=0)
     tests = []
     for i, grid in enumerate(task.test):
@@ -142,13 +145,9 @@ def _lay_out(
         noted = [*(notes[i] if i < len(notes) else ()), *[""] * most]
         tests.append(_test(i, grid, padded, noted, None if outputs is None else outputs[i]))
     room = _PAGE - 2 * _MARGIN
-    cell = _CELL_SMALLEST
-    sections = [_Section("Demonstrations", pairs), _Section("Test", tests)]
-    sections = [section for section in sections if section.rows]
-    for candidate in np.linspace(_CELL_LARGEST, _CELL_SMALLEST, 33).tolist():
-        if all(section.width(candidate) <= room for section in sections):
-            cell = candidate
-            break
+    sections = [_Section(heading, rows) for heading, rows in (("Demonstrations", pairs), ("Test", tests)) if rows]
+    sides = np.linspace(_CELL_LARGEST, _CELL_SMALLEST, 33).tolist()
+    cell = next((side for side in sides if all(section.width(side) <= room for section in sections)), _CELL_SMALLEST)
     if pairs:
         pair_width = sections[0].width(cell) + _GROUP_GAP
         in_a_row = max(1, int((room + _GROUP_GAP) / pair_width))
@@ -157,30 +156,30 @@ def _lay_out(
     return sections, cell
 
 
-def _test(index: int, grid: Grid, attempts: Sequence[Grid | None], notes: Sequence[str], output: Grid | None) -> list[_Panel]:
-    panels = [_Panel(f"test input {index + 1}", grid, size_text(grid), gap_after=_ARROW_GAP, arrow=bool(attempts))]
+def _test(index: int, grid: Grid, attempts: Sequence[Grid | None], notes: Sequence[str], output: Grid | None) -> list[Panel]:
+    panels = [Panel(f"test input {index + 1}", grid, size_text(grid), arrow=bool(attempts), gap_after=_ARROW_GAP)]
     for i, (attempt, note) in enumerate(zip(attempts, notes, strict=False), start=1):  # notes are filled up with empty ones
         panels.append(_attempt(f"attempt {i}" + (f", {note}" if note else ""), attempt, output))
     if output is not None:
-        panels.append(_Panel(f"test output {index + 1}", output, size_text(output)))
+        panels.append(Panel(f"test output {index + 1}", output, size_text(output)))
     return panels
 
 
-def _attempt(title: str, attempt: Grid | None, output: Grid | None) -> _Panel:
+def _attempt(title: str, attempt: Grid | None, output: Grid | None) -> Panel:
     """Return the panel of an attempt, which says in words, in color and cell by cell whether it is right."""
     if attempt is None:
-        return _Panel(title, None, "missing", _WRONG)
+        return Panel(title, None, "missing", ink=_WRONG)
     if output is None:
-        return _Panel(title, attempt, f"{size_text(attempt)}, truth unknown")
+        return Panel(title, attempt, f"{size_text(attempt)}, truth unknown")
     wrong = wrong_cells(attempt, output)
     if wrong is None:
-        return _Panel(title, attempt, f"WRONG size: {size_text(attempt)}, not {size_text(output)}", _WRONG)
+        return Panel(title, attempt, f"WRONG size: {size_text(attempt)}, not {size_text(output)}", ink=_WRONG)
     if not wrong.any():
-        return _Panel(title, attempt, "RIGHT", _RIGHT)
-    return _Panel(title, attempt, f"WRONG: {wrong.sum()} of {wrong.size} cells", _WRONG, wrong)
+        return Panel(title, attempt, "RIGHT", ink=_RIGHT)
+    return Panel(title, attempt, f"WRONG: {wrong.sum()} of {wrong.size} cells", wrong, ink=_WRONG)
 
 
-def _draw_row(axes: "Axes", row: Sequence[_Panel], widths: Sequence[float], top: float, cell: float) -> None:
+def _draw_row(axes: "Axes", row: Sequence[Panel], widths: Sequence[float], top: float, cell: float) -> None:
     left = _MARGIN
     grid_top = top + _LABEL
     for i, (panel, width) in enumerate(zip(row, widths, strict=False)):  # the last row may have fewer panels
@@ -196,16 +195,15 @@ def _draw_row(axes: "Axes", row: Sequence[_Panel], widths: Sequence[float], top:
         left += panel.gap_after
 
 
-def _draw_grid(axes: "Axes", panel: _Panel, left: float, top: float, cell: float) -> None:
+def _draw_grid(axes: "Axes", panel: Panel, left: float, top: float, cell: float) -> None:
     from matplotlib.collections import LineCollection  # noqa: PLC0415
     from matplotlib.colors import to_rgb  # noqa: PLC0415
     from matplotlib.patches import Rectangle  # noqa: PLC0415
 
     height, width = panel.cells()
     right, bottom = left + width * cell, top + height * cell
-    edge = _QUIET if panel.ink == _QUIET else panel.ink
     if panel.grid is None:
-        axes.add_patch(Rectangle((left, top), width * cell, height * cell, fill=False, edgecolor=edge, linestyle="--"))
+        axes.add_patch(Rectangle((left, top), width * cell, height * cell, fill=False, edgecolor=panel.ink, linestyle="--"))
         return
     palette = np.array([to_rgb(color) for color in PALETTE])  # (10, 3)
     assert len(palette) == COLORS
@@ -215,7 +213,7 @@ def _draw_grid(axes: "Axes", panel: _Panel, left: float, top: float, cell: float
     lines = [((x, top), (x, bottom)) for x in columns] + [((left, y), (right, y)) for y in rows]
     axes.add_collection(LineCollection(lines, colors=_LINE, linewidths=min(0.6, 4 * cell), zorder=2))
     frame = 1.0 if panel.ink == _QUIET else 2.2
-    axes.add_patch(Rectangle((left, top), width * cell, height * cell, fill=False, edgecolor=edge, lw=frame, zorder=4))
+    axes.add_patch(Rectangle((left, top), width * cell, height * cell, fill=False, edgecolor=panel.ink, lw=frame, zorder=4))
     if panel.wrong is not None:
         crosses = []
         for i, j in np.argwhere(panel.wrong):

@@ -1,7 +1,7 @@
-"""Grids as text: in the colors of a terminal, or as digits where there are none.
+"""Grids as text, in the colors of a terminal or as digits.
 
-Panels (a grid with a title and a note) become lines, with as many panels side by side as fit the width. A cell is two columns
-wide, and so square; where that is too wide, half blocks put two rows on a line.
+As many panels stand side by side as fit the width. A cell is two columns wide and so about square; where that is too wide, half
+blocks put two rows on a line.
 """
 
 import os
@@ -12,25 +12,21 @@ from itertools import zip_longest
 from typing import Literal, TextIO
 
 import numpy as np
-import numpy.typing as npt
 
 from augment.grid import Grid
-from eval.draw import PALETTE
+from eval.draw import PALETTE, Panel, demonstrations
 from eval.explain import wrong_cells
 from eval.formatting import size_text
 from eval.results import TaskResult, TestResult
 
 When = Literal["auto", "always", "never"]
-"""Colors: where a terminal shows them, always, or never."""
+"""When to use colors; "auto" where a terminal shows them."""
 
 _DIM, _BOLD, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
-
-_RGB = tuple(tuple(int(color[i : i + 2], 16) for i in (1, 3, 5)) for color in PALETTE)
-
-_NEAREST_256 = (16, 32, 203, 41, 220, 248, 199, 208, 117, 88)
-"""The colors of a 256-color terminal that come nearest to the palette."""
-
 _GAP, _ARROW, _GROUP_GAP = 2, 4, 5
+_RGB = tuple(tuple(int(color[i : i + 2], 16) for i in (1, 3, 5)) for color in PALETTE)
+_NEAREST_256 = (16, 32, 203, 41, 220, 248, 199, 208, 117, 88)
+"""The colors of a 256-color terminal that are nearest to the palette."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +54,11 @@ def look_of(stream: TextIO, when: When = "auto", environ: Mapping[str, str] = os
     return Look("truecolor" if exact else "256", width, encoding.startswith("utf"))
 
 
-@dataclass(frozen=True, eq=False)
-class TextPanel:
-    """One grid, the two lines above it and whether an arrow leads on to the next."""
-
-    title: str
-    grid: Grid | None
-    """None for a dashed nothing: an attempt that is missing."""
-    note: str = ""
-    wrong: npt.NDArray[np.bool_] | None = None
-    """(H, W), the cells to mark."""
-    arrow: bool = False
-
-
 Line = tuple[str, int]
 """Text and the columns that it takes, which escape codes do not."""
 
 
-def draw_panels(groups: Sequence[Sequence[TextPanel]], look: Look) -> list[str]:
+def draw_panels(groups: Sequence[Sequence[Panel]], look: Look) -> list[str]:
     """Return the lines of `groups` of panels: rows are filled with groups, and a group stays on one row if it fits."""
     blocks = [[_draw_panel(panel, look, half=False) for panel in group] for group in groups]
     if look.colors != "none" and look.unicode:  # half blocks, where a pair or a panel is too wide
@@ -119,7 +102,7 @@ def _join_row(parts: Sequence[tuple[list[Line], int, bool]], look: Look) -> Iter
         yield text.rstrip()
 
 
-def _draw_panel(panel: TextPanel, look: Look, half: bool) -> list[Line]:
+def _draw_panel(panel: Panel, look: Look, half: bool) -> list[Line]:
     """Return title, note and the framed grid, all lines of one width."""
     cells = _draw_cells(panel, look, half)
     inner = cells[0][1]
@@ -136,7 +119,7 @@ def _draw_panel(panel: TextPanel, look: Look, half: bool) -> list[Line]:
     return [(text + " " * (width - columns), width) for text, columns in lines]
 
 
-def _draw_cells(panel: TextPanel, look: Look, half: bool) -> list[Line]:
+def _draw_cells(panel: Panel, look: Look, half: bool) -> list[Line]:
     grid = panel.grid
     if grid is None:
         return [("none", 4)]
@@ -183,30 +166,23 @@ def _code(cell: int, look: Look, ground: int) -> str:
 
 def draw_text(result: TaskResult, title: str, look: Look) -> list[str]:
     """Return the lines that show a task and the result of each of its test inputs."""
-    pairs = [
-        [
-            TextPanel(f"input {i}", pair.input, size_text(pair.input), arrow=True),
-            TextPanel(f"output {i}", pair.output, size_text(pair.output)),
-        ]
-        for i, pair in enumerate(result.task.train, start=1)
-    ]
-    lines = [heading(title, look), "", *draw_panels(pairs, look)]
+    lines = [heading(title, look), "", *draw_panels(demonstrations(result.task), look)]
     for number, (grid, test) in enumerate(zip(result.task.test, result.tests, strict=True), start=1):
         lines += ["", *draw_panels([[panel] for panel in _test_panels(number, grid, test)], look)]
         lines += [f"  {reason}" for reason in test.reasons()]
     return lines
 
 
-def _test_panels(number: int, grid: Grid, test: TestResult) -> list[TextPanel]:
-    panels = [TextPanel(f"test input {number}", grid, size_text(grid))]
+def _test_panels(number: int, grid: Grid, test: TestResult) -> list[Panel]:
+    panels = [Panel(f"test input {number}", grid, size_text(grid))]
     for i, (attempt, count) in enumerate(zip(test.attempts, test.wrong_cells, strict=True), start=1):
         if attempt.grid is None:
-            panels.append(TextPanel(f"attempt {i}", None, "missing"))
+            panels.append(Panel(f"attempt {i}", None, "missing"))
         elif test.truth is None:
-            panels.append(TextPanel(f"attempt {i}", attempt.grid, size_text(attempt.grid)))
+            panels.append(Panel(f"attempt {i}", attempt.grid, size_text(attempt.grid)))
         else:
             note = "WRONG SIZE" if count is None else f"{count} WRONG" if count else "RIGHT"
-            panels.append(TextPanel(f"attempt {i}", attempt.grid, note, wrong_cells(attempt.grid, test.truth)))
+            panels.append(Panel(f"attempt {i}", attempt.grid, note, wrong_cells(attempt.grid, test.truth)))
     if test.truth is not None:
-        panels.append(TextPanel("truth", test.truth, size_text(test.truth)))
+        panels.append(Panel("truth", test.truth, size_text(test.truth)))
     return panels

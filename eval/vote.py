@@ -1,6 +1,6 @@
-"""Votes: counts the candidates of all views of a test input and ranks the different grids among them.
+"""Voting: counts the candidates of all views of a test input and ranks the different grids among them.
 
-Each different grid is held once, however many candidates there are.
+Each different grid is held once, so memory does not grow with the number of views.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,15 +10,15 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from augment.grid import COLORS, MAX_SIDE, Grid, grid_key
+from augment.grid import COLORS, MAX_SIDE, Grid
 from augment.task import Task, TaskId
 
 ATTEMPTS = 2
 """Attempts that a submission holds for every test input."""
 
 _UNIT = 1 << 40
-# Probabilities are summed as whole numbers of 2**-40: such sums are exact, so the ranking does not depend on the order in
-# which candidates arrive or ballots are pooled, as sums of floats would.
+# Probabilities are summed in whole units of 2**-40. Unlike sums of floats these are exact, so the ranking does not depend on
+# the order in which candidates arrive or ballots are pooled.
 
 Ranking = Callable[[int, float], tuple[float, ...]]
 """(count, sum of halting probabilities) -> sort key; the largest key ranks first."""
@@ -61,31 +61,22 @@ class Tally:
     """Candidates that held no grid; they are never ranked."""
 
 
-class _TestVotes:
-    """Votes of one test input: grid key -> [count, sum of probabilities in units of 2**-40]."""
-
-    __slots__ = ("by_key", "empty")
-
-    def __init__(self) -> None:
-        self.empty = 0
-        self.by_key: dict[bytes, list[int]] = {}
+_EMPTY = b"\0\0"
+# Key of a prediction that holds no grid, as `grid_key` has it for a grid of 0 x 0.
 
 
 class Ballot:
-    """Votes for any number of test inputs, all from one source (a run, a checkpoint) or pooled from several.
+    """Votes for any number of test inputs, from one source (a run, a checkpoint) or pooled from several.
 
-    `add` fills a ballot of one source. `pool_ballots` makes the only ballots of several sources, and nothing can be added to
-    those, so `sources` always names whose candidates a score rests on.
+    `add` fills a ballot of one source. Only `pool_ballots` makes a ballot of several sources, and nothing can be added to it:
+    `sources` always names whose candidates a score rests on.
     """
 
     def __init__(self, source: str) -> None:
-        self._sources: tuple[str, ...] = (source,)
-        self._tests: dict[tuple[TaskId, int], _TestVotes] = {}
-
-    @property
-    def sources(self) -> tuple[str, ...]:
+        self.sources: tuple[str, ...] = (source,)
         """Different sources whose candidates were counted, in the order they were pooled; one for a single checkpoint."""
-        return self._sources
+        self._tests: dict[tuple[TaskId, int], dict[bytes, list[int]]] = {}
+        # Of each test input: grid key -> [count, sum of probabilities in units of 2**-40].
 
     def add(
         self,
@@ -97,55 +88,43 @@ class Ballot:
         """Count K candidates of any test inputs and sizes.
 
         `places` (K) are their tasks and test inputs, `shapes` (K, 2) heights and widths (0, 0 where a prediction was empty),
-        `cells` all grids in the original frame, row by row and end to end, `probabilities` (K,) floats 0..1. Raises ValueError,
-        naming the first of its kind, on a bad grid, a bad probability or lengths that differ; the ballot is then as it was.
+        `cells` all grids in the original frame, row by row and end to end, `probabilities` (K,) floats 0..1. Raises ValueError
+        for a bad grid, a bad probability or lengths that differ, and names the first; the ballot is then unchanged.
         """
+        if len(self.sources) > 1 and places:
+            raise ValueError(f"nothing can be added to a ballot pooled from {', '.join(self.sources)}")
         _check(places, shapes, cells, probabilities)
-        tests = {place: self._votes(*place) for place in dict.fromkeys(places)}
         units = np.rint(probabilities.astype(np.float64) * _UNIT).astype(np.int64).tolist()
         areas = shapes.astype(np.int64).prod(axis=1).tolist()
         heads, data = shapes.astype(np.uint8).tobytes(), cells.tobytes()
-        head, start = 0, 0
-        for place, area, unit in zip(places, areas, units, strict=True):
-            votes, stop = tests[place], start + area
-            if area:
-                key = heads[head : head + 2] + data[start:stop]  # as `grid_key`
-                entry = votes.by_key.get(key)
-                if entry is None:
-                    votes.by_key[key] = [1, unit]
-                else:
-                    entry[0] += 1
-                    entry[1] += unit
-            else:
-                votes.empty += 1
-            head, start = head + 2, stop
+        start = 0
+        for number, (place, area, unit) in enumerate(zip(places, areas, units, strict=True)):
+            key = heads[2 * number : 2 * number + 2] + data[start : start + area]  # as `grid_key`
+            entry = self._tests.setdefault(place, {}).setdefault(key, [0, 0])
+            entry[0] += 1
+            entry[1] += unit
+            start += area
 
     def top(self, task_id: TaskId, test_index: int, k: int | None, ranking: str = "count") -> tuple[Candidate, ...]:
         """Return the k best candidates of a test input (all of them for k=None), best first, all different.
 
-        Ties go to the smaller grid key, so the order depends on nothing but the votes. Raises ValueError on an unknown
-        `ranking`.
+        Ties go to the smaller grid key, so the order depends only on the votes. Raises ValueError for an unknown `ranking`.
         """
-        key_of = _ranking_named(ranking)
-        votes = self._tests.get((task_id, test_index))
-        if votes is None:
-            return ()
-        ranked = sorted(votes.by_key.items())
-        ranked.sort(key=lambda item: key_of(item[1][0], item[1][1] / _UNIT), reverse=True)  # stable: ties stay sorted
+        key_of = RANKINGS.get(ranking)
+        if key_of is None:
+            raise ValueError(f"unknown ranking {ranking!r}; there are {', '.join(RANKINGS)}")
+        votes = self._tests.get((task_id, test_index), {})
+        ranked = sorted((key, count, total / _UNIT) for key, (count, total) in votes.items() if key != _EMPTY)
+        ranked.sort(key=lambda each: key_of(each[1], each[2]), reverse=True)  # stable: ties stay sorted
         return tuple(
-            Candidate(np.frombuffer(key, np.uint8, offset=2).reshape(key[0], key[1]).copy(), count, total / _UNIT)
-            for key, (count, total) in ranked[:k]
+            Candidate(np.frombuffer(key, np.uint8, offset=2).reshape(key[0], key[1]).copy(), count, total)
+            for key, count, total in ranked[:k]
         )
 
     def rank(self, task_id: TaskId, test_index: int, grid: Grid, ranking: str = "count") -> int:
         """Return the rank of `grid` among all candidates of a test input, as `top` has it, from 1; 0 where it is none."""
-        key_of, key = _ranking_named(ranking), grid_key(grid)
-        votes = self._tests.get((task_id, test_index))
-        if votes is None or key not in votes.by_key:
-            return 0
-        places = {each: key_of(count, total / _UNIT) for each, (count, total) in votes.by_key.items()}
-        own = places[key]
-        return 1 + sum(place > own or (place == own and each < key) for each, place in places.items())
+        ranked = enumerate(self.top(task_id, test_index, None, ranking), start=1)
+        return next((place for place, candidate in ranked if np.array_equal(candidate.grid, grid)), 0)
 
     def attempts(self, task_id: TaskId, test_index: int, ranking: str = "count") -> tuple[Grid, ...]:
         """Return the up to 2 best grids of a test input, (H, W) uint8 in the original frame, different and never empty."""
@@ -157,38 +136,29 @@ class Ballot:
 
     def tally(self, task_id: TaskId, test_index: int) -> Tally:
         """Return how many candidates a test input got; all zero when it got none."""
-        votes = self._tests.get((task_id, test_index), _TestVotes())
-        counted = sum(count for count, _ in votes.by_key.values())
-        return Tally(candidates=counted + votes.empty, distinct=len(votes.by_key), empty=votes.empty)
-
-    def _votes(self, task_id: TaskId, test_index: int) -> _TestVotes:
-        if len(self._sources) > 1:
-            raise ValueError(f"nothing can be added to a ballot pooled from {', '.join(self._sources)}")
-        votes = self._tests.get((task_id, test_index))
-        if votes is None:
-            self._tests[task_id, test_index] = votes = _TestVotes()
-        return votes
+        votes = self._tests.get((task_id, test_index), {})
+        empty = votes.get(_EMPTY, [0])[0]
+        return Tally(sum(count for count, _ in votes.values()), len(votes.keys() - {_EMPTY}), empty)
 
 
 def pool_ballots(ballots: Sequence[Ballot]) -> Ballot:
-    """Return a new ballot with the votes of all `ballots`, which stay as they are.
+    """Return a new ballot with the votes of all `ballots`, which stay unchanged.
 
-    Parts of one source (say, the views that two processes predicted with one checkpoint) give a ballot of that one
-    source; different sources give a pooled one. Raises ValueError when there is nothing to pool.
+    Parts of one source (say, the views that two processes predicted with one checkpoint) give a ballot of that source;
+    different sources give a pooled one. Raises ValueError when there is nothing to pool.
     """
     if not ballots:
         raise ValueError("pooling needs at least one ballot")
-    sources = tuple(dict.fromkeys(source for ballot in ballots for source in ballot._sources))
+    sources = tuple(dict.fromkeys(source for ballot in ballots for source in ballot.sources))
     pooled = Ballot(sources[0])
+    pooled.sources = sources
     for ballot in ballots:
-        for (task_id, test_index), votes in ballot._tests.items():
-            into = pooled._votes(task_id, test_index)
-            into.empty += votes.empty
-            for key, (count, total) in votes.by_key.items():
-                entry = into.by_key.setdefault(key, [0, 0])
+        for place, votes in ballot._tests.items():
+            into = pooled._tests.setdefault(place, {})
+            for key, (count, total) in votes.items():
+                entry = into.setdefault(key, [0, 0])
                 entry[0] += count
                 entry[1] += total
-    pooled._sources = sources
     return pooled
 
 
@@ -197,19 +167,10 @@ def choose_attempts(ranked: Sequence[Grid], fallbacks: Sequence[Grid]) -> tuple[
 
     Raises ValueError when both are empty.
     """
-    grids = [*ranked, *fallbacks]
-    if not grids:
+    if not ranked and not fallbacks:
         raise ValueError("no grid to choose an attempt from")
-    first = grids[0]
-    second = next((grid for grid in grids if grid_key(grid) != grid_key(first)), first)
-    return first, second
-
-
-def _ranking_named(name: str) -> Ranking:
-    ranking = RANKINGS.get(name)
-    if ranking is None:
-        raise ValueError(f"unknown ranking {name!r}; there are {', '.join(RANKINGS)}")
-    return ranking
+    first, *others = [*ranked, *fallbacks]
+    return first, next((grid for grid in others if not np.array_equal(grid, first)), first)
 
 
 def _check(

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,11 @@ from accelerate import Accelerator
 
 from augment.grid import Grid
 from augment.task import Task
+from eval.draw import Panel
 from eval.explain import explain, wrong_cells
 from eval.formatting import format_duration, parse_duration, size_text
-from eval.terminal import Look, TextPanel, draw_panels, heading, look_of
+from eval.results import Attempt
+from eval.terminal import Look, draw_panels, heading, look_of
 from pipeline.config import Config, override
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
@@ -43,16 +45,6 @@ SLICE_SECONDS = 5.0
 
 LEAST_STEPS = 50
 """Packs are made smaller where the time would not do for so many steps."""
-
-
-@dataclass(frozen=True, eq=False)
-class Draft:
-    """What the network answers to one test input, asked as it is."""
-
-    grid: Grid | None
-    """None where it draws no grid."""
-    halting: float
-    """Halting probability, 0..1: how sure it is to be right."""
 
 
 def debug(arguments: argparse.Namespace, _: float) -> int:
@@ -134,7 +126,7 @@ class Watched:
                 words += f", loss {last['loss']:.3f}, {last['exact']:.0%} of the training sequences right"
             yield self.seconds - max(0.0, clock.remaining()), words
 
-    def drafts(self, segments: int | None = None) -> list[Draft]:
+    def drafts(self, segments: int | None = None) -> list[Attempt]:
         """Return the draft of each test input after so many segments, by default as many as predictions run."""
         predict = self.config.predict if segments is None else replace(self.config.predict, segments=segments)
         runner = InferenceRunner(self.device, self.dtype, self.asked, self.maker, predict)
@@ -142,7 +134,7 @@ class Watched:
         for output in runner.predict(self.maker.plain(), Budget(None, 0.0)):
             codes = np.zeros(len(output.samples), np.uint32)  # the identity
             builder.add(output.samples.example, output.pack, codes, output.tokens, output.probability)
-        found = {test: Draft(grid, probability) for test, grid, probability in builder.build().grids()}
+        found = {test: Attempt(grid, probability=probability) for test, grid, probability in builder.build().grids()}
         return [found[test] for test in range(len(self.dataset.test_task))]
 
 
@@ -171,15 +163,15 @@ def _print_drafts(watched: Watched, task: Task, truth: Sequence[Grid] | None, lo
         for number, draft in enumerate(drafts):
             name = f"test input {number + 1}: " if len(drafts) > 1 else ""
             if before and before[number] == now[number]:
-                print(f"{name}the same draft, halting {draft.halting:.2f}")
+                print(f"{name}the same draft, halting {draft.probability:.2f}")
                 continue
-            print(f"{name}halting {draft.halting:.2f}, {_judge(draft.grid, truth[number] if truth else None)}")
+            print(f"{name}halting {draft.probability:.2f}, {_judge(draft.grid, truth[number] if truth else None)}")
             if draft.grid is not None:
                 panels = [
-                    TextPanel("test input", task.test[number], size_text(task.test[number]), arrow=True),
+                    Panel("test input", task.test[number], size_text(task.test[number]), arrow=True),
                     _panel(draft.grid, truth[number] if truth else None, "draft", size_text(draft.grid)),
                 ]
-                panels += [TextPanel("truth", truth[number], size_text(truth[number]))] if truth else []
+                panels += [Panel("truth", truth[number], size_text(truth[number]))] if truth else []
                 print("\n".join(draw_panels([panels], look)), flush=True)
         before = now
 
@@ -194,10 +186,10 @@ def _print_segments(watched: Watched, task: Task, truth: Sequence[Grid] | None, 
     for number in range(len(task.test)):
         known = truth[number] if truth else None
         panels = [
-            _panel(drafts[number].grid, known, f"segment {segment}", f"halting {drafts[number].halting:.2f}")
+            _panel(drafts[number].grid, known, f"segment {segment}", f"halting {drafts[number].probability:.2f}")
             for segment, drafts in enumerate(drawn, start=1)
         ]
-        panels += [TextPanel("truth", known, size_text(known))] if known is not None else []
+        panels += [Panel("truth", known, size_text(known))] if known is not None else []
         print("\n".join(draw_panels([[panel] for panel in panels], look)))
 
 
@@ -207,5 +199,5 @@ def _judge(grid: Grid | None, truth: Grid | None) -> str:
     return "the truth is not known" if truth is None else explain(grid, truth)
 
 
-def _panel(grid: Grid | None, truth: Grid | None, title: str, note: str) -> TextPanel:
-    return TextPanel(title, grid, note, None if truth is None else wrong_cells(grid, truth))
+def _panel(grid: Grid | None, truth: Grid | None, title: str, note: str) -> Panel:
+    return Panel(title, grid, note, None if truth is None else wrong_cells(grid, truth))

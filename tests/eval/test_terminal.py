@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from augment.grid import Grid
-from eval.terminal import Look, TextPanel, draw_panels, look_of
+from eval.draw import Panel
+from eval.terminal import Look, draw_panels, look_of
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -56,12 +57,12 @@ def test_the_width_is_that_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_digits_mark_wrong_cells_with_a_star() -> None:
-    lines = draw_panels([[TextPanel("attempt 1", SMALL, "1 WRONG", SMALL == 9)]], Look())
+    lines = draw_panels([[Panel("attempt 1", SMALL, "1 WRONG", SMALL == 9)]], Look())
     assert lines == ["attempt 1", "1 WRONG", "+-----+", "| 0 1 |", "| 2*9 |", "| 3 3 |", "+-----+"]
 
 
 def test_two_columns_of_the_exact_color_are_a_cell_and_a_cross_marks_a_wrong_one() -> None:
-    lines = draw_panels([[TextPanel("x", SMALL, "", SMALL == 9)]], Look("truecolor", 80, True))
+    lines = draw_panels([[Panel("x", SMALL, "", SMALL == 9)]], Look("truecolor", 80, True))
     assert plain(lines)[3:6] == ["│    │", "│  ><│", "│    │"]
     assert "\x1b[48;2;0;0;0m  \x1b[48;2;0;116;217m  \x1b[0m" in lines[3]
     assert "\x1b[48;2;135;12;37m" in lines[4]  # color 9, #870C25
@@ -69,7 +70,7 @@ def test_two_columns_of_the_exact_color_are_a_cell_and_a_cross_marks_a_wrong_one
 
 
 def test_half_blocks_put_two_rows_on_a_line_where_a_pair_is_too_wide() -> None:
-    pair = [TextPanel("in", np.full((5, 30), 1, np.uint8), arrow=True), TextPanel("out", np.full((5, 30), 2, np.uint8))]
+    pair = [Panel("in", np.full((5, 30), 1, np.uint8), arrow=True), Panel("out", np.full((5, 30), 2, np.uint8))]
     lines = draw_panels([pair], Look("truecolor", 80, True))
     assert [line.count("▀") for line in lines] == [0, 0, 0, 60, 60, 60, 0]
     assert any("→" in line for line in lines)
@@ -80,7 +81,7 @@ def test_half_blocks_put_two_rows_on_a_line_where_a_pair_is_too_wide() -> None:
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 @pytest.mark.parametrize("look", [Look(), Look("256", unicode=True), Look("truecolor", unicode=True)])
 def test_rows_fit_the_width_and_every_panel_is_drawn(width: int, look: Look) -> None:
-    groups = [[TextPanel(f"in {i}", SMALL, arrow=True), TextPanel(f"out {i}", SMALL.T.copy())] for i in range(5)]
+    groups = [[Panel(f"in {i}", SMALL, arrow=True), Panel(f"out {i}", SMALL.T.copy())] for i in range(5)]
     lines = plain(draw_panels(groups, Look(look.colors, width, look.unicode)))
     assert max(map(len, lines)) <= width
     assert all(any(f"out {i}" in line for line in lines) for i in range(5))
@@ -89,4 +90,4 @@ def test_rows_fit_the_width_and_every_panel_is_drawn(width: int, look: Look) -> 
 
 
 def test_a_missing_attempt_is_a_frame_with_nothing_in_it() -> None:
-    assert "|none|" in draw_panels([[TextPanel("attempt 2", None)]], Look())
+    assert "|none|" in draw_panels([[Panel("attempt 2", None)]], Look())
