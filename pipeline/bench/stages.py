@@ -21,9 +21,8 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Examples, PackMaker, Samples
 from pipeline.data.sources import Source
 from pipeline.device import to_batch
-from pipeline.inference.candidates import CandidateBuilder
+from pipeline.inference.candidates import CandidateBuilder, count_votes
 from pipeline.inference.forward import InferenceRunner
-from pipeline.inference.voting import count_votes
 from pipeline.models.attention import choose_way
 from pipeline.models.layout import Room
 from pipeline.models.loss import segment_loss

@@ -101,7 +101,8 @@ def compare_command(arguments: argparse.Namespace, _: float) -> int:
 
 def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predictions | None:
     """Return the attempts of the pooled votes, written to --pool if it is given; None where they cannot be pooled."""
-    from pipeline.inference.voting import tally, write_attempts  # needs torch, which is slow to import
+    from pipeline.inference.candidates import tally  # needs torch, which is slow to import
+    from pipeline.inference.facts import write_attempts
 
     dataset = next(folder.dataset for folder in folders if folder.dataset)
     if any(folder.dataset.tests_hash != dataset.tests_hash for folder in folders if folder.dataset):

@@ -211,7 +211,8 @@ def add_vote(commands: Any) -> None:
 
 
 def vote_command(arguments: argparse.Namespace, _: float) -> int:
-    from pipeline.inference.voting import tally, write_attempts
+    from pipeline.inference.candidates import tally
+    from pipeline.inference.facts import write_attempts
 
     dataset = TaskDataset.load(arguments.data)
     ballot = tally(arguments.candidates, dataset)

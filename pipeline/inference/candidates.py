@@ -1,4 +1,4 @@
-"""Candidates on disk: one file a round, read one at a time into a ballot, so that views cost no memory."""
+"""Candidates on disk, one file a round: counted into a ballot file by file, so that memory does not grow with views."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -10,16 +10,18 @@ import numpy.typing as npt
 import orjson
 import safetensors.numpy
 import torch
-from safetensors import SafetensorError, safe_open
 
 from augment.canvas import FIRST_COLOR, VOCABULARY, Tokens, crop_sizes
 from augment.dihedral import DIHEDRALS, invert_dihedral
 from augment.grid import COLORS, MAX_SIDE, Grid
 from augment.task import TaskId
-from eval.files import damage_of, parse_json, replace_file
+from eval.files import parse_json, replace_file
 from eval.formatting import show_path
 from eval.results import DraftUnit
+from eval.vote import Ballot, pool_ballots
+from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Pack
+from pipeline.system.progress_bar import watch
 from pipeline.tensor_files import read_tensors, write_tensors
 
 DRAFTS_FILE = "drafts.safetensors"
@@ -77,7 +79,7 @@ def join_drafts(parts: Sequence[Drafts]) -> Drafts | None:
 
 def write_drafts(path: Path, drafts: Drafts, names: Sequence[tuple[TaskId, int]], unit: DraftUnit) -> None:
     """Write drafts; `names` has the task and the position among its tests of each test input. The file appears complete."""
-    arrays = {name: np.ascontiguousarray(getattr(drafts, name)) for name in _KINDS}
+    arrays = {name: np.ascontiguousarray(getattr(drafts, name)) for name in _DRAFT_DTYPES}
     about = orjson.dumps({"names": names, "unit": unit}).decode()  # in one, since safetensors keeps several in no order
     replace_file(path, safetensors.numpy.save(arrays, {"about": about}))
 
@@ -85,19 +87,13 @@ def write_drafts(path: Path, drafts: Drafts, names: Sequence[tuple[TaskId, int]]
 def read_drafts(path: Path) -> StoredDrafts:
     """Return the drafts in a file. Raises ValueError naming a damaged file."""
     where = show_path(path)
-    damage = damage_of(path)
-    if damage:
-        raise ValueError(f"{where}: damaged or not a file of drafts ({damage})")
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            about = parse_json((file.metadata() or {}).get("about", "null").encode(), where)
-            names, unit = (about.get(name) if isinstance(about, dict) else None for name in ("names", "unit"))
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a mapping
-            if kinds != _KINDS or not isinstance(names, list) or unit not in get_args(DraftUnit):
-                raise ValueError(f"{where}: not a file of drafts")
-            drafts = Drafts(**{name: file.get_tensor(name) for name in kinds})
-    except SafetensorError as error:
-        raise ValueError(f"{where}: damaged or not a file of drafts ({show_path(str(error)[:160])})") from None
+    tensors, metadata = read_tensors(path)
+    about = parse_json(metadata.get("about", "null").encode(), where)
+    names, unit = (about.get(name) if isinstance(about, dict) else None for name in ("names", "unit"))
+    kinds = {name: tensor.dtype for name, tensor in tensors.items()}
+    if kinds != _DRAFT_DTYPES or not isinstance(names, list) or unit not in get_args(DraftUnit):
+        raise ValueError(f"{where}: not a file of drafts")
+    drafts = Drafts(**{name: tensor.numpy() for name, tensor in tensors.items()})
     segments, count = drafts.probability.shape if drafts.probability.ndim == 2 else (0, 0)
     fits = drafts.test.shape == (count,) and drafts.shape.shape == (count, 2) and len(names) == count
     cells = int(drafts.shape.astype(np.int64).prod(axis=1).sum()) if fits else 0
@@ -109,8 +105,7 @@ def read_drafts(path: Path) -> StoredDrafts:
     return StoredDrafts(cast(DraftUnit, unit), tests)
 
 
-_KINDS = {"test": "I32", "shape": "U8", "probability": "F32", "tokens": "U8"}
-"""Of the arrays, as safetensors names them."""
+_DRAFT_DTYPES = {"test": torch.int32, "shape": torch.uint8, "probability": torch.float32, "tokens": torch.uint8}
 
 
 @dataclass(frozen=True)
@@ -260,6 +255,40 @@ def read_candidates(path: Path) -> tuple[Candidates, Origin]:
         raise ValueError(f"{show_path(path)}: damaged, it does not say which views it holds") from None
     origin = Origin(metadata["source"], metadata["tests_hash"], number, first, views, metadata["complete"] == "True")
     return Candidates(test, transform.astype(np.uint32), probability, shape, cells), origin
+
+
+def count_votes(ballot: Ballot, candidates: Candidates, dataset: TaskDataset) -> None:
+    """Add `candidates` to `ballot`, under the ids of the tasks of `dataset`."""
+    names = [
+        (dataset.task_ids[task], index)
+        for task, index in zip(dataset.test_task.tolist(), dataset.test_index.tolist(), strict=True)
+    ]
+    for test in np.flatnonzero((candidates.test < 0) | (candidates.test >= len(names)))[:1].tolist():
+        raise ValueError(f"candidates of test input {candidates.test[test]}, but the dataset has {len(names)}")
+    places = [names[test] for test in candidates.test.tolist()]
+    ballot.add(places, candidates.shape, candidates.cells, candidates.probability)
+
+
+def tally(folders: Sequence[Path], dataset: TaskDataset) -> Ballot:
+    """Return the votes of all candidates in `folders`: a ballot of one checkpoint, or one that says it is pooled.
+
+    Raises FileNotFoundError for a folder without candidates, ValueError for candidates of other tests or damaged files.
+    """
+    ballots: dict[str, Ballot] = {}
+    for folder in folders:
+        paths = sorted(folder.glob("round-*.safetensors")) if folder.is_dir() else []
+        if not paths:
+            raise FileNotFoundError(f"{folder}: no candidates here (round-*.safetensors)")
+        for path in watch(paths, f"counting the votes of {folder}", unit="rounds"):
+            candidates, origin = read_candidates(path)
+            if origin.tests_hash != dataset.tests_hash:
+                raise ValueError(f"{path}: candidates for other tests than those of the dataset")
+            name = f"{folder}: {origin.source}"
+            try:
+                count_votes(ballots.setdefault(name, Ballot(name)), candidates, dataset)
+            except ValueError as error:
+                raise ValueError(f"{show_path(path)}: {error}") from None
+    return pool_ballots(list(ballots.values()))
 
 
 def clear_candidates(folder: Path) -> None:

@@ -28,6 +28,7 @@ from pipeline.inference.candidates import (
     Drafts,
     Origin,
     clear_candidates,
+    count_votes,
     drafts_path,
     join_candidates,
     join_drafts,
@@ -35,13 +36,11 @@ from pipeline.inference.candidates import (
     write_candidates,
     write_drafts,
 )
+from pipeline.inference.facts import VOTES_FILE, read_votes, source_name, write_attempts
 from pipeline.inference.forward import InferenceRunner, Output
-from pipeline.inference.vote_file import VOTES_FILE, read_votes, source_name
-from pipeline.inference.voting import count_votes, put_attempts, write_attempts
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights, network_from
-from submission.format import fill_submission
 
 logger = logging.getLogger(__name__)
 
@@ -131,10 +130,8 @@ class Predictor:
             self.tokens_per_second = len(shares) * sum(speeds) / len(speeds) if speeds else None
             number += 1
             if self.accelerator.is_main_process:
-                if not asked:  # before the round: one that is complete is not repeated
-                    self._leave_drafts(folder, [drafts for share in shares for drafts in share.drafts])
                 origin = Origin(self.source, self.dataset.tests_hash, number, asked, asked + count, complete)
-                self._leave_round(round_path(folder, number), candidates, origin)
+                self._leave_round(folder, candidates, [drafts for share in shares for drafts in share.drafts], origin)
             asked += count
             yield Round(number, candidates, asked, time.monotonic() - started, complete)
 
@@ -177,23 +174,18 @@ class Predictor:
                 progress.add(len(output.samples))
         return Share(builder.build(), drafts, self.runner.tokens_per_second)
 
-    def _leave_round(self, path: Path, candidates: Candidates, origin: Origin) -> None:
+    def _leave_round(self, folder: Path, candidates: Candidates, parts: list[Drafts], origin: Origin) -> None:
+        """Write the drafts, which only the first round has, and then the candidates: a complete round is not repeated."""
+        dataset, drafts = self.dataset, join_drafts(parts)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_candidates(path, candidates, origin)
+            folder.mkdir(parents=True, exist_ok=True)
+            if drafts is not None:
+                tests = drafts.test.tolist()
+                names = [(dataset.task_ids[dataset.test_task[test]], int(dataset.test_index[test])) for test in tests]
+                write_drafts(drafts_path(folder), drafts, names, "cycle" if self.config.segments == 1 else "segment")
+            write_candidates(round_path(folder, origin.number), candidates, origin)
         except OSError as error:  # the votes have them all the same; a resumed run predicts this round again
             logger.warning("the candidates of a round are not kept: %s", error)
-
-    def _leave_drafts(self, folder: Path, parts: list[Drafts]) -> None:
-        """Write the drafts of the first view, which is the identity."""
-        dataset, drafts = self.dataset, join_drafts(parts)
-        if drafts is None:
-            return
-        names = [(dataset.task_ids[dataset.test_task[test]], int(dataset.test_index[test])) for test in drafts.test.tolist()]
-        try:
-            write_drafts(drafts_path(folder), drafts, names, "cycle" if self.config.segments == 1 else "segment")
-        except OSError as error:  # predictions go on without them
-            logger.warning("the drafts are not kept: %s", error)
 
 
 def round_path(folder: Path, number: int) -> Path:
@@ -241,7 +233,11 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
             pass
         return ballot
     unwritten: OSError | None = None
-    earlier = _views_before(out / VOTES_FILE)
+    try:
+        votes = read_votes(out / VOTES_FILE)
+    except (ValueError, OSError):  # they are written anew
+        votes = None
+    earlier = votes.views_most if votes else 0
     if not resume:
         clear_candidates(folder)
     kept = predictor.keep_rounds(folder)
@@ -255,30 +251,21 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
     for done in predictor.rounds(folder, budget, last):
         count_votes(ballot, done.found, predictor.dataset)
         stays = done.views < min(earlier, predictor.most_views)
-        filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
+        missing = [task.id for task in tasks for index in range(len(task.test)) if not ballot.tally(task.id, index).distinct]
         if not stays:
             try:
-                put_attempts(path, filled, ballot, tasks, ranking, predictor.given_dataset)
+                write_attempts(path, ballot, tasks, ranking, predictor.given_dataset)
                 unwritten = None
             except OSError as error:  # the next round may find room again
-                logger.error("the submission of before stays: %s", error)
+                logger.error("the earlier submission stays: %s", error)
                 unwritten = error
         logger.info(
             "round %d: up to %d views of each test input%s, %d candidates in %s; %d test inputs without a prediction%s; %s",
             done.number, done.views, "" if done.complete else " (cut short)", len(done.found.test),
-            format_duration(done.seconds), len(filled.without_prediction),
+            format_duration(done.seconds), len(missing),
             "; the earlier submission rests on more views and stays" if stays else "",
             "no limit" if budget.limit_seconds is None else f"{format_duration(budget.remaining())} left",
         )  # fmt: skip
     if unwritten:
         raise unwritten
     return ballot
-
-
-def _views_before(path: Path) -> int:
-    """Return how many views the votes of an earlier prediction rest on; 0 where there are none."""
-    try:
-        votes = read_votes(path)
-    except (ValueError, OSError):  # they are written anew
-        return 0
-    return votes.views_most if votes else 0

@@ -16,8 +16,8 @@ from pipeline.config import PredictConfig
 from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.packs import make_packs
 from pipeline.device import gather
+from pipeline.inference.facts import source_name
 from pipeline.inference.forward import InferenceRunner
-from pipeline.inference.vote_file import source_name
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights, network_from

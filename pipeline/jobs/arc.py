@@ -17,7 +17,7 @@ from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection, Source, load_in_time, load_source
-from pipeline.inference.vote_file import basis_of
+from pipeline.inference.facts import basis_of
 from pipeline.jobs.record import record_if_usable
 from pipeline.system.time_limit import Budget
 from submission.format import check_submission, fallback_submission, read_submission, write_submission

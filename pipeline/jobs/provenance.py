@@ -10,8 +10,7 @@ from eval.decode import decode
 from eval.files import read_file, read_object
 from eval.formatting import show_path
 from eval.provenance import PUZZLES, Basis, Provenance, Scored
-from pipeline.inference.puzzle_facts import FACTS_FILE
-from pipeline.inference.vote_file import VOTES_FILE, read_votes
+from pipeline.inference.facts import FACTS_FILE, VOTES_FILE, read_votes
 from pipeline.jobs.record import read_record, record_if_usable
 
 

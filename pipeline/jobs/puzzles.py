@@ -16,7 +16,7 @@ from pipeline.data.puzzles.build import build_puzzles
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.puzzles.sources import Puzzles, load_puzzles
 from pipeline.data.sources import load_in_time
-from pipeline.inference.puzzle_facts import leave_predictions
+from pipeline.inference.facts import leave_predictions
 from pipeline.jobs.provenance import provenance_of_puzzles, scored_answers
 from pipeline.system.time_limit import Budget
 

@@ -19,7 +19,7 @@ from eval.results import Attempt, Draft, TaskResult, TestResult
 from eval.vote import Ballot
 from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.sources import PUBLIC_SOURCES, Source, hold_out
-from pipeline.inference.vote_file import VOTES_FILE, VoteFile, read_votes
+from pipeline.inference.facts import VOTES_FILE, VoteFile, read_votes
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.record import Record, read_record
 from pipeline.training.metrics import read_metrics
@@ -126,7 +126,7 @@ class RunFolder:
     @cached_property
     def ballot(self) -> Ballot | None:
         """The votes of the candidates, None where they or the dataset were not kept."""
-        from pipeline.inference.voting import tally  # noqa: PLC0415  (needs torch, which is slow to import)
+        from pipeline.inference.candidates import tally  # noqa: PLC0415  (needs torch, which is slow to import)
 
         return tally([self.candidates], self.dataset) if self.candidates and self.dataset else None
 

@@ -21,8 +21,8 @@ from pipeline.data.dataset import PuzzleDataset, load_dataset
 from pipeline.data.packs import Samples
 from pipeline.data.puzzles.kinds import KindName
 from pipeline.data.puzzles.sources import Puzzles
+from pipeline.inference.facts import leave_predictions
 from pipeline.inference.forward import InferenceRunner, Output
-from pipeline.inference.puzzle_facts import leave_predictions
 from pipeline.inference.puzzles import PuzzleAnswers
 from pipeline.presets import PRESETS as PUBLISHED
 from pipeline.system.time_limit import Budget

@@ -12,9 +12,9 @@ from pipeline.config import BuildConfig, Config
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.sources import Source
-from pipeline.inference.candidates import Candidates, Origin, write_candidates
+from pipeline.inference.candidates import Candidates, Origin, tally, write_candidates
+from pipeline.inference.facts import write_attempts
 from pipeline.inference.predictor import round_path
-from pipeline.inference.voting import tally, write_attempts
 from pipeline.models.network import make_network
 from pipeline.weights import save_weights
 

@@ -16,10 +16,10 @@ from augment.grid import Grid
 from eval.vote import Ballot
 from pipeline.config import PredictConfig
 from pipeline.data.dataset import TaskDataset
-from pipeline.inference import voting as votes
-from pipeline.inference.candidates import Origin, write_candidates
+from pipeline.inference import facts as votes
+from pipeline.inference.candidates import Origin, count_votes, tally, write_candidates
+from pipeline.inference.facts import write_attempts
 from pipeline.inference.predictor import Round, predict_and_vote, round_path
-from pipeline.inference.voting import count_votes, tally, write_attempts
 from pipeline.system.time_limit import Budget
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import tiny_dataset
@@ -193,7 +193,7 @@ def test_a_submission_that_the_disk_does_not_take_is_tried_again_after_the_next_
     expected = nullcontext() if failing == 1 else pytest.raises(OSError, match="No space left")
     with expected:
         predict_and_vote(Rounds(dataset), tmp_path, Budget(None, 0.0), tasks)  # type: ignore[arg-type]
-    assert "the submission of before stays: [Errno 28] No space left on device" in caplog.text
+    assert "the earlier submission stays: [Errno 28] No space left on device" in caplog.text
     first, second = read_submission(tmp_path / "submission.json")[tasks[0].id][0]
     chosen = (BLUE, RED) if failing == 1 else (RED, None)
     assert np.array_equal(first, chosen[0])

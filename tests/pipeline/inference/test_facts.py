@@ -10,7 +10,7 @@ import pytest
 from eval.provenance import Audited, Basis, Provenance, Scored, audited_in
 from pipeline.cli.main import main
 from pipeline.data.sources import load_source
-from pipeline.inference.vote_file import read_votes, source_name
+from pipeline.inference.facts import read_votes, source_name
 from pipeline.jobs.provenance import provenance_beside
 from tests.pipeline.tiny import tiny_source, write_kaggle
 from tests.pipeline.tinyrun import write_run

@@ -1,25 +1,29 @@
-"""votes.json: how the views of each test input voted, and what the attempts in the submission beside it rest on.
+"""Results and the facts that they rest on: submission.json with votes.json, predictions.csv with predictions.json.
 
-`pipeline.inference.voting` writes it with every submission that votes have chosen. Reading it needs no torch.
+Every result is written with its facts, and scores and reports read them. No torch.
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+
+import orjson
 
 from augment.task import Task, TaskId
 from eval.decode import decode
-from eval.files import read_object
+from eval.files import read_object, replace_file, write_json
 from eval.formatting import show_path, show_value
 from eval.provenance import HASH_DIGITS, Basis, audited_in, is_count
+from eval.puzzle_score import PuzzlePrediction, write_predictions
 from eval.vote import Ballot
-from pipeline.data.dataset import TaskDataset
-from submission.format import FilledSubmission
+from pipeline.data.dataset import PuzzleDataset, TaskDataset
+from submission.format import FilledSubmission, fill_submission, write_submission
 
-VOTES_FILE = "votes.json"
+logger = logging.getLogger(__name__)
 
+VOTES_FILE, FACTS_FILE = "votes.json", "predictions.json"
 TOP = 5
 """Grids of a test input whose votes are kept; the first two are its attempts."""
 
@@ -60,10 +64,14 @@ def source_name(path: Path, step: int, data_hash: str) -> str:
     return f"{path.parent.name}/{path.name}, step {step}, trained on {data_hash[:HASH_DIGITS]}"
 
 
-def describe_votes(
-    ballot: Ballot, filled: FilledSubmission, tasks: Sequence[Task], ranking: str, submission: bytes, dataset: TaskDataset
-) -> dict[str, Any]:
-    """Return what `votes.json` says beside a `submission`, the bytes of its file; `dataset` is what was predicted."""
+def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: str, dataset: TaskDataset) -> FilledSubmission:
+    """Write the attempts that `ballot` chooses to `path`, as a complete submission, and votes.json beside it.
+
+    `dataset` is what was predicted, as it is on disk. Raises OSError where the submission cannot be written; without the votes
+    it is as good.
+    """
+    filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
+    write_submission(path, filled.submission, tasks)
     tests = {}
     for task in tasks:
         votes = []
@@ -72,13 +80,18 @@ def describe_votes(
             top = tuple((candidate.count, round(candidate.mean_probability, 4)) for candidate in best)
             votes.append(InputVotes(top=top, **asdict(ballot.tally(task.id, index))))
         tests[task.id] = tuple(votes)
-    basis = basis_of(ballot, tasks, dataset)
-    return {
-        **asdict(VoteFile(**vars(basis), ranking=ranking, submission=hashlib.sha256(submission).hexdigest(), tests=tests)),
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    facts = {
+        **asdict(VoteFile(**vars(basis_of(ballot, tasks, dataset)), ranking=ranking, submission=digest, tests=tests)),
         "empty_candidates": sum(each.empty for votes in tests.values() for each in votes),
         "without_prediction": filled.without_prediction,
         "with_one_prediction": filled.with_one_prediction,
     }
+    try:
+        write_json(path.with_name(VOTES_FILE), facts)
+    except OSError as error:
+        logger.warning("how the views voted is not kept: %s", error)
+    return filled
 
 
 def basis_of(ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset) -> Basis:
@@ -93,3 +106,24 @@ def read_votes(path: Path) -> VoteFile | None:
     if not path.exists():
         return None
     return decode(VoteFile, read_object(path), show_path(path), ignore_unknown=True)
+
+
+def leave_predictions(path: Path, predictions: Sequence[PuzzlePrediction], source: str, dataset: PuzzleDataset) -> None:
+    """Write what `source` predicted for the tests of `dataset` to the CSV file `path`, and predictions.json beside it.
+
+    The score of earlier predictions is removed. Raises OSError where the predictions cannot be written; without the facts, what
+    they rest on is unknown.
+    """
+    write_predictions(path, predictions)
+    path.with_name("score.json").unlink(missing_ok=True)
+    predicted = [each.prediction is not None for each in predictions]
+    audit, totals = dataset.manifest.get("audit"), dataset.manifest.get("totals")
+    audited = None
+    if isinstance(audit, dict) and isinstance(totals, dict):  # the audit compares questions, and all of them are known
+        audited = audited_in({**audit, "tests_checked": totals.get("tests"), "tests_unchecked": 0})
+    basis = Basis((source,), int(all(predicted)), int(any(predicted)), dataset.data_hash, audited)
+    facts = {"predictions": hashlib.sha256(path.read_bytes()).hexdigest(), **asdict(basis)}
+    try:
+        replace_file(path.with_name(FACTS_FILE), orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    except OSError as error:
+        logger.warning("what the predictions rest on is not kept: %s", error)
