@@ -1,28 +1,27 @@
 """Checkpoints: weights, and everything else that training needs to continue as if it had never stopped.
 
-All processes write one together, and its folder appears when it is complete. A damaged one is renamed when it is read, and the
-next older one is used. Every file has a checksum of its content; `training.json`, written last, also has those of the others.
+All processes write one together, and its folder appears when it is complete. Every file has a checksum of its content;
+`training.json`, written last, also has those of the others. Damaged checkpoints are renamed, and the next older one is read.
 """
 
 import errno
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import orjson
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from eval.files import read_object, sync, write_json
 from pipeline.config import Config
 from pipeline.data.packs import Samples
-from pipeline.device import from_main
+from pipeline.device import from_main, gather
 from pipeline.tensor_files import CHECKSUM, Damaged, json_checksum, read_checksum, read_tensors, write_tensors
 from pipeline.training.carry import Carry, PendingHalts
 from pipeline.training.metrics import Progress, Totals, drop_lines_after
@@ -31,13 +30,10 @@ from pipeline.weights import WEIGHTS, checkpoint_name, checkpoints, read_weights
 
 logger = logging.getLogger(__name__)
 
-_STATE, _TENSORS = "training.json", "training.safetensors"
-
+_STATE, _TENSORS, _CARRY = "training.json", "training.safetensors", "carry-{}.safetensors"
 _FILE = re.compile(r"[a-z0-9-]+\.safetensors")
-
 _SAMPLES = ("example", "transform", "shift", "segments")
 """Names of the arrays that describe the sequences of a carry."""
-
 _FREE = {"steps", "packs", "pieces", "execution", "log_steps", "checkpoint_seconds", "checkpoint_steps", "checkpoints_kept"}
 """Settings of training that a resumed run may change."""
 
@@ -150,9 +146,8 @@ def _write_checkpoint(state: TrainState) -> None:
         write_tensors(temporary / _TENSORS, training_tensors(state))
 
     def write_own() -> None:
-        carried = _carried_tensors(state.carries)
-        if carried:
-            write_tensors(temporary / _carry_file(accelerator.process_index), carried)
+        if carried := _carried_tensors(state.carries):
+            write_tensors(temporary / _CARRY.format(accelerator.process_index), carried)
 
     def finish() -> None:
         write_state(
@@ -172,22 +167,16 @@ def _write_checkpoint(state: TrainState) -> None:
         finish_checkpoint(temporary, state.config.train.checkpoints_kept)
 
     for write, in_every_process in ((write_shared, False), (write_own, True), (finish, False)):
-        problems: list[tuple[object, ...] | None] = [None]
+        problem: tuple[object, ...] | None = None
         if in_every_process or accelerator.is_main_process:
             try:
                 write()
             except OSError as error:
-                problems = [error.args if error.errno is None else (error.errno, error.strerror, error.filename)]
-        if accelerator.num_processes > 1:
-            problems = gather_object(problems)  # the processes wait for each other here
-        for problem in filter(None, problems):
+                problem = error.args if error.errno is None else (error.errno, error.strerror, error.filename)
+        for failed in filter(None, gather(accelerator, problem)):  # the processes wait for each other here
             if accelerator.is_main_process:
                 shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointFailed(*problem)
-
-
-def _carry_file(process: int) -> str:
-    return f"carry-{process}.safetensors"
+            raise CheckpointFailed(*failed)
 
 
 def training_tensors(state: TrainState) -> dict[str, Tensor]:
@@ -214,22 +203,6 @@ def _carried_tensors(carries: Mapping[int, Carry]) -> dict[str, Tensor]:
     return tensors
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A checkpoint as one process has read it: complete, with tensors of the shapes of its own state."""
-
-    tensors: dict[str, Tensor]
-    average_step: int
-    scaler: dict[str, Any]
-    progress: Progress
-    totals: Totals
-    processes: int
-    packs: int
-    """Of a step, over all processes, when it was written."""
-    carries: dict[int, Carry]
-    """Of the packs that this process computes from now on, where they existed then."""
-
-
 def load_checkpoint(state: TrainState) -> bool:
     """Restore `state` from the newest checkpoint of its output folder that is not damaged; return whether there was one.
 
@@ -238,19 +211,17 @@ def load_checkpoint(state: TrainState) -> bool:
     accelerator = state.accelerator
     folders = from_main(accelerator, checkpoints(state.out / "checkpoints"))
     for folder in reversed(folders):
-        problems: list[str | None] = [None]
+        problem = ""
         try:
-            stored = _read(state, folder)
+            restore = _read(state, folder)
         except (OSError, Damaged) as error:
-            problems = [str(error)]
-        if accelerator.num_processes > 1:
-            problems = gather_object(problems)
-        if not any(problems):
-            _apply(state, folder, stored)
+            problem = str(error)
+        problems = list(filter(None, gather(accelerator, problem)))
+        if not problems:
+            restore()
             return True
         if accelerator.is_main_process:
-            renamed = set_aside(folder)
-            logger.warning("%s; the checkpoint is called %s now", next(filter(None, problems)), renamed.name)
+            logger.warning("%s; the checkpoint is called %s now", problems[0], set_aside(folder).name)
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         drop_lines_after(state.out / "metrics.jsonl", 0)
@@ -259,11 +230,12 @@ def load_checkpoint(state: TrainState) -> bool:
     return False
 
 
-def _read(state: TrainState, folder: Path) -> _Stored:
-    """Read what this process needs of a checkpoint and leave `state` as it is.
+def _read(state: TrainState, folder: Path) -> Callable[[], None]:
+    """Read and check what this process needs of a checkpoint; return a function that lets `state` continue from it.
 
     Raises Damaged or OSError where it cannot be read, another ValueError where it belongs to another run.
     """
+    device, processes = state.accelerator.device, state.accelerator.num_processes
     saved = read_state(folder)
     try:
         config = _require_same_run(state, folder, saved)
@@ -271,40 +243,39 @@ def _read(state: TrainState, folder: Path) -> _Stored:
             read_weights(folder / WEIGHTS)
         tensors, _ = read_tensors(folder / _TENSORS)
         _require_shapes(state, folder / _TENSORS, tensors)
-        processes, progress, totals = saved["processes"], Progress(**saved["progress"]), Totals(**saved["totals"])
-        packs = saved.get("packs") or config.train.packs or processes
-        carries = _read_carries(state, folder, processes, packs)
-        return _Stored(tensors, saved["average_step"], saved["scaler"], progress, totals, processes, packs, carries)
+        progress, totals = Progress(**saved["progress"]), Totals(**saved["totals"])
+        average_step, scaler, processes_before = saved["average_step"], saved["scaler"], saved["processes"]
+        packs_before = saved.get("packs") or config.train.packs or processes_before
+        packs = packs_after(state.config.train.packs, packs_before, processes)
+        carries = _read_carries(state, folder, processes_before, min(packs_before, packs))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise Damaged(f"{folder}: damaged, not what training writes ({type(error).__name__}: {error})") from None
 
+    def restore() -> None:
+        state.network.load_state_dict(_section(tensors, "network"))
+        if state.average:
+            state.average.load(_section(tensors, "average"), average_step)
+        parameters = dict(state.network.named_parameters())
+        states: dict[Tensor, dict[str, Tensor]] = {}
+        for name, tensor in _section(tensors, "optimizer").items():
+            parameter, _, key = name.rpartition(":")
+            states.setdefault(parameters[parameter], {})[key] = tensor.to("cpu" if key == "step" else device)
+        state.optimizer.load_states(states)
+        torch.set_rng_state(tensors["rng"])
+        if state.accelerator.scaler is not None and scaler:
+            state.accelerator.scaler.load_state_dict(scaler)
+        state.share_packs(packs)
+        state.carries |= {pack: carry.to(device) for pack, carry in carries.items()}
+        state.progress = progress
+        if state.accelerator.is_main_process:
+            state.totals = totals
+            drop_lines_after(state.out / "metrics.jsonl", progress.step)
+        logger.info("resumed at step %d from %s", progress.step, folder)
+        if (processes, packs) != (processes_before, packs_before):
+            before = f"{processes_before} processes with {packs_before} packs a step"
+            logger.warning("before: %s; now: %d processes with %d packs a step", before, processes, packs)
 
-def _apply(state: TrainState, folder: Path, stored: _Stored) -> None:
-    """Let `state` continue from `stored`."""
-    device, processes = state.accelerator.device, state.accelerator.num_processes
-    state.network.load_state_dict(_section(stored.tensors, "network"))
-    if state.average:
-        state.average.load(_section(stored.tensors, "average"), stored.average_step)
-    parameters = dict(state.network.named_parameters())
-    states: dict[Tensor, dict[str, Tensor]] = {}
-    for name, tensor in _section(stored.tensors, "optimizer").items():
-        parameter, _, key = name.rpartition(":")
-        states.setdefault(parameters[parameter], {})[key] = tensor.to("cpu" if key == "step" else device)
-    state.optimizer.load_states(states)
-    torch.set_rng_state(stored.tensors["rng"])
-    if state.accelerator.scaler is not None and stored.scaler:
-        state.accelerator.scaler.load_state_dict(stored.scaler)
-    packs = packs_after(state.config.train.packs, stored.packs, processes)
-    state.share_packs(packs)
-    state.carries |= {pack: carry.to(device) for pack, carry in stored.carries.items()}
-    state.progress = stored.progress
-    if state.accelerator.is_main_process:
-        state.totals = stored.totals
-        drop_lines_after(state.out / "metrics.jsonl", state.progress.step)
-    logger.info("resumed at step %d from %s", state.progress.step, folder)
-    if (processes, packs) != (stored.processes, stored.packs):
-        before = f"{stored.processes} processes with {stored.packs} packs a step"
-        logger.warning("before: %s; now: %d processes with %d packs a step", before, processes, packs)
+    return restore
 
 
 def packs_after(configured: int, before: int, processes: int) -> int:
@@ -352,13 +323,11 @@ def _section(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
 
 
 def _read_carries(state: TrainState, folder: Path, processes: int, packs: int) -> dict[int, Carry]:
-    """Return the carries of this process's packs from a checkpoint of so many `processes`, with so many `packs` a step."""
-    accelerator = state.accelerator
-    now = packs_after(state.config.train.packs, packs, accelerator.num_processes)
+    """Return the carries of this process's packs, of the first `packs`, from a checkpoint that `processes` have written."""
     files: dict[str, dict[str, Tensor]] = {}
     carries = {}
-    for pack in range(accelerator.process_index, min(packs, now), accelerator.num_processes):
-        path = folder / _carry_file(pack % processes)
+    for pack in range(state.accelerator.process_index, packs, state.accelerator.num_processes):
+        path = folder / _CARRY.format(pack % processes)
         if path.name not in files:
             files[path.name] = read_tensors(path)[0] if path.is_file() else {}
         tensors = files[path.name]

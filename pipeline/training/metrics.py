@@ -1,6 +1,6 @@
-"""How far training is and what its steps amount to: metrics.jsonl, progress on the terminal, and trackers such as TensorBoard.
+"""Metrics of a training run: metrics.jsonl, progress on the terminal, and trackers such as TensorBoard.
 
-Filled by pipeline.training.trainer, step by step.
+Written by pipeline.training.trainer, and followed by trackers from the file.
 """
 
 import errno
@@ -27,8 +27,12 @@ logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 20.0
 """Between lines of progress where there is neither a terminal nor a notebook to draw a bar in."""
-
+POLL_SECONDS = 2.0
+SENT_FILE = "tracker.json"
+"""The last step that each tracker has received, by its name."""
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}{postfix}"
+_PACKAGES = {"comet_ml": "comet-ml"}
+"""Where the package has another name than the tracker."""
 
 
 @dataclass
@@ -161,15 +165,6 @@ def drop_lines_after(path: Path, step: int) -> None:
             replace_file(path, b"".join(orjson.dumps(line) + b"\n" for line in kept))
         except OSError as error:
             logger.warning("%s; it has lines of steps that are computed again", error)
-
-
-POLL_SECONDS = 2.0
-
-SENT_FILE = "tracker.json"
-"""The last step that each tracker has received, by its name."""
-
-_PACKAGES = {"comet_ml": "comet-ml"}
-"""Where the package has another name than the tracker."""
 
 
 @contextmanager
