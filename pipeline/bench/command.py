@@ -1,6 +1,6 @@
-"""The command `bench`: measures stages, prints a table, writes everything as JSON.
+"""The command `bench`: measures stages, prints a table and writes everything as JSON.
 
-A stage is a function of the plan and the machine that returns rows for the table and details for the JSON.
+A stage is a function that takes the plan and the machine. It returns rows for the table and leaves details for the JSON.
 """
 
 import argparse
@@ -9,10 +9,11 @@ import os
 import platform
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,23 @@ import torch
 
 from eval.files import write_result
 from pipeline.bench.measure import Timings, Work, peak_bytes, peak_operations, segment_operations, time_sides
-from pipeline.bench.plan import DIFFERENCES, GPU, QUICK, SIDES, Plan, Stage, build_mix
 from pipeline.bench.published_way import CANVAS_BYTES
-from pipeline.bench.stages import Building, Computing, Draws, gpu_sides, on_samples, prepare_votes, work_once
-from pipeline.bench.table import Row, exponent_row, format_rows, rate_row
+from pipeline.bench.stages import (
+    DIFFERENCES,
+    GPU,
+    QUICK,
+    SIDES,
+    Computing,
+    Draws,
+    Plan,
+    Stage,
+    build_mix,
+    build_once,
+    gpu_sides,
+    on_samples,
+    prepare_votes,
+    work_once,
+)
 from pipeline.config import OptimizerConfig
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Samples
@@ -33,6 +47,30 @@ from pipeline.training.optimizers import make_optimizer
 logger = logging.getLogger(__name__)
 
 TWO_SIDES = ("published", "ours")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of each side."""
+
+    name: str
+    values: Mapping[str, float]
+    """By side, of those that were measured."""
+    more_is_better: bool = True
+    unit: str = ""
+    """B for bytes, % for shares, s for seconds, exponent; otherwise a plain number."""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times better ours is than the published way; None for shares, exponents and where one is missing."""
+        published, ours = self.values.get("published"), self.values.get("ours")
+        if not published or not ours or self.unit in ("%", "exponent"):
+            return None
+        return ours / published if self.more_is_better else published / ours
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as plain values."""
+        return {"name": self.name, "unit": self.unit, "ratio": self.ratio, **self.values}
 
 
 @dataclass
@@ -76,38 +114,45 @@ class Bench:
         self.details[name] = {side: timed.to_json() for side, timed in timings.items()}
         return timings
 
-    def memory_rows(self, stage: Stage) -> list[Row]:
-        """Return the row of the peak memory of a stage, in a process for each side; none where the plan leaves it out."""
+    def memory_rows(self, stage: Stage, timings: dict[str, Timings]) -> list[Row]:
+        """Return the row of peak memory: of a process for each side or, on a GPU, of the device, with its own time.
+
+        Returns none where the plan leaves it out.
+        """
+        if self.device.type == "cuda" and stage != "build":
+            size = next(iter(timings.values())).sizes[-1]
+            seconds = {side: median(timed.device_seconds[-1]) for side, timed in timings.items()}
+            device_peaks = {side: timed.device_bytes or 0 for side, timed in timings.items()}
+            return [
+                Row(f"{stage}, device time of {size}", seconds, False, "s"),
+                Row(f"{stage}, peak memory of the device", device_peaks, False, "B"),
+            ]
         if not self.plan.memory:
             return []
         logger.info("%s: peak memory, a process for each side", stage)
         sides = TWO_SIDES if stage == "build" else SIDES
-        peaks = {side: float(peak_bytes(work_once, stage, side, self.plan, self.dtype_of(side))) for side in sides}
-        return [Row(f"{stage}, peak memory of the process", peaks, more_is_better=False, unit="B")]
+        peaks = {side: peak_bytes(work_once, stage, side, self.plan, self.dtype_of(side)) for side in sides}
+        return [Row(f"{stage}, peak memory of the process", peaks, False, "B")]
 
 
 def bench_build(bench: Bench) -> list[Row]:
     """Build datasets of a few tasks both ways, and that of the whole mix our way."""
-    building, sizes = Building(bench.plan), bench.plan.build_sizes
-    timings = bench.time("build", {side: partial(building.prepare, side) for side in TWO_SIDES}, sizes)
-    views = {side: building.views[side] / sizes[-1] for side in TWO_SIDES}
+    sizes = bench.plan.build_sizes
+    timings = bench.time("build", {side: partial(partial, build_once, side, bench.plan) for side in TWO_SIDES}, sizes)
+    built = {side: build_once(side, bench.plan, sizes[-1]) for side in TWO_SIDES}
+    rates = {side: views / sizes[-1] / timings[side].seconds_per_unit for side, (views, _) in built.items()}
     dataset = bench.dataset
     examples = np.bincount(np.concatenate((dataset.pair_task, dataset.test_task)), minlength=len(dataset.task_ids))
     canvases = 2 * CANVAS_BYTES * int((np.diff(dataset.transform_start) * examples).sum())
-    rows = [
-        Row("build, augmented tasks/s", {side: views[side] / timings[side].seconds_per_unit for side in TWO_SIDES}),
+    sizes_of_mix = {"published": canvases, "ours": sum(array.nbytes for array in dataset.arrays().values())}
+    return [
+        Row("build, augmented tasks/s", rates),
         Row("build of the mix, augmented tasks/s", {"ours": len(dataset.transforms) / bench.details["mix"]["seconds"]}),
         exponent_row("build", timings),
-        Row("build, bytes of the same tasks", {side: float(building.bytes[side]) for side in TWO_SIDES}, False, "B"),
-        Row(
-            f"dataset of the mix, {len(dataset.transforms):,} views (published: counted)",
-            {"published": float(canvases), "ours": float(sum(array.nbytes for array in dataset.arrays().values()))},
-            more_is_better=False,
-            unit="B",
-        ),
-        *bench.memory_rows("build"),
+        Row("build, bytes of the same tasks", {side: size for side, (_, size) in built.items()}, False, "B"),
+        Row(f"dataset of the mix, {len(dataset.transforms):,} views (published: counted)", sizes_of_mix, False, "B"),
+        *bench.memory_rows("build", timings),
     ]
-    return rows
 
 
 def bench_train(bench: Bench) -> list[Row]:
@@ -116,27 +161,28 @@ def bench_train(bench: Bench) -> list[Row]:
     sides = {name: on_samples(side.train, draws) for name, side in bench.sides.items()}
     timings = bench.time("train", sides | gpu_sides(bench.sides, draws), sizes)
     samples = draws.samples(sizes[-1])
-    rows = [
+    weights = {name: sum(tensor.nbytes for tensor in side.network.state_dict().values()) for name, side in bench.sides.items()}
+    tokens = {name: side.batch(samples).layout.tokens / sizes[-1] for name, side in bench.sides.items()}
+    return [
         rate_row("train, sequences/s", timings),
         rate_row("train, useful tokens/s", timings, draws.useful_tokens(samples) / sizes[-1]),
         exponent_row("train", timings),
         _peak_row(bench, timings, samples),
-        Row("checkpoint, weights", {name: float(side.weights_bytes()) for name, side in bench.sides.items()}, False, "B"),
+        Row("checkpoint, weights", weights, False, "B"),
         _optimizer_row(bench),
+        Row("train, tokens a sequence", tokens, more_is_better=False),
+        *bench.memory_rows("train", timings),
     ]
-    tokens = {name: side.batch(samples).layout.tokens / sizes[-1] for name, side in bench.sides.items()}
-    rows.append(Row("train, tokens a sequence", tokens, more_is_better=False))
-    return [*rows, *_memory_rows("train", bench, timings)]
 
 
 def bench_predict(bench: Bench) -> list[Row]:
-    """Answer to the same views, then count the same candidates."""
+    """Predict the same views, then count the same candidates."""
     draws, sizes = Draws(bench.dataset, "tests"), bench.plan.view_sizes
-    timings = bench.time("predict", {name: on_samples(side.answer, draws) for name, side in bench.sides.items()}, sizes)
+    timings = bench.time("predict", {name: on_samples(side.predict, draws) for name, side in bench.sides.items()}, sizes)
     rows = [
         rate_row("predict, views/s (one segment)", timings),
         exponent_row("predict", timings),
-        *_memory_rows("predict", bench, timings),
+        *bench.memory_rows("predict", timings),
     ]
     once = Draws(bench.dataset, "tests", tries=1)
     sides = {side: partial(prepare_votes, bench.dataset, once, side) for side in TWO_SIDES}
@@ -146,7 +192,7 @@ def bench_predict(bench: Bench) -> list[Row]:
 
 def _peak_row(bench: Bench, timings: dict[str, Timings], samples: Samples) -> Row:
     """Return the row of the share of the floating-point peak, of the dtype that each side computes in."""
-    shares: dict[str, float | None] = {}
+    shares: dict[str, float] = {}
     for side, computing in bench.sides.items():
         batch = computing.batch(samples)
         operations = segment_operations(computing.network.reasoner, batch.layout, training=True)
@@ -157,26 +203,10 @@ def _peak_row(bench: Bench, timings: dict[str, Timings], samples: Samples) -> Ro
 
 def _optimizer_row(bench: Bench) -> Row:
     """Return the row of one step of the published optimizer."""
-    seconds: dict[str, float | None] = {}
-    for side, computing in bench.sides.items():
-        if all(parameter.grad is None for parameter in computing.network.parameters()):
-            continue
-        optimizer = make_optimizer(computing.network, OptimizerConfig())
-        timed = time_sides({side: lambda _, step=optimizer.step: step}, (1,), bench.plan.repeats, bench.device)  # type: ignore[misc]
-        seconds[side] = timed[side].seconds_per_unit
-    return Row("optimizer step (AdamATan2)", seconds, more_is_better=False, unit="s")
-
-
-def _memory_rows(name: Stage, bench: Bench, timings: dict[str, Timings]) -> list[Row]:
-    """Return the row of peak memory: of a process on a CPU, of the device on a GPU, with the device's own time."""
-    if bench.device.type == "cpu":
-        return bench.memory_rows(name)
-    seconds = {side: sorted(timed.device_seconds[-1])[len(timed.device_seconds[-1]) // 2] for side, timed in timings.items()}
-    return [
-        Row(f"{name}, device time of {next(iter(timings.values())).sizes[-1]}", dict(seconds), False, "s"),
-        Row(f"{name}, peak memory of the device", {side: float(timed.device_bytes or 0) for side, timed in timings.items()},
-            False, "B"),
-    ]  # fmt: skip
+    steps = {side: make_optimizer(found.network, OptimizerConfig()).step for side, found in bench.sides.items()}
+    sides = {side: partial(lambda step, _: step, step) for side, step in steps.items()}
+    timings = time_sides(sides, (1,), bench.plan.repeats, bench.device)
+    return Row("optimizer step (AdamATan2)", {side: timed.seconds_per_unit for side, timed in timings.items()}, False, "s")
 
 
 STAGES: Mapping[Stage, Callable[[Bench], list[Row]]] = {"build": bench_build, "train": bench_train, "predict": bench_predict}
@@ -221,3 +251,43 @@ def describe_machine(bench: Bench) -> dict[str, Any]:
         f"{str(bench.dtype).removeprefix('torch.')}"
     )
     return {"line": line, "device": name, "float32_gflops": single, "bfloat16_gflops": half, "threads": torch.get_num_threads()}
+
+
+def rate_row(name: str, timings: dict[str, Timings], units: float = 1.0) -> Row:
+    """Return the row of how many units are done in a second: `units` of them in one of the input's."""
+    return Row(name, {side: units / timed.seconds_per_unit for side, timed in timings.items()})
+
+
+def exponent_row(name: str, timings: dict[str, Timings]) -> Row:
+    """Return the row of how time grows with the input: the exponent, and between which sizes."""
+    sizes = next(iter(timings.values())).sizes
+    label = f"{name}, exponent of the time for {sizes[0]} to {sizes[-1]}"
+    return Row(label, {side: timed.exponent for side, timed in timings.items()}, more_is_better=False, unit="exponent")
+
+
+def format_rows(rows: Sequence[Row]) -> str:
+    """Return `rows` as a table in text."""
+    width = max(len(row.name) for row in rows)
+    found = {side for row in rows for side in row.values}
+    sides = [*(side for side in SIDES if side in found), *sorted(found - set(SIDES))]
+    lines = [f"{'':{width}}  " + "  ".join(f"{side:>13}" for side in sides) + "  times better"]
+    for row in rows:
+        values = "  ".join(f"{_show(row.values.get(side), row.unit):>13}" for side in sides)
+        ratio = "" if row.ratio is None else f"{row.ratio:>11.{1 if row.ratio < 100 else 0}f}x"
+        lines.append(f"{row.name:{width}}  {values}  {ratio}".rstrip())
+    return "\n".join(lines)
+
+
+def _show(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    if unit == "B":
+        size, name = next((size, name) for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (0, "B")) if value >= size)
+        return f"{value / (size or 1):.1f} {name}"
+    if unit == "%":
+        return f"{100 * value:.1f}%"
+    if unit == "s":
+        return f"{1e3 * value:.1f} ms"
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if value < 100 else f"{value:.1f}"

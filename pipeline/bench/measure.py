@@ -1,17 +1,17 @@
-"""Measuring side by side: interleaved repeats, medians, how time grows with the input, the floating-point peak, peak memory.
+"""Measurements: time of several sides in turns, its growth with the input, the floating-point peak, peak memory.
 
-All sides of a comparison take turns within one process, so that other work on the machine disturbs them alike; memory is
-measured in a separate process for each side.
+The sides take turns within one process, so that other work on the machine disturbs them alike. Memory is measured in a
+separate process for each side.
 """
 
 import gc
-import math
 import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,10 +23,8 @@ from pipeline.models.layout import Layout
 from pipeline.models.reasoner import Reasoner
 
 Work = Callable[[], object]
-"""What is timed."""
-
 Prepare = Callable[[int], Work]
-"""Size of the input -> the work on it; only the work is timed."""
+"""From the size of the input to the work on it. Only the work is timed."""
 
 
 @dataclass(frozen=True)
@@ -54,49 +52,32 @@ class Timings:
 
     @property
     def exponent(self) -> float:
-        """The e of seconds ~ size ** e, fitted to the medians; nan for a single size."""
-        if len(self.sizes) < 2:
-            return math.nan
+        """The e of seconds ~ size ** e, fitted to the medians of several sizes."""
         return float(np.polyfit(np.log(self.sizes), np.log(self.medians), 1)[0])
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return {
-            "sizes": list(self.sizes),
-            "seconds": [list(repeats) for repeats in self.seconds],
-            "medians": list(self.medians),
-            "exponent": None if math.isnan(self.exponent) else self.exponent,
-            "device_seconds": [list(repeats) for repeats in self.device_seconds],
-            "device_bytes": self.device_bytes,
-        }
+        return asdict(self) | {"medians": self.medians, "exponent": self.exponent}
 
 
-def time_sides(sides: Mapping[str, Prepare], sizes: Sequence[int], repeats: int, device: torch.device) -> dict[str, Timings]:
+def time_sides(sides: Mapping[str, Prepare], sizes: tuple[int, ...], repeats: int, device: torch.device) -> dict[str, Timings]:
     """Time all sides in turns: in every repeat each size, at each size every side. A round at the least size warms up."""
     for prepare in sides.values():
         prepare(sizes[0])()
-    seconds: dict[str, list[list[float]]] = {name: [[] for _ in sizes] for name in sides}
-    on_device: dict[str, list[list[float]]] = {name: [[] for _ in sizes] for name in sides}
-    peaks = dict.fromkeys(sides, 0)
-    for _ in range(repeats):
+    figures = {name: np.empty((3, len(sizes), repeats)) for name in sides}  # of `_time`
+    for repeat in range(repeats):
         for place, size in enumerate(sizes):
             for name, prepare in sides.items():
                 work = prepare(size)
                 gc.collect()
-                taken, taken_on_device, peak = _time(work, device)
-                seconds[name][place].append(taken)
-                on_device[name][place].append(taken_on_device)
-                peaks[name] = max(peaks[name], peak)
-    cuda = device.type == "cuda"
-    return {
-        name: Timings(
-            tuple(sizes),
-            tuple(map(tuple, seconds[name])),
-            tuple(map(tuple, on_device[name])) if cuda else (),
-            peaks[name] if cuda else None,
-        )
-        for name in sides
-    }
+                figures[name][:, place, repeat] = _time(work, device)
+    timings = {}
+    for name, (seconds, on_device, peaks) in figures.items():
+        timings[name] = Timings(sizes, tuple(map(tuple, seconds.tolist())), (), None)
+        if device.type == "cuda":
+            by_size = tuple(map(tuple, on_device.tolist()))
+            timings[name] = replace(timings[name], device_seconds=by_size, device_bytes=int(peaks.max()))
+    return timings
 
 
 def _time(work: Work, device: torch.device) -> tuple[float, float, int]:
@@ -125,41 +106,25 @@ def peak_operations(dtype: torch.dtype, device: torch.device, side: int, repeats
 
 
 def peak_bytes(work: Callable[..., object], *arguments: object) -> int:
-    """Return the peak memory of a fresh process that imports what `work` needs and does it.
-
-    `work` is a function of a module. Raises RuntimeError when the process fails.
-    """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_report_peak, args=(sender, work, arguments))
-    process.start()
-    sender.close()
-    try:
-        return int(receiver.recv())
-    except EOFError:
-        raise RuntimeError(f"the process that measures the memory of {work.__name__} failed") from None
-    finally:
-        process.join()
+    """Return the peak memory of a fresh process that imports what `work`, a function of a module, needs and calls it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_own_peak, work, arguments).result()
 
 
-def _report_peak(sender: Any, work: Callable[..., object], arguments: Sequence[object]) -> None:
+def _own_peak(work: Callable[..., object], arguments: tuple[object, ...]) -> int:
     work(*arguments)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux: that of `getrusage` includes the process that started this one
-        peak = next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    sender.send(peak)
+    if status.is_file():  # Linux, where `getrusage` includes the parent process
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def segment_operations(reasoner: Reasoner, layout: Layout, training: bool) -> int:
-    """Return the operations of one segment on a pack, those of the task memory excluded.
+    """Return the operations of one segment on a pack, for a `reasoner` of attention only and without the task memory.
 
-    In `training` every backpropagated update costs twice as much again. Raises ValueError for a token mixer or a convolution,
-    which are not counted here.
+    In `training` every backpropagated update costs twice as much again.
     """
     config = reasoner.config
-    if config.mixing != "attention" or config.convolution:
-        raise ValueError("operations are counted for attention without a convolution")
     updates, learned = len(reasoner.cycle()) * config.H_cycles, reasoner.learned_updates()
     operations = 2 * config.hidden_size * (len(layout.cells) * config.vocabulary + 2 * layout.sequences)  # of the heads
     operations *= 3 if training else 1

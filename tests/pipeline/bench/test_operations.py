@@ -7,9 +7,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.bench.measure import segment_operations
-from pipeline.bench.plan import CANVAS, MEMORY, Plan, build_mix
 from pipeline.bench.published_way import CANVAS_BYTES
-from pipeline.bench.stages import Computing, Draws
+from pipeline.bench.stages import CANVAS, MEMORY, Computing, Draws, Plan, build_mix
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import PackMaker, Samples
 from pipeline.device import to_batch
@@ -48,13 +47,6 @@ def test_the_operations_that_run_are_those_that_are_counted(mix: TaskDataset, ki
             computing.network(computing.network.reasoner.initial_state(batch.layout.tokens, torch.bfloat16), batch)
     if kind != "hrm":  # it has a network for each state
         assert segment_operations(computing.network.reasoner, batch.layout, training) == counter.get_total_flops()
-
-
-def test_what_is_not_counted_is_refused(mix: TaskDataset) -> None:
-    convolving = make_network(ReasonerConfig(hidden_size=32, heads=2, convolution=3), MemoryConfig(), 1, 1, 0)
-    layout = layout_of("ours", Draws(mix, "pairs", tries=1).samples(1), mix)
-    with pytest.raises(ValueError, match="without a convolution"):
-        segment_operations(convolving.reasoner, layout, True)
 
 
 def test_fitted_canvases_need_a_quarter_of_the_tokens_and_a_fifth_of_the_operations(mix: TaskDataset) -> None:
