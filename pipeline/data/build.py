@@ -33,7 +33,6 @@ from pipeline.system.progress_bar import doing, watch
 
 PROCESSES_PAY_SECONDS = 4.0
 """Less work than this is done in this process, since others take about one second to start."""
-
 LEAKS_SHOWN = 3
 """Leaks that a message names; the manifest lists all of them."""
 

@@ -19,7 +19,6 @@ from pipeline.system.progress_bar import watch
 
 Sizes = npt.NDArray[np.int64]
 """(N, 2) heights and widths."""
-
 SIZE_RULES = ("same", "constant", "ratio", "within", "bounded", "fallback")
 """Names of the rules, the more certain first. Height and width have one each.
 
@@ -33,7 +32,6 @@ fallback: 30, where there are not two demonstrations to compare, nor one whose o
 
 MARGIN = 2
 """Cells that "bounded" adds to what it extrapolates: 0, 1, 2 and 3 lose 6, 6, 3 and 2 of 2,558 public test outputs."""
-
 WITHIN_DEMONSTRATIONS = 6
 """With the usual three demonstrations, one output in thirty outgrows its input though none in a demonstration did."""
 

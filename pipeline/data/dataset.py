@@ -29,7 +29,6 @@ from pipeline.data.puzzles.kinds import PUZZLE_KINDS, PUZZLE_TASK, KindName
 
 ARRAYS_FILE = "store.safetensors"
 MANIFEST_FILE = "manifest.json"
-
 Bytes = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int32]
 Starts = npt.NDArray[np.int64]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import PurePath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -37,8 +37,7 @@ class Place:
         return f"{self.source} {show_name(self.task)} {self.part} {self.index}"
 
 
-@dataclass(frozen=True, eq=False)
-class PlacedPair:
+class PlacedPair(NamedTuple):
     """A pair and its place."""
 
     place: Place
@@ -81,16 +80,12 @@ def source_label(source: Source) -> str:
 def audit_sources(sources: Sequence[Source], train_sources: Sequence[Source]) -> Audit:
     """Look for tests of `sources` among all that is trained on: see `training_pairs`."""
     scored = scored_pairs(sources)
-    leaks = audit(training_pairs(sources, train_sources), scored)
-    own = {(placed.place.task, pair_key(placed.pair)) for placed in chain.from_iterable(map(_demonstrations, sources))}
-    is_given = [(leak.scored.task, pair_key(leak.pair)) in own for leak in leaks]
+    own = {(place.task, pair_key(pair)) for source in sources for place, pair in _demonstrations(source)}
+    leaks, given = list[Leak](), list[Leak]()
+    for leak in audit(training_pairs(sources, train_sources), scored):
+        (given if (leak.scored.task, pair_key(leak.pair)) in own else leaks).append(leak)
     tests = sum(len(task.test) for source in sources for task in source.tasks)
-    return Audit(
-        leaks=tuple(leak for leak, given in zip(leaks, is_given, strict=True) if not given),
-        given=tuple(leak for leak, given in zip(leaks, is_given, strict=True) if given),
-        checked=len(scored),
-        unchecked=tests - len(scored),
-    )
+    return Audit(tuple(leaks), tuple(given), checked=len(scored), unchecked=tests - len(scored))
 
 
 def training_pairs(sources: Sequence[Source], train_sources: Sequence[Source]) -> list[PlacedPair]:
@@ -120,15 +115,13 @@ def audit(trained: Sequence[PlacedPair], scored: Sequence[PlacedPair]) -> tuple[
 
     Pairs are compared by shapes, then by how often their colors occur, and only what agrees in both by `canonical_key`.
     """
-    shapes = {_shape_key(placed.pair) for placed in scored}
-    suspects = [placed for placed in trained if _shape_key(placed.pair) in shapes]
-    counts = {_count_key(placed.pair) for placed in scored} if suspects else set()
-    suspects = [placed for placed in suspects if _count_key(placed.pair) in counts]
-    if not suspects:
-        return ()
+    suspects: Iterable[PlacedPair] = trained
+    for key in (_shape_key, _count_key):
+        known = {key(placed.pair) for placed in scored} if suspects else set()
+        suspects = [placed for placed in suspects if key(placed.pair) in known]
     shown = {_count_key(placed.pair) for placed in suspects}
     answers: dict[bytes, list[Place]] = defaultdict(list)
-    for placed in scored:
+    for placed in scored if shown else ():
         if _count_key(placed.pair) in shown:
             answers[canonical_key(placed.pair)].append(placed.place)
     return tuple(

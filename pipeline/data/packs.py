@@ -19,14 +19,10 @@ from pipeline.data.dataset import Dataset, PuzzleDataset, TaskDataset
 from pipeline.data.puzzles.kinds import BLANK, turn
 
 Integers = npt.NDArray[np.int64]
-
 Canvas = Literal["fitted", "full"]
-
 Examples = Literal["pairs", "tests"]
 """Training pairs, which have labels, or test inputs, which have none."""
-
 IGNORED = -100
-
 _TRANSPOSES = np.array([False, True, False, True, False, False, True, True])
 
 
@@ -119,8 +115,6 @@ class PackMaker(Packs):
     """Packs of ARC tasks: of training pairs, with labels, or of test inputs, without."""
 
     def __init__(self, dataset: TaskDataset, canvas: Canvas, memory_tokens: int, examples: Examples = "pairs") -> None:
-        if canvas not in ("fitted", "full"):
-            raise ValueError(f"canvas must be fitted or full, got {canvas!r}")
         super().__init__(memory_tokens)
         self.dataset = dataset
         self.canvas = canvas
@@ -246,8 +240,6 @@ class PuzzlePackMaker(Packs):
 
     def draw(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
         """Draw a puzzle and one of its views, both uniformly. Nothing is shifted."""
-        if not len(self.questions):
-            raise ValueError("the dataset has no puzzles to draw")
         example = rng.integers(len(self.questions), size=count)
         view = rng.integers(self.dataset.augmentations + 1, size=count)
         return Samples(example, view, np.zeros((count, 2), np.int64))

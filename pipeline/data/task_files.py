@@ -20,19 +20,15 @@ TasksAndSolutions = tuple[tuple[Task, ...], dict[TaskId, tuple[Grid, ...]]]
 """Tasks in file order, and the outputs of the tests of those for which all are known."""
 
 
-def parse_challenges(data: bytes, where: str, with_solutions: bool = True) -> TasksAndSolutions:
+def parse_challenges(data: bytes, where: str, with_solutions: bool = True, task_id: TaskId | None = None) -> TasksAndSolutions:
     """Return the tasks of a file `{task id: {"train": [pair, ...], "test": [{"input": grid}, ...]}}`.
 
     Tests may have an "output" too: it is checked and goes to the solutions, or is ignored unread if not `with_solutions`.
-    Raises ValueError, beginning with `where`, when anything is wrong.
+    With a `task_id`, the file may also be a single task, which gets this id. Raises ValueError, beginning with `where`, when
+    anything is wrong.
     """
-    return build_tasks(parse_json(data, where), where, with_solutions)
-
-
-def parse_task_or_challenges(data: bytes, where: str, task_id: TaskId, with_solutions: bool = True) -> TasksAndSolutions:
-    """Return the tasks of a file that maps ids to tasks, or the one task, called `task_id`, of a file that is one."""
     document = parse_json(data, where)
-    if isinstance(document, dict) and "train" in document and not isinstance(document["train"], dict):
+    if task_id is not None and isinstance(document, dict) and not isinstance(document.get("train", {}), dict):
         document = {task_id: document}
     return build_tasks(document, where, with_solutions)
 
@@ -131,10 +127,8 @@ def _get_values(value: object, keys: tuple[str, ...], at: str) -> list[object]:
 
 MAX_FILE_BYTES = 1 << 28
 """Largest file once unpacked; a Re-ARC task of 10,000 pairs is a tenth of it."""
-
 MAX_TOTAL_BYTES = 1 << 32
 """Largest sum of the files once unpacked."""
-
 ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
 """What zipfile raises for damaged, encrypted and unsupported archives (NotImplementedError is a RuntimeError)."""
 

@@ -24,7 +24,6 @@ from pipeline.published.files import naming
 
 BLANK = "<blank>"
 """The builders' name of a row that belongs to no task; the first row at least is one."""
-
 _VIEW = re.compile(r"(.+?)(\|\|\||_)t([0-9])\2([0-9]{10})", re.DOTALL)
 _MEANT_AS_VIEW = re.compile(r"\|\|\||_t-?[0-9]+_-?[0-9]+$")
 _IDENTITY_DIGITS = "0" + "".join(map(str, IDENTITY_COLORS))

@@ -20,13 +20,10 @@ from pipeline.data.puzzles.kinds import PuzzleKind
 from pipeline.system.progress_bar import Progress
 
 ROWS_AT_ONCE = 1 << 12
-
 MOST_BYTES = 1 << 32
 """Of a file; that of all puzzles of Sudoku-Extreme is a fifth of it."""
-
 MOST_LINE_BYTES = 1 << 18
 """A longer line is read as several, none of which is a puzzle."""
-
 FAULTS_SHOWN = 3
 """After so many bad lines, reading stops."""
 

@@ -20,17 +20,12 @@ from augment.sudoku import are_solutions, extends
 
 WALL, FREE, START, GOAL, PATH = 1, 2, 3, 4, 5
 """The published tokens of Maze-Hard, "# SGo"; 0 is its padding."""
-
 BLANK = np.uint8(1)
 """The token of a blank in a sudoku; that of digit d is d + 1."""
-
 KindName = Literal["sudoku", "maze"]
-
 Booleans = npt.NDArray[np.bool_]
-
 PUZZLE_TASK = "puzzle"
 """To the networks all puzzles are one task, of this id."""
-
 UNKNOWN = "?"
 """Written where a predicted token is no character of the puzzle."""
 

@@ -32,9 +32,7 @@ or, all of one kind and size, a source of puzzles:
 
 Part = Literal["train", "test"]
 """Whether puzzles are to train on, or to be solved."""
-
 GENERATED = "generated"
-
 DEFAULT_CLUES = {4: 6, 9: 30}
 
 _SETTINGS: Mapping[str, Mapping[str, int]] = MappingProxyType(

@@ -225,8 +225,3 @@ def test_samples_are_sliced_and_joined_as_one() -> None:
     for name in ("example", "transform", "shift"):
         assert np.array_equal(getattr(joined, name), getattr(samples, name))
         assert np.array_equal(getattr(samples[samples.example > 3], name), getattr(samples, name)[samples.example > 3])
-
-
-def test_an_unknown_canvas_is_refused() -> None:
-    with pytest.raises(ValueError, match="canvas must be fitted or full, got 'square'"):
-        PackMaker(make_dataset(MIXED), "square", MEMORY_TOKENS)

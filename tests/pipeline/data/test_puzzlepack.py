@@ -119,10 +119,3 @@ def test_the_seed_of_the_dataset_draws_the_views() -> None:
     assert again.inputs.tolist() == maker.make(samples).inputs.tolist()
     object.__setattr__(second, "seed", 4)
     assert PuzzlePackMaker(second, MEMORY_TOKENS).make(samples).inputs.tolist() != again.inputs.tolist()
-
-
-def test_a_dataset_without_tests_cannot_be_drawn_from() -> None:
-    dataset = tiny_puzzle_dataset(count=6)
-    object.__setattr__(dataset, "test_questions", dataset.test_questions[:0])
-    with pytest.raises(ValueError, match="no puzzles to draw"):
-        PuzzlePackMaker(dataset, MEMORY_TOKENS, "tests").draw(1, np.random.default_rng(0), 0.0)

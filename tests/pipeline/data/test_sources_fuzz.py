@@ -13,7 +13,7 @@ import pytest
 
 from augment.grid import Grid, parse_grid
 from augment.task import Task
-from pipeline.data.task_files import TasksAndSolutions, parse_challenges, parse_pairs, parse_solutions, parse_task_or_challenges
+from pipeline.data.task_files import TasksAndSolutions, parse_challenges, parse_pairs, parse_solutions
 from tests.fuzz.mutate import Rng, mutate_bytes, mutate_structure, pick
 
 Rows = list[list[int]]
@@ -198,7 +198,7 @@ def test_mutated_task_files_load_as_they_read_or_are_refused() -> None:
     for _ in range(600):
         data = mutate(rng, pick(rng, originals))
         got: TasksAndSolutions | None
-        got = attempt(lambda data=data: parse_task_or_challenges(data, "x.json", "t", False), "x.json: ")
+        got = attempt(lambda data=data: parse_challenges(data, "x.json", False, "t"), "x.json: ")
         outcomes[got is not None] += 1
         if got is not None:
             expected, _ = read_challenges({"t": without_outputs(read_json(data))})

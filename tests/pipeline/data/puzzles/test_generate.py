@@ -9,13 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 
 from augment.sudoku import Board, are_solutions, draw_symmetries, extends, symmetry_invariants
 from pipeline.data.puzzles import generate
-from pipeline.data.puzzles.generate import Cells, Part, generate_mazes, generate_sudoku, shortest_paths
+from pipeline.data.puzzles.generate import Cells, Part, generate_mazes, generate_sudoku
 from pipeline.data.puzzles.kinds import FREE, GOAL, PATH, START, WALL
 from pipeline.data.puzzles.sudoku_solver import count_solutions
 
@@ -97,7 +94,7 @@ def test_mazes_are_walled_in_and_have_no_lonely_rooms(side: int) -> None:
         for room in np.argwhere(question == FREE):
             other = np.where(question == WALL, WALL, FREE).astype(np.uint8)
             other[start], other[tuple(room)] = START, GOAL
-            assert shortest_paths(other)[1] > 0
+            assert count_walks(other)[1] > 0
 
 
 def test_mazes_are_no_trees() -> None:
@@ -107,29 +104,6 @@ def test_mazes_are_no_trees() -> None:
             (question[:, 1:] != WALL) & (question[:, :-1] != WALL)
         ).sum()
         assert doors > cells - 1
-
-
-@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=5), elements=st.integers(0, 2)), st.data())
-def test_shortest_paths_are_counted_in_any_maze(maze: Cells, data: st.DataObject) -> None:
-    start, goal = data.draw(st.permutations(range(maze.size)))[:2]
-    maze.flat[[start, goal]] = START, GOAL
-    assert shortest_paths(maze) == count_walks(maze)
-
-
-def test_an_open_field_has_as_many_shortest_paths_as_there_are_orders_of_turns() -> None:
-    maze = np.full((5, 4), FREE, dtype=np.uint8)
-    maze[0, 0], maze[4, 3] = START, GOAL
-    assert shortest_paths(maze) == (7, 35)
-    maze[:, 2] = WALL
-    assert shortest_paths(maze) == (None, 0)
-
-
-@pytest.mark.parametrize("ends", [[], [START], [START, GOAL, GOAL]])
-def test_a_maze_without_one_start_and_one_goal_is_refused(ends: list[int]) -> None:
-    maze = np.full((3, 3), FREE, dtype=np.uint8)
-    maze.flat[: len(ends)] = ends
-    with pytest.raises(ValueError, match=f"got {ends.count(START)} and {ends.count(GOAL)}"):
-        shortest_paths(maze)
 
 
 def test_no_sudoku_of_train_is_a_view_of_one_of_test() -> None:
@@ -226,15 +200,6 @@ def test_sudokus_that_cannot_be_are_refused(side: int, clues: int, message: str)
 def test_mazes_of_other_sides_are_refused(side: int) -> None:
     with pytest.raises(ValueError, match=rf"7\.\.30, got {side}"):
         generate_mazes(1, side, 0, "all")
-
-
-def test_unknown_parts_and_negative_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown part 'valid', expected one of: train, test, all"):
-        generate_mazes(1, 9, 0, "valid")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="got -1 and 0"):
-        generate_mazes(-1, 9, 0, "all")
-    with pytest.raises(ValueError, match="got 1 and -2"):
-        generate_sudoku(1, 4, 6, -2, "all")
 
 
 def test_a_hopeless_wish_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
