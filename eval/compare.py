@@ -1,4 +1,4 @@
-"""Several submissions side by side: their scores, what only one of them solves, and what all of them together could."""
+"""Comparison of submissions: their scores, the outputs that only one of them solves, and the union of all."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

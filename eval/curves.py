@@ -1,4 +1,4 @@
-"""Curves as a picture, a file or a figure that a notebook shows: how training went, and accuracy against training time."""
+"""Plots of training: loss and accuracy against time, and the accuracy of several runs. PNG files or notebook figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""JSON values into dataclasses, checked against their annotations: the one way in which this program reads what it wrote.
+"""Decodes JSON into dataclasses and checks every field against its annotation. All files of this program are read this way.
 
-A field that is annotated is a field that is checked, so readers need no checks of their own beyond `__post_init__`.
+Readers need no checks of their own beyond `__post_init__`.
 """
 
 import math

@@ -1,6 +1,6 @@
-"""What is wrong with an attempt, in one line that a person can check on the grids.
+"""Explains in one line what is wrong with an attempt, so that it can be checked on the grids.
 
-The score says only right or wrong. Rows and columns count from 1, at the top left.
+Rows and columns count from 1, at the top left.
 """
 
 from collections.abc import Sequence

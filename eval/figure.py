@@ -14,7 +14,7 @@ from eval.files import leave_file
 
 
 class Picture(Figure):
-    """A figure with a canvas of its own: `leave` writes it, and as the value of a notebook's cell it appears below it."""
+    """A figure with its own canvas: `leave` writes it as PNG, and a notebook shows it as the value of a cell."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Take what `Figure` takes."""
@@ -22,7 +22,7 @@ class Picture(Figure):
         FigureCanvasAgg(self)
 
     def _repr_png_(self) -> bytes:
-        """Return the picture as IPython asks for it."""
+        """Return the picture as PNG, for IPython."""
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
         return buffer.getvalue()

@@ -1,7 +1,7 @@
-"""What a score rests on, stated with every score: votes, views, data and its version, whether solutions were read, the audit.
+"""Provenance of a score: votes, views, data and its version, whether solutions were read, the leakage audit.
 
-What cannot be known is said to be unknown, never left out. `Basis` is what a file beside the attempts says of them;
-`Provenance` adds what is scored, gives the rows that people read and the JSON of score.json.
+It is printed with every score, and what is not known is printed as unknown. `Basis` is stored in a file beside the attempts;
+`Provenance` adds what is scored and makes the printed rows and the JSON of score.json.
 """
 
 import re
@@ -12,14 +12,10 @@ from typing import Any, TypeGuard
 from eval.formatting import plural, plural_range, show_name, show_path, show_value
 
 UNKNOWN = "unknown"
-
 HASH_DIGITS = 12
-"""Of a hash where people read it."""
-
+"""Of a hash that is printed."""
 _TRAINED_ON = re.compile(rf", trained on ([0-9a-f]{{{HASH_DIGITS}}})$")
-
-_MOST_CHARACTERS = 1000
-"""Of the name of a source."""
+_MOST_CHARACTERS = 1000  # of the name of a source
 
 Row = tuple[str, str]
 """(what, in words)."""
@@ -94,7 +90,7 @@ def audited_in(values: object) -> Audited | None:
 
 @dataclass(frozen=True)
 class Basis:
-    """What attempts rest on, as it is stored beside them."""
+    """What attempts rest on, as stored beside them."""
 
     sources: tuple[str, ...]
     """Whose candidates were voted on together: checkpoints, or "none" where all attempts are fallbacks."""
@@ -106,7 +102,7 @@ class Basis:
     audit: Audited | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what this program does not write."""
+        """Raise ValueError for values that this program does not write."""
         if not self.sources or not all(0 < len(name) <= _MOST_CHARACTERS and name.isprintable() for name in self.sources):
             raise ValueError(f"sources must be a list of names, got {show_value(self.sources)}")
         if not is_count(self.views_least) or not is_count(self.views_most):
@@ -144,7 +140,7 @@ class Provenance:
 
     @property
     def reservations(self) -> tuple[str, ...]:
-        """What the audit does not cover, such as weights that were trained on something else before."""
+        """What the audit does not cover, such as weights that were trained on other data before."""
         found = []
         if self.weights:
             found.append(f"the run started from {show_path(self.weights)}, whose data it knows nothing of")
@@ -157,51 +153,48 @@ class Provenance:
         return tuple(dict.fromkeys(found))
 
     def rows(self) -> list[Row]:
-        """Return the six facts in words, each with its name, whatever is known of them."""
-        unknown = f"{UNKNOWN} ({self.why_unknown})"
-        rows = {"votes": unknown, "views": unknown, "data hash": "", "data": "", "solutions during the run": unknown}
-        rows["audit"] = unknown
+        """Return the six facts in words, each with its name; "unknown" where one is not known."""
+        votes = views = solutions = audit = f"{UNKNOWN} ({self.why_unknown})"
         dataset = UNKNOWN
         if self.basis:
-            rows["votes"] = self._votes()
-            views = plural_range(self.basis.views_least, self.basis.views_most, "view")
-            rows["views"] = f"{views} of each {self.kind.question}"
+            names = self.checkpoints or ()
+            votes = f"{'single checkpoint' if len(names) == 1 else f'pooled({len(names)})'}: {', '.join(names)}"
+            votes = votes if names else "none: all attempts are fallbacks"
+            counted = plural_range(self.basis.views_least, self.basis.views_most, "view")
+            views = f"{counted} of each {self.kind.question}"
             dataset = self.basis.dataset[:HASH_DIGITS] or UNKNOWN
             if self.basis.audit:
-                solutions, found = self._audit(self.basis.audit)
-                rows["solutions during the run"] = "; ".join(solutions)
-                rows["audit"] = "; ".join(found)
-        hashed = rows["data"] = f"{UNKNOWN} (no {self.kind.output} is known)"
+                solutions, audit = map("; ".join, self._audit(self.basis.audit))
+        hashed = data = f"{UNKNOWN} (no {self.kind.output} is known)"
         if self.scored:
             hashed = f"scored outputs {self.scored.data_hash[:HASH_DIGITS]}"
             counted = f"{plural(self.scored.tasks, self.kind.whole)}, {plural(self.scored.outputs, self.kind.output)}"
-            rows["data"] = f"{counted}: {self.scored.version}"
-        rows["data hash"] = f"{hashed}; dataset {dataset}"
-        return list(rows.items())
-
-    def _votes(self) -> str:
-        names = self.checkpoints or ()
-        if not names:
-            return "none: all attempts are fallbacks"
-        return f"{'single checkpoint' if len(names) == 1 else f'pooled({len(names)})'}: {', '.join(names)}"
+            data = f"{counted}: {self.scored.version}"
+        return [
+            ("votes", votes),
+            ("views", views),
+            ("data hash", f"{hashed}; dataset {dataset}"),
+            ("data", data),
+            ("solutions during the run", solutions),
+            ("audit", audit),
+        ]
 
     def _audit(self, audit: Audited) -> tuple[list[str], list[str]]:
         """Return how solutions were used during the run, and what the audit found, in parts of a sentence."""
         kind = self.kind
         leaks = plural(audit.leaks, kind.trained)
+        used = "not readable for training and prediction: read for the audit before, and for the score afterwards"
+        if not kind.answers_audited:
+            used = "not readable for training and prediction: read for the score afterwards"
+        elif not audit.tests_checked:
+            used = "not readable: the run knew no test output"
+        solutions = [used, *self.reservations]
         if audit.leaks and audit.leakage == "allow":
             solutions = [f"trained on, as asked: {leaks} that show an answer"]
-        elif not kind.answers_audited:
-            solutions = ["not readable for training and prediction: read for the score afterwards", *self.reservations]
-        elif not audit.tests_checked:
-            solutions = ["not readable: the run knew no test output", *self.reservations]
-        else:
-            known = "not readable for training and prediction: read for the audit before, and for the score afterwards"
-            solutions = [known, *self.reservations]
         done = {"drop": "left out", "allow": "trained on all the same"}.get(audit.leakage, "found")
-        found = (
-            f"{leaks} that {kind.leaking[audit.leaks != 1]} {done}" if audit.leaks else f"no {kind.trained} {kind.leaking[0]}"
-        )
+        found = f"{leaks} that {kind.leaking[audit.leaks != 1]} {done}"
+        if not audit.leaks:
+            found = f"no {kind.trained} {kind.leaking[0]}"
         if not audit.tests_checked:
             found = "nothing could be compared"
         checked = f"{plural(audit.tests_checked, kind.output if kind.answers_audited else kind.question)} checked"

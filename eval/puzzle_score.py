@@ -1,7 +1,7 @@
-"""The score of predicted puzzles, sudokus or mazes, and predictions.csv, which holds what was predicted for each question.
+"""Score of predicted puzzles (sudokus, mazes), and predictions.csv, which holds the prediction for each question.
 
-Puzzles are texts here, as they are published, not tokens. Each has one prediction; HRM and TRM report the share of puzzles with
-every cell right.
+Puzzles are strings here, as they are published, not tokens. Each has one prediction; HRM and TRM report the share of puzzles
+with every cell right.
 """
 
 import csv
@@ -158,14 +158,12 @@ def _parse_row(row: Sequence[str], where: str) -> PuzzlePrediction:
             raise ValueError(f"{where}: {name} has {len(text)} characters, expected {len(question)} as the question has")
     if bool(prediction) != bool(probability):
         raise ValueError(f"{where}: expected prediction and halting_probability both or neither")
-    halting = None
-    if probability:
-        try:
-            halting = float(probability)
-        except ValueError:
-            halting = -1.0
-        if not 0 <= halting <= 1:
-            raise ValueError(f"{where}: halting_probability must be 0..1, got {show_value(probability)}")
+    try:
+        halting = float(probability) if probability else None
+    except ValueError:
+        halting = -1.0
+    if halting is not None and not 0 <= halting <= 1:
+        raise ValueError(f"{where}: halting_probability must be 0..1, got {show_value(probability)}")
     parsed = PuzzlePrediction(question, prediction or None, halting, answer or None)
     expected = "" if parsed.correct is None else str(int(parsed.correct))
     if correct != expected:

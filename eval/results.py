@@ -1,6 +1,6 @@
-"""The result of each test input and task: attempts, their votes, drafts, and what is wrong with them where the truth is known.
+"""Results of test inputs and tasks: attempts with their votes and errors, and the drafts of the network.
 
-`pipeline.reports.run_folder` makes these from a run directory or a submission; `show`, `debug` and the report present them.
+`pipeline.reports.run_folder` makes these from a run directory or a submission; `show` and the report present them.
 """
 
 import math
@@ -123,7 +123,7 @@ class TestResult:
         return share < LEAST_AGREEMENT or self.attempts[0].votes == 1
 
     def seen_through(self, transform: Transform) -> "TestResult":
-        """Return the same in the frame of a view, without drafts."""
+        """Return the result in the frame of a view, without drafts."""
         attempts = tuple(replace(a, grid=None if a.grid is None else transform.apply(a.grid)) for a in self.attempts)
         return replace(self, attempts=attempts, truth=None if self.truth is None else transform.apply(self.truth), drafts=())
 

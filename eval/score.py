@@ -1,6 +1,6 @@
-"""The score of attempts where the test outputs are known, under every rule in use, each by its name.
+"""Scores attempts against known test outputs under each of the three rules in use.
 
-An attempt is right when it equals the test output exactly. One outcome has three scores, which differ by several points.
+An attempt is right when it equals the test output exactly. The rules differ by several points, so a score names its rule.
 """
 
 from collections.abc import Mapping, Sequence
@@ -94,18 +94,11 @@ def judge(predictions: Predictions, solutions: Solutions) -> dict[TaskId, tuple[
     """Return the outcome of every test output of `solutions`, in their order; what is not predicted is not solved."""
     outcomes = {}
     for task_id, outputs in solutions.items():
-        attempts = predictions.get(task_id, ())
-        missing = [()] * (len(outputs) - len(attempts))
+        attempts = [*predictions.get(task_id, ()), *[()] * len(outputs)]
         judged = []
-        for given, output in zip([*attempts, *missing], outputs, strict=False):
-            first, second, *_ = [*given, None, None]
-            judged.append(
-                Outcome(
-                    first=first is not None and np.array_equal(first, output),
-                    second=second is not None and np.array_equal(second, output),
-                    attempted=first is not None or second is not None,
-                )
-            )
+        for given, output in zip(attempts, outputs, strict=False):
+            first, second = (attempt is not None and np.array_equal(attempt, output) for attempt in [*given, None, None][:2])
+            judged.append(Outcome(first, second, attempted=any(attempt is not None for attempt in given[:2])))
         outcomes[task_id] = tuple(judged)
     return outcomes
 

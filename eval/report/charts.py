@@ -1,6 +1,6 @@
 """Charts of a report as inline SVG: curves, a bar of shares, a histogram. Colors come from the page's style sheet.
 
-A chart is a picture to a screen reader, described in one sentence; no script and no library is needed.
+Each chart has one sentence as its label for screen readers. They need no script and no library.
 """
 
 import math
@@ -10,7 +10,6 @@ from html import escape
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 360, 200
-
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 12, 40
 
 MOST_POINTS = 240
@@ -36,15 +35,9 @@ def draw_curve(points: Sequence[Point], name: str, unit: str, floor: float | Non
         y = HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * (value - bottom) / (top - bottom)
         return f"{x:.1f},{y:.1f}"
 
-    parts = []
-    for value in rows:
-        y = place(0, value).split(",")[1]
-        parts.append(f'<line class="rule" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y}" dy="0.32em" text-anchor="end">{_short(value)}</text>')
-    for minutes in columns:
-        x = place(minutes, bottom).split(",")[0]
-        parts.append(f'<text x="{x}" y="{HEIGHT - 24}" text-anchor="middle">{_short(minutes)}</text>')
-    parts.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 6}" text-anchor="end">minutes of training</text>')
+    parts = [_rule(place(0, value).split(",")[1], value) for value in rows]
+    parts += [_column(place(minutes, bottom).split(",")[0], _short(minutes)) for minutes in columns]
+    parts.append(_caption("minutes of training"))
     line = " ".join(place(*point) for point in shown)
     if len(shown) > 1:
         parts.append(f'<polyline class="curve" points="{line}"/>')
@@ -77,18 +70,14 @@ def draw_histogram(counts: Sequence[Sequence[int]], names: Sequence[str], label:
     `counts` has ten numbers for each of `names`, which stand on each other in this order; the second is hatched.
     """
     assert all(len(series) == 10 for series in counts) and len(counts) == len(names), "ten columns of each series"
-    heights = [sum(column) for column in zip(*counts, strict=True)]
-    rows = [value for value in _ticks(0, max(*heights, 1)) if value == int(value)]
+    rows = [value for value in _ticks(0, max(1, *map(sum, zip(*counts, strict=True)))) if value == int(value)]
     parts = [
         '<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
         '<rect class="hatch-ground" width="6" height="6"/><line class="hatch-line" x1="0" x2="0" y1="0" y2="6"/></pattern>'
         "</defs>"
     ]
     scale, column = (HEIGHT - _TOP - _BOTTOM) / rows[-1], (WIDTH - _LEFT - _RIGHT) / 10
-    for value in rows:
-        y = HEIGHT - _BOTTOM - value * scale
-        parts.append(f'<line class="rule" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y:.1f}" dy="0.32em" text-anchor="end">{_short(value)}</text>')
+    parts += [_rule(f"{HEIGHT - _BOTTOM - value * scale:.1f}", value) for value in rows]
     for number in range(10):
         y = float(HEIGHT - _BOTTOM)
         for series, name in enumerate(names):
@@ -101,11 +90,8 @@ def draw_histogram(counts: Sequence[Sequence[int]], names: Sequence[str], label:
                     f'<rect class="series-{series}" x="{x:.1f}" y="{y:.1f}" width="{column - 4:.1f}" height="{height:.1f}">'
                     f"<title>{escape(tip)}</title></rect>"
                 )
-    for number in range(0, 11, 2):
-        x = _LEFT + number * column
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 24}" text-anchor="middle">{10 * number}%</text>')
-    parts.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 6}" text-anchor="end">views that predicted attempt 1</text>')
-    return _svg(label, parts)
+    parts += [_column(f"{_LEFT + number * column:.1f}", f"{10 * number}%") for number in range(0, 11, 2)]
+    return _svg(label, [*parts, _caption("views that predicted attempt 1")])
 
 
 def thin_out(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
@@ -128,10 +114,23 @@ def _ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def _short(value: float) -> str:
-    """Return a number as short as an axis wants it."""
+    """Return a number in short, for an axis."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:.3g}M"
     return f"{value / 1e3:.3g}k" if abs(value) >= 1e4 else f"{value:.3g}" if abs(value) < 1e3 else f"{value:.0f}"
+
+
+def _rule(y: str, value: float) -> str:
+    line = f'<line class="rule" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
+    return f'{line}<text x="{_LEFT - 6}" y="{y}" dy="0.32em" text-anchor="end">{_short(value)}</text>'
+
+
+def _column(x: str, text: str) -> str:
+    return f'<text x="{x}" y="{HEIGHT - 24}" text-anchor="middle">{text}</text>'
+
+
+def _caption(text: str) -> str:
+    return f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{text}</text>'
 
 
 def _svg(label: str, parts: Sequence[str], width: int = WIDTH, height: int = HEIGHT, aspect: str = "xMidYMid meet") -> str:

@@ -1,9 +1,8 @@
-"""The tasks of a report as plain data for its script: grids as short texts, results in words, what to filter and sort by."""
+"""The tasks of a report as JSON for its script: grids as short strings, results in words, keys to filter and sort by."""
 
 import json
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,11 @@ from eval.explain import explain
 from eval.formatting import plural
 from eval.results import TaskResult, TestResult, count_wrong
 
-_SIGNS = np.frombuffer(b".#0123456789", np.uint8)
-# Of the tokens of a canvas: padding, border, colors.
+_SIGNS = np.frombuffer(b".#0123456789", np.uint8)  # of the tokens of a canvas: padding, border, colors
 
 
 def gallery_data(results: Sequence[TaskResult]) -> str:
-    """Return the data of all tasks as JSON that may stand inside a `<script>` element, whatever the ids hold."""
+    """Return the data of all tasks as JSON that is safe inside a `<script>` element, whatever the ids hold."""
     text = json.dumps([_task(result) for result in results], separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -30,7 +28,7 @@ def grid_text(grid: Grid) -> str:
 
 
 def canvas_text(tokens: Tokens) -> str:
-    """Return a canvas likewise, "." for padding and "#" for the border."""
+    """Return a canvas as `grid_text` does, with "." for padding and "#" for the border."""
     return "|".join(row.tobytes().decode() for row in _SIGNS[tokens])
 
 
@@ -99,19 +97,16 @@ def describe_votes(test: TestResult) -> str:
 
 
 def _drafts(test: TestResult) -> list[dict[str, Any]]:
-    """Return each draft with its canvas and verdict; no more than its probability where it is the same as the one before."""
-    drafts = test.drafts
-    same = [False, *(np.array_equal(before.tokens, after.tokens) for before, after in pairwise(drafts))]
-    return [
-        {"grid": None, "p": _round(draft.probability)}
-        if equal
-        else {
-            "grid": canvas_text(draft.tokens),
-            "verdict": _verdict(decode(draft.tokens), test.truth),
-            "p": _round(draft.probability),
-        }
-        for draft, equal in zip(drafts, same, strict=False)
-    ]
+    """Return each draft with canvas and verdict; only its probability where it equals the draft before."""
+    drawn: list[dict[str, Any]] = []
+    last: Tokens | None = None
+    for draft in test.drafts:
+        shown: dict[str, Any] = {"grid": None}
+        if last is None or not np.array_equal(last, draft.tokens):
+            shown = {"grid": canvas_text(draft.tokens), "verdict": _verdict(decode(draft.tokens), test.truth)}
+        drawn.append(shown | {"p": _round(draft.probability)})
+        last = draft.tokens
+    return drawn
 
 
 def _round(value: float | None) -> float | None:

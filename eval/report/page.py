@@ -1,6 +1,6 @@
-"""One page that holds a whole report: summary, charts, gallery, style and script. It loads nothing and opens from disk.
+"""The report as one HTML file with its style, script and data: it loads nothing and opens from disk.
 
-Everything that comes from outside is escaped, and the page's own policy lets a browser run no script but that of the page.
+All values from outside are escaped, and the page's content security policy allows only its own script.
 """
 
 import base64
@@ -62,15 +62,16 @@ def make_page(report: Report) -> str:
     style, grids, gallery = (files("eval.report").joinpath(name).read_text("utf-8") for name in _FILES)
     script = grids + gallery
     policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
-    sections = [
-        score_section(report.score, report.rows, report.unknown, report.results),
-        *(f'<p class="note" role="note">{escape(note)}</p>' for note in report.notes),
-        charts_section(report.metrics, report.seconds),
-        votes_section(report.results),
-        facts_section(report.facts, report.settings),
-        _gallery(report.results, report.folder) if report.results else "",
-    ]
-    body = "".join(sections)
+    body = "".join(
+        (
+            score_section(report.score, report.rows, report.unknown, report.results),
+            *(f'<p class="note" role="note">{escape(note)}</p>' for note in report.notes),
+            charts_section(report.metrics, report.seconds),
+            votes_section(report.results),
+            facts_section(report.facts, report.settings),
+            _gallery(report.results, report.folder) if report.results else "",
+        )
+    )
     parts = [(name, title) for name, title in _PARTS.items() if f'<section id="{name}"' in body]
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title in parts)
     return f"""<!DOCTYPE html>
@@ -102,13 +103,12 @@ def _digest(text: str) -> str:
 
 
 _FILES = ("report.css", "grids.js", "report.js")
-
 _PARTS = {"score": "Score", "training": "Training", "votes": "Votes", "about": "What this is", "gallery": "Tasks"}
-# Sections by id, with what the links to them say.
+# Sections by id, with the text of the links to them.
 
 
 def _gallery(results: Sequence[TaskResult], folder: str) -> str:
-    """The gallery is made by the script; without it there is a table."""
+    """Return the frame that the script fills, and a table for browsers without scripts."""
     return f"""<section id="gallery" aria-labelledby="gallery-title" tabindex="-1">
 <h2 id="gallery-title">Tasks</h2>
 <noscript><p class="note">Grids, filters and drafts need JavaScript. This is what became of each task:</p>

@@ -1,4 +1,4 @@
-"""Parts of a report as PNG, drawn by the Chromium or Chrome of the machine: headless, with a new profile, without network."""
+"""Screenshots of parts of a report, by an installed Chromium or Chrome: headless, with a new profile, without network."""
 
 import io
 import os
@@ -28,11 +28,9 @@ FLAGS = (
 )
 
 LIMIT_SECONDS = 60.0
-
 MOST_HEIGHT = 8_000
 """Pixels of a picture; what is below is cut off."""
-
-_READY_MILLISECONDS = 10_000  # of the page's own clock, which runs as fast as it can
+_READY_MILLISECONDS = 10_000  # of the page's virtual clock, which runs as fast as it can
 
 
 def find_browser() -> Path | None:

@@ -1,4 +1,4 @@
-"""The sections of a report that need no script: score, training, time, votes, what the run is. Each returns escaped HTML."""
+"""Sections of a report that need no script: score, training and time, votes, facts. Each function returns escaped HTML."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -22,22 +22,26 @@ MEANINGS = {
 }
 """What the score under each rule says."""
 
-COLUMNS = 10
+_COLUMNS = 10  # of the histogram
 
 
-def score_section(
-    score: Score | None, rows: Sequence[tuple[str, str]], unknown: str, results: Sequence[TaskResult]
-) -> str:  # fmt: skip
+def _section(name: str, title: str, content: str, label: str = "") -> str:
+    label = f"{label or name}-title"
+    return f'<section id="{name}" aria-labelledby="{label}"><h2 id="{label}">{title}</h2>{content}</section>'
+
+
+def _key(mark: str, text: str) -> str:
+    return f'<li><span class="key {mark}" aria-hidden="true"></span>{text}</li>'
+
+
+def score_section(score: Score | None, rows: Sequence[tuple[str, str]], unknown: str, results: Sequence[TaskResult]) -> str:
     """Return the score under each rule with what it means, or why there is none."""
-    title = '<section id="score" aria-labelledby="score-title"><h2 id="score-title">Score</h2>'
     if rows:
         cells = (f"<tr><th scope=row>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in rows)
-        return f"{title}<table>{''.join(cells)}</table></section>"
+        return _section("score", "Score", f"<table>{''.join(cells)}</table>")
     if score is None:
-        return (
-            f'{title}<p class="note"><strong>Solutions unknown.</strong> {escape(unknown)} '
-            "Nothing on this page says what is right or wrong.</p></section>"
-        )
+        why = f"<strong>Solutions unknown.</strong> {escape(unknown)} Nothing on this page says what is right or wrong."
+        return _section("score", "Score", f'<p class="note">{why}</p>')
     tiles = []
     for number, (field, name, _) in enumerate(RULES):
         rates: Rates = getattr(score, field)
@@ -47,7 +51,8 @@ def score_section(
             f'<dd class="quiet">{_percent(rates.pass_at_1)} with attempt 1 alone (pass@1)</dd>'
             f'<dd class="meaning">{escape(MEANINGS[field])}</dd></div>'
         )
-    return f'{title}<dl class="tiles">{"".join(tiles)}</dl>{_outcomes(results)}{_count_solved(score, results)}</section>'
+    content = f'<dl class="tiles">{"".join(tiles)}</dl>{_outcomes(results)}{_count_solved(score, results)}'
+    return _section("score", "Score", content)
 
 
 def _outcomes(results: Sequence[TaskResult]) -> str:
@@ -65,10 +70,7 @@ def _outcomes(results: Sequence[TaskResult]) -> str:
             outcome = "wrong size" if result.missed_by is None else "missed by more cells"
         counts[outcome] += 1
     parts = [(name, counts[name], mark) for name, mark in _OUTCOMES.items() if counts[name]]
-    keys = "".join(
-        f'<li><span class="key {mark}" aria-hidden="true"></span>{name} <strong>{count}</strong></li>'
-        for name, count, mark in parts
-    )
+    keys = "".join(_key(mark, f"{name} <strong>{count}</strong>") for name, count, mark in parts)
     bar = draw_shares([(name, count) for name, count, _ in parts], [mark for *_, mark in parts])
     return f'<h3>{plural(len(known), "task")}</h3><div class="bar">{bar}</div><ul class="keys">{keys}</ul>'
 
@@ -108,10 +110,7 @@ def facts_section(facts: Sequence[tuple[str, str]], settings: str) -> str:
     folded = f"<details><summary>All settings</summary><pre>{escape(settings)}</pre></details>" if settings else ""
     if not rows and not folded:
         return ""
-    return (
-        f'<section id="about" aria-labelledby="what-title"><h2 id="what-title">What this is</h2>'
-        f'<dl class="facts">{rows}</dl>{folded}</section>'
-    )
+    return _section("about", "What this is", f'<dl class="facts">{rows}</dl>{folded}', "what")
 
 
 def charts_section(metrics: Sequence[Mapping[str, object]], seconds: Mapping[str, float]) -> str:
@@ -123,21 +122,19 @@ def charts_section(metrics: Sequence[Mapping[str, object]], seconds: Mapping[str
         chart = draw_curve(points, title, unit, floor)
         if chart:
             figures.append(f"<figure><figcaption>{escape(title)}{f', {unit}' if unit else ''}</figcaption>{chart}</figure>")
+    content = f'<div class="charts">{"".join(figures)}</div>' if figures else ""
     total = sum(seconds.values())
-    bar = ""
-    marks = [f"part-{number % 5}" for number in range(len(seconds))]
     if total > 0:
+        marks = [f"part-{number % 5}" for number in range(len(seconds))]
         keys = "".join(
-            f'<li><span class="key {mark}" aria-hidden="true"></span>{escape(name)} '
-            f'<strong>{format_seconds(amount)}</strong> <span class="quiet">{amount / total:.0%}</span></li>'
-            for (name, amount), mark in zip(seconds.items(), marks, strict=True)
+            _key(
+                mark, f'{escape(name)} <strong>{format_seconds(spent)}</strong> <span class="quiet">{spent / total:.0%}</span>'
+            )
+            for (name, spent), mark in zip(seconds.items(), marks, strict=True)
         )
-        bar = f'<h3>Time</h3><div class="bar">{draw_shares(list(seconds.items()), marks)}</div><ul class="keys">{keys}</ul>'
-    if not figures and not bar:
-        return ""
-    curves = f'<div class="charts">{"".join(figures)}</div>' if figures else ""
-    title = '<section id="training" aria-labelledby="training-title"><h2 id="training-title">Training and time</h2>'
-    return f"{title}{curves}{bar}</section>"
+        bar = draw_shares(list(seconds.items()), marks)
+        content += f'<h3>Time</h3><div class="bar">{bar}</div><ul class="keys">{keys}</ul>'
+    return _section("training", "Training and time", content) if content else ""
 
 
 def votes_section(results: Sequence[TaskResult]) -> str:
@@ -146,9 +143,9 @@ def votes_section(results: Sequence[TaskResult]) -> str:
     if not tests:
         return ""
     known = is_known(results)
-    series = [[0] * COLUMNS, [0] * COLUMNS]
+    series = [[0] * _COLUMNS, [0] * _COLUMNS]
     for test in tests:
-        column = min(int((test.agreement or 0.0) * COLUMNS), COLUMNS - 1)
+        column = min(int((test.agreement or 0.0) * _COLUMNS), _COLUMNS - 1)
         series[0 if 1 in test.right or not known else 1][column] += 1
     names = ["attempt 1 right", "attempt 1 not right"] if known else ["test inputs"]
     lonely = sum(not test.predicted for result in results for test in result.tests)
@@ -162,23 +159,20 @@ def votes_section(results: Sequence[TaskResult]) -> str:
     ]
     label = "Test inputs by the share of views that predicted attempt 1"
     if known:
-        right, wrong = (f"{sum(each[COLUMNS // 2 :])} of {sum(each)}" for each in series)
+        right, wrong = (f"{sum(each[_COLUMNS // 2 :])} of {sum(each)}" for each in series)
         label += f": {right} right ones and {wrong} wrong ones have half or more"
     keys = "".join(f'<li><span class="key series-{number}"></span>{name}</li>' for number, name in enumerate(names))
     chart = draw_histogram(series[: len(names)], names, label)
-    return (
-        '<section id="votes" aria-labelledby="votes-title"><h2 id="votes-title">Votes</h2><div class="split"><figure>'
-        f"<figcaption>Test inputs by agreement</figcaption>{chart}"
-        f'<ul class="keys" aria-hidden="true">{keys if known else ""}</ul></figure>'
-        f"<div>{''.join(f'<p>{escape(line)}</p>' for line in text if line)}</div></div></section>"
-    )
+    figure = f"<figcaption>Test inputs by agreement</figcaption>{chart}"
+    figure += f'<ul class="keys" aria-hidden="true">{keys if known else ""}</ul>'
+    words = "".join(f"<p>{escape(line)}</p>" for line in text if line)
+    return _section("votes", "Votes", f'<div class="split"><figure>{figure}</figure><div>{words}</div></div>')
 
 
 def table_of_tasks(results: Sequence[TaskResult]) -> str:
     """Return a table of all tasks with their results in words."""
-    rows = "".join(
-        f"<tr><th scope=row>{escape(result.task.id)}</th><td>{escape(result.summary())}</td></tr>" for result in results
-    )
+    cells = (f"<th scope=row>{escape(result.task.id)}</th><td>{escape(result.summary())}</td>" for result in results)
+    rows = "".join(f"<tr>{each}</tr>" for each in cells)
     return f"<table><thead><tr><th scope=col>Task</th><th scope=col>Outcome</th></tr></thead><tbody>{rows}</tbody></table>"
 
 

@@ -1,10 +1,8 @@
-"""report.html of a run directory: the page is filled with results, score, settings and curves.
+"""Builds report.html of a run directory from its results, score, settings and curves.
 
-It is written after everything else. What a run directory lacks is left out. Test outputs are read here, through the sources of
-the run, long after anything could have learned from them.
+What the directory lacks is left out. It is written last: test outputs are read here, when nothing can learn from them any more.
 """
 
-import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,8 +24,6 @@ from pipeline.data.sources import Source, load_source
 from pipeline.jobs.provenance import provenance_of_puzzles
 from pipeline.jobs.record import Record
 from pipeline.reports.run_folder import RunFolder
-
-logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
 
@@ -52,7 +48,7 @@ def read_report(path: Path, specs: Sequence[str] = ()) -> Report:
     record, config = folder.record, folder.read_json("config.json")
     try:
         settings = orjson.dumps(config, option=orjson.OPT_INDENT_2).decode() if config else ""
-    except orjson.JSONEncodeError as error:  # it writes no values as deep as it reads
+    except orjson.JSONEncodeError as error:  # it reads deeper values than it writes
         raise ValueError(f"{show_path(path / 'config.json')}: no settings: {error}") from None
     report = Report(
         name=path.resolve().name,

@@ -1,4 +1,4 @@
-"""The directory of a run or a prediction, read back: what was submitted, how the views voted, what is known of the tasks.
+"""Reads the directory of a run or a prediction: submission, votes, candidates, drafts, tasks.
 
 Shared by `show`, `compare` and `report`. Everything but the submission may be missing: a prediction has no dataset of its own,
 a submission of another system has no votes.
