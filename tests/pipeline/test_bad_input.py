@@ -37,18 +37,41 @@ def refusal(read: Callable[[], object], where: Path) -> str:
     return line
 
 
-@pytest.mark.parametrize("content", [b"a = " + DEEP, b'x = "' + b"y" * 100_000 + b'"', b"\xff", b"user = 1", b"a" * (2 << 20)])
-def test_settings_of_kaggle_are_refused_in_one_short_line(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "kaggle.toml").write_bytes(content)
-    refusal(lambda: read_settings(tmp_path / "kaggle.toml"), tmp_path / "kaggle.toml")
-
-
-@pytest.mark.parametrize("content", [b"3", b"[]", b"null", DEEP, b'{"' + b"x" * 10_000 + b'": 1}', b"\xff"])
-def test_a_folder_for_kaggle_is_refused_in_one_short_line(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("read", "name", "contents"),
+    [
+        (
+            read_settings,
+            "kaggle.toml",
+            (b"a = " + DEEP, b'x = "' + b"y" * 100_000 + b'"', b"user = 1", b"a" * (2 << 20)),
+        ),
+        (
+            lambda path: read_ready_folder(path.parent),
+            "settings.json",
+            (b"3", b"[]", DEEP, b'{"' + b"x" * 10_000 + b'": 1}', b"\xff"),
+        ),
+        (
+            read_config,
+            "config.json",
+            (b"[]", DEEP, b'{"train": {"steps": ' + b"[" * 900 + b"]" * 900 + b"}}", b'{"x": {}, "x": {}}'),
+        ),
+        (
+            lambda path: read_report(path.parent),
+            "score.json",
+            (b'{"exact_accuracy": "x"}', b'{"exact_accuracy": 1.0, "solved": 1, "puzzles": 1, "predicted": []}'),
+        ),
+    ],
+    ids=["settings of kaggle", "folder for kaggle", "config", "score of puzzles"],
+)
+def test_a_file_is_refused_in_one_short_line(
+    read: Callable[[Path], object], name: str, contents: tuple[bytes, ...], tmp_path: Path
+) -> None:
     for part in ("notebook", "code"):
         (tmp_path / part).mkdir()
-    (tmp_path / "settings.json").write_bytes(content)
-    refusal(lambda: read_ready_folder(tmp_path), tmp_path / "settings.json")
+    (tmp_path / "predictions.csv").touch()
+    for content in contents:
+        (tmp_path / name).write_bytes(content)
+        refusal(lambda: read(tmp_path / name), tmp_path / name)
 
 
 def test_settings_and_durations_from_the_command_line_are_not_repeated_at_length() -> None:
@@ -60,14 +83,6 @@ def test_settings_and_durations_from_the_command_line_are_not_repeated_at_length
         with pytest.raises(ValueError, match="a duration") as caught:
             parse_duration(text)
         assert len(str(caught.value)) < 200
-
-
-@pytest.mark.parametrize(
-    "content", [b"[]", DEEP, b'{"train": {"steps": ' + b"[" * 900 + b"]" * 900 + b"}}", b'{"x": {}, "x": {}}']
-)
-def test_a_config_is_refused_in_one_short_line(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_bytes(content)
-    refusal(lambda: read_config(tmp_path / "config.json"), tmp_path / "config.json")
 
 
 @pytest.fixture
@@ -140,17 +155,6 @@ def test_a_record_of_nonsense_is_refused_or_shown(values: dict[str, Any], run: P
         read_report(run)
     else:
         refusal(lambda: read_report(run), run / "run.json")
-
-
-def test_a_score_of_puzzles_of_another_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "predictions.csv").touch()
-    for score in (
-        {"exact_accuracy": "x"},
-        {"exact_accuracy": 1.0},
-        {"exact_accuracy": 1.0, "solved": 1, "puzzles": 1, "predicted": []},
-    ):
-        (tmp_path / "score.json").write_bytes(orjson.dumps(score))
-        refusal(lambda: read_report(tmp_path), tmp_path / "score.json")
 
 
 def test_a_pipe_among_task_files_is_refused_and_not_waited_for(tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import orjson
 import pytest
 
 from pipeline.config import Config, PredictConfig, TrainConfig, override
-from pipeline.models.config import ReasonerConfig
-from pipeline.models.network import REASONERS
 from pipeline.presets import PRESETS
 
 
@@ -18,7 +16,6 @@ from pipeline.presets import PRESETS
         ("memory.rows=1", "memory has no field 'rows'; one of: kind, tokens"),
         ("memory.kind=tree", "memory.kind must be one of table, compositional, got 'tree'"),
         ("predict.ranking=luck", "predict ranking must be one of count, probability-sum, mean-probability, got 'luck'"),
-        ("train.steps=many", "train.steps must be of type int, got 'many'"),
         ("train.steps=1.5", "train.steps must be of type int, got '1.5'"),
         ("optimizer.rate=fast", "optimizer.rate must be of type float, got 'fast'"),
         ("optimizer.rate=nan", "optimizer.rate must be finite, got nan"),
@@ -27,7 +24,6 @@ from pipeline.presets import PRESETS
         *((f"train.{name}=0", f"{name}.* must be at least 1") for name in ("segments", "log_steps")),
         *((f"predict.{name}=0", "must be at least 1") for name in ("views", "round_views", "pack_tokens", "segments")),
         ("train.shift_probability=1.1", r"shift_probability and exploration must be in \[0, 1\]"),
-        ("train.exploration=2", r"exploration must be in \[0, 1\]"),
         ("predict.time_share=1", r"time_share must be in \(0, 1\), got 1.0"),
         ("model.heads=3", "a multiple of 4"),
         ("model.kind=rnn", "model.kind must be one of trm, hrm, urm, got 'rnn'"),
@@ -37,7 +33,6 @@ from pipeline.presets import PRESETS
         ("memory.residual=8", "memory residual is for compositional memory"),
         ("train.halting=late", "train.halting must be one of learned, q-learning, off, got 'late'"),
         ("train.steps", "a setting reads section.field=value, got 'train.steps'"),
-        ("steps=1", "a setting reads section.field=value, got 'steps=1'"),
     ],
 )
 def test_a_bad_setting_says_what_would_be_good(setting: str, message: str) -> None:
@@ -56,14 +51,6 @@ def test_of_two_settings_of_one_field_the_last_holds_and_nothing_else_changes() 
     assert override(Config(), []) == Config()
     settings = ["train.steps=1", "train.seed=7", "train.steps=2"]
     assert override(Config(), settings) == replace(Config(), train=TrainConfig(steps=2, seed=7))
-
-
-def test_an_unknown_kind_of_model_is_told_wherever_a_config_is_made() -> None:
-    message = f"^model.kind must be one of {', '.join(REASONERS)}, got 'gru'$"
-    with pytest.raises(ValueError, match=message):
-        Config(model=ReasonerConfig(kind="gru"))
-    with pytest.raises(ValueError, match=message):
-        Config.from_json({"model": {"kind": "gru"}})
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -99,7 +86,6 @@ def test_a_field_that_a_stored_config_does_not_have_yet_has_its_default() -> Non
         ({"train": 3}, "a config is an object of sections"),
         ({"train": {"stepz": 1}}, "train has no field 'stepz'; one of: seed, steps"),
         ({"network": {"size": 1}}, "unknown section 'network'; one of: build"),
-        ({"train": {"steps": None}}, "train.steps must be of type int, got None"),
         ({"train": {"steps": True}}, "train.steps must be of type int, got True"),
         ({"train": {"loss": ["softmax"]}}, "train.loss must be one of stablemax, softmax"),
         ({"optimizer": {"rate": "1e400"}}, "optimizer.rate must be finite"),

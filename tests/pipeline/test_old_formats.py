@@ -9,18 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cli.main import main
+import pipeline.run
 from pipeline.tensor_files import read_tensors
 from submission.format import read_submission
+from tests.pipeline.tinyrun import call
 
 OLD = Path(__file__).parents[1] / "fixtures" / "old_run"
 ARC, SUDOKU = "kaggle:kaggle:evaluation", "sudoku:sudoku-test.csv"
 RESUME = ("run", "--source", ARC, "--preset", "demo", "--set", "train.steps=50", "--resume", "--out")
 LAST = Path("checkpoints/step-00000050")
-
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(autouse=True)
@@ -54,18 +51,18 @@ def assert_close(one: Path, other: Path) -> None:
     [("arc", "old00002"), ("interrupted", "old00002"), ("predicted", "old00002"), ("sudoku", "sudoku:sudoku-test.csv")],
 )
 def test_a_folder_is_reported(folder: str, words: str) -> None:
-    assert run("report", folder, *(("--source", ARC) if folder == "predicted" else ())) == 0
+    assert call("report", folder, *(("--source", ARC) if folder == "predicted" else ())) == 0
     assert words in Path(folder, "report.html").read_text()
 
 
 def test_a_run_and_a_prediction_are_shown_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("show", "--run", "arc", "--source", ARC) == 0
+    assert call("show", "--run", "arc", "--source", ARC) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 of 4 test outputs solved")
-    assert run("show", "old00001", "--run", "arc", "--source", ARC) == 0
+    assert call("show", "old00001", "--run", "arc", "--source", ARC) == 0
     assert "of 4 votes" in capsys.readouterr().out
-    assert run("show", "old00001", "--run", "predicted", "--source", ARC, "--data", "dataset") == 0
+    assert call("show", "old00001", "--run", "predicted", "--source", ARC, "--data", "dataset") == 0
     assert "attempt 1 (1 of 2 votes)" in capsys.readouterr().out
-    assert run("compare", "arc", "predicted", "--source", ARC, "--json", "compared.json") == 0
+    assert call("compare", "arc", "predicted", "--source", ARC, "--json", "compared.json") == 0
     assert read_json("compared.json")["alone"] == {"arc": [["old00000", 0], ["old00002", 0]], "predicted": []}
 
 
@@ -73,7 +70,7 @@ def test_a_run_and_a_prediction_are_shown_and_compared(capsys: pytest.CaptureFix
     ("result", "source"), [("arc/submission.json", ARC), ("sudoku/predictions.csv", SUDOKU)], ids=["tasks", "puzzles"]
 )
 def test_a_result_has_the_score_that_was_written_beside_it(result: str, source: str) -> None:
-    assert run("score", result, "--source", source, "--json", "score.json") == 0
+    assert call("score", result, "--source", source, "--json", "score.json") == 0
     again, before = read_json("score.json"), read_json(Path(result).with_name("score.json"))
     assert again.keys() <= before.keys()
     assert again.pop("provenance").keys() == before["provenance"].keys()
@@ -81,7 +78,7 @@ def test_a_result_has_the_score_that_was_written_beside_it(result: str, source: 
 
 
 def test_candidates_vote_for_the_same_bytes() -> None:
-    assert run("vote", "--data", "arc/dataset", "--candidates", "arc/candidates", "--out", "again/submission.json") == 0
+    assert call("vote", "--data", "arc/dataset", "--candidates", "arc/candidates", "--out", "again/submission.json") == 0
     assert Path("again/submission.json").read_bytes() == Path("arc/submission.json").read_bytes()
     again, before = read_json("again/votes.json"), read_json("arc/votes.json")
     assert again.pop("sources") == [f"arc/candidates: {source}" for source in before.pop("sources")]
@@ -91,30 +88,20 @@ def test_candidates_vote_for_the_same_bytes() -> None:
 @pytest.mark.parametrize(("data", "weights", "expected"), [("arc/dataset", "arc", "arc"), ("dataset", "imported", "predicted")])
 def test_weights_predict_the_same_answers(data: str, weights: str, expected: str) -> None:
     arguments = ("--views", 4, *(("--set", "predict.segments=2") if weights == "imported" else ()))
-    assert run("predict", "--data", data, "--weights", weights, *arguments, "--out", "again") == 0
+    assert call("predict", "--data", data, "--weights", weights, *arguments, "--out", "again") == 0
     assert answers(Path("again/submission.json")) == answers(Path(expected, "submission.json"))
 
 
 def test_weights_predict_the_same_puzzles() -> None:
-    assert run("predict", "--data", "sudoku/dataset", "--weights", "sudoku", "--out", "again") == 0
+    assert call("predict", "--data", "sudoku/dataset", "--weights", "sudoku", "--out", "again") == 0
     assert predictions(Path("again/predictions.csv")) == predictions(Path("sudoku/predictions.csv"))
-    assert run("curve", "sudoku", "--source", SUDOKU, "--json", "curve.json") == 0
+    assert call("curve", "sudoku", "--source", SUDOKU, "--json", "curve.json") == 0
     [checkpoint] = read_json("curve.json")
     assert checkpoint["step"] == 300
 
 
-def test_training_starts_from_weights_by_task_id(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    network = ("hidden_size=8", "heads=1", "layers=1", "H_cycles=2", "L_cycles=1")
-    settings = [part for each in network for part in ("--set", f"model.{each}")]
-    train = ("train", "--data", "dataset", "--preset", "trm-arc1", *settings, "--set", "train.steps=1")
-    small = ("--set", "train.packs=1", "--set", "train.pack_tokens=1000", "--set", "train.precision=float32")
-    assert run(*train, *small, "--weights", "imported", "--out", "trained") == 0
-    assert "task memory: 3 tasks by id, 0 new from the mean, 1 not needed" in caplog.text
-
-
 def test_an_interrupted_run_ends_as_the_one_that_was_not() -> None:
-    assert run(*RESUME, "interrupted") == 0
+    assert call(*RESUME, "interrupted") == 0
     assert answers(Path("interrupted/submission.json")) == answers(Path("arc/submission.json"))
     assert_close(Path("interrupted") / LAST / "weights.safetensors", Path("arc") / LAST / "weights.safetensors")
     lines = [json.loads(line) for line in Path("interrupted/metrics.jsonl").read_text().splitlines()]
@@ -123,13 +110,19 @@ def test_an_interrupted_run_ends_as_the_one_that_was_not() -> None:
     assert np.allclose([line["loss"] for line in lines], expected, atol=1e-2)
 
 
-def test_a_run_that_ended_is_resumed_with_its_checkpoint_and_its_rounds_as_they_are() -> None:
+def test_a_run_that_was_killed_while_predicting_goes_on_with_predictions(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.delattr(pipeline.run, "_train")
     before = {path: path.read_bytes() for path in Path("arc").glob("c*/**/*") if path.is_file()}
     submission = Path("arc/submission.json").read_bytes()
     Path("arc/predicting").touch()  # as if it had been killed in the last round
     Path("arc/candidates/round-0003.safetensors").unlink()
-    assert run(*RESUME, "arc") == 0
+    assert call(*RESUME, "arc") == 0
     assert Path("arc/submission.json").read_bytes() == submission
     kept = {path: path.read_bytes() for path in Path("arc").glob("c*/**/*") if path.is_file()}
     assert kept.keys() == before.keys()
     assert all(kept[path] == before[path] for path in before if path.name != "round-0003.safetensors")
+    assert "2 rounds of predictions, 3 views of each test input, are there already and count" in caplog.text
+    assert not Path("arc/predicting").exists()

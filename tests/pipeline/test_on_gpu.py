@@ -53,7 +53,7 @@ def forget_accelerate() -> None:
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    """The GPU, where there is one, for this test alone; else the CPU."""
+    """The GPU, where there is one, for this test only; else the CPU."""
     if torch.cuda.is_available():
         monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
         forget_accelerate()

@@ -170,62 +170,20 @@ def test_a_folder_with_a_run_is_not_overwritten_but_resumed(
     assert not list((out / "candidates").iterdir())
 
 
-def test_a_run_that_was_killed_while_predicting_goes_on_with_predictions(
-    out: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def train(*_: object) -> bool:
-        raise AssertionError("training had ended")
-
-    caplog.set_level("INFO")
-    assert not (out / "predicting").exists()
-    first = submitted(out)
-    rounds = sorted(path.name for path in (out / "candidates").iterdir())
-    assert len(rounds) == 3
-    (out / "predicting").touch()  # as if it had been killed in the last round
-    (out / "candidates" / rounds[-1]).unlink()
-    kept = [(out / "candidates" / name).stat().st_mtime_ns for name in rounds[:-1]]
-    monkeypatch.setattr(pipeline.run, "_train", train)
-    assert solve_evaluation(kaggle, out, "--resume") == 0
-    assert submitted(out) == first
-    assert [(out / "candidates" / name).stat().st_mtime_ns for name in rounds[:-1]] == kept
-    assert sorted(path.name for path in (out / "candidates").iterdir()) == rounds
-    assert "2 rounds of predictions, 3 views of each test input, are there already and count" in caplog.text
-    assert not (out / "predicting").exists()
-
-
 def test_the_fallback_stands_before_torch_is_imported(tmp_path: Path, kaggle: Path) -> None:
     source, out = f"kaggle:{kaggle}:test", tmp_path / "out"
     assert run_until_torch("run", "--source", source, "--preset", "demo", "--time-limit", "20s", "--out", out) == 77
     check_submission(out / "submission.json", load_source(source).tasks)
 
 
-def test_the_same_seed_gives_the_same_bytes(finished: tuple[Path, str], tmp_path: Path, kaggle: Path) -> None:
-    assert solve_evaluation(kaggle, tmp_path / "again") == 0
-    assert submitted(tmp_path / "again") == submitted(finished[0])
-
-
-def test_stages_give_what_the_run_gives(finished: tuple[Path, str], tmp_path: Path, kaggle: Path) -> None:
-    data, trained, predicted, voted = (tmp_path / name for name in ("data", "train", "predict", "vote"))
+def test_stages_with_the_same_seed_give_the_bytes_of_the_run(finished: tuple[Path, str], tmp_path: Path, kaggle: Path) -> None:
+    data, trained, predicted = (tmp_path / name for name in ("data", "train", "predict"))
     source = f"kaggle:{kaggle}:evaluation"
     build = ("build", "--source", source, "--augmentations", "5", "--policy", "keep-output-only", "--out", data)
     assert main(list(map(str, build))) == 0
     assert run("train", "--data", data, "--out", trained, "--set", "train.steps=3") == 0
     assert main(list(map(str, ("predict", "--data", data, "--weights", trained, "--out", predicted)))) == 0
     assert submitted(predicted) == submitted(finished[0])
-    vote = ("vote", "--data", data, "--candidates", predicted / "candidates", "--out", voted / "submission.json")
-    assert main(list(map(str, vote))) == 0
-    assert submitted(voted) == submitted(predicted)
-
-
-def test_votes_of_two_folders_are_called_pooled(
-    finished: tuple[Path, str], out: Path, tmp_path: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folders, pooled = (finished[0] / "candidates", out / "candidates"), tmp_path / "pooled" / "submission.json"
-    vote = ("vote", "--data", out / "dataset", "--candidates", *folders, "--out", pooled)
-    assert main(list(map(str, vote))) == 0
-    capsys.readouterr()
-    assert main(["score", str(pooled), "--source", f"kaggle:{kaggle}:evaluation"]) == 0
-    assert "pooled(2)" in capsys.readouterr().out
 
 
 def test_starting_from_other_weights_keeps_what_they_know(

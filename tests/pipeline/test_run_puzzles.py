@@ -16,22 +16,19 @@ import pytest
 import pipeline.inference.puzzles
 import pipeline.run
 from eval.puzzle_score import PuzzlePrediction, read_predictions, score_puzzles
-from pipeline.cli.main import main
 from pipeline.data.dataset import PuzzleDataset, load_dataset
-from pipeline.data.packs import Samples
 from pipeline.data.puzzles.kinds import KindName
 from pipeline.data.puzzles.sources import Puzzles
 from pipeline.inference.facts import leave_predictions
-from pipeline.inference.forward import InferenceRunner, Output
+from pipeline.inference.forward import InferenceRunner
 from pipeline.inference.puzzles import PuzzleAnswers
-from pipeline.presets import PRESETS as PUBLISHED
 from pipeline.system.time_limit import Budget
 from pipeline.training.metrics import Progress
 from pipeline.training.trainer import Trainer
 from tests.pipeline.inference.test_puzzles import Looks
 from tests.pipeline.tiny import TINY
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles, write_csv
-from tests.pipeline.tinyrun import run_until_torch
+from tests.pipeline.tinyrun import call, run_until_torch
 
 SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.packs=1") for part in ("--set", setting)]
 PRESETS: dict[KindName, str] = {"sudoku": "trm-sudoku", "maze": "trm-maze"}
@@ -84,15 +81,11 @@ def sources(folder: Path, kind: KindName = "sudoku") -> tuple[str, ...]:
     return ("--source", f"{kind}:{folder / f'{kind}-test.csv'}", "--train-source", f"{kind}:{folder / f'{kind}-train.csv'}")
 
 
-def call(*arguments: object) -> int:
-    return main(list(map(str, arguments)))
-
-
 def run(*arguments: object, kind: KindName = "sudoku", steps: int = 3) -> int:
     return call("run", *arguments, "--preset", PRESETS[kind], *SETTINGS, "--set", f"train.steps={steps}")
 
 
-def questions_alone(puzzles: Puzzles) -> list[PuzzlePrediction]:
+def only_questions(puzzles: Puzzles) -> list[PuzzlePrediction]:
     return [PuzzlePrediction(question, None, None) for question in puzzles.question_texts()]
 
 
@@ -202,7 +195,7 @@ def test_a_run_ends_in_its_time_with_every_puzzle_predicted(folder: Path) -> Non
 def test_the_questions_stand_before_torch_is_imported(folder: Path) -> None:
     more = ("--preset", "trm-sudoku", "--time-limit", "20s", "--out", folder / "out")
     assert run_until_torch("run", *sources(folder), *more) == 77
-    assert read_predictions(folder / "out" / "predictions.csv") == questions_alone(to_solve())
+    assert read_predictions(folder / "out" / "predictions.csv") == only_questions(to_solve())
 
 
 def test_without_known_answers_there_are_predictions_and_no_score(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -267,7 +260,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, monkeypatch: py
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_step", stop_there)
         assert run(*arguments, "--out", folder / "cut", steps=7) == 1
-    assert read_predictions(folder / "cut" / "predictions.csv") == questions_alone(to_solve())
+    assert read_predictions(folder / "cut" / "predictions.csv") == only_questions(to_solve())
     assert run(*arguments, "--out", folder / "cut", steps=7) == 2  # it is not begun anew
     assert run(*arguments, "--out", folder / "cut", "--resume", steps=7) == 0
     whole, cut = ((folder / name / "predictions.csv").read_bytes() for name in ("whole", "cut"))
@@ -298,23 +291,6 @@ def test_time_that_ends_in_the_second_round_leaves_every_question_and_the_predic
     assert all((each.prediction is None) == (each.halting_probability is None) for each in predictions)
     score = json.loads((out / "score.json").read_text())
     assert (score["puzzles"], score["predicted"], predicted(out)) == (SOLVED, 3, 3)
-
-
-def test_a_stop_in_the_second_round_leaves_the_predictions_of_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, forward, asked = folder / "out", InferenceRunner.forward, []
-
-    def stop_at_the_fourth(runner: InferenceRunner, samples: Samples, _: bool) -> Output:
-        asked.append(samples)
-        if len(asked) == 4:
-            raise KeyboardInterrupt
-        return forward(runner, samples)
-
-    monkeypatch.setattr("pipeline.inference.puzzles.FIRST_ROUND", 2)
-    monkeypatch.setattr(InferenceRunner, "_pack_tokens", lambda *_: 1)
-    monkeypatch.setattr(InferenceRunner, "forward", stop_at_the_fourth)
-    assert run(*sources(folder), "--out", out) == 1
-    assert [each.question for each in read_predictions(out / "predictions.csv")] == to_solve().question_texts()
-    assert predicted(out) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"noise", b"question,prediction\n1,2,3\n", b"\xff\xfe", None])
@@ -349,12 +325,9 @@ def test_a_non_finite_loss_leaves_every_question_and_exit_code_one(folder: Path)
     assert [each.question for each in read_predictions(out / "predictions.csv")] == to_solve().question_texts()
 
 
-def test_the_same_seed_gives_the_same_bytes(ended: tuple[Path, str], tmp_path: Path) -> None:
-    assert run(*sources(ended[0]), "--out", tmp_path) == 0
-    assert (tmp_path / "predictions.csv").read_bytes() == (ended[0] / "out" / "predictions.csv").read_bytes()
-
-
-def test_stages_give_what_the_run_gives(ended: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stages_with_the_same_seed_give_what_the_run_gives(
+    ended: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder, shown), (data, trained, predicted) = ended, (tmp_path / name for name in ("data", "train", "predict"))
     assert call("build", *sources(folder), "--augmentations", 5, "--leakage", "drop", "--out", data) == 0
     assert f"{data}: 12 training puzzles, 6 views of each, {SOLVED} tests; " in capsys.readouterr().out
@@ -385,43 +358,56 @@ def test_an_existing_training_is_continued_only_when_asked(folder: Path, capsys:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--train-source", "arc1:training"), "puzzles and ARC tasks do not go together: arc1:training, sudoku:"),
-        (("--source", "arc1:training"), "puzzles and ARC tasks do not go together"),
-        (("--max-side", "6"), "--max-side is for ARC tasks alone"),
-        (("--hold-out",), "--hold-out is for ARC tasks alone"),
-        (("--limit", "13"), "has 12 puzzles, so the limit must be 1..12, got 13"),
-        (("--limit", "0"), "has 12 puzzles, so the limit must be 1..12, got 0"),
-        (("--test-limit", "99"), "has 7 puzzles, so the limit must be 1..7, got 99"),
-        (("--test-limit", "0"), "has 7 puzzles, so the limit must be 1..7, got 0"),
-        (("--train-source", "sudoku:generated:side=9,count=1,clues=60"), "of one kind and size"),
-        (("--train-source", "sudoku:nowhere.csv"), "nowhere.csv: no such file"),
-        (("--train-source", "sudoku:generated:rows=3"), "unknown setting"),
-        (("--weights", "nothing.safetensors"), "nothing.safetensors: no such weights file or folder"),
+        ("--train-source arc1:training", "puzzles and ARC tasks do not go together: arc1:training, sudoku:"),
+        ("--source arc1:training", "puzzles and ARC tasks do not go together"),
+        ("--max-side 6", "--max-side is for ARC tasks alone"),
+        ("--hold-out", "--hold-out is for ARC tasks alone"),
+        ("--limit 13", "has 12 puzzles, so the limit must be 1..12, got 13"),
+        ("--test-limit 0", "has 7 puzzles, so the limit must be 1..7, got 0"),
+        ("--train-source sudoku:generated:side=9,count=1,clues=60", "of one kind and size"),
+        ("--train-source sudoku:nowhere.csv", "nowhere.csv: no such file"),
+        ("--train-source sudoku:generated:rows=3", "unknown setting"),
+        ("--weights nothing.safetensors", "nothing.safetensors: no such weights file or folder"),
+        ("--set train.steps=0", "a run needs an end: --time-limit, or --set train.steps=N"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_two(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+def test_a_run_with_bad_input_ends_with_one_line_and_exit_code_two(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
 ) -> None:
-    assert run(*sources(folder), *arguments, "--out", folder / "out") == 2
+    settings = ("--preset", "trm-sudoku", *SETTINGS, "--set", "train.steps=1")
+    assert call("run", *sources(folder), "--out", folder / "out", *settings, *arguments.split()) == 2
     assert message in one_error(capsys)
 
 
-@pytest.mark.parametrize("option", ["--limit", "--test-limit"])
-def test_limits_are_for_puzzles_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
-    assert run("--source", "arc1:training", option, "3", "--out", tmp_path / "out") == 2
-    assert f"{option} is for puzzles alone" in one_error(capsys)
-
-
-@pytest.mark.parametrize("command", ["run", "build"])
-def test_puzzles_need_a_source_to_train_on(folder: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
-    settings = ("--preset", "trm-sudoku", "--set", "train.steps=1") if command == "run" else ()
-    assert call(command, *sources(folder)[:2], "--out", folder / "out", *settings) == 2
-    assert "puzzles have no demonstrations, so a --train-source is needed" in one_error(capsys, command)
-
-
-def test_a_run_needs_an_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*sources(folder), "--out", folder / "out", steps=0) == 2
-    assert "a run needs an end: --time-limit, or --set train.steps=N" in one_error(capsys)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run --preset trm-sudoku --source arc1:training --limit 3 --out new", "--limit is for puzzles alone"),
+        ("run --preset trm-sudoku --source arc1:training --test-limit 3 --out new", "--test-limit is for puzzles alone"),
+        (
+            "run --preset trm-sudoku --set train.steps=1 --set train.canvas=fitted --source arc1:training --out new",
+            "ARC tasks need train.canvas=full with it",
+        ),
+        ("run --preset trm-sudoku --set train.steps=1 --source sudoku:sudoku-test.csv --out new", "a --train-source is needed"),
+        ("build --source sudoku:sudoku-test.csv --out new", "puzzles have no demonstrations, so a --train-source is needed"),
+        ("score out/predictions.csv --source sudoku:sudoku-test.csv --source arc1:training", "do not go together"),
+        ("score out/predictions.csv --source sudoku:sudoku-test.csv --max-side 6", "--max-side is for ARC tasks alone"),
+        ("score out/predictions.csv --source sudoku:bare.csv", "has no answers, so there is nothing to score by"),
+        ("vote --data out/dataset --candidates out --out new/submission.json", "manifest.json: "),
+        *(
+            (f"{command} --source sudoku:generated", "'sudoku:generated' are puzzles, and here ARC tasks are expected")
+            for command in ("audit", "audit --train-source arc2:evaluation", "canvas", "show 007bbfb7 --png task.png")
+        ),
+    ],
+)
+def test_commands_name_in_one_line_what_does_not_fit_puzzles(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: str, message: str
+) -> None:
+    monkeypatch.chdir(finished)
+    write_csv(finished / "bare.csv", to_solve(), with_answers=False)
+    assert call(*arguments.split()) == 2
+    assert message in one_error(capsys, arguments.split(maxsplit=1)[0])
+    assert not Path("task.png").exists()
 
 
 def test_a_run_is_not_resumed_for_other_puzzles(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -436,50 +422,6 @@ def test_a_run_is_not_resumed_for_other_puzzles(finished: Path, capsys: pytest.C
     assert "a dataset for other puzzles than those of the sources" in one_error(capsys)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("audit", "--source", "sudoku:generated"),
-        ("audit", "--source", "arc2:evaluation", "--train-source", "sudoku:generated"),
-        ("canvas", "--source", "sudoku:generated"),
-        ("show", "007bbfb7", "--source", "sudoku:generated", "--png", "task.png"),
-    ],
-)
-def test_commands_for_tasks_say_that_puzzles_are_none(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert call(*arguments) == 2
-    assert "'sudoku:generated' are puzzles, and here ARC tasks are expected" in one_error(capsys, arguments[0])
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--source", "arc1:training"), "puzzles and ARC tasks do not go together"),
-        (("--max-side", "6"), "--max-side is for ARC tasks alone"),
-    ],
-)
-def test_a_score_of_puzzles_takes_nothing_of_tasks(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
-) -> None:
-    assert call("score", folder / "predictions.csv", *sources(folder)[:2], *arguments) == 2
-    assert message in one_error(capsys, "score")
-
-
-def test_puzzles_without_answers_are_not_scored(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bare = write_csv(finished / "bare.csv", to_solve(), with_answers=False)
-    assert call("score", finished / "out" / "predictions.csv", "--source", f"sudoku:{bare}") == 2
-    assert "has no answers, so there is nothing to score by" in one_error(capsys, "score")
-
-
-def test_a_dataset_of_puzzles_has_no_votes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("build", *sources(folder), "--out", folder / "data") == 0
-    assert call("vote", "--data", folder / "data", "--candidates", folder, "--out", folder / "submission.json") == 2
-    assert "manifest.json: " in one_error(capsys, "vote")
-
-
 def test_weights_do_not_predict_puzzles_of_another_size(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mazes, data, weights = sources(finished, "maze"), finished / "data", ("--weights", finished / "out")
     assert call("build", *mazes, "--out", data) == 0
@@ -489,16 +431,3 @@ def test_weights_do_not_predict_puzzles_of_another_size(finished: Path, capsys: 
     model = ("--set", "model.mixing=mixer", "--set", "model.positions=none")
     assert run(*mazes, *weights, *model, "--out", finished / "large", kind="maze", steps=1) == 2
     assert "weights of another architecture" in one_error(capsys)
-
-
-def test_a_mixer_takes_tasks_on_the_full_canvas_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = ("--source", "arc1:training", "--max-side", "3", "--out", tmp_path / "out", "--set", "train.canvas=fitted")
-    assert run(*source, steps=1) == 2
-    assert "ARC tasks need train.canvas=full with it" in one_error(capsys)
-
-
-def test_the_network_fits_its_puzzles_whatever_the_preset_says(ended: tuple[Path, str]) -> None:
-    stored = json.loads((ended[0] / "out" / "config.json").read_text())["model"]
-    assert (stored["canvas_side"], stored["vocabulary"]) == (4, 11)
-    published = PUBLISHED["trm-sudoku"].model
-    assert (published.canvas_side, published.vocabulary) == (30, 12)  # the defaults

@@ -1,10 +1,8 @@
 """The outputs that a run is scored by are read for the audit before it and for the score after it, and never between."""
 
-import json
-import re
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,19 +14,6 @@ from pipeline.tensor_files import read_tensors
 from submission.format import read_submission
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
 
-ROOT = Path(__file__).parents[2]
-WATCHED = """
-import json, sys
-def hear(event, values):
-    if event == "open" and isinstance(values[0], str) and "solutions" in values[0]:
-        print("HEARD solutions", flush=True)
-    elif event == "os.rename":
-        print("HEARD", "/".join(str(values[1]).split("/")[-2:]), flush=True)
-sys.addaudithook(hear)
-from pipeline.__main__ import main
-sys.exit(main(json.loads(sys.argv[1])))
-"""
-
 
 def arguments_of(folder: Path) -> list[str]:
     settings = [part for each in (*TINY, "train.steps=4", "train.checkpoint_steps=2") for part in ("--set", each)]
@@ -36,19 +21,30 @@ def arguments_of(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def heard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """Return the folder of a run and what it did, in order: solutions opened, files put into place."""
     folder = tmp_path_factory.mktemp("watched")
     write_kaggle(folder / "kaggle", tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
-    command = [sys.executable, "-c", WATCHED, json.dumps(arguments_of(folder))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return folder, re.findall(r"^HEARD (.*)$", done.stdout, re.MULTILINE)
+    events, running = [], [True]
+
+    def record(event: str, values: tuple[Any, ...]) -> None:
+        if not running:  # a hook stays for the whole process
+            return
+        if event == "open" and isinstance(values[0], str) and "solutions" in values[0]:
+            events.append("solutions")
+        elif event == "os.rename":
+            events.append("/".join(str(values[1]).split("/")[-2:]))
+
+    sys.addaudithook(record)
+    assert main(arguments_of(folder)) == 0
+    running.clear()
+    return folder, events
 
 
 def test_solutions_are_opened_before_the_dataset_stands_and_after_the_submission_is_final(
-    heard: tuple[Path, list[str]],
+    watched: tuple[Path, list[str]],
 ) -> None:
-    _, events = heard
+    _, events = watched
     built = events.index("dataset/manifest.json")
     final = max(place for place, event in enumerate(events) if event.endswith("/submission.json"))
     assert built < final
@@ -59,8 +55,8 @@ def test_solutions_are_opened_before_the_dataset_stands_and_after_the_submission
         assert built < events.index(made), made
 
 
-def test_the_outputs_are_nowhere_in_what_the_run_learned_from(heard: tuple[Path, list[str]]) -> None:
-    folder, _ = heard
+def test_the_outputs_are_nowhere_in_what_the_run_learned_from(watched: tuple[Path, list[str]]) -> None:
+    folder, _ = watched
     run, source = folder / "run", f"kaggle:{folder}/kaggle:evaluation"
     other = folder / "other"
     write_kaggle(other / "kaggle", tiny_source(3, 3, "eval"), "evaluation", with_solutions=False)

@@ -136,8 +136,6 @@ def test_rows_of_views_move_by_task_id_and_transform_and_new_ones_are_the_mean_o
     [
         ("compositional", "memory.kind=table", "memory.color_base"),
         ("compositional", "memory.residual=3", "memory.residual.gate, memory.residual.matrix, memory.residual.rows"),
-        ("compositional", "memory.tokens=1", "memory.rows, memory.scale, memory.shift"),
-        ("compositional", "model.layers=1", r"reasoner\.blocks\.1"),
         ("compositional", "model.convolution=3", r"reasoner\.blocks\.0\.feed_forward\.convolution\.weight"),
         ("compositional", "model.hidden_size=32", "memory.dihedral"),
         ("compositional", "model.kind=urm", r"reasoner\.initial_answer"),
@@ -145,7 +143,6 @@ def test_rows_of_views_move_by_task_id_and_transform_and_new_ones_are_the_mean_o
         ("compositional", "model.positions=1d", r"model\.positions"),
         ("table", "memory.tokens=3", r"memory\.tokens"),
         ("residual", "memory.residual=0", "memory.residual.gate, memory.residual.matrix, memory.residual.rows"),
-        ("residual", "memory.residual=4", "memory.residual.matrix, memory.residual.rows"),
     ],
 )
 def test_weights_of_another_architecture_are_refused_by_what_differs(
@@ -168,22 +165,6 @@ def test_more_cycles_are_no_other_architecture(tmp_path: Path) -> None:
     assert transplant(load_weights(tmp_path), deeper, dataset).known == 4
 
 
-@pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, -1])
-def test_a_truncated_file_is_named(tmp_path: Path, kept: int) -> None:
-    path = tmp_path / "weights.safetensors"
-    write_weights(path)
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=f"^{path}: damaged or not a safetensors file"):
-        load_weights(path)
-
-
-def test_a_foreign_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    save_file({"weight": torch.ones(2)}, path)
-    with pytest.raises(ValueError, match=f"^{path}: not a weights file of this program"):
-        load_weights(path)
-
-
 def set_config(metadata: dict[str, str], section: str, name: str, value: object) -> None:
     config = orjson.loads(metadata["config"])
     config[section][name] = value
@@ -194,25 +175,19 @@ def set_config(metadata: dict[str, str], section: str, name: str, value: object)
     "change",
     [
         lambda _, metadata: metadata.update(config="{"),
-        lambda _, metadata: metadata.update(config='{"model": {"color": 1}}'),
-        lambda _, metadata: metadata.update(config="[]"),
         lambda _, metadata: set_config(metadata, "model", "hidden_size", 1 << 40),
         lambda _, metadata: set_config(metadata, "model", "layers", 1 << 40),
         lambda _, metadata: set_config(metadata, "memory", "tokens", 1 << 62),
         lambda _, metadata: metadata.update(step="soon"),
-        lambda _, metadata: metadata.update(step="9" * 5000),
-        lambda _, metadata: metadata.update(task_ids="3"),
         lambda _, metadata: metadata.update(task_ids='"abc"'),
         lambda _, metadata: metadata.update(task_ids='["tiny000"]'),
         lambda _, metadata: metadata.update(task_ids="[[1], [2], [3], [4]]"),
         lambda _, metadata: metadata.update(task_ids=json.dumps(["a"] * 4)),
         lambda tensors, _: tensors.pop("views.transforms"),
         lambda tensors, _: tensors["views.transforms"].fill_(1 << 40),
-        lambda tensors, _: tensors.pop("views.transform_start"),
         lambda tensors, _: tensors.update({"views.transform_start": torch.zeros(0, dtype=torch.int64)}),
         lambda tensors, _: tensors.update({"views.transform_start": torch.tensor(4)}),
         lambda tensors, _: tensors["views.transform_start"].copy_(tensors["views.transform_start"].flip(0)),
-        lambda tensors, _: tensors.pop(ROWS),
         lambda tensors, _: tensors.update({"reasoner.embedding": tensors["reasoner.embedding"].to(torch.int64)}),
         lambda tensors, _: tensors["reasoner.embedding"][0].fill_(float("nan")),
         lambda tensors, _: tensors.pop("reasoner.head.weight"),
@@ -242,10 +217,15 @@ def test_a_memory_of_the_wrong_length_is_damage(tmp_path: Path, kind: str, name:
         load_weights(path)
 
 
-@pytest.mark.parametrize(("name", "message"), [("nowhere", "no such weights file or folder"), (".", "no weights.safetensors")])
-def test_a_place_without_weights_is_named(tmp_path: Path, name: str, message: str) -> None:
-    with pytest.raises(FileNotFoundError, match=message):
-        load_weights(tmp_path / name)
+def test_what_is_no_weights_file_is_named(tmp_path: Path) -> None:
+    for place, message in ((tmp_path / "nowhere", "no such weights file or folder"), (tmp_path, "no weights.safetensors")):
+        assert newest_weights(place) is None
+        with pytest.raises(FileNotFoundError, match=message):
+            load_weights(place)
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match=f"^{path}: not a weights file of this program"):
+        load_weights(path)
 
 
 def flip(path: Path) -> None:
@@ -262,15 +242,6 @@ def three_checkpoints(run: Path) -> list[Path]:
         write_weights(begin_checkpoint(run / "checkpoints", step) / "weights.safetensors")
         paths.append(finish_checkpoint(run / "checkpoints" / f".step-{step:08d}", 9) / "weights.safetensors")
     return paths
-
-
-def test_a_flipped_bit_in_weights_is_damage(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    write_weights(path)
-    flip(path)
-    for given in (path, tmp_path):
-        with pytest.raises(Damaged, match=f"^{path}: damaged, its content does not have the checksum"):
-            load_weights(given)
 
 
 def test_weights_of_an_older_version_without_checksum_and_pieces_are_read(tmp_path: Path) -> None:
@@ -325,8 +296,3 @@ def test_a_checkpoint_that_training_removes_meanwhile_is_passed_over_for_a_newer
 
     monkeypatch.setattr(checkpoint, "read_weights", removed)
     assert load_weights(tmp_path).path == tmp_path / "checkpoints" / "step-00000004" / "weights.safetensors"
-
-
-def test_a_folder_without_checkpoints_has_no_newest_weights(tmp_path: Path) -> None:
-    assert newest_weights(tmp_path) is None
-    assert newest_weights(tmp_path / "nowhere") is None

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from augment.grid import Grid
+from pipeline.cli.main import main
 from pipeline.config import BuildConfig, Config
 from pipeline.data.build import build
-from pipeline.data.dataset import TaskDataset
+from pipeline.data.dataset import Dataset, TaskDataset
 from pipeline.data.sources import Source
 from pipeline.inference.candidates import Candidates, Origin, tally, write_candidates
 from pipeline.inference.facts import write_attempts
@@ -47,11 +48,16 @@ def write_run(folder: Path, source: Source, votes: Votes, name: str = "step 1") 
     return dataset
 
 
-def write_weights(folder: Path, dataset: TaskDataset, config: Config) -> None:
+def write_weights(folder: Path, dataset: Dataset, config: Config) -> None:
     """Write weights that were never trained, as if a run had left them in `folder`."""
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / "weights.safetensors", network.state_dict(), config, dataset, 1)
+
+
+def call(*arguments: object) -> int:
+    """Run a command in this process and return its exit code."""
+    return main(list(map(str, arguments)))
 
 
 def run_until_torch(*arguments: object) -> int:

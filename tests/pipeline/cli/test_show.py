@@ -12,19 +12,14 @@ import pipeline.cli.show
 import pipeline.data.sources
 import pipeline.reports.run_folder
 from augment.transform import Transform, transform_to_int
-from pipeline.cli.main import main
 from pipeline.data.sources import Source, hold_out, load_source
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import tiny_source, write_kaggle
-from tests.pipeline.tinyrun import write_run
+from tests.pipeline.tinyrun import call, write_run
 
 SOURCE = tiny_source(3, 4, "task")
 FIRST, SECOND = "task000", "task001"
 """The second has two tests."""
-
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -49,12 +44,12 @@ def made(tmp_path: Path, spec: str) -> Path:
 
 
 def test_a_task_is_drawn_with_its_truth(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("show", FIRST) == 0
+    assert call("show", FIRST) == 0
     shown = capsys.readouterr().out
     assert shown.splitlines()[0] == f"Task {FIRST} of {spec}"
     assert all(words in shown for words in ("input 3", "output 3", "test input 1", "truth"))
     assert "\x1b" not in shown, "no colors where the output is no terminal"
-    assert run("show", FIRST, "--source", spec, "--color", "always") == 0
+    assert call("show", FIRST, "--source", spec, "--color", "always") == 0
     assert "\x1b[48;2;" in capsys.readouterr().out
 
 
@@ -62,7 +57,7 @@ def test_a_view_is_drawn_by_either_code(spec: str, capsys: pytest.CaptureFixture
     transform = Transform.parse("3.463582197")
     shown = []
     for code in (transform.code, transform_to_int(transform)):
-        assert run("show", FIRST, "--transform", code) == 0
+        assert call("show", FIRST, "--transform", code) == 0
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1]
     row = " ".join(map(str, transform.apply(SOURCE.tasks[0].test[0])[0].tolist()))
@@ -71,7 +66,7 @@ def test_a_view_is_drawn_by_either_code(spec: str, capsys: pytest.CaptureFixture
 
 
 def test_a_run_adds_attempts_votes_and_the_reason(made: Path, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("show", FIRST, "--run", made, "--source", spec) == 0
+    assert call("show", FIRST, "--run", made, "--source", spec) == 0
     lines = capsys.readouterr().out.splitlines()
     cells = SOURCE.solutions[FIRST][0].size
     assert any(line.startswith(f"  attempt 1 (3 of 7 votes): 1 of {cells} cells is wrong: row 1, column 1") for line in lines)
@@ -80,7 +75,7 @@ def test_a_run_adds_attempts_votes_and_the_reason(made: Path, spec: str, capsys:
 
 
 def test_a_run_without_a_task_lists_near_misses_first(made: Path, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("show", "--run", made, "--source", spec) == 0
+    assert call("show", "--run", made, "--source", spec) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{FIRST}         attempt 1: 1 of ")
     assert any(line == f"{SECOND} test 1  right by attempt 1" for line in lines)
@@ -88,7 +83,7 @@ def test_a_run_without_a_task_lists_near_misses_first(made: Path, spec: str, cap
 
 
 def test_where_the_truth_is_not_known_attempts_and_votes_are_shown(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("show", FIRST, "--run", made) == 0
+    assert call("show", FIRST, "--run", made) == 0
     shown = capsys.readouterr().out
     assert "  attempt 1 (3 of 7 votes)\n" in shown
     assert "\ntruth" not in shown
@@ -100,20 +95,20 @@ def test_held_out_demonstrations_are_judged_by_their_outputs(
 ) -> None:
     held = hold_out(load_source(spec))
     write_run(tmp_path / "held", held, [(0, held.solutions[FIRST][0], 0.9)])
-    assert run("show", FIRST, "--run", tmp_path / "held", "--source", spec) == 0
+    assert call("show", FIRST, "--run", tmp_path / "held", "--source", spec) == 0
     assert "  attempt 1 (1 of 1 votes): right" in capsys.readouterr().out
 
 
 def test_pictures_are_drawn_with_and_without_a_run(made: Path, spec: str, tmp_path: Path) -> None:
     for options in (("--source", spec), ("--run", made, "--source", spec), ("--run", made, "--transform", "5")):
         path = tmp_path / "pictures" / "task.png"
-        assert run("show", SECOND, *options, "--png", path) == 0
+        assert call("show", SECOND, *options, "--png", path) == 0
         assert path.read_bytes().startswith(b"\x89PNG")
         path.unlink()
 
 
 def test_the_attempts_of_any_submission_are_shown(made: Path, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("show", SECOND, "--source", spec, "--submission", made / "submission.json") == 0
+    assert call("show", SECOND, "--source", spec, "--submission", made / "submission.json") == 0
     assert "  attempt 1: right" in capsys.readouterr().out
 
 
@@ -134,10 +129,10 @@ def test_bad_questions_get_one_line(
 ) -> None:
     write_kaggle(tmp_path / "kaggle", tiny_source(9, 2, "other"), "training", with_solutions=True)
     other = f"kaggle:{tmp_path / 'kaggle'}:training"
-    assert run("show", *(argument.format(run=made, other=other) for argument in arguments)) == 2
-    told = capsys.readouterr().err
-    assert words in told
-    assert told.count("\n") == 1
+    assert call("show", *(argument.format(run=made, other=other) for argument in arguments)) == 2
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert shown.count("\n") == 1
 
 
 def test_runs_are_compared_and_their_votes_pooled(
@@ -148,7 +143,7 @@ def test_runs_are_compared_and_their_votes_pooled(
     votes = [(test, grid, 0.2) for test in range(1, 6) for grid in (wrong, wrong.T.copy())]
     write_run(tmp_path / "other", load_source(spec), [(0, truth, 0.8)] * 3 + votes, "step 2")
     pool, json = tmp_path / "pooled" / "submission.json", tmp_path / "found.json"
-    assert run("compare", made, tmp_path / "other", "--source", spec, "--pool", pool, "--json", json) == 0
+    assert call("compare", made, tmp_path / "other", "--source", spec, "--pool", pool, "--json", json) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{spec}: 4 tasks, 6 test outputs"
     assert f"solved by {made} alone: 1 output ({SECOND} test 1)" in lines
@@ -165,29 +160,29 @@ def test_submissions_of_other_systems_are_compared_without_votes(
 ) -> None:
     alone = tmp_path / "alone.json"
     alone.write_bytes((made / "submission.json").read_bytes())
-    assert run("compare", made, alone, "--source", spec) == 0
+    assert call("compare", made, alone, "--source", spec) == 0
     shown = capsys.readouterr().out
     assert "solved by all: 1 output; by none: 5 outputs" in shown
     assert "pooled" not in shown
-    assert run("compare", alone, "--source", spec, "--pool", tmp_path / "p.json") == 2
+    assert call("compare", alone, "--source", spec, "--pool", tmp_path / "p.json") == 2
     assert "no votes to pool" in capsys.readouterr().err
 
 
-def test_runs_that_were_asked_different_tests_are_not_pooled(
+def test_runs_that_predicted_different_tests_are_not_pooled(
     made: Path, spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = load_source(spec)
     write_run(tmp_path / "smaller", replace(source, tasks=source.tasks[:2]), [(0, SOURCE.solutions[FIRST][0], 0.8)])
     compare = ("compare", made, tmp_path / "smaller", "--source", spec)
-    assert run(*compare) == 0
+    assert call(*compare) == 0
     assert "asked different tests, so their votes are not pooled" in capsys.readouterr().out
-    assert run(*compare, "--pool", tmp_path / "p.json") == 2
+    assert call(*compare, "--pool", tmp_path / "p.json") == 2
     assert not (tmp_path / "p.json").exists()
 
 
 def test_a_run_on_puzzles_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "predictions.csv").touch()
-    assert run("compare", tmp_path) == 2
+    assert call("compare", tmp_path) == 2
     assert "a run on puzzles" in capsys.readouterr().err
 
 
@@ -201,11 +196,11 @@ def test_a_prediction_without_a_dataset_is_shown_with_the_one_that_is_named(
     made: Path, spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (made / "dataset").rename(tmp_path / "data")
-    assert run("show", FIRST, "--run", made) == 2
+    assert call("show", FIRST, "--run", made) == 2
     assert "has no dataset beside it that says what the tasks are: name them with --source" in capsys.readouterr().err
-    assert run("show", FIRST, "--run", made, "--source", spec) == 0
+    assert call("show", FIRST, "--run", made, "--source", spec) == 0
     assert "votes" not in capsys.readouterr().out, "only the dataset says which test a candidate is for"
-    assert run("show", FIRST, "--run", made, "--data", tmp_path / "data") == 0
+    assert call("show", FIRST, "--run", made, "--data", tmp_path / "data") == 0
     assert "attempt 1 (3 of 7 votes)" in capsys.readouterr().out
 
 
@@ -217,5 +212,5 @@ def test_a_reader_that_has_had_enough_is_no_error(
 
     monkeypatch.setattr(pipeline.cli.show, "draw_text", stop)
     monkeypatch.setattr(pipeline.cli.main, "_silence_output", lambda: None)
-    assert run("show", FIRST) == 1
+    assert call("show", FIRST) == 1
     assert capsys.readouterr().err == ""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from safetensors.torch import save_file
 
-from augment.canvas import EOS, PAD, decode, encode
+from augment.canvas import decode, encode
 from augment.grid import Grid
 from augment.transform import Transform, transform_to_int
 from pipeline.data.packs import Pack
@@ -90,26 +90,6 @@ def test_every_view_comes_back_to_the_original_frame(side: int, largest: int) ->
     assert builder.build().transform.tolist() == codes.tolist()
 
 
-def test_shapes_of_a_pack_are_told_apart() -> None:
-    rng = np.random.default_rng(0)
-    grids = [rng.integers(0, 10, size=size, dtype=np.uint8) for size in ((2, 3), (2, 3), (3, 2), (1, 4))]
-    identity = np.tile(np.arange(10), (4, 1))
-    shapes, zero = np.array([[3, 4], [3, 4], [4, 3], [1, 5]]), np.zeros(4, np.int64)
-    tokens = np.concatenate([encode(grid, *shape).ravel() for grid, shape in zip(grids, shapes.tolist(), strict=True)])
-    pack = Pack(tokens.astype(np.int64), None, shapes, np.zeros_like(shapes), zero, zero, zero, identity)
-    assert_grids(added((pack, np.zeros(4, np.uint32), tokens)), grids)
-
-
-def test_an_empty_canvas_is_a_candidate_without_a_grid_and_keeps_its_position() -> None:
-    views = random_views(2, 4)
-    pack, tokens, codes = make_pack(views, 5)
-    canvases = tokens.reshape(24, 25).copy()
-    canvases[3], canvases[20, 0] = PAD, EOS
-    candidates = added((pack, codes, canvases.ravel()))
-    assert candidates.shape[[3, 20]].tolist() == [[0, 0], [0, 0]]
-    assert_grids(candidates, [None if place in (3, 20) else grid for place, (_, grid) in enumerate(views)])
-
-
 def one_by_one(pack: Pack, tokens: npt.NDArray[np.uint8]) -> list[Grid | None]:
     """What `CandidateBuilder` finds, by a loop over the canvases."""
     found, cell = [], 0
@@ -178,20 +158,10 @@ def cut_out(whole: Candidates, start: int, stop: int) -> Candidates:
     return Candidates(*rows, whole.cells[areas[start] : areas[stop]])
 
 
-@pytest.mark.parametrize("kept", [0, 9, 300, -1])
-def test_a_truncated_file_is_named(tmp_path: Path, kept: int) -> None:
-    path = written(tmp_path, small_candidates())
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=f"^{path}: damaged or not a safetensors file"):
-        read_candidates(path)
-
-
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
         ("test", lambda array: array[1:], "its columns differ in length"),
-        ("shape", lambda array: array[:, :1], "its columns differ in length"),
-        ("probability", lambda array: array[:, None], "its columns differ in length"),
         ("cells", lambda array: array[1:], "cells do not fill the grids"),
         ("shape", lambda array: array + 1, "cells do not fill the grids"),
         ("cells", lambda array: array + 10, "it holds what is no grid"),

@@ -1,12 +1,10 @@
-"""debug trains on one task alone and tells how its drafts change."""
+"""The command debug trains on one task and prints how its drafts change."""
 
 import logging
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-import pipeline.jobs.debug
 from pipeline.cli.main import main
 from tests.pipeline.tiny import TINY, tiny_config, tiny_dataset, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import write_weights
@@ -34,19 +32,19 @@ def test_drafts_of_every_test_are_printed_before_during_and_after(spec: str, cap
     assert " ".join(map(str, truth[0].tolist())) in shown
 
 
-def test_training_tells_nothing_between_the_drafts_and_everything_afterwards(
+def test_training_logs_nothing_between_the_drafts_and_everything_afterwards(
     spec: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr("pipeline.training.metrics.LINE_SECONDS", 0.0)
     settings = [*SETTINGS, "--set", "train.log_steps=1"]
     assert main(["debug", "--task", "task001", "--source", spec, "--time-limit", "1s", *settings]) == 0
-    told = [record.name for record in caplog.records]
-    assert not {"pipeline.training.trainer", "pipeline.training.metrics"} & set(told)
+    logged = [record.name for record in caplog.records]
+    assert not {"pipeline.training.trainer", "pipeline.training.metrics"} & set(logged)
     assert logging.getLogger("pipeline.training.metrics").isEnabledFor(logging.INFO)
 
 
-def test_weights_are_asked_without_training(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_predict_without_training(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_weights(tmp_path / "weights", tiny_dataset(), tiny_config())
     weights = ("--weights", str(tmp_path / "weights"))
     assert main(["debug", "--task", "task000", "--source", spec, *weights, "--time-limit", "0s"]) == 0
@@ -67,22 +65,6 @@ def test_weights_are_asked_without_training(spec: str, tmp_path: Path, capsys: p
 )
 def test_bad_input_is_one_line(spec: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str) -> None:
     assert main(["debug", "--source", spec, *arguments]) == 2
-    told = capsys.readouterr().err
-    assert words in told
-    assert told.count("\n") == 1
-
-
-def test_the_task_is_trained_on_alone(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    stores = []
-
-    class Seen(pipeline.jobs.debug.Watched):
-        def __init__(self, *arguments: object) -> None:
-            stores.append(arguments[3])
-            super().__init__(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(pipeline.jobs.debug, "Watched", Seen)
-    assert main(["debug", "--task", "task002", "--source", spec, "--time-limit", "0s", *SETTINGS]) == 0
-    (dataset,) = stores
-    assert dataset.task_ids == ("task002",)
-    assert len(dataset.pair_task) == 3
-    assert np.array_equal(dataset.test_index, [0])
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert shown.count("\n") == 1

