@@ -30,7 +30,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     def record(event: str, values: tuple[Any, ...]) -> None:
         if not running:  # a hook stays for the whole process
             return
-        if event == "open" and isinstance(values[0], str) and "solutions" in values[0]:
+        if event == "open" and str(values[0]).endswith("_solutions.json"):
             events.append("solutions")
         elif event == "os.rename":
             events.append("/".join(str(values[1]).split("/")[-2:]))

@@ -93,7 +93,7 @@ def test_who_may_read_a_file_of_tensors_is_who_may_read_any_other(tmp_path: Path
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.json").stat().st_mode == 0o100666 & ~mask
 
 
-def test_the_checksum_depends_on_content_alone(tmp_path: Path) -> None:
+def test_the_checksum_depends_on_the_content_only(tmp_path: Path) -> None:
     checksums = []
     for number, tensors in enumerate((TENSORS, dict(reversed(TENSORS.items())), TENSORS | {"one": torch.tensor(8)})):
         path = tmp_path / f"{number}.safetensors"

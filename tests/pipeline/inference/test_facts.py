@@ -11,7 +11,6 @@ from eval.provenance import Audited, Basis, Provenance, Scored, audited_in
 from pipeline.cli.main import main
 from pipeline.data.sources import load_source
 from pipeline.inference.facts import read_votes, source_name
-from pipeline.jobs.provenance import provenance_beside
 from tests.pipeline.tiny import tiny_source, write_kaggle
 from tests.pipeline.tinyrun import write_run
 
@@ -117,12 +116,6 @@ def test_reports_and_comparisons_say_the_same(run: Path, capsys: pytest.CaptureF
         assert f"<dt>{fact}</dt><dd>{words}</dd>" in page
 
 
-def test_pooled_votes_say_so(run: Path) -> None:
-    change(run / "votes.json", sources=["a, trained on 0123456789ab", "b, trained on 0123456789ab"], dataset=DATASET)
-    rows = dict(provenance_beside(run / "submission.json").rows())
-    assert rows["votes"].startswith("pooled(2): a, ")
-
-
 @pytest.mark.parametrize(
     ("source", "words"),
     [("x, trained on ffffffffffff", "other data"), ("step 1", "unknown"), ("x, trained on 0123456789ab", "")],
@@ -132,11 +125,6 @@ def test_what_was_trained_elsewhere_is_not_covered_by_the_audit(source: str, wor
     assert (words in rows["audit"]) and (words in rows["solutions during the run"])
     assert rows["audit"].startswith(COMPARED)
     assert bool(words) == ("; " in rows["audit"].split("checked")[1])
-
-
-def test_fallbacks_alone_are_called_so() -> None:
-    rows = dict(Provenance("", Basis(("none",), 0, 0, DATASET, None)).rows())
-    assert rows["votes"] == "none: all attempts are fallbacks"
 
 
 @pytest.mark.parametrize(
@@ -162,6 +150,13 @@ def test_every_fact_is_there_whatever_is_known() -> None:
             assert [name for name, _ in given.rows()] == FACTS
             assert all(words for _, words in given.rows())
             assert None not in given.to_json().values()
+
+
+def test_votes_are_called_pooled_or_fallbacks() -> None:
+    two = ("a, trained on 0123456789ab", "b, trained on 0123456789ab")
+    for sources, views, words in ((two, 1, "pooled(2): a, "), (("none",), 0, "none: all attempts are fallbacks")):
+        rows = dict(Provenance("", Basis(sources, views, views, DATASET, None)).rows())
+        assert rows["votes"].startswith(words)
 
 
 def test_what_says_nothing_is_no_description() -> None:

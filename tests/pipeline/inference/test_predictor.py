@@ -16,7 +16,7 @@ from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.device import OutOfMemory, make_accelerator
 from pipeline.inference import predictor as predict
-from pipeline.inference.candidates import count_votes, read_candidates
+from pipeline.inference.candidates import read_candidates
 from pipeline.inference.predictor import Predictor, Round
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.network import Batch, make_network

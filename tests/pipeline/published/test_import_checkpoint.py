@@ -113,8 +113,9 @@ def test_a_single_blank_row_belongs_to_the_puzzles(tmp_path: Path) -> None:
     assert torch.equal(weights.tensors["memory.rows"], published.state[PREFIX + ROWS])
 
 
-@pytest.mark.parametrize("prefix", ["", "model.", "module.", "module._orig_mod.model.", "_orig_mod.module.model."])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("prefix", "dtype"), [("", torch.float32), ("model.", torch.bfloat16), ("module._orig_mod.model.", torch.float16)]
+)
 def test_prefixes_do_not_matter_and_short_floats_become_float32(tmp_path: Path, prefix: str, dtype: torch.dtype) -> None:
     published = Published(tmp_path, prefix=prefix)
     published.state = {key: tensor.to(dtype) for key, tensor in published.state.items()}
