@@ -98,20 +98,17 @@ def _axis_rule(inputs: list[int], outputs: list[int]) -> AxisRule:
     return AxisRule("bounded", add=longest + (longest - shortest) + MARGIN)
 
 
-@dataclass(frozen=True)
-class SizeRuleRow:
-    """What a rule costs on test outputs that are known."""
+class SizeRuleRow(NamedTuple):
+    """The cost of a rule on test outputs that are known. Tokens are cells, on average."""
 
     rule: str
     """One of `SIZE_RULES`, or "all"."""
     outputs: int
-    """Test outputs under this rule."""
     misses: int
-    """Those that do not fit on their canvas."""
+    """Outputs that do not fit on their canvas."""
     canvas_tokens: float
-    """Cells of a canvas, on average."""
     box_tokens: float
-    """Cells of the smallest canvas that holds both input and output, on average."""
+    """Of the smallest canvas that holds both input and output."""
 
 
 def measure_size_rules(sources: Iterable[Source]) -> tuple[SizeRuleRow, ...]:

@@ -23,7 +23,10 @@ Canvas = Literal["fitted", "full"]
 Examples = Literal["pairs", "tests"]
 """Training pairs, which have labels, or test inputs, which have none."""
 IGNORED = -100
+# By dihedral: whether a view swaps rows and columns of its grid, and walks through its rows or columns backwards.
 _TRANSPOSES = np.array([False, True, False, True, False, False, True, True])
+_ROWS_BACKWARDS = np.array([False, False, True, True, False, True, False, True])
+_COLUMNS_BACKWARDS = np.array([False, True, True, False, True, False, False, True])
 
 
 @dataclass(frozen=True)
@@ -181,14 +184,16 @@ class PackMaker(Packs):
         """
         dataset = self.dataset
         height, width = dataset.grid_height[grid].astype(np.int64), dataset.grid_width[grid].astype(np.int64)
-        first, per_row, per_column = _walk(height, width, dihedral)
-        transposed = _TRANSPOSES[dihedral]
-        seen_height, seen_width = np.where(transposed, width, height), np.where(transposed, height, width)
+        transposed, up, left = _TRANSPOSES[dihedral], _ROWS_BACKWARDS[dihedral], _COLUMNS_BACKWARDS[dihedral]
+        first = dataset.grid_start[grid] + up * (height - 1) * width + left * (width - 1)
+        down, right = np.where(up, -width, width), np.where(left, -1, 1)
+        per_row, per_column = np.where(transposed, (right, down), (down, right))
+        seen_height, seen_width = np.where(transposed, (width, height), (height, width))
         sequence, row, column = place
         row_end, column_end = seen_height[sequence], seen_width[sequence]
         on_row, on_column = (row >= 0) & (row < row_end), (column >= 0) & (column < column_end)
         inside = on_row & on_column
-        source = (dataset.grid_start[grid] + first)[sequence] + per_row[sequence] * row + per_column[sequence] * column
+        source = first[sequence] + per_row[sequence] * row + per_column[sequence] * column
         color = colors[sequence[inside], dataset.cells[source[inside]]]
         border = (on_row & (column == column_end)) | (on_column & (row == row_end))
         tokens = np.where(border, EOS, PAD)
@@ -199,16 +204,6 @@ class PackMaker(Packs):
 def _transposed(shapes: Integers, dihedral: npt.NDArray[np.integer]) -> Integers:
     """Return `shapes` (B, 2) as each is seen through its dihedral."""
     return np.where(_TRANSPOSES[dihedral][:, None], shapes[:, ::-1], shapes)
-
-
-def _walk(height: Integers, width: Integers, dihedral: Integers) -> tuple[Integers, Integers, Integers]:
-    """Return how a view walks through its row-major grid: first cell, step per row and per column of the view. (B,) each."""
-    last_row, last_column, zero, one = (height - 1) * width, width - 1, np.zeros_like(width), np.ones_like(width)
-    first = np.choose(dihedral, (zero, last_column, last_row + last_column, last_row,
-                                 last_column, last_row, zero, last_row + last_column))  # fmt: skip
-    per_row = np.choose(dihedral, (width, -one, -width, one, width, -width, one, -one))
-    per_column = np.choose(dihedral, (one, width, -one, -width, -one, one, width, -width))
-    return first, per_row, per_column
 
 
 def _below(rng: np.random.Generator, bound: Integers) -> Integers:

@@ -5,8 +5,8 @@ Prediction and training read the output like any other weights (`pipeline.weight
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,18 +25,14 @@ _NAMED = 3
 """Most names in a message."""
 
 
-@dataclass(frozen=True)
-class Imported:
-    """What was imported."""
+class Imported(NamedTuple):
+    """What was imported: `views` are the rows of the task memory without the blank ones, `path` is the weights file."""
 
     kind: str
-    """trm or hrm."""
     tasks: int
     views: int
-    """Rows of the task memory without the blank ones."""
     memory_tokens: int
     path: Path
-    """The weights file."""
 
 
 def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Path) -> Imported:

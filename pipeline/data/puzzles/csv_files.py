@@ -116,7 +116,7 @@ class _Checker:
         if len(row) != self.fields:
             return f"expected {self.fields} fields, got {len(row)}"
         question, answer = row[self.question], "" if self.answer is None else row[self.answer]
-        side = self.side or self.kind.side_of(question)
+        side = self.side or next((side for side in self.kind.sides if side * side == len(question)), None)
         fault = self.kind.text_fault(question, side)
         if fault or side is None:
             return f"question {fault}"

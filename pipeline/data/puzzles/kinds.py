@@ -6,8 +6,6 @@ the published files (arXiv 2506.21734).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isqrt
-from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -80,11 +78,6 @@ class PuzzleKind:
         area = side * side
         return [characters[start : start + area] for start in range(0, count * area, area)]
 
-    def side_of(self, text: str) -> int | None:
-        """Return the side of a puzzle with so many characters, or None if there is no such puzzle."""
-        side = isqrt(len(text))
-        return side if side * side == len(text) and side in self.sides else None
-
     def text_fault(self, text: str, side: int | None) -> str | None:
         """Return what is wrong with the length or the characters of `text`, or None. `side` is None if any will do."""
         if side is None or len(text) != side * side:
@@ -110,36 +103,32 @@ def turn(tokens: Tokens, dihedrals: npt.NDArray[np.integer]) -> Tokens:
     return np.take_along_axis(tokens.reshape(count, side * side), sources[dihedrals], axis=1).reshape(tokens.shape)
 
 
-PUZZLE_KINDS: Mapping[str, PuzzleKind] = MappingProxyType(
-    {
-        "sudoku": PuzzleKind(
-            name="sudoku",
-            alphabet=".123456789",
-            synonyms={"0": "."},
-            sides=(4, 9),
-            most_views=None,
-            question_rule="have digits and blanks",
-            answer_rule="be a solution: every digit once in each row, column and box, with the clues of the question",
-            keeps_rule=lambda questions: np.ones(len(questions), dtype=bool),
-            solves=lambda questions, answers: are_solutions(answers - BLANK) & extends(questions - BLANK, answers - BLANK),
+PUZZLE_KINDS: Mapping[str, PuzzleKind] = {
+    "sudoku": PuzzleKind(
+        name="sudoku",
+        alphabet=".123456789",
+        synonyms={"0": "."},
+        sides=(4, 9),
+        most_views=None,
+        question_rule="have digits and blanks",
+        answer_rule="be a solution: every digit once in each row, column and box, with the clues of the question",
+        keeps_rule=lambda questions: np.ones(len(questions), dtype=bool),
+        solves=lambda questions, answers: are_solutions(answers - BLANK) & extends(questions - BLANK, answers - BLANK),
+    ),
+    "maze": PuzzleKind(
+        name="maze",
+        alphabet="# SGo",
+        synonyms={},
+        sides=tuple(range(2, MAX_SIDE + 1)),
+        most_views=DIHEDRALS - 1,
+        question_rule="have exactly one S, exactly one G and no o",
+        answer_rule="be the question with some of its free cells turned into o",
+        keeps_rule=lambda questions: (
+            (np.count_nonzero(questions == START, axis=(1, 2)) == 1)
+            & (np.count_nonzero(questions == GOAL, axis=(1, 2)) == 1)
+            & ~(questions == PATH).any(axis=(1, 2))
         ),
-        "maze": PuzzleKind(
-            name="maze",
-            alphabet="# SGo",
-            synonyms={},
-            sides=tuple(range(2, MAX_SIDE + 1)),
-            most_views=DIHEDRALS - 1,
-            question_rule="have exactly one S, exactly one G and no o",
-            answer_rule="be the question with some of its free cells turned into o",
-            keeps_rule=lambda questions: (
-                (np.count_nonzero(questions == START, axis=(1, 2)) == 1)
-                & (np.count_nonzero(questions == GOAL, axis=(1, 2)) == 1)
-                & ~(questions == PATH).any(axis=(1, 2))
-            ),
-            solves=lambda questions, answers: ((answers == questions) | ((questions == FREE) & (answers == PATH))).all(
-                axis=(1, 2)
-            ),
-        ),
-    }
-)
+        solves=lambda questions, answers: ((answers == questions) | ((questions == FREE) & (answers == PATH))).all(axis=(1, 2)),
+    ),
+}
 """By name. Vocabularies of 11 and 6; a sudoku of 4 x 4 has the vocabulary of the large ones."""

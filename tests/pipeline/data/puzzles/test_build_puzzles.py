@@ -141,7 +141,6 @@ def test_a_training_sudoku_that_is_a_test_is_counted_alone() -> None:
         (([tiny_puzzles()], [], 3, 0), "there is nothing to train on: puzzles have no demonstrations, so a --train-source is"),
         (([tiny_puzzles()], [tiny_puzzles()], 3, 0, "drop"), "there is nothing to train on: all training puzzles are test"),
         (([], [replace(tiny_puzzles(), answers=None)], 3, 0), "made: has no answers, so it cannot be trained on"),
-        (([], [tiny_puzzles()], 3, 0, "ignore"), "leakage must be one of refuse, drop, allow, got 'ignore'"),
         (([], [tiny_puzzles()], -1, 0), "must not be negative and the seed 0..2^64-1, got -1 and 0"),
         (([], [tiny_puzzles()], 0, -1), "the seed 0..2^64-1, got 0 and -1"),
         (([], [tiny_puzzles()], 0, 1 << 64), "got 0 and 18446744073709551616"),

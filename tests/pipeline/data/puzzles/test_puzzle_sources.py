@@ -248,11 +248,6 @@ def test_an_unknown_source_lists_what_there_is(spec: str) -> None:
         load_puzzles(spec, "train")
 
 
-def test_a_part_is_train_or_test() -> None:
-    with pytest.raises(ValueError, match="the part must be train or test, got 'all'"):
-        load_puzzles("sudoku:generated", "all")  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
