@@ -16,24 +16,15 @@ import psutil
 
 BAD_INPUT = 2
 """Exit code of the program for what it cannot start with."""
-
 MOST_STARTS = 10
-
 MOST_IDLE_STARTS = 6
 """Starts in a row that left neither a checkpoint nor predictions."""
-
 FIRST_PIECES, MOST_PIECES = 8, 64
 """Micro-batches a pack after the first and the last failure for want of memory that the program did not handle itself."""
-
-LOG_BYTES = 8_000_000
-
 TAIL_LINES = 200
-
 MARK = "ARC_KERNEL_START"
 """Environment variable by which every process of a start is found."""
-
 _MEMORY_SIGNS = ("out of memory", "OutOfMemoryError", "can't allocate memory", "MemoryError")
-
 _KILLED = "process was killed by SIGKILL"
 """What pipeline.system.launch prints of one of its processes; its own exit code is 1 then."""
 
@@ -73,77 +64,50 @@ class Attempt:
             return "ended at the time limit"
         return (f"killed by signal {-self.code}" if self.code < 0 else f"exit code {self.code}") + memory
 
-    @property
-    def killed(self) -> bool:
-        """Whether SIGKILL ended it, as when the machine is out of memory."""
-        return self.code in (-9, 137)
-
 
 def next_setup(setup: Setup, attempts: Sequence[Attempt]) -> tuple[Setup, str] | None:
     """Return what to start next after `attempts`, and in words what is different; None for nothing."""
-    last, idle = attempts[-1], 0
-    for attempt in reversed(attempts):
-        if attempt.progressed:
-            break
-        idle += 1
-    over = last.code in (0, None) or len(attempts) >= MOST_STARTS or idle >= MOST_IDLE_STARTS
-    memory = last.out_of_memory or (last.killed and sum(attempt.killed for attempt in attempts) > 1)
+    last = attempts[-1]
+    idle = next((number for number, attempt in enumerate(reversed(attempts)) if attempt.progressed), len(attempts))
+    if last.code in (0, None) or len(attempts) >= MOST_STARTS or idle >= MOST_IDLE_STARTS:
+        return None
+    kills = sum(attempt.code in (-9, 137) for attempt in attempts)  # SIGKILL, as when the machine is out of memory
+    memory = last.out_of_memory or (last.code in (-9, 137) and kills > 1)
     smaller = replace(setup, pieces=max(FIRST_PIECES, 2 * setup.pieces))
     refused, stuck = last.code == BAD_INPUT, idle >= 2
-    changes: list[tuple[bool, Setup, str]] = [
-        (over, setup, ""),
+    changes = [
         ((refused or stuck) and setup.weights, replace(setup, weights=False), "without the weights"),
         (refused and setup.overrides, replace(setup, overrides=False), "without the overrides of the settings"),
         (refused and setup.further_tasks, replace(setup, further_tasks=False), "without further training tasks"),
         (refused and not setup.fresh, replace(setup, fresh=True), "in a fresh folder"),
-        (refused, setup, ""),
-        (memory and smaller.pieces <= MOST_PIECES, smaller, f"packs in {smaller.pieces} pieces"),
-        (stuck and setup.gpus > 1, replace(setup, gpus=1), "on one GPU"),
-        (stuck and setup.gpus == 1, Setup(0), "on the CPU"),
+        (not refused and memory and smaller.pieces <= MOST_PIECES, smaller, f"packs in {smaller.pieces} pieces"),
+        (not refused and stuck and setup.gpus > 1, replace(setup, gpus=1), "on one GPU"),
+        (not refused and stuck and setup.gpus == 1, Setup(0), "on the CPU"),
+        (not refused, setup, "as before"),
     ]
-    for applies, changed, words in changes:
-        if applies:
-            return (changed, words) if words else None
-    return setup, "as before"
+    return next(((changed, words) for applies, changed, words in changes if applies), None)
 
 
 class Log:
-    """The output of a run: shown in the notebook, kept in a file of bounded size, its last lines in memory."""
+    """The output of a run: shown in the notebook and kept in a file, its last lines also in memory."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.broken = path, False
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self.written = 0
-        self.broken = ""
         path.unlink(missing_ok=True)
 
     def say(self, line: str) -> None:
         """Add a line. A file that cannot be written is reported once and stops nothing."""
         self.tail.append(line)
         print(line, flush=True)
-        if self.written > LOG_BYTES:
-            return
-        self._write(f"{line}\n")
-        if self.written > LOG_BYTES:
-            self._write("[the middle is left out here]\n")
-
-    def close(self) -> None:
-        """Add the last lines to a file that was cut."""
-        if self.written > LOG_BYTES:
-            self._write("\n".join(self.tail) + "\n")
-
-    def _write(self, text: str) -> None:
-        content = text.encode(errors="replace")
-        self.written += len(content)
         if self.broken:
             return
         try:
-            with self.path.open("ab") as file:
-                file.write(content)
+            with self.path.open("a", encoding="utf-8", errors="replace") as file:
+                file.write(f"{line}\n")
         except OSError as error:
-            self.broken = f"{self.path}: {error.strerror}; from here on the log is only in the notebook's output"
-            self.tail.append(self.broken)
-            print(self.broken, flush=True)
+            self.broken = True
+            self.say(f"{self.path}: {error.strerror}; from here on the log is only in the notebook's output")
 
 
 class Start:
@@ -162,6 +126,8 @@ class Start:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
             start_new_session=True,
         )
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -169,36 +135,30 @@ class Start:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for raw in self.process.stdout:
-            line = raw.decode(errors="replace").rstrip()
-            self.lines.append(line)
-            self.log.say(line)
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            self.log.say(line.rstrip())
 
     def wait(self, seconds: float) -> int | None:
         """Return the exit code if it ends within `seconds`, else None."""
-        try:
-            return self.process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return None
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=seconds)
+        return self.process.returncode
 
     def end(self, patience: float = 10.0) -> int:
         """End all its processes: with SIGTERM where it still runs, after `patience` with SIGKILL. Return the exit code."""
         if self.process.poll() is None:
-            self._signal(signal.SIGTERM)
+            os.killpg(self.process.pid, signal.SIGTERM)
             self.wait(patience)
         for _ in range(3):  # a process that is forked meanwhile is found the next time
             for process in psutil.process_iter():
                 with suppress(psutil.Error, OSError):  # not ours, or gone
                     if process.environ().get(MARK) == self.mark:
                         process.kill()
-        self._signal(signal.SIGKILL)
+        self.process.kill()
         code = self.process.wait()
         self.reader.join(timeout=5.0)
         return code
-
-    def _signal(self, number: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # the group is empty
-            os.killpg(self.process.pid, number)
 
     def attempt(self, code: int | None, progressed: bool, why: str) -> Attempt:
         """Return how it ended, by its exit code and its last lines; call it after `end`."""

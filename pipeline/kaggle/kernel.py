@@ -26,15 +26,11 @@ from submission.format import check_submission, fallback_submission, read_submis
 from submission.settings import KaggleSettings
 
 CODE = Path(__file__).parents[2]
-
 POLL_SECONDS = 1.0
-
 LEAST_SECONDS = 20.0
 """The program is not started again when less is left before the reserve."""
-
 RESTART_SECONDS = 3.0
 """Pause before a new start, so that the memory and ports of the last one are free again."""
-
 HARD_SHARE, HARD_SECONDS = 0.15, 2.0
 """Everything that still runs is ended this share of the reserve, and at least this long, before the limit."""
 
@@ -61,7 +57,6 @@ def solve(settings: KaggleSettings, started: float) -> Outcome:
     outcome = Outcome(plan, attempts, problem, time.monotonic() - started)
     for line in outcome.lines():
         plan.log.say(line)
-    plan.log.close()
     try:
         replace_file(plan.submission.with_name("outcome.json"), json.dumps(outcome.to_json(), indent=1).encode())
     except OSError as error:

@@ -1,7 +1,7 @@
 """The outcome of a run of the Kaggle notebook: shown in the notebook, and left as `outcome.json`."""
 
-import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from augment.grid import Grid
 from augment.task import Solutions, Task
 from eval.curves import draw_training
 from eval.draw import draw_task
+from eval.files import read_object
 from eval.formatting import format_duration
 from pipeline.data.sources import load_source
 from pipeline.jobs.record import record_if_usable
@@ -20,7 +21,6 @@ from pipeline.training.metrics import read_metrics
 from submission.format import read_submission
 
 SHOWN_LINES = 30
-
 SHOWN_TASKS = 2
 
 
@@ -45,10 +45,6 @@ class Outcome:
         """How many there are in the mounted test file."""
         return sum(len(task.test) for task in self.plan.tasks)
 
-    def score(self) -> dict[str, Any] | None:
-        """Return the score of the run, None where the solutions are not known."""
-        return _read_json(self.run / "score.json")
-
     def without_prediction(self) -> int | None:
         """Return how many test inputs of the mounted tests have only fallbacks; None when nothing was predicted."""
         votes = _read_json(self.run / VOTES)
@@ -57,20 +53,15 @@ class Outcome:
         own = {task.id for task in self.plan.tasks}
         return sum(place[0] in own for place in votes.get("without_prediction", []))
 
-    def last_metrics(self) -> dict[str, Any] | None:
-        """Return the last line of the training metrics, None without one."""
-        try:
-            return next(reversed(read_metrics(self.run / "metrics.jsonl")), None)
-        except (OSError, ValueError):
-            return None
-
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
         plan = self.plan
         starts = [
             {"command": each.command, "code": each.code, "seconds": each.seconds, "why": each.why} for each in self.attempts
         ]
-        record = record_if_usable(self.run)
+        record, metrics = record_if_usable(self.run), []
+        with suppress(OSError, ValueError):
+            metrics = read_metrics(self.run / "metrics.jsonl")
         return {
             "kind": plan.kind,
             "submission": str(plan.submission),
@@ -84,8 +75,8 @@ class Outcome:
             "weights": plan.weights_state,
             "starts": starts,
             "run": None if record is None else asdict(record),
-            "training": self.last_metrics(),
-            "score": self.score(),
+            "training": metrics[-1] if metrics else None,
+            "score": _read_json(self.run / "score.json"),
             "seconds": round(self.seconds, 1),
             "time_limit": plan.limit,
             "messages": plan.messages,
@@ -113,13 +104,11 @@ class Outcome:
     def problems(self) -> list[str]:
         """Return what should be fixed before the notebook is submitted."""
         plan, expected = self.plan, EXPECTED_GPUS[self.plan.settings.accelerator]
+        refused = any(attempt.code == BAD_INPUT for attempt in self.attempts)
         checks = [
             (self.problem is not None, f"the submission is not valid: {self.problem}"),
             (not self.attempts or self.attempts[-1].code != 0, "the program did not end well"),
-            (
-                any(attempt.code == BAD_INPUT for attempt in self.attempts),
-                "the program refused weights, overrides or tasks and was started without them",
-            ),
+            (refused, "the program refused weights, overrides or tasks and was started without them"),
             (self.without_prediction() in (None, self.test_inputs), "nothing was predicted"),
             (plan.weights_state in ("missing", "damaged", "dropped"), f"the weights are {plan.weights_state}"),
             (len(plan.gpus) < expected, f"{len(plan.gpus)} GPUs instead of {expected}"),
@@ -135,8 +124,7 @@ class Outcome:
         print("\n".join(list(self.plan.log.tail)[-SHOWN_LINES:]))
         for message in self.plan.messages:
             print(f"warning: {message}")
-        score = self.score()
-        if score is not None:
+        if score := _read_json(self.run / "score.json"):
             print(f"score on {score.get('tasks')} evaluation tasks, pass@2:")
             for rule in score.get("rules", {}).values():
                 print(f"  {rule['name']}: {rule['pass_at_2']:.2%}")
@@ -180,7 +168,6 @@ def _display(picture: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_bytes())
+        return read_object(path)
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None

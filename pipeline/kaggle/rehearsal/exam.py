@@ -15,8 +15,6 @@ from pipeline.data.sources import Source, load_source
 MOST_TASKS = 240
 """As many as Kaggle's hidden test set has."""
 
-LEAST_EVALUATION = 8
-
 
 @dataclass(frozen=True, eq=False)
 class Exam:
@@ -27,10 +25,6 @@ class Exam:
     solutions: dict[TaskId, tuple[Grid, ...]]
     training: Source
     evaluation: Source
-
-    def placeholder(self, count: int) -> tuple[Task, ...]:
-        """Return the tests of the commit run: copies of training tasks, as on Kaggle."""
-        return self.training.tasks[:count]
 
     def smaller(self, count: int) -> "Exam":
         """Return the same with only the `count` smallest hidden tasks, which fit a short run."""
@@ -60,10 +54,6 @@ def make_exam(
     keys = _keys(tasks, solutions)
     training = _without(load_source(training_from), keys, set())
     evaluation = _merge([_without(load_source(spec), keys, set(training.solutions)) for spec in evaluation_from])
-    if len(evaluation.tasks) < LEAST_EVALUATION:  # the commit run needs some, so it gets the last training tasks
-        moved = training.tasks[-LEAST_EVALUATION:]
-        training = replace(training, tasks=training.tasks[:-LEAST_EVALUATION])
-        evaluation = _merge([evaluation, replace(training, tasks=moved)])
     return Exam(tasks, solutions, training, evaluation)
 
 

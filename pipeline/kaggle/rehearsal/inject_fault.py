@@ -13,71 +13,60 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 POLL_SECONDS = 0.05
-
 MARK = "ARC_REHEARSAL"
 
 
 def main() -> None:
-    """Wait for the moment of the fault, inject it, and record it."""
+    """Try the fault until its moment has come, and record it."""
     fault, kaggle, scratch, results = sys.argv[1], *map(Path, sys.argv[2:])
-    deed = DEEDS[fault](kaggle, scratch)
+    while not (deed := DEEDS[fault](kaggle, scratch)):
+        time.sleep(POLL_SECONDS)
     (results / "fault.json").write_text(json.dumps({"fault": fault, "deed": deed}))
 
 
 def kill_new_rank(kaggle: Path, scratch: Path) -> str:
-    """Kill one of the processes that compute, as soon as it is started."""
-    return _kill_rank(lambda: True)
+    """Kill the process of the highest rank, and none of the launchers, as soon as it is started."""
+    ranks = []
+    for pid, words in _processes():
+        rank = _variable(pid, "RANK")
+        starts_others = any("launch" in word for word in words) or (not rank and "--processes" in words)
+        if "pipeline" in words and "run" in words and not starts_others:
+            ranks.append((int(rank or 0), pid))
+    if not ranks:
+        return ""
+    os.kill(max(ranks)[1], signal.SIGKILL)
+    return "killed rank {} (process {})".format(*max(ranks))
 
 
 def kill_rank(kaggle: Path, scratch: Path) -> str:
-    """Kill one of the processes that compute, after the first round of predictions."""
-    return _kill_rank(lambda: bool(list(scratch.glob("arc-run/run/candidates/round-*.safetensors"))))
-
-
-def _kill_rank(is_time: Callable[[], bool]) -> str:
-    """Kill the process of the highest rank that is there, and none of the launchers."""
-    for _ in _moments():
-        ranks = []
-        for pid, words in _processes() if is_time() else ():
-            rank = _variable(pid, "RANK")
-            starts_others = any("launch" in word for word in words) or (not rank and "--processes" in words)
-            if "pipeline" in words and "run" in words and not starts_others:
-                ranks.append((int(rank or 0), pid))
-        if ranks:
-            os.kill(max(ranks)[1], signal.SIGKILL)
-            return "killed rank {} (process {})".format(*max(ranks))
-    return ""
+    """Kill the process of the highest rank after the first round of predictions."""
+    return kill_new_rank(kaggle, scratch) if list(scratch.glob("arc-run/run/candidates/round-*.safetensors")) else ""
 
 
 def kill_training(kaggle: Path, scratch: Path) -> str:
     """Kill all processes of the program after the first checkpoint."""
-    for _ in _moments():
-        if list(scratch.glob("arc-run/run/checkpoints/step-*")):
-            return _kill_program()
-    return ""
+    return _kill_program() if list(scratch.glob("arc-run/run/checkpoints/step-*")) else ""
 
 
 def corrupt_checkpoint(kaggle: Path, scratch: Path) -> str:
-    """Flip bytes in the newest checkpoint, then kill the program."""
-    for _ in _moments():
-        found = sorted(scratch.glob("arc-run/run/checkpoints/step-*"))
-        if len(found) > 1:
-            path = found[-1] / "training.safetensors"
-            deed = _kill_program()
-            with path.open("r+b") as file:
-                file.seek(path.stat().st_size // 2)
-                file.write(b"\xff" * 64)
-            return f"{deed}, then overwrote 64 bytes of {path.name} of {found[-1].name}"
-    return ""
+    """Kill the program after its second checkpoint, and flip bytes in that."""
+    found = sorted(scratch.glob("arc-run/run/checkpoints/step-*"))
+    if len(found) < 2:
+        return ""
+    path = found[-1] / "training.safetensors"
+    deed = _kill_program()
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"\xff" * 64)
+    return f"{deed}, then overwrote 64 bytes of {path.name} of {found[-1].name}"
 
 
 def full_disk(kaggle: Path, scratch: Path) -> str:
     """Fill working folder and scratch to the last byte once the program trains."""
-    for _ in _moments():
-        if (kaggle / "working" / "submission.json").is_file() and (scratch / "arc-run" / "run" / "metrics.jsonl").is_file():
-            filled = [_fill(kaggle / "working" / "filler"), _fill(scratch / "filler")]
-            return f"filled working with {filled[0]} and scratch with {filled[1]} bytes"
-    return ""
+    if not ((kaggle / "working" / "submission.json").is_file() and (scratch / "arc-run" / "run" / "metrics.jsonl").is_file()):
+        return ""
+    filled = [_fill(kaggle / "working" / "filler"), _fill(scratch / "filler")]
+    return f"filled working with {filled[0]} and scratch with {filled[1]} bytes"
 
 
 def _kill_program() -> str:
@@ -101,12 +90,6 @@ def _fill(path: Path) -> int:
                         raise
                     break
     return written
-
-
-def _moments() -> Iterator[None]:
-    while True:
-        yield
-        time.sleep(POLL_SECONDS)
 
 
 def _processes() -> Iterator[tuple[int, list[str]]]:

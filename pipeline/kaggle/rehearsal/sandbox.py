@@ -10,17 +10,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 TOOLS = Path(__file__).parent
-
+GRACE_SECONDS = 60.0
+"""The sandbox is killed this long after the limit of its notebook."""
 _UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child")
 
 _TRIAL = """set -e
@@ -29,9 +28,6 @@ mount --bind /usr /tmp/usr; mount -o remount,bind,ro /tmp/usr; mount --rbind /sy
 """Every kind of mount that the sandbox needs: containers that hide parts of /proc refuse only the last one."""
 
 _PASSED_ON = ("OMP_NUM_THREADS", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
-
-GRACE_SECONDS = 60.0
-"""The sandbox is killed this long after the limit of its notebook."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +44,6 @@ class Machine:
     """One of `inject_fault.DEEDS`, done while it runs."""
     working_bytes: int = 512 << 20
     scratch_bytes: int = 2 << 30
-
-
-@dataclass(frozen=True)
-class Finished:
-    """How it ended; files of the working folder, log and executed notebook are in the results folder."""
-
-    code: int
-    seconds: float
 
 
 @cache
@@ -77,8 +65,11 @@ def limits(isolate: bool) -> str:
     return "no namespaces here: network, read-only inputs and disk limits are NOT isolated; the environment is clean"
 
 
-def run_notebook(machine: Machine, results: Path, isolate: bool) -> Finished:
-    """Execute a notebook and copy its files to `results`. None of its processes outlives this call."""
+def run_notebook(machine: Machine, results: Path, isolate: bool) -> int:
+    """Execute a notebook and return its exit code, 124 where it did not end in time. None of its processes outlives this call.
+
+    The files of the working folder, the log and the executed notebook are in `results` then.
+    """
     results.mkdir(parents=True, exist_ok=True)
     environment = {
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
@@ -113,12 +104,10 @@ def run_notebook(machine: Machine, results: Path, isolate: bool) -> Finished:
         path = Path(temporary, "spec.json")
         path.write_text(json.dumps(spec))
         command = [*(_UNSHARE if isolate else ()), sys.executable, str(TOOLS / "sandbox_main.py"), str(path)]
-        started = time.monotonic()
         # also for the sandbox's first process, whose environment is readable in there as /proc/1/environ
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, env=environment)
         try:
-            with _ending_on_signals():
-                code = process.wait(timeout=machine.seconds + GRACE_SECONDS)
+            code = process.wait(timeout=machine.seconds + GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             code = 124
         finally:
@@ -127,25 +116,7 @@ def run_notebook(machine: Machine, results: Path, isolate: bool) -> Finished:
             for folder in (root, *root.rglob("*")):
                 if folder.is_dir() and not folder.is_symlink():
                     folder.chmod(0o755)
-        return Finished(code, time.monotonic() - started)
-
-
-@contextmanager
-def _ending_on_signals() -> Iterator[None]:
-    """Raise SystemExit for signals that would end only this program: the sandbox is a session of its own."""
-
-    def leave(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return code
 
 
 def _end(process: "subprocess.Popen[bytes]", mark: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 Mount = Literal["competitions", "old", "both", "none"]
-
 Weights = Literal["given", "missing", "cut", "garbled"]
 
 
@@ -31,7 +30,7 @@ class Scene:
     scratch_bytes: int = 2 << 30
     kind: Literal["hidden", "commit", "refused"] = "hidden"
     """refused: no submission is possible; one line, exit code 1."""
-    told: tuple[str, ...] = ()
+    logged: tuple[str, ...] = ()
     """Phrases that must all be in the log."""
     predicted: bool = True
     """Predictions are required."""
@@ -49,30 +48,30 @@ FAULTS: Mapping[str, tuple[Scene, ...]] = {
     "kill-rank": (
         Scene("kill-rank", "a process of the launch is killed between two rounds of predictions", deed="kill-rank",
               limit_seconds=90.0, overrides=("train.steps=10",),
-              told=("killed by signal 9; starting again, as before", "of each test input, are there already and count")),
+              logged=("killed by signal 9; starting again, as before", "of each test input, are there already and count")),
         Scene("kill-new-rank", "a process of the launch is killed as soon as it is started", deed="kill-new-rank",
-              limit_seconds=75.0, told=("killed by signal 9; starting again, as before",)),
+              limit_seconds=75.0, logged=("killed by signal 9; starting again, as before",)),
     ),
     "kill-training": (
         Scene("kill-training", "the program is killed while it trains", deed="kill-training", limit_seconds=75.0,
-              overrides=("train.checkpoint_seconds=1",), told=("starting again, as before", "resumed at step")),
+              overrides=("train.checkpoint_seconds=1",), logged=("starting again, as before", "resumed at step")),
     ),
     "short-deadline": (Scene("short-deadline", "a limit in which little can be done", limit_seconds=30.0, predicted=False),),
     "full-disk": (
         Scene("full-disk", "working folder and scratch are full while it trains", deed="full-disk", scratch_bytes=256 << 20,
-              predicted=False, told=("No space left on device",)),
+              predicted=False, logged=("No space left on device",)),
     ),
     "no-weights": (
-        Scene("no-weights", "the weights dataset is not attached", weights="missing", told=("training starts from scratch",)),
+        Scene("no-weights", "the weights dataset is not attached", weights="missing", logged=("training starts from scratch",)),
     ),
     "corrupt-checkpoint": (
         Scene("weights cut short", "the weights file ends in the middle", weights="cut",
-              told=("damaged weights", "training starts from scratch")),
+              logged=("damaged weights", "training starts from scratch")),
         Scene("weights garbled", "the weights file is of the right size and nothing else", weights="garbled",
-              limit_seconds=75.0, told=("starting again, without the weights",)),
+              limit_seconds=75.0, logged=("starting again, without the weights",)),
         Scene("checkpoint garbled", "bytes of the newest checkpoint are overwritten and the program killed",
               deed="corrupt-checkpoint", limit_seconds=75.0, overrides=("train.checkpoint_seconds=1",),
-              told=("damaged", "resumed at step")),
+              logged=("damaged", "resumed at step")),
     ),
     "both-mounts": (
         Scene("old mount", "data under /kaggle/input/SLUG", mount="old"),
@@ -90,8 +89,8 @@ FAULTS: Mapping[str, tuple[Scene, ...]] = {
     ),
     "no-data": (
         Scene("no-data", "the competition's data is not attached", mount="none", kind="refused",
-              told=("There is nothing to solve",)),
-        Scene("bad-data", "the test file is damaged", tests="damaged", kind="refused", told=("There is nothing to solve",)),
+              logged=("There is nothing to solve",)),
+        Scene("bad-data", "the test file is damaged", tests="damaged", kind="refused", logged=("There is nothing to solve",)),
     ),
 }  # fmt: skip
 """By the name that `--fault` takes."""
@@ -130,7 +129,7 @@ def judge(scene: Scene, code: int, results: Path, invalid: str | None, seconds: 
     """
     log = (results / "notebook.log").read_text(errors="replace") if (results / "notebook.log").is_file() else ""
     outcome = read_outcome(results)
-    untold = [words for words in scene.told if words not in log]
+    missing = [words for words in scene.logged if words not in log]
     inputs = outcome.get("test_inputs")
     predicted = outcome.get("without_prediction") is not None and outcome["without_prediction"] != inputs
     failure = "".join(f": {line}" for line in log.splitlines() if line.startswith("the notebook failed"))
@@ -143,7 +142,7 @@ def judge(scene: Scene, code: int, results: Path, invalid: str | None, seconds: 
         (scene.kind != "refused" and f"{scene.kind} run: " not in log, f"it was no {scene.kind} run"),
         (scene.kind != "refused" and seconds > limit_seconds, f"{seconds:.0f} s, over the limit"),
         (scene.kind != "refused" and scene.predicted and not predicted, "nothing was predicted"),
-        (bool(untold), f"the log does not say {untold}"),
+        (bool(missing), f"the log does not say {missing}"),
     ]
     return next((words for applies, words in wrong if applies), "survived")
 

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
@@ -24,19 +25,14 @@ from submission.settings import KaggleSettings
 logger = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).parents[3]
-
 SMALL_TASKS = 10
 """Hidden tasks of a scene with a fault, and placeholder tasks of a commit run."""
-
 PATIENCE_SECONDS = 60.0
 """A notebook is killed this long after its time limit."""
-
 AROUND_SECONDS = 15.0
 """Allowed beyond the notebook's own clock, for the start of sandbox and Jupyter and for the last cell."""
-
 WEIGHTS = "someone/arc-weights"
 """The dataset of missing or bad weights."""
-
 RESERVE_SECONDS = 8.0
 """Least reserve: ending processes on two busy cores takes time."""
 
@@ -56,8 +52,6 @@ class SimulatePlan:
     seed: int = 0
     weights: Path | None = None
     out: Path | None = None
-    isolate: bool | None = None
-    """None: where this machine permits it."""
 
 
 def simulate(plan: SimulatePlan) -> int:
@@ -75,10 +69,9 @@ def simulate(plan: SimulatePlan) -> int:
     exam = make_exam(plan.hidden_from, plan.training_from, plan.evaluation_from, plan.hidden_tasks, plan.seed)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    isolate = namespaces_work() if plan.isolate is None else plan.isolate
     hidden = f"{len(exam.tasks)} hidden tasks of {' + '.join(plan.hidden_from)} under new ids"
     mounted = f"{len(exam.training.tasks)} training and {len(exam.evaluation.tasks)} evaluation tasks, none of them hidden"
-    print(f"{hidden}; {mounted}\n{limits(isolate)}", flush=True)
+    print(f"{hidden}; {mounted}\n{limits(namespaces_work())}", flush=True)
     if plan.settings and plan.settings.weights_dataset:
         print(f"the dataset {plan.settings.weights_dataset} is at Kaggle; --weights FILE rehearses with weights")
     results: list[Result] = []
@@ -89,7 +82,7 @@ def simulate(plan: SimulatePlan) -> int:
         for scene in scenes:
             logger.info("%s: %s", scene.name, scene.what)
             played = exam if scene in PLAIN else exam.smaller(SMALL_TASKS)
-            results.append(_play(plan, scene, played, entry / "code", out, isolate))
+            results.append(_play(plan, scene, played, entry / "code", out))
             logger.info("%s: %s after %s", scene.name, results[-1].verdict, format_duration(results[-1].seconds))
             _write_results(out / "rehearsal.json", results)
     print(format_results(results))
@@ -108,10 +101,10 @@ def _scenes(faults: Sequence[str]) -> list[Scene]:
     return [*(PLAIN if "all" in faults else ()), *(scene for fault in named for scene in FAULTS[fault])]
 
 
-def _play(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: Path, isolate: bool) -> Result:
+def _play(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: Path) -> Result:
     """Run the notebook once."""
     results = out / scene.name.replace(" ", "-").replace("'", "")
-    if scene.deed == "full-disk" and not isolate:
+    if scene.deed == "full-disk" and not namespaces_work():
         return Result(scene, f"{NOT_PLAYED}: without a sandbox it would fill your disk", 0, 0.0, 0.0)
     with tempfile.TemporaryDirectory(prefix="arc-mounts-") as temporary:
         mounts = Path(temporary)
@@ -121,7 +114,7 @@ def _play(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: 
             limit = min(limit, parse_duration(settings.commit_time_limit))
         tests = exam.tasks[1:] if scene.tests == "other" else exam.tasks
         if scene.tests == "placeholder":
-            tests = exam.placeholder(len(exam.tasks) if scene in PLAIN else min(len(exam.tasks), SMALL_TASKS))
+            tests = exam.training.tasks[: len(exam.tasks)]  # as on Kaggle
         inputs = _mounts(plan, scene, exam, tests, settings, code_folder, mounts)
         environment = {} if scene.rerun is None else {"KAGGLE_IS_COMPETITION_RERUN": scene.rerun}
         if plan.gpu_less:
@@ -130,13 +123,15 @@ def _play(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: 
         machine = Machine(
             notebook, inputs, environment, limit + PATIENCE_SECONDS, scene.deed, scratch_bytes=scene.scratch_bytes
         )
-        finished = run_notebook(machine, results, isolate)
+        started = time.monotonic()
+        code = run_notebook(machine, results, namespaces_work())
+        whole_seconds = time.monotonic() - started
     invalid = _invalid(results / "submission.json", tests)
     outcome = read_outcome(results)
-    seconds = float(outcome.get("seconds", finished.seconds))
-    verdict = judge(scene, finished.code, results, invalid, seconds, limit)
-    if verdict == "survived" and finished.seconds > limit + AROUND_SECONDS:
-        verdict = f"{finished.seconds:.0f} s in all, over the limit"
+    seconds = float(outcome.get("seconds", whole_seconds))
+    verdict = judge(scene, code, results, invalid, seconds, limit)
+    if verdict == "survived" and whole_seconds > limit + AROUND_SECONDS:
+        verdict = f"{whole_seconds:.0f} s in all, over the limit"
     score = None
     if invalid is None and scene.kind == "hidden":
         known = {task.id: exam.solutions[task.id] for task in tests}
@@ -145,7 +140,7 @@ def _play(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: 
         score = found.to_json()
         if scene in PLAIN:
             print(format_score(found, f"hidden tasks of {' + '.join(plan.hidden_from)}"), flush=True)
-    return Result(scene, verdict, finished.code, seconds, limit, outcome, score)
+    return Result(scene, verdict, code, seconds, limit, outcome, score)
 
 
 def _settings(plan: SimulatePlan, scene: Scene) -> KaggleSettings:
@@ -217,15 +212,8 @@ def format_results(results: Sequence[Result]) -> str:
     rows = [("run", "kind", "verdict", "score", "used/allowed", "starts", "what was done")]
     for result in results:
         score = "" if result.score is None else f"{result.score['rules']['mean_over_tasks']['pass_at_2']:.1%}"
-        rows.append((
-            result.scene.name,
-            result.scene.kind,
-            result.verdict,
-            score,
-            f"{result.seconds:.0f}s/{result.limit_seconds:.0f}s",
-            str(len(result.outcome.get("starts", ()))),
-            result.scene.what,
-        ))  # fmt: skip
+        used, starts = f"{result.seconds:.0f}s/{result.limit_seconds:.0f}s", str(len(result.outcome.get("starts", ())))
+        rows.append((result.scene.name, result.scene.kind, result.verdict, score, used, starts, result.scene.what))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     survived, played = sum(result.survived for result in results), sum(not result.skipped for result in results)
     lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -69,8 +68,8 @@ def test_the_sandbox_has_no_network_no_home_no_foreign_variables_and_read_only_i
 ) -> None:
     monkeypatch.setenv("KAGGLE_KEY", "planted-secret")
     results = tmp_path / "results"
-    finished = run_notebook(machine(tmp_path, PROBE, environment={"FLAG": "1"}), results, isolate=True)
-    assert finished.code == 0, (results / "notebook.log").read_text()
+    code = run_notebook(machine(tmp_path, PROBE, environment={"FLAG": "1"}), results, isolate=True)
+    assert code == 0, (results / "notebook.log").read_text()
     found = json.loads((results / "found.json").read_text())
     assert found["network"] == "Network is unreachable"
     assert found["input"] == "Read-only file system"
@@ -80,7 +79,7 @@ def test_the_sandbox_has_no_network_no_home_no_foreign_variables_and_read_only_i
     assert "planted-secret" not in found["first"]
     assert not Path("/dev/shm/probe-of-a-rehearsal").exists()
     assert not found["source"]
-    assert not [name for name in found["home"] if name == ".kaggle"]
+    assert ".kaggle" not in found["home"]
     assert b"planted-secret" not in b"".join(path.read_bytes() for path in results.iterdir())
     assert not Path("/kaggle").exists()
 
@@ -88,8 +87,7 @@ def test_the_sandbox_has_no_network_no_home_no_foreign_variables_and_read_only_i
 @needs_namespaces
 def test_the_working_folder_has_a_limit(tmp_path: Path) -> None:
     fill = "open('/kaggle/working/kept', 'w').write('x')\nopen('/kaggle/working/large', 'wb').write(bytes(9 << 20))"
-    finished = run_notebook(machine(tmp_path, fill, "open('later', 'w')", working_bytes=8 << 20), tmp_path / "results", True)
-    assert finished.code == 1
+    assert run_notebook(machine(tmp_path, fill, "open('later', 'w')", working_bytes=8 << 20), tmp_path / "results", True) == 1
     log = (tmp_path / "results" / "notebook.log").read_text()
     assert "the notebook failed: OSError: [Errno 28] No space left on device" in log
     assert (tmp_path / "results" / "kept").is_file()
@@ -105,8 +103,7 @@ def test_a_notebook_that_does_not_end_is_ended_with_all_that_it_started(tmp_path
         "print('started', flush=True)\ntime.sleep(100)"
     )
     started = time.monotonic()
-    finished = run_notebook(machine(tmp_path, hang, seconds=6.0), tmp_path / "results", isolate)
-    assert finished.code == 124
+    assert run_notebook(machine(tmp_path, hang, seconds=6.0), tmp_path / "results", isolate) == 124
     assert time.monotonic() - started < 30
     assert "started" in (tmp_path / "results" / "notebook.log").read_text()
     time.sleep(0.2)
@@ -114,20 +111,20 @@ def test_a_notebook_that_does_not_end_is_ended_with_all_that_it_started(tmp_path
     assert not [process for process in left if process.info["status"] != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_rehearsal_that_is_ended_by_a_signal_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_rehearsal_that_is_ended_by_a_signal_leaves_nothing_running(tmp_path: Path) -> None:
     made = machine(tmp_path, "open('started', 'w')\nimport time\ntime.sleep(100)", seconds=90.0)
     program = (
         "import sys\nfrom pathlib import Path\nfrom pipeline.kaggle.rehearsal.sandbox import Machine, run_notebook\n"
-        f"run_notebook(Machine(Path({str(made.notebook)!r}), {{}}, {{}}, 90.0), Path(sys.argv[1]), False)"
+        "from pipeline.system.signals import interruptible\n"
+        f"with interruptible(): run_notebook(Machine(Path({str(made.notebook)!r}), {{}}, {{}}, 90.0), Path(sys.argv[1]), False)"
     )
     results = tmp_path / "results"
     process = subprocess.Popen([sys.executable, "-c", program, results], env=os.environ | {"TMPDIR": str(tmp_path)})
     until = time.monotonic() + 40
     while not list(tmp_path.glob("arc-rehearsal-*/root/kaggle/working/started")) and time.monotonic() < until:
         time.sleep(0.1)
-    process.send_signal(number)
-    assert process.wait(timeout=20) == 128 + number
+    process.terminate()
+    assert process.wait(timeout=20) != 0
     assert not list(tmp_path.glob("arc-rehearsal-*"))
     there = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     assert not [line for line in there if str(results) in line or f"{tmp_path}/arc-rehearsal-" in line]
@@ -135,18 +132,12 @@ def test_a_rehearsal_that_is_ended_by_a_signal_leaves_nothing_running(tmp_path: 
 
 def test_without_namespaces_the_notebook_runs_in_a_plain_folder_and_that_is_said(tmp_path: Path) -> None:
     results = tmp_path / "results"
-    finished = run_notebook(machine(tmp_path, PROBE), results, isolate=False)
-    assert finished.code == 0, (results / "notebook.log").read_text()
+    assert run_notebook(machine(tmp_path, PROBE), results, isolate=False) == 0, (results / "notebook.log").read_text()
     found = json.loads((results / "found.json").read_text())
     assert found["data"] == "content"
-    assert found["home"] == [] or ".kaggle" not in found["home"]
+    assert ".kaggle" not in found["home"]
     assert "NOT isolated" in sandbox.limits(False)
     assert "no network" in sandbox.limits(True)
-
-
-def test_a_machine_without_unshare_has_no_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert namespaces_work.__wrapped__() is False
 
 
 def test_a_notebook_stops_at_the_first_cell_that_raises_and_prints_why_in_a_line(tmp_path: Path) -> None:

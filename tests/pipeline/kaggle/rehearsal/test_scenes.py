@@ -12,7 +12,7 @@ import pytest
 from eval.files import damage_of
 from pipeline.kaggle.rehearsal.exam import make_exam
 from pipeline.kaggle.rehearsal.inject_fault import DEEDS
-from pipeline.kaggle.rehearsal.sandbox import Finished, Machine, namespaces_work
+from pipeline.kaggle.rehearsal.sandbox import Machine, namespaces_work
 from pipeline.kaggle.rehearsal.scenes import FAULTS, PLAIN, Result, Scene, judge, write_bad_weights
 from pipeline.kaggle.rehearsal.simulate import SimulatePlan, _mounts, format_results, simulate
 from submission.settings import KaggleSettings
@@ -30,7 +30,7 @@ def leave(folder: Path, log: str = "hidden run: 4 tasks\n", fault: bool = True, 
     return folder
 
 
-SCENE = Scene("s", "", deed="kill-rank", told=("killed by",))
+SCENE = Scene("s", "", deed="kill-rank", logged=("killed by",))
 LOG = "hidden run: 4 tasks\nkilled by signal 9"
 
 
@@ -42,19 +42,12 @@ LOG = "hidden run: 4 tasks\nkilled by signal 9"
         (SCENE, {"log": "hidden run: 4 tasks"}, 0, None, 9.0, "the log does not say ['killed by']"),
         (SCENE, {"log": "commit run: x\nkilled by"}, 0, None, 9.0, "it was no hidden run"),
         (SCENE, {"log": LOG}, 1, None, 9.0, "exit code 1"),
-        (
-            PLAIN[0],
-            {"log": "commit run: x\nthe notebook failed: Y: z", "kind": "commit"},
-            1,
-            None,
-            9.0,
-            "exit code 1: the notebook failed: Y: z",
-        ),
+        (PLAIN[0], {"log": "commit run: x\nthe notebook failed: Y"}, 1, None, 9.0, "exit code 1: the notebook failed: Y"),
         (SCENE, {"log": LOG}, 0, "there is none", 9.0, "no valid submission: there is none"),
         (SCENE, {"log": LOG}, 0, None, 11.0, "11 s, over the limit"),
         (SCENE, {"log": LOG, "without_prediction": 4}, 0, None, 9.0, "nothing was predicted"),
         (SCENE, {"log": LOG, "without_prediction": None}, 0, None, 9.0, "nothing was predicted"),
-        (Scene("r", "", kind="refused", told=("nothing",)), {"log": "nothing"}, 1, "there is none", 2.0, "survived"),
+        (Scene("r", "", kind="refused", logged=("nothing",)), {"log": "nothing"}, 1, "there is none", 2.0, "survived"),
         (Scene("r", "", kind="refused"), {}, 0, "there is none", 2.0, "exit code 0, expected 1"),
         (Scene("r", "", kind="refused"), {}, 1, None, 2.0, "there is a submission where none can be"),
     ],
@@ -69,14 +62,14 @@ def test_a_verdict_checks_everything_that_is_expected(
 def test_an_interrupted_rehearsal_can_be_repeated_in_its_folder(plan: SimulatePlan, monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan.out is not None
 
-    def interrupted(_: Machine, results: Path, __: bool) -> Finished:
+    def interrupted(_: Machine, results: Path, __: bool) -> int:
         results.mkdir()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.kaggle.rehearsal.simulate.run_notebook", interrupted)
     with pytest.raises(KeyboardInterrupt):
         simulate(plan)
-    monkeypatch.setattr("pipeline.kaggle.rehearsal.simulate.run_notebook", lambda *_: Finished(1, 0.0))
+    monkeypatch.setattr("pipeline.kaggle.rehearsal.simulate.run_notebook", lambda *_: 1)
     assert simulate(plan) == 1
 
 
