@@ -13,11 +13,10 @@ import shlex
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.files import read_object, write_json
+from eval.files import read_file, read_object, write_json
 from submission.notebook import read_ready_folder
 from submission.secret import mask, refuse_tokens
 from submission.settings import KaggleSettings
@@ -32,8 +31,6 @@ ENDED = ("complete", "error", "cancel_acknowledged")
 _PUSHED = re.compile(r"Kernel version (\d+) successfully pushed")
 _STATUS = re.compile(r'has status "(?:KernelWorkerStatus\.)?(\w+)"')
 _BAD_SOURCES = re.compile(r"not valid (\w+) sources.*?: (.*)")
-
-
 _CAUSES = (
     (r"Authentication required|\b401\b|[Uu]nauthori[sz]ed|[Uu]nauthenticated|Could not find kaggle\.json|Missing username",
      "not authenticated: save a token (kaggle.com, Settings, API) to ~/.kaggle/access_token or set KAGGLE_API_TOKEN"),
@@ -106,7 +103,6 @@ def push(folder: Path, dry_run: bool = False, poll_seconds: float = 5.0, ready_s
     create = ["datasets", "create", "-p", str(folder / "code"), "-r", "zip", *visible]
     renew = ["datasets", "version", "-p", str(folder / "code"), "-r", "zip", "-m", "new version of the source"]
     send = ["kernels", "push", "-p", str(folder / "notebook")]
-    _check_metadata(folder, settings)
     for path in _files(folder):
         try:
             refuse_tokens(path, str(path))
@@ -176,9 +172,13 @@ def submit(folder: Path, message: str, version: int | None = None, dry_run: bool
     settings = read_ready_folder(folder)
     if not message.strip():
         raise KaggleError("a submission needs a message: -m 'what is new in it'")
-    version = _pushed_version(folder) if version is None else version
-    if version < 1:
-        raise KaggleError(f"version {version}: versions of a notebook count from 1")
+    pushed = folder / "pushed.json"
+    if version is None:
+        if not pushed.exists():
+            raise KaggleError(f"{folder} was not pushed yet: `python -m pipeline kaggle push {folder}`, or give --version N")
+        version = read_object(pushed).get("version")
+    if type(version) is not int or version < 1:
+        raise KaggleError(f"version {version!r}: expected a number from 1; give --version N")
     command = ["competitions", "submit", settings.competition, "-k", settings.notebook, "-v", str(version)]
     command += ["-f", "submission.json", *(["-m", message] if not message.startswith("-") else [f"--message={message}"])]
     if dry_run:
@@ -192,17 +192,6 @@ def submit(folder: Path, message: str, version: int | None = None, dry_run: bool
         raise KaggleError(error)
     lines = sorted(answer.text.splitlines(), key=lambda line: "success" not in line.lower())
     return " ".join(" ".join(lines).split())
-
-
-def _pushed_version(folder: Path) -> int:
-    path, version = folder / "pushed.json", None
-    if not path.exists():
-        raise KaggleError(f"{folder} was not pushed yet: `python -m pipeline kaggle push {folder}`, or give --version N")
-    with suppress(ValueError):
-        version = read_object(path).get("version")
-    if type(version) is not int or version < 1:
-        raise KaggleError(f"{path} is damaged: push again, or give --version N")
-    return version
 
 
 def _dataset_state(dataset: str, settings: KaggleSettings) -> tuple[str, int] | None:
@@ -245,16 +234,6 @@ def _wait_for_dataset(dataset: str, earlier: int, settings: KaggleSettings, poll
         time.sleep(poll_seconds)
 
 
-def _check_metadata(folder: Path, settings: KaggleSettings) -> None:
-    """Raise KaggleError where the notebook's metadata do not match the settings: the client would push it all the same."""
-    path, metadata = folder / "notebook" / "kernel-metadata.json", {}
-    with suppress(FileNotFoundError, ValueError):
-        metadata = read_object(path)
-    if (metadata.get("id"), metadata.get("title")) != (settings.notebook, settings.notebook_title):
-        remedy = "make the folder anew from the settings, and do not edit its metadata"
-        raise KaggleError(f"{path}: damaged, or the title does not lead to the id {settings.notebook}: {remedy}")
-
-
 def _call(arguments: list[str], seconds: float = ANSWER_SECONDS) -> _Answer:
     """Run the client; return its answer without tokens."""
     python = os.environ.get("ARC_KAGGLE_PYTHON") or sys.executable
@@ -284,7 +263,7 @@ def _show_push(folder: Path, dataset: str, commands: tuple[list[str], ...]) -> N
     print(f"# if there is no dataset {dataset} yet:\n{create}\n# else:\n{renew}")
     print(f"# when `kaggle datasets status {dataset}` is ready:\n{send}")
     for name in ("code/dataset-metadata.json", "notebook/kernel-metadata.json"):
-        print(f"# {folder / name}:\n{(folder / name).read_text().rstrip()}")
+        print(f"# {folder / name}:\n{read_file(folder / name).decode().rstrip()}")
     files = _files(folder)
     print(f"# {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB:")
     for path in files:

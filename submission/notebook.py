@@ -21,17 +21,12 @@ from submission.secret import refuse_tokens
 from submission.settings import KaggleSettings, parse_settings
 
 PACKAGES = ("augment", "eval", "submission", "pipeline")
-
 BESIDE = ("LICENSE", "requirements.txt", "README.md")
-
 LEFT_OUT = ("bench", "rehearsal", "pictures", "__pycache__")
 """Folders of the packages that nothing on Kaggle needs."""
-
 SUFFIXES = (".py", ".css", ".js", ".html", ".safetensors")
-
 OWN_NAMES = ("notebook", "code", "settings.json", "pushed.json")
 """All that is at the top of a ready folder."""
-
 LICENSE_NAME = "other"
 """Of the dataset, in Kaggle's list, which has no MIT-0; LICENSE is in it."""
 
@@ -88,15 +83,9 @@ def write_ready_folder(
         for path in sorted(made.rglob("*")):
             if path.is_file():
                 refuse_tokens(path, str(path.relative_to(made)))
-        earlier = Path(temporary) / "earlier"
         if out.exists():
-            out.rename(earlier)
-        try:
-            made.rename(out)
-        except BaseException:
-            if earlier.exists():
-                earlier.rename(out)
-            raise
+            out.rename(Path(temporary) / "earlier")
+        made.rename(out)
 
 
 def _refuse_to_replace(out: Path) -> None:

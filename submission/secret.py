@@ -10,19 +10,13 @@ from pathlib import Path
 from typing import Any
 
 HIDDEN = "[token]"
-
 _SECRET_NAMES = ("key", "token", "access_token", "refresh_token")
 """Names of secrets in the JSON files of the client; other values there, such as a user name, are none."""
-
 _LEAST_LETTERS = 8
 """A shorter value is no token, and masking it would make messages unreadable."""
-
 _CHUNK_BYTES = 1 << 24
-
 _LONGEST_TOKEN = 1 << 12
-
 _TOKEN_LIKE = re.compile(r"KGAT_[A-Za-z0-9]{16,}")
-
 _HEADER = re.compile(r"\b(Authorization: *(?:Basic|Bearer)) [A-Za-z0-9+/=._-]+")
 
 

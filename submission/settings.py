@@ -13,16 +13,11 @@ from eval.formatting import parse_duration, show_path, show_value
 
 ACCELERATORS = ("NvidiaTeslaT4", "NvidiaL4", "none")
 """Kaggle's names of machine shapes: 2 x T4 with 16 GB each, 4 x L4 with 24 GB each; none is a machine without GPUs."""
-
 SPLITS = ("training", "evaluation")
-
 MOST_BYTES = 1 << 20
 """Of a file of settings."""
-
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-
 _SOURCE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9-]+")
-
 _TEMPLATE = """\
 # Settings of a Kaggle entry, for `python -m pipeline kaggle notebook | simulate | push | status | submit`.
 # Fill in the two empty ones; no token belongs here (kaggle reads it from ~/.kaggle/ or from the environment).

@@ -161,35 +161,16 @@ def test_a_submission_that_fails_is_one_line_with_what_to_do(
 FAILED_PUSHES = {
     "dataset": ({"SaveKernel": (200, {"versionNumber": 2, "invalidDatasetSources": ["you/arc-trm-code"]})},
                 "does not accept the dataset ['you/arc-trm-code']"),
-    "unknown": ({"SaveKernel": (200, {"error": "Something new"})}, "it says: Kernel push error: Something new"),
     "upload": ({"CreateDatasetVersion": (200, {"status": "error", "error": "Unsupported archive"})},
                "it says: Dataset version creation error: Unsupported archive"),
     "unpacking": ({"GetDatasetStatus": (200, {"status": "FAILED"})}, "failed at Kaggle; look at https://www.kaggle.com/datasets/you/arc-trm-code"),
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def answers() -> dict[str, object]:
-    """What the client said of the dataset in earlier pushes, by the words that it was called with."""
-    return {}
-
-
 @pytest.mark.parametrize(("replies", "message"), FAILED_PUSHES.values(), ids=FAILED_PUSHES)
 def test_a_push_that_fails_is_one_line_with_what_to_do_and_is_not_recorded(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, answers: dict[str, object], replies: dict[str, Reply], message: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, replies: dict[str, Reply], message: str
 ) -> None:
-    call = client._call
-
-    def call_once(arguments: list[str], *seconds: float) -> object:
-        """Start the client for what is tried; its answers on the dataset, which is as it was, are those of the first time."""
-        if "SaveKernel" not in replies or arguments[0] == "kernels":
-            return call(arguments, *seconds)
-        words = " ".join(arguments).replace(str(folder), "")
-        if words not in answers:
-            answers[words] = call(arguments, *seconds)
-        return answers[words]
-
-    monkeypatch.setattr(client, "_call", call_once)
     with FakeKaggle(dict(replies), dataset_version=1) as fake:
         point_to(fake, monkeypatch)
         with pytest.raises(KaggleError) as caught:
@@ -204,9 +185,9 @@ def test_a_title_that_does_not_lead_to_the_id_is_an_error(folder: Path, monkeypa
     path.write_text(json.dumps(json.loads(path.read_text()) | {"title": "Another title"}))
     with FakeKaggle(dataset_version=1) as fake:
         point_to(fake, monkeypatch)
-        with pytest.raises(KaggleError, match="the title does not lead to the id you/arc-trm: make the folder anew"):
-            push(folder)
-    assert fake.requests == []
+        with pytest.raises(KaggleError, match="the notebook's title does not lead to its id: make the folder anew"):
+            push(folder, poll_seconds=0.01, ready_seconds=0.1)
+    assert not (folder / "pushed.json").exists()
 
 
 def test_without_credentials_or_network_or_client_the_line_says_so(

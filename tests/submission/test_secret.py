@@ -76,7 +76,7 @@ def test_what_looks_like_a_token_is_masked_although_it_is_not_known():
 
 
 @pytest.mark.parametrize("token", [TOKEN, "KGAT_0123456789abcdef"])  # one that is known, and one that looks like a token
-@pytest.mark.parametrize("start", [0, 5, _CHUNK_BYTES - 12, _CHUNK_BYTES, _CHUNK_BYTES + 100])
+@pytest.mark.parametrize("start", [5, _CHUNK_BYTES - 12])
 def test_a_file_of_any_size_with_a_token_is_refused_by_name(
     start: int, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

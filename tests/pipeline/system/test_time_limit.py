@@ -46,11 +46,6 @@ def test_a_written_duration_is_read_back_to_the_second_or_the_minute(seconds: in
     assert lost == 0 if seconds < 3600 else 0 <= lost < 60
 
 
-@given(st.integers(0, 99), st.integers(0, 999), st.integers(0, 999))
-def test_parts_of_a_duration_add_up(hours: int, minutes: int, seconds: int) -> None:
-    assert parse_duration(f"{hours}h{minutes}m{seconds}s") == hours * 3600 + minutes * 60 + seconds
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The monotonic time, to be set."""
