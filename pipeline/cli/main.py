@@ -19,7 +19,7 @@ from pipeline.jobs.record import leave_record
 from pipeline.jobs.start import open_run
 from pipeline.system.folder_lock import FolderLock
 from pipeline.system.launch import first_start, is_first_process, is_launched, start_processes
-from pipeline.system.progress_bar import speaks
+from pipeline.system.progress_bar import is_main_process
 from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import Watchdog
 
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
     begun = time.monotonic() if started is None else started
     started = first_start(begun) if argv is None else begun
     arguments = _parser().parse_args(argv)
-    level = logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING
+    level = logging.INFO if is_main_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     from pipeline.training.metrics import tracked
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        if speaks():
+        if is_main_process():
             print(f"{PROGRAM} {arguments.command}: interrupted{_more(interrupt)}", file=sys.stderr)
         return 1
     except MemoryError as error:
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
         _silence_output()
         return 1
     except (OSError, FloatingPointError) as error:
-        if speaks() or not isinstance(error, ConnectionError):  # of a process that ended one line is enough
+        if is_main_process() or not isinstance(error, ConnectionError):  # of a process that ended one line is enough
             print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
         return 1
 

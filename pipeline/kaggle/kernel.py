@@ -1,7 +1,7 @@
-"""What runs inside a Kaggle notebook: a complete submission first, then the program as a subprocess until the time is up.
+"""Runs a Kaggle notebook: writes a complete submission first, then runs the program as a subprocess until the time is up.
 
-The notebook calls `solve` and shows its outcome. This process imports no torch and touches no GPU. It starts the program again
-when it dies, and checks each submission that the program improves before it puts it in place.
+The notebook calls `solve` and shows its outcome. Its process imports no torch and uses no GPU. It restarts the program after a
+crash, and checks each better submission before it replaces the last one.
 """
 
 import json
@@ -36,7 +36,7 @@ HARD_SHARE, HARD_SECONDS = 0.15, 2.0
 
 
 def solve(settings: KaggleSettings, started: float) -> Outcome:
-    """Leave the best submission that the time allows, complete and valid from the start, and return what happened.
+    """Write the best submission that the time allows, complete and valid from the start, and return what happened.
 
     Raises SystemExit of one line where there can be none: no data of the competition, or no room to write.
     """
@@ -82,7 +82,7 @@ def _prepare(settings: KaggleSettings, started: float) -> Plan:
     except OSError as error:
         raise SystemExit(f"No submission can be written: {error.filename}: {error.strerror}") from None
     seconds = time.monotonic() - started
-    log.say(f"{plan.kind} run: {len(tasks)} tasks in {data}; a complete submission stands after {seconds:.1f} s")
+    log.say(f"{plan.kind} run: {len(tasks)} tasks in {data}; a complete submission is written after {seconds:.1f} s")
     return plan
 
 
@@ -178,7 +178,7 @@ def _watch(plan: Plan, start: Start, folder: Path) -> int | None:
 
 
 def _publish(plan: Plan, folder: Path, seen: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """Put a run's submission in place, only with the mounted tests, where it is new, complete and holds predictions."""
+    """Copy the run's submission of the mounted tests into place if it is new, complete and has predictions."""
     path = folder / "submission.json"
     if not (folder / VOTES).is_file():
         return seen  # without votes it holds only fallbacks, which are in place already

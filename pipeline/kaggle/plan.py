@@ -1,4 +1,4 @@
-"""The inputs of a run of the Kaggle notebook, and the command lines, environment and sources that follow from them."""
+"""The plan of a notebook run: its inputs, and the command line, environment and sources that follow from them."""
 
 import json
 import os

@@ -1,9 +1,9 @@
-"""Several processes on one machine without GPUs, and which of them this process is.
+"""Starts several processes on a machine without GPUs, and identifies the current one.
 
 `accelerate launch` starts the processes of GPUs itself. With `--cpu --num_processes N` it starts one, whatever N is, unless
-MPI is set up (huggingface/accelerate issue 2741). So that this command and `--processes N` do what they say, the program
-replaces itself by torch's launcher, with the threads of the machine shared out: `python -m pipeline.system.launch`. It exits
-with the code of the first process that failed.
+MPI is set up (huggingface/accelerate issue 2741). For this command and for `--processes N` the program therefore replaces
+itself by torch's launcher, `python -m pipeline.system.launch`, and divides the threads of the machine. The launcher exits with
+the code of the first process that failed.
 """
 
 import os

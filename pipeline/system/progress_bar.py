@@ -1,6 +1,6 @@
 """Progress of work that takes more than two seconds: a bar in a terminal or a notebook, log lines where output is a file.
 
-For every stage but training, which shows its own figures. Of several processes only rank 0 shows progress.
+Training shows its own figures. Of several processes only rank 0 shows progress.
 """
 
 import logging
@@ -36,7 +36,7 @@ class Progress:
         self.started = time.monotonic()
         self.due = self.started + SILENT_SECONDS
         self.bar: Any = None
-        if speaks() and has_bars():
+        if is_main_process() and has_bars():
             unit = f" {unit}" if unit else "it"
             self.bar = make_bar(total=total, desc=what, unit=unit, delay=SILENT_SECONDS, leave=False, dynamic_ncols=True)
 
@@ -53,7 +53,7 @@ class Progress:
         now = time.monotonic()
         if self.bar is not None:
             self.bar.update(count)
-        elif now >= self.due and speaks():
+        elif now >= self.due and is_main_process():
             self.due = now + LINE_SECONDS
             share = f" {self.done / self.total:.0%}" if self.total else ""
             of = "" if self.total is None else f" of {self.total}"
@@ -82,7 +82,7 @@ def doing(what: str) -> Iterator[None]:
             logger.info("%s: %s so far", what, format_duration(time.monotonic() - started))
             pause = LINE_SECONDS
 
-    if speaks():
+    if is_main_process():
         threading.Thread(target=log, daemon=True).start()
     try:
         yield
@@ -90,8 +90,8 @@ def doing(what: str) -> Iterator[None]:
         done.set()
 
 
-def speaks() -> bool:
-    """Return whether this process is the one that shows progress."""
+def is_main_process() -> bool:
+    """Return whether this is rank 0, the only process that shows progress."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

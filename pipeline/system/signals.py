@@ -1,4 +1,4 @@
-"""Orderly end on Ctrl-C and SIGTERM: both raise one KeyboardInterrupt, which training defers to the end of its step."""
+"""Orderly shutdown on Ctrl-C and SIGTERM: both raise one KeyboardInterrupt, which training defers to the end of its step."""
 
 import signal
 import threading
@@ -32,7 +32,7 @@ class _Handler:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Handle SIGINT and SIGTERM while the block runs. Outside the main thread, which alone gets signals, nothing changes."""
+    """Handle SIGINT and SIGTERM while the block runs. Only the main thread gets signals; in others nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -21,7 +21,7 @@ import orjson
 
 from eval.files import read_file, replace_file
 from eval.formatting import format_duration
-from pipeline.system.progress_bar import has_bars, make_bar, speaks
+from pipeline.system.progress_bar import has_bars, is_main_process, make_bar
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def tracked(name: str | None, out: Path | None) -> AbstractContextManager[None]:
     builtin = LOGGER_TYPE_TO_CLASS[name].__module__.startswith("accelerate.")
     if builtin and name not in map(str, get_available_trackers()):
         raise ValueError(f"tracker {name!r}: its package is not installed: pip install {_PACKAGES.get(name, name)}")
-    return _following(name, out) if speaks() else nullcontext()
+    return _following(name, out) if is_main_process() else nullcontext()
 
 
 def follow(name: str, out: Path, ended: threading.Event) -> None:

@@ -1,4 +1,4 @@
-"""The tasks of a rehearsal: public tasks under new ids as the hidden tests, and a competition folder without any of them."""
+"""The tasks of a rehearsal: public tasks under new ids as hidden tests, and a competition folder that contains none of them."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence

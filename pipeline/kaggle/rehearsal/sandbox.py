@@ -48,7 +48,7 @@ class Machine:
 
 @cache
 def namespaces_work() -> bool:
-    """Try whether this machine permits the namespaces of the sandbox."""
+    """Return whether this machine permits the namespaces of the sandbox."""
     if not shutil.which("unshare"):
         return False
     try:
