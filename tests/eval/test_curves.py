@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import image
-from matplotlib.figure import Figure
 
 from eval.curves import CurvePoint, draw_curves, draw_training
 
@@ -25,65 +24,31 @@ POINTS = [
 ]
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved."""
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def record(figure: Figure, *arguments: object, **options: object) -> None:
-        saved.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", record)
-    return saved
-
-
-def test_every_run_is_a_line_in_minutes_and_percent(tmp_path: Path, figures: list[Figure]) -> None:
-    draw_curves(POINTS, tmp_path / "curve.png")
-    lines = figures[0].axes[0].get_lines()
-    drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in lines]
-    assert drawn == [
-        ([1, 2, 3], [10, 40, 75]),
-        ([1, 2], [20, 50]),
-        ([0.5, 1.5], [0, 20]),
-    ]
-
-
-def test_seeds_of_a_name_share_its_color_and_its_label(tmp_path: Path, figures: list[Figure]) -> None:
-    draw_curves(POINTS, tmp_path / "curve.png")
-    axes = figures[0].axes[0]
+def test_every_run_is_a_line_in_minutes_and_percent_and_seeds_share_color_and_label(tmp_path: Path) -> None:
+    path = tmp_path / "curve.png"
+    figure = draw_curves(POINTS, path)
+    assert path.read_bytes() == figure._repr_png_()
+    assert np.unique(image.imread(path)[..., :3].reshape(-1, 3), axis=0).shape[0] > 2
+    axes = figure.axes[0]
+    drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()]
+    assert drawn == [([1, 2, 3], [10, 40, 75]), ([1, 2], [20, 50]), ([0.5, 1.5], [0, 20])]
     mixer, other_seed, attention = (line.get_color() for line in axes.get_lines())
     assert mixer == other_seed != attention
-    legend = axes.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["mixer (2 seeds)", "attention (1 seed)"]
-
-
-def test_the_picture_is_a_png_that_shows_all_of_the_scale(tmp_path: Path, figures: list[Figure]) -> None:
-    path = tmp_path / "curve.png"
-    draw_curves(POINTS, path)
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert np.unique(image.imread(path)[..., :3].reshape(-1, 3), axis=0).shape[0] > 2
-    axes = figures[0].axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["mixer (2 seeds)", "attention (1 seed)"]
     assert axes.get_xlim()[0] == 0
     assert axes.get_ylim()[0] < 0 and axes.get_ylim()[1] > 100
 
 
-def test_a_notebook_gets_the_figure_without_a_file() -> None:
-    assert draw_curves(POINTS)._repr_png_().startswith(b"\x89PNG")
-
-
-def test_training_is_drawn_in_minutes_and_percent_from_the_lines_that_have_both(tmp_path: Path, figures: list[Figure]) -> None:
+def test_training_is_drawn_in_minutes_and_percent_from_the_lines_that_have_both(tmp_path: Path) -> None:
     lines = [
         {"seconds": 30.0, "loss": 2.0, "exact": 0.0},
         {"seconds": 60, "loss": None},
         {"seconds": 90, "loss": 1, "exact": 0.5},
     ]
     picture = draw_training(lines, tmp_path / "training.png")
-    loss, exact = (axes.get_lines()[0] for axes in figures[0].axes)
+    loss, exact = (axes.get_lines()[0] for axes in picture.axes)
     assert (list(loss.get_xdata()), list(loss.get_ydata())) == ([0.5, 1.5], [2.0, 1.0])
     assert list(exact.get_ydata()) == [0.0, 50.0]
-    assert picture._repr_png_().startswith(b"\x89PNG")
+    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no line of metrics has"):
         draw_training([{"seconds": 1.0}])

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import image
-from matplotlib.axes import Axes
 
 from augment.task import Pair, Task
 from eval.draw import PALETTE, draw_task
@@ -22,36 +21,27 @@ TASK = Task("0a1b$x_$", tuple(Pair(ALL_COLORS, ALL_COLORS.T.copy()) for _ in ran
 SOLUTIONS = {TASK.id: (grid([1, 2], [3, 4]), grid([5]))}
 
 
-@pytest.fixture
-def texts(monkeypatch):
-    drawn = []
-    original = Axes.text
-
-    def record(self, x, y, text, **options):
-        drawn.append(text)
-        return original(self, x, y, text, **options)
-
-    monkeypatch.setattr(Axes, "text", record)
-    return drawn
+def texts(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
 
 
-def test_right_wrong_missing_and_wrong_size_are_said_in_words(tmp_path, texts):
+def test_right_wrong_missing_and_wrong_size_are_said_in_words():
     attempts = [[grid([1, 2], [3, 4]), grid([1, 2], [0, 0])], [grid([5, 5])]]
-    draw_task(TASK, attempts, SOLUTIONS, tmp_path / "task.png")
-    assert {"RIGHT", "WRONG: 2 of 4 cells", "WRONG size: 1 x 2, not 1 x 1", "missing"} <= set(texts)
-    assert {f"Task {TASK.id}", "test input 2", "attempt 2", "test output 2", "output 5"} <= set(texts)
+    drawn = set(texts(draw_task(TASK, attempts, SOLUTIONS)))
+    assert {"RIGHT", "WRONG: 2 of 4 cells", "WRONG size: 1 x 2, not 1 x 1", "missing"} <= drawn
+    assert {f"Task {TASK.id}", "test input 2", "attempt 2", "test output 2", "output 5"} <= drawn
 
 
-def test_without_solutions_nothing_is_called_right_or_wrong(tmp_path, texts):
-    draw_task(TASK, [[grid([1]), None]], {}, tmp_path / "task.png")
-    assert not any(text.upper().startswith(("RIGHT", "WRONG", "TEST OUTPUT")) for text in texts)
-    assert "1 x 1, truth unknown" in texts
+def test_without_solutions_nothing_is_called_right_or_wrong():
+    drawn = texts(draw_task(TASK, [[grid([1]), None]], {}))
+    assert not any(text.upper().startswith(("RIGHT", "WRONG", "TEST OUTPUT")) for text in drawn)
+    assert "1 x 1, truth unknown" in drawn
 
 
 @pytest.mark.parametrize("attempts", [[], [[]], [[grid([1])], []]])
-def test_test_inputs_without_attempts_are_drawn(tmp_path, texts, attempts):
-    draw_task(TASK, attempts, SOLUTIONS, tmp_path / "task.png")
-    assert texts.count("test output 1") == texts.count("test output 2") == 1
+def test_test_inputs_without_attempts_are_drawn(attempts):
+    drawn = texts(draw_task(TASK, attempts, SOLUTIONS))
+    assert drawn.count("test output 1") == drawn.count("test output 2") == 1
 
 
 def test_the_picture_is_a_png_with_every_official_color(tmp_path):
@@ -79,7 +69,7 @@ def test_matplotlib_is_imported_when_drawing_and_pyplot_never():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_a_notebook_gets_the_figure_with_votes_and_no_file(texts):
+def test_a_notebook_gets_the_figure_with_votes_and_no_file():
     figure = draw_task(TASK, [[grid([5])]], SOLUTIONS, notes=[["31 of 76 votes"]], title="Task x of runs/a")
     assert figure._repr_png_().startswith(b"\x89PNG")
-    assert {"attempt 1, 31 of 76 votes", "Task x of runs/a"} <= set(texts)
+    assert {"attempt 1, 31 of 76 votes", "Task x of runs/a"} <= set(texts(figure))

@@ -20,21 +20,9 @@ from submission.format import read_partial_submission, read_submission
 Rng = np.random.Generator
 CASES = 600
 ODD_ATTEMPTS = (
-    "null",
-    "[]",
-    "[[]]",
-    "[[], []]",
-    "3",
-    '"x"',
-    "[[10]]",
-    "[[1], [2, 3]]",
-    "[[-1]]",
-    "[[1.0]]",
-    "[[true]]",
-    "{}",
-    "[[null]]",
-)
-ODD_ATTEMPTS += ("[" + ", ".join(["[1]"] * 31) + "]", "[[" + ", ".join(["1"] * 31) + "]]", "[1, 2]", "NaN")
+    "null", "[]", "[[]]", "[[], []]", "3", '"x"', "[[10]]", "[[1], [2, 3]]", "[[-1]]", "[[1.0]]", "[[true]]", "{}", "[[null]]",
+    "[1, 2]", "NaN", "[" + ", ".join(["[1]"] * 31) + "]", "[[" + ", ".join(["1"] * 31) + "]]",
+)  # fmt: skip
 MISSING = ("null", "[]", "[[]]", "[[], []]")
 """What counts as a missing attempt, where these are allowed."""
 
@@ -52,13 +40,9 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def is_grid(rows: Any) -> bool:
     if not isinstance(rows, list) or not 1 <= len(rows) <= 30:
         return False
-    for row in rows:
-        if not isinstance(row, list) or not 1 <= len(row) <= 30 or len(row) != len(rows[0]):
-            return False
-        for cell in row:
-            if isinstance(cell, bool) or not isinstance(cell, int) or cell < 0 or cell > 9:
-                return False
-    return True
+    if not all(isinstance(row, list) and 1 <= len(row) <= 30 and len(row) == len(rows[0]) for row in rows):
+        return False
+    return all(type(cell) is int and 0 <= cell <= 9 for row in rows for cell in row)
 
 
 def attempts_of(entry: Any, lenient: bool) -> list[Any]:
@@ -76,12 +60,6 @@ def attempts_of(entry: Any, lenient: bool) -> list[Any]:
         else:
             raise Refused("no grid")
     return found
-
-
-def equal(first: Any, second: Any) -> bool:
-    if len(first) != len(second) or len(first[0]) != len(second[0]):
-        return False
-    return all(first[i][j] == second[i][j] for i in range(len(first)) for j in range(len(first[0])))
 
 
 def second_score(submission: str, solutions: str, lenient: bool) -> dict[str, Any]:
@@ -102,10 +80,7 @@ def second_score(submission: str, solutions: str, lenient: bool) -> dict[str, An
             hits = 0
             for i in range(len(grids)):
                 tries = read[task][i] if task in read and i < len(read[task]) else []
-                for attempt in tries[:how_many]:
-                    if attempt is not None and equal(attempt, grids[i]):
-                        hits += 1
-                        break
+                hits += grids[i] in tries[:how_many]  # equal lists: the same size and cells
             fractions.append(Fraction(hits, len(grids)))
             whole, right, outputs = whole + (hits == len(grids)), right + hits, outputs + len(grids)
         totals["mean_over_tasks"].append(sum(fractions, Fraction(0)) / len(truth))

@@ -43,12 +43,6 @@ def test_each_ranking_prefers_what_its_name_says():
     assert order == {"count": [a, b, c], "probability-sum": [b, c, a], "mean-probability": [c, b, a]}
 
 
-def test_equal_counts_go_to_the_larger_mean_probability():
-    best, second = filled([(0, 0.25), (1, 0.5)]).top("t", 0, 2)
-    assert (best.grid.tolist(), best.count, best.mean_probability) == (B.tolist(), 1, 0.5)
-    assert second.mean_probability == 0.25
-
-
 @given(candidates_lists)
 def test_count_ranking_equals_the_published_rule(candidates):
     table: dict[bytes, list[Fraction]] = {}
@@ -114,10 +108,6 @@ def test_empty_candidates_are_counted_and_never_ranked():
     assert ballot.tally("t", 1) == Tally(candidates=0, distinct=0, empty=0)
 
 
-def test_same_cells_in_another_shape_are_another_candidate():
-    assert filled([(3, 0.5), (4, 0.5)]).tally("t", 0).distinct == 2
-
-
 def test_test_inputs_and_tasks_are_kept_apart_and_keep_their_place():
     ballot = Ballot("run")
     add(ballot, [("t", 1, A, 0.5), ("u", 0, B, 0.5)])
@@ -139,12 +129,9 @@ def test_a_pooled_ballot_takes_no_more_candidates():
     assert pooled.tally("t", 0).candidates == 2
 
 
-def test_pooling_nothing_is_an_error():
+def test_pooling_nothing_and_an_unknown_ranking_are_errors():
     with pytest.raises(ValueError, match="at least one"):
         pool_ballots([])
-
-
-def test_an_unknown_ranking_names_the_alternatives():
     with pytest.raises(ValueError, match="'best'; there are count, probability-sum, mean-probability"):
         Ballot("run").attempts("t", 0, "best")
 

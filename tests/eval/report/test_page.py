@@ -107,7 +107,6 @@ def test_ids_of_a_page_are_unique_and_labels_point_to_them(page: str) -> None:
 
 def test_grids_and_canvases_are_short_texts() -> None:
     assert grid_text(QUESTION) == "012|340"
-    assert grid_text(np.full((1, 1), 9, np.uint8)) == "9"
     assert canvas_text(np.array([[0, 1, 2], [11, 3, 0]], np.uint8)) == ".#0|91."
 
 
@@ -121,14 +120,17 @@ def test_drafts_are_judged_and_equal_neighbors_told_once() -> None:
     assert drafts[3]["verdict"] == {"right": True, "text": "right"}
 
 
-def test_votes_are_told_in_words() -> None:
-    assert (
-        describe_votes(FATES["near"].tests[0])
-        == "10 views voted for 4 different grids. The test output was number 3 in the votes."
-    )
-    assert describe_votes(FATES["far"].tests[0]) == "10 views voted for 4 different grids. No view predicted the test output."
-    assert describe_votes(FATES["second"].tests[0]) == "10 views voted for 4 different grids."
-    assert describe_votes(FATES["lone"].tests[0]) == "No view was asked: both attempts are fallbacks."
+@pytest.mark.parametrize(
+    ("fate", "words"),
+    [
+        ("near", "10 views voted for 4 different grids. The test output was number 3 in the votes."),
+        ("far", "10 views voted for 4 different grids. No view predicted the test output."),
+        ("second", "10 views voted for 4 different grids."),
+        ("lone", "No view was asked: both attempts are fallbacks."),
+    ],
+)
+def test_votes_are_told_in_words(fate: str, words: str) -> None:
+    assert describe_votes(FATES[fate].tests[0]) == words
 
 
 @pytest.mark.parametrize(
