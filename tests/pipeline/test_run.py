@@ -17,7 +17,6 @@ import torch
 
 import pipeline.jobs.time_split
 import pipeline.run
-from pipeline.cli.main import main
 from pipeline.config import Config
 from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
@@ -26,13 +25,13 @@ from pipeline.training.metrics import Progress
 from pipeline.training.trainer import Trainer
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
-from tests.pipeline.tinyrun import run_until_torch
+from tests.pipeline.tinyrun import call, run_until_torch
 
 SETTINGS = [part for setting in (*TINY, "train.segments=2") for part in ("--set", setting)]
 
 
 def run(*arguments: object) -> int:
-    return main([*map(str, arguments), "--preset", "demo", *SETTINGS])  # later settings win, so tests put theirs in `arguments`
+    return call(*arguments, "--preset", "demo", *SETTINGS)  # later settings win, so tests put theirs in `arguments`
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +134,11 @@ def test_a_run_with_known_solutions_is_scored_by_three_rules(
     finished: tuple[Path, str], kaggle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, shown = finished
-    for rule in ("mean over tasks of the fraction solved", "per test output", "all-or-nothing per task"):
-        assert rule in shown
+    assert all(
+        rule in shown for rule in ("mean over tasks of the fraction solved", "per test output", "all-or-nothing per task")
+    )
     assert json.loads((out / "score.json").read_text())["tasks"] == 3
-    assert main(["score", str(out / "submission.json"), "--source", f"kaggle:{kaggle}:evaluation"]) == 0
+    assert call("score", out / "submission.json", "--source", f"kaggle:{kaggle}:evaluation") == 0
     assert capsys.readouterr().out.splitlines()[1:] == shown.splitlines()[1:]
 
 
@@ -180,9 +180,9 @@ def test_stages_with_the_same_seed_give_the_bytes_of_the_run(finished: tuple[Pat
     data, trained, predicted = (tmp_path / name for name in ("data", "train", "predict"))
     source = f"kaggle:{kaggle}:evaluation"
     build = ("build", "--source", source, "--augmentations", "5", "--policy", "keep-output-only", "--out", data)
-    assert main(list(map(str, build))) == 0
+    assert call(*build) == 0
     assert run("train", "--data", data, "--out", trained, "--set", "train.steps=3") == 0
-    assert main(list(map(str, ("predict", "--data", data, "--weights", trained, "--out", predicted)))) == 0
+    assert call("predict", "--data", data, "--weights", trained, "--out", predicted) == 0
     assert submitted(predicted) == submitted(finished[0])
 
 
@@ -224,9 +224,9 @@ def test_bad_input_is_one_line_and_exit_code_two(
 
 
 def test_audit_and_canvas_speak_of_public_tasks(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["audit", "--source", "arc2:evaluation", "--train-source", "arc1:training"]) == 0
+    assert call("audit", "--source", "arc2:evaluation", "--train-source", "arc1:training") == 0
     assert "167 test pairs checked" in capsys.readouterr().out
-    assert main(["canvas", "--source", "arc1:training"]) == 0
+    assert call("canvas", "--source", "arc1:training") == 0
     assert "bounded" in capsys.readouterr().out
 
 

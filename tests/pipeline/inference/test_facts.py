@@ -55,7 +55,10 @@ def score(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, str]
     return rows_printed(capsys.readouterr().out), json.loads((run.parent / "score.json").read_bytes())["provenance"]
 
 
-def test_a_score_says_all_six_facts(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_score_says_all_six_facts_and_takes_nothing_else_from_a_votes_file(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(run / "votes.json", rules={"mean_over_tasks": {"pass_at_2": 9.0}}, tasks=400, solved_outputs=400)
     printed, written = score(run, capsys)
     assert list(printed) == FACTS
     assert printed["votes"].startswith("single checkpoint: step-00000001/weights.safetensors, step 1, trained on ")
@@ -67,6 +70,9 @@ def test_a_score_says_all_six_facts(run: Path, capsys: pytest.CaptureFixture[str
     assert written["checkpoints"] == 1
     assert written["in_words"] == printed
     assert (written["scored_outputs"], written["views_most"], written["audit"]["tests_checked"]) == (4, 1, 4)
+    scored = json.loads((run.parent / "score.json").read_bytes())
+    assert scored["rules"]["mean_over_tasks"]["pass_at_2"] == 1.0
+    assert (scored["tasks"], scored["solved_outputs"]) == (3, 4)
 
 
 def test_of_a_foreign_submission_what_cannot_be_known_is_unknown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,14 +93,6 @@ def test_votes_of_another_submission_say_nothing_of_this_one(run: Path, capsys: 
     path.write_bytes(path.read_bytes() + b"\n")
     printed, _ = score(run, capsys)
     assert printed["votes"] == "unknown (the votes.json beside the submission is of another one)"
-
-
-def test_a_votes_file_cannot_pretend_to_be_the_score(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    change(run / "votes.json", rules={"mean_over_tasks": {"pass_at_2": 9.0}}, tasks=400, solved_outputs=400)
-    score(run, capsys)
-    written = json.loads((run.parent / "score.json").read_bytes())
-    assert written["rules"]["mean_over_tasks"]["pass_at_2"] == 1.0
-    assert (written["tasks"], written["solved_outputs"]) == (3, 4)
 
 
 def test_reports_and_comparisons_say_the_same(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.pipeline.published.examples import PREFIX, Published
 
@@ -23,13 +21,6 @@ MOST_SECONDS = 10.0
 @pytest.fixture
 def published(tmp_path: Path) -> Published:
     made = Published(tmp_path)
-    made.write()
-    return made
-
-
-@pytest.fixture(scope="module")
-def once_published(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    made = Published(tmp_path_factory.mktemp("published"))
     made.write()
     return made
 
@@ -106,18 +97,11 @@ def test_a_checkpoint_that_is_compressed_is_not_unpacked(published: Published) -
     assert "compressed" in published.refused(published.checkpoint)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.999])
 def test_a_truncated_checkpoint_is_refused(published: Published, share: float) -> None:
     content = published.checkpoint.read_bytes()
     published.checkpoint.write_bytes(content[: int(len(content) * share)])
     assert "damaged" in published.refused(published.checkpoint)
-
-
-@pytest.mark.filterwarnings("error")
-@given(content=st.binary(max_size=200) | st.binary(max_size=200).map(lambda end: b"PK\x03\x04" + end))
-def test_random_bytes_are_refused(once_published: Published, content: bytes) -> None:
-    once_published.checkpoint.write_bytes(content)
-    once_published.refused(once_published.checkpoint)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pipeline.models.task_memory import Views
 from pipeline.published.checkpoint import Imported
 from pipeline.tensor_files import read_tensors
 from pipeline.weights import Weights, save_weights, transplant
-from tests.pipeline.published.examples import ATTENTION, HRM, MIXER, NAMES, PREFIX, VIEWS, Published, read_golden
+from tests.pipeline.published.examples import ATTENTION, HRM, MIXER, PREFIX, VIEWS, Published, read_golden
 from tests.pipeline.tiny import tiny_dataset
 
 ROWS = "inner.puzzle_emb.weights"
@@ -105,14 +105,6 @@ def test_a_mixer_determines_the_canvas_by_its_length(tmp_path: Path) -> None:
         assert reason in published.refused(path)
 
 
-def test_a_single_blank_row_belongs_to_the_puzzles(tmp_path: Path) -> None:
-    published = Published(tmp_path, MIXER)
-    published.names, published.state[PREFIX + ROWS] = ["<blank>"], published.state[PREFIX + ROWS][2:3]
-    weights = published.imported()
-    assert (weights.task_ids, weights.transforms.tolist(), weights.transform_start.tolist()) == (("puzzle",), [0], [0, 1])
-    assert torch.equal(weights.tensors["memory.rows"], published.state[PREFIX + ROWS])
-
-
 @pytest.mark.parametrize(
     ("prefix", "dtype"), [("", torch.float32), ("model.", torch.bfloat16), ("module._orig_mod.model.", torch.float16)]
 )
@@ -197,13 +189,6 @@ def test_a_config_of_another_checkpoint_is_refused(tmp_path: Path, key: str, val
     published.config["arch"][key] = value
     published.write()
     assert reason in published.refused(published.yaml if reason else published.checkpoint)
-
-
-def test_identifiers_of_another_checkpoint_are_refused(tmp_path: Path) -> None:
-    published = Published(tmp_path)
-    published.names = NAMES[:-1]
-    published.write()
-    assert "6 identifiers, expected 7, one for each row" in published.refused(published.identifiers)
 
 
 @pytest.mark.parametrize("missing", ["checkpoint", "yaml", "identifiers"])
