@@ -32,9 +32,9 @@ from pipeline.data.sources import Source, content_hash
 from pipeline.system.progress_bar import doing, watch
 
 PROCESSES_PAY_SECONDS = 4.0
-"""Less work than this is done in this process, since others take about one second to start."""
+"""Less estimated work than this is done in one process, since others take about one second to start."""
 LEAKS_SHOWN = 3
-"""Leaks that a message names; the manifest lists all of them."""
+"""Most leaks in a message; the manifest lists all of them."""
 
 logger = logging.getLogger(__name__)
 

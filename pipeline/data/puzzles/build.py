@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 def build_puzzles(
     sources: Sequence[Puzzles], train_sources: Sequence[Puzzles], augmentations: int, seed: int, leakage: Leakage = "refuse"
 ) -> PuzzleDataset:
-    """Return the dataset that trains on the puzzles of `train_sources` and asks for those of `sources`.
+    """Return the dataset that trains on the puzzles of `train_sources` and has those of `sources` to predict.
 
     Equal training puzzles are kept once. A leak is a training question that is a view of a test question. Mazes have no more
     than seven other views, however many `augmentations` are wanted.

@@ -21,11 +21,11 @@ from pipeline.system.progress_bar import Progress
 
 ROWS_AT_ONCE = 1 << 12
 MOST_BYTES = 1 << 32
-"""Of a file; that of all puzzles of Sudoku-Extreme is a fifth of it."""
+"""Largest file. All puzzles of Sudoku-Extreme have a fifth of it."""
 MOST_LINE_BYTES = 1 << 18
 """A longer line is read as several, none of which is a puzzle."""
 FAULTS_SHOWN = 3
-"""After so many bad lines, reading stops."""
+"""Bad lines after which reading stops."""
 
 
 def read_puzzle_file(path: Path, kind: PuzzleKind, with_answers: bool = True) -> tuple[Tokens, Tokens | None]:
@@ -87,14 +87,14 @@ def _decode_lines(file: BinaryIO) -> Iterator[str]:
 
 @dataclass
 class _Checker:
-    """Checks rows. The first good row says which side the puzzles have, and whether they have answers."""
+    """Checks rows. The first good row determines the side of all puzzles, and whether they have answers."""
 
     kind: PuzzleKind
     fields: int
     question: int
     """The column."""
     answer: int | None
-    """The column, None where it is not to be read."""
+    """The column; None if answers are not read."""
     side: int | None = None
     answered: bool = False
 

@@ -8,11 +8,10 @@ part is a view of one of the other, whatever the seeds.
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from itertools import count as count_up
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,19 +27,18 @@ Cells = npt.NDArray[np.uint8]
 """A maze (H, W) or many puzzles (N, H, W)."""
 Part = Literal["train", "test", "all"]
 TEST_SHARE = 0.25
-"""Of all puzzles and their views, about how many are of "test"."""
+"""The approximate share of puzzles, with all their views, in "test"."""
 FEWEST_CLUES = {4: 4, 9: 17}
 """By side: no Sudoku with fewer clues has a unique solution (McGuire, Tugemann and Civario, 2012)."""
 MAZE_SIDES = (7, 30)
 ROOMS_PER_OPENING = 48
-"""One room in so many gets another way out, so that the maze is not a tree."""
+"""Rooms for each additional opening, without which a maze would be a tree."""
 PATIENCE_ATTEMPTS = 1000
-"""After so many attempts in a row without a new puzzle, generation gives up."""
+"""Attempts in a row without a new puzzle after which generation fails."""
 _BLOCK_ATTEMPTS = 256
 
 
-@dataclass(frozen=True)
-class _Puzzle:
+class _Puzzle(NamedTuple):
     question: Cells
     answer: Cells
     family: bytes

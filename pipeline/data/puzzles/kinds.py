@@ -23,9 +23,9 @@ BLANK = np.uint8(1)
 KindName = Literal["sudoku", "maze"]
 Booleans = npt.NDArray[np.bool_]
 PUZZLE_TASK = "puzzle"
-"""To the networks all puzzles are one task, of this id."""
+"""The id of the one task that all puzzles are to the networks."""
 UNKNOWN = "?"
-"""Written where a predicted token is no character of the puzzle."""
+"""The character of a predicted token that no puzzle has."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PuzzleKind:
     sides: tuple[int, ...]
     """Cells on each side that a puzzle may have."""
     most_views: int | None
-    """Different views of a puzzle besides itself; None where there are more than anybody needs."""
+    """Different views of a puzzle besides itself; None for no limit."""
     question_rule: str
     """What a question must be, beginning with a verb."""
     answer_rule: str

@@ -1,4 +1,4 @@
-"""Sources of puzzles: a short text names a file, or puzzles to generate, and gives questions with answers where they are known.
+"""Loaders of puzzles: a source such as `sudoku:FILE.csv` in, questions out, with answers where they are known.
 
 Bad input raises ValueError or FileNotFoundError, with one line.
 """
@@ -43,7 +43,7 @@ _SETTINGS: Mapping[str, Mapping[str, int]] = {
 
 @dataclass(frozen=True, eq=False)
 class Puzzles:
-    """The puzzles that a source gave, all of one kind and size."""
+    """The puzzles of a source, all of one kind and size."""
 
     kind: KindName
     questions: Tokens
@@ -51,7 +51,7 @@ class Puzzles:
     answers: Tokens | None
     """(N, S, S) uint8 tokens; None where they are not known."""
     name: str
-    """The source as it was asked for, such as `sudoku:test.csv`."""
+    """The text that names the source, such as `sudoku:test.csv`."""
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -88,10 +88,10 @@ def load_puzzles(
     kind = PUZZLE_KINDS[name]
     head, _, settings = rest.partition(":")
     if head == GENERATED:
-        tokens: tuple[Tokens, Tokens | None] = _generate(spec, kind.name, settings if rest != head else None, part, jobs)
+        questions, known = _generate(spec, kind.name, settings if rest != head else None, part, jobs)
+        answers = known if with_answers else None
     else:
-        tokens = read_puzzle_file(expand(rest), kind, with_answers)
-    questions, answers = tokens if with_answers else (tokens[0], None)
+        questions, answers = read_puzzle_file(expand(rest), kind, with_answers)
     if limit is not None:
         count = len(questions)
         if not 1 <= limit <= count:

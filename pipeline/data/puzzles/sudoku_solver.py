@@ -72,10 +72,8 @@ def _layout(side: int) -> _Layout:
     owners = np.stack((row, column + side, row // box * box + column // box + 2 * side))  # (3, S * S)
     units = tuple(sum(1 << int(cell) for cell in np.nonzero(owners == unit)[1]) for unit in range(3 * side))
     every = (1 << side * side) - 1
-    apart = []
-    for cell, (first, second, third) in enumerate(owners.T.tolist()):
-        apart.append(every & ~(units[first] | units[second] | units[third]) | 1 << cell)
-    return _Layout(side, every, units, tuple(apart))
+    peers = (units[row] | units[column] | units[box] for row, column, box in owners.T.tolist())
+    return _Layout(side, every, units, tuple(every & ~cells | 1 << cell for cell, cells in enumerate(peers)))
 
 
 def _clues(board: Board, layout: _Layout) -> list[int]:
