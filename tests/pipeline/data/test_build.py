@@ -15,7 +15,7 @@ from augment.grid import Grid
 from augment.task import Pair, Task
 from augment.transform import transform_from_int
 from augment.views import count_distinct
-from pipeline.config import BuildConfig, Leakage
+from pipeline.config import BuildConfig
 from pipeline.data import build as build_module
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
@@ -125,11 +125,6 @@ def test_a_task_has_no_more_views_than_exist() -> None:
     assert len(kept.transforms) == count_distinct(plain, "keep-output-only") == 2
 
 
-def test_no_augmentations_leave_the_identity() -> None:
-    dataset = build([QUESTION], [LESSONS], BuildConfig(augmentations=0))
-    assert dataset.transforms.tolist() == [0, 0, 0]
-
-
 def test_canvases_follow_the_rule_of_the_task_and_hold_the_pair() -> None:
     dataset = build([QUESTION], [LESSONS], SMALL)
     assert dataset.test_canvas.tolist() == [[2, 3], [2, 1]]
@@ -143,10 +138,6 @@ def test_order_of_sources_tasks_and_pairs_does_not_matter() -> None:
     first = build([QUESTION], [LESSONS, more], SMALL)
     assert show(build([QUESTION], [more, turned], SMALL)) == show(first)
     assert build([QUESTION], [more, LESSONS], SMALL).manifest == first.manifest
-
-
-def test_views_of_a_task_do_not_depend_on_the_other_tasks() -> None:
-    assert codes_of(build([QUESTION], [], SMALL), "q") == codes_of(build([QUESTION], [LESSONS], SMALL), "q")
 
 
 def test_another_seed_draws_other_views() -> None:
@@ -218,26 +209,12 @@ def test_with_time_enough_nothing_is_cut(monkeypatch: pytest.MonkeyPatch, second
     assert "augmentations_cut_to" not in dataset.manifest
 
 
-def test_a_limit_that_is_not_reached_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_module, "PROCESSES_PAY_SECONDS", 0.0)
-    built = [build([many(32)], [], BuildConfig(augmentations=7, jobs=2), seconds=seconds) for seconds in (None, 600.0)]
-    assert show(built[0]) == show(built[1])
-    assert built[0].manifest == built[1].manifest
-
-
 def test_the_hash_seed_of_python_does_not_matter() -> None:
     script = "from tests.pipeline.data.test_build import *; print(build([QUESTION], [LESSONS], SMALL).data_hash)"
     environment = {**os.environ, "PYTHONHASHSEED": "12"}
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == build([QUESTION], [LESSONS], SMALL).data_hash
-
-
-def test_a_built_dataset_is_loaded_as_it_was(tmp_path: Path) -> None:
-    dataset = build([QUESTION], [LESSONS], SMALL)
-    dataset.save(tmp_path)
-    loaded = TaskDataset.load(tmp_path)
-    assert (show(loaded), loaded.manifest, loaded.data_hash) == (show(dataset), dataset.manifest, dataset.data_hash)
 
 
 def test_the_manifest_says_what_came_from_where() -> None:
@@ -304,11 +281,6 @@ def test_a_demonstration_that_shows_the_answer_to_its_own_task_stays() -> None:
 def test_nothing_to_build_is_an_error() -> None:
     with pytest.raises(ValueError, match="nothing to build"):
         build([], [], SMALL)
-
-
-@pytest.mark.parametrize("leakage", ["refuse", "drop", "allow"])
-def test_without_leaks_the_policy_makes_no_difference(leakage: Leakage) -> None:
-    assert show(build([QUESTION], [LESSONS], SMALL, leakage)) == show(build([QUESTION], [LESSONS], SMALL))
 
 
 @pytest.mark.parametrize(

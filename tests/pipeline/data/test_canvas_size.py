@@ -13,7 +13,6 @@ from pipeline.data.canvas_size import (
     WITHIN_DEMONSTRATIONS,
     Sizes,
     format_size_rules,
-    grid_sizes,
     measure_size_rules,
     size_rule,
 )
@@ -112,8 +111,3 @@ def test_misses_and_tokens_are_counted_by_rule() -> None:
 def test_unknown_solutions_leave_nothing_to_measure() -> None:
     task = Task("t", (Pair(grid(1, 1), grid(1, 1)),), (grid(1, 1),))
     assert measure_size_rules([Source("drawn", (task,), {})]) == ()
-
-
-def test_sizes_of_no_grids_are_an_empty_table() -> None:
-    assert grid_sizes([]).shape == (0, 2)
-    assert grid_sizes([grid(3, 4)]).tolist() == [[3, 4]]

@@ -35,8 +35,3 @@ def test_what_comes_after_the_time_is_left_out_and_it_is_said(clock: list[float]
 
 def test_the_first_is_always_read(clock: list[float]) -> None:
     assert load_in_time(["a", "b"], loader(clock, 1.0), 0.0) == ["A"]
-
-
-def test_without_a_limit_all_are_read(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
-    assert load_in_time(["a", "b", "c"], loader(clock, 1e6), None) == ["A", "B", "C"]
-    assert not caplog.records

@@ -216,12 +216,3 @@ def test_the_generator_of_a_step_depends_on_its_four_numbers_alone() -> None:
     assert draw(1, 2, 3, 4) == first
     long = step_generator(1, 2, 3, 0).integers(0, 2**62, size=10_000)
     assert not np.isin(step_generator(1, 2, 3, 1).integers(0, 2**62, size=10_000), long).any()
-
-
-def test_samples_are_sliced_and_joined_as_one() -> None:
-    maker = PackMaker(make_dataset(MIXED), "fitted", MEMORY_TOKENS)
-    samples = maker.draw(9, np.random.default_rng(0), 1.0)
-    joined = samples[:4] + samples[np.arange(4, 9)]
-    for name in ("example", "transform", "shift"):
-        assert np.array_equal(getattr(joined, name), getattr(samples, name))
-        assert np.array_equal(getattr(samples[samples.example > 3], name), getattr(samples, name)[samples.example > 3])

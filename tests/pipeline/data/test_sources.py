@@ -46,29 +46,6 @@ def outputs_of(source: Source) -> dict[str, list[list[list[int]]]]:
     return {task_id: [grid.tolist() for grid in grids] for task_id, grids in source.solutions.items()}
 
 
-@pytest.mark.parametrize(
-    ("spec", "tasks", "outputs", "first"),
-    [
-        ("arc1:training", 400, 416, "007bbfb7"),
-        ("arc1:evaluation", 400, 419, "00576224"),
-        ("arc2:training", 1000, 1076, "00576224"),
-        ("arc2:evaluation", 120, 167, "0934a4d8"),
-    ],
-)
-def test_public_tasks_are_all_there(spec: str, tasks: int, outputs: int, first: str) -> None:
-    source = load_source(spec)
-    assert source.name == spec
-    assert len(source.tasks) == len(source.solutions) == tasks
-    assert source.tasks[0].id == first
-    assert [task.id for task in source.tasks] == sorted({task.id for task in source.tasks})
-    assert sum(len(task.test) for task in source.tasks) == outputs
-    assert all(len(source.solutions[task.id]) == len(task.test) for task in source.tasks)
-    grids = [grid for task in source.tasks for pair in task.train for grid in (pair.input, pair.output)]
-    grids += [grid for grids in source.solutions.values() for grid in grids]
-    assert {grid.dtype for grid in grids} == {np.dtype(np.uint8)}
-    assert max(int(grid.max()) for grid in grids) == 9
-
-
 def test_public_tasks_come_without_solutions() -> None:
     assert load_source("arc2:evaluation", with_solutions=False).solutions == {}
 
@@ -284,42 +261,6 @@ def test_zip_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert "no.zip: not a zip archive" in fail(lambda: load_source(f"rearc:{tmp_path}/no.zip"))
 
 
-def change_zip(path: Path, changes: dict[int, bytes]) -> None:
-    """Overwrite bytes of the (last) entry in the directory of the zip, counted from where the entry begins."""
-    data = bytearray(path.read_bytes())
-    entry = data.rindex(b"PK\x01\x02")
-    for offset, new in changes.items():
-        data[entry + offset : entry + offset + len(new)] = new
-    path.write_bytes(data)
-
-
-def test_zip_that_ends_within_a_file_is_refused(tmp_path: Path) -> None:
-    path = make_zip(tmp_path / "x.zip", bytes(range(256)), zipfile.ZIP_STORED)
-    change_zip(path, {20: (100_000).to_bytes(4, "little"), 24: (200_000).to_bytes(4, "little")})  # packed, unpacked size
-    assert "x.zip/r/a.json: cannot be unpacked" in fail(lambda: load_source(f"rearc:{path}"))
-
-
-def test_zip_with_a_file_beyond_all_bounds_is_refused(tmp_path: Path) -> None:
-    name = "r/a.json"
-    entry = zipfile.ZipInfo(name)
-    entry.extra = b"\x01\x00\x08\x00" + b"\xff" * 7 + b"\x7f"  # zip64: where the file begins
-    path = tmp_path / "x.zip"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr(entry, b"[]")
-    change_zip(path, {42: b"\xff" * 4})  # ask the line above
-    assert str(path) in fail(lambda: load_source(f"rearc:{path}"))
-    change_zip(path, {46 + len(name) + 4: b"\xff" * 8})
-    assert str(path) in fail(lambda: load_source(f"rearc:{path}"))
-
-
-def test_faults_of_a_zip_are_told_in_short(tmp_path: Path) -> None:
-    path = make_zip(tmp_path / "x.zip", b"x" * 5000, zipfile.ZIP_STORED)
-    data = bytearray(path.read_bytes())
-    data[26:28] = (4000).to_bytes(2, "little")  # length of the name, which zipfile quotes
-    path.write_bytes(data)
-    assert "x.zip/r/a.json: cannot be unpacked: File name in directory" in fail(lambda: load_source(f"rearc:{path}"))
-
-
 def test_odd_names_in_a_zip_are_shown_on_one_short_line(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "x.zip", b"{", name="a\nb.json")
     assert fail(lambda: load_source(f"rearc:{path}")).startswith(f"{path}/'a\\nb.json': not JSON")
@@ -327,21 +268,6 @@ def test_odd_names_in_a_zip_are_shown_on_one_short_line(tmp_path: Path) -> None:
     assert "xxx...: task 'xxx" in fail(lambda: load_source(f"rearc:{path}"))
     path = make_zip(tmp_path / "x.zip", b"[]", name="/../../etc/a.json")
     assert fail(lambda: load_source(f"rearc:{path}")) == f"{path}//../../etc/a.json: task a: has no demonstrations"
-
-
-def test_file_that_is_twice_in_a_zip_is_an_error(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
-        file.writestr("a.json", json.dumps([PAIR]))
-        file.writestr("a.json", json.dumps([PAIR, PAIR]))
-    assert "task a is in two files" in fail(lambda: load_source(f"rearc:{tmp_path}/x.zip"))
-
-
-def test_empty_name_in_a_zip_is_passed_over(tmp_path: Path) -> None:
-    path = make_zip(tmp_path / "x.zip", json.dumps([PAIR]).encode(), name="a.json")
-    with zipfile.ZipFile(path, "a") as file:
-        file.writestr(zipfile.ZipInfo("x"), b"")
-    path.write_bytes(path.read_bytes().replace(b"x", b"\0"))
-    assert [task.id for task in load_source(f"rearc:{path}").tasks] == ["a"]
 
 
 def task_with(**changes: Json) -> Json:
@@ -364,22 +290,8 @@ def task_with(**changes: Json) -> Json:
         (task_with(train=[PAIR, 7]), 'task t, demonstration 1: expected an object with "input" and "output", got a number'),
         (task_with(train=[{"input": [[1]]}]), 'task t, demonstration 0: has no "output"'),
         (task_with(test=[{"output": [[1]]}]), 'task t, test input 0: has no "input"'),
-        (
-            task_with(test=[{"input": [[1], [2, 3]]}]),
-            "task t, test input 0: not a rectangle, row 1 has 2 cells and row 0 has 1",
-        ),
-        (task_with(test=[{"input": []}]), "task t, test input 0: a grid has 1 to 30 rows, got 0"),
-        (task_with(test=[{"input": [[]]}]), "task t, test input 0: a row has 1 to 30 cells, got 0"),
         (task_with(train=[{**PAIR, "output": [[0] * 31]}]), "demonstration 0, output: a row has 1 to 30 cells, got 31"),
-        (task_with(train=[{**PAIR, "output": [[0]] * 31}]), "demonstration 0, output: a grid has 1 to 30 rows, got 31"),
         (task_with(train=[{**PAIR, "input": [[10]]}]), "demonstration 0, input: row 0, cell 0: a color is an int 0..9, got 10"),
-        (task_with(train=[{**PAIR, "input": [[0, -1]]}]), "input: row 0, cell 1: a color is an int 0..9, got -1"),
-        (task_with(train=[{**PAIR, "input": [[True]]}]), "got True"),
-        (task_with(train=[{**PAIR, "input": [[1.0]]}]), "got 1.0"),
-        (task_with(train=[{**PAIR, "input": [["1"]]}]), "got '1'"),
-        (task_with(train=[{**PAIR, "input": [[10**25]]}]), "got 1e+25"),
-        (task_with(train=[{**PAIR, "input": [[[[1]]]]}]), "got a list"),
-        (task_with(train=[{**PAIR, "input": "12"}]), "demonstration 0, input: expected a grid (a list of rows), got str"),
         ({"a\nb": 5}, "task 'a\\nb': expected"),
         ({"x" * 999: 5}, f"task '{'x' * 56}...: expected"),
         ({"": 5}, "task '': expected"),

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from augment.grid import Grid, parse_grid
+from augment.grid import Grid
 from augment.task import Task
-from pipeline.data.task_files import TasksAndSolutions, parse_challenges, parse_pairs, parse_solutions
+from pipeline.data.task_files import parse_challenges, parse_solutions
 from tests.fuzz.mutate import Rng, mutate_bytes, mutate_structure, pick
 
 Rows = list[list[int]]
@@ -176,59 +176,3 @@ def test_mutated_solutions_load_as_they_read_or_are_refused(seed: int) -> None:
         outcomes[got is not None] += 1
         assert (got and to_plain_solutions(got)) == expected, data[:2000]
     count_outcomes(outcomes, 400)
-
-
-def test_mutated_pairs_load_as_they_read_or_are_refused() -> None:
-    rng = np.random.default_rng(0)
-    originals = make_originals(lambda: random_pairs(rng))
-    outcomes: Counter[bool] = Counter()
-    for _ in range(600):
-        data = mutate(rng, pick(rng, originals))
-        got = attempt(lambda data=data: parse_pairs(data, "x.json", "t"), "x.json: ")
-        expected = expect(lambda data=data: [("t", read_pairs(read_json(data)), [])])
-        outcomes[got is not None] += 1
-        assert (got and to_plain((got,))) == expected, data[:2000]
-    count_outcomes(outcomes, 600)
-
-
-def test_mutated_task_files_load_as_they_read_or_are_refused() -> None:
-    rng = np.random.default_rng(0)
-    originals = make_originals(lambda: {"train": random_pairs(rng), "test": random_pairs(rng)})
-    outcomes: Counter[bool] = Counter()
-    for _ in range(600):
-        data = mutate(rng, pick(rng, originals))
-        got: TasksAndSolutions | None
-        got = attempt(lambda data=data: parse_challenges(data, "x.json", False, "t"), "x.json: ")
-        outcomes[got is not None] += 1
-        if got is not None:
-            expected, _ = read_challenges({"t": without_outputs(read_json(data))})
-            assert to_plain(got[0]) == expected
-            assert got[1] == {}
-    count_outcomes(outcomes, 600)
-
-
-def without_outputs(task: dict) -> dict:
-    return task | {"test": [{"input": test["input"]} for test in task["test"]]}
-
-
-def test_quick_and_careful_reading_of_grids_agree() -> None:
-    rng = np.random.default_rng(0)
-    outcomes: Counter[bool] = Counter()
-    for _ in range(600):
-        rows = expect(lambda: json.loads(mutate_structure(rng, random_rows(rng))))
-        quick, careful = (try_grid(value) for value in (rows, to_tuples(rows)))
-        outcomes[isinstance(quick, list)] += 1
-        assert quick == careful
-    assert min(outcomes.values()) > 40
-
-
-def to_tuples(value: object) -> object:
-    """Return rows as tuples, which `parse_grid` accepts as well but never in its quick way."""
-    return tuple(tuple(row) if isinstance(row, list) else row for row in value) if isinstance(value, list) else value
-
-
-def try_grid(rows: object) -> Rows | str:
-    try:
-        return to_rows(parse_grid(rows, "here"))
-    except ValueError as error:
-        return str(error)

@@ -31,6 +31,7 @@ def test_every_token_has_its_sequence_row_and_column(seed: int, memory_tokens: i
                 expected.append((i, row + down, column + right))
     assert list(zip(layout.sequence.tolist(), layout.row.tolist(), layout.column.tolist(), strict=True)) == expected
     assert layout.first.tolist() == first
+    assert layout.memory.tolist() == [token for token in range(len(expected)) if token not in cells]
     assert layout.cells.tolist() == cells
     assert (layout.tokens, layout.sequences) == (len(expected), len(shapes))
 
@@ -87,9 +88,3 @@ def test_images_keep_the_places_of_shifted_canvases() -> None:
     places = [[image.places.tolist() for image in make_layout(shapes, offset, 1).images]
               for offset in (torch.zeros_like(shapes), torch.tensor([[9, 1], [0, 27]]))]  # fmt: skip
     assert places[0] == places[1]
-
-
-def test_memory_tokens_come_first_in_each_sequence() -> None:
-    shapes = torch.tensor([[1, 2], [2, 1]])
-    layout = make_layout(shapes, torch.zeros_like(shapes), 2)
-    assert layout.memory.tolist() == [0, 1, 4, 5]

@@ -93,13 +93,6 @@ def test_with_halting_off_every_sequence_runs_all_segments() -> None:
         assert len(carry) == (len(batch.samples) if before + 1 < config.segments else 0)
 
 
-@pytest.mark.parametrize("halting", ["learned", "q-learning", "off"])
-def test_one_segment_replaces_everything(halting: str) -> None:
-    config = replace(CONFIG, segments=1, halting=halting)
-    batch, layout = one_batch(0, config)
-    assert not goes_on(batch, layout, torch.full((len(batch.samples),), -9.0), config).any()
-
-
 def share_that_goes_on(before: int, config: TrainConfig) -> float:
     """Of sequences that all want to halt."""
     shares = []
@@ -117,13 +110,6 @@ def test_exploration_keeps_sequences_for_a_random_number_of_segments() -> None:
 def test_exploration_is_the_share_of_sequences_that_explore() -> None:
     config = replace(CONFIG, exploration=0.25, segments=16, pack_tokens=6000)
     assert share_that_goes_on(0, config) == pytest.approx(0.25, abs=0.04)
-
-
-def test_who_explores_depends_on_step_and_pack() -> None:
-    config = replace(CONFIG, exploration=0.5, pack_tokens=1000)
-    batches = [one_batch(0, config, step, pack)[0] for step, pack in ((0, 0), (0, 1), (1, 0), (1, 1))]
-    fewest = min(len(batch.samples) for batch in batches)
-    assert len({str(batch.least[:fewest] > 0) for batch in batches}) == 4
 
 
 def test_the_carry_keeps_samples_segments_and_states_together() -> None:
@@ -185,16 +171,6 @@ def test_a_batch_fills_the_room_that_the_carry_leaves() -> None:
         assert len(carry) > 0
 
 
-def test_a_carry_that_fills_the_pack_leaves_room_for_nobody() -> None:
-    maker = make_maker()
-    batch = next_batch(empty_carry(), maker, CONFIG, 0, 0)
-    layout = layout_of(batch)
-    carry = halt(batch, logits(torch.full((len(batch.samples),), -1.0)), numbered_state(layout), layout, CONFIG)
-    again = next_batch(carry, maker, CONFIG, 1, 0)
-    assert again.samples.example.tolist() == batch.samples.example.tolist()
-    assert again.source.tolist() == list(range(len(batch.samples)))
-
-
 def history(packs: Iterable[int], steps: int = 6) -> dict[tuple[int, int], list[list[int]]]:
     """What a process that owns `packs` sees in each of them at each step, sequences halting at random."""
     maker, config = make_maker(), replace(CONFIG, exploration=0.3)
@@ -215,12 +191,6 @@ def test_packs_do_not_depend_on_the_process_that_owns_them() -> None:
     together = history([0, 1, 2])
     assert together == history([2, 0]) | history([1])
     assert len({str(samples) for samples in together.values()}) == len(together)
-
-
-def test_another_seed_gives_other_packs() -> None:
-    maker = make_maker()
-    first, second = (next_batch(empty_carry(), maker, replace(CONFIG, seed=seed), 0, 0).samples for seed in (0, 1))
-    assert first.transform.tolist() != second.transform.tolist()
 
 
 @given(st.lists(st.integers(1, 900), min_size=1, max_size=40), st.integers(1, 50))

@@ -85,28 +85,10 @@ def test_every_changed_value_of_a_state_is_damage(tmp_path: Path) -> None:
                 read_state(tmp_path)
 
 
-DEEP = b'{"checksum": "0", "a": ' + b"[" * 500 + b"]" * 500 + b"}"
-
-
-@pytest.mark.parametrize("content", [b"", b"[1]", b"3", b"\xff", b'{"a": 1', DEEP])
-def test_a_state_that_is_no_object_is_damage(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "training.json").write_bytes(content)
-    with pytest.raises(Damaged, match=f"^{tmp_path}: damaged, "):
-        read_state(tmp_path)
-
-
 @pytest.mark.parametrize("files", [3, ["weights.safetensors"], {"../../other.safetensors": None}, {"/etc/passwd": "0"}])
 def test_a_state_does_not_name_files_elsewhere(files: object, tmp_path: Path) -> None:
     (tmp_path / "training.json").write_bytes(orjson.dumps({"files": files}))  # without a checksum, as early versions wrote it
     with pytest.raises(Damaged, match="does not name the files of a checkpoint"):
-        read_state(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["weights.safetensors", "carry-0.safetensors", "training.json"])
-def test_a_missing_file_of_a_checkpoint_is_named(tmp_path: Path, name: str) -> None:
-    written(tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(Damaged, match=f"^{tmp_path}: damaged, {name} is missing$"):
         read_state(tmp_path)
 
 

@@ -12,7 +12,6 @@ from accelerate import Accelerator
 import pipeline.training.trainer
 from pipeline import device
 from pipeline.device import OutOfMemory
-from pipeline.training import memory_fit
 from pipeline.training.memory_fit import CudaMemory, least_pieces
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_dataset
@@ -100,18 +99,8 @@ def test_the_peak_of_a_cuda_device_counts_what_others_use(monkeypatch: pytest.Mo
     assert memory.peak_bytes() == 45 + (100 - 30 - 60)
 
 
-def test_memory_is_given_back_before_each_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    happened: list[object] = []
-    monkeypatch.setattr(memory_fit, "free_cache", lambda device: happened.append("freed"))
-    memory = Device(lambda pieces: 30 + 200 / pieces)
-    least_pieces(lambda pieces: (happened.append(pieces), memory.trial(pieces))[1], memory, CPU, most=8)
-    assert happened == ["freed", 1, "freed", 2, "freed", 4]
-
-
 PUZZLES = ("train.segments=1",)
 SYSTEMS = (
-    (),
-    ("memory.kind=table", "optimizer.kind=adamw"),
     ("memory.residual=3", "optimizer.kind=muon"),
     ("memory.kind=table", "model.kind=hrm", "train.halting=q-learning", "optimizer.ema=0"),
     PUZZLES,
@@ -188,25 +177,6 @@ def test_a_trial_computes_packs_as_large_as_any_of_the_run(tmp_path: Path) -> No
     assert most >= max(memory.tokens)
     longest = int(trainer.state.maker.tokens(trainer.state.maker.plain()).max())
     assert 99 + longest <= most < 100 + 2 * longest
-
-
-def test_what_is_tried_keeps_every_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = make_trainer(tiny_config("train.packs=3"), tmp_path)
-    with torch.no_grad():
-        trainer.state.network.reasoner.halting_head.bias.fill_(50.0)  # every sequence wants to halt at once
-    kept = []
-    compute = pipeline.training.trainer.Gradients.compute
-
-    def watched(gradients: Any, batches: Any, carries: Any, *rest: Any, **named: Any) -> Any:
-        result = compute(gradients, batches, carries, *rest, **named)
-        tokens = {pack: int(trainer.state.maker.tokens(batch.samples).sum()) for pack, batch in batches.items()}
-        for carried in (carries, result.carries):
-            kept.append({pack: len(carry.state[0]) for pack, carry in carried.items()} == tokens)
-        return result
-
-    monkeypatch.setattr(pipeline.training.trainer.Gradients, "compute", watched)
-    trainer.measure_pieces(Roomy(trainer, fitting=10**9))
-    assert kept == [True] * 4
 
 
 def test_a_trial_without_room_for_one_sequence_is_an_error_and_leaves_no_trace_either(tmp_path: Path) -> None:

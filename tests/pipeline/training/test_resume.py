@@ -9,7 +9,6 @@ import orjson
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipeline.training import checkpoint as save
 from pipeline.training.checkpoint import packs_after
 from pipeline.training.trainer import Trainer
 from pipeline.weights import checkpoints
@@ -130,13 +129,6 @@ def test_without_an_undamaged_checkpoint_training_starts_from_the_beginning(
     assert_equal_runs(trained, run)
 
 
-def test_a_step_that_is_damaged_twice_leaves_one_renamed_folder(run: Path) -> None:
-    for _ in range(2):
-        cut(run / "checkpoints" / NEWEST / "weights.safetensors")
-        resumed(run).fit(NO_LIMIT)
-    assert names(run) == [f"damaged-{NEWEST}", "step-00000002", OLDER, NEWEST]
-
-
 def test_a_file_of_another_checkpoint_is_damage(run: Path) -> None:
     folder = run / "checkpoints"
     shutil.copyfile(folder / OLDER / "carry-0.safetensors", folder / NEWEST / "carry-0.safetensors")
@@ -203,12 +195,6 @@ def test_content_that_does_not_fit_is_damage_without_a_checksum_too(
     assert resumed(run).state.progress.step == 4
 
 
-def test_a_checkpoint_of_another_config_is_an_error_and_keeps_its_name(run: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot resume, its optimizer.rate is 0.0001 and that of this run 0.5"):
-        resumed(run, "optimizer.rate=0.5")
-    assert NEWEST in names(run)
-
-
 @pytest.mark.parametrize("setting", ["train.pieces=4", "train.checkpoint_seconds=1", "train.steps=9"])
 def test_settings_that_change_nothing_learned_may_change(run: Path, setting: str) -> None:
     assert resumed(run, setting).state.progress.step == 6
@@ -219,21 +205,6 @@ def test_garbled_metrics_are_dropped(run: Path) -> None:
     path.write_bytes(b'\xff{"}\n{"loss": 1}\n' + path.read_bytes() + b'{"step": 9, "lo')
     resumed(run)
     assert metrics(run, "step") == [(step,) for step in range(1, 7)]
-
-
-def test_a_checkpoint_that_cannot_be_written_leaves_nothing_on_the_full_disk(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = resumed(run, "train.steps=9")
-
-    def full(path: Path, tensors: object, metadata: object = None) -> None:
-        assert (path.parent / "weights.safetensors").is_file()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(save, "write_tensors", full)
-    with pytest.raises(OSError, match="No space left"):
-        trainer.fit(NO_LIMIT)
-    assert names(run) == [NEWEST]  # the others made room, in vain
 
 
 def carried(trainer: Trainer) -> dict[int, list[int]]:

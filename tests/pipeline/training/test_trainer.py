@@ -1,8 +1,6 @@
 """Training: learning, resuming bit for bit, two processes like one, stopping where the loss is not finite."""
 
-import os
 import re
-import signal
 import socket
 import sys
 import time
@@ -19,7 +17,7 @@ from pipeline.models.network import REASONERS
 from pipeline.models.reasoner import Reasoner, Update, apply_blocks
 from pipeline.system.time_limit import Budget
 from pipeline.training.state import count_packs
-from pipeline.weights import checkpoints, load_weights, newest_checkpoint
+from pipeline.weights import checkpoints, load_weights
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import (
     ACCELERATE,
@@ -36,18 +34,22 @@ from tests.pipeline.trainers import (
 )
 
 
-@pytest.mark.parametrize("kind", ["compositional", "table"])
-@pytest.mark.parametrize("optimizer", ["adam-atan2", "adamw", "muon"])
-def test_a_tiny_network_learns_a_rule(tmp_path: Path, kind: str, optimizer: str) -> None:
-    settings = (
-        "train.steps=60",
-        f"memory.kind={kind}",
-        f"optimizer.kind={optimizer}",
-        "optimizer.rate=0.01",
-        "train.log_steps=10",
-    )
-    trainer = make_trainer(tiny_config(*settings), tmp_path, tiny_dataset(rule=np.zeros_like))
+@pytest.mark.parametrize(
+    "system",
+    [
+        ("memory.kind=table", "optimizer.kind=adam-atan2"),
+        ("memory.kind=table", "optimizer.kind=adamw"),
+        ("memory.kind=compositional", "optimizer.kind=muon"),
+        ("memory.kind=table", "model.kind=hrm", "model.gradient=last-step", "train.halting=q-learning"),
+    ],
+)
+def test_a_tiny_network_learns_a_rule(tmp_path: Path, system: tuple[str, ...]) -> None:
+    config = tiny_config("train.steps=60", "train.log_steps=10", "optimizer.rate=0.01", *system)
+    trainer = make_trainer(config, tmp_path, tiny_dataset(rule=np.zeros_like))
+    before = {name: tensor.clone() for name, tensor in trainer.state.network.named_parameters()}
     trainer.fit(NO_LIMIT)
+    for name, tensor in trainer.state.network.named_parameters():
+        assert "blocks" not in name or not torch.equal(tensor, before[name]), name
     losses = [loss for (loss,) in metrics(tmp_path, "loss")]
     assert losses[-1] < 0.7 * losses[0]
 
@@ -88,21 +90,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
     names = ("step", "loss", "exact", "segments")
     assert metrics(tmp_path / "whole", *names) == metrics(tmp_path / "cut", *names)
-
-
-def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(tmp_path: Path) -> None:
-    tiny_dataset().save(tmp_path / "data")
-    settings = ("train.steps=60", "train.checkpoint_steps=3", "optimizer.decay_from=0.5")
-    killed = launch([sys.executable, *train_command(tmp_path / "data", tmp_path / "killed", *settings)])
-    deadline = time.monotonic() + 60
-    while newest_checkpoint(tmp_path / "killed" / "checkpoints") is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(torch.rand(()).item() * 0.5)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    for name in ("whole", "killed"):
-        assert run_here(train_command(tmp_path / "data", tmp_path / name, *settings)) == 0
-    assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.mark.parametrize(
@@ -272,22 +259,6 @@ def test_q_learning_of_a_single_segment_has_nothing_to_go_on_to(tmp_path: Path) 
     untrained, loss = one_step(tmp_path / "q-learning", "train.halting=q-learning", "train.segments=1")
     assert not untrained.any()
     assert loss == one_step(tmp_path / "learned", "train.segments=1")[1]
-
-
-def test_an_hrm_learns_a_rule_with_q_learning(tmp_path: Path) -> None:
-    settings = ("model.kind=hrm", "model.gradient=last-step", "train.halting=q-learning", "memory.kind=table")
-    config = tiny_config("train.steps=60", "train.log_steps=10", "optimizer.rate=0.01", *settings)
-    trainer = make_trainer(config, tmp_path, tiny_dataset(rule=np.zeros_like))
-    before = {name: tensor.clone() for name, tensor in trainer.state.network.named_parameters()}
-    trainer.fit(NO_LIMIT)
-    losses = [loss for (loss,) in metrics(tmp_path, "loss")]
-    assert losses[-1] < 0.7 * losses[0]
-    for network in ("blocks", "answer_blocks"):
-        assert all(
-            not torch.equal(tensor, before[name])
-            for name, tensor in trainer.state.network.named_parameters()
-            if name.startswith(f"reasoner.{network}.")
-        )
 
 
 def test_without_halting_every_sequence_runs_all_segments_and_the_halting_head_is_not_trained(tmp_path: Path) -> None:

@@ -97,15 +97,6 @@ def test_mazes_are_walled_in_and_have_no_lonely_rooms(side: int) -> None:
             assert count_walks(other)[1] > 0
 
 
-def test_mazes_are_no_trees() -> None:
-    for question in generate_mazes(5, 21, seed=0, part="all")[0]:
-        cells = (question != WALL).sum()
-        doors = ((question[1:] != WALL) & (question[:-1] != WALL)).sum() + (
-            (question[:, 1:] != WALL) & (question[:, :-1] != WALL)
-        ).sum()
-        assert doors > cells - 1
-
-
 def test_no_sudoku_of_train_is_a_view_of_one_of_test() -> None:
     train = {least_view(board) for board in generate_sudoku(15, 4, 6, seed=0, part="train")[0]}
     test = {least_view(board) for board in generate_sudoku(15, 4, 6, seed=1, part="test")[0]}

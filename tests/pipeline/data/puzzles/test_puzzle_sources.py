@@ -8,7 +8,7 @@ import pytest
 from augment.sudoku import are_solutions, extends
 from pipeline.data.puzzles.csv_files import ROWS_AT_ONCE
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS, KindName
-from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source, load_puzzles
+from pipeline.data.puzzles.sources import is_puzzle_source, load_puzzles
 from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
 
 QUESTION = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
@@ -92,11 +92,6 @@ def test_some_answers_are_not_enough(tmp_path: Path) -> None:
     lines = (f"x,{QUESTION},{ANSWER},1", f"x,{QUESTION},,1")
     assert fault(write(tmp_path / "a.csv", *lines)) == "line 3: has no answer, and other lines have one"
     assert fault(write(tmp_path / "a.csv", *lines[::-1])) == "line 3: has an answer, and other lines have none"
-
-
-def test_duplicates_are_read_like_others(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", *[f"x,{QUESTION},{ANSWER},1"] * 3)
-    assert len(load_puzzles(f"sudoku:{path}", "train")) == 3
 
 
 @pytest.mark.parametrize(
@@ -206,13 +201,6 @@ def test_generated_sudokus_are_solved_by_their_answers(side: int) -> None:
     assert ((puzzles.questions > 1).sum(axis=(1, 2)) == {4: 6, 9: 30}[side]).all()
 
 
-def test_generated_mazes_keep_the_rules_and_are_read_back(tmp_path: Path) -> None:
-    puzzles = load_puzzles("maze:generated:side=9,count=4", "test")
-    assert puzzles.questions.shape == (4, 9, 9)
-    loaded = load_puzzles(f"maze:{write_csv(tmp_path / 'a.csv', puzzles)}", "test")
-    assert loaded.question_texts() == puzzles.question_texts()
-
-
 @pytest.mark.parametrize("spec", ["sudoku:generated:side=4,count=20", "maze:generated:side=7,count=20"])
 def test_the_parts_of_one_generated_source_are_disjoint(spec: str) -> None:
     trained, asked = (load_puzzles(spec, part).question_texts() for part in ("train", "test"))
@@ -282,9 +270,3 @@ def test_a_limit_beyond_the_puzzles_is_refused(limit: int, tmp_path: Path) -> No
     path = write_csv(tmp_path / "a.csv", tiny_puzzles())
     with pytest.raises(ValueError, match=rf"has 6 puzzles, so the limit must be 1\.\.6, got {limit}"):
         load_puzzles(f"sudoku:{path}", "train", limit=limit)
-
-
-def test_the_help_names_every_kind_of_source() -> None:
-    for kind in PUZZLE_KINDS:
-        assert f"  {kind}:FILE.csv " in PUZZLES_HELP
-        assert f"  {kind}:generated[:KEY=N,...] " in PUZZLES_HELP
