@@ -46,18 +46,6 @@ class Errors:
         """Return the largest error of the values that have `part` in their names."""
         return max(error for name, error in self.found.items() if part in name)
 
-    @property
-    def logits(self) -> float:
-        return self.worst("logits")
-
-    @property
-    def loss(self) -> float:
-        return self.worst(".loss")
-
-    @property
-    def gradients(self) -> float:
-        return self.worst(".grad.")
-
     def above(self) -> list[str]:
         """Return the names of the values that are off by more than the tolerance and more than rounding explains."""
         allowed = {name: max(TOLERANCE, ROUNDING_ALLOWED * rounding) for name, rounding in self.rounding.items()}
@@ -170,7 +158,8 @@ def compare(path: Path, device: str = "cpu") -> Errors:
 
 def describe(errors: Errors) -> str:
     """Return in one line how far off the values are and what to make of it."""
-    line = f"logits {errors.logits:.1e}, loss {errors.loss:.1e}, gradients {errors.gradients:.1e}"
+    worst = {name: errors.worst(part) for name, part in (("logits", "logits"), ("loss", ".loss"), ("gradients", ".grad."))}
+    line = ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
     above, chaotic = errors.above(), errors.chaotic()
     if above:
         return f"{line}: above {TOLERANCE:g}, and more than rounding explains, in {', '.join(above[:3])}"

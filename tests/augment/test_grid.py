@@ -27,7 +27,6 @@ def test_largest_grid_is_accepted_and_can_be_written_to() -> None:
     [
         (None, "expected a grid"),
         ("12", "expected a grid"),
-        ({"0": [1]}, "expected a grid"),
         ([], "1 to 30 rows, got 0"),
         ([[1]] * 31, "1 to 30 rows, got 31"),
         ([1, 2], "row 0 must be a list"),
@@ -37,13 +36,11 @@ def test_largest_grid_is_accepted_and_can_be_written_to() -> None:
         ([[1, 2], [3]], "row 1 has 1 cells and row 0 has 2"),
         ([[1, 10]], "row 0, cell 1: a color is an int 0..9, got 10"),
         ([[-1]], "got -1"),
-        ([[0, 256]], "cell 1: a color is an int 0..9, got 256"),
         ([[[[1]]]], "got a list"),
         ([[np.uint8(1)]], "a color is an int 0..9"),
         (np.ones((1, 1), dtype=np.uint8), "expected a grid"),
         ([[1.0]], "got 1.0"),
         ([[True]], "got True"),
-        ([[None]], "got None"),
         ([["1" * 100]], "got '1{39}$"),
     ],
 )

@@ -24,6 +24,14 @@ from tests.pipeline.tiny import tiny_config, tiny_dataset
 
 ROOT = Path(__file__).parents[2]
 NO_LIMIT = Budget(None, 0.0)
+SYSTEMS: dict[str, tuple[str, ...]] = {
+    "trm": (),
+    "table": ("memory.kind=table", "memory.tokens=2"),
+    "residual": ("memory.residual=3", "optimizer.kind=muon"),
+    "hrm": ("memory.kind=table", "model.kind=hrm", "model.gradient=last-step", "train.halting=q-learning"),
+    "urm": ("model.kind=urm", "model.convolution=3", "train.halting=off", "optimizer.kind=adamw"),
+}
+"""Settings with which every kind of network, memory, halting and optimizer is trained once."""
 ACCELERATE = [
     *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
     *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),

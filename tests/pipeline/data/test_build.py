@@ -39,6 +39,11 @@ LESSONS = Source(
 )
 
 
+@pytest.fixture(scope="module")
+def dataset() -> TaskDataset:
+    return build([QUESTION], [LESSONS], SMALL)
+
+
 def pairs_of(dataset: TaskDataset, task_id: str) -> list[tuple[list[Any], list[Any]]]:
     """Return the pairs of a task in no particular order, as sorted lists."""
     task = dataset.task_ids.index(task_id)
@@ -61,30 +66,26 @@ def show(dataset: TaskDataset) -> list[bytes]:
     return [repr(dataset.task_ids).encode(), *(array.tobytes() for array in dataset.arrays().values())]
 
 
-def test_demonstrations_of_all_and_known_tests_of_train_sources_are_trained_on() -> None:
-    dataset = build([QUESTION], [LESSONS], SMALL)
+def test_demonstrations_of_all_and_known_tests_of_train_sources_are_trained_on(dataset: TaskDataset) -> None:
     assert dataset.task_ids == ("l", "m", "q")
     assert pairs_of(dataset, "l") == listed((C, A))
     assert pairs_of(dataset, "m") == listed((A, B), (B, A), (C, D))
     assert pairs_of(dataset, "q") == listed((A, A), (B, B))
 
 
-def test_tests_of_sources_are_asked_in_order_and_those_of_train_sources_are_not() -> None:
-    dataset = build([QUESTION], [LESSONS], SMALL)
+def test_tests_of_sources_are_asked_in_order_and_those_of_train_sources_are_not(dataset: TaskDataset) -> None:
     assert [dataset.task_ids[task] for task in dataset.test_task] == ["q", "q"]
     assert dataset.test_index.tolist() == [0, 1]
     assert [dataset.grid(grid).tolist() for grid in dataset.test_input] == [D.tolist(), C.tolist()]
 
 
-def test_the_output_of_a_scored_test_is_nowhere_in_the_dataset() -> None:
-    dataset = build([QUESTION], [LESSONS], SMALL)
+def test_the_output_of_a_scored_test_is_nowhere_in_the_dataset(dataset: TaskDataset) -> None:
     assert SECRET.tobytes() not in dataset.cells.tobytes()
     hidden = Source(QUESTION.name, QUESTION.tasks, {})
     assert show(build([hidden], [LESSONS], SMALL)) == show(dataset)
 
 
-def test_each_grid_is_kept_once() -> None:
-    dataset = build([QUESTION], [LESSONS], SMALL)
+def test_each_grid_is_kept_once(dataset: TaskDataset) -> None:
     grids = {(dataset.grid(i).shape, dataset.grid(i).tobytes()) for i in range(len(dataset.grid_start))}
     assert len(grids) == len(dataset.grid_start) == 4
     assert len(dataset.cells) == sum(grid.size for grid in (A, B, C, D))
@@ -109,8 +110,7 @@ def test_sources_that_disagree_on_tests_are_refused() -> None:
         build([QUESTION, other], [], SMALL)
 
 
-def test_the_identity_comes_first_and_views_are_distinct() -> None:
-    dataset = build([QUESTION], [LESSONS], SMALL)
+def test_the_identity_comes_first_and_views_are_distinct(dataset: TaskDataset) -> None:
     for task_id in dataset.task_ids:
         codes = codes_of(dataset, task_id)
         assert codes[0] == 0
@@ -125,8 +125,7 @@ def test_a_task_has_no_more_views_than_exist() -> None:
     assert len(kept.transforms) == count_distinct(plain, "keep-output-only") == 2
 
 
-def test_canvases_follow_the_rule_of_the_task_and_hold_the_pair() -> None:
-    dataset = build([QUESTION], [LESSONS], SMALL)
+def test_canvases_follow_the_rule_of_the_task_and_hold_the_pair(dataset: TaskDataset) -> None:
     assert dataset.test_canvas.tolist() == [[2, 3], [2, 1]]
     single = dataset.pair_canvas[dataset.pair_start[0] : dataset.pair_start[1]]
     assert single.tolist() == [[30, 30]]
@@ -209,16 +208,16 @@ def test_with_time_enough_nothing_is_cut(monkeypatch: pytest.MonkeyPatch, second
     assert "augmentations_cut_to" not in dataset.manifest
 
 
-def test_the_hash_seed_of_python_does_not_matter() -> None:
+def test_the_hash_seed_of_python_does_not_matter(dataset: TaskDataset) -> None:
     script = "from tests.pipeline.data.test_build import *; print(build([QUESTION], [LESSONS], SMALL).data_hash)"
     environment = {**os.environ, "PYTHONHASHSEED": "12"}
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == build([QUESTION], [LESSONS], SMALL).data_hash
+    assert done.stdout.strip() == dataset.data_hash
 
 
-def test_the_manifest_says_what_came_from_where() -> None:
-    manifest = build([QUESTION], [LESSONS], SMALL).manifest
+def test_the_manifest_says_what_came_from_where(dataset: TaskDataset) -> None:
+    manifest = dataset.manifest
     assert manifest["settings"] == {"augmentations": 7, "policy": "all", "seed": 0}
     described = [(s["name"], s["role"], s["tasks"], s["demonstrations"], s["tests_trained"]) for s in manifest["sources"]]
     assert described == [("arc1:evaluation", "solve", 1, 2, 0), ("json:lessons.json", "train", 2, 4, 1)]

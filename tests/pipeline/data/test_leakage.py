@@ -111,11 +111,6 @@ def test_a_demonstration_of_another_scored_task_is_a_leak() -> None:
     assert (audit.checked, audit.unchecked) == (1, 1)
 
 
-def test_nothing_scored_is_nothing_to_check() -> None:
-    audit = audit_sources([], [SCORED])
-    assert (audit.leaks, audit.checked, audit.unchecked) == ((), 0, 0)
-
-
 @pytest.mark.parametrize(
     ("name", "label"),
     [

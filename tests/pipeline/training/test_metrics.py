@@ -25,12 +25,6 @@ def test_a_line_has_means_of_sequences_and_speeds() -> None:
     }  # fmt: skip
 
 
-def test_totals_add_up() -> None:
-    totals = Totals(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
-    totals.add(Totals(1.0, 1.0, 1.0, 1.0, 1.0, 1.0))
-    assert totals == Totals(2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
-
-
 def test_a_writer_adds_to_what_is_there_and_says_a_line_now_and_then(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,12 +129,6 @@ def test_without_an_undamaged_checkpoint_training_starts_from_the_beginning(
     assert_equal_runs(trained, run)
 
 
-def test_a_file_of_another_checkpoint_is_damage(run: Path) -> None:
-    folder = run / "checkpoints"
-    shutil.copyfile(folder / OLDER / "carry-0.safetensors", folder / NEWEST / "carry-0.safetensors")
-    assert resumed(run).state.progress.step == 4
-
-
 def as_before_checksums(folder: Path) -> None:
     """Make a checkpoint what it was before there were checksums, packs and pieces."""
     for path in folder.glob("*.safetensors"):

@@ -149,15 +149,12 @@ def test_packs_that_the_processes_cannot_share_are_refused_with_settings_of_as_l
     assert advised.train.packs * advised.train.pack_tokens == packs * 1200
 
 
-@pytest.mark.parametrize(("packs", "processes", "expected"), [(0, 3, 3), (2, 1, 2), (6, 3, 6)])
-def test_packs_that_the_processes_can_share_are_taken(packs: int, processes: int, expected: int) -> None:
-    assert count_packs(tiny_config(f"train.packs={packs}"), processes) == expected
-
-
-def test_a_resumed_run_shares_its_packs_unevenly_as_long_as_every_process_has_one() -> None:
-    assert count_packs(tiny_config("train.packs=4"), 3, resumed=True) == 4
+@pytest.mark.parametrize(("packs", "processes", "resumed", "expected"), [(0, 3, False, 3), (6, 3, False, 6), (4, 3, True, 4)])
+def test_packs_that_the_processes_can_share_are_taken(packs: int, processes: int, resumed: bool, expected: int) -> None:
+    """A resumed run shares them unevenly, too, as long as every process has one."""
+    assert count_packs(tiny_config(f"train.packs={packs}"), processes, resumed=resumed) == expected
     with pytest.raises(ValueError, match=r"^train\.packs = 4 must be a multiple of the 5 processes"):
-        count_packs(tiny_config("train.packs=4"), 5, resumed=True)
+        count_packs(tiny_config("train.packs=4"), 5, resumed=resumed)
 
 
 class Flat(Reasoner):

@@ -4,34 +4,23 @@ import hashlib
 import os
 import subprocess
 import sys
-from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from augment.sudoku import Board, are_solutions, draw_symmetries, extends, symmetry_invariants
+from augment.sudoku import are_solutions, draw_symmetries, extends, symmetry_invariants
 from pipeline.data.puzzles import generate
 from pipeline.data.puzzles.generate import Cells, Part, generate_mazes, generate_sudoku
 from pipeline.data.puzzles.kinds import FREE, GOAL, PATH, START, WALL
 from pipeline.data.puzzles.sudoku_solver import count_solutions
+from tests.augment.test_sudoku import least_view
 
 ROOT = Path(__file__).parents[4]
 
 
 def keys(puzzles: Cells) -> list[bytes]:
     return [puzzle.tobytes() for puzzle in puzzles]
-
-
-def least_view(board: Board) -> bytes:
-    """The first, by its bytes, of all views of a board of side 4."""
-    lines = [list(order) for order in permutations(range(4)) if order[0] // 2 == order[1] // 2]
-    found = []
-    for turned, rows, columns in product((board, board.T), lines, lines):
-        view = turned[rows][:, columns]
-        for order in permutations(range(1, 5)):
-            found.append(np.array([0, *order], dtype=np.uint8)[view].tobytes())
-    return min(found)
 
 
 def dihedral_views(maze: Cells) -> set[bytes]:

@@ -102,12 +102,9 @@ def test_some_answers_are_not_enough(tmp_path: Path) -> None:
         (f"x,{QUESTION[:4]}x{QUESTION[5:]},{ANSWER},1", "question has 'x' as character 5, expected only '.123456789'"),
         (f"x,{QUESTION[:80]}\x00,{ANSWER},1", None),
         (f"x,{QUESTION[:80]}é,{ANSWER},1", "question has '\\xe9' as character 81, expected only '.123456789'"),
-        (f"x,{QUESTION[:80]}猫,{ANSWER},1", "question has '\\u732b' as character 81, expected only '.123456789'"),
         (f"x,{QUESTION},{ANSWER[::-1]},1", "answer must be a solution"),
-        (f"x,{QUESTION},{QUESTION},1", "answer must be a solution"),
         (f"x,{ANSWER[1:]}5,{ANSWER},1", "answer must be a solution"),
         (f"x,{QUESTION},{ANSWER}", "expected 4 fields, got 3"),
-        (f"x,{QUESTION},{ANSWER},1,2", "expected 4 fields, got 5"),
         ('x,"', "unexpected end of data"),
         ('x,"a"b', "not CSV, as line 18 shows"),
     ],
@@ -123,10 +120,8 @@ def test_a_bad_sudoku_is_told_by_its_line(line: str, message: str | None, tmp_pa
     ("question", "answer", "message"),
     [
         ("S # S    ", SOLVED, "question must have exactly one S, exactly one G and no o"),
-        ("S # GG   ", "S # GG   ", "question must have exactly one S"),
         (SOLVED, SOLVED, "question must have exactly one S"),
         (MAZE, "S o G    ", "answer must be the question with some of its free cells turned into o"),
-        (MAZE, "SG#      ", "answer must be the question with"),
         (MAZE, "S # G.   ", "answer has '.' as character 6, expected only '# SGo'"),
         ("S # G  ", "S # G  ", "question has 7 characters, expected a square"),
     ],
@@ -167,7 +162,6 @@ def test_lines_are_counted_as_they_are_in_the_file(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "is empty, expected a header that names question and answer"),
-        (b"\n\n", "is empty, expected a header that names question and answer"),
         (b"source,question,answer,rating\n\n", "has a header and no puzzles"),
         (b"source,question\n", "line 1: the header must name question and answer, each once, got source, question"),
         (
