@@ -102,7 +102,7 @@ def _share(solved: set[Output], solutions: Solutions) -> float:
 
 
 def _list(outputs: tuple[Output, ...], solutions: Solutions) -> str:
-    """Return how many, and which: a task with several outputs says which of them, from 1."""
+    """Return their number and their tasks, with the number of the test (from 1) where a task has several."""
     names = [f"{task} test {i + 1}" if len(solutions[task]) > 1 else task for task, i in outputs]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return plural(len(names), "output") + (f" ({', '.join(names[:_SHOWN])}{more})" if names else "")

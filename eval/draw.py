@@ -1,7 +1,6 @@
-"""A picture of one task: demonstrations, test inputs, attempts and, where known, the test outputs.
+"""Draws one task as a PNG or a notebook figure: demonstrations, test inputs, attempts and, where known, test outputs.
 
-It is a PNG, or a figure that a notebook shows. matplotlib is imported only when a picture is drawn, and without pyplot, which
-has global state.
+matplotlib is imported only when a picture is drawn, and without pyplot, which has global state.
 """
 
 from collections.abc import Sequence
@@ -166,7 +165,7 @@ def _test(index: int, grid: Grid, attempts: Sequence[Grid | None], notes: Sequen
 
 
 def _attempt(title: str, attempt: Grid | None, output: Grid | None) -> Panel:
-    """Return the panel of an attempt, which says in words, in color and cell by cell whether it is right."""
+    """Return the panel of an attempt: its note, its color and its marked cells show what is wrong."""
     if attempt is None:
         return Panel(title, None, "missing", ink=_WRONG)
     if output is None:

@@ -61,8 +61,8 @@ class PuzzleScore:
 def score_puzzles(predictions: Sequence[PuzzlePrediction], answers_by_question: Mapping[str, str]) -> PuzzleScore:
     """Return the score of `predictions` on the questions whose answers are known.
 
-    A question that is predicted twice counts twice, one that is missing among the predictions counts as not predicted. The
-    answers that predictions may hold themselves are not looked at. Raises ValueError when there is nothing to judge.
+    A question that is predicted twice counts twice; one without a prediction counts as wrong. Answers inside `predictions` are
+    ignored. Raises ValueError when no answer is known.
     """
     judged = [(each, answers_by_question[each.question]) for each in predictions if each.question in answers_by_question]
     there = {each.question for each, _ in judged}
@@ -108,10 +108,7 @@ def format_puzzle_score(score: PuzzleScore, name: str, predictions: str, provena
 
 
 def write_predictions(path: Path, predictions: Iterable[PuzzlePrediction]) -> None:
-    """Put the CSV file of `predictions` at `path` in one step, in their order: empty fields are what is not known.
-
-    Whatever happens, `path` holds either the file that was there before or the whole new one. Raises OSError.
-    """
+    """Replace `path` with a CSV file of `predictions`, in order, as `replace_file` does. Unknown values are empty fields."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -125,8 +122,7 @@ def write_predictions(path: Path, predictions: Iterable[PuzzlePrediction]) -> No
 def read_predictions(path: Path) -> list[PuzzlePrediction]:
     """Read a file that `write_predictions` wrote.
 
-    Raises a ValueError of one line that names the file and the line, FileNotFoundError where there is no file, and OSError
-    where it cannot be read.
+    Raises ValueError of one line that names the file and the line, and FileNotFoundError where there is no file.
     """
     where = show_path(path)
     try:

@@ -4,7 +4,6 @@
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,7 +18,7 @@ Kind = Literal["solved", "cells", "size", "unknown"]
 """Of a test input: solved, wrong in some cells only, no attempt of the right size, or its output is not known."""
 
 DraftUnit = Literal["segment", "cycle"]
-"""After what a draft was made: each segment, or each cycle of the only one."""
+"""Drafts are made after each segment, or after each cycle of a single segment."""
 
 LEAST_AGREEMENT = 0.25
 """The views disagree where attempt 1 has a smaller share of them."""
@@ -42,7 +41,7 @@ class Attempt:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """The output of one segment or cycle for the identity view."""
+    """The output of the network after one segment or cycle, for the identity view."""
 
     tokens: Tokens
     """(H, W) canvas: 0 padding, 1 border, 2..11 colors."""
@@ -98,7 +97,7 @@ class TestResult:
 
     @property
     def predicted(self) -> bool:
-        """Whether an attempt was predicted, as far as is known."""
+        """Whether an attempt was predicted; True where that is not known."""
         return any(attempt.votes != 0 for attempt in self.attempts)
 
     @property
@@ -231,8 +230,3 @@ def count_wrong(grid: Grid | None, truth: Grid | None) -> int | None:
     """Return how many cells of `grid` are wrong; None where its size is wrong, or one of the two is missing."""
     wrong = None if truth is None else wrong_cells(grid, truth)
     return None if wrong is None else int(wrong.sum())
-
-
-def is_known(results: Sequence[TaskResult]) -> bool:
-    """Return whether the outputs of any task are known."""
-    return any(result.known for result in results)

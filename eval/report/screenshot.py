@@ -46,7 +46,7 @@ def find_browser() -> Path | None:
 
 
 def need_browser() -> Path:
-    """Return what `find_browser` does. Raises ValueError, of one line that says how to get a browser, where there is none."""
+    """Return the program of the browser. Raises ValueError of one line with how to install one where there is none."""
     browser = find_browser()
     if browser is None:
         raise ValueError(

@@ -5,7 +5,7 @@ from html import escape
 
 from eval.formatting import plural, plural_range
 from eval.report.charts import draw_curve, draw_histogram, draw_shares
-from eval.results import NEAR_CELLS, TaskResult, is_known
+from eval.results import NEAR_CELLS, TaskResult
 from eval.score import RULES, Rates, Score
 
 CURVES = (
@@ -20,7 +20,7 @@ MEANINGS = {
     "per_output": "Every test output counts alike: outputs solved, divided by outputs. Kaggle's page words it so.",
     "all_or_nothing": "A task counts when all its test outputs are solved, and not at all when one is missed.",
 }
-"""What the score under each rule says."""
+"""What the score under each rule means."""
 
 _COLUMNS = 10  # of the histogram
 
@@ -142,7 +142,7 @@ def votes_section(results: Sequence[TaskResult]) -> str:
     tests = [test for result in results for test in result.tests if test.agreement is not None]
     if not tests:
         return ""
-    known = is_known(results)
+    known = any(result.known for result in results)
     series = [[0] * _COLUMNS, [0] * _COLUMNS]
     for test in tests:
         column = min(int((test.agreement or 0.0) * _COLUMNS), _COLUMNS - 1)

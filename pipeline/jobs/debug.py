@@ -74,7 +74,7 @@ def debug(arguments: argparse.Namespace, _: float) -> int:
 
 @contextmanager
 def _training_quietly() -> Iterator[None]:
-    """Let training tell nothing: the drafts tell how far it is."""
+    """Silence the logs of training; the drafts show its progress."""
     loggers = [logging.getLogger(name) for name in ("pipeline.training.trainer", "pipeline.training.metrics")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -131,7 +131,7 @@ class RunFolder:
         return tally([self.candidates], self.dataset) if self.candidates and self.dataset else None
 
     def public_sources(self) -> list[str]:
-        """Return the public sources that the dataset says its tests come from."""
+        """Return the public sources that the tests of the dataset come from."""
         sources = self.dataset.manifest.get("sources") if self.dataset else None
         entries = [entry for entry in sources if isinstance(entry, dict)] if isinstance(sources, list) else []
         names = [str(entry.get("name")) for entry in entries if entry.get("role") == "solve"]
