@@ -12,7 +12,6 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
 """Stays in the folder; its text names the process that locked it last."""
-
 _UNSUPPORTED = {errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.EBADF}
 """Errors of file systems without locks."""
 

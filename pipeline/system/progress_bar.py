@@ -22,7 +22,6 @@ T = TypeVar("T")
 
 SILENT_SECONDS = 2.0
 """Before anything is shown."""
-
 LINE_SECONDS = 20.0
 """Between log lines."""
 

@@ -42,15 +42,11 @@ def default_reserve(limit_seconds: float) -> float:
 
 LEAST_SHARE, LEAST_SECONDS = 0.2, 2.0
 """At least this share of the reserve, and this many seconds of it, are left when the process is stopped."""
-
 MOST_SHARE = 0.8
 """At most this share of the reserve is left when the process is stopped."""
-
 TICK_SECONDS = 0.25
-
 LATENESS = 4.0
 """A process that wakes up late also ends slowly: it is stopped this many times its recent worst lateness earlier."""
-
 DECAY = 0.99
 """Of the worst lateness, per tick."""
 

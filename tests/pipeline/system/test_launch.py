@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -31,15 +32,8 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str,
 
 
 def pretend_parent(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    class Parent:
-        def cmdline(self) -> list[str]:
-            return list(words)
-
-    class Process:
-        def parent(self) -> Parent:
-            return Parent()
-
-    monkeypatch.setattr(launch.psutil, "Process", Process)
+    parent = SimpleNamespace(cmdline=lambda: list(words))
+    monkeypatch.setattr(launch.psutil, "Process", lambda: SimpleNamespace(parent=lambda: parent))
 
 
 def test_one_process_and_processes_of_a_launcher_start_no_others(

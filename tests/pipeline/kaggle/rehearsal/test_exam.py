@@ -60,23 +60,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def mounted(folder: Path) -> tuple[str, list[str]]:
+    """The sources of training and evaluation tasks."""
+    return f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"]
+
+
 def test_no_view_of_a_hidden_task_is_mounted_under_any_id(folder: Path, tmp_path: Path) -> None:
-    exam = make_exam(
-        [f"kaggle:{folder}/secret:evaluation"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], None, 0
-    )
+    exam = make_exam([f"kaggle:{folder}/secret:evaluation"], *mounted(folder), None, 0)
     assert len(exam.tasks) == 6
     assert [task.id for task in exam.training.tasks] == [f"train{number:03d}" for number in range(20)]
     assert [task.id for task in exam.evaluation.tasks] == [f"eval{number:03d}" for number in range(12)]
     write_competition(tmp_path / "mounted", exam, exam.tasks)
     hidden = {canonical_key(pair) for task in exam.tasks for pair in task.train}
     for split in ("training", "evaluation"):
-        mounted = load_source(f"kaggle:{tmp_path}/mounted:{split}")
-        assert len(mounted.solutions) == len(mounted.tasks) > 0
-        assert not {canonical_key(pair) for task in mounted.tasks for pair in task.train} & hidden
+        public = load_source(f"kaggle:{tmp_path}/mounted:{split}")
+        assert len(public.solutions) == len(public.tasks) > 0
+        assert not {canonical_key(pair) for task in public.tasks for pair in task.train} & hidden
 
 
 def test_the_hidden_tests_are_mounted_without_solutions_and_old_ids(folder: Path, tmp_path: Path) -> None:
-    exam = make_exam([f"kaggle:{folder}/secret:evaluation"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], 4, 7)
+    exam = make_exam([f"kaggle:{folder}/secret:evaluation"], *mounted(folder), 4, 7)
     write_competition(tmp_path / "mounted", exam, exam.tasks)
     assert {path.name for path in (tmp_path / "mounted").iterdir()} == {
         *(f"arc-agi_{split}_{kind}.json" for split in ("training", "evaluation") for kind in ("challenges", "solutions")),
@@ -89,30 +92,23 @@ def test_the_hidden_tests_are_mounted_without_solutions_and_old_ids(folder: Path
         assert "secret" not in (tmp_path / "mounted" / name).read_text()
     sample = json.loads((tmp_path / "mounted" / "sample_submission.json").read_text())
     assert {task_id: len(entries) for task_id, entries in sample.items()} == {task.id: len(task.test) for task in exam.tasks}
-    again = make_exam(
-        [f"kaggle:{folder}/secret:evaluation"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], 4, 7
-    )
+    again = make_exam([f"kaggle:{folder}/secret:evaluation"], *mounted(folder), 4, 7)
     assert [task.id for task in again.tasks] == [task.id for task in exam.tasks]
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_tasks_with_several_outputs_and_the_largest_grid_are_among_those_that_are_drawn(folder: Path, seed: int) -> None:
-    mounted = f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"]
-    exam = make_exam(["arc2:evaluation", "arc1:evaluation"], *mounted, 12, seed)
+    exam = make_exam(["arc2:evaluation", "arc1:evaluation"], *mounted(folder), 12, seed)
     counts = {len(task.test) for task in exam.tasks}
     assert {2, 3} <= counts
-    grids = [
-        grid
-        for task in exam.tasks
-        for grid in (*task.test, *(side for pair in task.train for side in (pair.input, pair.output)))
-    ]
-    assert any(grid.shape == (30, 30) for grid in grids)
+    sides = [side for task in exam.tasks for pair in task.train for side in (pair.input, pair.output)]
+    assert any(grid.shape == (30, 30) for grid in [*sides, *(grid for task in exam.tasks for grid in task.test)])
     assert len(exam.tasks) == len(exam.solutions) == 12
     assert all(len(exam.solutions[task.id]) == len(task.test) for task in exam.tasks)
 
 
 def test_a_smaller_exam_has_the_smallest_tasks(folder: Path) -> None:
-    exam = make_exam(["arc1:evaluation"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], 30, 0)
+    exam = make_exam(["arc1:evaluation"], *mounted(folder), 30, 0)
     small = exam.smaller(5)
     assert len(small.tasks) == len(small.solutions) == 5
     largest = max(grid.size for task in small.tasks for grid in task.test)
@@ -122,4 +118,4 @@ def test_a_smaller_exam_has_the_smallest_tasks(folder: Path) -> None:
 def test_hidden_tasks_need_known_solutions(folder: Path) -> None:
     write_kaggle(folder, large(5, 3, "blind"), "test", False)
     with pytest.raises(ValueError, match="are not known, so they cannot be the hidden tasks"):
-        make_exam([f"kaggle:{folder}:test"], f"kaggle:{folder}:training", [f"kaggle:{folder}:evaluation"], None, 0)
+        make_exam([f"kaggle:{folder}:test"], *mounted(folder), None, 0)
