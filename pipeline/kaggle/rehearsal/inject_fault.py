@@ -27,10 +27,9 @@ def main() -> None:
 def kill_new_rank(kaggle: Path, scratch: Path) -> str:
     """Kill the process of the highest rank, and none of the launchers, as soon as it is started."""
     ranks = []
-    for pid, words in _processes():
+    for pid, words in _programs():
         rank = _variable(pid, "RANK")
-        starts_others = any("launch" in word for word in words) or (not rank and "--processes" in words)
-        if "pipeline" in words and "run" in words and not starts_others:
+        if not any("launch" in word for word in words) and (rank or "--processes" not in words):
             ranks.append((int(rank or 0), pid))
     if not ranks:
         return ""
@@ -70,11 +69,9 @@ def full_disk(kaggle: Path, scratch: Path) -> str:
 
 
 def _kill_program() -> str:
-    killed = []
-    for pid, words in _processes():
-        if "pipeline" in words and "run" in words:
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
+    killed = [pid for pid, _ in _programs()]
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
     return f"killed processes {killed}"
 
 
@@ -92,11 +89,12 @@ def _fill(path: Path) -> int:
     return written
 
 
-def _processes() -> Iterator[tuple[int, list[str]]]:
-    """Yield the processes of this rehearsal, with the words of their command lines."""
+def _programs() -> Iterator[tuple[int, list[str]]]:
+    """Yield the processes of `pipeline run` in this rehearsal, with the words of their command lines."""
     for pid in [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]:
-        if pid != os.getpid() and _variable(pid, MARK) == os.environ[MARK]:
-            yield pid, _words(pid, "cmdline")
+        words = _words(pid, "cmdline")
+        if "pipeline" in words and "run" in words and _variable(pid, MARK) == os.environ[MARK]:
+            yield pid, words
 
 
 def _variable(pid: int, name: str) -> str:

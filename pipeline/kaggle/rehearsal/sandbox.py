@@ -13,7 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def run_notebook(machine: Machine, results: Path, isolate: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="arc-rehearsal-", ignore_cleanup_errors=True) as temporary:
         root = Path(temporary, "root")
         root.mkdir()
-        spec = {
+        spec = asdict(machine) | {
             "isolate": isolate,
             "root": str(root),
             "python": [str(folder) for folder in outer if Path("/usr") not in (folder, *folder.parents)],
@@ -96,10 +96,6 @@ def run_notebook(machine: Machine, results: Path, isolate: bool) -> int:
             "results": str(results.resolve()),
             "tools": str(TOOLS.resolve()),
             "environment": environment,
-            "fault": machine.fault,
-            "seconds": machine.seconds,
-            "working_bytes": machine.working_bytes,
-            "scratch_bytes": machine.scratch_bytes,
         }
         path = Path(temporary, "spec.json")
         path.write_text(json.dumps(spec))

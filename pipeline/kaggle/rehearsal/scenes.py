@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from eval.files import read_object
+
 Mount = Literal["competitions", "old", "both", "none"]
 Weights = Literal["given", "missing", "cut", "garbled"]
 
@@ -150,10 +152,7 @@ def judge(scene: Scene, code: int, results: Path, invalid: str | None, seconds: 
 def read_outcome(results: Path) -> dict[str, Any]:
     """Return the outcome.json in `results`, empty where there is none."""
     path = results / "outcome.json"
-    if not path.is_file():
-        return {}
-    content = json.loads(path.read_bytes())
-    return content if isinstance(content, dict) else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def write_bad_weights(path: Path, how: Weights) -> None:

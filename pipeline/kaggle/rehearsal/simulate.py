@@ -126,7 +126,11 @@ def _play(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: 
         started = time.monotonic()
         code = run_notebook(machine, results, namespaces_work())
         whole_seconds = time.monotonic() - started
-    invalid = _invalid(results / "submission.json", tests)
+    invalid = None
+    try:
+        check_submission(results / "submission.json", tests)
+    except (ValueError, OSError) as error:
+        invalid = str(error)
     outcome = read_outcome(results)
     seconds = float(outcome.get("seconds", whole_seconds))
     verdict = judge(scene, code, results, invalid, seconds, limit)
@@ -194,17 +198,6 @@ def _mounts(
         write_bad_weights(weights / "weights.safetensors", scene.weights)
         inputs[weights_name] = weights
     return inputs
-
-
-def _invalid(path: Path, tasks: Sequence[Task]) -> str | None:
-    """Return what is wrong with the file as a submission for `tasks`, None for nothing."""
-    try:
-        check_submission(path, tasks)
-    except FileNotFoundError:
-        return "there is none"
-    except (ValueError, OSError) as error:
-        return str(error)
-    return None
 
 
 def format_results(results: Sequence[Result]) -> str:
