@@ -65,15 +65,6 @@ def test_tests_are_packed_without_labels_and_as_they_are(kind: KindName, side: i
     assert pack.inputs.tolist() == dataset.test_questions.ravel().tolist()
 
 
-def test_plain_samples_are_all_puzzles_once() -> None:
-    dataset = tiny_puzzle_dataset()
-    maker = PuzzlePackMaker(dataset, MEMORY_TOKENS)
-    pack = maker.make(maker.plain())
-    assert pack.labels is not None
-    assert pack.inputs.tolist() == dataset.questions.ravel().tolist()
-    assert pack.labels.tolist() == dataset.answers.ravel().tolist()
-
-
 def test_puzzles_and_views_are_drawn_uniformly() -> None:
     maker = PuzzlePackMaker(tiny_puzzle_dataset(augmentations=4), MEMORY_TOKENS)
     samples = maker.draw(30_000, np.random.default_rng(1), 0.0)
