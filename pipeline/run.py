@@ -1,7 +1,7 @@
-"""The whole job under one budget: dataset, training, prediction, result, score.
+"""The whole job under one budget: dataset, training, prediction, result, score, report.
 
-Comes after the opening, which has left a complete result without solutions; every round of predictions replaces it by a better.
-What depends on whether tasks or puzzles are solved is in `arc_job` and `puzzle_job`.
+`pipeline.jobs.start` has written a complete fallback result before; every round of predictions replaces it by a better one.
+`pipeline.jobs.arc` and `pipeline.jobs.puzzles` hold what differs between tasks and puzzles.
 """
 
 import logging
@@ -60,13 +60,13 @@ class Job(Protocol):
     ) -> None:  # fmt: skip
         """Predict, write the result and score it where the solutions are known; then the launch is over.
 
-        With `resume`, this prediction was begun before and goes on.
+        With `resume`, a prediction that was begun before goes on.
         """
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What `run` is asked to do."""
+    """Arguments of `run`."""
 
     job: Job
     config: Config
@@ -88,7 +88,7 @@ def run(plan: RunPlan) -> int:
     stopwatch.lap("start", describe_device(accelerator))
     folder = plan.out / "dataset"
     if accelerator.is_main_process:
-        logger.info("the engine is there after %s", format_duration(plan.budget.elapsed()))
+        logger.info("the engine started after %s", format_duration(plan.budget.elapsed()))
         if not (plan.resume and (folder / "manifest.json").is_file()):
             seconds = None if plan.budget.limit_seconds is None else BUILD_SHARE * plan.budget.remaining()
             dataset = plan.job.build(config.build, seconds)
@@ -111,7 +111,10 @@ def run(plan: RunPlan) -> int:
     if weights is None:
         logger.error("there is no checkpoint to predict with; the result stays as it is")
     elif accelerator.is_main_process:
-        _mark(marker)
+        try:
+            marker.touch()
+        except OSError as error:
+            logger.warning("%s: cannot be written (%s); a resumed run would predict from the beginning", marker, error.strerror)
     plan.job.predict(accelerator, dtype, weights, dataset, config.predict, plan.budget, resume)
     if accelerator.is_main_process:
         marker.unlink(missing_ok=True)
@@ -119,14 +122,6 @@ def run(plan: RunPlan) -> int:
         leave_report(plan.out, plan.budget)
     logger.info("done after %s", format_duration(plan.budget.elapsed()))
     return int(failed)
-
-
-def _mark(marker: Path) -> None:
-    """Leave the sign that training has ended; a run can do without it until it is resumed."""
-    try:
-        marker.touch()
-    except OSError as error:
-        logger.warning("%s: cannot be written (%s); a resumed run would predict from the beginning", marker, error.strerror)
 
 
 def _stored_config(plan: RunPlan) -> Config:
@@ -154,25 +149,25 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
         views = plan.job.views(config.predict)
         split = split_time(config, plan.budget, plan.out, plan.resume, speed, accelerator.num_processes, views)
         config, seconds = from_main(accelerator, split)
-    budget = plan.budget.until(seconds)  # from here: what making the trainer takes is not prediction's
+    budget = plan.budget.until(seconds)  # from here: making the trainer counts as training
     trainer = Trainer(accelerator, dtype, network, dataset, config, plan.out)
     if accelerator.is_main_process:
         write_json(plan.out / "config.json", config.to_json())
         logger.info("training %d values, %s", trainable(network), trainer.describe())
     if plan.resume:
         trainer.resume()
-    alone = accelerator.num_processes == 1
-    everywhere = (FloatingPointError, CheckpointFailed)  # of several processes all or none raise these
-    told = (FloatingPointError, OSError, MemoryError) if alone else everywhere
+    single = accelerator.num_processes == 1
+    in_every_process = (FloatingPointError, CheckpointFailed)  # of several processes, all or none raise these
+    handled = (FloatingPointError, OSError, MemoryError) if single else in_every_process
     try:
         trainer.fit(budget)
         if trainer.memory_retries:
             logger.info("%d steps were repeated for want of memory; packs in %d pieces", trainer.memory_retries, trainer.pieces)
-    except told as error:
+    except handled as error:
         logger.error("training failed: %s; predicting with the last checkpoint", error)
         return True
     except RuntimeError as error:
-        if not alone:
+        if not single:
             raise
         unexpected = None if ran_out_of_memory(error) else error
         logger.error("training failed: %s; predicting with the last checkpoint", error, exc_info=unexpected)
@@ -183,10 +178,9 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
 
 
 LEAST_SECONDS = 2.0
-"""A report of 400 tasks takes about so long; with less time left a run does without."""
-
+"""A report of 400 tasks takes about this long; with less time left, none is written."""
 REPORT_SHARE = 0.3
-"""Of the reserve, that a report may take; ending takes its time too."""
+"""Share of the reserve that a report may take; the end of the run takes time too."""
 
 
 def leave_report(folder: Path, budget: Budget) -> None:

@@ -25,14 +25,11 @@ CHECKSUM = "checksum"
 """Key of the checksum: in the metadata of a file of tensors, or in a JSON object."""
 
 _CHUNK_BYTES = 1 << 24
-
 _DTYPES = (
     *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8),
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool),
 )
-
 _MOST_DIMENSIONS = 8
-
 _SHOWN_CHARACTERS = 160
 """Of the error message of a library, which may quote the whole header of a file."""
 

@@ -1,7 +1,7 @@
-"""Weights files: what predictions use, by name, in safetensors without pickle; and the folders of checkpoints that hold them.
+"""Weights files: the tensors of a network with its config and tasks, in safetensors; and the checkpoints that hold them.
 
-A checkpoint (pipeline.training.checkpoint) has a weights file beside what training needs to go on. Predictions and later
-trainings read it; rows of the task memory are found again by task and transform.
+A checkpoint (pipeline.training.checkpoint) holds a weights file beside the state of training. Predictions and later trainings
+read it; they find the rows of the task memory by task and transform.
 """
 
 import logging
@@ -29,7 +29,8 @@ from pipeline.tensor_files import Damaged, read_tensors, write_tensors
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
-
+FORMAT = "arc-trm-weights 1"
+_ROWS, _RESIDUAL = "memory.rows", "memory.residual.rows"
 _FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -48,11 +49,6 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def checkpoint_name(step: int) -> str:
     """Return the name of the folder of the checkpoint of `step`."""
     return f"step-{step:08d}"
-
-
-FORMAT = "arc-trm-weights 1"
-
-_ROWS, _RESIDUAL = "memory.rows", "memory.residual.rows"
 
 
 @dataclass(frozen=True)

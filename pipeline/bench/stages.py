@@ -23,7 +23,7 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Canvas, Examples, PackMaker, Samples
 from pipeline.data.sources import Source, load_source
 from pipeline.device import to_batch
-from pipeline.inference.candidates import CandidateBuilder, count_votes
+from pipeline.inference.candidates import count_votes, to_candidates
 from pipeline.inference.forward import InferenceRunner
 from pipeline.models.attention import choose_way
 from pipeline.models.config import MemoryConfig, ReasonerConfig
@@ -263,9 +263,8 @@ def prepare_votes(dataset: TaskDataset, draws: Draws, side: str, size: int) -> W
         return lambda: vote_published(places, transforms, canvases, probability)
 
     def count() -> None:
-        builder, ballot = CandidateBuilder(), Ballot("bench")
-        builder.add(samples.example, pack, codes, tokens, probability)
-        count_votes(ballot, builder.build(), dataset)
+        ballot = Ballot("bench")
+        count_votes(ballot, to_candidates(samples.example, pack, codes, tokens, probability), dataset)
         for place in dict.fromkeys(places):
             ballot.attempts(*place)
 

@@ -123,7 +123,7 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.device import end_training, fit_config, make_accelerator
     from pipeline.models.network import make_network
     from pipeline.training.trainer import Trainer
-    from pipeline.weights import load_weights, transplant
+    from pipeline.weights import load_weights, newest_checkpoint, transplant
 
     dataset = load_dataset(arguments.data)
     config = fit_config(config_of(arguments), dataset)
@@ -135,7 +135,7 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     trainer = Trainer(accelerator, dtype, network, dataset, config, arguments.out)
     if arguments.resume:
         trainer.resume()
-    elif trainer.has_checkpoint():
+    elif newest_checkpoint(arguments.out / "checkpoints"):
         raise ValueError(f"{arguments.out} holds checkpoints already: continue with --resume, or choose another --out")
     if accelerator.is_main_process:
         write_json(arguments.out / "config.json", config.to_json())

@@ -55,13 +55,13 @@ class StoredDrafts:
     """What a file of drafts holds."""
 
     unit: DraftUnit
-    """After what each was made."""
+    """What each was made after."""
     tests: dict[tuple[TaskId, int], list[tuple[Tokens, float]]]
     """What `Drafts.canvases` yields, by task and position among its tests."""
 
 
 def drafts_path(candidates: Path) -> Path:
-    """Return where the drafts of the predictions lie whose folder of candidates is given."""
+    """Return the path of the drafts that belong to a folder of candidates."""
     return candidates.with_name(DRAFTS_FILE)
 
 
@@ -133,38 +133,28 @@ class Candidates:
             yield test, self.cells[start:end].reshape(height, width) if end > start else None, probability
 
 
-class CandidateBuilder:
-    """Collects the candidates of a round in memory, as compact arrays."""
+def to_candidates(
+    tests: npt.NDArray[np.int64], pack: Pack, codes: npt.NDArray[np.uint32], tokens: npt.NDArray[np.uint8],
+    probability: npt.NDArray[np.float32],
+) -> Candidates:  # fmt: skip
+    """Return the predicted `tokens` (C,) of a pack as candidates, in the original frame.
 
-    def __init__(self) -> None:
-        self.parts: list[Candidates] = []
-
-    def add(self, tests: npt.NDArray[np.int64], pack: Pack, codes: npt.NDArray[np.uint32], tokens: npt.NDArray[np.uint8],
-            probability: npt.NDArray[np.float32]) -> None:  # fmt: skip
-        """Bring the predicted `tokens` (C,) of a pack back to the original frame and keep them.
-
-        `tests` (B,) and `codes` (B,) say what each sequence is, `probability` (B,) how sure it was to be right.
-        """
-        undo = np.zeros((len(tests), 256), np.uint8)  # by token: its color in the original frame
-        undo[:, FIRST_COLOR : FIRST_COLOR + COLORS] = np.argsort(pack.colors, axis=1)
-        shape = np.zeros((len(tests), 2), np.uint8)
-        found: list[bytes] = []
-        sequence, cell = 0, 0
-        shapes, counts = _runs(pack.shapes)
-        for (height, width), count in zip(shapes, counts, strict=True):
-            canvases = tokens[cell : cell + count * height * width].reshape(count, height, width)
-            these = slice(sequence, sequence + count)
-            grids, shape[these] = _turn_back(canvases, pack.dihedral[these])
-            found.extend(map(bytes.translate, grids, _rows(undo[these])))
-            sequence, cell = sequence + count, cell + count * height * width
-        cells = np.frombuffer(b"".join(found), np.uint8)
-        self.parts.append(
-            Candidates(tests.astype(np.int32), codes.astype(np.uint32), probability.astype(np.float32), shape, cells)
-        )
-
-    def build(self) -> Candidates:
-        """Return everything added so far."""
-        return join_candidates(self.parts)
+    `tests` (B,) and `codes` (B,) are the test input and the view of each sequence, `probability` (B,) its halting probability.
+    """
+    undo = np.zeros((len(tests), 256), np.uint8)  # by token: its color in the original frame
+    undo[:, FIRST_COLOR : FIRST_COLOR + COLORS] = np.argsort(pack.colors, axis=1)
+    shape = np.zeros((len(tests), 2), np.uint8)
+    found: list[bytes] = []
+    sequence, cell = 0, 0
+    shapes, counts = _runs(pack.shapes)
+    for (height, width), count in zip(shapes, counts, strict=True):
+        canvases = tokens[cell : cell + count * height * width].reshape(count, height, width)
+        these = slice(sequence, sequence + count)
+        grids, shape[these] = _turn_back(canvases, pack.dihedral[these])
+        found.extend(map(bytes.translate, grids, _rows(undo[these])))
+        sequence, cell = sequence + count, cell + count * height * width
+    cells = np.frombuffer(b"".join(found), np.uint8)
+    return Candidates(tests.astype(np.int32), codes.astype(np.uint32), probability.astype(np.float32), shape, cells)
 
 
 def _turn_back(canvases: npt.NDArray[np.uint8], dihedral: npt.NDArray[np.int64]) -> tuple[list[bytes], npt.NDArray[np.int64]]:
@@ -214,10 +204,10 @@ class Origin:
     number: int
     """Of the round, from 1."""
     first_view: int
-    """The round asked the views first_view..views-1 of every test input, where it has so many."""
+    """The round predicted the views first_view..views-1 of every test input that has so many."""
     views: int
     complete: bool
-    """False when not every view of the round was asked."""
+    """False when not every view of the round was predicted."""
 
 
 def join_candidates(parts: Sequence[Candidates]) -> Candidates:

@@ -1,8 +1,8 @@
-"""The prediction stage: views of every test input through a trained network, in rounds, each round a file of candidates.
+"""Prediction of ARC tasks: views of every test input through a trained network, in rounds, each round a file of candidates.
 
 Reads a dataset and weights, never solutions. Every round predicts the same number of further views of every test input, the
-identity first, so that no test input is left out whenever time runs out. Each process of the launch predicts its share of a
-round; all of them end together, and the main one writes the files.
+identity first, so that no test input is left out when time runs out. Each process of the launch predicts its share of a round;
+the main one writes the files.
 """
 
 import logging
@@ -23,7 +23,6 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Samples, make_packs
 from pipeline.device import from_main, gather
 from pipeline.inference.candidates import (
-    CandidateBuilder,
     Candidates,
     Drafts,
     Origin,
@@ -33,6 +32,7 @@ from pipeline.inference.candidates import (
     join_candidates,
     join_drafts,
     read_candidates,
+    to_candidates,
     write_candidates,
     write_drafts,
 )
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Round:
-    """What one round left behind."""
+    """The result of one round."""
 
     number: int
     found: Candidates
@@ -112,39 +112,39 @@ class Predictor:
     def rounds(self, folder: Path, budget: Budget, kept: Origin | None = None) -> Iterator[Round]:
         """Predict rounds of views until `predict.views` are predicted or `budget` is used up; yield after each.
 
-        All processes get the same rounds. The file of a round is in `folder`, complete, when the main process gets it; if the
-        disk does not take it, a line of the log says so. Goes on after `kept`, the last round there (of the main process).
+        All processes get the same rounds, after `kept`, the last round that the main process has. The file of a round is in
+        `folder`, complete, before the round is yielded; if it cannot be written, the log says so.
         """
-        number, asked = from_main(self.accelerator, (kept.number, kept.views) if kept else (0, 0))
+        number, predicted = from_main(self.accelerator, (kept.number, kept.views) if kept else (0, 0))
         most, complete = self.most_views, True
-        while complete and asked < most:
-            count = from_main(self.accelerator, self._round_views(asked, most, budget))
+        while complete and predicted < most:
+            count = from_main(self.accelerator, self._round_views(predicted, most, budget))
             if not count:
                 return
             started = time.monotonic()
-            samples = self._samples(asked, asked + count)
-            shares = gather(self.accelerator, self._predict_share(samples, budget, with_drafts=not asked))
+            samples = self._samples(predicted, predicted + count)
+            shares = gather(self.accelerator, self._predict_share(samples, budget, with_drafts=not predicted))
             candidates = join_candidates([share.candidates for share in shares])
             complete = len(candidates.test) == len(samples)
             speeds = [share.tokens_per_second for share in shares if share.tokens_per_second is not None]
             self.tokens_per_second = len(shares) * sum(speeds) / len(speeds) if speeds else None
             number += 1
             if self.accelerator.is_main_process:
-                origin = Origin(self.source, self.dataset.tests_hash, number, asked, asked + count, complete)
+                origin = Origin(self.source, self.dataset.tests_hash, number, predicted, predicted + count, complete)
                 self._leave_round(folder, candidates, [drafts for share in shares for drafts in share.drafts], origin)
-            asked += count
-            yield Round(number, candidates, asked, time.monotonic() - started, complete)
+            predicted += count
+            yield Round(number, candidates, predicted, time.monotonic() - started, complete)
 
-    def _round_views(self, asked: int, most: int, budget: Budget) -> int:
+    def _round_views(self, predicted: int, most: int, budget: Budget) -> int:
         """Return how many views of every test input the next round has: what fits into the time, one at first."""
         if budget.remaining() <= 0:
             return 0
-        if not asked:
+        if not predicted:
             return 1
-        wanted = min(self.config.round_views, most - asked)
+        wanted = min(self.config.round_views, most - predicted)
         if self.tokens_per_second is None:
             return wanted
-        view_seconds = int(self.maker.tokens(self._samples(asked, asked + 1)).sum()) / self.tokens_per_second
+        view_seconds = int(self.maker.tokens(self._samples(predicted, predicted + 1)).sum()) / self.tokens_per_second
         fitting = budget.remaining() / max(view_seconds, 1e-9)
         return wanted if fitting >= wanted else max(1, int(fitting))
 
@@ -164,15 +164,15 @@ class Predictor:
     def _predict_share(self, samples: Samples, budget: Budget, with_drafts: bool) -> Share:
         """Predict every N-th of `samples`, N being the number of processes: of each shape this process gets its part."""
         mine = samples[self.accelerator.process_index :: self.accelerator.num_processes]
-        builder, drafts = CandidateBuilder(), []
+        candidates, drafts = [], []
         with Progress("predicting", len(mine), "views") as progress:
             for output in self.runner.predict(mine, budget, with_drafts):
                 codes = self.dataset.transforms[output.samples.transform]
-                builder.add(output.samples.example, output.pack, codes, output.tokens, output.probability)
+                candidates.append(to_candidates(output.samples.example, output.pack, codes, output.tokens, output.probability))
                 if with_drafts:
                     drafts.append(_drafts_of(output))
                 progress.add(len(output.samples))
-        return Share(builder.build(), drafts, self.runner.tokens_per_second)
+        return Share(join_candidates(candidates), drafts, self.runner.tokens_per_second)
 
     def _leave_round(self, folder: Path, candidates: Candidates, parts: list[Drafts], origin: Origin) -> None:
         """Write the drafts, which only the first round has, and then the candidates: a complete round is not repeated."""

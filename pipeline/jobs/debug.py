@@ -30,7 +30,7 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import PackMaker
 from pipeline.data.sources import Source, find_task
 from pipeline.device import fit_config, make_accelerator
-from pipeline.inference.candidates import CandidateBuilder
+from pipeline.inference.candidates import join_candidates, to_candidates
 from pipeline.inference.forward import InferenceRunner
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.network import Network, make_network
@@ -130,11 +130,11 @@ class Watched:
         """Return the draft of each test input after so many segments, by default as many as predictions run."""
         predict = self.config.predict if segments is None else replace(self.config.predict, segments=segments)
         runner = InferenceRunner(self.device, self.dtype, self.asked, self.maker, predict)
-        builder = CandidateBuilder()
+        parts = []
         for output in runner.predict(self.maker.plain(), Budget(None, 0.0)):
             codes = np.zeros(len(output.samples), np.uint32)  # the identity
-            builder.add(output.samples.example, output.pack, codes, output.tokens, output.probability)
-        found = {test: Attempt(grid, probability=probability) for test, grid, probability in builder.build().grids()}
+            parts.append(to_candidates(output.samples.example, output.pack, codes, output.tokens, output.probability))
+        found = {test: Attempt(grid, probability=probability) for test, grid, probability in join_candidates(parts).grids()}
         return [found[test] for test in range(len(self.dataset.test_task))]
 
 

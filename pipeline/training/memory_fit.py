@@ -6,7 +6,6 @@ Called by pipeline.training.trainer before the first step; a trial leaves no tra
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,18 +21,6 @@ MOST_SHARE = 0.9
 
 Compute = Callable[[dict[int, StepBatch], dict[int, Carry], int, float], object]
 """Forward and backward of the packs of this process, by number: (batches, carries, pieces, scale of the loss)."""
-
-
-class DeviceMemory(Protocol):
-    """The memory of a device."""
-
-    total_bytes: int
-
-    def reset(self) -> None:
-        """Forget the peak so far."""
-
-    def peak_bytes(self) -> int:
-        """Return the most that was in use since `reset`, by this process and by others."""
 
 
 class CudaMemory:
@@ -54,7 +41,7 @@ class CudaMemory:
         return elsewhere + torch.cuda.max_memory_allocated(self.device)
 
 
-def measure_pieces(state: TrainState, compute: Compute, memory: DeviceMemory, share: float = MOST_SHARE) -> int:
+def measure_pieces(state: TrainState, compute: Compute, memory: CudaMemory, share: float = MOST_SHARE) -> int:
     """Return the `pieces` of packs in every process: as many as the one with least room needs to stay under `share`.
 
     Raises OutOfMemory where no number of pieces fits.
@@ -96,7 +83,7 @@ def measure_pieces(state: TrainState, compute: Compute, memory: DeviceMemory, sh
 
 
 def least_pieces(
-    trial: Callable[[int], None], memory: DeviceMemory, device: torch.device, most: int, share: float = MOST_SHARE
+    trial: Callable[[int], None], memory: CudaMemory, device: torch.device, most: int, share: float = MOST_SHARE
 ) -> int:
     """Return the least power of two for which `trial(pieces)` stays under a `share` of the memory, `most` where none does.
 

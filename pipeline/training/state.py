@@ -31,16 +31,12 @@ class TrainState:
     ) -> None:
         self.accelerator, self.dtype, self.dataset, self.config, self.out = accelerator, dtype, dataset, config, out
         torch.manual_seed(config.train.seed)  # nothing draws from it today; what may do so shall be reproducible
-        self.share_packs(
-            count_packs(config, accelerator.num_processes, resumed=newest_checkpoint(out / "checkpoints") is not None)
-        )
+        resumed = newest_checkpoint(out / "checkpoints") is not None
+        self.share_packs(count_packs(config, accelerator.num_processes, resumed))
         self.network = network.to(accelerator.device)
         self.optimizer = make_optimizer(self.network, config.optimizer)
-        self.average = (
-            MovingAverage(self.network, config.optimizer.ema, round(1 / (1 - config.optimizer.ema)))
-            if config.optimizer.ema
-            else None
-        )
+        decay = config.optimizer.ema
+        self.average = MovingAverage(self.network, decay, round(1 / (1 - decay))) if decay else None
         self.maker = make_packs(dataset, config.train.canvas, config.memory.tokens)
         self.collectives = Collectives(accelerator)
         self.progress = Progress()

@@ -28,7 +28,7 @@ from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint, save
 from pipeline.training.communication import AsyncCopy
 from pipeline.training.compilation import DoesNotRun, Execution
 from pipeline.training.gradients import Computed, Gradients
-from pipeline.training.memory_fit import MOST_SHARE, CudaMemory, DeviceMemory, measure_pieces
+from pipeline.training.memory_fit import MOST_SHARE, CudaMemory, measure_pieces
 from pipeline.training.memory_tables import train_tables
 from pipeline.training.metrics import MetricsWriter, Progress, Totals, metrics_line
 from pipeline.training.optimizers import rate_factor, trainable
@@ -125,9 +125,9 @@ class Trainer:
         return state.progress
 
     def _agree(self, budget: Budget, step_seconds: float, due: bool, interrupted: bool) -> tuple[float, bool, bool, bool]:
-        """Return what the main process finds: the share 0..1 of the run that is done, and whether the time is up.
+        """Return what all processes do next: the share 0..1 of the run that is done, whether to stop, save, or end interrupted.
 
-        Then whether a checkpoint is due after this step, and whether any process was interrupted.
+        The clock of the main process decides, and an interrupt of any process.
         """
         steps, left = self.state.config.train.steps, budget.remaining()
         spent = self.state.progress.seconds
@@ -159,8 +159,8 @@ class Trainer:
         factor = rate_factor(config.optimizer, step, done)
         state.optimizer.set_rates(factor)
         self.stepper.step()
-        self.stepper.zero_grad(set_to_none=not self.gradients.execution.graphs)  # a graph adds to them where they are
-        if not accelerator.optimizer_step_was_skipped:  # as float16 does where it overflows: then only the loss scale changes
+        self.stepper.zero_grad(set_to_none=not self.gradients.execution.graphs)  # a graph adds to them in place
+        if not accelerator.optimizer_step_was_skipped:  # after an overflow of float16, which only changes the loss scale
             rows = computed.row_gradients
             train_tables(state.network, rows, accelerator, state.average, config.optimizer, factor, counts_copy)
             if state.average:
@@ -205,7 +205,7 @@ class Trainer:
         self.memory_retries += 1
         logger.warning("step %d: out of memory; it is repeated with %d pieces to a pack", step, self.pieces)
 
-    def measure_pieces(self, memory: DeviceMemory) -> int:
+    def measure_pieces(self, memory: CudaMemory) -> int:
         """Return into how many micro-batches packs are cut to fit into `memory`, the same number in every process."""
         share = MOST_SHARE / (2 if self.gradients.execution.kind == "graphed" else 1)  # a graph keeps memory of its own
         with self.gradients.execution.paused():
@@ -246,7 +246,7 @@ class Trainer:
         self._read_pending()
         newest = newest_checkpoint(self.state.out / "checkpoints")
         if newest and newest.name == checkpoint_name(self.state.progress.step):
-            return  # it is there already, complete
+            return
         if not self.state.weights_are_finite():
             raise FloatingPointError(f"step {self.state.progress.step}: the weights are not finite, no checkpoint is written")
         started = time.monotonic()
@@ -259,7 +259,3 @@ class Trainer:
         Damaged ones are renamed, with a line in the log. Raises ValueError where it belongs to other data or another config.
         """
         return load_checkpoint(self.state)
-
-    def has_checkpoint(self) -> bool:
-        """Return whether the output folder holds a checkpoint."""
-        return newest_checkpoint(self.state.out / "checkpoints") is not None

@@ -16,12 +16,12 @@ from augment.grid import Grid
 from augment.transform import Transform, transform_to_int
 from pipeline.data.packs import Pack
 from pipeline.inference.candidates import (
-    CandidateBuilder,
     Candidates,
     Origin,
     clear_candidates,
     join_candidates,
     read_candidates,
+    to_candidates,
     write_candidates,
 )
 from pipeline.tensor_files import read_tensors
@@ -55,12 +55,12 @@ def random_views(seed: int, largest: int) -> list[tuple[Transform, Grid]]:
 
 def added(*calls: tuple[Pack, npt.NDArray[np.uint32], npt.NDArray[np.uint8]]) -> Candidates:
     """The candidates of packs, views and predicted tokens; tests are numbered, probabilities are a tenth each."""
-    builder, count = CandidateBuilder(), 0
+    parts, count = [], 0
     for pack, codes, tokens in calls:
         tests = np.arange(count, count + len(codes))
-        builder.add(tests, pack, codes, tokens, np.full(len(codes), 0.1, np.float32))
+        parts.append(to_candidates(tests, pack, codes, tokens, np.full(len(codes), 0.1, np.float32)))
         count += len(codes)
-    return builder.build()
+    return join_candidates(parts)
 
 
 def assert_grids(candidates: Candidates, expected: Sequence[Grid | None]) -> None:
@@ -78,20 +78,19 @@ def small_candidates() -> Candidates:
 def test_every_view_comes_back_to_the_original_frame(side: int, largest: int) -> None:
     views = random_views(0, largest)
     pack, tokens, codes = make_pack(views, side)
-    builder = CandidateBuilder()
     probability = np.linspace(0, 1, len(views), dtype=np.float32)
-    builder.add(np.arange(100, 124), pack, codes, tokens, probability)
-    found = list(builder.build().grids())
+    candidates = to_candidates(np.arange(100, 124), pack, codes, tokens, probability)
+    found = list(candidates.grids())
     assert [test for test, _, _ in found] == list(range(100, 124))
     assert [sure for _, _, sure in found] == probability.tolist()
     for (_, grid, _), (_, original) in zip(found, views, strict=True):
         assert grid is not None
         assert np.array_equal(grid, original)
-    assert builder.build().transform.tolist() == codes.tolist()
+    assert candidates.transform.tolist() == codes.tolist()
 
 
 def one_by_one(pack: Pack, tokens: npt.NDArray[np.uint8]) -> list[Grid | None]:
-    """What `CandidateBuilder` finds, by a loop over the canvases."""
+    """What `to_candidates` finds, by a loop over the canvases."""
     found, cell = [], 0
     for (height, width), dihedral, colors in zip(pack.shapes.tolist(), pack.dihedral, pack.colors, strict=True):
         view = decode(tokens[cell : cell + height * width].reshape(height, width))
@@ -133,7 +132,7 @@ def written(folder: Path, candidates: Candidates) -> Path:
     return path
 
 
-@pytest.mark.parametrize("candidates", [small_candidates(), CandidateBuilder().build()], ids=["some", "none"])
+@pytest.mark.parametrize("candidates", [small_candidates(), join_candidates([])], ids=["some", "none"])
 def test_candidates_are_read_as_they_were_written(tmp_path: Path, candidates: Candidates) -> None:
     path = written(tmp_path, candidates)
     found, origin = read_candidates(path)
@@ -149,7 +148,7 @@ def test_joined_candidates_are_those_of_the_parts_in_order(seed: int) -> None:
     cuts = np.sort(np.random.default_rng(seed).integers(0, len(grids) + 1, size=3)).tolist()
     parts = [cut_out(whole, start, stop) for start, stop in pairwise([0, *cuts, len(grids)])]
     assert_equal(join_candidates(parts), whole)
-    assert_equal(join_candidates([]), CandidateBuilder().build())
+    assert_equal(join_candidates([]), added())
 
 
 def cut_out(whole: Candidates, start: int, stop: int) -> Candidates:
