@@ -136,13 +136,14 @@ def _stored_config(plan: RunPlan) -> Config:
 def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch.dtype, dataset: Dataset) -> bool:
     """Train within the share of the time that prediction leaves; return whether training failed.
 
-    What it reached by then is in the checkpoints. Failures of one process among several end the run: the others cannot go on.
+    The checkpoints hold what it reached by then. Failure of one process among several ends the run: the others cannot continue.
     """
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
     if plan.weights:
         logger.info("%s", transplant(load_weights(plan.weights), network, dataset))
     network = network.to(accelerator.device)
-    config = override(config, [f"train.precision={str(dtype).removeprefix('torch.')}"])  # a resumed run computes alike
+    precision = str(dtype).removeprefix("torch.")
+    config = override(config, [f"train.precision={precision}"])  # a resumed run computes alike
     seconds: float | None = None
     if plan.budget.limit_seconds is not None:  # else the settings alone say what is done, and nothing depends on the speed
         speed = measure_speed(network, dataset, config, dtype, accelerator)
@@ -153,7 +154,7 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
     trainer = Trainer(accelerator, dtype, network, dataset, config, plan.out)
     if accelerator.is_main_process:
         write_json(plan.out / "config.json", config.to_json())
-        logger.info("training %d values, %s", trainable(network), trainer.describe())
+        logger.info("training %d values, %s on %s", trainable(network), precision, describe_device(accelerator))
     if plan.resume:
         trainer.resume()
     single = accelerator.num_processes == 1
@@ -195,16 +196,12 @@ def leave_report(folder: Path, budget: Budget) -> None:
     command = [sys.executable, "-m", "pipeline", "report", str(folder)]
     try:
         done = subprocess.run(
-            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=seconds, check=False
+            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=seconds, check=True
         )
+        logger.info("%s", done.stdout.strip())
     except subprocess.TimeoutExpired:
         logger.warning("the report was not ready in time; %s", again)
-        return
+    except subprocess.CalledProcessError as error:
+        logger.warning("no report: %s", (error.stderr.strip().splitlines() or ["no message"])[-1])
     except OSError as error:
         logger.warning("no report: %s", error)
-        return
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        logger.warning("no report: %s", last)
-    else:
-        logger.info("%s", done.stdout.strip())

@@ -79,7 +79,7 @@ def read_checksum(path: Path) -> str | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Give the open safetensors file at `path`. Raises Damaged for whatever is wrong with its content."""
+    """Open the safetensors file at `path`. Raises Damaged for anything that is wrong with its content."""
     where = f"{show_path(path)}: damaged or not a safetensors file"
     damage = damage_of(path)
     if damage:

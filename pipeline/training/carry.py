@@ -167,7 +167,6 @@ def assemble_state(initial: State, carry: Carry, batch: StepBatch, layout: Layou
 
 
 def _lengths(batch: StepBatch, layout: Layout) -> npt.NDArray[np.int64]:
-    """Return the tokens of each sequence of `batch`. (B,)"""
     return batch.pack.shapes.prod(axis=1) + layout.memory_tokens
 
 

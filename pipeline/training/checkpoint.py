@@ -71,7 +71,7 @@ def keep_newest(folder: Path, kept: int) -> list[str]:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Hide a checkpoint, then remove it: an interrupted removal must not look like a damaged checkpoint."""
+    """Remove a checkpoint that is hidden first: an interrupted removal must not look like a damaged checkpoint."""
     hidden = checkpoint.with_name(f".{checkpoint.name}.removed")
     shutil.rmtree(hidden, ignore_errors=True)
     checkpoint.rename(hidden)

@@ -33,13 +33,10 @@ T = TypeVar("T")
 
 SPARE_SEQUENCES = 1.25
 """A room has places for this many times the average sequences of a pack; a pack with more is computed eagerly."""
-
 WARM_UPS = 3
 """Steps before a graph is captured: what is set up once must not be in it."""
-
 MOST_COMPILED = 64
 """Times that blocks are compiled, for packs of other shapes or in other numbers of micro-batches."""
-
 MOST_GRAPHS = 4
 """Of different shapes; further shapes are computed without a graph."""
 

@@ -16,7 +16,7 @@ class MovingAverage:
     """
 
     def __init__(self, network: Network, decay: float, start: int = 0) -> None:
-        """Average the steps after `start`; until then it is the weights themselves, so that a short run forgets the first."""
+        """Average the steps after `start`; until then the average is the weights: a short run forgets the first ones."""
         self.decay = decay
         self.start = start
         self.network = network

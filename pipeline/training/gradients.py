@@ -1,13 +1,13 @@
 """The gradients of a step: every pack of this process through one segment, forward and backward, in micro-batches.
 
-Called by pipeline.training.trainer, which updates the weights. A micro-batch is some neighboring sequences of a pack; the
-gradients of micro-batches add up to those of the pack, so that their number (`train.pieces`) changes only how much memory is
-needed. Carries and weights are left as they are: a step that failed can be repeated.
+pipeline.training.trainer calls it and updates the weights. A micro-batch is a range of sequences of a pack; the gradients of
+micro-batches add up to those of the pack, so that their number (`train.pieces`) changes only how much memory is needed.
+Carries and weights stay as they are, so that a step that failed can be repeated.
 """
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -31,17 +31,6 @@ from pipeline.training.metrics import Totals
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """What is known of a micro-batch before it is computed."""
-
-    tasks: npt.NDArray[np.int64]
-    """(B,)"""
-    tokens: int
-    segments: float
-    """Run by its sequences so far, this one included."""
-
-
-@dataclass(frozen=True)
 class Computed:
     """The result of the packs of a step, besides the gradients of the parameters."""
 
@@ -49,7 +38,10 @@ class Computed:
     """By number of the pack: what continues."""
     row_gradients: list[RowGradients]
     """For the tables of the task memory, of each micro-batch."""
-    micro_batches: list[MicroBatch]
+    tasks: list[npt.NDArray[np.int64]]
+    """(B,) of the sequences of each micro-batch."""
+    counts: Totals
+    """Sequences, tokens and segments of all micro-batches; their losses are in `figures`."""
     figures: Tensor
     """(P, 3) on the device: `Outcome.figures` of each micro-batch."""
     copy: AsyncCopy
@@ -59,20 +51,13 @@ class Computed:
     def totals(self) -> Totals:
         """What the step adds to the metrics; waits until it is computed."""
         token_loss, halting_loss, exact = self.copy.wait().sum(0).tolist()
-        return Totals(
-            token_loss,
-            halting_loss,
-            exact,
-            sum(len(each.tasks) for each in self.micro_batches),
-            sum(each.tokens for each in self.micro_batches),
-            sum(each.segments for each in self.micro_batches),
-        )
+        return replace(self.counts, token_loss=token_loss, halting_loss=halting_loss, exact=exact)
 
     @cached_property
     def broken(self) -> set[int]:
         """Tasks of micro-batches whose loss is not finite; waits until it is computed."""
         finite = self.copy.wait().isfinite().all(dim=1).tolist()
-        return {task for each, fine in zip(self.micro_batches, finite, strict=True) if not fine for task in each.tasks.tolist()}
+        return {task for tasks, fine in zip(self.tasks, finite, strict=True) if not fine for task in tasks.tolist()}
 
 
 @dataclass(frozen=True)
@@ -97,14 +82,15 @@ class Gradients:
     ) -> Computed:
         """Add the gradients of the summed loss of `batches`, times `scale`, to the parameters; each is cut into `pieces`.
 
-        With `sync` the last backward pass of this process shares all its gradients with the other processes. Nothing waits for
-        the device except what reads the result, and halting without delay.
+        With `sync` the last backward pass of this process shares all its gradients with the other processes. Only halting
+        without delay, and a reader of the result, wait for the device.
         """
         if not isinstance(scale, Tensor):
             scale = to_device(np.array(scale, np.float32), self.accelerator.device)
         carried, last_pack = {}, max(batches)
         row_gradients: list[RowGradients] = []
-        micro_batches: list[MicroBatch] = []
+        tasks: list[npt.NDArray[np.int64]] = []
+        counts = Totals()
         figures: list[Tensor] = []
         for pack, batch in batches.items():
             carry, parts = carries[pack], batch.cut(self.maker.tokens(batch.samples), pieces)
@@ -123,12 +109,13 @@ class Gradients:
                         for table, each in outcome.row_gradients.items()
                     }
                 )  # without those of the blank sequences that fill up a room
-                micro_batches.append(MicroBatch(part.pack.task, tokens, float(part.segments.sum() + count)))
+                tasks.append(part.pack.task)
+                counts.add(Totals(sequences=count, tokens=tokens, segments=float(part.segments.sum() + count)))
                 figures.append(outcome.figures)
                 del inputs, outcome  # nothing else of them may stay in memory
             carried[pack] = join_carries(continues)
         stacked = torch.stack(figures)
-        return Computed(carried, row_gradients, micro_batches, stacked, AsyncCopy(stacked))
+        return Computed(carried, row_gradients, tasks, counts, stacked, AsyncCopy(stacked))
 
     def _inputs(self, part: StepBatch, carry: Carry, lengths: npt.NDArray[np.int64], scale: Tensor, pieces: int) -> Inputs:
         """Return a micro-batch on the device; `lengths` (B',) are the tokens of the carried sequences."""

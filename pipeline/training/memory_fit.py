@@ -1,6 +1,6 @@
 """Into how many micro-batches (`train.pieces`) a pack is cut so that a step fits into the memory of the device: by trial.
 
-Called by pipeline.training.trainer before the first step; a trial leaves no trace in the state of the training.
+pipeline.training.trainer calls it before the first step. A trial leaves the state of the training as it was.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """The training loop: packs of a dataset in, checkpoints and metrics out, through Accelerate.
 
-Deep supervision: each step runs one segment of every sequence of a pack, its loss (pipeline.training.gradients) and an update
-of the weights; states are carried, detached, to the next step until a sequence halts (pipeline.training.carry).
+Deep supervision: each step runs one segment of every sequence of a pack, computes its gradients (pipeline.training.gradients)
+and updates the weights. Detached states are carried to the next step until a sequence halts (pipeline.training.carry).
 """
 
 import logging
@@ -48,7 +48,7 @@ class PendingStep:
     step: int
     computed: Computed
     shared: AsyncCopy
-    """Of all processes: the number of sequences, and of processes in which the loss is not finite."""
+    """The number of sequences, and of processes in which the loss is not finite, over all processes."""
 
 
 class Trainer:
@@ -73,11 +73,6 @@ class Trainer:
         """Steps that were repeated in more micro-batches because they did not fit into the memory."""
         stored_bytes = 5 * 4 * trainable(network)  # weights, their average twice, two moments
         self.save_seconds = 0.2 + stored_bytes / DISK_BYTES_PER_SECOND
-
-    def describe(self) -> str:
-        """Return in half a line what this trainer computes on and with."""
-        processes = self.state.accelerator.num_processes
-        return f"{str(self.state.dtype).removeprefix('torch.')} on {processes} x {self.state.accelerator.device.type}"
 
     def fit(self, budget: Budget) -> Progress:
         """Train until `train.steps` steps are done or `budget` is used up, then write the last checkpoint.
@@ -179,7 +174,7 @@ class Trainer:
             except DoesNotRun as error:
                 self.gradients.execution.give_up(error)
                 message = None
-            self.state.optimizer.zero_grad(set_to_none=True)  # here the error no longer holds any memory
+            self.state.optimizer.zero_grad(set_to_none=True)  # only here has the error released its memory
             self.gradients.execution.forget_graphs()
             free_cache(self.state.accelerator.device)
             if message is not None:
@@ -188,7 +183,7 @@ class Trainer:
     def _cut_smaller(self, most: int, message: str) -> None:
         """Double the micro-batches of a pack, of which there can be `most`, after an error with this `message`.
 
-        Raises OutOfMemory where that does not help, or is impossible because other processes have gone on.
+        Raises OutOfMemory where that does not help, or where other processes have already done their part of the step.
         """
         step, processes = self.state.progress.step, self.state.accelerator.num_processes
         if self.pieces >= most:
