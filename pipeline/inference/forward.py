@@ -46,7 +46,7 @@ class Output:
     probability: npt.NDArray[np.float32]
     """(B,) halting probability of the last segment: how sure it is to be right."""
     drafts: tuple[Draft, ...] = ()
-    """If requested: after each segment; where there is one segment only, after each of its cycles."""
+    """If requested: after each segment; where there is only one segment, after each of its cycles."""
 
 
 class InferenceRunner:
@@ -76,8 +76,15 @@ class InferenceRunner:
             if budget.remaining() < needed:
                 return
             started = time.monotonic()
-            output = self._try(samples[position:stop], drafts)
-            if output is None:
+            try:
+                output = self.forward(samples[position:stop], drafts)
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+                if stop - position == 1:
+                    raise OutOfMemory(f"out of memory with a single test input in a pack: {error}") from error
+                output = None
+            if output is None:  # only here has the error released the memory of the pack
                 self.most_tokens = max(1, tokens // 2)
                 logger.warning("out of memory: packs of %d tokens from now on, not %d", self.most_tokens, tokens)
                 free_cache(self.device)
@@ -97,17 +104,6 @@ class InferenceRunner:
         if self.tokens_per_second is None:
             return 1
         return max(1, min(self.most_tokens, int(PACK_SECONDS * self.tokens_per_second)))
-
-    def _try(self, samples: Samples, drafts: bool) -> Output | None:
-        """Return the output for one pack, None where the memory is too small for it and half of it could fit."""
-        try:
-            return self.forward(samples, drafts)
-        except (RuntimeError, MemoryError) as error:
-            if not ran_out_of_memory(error):
-                raise
-            if len(samples) == 1:
-                raise OutOfMemory(f"out of memory with a single test input in a pack: {error}") from error
-            return None  # what the failed pack holds is free once the error is gone
 
     @torch.inference_mode()
     def forward(self, samples: Samples, keep_drafts: bool = False) -> Output:

@@ -65,18 +65,6 @@ def test_nothing_moves_without_a_gradient() -> None:
     assert without not in optimizer.state
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        *((AdamAtan2, settings) for settings in ({"lr": -1.0}, {"weight_decay": -0.1}, {"betas": (0.9, 1.0)})),
-        *((Muon, {"lr": 1.0} | settings) for settings in ({"lr": -1.0}, {"momentum": 1.0}, {"weight_decay": -1.0})),
-    ],
-)
-def test_bad_settings_of_an_optimizer_are_refused(kind: type, settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="must not be negative"):
-        kind([torch.nn.Parameter(torch.ones(1, 1))], **settings)
-
-
 @pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4)])
 def test_orthogonalizing_brings_singular_values_near_one_and_keeps_the_directions(shape: tuple[int, int]) -> None:
     matrices = (
