@@ -10,16 +10,18 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from eval.files import write_json
 from eval.formatting import format_duration
-from pipeline.config import BuildConfig, Config, PredictConfig, override, read_config
+from pipeline.config import Config, override, read_config
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.device import describe_device, fit_config, free_cache, from_main, make_accelerator, ran_out_of_memory
+from pipeline.jobs.arc import ArcJob
+from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.record import Stopwatch
 from pipeline.jobs.time_split import measure_speed, split_time
 from pipeline.models.network import make_network
@@ -28,7 +30,7 @@ from pipeline.training.checkpoint import CheckpointFailed
 from pipeline.training.optimizers import trainable
 from pipeline.training.state import count_packs
 from pipeline.training.trainer import Trainer
-from pipeline.weights import Weights, load_weights, newest_weights, transplant
+from pipeline.weights import load_weights, newest_weights, transplant
 
 logger = logging.getLogger(__name__)
 
@@ -39,36 +41,11 @@ PREDICTING = "predicting"
 """The file of a run directory that is there from the end of training to the end of prediction."""
 
 
-class Job(Protocol):
-    """What is solved: `ArcJob` or `PuzzleJob`, each with datasets of its own kind."""
-
-    def build(self, config: BuildConfig, seconds: float | None = None) -> Any:
-        """Return the dataset; smaller if reading the sources, or drawing views, would take more than `seconds`."""
-
-    def describe(self, dataset: Any) -> str:
-        """Return in a few words what the dataset holds."""
-
-    def check(self, dataset: Any, folder: Path) -> None:
-        """Raise ValueError if the dataset of a resumed run has other tests than the sources."""
-
-    def views(self, config: PredictConfig) -> int:
-        """Return the maximum number of views per test input."""
-
-    def predict(
-        self, accelerator: Accelerator, dtype: torch.dtype, weights: Weights | None, dataset: Any, config: PredictConfig,
-        budget: Budget, resume: bool,
-    ) -> None:  # fmt: skip
-        """Predict, write the result and score it where the solutions are known; then the launch is over.
-
-        With `resume`, a prediction that was begun before goes on.
-        """
-
-
 @dataclass(frozen=True)
 class RunPlan:
     """Arguments of `run`."""
 
-    job: Job
+    job: ArcJob | PuzzleJob
     config: Config
     budget: Budget
     out: Path
@@ -91,11 +68,11 @@ def run(plan: RunPlan) -> int:
         logger.info("the engine started after %s", format_duration(plan.budget.elapsed()))
         if not (plan.resume and (folder / "manifest.json").is_file()):
             seconds = None if plan.budget.limit_seconds is None else BUILD_SHARE * plan.budget.remaining()
-            dataset = plan.job.build(config.build, seconds)
-            logger.info("%s", plan.job.describe(dataset))
-            dataset.save(folder)
+            built: Any = plan.job.build(config.build, seconds)
+            logger.info("%s", plan.job.describe(built))
+            built.save(folder)
     accelerator.wait_for_everyone()
-    dataset = load_dataset(folder)
+    dataset: Any = load_dataset(folder)  # of the kind of the job
     if accelerator.is_main_process:
         plan.job.check(dataset, folder)
     config = fit_config(config, dataset)

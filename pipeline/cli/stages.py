@@ -6,7 +6,7 @@ Handlers import the stages that need torch, so that all other commands start at 
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eval.files import write_json
 from pipeline.cli.options import (
@@ -29,9 +29,6 @@ from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.jobs.arc import ArcJob, Challenge, TaskFallback
 from pipeline.jobs.puzzles import PuzzleChallenge, PuzzleFallback, PuzzleJob, predict_rounds
 from pipeline.system.time_limit import Budget
-
-if TYPE_CHECKING:
-    from pipeline.run import Job
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +65,7 @@ def challenge_of(arguments: argparse.Namespace) -> Challenge | PuzzleChallenge:
     return Challenge(sources, selection_of(arguments))
 
 
-def _job(arguments: argparse.Namespace, leakage: Leakage) -> "Job":
+def _job(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJob:
     """Return what a run, or a build, is about; `leakage` is the command's own default."""
     challenge, train_sources = challenge_of(arguments), tuple(arguments.train_source)
     leakage = arguments.leakage or leakage
@@ -93,7 +90,7 @@ def add_build(commands: Any) -> None:
 
 def build_command(arguments: argparse.Namespace, started: float) -> int:
     job = _job(arguments, "refuse")
-    dataset = job.build(BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs))
+    dataset: Any = job.build(BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs))
     dataset.save(arguments.out)
     size = sum(path.stat().st_size for path in arguments.out.iterdir())
     seconds = Budget(None, started).elapsed()

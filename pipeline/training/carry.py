@@ -109,16 +109,9 @@ def cut_evenly(tokens: npt.NDArray[np.int64], pieces: int) -> list[slice]:
 
 def _part_of_pack(pack: Pack, part: slice, cells: slice) -> Pack:
     """Return the sequences `part` of `pack`, which have the cells `cells`."""
-    return Pack(
-        inputs=pack.inputs[cells],
-        labels=None if pack.labels is None else pack.labels[cells],
-        shapes=pack.shapes[part],
-        offsets=pack.offsets[part],
-        task=pack.task[part],
-        transform=pack.transform[part],
-        dihedral=pack.dihedral[part],
-        colors=pack.colors[part],
-    )
+    labels = None if pack.labels is None else pack.labels[cells]
+    rest = {name: getattr(pack, name)[part] for name in ("shapes", "offsets", "task", "transform", "dihedral", "colors")}
+    return Pack(inputs=pack.inputs[cells], labels=labels, **rest)
 
 
 def empty_carry() -> Carry:
