@@ -182,7 +182,7 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
         if accelerator.is_main_process:
             PuzzleFallback(PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions)).leave(out, resume=False)
         found = predict_rounds(accelerator, dtype, weights, dataset, config.predict, budget, path)
-        done = f"{int(found.asked.sum())} of {len(found.asked)} puzzles predicted by {found.source}" if found else ""
+        done = f"{int(found.predicted.sum())} of {len(found.predicted)} puzzles predicted by {found.source}" if found else ""
     else:
         path, tasks = out / "submission.json", dataset.tasks_to_solve()
         if accelerator.is_main_process:

@@ -34,7 +34,7 @@ class PuzzleAnswers:
     """(Q, H, W); 0 throughout where time ran out before it was predicted."""
     halting: npt.NDArray[np.float32]
     """(Q,) halting probability."""
-    asked: npt.NDArray[np.bool_]
+    predicted: npt.NDArray[np.bool_]
     """(Q,)"""
     source: str
     """The checkpoint that predicted them."""
@@ -57,7 +57,7 @@ def predict_puzzles(
     runner = InferenceRunner(accelerator.device, dtype, network, maker, config)
     samples = maker.plain()
     shape = dataset.test_questions.shape
-    tokens, halting, asked = np.zeros(shape, np.uint8), np.zeros(len(samples), np.float32), np.zeros(len(samples), np.bool_)
+    tokens, halting, predicted = np.zeros(shape, np.uint8), np.zeros(len(samples), np.float32), np.zeros(len(samples), np.bool_)
     source = source_name(weights.path, weights.step, weights.data_hash)
     stop = 0
     while stop < len(samples):
@@ -68,9 +68,9 @@ def predict_puzzles(
             for output in runner.predict(mine, budget):
                 share.append((output.samples.example, output.tokens, output.probability))
                 progress.add(len(output.samples))
-        for places, predicted, probability in chain.from_iterable(gather(accelerator, share)):
-            tokens[places] = predicted.reshape(-1, *shape[1:])
-            halting[places], asked[places] = probability, True
-        yield PuzzleAnswers(tokens.copy(), halting.copy(), asked.copy(), source)
-        if not asked[start:stop].all():
+        for places, outputs, probability in chain.from_iterable(gather(accelerator, share)):
+            tokens[places] = outputs.reshape(-1, *shape[1:])
+            halting[places], predicted[places] = probability, True
+        yield PuzzleAnswers(tokens.copy(), halting.copy(), predicted.copy(), source)
+        if not predicted[start:stop].all():
             return

@@ -152,11 +152,11 @@ def predict_rounds(
 
     found, asked, earlier = None, 0, _count_predicted(path)
     for found in predict_puzzles(accelerator, dtype, weights, dataset, config, budget):
-        asked = int(found.asked.sum())
+        asked = int(found.predicted.sum())
         if accelerator.is_main_process and asked >= earlier:
             try:
                 leave_predictions(path, to_predictions(dataset, found, {}), found.source, dataset)
-                logger.info("%s: %d of %d puzzles predicted", path, asked, len(found.asked))
+                logger.info("%s: %d of %d puzzles predicted", path, asked, len(found.predicted))
             except OSError as error:  # the next round may find room again; the last one has to
                 logger.error("the predictions of before stay: %s", error)
     if asked < earlier:
@@ -180,7 +180,7 @@ def to_predictions(dataset: PuzzleDataset, found: "PuzzleAnswers", answers: Mapp
         kind.to_texts(dataset.test_questions),
         kind.to_texts(found.tokens),
         found.halting.tolist(),
-        found.asked.tolist(),
+        found.predicted.tolist(),
         strict=True,
     )
     return [

@@ -266,7 +266,7 @@ def test_time_that_ends_in_the_second_round_leaves_every_question_and_the_predic
     def watch(*arguments: Any) -> Iterator[PuzzleAnswers]:
         for found in ask(*arguments[:-1], Looks(3)):
             yield found
-            seen.append((int(found.asked.sum()), predicted(out)))
+            seen.append((int(found.predicted.sum()), predicted(out)))
 
     monkeypatch.setattr("pipeline.inference.puzzles.FIRST_ROUND", 2)
     monkeypatch.setattr("pipeline.inference.puzzles.predict_puzzles", watch)

@@ -88,7 +88,7 @@ def test_every_question_is_answered_in_its_place(
     monkeypatch.setattr("pipeline.inference.puzzles.network_from", lambda *_: (echo, transplant))
     found = ask(weights, dataset, PredictConfig(pack_tokens=pack_tokens, segments=2))
     assert np.array_equal(found.tokens, dataset.test_questions)
-    assert found.asked.all()
+    assert found.predicted.all()
     blank = (dataset.test_questions == 1).sum(axis=(1, 2))
     np.testing.assert_allclose(found.halting, 1 / (1 + np.exp(-blank)), rtol=1e-5)
     assert found.source.endswith(f"/weights.safetensors, step 1, trained on {weights.data_hash[:12]}")
@@ -106,14 +106,14 @@ def test_each_round_has_all_that_was_asked_so_far(
     monkeypatch.setattr("pipeline.inference.puzzles.FIRST_ROUND", 2)
     monkeypatch.setattr(asking.InferenceRunner, "_pack_tokens", lambda *_: 1)  # one at a time
     rounds = ask_rounds(weights, dataset, weights.config.predict, Looks(looks))
-    assert [int(found.asked.sum()) for found in rounds] == expected
+    assert [int(found.predicted.sum()) for found in rounds] == expected
     for found in rounds:
-        assert np.array_equal(found.tokens[found.asked], whole.tokens[found.asked])
-        np.testing.assert_allclose(found.halting[found.asked], whole.halting[found.asked], rtol=1e-5)
-        assert not found.tokens[~found.asked].any()
-        assert not found.halting[~found.asked].any()
+        assert np.array_equal(found.tokens[found.predicted], whole.tokens[found.predicted])
+        np.testing.assert_allclose(found.halting[found.predicted], whole.halting[found.predicted], rtol=1e-5)
+        assert not found.tokens[~found.predicted].any()
+        assert not found.halting[~found.predicted].any()
     for earlier, later in pairwise(rounds):
-        assert later.asked[earlier.asked].all()
+        assert later.predicted[earlier.predicted].all()
 
 
 def test_rows_take_the_answers_that_are_known(tmp_path: Path) -> None:
