@@ -1,4 +1,7 @@
-"""The command line: parses, holds the folder's lock and the clock, calls one command. Bad input is one line and exit code 2."""
+"""The command line: parses arguments, locks the folder, starts the clock and calls one command.
+
+Bad input is one line on stderr and exit code 2.
+"""
 
 import argparse
 import logging
@@ -62,27 +65,19 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         if is_main_process():
-            print(f"{PROGRAM} {arguments.command}: interrupted{_more(interrupt)}", file=sys.stderr)
+            cause = f"; {interrupt}" if str(interrupt) else ""
+            print(f"{PROGRAM} {arguments.command}: interrupted{cause}", file=sys.stderr)
         return 1
     except MemoryError as error:
         print(f"{PROGRAM} {arguments.command}: {str(error) or 'out of memory'}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # what reads our output has had enough, as `head` has
-        _silence_output()
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended: discard what Python writes when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except (OSError, FloatingPointError) as error:
-        if is_main_process() or not isinstance(error, ConnectionError):  # of a process that ended one line is enough
+        if is_main_process() or not isinstance(error, ConnectionError):  # of a lost process one line is enough
             print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
         return 1
-
-
-def _more(interrupt: KeyboardInterrupt) -> str:
-    return f"; {interrupt}" if str(interrupt) else ""
-
-
-def _silence_output() -> None:
-    """Send what is still to be written to nowhere: Python writes it when it ends, and would complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,10 +100,10 @@ _LOCKING = ("run", "build", "train", "predict")
 
 @contextmanager
 def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
-    """Hold the lock of the folder that a command works in; for the command `run`, leave a complete fallback submission there.
+    """Hold the lock of the folder that a command works in; for the command `run`, write a complete fallback submission first.
 
-    This happens before anything slow is imported or started. Processes of our launcher share its lock; of those of another
-    launcher only rank 0 takes it.
+    Nothing slow is imported or started before. Processes of our launcher share its lock; of another launcher only rank 0 takes
+    it.
     """
     if arguments.command not in _LOCKING or not (is_first_process() or is_launched()):
         yield None

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what is made of them: budget, config, challenge, selection."""
+"""Options that several commands share, and the budget, config and selection made from them."""
 
 import argparse
 from collections.abc import Callable
@@ -19,7 +19,6 @@ Handler = Callable[[argparse.Namespace, float], int]
 """Takes the arguments of a command and the monotonic time of its start; returns the exit code."""
 
 TASKS_HELP = f"\n{SOURCES_HELP}"
-
 SOURCES_AND_PUZZLES_HELP = f"\n{SOURCES_HELP}{PUZZLES_HELP}"
 
 
@@ -85,10 +84,6 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, metavar="N", help=several)
 
 
-def add_time_limit(parser: argparse.ArgumentParser, meaning: str) -> None:
-    parser.add_argument("--time-limit", metavar="DURATION", help=meaning)
-
-
 def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE", help="start from these; a run or checkpoint folder will do")
 
@@ -108,7 +103,7 @@ def config_of(arguments: argparse.Namespace) -> Config:
 
 def run_budget(arguments: argparse.Namespace, started: float) -> Budget:
     """Return the time limit of the command `run` and what is kept free at its end. Raises ValueError."""
-    budget = Budget(parse_duration(arguments.time_limit) if arguments.time_limit else None, started)
+    budget = budget_of(arguments, started)
     reserve = parse_duration(arguments.reserve) if arguments.reserve else None
     if budget.limit_seconds is None:
         return budget
@@ -125,7 +120,7 @@ def are_puzzles(arguments: argparse.Namespace) -> bool:
     for option in options:
         if getattr(arguments, option, None) not in (None, False):
             name, kind = f"--{option.replace('_', '-')}", "ARC tasks" if puzzles else "puzzles"
-            raise ValueError(f"{name} is for {kind} alone")
+            raise ValueError(f"{name} is for {kind} only")
     return bool(puzzles)
 
 

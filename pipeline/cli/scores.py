@@ -1,4 +1,4 @@
-"""The commands `score`, `compare` and `curve`: how good predictions are, alone and side by side."""
+"""The commands `score`, `compare` and `curve`: the quality of predictions, of one system and side by side."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -56,7 +56,7 @@ def score_command(arguments: argparse.Namespace, _: float) -> int:
 
 
 def add_compare(commands: Any) -> None:
-    summary = "put runs or submissions side by side: scores, what each alone solves, pooled votes"
+    summary = "put runs or submissions side by side: scores, what only one of them solves, pooled votes"
     example = "runs/demo-0 runs/demo-1 --pool pooled/submission.json"
     parser = add_command(commands, compare_command, "compare", summary, example, TASKS_HELP)
     parser.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="runs, predictions or submission.json files")
@@ -74,7 +74,7 @@ def add_compare(commands: Any) -> None:
 
 
 def compare_command(arguments: argparse.Namespace, _: float) -> int:
-    """Print, and dataset if asked to, what several runs or submissions solve, each, together and by pooled votes."""
+    """Print what several runs or submissions solve, each, together and by pooled votes; write it with --json."""
     folders = [RunFolder(path, arguments.data) for path in arguments.runs]
     if len({folder.submission_path.resolve() for folder in folders}) < len(folders):
         raise ValueError("one of the runs is named twice")
@@ -107,8 +107,8 @@ def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predic
     dataset = next(folder.dataset for folder in folders if folder.dataset)
     if any(folder.dataset.tests_hash != dataset.tests_hash for folder in folders if folder.dataset):
         if arguments.pool:
-            raise ValueError("the votes cannot be pooled: the runs were asked different tests")
-        print("the runs were asked different tests, so their votes are not pooled\n")
+            raise ValueError("the votes cannot be pooled: the runs have different tests")
+        print("the runs have different tests, so their votes are not pooled\n")
         return None
     ballot = tally([folder.candidates for folder in folders if folder.candidates], dataset)
     tasks = dataset.tasks_to_solve()
@@ -153,7 +153,7 @@ def add_curve(commands: Any) -> None:
 
 
 def curve_command(arguments: argparse.Namespace, _: float) -> int:
-    """Score every checkpoint of runs on puzzles, tell, dataset and draw what comes out."""
+    """Score every checkpoint of runs on puzzles; print, write and draw the curve."""
     from eval.curves import draw_curves
     from pipeline.device import make_accelerator
     from pipeline.jobs.curve import measure_curves

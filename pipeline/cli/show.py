@@ -167,7 +167,7 @@ def report_command(arguments: argparse.Namespace, _: float) -> int:
 
 
 def add_debug(commands: Any) -> None:
-    summary = "train on one task alone and watch the drafts of its answer: the fastest way to understand the network"
+    summary = "train on one task only and watch the drafts of its answer: the fastest way to understand the network"
     example = "--task 25ff71a9 --source arc1:training --time-limit 1m"
     parser = add_command(commands, debug_command, "debug", summary, example, TASKS_HELP)
     parser.add_argument("--task", required=True, metavar="ID", help="a task id, such as 25ff71a9")
@@ -178,7 +178,10 @@ def add_debug(commands: Any) -> None:
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="start from these; a run or checkpoint folder will do")
     parser.add_argument(
-        "--time-limit", default="1m", metavar="DURATION", help="of training (default: 1m); 0s asks the weights as they are"
+        "--time-limit",
+        default="1m",
+        metavar="DURATION",
+        help="of training (default: 1m); 0s predicts with the weights as they are",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the preset's first weights and of what is drawn (default: 0)")
     setting = "override a setting (pipeline/config.py); may be repeated"

@@ -15,7 +15,6 @@ from pipeline.cli.options import (
     add_processes,
     add_settings,
     add_sources,
-    add_time_limit,
     add_weights,
     are_puzzles,
     budget_of,
@@ -40,7 +39,9 @@ def add_run(commands: Any) -> None:
     add_sources(parser)
     add_config(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory")
-    add_time_limit(parser, "for everything, from the start of the program: 90s, 25m, 11h30m")
+    parser.add_argument(
+        "--time-limit", metavar="DURATION", help="for everything, from the start of the program: 90s, 25m, 11h30m"
+    )
     parser.add_argument("--reserve", metavar="DURATION", help="kept free at the end (default: 3%% of the limit, 5s to 20m)")
     add_weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
@@ -81,7 +82,7 @@ def add_build(commands: Any) -> None:
     parser.add_argument(
         "--augmentations", type=int, default=1000, metavar="N", help="transforms of a task besides the identity"
     )
-    policy = "keep-output-only: colors that occur in outputs alone stay as they are"
+    policy = "keep-output-only: colors that occur only in outputs stay as they are"
     parser.add_argument("--policy", choices=("all", "keep-output-only"), default="all", help=policy)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=0, help="processes (default: as many as there are cores)")
@@ -110,7 +111,7 @@ def add_train(commands: Any) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
     add_config(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    add_time_limit(parser, "until the last checkpoint is begun")
+    parser.add_argument("--time-limit", metavar="DURATION", help="until the last checkpoint is started")
     add_weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in DIR, if there is one")
     add_processes(parser)
@@ -153,7 +154,7 @@ def add_predict(commands: Any) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--views", type=int, metavar="N", help="most views of a test input")
-    add_time_limit(parser, "ends after the round that is cut short by it")
+    parser.add_argument("--time-limit", metavar="DURATION", help="ends after the round that is cut short by it")
     parser.add_argument("--resume", action="store_true", help="keep the complete rounds of ARC predictions in DIR and go on")
     add_processes(parser)
     add_settings(parser)

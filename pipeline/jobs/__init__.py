@@ -1,1 +1,1 @@
-"""What a run does with tasks and with puzzles, from the first second to the score. Imports no torch at start."""
+"""The jobs of a run, for ARC tasks and for puzzles. `start`, `arc` and `puzzles` import no torch when they are imported."""

@@ -1,7 +1,8 @@
-"""A run on ARC tasks: which to solve, the fallback submission, dataset, predictions in rounds, votes, score."""
+"""A run on ARC tasks: what to solve, the fallback submission, the dataset, predictions in rounds, votes, the score."""
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ class Challenge:
     selection: Selection = field(default_factory=Selection)
 
     def load(self, with_solutions: bool) -> list[Source]:
-        """Return the sources, with the selected tasks alone."""
+        """Return the sources with only the selected tasks."""
         return [self.selection.apply(load_source(spec, with_solutions)) for spec in self.sources]
 
     def tasks(self) -> list[Task]:
@@ -61,7 +62,7 @@ class Challenge:
         return tasks, sum(len(source.tasks) for source in whole)
 
     def fallback(self) -> "TaskFallback":
-        """Return what is to be left before anything is tried."""
+        """Return the result that stands in the folder before the first prediction."""
         tasks, available = self.select()
         logger.info("%d of %d tasks of %s", len(tasks), available, " + ".join(self.sources))
         return TaskFallback(tasks)
@@ -74,21 +75,19 @@ class TaskFallback:
     tasks: Sequence[Task]
 
     def leave(self, out: Path, resume: bool) -> None:
-        """See to it that a complete submission stands in `out`; a resumed run keeps the one that it has."""
-        path = out / "submission.json"
-        if not (resume and _keeps(path, self.tasks)):
+        """Write a complete submission to `out`; with `resume`, keep an existing one.
+
+        Raises ValueError if that is for other tasks.
+        """
+        path, submission = out / "submission.json", None
+        with suppress(ValueError, FileNotFoundError):  # damaged or missing: a new one is better than none
+            submission = read_submission(path) if resume else None
+        if submission is None:
             write_submission(path, fallback_submission(self.tasks), self.tasks)
-
-
-def _keeps(path: Path, tasks: Sequence[Task]) -> bool:
-    """Return whether there is a submission to keep. Raises ValueError where it is one for other tasks."""
-    try:
-        submission = read_submission(path)
-    except (ValueError, FileNotFoundError):
-        return False  # damaged or missing: a new one is better than none
-    if {task_id: len(tests) for task_id, tests in submission.items()} != {task.id: len(task.test) for task in tasks}:
-        raise ValueError(f"{path}: a submission for other tasks than those of the sources; resume with the sources of the run")
-    return True
+        elif {name: len(tests) for name, tests in submission.items()} != {task.id: len(task.test) for task in self.tasks}:
+            raise ValueError(
+                f"{path}: a submission for other tasks than those of the sources; resume with the sources of the run"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How the accuracy on puzzles grew while a run trained: every checkpoint of it predicts the tests again."""
+"""Accuracy on puzzles over the training time of a run: predicts the tests with every checkpoint."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

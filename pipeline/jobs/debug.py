@@ -1,7 +1,7 @@
-"""The command `debug`: one task, trained on alone, with drafts of its answer as they improve.
+"""The command `debug`: trains on one task only and prints drafts of its answer as they improve.
 
-Made of the parts that a run is made of: `build` with one task, `Trainer` for a few seconds at a time, and after each the drafts
-of the test inputs as they are, without any other view and without votes.
+It uses the parts of a run: `build` with one task, and `Trainer` for a few seconds at a time. The drafts are of the test inputs
+as they are, without other views and without votes.
 """
 
 import argparse
@@ -9,7 +9,6 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from augment.grid import Grid
+from augment.grid import Grid, grid_key
 from augment.task import Task
 from eval.draw import Panel
 from eval.explain import explain, wrong_cells
@@ -28,11 +27,11 @@ from pipeline.config import Config, override
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import PackMaker
-from pipeline.data.sources import Source, find_task
+from pipeline.data.sources import find_task
 from pipeline.device import fit_config, make_accelerator
 from pipeline.inference.candidates import join_candidates, to_candidates
 from pipeline.inference.forward import InferenceRunner
-from pipeline.jobs.time_split import measure_speed
+from pipeline.jobs.time_split import fit_packs, measure_speed
 from pipeline.models.network import Network, make_network
 from pipeline.presets import preset
 from pipeline.system.time_limit import Budget
@@ -43,51 +42,43 @@ from pipeline.weights import load_weights, transplant
 SLICE_SECONDS = 5.0
 """Between drafts; a twelfth of the time where that is less."""
 
-LEAST_STEPS = 50
-"""Packs are made smaller where the time would not do for so many steps."""
-
 
 def debug(arguments: argparse.Namespace, _: float) -> int:
     """Train on one task for the time limit and print the drafts."""
     limit = parse_duration(arguments.time_limit)
     task, source = find_task(arguments.task, arguments.source or ())
     truth, look = source.solutions.get(task.id), look_of(sys.stdout, arguments.color)
-    config, weights = _settings(arguments)
-    dataset = build([_alone(source, task)], [], config.build, leakage="drop")
+    if arguments.weights and arguments.preset:
+        raise ValueError("--preset and --weights do not go together: weights come with their settings")
+    weights = load_weights(arguments.weights) if arguments.weights else None
+    config = weights.config if weights else preset(arguments.preset or "demo", arguments.seed)
+    slices = ["optimizer.decay_from=1.0", "train.log_steps=5", "train.steps=0"]  # a constant rate: their number is not known
+    config = override(config, [*slices, *arguments.set])
+    dataset = build([replace(source, tasks=(task,))], [], config.build, leakage="drop")
     config = fit_config(config, dataset)
     accelerator, dtype = make_accelerator(config.train.precision)
     if accelerator.num_processes > 1:
         raise ValueError("debug is for one process: start it with python -m pipeline debug")
     network = make_network(config.model, config.memory, 1, len(dataset.transforms), config.train.seed)
     if weights is not None:
-        print(transplant(load_weights(weights), network, dataset))
+        print(transplant(weights, network, dataset))
     print(
         f"{task.id} of {source.name}: {len(dataset.pair_task)} demonstrations in {len(dataset.transforms)} views, "
         f"{trainable(network)} values, {format_duration(limit)} of training"
     )
-    with tempfile.TemporaryDirectory() as folder, _training_quietly():
-        watched = Watched(accelerator, dtype, network, dataset, config, Path(folder), limit)
-        _print_drafts(watched, task, truth, look)
-        _print_segments(watched, task, truth, look)
+    logging.disable(logging.INFO)  # the drafts show the progress
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = TaskTrainer(accelerator, dtype, network, dataset, config, Path(folder), limit)
+            _print_drafts(trainer, task, truth, look)
+            _print_segments(trainer, task, truth, look)
+    finally:
+        logging.disable(logging.NOTSET)
     return 0
 
 
-@contextmanager
-def _training_quietly() -> Iterator[None]:
-    """Silence the logs of training; the drafts show its progress."""
-    loggers = [logging.getLogger(name) for name in ("pipeline.training.trainer", "pipeline.training.metrics")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-class Watched:
-    """Training of one task in slices of time, and drafts after each."""
+class TaskTrainer:
+    """Trains on one task in slices of time and predicts drafts after each."""
 
     def __init__(
         self, accelerator: Accelerator, dtype: torch.dtype, network: Network, dataset: TaskDataset, config: Config, out: Path,
@@ -98,13 +89,12 @@ class Watched:
         network = network.to(accelerator.device)
         speed = measure_speed(network, dataset, config, dtype, accelerator)
         step = max(1, config.train.packs) * speed.step_seconds(config)
-        if LEAST_STEPS * step > seconds > 0:
-            tokens = max(1, int(config.train.pack_tokens * seconds / (LEAST_STEPS * step)))
-            config = override(config, [f"train.pack_tokens={tokens}"])
+        if seconds:
+            config = fit_packs(config, step, seconds)
         self.config, self.dtype, self.device, self.dataset = config, dtype, accelerator.device, dataset
         self.trainer = Trainer(accelerator, dtype, network, dataset, config, out)
-        self.asked = make_network(config.model, config.memory, 1, len(dataset.transforms), 0)
-        self.asked.load_state_dict(network.state_dict())
+        self.averaged = make_network(config.model, config.memory, 1, len(dataset.transforms), 0)
+        self.averaged.load_state_dict(network.state_dict())
         self.maker = PackMaker(dataset, config.train.canvas, config.memory.tokens, "tests")
 
     def slices(self) -> Iterator[tuple[float, str]]:
@@ -119,7 +109,7 @@ class Watched:
             if progress.step == step:
                 self.slice *= 2  # no step fits
                 continue
-            self.asked.load_state_dict(dict(self.trainer.state.weights()))
+            self.averaged.load_state_dict(dict(self.trainer.state.weights()))
             last = progress.last
             words = f"step {progress.step}"
             if "loss" in last and "exact" in last:
@@ -129,7 +119,7 @@ class Watched:
     def drafts(self, segments: int | None = None) -> list[Attempt]:
         """Return the draft of each test input after so many segments, by default as many as predictions run."""
         predict = self.config.predict if segments is None else replace(self.config.predict, segments=segments)
-        runner = InferenceRunner(self.device, self.dtype, self.asked, self.maker, predict)
+        runner = InferenceRunner(self.device, self.dtype, self.averaged, self.maker, predict)
         parts = []
         for output in runner.predict(self.maker.plain(), Budget(None, 0.0)):
             codes = np.zeros(len(output.samples), np.uint32)  # the identity
@@ -138,51 +128,40 @@ class Watched:
         return [found[test] for test in range(len(self.dataset.test_task))]
 
 
-def _settings(arguments: argparse.Namespace) -> tuple[Config, Path | None]:
-    """Return the config: the preset's, or that of the weights, with a constant rate, since slices know no end."""
-    if arguments.weights and arguments.preset:
-        raise ValueError("--preset and --weights do not go together: weights come with their settings")
-    config = load_weights(arguments.weights).config if arguments.weights else preset(arguments.preset or "demo", arguments.seed)
-    settled = ["optimizer.decay_from=1.0", "train.log_steps=5", "train.steps=0"]
-    return override(config, [*settled, *arguments.set]), arguments.weights
-
-
-def _alone(source: Source, task: Task) -> Source:
-    """Return `source` with one task alone."""
-    solutions = {task.id: source.solutions[task.id]} if task.id in source.solutions else {}
-    return replace(source, tasks=(task,), solutions=solutions)
-
-
-def _print_drafts(watched: Watched, task: Task, truth: Sequence[Grid] | None, look: Look) -> None:
+def _print_drafts(trainer: TaskTrainer, task: Task, truth: Sequence[Grid] | None, look: Look) -> None:
     """Print the drafts after each slice, the grids where they changed."""
     before: list[bytes | None] = []
-    for seconds, words in watched.slices():
-        drafts = watched.drafts()
-        now = [None if draft.grid is None else bytes(draft.grid.shape) + draft.grid.tobytes() for draft in drafts]
+    for seconds, words in trainer.slices():
+        drafts = trainer.drafts()
+        now = [None if draft.grid is None else grid_key(draft.grid) for draft in drafts]
         print(heading(f"\n{format_duration(seconds)}: {words}", look), flush=True)
         for number, draft in enumerate(drafts):
             name = f"test input {number + 1}: " if len(drafts) > 1 else ""
             if before and before[number] == now[number]:
                 print(f"{name}the same draft, halting {draft.probability:.2f}")
                 continue
-            print(f"{name}halting {draft.probability:.2f}, {_judge(draft.grid, truth[number] if truth else None)}")
-            if draft.grid is not None:
-                panels = [
-                    Panel("test input", task.test[number], size_text(task.test[number]), arrow=True),
-                    _panel(draft.grid, truth[number] if truth else None, "draft", size_text(draft.grid)),
-                ]
-                panels += [Panel("truth", truth[number], size_text(truth[number]))] if truth else []
-                print("\n".join(draw_panels([panels], look)), flush=True)
+            known = truth[number] if truth else None
+            if draft.grid is None:
+                print(f"{name}halting {draft.probability:.2f}, no grid is drawn")
+                continue
+            verdict = "the truth is not known" if known is None else explain(draft.grid, known)
+            print(f"{name}halting {draft.probability:.2f}, {verdict}")
+            panels = [
+                Panel("test input", task.test[number], size_text(task.test[number]), arrow=True),
+                _panel(draft.grid, known, "draft", size_text(draft.grid)),
+            ]
+            panels += [Panel("truth", known, size_text(known))] if known is not None else []
+            print("\n".join(draw_panels([panels], look)), flush=True)
         before = now
 
 
-def _print_segments(watched: Watched, task: Task, truth: Sequence[Grid] | None, look: Look) -> None:
+def _print_segments(trainer: TaskTrainer, task: Task, truth: Sequence[Grid] | None, look: Look) -> None:
     """Print the draft after each segment of the recursion."""
-    count = watched.config.predict.segments
+    count = trainer.config.predict.segments
     print(heading(f"\nsegment by segment ({count} of them)", look))
     if count == 1:
         print("predictions run one segment; --set train.segments=4 --set predict.segments=4 trains and shows several")
-    drawn = [watched.drafts(segments) for segments in range(1, count + 1)]
+    drawn = [trainer.drafts(segments) for segments in range(1, count + 1)]
     for number in range(len(task.test)):
         known = truth[number] if truth else None
         panels = [
@@ -191,12 +170,6 @@ def _print_segments(watched: Watched, task: Task, truth: Sequence[Grid] | None, 
         ]
         panels += [Panel("truth", known, size_text(known))] if known is not None else []
         print("\n".join(draw_panels([[panel] for panel in panels], look)))
-
-
-def _judge(grid: Grid | None, truth: Grid | None) -> str:
-    if grid is None:
-        return "no grid is drawn"
-    return "the truth is not known" if truth is None else explain(grid, truth)
 
 
 def _panel(grid: Grid | None, truth: Grid | None, title: str, note: str) -> Panel:

@@ -1,8 +1,9 @@
-"""A run on puzzles: which to solve, the empty predictions.csv, dataset, one prediction each, score."""
+"""A run on puzzles: what to solve, predictions.csv without predictions, the dataset, one prediction each, the score."""
 
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ class PuzzleChallenge:
         return [load_puzzles(spec, "test", with_answers, self.limit, jobs=os.cpu_count() or 1) for spec in self.sources]
 
     def fallback(self) -> "PuzzleFallback":
-        """Return what is to be left before anything is tried."""
+        """Return the result that stands in the folder before the first prediction."""
         questions = [text for puzzles in self.load(with_answers=False) for text in puzzles.question_texts()]
         logger.info("%d puzzles of %s", len(questions), " + ".join(self.sources))
         return PuzzleFallback(questions)
@@ -56,21 +57,19 @@ class PuzzleFallback:
     questions: Sequence[str]
 
     def leave(self, out: Path, resume: bool) -> None:
-        """See to it that `predictions.csv` with every question stands in `out`; a resumed run keeps the one that it has."""
-        path = out / "predictions.csv"
-        if not (resume and _has_questions(path, self.questions)):
+        """Write `predictions.csv` with every question to `out`; with `resume`, keep an existing one.
+
+        Raises ValueError if that is for other puzzles.
+        """
+        path, predictions = out / "predictions.csv", None
+        with suppress(ValueError, FileNotFoundError):
+            predictions = read_predictions(path) if resume else None
+        if predictions is None:
             write_predictions(path, [PuzzlePrediction(question, None, None) for question in self.questions])
-
-
-def _has_questions(path: Path, questions: Sequence[str]) -> bool:
-    """Return whether there are predictions to keep. Raises ValueError where they are for other puzzles."""
-    try:
-        predictions = read_predictions(path)
-    except (ValueError, FileNotFoundError):
-        return False
-    if [prediction.question for prediction in predictions] != list(questions):
-        raise ValueError(f"{path}: predictions for other puzzles than those of the sources; resume with the sources of the run")
-    return True
+        elif [prediction.question for prediction in predictions] != list(self.questions):
+            raise ValueError(
+                f"{path}: predictions for other puzzles than those of the sources; resume with the sources of the run"
+            )
 
 
 @dataclass(frozen=True)

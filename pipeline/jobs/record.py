@@ -1,13 +1,13 @@
-"""run.json: what a run was asked to do and what its stages took, left for the report.
+"""run.json: the command of a run and the seconds of its stages, for the report.
 
-Written by the opening, before torch is imported; each stage adds its seconds. A resumed run goes on adding.
+The start of the run writes it, before torch is imported. Each stage adds its seconds; a resumed run continues to add.
 """
 
 import argparse
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class Record:
 
 def leave_record(arguments: argparse.Namespace, resume: bool) -> None:
     """Write the record of the command `run` into its folder, with the seconds of earlier starts where it is resumed."""
-    earlier = record_if_usable(arguments.out) if resume else None
+    earlier = (record_if_usable(arguments.out) if resume else None) or Record((), starts=0)
     record = Record(
         sources=tuple(arguments.source),
         train_sources=tuple(arguments.train_source),
@@ -73,9 +73,9 @@ def leave_record(arguments: argparse.Namespace, resume: bool) -> None:
         time_limit=arguments.time_limit or "",
         weights=str(arguments.weights or ""),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        starts=earlier.starts + 1 if earlier else 1,
-        device=earlier.device if earlier else "",
-        seconds=earlier.seconds if earlier else {},
+        starts=earlier.starts + 1,
+        device=earlier.device,
+        seconds=earlier.seconds,
     )
     _write(arguments.out, record)
 
@@ -89,7 +89,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 class Stopwatch:
-    """Writes into the record of a run what each stage took. Without a folder, or without a record in it, nothing."""
+    """Adds the seconds of each stage to the record of a run. Does nothing without a folder, or without a record in it."""
 
     def __init__(self, folder: Path | None, started: float) -> None:
         """`started` is the monotonic time at which the first stage began."""
@@ -102,8 +102,7 @@ class Stopwatch:
         record = record_if_usable(self.folder) if self.folder else None
         if self.folder and record:
             added = {**record.seconds, stage: round(record.seconds.get(stage, 0.0) + seconds, 3)}
-            values = asdict(record) | {"seconds": added, "device": device or record.device}
-            _write(self.folder, Record(**values))
+            _write(self.folder, replace(record, seconds=added, device=device or record.device))
 
 
 def record_if_usable(folder: Path) -> Record | None:

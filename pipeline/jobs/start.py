@@ -1,31 +1,18 @@
-"""The first second of a run, before torch is imported: its folder, and a complete result without predictions in it."""
+"""The start of a run, before torch is imported: locks its folder and writes a complete result without predictions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from eval.files import remove_unfinished
+from pipeline.jobs.arc import Challenge
+from pipeline.jobs.puzzles import PuzzleChallenge
 from pipeline.system.folder_lock import FolderLock
 
 
-class Fallback(Protocol):
-    """The result of a run that predicts nothing."""
-
-    def leave(self, out: Path, resume: bool) -> None:
-        """See to it that a complete result stands in `out`; a resumed run keeps the one that it has."""
-
-
-class Challenge(Protocol):
-    """What a run has to solve: tasks (pipeline.jobs.arc) or puzzles (pipeline.jobs.puzzles)."""
-
-    def fallback(self) -> Fallback:
-        """Return what is to be left before anything is tried. Raises ValueError for bad sources."""
-
-
 @contextmanager
-def open_run(challenge: Challenge, out: Path, resume: bool) -> Iterator[FolderLock]:
-    """Make the folder `out` of a run, lock it, and see to it that a complete result stands there, without solutions.
+def open_run(challenge: Challenge | PuzzleChallenge, out: Path, resume: bool) -> Iterator[FolderLock]:
+    """Make and lock the folder `out` of a run, and write a complete result without solutions; a resumed run keeps its own.
 
     Raises ValueError when `out` holds a run that is not to be resumed, one for other tasks, or one that is at work.
     """

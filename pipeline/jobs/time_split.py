@@ -1,4 +1,4 @@
-"""How a run with a time limit divides it between training and prediction, by a measurement of its own speed."""
+"""Division of the time limit of a run between training and prediction, by the measured speed of the machine."""
 
 import logging
 import time
@@ -13,9 +13,7 @@ from eval.formatting import format_duration
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
 from pipeline.data.packs import make_packs
-from pipeline.device import (
-    to_batch,
-)
+from pipeline.device import to_batch
 from pipeline.models.network import Batch, Network
 from pipeline.system.time_limit import Budget
 from pipeline.training.state import count_packs
@@ -23,8 +21,12 @@ from pipeline.weights import newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
+LEAST_STEPS = 50
+"""Packs are made smaller where the time does not suffice for so many steps."""
+STAGE_SECONDS = 2.0
+"""Least time between training and prediction: a checkpoint is written and read."""
 MEASURE_SECONDS = 1.0
-"""A measurement of the speed takes about so long; a shorter one could fall into a moment in which other work disturbs it."""
+"""Least time of a measurement, so that other work on the machine disturbs only part of it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Speed:
 
 
 def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: torch.dtype, accelerator: Accelerator) -> Speed:
-    """Measure how fast `network` predicts here, on packs that grow until one takes long enough to tell."""
+    """Measure how fast `network` predicts here, on packs that grow until one takes long enough."""
     maker = make_packs(dataset, config.train.canvas, config.memory.tokens, "tests")
     samples = maker.plain()
     tokens = maker.tokens(samples)
@@ -77,11 +79,13 @@ def _time_segment(network: Network, batch: Batch, dtype: torch.dtype) -> float:
     return max(time.perf_counter() - started, 1e-6)
 
 
-LEAST_STEPS = 50
-"""A pack is made smaller when the time would not do for so many steps."""
-
-STAGE_SECONDS = 2.0
-"""Least time between training and prediction: a checkpoint is written and read."""
+def fit_packs(config: Config, step: float, seconds: float) -> Config:
+    """Return `config` with packs that leave time for `LEAST_STEPS` steps in `seconds`; now a step takes `step` seconds."""
+    if step * LEAST_STEPS <= seconds:
+        return config
+    tokens = max(1, int(config.train.pack_tokens * seconds / (step * LEAST_STEPS)))
+    logger.warning("a step would take %.1f s here; packs of %d tokens, not %d", step, tokens, config.train.pack_tokens)
+    return replace(config, train=replace(config.train, pack_tokens=tokens))
 
 
 def split_time(
@@ -104,8 +108,6 @@ def split_time(
         "%s left: %s for training, %.2f s a step; %s for prediction, %.2f s a view of every test input",
         format_duration(left), format_duration(training), step, format_duration(predicting), view,
     )  # fmt: skip
-    if step * LEAST_STEPS > training and newest_checkpoint(out / "checkpoints") is None:
-        tokens = max(1, int(config.train.pack_tokens * training / (step * LEAST_STEPS)))
-        logger.warning("a step would take %.1f s here; packs of %d tokens, not %d", step, tokens, config.train.pack_tokens)
-        config = replace(config, train=replace(config.train, pack_tokens=tokens))
+    if newest_checkpoint(out / "checkpoints") is None:
+        config = fit_packs(config, step, training)
     return config, training

@@ -347,8 +347,8 @@ def test_an_existing_training_is_continued_only_when_asked(folder: Path, capsys:
     [
         ("--train-source arc1:training", "puzzles and ARC tasks do not go together: arc1:training, sudoku:"),
         ("--source arc1:training", "puzzles and ARC tasks do not go together"),
-        ("--max-side 6", "--max-side is for ARC tasks alone"),
-        ("--hold-out", "--hold-out is for ARC tasks alone"),
+        ("--max-side 6", "--max-side is for ARC tasks only"),
+        ("--hold-out", "--hold-out is for ARC tasks only"),
         ("--limit 13", "has 12 puzzles, so the limit must be 1..12, got 13"),
         ("--test-limit 0", "has 7 puzzles, so the limit must be 1..7, got 0"),
         ("--train-source sudoku:generated:side=9,count=1,clues=60", "of one kind and size"),
@@ -369,8 +369,8 @@ def test_a_run_with_bad_input_ends_with_one_line_and_exit_code_two(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("run --preset trm-sudoku --source arc1:training --limit 3 --out new", "--limit is for puzzles alone"),
-        ("run --preset trm-sudoku --source arc1:training --test-limit 3 --out new", "--test-limit is for puzzles alone"),
+        ("run --preset trm-sudoku --source arc1:training --limit 3 --out new", "--limit is for puzzles only"),
+        ("run --preset trm-sudoku --source arc1:training --test-limit 3 --out new", "--test-limit is for puzzles only"),
         (
             "run --preset trm-sudoku --set train.steps=1 --set train.canvas=fitted --source arc1:training --out new",
             "ARC tasks need train.canvas=full with it",
@@ -378,7 +378,7 @@ def test_a_run_with_bad_input_ends_with_one_line_and_exit_code_two(
         ("run --preset trm-sudoku --set train.steps=1 --source sudoku:sudoku-test.csv --out new", "a --train-source is needed"),
         ("build --source sudoku:sudoku-test.csv --out new", "puzzles have no demonstrations, so a --train-source is needed"),
         ("score out/predictions.csv --source sudoku:sudoku-test.csv --source arc1:training", "do not go together"),
-        ("score out/predictions.csv --source sudoku:sudoku-test.csv --max-side 6", "--max-side is for ARC tasks alone"),
+        ("score out/predictions.csv --source sudoku:sudoku-test.csv --max-side 6", "--max-side is for ARC tasks only"),
         ("score out/predictions.csv --source sudoku:bare.csv", "has no answers, so there is nothing to score by"),
         ("vote --data out/dataset --candidates out --out new/submission.json", "manifest.json: "),
         *(

@@ -175,7 +175,7 @@ def test_runs_that_predicted_different_tests_are_not_pooled(
     write_run(tmp_path / "smaller", replace(source, tasks=source.tasks[:2]), [(0, SOURCE.solutions[FIRST][0], 0.8)])
     compare = ("compare", made, tmp_path / "smaller", "--source", spec)
     assert call(*compare) == 0
-    assert "asked different tests, so their votes are not pooled" in capsys.readouterr().out
+    assert "the runs have different tests, so their votes are not pooled" in capsys.readouterr().out
     assert call(*compare, "--pool", tmp_path / "p.json") == 2
     assert not (tmp_path / "p.json").exists()
 
