@@ -10,12 +10,9 @@ import numpy.typing as npt
 from augment.grid import COLORS, MAX_SIDE, Grid
 
 PAD = 0
-
 EOS = 1
-
 FIRST_COLOR = 2
 """The token of color 0; the token of color c is FIRST_COLOR + c."""
-
 VOCABULARY = FIRST_COLOR + COLORS
 
 Tokens = npt.NDArray[np.uint8]

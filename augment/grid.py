@@ -1,6 +1,6 @@
 """The grid type and its parser.
 
-Every grid from outside passes through `parse_grid` once; the rest of the project trusts it from then on.
+Every grid from outside passes through `parse_grid` once; all other code relies on its checks.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,7 @@ Grid = npt.NDArray[np.uint8]
 """(H, W) uint8, 1 <= H, W <= 30, colors 0..9."""
 
 MAX_SIDE = 30
-
 COLORS = 10
-
 _COLOR_BYTES = bytes(range(COLORS))
 
 
@@ -63,9 +61,8 @@ def _convert_plain(rows: object) -> Grid | None:
         colors = bytes(cells)
     except ValueError:  # outside 0..255
         return None
-    if colors.translate(None, delete=_COLOR_BYTES):
-        return None
-    return np.frombuffer(colors, dtype=np.uint8).reshape(len(rows), width).copy()
+    valid = not colors.translate(None, delete=_COLOR_BYTES)
+    return np.frombuffer(colors, dtype=np.uint8).reshape(len(rows), width).copy() if valid else None
 
 
 def grid_key(grid: Grid) -> bytes:

@@ -18,13 +18,10 @@ Board = npt.NDArray[np.uint8]
 
 Boards = npt.NDArray[np.uint8]
 """Boards (B, S, S)."""
-
 Words = npt.NDArray[np.uint64]
 
 _BOX_SIDES = {4: 2, 9: 3}
-
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
-
 _INVARIANT_ROUNDS = 3
 """A round spreads information between cells that share a unit or a digit; after two it has reached every cell."""
 

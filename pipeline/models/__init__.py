@@ -1,1 +1,1 @@
-"""The networks and their losses: pure modules that know no files, no clock and nothing else of the project."""
+"""The networks and their losses: pure modules that use no files, no clock and no other package of the project."""

@@ -1,4 +1,4 @@
-"""Attention of every sequence of a pack to itself, by the fastest way that the device has for it.
+"""Self-attention within every sequence of a pack, in the fastest way that the device offers.
 
 There is no padding, so there is no mask. Three ways give the same up to rounding: PyTorch's fused attention for each canvas
 shape (anywhere), plain matrix products for each shape (a CPU in bfloat16), and one kernel for the whole pack (CUDA).
@@ -181,5 +181,5 @@ def packed_error(device: str, dtype: torch.dtype, head_size: int) -> float:
             mixed = attend(leaf[:, :4], leaf[:, 4:], layout, way)
             (gradient,) = torch.autograd.grad(mixed, leaf, wanted)
         found.append(torch.cat((mixed.detach().flatten(), gradient.flatten())).float())
-    reference, packed = found
-    return float((packed - reference).abs().max() / reference.abs().max())
+    fused, packed = found
+    return float((packed - fused).abs().max() / fused.abs().max())

@@ -1,7 +1,7 @@
 """The kind and shape of a network, as settings. No torch."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_origin
 
 KINDS = ["trm", "hrm", "urm"]
 """Of reasoners; `pipeline.models.network.REASONERS` has their classes."""
@@ -26,7 +26,7 @@ class ReasonerConfig:
     gradient: Literal["last-cycle", "last-step", "all"] = "last-cycle"
     """Which updates are backpropagated: the whole last cycle (TRM, URM), the last of each state (HRM), or all."""
     mixing: Literal["attention", "mixer"] = "attention"
-    """mixer: a gated feed-forward layer over the tokens, for canvases of `canvas_side` x `canvas_side` alone."""
+    """mixer: a gated feed-forward layer over the tokens, only for canvases of `canvas_side` x `canvas_side`."""
     positions: Literal["1d", "2d", "none"] = "1d"
     convolution: int = 0
     """Width of a depthwise convolution within the feed-forward layer (ConvSwiGLU); 0 for none."""
@@ -42,23 +42,16 @@ class ReasonerConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.expansion <= 0:
             raise ValueError(f"expansion must be positive, got {self.expansion}")
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for field in fields(self):
+            allowed, value = get_args(field.type), getattr(self, field.name)
+            if get_origin(field.type) is Literal and value not in allowed:
+                raise ValueError(f"{field.name} must be one of {', '.join(allowed)}, got {value!r}")
         if self.mixing == "attention" and (self.hidden_size % self.heads or (self.hidden_size // self.heads) % 4):
             raise ValueError(f"hidden_size {self.hidden_size} must give each of {self.heads} heads a multiple of 4")
         if self.mixing == "mixer" and self.positions != "none":
             raise ValueError(f"a mixer has no positions: positions must be none, got {self.positions!r}")
         if self.convolution < 0 or (self.convolution and self.convolution_axes == "2d" and self.convolution % 2 == 0):
             raise ValueError(f"convolution must be 0 or, on the grid, odd, got {self.convolution}")
-
-
-_CHOICES = {
-    "gradient": ("last-cycle", "last-step", "all"),
-    "mixing": ("attention", "mixer"),
-    "positions": ("1d", "2d", "none"),
-    "convolution_axes": ("2d", "1d"),
-}
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from pipeline.models.config import ReasonerConfig
-from pipeline.models.reasoner import TwoStateReasoner
+from pipeline.models.trm import TRM
 
 
-class HRM(TwoStateReasoner):
-    """Answer and latent, with blocks of their own."""
+class HRM(TRM):
+    """TRM's recursion, with blocks of its own for the answer."""
 
     def __init__(self, config: ReasonerConfig, memory_tokens: int, generator: torch.Generator) -> None:
         super().__init__(config, memory_tokens, generator)

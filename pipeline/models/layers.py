@@ -61,7 +61,7 @@ class GridConvolution(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, C) -> (N, C)
         weight = self.weight.to(x.dtype)
-        assert layout.way is None or layout.neighbors is not None, "a room for a grid convolution knows the width of its kernel"
+        assert layout.way is None or layout.neighbors is not None, "a room for a grid convolution has the width of its kernel"
         if layout.neighbors is not None:
             return _ConvolveNeighbors.apply(x, weight.flatten(1), layout.neighbors)
         return _ConvolveGrids.apply(x, weight, layout)

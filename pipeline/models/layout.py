@@ -1,4 +1,4 @@
-"""Where the tokens of a pack lie: sequences end to end, no padding, equal shapes side by side.
+"""The layout of the tokens of a pack: sequences end to end, no padding, equal shapes side by side.
 
 A sequence is M memory tokens followed by the H x W cells of its canvas, row by row. Sequences of one shape are neighbors and
 form a group, which a per-sequence operation (attention, a convolution on the grid) sees as one dense tensor; everything else
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 Integers = npt.NDArray[np.int64]
-
 Booleans = npt.NDArray[np.bool_]
 
 Way = Literal["fused", "products", "packed"]

@@ -1,7 +1,7 @@
-"""What all reasoners share: blocks, the embedding of what is given, the two heads, and how a segment runs.
+"""The base of all reasoners: blocks, the embedding of the inputs, the two heads, and the loop of a segment.
 
 A reasoner is a list of updates of its states that makes up one cycle. A segment runs `H_cycles` cycles, the first of them
-without gradient, and reads the answer from the first state. `pipeline.models.network` knows the reasoners by name.
+without gradient, and reads the answer from the first state. `pipeline.models.network` lists the reasoners by name.
 """
 
 import math
@@ -41,26 +41,17 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention, or a token mixer, and feed-forward, each followed by its residual sum and a norm (post-norm)."""
 
-    def __init__(
-        self,
-        hidden_size: int,
-        heads: int,
-        expansion: float,
-        generator: torch.Generator,
-        *,
-        convolution: int,
-        axes: str,
-        multiple: int,
-        mixer_length: int | None,
-    ) -> None:
-        """Make a block; with `mixer_length` tokens a mixer takes the place of attention."""
+    def __init__(self, config: ReasonerConfig, memory_tokens: int, generator: torch.Generator) -> None:
         super().__init__()
-        if mixer_length is None:
-            self.attention = Attention(hidden_size, heads, generator)
+        size, expansion, multiple = config.hidden_size, config.expansion, config.inner_multiple
+        self.mixes = config.mixing == "mixer"
+        if self.mixes:
+            self.mixer = TokenMixer(memory_tokens + config.canvas_side**2, expansion, generator, multiple)
         else:
-            self.mixer = TokenMixer(mixer_length, expansion, generator, multiple)
-        self.mixes = mixer_length is not None
-        self.feed_forward = SwiGLU(hidden_size, expansion, generator, convolution=convolution, axes=axes, multiple=multiple)
+            self.attention = Attention(size, config.heads, generator)
+        self.feed_forward = SwiGLU(
+            size, expansion, generator, convolution=config.convolution, axes=config.convolution_axes, multiple=multiple
+        )
 
     def forward(self, x: Tensor, layout: Layout, angles: Angles | None) -> Tensor:  # (N, D) -> (N, D)
         x = self.mixer(x, layout) if self.mixes else rms_norm(x + self.attention(x, layout, angles))
@@ -72,7 +63,7 @@ State = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Segment:
-    """What one supervision segment gives."""
+    """The result of one supervision segment."""
 
     state: State
     """Detached; the start of the next segment. Each tensor (N, D)."""
@@ -97,7 +88,7 @@ Update = Callable[[State, Given], State]
 
 
 class Reasoner(nn.Module, ABC):
-    """Token embedding, the recursion that a subclass describes, and the heads of answer and halting."""
+    """Token embedding, the recursion that a subclass defines, and the heads of answer and halting."""
 
     states: ClassVar[tuple[str, ...]]
     """Names of the states; the heads read the first."""
@@ -120,16 +111,7 @@ class Reasoner(nn.Module, ABC):
 
     def make_blocks(self, memory_tokens: int, generator: torch.Generator) -> nn.ModuleList:
         """Return the blocks of one network."""
-        config = self.config
-        length = memory_tokens + config.canvas_side**2 if config.mixing == "mixer" else None
-        return nn.ModuleList(
-            Block(
-                config.hidden_size, config.heads, config.expansion, generator,
-                convolution=config.convolution, axes=config.convolution_axes, multiple=config.inner_multiple,
-                mixer_length=length,
-            )
-            for _ in range(config.layers)
-        )  # fmt: skip
+        return nn.ModuleList(Block(self.config, memory_tokens, generator) for _ in range(self.config.layers))
 
     @abstractmethod
     def cycle(self) -> list[Update]:
@@ -149,9 +131,7 @@ class Reasoner(nn.Module, ABC):
         """Return the states of `tokens` tokens, each (N, D), before the first segment."""
         return tuple(self.get_buffer(f"initial_{name}").to(dtype).expand(tokens, -1) for name in self.states)
 
-    def forward(
-        self, state: State, inputs: Tensor, memory: Tensor, layout: Layout, cycles: int | None = None
-    ) -> Segment:  # fmt: skip
+    def forward(self, state: State, inputs: Tensor, memory: Tensor, layout: Layout, cycles: int | None = None) -> Segment:
         """Run one segment, or only so many `cycles` of it: all of them one by one, from state to state, are the segment.
 
         `inputs` (C,) int64 tokens of all cells, `memory` (B, M, D) task memory tokens, `state` from `initial_state` or the
@@ -186,28 +166,3 @@ def apply_blocks(blocks: nn.ModuleList, x: Tensor, given: Given) -> Tensor:
     for block in blocks:
         x = block(x, given.layout, given.angles)
     return x
-
-
-class TwoStateReasoner(Reasoner):
-    """Two states, answer and latent: a cycle thinks `L_cycles` times, z <- f(x, y, z), and acts once, y <- g(y, z)."""
-
-    states: ClassVar[tuple[str, ...]] = ("answer", "latent")
-
-    @abstractmethod
-    def answer_network(self) -> nn.ModuleList:
-        """Return the blocks of g, which updates the answer; `blocks` are those of f."""
-
-    def cycle(self) -> list[Update]:
-        """Return `L_cycles` times `think`, then `act`."""
-        thinking: list[Update] = [self.think] * self.config.L_cycles
-        return [*thinking, self.act]
-
-    def think(self, state: State, given: Given) -> State:
-        """Update the latent by the question, the answer and itself."""
-        answer, latent = state
-        return answer, apply_blocks(self.blocks, (latent + answer).add_(given.tokens), given)
-
-    def act(self, state: State, given: Given) -> State:
-        """Update the answer by the latent."""
-        answer, latent = state
-        return apply_blocks(self.answer_network(), answer + latent, given), latent

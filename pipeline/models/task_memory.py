@@ -1,4 +1,4 @@
-"""Task memory: what a network has learned of a task, prepended to its canvas as memory tokens.
+"""Task memory: learned parameters of a task, prepended to its canvas as memory tokens.
 
 `TableMemory` has a row for every task and transform, trained by sign descent on the rows of a batch, as TRM does.
 `CompositionalMemory` has a row for every task, changed by what the transform is (CHARM, arXiv 2609.33270), so that a view that
@@ -104,8 +104,8 @@ class CompositionalMemory(nn.Module):
     """Task row e, changed by the transform's code u: (1 + G u) * e + B u, per memory token.
 
     u joins an embedding of the dihedral with ten parts of D/10 features: one shared, and one learned slot for each of the
-    colors 1..9, in the order in which the transform puts them. With a `residual` of some rank, what `ViewResidual` knows of
-    each of the `views` (tasks and transforms) is added.
+    colors 1..9, in the order in which the transform puts them. With a `residual` of some rank, the `ViewResidual` of each of
+    the `views` (tasks and transforms) is added.
     """
 
     def __init__(

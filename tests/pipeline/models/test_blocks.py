@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from pipeline.models import layout as layout_module
 from pipeline.models.attention import rotary_angles, rotate
+from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import (
     GridConvolution,
     SequenceConvolution,
@@ -189,9 +190,10 @@ def mixer_case(hidden_size: int) -> tuple[Layout, Tensor]:
 @pytest.mark.parametrize("hidden_size", [8, 11])
 def test_a_block_with_a_mixer_is_two_gated_layers_over_tokens_and_over_features(hidden_size: int) -> None:
     layout, x = mixer_case(hidden_size)
-    block = Block(
-        hidden_size, 1, 1.0, torch.Generator().manual_seed(13), convolution=0, axes="2d", multiple=8, mixer_length=11
-    ).double()
+    config = ReasonerConfig(
+        hidden_size=hidden_size, heads=1, expansion=1.0, inner_multiple=8, mixing="mixer", positions="none", canvas_side=3
+    )
+    block = Block(config, 2, torch.Generator().manual_seed(13)).double()
     over_tokens, over_features = block.mixer.feed_forward, block.feed_forward
     z = x.unflatten(0, (3, 11))  # (B, L, D)
     gate, up = torch.einsum("gil,bld->gbid", over_tokens.gate_up.weight.unflatten(0, (2, -1)), z)
