@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.files import read_file, read_object, write_json
+from eval.formatting import show_path, show_value
 from submission.notebook import read_ready_folder
 from submission.secret import mask, refuse_tokens
 from submission.settings import KaggleSettings
@@ -178,7 +179,8 @@ def submit(folder: Path, message: str, version: int | None = None, dry_run: bool
             raise KaggleError(f"{folder} was not pushed yet: `python -m pipeline kaggle push {folder}`, or give --version N")
         version = read_object(pushed).get("version")
     if type(version) is not int or version < 1:
-        raise KaggleError(f"version {version!r}: expected a number from 1; give --version N")
+        where = f"{show_path(pushed)}: version" if pushed.exists() else "version"
+        raise KaggleError(f"{where} {show_value(version)}: expected a number from 1; give --version N")
     command = ["competitions", "submit", settings.competition, "-k", settings.notebook, "-v", str(version)]
     command += ["-f", "submission.json", *(["-m", message] if not message.startswith("-") else [f"--message={message}"])]
     if dry_run:
