@@ -14,7 +14,6 @@ EOS = 1
 FIRST_COLOR = 2
 """The token of color 0; the token of color c is FIRST_COLOR + c."""
 VOCABULARY = FIRST_COLOR + COLORS
-
 Tokens = npt.NDArray[np.uint8]
 """(H, W) uint8 tokens 0..11 of one canvas, or (B, H, W) of many."""
 

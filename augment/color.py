@@ -13,7 +13,6 @@ from augment.grid import COLORS, Grid
 
 Colors = tuple[int, ...]
 """Ten ints: `colors[c]` is the new color of c, and `colors[0] == 0`."""
-
 IDENTITY_COLORS: Colors = tuple(range(COLORS))
 PERMUTATIONS = math.factorial(COLORS - 1)
 """Number of permutations that keep color 0: 9! = 362,880."""

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 Cell = TypeVar("Cell", bound=np.generic)
 """Type of the cells: colors or anything else on a grid."""
-
 DIHEDRALS = 8
 
 _STEPS = (

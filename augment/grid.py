@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 Grid = npt.NDArray[np.uint8]
 """(H, W) uint8, 1 <= H, W <= 30, colors 0..9."""
-
 MAX_SIDE = 30
 COLORS = 10
 _COLOR_BYTES = bytes(range(COLORS))

@@ -15,11 +15,9 @@ from augment.hashing import scramble
 
 Board = npt.NDArray[np.uint8]
 """One board (S, S), S = 4 or 9: 0 blank, 1..S digits."""
-
 Boards = npt.NDArray[np.uint8]
 """Boards (B, S, S)."""
 Words = npt.NDArray[np.uint64]
-
 _BOX_SIDES = {4: 2, 9: 3}
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _INVARIANT_ROUNDS = 3

@@ -22,7 +22,6 @@ from augment.task import Task
 
 Content = Sequence[tuple[Grid, ...]]
 """The grids of a task, in any order: (input, output) of every demonstration and (input,) of every test input."""
-
 _SIDES = COLORS
 """Column of `_marks` that hashes the sides of the grids; the columns before it belong to the colors."""
 

@@ -26,7 +26,6 @@ from augment.task import Pair, Task
 
 TRANSFORMS = DIHEDRALS * PERMUTATIONS
 """Number of transforms: 8 * 9! = 2,903,040. Integer codes are below it."""
-
 Codes = npt.NDArray[np.uint32]
 """(N,) uint32: transforms as integers, dihedral * 9! + the lexicographic rank of the images of colors 1..9."""
 

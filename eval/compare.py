@@ -10,7 +10,6 @@ from eval.score import RULES, Predictions, Rates, Score, judge, score_prediction
 
 Output = tuple[TaskId, int]
 """A test output: task id and index."""
-
 _SHOWN = 12
 
 

@@ -27,7 +27,6 @@ PALETTE = (
     "#000000", "#0074D9", "#FF4136", "#2ECC40", "#FFDC00", "#AAAAAA", "#F012BE", "#FF851B", "#7FDBFF", "#870C25",
 )  # fmt: skip
 """The official color of each of the 10 colors, 0 to 9."""
-
 _INK, _QUIET, _RIGHT, _WRONG, _LINE = "#1A1A1A", "#6B6B6B", "#1E7A34", "#B3261E", "#5A5A5A"
 
 # All lengths are inches. A picture is _PAGE wide at most, unless a single test input with its attempts needs more.

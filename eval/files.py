@@ -83,10 +83,8 @@ def expand(text: str) -> Path:
 
 MOST_BYTES = 1 << 30
 """Largest file that is read whole: a hundred times the public tasks."""
-
 MOST_JSON_BYTES = 1 << 30
 """Memory that a JSON document may take: some 200 MB of tasks as text."""
-
 _LIST_BYTES, _OBJECT_BYTES, _TEXT_BYTES, _FRACTION_BYTES, _ITEM_BYTES = 64, 240, 60, 24, 8
 # Least memory that Python takes for a list, an object that is not empty, a string, a float, a slot of a list.
 

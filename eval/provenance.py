@@ -16,7 +16,6 @@ HASH_DIGITS = 12
 """Of a hash that is printed."""
 _TRAINED_ON = re.compile(rf", trained on ([0-9a-f]{{{HASH_DIGITS}}})$")
 _MOST_CHARACTERS = 1000  # of the name of a source
-
 Row = tuple[str, str]
 """(what, in words)."""
 
@@ -40,7 +39,6 @@ class Kind:
 
 
 TASKS = Kind("task", "test input", "test output", "training pair", ("equals a scored test", "equal a scored test"), True)
-
 PUZZLES = Kind("puzzle", "puzzle", "answer", "training puzzle", ("is a view of a test", "are views of a test"), False)
 
 

@@ -16,13 +16,10 @@ from eval.formatting import plural
 
 Kind = Literal["solved", "cells", "size", "unknown"]
 """Of a test input: solved, wrong in some cells only, no attempt of the right size, or its output is not known."""
-
 DraftUnit = Literal["segment", "cycle"]
 """Drafts are made after each segment, or after each cycle of a single segment."""
-
 LEAST_AGREEMENT = 0.25
 """The views disagree where attempt 1 has a smaller share of them."""
-
 NEAR_CELLS = 5
 """A task with at most this many wrong cells is a near miss."""
 

@@ -15,14 +15,12 @@ from augment.task import Task, TaskId
 
 ATTEMPTS = 2
 """Attempts that a submission holds for every test input."""
-
 _UNIT = 1 << 40
 # Probabilities are summed in whole units of 2**-40. Unlike sums of floats these are exact, so the ranking does not depend on
 # the order in which candidates arrive or ballots are pooled.
 
 Ranking = Callable[[int, float], tuple[float, ...]]
 """(count, sum of halting probabilities) -> sort key; the largest key ranks first."""
-
 RANKINGS: Mapping[str, Ranking] = MappingProxyType(
     {
         "count": lambda count, total: (count, total / count),

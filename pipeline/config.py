@@ -81,9 +81,7 @@ class OptimizerConfig:
 
 
 Halting = Literal["learned", "q-learning", "off"]
-
 Execution = Literal["eager", "compiled", "graphed"]
-
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 

@@ -25,7 +25,6 @@ from pipeline.models.network import Batch
 from pipeline.models.task_memory import Views
 
 T = TypeVar("T")
-
 _MEMORY_WORDS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "Cannot allocate memory",  # what the system says
@@ -33,7 +32,6 @@ _MEMORY_WORDS = (
     "could not create a memory",
 )
 """Texts of errors of too little memory that Accelerate does not know."""
-
 COLLECTIVE_TIMEOUT = timedelta(hours=12)
 """A process may be busy for long while the others wait for it."""
 BFLOAT16_SPEEDUP = 1.2

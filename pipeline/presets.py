@@ -52,11 +52,8 @@ TRM_ARC1 = Config(train=TrainConfig(steps=518_071, packs=4, pack_tokens=175_872)
 # The same command with --source arc2:evaluation --train-source arc2:training --preset trm-arc2
 # The authors: 4 x H100, about 3 days, 7.8% pass@2 (arXiv 2510.04871, table 5). Here: not yet measured.
 TRM_ARC2 = replace(TRM_ARC1, train=replace(TRM_ARC1.train, steps=723_914))
-
 _PUZZLE_OPTIMIZER = OptimizerConfig(rate=1e-4, memory_rate=1e-4, weight_decay=1.0, memory_decay=1.0)
-
 _PUZZLE_TRAINING = TrainConfig(steps=65_104, packs=4, shift_probability=0.0)  # 50,000 passes over 1,000 puzzles, 768 a step
-
 _SUDOKU_TOKENS = 192 * (16 + 81)  # four packs of 192 puzzles
 
 # accelerate launch -m pipeline run --source sudoku:test.csv --train-source sudoku:train.csv --limit 1000 --preset trm-sudoku
@@ -97,9 +94,7 @@ TRM_MAZE = Config(
     optimizer=_PUZZLE_OPTIMIZER,
     train=replace(_PUZZLE_TRAINING, pack_tokens=175_872),
 )
-
 _HRM = ReasonerConfig(kind="hrm", layers=4, H_cycles=2, L_cycles=2, gradient="last-step")
-
 _HRM_MEMORY = MemoryConfig(tokens=1)
 
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --train-source json:CONCEPTARC.json

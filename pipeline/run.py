@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 BUILD_SHARE = 0.1
 """Of the time: what reading further sources may take, and again what drawing views may take."""
-
 PREDICTING = "predicting"
 """The file of a run directory that is there from the end of training to the end of prediction."""
 

@@ -23,7 +23,6 @@ from eval.formatting import show_name, show_path
 
 CHECKSUM = "checksum"
 """Key of the checksum: in the metadata of a file of tensors, or in a JSON object."""
-
 _CHUNK_BYTES = 1 << 24
 _DTYPES = (
     *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8),

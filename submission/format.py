@@ -21,10 +21,8 @@ from eval.vote import choose_attempts
 
 Submission = dict[TaskId, list[tuple[Grid, Grid]]]
 """Both attempts for every test input, in the order of `Task.test`."""
-
 PartialSubmission = dict[TaskId, list[tuple[Grid | None, Grid | None]]]
 """The same as other systems may write it: None where an attempt is missing."""
-
 ATTEMPT_NAMES = ("attempt_1", "attempt_2")
 FILE_NAME = "submission.json"
 MOST_BYTES_PER_TEST_INPUT = 65_536

@@ -29,14 +29,12 @@ OWN_NAMES = ("notebook", "code", "settings.json", "pushed.json")
 """All that is at the top of a ready folder."""
 LICENSE_NAME = "other"
 """Of the dataset, in Kaggle's list, which has no MIT-0; LICENSE is in it."""
-
 _MARKDOWN = """\
 # {title}
 
 From the competition's tasks to `submission.json` with a tiny recursive network, trained in this notebook. Committed, it solves
 and scores a few public evaluation tasks; rerun by Kaggle, it solves the hidden ones. A complete `submission.json` is there from
 the first minute on. The source is the dataset `{code}`; this notebook was generated from its settings."""
-
 _CLOCK = """\
 import time
 

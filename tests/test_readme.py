@@ -41,13 +41,11 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md")
 RECORDS = sorted(folder for folder in (ROOT / "records").iterdir() if folder.is_dir())
 RECORD_PAGES = [str(page.relative_to(ROOT)) for page in sorted((ROOT / "records").rglob("README.md"))]
-
 ELSEWHERE = (
     *("source .venv/bin/activate", "cd /kaggle/", "kaggle competitions submit "),
     *("make test", "make lint", "make torture"),
 )
 """How commands begin that are not run here: shell, Kaggle's own client, and the targets that run these tests."""
-
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`((?:python -m pipeline|accelerate launch) [^`]+)`")
 _TASK = re.compile(r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*[0-9])[0-9a-f]{8}\b")

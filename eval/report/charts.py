@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from html import escape
 
 Point = tuple[float, float]
-
 WIDTH, HEIGHT = 360, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 12, 40
-
 MOST_POINTS = 240
 """A curve is thinned out to so many points, each the mean of its neighbors."""
 

@@ -13,20 +13,16 @@ from eval.files import leave_file
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome", "microsoft-edge-stable")
 """Programs that can draw a page, the first that is found."""
-
 _OF_MACOS = (
     Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
     Path("/Applications/Chromium.app/Contents/MacOS/Chromium"),
 )
-
 BROWSER_VARIABLE = "ARC_BROWSER"
 """The environment variable that names another one."""
-
 FLAGS = (
     *("--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-extensions", "--mute-audio"),
 )
-
 LIMIT_SECONDS = 60.0
 MOST_HEIGHT = 8_000
 """Pixels of a picture; what is below is cut off."""

@@ -14,14 +14,12 @@ CURVES = (
     ("tokens_per_second", "Tokens per second", "", 0.0),
 )
 """(field of a line of metrics.jsonl, title, unit, floor of the axis)."""
-
 MEANINGS = {
     "mean_over_tasks": "A task counts as the share of its test outputs that are solved. Kaggle's leaderboard behaves like it.",
     "per_output": "Every test output counts alike: outputs solved, divided by outputs. Kaggle's page words it so.",
     "all_or_nothing": "A task counts when all its test outputs are solved, and not at all when one is missed.",
 }
 """What the score under each rule means."""
-
 _COLUMNS = 10  # of the histogram
 
 

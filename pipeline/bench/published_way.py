@@ -18,7 +18,6 @@ from augment.transform import IDENTITY, Transform
 
 TRIALS = 5
 """So many random transforms are tried for each view that is wanted."""
-
 CANVAS_BYTES = 900
 """A canvas in the materialised dataset, a byte a cell; each pair has two."""
 

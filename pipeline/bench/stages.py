@@ -79,14 +79,12 @@ QUICK = Plan(
 
 GPU = Plan(train_sizes=(16, 32, 64, 128), view_sizes=(64, 128, 256, 512), repeats=5, peak_side=8192)
 """What keeps a data-center GPU busy and fits into 80 GB the published way, in float32."""
-
 CANVAS: Mapping[str, Canvas] = {"published": "full", "unpadded": "fitted", "ours": "fitted"}
 MEMORY: Mapping[str, MemoryConfig] = {
     "published": MemoryConfig("table", TRM_MEMORY_TOKENS),
     "unpadded": MemoryConfig("table", TRM_MEMORY_TOKENS),
     "ours": MemoryConfig("compositional", 1),
 }
-
 Stage = Literal["build", "train", "predict"]
 
 DIFFERENCES: Mapping[Stage, str] = {

@@ -14,10 +14,8 @@ from pipeline.presets import PRESETS, preset
 from pipeline.system.time_limit import Budget, default_reserve
 
 PROGRAM = "python -m pipeline"
-
 Handler = Callable[[argparse.Namespace, float], int]
 """Takes the arguments of a command and the monotonic time of its start; returns the exit code."""
-
 TASKS_HELP = f"\n{SOURCES_HELP}"
 SOURCES_AND_PUZZLES_HELP = f"\n{SOURCES_HELP}{PUZZLES_HELP}"
 

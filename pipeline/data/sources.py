@@ -236,7 +236,6 @@ _LOADERS: dict[str, Callable[[str, str, bool], TasksAndSolutions]] = {
     "json": _load_json,
     "rearc": _load_rearc,
 }
-
 T = TypeVar("T")
 
 

@@ -289,10 +289,8 @@ def clear_candidates(folder: Path) -> None:
 
 
 _COLUMNS = tuple(field.name for field in fields(Candidates))
-
 _DTYPES = dict(zip(_COLUMNS, (torch.int32, torch.int64, torch.float32, torch.uint8, torch.uint8), strict=True))
 """Of the columns as they are stored."""
-
 _NO_CANDIDATES = Candidates(
     np.zeros(0, np.int32), np.zeros(0, np.uint32), np.zeros(0, np.float32), np.zeros((0, 2), np.uint8), np.zeros(0, np.uint8)
 )

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 TEST_FILE = "arc-agi_test_challenges.json"
-
 EXPECTED_GPUS = {"NvidiaTeslaT4": 2, "NvidiaL4": 4, "none": 0}
 """By Kaggle's name of the machine shape."""
-
 DEEPEST = 5
 """Levels below `input` that are searched."""
 

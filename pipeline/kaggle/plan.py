@@ -16,9 +16,7 @@ from submission.settings import KaggleSettings
 
 AROUND_SECONDS = 5.0
 """The program gets this much less time than the notebook, for its launch and for the notebook's end."""
-
 EVALUATION = "evaluation"
-
 VOTES = "votes.json"
 """The file that a run leaves beside a submission with predictions."""
 

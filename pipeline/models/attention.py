@@ -20,7 +20,6 @@ from pipeline.models.layout import Layout, Way, make_layout
 logger = logging.getLogger(__name__)
 
 ROPE_THETA = 10_000.0
-
 Angles = tuple[Tensor, Tensor]
 """cos and sin, each (N, head_size / 2) float32, of every token's rotary angles."""
 

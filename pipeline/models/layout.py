@@ -20,7 +20,6 @@ from torch import Tensor
 
 Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
-
 Way = Literal["fused", "products", "packed"]
 """Of attention. fused: `scaled_dot_product_attention`, shape by shape. products: two products and a softmax, shape by shape.
 packed: `torch.nn.attention.varlen`, all sequences at once."""

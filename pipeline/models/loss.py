@@ -10,7 +10,6 @@ from torch import Tensor
 from pipeline.models.layout import Layout
 
 IGNORED = -100
-
 TokenLoss = Literal["stablemax", "softmax"]
 
 

@@ -15,7 +15,6 @@ MEMORY_ROWS = "inner.puzzle_emb.weights"
 MIXER = "inner.L_level.layers.0.mlp_t.down_proj.weight"
 TRM_MEMORY_TOKENS = 16
 """`puzzle_emb_len` of a TRM that does not set it."""
-
 _NAMES = {
     EMBEDDING: "embedding",
     "inner.lm_head.weight": "head.weight",

@@ -26,7 +26,6 @@ from pipeline.jobs.record import Record
 from pipeline.reports.run_folder import RunFolder
 
 REPORT_FILE = "report.html"
-
 _UNKNOWN = "No source that was read holds the test outputs; --source of the command report adds one that does."
 
 

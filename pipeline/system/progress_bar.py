@@ -19,7 +19,6 @@ from eval.formatting import format_duration
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
 SILENT_SECONDS = 2.0
 """Before anything is shown."""
 LINE_SECONDS = 20.0

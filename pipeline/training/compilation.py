@@ -30,7 +30,6 @@ from pipeline.models.task_memory import RowGradients
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
 SPARE_SEQUENCES = 1.25
 """A room has places for this many times the average sequences of a pack; a pack with more is computed eagerly."""
 WARM_UPS = 3

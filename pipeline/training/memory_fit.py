@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 
 MOST_SHARE = 0.9
 """Of the device's memory that a step may use; the rest is for fragmentation."""
-
 Compute = Callable[[dict[int, StepBatch], dict[int, Carry], int, float], object]
 """Forward and backward of the packs of this process, by number: (batches, carries, pieces, scale of the loss)."""
 

@@ -21,7 +21,6 @@ def grid(*rows):
 
 A, B, C = grid([1]), grid([2, 2]), grid([3], [3])
 GRIDS = [A, B, C, grid([1, 1]), grid([1], [1]), grid([0])]
-
 candidates_lists = st.lists(st.tuples(st.sampled_from([*range(len(GRIDS)), None]), st.floats(0, 1, width=32)), max_size=30)
 
 

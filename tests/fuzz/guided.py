@@ -16,7 +16,6 @@ import numpy as np
 from tests.fuzz.mutate import mutate_bytes
 
 Damage = Callable[[np.random.Generator, bytes], bytes]
-
 PACKAGES = ("augment", "eval", "submission", "pipeline")
 MOST_BYTES = 1 << 16
 

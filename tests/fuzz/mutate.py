@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 
 Rng = np.random.Generator
-
 ODD_VALUES = (
     *("null", "true", "false", "1.0", "-0", "-1", "9", "10", "255", "256", "9" * 30, "9" * 5000, "1e400", "1e2", "NaN"),
     *("Infinity", "-Infinity", '""', '"1"', '"\\n\\u2028"', '"\\ud800"', '"\\u0022"', '"' + "x" * 3000 + '"'),

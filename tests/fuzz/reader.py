@@ -29,7 +29,6 @@ MOST_SECONDS = 60.0
 PLACES = ("missing", "folder", "loop", "endless", "pipe", "sparse", "elsewhere")
 """What may be in a file's place: nothing, a folder, a link to itself, one to /dev/zero, a pipe, 20 GB, a link elsewhere."""
 PLACE_SHARE = 0.03
-
 Damage = Callable[[Rng, bytes], bytes]
 BY_SUFFIX: Mapping[str, Damage] = {".json": mutate_json, ".jsonl": mutate_json_lines, ".safetensors": mutate_tensors}
 

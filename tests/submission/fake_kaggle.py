@@ -13,7 +13,6 @@ from typing import Any
 
 Reply = tuple[int, dict[str, Any]]
 """HTTP status and JSON body."""
-
 COMPETITION, DATASET, KERNEL = "CompetitionApiService", "DatasetApiService", "KernelsApiService"
 
 

@@ -33,7 +33,6 @@ Part = Literal["train", "test"]
 """Whether puzzles are to train on, or to be solved."""
 GENERATED = "generated"
 DEFAULT_CLUES = {4: 6, 9: 30}
-
 _SETTINGS: Mapping[str, Mapping[str, int]] = {
     "sudoku": {"side": 9, "clues": 0, "count": 1000, "seed": 0},
     "maze": {"side": 15, "count": 1000, "seed": 0},

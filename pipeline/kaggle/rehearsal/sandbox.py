@@ -21,12 +21,10 @@ TOOLS = Path(__file__).parent
 GRACE_SECONDS = 60.0
 """The sandbox is killed this long after the limit of its notebook."""
 _UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child")
-
 _TRIAL = """set -e
 mount -t tmpfs tmpfs /tmp; mkdir /tmp/usr /tmp/sys /tmp/proc
 mount --bind /usr /tmp/usr; mount -o remount,bind,ro /tmp/usr; mount --rbind /sys /tmp/sys; mount -t proc proc /tmp/proc"""
 """Every kind of mount that the sandbox needs: containers that hide parts of /proc refuse only the last one."""
-
 _PASSED_ON = ("OMP_NUM_THREADS", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 SYSTEM = ("usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt")
-
 _SIOCSIFFLAGS, _UP_AND_RUNNING = 0x8914, 0x41
 
 

@@ -39,7 +39,6 @@ class Scene:
 
 
 NOT_PLAYED = "not played"
-
 PLAIN = (
     Scene("commit", "the run that is pushed", rerun=None, tests="placeholder", kind="commit"),
     Scene("hidden", "the rerun on the hidden tasks"),

@@ -19,7 +19,6 @@ from pipeline.data.canvas_size import (
 from pipeline.data.sources import Source
 
 Lengths = list[tuple[int, int]]
-
 sides = st.integers(1, MAX_SIDE)
 size_lists = st.lists(st.tuples(sides, sides, sides, sides), max_size=8)
 

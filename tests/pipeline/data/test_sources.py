@@ -16,7 +16,6 @@ from pipeline.data.sources import SOURCES_HELP, Source, content_hash, load_sourc
 from pipeline.data.task_files import parse_challenges, parse_pairs, parse_solutions
 
 Json = dict | list | str | int | float | None
-
 PAIR = {"input": [[1, 2]], "output": [[3], [4]]}
 TASK = {"train": [PAIR, {"input": [[0]], "output": [[9]]}], "test": [{"input": [[5]]}, {"input": [[6, 6]]}]}
 OUTPUTS = [[[7]], [[8, 8]]]

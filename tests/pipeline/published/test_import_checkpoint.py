@@ -22,7 +22,6 @@ ROWS = "inner.puzzle_emb.weights"
 EMBEDDING = "inner.embed_tokens.embedding_weight"
 HEAD = "inner.lm_head.weight"
 LAYER = "inner.L_level.layers.1.mlp.down_proj.weight"
-
 State = dict[Any, Any]
 
 

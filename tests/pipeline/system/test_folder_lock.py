@@ -13,7 +13,6 @@ from pipeline.system import folder_lock
 from pipeline.system.folder_lock import LOCK_FILE, FolderLock
 
 ROOT = Path(__file__).parents[3]
-
 HOLD = """
 import pathlib, sys, time
 from pipeline.system.folder_lock import FolderLock

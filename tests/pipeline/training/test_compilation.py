@@ -40,7 +40,6 @@ from tests.pipeline.trainers import (
 )
 
 FLOAT = torch.float32
-
 URM = ("model.kind=urm", "model.convolution=2", "model.convolution_axes=1d", "memory.kind=table")
 COMPILED = SYSTEMS | {"trm": ("model.positions=1d",), "published urm": URM}
 BASE = ("train.steps=5", "train.packs=2", "train.log_steps=1", "train.exploration=0.3")

@@ -13,7 +13,6 @@ from pipeline.training.ema import MovingAverage
 from pipeline.training.memory_tables import sign_descent, take_gradients, train_tables
 
 MODEL = ReasonerConfig(hidden_size=16, heads=2, inner_multiple=8, layers=1, H_cycles=1, L_cycles=1)
-
 FIVE = AsyncCopy(torch.tensor([5.0]))
 """Sequences of the only process."""
 
