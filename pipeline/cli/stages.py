@@ -177,7 +177,6 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     accelerator, dtype = make_accelerator(config.train.precision)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "votes.json").unlink(missing_ok=True)
     if isinstance(dataset, PuzzleDataset):
         path = out / "predictions.csv"
         if accelerator.is_main_process:
@@ -187,7 +186,9 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     else:
         path, tasks = out / "submission.json", dataset.tasks_to_solve()
         if accelerator.is_main_process:
-            TaskFallback(tasks).leave(out, resume=False)
+            if not arguments.resume:
+                (out / "votes.json").unlink(missing_ok=True)
+            TaskFallback(tasks).leave(out, arguments.resume)
         predictor = Predictor(accelerator, dtype, weights, dataset, config.predict)
         ballot = predict_and_vote(predictor, out, budget, tasks, arguments.resume)
         counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]

@@ -92,6 +92,16 @@ def test_weights_predict_the_same_answers(data: str, weights: str, expected: str
     assert answers(Path("again/submission.json")) == answers(Path(expected, "submission.json"))
 
 
+def test_a_resumed_prediction_keeps_its_submission_until_there_is_a_better_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("stopped before the first round")
+
+    before = [Path("predicted", name).read_bytes() for name in ("submission.json", "votes.json")]
+    monkeypatch.setattr("pipeline.inference.predictor.predict_and_vote", fail)
+    assert call("predict", "--data", "arc/dataset", "--weights", "arc", "--resume", "--out", "predicted") == 1
+    assert [Path("predicted", name).read_bytes() for name in ("submission.json", "votes.json")] == before
+
+
 def test_weights_predict_the_same_puzzles() -> None:
     assert call("predict", "--data", "sudoku/dataset", "--weights", "sudoku", "--out", "again") == 0
     assert predictions(Path("again/predictions.csv")) == predictions(Path("sudoku/predictions.csv"))
