@@ -67,7 +67,9 @@ def launch(arguments: Sequence[str]) -> int:
     try:
         main(list(arguments))
     except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
+        first = error.get_first_failure()[1].exitcode
+        killed = [failure.exitcode for failure in error.failures.values() if failure.exitcode < 0]
+        code = killed[0] if killed else first  # others end because one was killed, and may be seen first
         if code < 0:
             print(f"a process was killed by {signal.Signals(-code).name}", file=sys.stderr)
         return max(code, 1)
