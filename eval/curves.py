@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,11 +26,10 @@ class CurvePoint:
     """Mean halting probability."""
 
 
-def draw_training(metrics: Sequence[Mapping[str, object]], path: Path | None = None) -> "Picture":
+def draw_training(metrics: Sequence[Mapping[str, object]]) -> "Picture":
     """Draw loss and share of training pairs with every cell right against minutes of training, from lines of metrics.jsonl.
 
-    Writes the PNG `path` if it is given; returns the figure, which a notebook shows. Raises ValueError where no line has both
-    fields and `seconds`.
+    Raises ValueError where no line has both fields and `seconds`.
     """
     from eval.figure import Picture  # noqa: PLC0415  (slow to import)
 
@@ -51,16 +49,11 @@ def draw_training(metrics: Sequence[Mapping[str, object]], path: Path | None = N
     right.set(xlabel="minutes of training", ylabel="training pairs right, %", ylim=(-2, 102))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    if path is not None:
-        figure.leave(path)
     return figure
 
 
-def draw_curves(points: Sequence[CurvePoint], path: Path | None = None) -> "Picture":
-    """Draw the exact accuracy of all runs against their training time in minutes, one color a name.
-
-    Writes the PNG `path` if it is given; returns the figure, which a notebook shows.
-    """
+def draw_curves(points: Sequence[CurvePoint]) -> "Picture":
+    """Draw the exact accuracy of all runs against their training time in minutes, one color a name."""
     from eval.figure import Picture  # noqa: PLC0415  (slow to import)
 
     names = list(dict.fromkeys(point.name for point in points))
@@ -77,6 +70,4 @@ def draw_curves(points: Sequence[CurvePoint], path: Path | None = None) -> "Pict
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    if path is not None:
-        figure.leave(path)
     return figure

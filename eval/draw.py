@@ -6,7 +6,6 @@ matplotlib is imported only when a picture is drawn, and without pyplot, which h
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,24 +83,22 @@ def draw_task(
     task: Task,
     attempts: Sequence[Sequence[Grid | None]],
     solutions: Solutions,
-    path: Path | None = None,
-    dots_per_inch: int = 110,
     notes: Sequence[Sequence[str]] = (),
     title: str = "",
 ) -> "Picture":
-    """Draw `task`, write the PNG `path` if it is given, and return the figure, which a notebook shows.
+    """Draw `task`.
 
     `attempts` gives, per test input, the attempts in order, None where one is missing; it may be shorter than the test
     inputs. `solutions` may lack the task: then nothing is called right or wrong. All grids are (H, W) uint8 in the
     original frame, and all cells of a picture have the same size. `notes` has a few words for each attempt, such as its
-    votes; `title` replaces "Task ID". Raises OSError when `path` cannot be written.
+    votes; `title` replaces "Task ID".
     """
     from eval.figure import Picture  # noqa: PLC0415 - only drawing needs matplotlib
 
     sections, cell = _lay_out(task, attempts, solutions.get(task.id), notes)
     width = 2 * _MARGIN + max(section.width(cell) for section in sections)
     height = 2 * _MARGIN + _HEADING + sum(_HEADING + sum(section.row_heights(cell)) for section in sections) - _BELOW_ROW
-    figure = Picture(figsize=(width, height), dpi=dots_per_inch, facecolor="white")
+    figure = Picture(figsize=(width, height), dpi=110, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, width)
@@ -114,8 +111,6 @@ def draw_task(
         for row, row_height in zip(section.rows, section.row_heights(cell), strict=True):
             _draw_row(axes, row, section.column_widths(cell), top, cell)
             top += row_height
-    if path is not None:
-        figure.leave(path)
     return figure
 
 

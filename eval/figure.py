@@ -17,12 +17,10 @@ class Picture(Figure):
     """A figure with its own canvas: `leave` writes it as PNG, and a notebook shows it as the value of a cell."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Take what `Figure` takes."""
         super().__init__(*arguments, **options)
         FigureCanvasAgg(self)
 
     def _repr_png_(self) -> bytes:
-        """Return the picture as PNG, for IPython."""
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
         return buffer.getvalue()

@@ -54,11 +54,6 @@ class Scored:
     version: str
     """Which data that is, in words: public data of which version, a selection of it, or none that is known."""
 
-    def __post_init__(self) -> None:
-        """Reject an empty hash or version."""
-        if not self.version or not self.data_hash:
-            raise ValueError("the hash and the version of what is scored must be given")
-
 
 @dataclass(frozen=True)
 class Audited:

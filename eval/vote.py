@@ -5,12 +5,11 @@ Each different grid is held once, so memory does not grow with the number of vie
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from augment.grid import COLORS, MAX_SIDE, Grid
+from augment.grid import Grid
 from augment.task import Task, TaskId
 
 ATTEMPTS = 2
@@ -21,13 +20,11 @@ _UNIT = 1 << 40
 
 Ranking = Callable[[int, float], tuple[float, ...]]
 """(count, sum of halting probabilities) -> sort key; the largest key ranks first."""
-RANKINGS: Mapping[str, Ranking] = MappingProxyType(
-    {
-        "count": lambda count, total: (count, total / count),
-        "probability-sum": lambda _, total: (total,),
-        "mean-probability": lambda count, total: (total / count,),
-    }
-)
+RANKINGS: Mapping[str, Ranking] = {
+    "count": lambda count, total: (count, total / count),
+    "probability-sum": lambda _, total: (total,),
+    "mean-probability": lambda count, total: (total / count,),
+}
 """By config name; "count" is the rule of TRM (arXiv 2510.04871): most candidates, then largest mean probability."""
 
 
@@ -86,12 +83,11 @@ class Ballot:
         """Count K candidates of any test inputs and sizes.
 
         `places` (K) are their tasks and test inputs, `shapes` (K, 2) heights and widths (0, 0 where a prediction was empty),
-        `cells` all grids in the original frame, row by row and end to end, `probabilities` (K,) floats 0..1. Raises ValueError
-        for a bad grid, a bad probability or lengths that differ, and names the first; the ballot is then unchanged.
+        `cells` all grids in the original frame, row by row and end to end, `probabilities` (K,) floats 0..1. They are trusted:
+        `pipeline.inference.candidates` checks what it reads.
         """
         if len(self.sources) > 1 and places:
             raise ValueError(f"nothing can be added to a ballot pooled from {', '.join(self.sources)}")
-        _check(places, shapes, cells, probabilities)
         units = np.rint(probabilities.astype(np.float64) * _UNIT).astype(np.int64).tolist()
         areas = shapes.astype(np.int64).prod(axis=1).tolist()
         heads, data = shapes.astype(np.uint8).tobytes(), cells.tobytes()
@@ -158,42 +154,3 @@ def pool_ballots(ballots: Sequence[Ballot]) -> Ballot:
                 entry[0] += count
                 entry[1] += total
     return pooled
-
-
-def choose_attempts(ranked: Sequence[Grid], fallbacks: Sequence[Grid]) -> tuple[Grid, Grid]:
-    """Return the first two different grids of `ranked`, then `fallbacks`; the same one twice if there is no second.
-
-    Raises ValueError when both are empty.
-    """
-    if not ranked and not fallbacks:
-        raise ValueError("no grid to choose an attempt from")
-    first, *others = [*ranked, *fallbacks]
-    return first, next((grid for grid in others if not np.array_equal(grid, first)), first)
-
-
-def _check(
-    places: Sequence[tuple[TaskId, int]],
-    shapes: npt.NDArray[np.integer],
-    cells: npt.NDArray[np.uint8],
-    probabilities: npt.NDArray[np.floating],
-) -> None:
-    """Raise ValueError unless these are candidates as `Ballot.add` takes them."""
-    if cells.dtype != np.uint8 or shapes.shape != (len(places), 2) or probabilities.shape != (len(places),):
-        got = f"shapes {shapes.shape}, probabilities {probabilities.shape} and {cells.dtype} cells"
-        raise ValueError(f"expected shapes and probabilities of {len(places)} candidates and uint8 cells, got {got}")
-
-    def where(number: int) -> str:
-        return f"task {places[number][0]}, test input {places[number][1]}"
-
-    sizes = shapes.astype(np.int64)
-    for number in np.flatnonzero(~((probabilities >= 0.0) & (probabilities <= 1.0)))[:1].tolist():
-        raise ValueError(f"{where(number)}: a halting probability is 0..1, got {probabilities[number]}")
-    proper = ((sizes >= 1) & (sizes <= MAX_SIDE)).all(axis=1) | (sizes == 0).all(axis=1)
-    for number in np.flatnonzero(~proper)[:1].tolist():
-        raise ValueError(f"{where(number)}: a grid is 1..{MAX_SIDE} by 1..{MAX_SIDE}, got {tuple(sizes[number].tolist())}")
-    ends = sizes.prod(axis=1).cumsum()
-    if len(cells) != (ends[-1] if len(ends) else 0):
-        raise ValueError(f"{len(cells)} cells do not fill the grids of {len(places)} candidates")
-    for cell in np.flatnonzero(cells >= COLORS)[:1].tolist():
-        number = int(np.searchsorted(ends, cell, side="right"))
-        raise ValueError(f"{where(number)}: a color is 0..{COLORS - 1}, got {cells[cell]}")

@@ -17,7 +17,6 @@ from augment.grid import Grid, grid_key, parse_grid
 from augment.task import Task, TaskId
 from eval.files import read_object, replace_file, require_file
 from eval.formatting import show_kind, show_path, show_value
-from eval.vote import choose_attempts
 
 Submission = dict[TaskId, list[tuple[Grid, Grid]]]
 """Both attempts for every test input, in the order of `Task.test`."""
@@ -75,7 +74,9 @@ def fill_submission(tasks: Iterable[Task], predictions: Mapping[TaskId, Sequence
             raise ValueError(f"task {task.id}: {len(task.test)} test inputs, predictions for {len(per_test)}")
         submission[task.id] = []
         for i, ranked in enumerate(per_test):
-            submission[task.id].append(choose_attempts(ranked, fallback_attempts(task, i)))
+            first, *others = [*ranked, *fallback_attempts(task, i)]
+            second = next((grid for grid in others if not np.array_equal(grid, first)), first)
+            submission[task.id].append((first, second))
             different = len({grid_key(grid) for grid in ranked})
             if different < 2:
                 (with_one if different else without).append((task.id, i))

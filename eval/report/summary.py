@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from eval.formatting import plural, plural_range
+from eval.formatting import format_duration, plural, plural_range
 from eval.report.charts import draw_curve, draw_histogram, draw_shares
 from eval.results import NEAR_CELLS, TaskResult
 from eval.score import RULES, Rates, Score
@@ -126,7 +126,7 @@ def charts_section(metrics: Sequence[Mapping[str, object]], seconds: Mapping[str
         marks = [f"part-{number % 5}" for number in range(len(seconds))]
         keys = "".join(
             _key(
-                mark, f'{escape(name)} <strong>{format_seconds(spent)}</strong> <span class="quiet">{spent / total:.0%}</span>'
+                mark, f'{escape(name)} <strong>{format_duration(spent)}</strong> <span class="quiet">{spent / total:.0%}</span>'
             )
             for (name, spent), mark in zip(seconds.items(), marks, strict=True)
         )
@@ -172,16 +172,6 @@ def table_of_tasks(results: Sequence[TaskResult]) -> str:
     cells = (f"<th scope=row>{escape(result.task.id)}</th><td>{escape(result.summary())}</td>" for result in results)
     rows = "".join(f"<tr>{each}</tr>" for each in cells)
     return f"<table><thead><tr><th scope=col>Task</th><th scope=col>Outcome</th></tr></thead><tbody>{rows}</tbody></table>"
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration as people say it: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _percent(share: float) -> str:

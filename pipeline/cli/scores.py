@@ -171,7 +171,7 @@ def curve_command(arguments: argparse.Namespace, _: float) -> int:
     if arguments.json:
         write_result(arguments.json, points)
     if arguments.png:
-        draw_curves(points, arguments.png)
+        draw_curves(points).leave(arguments.png)
     return 0
 
 

@@ -118,7 +118,7 @@ def _draw_png(result: TaskResult, title: str, path: Path) -> None:
     attempts = [[attempt.grid for attempt in test.attempts] for test in result.tests]
     truths = tuple(test.truth for test in result.tests if test.truth is not None)
     notes = [[test.votes_of(attempt) for attempt in test.attempts] for test in result.tests]
-    draw_task(result.task, attempts, {result.task.id: truths} if result.known else {}, path, notes=notes, title=title)
+    draw_task(result.task, attempts, {result.task.id: truths} if result.known else {}, notes, title).leave(path)
 
 
 def add_report(commands: Any) -> None:

@@ -239,6 +239,8 @@ def read_candidates(path: Path) -> tuple[Candidates, Origin]:
         raise ValueError(f"{show_path(path)}: damaged, {len(cells)} cells do not fill the grids")
     if (cells >= COLORS).any() or (shape > MAX_SIDE).any() or ((shape == 0).any(axis=1) & (shape > 0).any(axis=1)).any():
         raise ValueError(f"{show_path(path)}: damaged, it holds what is no grid")
+    if (test < 0).any() or not ((probability >= 0) & (probability <= 1)).all():
+        raise ValueError(f"{show_path(path)}: damaged, it holds what is no test input or no probability")
     try:
         number, first, views = (int(metadata[name]) for name in ("number", "first_view", "views"))
     except ValueError:
@@ -253,8 +255,6 @@ def count_votes(ballot: Ballot, candidates: Candidates, dataset: TaskDataset) ->
         (dataset.task_ids[task], index)
         for task, index in zip(dataset.test_task.tolist(), dataset.test_index.tolist(), strict=True)
     ]
-    for test in np.flatnonzero((candidates.test < 0) | (candidates.test >= len(names)))[:1].tolist():
-        raise ValueError(f"candidates of test input {candidates.test[test]}, but the dataset has {len(names)}")
     places = [names[test] for test in candidates.test.tolist()]
     ballot.add(places, candidates.shape, candidates.cells, candidates.probability)
 
@@ -271,13 +271,10 @@ def tally(folders: Sequence[Path], dataset: TaskDataset) -> Ballot:
             raise FileNotFoundError(f"{folder}: no candidates here (round-*.safetensors)")
         for path in watch(paths, f"counting the votes of {folder}", unit="rounds"):
             candidates, origin = read_candidates(path)
-            if origin.tests_hash != dataset.tests_hash:
-                raise ValueError(f"{path}: candidates for other tests than those of the dataset")
+            if origin.tests_hash != dataset.tests_hash or candidates.test.max(initial=0) >= len(dataset.test_task):
+                raise ValueError(f"{show_path(path)}: candidates for other tests than those of the dataset")
             name = f"{folder}: {origin.source}"
-            try:
-                count_votes(ballots.setdefault(name, Ballot(name)), candidates, dataset)
-            except ValueError as error:
-                raise ValueError(f"{show_path(path)}: {error}") from None
+            count_votes(ballots.setdefault(name, Ballot(name)), candidates, dataset)
     return pool_ballots(list(ballots.values()))
 
 

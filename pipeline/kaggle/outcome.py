@@ -148,11 +148,11 @@ class Outcome:
         run.mkdir(parents=True, exist_ok=True)
         metrics = read_metrics(run / "metrics.jsonl")
         if metrics:
-            draw_training(metrics, run / "training.png")
+            draw_training(metrics).leave(run / "training.png")
             _display(run / "training.png")
         for number, task in enumerate(tasks[:SHOWN_TASKS]):
             picture = run / f"task-{number}.png"
-            draw_task(task, attempts.get(task.id, []), solutions, picture)
+            draw_task(task, attempts.get(task.id, []), solutions).leave(picture)
             _display(picture)
 
 

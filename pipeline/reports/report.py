@@ -12,10 +12,9 @@ from typing import Any
 import orjson
 
 from eval.files import replace_file
-from eval.formatting import plural, show_name, show_path, show_value
+from eval.formatting import format_duration, plural, show_name, show_path, show_value
 from eval.provenance import HASH_DIGITS, Row, scored_in
 from eval.report.page import Report, make_page
-from eval.report.summary import format_seconds
 from eval.results import TaskResult
 from eval.score import score_predictions
 from pipeline.data.dataset import MANIFEST_FILE
@@ -122,7 +121,7 @@ def _run_facts(folder: RunFolder, results: Sequence[TaskResult]) -> list[Row]:
             rows.append(("Started from", record.weights))
         limit = f" of {record.time_limit}" if record.time_limit else ""
         starts = f", in {record.starts} starts" if record.starts > 1 else ""
-        spent = format_seconds(sum(record.seconds.values()))
+        spent = format_duration(sum(record.seconds.values()))
         rows.append(("Time", f"{spent}{limit}{starts}, {record.device or 'unknown device'}"))
         rows.append(("Started", record.started.replace("T", " ").replace("+00:00", " UTC")))
     return rows
@@ -160,7 +159,7 @@ def _network_facts(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any
         rows.append(("Network", f"{network}; {show(predict.get('segments'))} segments"))
     if metrics and isinstance(metrics[-1].get("step"), int):
         seconds = metrics[-1].get("seconds")
-        spent = f" in {format_seconds(float(seconds))}" if isinstance(seconds, (int, float)) else ""
+        spent = f" in {format_duration(float(seconds))}" if isinstance(seconds, (int, float)) else ""
         rows.append(("Training", f"about {plural(metrics[-1]['step'], 'step')}{spent}"))
     return rows
 

@@ -46,17 +46,16 @@ def test_test_inputs_without_attempts_are_drawn(attempts):
 
 def test_the_picture_is_a_png_with_every_official_color(tmp_path):
     path = tmp_path / "task.png"
-    draw_task(TASK, [], {}, path)
+    draw_task(TASK, [], {}).leave(path)
     pixels = np.round(image.imread(path)[..., :3] * 255).astype(np.uint32)  # (H, W, 3)
     present = {f"#{color:06X}" for color in np.unique(pixels @ np.array([1 << 16, 1 << 8, 1], np.uint32)).tolist()}
     assert set(PALETTE) <= present
 
 
-def test_the_largest_and_the_smallest_grids_fit_one_page(tmp_path):
+def test_the_largest_and_the_smallest_grids_fit_one_page():
     large, small = np.zeros((30, 30), np.uint8), grid([1])
     task = Task("large", tuple(Pair(large, small) for _ in range(4)), (large,))
-    draw_task(task, [[large, large]], {"large": (large,)}, tmp_path / "task.png", dots_per_inch=50)
-    assert image.imread(tmp_path / "task.png").shape[1] <= 12.5 * 50
+    assert draw_task(task, [[large, large]], {"large": (large,)}).get_figwidth() <= 12.5
 
 
 def test_matplotlib_is_imported_when_drawing_and_pyplot_never():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from augment.grid import grid_key
 from augment.task import Task
-from eval.vote import RANKINGS, Ballot, Tally, choose_attempts, pool_ballots
+from eval.vote import RANKINGS, Ballot, Tally, pool_ballots
 from tests.eval.ballots import add
 
 
@@ -67,28 +67,6 @@ def test_pooling_parts_equals_counting_everything_at_once(candidates, cut):
     assert content(pooled) == content(filled(candidates))
     assert pooled.tally("t", 0) == filled(candidates).tally("t", 0)
     assert [content(part) for part in parts] == before
-
-
-@pytest.mark.parametrize(
-    ("shapes", "cells", "probabilities", "message"),
-    [
-        ([(1, 1), (1, 2)], [1, 2, 3], [0.5, 1.5], "task u, test input 3: a halting probability is 0..1, got 1.5"),
-        ([(1, 1), (1, 2)], [1, 2, 3], [0.5, -0.01], "task u, test input 3: a halting probability is 0..1"),
-        ([(1, 1), (1, 2)], [1, 2, 3], [0.5, float("nan")], "task u, test input 3: a halting probability is 0..1"),
-        ([(1, 1), (1, 0)], [1], [0.5, 0.5], "task u, test input 3: a grid is 1..30 by 1..30"),
-        ([(1, 1), (31, 2)], [1] * 63, [0.5, 0.5], "task u, test input 3: a grid is 1..30 by 1..30"),
-        ([(1, 1), (2, 300)], [1] * 601, [0.5, 0.5], r"test input 3: a grid is 1..30 by 1..30, got \(2, 300\)"),
-        ([(1, 1), (1, 2)], [1, 2, 10], [0.5, 0.5], "task u, test input 3: a color is 0..9, got 10"),
-        ([(1, 1), (1, 2)], [1, 2], [0.5, 0.5], "2 cells do not fill the grids of 2 candidates"),
-        ([(1, 1)], [1], [0.5, 0.5], r"of 2 candidates and uint8 cells, got shapes \(1, 2\)"),
-    ],
-)
-def test_bad_candidates_are_refused_by_name_and_leave_no_trace(shapes, cells, probabilities, message):
-    ballot = Ballot("run")
-    with pytest.raises(ValueError, match=message):
-        places = [("t", 0), ("u", 3)]
-        ballot.add(places, np.array(shapes), np.array(cells, np.uint8), np.array(probabilities))
-    assert ballot.tally("t", 0) == ballot.tally("u", 3) == Tally(0, 0, 0)
 
 
 def test_attempts_are_the_two_best_and_different():
@@ -154,15 +132,3 @@ def test_changing_an_attempt_does_not_change_the_votes():
     ballot = filled([(0, 0.5)])
     ballot.attempts("t", 0)[0][0, 0] = 9
     assert ballot.attempts("t", 0)[0].tolist() == A.tolist()
-
-
-@given(st.lists(st.sampled_from(GRIDS), max_size=5), st.lists(st.sampled_from(GRIDS), max_size=5))
-def test_chosen_attempts_differ_whenever_two_different_grids_exist(ranked, fallbacks):
-    everything = [grid_key(one) for one in [*ranked, *fallbacks]]
-    if not everything:
-        with pytest.raises(ValueError, match="no grid"):
-            choose_attempts(ranked, fallbacks)
-        return
-    chosen = tuple(map(grid_key, choose_attempts(ranked, fallbacks)))
-    different = list(dict.fromkeys(everything))
-    assert chosen == (different[0], different[1] if len(different) > 1 else different[0])

@@ -91,7 +91,7 @@ def test_filling_keeps_predictions_in_place_and_lists_the_fallbacks():
     filled = fill_submission(TASKS, {"b": [(), (B, A)], "a": [(C,)]})
     first, second = filled.submission["b"][1]
     assert (first.tolist(), second.tolist()) == (B.tolist(), A.tolist())
-    assert filled.submission["a"][0][0].tolist() == C.tolist()
+    assert filled.submission["a"][0][0].tolist() == C.tolist() != filled.submission["a"][0][1].tolist()
     assert (filled.without_prediction, filled.with_one_prediction) == ((("b", 0),), (("a", 0),))
     assert fill_submission(TASKS, {}).without_prediction == (("b", 0), ("b", 1), ("a", 0))
     assert refusal(fill_submission, TASKS, {"b": [(A, B)]}) == "task b: 2 test inputs, predictions for 1"

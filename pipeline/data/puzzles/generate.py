@@ -18,7 +18,7 @@ import numpy.typing as npt
 from joblib import Parallel, delayed
 
 from augment.dihedral import DIHEDRALS, apply_dihedral
-from augment.sudoku import box_side, symmetry_invariant
+from augment.sudoku import box_side, symmetry_invariants
 from pipeline.data.puzzles.kinds import FREE, GOAL, PATH, START, WALL
 from pipeline.data.puzzles.sudoku_solver import count_solutions, fill_board, remove_clues
 from pipeline.system.progress_bar import Progress
@@ -114,7 +114,7 @@ def _attempt_sudoku(side: int, clues: int, seed: int, attempt: int) -> _Puzzle |
     if question is None:
         return None
     assert count_solutions(question) == 1, "a puzzle lost its unique solution"
-    return _Puzzle(question, answer, symmetry_invariant(question))
+    return _Puzzle(question, answer, symmetry_invariants(question[None]).astype("<u8").tobytes())
 
 
 def _attempt_maze(side: int, seed: int, attempt: int) -> _Puzzle | None:

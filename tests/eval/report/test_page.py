@@ -15,7 +15,6 @@ from augment.grid import Grid
 from augment.task import Pair, Task
 from eval.report.gallery import canvas_text, describe_votes, gallery_data, grid_text
 from eval.report.page import Report, make_page
-from eval.report.summary import format_seconds
 from eval.results import Attempt, Draft, TaskResult, TestResult
 from tests.eval.report.examples import FATES, HOSTILE, QUESTION, Reader, example_report
 
@@ -131,13 +130,6 @@ def test_drafts_are_judged_and_equal_neighbors_told_once() -> None:
 )
 def test_votes_are_told_in_words(fate: str, words: str) -> None:
     assert describe_votes(FATES[fate].tests[0]) == words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.44, "0.4 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
-)
-def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
-    assert format_seconds(seconds) == text
 
 
 def test_400_tasks_of_full_size_with_16_drafts_each_stay_under_20_megabytes() -> None:

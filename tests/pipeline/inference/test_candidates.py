@@ -164,6 +164,9 @@ def cut_out(whole: Candidates, start: int, stop: int) -> Candidates:
         ("cells", lambda array: array[1:], "cells do not fill the grids"),
         ("shape", lambda array: array + 1, "cells do not fill the grids"),
         ("cells", lambda array: array + 10, "it holds what is no grid"),
+        ("test", lambda array: array - 100, "it holds what is no test input"),
+        ("probability", lambda array: array + 1, "it holds what is no test input or no probability"),
+        ("probability", lambda array: array * float("nan"), "it holds what is no test input or no probability"),
     ],
 )
 def test_columns_that_contradict_each_other_are_damage(

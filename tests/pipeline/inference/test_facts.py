@@ -157,11 +157,6 @@ def test_votes_are_called_pooled_or_fallbacks() -> None:
         assert rows["votes"].startswith(words)
 
 
-def test_what_says_nothing_is_no_description() -> None:
-    with pytest.raises(ValueError, match="must be given"):
-        Scored(1, 1, "", "")
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [

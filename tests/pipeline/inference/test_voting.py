@@ -53,12 +53,6 @@ def test_candidates_are_counted_under_the_ids_of_their_tests() -> None:
     assert len({place(dataset, test) for test, _, _ in votes}) == 6
 
 
-@pytest.mark.parametrize("test", [-1, 6])
-def test_a_test_that_the_dataset_does_not_have_is_refused(test: int) -> None:
-    with pytest.raises(ValueError, match=f"candidates of test input {test}, but the dataset has 6"):
-        count_votes(Ballot("here"), make_candidates([(test, RED, 0.5)]), tiny_dataset())
-
-
 def test_rounds_of_a_checkpoint_are_one_source_and_folders_and_checkpoints_are_pooled_by_name(tmp_path: Path) -> None:
     dataset, one, two = tiny_dataset(), tmp_path / "one", tmp_path / "two"
     write(one, 1, dataset, [(0, RED, 0.5)])
