@@ -24,6 +24,8 @@ import pipeline.bench.command
 import pipeline.cli.kaggle
 import pipeline.data.sources
 import pipeline.jobs.time_split
+import pipeline.kaggle.rehearsal.simulate
+import pipeline.run
 from augment.task import Task
 from eval.report.screenshot import find_browser
 from pipeline.cli.main import _parser, main
@@ -31,6 +33,7 @@ from pipeline.config import override, read_config
 from pipeline.data.puzzles.sources import is_puzzle_source
 from pipeline.data.sources import PUBLIC_SOURCES, SPLITS, Source, load_source
 from pipeline.presets import PRESETS, preset
+from pipeline.reports.report import write_report
 from submission.format import fallback_submission, write_submission
 from submission.settings import write_settings
 from tests.pipeline.bench.test_bench_command import TINY as TINY_BENCH
@@ -182,15 +185,15 @@ def shortened(arguments: list[str], folder: Path) -> list[str]:
     """Make a command quick. All options stay except for these values:
 
     1. Files of /kaggle are in `folder`, which has a competition of four tasks.
-    2. A file of puzzles is a handful of generated ones; two are used for training.
+    2. A source of puzzles has a handful of generated ones; two are used for training.
     3. `run`, `train` and `debug` train a tiny network for two steps: the smallest preset of its kind with the settings of the
        other tests; `debug` gets one second.
     4. `build` draws three views of a task.
     5. `bench` gets --quick.
-    6. `kaggle push` and `submit` are dry runs; `kaggle simulate` runs only the quickest fault.
+    6. `kaggle push` and `submit` are dry runs; `kaggle simulate` plays a notebook without data, which `workplace` replaces.
     """
     words = [word.replace("/kaggle/", f"{folder}/kaggle/") for word in arguments]
-    words = [re.sub(r"^(sudoku|maze):\w+\.csv$", _generated, word) for word in words]
+    words = [re.sub(r"^(sudoku|maze):(\w+\.csv|generated:.*)$", _generated, word) for word in words]
     puzzles = any(is_puzzle_source(word) for word in words)
     command, *rest = words
     values = {"--limit": "2", "--processes": "1"}
@@ -228,7 +231,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     text = "".join((*((ROOT / page).read_text() for page in PAGES), *examples()))
     places = {task: public_tasks()[task] for task in sorted(set(_TASK.findall(text)))}
     fakes = {}
-    for number, name in enumerate(("arc1:training", "arc1:evaluation")):
+    for number, name in enumerate(PUBLIC_SOURCES):
         made = tiny_source(number, 3 + len(places), f"t{number}")
         ids = [*(task for task, place in places.items() if place == name), *(task.id for task in made.tasks)][: 3 + len(places)]
         tasks = tuple(Task(task_id, task.train, task.test) for task_id, task in zip(ids, made.tasks, strict=True))
@@ -238,7 +241,15 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def load(spec: str, rest: str, with_solutions: bool) -> tuple[tuple[Task, ...], dict[str, tuple[object, ...]]]:
         return fakes[spec].tasks, dict(fakes[spec].solutions) if with_solutions else {}
 
-    monkeypatch.setitem(pipeline.data.sources._LOADERS, "arc1", load)
+    def without_data(_: object, results: Path, __: bool) -> int:
+        results.mkdir()
+        (results / "notebook.log").write_text("There is nothing to solve")
+        return 1
+
+    for kind in ("arc1", "arc2"):
+        monkeypatch.setitem(pipeline.data.sources._LOADERS, kind, load)
+    monkeypatch.setattr(pipeline.kaggle.rehearsal.simulate, "run_notebook", without_data)
+    monkeypatch.setattr(pipeline.run, "leave_report", lambda out, _: write_report(out))  # without a process of its own
     monkeypatch.setattr(pipeline.jobs.time_split, "MEASURE_SECONDS", 0.01)
     monkeypatch.setattr(pipeline.bench.command, "QUICK", TINY_BENCH)
     monkeypatch.setattr(pipeline.cli.kaggle, "status", lambda *_: "complete")  # nothing was sent

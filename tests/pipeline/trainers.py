@@ -2,8 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,8 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
     "urm": ("model.kind=urm", "model.convolution=3", "train.halting=off", "optimizer.kind=adamw"),
 }
 """Settings with which every kind of network, memory, halting and optimizer is trained once."""
+_FORKS = get_context("forkserver")
+_FORKS.set_forkserver_preload(["pipeline.run", "pipeline.inference.predictor"])
 ACCELERATE = [
     *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
     *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
@@ -122,12 +127,34 @@ def train_command(data: Path, out: Path, *settings: str) -> list[str]:
     config = tiny_config(*settings)
     flat = [f"{section}.{name}={value}" for section, fields in config.to_json().items() for name, value in fields.items()]
     arguments = ["train", "--data", str(data), "--preset", "demo", "--out", str(out), "--resume"]
-    return ["-m", "pipeline", *arguments, *(part for setting in flat for part in ("--set", setting))]
+    return [*arguments, *(part for setting in flat for part in ("--set", setting))]
 
 
-def run_here(command: list[str]) -> int:
-    """Run what comes after `python`, `-m pipeline ...`, in this process."""
-    return main(command[2:])
+def start_ranks(command: list[str]) -> list[BaseProcess]:
+    """Start a command as two processes of one launch: forks of a process that has imported the program already."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environments = [launch | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"} for rank in ("0", "1")]
+    ranks: list[BaseProcess] = [_FORKS.Process(target=_run_rank, args=(each, command)) for each in environments]
+    for rank in ranks:
+        rank.start()
+    return ranks
+
+
+def _run_rank(environment: dict[str, str], command: list[str]) -> None:
+    os.environ |= environment
+    sys.exit(main(command))
+
+
+def finish_ranks(ranks: list[BaseProcess]) -> None:
+    for rank in ranks:
+        rank.join(timeout=300)
+    codes = [rank.exitcode for rank in ranks]
+    for rank in ranks:
+        rank.kill()
+    assert codes == [0, 0]
 
 
 def launch(command: list[str]) -> "subprocess.Popen[bytes]":

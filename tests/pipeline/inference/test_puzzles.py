@@ -24,7 +24,7 @@ from pipeline.weights import Weights, load_weights, network_from
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles
 from tests.pipeline.tinyrun import write_weights
-from tests.pipeline.trainers import ACCELERATE, finish, launch, make_trainer, metrics
+from tests.pipeline.trainers import finish_ranks, make_trainer, metrics, start_ranks
 
 NO_LIMIT = Budget(None, 0.0)
 KINDS = pytest.mark.parametrize("kind", ["sudoku", "maze"])
@@ -142,9 +142,9 @@ def test_two_processes_predict_what_one_predicts(tmp_path: Path) -> None:
     dataset.save(tmp_path / "data")
     make_weights(tmp_path, dataset)
     predict = ["predict", "--data", str(tmp_path / "data"), "--weights", str(tmp_path), "--out"]
-    two = launch([*ACCELERATE, "-m", "pipeline", *predict, str(tmp_path / "two")])
+    two = start_ranks([*predict, str(tmp_path / "two")])
     assert main([*predict, str(tmp_path / "one")]) == 0
-    finish(two)
+    finish_ranks(two)
     one, other = (read_predictions(tmp_path / name / "predictions.csv") for name in ("one", "two"))
     assert [(row.question, row.prediction) for row in one] == [(row.question, row.prediction) for row in other]
     assert all(row.prediction is not None for row in other)

@@ -27,7 +27,7 @@ from pipeline.weights import Weights
 from submission.format import check_submission
 from tests.pipeline.inference.test_predictor import NO_LIMIT, Small, make_weights
 from tests.pipeline.tiny import tiny_source
-from tests.pipeline.trainers import finish, launch
+from tests.pipeline.trainers import ACCELERATE, finish, launch
 
 Answers = list[list[tuple[int, int, bytes]]]
 
@@ -148,7 +148,7 @@ def test_a_killed_process_ends_the_launch_which_then_goes_on_and_predicts_what_o
     check_submission(out / "submission.json", dataset.tasks_to_solve())
     kept = {path: path.stat().st_mtime_ns for path in (out / "candidates").iterdir()}
     assert 2 <= len(kept) < 6
-    finish(launch([*several, "--resume"]))
+    finish(launch([*ACCELERATE, "-m", "pipeline", *command, str(out), "--resume"]))
     assert main([*command, str(tmp_path / "one")]) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert answers(out / "candidates") == answers(tmp_path / "one" / "candidates")

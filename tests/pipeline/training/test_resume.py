@@ -1,8 +1,8 @@
 """Going on from a checkpoint: the newest that is undamaged, of whatever version and number of processes."""
 
 import shutil
-import subprocess
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import orjson
@@ -14,14 +14,13 @@ from pipeline.training.trainer import Trainer
 from pipeline.weights import checkpoints
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import (
-    ACCELERATE,
     NO_LIMIT,
     assert_equal_runs,
     assert_same_samples,
-    finish,
-    launch,
+    finish_ranks,
     make_trainer,
     metrics,
+    start_ranks,
     train_command,
 )
 
@@ -247,17 +246,17 @@ def test_processes_come_and_go_and_agree_on_damage(tmp_path: Path) -> None:
         trainer.fit(NO_LIMIT)
         return trainer
 
-    def together(out: Path, steps: int) -> "subprocess.Popen[bytes]":
-        return launch([*ACCELERATE, *train_command(tmp_path / "data", out, *base, f"train.steps={steps}")])
+    def together(out: Path, steps: int) -> list[BaseProcess]:
+        return start_ranks(train_command(tmp_path / "data", out, *base, f"train.steps={steps}"))
 
     alone(tmp_path / "run", 3)
-    finish(together(tmp_path / "run", 6))  # one process computes two packs, the other one
+    finish_ranks(together(tmp_path / "run", 6))  # one process computes two packs, the other one
     damaged = copy_of(tmp_path / "run", "damaged")
     cut(damaged / "checkpoints" / NEWEST / "carry-1.safetensors")  # which the main process does not read
     again = together(damaged, 9)
     assert all(len(carry) for carry in alone(tmp_path / "run", 9).state.carries.values())
     alone(tmp_path / "whole", 9)
-    finish(again)
+    finish_ranks(again)
     assert f"damaged-{NEWEST}" in names(damaged)
 
     for run in (tmp_path / "run", damaged):

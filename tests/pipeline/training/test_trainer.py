@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from pipeline.cli.main import main
 from pipeline.config import Config, override
 from pipeline.models.config import KINDS
 from pipeline.models.network import REASONERS
@@ -20,16 +21,16 @@ from pipeline.training.state import count_packs
 from pipeline.weights import checkpoints, load_weights
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import (
-    ACCELERATE,
     NO_LIMIT,
     ROOT,
     assert_equal_runs,
     assert_same_samples,
     finish,
+    finish_ranks,
     launch,
     make_trainer,
     metrics,
-    run_here,
+    start_ranks,
     train_command,
 )
 
@@ -103,15 +104,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 def test_two_processes_train_on_the_samples_of_one_and_predict_the_same(tmp_path: Path, system: tuple[str, ...]) -> None:
     tiny_dataset().save(tmp_path / "data")
     settings = ("train.steps=12", "train.packs=2", *system, "train.log_steps=1", "optimizer.kind=adamw")
-    two = launch([*ACCELERATE, *train_command(tmp_path / "data", tmp_path / "two", *settings, "train.pieces=3")])
-    assert run_here(train_command(tmp_path / "data", tmp_path / "one", *settings)) == 0
-    finish(two)
+    two = start_ranks(train_command(tmp_path / "data", tmp_path / "two", *settings, "train.pieces=3"))
+    assert main(train_command(tmp_path / "data", tmp_path / "one", *settings)) == 0
+    finish_ranks(two)
     assert_same_samples(tmp_path / "one", tmp_path / "two", steps=12)
 
-    predict = ["-m", "pipeline", "predict", "--data", str(tmp_path / "data"), "--weights", str(tmp_path / "one"), "--out"]
-    two = launch([*ACCELERATE, *predict, str(tmp_path / "predicted-by-two")])
-    assert run_here([*predict, str(tmp_path / "predicted-by-one")]) == 0
-    finish(two)
+    predict = ["predict", "--data", str(tmp_path / "data"), "--weights", str(tmp_path / "one"), "--out"]
+    two = start_ranks([*predict, str(tmp_path / "predicted-by-two")])
+    assert main([*predict, str(tmp_path / "predicted-by-one")]) == 0
+    finish_ranks(two)
     submissions = [(tmp_path / f"predicted-by-{name}" / "submission.json").read_bytes() for name in ("one", "two")]
     assert submissions[0] == submissions[1]
 
@@ -130,9 +131,9 @@ def test_two_machines_with_the_config_of_the_readme_train_on_the_samples_of_one(
     settings = ("train.steps=8", "train.packs=2", "memory.kind=table", "train.log_steps=1")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "machines.yaml")]
-    command = train_command(tmp_path / "data", tmp_path / "two", *settings)
+    command = ["-m", "pipeline", *train_command(tmp_path / "data", tmp_path / "two", *settings)]
     machines = [launch([*launcher, "--machine_rank", str(rank), *command]) for rank in range(2)]
-    assert run_here(train_command(tmp_path / "data", tmp_path / "one", *settings)) == 0
+    assert main(train_command(tmp_path / "data", tmp_path / "one", *settings)) == 0
     for process in machines:
         finish(process)
     assert_same_samples(tmp_path / "one", tmp_path / "two", steps=8)
