@@ -123,7 +123,7 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
     seconds: float | None = None
     if plan.budget.limit_seconds is not None:  # else the settings alone say what is done, and nothing depends on the speed
         speed = measure_speed(network, dataset, config, dtype, accelerator)
-        views = plan.job.views(config.predict)
+        views = config.predict.views if isinstance(plan.job, ArcJob) else 1  # a puzzle is predicted once, as it is
         split = split_time(config, plan.budget, plan.out, plan.resume, speed, accelerator.num_processes, views)
         config, seconds = from_main(accelerator, split)
     budget = plan.budget.until(seconds)  # from here: making the trainer counts as training

@@ -11,8 +11,8 @@ from eval.decode import decode
 from eval.files import read_file
 from eval.formatting import parse_duration, show_path, show_value
 
-ACCELERATORS = ("NvidiaTeslaT4", "NvidiaL4", "none")
-"""Kaggle's names of machine shapes: 2 x T4 with 16 GB each, 4 x L4 with 24 GB each; none is a machine without GPUs."""
+ACCELERATORS = {"NvidiaTeslaT4": 2, "NvidiaL4": 4, "none": 0}
+"""GPUs by Kaggle's name of the machine shape: T4 with 16 GB each, L4 with 24 GB each."""
 SPLITS = ("training", "evaluation")
 MOST_BYTES = 1 << 20
 """Of a file of settings."""

@@ -25,8 +25,8 @@ from pipeline.cli.options import (
 from pipeline.config import BuildConfig, Leakage, override
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
-from pipeline.jobs.arc import ArcJob, Challenge, TaskFallback
-from pipeline.jobs.puzzles import PuzzleChallenge, PuzzleFallback, PuzzleJob, predict_rounds
+from pipeline.jobs.arc import ArcJob, Challenge, leave_submission
+from pipeline.jobs.puzzles import PuzzleChallenge, PuzzleJob, leave_questions, predict_rounds
 from pipeline.system.time_limit import Budget
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     if isinstance(dataset, PuzzleDataset):
         path = out / "predictions.csv"
         if accelerator.is_main_process:
-            PuzzleFallback(PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions)).leave(out, resume=False)
+            leave_questions(PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions), out, resume=False)
         found = predict_rounds(accelerator, dtype, weights, dataset, config.predict, budget, path)
         done = f"{int(found.predicted.sum())} of {len(found.predicted)} puzzles predicted by {found.source}" if found else ""
     else:
@@ -188,7 +188,7 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
         if accelerator.is_main_process:
             if not arguments.resume:
                 (out / "votes.json").unlink(missing_ok=True)
-            TaskFallback(tasks).leave(out, arguments.resume)
+            leave_submission(tasks, out, arguments.resume)
         predictor = Predictor(accelerator, dtype, weights, dataset, config.predict)
         ballot = predict_and_vote(predictor, out, budget, tasks, arguments.resume)
         counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]

@@ -25,7 +25,7 @@ from pipeline.system.progress_bar import watch
 from pipeline.tensor_files import read_tensors, write_tensors
 
 DRAFTS_FILE = "drafts.safetensors"
-"""In the run directory."""
+"""In the run directory, beside the folder of candidates."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,6 @@ class Drafts:
             yield list(zip(canvases, self.probability[:, number].tolist(), strict=True))
 
 
-@dataclass(frozen=True)
-class StoredDrafts:
-    """What a file of drafts holds."""
-
-    unit: DraftUnit
-    """What each was made after."""
-    tests: dict[tuple[TaskId, int], list[tuple[Tokens, float]]]
-    """What `Drafts.canvases` yields, by task and position among its tests."""
-
-
-def drafts_path(candidates: Path) -> Path:
-    """Return the path of the drafts that belong to a folder of candidates."""
-    return candidates.with_name(DRAFTS_FILE)
-
-
 def join_drafts(parts: Sequence[Drafts]) -> Drafts | None:
     """Return the drafts of all `parts`, which have equally many segments, in order; None where there are none."""
     if not parts:
@@ -84,8 +69,11 @@ def write_drafts(path: Path, drafts: Drafts, names: Sequence[tuple[TaskId, int]]
     replace_file(path, safetensors.numpy.save(arrays, {"about": about}))
 
 
-def read_drafts(path: Path) -> StoredDrafts:
-    """Return the drafts in a file. Raises ValueError naming a damaged file."""
+def read_drafts(path: Path) -> tuple[DraftUnit, dict[tuple[TaskId, int], list[tuple[Tokens, float]]]]:
+    """Return what the drafts in a file were made after and, by task and position among its tests, `Drafts.canvases`.
+
+    Raises ValueError naming a damaged file.
+    """
     where = show_path(path)
     tensors, metadata = read_tensors(path)
     about = parse_json(metadata.get("about", "null").encode(), where)
@@ -101,8 +89,7 @@ def read_drafts(path: Path) -> StoredDrafts:
         raise ValueError(f"{where}: damaged, its arrays do not fit together")
     if not all(isinstance(name, list) and [*map(type, name)] == [str, int] for name in names):
         raise ValueError(f"{where}: damaged, it does not name its test inputs")
-    tests = {(task, index): canvases for (task, index), canvases in zip(names, drafts.canvases(), strict=True)}
-    return StoredDrafts(cast(DraftUnit, unit), tests)
+    return cast(DraftUnit, unit), dict(zip(map(tuple, names), drafts.canvases(), strict=True))
 
 
 _DRAFT_DTYPES = {"test": torch.int32, "shape": torch.uint8, "probability": torch.float32, "tokens": torch.uint8}
@@ -282,7 +269,7 @@ def clear_candidates(folder: Path) -> None:
     """Remove the candidates of an earlier prediction from `folder`, and its drafts."""
     for path in folder.glob("round-*.safetensors"):
         path.unlink()
-    drafts_path(folder).unlink(missing_ok=True)
+    folder.with_name(DRAFTS_FILE).unlink(missing_ok=True)
 
 
 _COLUMNS = tuple(field.name for field in fields(Candidates))

@@ -23,12 +23,12 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Samples, make_packs
 from pipeline.device import from_main, gather
 from pipeline.inference.candidates import (
+    DRAFTS_FILE,
     Candidates,
     Drafts,
     Origin,
     clear_candidates,
     count_votes,
-    drafts_path,
     join_candidates,
     join_drafts,
     read_candidates,
@@ -43,19 +43,6 @@ from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights, network_from
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Round:
-    """The result of one round."""
-
-    number: int
-    found: Candidates
-    views: int
-    """Views of a test input that have been predicted by now, where it has so many."""
-    seconds: float
-    complete: bool
-    """False when the time ran out before every view of the round was predicted."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +96,7 @@ class Predictor:
             path.unlink()
         return kept
 
-    def rounds(self, folder: Path, budget: Budget, kept: Origin | None = None) -> Iterator[Round]:
+    def rounds(self, folder: Path, budget: Budget, kept: Origin | None = None) -> Iterator[tuple[Candidates, Origin]]:
         """Predict rounds of views until `predict.views` are predicted or `budget` is used up; yield after each.
 
         All processes get the same rounds, after `kept`, the last round that the main process has. The file of a round is in
@@ -121,7 +108,6 @@ class Predictor:
             count = from_main(self.accelerator, self._round_views(predicted, most, budget))
             if not count:
                 return
-            started = time.monotonic()
             samples = self._samples(predicted, predicted + count)
             shares = gather(self.accelerator, self._predict_share(samples, budget, with_drafts=not predicted))
             candidates = join_candidates([share.candidates for share in shares])
@@ -129,11 +115,11 @@ class Predictor:
             speeds = [share.tokens_per_second for share in shares if share.tokens_per_second is not None]
             self.tokens_per_second = len(shares) * sum(speeds) / len(speeds) if speeds else None
             number += 1
+            origin = Origin(self.source, self.dataset.tests_hash, number, predicted, predicted + count, complete)
             if self.accelerator.is_main_process:
-                origin = Origin(self.source, self.dataset.tests_hash, number, predicted, predicted + count, complete)
                 self._leave_round(folder, candidates, [drafts for share in shares for drafts in share.drafts], origin)
             predicted += count
-            yield Round(number, candidates, predicted, time.monotonic() - started, complete)
+            yield candidates, origin
 
     def _round_views(self, predicted: int, most: int, budget: Budget) -> int:
         """Return how many views of every test input the next round has: what fits into the time, one at first."""
@@ -182,7 +168,7 @@ class Predictor:
             if drafts is not None:
                 tests = drafts.test.tolist()
                 names = [(dataset.task_ids[dataset.test_task[test]], int(dataset.test_index[test])) for test in tests]
-                write_drafts(drafts_path(folder), drafts, names, "cycle" if self.config.segments == 1 else "segment")
+                write_drafts(folder.with_name(DRAFTS_FILE), drafts, names, "cycle" if self.config.segments == 1 else "segment")
             write_candidates(round_path(folder, origin.number), candidates, origin)
         except OSError as error:  # the votes have them all the same; a resumed run predicts this round again
             logger.warning("the candidates of a round are not kept: %s", error)
@@ -248,9 +234,10 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
         logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), last.views)
         if last.views >= earlier:
             write_attempts(path, ballot, tasks, ranking, predictor.given_dataset)
-    for done in predictor.rounds(folder, budget, last):
-        count_votes(ballot, done.found, predictor.dataset)
-        stays = done.views < min(earlier, predictor.most_views)
+    started = time.monotonic()
+    for candidates, origin in predictor.rounds(folder, budget, last):
+        count_votes(ballot, candidates, predictor.dataset)
+        stays = origin.views < min(earlier, predictor.most_views)
         missing = [task.id for task in tasks for index in range(len(task.test)) if not ballot.tally(task.id, index).distinct]
         if not stays:
             try:
@@ -261,11 +248,12 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
                 unwritten = error
         logger.info(
             "round %d: up to %d views of each test input%s, %d candidates in %s; %d test inputs without a prediction%s; %s",
-            done.number, done.views, "" if done.complete else " (cut short)", len(done.found.test),
-            format_duration(done.seconds), len(missing),
+            origin.number, origin.views, "" if origin.complete else " (cut short)", len(candidates.test),
+            format_duration(time.monotonic() - started), len(missing),
             "; the earlier submission rests on more views and stays" if stays else "",
             "no limit" if budget.limit_seconds is None else f"{format_duration(budget.remaining())} left",
         )  # fmt: skip
+        started = time.monotonic()
     if unwritten:
         raise unwritten
     return ballot

@@ -1,9 +1,10 @@
 """A run on ARC tasks: what to solve, the fallback submission, the dataset, predictions in rounds, votes, the score."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,33 +62,25 @@ class Challenge:
             raise ValueError("there are no tasks to be solved in these sources")
         return tasks, sum(len(source.tasks) for source in whole)
 
-    def fallback(self) -> "TaskFallback":
-        """Return the result that stands in the folder before the first prediction."""
+    def fallback(self) -> Callable[[Path, bool], None]:
+        """Read the tasks; return `leave_submission` for them."""
         tasks, available = self.select()
         logger.info("%d of %d tasks of %s", len(tasks), available, " + ".join(self.sources))
-        return TaskFallback(tasks)
+        return partial(leave_submission, tasks)
 
 
-@dataclass(frozen=True)
-class TaskFallback:
-    """The result of a run that predicts nothing, for tasks."""
+def leave_submission(tasks: Sequence[Task], out: Path, resume: bool) -> None:
+    """Write a complete submission without predictions to `out`; with `resume`, keep an existing one.
 
-    tasks: Sequence[Task]
-
-    def leave(self, out: Path, resume: bool) -> None:
-        """Write a complete submission to `out`; with `resume`, keep an existing one.
-
-        Raises ValueError if that is for other tasks.
-        """
-        path, submission = out / "submission.json", None
-        with suppress(ValueError, FileNotFoundError):  # damaged or missing: a new one is better than none
-            submission = read_submission(path) if resume else None
-        if submission is None:
-            write_submission(path, fallback_submission(self.tasks), self.tasks)
-        elif {name: len(tests) for name, tests in submission.items()} != {task.id: len(task.test) for task in self.tasks}:
-            raise ValueError(
-                f"{path}: a submission for other tasks than those of the sources; resume with the sources of the run"
-            )
+    Raises ValueError if that is for other tasks.
+    """
+    path, submission = out / "submission.json", None
+    with suppress(ValueError, FileNotFoundError):  # damaged or missing: a new one is better than none
+        submission = read_submission(path) if resume else None
+    if submission is None:
+        write_submission(path, fallback_submission(tasks), tasks)
+    elif {name: len(tests) for name, tests in submission.items()} != {task.id: len(task.test) for task in tasks}:
+        raise ValueError(f"{path}: a submission for other tasks than those of the sources; resume with the sources of the run")
 
 
 @dataclass(frozen=True)
@@ -120,10 +113,6 @@ class ArcJob:
             raise ValueError(
                 f"{folder}: a dataset for other tests than those of the sources; resume with the sources of the run"
             )
-
-    def views(self, config: PredictConfig) -> int:
-        """Return the maximum number of views per test input."""
-        return config.views
 
     def predict(
         self, accelerator: "Accelerator", dtype: "torch.dtype", weights: "Weights | None", dataset: TaskDataset,

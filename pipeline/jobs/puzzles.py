@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -43,33 +43,29 @@ class PuzzleChallenge:
         """Return the puzzles to solve. Raises ValueError when there are answers to some of them only."""
         return [load_puzzles(spec, "test", with_answers, self.limit, jobs=os.cpu_count() or 1) for spec in self.sources]
 
-    def fallback(self) -> "PuzzleFallback":
-        """Return the result that stands in the folder before the first prediction."""
-        questions = [text for puzzles in self.load(with_answers=False) for text in puzzles.question_texts()]
+    def questions(self) -> list[str]:
+        """Return the questions as they are published, in the order of the predictions."""
+        return [text for puzzles in self.load(with_answers=False) for text in puzzles.question_texts()]
+
+    def fallback(self) -> Callable[[Path, bool], None]:
+        """Read the puzzles; return `leave_questions` for them."""
+        questions = self.questions()
         logger.info("%d puzzles of %s", len(questions), " + ".join(self.sources))
-        return PuzzleFallback(questions)
+        return partial(leave_questions, questions)
 
 
-@dataclass(frozen=True)
-class PuzzleFallback:
-    """The result of a run that predicts nothing, for puzzles."""
+def leave_questions(questions: Sequence[str], out: Path, resume: bool) -> None:
+    """Write `predictions.csv` with every question and no prediction to `out`; with `resume`, keep an existing one.
 
-    questions: Sequence[str]
-
-    def leave(self, out: Path, resume: bool) -> None:
-        """Write `predictions.csv` with every question to `out`; with `resume`, keep an existing one.
-
-        Raises ValueError if that is for other puzzles.
-        """
-        path, predictions = out / "predictions.csv", None
-        with suppress(ValueError, FileNotFoundError):
-            predictions = read_predictions(path) if resume else None
-        if predictions is None:
-            write_predictions(path, [PuzzlePrediction(question, None, None) for question in self.questions])
-        elif [prediction.question for prediction in predictions] != list(self.questions):
-            raise ValueError(
-                f"{path}: predictions for other puzzles than those of the sources; resume with the sources of the run"
-            )
+    Raises ValueError if that is for other puzzles.
+    """
+    path, predictions = out / "predictions.csv", None
+    with suppress(ValueError, FileNotFoundError):
+        predictions = read_predictions(path) if resume else None
+    if predictions is None:
+        write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
+    elif [prediction.question for prediction in predictions] != questions:
+        raise ValueError(f"{path}: predictions for other puzzles than those of the sources; resume with the sources of the run")
 
 
 @dataclass(frozen=True)
@@ -97,15 +93,10 @@ class PuzzleJob:
 
     def check(self, dataset: PuzzleDataset, folder: Path) -> None:
         """Raise ValueError if the dataset of a resumed run has other tests than the sources."""
-        asked = [text for puzzles in self.challenge.load(with_answers=False) for text in puzzles.question_texts()]
-        if PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions) != asked:
+        if PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions) != self.challenge.questions():
             raise ValueError(
                 f"{folder}: a dataset for other puzzles than those of the sources; resume with the sources of the run"
             )
-
-    def views(self, _: PredictConfig) -> int:
-        """Return 1: a puzzle is predicted once, as it is."""
-        return 1
 
     def predict(
         self, accelerator: "Accelerator", dtype: "torch.dtype", weights: "Weights | None", dataset: PuzzleDataset,
@@ -149,40 +140,29 @@ def predict_rounds(
     """
     from pipeline.inference.puzzles import predict_puzzles  # noqa: PLC0415
 
-    found, asked, earlier = None, 0, _count_predicted(path)
+    found, predicted, earlier = None, 0, 0
+    with suppress(ValueError, FileNotFoundError):  # damaged ones are replaced
+        earlier = sum(each.prediction is not None for each in read_predictions(path))
     for found in predict_puzzles(accelerator, dtype, weights, dataset, config, budget):
-        asked = int(found.predicted.sum())
-        if accelerator.is_main_process and asked >= earlier:
+        predicted = int(found.predicted.sum())
+        if accelerator.is_main_process and predicted >= earlier:
             try:
                 leave_predictions(path, to_predictions(dataset, found, {}), found.source, dataset)
-                logger.info("%s: %d of %d puzzles predicted", path, asked, len(found.predicted))
+                logger.info("%s: %d of %d puzzles predicted", path, predicted, len(found.predicted))
             except OSError as error:  # the next round may find room again; the last one has to
-                logger.error("the predictions of before stay: %s", error)
-    if asked < earlier:
-        logger.warning("%s: time for %d puzzles; the earlier predictions, of %d, stay", path, asked, earlier)
+                logger.error("the earlier predictions stay: %s", error)
+    if predicted < earlier:
+        logger.warning("%s: time for %d puzzles; the earlier predictions, of %d, stay", path, predicted, earlier)
         return None
     return found
-
-
-def _count_predicted(path: Path) -> int:
-    """Return how many puzzles the predictions of an earlier part of the run have; 0 where they are damaged."""
-    try:
-        return sum(each.prediction is not None for each in read_predictions(path))
-    except (ValueError, FileNotFoundError):
-        return 0
 
 
 def to_predictions(dataset: PuzzleDataset, found: "PuzzleAnswers", answers: Mapping[str, str]) -> list[PuzzlePrediction]:
     """Return a row for each test of `dataset`, with its answer where `answers` (by question) has it."""
     kind = PUZZLE_KINDS[dataset.kind]
-    rows = zip(
-        kind.to_texts(dataset.test_questions),
-        kind.to_texts(found.tokens),
-        found.halting.tolist(),
-        found.predicted.tolist(),
-        strict=True,
-    )
+    questions, texts = kind.to_texts(dataset.test_questions), kind.to_texts(found.tokens)
+    rows = zip(questions, texts, found.halting.tolist(), found.predicted.tolist(), strict=True)
     return [
-        PuzzlePrediction(question, text if asked else None, probability if asked else None, answers.get(question))
-        for question, text, probability, asked in rows
+        PuzzlePrediction(question, text if predicted else None, probability if predicted else None, answers.get(question))
+        for question, text, probability, predicted in rows
     ]

@@ -16,16 +16,11 @@ def open_run(challenge: Challenge | PuzzleChallenge, out: Path, resume: bool) ->
 
     Raises ValueError when `out` holds a run that is not to be resumed, one for other tasks, or one that is at work.
     """
-    _refuse_second(out, resume)
-    fallback = challenge.fallback()
+    leave_fallback = challenge.fallback()
     with FolderLock(out) as lock:
-        _refuse_second(out, resume)  # it may have begun and ended meanwhile
+        if not resume and ((out / "config.json").exists() or (out / "checkpoints").exists()):
+            raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
         for folder in (out, out / "dataset", out / "candidates"):
             remove_unfinished(folder)
-        fallback.leave(out, resume)
+        leave_fallback(out, resume)
         yield lock
-
-
-def _refuse_second(out: Path, resume: bool) -> None:
-    if not resume and ((out / "config.json").exists() or (out / "checkpoints").exists()):
-        raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")

@@ -19,11 +19,21 @@ from eval.files import damage_of, replace_file
 from eval.formatting import format_duration
 from pipeline.data.sources import load_source
 from pipeline.kaggle.attempts import Attempt, Log, Setup, Start, next_setup
-from pipeline.kaggle.machine import EXPECTED_GPUS, find_data, find_gpus, find_weights, is_hidden_run
 from pipeline.kaggle.outcome import Outcome
-from pipeline.kaggle.plan import VOTES, Plan, commit_sources, make_command, make_environment, run_folder
+from pipeline.kaggle.plan import (
+    VOTES,
+    Plan,
+    commit_sources,
+    find_data,
+    find_gpus,
+    find_weights,
+    is_hidden_run,
+    make_command,
+    make_environment,
+    run_folder,
+)
 from submission.format import check_submission, fallback_submission, read_submission, write_submission
-from submission.settings import KaggleSettings
+from submission.settings import ACCELERATORS, KaggleSettings
 
 CODE = Path(__file__).parents[2]
 POLL_SECONDS = 1.0
@@ -90,7 +100,7 @@ def _check_machine(plan: Plan) -> None:
     """Look for GPUs, copy the weights to a clean scratch folder, and install the wheels there."""
     shutil.rmtree(plan.scratch, ignore_errors=True)
     plan.scratch.mkdir(parents=True)
-    settings, expected = plan.settings, EXPECTED_GPUS[plan.settings.accelerator]
+    settings, expected = plan.settings, ACCELERATORS[plan.settings.accelerator]
     plan.gpus = find_gpus(os.environ)
     plan.log.say(f"GPUs: {', '.join(plan.gpus) or 'none'}")
     if len(plan.gpus) != expected:

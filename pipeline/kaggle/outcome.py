@@ -15,10 +15,10 @@ from eval.formatting import format_duration
 from pipeline.data.sources import load_source
 from pipeline.jobs.record import record_if_usable
 from pipeline.kaggle.attempts import BAD_INPUT, Attempt
-from pipeline.kaggle.machine import EXPECTED_GPUS
 from pipeline.kaggle.plan import EVALUATION, VOTES, Plan
 from pipeline.training.metrics import read_metrics
 from submission.format import read_submission
+from submission.settings import ACCELERATORS
 
 SHOWN_LINES = 30
 SHOWN_TASKS = 2
@@ -103,7 +103,7 @@ class Outcome:
 
     def problems(self) -> list[str]:
         """Return what should be fixed before the notebook is submitted."""
-        plan, expected = self.plan, EXPECTED_GPUS[self.plan.settings.accelerator]
+        plan, expected = self.plan, ACCELERATORS[self.plan.settings.accelerator]
         refused = any(attempt.code == BAD_INPUT for attempt in self.attempts)
         checks = [
             (self.problem is not None, f"the submission is not valid: {self.problem}"),

@@ -4,18 +4,19 @@ Shared by `show`, `compare` and `report`. Everything but the submission may be m
 a submission of another system has no votes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from augment.canvas import Tokens
 from augment.grid import Grid, grid_key
 from augment.task import Task, TaskId
 from eval.files import read_object
 from eval.formatting import show_name, show_path
 from eval.provenance import Provenance
-from eval.results import Attempt, Draft, TaskResult, TestResult
+from eval.results import Attempt, Draft, DraftUnit, TaskResult, TestResult
 from eval.vote import Ballot
 from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.sources import PUBLIC_SOURCES, Source, hold_out
@@ -172,13 +173,14 @@ class RunFolder:
 
     def reported_results(self, known: Sequence[KnownTask], notes: list[str]) -> list[TaskResult]:
         """Return the results of tasks with the votes and drafts that the run kept; adds to `notes` what could not be read."""
-        from pipeline.inference.candidates import DRAFTS_FILE, StoredDrafts, read_drafts  # noqa: PLC0415  (needs torch)
+        from pipeline.inference.candidates import DRAFTS_FILE, read_drafts  # noqa: PLC0415  (needs torch)
 
         counted, ranks = self.votes.tests if self.votes else {}, self.read_json("score.json").get("truth_ranks")
-        drafts = StoredDrafts("segment", {})
+        unit: DraftUnit = "segment"
+        drafts: Mapping[tuple[TaskId, int], Sequence[tuple[Tokens, float]]] = {}
         try:
             if (self.path / DRAFTS_FILE).is_file():
-                drafts = read_drafts(self.path / DRAFTS_FILE)
+                unit, drafts = read_drafts(self.path / DRAFTS_FILE)
         except ValueError as error:
             notes.append(f"The drafts cannot be read: {error}")
         results = []
@@ -200,8 +202,8 @@ class RunFolder:
                         views=votes.candidates if votes else None,
                         distinct=votes.distinct if votes else None,
                         truth_rank=rank if type(rank) is int else None,
-                        drafts=tuple(Draft(*draft) for draft in drafts.tests.get((result.task.id, index), ())),
-                        draft_unit=drafts.unit,
+                        drafts=tuple(Draft(*draft) for draft in drafts.get((result.task.id, index), ())),
+                        draft_unit=unit,
                     )
                 )
             results.append(replace(result, tests=tuple(tests)))

@@ -42,20 +42,12 @@ def default_reserve(limit_seconds: float) -> float:
 
 LEAST_SHARE, LEAST_SECONDS = 0.2, 2.0
 """At least this share of the reserve, and this many seconds of it, are left when the process is stopped."""
-MOST_SHARE = 0.8
-"""At most this share of the reserve is left when the process is stopped."""
-TICK_SECONDS = 0.25
-LATENESS = 4.0
-"""A process that wakes up late also ends slowly: it is stopped this many times its recent worst lateness earlier."""
-DECAY = 0.99
-"""Of the worst lateness, per tick."""
 
 
 class Watchdog(threading.Thread):
     """Ends the process before its time limit, whatever it is doing then: the result on disk is complete at all times.
 
-    The thread stops the process within the reserve, the earlier, the worse the machine keeps up. Where C code never lets the
-    thread run, the kernel kills the process with an alarm; the alarm also survives `exec`.
+    Where C code never lets the thread run, the kernel kills the process with an alarm; the alarm also survives `exec`.
     """
 
     def __init__(self, limit: float, reserve_seconds: float) -> None:
@@ -63,7 +55,6 @@ class Watchdog(threading.Thread):
         super().__init__(daemon=True)
         self.limit = limit
         self.latest = limit - max(LEAST_SHARE * reserve_seconds, min(reserve_seconds, LEAST_SECONDS))
-        self.earliest = min(self.latest, limit - MOST_SHARE * reserve_seconds)
 
     def start(self) -> None:
         """Set the alarm halfway between the latest stop and the limit, and start the thread."""
@@ -71,17 +62,8 @@ class Watchdog(threading.Thread):
         super().start()
 
     def run(self) -> None:
-        """Wait for the moment to stop, measuring how late this thread wakes up; then end the process."""
-        lateness = 0.0
-        while True:
-            now = time.monotonic()
-            left = max(self.earliest, self.latest - LATENESS * lateness) - now
-            if left <= 0:
-                break
-            pause = min(max(left, 0.01), TICK_SECONDS)
-            time.sleep(pause)
-            passed = time.monotonic() - now
-            lateness = max(passed - pause, lateness * DECAY ** (passed / TICK_SECONDS))
+        """Wait for the moment to stop, then end the process."""
+        time.sleep(max(0.0, self.latest - time.monotonic()))
         try:
             logger.error("the time limit is reached; stopping at once, the result on disk is complete")
         finally:

@@ -7,15 +7,17 @@ import re
 import signal
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import pipeline.run
+from augment.task import Task
 from eval import files
 from pipeline.cli.main import main
 from pipeline.data.sources import load_source
-from pipeline.jobs.arc import TaskFallback
+from pipeline.jobs import arc
 from pipeline.weights import checkpoints, newest_checkpoint
 from submission.format import check_submission
 from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
@@ -88,19 +90,19 @@ def test_a_full_disk_is_reported_and_costs_only_the_file(
     caplog: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
-    out, sync, opened = tmp_path / "run", files.sync, TaskFallback.leave
+    out, sync, leave = tmp_path / "run", files.sync, arc.leave_submission
 
     def refuse(path: Path) -> None:
         if path.name.startswith(f".{name}."):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(path)
 
-    def full_from_now_on(fallback: TaskFallback, folder: Path, resume: bool) -> None:
-        opened(fallback, folder, resume)
+    def full_from_now_on(tasks: Sequence[Task], folder: Path, resume: bool) -> None:
+        leave(tasks, folder, resume)
         monkeypatch.setattr(files, "sync", refuse)
 
     with monkeypatch.context() as full:
-        full.setattr(TaskFallback, "leave", full_from_now_on)
+        full.setattr(arc, "leave_submission", full_from_now_on)
         code = main([*arguments(source), "--out", str(out)])
     monkeypatch.setattr(files, "sync", sync)
     output = capsys.readouterr().err + caplog.text

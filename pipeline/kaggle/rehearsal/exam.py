@@ -1,13 +1,13 @@
 """The tasks of a rehearsal: public tasks under new ids as hidden tests, and a competition folder that contains none of them."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from augment.grid import MAX_SIDE, Grid
+from augment.grid import Grid
 from augment.task import Pair, Solutions, Task, TaskId
 from pipeline.data.leakage import canonical_key
 from pipeline.data.sources import Source, load_source
@@ -37,15 +37,15 @@ def make_exam(
 ) -> Exam:
     """Return an exam of up to `count` tasks drawn by `seed` from sources whose solutions are known.
 
-    Tasks with two and three tests and one with a 30 x 30 grid are among them where the sources have any. Tasks for training and
-    evaluation that share a pair with a hidden one, under any id and view, are left out. Raises ValueError.
+    Tasks for training and evaluation that share a pair with a hidden one, under any id and view, are left out. Raises
+    ValueError.
     """
     pool = [(task, source.solutions[task.id]) for source in map(load_source, hidden_from) for task in source.tasks
             if task.id in source.solutions]  # fmt: skip
     if not pool:
         raise ValueError(f"the test outputs of {' + '.join(hidden_from)} are not known, so they cannot be the hidden tasks")
     random = np.random.default_rng(seed)
-    chosen = _draw(pool, min(count or MOST_TASKS, len(pool)), random)
+    chosen = [pool[i] for i in random.permutation(len(pool))[: count or MOST_TASKS].tolist()]
     ids: set[str] = set()
     while len(ids) < len(chosen):  # eight hex digits, like those of ARC and in their order
         ids.add(f"{int(random.integers(16**8)):08x}")
@@ -67,21 +67,6 @@ def write_competition(folder: Path, exam: Exam, tests: Sequence[Task]) -> None:
     _write(folder / "arc-agi_test_challenges.json", {task.id: _challenge(task) for task in tests})
     blank = {"attempt_1": [[0, 0], [0, 0]], "attempt_2": [[0, 0], [0, 0]]}
     _write(folder / "sample_submission.json", {task.id: [blank for _ in task.test] for task in tests})
-
-
-def _draw(
-    pool: list[tuple[Task, tuple[Grid, ...]]], count: int, random: np.random.Generator
-) -> list[tuple[Task, tuple[Grid, ...]]]:
-    order = [pool[i] for i in random.permutation(len(pool)).tolist()]
-    wanted: tuple[Callable[[Task], bool], ...] = (
-        lambda task: len(task.test) == 2,
-        lambda task: len(task.test) >= 3,
-        lambda task: any(grid.shape == (MAX_SIDE, MAX_SIDE) for grid in _grids(task)),
-    )
-    firsts = [next((i for i, (task, _) in enumerate(order) if is_wanted(task)), None) for is_wanted in wanted]
-    front = list(dict.fromkeys(i for i in firsts if i is not None))[:count]
-    rest = [i for i in range(len(order)) if i not in front]
-    return [order[i] for i in sorted([*front, *rest[: count - len(front)]])]
 
 
 def _without(source: Source, keys: set[bytes], ids: set[TaskId]) -> Source:

@@ -10,7 +10,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 POLL_SECONDS = 0.05
 MARK = "ARC_REHEARSAL"
@@ -27,10 +30,10 @@ def main() -> None:
 def kill_new_rank(kaggle: Path, scratch: Path) -> str:
     """Kill the process of the highest rank, and none of the launchers, as soon as it is started."""
     ranks = []
-    for pid, words in _programs():
-        rank = _variable(pid, "RANK")
+    for process, words, environment in _programs():
+        rank = environment.get("RANK", "")
         if not any("launch" in word for word in words) and (rank or "--processes" not in words):
-            ranks.append((int(rank or 0), pid))
+            ranks.append((int(rank or 0), process.pid))
     if not ranks:
         return ""
     os.kill(max(ranks)[1], signal.SIGKILL)
@@ -69,10 +72,10 @@ def full_disk(kaggle: Path, scratch: Path) -> str:
 
 
 def _kill_program() -> str:
-    killed = [pid for pid, _ in _programs()]
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
-    return f"killed processes {killed}"
+    killed = [process for process, *_ in _programs()]
+    for process in killed:
+        process.kill()
+    return f"killed processes {[process.pid for process in killed]}"
 
 
 def _fill(path: Path) -> int:
@@ -89,24 +92,13 @@ def _fill(path: Path) -> int:
     return written
 
 
-def _programs() -> Iterator[tuple[int, list[str]]]:
-    """Yield the processes of `pipeline run` in this rehearsal, with the words of their command lines."""
-    for pid in [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]:
-        words = _words(pid, "cmdline")
-        if "pipeline" in words and "run" in words and _variable(pid, MARK) == os.environ[MARK]:
-            yield pid, words
-
-
-def _variable(pid: int, name: str) -> str:
-    """Return the environment variable `name` that a process was started with, "" where it has none or has ended."""
-    return next((word.partition("=")[2] for word in _words(pid, "environ") if word.startswith(f"{name}=")), "")
-
-
-def _words(pid: int, file: str) -> list[str]:
-    try:
-        return Path("/proc", str(pid), file).read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return []  # it has ended
+def _programs() -> Iterator[tuple[psutil.Process, list[str], dict[str, str]]]:
+    """Yield the processes of `pipeline run` in this rehearsal, with the words of their command lines and their environments."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it has ended
+            words, environment = process.cmdline(), process.environ()
+            if "pipeline" in words and "run" in words and environment.get(MARK) == os.environ[MARK]:
+                yield process, words, environment
 
 
 DEEDS: dict[str, Callable[[Path, Path], str]] = {

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 TOOLS = Path(__file__).parent
 GRACE_SECONDS = 60.0
 """The sandbox is killed this long after the limit of its notebook."""
@@ -118,9 +120,7 @@ def _end(process: "subprocess.Popen[bytes]", mark: str) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"ARC_REHEARSAL={mark}".encode() in (folder / "environ").read_bytes():
-                os.kill(int(folder.name), signal.SIGKILL)
-        except OSError:
-            continue  # not ours, or gone
+    for other in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # not ours, or gone
+            if other.environ().get("ARC_REHEARSAL") == mark:
+                other.kill()

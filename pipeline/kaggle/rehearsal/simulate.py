@@ -14,13 +14,13 @@ from typing import Any
 from augment.task import Task
 from eval.formatting import format_duration, parse_duration
 from eval.score import format_score, score_predictions
-from pipeline.kaggle.machine import EXPECTED_GPUS, find_gpus
+from pipeline.kaggle.plan import find_gpus
 from pipeline.kaggle.rehearsal.exam import Exam, make_exam, write_competition
 from pipeline.kaggle.rehearsal.sandbox import Machine, limits, namespaces_work, run_notebook
 from pipeline.kaggle.rehearsal.scenes import FAULTS, NOT_PLAYED, PLAIN, Result, Scene, judge, read_outcome, write_bad_weights
 from submission.format import check_submission, read_submission
 from submission.notebook import write_ready_folder
-from submission.settings import KaggleSettings
+from submission.settings import ACCELERATORS, KaggleSettings
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _settings(plan: SimulatePlan, scene: Scene) -> KaggleSettings:
     """Return the settings of a scene: those of the plan except for time, machine and what the scene changes."""
     settings = plan.settings or KaggleSettings("you", "arc-prize-rehearsal")
     gpus = () if plan.gpu_less else find_gpus({})
-    if len(gpus) != EXPECTED_GPUS[settings.accelerator]:
+    if len(gpus) != ACCELERATORS[settings.accelerator]:
         settings = replace(settings, accelerator="none")  # so that no GPU is reported missing
     limit = scene.limit_seconds if scene not in PLAIN else parse_duration(plan.time_limit)
     reserve = min(parse_duration(settings.reserve), max(RESERVE_SECONDS, 0.03 * limit))

@@ -286,7 +286,6 @@ def test_nothing_to_build_is_an_error() -> None:
     [
         ({"augmentations": -1}, "augmentations must be 0..2903039, got -1"),
         ({"augmentations": 2_903_040}, "augmentations must be 0..2903039"),
-        ({"policy": "some"}, "policy must be one of all, keep-output-only, got 'some'"),
         ({"seed": -1}, "seed and jobs must not be negative"),
         ({"jobs": -2}, "seed and jobs must not be negative"),
     ],

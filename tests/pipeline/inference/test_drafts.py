@@ -28,12 +28,12 @@ def test_the_last_draft_is_the_prediction_of_the_first_view(
     dataset = tiny_dataset()
     asked = (f"predict.segments={settings[0]}", f"model.H_cycles={settings[1]}")
     predict_all(make_predictor(tmp_path, dataset, *asked), tmp_path / "candidates")
-    stored = read_drafts(tmp_path / "drafts.safetensors")
+    stored_unit, stored = read_drafts(tmp_path / "drafts.safetensors")
     candidates, _ = read_candidates(tmp_path / "candidates" / "round-0001.safetensors")
-    assert stored.unit == unit
-    assert len(stored.tests) == len(dataset.test_task)
+    assert stored_unit == unit
+    assert len(stored) == len(dataset.test_task)
     for test, grid, probability in candidates.grids():
-        drafts = stored.tests[dataset.task_ids[dataset.test_task[test]], int(dataset.test_index[test])]
+        drafts = stored[dataset.task_ids[dataset.test_task[test]], int(dataset.test_index[test])]
         assert len(drafts) == count
         tokens, said = drafts[-1]
         drawn = decode(tokens)
@@ -44,13 +44,13 @@ def test_the_last_draft_is_the_prediction_of_the_first_view(
 
 def test_drafts_come_back_by_task(tmp_path: Path) -> None:
     write_drafts(tmp_path / "drafts", DRAFTS, NAMES, "cycle")
-    stored = read_drafts(tmp_path / "drafts")
-    assert stored.unit == "cycle"
-    (first, _), (second, probability) = stored.tests["a", 0]
+    unit, stored = read_drafts(tmp_path / "drafts")
+    assert unit == "cycle"
+    (first, _), (second, probability) = stored["a", 0]
     assert first.tolist() == [[4, 5, 6], [7, 8, 9]]
     assert second.tolist() == [[1, 1, 1], [0, 0, 0]]
     assert np.isnan(probability)
-    assert [tokens.tolist() for tokens, _ in stored.tests["b", 1]] == [[[2, 3]], [[2, 3]]]
+    assert [tokens.tolist() for tokens, _ in stored["b", 1]] == [[[2, 3]], [[2, 3]]]
 
 
 def test_parts_are_joined_in_order() -> None:

@@ -16,8 +16,8 @@ from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.device import OutOfMemory, make_accelerator
 from pipeline.inference import predictor as predict
-from pipeline.inference.candidates import read_candidates
-from pipeline.inference.predictor import Predictor, Round
+from pipeline.inference.candidates import Candidates, Origin, read_candidates
+from pipeline.inference.predictor import Predictor
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.network import Batch, make_network
 from pipeline.system.time_limit import Budget
@@ -54,7 +54,7 @@ class Echo:
         return SimpleNamespace(state=state, logits=logits, halting=torch.zeros(batch.layout.sequences, 2))
 
 
-def predict_all(predictor: Predictor, folder: Path, budget: Budget = NO_LIMIT) -> list[Round]:
+def predict_all(predictor: Predictor, folder: Path, budget: Budget = NO_LIMIT) -> list[tuple[Candidates, Origin]]:
     folder.mkdir()
     return list(predictor.rounds(folder, budget))
 
@@ -75,8 +75,8 @@ def test_every_view_comes_back_to_the_original_frame(tmp_path: Path, canvas: str
             asked[test] += 1
     known = np.diff(dataset.transform_start)[dataset.test_task]
     assert asked.tolist() == np.minimum(known, 41).tolist()
-    assert sum(len(done.found.test) for done in rounds) == asked.sum()
-    assert all(done.complete for done in rounds)
+    assert sum(len(found.test) for found, _ in rounds) == asked.sum()
+    assert all(origin.complete for _, origin in rounds)
 
 
 def test_the_first_round_is_the_identity_of_every_test_and_no_view_comes_twice(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_compositional_memory_predicts_views_that_were_never_trained(tmp_path: P
     wider = tiny_dataset(augmentations=30)
     predictor = predictor_of(weights, wider)
     assert np.array_equal(predictor.dataset.transforms, wider.transforms)
-    assert sum(len(done.found.test) for done in predict_all(predictor, tmp_path / "candidates")) > 4 * len(wider.test_task)
+    assert sum(len(found.test) for found, _ in predict_all(predictor, tmp_path / "candidates")) > 4 * len(wider.test_task)
 
 
 class Small(Echo):
@@ -177,9 +177,9 @@ def test_packs_that_are_too_large_for_the_memory_are_halved(tmp_path: Path, capl
     predictor = make_predictor(tmp_path, dataset, "predict.views=41", "predict.round_views=40", "predict.pack_tokens=4000")
     small = predictor.runner.network = Small(400)  # type: ignore[assignment]
     rounds = predict_all(predictor, tmp_path / "candidates")
-    assert all(done.complete for done in rounds)
+    assert all(origin.complete for _, origin in rounds)
     known = np.diff(dataset.transform_start)[dataset.test_task]
-    assert sum(len(done.found.test) for done in rounds) == np.minimum(known, 41).sum()
+    assert sum(len(found.test) for found, _ in rounds) == np.minimum(known, 41).sum()
     assert small.largest > 100
     assert caplog.text.count("out of memory: packs of") in range(2, 7)
 
@@ -221,7 +221,7 @@ def test_a_round_that_the_disk_does_not_take_counts_all_the_same(
     predictor = make_predictor(tmp_path, tiny_dataset())
     monkeypatch.setattr(predict, "write_candidates", full)
     rounds = predict_all(predictor, tmp_path / "candidates")
-    assert all(done.complete and len(done.found.test) for done in rounds)
+    assert all(origin.complete and len(found.test) for found, origin in rounds)
     assert caplog.text.count("the candidates of a round are not kept: [Errno 28] No space left on device") == len(rounds) > 1
 
 

@@ -20,8 +20,8 @@ from pipeline.config import BuildConfig
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.inference import predictor as predicting
-from pipeline.inference.candidates import read_candidates
-from pipeline.inference.predictor import Predictor, Round
+from pipeline.inference.candidates import Candidates, Origin, read_candidates
+from pipeline.inference.predictor import Predictor
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights
 from submission.format import check_submission
@@ -75,10 +75,10 @@ class Ranks:
         dataset: TaskDataset,
         budgets: tuple[Budget, ...],
         prepare: Callable[[int, Predictor], None] = lambda *_: None,
-    ) -> list[list[Round]]:
+    ) -> list[list[tuple[Candidates, Origin]]]:
         """Return the rounds that each rank sees, of which each has a budget; `prepare` is called for each first."""
 
-        def run(rank: int) -> list[Round]:
+        def run(rank: int) -> list[tuple[Candidates, Origin]]:
             accelerator: Any = SimpleNamespace(
                 device=torch.device("cpu"), num_processes=len(budgets), process_index=rank, is_main_process=rank == 0
             )
@@ -97,7 +97,7 @@ def test_the_shares_of_a_round_are_the_round(
 ) -> None:
     for name, ranks in (("one", 1), ("several", count)):
         seen = Ranks(ranks, monkeypatch).predict(tmp_path / name, weights, dataset, (NO_LIMIT,) * ranks)
-        assert [[done.views for done in rounds] for rounds in seen] == [[1, 6, 11, 16]] * ranks
+        assert [[origin.views for _, origin in rounds] for rounds in seen] == [[1, 6, 11, 16]] * ranks
     assert answers(tmp_path / "several") == answers(tmp_path / "one")
 
 
@@ -107,8 +107,8 @@ def test_all_end_with_the_round_that_one_has_no_time_for(
     over = Budget(0.0, time.monotonic())
     for name, budgets, expected in (("late", (NO_LIMIT, over), [1]), ("over", (over, NO_LIMIT), [])):
         seen = Ranks(2, monkeypatch).predict(tmp_path / name, weights, dataset, budgets)
-        assert [[done.views for done in rounds] for rounds in seen] == [expected] * 2
-        assert not any(done.complete for rounds in seen for done in rounds)
+        assert [[origin.views for _, origin in rounds] for rounds in seen] == [expected] * 2
+        assert not any(origin.complete for rounds in seen for _, origin in rounds)
     _, origin = read_candidates(tmp_path / "late" / "round-0001.safetensors")
     assert not origin.complete
 
@@ -124,7 +124,7 @@ def test_too_little_memory_halves_the_packs_of_that_process_only(
             predictor.runner.network = Small(100)  # type: ignore[assignment]
 
     seen = Ranks(2, monkeypatch).predict(tmp_path / "candidates", weights, dataset, (NO_LIMIT, NO_LIMIT), prepare)
-    assert all(done.complete for rounds in seen for done in rounds)
+    assert all(origin.complete for rounds in seen for _, origin in rounds)
     assert runners[0].most_tokens == weights.config.predict.pack_tokens > runners[1].most_tokens
 
 

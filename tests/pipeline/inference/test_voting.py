@@ -17,9 +17,9 @@ from eval.vote import Ballot
 from pipeline.config import PredictConfig
 from pipeline.data.dataset import TaskDataset
 from pipeline.inference import facts as votes
-from pipeline.inference.candidates import Origin, count_votes, tally, write_candidates
+from pipeline.inference.candidates import Candidates, Origin, count_votes, tally, write_candidates
 from pipeline.inference.facts import write_attempts
-from pipeline.inference.predictor import Round, predict_and_vote, round_path
+from pipeline.inference.predictor import predict_and_vote, round_path
 from pipeline.system.time_limit import Budget
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import tiny_dataset
@@ -161,9 +161,9 @@ class Rounds:
     def keep_rounds(self, folder: Path) -> list[object]:
         return []
 
-    def rounds(self, folder: Path, budget: Budget, kept: Origin | None) -> Iterator[Round]:
+    def rounds(self, folder: Path, budget: Budget, kept: Origin | None) -> Iterator[tuple[Candidates, Origin]]:
         for number, grid in enumerate((RED, BLUE), start=1):
-            yield Round(number, make_candidates([(0, grid, number / 2)]), number, 0.1, True)
+            yield make_candidates([(0, grid, number / 2)]), Origin("step 1", "", number, number - 1, number, complete=True)
 
 
 @pytest.mark.parametrize("failing", [1, 2])

@@ -17,8 +17,8 @@ from pipeline.data.sources import load_source
 from pipeline.kaggle import attempts, kernel
 from pipeline.kaggle.attempts import Attempt, Log, Setup, next_setup
 from pipeline.kaggle.kernel import solve
-from pipeline.kaggle.machine import find_data, find_gpus, find_weights, is_hidden_run
 from pipeline.kaggle.outcome import Outcome
+from pipeline.kaggle.plan import find_data, find_gpus, find_weights, is_hidden_run
 from submission.format import check_submission, read_submission
 from submission.settings import KaggleSettings
 from tests.pipeline.tiny import tiny_source, write_kaggle

@@ -96,17 +96,6 @@ def test_the_hidden_tests_are_mounted_without_solutions_and_old_ids(folder: Path
     assert [task.id for task in again.tasks] == [task.id for task in exam.tasks]
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_tasks_with_several_outputs_and_the_largest_grid_are_among_those_that_are_drawn(folder: Path, seed: int) -> None:
-    exam = make_exam(["arc2:evaluation", "arc1:evaluation"], *mounted(folder), 12, seed)
-    counts = {len(task.test) for task in exam.tasks}
-    assert {2, 3} <= counts
-    sides = [side for task in exam.tasks for pair in task.train for side in (pair.input, pair.output)]
-    assert any(grid.shape == (30, 30) for grid in [*sides, *(grid for task in exam.tasks for grid in task.test)])
-    assert len(exam.tasks) == len(exam.solutions) == 12
-    assert all(len(exam.solutions[task.id]) == len(task.test) for task in exam.tasks)
-
-
 def test_a_smaller_exam_has_the_smallest_tasks(folder: Path) -> None:
     exam = make_exam(["arc1:evaluation"], *mounted(folder), 30, 0)
     small = exam.smaller(5)
