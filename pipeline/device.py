@@ -1,6 +1,5 @@
-"""The device: Accelerate's engine and the compute dtype, running out of memory, and packs as tensors on the device."""
+"""The device: Accelerate's engine and the compute dtype, and packs as tensors on the device."""
 
-import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,24 +13,15 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
-from accelerate.utils.memory import should_reduce_batch_size
 
 from pipeline.config import Config, Precision
 from pipeline.data.dataset import Dataset, PuzzleDataset, canvas_of
 from pipeline.data.packs import IGNORED, Pack
+from pipeline.models.batch import Batch, Views
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layout import Room, make_layout, to_device
-from pipeline.models.network import Batch
-from pipeline.models.task_memory import Views
 
 T = TypeVar("T")
-_MEMORY_WORDS = (
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "Cannot allocate memory",  # what the system says
-    "could not create a primitive",  # oneDNN, whose code needs room too
-    "could not create a memory",
-)
-"""Texts of errors of too little memory that Accelerate does not know."""
 COLLECTIVE_TIMEOUT = timedelta(hours=12)
 """A process may be busy for long while the others wait for it."""
 BFLOAT16_SPEEDUP = 1.2
@@ -48,6 +38,7 @@ def make_accelerator(precision: Precision) -> tuple[Accelerator, torch.dtype]:
     accelerator = Accelerator(
         cpu=not cuda,
         mixed_precision="fp16" if dtype == torch.float16 else "no",
+        dynamo_backend="no",  # whatever the environment says: `train.execution` alone decides what is compiled
         kwargs_handlers=[
             AutocastKwargs(enabled=False),
             DistributedDataParallelKwargs(broadcast_buffers=False),
@@ -146,22 +137,6 @@ def _connected() -> Iterator[None]:
         raise ConnectionError("another process of this launch has ended") from error
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` says that a device, or this machine, has too little memory."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    if not isinstance(error, Exception):
-        return False
-    return should_reduce_batch_size(error) or any(words in str(error) for words in _MEMORY_WORDS)
-
-
-def free_cache(device: torch.device) -> None:
-    """Give memory that is no longer used back to `device`, where other processes, or a second try, may need it."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
 def to_batch(pack: Pack, memory_tokens: int, device: torch.device, room: Room | None = None) -> Batch:
     """Return `pack` as tensors on `device`, in a `room` filled up with blank sequences of task 0, which have no labels."""
     layout = make_layout(torch.from_numpy(pack.shapes), torch.from_numpy(pack.offsets), memory_tokens, device, room)
@@ -179,7 +154,3 @@ def describe_device(accelerator: Accelerator) -> str:
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{accelerator.num_processes} x {name}"
-
-
-class OutOfMemory(MemoryError):
-    """A step does not fit into the memory; the message says what to change."""

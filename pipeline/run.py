@@ -19,7 +19,8 @@ from eval.files import write_json
 from eval.formatting import format_duration
 from pipeline.config import Config, override, read_config
 from pipeline.data.dataset import Dataset, load_dataset
-from pipeline.device import describe_device, fit_config, free_cache, from_main, make_accelerator, ran_out_of_memory
+from pipeline.device import describe_device, fit_config, from_main, make_accelerator
+from pipeline.device_limits import free_cache, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.record import Stopwatch

@@ -21,11 +21,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pipeline.models.batch import Views
 from pipeline.models.layout import Layout, make_layout
 from pipeline.models.loss import SegmentLoss, going_on_target, segment_loss
 from pipeline.models.network import REASONERS
 from pipeline.models.reasoner import Segment, State
-from pipeline.models.task_memory import TableMemory, Views
+from pipeline.models.task_memory import TableMemory
 from pipeline.published.names import MEMORY_ROWS, parameter_names, translate_config
 
 TOLERANCE = 1e-4
@@ -89,7 +90,9 @@ class Reference:
         if training and self.config.train.halting == "q-learning":
             with torch.no_grad():
                 following = self._run(segment.state).halting
-            going_on = going_on_target(following, torch.full((len(following),), self.config.train.segments == 1))
+            going_on = going_on_target(
+                following, torch.full_like(following[:, 0], self.config.train.segments == 1, dtype=torch.bool)
+            )
         return segment, segment_loss(segment.logits, segment.halting, self.labels, self.layout, going_on=going_on)
 
     def _run(self, state: State) -> Segment:

@@ -12,7 +12,8 @@ LAYERS = (
     ("augment",),
     ("eval",),
     ("submission",),
-    ("pipeline.system", "pipeline.models", "pipeline.tensor_files"),
+    ("pipeline.system", "pipeline.device_limits", "pipeline.tensor_files"),
+    ("pipeline.models",),
     ("pipeline.config",),
     ("pipeline.presets", "pipeline.data"),
     ("pipeline.device", "pipeline.weights"),
@@ -28,7 +29,7 @@ MAY_USE = {
     "augment": {"numpy"},
     "eval": {"numpy", "orjson", "matplotlib", "PIL"},
     "submission": {"numpy", "orjson", "kaggle"},
-    "pipeline.models": {"numpy", "torch"},
+    "pipeline.models": {"numpy", "torch", "triton"},
 }
 """What a package may import from outside the project and the standard library; others may use all that is installed."""
 WITHOUT_TORCH = (

@@ -26,12 +26,14 @@ from pipeline.device import to_batch
 from pipeline.inference.candidates import count_votes, to_candidates
 from pipeline.inference.forward import InferenceRunner
 from pipeline.models.attention import choose_way
+from pipeline.models.batch import Batch
 from pipeline.models.config import MemoryConfig, ReasonerConfig
+from pipeline.models.layers import choose_fused
 from pipeline.models.layout import Room
 from pipeline.models.loss import segment_loss
-from pipeline.models.network import Batch, Network, make_network
+from pipeline.models.network import Network, make_network
 from pipeline.published.names import TRM_MEMORY_TOKENS
-from pipeline.training.compilation import SPARE_SEQUENCES, Graph, Inputs, Outcome, compile_blocks, grid_kernel
+from pipeline.training.compilation import SPARE_SEQUENCES, Graph, Inputs, Outcome, compile_blocks
 from pipeline.training.memory_tables import take_gradients
 
 logger = logging.getLogger(__name__)
@@ -159,11 +161,12 @@ class Computing:
     def room(self, cells: int, sequences: int) -> Room:
         """Return a room such as training has for packs of about so many cells and sequences; full canvases fill it."""
         model, tokens, longest = self.plan.model, self.pairs.memory_tokens, int(self.pairs.tokens(self.pairs.plain()).max())
+        fused = choose_fused(self.device, self.dtype)
         if self.pairs.canvas == "full":
             way = choose_way(self.device, self.dtype, model.hidden_size // model.heads)
-            return Room(cells, sequences, longest, tokens, grid_kernel(model), way)
+            return Room(cells, sequences, longest, tokens, way, fused)
         sequences = math.ceil(SPARE_SEQUENCES * sequences) + 1
-        return Room(cells + longest - tokens, sequences, longest, tokens, grid_kernel(model), "packed")
+        return Room(cells + longest - tokens, sequences, longest, tokens, "packed", fused)
 
     def inputs(self, batch: Batch) -> Inputs:
         """Return the inputs of the first segment of `batch`."""

@@ -14,7 +14,8 @@ import torch
 
 from pipeline.config import PredictConfig
 from pipeline.data.packs import Pack, Packs, Samples
-from pipeline.device import OutOfMemory, free_cache, ran_out_of_memory, to_batch
+from pipeline.device import to_batch
+from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
 from pipeline.models.network import Network
 from pipeline.models.reasoner import Segment
 from pipeline.system.time_limit import Budget

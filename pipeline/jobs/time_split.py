@@ -14,7 +14,8 @@ from pipeline.config import Config
 from pipeline.data.dataset import Dataset
 from pipeline.data.packs import make_packs
 from pipeline.device import to_batch
-from pipeline.models.network import Batch, Network
+from pipeline.models.batch import Batch
+from pipeline.models.network import Network
 from pipeline.system.time_limit import Budget
 from pipeline.training.state import count_packs
 from pipeline.weights import newest_checkpoint

@@ -4,10 +4,8 @@ There is no padding, so there is no mask. Three ways give the same up to roundin
 shape (anywhere), plain matrix products for each shape (a CPU in bfloat16), and one kernel for the whole pack (CUDA).
 """
 
-import logging
 import math
 from collections.abc import Callable
-from functools import cache
 from typing import Any, cast
 
 import torch
@@ -15,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from pipeline.device_limits import works
 from pipeline.models.layout import Layout, Way, make_layout
-
-logger = logging.getLogger(__name__)
 
 ROPE_THETA = 10_000.0
 Angles = tuple[Tensor, Tensor]
@@ -108,8 +105,9 @@ def choose_way(device: torch.device, dtype: torch.dtype, head_size: int) -> Way:
     On CPUs the fused attention does not use their bfloat16 instructions, products do. On GPUs the packed kernel is taken where
     a trial shows that it works: not on GPUs before Ampere (T4), nor in float32.
     """
-    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and _packed_works(str(device), dtype, head_size):
-        return "packed"
+    if device.type == "cuda" and dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (8, 0):
+        packed = works("the packed attention", packed_error, PACKED_TOLERANCE, str(device), dtype, head_size)
+        return "packed" if packed else "fused"
     return "products" if device.type == "cpu" and dtype == torch.bfloat16 else "fused"
 
 
@@ -154,18 +152,6 @@ def _packed_kernel() -> Callable[..., Tensor]:
     return cast(Callable[..., Tensor], varlen_attn)
 
 
-@cache
-def _packed_works(device: str, dtype: torch.dtype, head_size: int) -> bool:
-    """Return whether the packed kernel gives on `device`, forward and backward, what fused attention gives."""
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return False
-    try:
-        return packed_error(device, dtype, head_size) < PACKED_TOLERANCE
-    except (ImportError, RuntimeError, TypeError) as error:
-        logger.warning("attention goes shape by shape: the packed kernel does not run here: %s", str(error).splitlines()[0])
-        return False
-
-
 def packed_error(device: str, dtype: torch.dtype, head_size: int) -> float:
     """Return how far the packed kernel is off fused attention on a small trial, gradient included, relative to the largest."""
     shapes = torch.tensor([[1, 2], [3, 3], [3, 3], [9, 8]])
@@ -176,9 +162,8 @@ def packed_error(device: str, dtype: torch.dtype, head_size: int) -> float:
     found = []
     for way in ("fused", "packed"):
         leaf = qkv.clone().requires_grad_()
-        with torch.enable_grad():
-            mixed = attend(leaf[:, :4], leaf[:, 4:], layout, way)
-            (gradient,) = torch.autograd.grad(mixed, leaf, wanted)
+        mixed = attend(leaf[:, :4], leaf[:, 4:], layout, way)
+        (gradient,) = torch.autograd.grad(mixed, leaf, wanted)
         found.append(torch.cat((mixed.detach().flatten(), gradient.flatten())).float())
     fused, packed = found
     return float((packed - fused).abs().max() / fused.abs().max())

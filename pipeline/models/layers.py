@@ -4,6 +4,8 @@ Weights are float32 and are cast to the dtype of their input. Custom gradients k
 """
 
 import math
+from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -11,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from pipeline.models.layout import Image, Layout
+from pipeline.device_limits import works
+from pipeline.models.layout import Image, Layout, make_layout
 
 
 def truncated_normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Tensor:
@@ -60,11 +63,59 @@ class GridConvolution(nn.Module):
         self.weight = nn.Parameter(truncated_normal((channels, 1, kernel, kernel), 1 / kernel, generator))
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, C) -> (N, C)
-        weight = self.weight.to(x.dtype)
-        assert layout.way is None or layout.neighbors is not None, "a room for a grid convolution has the width of its kernel"
-        if layout.neighbors is not None:
-            return _ConvolveNeighbors.apply(x, weight.flatten(1), layout.neighbors)
-        return _ConvolveGrids.apply(x, weight, layout)
+        return convolve(x, self.weight.to(x.dtype), layout)
+
+
+HAS_TRITON = find_spec("triton") is not None
+FUSED_TOLERANCE = 2e-2
+"""Largest error of the fused operation on a trial, relative to the largest value: a few roundings of bfloat16."""
+
+
+def choose_fused(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether gate, convolution and SiLU are one Triton operation for tensors of `dtype` on `device`."""
+    if device.type != "cuda" or not HAS_TRITON:
+        return False
+    return works("the fused convolution", fused_error, FUSED_TOLERANCE, str(device), dtype)
+
+
+def convolve_gated(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
+    """Return silu(convolution(silu(gate) * up)), (N, C), of x (N, 2 C) = (gate, up); weight (C, 1, k, k) float32.
+
+    The fused operation, for a layout that `choose_fused` allows it.
+    """
+    from pipeline.models.triton_convolution import gated_convolution  # noqa: PLC0415 (Triton, where there is a GPU)
+
+    return gated_convolution(x, weight.flatten(1), layout.reach)
+
+
+def convolve(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
+    """Return x (N, C) convolved with weight (C, 1, k, k) of the same dtype."""
+    if x.is_cuda or layout.way is not None:
+        return _ConvolveNeighbors.apply(x, weight.flatten(1), layout.reach)
+    return _ConvolveGrids.apply(x, weight, layout)
+
+
+def fused_error(device: str, dtype: torch.dtype) -> float:
+    """Return how far the fused operation is off the plain formula on a small trial, gradients included, relatively."""
+    shapes = torch.tensor([[1, 2], [3, 3], [3, 3], [9, 8]])
+    layout = make_layout(shapes, torch.zeros_like(shapes), 1, torch.device(device))
+    generator = torch.Generator().manual_seed(0)
+    channels = 72
+    x = torch.randn(layout.tokens, 2 * channels, generator=generator).to(device, dtype)
+    weight = torch.randn(channels, 1, 3, 3, generator=generator).to(device)
+    wanted = torch.randn(layout.tokens, channels, generator=generator).to(device, dtype)
+
+    def plain(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
+        gate, up = x.float().chunk(2, dim=-1)
+        return F.silu(_ConvolveNeighbors.apply(F.silu(gate) * up, weight.flatten(1), layout.reach)).to(dtype)
+
+    found = []
+    for way in (plain, convolve_gated):
+        leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        out = way(*leaves, layout)
+        found.append((out.detach(), *torch.autograd.grad(out, leaves, wanted)))
+    errors = [(fused - exact).float().abs().max() / exact.float().abs().max() for exact, fused in zip(*found, strict=True)]
+    return float(torch.stack(errors).max())
 
 
 class _ConvolveNeighbors(torch.autograd.Function):
@@ -75,27 +126,38 @@ class _ConvolveNeighbors(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, neighbors: Tensor) -> Tensor:
-        """Return x (N, C) convolved with weight (C, k * k), by neighbors (k * k, N)."""
-        ctx.save_for_backward(x, weight, neighbors)
-        return _gather(x, weight, neighbors)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, reach: Tensor) -> Tensor:
+        """Return x (N, C) convolved with weight (C, k * k); `reach` is that of the layout."""
+        ctx.save_for_backward(x, weight, reach)
+        return _gather(x, weight, reach)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of x and weight."""
-        x, weight, neighbors = ctx.saved_tensors
+        x, weight, reach = ctx.saved_tensors
         padded = F.pad(x, (0, 0, 0, 1))
-        of_weight = torch.stack([(gradient * padded.index_select(0, there)).sum(0) for there in neighbors], dim=1)
-        return _gather(gradient, weight.flip(1), neighbors), of_weight, None
+        of_weight = [(gradient * padded.index_select(0, there)).sum(0) for there in _neighbors(reach, weight.shape[1])]
+        return _gather(gradient, weight.flip(1), reach), torch.stack(of_weight, dim=1), None
 
 
-def _gather(x: Tensor, weight: Tensor, neighbors: Tensor) -> Tensor:
+def _gather(x: Tensor, weight: Tensor, reach: Tensor) -> Tensor:
     """Return (N, C), the sum over places of the kernel of weight (C, k * k) times the neighbor there, 0 where there is none."""
     padded = F.pad(x, (0, 0, 0, 1))
     mixed = x.new_zeros(())
-    for place, there in enumerate(neighbors):
+    for place, there in enumerate(_neighbors(reach, weight.shape[1])):
         mixed = mixed + padded.index_select(0, there) * weight[:, place]
     return mixed
+
+
+def _neighbors(reach: Tensor, places: int) -> Iterator[Tensor]:
+    """Yield for each of the k * k `places` of a kernel which token lies there, (N,), or N where none does."""
+    up, down, left, right = reach
+    tokens, side = reach.shape[1], math.isqrt(places)
+    token = torch.arange(tokens, dtype=torch.int32, device=reach.device)
+    for place in range(places):
+        y, x = place // side - side // 2, place % side - side // 2
+        inside = (up >= -y) & (down >= y) & (left >= -x) & (right >= x)
+        yield torch.where(inside, token + y * (left + right + 1) + x, tokens)
 
 
 class _ConvolveGrids(torch.autograd.Function):
@@ -174,6 +236,8 @@ class _Norm(torch.autograd.Function):
 
 def rms_norm(x: Tensor) -> Tensor:
     """Scale the last dimension to unit root mean square, computed in float32 at least, without weights."""
+    if x.is_cuda and not torch.compiler.is_compiling():
+        return F.rms_norm(x, x.shape[-1:], eps=NORM_EPSILON)
     if torch.compiler.is_compiling():  # a compiler fuses the plain formula, and chooses itself what it keeps
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return (wide * (wide.square().mean(-1, keepdim=True) + NORM_EPSILON).rsqrt()).to(x.dtype)
@@ -225,6 +289,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
         x = self.gate_up(x)
+        if isinstance(self.convolution, GridConvolution) and self._is_fused(x, layout):
+            return self.down(convolve_gated(x, self.convolution.weight, layout))
         if torch.compiler.is_compiling():
             gate, up = x.chunk(2, dim=-1)
             gated = F.silu(gate) * up
@@ -233,6 +299,9 @@ class SwiGLU(nn.Module):
         if self.convolution is not None:
             gated = F.silu(self.convolution(gated, layout))
         return self.down(gated)
+
+    def _is_fused(self, x: Tensor, layout: Layout) -> bool:
+        return choose_fused(x.device, x.dtype) if layout.fused is None else layout.fused
 
 
 class TokenMixer(nn.Module):

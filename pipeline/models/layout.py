@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 Integers = npt.NDArray[np.int64]
-Booleans = npt.NDArray[np.bool_]
 Way = Literal["fused", "products", "packed"]
 """Of attention. fused: `scaled_dot_product_attention`, shape by shape. products: two products and a softmax, shape by shape.
 packed: `torch.nn.attention.varlen`, all sequences at once."""
@@ -60,10 +59,10 @@ class Room:
     longest: int
     """Most tokens of a sequence."""
     memory_tokens: int
-    kernel: int
-    """Width of the convolution on the grid, 0 for none."""
     way: Way
     """Of attention: packed, unless no pack needs blank sequences; the other ways go shape by shape and leave those out."""
+    fused: bool
+    """Whether gate, grid convolution and SiLU are one operation (`pipeline.models.layers.choose_fused`)."""
 
     @property
     def tokens(self) -> int:
@@ -111,14 +110,16 @@ class Layout:
     """(B M,) int64: flat positions of all memory tokens."""
     first: Tensor
     """(B,) int64: flat position of each sequence's first token."""
+    reach: Tensor
+    """(4, N) int32: how many cells of its canvas lie above, below, left and right of a cell; 0 for memory tokens."""
     bounds: Tensor
     """(B + 1,) int32: where each sequence begins, and the number of all tokens."""
     longest: int
     """Tokens of the longest sequence, or more."""
     way: Way | None = None
     """Of attention, in a room; None: the fastest for device and dtype."""
-    neighbors: Tensor | None = None
-    """(k * k, N) int64, in a room: which token lies at each place of a k x k kernel around a cell, N where there is none."""
+    fused: bool | None = None
+    """In a room: whether gate, grid convolution and SiLU are one operation; None: where device and dtype allow it."""
 
     @cached_property
     def images(self) -> tuple[Image, ...]:
@@ -188,10 +189,9 @@ def make_layout(
     sequence = np.repeat(np.arange(len(sizes)), lengths)
     cell = np.arange(len(sequence)) - first[sequence] - memory_tokens
     is_cell = cell >= 0
-    row, column = np.divmod(cell, np.maximum(sizes[sequence, 1], 1))
-    neighbors = None
-    if room is not None and room.kernel:
-        neighbors = to_device(_neighbors(row, column, sizes[sequence], is_cell, room.kernel), device)
+    height, width = sizes[sequence].T
+    row, column = np.divmod(cell, np.maximum(width, 1))
+    reach = np.where(is_cell, (row, height - 1 - row, column, width - 1 - column), 0).astype(np.int32)
     return Layout(
         groups=groups,
         memory_tokens=memory_tokens,
@@ -201,10 +201,11 @@ def make_layout(
         cells=to_device(np.flatnonzero(is_cell), device),
         memory=to_device(np.flatnonzero(~is_cell), device),
         first=to_device(first, device),
+        reach=to_device(reach, device),
         bounds=to_device(bounds.astype(np.int32), device),
         longest=int(lengths.max()) if room is None else room.longest,
         way=room.way if room else None,
-        neighbors=neighbors,
+        fused=room.fused if room else None,
     )
 
 
@@ -214,19 +215,6 @@ def to_device(array: npt.NDArray[Any], device: torch.device | None) -> Tensor:
     if device is None or device.type != "cuda":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _neighbors(row: Integers, column: Integers, shapes: Integers, is_cell: Booleans, kernel: int) -> Integers:
-    """Return `Layout.neighbors` for tokens at `row` and `column` (N,) of their canvases of `shapes` (N, 2)."""
-    height, width = shapes.T
-    tokens, reach, found = len(row), kernel // 2, []
-    place = np.arange(tokens)
-    for down in range(-reach, reach + 1):
-        for right in range(-reach, reach + 1):
-            there_row, there_column = row + down, column + right
-            inside = is_cell & (there_row >= 0) & (there_row < height) & (there_column >= 0) & (there_column < width)
-            found.append(place if down == right == 0 else np.where(inside, place + down * width + right, tokens))
-    return np.stack(found)
 
 
 def _groups(shapes: Tensor, memory_tokens: int) -> tuple[Group, ...]:

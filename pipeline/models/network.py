@@ -1,33 +1,20 @@
 """A reasoner with its task memory: the one module that is trained, checkpointed and predicted with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from pipeline.models.batch import Batch
 from pipeline.models.config import MemoryConfig, ReasonerConfig
 from pipeline.models.hrm import HRM
-from pipeline.models.layout import Layout
 from pipeline.models.reasoner import Reasoner, Segment, State
-from pipeline.models.task_memory import CompositionalMemory, RowTable, TableMemory, Views
+from pipeline.models.task_memory import CompositionalMemory, RowTable, TableMemory
 from pipeline.models.trm import TRM
 from pipeline.models.urm import URM
 
 REASONERS: Mapping[str, type[Reasoner]] = {"trm": TRM, "hrm": HRM, "urm": URM}
 """By the kind that a config names."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One pack on the device of the network."""
-
-    inputs: Tensor
-    """(C,) int64 tokens."""
-    labels: Tensor | None
-    """(C,) int64 tokens, -100 where ignored; None when predicting."""
-    layout: Layout
-    views: Views
 
 
 class Network(nn.Module):

@@ -12,21 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.models.batch import Views
 from pipeline.models.layers import truncated_normal
-
-
-@dataclass(frozen=True)
-class Views:
-    """Which view each of B sequences is: the key of its task memory."""
-
-    task: Tensor
-    """(B,) int64: row of the task."""
-    row: Tensor
-    """(B,) int64: row of the task and transform in a table."""
-    dihedral: Tensor
-    """(B,) int64 in 0..7."""
-    colors: Tensor
-    """(B, 10) int64: the new color of each color."""
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from pipeline.config import Config
 from pipeline.data.packs import Packs
-from pipeline.device import ran_out_of_memory
+from pipeline.device_limits import ran_out_of_memory
 from pipeline.models.attention import choose_way
-from pipeline.models.config import ReasonerConfig
+from pipeline.models.batch import Batch
+from pipeline.models.layers import choose_fused
 from pipeline.models.layout import Room
-from pipeline.models.network import Batch, Network
+from pipeline.models.network import Network
 from pipeline.models.reasoner import Block, State
 from pipeline.models.task_memory import RowGradients
 
@@ -88,6 +89,7 @@ class Execution:
         sizes = maker.tokens(maker.plain())
         self.alike = bool(sizes.min() == sizes.max())
         self.way = choose_way(accelerator.device, dtype, config.model.hidden_size // config.model.heads)
+        self.fused = choose_fused(accelerator.device, dtype)
         if not self.alike and self.way != "packed":
             logger.warning("train.execution=%s: no constant shapes here, attention goes shape by shape; eager", self.kind)
             self.kind = "eager"
@@ -127,9 +129,9 @@ class Execution:
             return None
         if self.alike:  # all packs have one of two numbers of sequences
             length = cells // sequences + self.maker.memory_tokens
-            return Room(cells, sequences, length, self.maker.memory_tokens, grid_kernel(self.config.model), self.way)
+            return Room(cells, sequences, length, self.maker.memory_tokens, self.way, self.fused)
         if pieces not in self.rooms:
-            self.rooms[pieces] = make_room(self.maker, self.config, pieces)
+            self.rooms[pieces] = make_room(self.maker, self.config, pieces, self.fused)
         room = self.rooms[pieces]
         return room if room.holds(cells, sequences) else None
 
@@ -179,7 +181,7 @@ def compile_blocks(network: nn.Module) -> None:
             block.compile(fullgraph=True, dynamic=False)
 
 
-def make_room(maker: Packs, config: Config, pieces: int) -> Room:
+def make_room(maker: Packs, config: Config, pieces: int, fused: bool = False) -> Room:
     """Return the room, for packed attention, that holds nearly every micro-batch of a pack that is cut into `pieces`."""
     memory_tokens, pack_tokens = maker.memory_tokens, config.train.pack_tokens
     longest = int(maker.tokens(maker.plain()).max())
@@ -189,12 +191,7 @@ def make_room(maker: Packs, config: Config, pieces: int) -> Room:
     drawn = maker.draw(4096, np.random.default_rng(config.train.seed), config.train.shift_probability)
     sequences = math.ceil(SPARE_SEQUENCES * most / float(maker.tokens(drawn).mean())) + 8
     cells = most - memory_tokens * (most // longest)
-    return Room(cells, sequences, longest, memory_tokens, grid_kernel(config.model), "packed")
-
-
-def grid_kernel(model: ReasonerConfig) -> int:
-    """Return the width of the convolution on the grid, 0 for none."""
-    return model.convolution if model.convolution_axes == "2d" else 0
+    return Room(cells, sequences, longest, memory_tokens, "packed", fused)
 
 
 class Graph:

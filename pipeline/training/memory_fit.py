@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pipeline.device import OutOfMemory, free_cache, ran_out_of_memory
+from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
 from pipeline.training.carry import Carry, StepBatch, empty_carry, next_batch
 from pipeline.training.state import TrainState
 

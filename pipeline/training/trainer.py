@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
-from pipeline.device import OutOfMemory, free_cache, ran_out_of_memory
+from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
 from pipeline.models.network import Network
 from pipeline.system.signals import interrupts_deferred
 from pipeline.system.time_limit import Budget

@@ -1,14 +1,13 @@
-"""The engine: a config fits its dataset, or says why it cannot; what a lost process and want of memory look like."""
+"""The engine: a config fits its dataset, or says why it cannot; what a lost process looks like."""
 
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from pipeline import device
 from pipeline.data.dataset import Dataset
-from pipeline.device import fit_config, from_main, gather, ran_out_of_memory
+from pipeline.device import fit_config, from_main, gather
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 
@@ -42,20 +41,3 @@ def test_a_process_that_has_ended_is_one_line_for_the_others(monkeypatch: pytest
         monkeypatch.setattr(device.dist, name, lost)
         with pytest.raises(ConnectionError, match=r"^another process of this launch has ended$"):
             collective(accelerator, 1)
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("no memory"), True),
-        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried"), True),
-        (RuntimeError("unable to mmap 1964680 bytes from file <t.safetensors>: Cannot allocate memory (12)"), True),
-        (RuntimeError("could not create a primitive"), True),
-        (MemoryError(), True),
-        (RuntimeError("could not create a network"), False),
-        (ValueError(" out of memory."), False),
-    ],
-)
-def test_out_of_memory_is_told_from_other_errors(error: Exception, expected: bool) -> None:
-    assert ran_out_of_memory(error) is expected

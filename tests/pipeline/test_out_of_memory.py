@@ -10,8 +10,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from pipeline import device
-from pipeline.device import OutOfMemory
+from pipeline import device_limits
+from pipeline.device_limits import OutOfMemory, ran_out_of_memory
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.trainers import NO_LIMIT, assert_equal_runs, make_trainer, metrics
@@ -31,7 +31,7 @@ SYSTEMS = {
 @pytest.fixture(autouse=True)
 def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes long among the objects of a test session."""
-    monkeypatch.setattr(device.gc, "collect", lambda: 0)
+    monkeypatch.setattr(device_limits.gc, "collect", lambda: 0)
 
 
 class Scarce:
@@ -130,3 +130,22 @@ def test_one_process_of_several_says_how_to_start_again(tmp_path: Path, monkeypa
         trainer._step(0.0)
     message = "step 0: process 0 of 2 is out of memory with train.pieces=3; go on with --resume --set train.pieces=6"
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("no memory"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("unable to mmap 1964680 bytes from file <t.safetensors>: Cannot allocate memory (12)"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (MemoryError(), True),
+        (RuntimeError(("no", "text")), False),
+        (RuntimeError(), False),
+        (RuntimeError("could not create a network"), False),
+        (ValueError(" out of memory."), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(error: Exception, expected: bool) -> None:
+    assert ran_out_of_memory(error) is expected

@@ -13,10 +13,11 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import PackMaker, Samples
 from pipeline.device import to_batch
 from pipeline.models import reasoner
+from pipeline.models.batch import Batch
 from pipeline.models.config import MemoryConfig, ReasonerConfig
 from pipeline.models.layout import Layout, make_layout
 from pipeline.models.loss import IGNORED, segment_loss
-from pipeline.models.network import Batch, make_network
+from pipeline.models.network import make_network
 
 CPU = torch.device("cpu")
 SMALL = ReasonerConfig(hidden_size=32, heads=2, inner_multiple=32, H_cycles=2, L_cycles=2)

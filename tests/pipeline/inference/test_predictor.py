@@ -14,12 +14,14 @@ from augment.transform import Transform, transform_to_int
 from pipeline.config import BuildConfig
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
-from pipeline.device import OutOfMemory, make_accelerator
+from pipeline.device import make_accelerator
+from pipeline.device_limits import OutOfMemory
 from pipeline.inference import predictor as predict
 from pipeline.inference.candidates import Candidates, Origin, read_candidates
 from pipeline.inference.predictor import Predictor
 from pipeline.jobs.time_split import measure_speed
-from pipeline.models.network import Batch, make_network
+from pipeline.models.batch import Batch
+from pipeline.models.network import make_network
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights, load_weights
 from tests.pipeline.published.examples import VIEWS, Published

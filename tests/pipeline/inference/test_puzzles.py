@@ -18,7 +18,7 @@ from pipeline.device import fit_config, make_accelerator
 from pipeline.inference import forward as asking
 from pipeline.inference.puzzles import FIRST_ROUND, PuzzleAnswers, predict_puzzles
 from pipeline.jobs.puzzles import to_predictions
-from pipeline.models.network import Batch
+from pipeline.models.batch import Batch
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights, load_weights, network_from
 from tests.pipeline.tiny import tiny_config

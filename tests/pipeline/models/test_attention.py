@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline import device_limits
 from pipeline.models import attention
 from pipeline.models.attention import attend, choose_way, multiply, packed_error
 from pipeline.models.layout import Layout, make_layout
@@ -54,9 +55,9 @@ def plain_packed(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, _: T
 def packed(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """The packed kernel, computed by hand because this machine has none; its trial is forgotten before and after."""
     monkeypatch.setattr(attention, "_packed_kernel", lambda: plain_packed)
-    attention._packed_works.cache_clear()
+    device_limits.forget_kernels()
     yield monkeypatch
-    attention._packed_works.cache_clear()
+    device_limits.forget_kernels()
 
 
 def test_a_layout_tells_where_sequences_begin_and_end() -> None:

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.models.batch import Batch, Views
 from pipeline.models.config import MemoryConfig, ReasonerConfig
 from pipeline.models.hrm import HRM
 from pipeline.models.layout import make_layout
-from pipeline.models.network import Batch, make_network
-from pipeline.models.task_memory import CompositionalMemory, TableMemory, Views
+from pipeline.models.network import make_network
+from pipeline.models.task_memory import CompositionalMemory, TableMemory
 from pipeline.models.trm import TRM
 from pipeline.models.urm import URM
 

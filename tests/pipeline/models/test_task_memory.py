@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.models.batch import Views
 from pipeline.models.config import MemoryConfig
-from pipeline.models.task_memory import CompositionalMemory, RowTable, TableMemory, Views
+from pipeline.models.task_memory import CompositionalMemory, RowTable, TableMemory
 
 SIZE, TOKENS, TASKS, VIEWS, RANK = 40, 3, 4, 9, 5
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from augment.transform import Transform, transform_to_int
+from pipeline.models.batch import Batch, Views
 from pipeline.models.layout import make_layout
-from pipeline.models.network import Batch, make_network
-from pipeline.models.task_memory import Views
+from pipeline.models.network import make_network
 from pipeline.published.checkpoint import Imported
 from pipeline.tensor_files import read_tensors
 from pipeline.weights import Weights, save_weights, transplant

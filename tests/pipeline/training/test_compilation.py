@@ -233,7 +233,7 @@ def test_a_compiler_that_fails_leaves_training_eager_and_equal(
 def test_a_room_is_filled_up_to_constant_shapes(shapes: list[tuple[int, int]], memory: int, cells: int, places: int) -> None:
     sizes = torch.tensor(shapes)
     used = int(sizes.prod(1).sum())
-    room = Room(used + cells, len(shapes) + places, 25 + memory, memory, 3, "packed")
+    room = Room(used + cells, len(shapes) + places, 25 + memory, memory, "packed", False)
     if not room.holds(used, len(shapes)):
         assert cells > 25 * places
         with pytest.raises(ValueError, match="do not go into"):

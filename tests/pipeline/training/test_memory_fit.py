@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 
 import pipeline.training.trainer
-from pipeline import device
-from pipeline.device import OutOfMemory
+from pipeline import device_limits
+from pipeline.device_limits import OutOfMemory
 from pipeline.training.memory_fit import CudaMemory, least_pieces
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_dataset
@@ -29,7 +29,7 @@ ERRORS = {
 @pytest.fixture(autouse=True)
 def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes long among the objects of a test session."""
-    monkeypatch.setattr(device.gc, "collect", lambda: 0)
+    monkeypatch.setattr(device_limits.gc, "collect", lambda: 0)
 
 
 class Device:

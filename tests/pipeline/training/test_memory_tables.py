@@ -5,9 +5,9 @@ import torch
 
 from pipeline.config import OptimizerConfig
 from pipeline.device import make_accelerator
+from pipeline.models.batch import Views
 from pipeline.models.config import MemoryConfig, ReasonerConfig
 from pipeline.models.network import make_network
-from pipeline.models.task_memory import Views
 from pipeline.training.communication import AsyncCopy
 from pipeline.training.ema import MovingAverage
 from pipeline.training.memory_tables import sign_descent, take_gradients, train_tables

@@ -1,0 +1,192 @@
+"""The gated grid convolution as Triton kernels: one operation, with its gradient, for a whole pack on a GPU.
+
+Gate, depthwise convolution and SiLU are bound by memory. Every kernel reads and writes each cell once; the features of
+neighboring cells come from the cache. Sums are kept in float32, and no result depends on the order of threads.
+
+Imported only where Triton is installed and the tensors are on a GPU (pipeline.models.layers chooses).
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+TOKENS, CHANNELS = 32, 128
+"""Of a tile, which one program computes."""
+TILES = 8
+"""Of tokens, whose share of the weight's gradient one program sums up."""
+
+
+@triton.jit
+def _tile(tokens, channels, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Return the tokens and channels of this program, int64, and where each lies inside the pack."""
+    token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    return token, channel, token < tokens, channel < channels
+
+
+@triton.jit
+def _reach(reach, token, there, tokens):
+    """Return how far the canvas of every token reaches up, down, left and right of it."""
+    up = tl.load(reach + token, there, 0)
+    down = tl.load(reach + tokens + token, there, 0)
+    left = tl.load(reach + 2 * tokens + token, there, 0)
+    right = tl.load(reach + 3 * tokens + token, there, 0)
+    return up, down, left, right
+
+
+@triton.jit
+def _sum_neighbors(
+    values, weight, reach, tokens, channels, token, channel, there, inside, SIDE: tl.constexpr, FLIP: tl.constexpr
+):
+    """Return the sum over a kernel of SIDE x SIDE of weight (SIDE * SIDE, C) times the `values` (N, C) there."""
+    up, down, left, right = _reach(reach, token, there, tokens)
+    mixed = tl.zeros((token.shape[0], channel.shape[0]), tl.float32)
+    for place in tl.static_range(SIDE * SIDE):
+        y, x = place // SIDE - SIDE // 2, place % SIDE - SIDE // 2
+        has = there & (-y <= up) & (y <= down) & (-x <= left) & (x <= right)
+        neighbor = token + y * (left + right + 1) + x
+        value = tl.load(values + neighbor[:, None] * channels + channel[None, :], has[:, None] & inside[None, :], 0.0)
+        factor = tl.load(weight + (SIDE * SIDE - 1 - place if FLIP else place) * channels + channel, inside, 0.0)
+        mixed += value.to(tl.float32) * factor.to(tl.float32)[None, :]
+    return mixed
+
+
+@triton.jit
+def _gate(x, gated, tokens, channels, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):
+    """gated (N, C) = silu(gate) * up of x (N, 2 C) = (gate, up)."""
+    token, channel, there, inside = _tile(tokens, channels, TOKENS, CHANNELS)
+    mask = there[:, None] & inside[None, :]
+    at = x + token[:, None] * 2 * channels + channel[None, :]
+    gate, up = tl.load(at, mask, 0.0).to(tl.float32), tl.load(at + channels, mask, 0.0).to(tl.float32)
+    value = gate * tl.sigmoid(gate) * up
+    tl.store(gated + token[:, None] * channels + channel[None, :], value.to(gated.dtype.element_ty), mask)
+
+
+@triton.jit
+def _convolve(gated, weight, reach, out, tokens, channels, SIDE: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):
+    """out (N, C) = silu(convolution(gated))."""
+    token, channel, there, inside = _tile(tokens, channels, TOKENS, CHANNELS)
+    mixed = _sum_neighbors(gated, weight, reach, tokens, channels, token, channel, there, inside, SIDE, False)
+    at = out + token[:, None] * channels + channel[None, :]
+    tl.store(at, (mixed * tl.sigmoid(mixed)).to(out.dtype.element_ty), there[:, None] & inside[None, :])
+
+
+@triton.jit
+def _convolve_backward(
+    gated, weight, reach, gradient, of_mixed, tokens, channels, SIDE: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr
+):
+    """of_mixed (N, C): the gradient of the convolution's sum, which is computed again, from that of its SiLU."""
+    token, channel, there, inside = _tile(tokens, channels, TOKENS, CHANNELS)
+    mixed = _sum_neighbors(gated, weight, reach, tokens, channels, token, channel, there, inside, SIDE, False)
+    at, mask = token[:, None] * channels + channel[None, :], there[:, None] & inside[None, :]
+    sigmoid = tl.sigmoid(mixed)
+    given = tl.load(gradient + at, mask, 0.0).to(tl.float32) * sigmoid * (1 + mixed * (1 - sigmoid))
+    tl.store(of_mixed + at, given.to(of_mixed.dtype.element_ty), mask)
+
+
+@triton.jit
+def _gate_backward(
+    x, weight, reach, of_mixed, of_x, tokens, channels, SIDE: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr
+):
+    """of_x (N, 2 C): the gradient of gate and up. A cell is its neighbor's neighbor at the opposite place of the kernel."""
+    token, channel, there, inside = _tile(tokens, channels, TOKENS, CHANNELS)
+    given = _sum_neighbors(of_mixed, weight, reach, tokens, channels, token, channel, there, inside, SIDE, True)
+    at, mask = token[:, None] * 2 * channels + channel[None, :], there[:, None] & inside[None, :]
+    gate, up = tl.load(x + at, mask, 0.0).to(tl.float32), tl.load(x + at + channels, mask, 0.0).to(tl.float32)
+    sigmoid = tl.sigmoid(gate)
+    of_gate = given * up * sigmoid * (1 + gate * (1 - sigmoid))
+    tl.store(of_x + at, of_gate.to(of_x.dtype.element_ty), mask)
+    tl.store(of_x + at + channels, (given * gate * sigmoid).to(of_x.dtype.element_ty), mask)
+
+
+@triton.jit
+def _weight_backward(
+    gated,
+    reach,
+    of_mixed,
+    parts,
+    tokens,
+    channels,
+    SIDE: tl.constexpr,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    """parts (P, SIDE * SIDE, C) float32: the gradient of the weight, one part for every TILES * TOKENS tokens."""
+    part = tl.program_id(0).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = channel < channels
+    for place in tl.static_range(SIDE * SIDE):
+        y, x = place // SIDE - SIDE // 2, place % SIDE - SIDE // 2
+        total = tl.zeros((TOKENS, CHANNELS), tl.float32)
+        for tile in range(TILES):
+            token = (part * TILES + tile) * TOKENS + tl.arange(0, TOKENS)
+            there = token < tokens
+            up, down, left, right = _reach(reach, token, there, tokens)
+            has = there & (-y <= up) & (y <= down) & (-x <= left) & (x <= right)
+            neighbor = token + y * (left + right + 1) + x
+            mask = has[:, None] & inside[None, :]
+            given = tl.load(of_mixed + token[:, None] * channels + channel[None, :], mask, 0.0).to(tl.float32)
+            total += given * tl.load(gated + neighbor[:, None] * channels + channel[None, :], mask, 0.0).to(tl.float32)
+        tl.store(parts + (part * SIDE * SIDE + place) * channels + channel, tl.sum(total, 0), inside)
+
+
+def _launch(kernel: Any, tokens: int, channels: int, *arguments: object, **constants: int) -> None:
+    grid = (triton.cdiv(tokens, TOKENS * constants.get("TILES", 1)), triton.cdiv(channels, CHANNELS))
+    kernel[grid](*arguments, tokens, channels, TOKENS=TOKENS, CHANNELS=CHANNELS, **constants)
+
+
+def _gated(x: Tensor) -> Tensor:
+    gated = x.new_empty(len(x), x.shape[1] // 2)
+    _launch(_gate, *gated.shape, x, gated)
+    return gated
+
+
+@torch.library.custom_op("arc::gated_convolution", mutates_args=())
+def gated_convolution(x: Tensor, weight: Tensor, reach: Tensor) -> Tensor:
+    """Return silu(convolution(silu(gate) * up)), (N, C), of x (N, 2 C) = (gate, up).
+
+    weight (C, k * k) float32, of the depthwise convolution; reach (4, N) int32 is `Layout.reach`.
+    """
+    gated = _gated(x.contiguous())
+    out, side = torch.empty_like(gated), round(weight.shape[1] ** 0.5)
+    _launch(_convolve, *gated.shape, gated, weight.t().contiguous(), reach, out, SIDE=side)
+    return out
+
+
+@gated_convolution.register_fake
+def _(x: Tensor, weight: Tensor, reach: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1] // 2)
+
+
+@torch.library.custom_op("arc::gated_convolution_backward", mutates_args=())
+def gated_convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and weight; only x was kept, the gated features are computed again."""
+    x, gradient = x.contiguous(), gradient.contiguous()
+    gated, side, by_place = _gated(x), round(weight.shape[1] ** 0.5), weight.t().contiguous()
+    of_mixed, of_x = torch.empty_like(gated), torch.empty_like(x)
+    _launch(_convolve_backward, *gated.shape, gated, by_place, reach, gradient, of_mixed, SIDE=side)
+    parts = x.new_empty(triton.cdiv(len(x), TOKENS * TILES), side * side, gated.shape[1], dtype=torch.float32)
+    _launch(_weight_backward, *gated.shape, gated, reach, of_mixed, parts, SIDE=side, TILES=TILES)
+    _launch(_gate_backward, *gated.shape, x, by_place, reach, of_mixed, of_x, SIDE=side)
+    return of_x, parts.sum(0).t().to(weight.dtype).contiguous()
+
+
+@gated_convolution_backward.register_fake
+def _(gradient: Tensor, x: Tensor, weight: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    of_x, of_weight = gated_convolution_backward(gradient, *ctx.saved_tensors)
+    return of_x, of_weight, None
+
+
+gated_convolution.register_autograd(_backward, setup_context=_keep)

@@ -1,0 +1,60 @@
+"""The three ways of the grid convolution give the same: on images, by neighbors, and fused by Triton's own interpreter."""
+
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported: they run on the CPU
+
+from pipeline.models.layers import _ConvolveGrids, _ConvolveNeighbors, choose_fused, convolve_gated, fused_error
+from pipeline.models.layout import Layout, make_layout
+
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def on_images(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(_ConvolveGrids.apply(F.silu(gate) * up, weight, layout))
+
+
+def by_neighbors(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(_ConvolveNeighbors.apply(F.silu(gate) * up, weight.flatten(1), layout.reach))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "kernel", "memory_tokens"),
+    [
+        ([(1, 1), (3, 4), (3, 4), (9, 2)], 3, 2),
+        ([(5, 6)], 5, 0),
+        ([(2, 3), (17, 16)], 3, 1),  # more tokens than one program sums the gradient of the weight over
+    ],
+)
+def test_every_way_convolves_alike(shapes: list[tuple[int, int]], kernel: int, memory_tokens: int) -> None:
+    """Canvases of several tiles of tokens, channels that do not fill one; shifted, so that positions are not places."""
+    sizes, generator = torch.tensor(shapes), torch.Generator().manual_seed(len(shapes))
+    layout = make_layout(sizes, 30 - sizes, memory_tokens, DEVICE)
+    channels = 136
+    x, given = (torch.randn(layout.tokens, width, generator=generator).to(DEVICE) for width in (2 * channels, channels))
+    weight = torch.randn(channels, 1, kernel, kernel, generator=generator).to(DEVICE)
+    found = []
+    for way in (on_images, by_neighbors, convolve_gated):
+        leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        out = way(*leaves, layout)
+        found.append((out.detach(), *torch.autograd.grad(out, leaves, given)))
+    for other in found[1:]:
+        for exact, each in zip(found[0], other, strict=True):
+            torch.testing.assert_close(each, exact, rtol=1e-5, atol=1e-5 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize(("dtype", "least", "most"), [(torch.float32, 0.0, 1e-5), (torch.bfloat16, 1e-3, 2e-2)])
+def test_the_trial_sees_rounding_only(dtype: torch.dtype, least: float, most: float) -> None:
+    assert least < fused_error(str(DEVICE), dtype) < most
+
+
+def test_a_cpu_takes_no_triton() -> None:
+    assert not choose_fused(torch.device("cpu"), torch.float32)

@@ -1,0 +1,63 @@
+"""The trial of a kernel: whoever asks first, once, with a reason in the log; running out of memory says nothing about it."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from pipeline import device_limits
+from pipeline.device_limits import works
+
+
+@pytest.fixture(autouse=True)
+def untried() -> Iterator[None]:
+    device_limits.forget_kernels()
+    yield
+    device_limits.forget_kernels()
+
+
+def gradient_error(scale: float) -> float:
+    """A trial that needs autograd, as those of the kernels do."""
+    leaf = torch.ones(2, requires_grad=True)
+    (gradient,) = torch.autograd.grad((scale * leaf).sum(), leaf)
+    return float((gradient - 1).abs().max())
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_a_trial_takes_gradients_wherever_it_is_asked_for(mode: Callable[[], torch.inference_mode]) -> None:
+    with mode():
+        assert works("a right kernel", gradient_error, 1e-3, 1.0)
+        assert not works("a wrong kernel", gradient_error, 1e-3, 1.1)
+
+
+@pytest.mark.parametrize("trial", [math.nan, 0.5, RuntimeError("no kernel image\nat line 3"), ImportError("no kernel image")])
+def test_a_kernel_that_fails_is_replaced_with_one_line(caplog: pytest.LogCaptureFixture, trial: float | Exception) -> None:
+    def error_of() -> float:
+        if isinstance(trial, Exception):
+            raise trial
+        return trial
+
+    with caplog.at_level(logging.WARNING):
+        assert not works("the kernel", error_of, 1e-2)
+        assert not works("the kernel", error_of, 1e-2)
+    reason = "no kernel image" if isinstance(trial, Exception) else f"it is off by {trial:.1e}"
+    assert [record.message for record in caplog.records] == [
+        f"the kernel does not work here, a slower way replaces it: {reason}"
+    ]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")])
+def test_running_out_of_memory_is_raised_and_forgotten(error: Exception) -> None:
+    tries = iter([error, None])
+
+    def error_of() -> float:
+        if (failed := next(tries)) is not None:
+            raise failed
+        return 0.0
+
+    with pytest.raises(type(error)):
+        works("the kernel", error_of, 1e-2)
+    assert works("the kernel", error_of, 1e-2)
+    assert works("the kernel", error_of, 1e-2), "a trial that passed is not repeated"
