@@ -5,6 +5,7 @@ Weights are float32 and are cast to the dtype of their input. Custom gradients k
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -31,10 +32,29 @@ class CastLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(truncated_normal((outputs, inputs), 1 / math.sqrt(inputs), generator))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.cast: Tensor | None = None
+        """The weight in the dtype of a segment, while `cast_weights` keeps it."""
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        weight = self.weight.to(x.dtype) if self.cast is None else self.cast
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        return F.linear(x, weight, bias)
+
+
+@contextmanager
+def cast_weights(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Cast the weights of all linear maps of `module` once for everything inside the block, not at every use.
+
+    Their gradients are then added up in `dtype`, use by use, and cast once.
+    """
+    linears = [part for part in module.modules() if isinstance(part, CastLinear) and part.weight.dtype != dtype]
+    for linear in linears:
+        linear.cast = linear.weight.to(dtype)
+    try:
+        yield
+    finally:
+        for linear in linears:
+            linear.cast = None
 
 
 class SequenceConvolution(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.models.attention import Angles, attend, choose_way, rotary_angles, rotate
 from pipeline.models.config import ReasonerConfig
-from pipeline.models.layers import CastLinear, SwiGLU, TokenMixer, rms_norm, truncated_normal
+from pipeline.models.layers import CastLinear, SwiGLU, TokenMixer, cast_weights, rms_norm, truncated_normal
 from pipeline.models.layout import Layout
 
 
@@ -142,16 +142,17 @@ class Reasoner(nn.Module, ABC):
         given = Given(self._embed(inputs, memory, layout).to(state[0].dtype), layout, angles)
         updates = self.cycle() * (cycles or config.H_cycles)
         learned = self.learned_updates()
-        with torch.no_grad():
-            for update in updates[:-learned]:
+        with cast_weights(self, state[0].dtype):
+            with torch.no_grad():
+                for update in updates[:-learned]:
+                    state = update(state, given)
+            for update in updates[-learned:]:
                 state = update(state, given)
-        for update in updates[-learned:]:
-            state = update(state, given)
-        return Segment(
-            state=tuple(part.detach() for part in state),
-            logits=self.head(state[0][layout.cells]),
-            halting=self.halting_head(state[0][layout.first]).float(),
-        )
+            return Segment(
+                state=tuple(part.detach() for part in state),
+                logits=self.head(state[0][layout.cells]),
+                halting=self.halting_head(state[0][layout.first]).float(),
+            )
 
     def _embed(self, inputs: Tensor, memory: Tensor, layout: Layout) -> Tensor:
         """Return (N, D): memory tokens and embedded cells in the order of the layout, at unit scale."""

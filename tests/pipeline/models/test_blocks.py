@@ -1,6 +1,7 @@
 """Layers against their definitions: norm, positions, attention, the gate, convolutions, the token mixer, initial weights."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from pipeline.models import layout as layout_module
 from pipeline.models.attention import rotary_angles, rotate
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import (
+    CastLinear,
     GridConvolution,
     SequenceConvolution,
     SwiGLU,
     TokenMixer,
     _ConvolveGrids,
     _Gate,
+    cast_weights,
     rms_norm,
     truncated_normal,
 )
@@ -227,3 +230,21 @@ def test_truncated_normal_has_its_deviation_and_no_tail() -> None:
     assert drawn.std().item() == pytest.approx(0.5, rel=0.01)
     assert drawn.mean().item() == pytest.approx(0.0, abs=0.01)
     assert 1.12 < drawn.abs().max().item() <= 2 * 0.5 / 0.8796
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_weights_that_are_cast_once_give_the_same_and_a_gradient_to_the_float32_weight(dtype: torch.dtype) -> None:
+    layer, x = CastLinear(12, 8, torch.Generator().manual_seed(0)), torch.randn(5, 12).to(dtype)
+    names = list(layer.state_dict())
+    found = []
+    for once in (False, True):
+        layer.zero_grad()
+        with cast_weights(layer, dtype) if once else nullcontext():
+            out = layer(x) + layer(2 * x)
+            assert list(layer.state_dict()) == names
+        out.float().square().sum().backward()
+        assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
+        found.append((out.detach().float(), layer.weight.grad.clone()))
+        assert layer.cast is None
+    for each, once in zip(*found, strict=True):
+        torch.testing.assert_close(once, each, rtol=0, atol=0.01 * float(each.abs().max()))

@@ -1,0 +1,87 @@
+"""`python -m tests.gpu --out FOLDER [--train 7m]`, or `make gpu`: what a GPU says of this project, in one folder.
+
+Parity with the published code, the table of times beside their predictions, the tests that need a GPU, then a training of
+preset `fast` on ARC-AGI-1 of a given length. Stops at the first wrong result and says which, unless `--go-on`.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.gpu.table import FASTEST
+
+SOURCES = ("--source", "arc1:evaluation", "--train-source", "arc1:training")
+RUN_FILES = ("submission.json", "metrics.jsonl", "score.json", "config.json", "run.json", "report.html")
+KEEP_BYTES = 15 << 20
+"""Of a file that is copied beside the logs."""
+
+
+def stage(name: str, command: list[str], out: Path, seconds: float) -> bool:
+    """Run `command` for so many seconds at most, its output in a log; print the end of it, and return whether it was right."""
+    started, log = time.monotonic(), out / f"{name}.log"
+    with log.open("wb") as file:
+        try:
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=seconds, check=False).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+    print(
+        f"==== {name}: {'right' if not code else f'WRONG (exit code {code})'}, {time.monotonic() - started:.0f} s", flush=True
+    )
+    lines = log.read_text(errors="replace").splitlines()
+    print("\n".join(lines[-120:] if name == "table" else lines[-14:]), flush=True)
+    return not code
+
+
+def main() -> int:
+    """Run all stages; return 1 where one was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--check", type=float, default=160.0, help="seconds for the table of times; 0 leaves out all checks")
+    parser.add_argument("--train", default="", help="time of a training, such as 7m; without it there is none")
+    parser.add_argument("--set", action="append", default=[], help="settings of the training, as for `pipeline run`")
+    parser.add_argument("--go-on", action="store_true", help="go on after a wrong result")
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ |= {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"], check=False)
+    python, data = [sys.executable, "-m"], Path("data/gpu-arc1")
+    build = [*python, "pipeline", "build", *SOURCES, "--leakage", "drop", "--policy", "keep-output-only", "--out", str(data)]
+    vectors = [str(path) for path in sorted(Path("tests/golden").glob("*.safetensors"))]
+    tests = ["pytest", "-q", "-p", "no:cacheprovider", "--no-cov", "-n", "6", "tests/pipeline/test_on_gpu.py"]
+    tests += ["tests/pipeline/models/test_convolution.py", "tests/pipeline/models/test_attention.py"]
+    checks = {
+        "parity": ([*python, "tests.parity", *vectors, "--device", "cuda"], 60.0),
+        "build": (build, 60.0),
+        "table": (
+            [*python, "tests.gpu.table", "--data", str(data), "--out", str(out), "--seconds", str(arguments.check)],
+            arguments.check + 40,
+        ),
+        "tests": ([*python, *tests, "-k", "not execution_changes"], 120.0),
+    }
+    right = True
+    for name, (command, seconds) in checks.items() if arguments.check else ():
+        if (name != "build" or not data.exists()) and not stage(name, command, out, seconds):
+            right = False
+            if not arguments.go_on:
+                return 1
+    if arguments.train:
+        kind = FASTEST.read_text() if FASTEST.is_file() else "compiled"
+        folder = out / "run"
+        run = [*python, "pipeline", "run", *SOURCES, "--preset", "fast", "--set", f"train.execution={kind}"]
+        run += ["--set", "train.log_steps=50", "--set", "train.checkpoint_seconds=120"]
+        run += [part for setting in arguments.set for part in ("--set", setting)]
+        run += ["--time-limit", arguments.train, "--reserve", "12s", "--out", str(folder)]
+        right &= stage("train", run, out, 3600.0)
+        for file in RUN_FILES:
+            if (folder / file).is_file() and (folder / file).stat().st_size < KEEP_BYTES:
+                shutil.copy(folder / file, out / file)
+    return int(not right)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,356 @@
+"""The table of times on one GPU beside their predictions: `python -m tests.gpu.table --data DATASET --seconds 150`.
+
+The predictions are a model: operations and bytes of preset `fast`, counted without a GPU, over the peaks of an H100. Sections
+do not depend on each other: one that fails says so in a line, and none begins after `--seconds`. The last lines are the table,
+and what was wrong. The file FASTEST receives the name of the fastest execution that computes what eager execution does.
+"""
+
+import argparse
+import contextlib
+import logging
+import math
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from pipeline.bench.measure import peak_operations, segment_operations
+from pipeline.config import Config, override
+from pipeline.data.dataset import load_dataset
+from pipeline.data.packs import make_packs
+from pipeline.device import fit_config, make_accelerator, to_batch
+from pipeline.inference.forward import InferenceRunner
+from pipeline.models import layers, triton_convolution
+from pipeline.models.attention import attend, choose_way
+from pipeline.models.batch import Batch
+from pipeline.models.layers import choose_fused, convolve_gated
+from pipeline.models.layout import Layout
+from pipeline.models.network import make_network
+from pipeline.presets import preset
+from pipeline.training.carry import empty_carry, next_batch
+from pipeline.training.memory_fit import CudaMemory
+from pipeline.training.trainer import Trainer
+
+FASTEST = Path("fastest.txt")
+DEVICE, DTYPE = torch.device("cuda:0"), torch.bfloat16
+STEPS, WARM_UP = 12, 5
+CHANNELS = 1536
+PREDICTED_MS = {"eager": "150-250", "compiled": "75-100", "graphed": "70-100", "compiled, packs joined": "70-95"}
+
+
+class Table:
+    """The measurements of one dataset on one device."""
+
+    def __init__(self, data: Path, out: Path, seconds: float) -> None:
+        self.ends = time.monotonic() + seconds
+        self.out = out
+        self.lines: list[str] = []
+        self.wrong: list[str] = []
+        self.rates: dict[str, float] = {}
+        self.losses: dict[str, list[float]] = {}
+        self.peak_flops, self.peak_bytes = 800e12, 3.0e12
+        self.dataset = load_dataset(data)
+        self.accelerator, _ = make_accelerator("auto")
+
+    def say(self, line: str) -> None:
+        """Print a line now, and again at the end."""
+        print(line, flush=True)
+        self.lines.append(line)
+
+    def check(self, right: bool, line: str) -> None:
+        """Print a line that says whether it is right."""
+        self.say(f"{line}: {'right' if right else 'WRONG'}")
+        if not right:
+            self.wrong.append(line)
+
+    @contextlib.contextmanager
+    def section(self, name: str) -> Iterator[bool]:
+        """Yield whether there is time for this section; an error in it is one line of the table."""
+        left = self.ends - time.monotonic()
+        if left < 0:
+            self.say(f"{name}: left out, the time is up")
+        else:
+            print(f"== {name} ({left:.0f} s left)", flush=True)
+        try:
+            yield left >= 0
+        except Exception as error:  # noqa: BLE001 (the other sections are worth their time)
+            traceback.print_exc(limit=-6)
+            text = (str(error).splitlines() or [""])[0]
+            self.wrong.append(f"{name}: {type(error).__name__}: {text}"[:300])
+            self.say(f"{name}: FAILED: {type(error).__name__}: {text}"[:300])
+
+    def config(self, *settings: str) -> Config:
+        """Return preset `fast` with `settings`, in one piece, without a trial of the memory."""
+        return fit_config(override(preset("fast"), ["train.pieces=1", *settings]), self.dataset)
+
+    def batches(self, count: int, config: Config) -> Iterator[Batch]:
+        """Yield `count` packs as training draws them, on the device."""
+        maker = make_packs(self.dataset, config.train.canvas, config.memory.tokens)
+        for step in range(count):
+            pack = next_batch(empty_carry(), maker, config.train, 1000 + step, 0).pack
+            yield to_batch(pack, maker.memory_tokens, DEVICE)
+
+    def machine(self) -> None:
+        """Print the card and its peaks."""
+        card = torch.cuda.get_device_properties(0)
+        self.say(f"{card.name}, {card.total_memory / 2**30:.0f} GiB, sm_{card.major}{card.minor}, torch {torch.__version__}")
+        self.peak_flops = peak_operations(DTYPE, DEVICE, 8192)
+        x = torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE).random_()
+        y = torch.empty_like(x)
+        self.peak_bytes = 2 * x.numel() / seconds_of(lambda: y.copy_(x))
+        self.say(f"peak: {self.peak_flops / 1e12:.0f} TFLOP/s, copy {self.peak_bytes / 1e12:.2f} TB/s (predicted 800, 3.0)")
+
+    def attention(self) -> None:
+        """Time the attention of a pack by both ways; the first trial of the packed kernel is made under inference_mode."""
+        with torch.inference_mode():
+            way = choose_way(DEVICE, DTYPE, 64)
+        self.check(way == "packed", f"way of attention, tried first under inference_mode: {way}")
+        layout = next(self.batches(1, self.config())).layout
+        qkv = torch.randn(layout.tokens, 24, 64, device=DEVICE, dtype=DTYPE, requires_grad=True)
+        given = torch.randn(layout.tokens, 512, device=DEVICE, dtype=DTYPE)
+        for each, predicted in (("packed", "0.07"), ("fused", "1-2")):
+            forward = partial(attend, qkv[:, :16], qkv[:, 16:], layout, each)
+            both = seconds_of(lambda forward=forward: torch.autograd.grad(forward(), qkv, given, retain_graph=False))
+            once = seconds_of(forward)
+            self.say(
+                f"attention of a pack, {each}: {1e3 * once:.2f} ms (predicted {predicted}), with gradient {1e3 * both:.2f} ms"
+            )
+
+    def convolution(self) -> None:
+        """Time gate, convolution and SiLU by all ways, and the fused way with tiles of several sizes."""
+        self.check(choose_fused(DEVICE, DTYPE), "the fused convolution works")
+        batches = list(self.batches(4, self.config()))
+        cells = sum(batch.layout.tokens for batch in batches)
+        floor = cells * CHANNELS * 2 * (5 + 11) / self.peak_bytes
+        weight = torch.randn(CHANNELS, 1, 3, 3, device=DEVICE, requires_grad=True)
+        xs = [torch.randn(b.layout.tokens, 2 * CHANNELS, device=DEVICE, dtype=DTYPE, requires_grad=True) for b in batches]
+        given = [torch.randn(b.layout.tokens, CHANNELS, device=DEVICE, dtype=DTYPE) for b in batches]
+
+        def run(way: Callable[[Tensor, Tensor, Layout], Tensor]) -> None:
+            for x, batch, gradient in zip(xs, batches, given, strict=True):
+                torch.autograd.grad(way(x, weight, batch.layout), (x, weight), gradient)
+
+        def plain(convolve: Any, x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
+            gate, up = x.chunk(2, dim=-1)
+            return F.silu(convolve(F.silu(gate) * up, weight.to(DTYPE), layout))
+
+        def by_neighbors(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
+            return layers._ConvolveNeighbors.apply(x, weight.flatten(1), layout.reach)
+
+        for name, way in (("by neighbors", by_neighbors), ("on images", layers._ConvolveGrids.apply)):
+            seconds = seconds_of(lambda way=way: run(partial(plain, way)), repeats=3, warm_up=1)
+            self.say(f"convolution of four packs with gradient, {name}: {1e3 * seconds:.2f} ms")
+        for tokens, channels in ((32, 128), (32, 64), (16, 128), (64, 64)):
+            triton_convolution.TOKENS, triton_convolution.CHANNELS = tokens, channels
+            seconds = seconds_of(lambda: run(convolve_gated), repeats=10, warm_up=3)
+            self.say(
+                f"convolution of four packs with gradient, fused, tiles of {tokens} x {channels}: {1e3 * seconds:.2f} ms, "
+                f"at the speed of memory {1e3 * floor:.2f} ms"
+            )
+        triton_convolution.TOKENS, triton_convolution.CHANNELS = 32, 128
+
+    def prediction(self) -> None:
+        """Time the prediction of large packs."""
+        config = self.config()
+        network = make_network(config.model, config.memory, len(self.dataset.task_ids), len(self.dataset.transforms), 0)
+        maker = make_packs(self.dataset, config.train.canvas, config.memory.tokens, "tests")
+        runner = InferenceRunner(DEVICE, DTYPE, network, maker, config.predict)
+        samples = maker.plain()[np.arange(0, len(maker.plain()), 2)]
+        samples = samples[maker.order(samples)]
+        tokens = int(maker.tokens(samples).sum())
+        seconds = seconds_of(lambda: runner.forward(samples), repeats=5, warm_up=2)
+        self.say(f"prediction: {tokens / seconds / 1e3:.0f}k tokens/s in packs of {tokens} (predicted 800-1,200k)")
+
+    def trainer(self, *settings: str) -> Trainer:
+        """Return a trainer of preset `fast` with `settings`."""
+        config = self.config(*settings)
+        tasks, views = len(self.dataset.task_ids), len(self.dataset.transforms)
+        network = make_network(config.model, config.memory, tasks, views, config.train.seed)
+        return Trainer(self.accelerator, DTYPE, network, self.dataset, config, self.out / "trainer")
+
+    def training(self, name: str, *settings: str, profiled: bool = False) -> None:
+        """Time training steps with `settings`; note their rate and their first losses."""
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        torch._dynamo.reset()
+        started = time.monotonic()
+        trainer = self.trainer(*settings)
+        losses = []
+        for _ in range(WARM_UP):
+            before = replace(trainer.state.totals)
+            trainer._step(0.0)
+            trainer._read_pending()
+            new = trainer.state.totals
+            losses.append((new.token_loss - before.token_loss) / max(1.0, new.sequences - before.sequences))
+        torch.cuda.synchronize()
+        ready = time.monotonic() - started
+        tokens, operations = self.work_of(trainer)
+        started = time.monotonic()
+        for _ in range(STEPS):
+            trainer._step(0.0)
+        torch.cuda.synchronize()
+        seconds = (time.monotonic() - started) / STEPS
+        trainer._read_pending()
+        started = time.monotonic()  # a step that waits for nothing
+        trainer._step(0.0)
+        host = time.monotonic() - started
+        torch.cuda.synchronize()
+        self.losses[name] = losses
+        self.rates[name] = tokens / seconds
+        predicted = f" (predicted {PREDICTED_MS[name]})" if name in PREDICTED_MS else ""
+        share, gibibytes = operations / seconds / self.peak_flops, torch.cuda.max_memory_allocated() / 2**30
+        self.say(
+            f"fast, {name}: {1e3 * seconds:.1f} ms a step{predicted}, host {1e3 * host:.1f} ms of it, "
+            f"{tokens / seconds / 1e3:.0f}k tokens/s, {operations / seconds / 1e12:.0f} TFLOP/s, {share:.1%} of the peak, "
+            f"{gibibytes:.1f} GiB, ready after {ready:.0f} s"
+        )
+        print("    losses: " + " ".join(f"{loss:.4f}" for loss in losses), flush=True)
+        wanted, kind = trainer.state.config.train.execution, trainer.gradients.execution.kind
+        if kind != wanted:
+            self.check(False, f"train.execution={wanted} is {kind}")
+        if profiled:
+            self.profile(name, trainer)
+
+    def work_of(self, trainer: Trainer) -> tuple[float, float]:
+        """Return the mean tokens and operations of a step."""
+        state, tokens, operations = trainer.state, 0, 0
+        for step in range(STEPS):
+            for pack in state.packs:
+                drawn = next_batch(empty_carry(), state.maker, state.config.train, state.progress.step + step, pack).pack
+                layout = to_batch(drawn, state.maker.memory_tokens, torch.device("cpu")).layout
+                tokens += layout.tokens
+                operations += segment_operations(state.network.reasoner, layout, training=True)
+        return tokens / STEPS, operations / STEPS
+
+    def profile(self, name: str, trainer: Trainer) -> None:
+        """Print where the time of a step goes, and write it to a file."""
+        with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+            trainer._step(0.0)
+            torch.cuda.synchronize()
+        averages = found.key_averages()
+        text = averages.table(sort_by="self_device_time_total", row_limit=45, max_name_column_width=90)
+        (self.out / f"profile-{name.replace(', ', '-').replace(' ', '-')}.txt").write_text(text)
+        kernels = [event for event in averages if event.device_type == torch.autograd.DeviceType.CUDA]
+        total = sum(event.self_device_time_total for event in kernels)
+        launches = sum(event.count for event in kernels)
+        self.say(f"fast, {name}: {launches} kernels in a step, {total / 1e3:.1f} ms of the device")
+        for event in sorted(kernels, key=lambda event: -event.self_device_time_total)[:14]:
+            share = event.self_device_time_total / total
+            print(
+                f"    {share:6.1%} {event.self_device_time_total / 1e3:8.2f} ms {event.count:6d} x {event.key[:110]}",
+                flush=True,
+            )
+
+    def compare_losses(self) -> None:
+        """Compare the losses of every way with those of eager execution, and name the fastest that is right."""
+        for name, losses in self.losses.items():
+            if "joined" in name or name == "eager" or "eager" not in self.losses:
+                continue
+            off = max(abs(a - b) / abs(b) for a, b in zip(losses, self.losses["eager"], strict=True))
+            self.check(off < 0.02, f"losses of the first {WARM_UP} steps, {name} against eager: {off:.1e} apart")
+            if not off < 0.02:
+                self.rates.pop(name)
+        usable = {name: rate for name, rate in self.rates.items() if name in ("eager", "compiled", "graphed")}
+        best = max(usable, key=usable.__getitem__, default="eager")
+        FASTEST.write_text(best)
+        self.say(f"fastest that computes what eager does: {best}")
+
+    def waits(self) -> None:
+        """Count the operations of a step that wait for the device."""
+        for kind in ("eager", "compiled"):
+            trainer = self.trainer(f"train.execution={kind}")
+            for _ in range(3):
+                trainer._step(0.0)
+            torch.cuda.set_sync_debug_mode("warn")
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                for _ in range(2):
+                    trainer._step(0.0)
+            torch.cuda.set_sync_debug_mode("default")
+            found = [f"{each.filename}:{each.lineno}" for each in caught if "synchroniz" in str(each.message)]
+            self.check(not found, f"{kind}: {len(found)} operations that wait in two steps {sorted(set(found))[:4]}")
+
+    def trial(self) -> None:
+        """Time the trial of the memory."""
+        trainer, started = self.trainer("train.pieces=0"), time.monotonic()
+        pieces = trainer.measure_pieces(CudaMemory(DEVICE))
+        self.say(f"trial of the memory: {pieces} pieces (predicted 1) in {time.monotonic() - started:.1f} s (predicted 3)")
+
+
+def seconds_of(work: Callable[[], object], repeats: int = 10, warm_up: int = 3) -> float:
+    """Return the median seconds of `work` by the device's own clock."""
+    for _ in range(warm_up):
+        work()
+    found = []
+    for _ in range(repeats):
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        first.record()
+        work()
+        last.record()
+        last.synchronize()
+        found.append(first.elapsed_time(last) / 1e3)
+    return sorted(found)[len(found) // 2]
+
+
+def without_fused(work: Callable[[], None]) -> None:
+    """Do `work` with the convolution by neighbors, as the compiler sees it."""
+    works = layers.works
+    layers.works = lambda name, *given: "convolution" not in name and works(name, *given)
+    try:
+        work()
+    finally:
+        layers.works = works
+
+
+def main() -> int:
+    """Measure everything; return 1 where something is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=150.0)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="    log: %(message)s")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    table = Table(arguments.data, arguments.out, arguments.seconds)
+    joined = ("train.packs=1", f"train.pack_tokens={4 * preset('fast').train.pack_tokens}")
+    compiled = "train.execution=compiled"
+    sections: dict[str, Callable[[], None]] = {
+        "machine": table.machine,
+        "attention": table.attention,
+        "convolution": table.convolution,
+        "eager": lambda: table.training("eager", profiled=True),
+        "compiled": lambda: table.training("compiled", compiled, profiled=True),
+        "joined": lambda: table.training("compiled, packs joined", compiled, *joined),
+        "prediction": table.prediction,
+        "plain": lambda: without_fused(lambda: table.training("compiled, convolution by neighbors", compiled)),
+        "graphed": lambda: table.training("graphed", "train.execution=graphed"),
+        "losses": table.compare_losses,
+        "trial": table.trial,
+        "waits": table.waits,
+    }
+    for name, work in sections.items():
+        with table.section(name) as there_is_time:
+            if there_is_time or name == "losses":
+                work()
+    print("\n==== the table")
+    for line in table.lines:
+        print(line)
+    for line in table.wrong:
+        print(f"wrong: {line}")
+    return int(bool(table.wrong))
+
+
+if __name__ == "__main__":
+    assert math.isfinite(torch.cuda.mem_get_info(DEVICE)[0])
+    sys.exit(main())
