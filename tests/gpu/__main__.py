@@ -70,11 +70,11 @@ def main() -> int:
             if not arguments.go_on:
                 return 1
     if arguments.train:
-        kind = FASTEST.read_text() if FASTEST.is_file() else "compiled"
+        fastest = (out / FASTEST).read_text().split() if (out / FASTEST).is_file() else []
         folder = out / "run"
-        run = [*python, "pipeline", "run", *SOURCES, "--preset", "fast", "--set", f"train.execution={kind}"]
-        run += ["--set", "train.log_steps=50", "--set", "train.checkpoint_seconds=120"]
-        run += [part for setting in arguments.set for part in ("--set", setting)]
+        settings = [*fastest, "train.log_steps=50", "train.checkpoint_seconds=120", *arguments.set]
+        run = [*python, "pipeline", "run", *SOURCES, "--preset", "fast"]
+        run += [part for setting in settings for part in ("--set", setting)]
         run += ["--time-limit", arguments.train, "--reserve", "12s", "--out", str(folder)]
         right &= stage("train", run, out, 3600.0)
         for file in RUN_FILES:
