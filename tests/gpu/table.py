@@ -2,7 +2,7 @@
 
 The predictions are a model: operations and bytes of preset `fast`, counted without a GPU, over the peaks of an H100. Sections
 do not depend on each other: one that fails says so in a line, and none begins after `--seconds`. The last lines are the table,
-and what was wrong. The file FASTEST in the folder `--out` receives the settings of the fastest training that computes what eager execution does.
+and what was wrong. The file FASTEST in the folder of `--out` receives the settings of the fastest training that is right.
 """
 
 import argparse
