@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.gpu.table import FASTEST
+from tests.gpu import FASTEST
 
 SOURCES = ("--source", "arc1:evaluation", "--train-source", "arc1:training")
 RUN_FILES = ("submission.json", "metrics.jsonl", "score.json", "config.json", "run.json", "report.html")

@@ -41,8 +41,8 @@ from pipeline.presets import preset
 from pipeline.training.carry import empty_carry, next_batch
 from pipeline.training.memory_fit import CudaMemory
 from pipeline.training.trainer import Trainer
+from tests.gpu import FASTEST
 
-FASTEST = "fastest.txt"
 DEVICE, DTYPE = torch.device("cuda:0"), torch.bfloat16
 STEPS, WARM_UP = 12, 5
 CHANNELS = 1536
