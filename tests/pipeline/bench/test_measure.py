@@ -1,5 +1,7 @@
 """Sides take turns, figures are medians, growth is fitted, and memory is that of a process of its own."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -38,25 +40,17 @@ def test_the_peak_is_operations_over_time() -> None:
     assert 1e7 < peak_operations(torch.float32, CPU, 64) < 1e13
 
 
-def take_memory(megabytes: int) -> None:
-    assert np.ones(megabytes * 1_000_000, np.uint8).sum() == megabytes * 1_000_000
-
-
-def fail() -> None:
-    raise OSError("no")
-
-
 def test_memory_is_that_of_a_process_of_its_own() -> None:
     ballast = np.ones(600_000_000, np.uint8)  # of this process: not to be seen in the others
-    small, large = peak_bytes(take_memory, 1), peak_bytes(take_memory, 300)
+    small, large = (peak_bytes(np.ones, count, np.uint8) for count in (1, 300_000_000))
     assert ballast.sum() == 600_000_000
     assert large - small == pytest.approx(300e6, rel=0.1)
     assert small < 600e6
 
 
 def test_the_error_of_a_process_is_raised_here() -> None:
-    with pytest.raises(OSError, match="no"):
-        peak_bytes(fail)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        peak_bytes(os.listdir, "/nowhere")
 
 
 def test_a_table_says_how_many_times_better_ours_is() -> None:

@@ -130,11 +130,11 @@ def test_rows_take_the_answers_that_are_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", [(), ("model.mixing=mixer", "model.positions=none")])
 def test_a_tiny_network_learns_a_few_puzzles(tmp_path: Path, kind: KindName, model: tuple[str, ...]) -> None:
     dataset = tiny_puzzle_dataset(kind, augmentations=0, count=3)
-    settings = ("train.steps=60", "train.log_steps=5", "optimizer.rate=0.01", "train.segments=2")
+    settings = ("train.steps=30", "train.log_steps=5", "optimizer.rate=0.01", "train.segments=2")
     trainer = make_trainer(fit_config(tiny_config("memory.kind=table", *settings, *model), dataset), tmp_path, dataset)
     trainer.fit(NO_LIMIT)
     losses = [loss for (loss,) in metrics(tmp_path, "loss")]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
 
 
 def test_two_processes_predict_what_one_predicts(tmp_path: Path) -> None:

@@ -57,9 +57,9 @@ def masked(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, _: Tensor,
 
 
 @pytest.fixture
-def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBackend]:
-    """A machine with packed attention, and a compiler that traces forward and backward and counts how often it has to."""
-    counter = CompileCounterWithBackend("aot_eager")
+def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBackend]:
+    """A machine with packed attention, and a compiler that counts how often it has to trace; only some trace backward, too."""
+    counter = CompileCounterWithBackend(getattr(request, "param", "eager"))
     compile_block = Block.compile
     monkeypatch.setattr(Block, "compile", lambda block, **settings: compile_block(block, backend=counter, **settings))
     monkeypatch.setattr(execution, "choose_way", lambda *_: "packed")
@@ -94,9 +94,8 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert metrics(other, *names) == [pytest.approx(line, abs=2e-5) for line in metrics(one, *names)]
 
 
-@pytest.mark.parametrize(
-    ("system", "kind"), [("trm", "compiled"), ("hrm", "compiled"), *((system, "graphed") for system in COMPILED)]
-)
+@pytest.mark.parametrize("compiler", ["aot_eager_default_partitioner"], indirect=True, ids=["backward"])
+@pytest.mark.parametrize(("system", "kind"), [("trm", "compiled"), *((system, "graphed") for system in COMPILED)])
 def test_compiled_blocks_and_graphs_compute_what_eager_ones_do(
     tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch, system: str, kind: str
 ) -> None:
@@ -184,6 +183,7 @@ def test_canvases_that_are_all_alike_fill_their_room_in_any_way_of_attention(
     ]
 
 
+@torch._dynamo.config.patch(recompile_limit=2)
 def test_puzzles_of_several_sizes_of_packs_are_compiled_for_each(
     tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,13 +192,13 @@ def test_puzzles_of_several_sizes_of_packs_are_compiled_for_each(
     config = tiny_config("train.execution=compiled", "train.pack_tokens=400")
     trainer = make_trainer(config, tmp_path, tiny_puzzle_dataset())
     compiled = trainer.gradients.execution
-    for pieces in (1, 2, 4, 8, 16, 23):
+    for pieces in (1, 4, 23):
         trainer.pieces = pieces
         before = compiler.frame_count
         trainer._step(0.0)
         assert compiled.prepared() == (compiler.frame_count > before)
         assert not compiled.prepared()
-    assert compiler.frame_count > 8
+    assert compiler.frame_count > 4
     assert compiled.kind == "compiled"
 
 

@@ -45,7 +45,7 @@ from tests.pipeline.trainers import (
     ],
 )
 def test_a_tiny_network_learns_a_rule(tmp_path: Path, system: tuple[str, ...]) -> None:
-    config = tiny_config("train.steps=60", "train.log_steps=10", "optimizer.rate=0.01", *system)
+    config = tiny_config("train.steps=20", "train.log_steps=5", "optimizer.rate=0.01", *system)
     trainer = make_trainer(config, tmp_path, tiny_dataset(rule=np.zeros_like))
     before = {name: tensor.clone() for name, tensor in trainer.state.network.named_parameters()}
     trainer.fit(NO_LIMIT)
