@@ -169,19 +169,6 @@ def test_views_of_solutions_are_solutions_that_extend_the_views_of_their_puzzles
     assert not extends(questions, symmetries.apply(answers)).all()
 
 
-def test_twelve_solutions_of_side_four_begin_with_1234() -> None:
-    boards = [((1, 2, 3, 4), *rows) for rows in product(permutations(range(1, 5)), repeat=3)]
-    naive = [
-        all(
-            len({*unit}) == 4
-            for unit in (*zip(a, b, c, d, strict=True), a[:2] + b[:2], a[2:] + b[2:], c[:2] + d[:2], c[2:] + d[2:])
-        )
-        for a, b, c, d in boards
-    ]
-    assert sum(naive) == 12
-    assert are_solutions(np.array(boards, dtype=np.uint8)).tolist() == naive
-
-
 @pytest.mark.parametrize("side", SIDES)
 def test_rows_columns_boxes_and_digits_are_all_looked_at(side: int) -> None:
     answer, box = solutions(side, 1)[0], box_side(side)

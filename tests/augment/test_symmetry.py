@@ -92,19 +92,6 @@ def test_symmetric_contents_are_seen_through(content: Content) -> None:
     assert_found(content, colors_of(content))
 
 
-@pytest.mark.parametrize(
-    ("content", "order"),
-    [
-        ([(cell(1), cell(1)), (cell(2), cell(2))], 16),
-        ([(cell(1), cell(1)), (cell(2),)], 8),
-        (cells([(1, 2), (2, 1)]), 16),
-        (cells([(1, 2)]), 8),
-    ],
-)
-def test_demonstrations_inputs_and_outputs_are_told_apart(content: Content, order: int) -> None:
-    assert find_symmetry(content, (1, 2)).order == order
-
-
 def test_empty_content_has_every_dihedral() -> None:
     assert find_symmetry([], ()) == Symmetry(tuple(range(8)), ())
 

@@ -121,26 +121,3 @@ def test_a_foreign_file_is_refused(content: bytes, message: str, tmp_path: Path)
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     assert fault(path).startswith(message)
-
-
-def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    path = tmp_path / "a.csv"
-    write_predictions(path, ROWS)
-    sound = path.read_bytes()
-    refused = 0
-    for _ in range(300):
-        content = bytearray(sound)
-        place = int(rng.integers(len(content)))
-        if rng.random() < 0.2:
-            del content[place:]
-        else:
-            content[place : place + int(rng.integers(2))] = rng.integers(0, 256, size=1, dtype=np.uint8).tobytes()
-        path.write_bytes(content)
-        try:
-            read_predictions(path)
-        except ValueError as error:
-            refused += 1
-            assert str(error).isprintable()
-            assert str(error).startswith(f"{path}: ")
-    assert 100 < refused < 300

@@ -3,7 +3,6 @@
 Needs Chromium or Chrome on the machine (tests/conftest.py).
 """
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,17 +136,6 @@ class TestPage:
         search.fill("")
         assert opened.ids() == ORDER
 
-    def test_tasks_are_ordered_by_margin(self, opened: Opened) -> None:
-        order = opened.page.get_by_label("Order")
-        order.select_option(label="Margin of the votes, largest first")
-        largest = opened.ids()
-        assert largest[:4] == [HOSTILE, "size", "first", "secret"]
-        assert largest[-1] == "lone"
-        order.select_option(label="Margin of the votes, smallest first")
-        smallest = opened.ids()
-        assert smallest[:4] == ["apart", "part", "second", "near"]
-        assert smallest[-1] == "lone"
-
     def test_a_task_opens_with_everything_there_is_about_it(self, opened: Opened) -> None:
         page = opened.page
         card = page.locator(opened.card("near"))
@@ -169,19 +157,6 @@ class TestPage:
         expect(panel.locator(".drafts")).to_contain_text("✓ right")
         head.click()
         expect(panel).to_be_hidden()
-
-    def test_grids_are_drawn_in_the_colors_of_arc(self, opened: Opened) -> None:
-        card = opened.page.locator(opened.card("near"))
-        card.get_by_role("button", name="near").click()
-        canvas = card.locator(".panel").get_by_role("img", name="Input 1")
-        canvas.scroll_into_view_if_needed()
-        expect(canvas).to_have_js_property("width", 3 * 26 + 1)
-        with Image.open(io.BytesIO(canvas.screenshot())) as picture:
-            colors = [[picture.convert("RGB").getpixel((26 * x + 6, 26 * y + 6)) for x in range(3)] for y in range(2)]
-        assert colors == [[rgb(PALETTE[color]) for color in row] for row in ((0, 1, 2), (3, 4, 0))]
-        plain = canvas.screenshot()
-        opened.page.get_by_label("Numbers in cells").check()
-        assert canvas.screenshot() != plain
 
     def test_all_of_it_can_be_done_with_the_keyboard(self, opened: Opened) -> None:
         page = opened.page
@@ -237,18 +212,6 @@ def test_large_tasks_fit_narrow_and_wide_screens(browser: Browser, tmp_path: Pat
     assert fits(opened.page), "the page is wider than the screen"
     ground = opened.page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert (sum(ground) < 200) == (scheme == "dark")
-    assert not opened.problems
-    opened.page.context.close()
-
-
-@pytest.mark.browser
-def test_without_solutions_there_is_nothing_to_judge_by(browser: Browser, tmp_path: Path) -> None:
-    opened = open_report(browser, tmp_path, Report("run", "kaggle:x:test", [FATES["secret"]], None, "Kaggle keeps them."))
-    expect(opened.page.get_by_role("region", name="Score")).to_contain_text("Solutions unknown.")
-    names = opened.page.get_by_role("group", name="Show").get_by_role("button").all_inner_texts()
-    assert names == ["All 1", "No agreement 0", "No prediction 0"]
-    opened.page.get_by_role("button", name="secret").click()
-    expect(opened.page.locator(".panel").get_by_role("figure")).to_have_count(4 + 3)  # there is no test output
     assert not opened.problems
     opened.page.context.close()
 

@@ -131,11 +131,6 @@ def test_fill_keeps_the_sequence_that_reaches_the_room_and_none_after_it(room: i
         assert tokens[:-1].sum() < room <= tokens.sum()
 
 
-def test_a_pack_that_is_exactly_full_takes_no_more() -> None:
-    maker = PackMaker(make_dataset([[(1, 1), (1, 1)]]), "fitted", MEMORY_TOKENS)
-    assert [len(maker.fill(room, np.random.default_rng(0), 0.0)) for room in (7, 8, 9)] == [2, 2, 3]  # four tokens each
-
-
 @pytest.mark.parametrize("room", [0, -7])
 def test_fill_draws_nothing_where_there_is_no_room(room: int) -> None:
     maker = PackMaker(make_dataset(MIXED), "fitted", MEMORY_TOKENS)

