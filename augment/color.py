@@ -50,10 +50,7 @@ def rank_permutations(permutations: npt.NDArray[np.uint8]) -> npt.NDArray[np.uin
 
 
 def unrank_permutations(ranks: npt.NDArray[np.integer], length: int) -> npt.NDArray[np.uint8]:
-    """Return the permutations of 0..length-1, (N, length) uint8, whose lexicographic ranks are `ranks` (N,).
-
-    Ranks must be below length!, and length at most 10. The inverse of `rank_permutations`.
-    """
+    """Return the permutations of 0..length-1, (N, length) uint8, whose ranks are `ranks` (N,); `length` is at most 10."""
     columns = np.zeros((length, len(ranks)), dtype=np.uint8)
     rest = ranks.astype(np.uint32)
     for i in range(length - 2, -1, -1):

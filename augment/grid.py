@@ -17,10 +17,7 @@ _COLOR_BYTES = bytes(range(COLORS))
 
 
 def parse_grid(rows: object, where: str) -> Grid:
-    """Return `rows`, a list of lists of ints, as a (H, W) uint8 grid.
-
-    Raises ValueError, beginning with `where`, unless `rows` is a rectangle of 1..30 by 1..30 colors 0..9.
-    """
+    """Return `rows` as a grid. Raises ValueError, beginning with `where`, unless they are 1..30 lists of 1..30 colors 0..9."""
     grid = _convert_plain(rows)
     if grid is not None:
         return grid

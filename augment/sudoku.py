@@ -66,10 +66,7 @@ def draw_symmetries(seed: int, puzzles: npt.NDArray[np.int64], views: npt.NDArra
 
 
 def are_solutions(boards: Boards) -> npt.NDArray[np.bool_]:
-    """Return a mask (B,) of the `boards` (B, S, S) that have every digit once in each row, column and box.
-
-    Raises ValueError unless S is 4 or 9.
-    """
+    """Return which of `boards` (B, S, S) have every digit once in each row, column and box: (B,). S must be 4 or 9."""
     boxed = _split_boxes(boards)
     side = boards.shape[1]
     shown = np.int64(1) << np.minimum(boxed, side + 1).astype(np.int64)  # blanks and invalid digits have bits of their own

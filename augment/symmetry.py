@@ -48,10 +48,7 @@ def task_content(task: Task) -> Content:
 
 
 def find_symmetry(content: Content, colors: Sequence[int]) -> Symmetry:
-    """Return the symmetries of `content` that permute `colors`, given ascending, and keep all other colors.
-
-    Every one of `colors` must occur in the content.
-    """
+    """Return the symmetries of `content` that permute `colors`, which occur in it, ascending, and keep all others."""
     if not content:
         return Symmetry(tuple(range(DIHEDRALS)), ())
     search = _Search(content, colors)
@@ -158,10 +155,7 @@ def _marks(content: Content) -> Hashes:
 
 @lru_cache(maxsize=MAX_SIDE**2)
 def _weights(height: int, width: int) -> npt.NDArray[np.float64]:
-    """Return the weight, (8, height * width), of the position to which each dihedral moves each cell.
-
-    Weights are whole numbers below 2**42, so that the sum over a grid is exact in any order.
-    """
+    """Return by dihedral and cell, (8, height * width), the weight of the new position: below 2**42, so that sums are exact."""
     weights = np.random.default_rng(8).integers(1, 2**42, size=(MAX_SIDE, MAX_SIDE)).astype(np.float64)
     rows = []
     for dihedral in range(DIHEDRALS):

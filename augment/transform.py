@@ -92,18 +92,12 @@ def transform_from_int(code: int) -> Transform:
 
 
 def encode_transforms(dihedral: npt.NDArray[np.uint8], colors: npt.NDArray[np.uint8]) -> Codes:
-    """Return transforms as integers, (N,) uint32: `dihedral` (N,) of 0..7, `colors` (N, 10) permutations that keep 0.
-
-    The arrays are trusted; `decode_transforms` is the inverse.
-    """
+    """Return integer codes of `dihedral` (N,) 0..7 and `colors` (N, 10), permutations that keep 0; they are not checked."""
     return dihedral.astype(np.uint32) * np.uint32(PERMUTATIONS) + rank_permutations(colors[:, 1:])
 
 
 def decode_transforms(codes: Codes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Return the dihedrals (N,) uint8 and the color permutations (N, 10) uint8 of integer codes (N,).
-
-    Raises ValueError when a code is not below `TRANSFORMS`.
-    """
+    """Return dihedrals (N,) and colors (N, 10) of integer codes (N,). Raises ValueError unless they are below `TRANSFORMS`."""
     if codes.size:
         _check_codes(int(codes.min()), int(codes.max()))
     dihedral, ranks = np.divmod(codes.astype(np.uint32), np.uint32(PERMUTATIONS))

@@ -9,7 +9,6 @@ from eval.provenance import Provenance, format_rows
 from eval.score import RULES, Predictions, Rates, Score, judge, score_predictions
 
 Output = tuple[TaskId, int]
-"""A test output: task id and index."""
 _SHOWN = 12
 
 
@@ -26,7 +25,6 @@ class Comparison:
     union: Rates
     """Mean over tasks of the fraction of outputs that any submission solves. It takes more than two attempts to have it."""
     pooled: Score | None = None
-    """Of the attempts that the pooled votes choose, where there are votes."""
     pooled_from: int = 0
     """How many of the submissions had votes."""
     provenance: Mapping[str, Provenance] = field(default_factory=dict)

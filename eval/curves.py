@@ -17,20 +17,15 @@ class CurvePoint:
     run: str
     step: int
     seconds: float
-    """Of training."""
     exact: float
     """Share of puzzles with every cell right, 0..1."""
     cells: float
     """Share of cells that are right, 0..1."""
     halting: float | None
-    """Mean halting probability."""
 
 
 def draw_training(metrics: Sequence[Mapping[str, object]]) -> "Picture":
-    """Draw loss and share of training pairs with every cell right against minutes of training, from lines of metrics.jsonl.
-
-    Raises ValueError where no line has both fields and `seconds`.
-    """
+    """Draw loss and share of training pairs right against minutes. Raises ValueError where no line of `metrics` has both."""
     from eval.figure import Picture  # noqa: PLC0415  (slow to import)
 
     fields = ("seconds", "loss", "exact")

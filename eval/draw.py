@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 PALETTE = (
     "#000000", "#0074D9", "#FF4136", "#2ECC40", "#FFDC00", "#AAAAAA", "#F012BE", "#FF851B", "#7FDBFF", "#870C25",
 )  # fmt: skip
-"""The official color of each of the 10 colors, 0 to 9."""
 _INK, _QUIET, _RIGHT, _WRONG, _LINE = "#1A1A1A", "#6B6B6B", "#1E7A34", "#B3261E", "#5A5A5A"
 
 # All lengths are inches. A picture is _PAGE wide at most, unless a single test input with its attempts needs more.
@@ -47,7 +46,6 @@ class Panel:
     wrong: npt.NDArray[np.bool_] | None = None
     """(H, W), the cells to mark."""
     arrow: bool = False
-    """Draw an arrow to the next panel."""
     ink: str = _QUIET
     """Color of note and frame in a picture."""
     gap_after: float = _GAP

@@ -1,7 +1,4 @@
-"""Explains in one line what is wrong with an attempt, so that it can be checked on the grids.
-
-Rows and columns count from 1, at the top left.
-"""
+"""Explains in one line what is wrong with an attempt. Rows and columns count from 1, at the top left."""
 
 from collections.abc import Sequence
 
@@ -13,7 +10,6 @@ from augment.grid import Grid
 from eval.formatting import plural, size_text
 
 COLOR_NAMES = ("black", "blue", "red", "green", "yellow", "gray", "magenta", "orange", "sky", "maroon")
-"""What people call the colors 0..9."""
 
 _SYMMETRIES = {
     1: "turned a quarter counterclockwise",

@@ -1,7 +1,4 @@
-"""A matplotlib figure that a notebook shows inline, without pyplot: what `draw` and `curves` return.
-
-Importing this imports matplotlib, so it is imported when something is drawn.
-"""
+"""The matplotlib figure that `draw` and `curves` return. They import this module, and with it matplotlib, when they draw."""
 
 import io
 from pathlib import Path

@@ -137,7 +137,6 @@ def require_modest(data: bytes, where: str) -> None:
 
 
 MOST_HEADER_BYTES = 100_000_000
-"""As safetensors itself has it."""
 
 
 def damage_of(path: Path) -> str | None:

@@ -13,7 +13,6 @@ from eval.formatting import plural, plural_range, show_name, show_path, show_val
 
 UNKNOWN = "unknown"
 HASH_DIGITS = 12
-"""Of a hash that is printed."""
 _TRAINED_ON = re.compile(rf", trained on ([0-9a-f]{{{HASH_DIGITS}}})$")
 _MOST_CHARACTERS = 1000  # of the name of a source
 Row = tuple[str, str]
@@ -25,13 +24,9 @@ class Kind:
     """The words for what is solved and its parts."""
 
     whole: str
-    """What is solved."""
     question: str
-    """What is predicted for."""
     output: str
-    """What is scored."""
     trained: str
-    """What is trained on."""
     leaking: tuple[str, str]
     """What one, or several, of these do that an audit looks for."""
     answers_audited: bool
@@ -68,10 +63,7 @@ class Audited:
 
 
 def audited_in(values: object) -> Audited | None:
-    """Return the audit in the manifest of a dataset; None where it cannot be read.
-
-    A manifest of tasks lists the leaks, one of puzzles counts them.
-    """
+    """Return the audit in a manifest, which lists the leaks of tasks and counts those of puzzles; None where there is none."""
     if not isinstance(values, dict):
         return None
     leaks, leakage, checked, unchecked = (values.get(name) for name in ("leaks", "leakage", "tests_checked", "tests_unchecked"))

@@ -43,7 +43,6 @@ class PuzzleScore:
     puzzles: int
     predicted: int
     solved: int
-    """Puzzles with every cell right."""
     exact_accuracy: float
     """Solved, divided by puzzles: 0..1, what HRM and TRM report."""
     cell_accuracy: float
@@ -87,10 +86,7 @@ def score_puzzles(predictions: Sequence[PuzzlePrediction], answers_by_question: 
 
 
 def format_puzzle_score(score: PuzzleScore, name: str, predictions: str, provenance: Provenance) -> str:
-    """Return `score` as text of several lines, without a line end.
-
-    `name` says what was scored, such as "sudoku:test.csv", and `predictions` the file.
-    """
+    """Return `score` as lines of text; `name` says what was scored, `predictions` is the path of the file."""
     missing = score.puzzles - score.predicted
     lines = [
         f"{name}: {plural(score.puzzles, 'puzzle')}; {predictions}",
@@ -120,10 +116,7 @@ def write_predictions(path: Path, predictions: Iterable[PuzzlePrediction]) -> No
 
 
 def read_predictions(path: Path) -> list[PuzzlePrediction]:
-    """Read a file that `write_predictions` wrote.
-
-    Raises ValueError of one line that names the file and the line, and FileNotFoundError where there is no file.
-    """
+    """Read a file of `write_predictions`. Raises FileNotFoundError, and ValueError that names the file and the line."""
     where = show_path(path)
     try:
         text = read_file(path).decode("utf-8-sig")

@@ -55,9 +55,7 @@ class TestResult:
     views: int | None = None
     """Views that were predicted; None where that is not known."""
     distinct: int | None = None
-    """Different grids among the predictions."""
     truth: Grid | None = None
-    """The test output; None where it is not known."""
     truth_rank: int | None = None
     """Rank of the test output in the votes, from 1; 0 where no view predicted it; None where that is not known."""
     drafts: tuple[Draft, ...] = ()
@@ -176,10 +174,7 @@ class TaskResult:
 
     @property
     def missed_by(self) -> int | None:
-        """Wrong cells over all test inputs, each by its closest attempt.
-
-        0 where the task is solved; None where an attempt of the right size is missing, or a test output is not known.
-        """
+        """Wrong cells, each test by its closest attempt; None where one has no attempt of the right size or no truth."""
         counts = [test.missed_by for test in self.tests if test.missed_by is not None]
         return sum(counts) if len(counts) == len(self.tests) else None
 

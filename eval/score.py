@@ -23,15 +23,11 @@ class Outcome:
     """Whether one test input was solved, and by which attempt."""
 
     first: bool
-    """Attempt 1 equals the test output."""
     second: bool
-    """Attempt 2 equals the test output."""
     attempted: bool
-    """There was at least one attempt."""
 
     @property
     def solved(self) -> bool:
-        """Either attempt equals the test output."""
         return self.first or self.second
 
 
@@ -40,7 +36,6 @@ class Rates:
     """The score under one rule, 0..1."""
 
     pass_at_1: float
-    """With attempt 1 only."""
     pass_at_2: float
     """With both attempts: what ARC and Kaggle report."""
 
@@ -139,10 +134,7 @@ def score_predictions(predictions: Predictions, solutions: Solutions) -> Score:
 
 
 def format_score(score: Score, source: str, provenance: Provenance | None = None) -> str:
-    """Return `score` as text of several lines, without a line end: every rule by name, counts, what the attempts rest on.
-
-    `source` names what was scored, such as "arc2:evaluation".
-    """
+    """Return `score` of `source`, such as "arc2:evaluation", as lines of text: each rule, counts, what the attempts rest on."""
     width = max(len(name) for _, name, _ in RULES)
     lines = [
         f"{source}: {plural(score.tasks, 'task')}, {plural(score.outputs, 'test output')}",

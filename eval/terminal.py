@@ -20,7 +20,6 @@ from eval.formatting import size_text
 from eval.results import TaskResult, TestResult
 
 When = Literal["auto", "always", "never"]
-"""When to use colors; "auto" where a terminal shows them."""
 _DIM, _BOLD, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 _GAP, _ARROW, _GROUP_GAP = 2, 4, 5
 _RGB = tuple(tuple(int(color[i : i + 2], 16) for i in (1, 3, 5)) for color in PALETTE)
@@ -34,7 +33,6 @@ class Look:
 
     colors: Literal["truecolor", "256", "none"] = "none"
     width: int = 80
-    """Columns."""
     unicode: bool = False
     """Whether blocks, frames and arrows can be written."""
 

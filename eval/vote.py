@@ -1,7 +1,4 @@
-"""Voting: counts the candidates of all views of a test input and ranks the different grids among them.
-
-Each different grid is held once, so memory does not grow with the number of views.
-"""
+"""Voting: counts the candidates of each test input and ranks the different grids, each of which is held once."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +10,6 @@ from augment.grid import Grid
 from augment.task import Task, TaskId
 
 ATTEMPTS = 2
-"""Attempts that a submission holds for every test input."""
 _UNIT = 1 << 40
 # Probabilities are summed in whole units of 2**-40. Unlike sums of floats these are exact, so the ranking does not depend on
 # the order in which candidates arrive or ballots are pooled.
@@ -51,7 +47,6 @@ class Tally:
     candidates: int
     """All candidates, empty ones included: the number of views."""
     distinct: int
-    """Different grids among them."""
     empty: int
     """Candidates that held no grid; they are never ranked."""
 

@@ -199,10 +199,7 @@ def read_config(path: Path) -> Config:
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:
-    """Return `config` with settings such as `train.steps=100` applied, all at once.
-
-    Raises ValueError for unknown names, listing the alternatives, and for values that do not fit.
-    """
+    """Return `config` with settings such as `train.steps=100`. Raises ValueError, with the alternatives, for unknown ones."""
     changes: list[tuple[str, str, object]] = []
     for setting in settings:
         path, equals, text = setting.partition("=")

@@ -1,6 +1,6 @@
 """The whole job under one budget: dataset, training, prediction, result, score, report.
 
-`pipeline.jobs.start` has written a complete fallback result before; every round of predictions replaces it by a better one.
+`pipeline.cli.main` has written a complete fallback result before; every round of predictions replaces it by a better one.
 `pipeline.jobs.arc` and `pipeline.jobs.puzzles` hold what differs between tasks and puzzles.
 """
 
@@ -54,10 +54,7 @@ class RunPlan:
 
 
 def run(plan: RunPlan) -> int:
-    """Do the whole job; return 0, or 1 when training failed and the result is what was possible without it.
-
-    Raises ValueError or FileNotFoundError for bad sources, settings or folders.
-    """
+    """Do the whole job; return 0, or 1 when training failed. Raises ValueError or FileNotFoundError for bad input."""
     config = _stored_config(plan)
     accelerator, dtype = make_accelerator(config.train.precision)
     count_packs(config, accelerator.num_processes, plan.resume)

@@ -9,16 +9,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 import torch
 from torch import Tensor
 
-from augment.task import TaskId
-from augment.transform import TRANSFORMS, Codes
+from augment.transform import TRANSFORMS
 from eval.files import parse_json
 from eval.formatting import show_name, show_path, show_value
 from pipeline.config import Config
@@ -69,23 +66,7 @@ class Weights:
     """(T + 1,) int64 ranges of `transforms` by task."""
 
 
-class TrainedOn(Protocol):
-    """What a weights file says of the dataset of its training: that of any `Dataset`, or of one that is not ours."""
-
-    @property
-    def task_ids(self) -> tuple[TaskId, ...]: ...
-
-    @property
-    def transforms(self) -> Codes: ...
-
-    @property
-    def transform_start(self) -> npt.NDArray[np.int64]: ...
-
-    @property
-    def data_hash(self) -> str: ...
-
-
-def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, dataset: TrainedOn, step: int) -> None:
+def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, dataset: Dataset, step: int) -> None:
     """Write a weights file in one step. Raises OSError."""
     metadata = {
         "format": FORMAT,
@@ -123,16 +104,11 @@ def load_weights(path: Path) -> Weights:
 
 
 def newest_weights(folder: Path) -> Weights | None:
-    """Return the weights of the undamaged checkpoint with most steps in `folder`, None where there is none.
-
-    Damaged ones are skipped with a warning and stay where they are: a training may be using the folder.
-    """
-    skipped: set[Path] = set()
-    while left := [checkpoint for checkpoint in checkpoints(folder) if checkpoint not in skipped]:
+    """Return the weights of the newest undamaged checkpoint in `folder`, None where there is none; damaged ones stay there."""
+    for checkpoint in reversed(checkpoints(folder)):
         try:
-            return read_weights(left[-1] / WEIGHTS)
+            return read_weights(checkpoint / WEIGHTS)
         except (Damaged, FileNotFoundError) as error:
-            skipped.add(left[-1])
             logger.warning("%s; this checkpoint is skipped", error)
     return None
 
@@ -196,26 +172,11 @@ def _require_tensors(weights: Weights) -> None:
             raise ValueError(f"{name} has values that are not finite")
 
 
-@dataclass(frozen=True)
-class Transplant:
-    """How the task memory of weights was used for the tasks of a dataset."""
-
-    known: int
-    """Tasks whose memory was found by id."""
-    new: int
-    """Tasks that start from the mean of the old ones."""
-    unused: int
-    """Tasks of the weights that the dataset does not have."""
-
-    def __str__(self) -> str:
-        return f"task memory: {self.known} tasks by id, {self.new} new from the mean, {self.unused} not needed"
-
-
-def transplant(weights: Weights, network: Network, dataset: Dataset) -> Transplant:
+def transplant(weights: Weights, network: Network, dataset: Dataset) -> str:
     """Load `weights` into `network`, made for the tasks of `dataset`: trunk by name, memory rows by task id (and transform).
 
-    Rows of new tasks are the mean of the old ones; residual rows of new views are zero. Raises ValueError that names what
-    differs where the architectures do not match.
+    Rows of new tasks are the mean of the old ones; residual rows of new views are zero. Returns in words how many tasks were
+    found. Raises ValueError that names what differs where the architectures do not match.
     """
     different = _differences(weights, network)
     if different:
@@ -239,7 +200,8 @@ def transplant(weights: Weights, network: Network, dataset: Dataset) -> Transpla
         zeros = torch.zeros(len(dataset.task_ids), weights.tensors[_RESIDUAL].shape[1])
         rows[_RESIDUAL] = _view_rows(_RESIDUAL, weights, dataset, old_row, zeros)
     network.load_state_dict(weights.tensors | rows)
-    return Transplant(sum(known), len(known) - sum(known), len(set(old_row) - set(dataset.task_ids)))
+    unused = len(set(old_row) - set(dataset.task_ids))
+    return f"task memory: {sum(known)} tasks by id, {len(known) - sum(known)} new from the mean, {unused} not needed"
 
 
 def _differences(weights: Weights, network: Network) -> list[str]:
@@ -277,11 +239,8 @@ def _view_rows(name: str, weights: Weights, dataset: Dataset, old_row: Mapping[s
     return rows
 
 
-def network_from(weights: Weights, dataset: Dataset) -> tuple[Network, Transplant]:
-    """Return a network with `weights`, ready for the tasks of `dataset`.
-
-    Raises ValueError where they were trained on canvases of another size, or on other symbols.
-    """
+def network_from(weights: Weights, dataset: Dataset) -> tuple[Network, str]:
+    """Return a network with `weights` for `dataset`, and `transplant`'s words. Raises ValueError where canvases differ."""
     model = weights.config.model
     vocabulary, side = canvas_of(dataset)
     if (model.vocabulary, model.canvas_side) != (vocabulary, side):

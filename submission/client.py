@@ -136,10 +136,7 @@ def push(folder: Path, dry_run: bool = False, poll_seconds: float = 5.0, ready_s
 
 
 def status(folder: Path, wait: bool = False, poll_seconds: float = 30.0, timeout_seconds: float = 13 * 3600.0) -> str:
-    """Return the state of the notebook's last run: queued, running, complete, cancel_requested...; `wait` for its end.
-
-    Raises KaggleError with Kaggle's reason when the run failed or was cancelled.
-    """
+    """Return the state of the last run, or `wait` for its end. Raises KaggleError, with the reason, when it failed."""
     settings = read_ready_folder(folder)
     started, bad, told = time.monotonic(), 0, ""
     while True:
@@ -278,10 +275,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def explain(what: str, text: str, settings: KaggleSettings) -> KaggleError:
-    """Return the error for the client's output `text` about `what`: the known cause, and Kaggle's own words.
-
-    `text` must hold no token.
-    """
+    """Return the error for the output `text` of the client about `what`, without tokens: its cause, and Kaggle's words."""
     values = {"user": settings.user, "competition": settings.competition, "notebook": settings.notebook}
     lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
     about = text if "Authentication required" in text else "\n".join(lines)

@@ -115,18 +115,12 @@ def read_submission(path: Path) -> Submission:
 
 
 def read_partial_submission(path: Path) -> PartialSubmission:
-    """Read a submission file as `read_submission` does, but accept an attempt that is absent, null or an empty list.
-
-    It is None in the result, so that the other attempt keeps its place.
-    """
+    """Read a submission file as `read_submission` does; an attempt that is absent, null or an empty list is None."""
     return _read(path, allow_missing=True)
 
 
 def check_submission(path: Path, tasks: Sequence[Task]) -> None:
-    """Check that the file at `path` is a submission for exactly the challenges `tasks`, as Kaggle requires.
-
-    Raises a ValueError of one line with the first problem and the number of others; OSError when it cannot be read.
-    """
+    """Check `path` as Kaggle does, for exactly `tasks`. Raises ValueError with the first problem, OSError if unreadable."""
     _raise_first(show_path(path), _problems(read_object(path), tasks))
 
 

@@ -1,7 +1,4 @@
-"""Charts of a report as inline SVG: curves, a bar of shares, a histogram. Colors come from the page's style sheet.
-
-Each chart has one sentence as its label for screen readers. They need no script and no library.
-"""
+"""Charts of a report as inline SVG, each labelled for screen readers: curves, a bar of shares, a histogram."""
 
 import math
 from collections.abc import Sequence
@@ -63,10 +60,7 @@ def draw_shares(shares: Sequence[tuple[str, float]], marks: Sequence[str]) -> st
 
 
 def draw_histogram(counts: Sequence[Sequence[int]], names: Sequence[str], label: str) -> str:
-    """Return the SVG of ten stacked columns for shares of 0% to 100%.
-
-    `counts` has ten numbers for each of `names`, which stand on each other in this order; the second is hatched.
-    """
+    """Return the SVG of ten stacked columns, 0% to 100%: ten `counts` for each of `names`, the second of which is hatched."""
     assert all(len(series) == 10 for series in counts) and len(counts) == len(names), "ten columns of each series"
     rows = [value for value in _ticks(0, max(1, *map(sum, zip(*counts, strict=True)))) if value == int(value)]
     parts = [

@@ -1,7 +1,4 @@
-"""The report as one HTML file with its style, script and data: it loads nothing and opens from disk.
-
-All values from outside are escaped, and the page's content security policy allows only its own script.
-"""
+"""The report as one HTML file: it loads nothing, escapes all values, and its policy allows only its own script."""
 
 import base64
 import hashlib
@@ -32,7 +29,6 @@ class Report:
     """What the page shows."""
 
     name: str
-    """Of the run directory."""
     sources: str
     """What was solved, in words."""
     results: Sequence[TaskResult] = ()
@@ -44,13 +40,10 @@ class Report:
     rows: Sequence[tuple[str, str]] = ()
     """The score of puzzles: (what, value)."""
     facts: Sequence[tuple[str, str]] = ()
-    """What the run is: (what, value)."""
     settings: str = ""
     """All of them, as JSON to be read by people."""
     metrics: Sequence[Mapping[str, object]] = ()
-    """Lines of metrics.jsonl."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Of each stage, in order."""
     notes: Sequence[str] = ()
     """What could not be read, in a sentence each."""
     folder: str = ""

@@ -19,7 +19,6 @@ MEANINGS = {
     "per_output": "Every test output counts alike: outputs solved, divided by outputs. Kaggle's page words it so.",
     "all_or_nothing": "A task counts when all its test outputs are solved, and not at all when one is missed.",
 }
-"""What the score under each rule means."""
 _COLUMNS = 10  # of the histogram
 
 

@@ -73,7 +73,8 @@ def _add_simulate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluation-from", action="append", metavar="S", help=public)
     parser.add_argument("--time-limit", default="5m", metavar="DURATION", help="of the hidden run (default: 5m)")
     parser.add_argument("--gpu-less", action="store_true", help="hide the GPUs of this machine")
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME", help="inject a fault, or all; may be repeated")
+    fault = "inject a fault, or all; may be repeated"
+    parser.add_argument("--fault", action="append", dest="faults", metavar="NAME", help=fault)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, metavar="DIR", help="logs and results (default: runs/rehearsal-N)")
 
@@ -98,20 +99,9 @@ def _simulate(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.kaggle.rehearsal.simulate import SimulatePlan, simulate  # not in the dataset on Kaggle
 
     path = arguments.settings or (SETTINGS if SETTINGS.is_file() else None)
-    plan = SimulatePlan(
-        settings=read_settings(path) if path else None,
-        hidden_from=arguments.hidden_from or ["arc2:evaluation"],
-        hidden_tasks=arguments.hidden_tasks,
-        training_from=arguments.training_from,
-        evaluation_from=arguments.evaluation_from or ["arc2:evaluation", "arc1:evaluation"],
-        time_limit=arguments.time_limit,
-        gpu_less=arguments.gpu_less,
-        faults=arguments.fault,
-        seed=arguments.seed,
-        weights=arguments.weights,
-        out=arguments.out,
-    )
-    return simulate(plan)
+    arguments.settings = read_settings(path) if path else None
+    given = {name: value for name, value in vars(arguments).items() if name in SimulatePlan.__dataclass_fields__}
+    return simulate(SimulatePlan(**{name: value for name, value in given.items() if value is not None}))
 
 
 def _push(arguments: argparse.Namespace, _: float) -> int:

@@ -19,7 +19,6 @@ from pipeline.cli.show import add_debug, add_report, add_show
 from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, challenge_of
 from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_import_checkpoint
 from pipeline.jobs.record import leave_record
-from pipeline.jobs.start import open_run
 from pipeline.system.folder_lock import FolderLock
 from pipeline.system.launch import first_start, is_first_process, is_launched, start_processes
 from pipeline.system.progress_bar import is_main_process
@@ -68,15 +67,12 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
             cause = f"; {interrupt}" if str(interrupt) else ""
             print(f"{PROGRAM} {arguments.command}: interrupted{cause}", file=sys.stderr)
         return 1
-    except MemoryError as error:
-        print(f"{PROGRAM} {arguments.command}: {str(error) or 'out of memory'}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # the reader of the output, such as `head`, has ended: discard what Python writes when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except (OSError, FloatingPointError) as error:
+    except (OSError, FloatingPointError, MemoryError) as error:
         if is_main_process() or not isinstance(error, ConnectionError):  # of a lost process one line is enough
-            print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
+            print(f"{PROGRAM} {arguments.command}: {str(error) or 'out of memory'}", file=sys.stderr)
         return 1
 
 
@@ -103,7 +99,7 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
     """Hold the lock of the folder that a command works in; for the command `run`, write a complete fallback submission first.
 
     Nothing slow is imported or started before. Processes of our launcher share its lock; of another launcher only rank 0 takes
-    it.
+    it. Raises ValueError where another process works in the folder, or where it holds a run that is not to be resumed.
     """
     if arguments.command not in _LOCKING or not (is_first_process() or is_launched()):
         yield None
@@ -117,6 +113,12 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
     else:
         if arguments.weights and not arguments.weights.exists():
             raise FileNotFoundError(f"{arguments.weights}: no such weights file or folder")
-        with open_run(challenge_of(arguments), arguments.out, arguments.resume) as lock:
-            leave_record(arguments, arguments.resume)
+        out, leave_fallback = arguments.out, challenge_of(arguments).fallback()
+        with FolderLock(out) as lock:
+            if not arguments.resume and ((out / "config.json").exists() or (out / "checkpoints").exists()):
+                raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
+            for folder in (out, out / "dataset", out / "candidates"):
+                remove_unfinished(folder)
+            leave_fallback(out, arguments.resume)
+            leave_record(arguments)
             yield lock

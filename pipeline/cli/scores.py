@@ -10,14 +10,14 @@ from augment.task import Solutions
 from eval.compare import compare, format_comparison
 from eval.files import write_result
 from eval.formatting import format_duration, show_path
-from eval.provenance import Scored
+from eval.provenance import PUZZLES, Scored
 from eval.puzzle_score import PuzzleScore, format_puzzle_score, read_predictions, score_puzzles
 from eval.score import Predictions, Score, format_score, score_predictions
 from pipeline.cli.options import TASKS_HELP, add_command, add_data, add_selection, add_test_limit, are_puzzles, selection_of
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.puzzles.sources import load_puzzles
 from pipeline.data.sources import load_source, read_solutions
-from pipeline.jobs.provenance import provenance_beside, provenance_of_puzzles, scored_answers
+from pipeline.jobs.provenance import provenance_beside, scored_answers
 from pipeline.reports.run_folder import RunFolder
 from submission.format import fill_submission, read_partial_submission, read_submission
 
@@ -41,7 +41,7 @@ def score_command(arguments: argparse.Namespace, _: float) -> int:
     if are_puzzles(arguments):
         name, answers = " + ".join(arguments.source), _answers(arguments.source, arguments.test_limit)
         score = score_puzzles(read_predictions(path), answers)
-        provenance = provenance_of_puzzles(path).of(scored_answers(answers, arguments.source))
+        provenance = provenance_beside(path, PUZZLES).of(scored_answers(answers, arguments.source))
         text = format_puzzle_score(score, name, show_path(path), provenance)
     else:
         solutions, name, scored = _solutions(arguments)
@@ -119,10 +119,7 @@ def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predic
 
 
 def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ()) -> tuple[Solutions, str, Scored | None]:
-    """Return what to judge by, its name and what it is: a file, the sources that are named, or the public ones of `folders`.
-
-    Of folders only the tasks that they solve count.
-    """
+    """Return the solutions to judge by, of the tasks of `folders` if there are any; their name; and what they are."""
     if arguments.solutions:
         given = read_solutions(arguments.solutions)
         return given, str(arguments.solutions), scored_outputs(given)

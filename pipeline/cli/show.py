@@ -64,7 +64,14 @@ def show_command(arguments: argparse.Namespace, _: float) -> int:
         result = TaskResult(transform.apply_task(result.task), tests)
         title += f", seen through transform {transform.code} ({transform_to_int(transform)})"
     if arguments.png:
-        _draw_png(result, title, arguments.png)
+        from eval.draw import draw_task  # matplotlib is slow to import
+
+        arguments.png.parent.mkdir(parents=True, exist_ok=True)
+        attempts = [[attempt.grid for attempt in test.attempts] for test in result.tests]
+        truths = tuple(test.truth for test in result.tests if test.truth is not None)
+        notes = [[test.votes_of(attempt) for attempt in test.attempts] for test in result.tests]
+        solutions = {result.task.id: truths} if result.known else {}
+        draw_task(result.task, attempts, solutions, notes, title).leave(arguments.png)
         print(arguments.png)
     else:
         for line in draw_text(result, title, look_of(sys.stdout, arguments.color)):
@@ -109,16 +116,6 @@ def _list_tasks(arguments: argparse.Namespace) -> int:
     known = [test for *_, test in rows if test.truth is not None]
     print(f"{sum(test.solved for test in known)} of {len(known)} test outputs solved; show one with: show TASK --run DIR")
     return 0
-
-
-def _draw_png(result: TaskResult, title: str, path: Path) -> None:
-    from eval.draw import draw_task  # matplotlib is slow to import
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    attempts = [[attempt.grid for attempt in test.attempts] for test in result.tests]
-    truths = tuple(test.truth for test in result.tests if test.truth is not None)
-    notes = [[test.votes_of(attempt) for attempt in test.attempts] for test in result.tests]
-    draw_task(result.task, attempts, {result.task.id: truths} if result.known else {}, notes, title).leave(path)
 
 
 def add_report(commands: Any) -> None:

@@ -1,7 +1,4 @@
-"""The commands `run`, `build`, `train`, `predict` and `vote`: arguments in, one stage called, its result printed.
-
-Handlers import the stages that need torch, so that all other commands start at once.
-"""
+"""The commands `run`, `build`, `train`, `predict` and `vote`. Handlers import torch, so that other commands start at once."""
 
 import argparse
 import logging

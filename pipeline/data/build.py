@@ -121,10 +121,7 @@ def _merge(sources: Sequence[Source], train_sources: Sequence[Source], dropped: 
 
 
 def _assemble(tasks: Sequence[Task]) -> TaskDataset:
-    """Return the dataset of `tasks`, with the identity as the only view of each and an empty manifest.
-
-    Grids are stored once each, in the order of their keys.
-    """
+    """Return the dataset of `tasks`: each grid once, in the order of keys, only the identity as a view, an empty manifest."""
     pairs = [pair for task in tasks for pair in task.train]
     tests = [grid for task in tasks for grid in task.test]
     examples = [[pair.input for pair in pairs], [pair.output for pair in pairs], tests]
@@ -196,10 +193,7 @@ def _draw_transforms(dataset: TaskDataset, config: BuildConfig, seconds: float |
 
 
 def _draw_share(dataset: TaskDataset, numbers: Iterable[int], config: BuildConfig, most: int) -> list[Codes]:
-    """Return the codes of at most `most` views of some tasks, each from a generator of the seed and the task id.
-
-    Processes share the cells of `dataset` as a memory-mapped file.
-    """
+    """Return the codes of at most `most` views of some tasks, each drawn by a generator of the seed and the task id."""
     drawn = []
     for task in map(dataset.task, numbers):
         digest = hashlib.sha256(f"{config.seed}:{task.id}".encode()).digest()

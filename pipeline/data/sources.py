@@ -87,10 +87,7 @@ def load_source(spec: str, with_solutions: bool = True) -> Source:
 
 
 def read_solutions(path: Path) -> dict[TaskId, tuple[Grid, ...]]:
-    """Return the solutions of a file such as Kaggle's `arc-agi_evaluation_solutions.json`, by task id.
-
-    Raises ValueError or FileNotFoundError, one line that names the file.
-    """
+    """Return the solutions of a file as Kaggle's, by task id. Raises ValueError or FileNotFoundError that names the file."""
     return parse_solutions(read_file(path), show_path(path))
 
 
@@ -275,20 +272,14 @@ class Selection:
 
 
 def hold_out(source: Source) -> Source:
-    """Return `source` with the last demonstration of each task as its only test.
-
-    Tasks with fewer than three demonstrations are left out.
-    """
+    """Return `source` with the last of at least three demonstrations as the only test; other tasks are left out."""
     held = [task for task in source.tasks if len(task.train) >= 3]
     tasks = tuple(replace(task, train=task.train[:-1], test=(task.train[-1].input,)) for task in held)
     return replace(source, tasks=tasks, solutions={task.id: (task.train[-1].output,) for task in held})
 
 
 def find_task(task_id: TaskId, specs: Sequence[str]) -> tuple[Task, Source]:
-    """Return a task and the source that it is in: the first of `specs`, or of the public ones where none are named.
-
-    Raises ValueError where none has it.
-    """
+    """Return a task and its source: the first of `specs`, or of the public ones. Raises ValueError where none has it."""
     for spec in specs or PUBLIC_SOURCES:
         source = load_source(spec)
         for task in source.tasks:

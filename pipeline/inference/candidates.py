@@ -70,10 +70,7 @@ def write_drafts(path: Path, drafts: Drafts, names: Sequence[tuple[TaskId, int]]
 
 
 def read_drafts(path: Path) -> tuple[DraftUnit, dict[tuple[TaskId, int], list[tuple[Tokens, float]]]]:
-    """Return what the drafts in a file were made after and, by task and position among its tests, `Drafts.canvases`.
-
-    Raises ValueError naming a damaged file.
-    """
+    """Return unit and drafts, by task and test index. Raises ValueError naming a damaged file."""
     where = show_path(path)
     tensors, metadata = read_tensors(path)
     about = parse_json(metadata.get("about", "null").encode(), where)

@@ -1,7 +1,4 @@
-"""Results and the facts that they rest on: submission.json with votes.json, predictions.csv with predictions.json.
-
-Every result is written with its facts, and scores and reports read them. No torch.
-"""
+"""Results with the facts that they rest on: submission.json and votes.json, predictions.csv and predictions.json."""
 
 import hashlib
 import logging

@@ -37,7 +37,7 @@ from pipeline.inference.candidates import (
     write_drafts,
 )
 from pipeline.inference.facts import VOTES_FILE, read_votes, source_name, write_attempts
-from pipeline.inference.forward import InferenceRunner, Output
+from pipeline.inference.forward import InferenceRunner
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights, network_from
@@ -65,8 +65,8 @@ class Predictor:
         self.accelerator, self.given_dataset, self.config = accelerator, dataset, config
         self.dataset = seen_through(dataset, weights)
         self.source = source_name(weights.path, weights.step, weights.data_hash)
-        network, self.transplant = network_from(weights, self.dataset)
-        logger.info("%s", self.transplant)
+        network, found = network_from(weights, self.dataset)
+        logger.info("%s", found)
         self.maker = make_packs(self.dataset, weights.config.train.canvas, weights.config.memory.tokens, "tests")
         self.runner = InferenceRunner(accelerator.device, dtype, network, self.maker, config)
         self.tokens_per_second: float | None = None
@@ -156,7 +156,9 @@ class Predictor:
                 codes = self.dataset.transforms[output.samples.transform]
                 candidates.append(to_candidates(output.samples.example, output.pack, codes, output.tokens, output.probability))
                 if with_drafts:
-                    drafts.append(_drafts_of(output))
+                    tests, shapes = output.samples.example.astype(np.int32), output.pack.shapes.astype(np.uint8)
+                    probability = np.stack([draft.probability for draft in output.drafts])
+                    drafts.append(Drafts(tests, shapes, probability, np.stack([draft.tokens for draft in output.drafts])))
                 progress.add(len(output.samples))
         return Share(join_candidates(candidates), drafts, self.runner.tokens_per_second)
 
@@ -193,15 +195,6 @@ def seen_through(dataset: TaskDataset, weights: Weights) -> TaskDataset:
             codes = weights.transforms[starts[rows[task_id]] : starts[rows[task_id] + 1]].numpy().astype(codes.dtype)
         known.append(codes)
     return replace(dataset, transforms=np.concatenate(known), transform_start=np.cumsum([0, *map(len, known)]))
-
-
-def _drafts_of(output: Output) -> Drafts:
-    return Drafts(
-        output.samples.example.astype(np.int32),
-        output.pack.shapes.astype(np.uint8),
-        np.stack([draft.probability for draft in output.drafts]),
-        np.stack([draft.tokens for draft in output.drafts]),
-    )
 
 
 def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Sequence[Task], resume: bool = False) -> Ballot:

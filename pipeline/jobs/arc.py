@@ -70,10 +70,7 @@ class Challenge:
 
 
 def leave_submission(tasks: Sequence[Task], out: Path, resume: bool) -> None:
-    """Write a complete submission without predictions to `out`; with `resume`, keep an existing one.
-
-    Raises ValueError if that is for other tasks.
-    """
+    """Write a submission of fallbacks to `out`, or keep it with `resume`. Raises ValueError if it is for other tasks."""
     path, submission = out / "submission.json", None
     with suppress(ValueError, FileNotFoundError):  # damaged or missing: a new one is better than none
         submission = read_submission(path) if resume else None

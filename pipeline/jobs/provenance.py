@@ -9,39 +9,26 @@ import orjson
 from eval.decode import decode
 from eval.files import read_file, read_object
 from eval.formatting import show_path
-from eval.provenance import PUZZLES, Basis, Provenance, Scored
-from pipeline.inference.facts import FACTS_FILE, VOTES_FILE, read_votes
-from pipeline.jobs.record import read_record, record_if_usable
+from eval.provenance import TASKS, Basis, Kind, Provenance, Scored
+from pipeline.inference.facts import FACTS_FILE, VOTES_FILE, VoteFile
+from pipeline.jobs.record import read_record
 
 
-def provenance_beside(submission: Path) -> Provenance:
-    """Return what is known of a submission by the `votes.json` and `run.json` beside it.
+def provenance_beside(result: Path, kind: Kind = TASKS) -> Provenance:
+    """Return what is known of a submission, or of predictions of puzzles, by the facts and the `run.json` beside it.
 
-    Votes that chose another submission say nothing of this one. Raises ValueError for damaged files.
+    Facts of another result say nothing of this one. Raises ValueError for damaged files.
     """
-    votes = read_votes(submission.with_name(VOTES_FILE))
-    if votes is None:
-        return Provenance(f"the submission has no {VOTES_FILE} beside it")
-    if votes.submission != hashlib.sha256(read_file(submission)).hexdigest():
-        return Provenance(f"the {VOTES_FILE} beside the submission is of another one")
-    record = read_record(submission.parent)
-    return Provenance("it is not said", votes, record.weights if record else "")
-
-
-def provenance_of_puzzles(path: Path) -> Provenance:
-    """Return what is known of the predictions in the CSV file `path` by what lies beside it.
-
-    Facts of other predictions say nothing of these. Raises ValueError for damaged ones.
-    """
-    beside = path.with_name(FACTS_FILE)
-    if not beside.exists():
-        return Provenance(f"the predictions have no {FACTS_FILE} beside them", kind=PUZZLES)
-    values = read_object(beside)
-    basis = decode(Basis, values, show_path(beside), ignore_unknown=True)
-    if values.get("predictions") != hashlib.sha256(read_file(path)).hexdigest():
-        return Provenance(f"the {FACTS_FILE} beside the predictions is of other ones", kind=PUZZLES)
-    record = record_if_usable(path.parent)
-    return Provenance("it is not said", basis, record.weights if record else "", PUZZLES)
+    name, what = (VOTES_FILE, "submission") if kind is TASKS else (FACTS_FILE, "predictions")
+    path = result.with_name(name)
+    if not path.exists():
+        return Provenance(f"there is no {name} beside {result.name}", kind=kind)
+    values = read_object(path)
+    basis = decode(VoteFile if kind is TASKS else Basis, values, show_path(path), ignore_unknown=True)
+    if values.get(what) != hashlib.sha256(read_file(result)).hexdigest():
+        return Provenance(f"the {name} beside {result.name} is of another one", kind=kind)
+    record = read_record(result.parent)
+    return Provenance("it is not said", basis, record.weights if record else "", kind)
 
 
 def scored_answers(answers: Mapping[str, str], sources: Sequence[str]) -> Scored | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.files import write_json
+from eval.provenance import PUZZLES
 from eval.puzzle_score import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
 from pipeline.config import BuildConfig, Leakage, PredictConfig
 from pipeline.data.dataset import PuzzleDataset
@@ -18,7 +19,7 @@ from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.puzzles.sources import Puzzles, load_puzzles
 from pipeline.data.sources import load_in_time
 from pipeline.inference.facts import leave_predictions
-from pipeline.jobs.provenance import provenance_of_puzzles, scored_answers
+from pipeline.jobs.provenance import provenance_beside, scored_answers
 from pipeline.system.time_limit import Budget
 
 if TYPE_CHECKING:  # torch is slow to import, and the first predictions.csv does without it
@@ -55,10 +56,7 @@ class PuzzleChallenge:
 
 
 def leave_questions(questions: Sequence[str], out: Path, resume: bool) -> None:
-    """Write `predictions.csv` with every question and no prediction to `out`; with `resume`, keep an existing one.
-
-    Raises ValueError if that is for other puzzles.
-    """
+    """Write `predictions.csv` without predictions, or keep it with `resume`. Raises ValueError if it is for other puzzles."""
     path, predictions = out / "predictions.csv", None
     with suppress(ValueError, FileNotFoundError):
         predictions = read_predictions(path) if resume else None
@@ -125,7 +123,7 @@ class PuzzleJob:
             logger.info("the answers are not known here, so there is no score")
             return
         score = score_puzzles(predictions, answers)
-        provenance = provenance_of_puzzles(path).of(scored_answers(answers, self.challenge.sources))
+        provenance = provenance_beside(path, PUZZLES).of(scored_answers(answers, self.challenge.sources))
         write_json(self.out / "score.json", score.to_json() | {"sources": [found.source], "provenance": provenance.to_json()})
         print(format_puzzle_score(score, " + ".join(self.challenge.sources), str(path), provenance))
 
@@ -134,10 +132,7 @@ def predict_rounds(
     accelerator: "Accelerator", dtype: "torch.dtype", weights: "Weights", dataset: PuzzleDataset, config: PredictConfig,
     budget: Budget, path: Path,
 ) -> "PuzzleAnswers | None":  # fmt: skip
-    """Predict the tests of `dataset` in rounds that each improve the CSV file `path`; return the last round.
-
-    Returns None where `path` has predictions of more puzzles already: they stay.
-    """
+    """Predict in rounds that each improve the file `path`. Return the last; None where earlier predictions are more."""
     from pipeline.inference.puzzles import predict_puzzles  # noqa: PLC0415
 
     found, predicted, earlier = None, 0, 0

@@ -59,9 +59,9 @@ class Record:
         return Selection(self.max_side, self.hold_out)
 
 
-def leave_record(arguments: argparse.Namespace, resume: bool) -> None:
+def leave_record(arguments: argparse.Namespace) -> None:
     """Write the record of the command `run` into its folder, with the seconds of earlier starts where it is resumed."""
-    earlier = (record_if_usable(arguments.out) if resume else None) or Record((), starts=0)
+    earlier = (record_if_usable(arguments.out) if arguments.resume else None) or Record((), starts=0)
     record = Record(
         sources=tuple(arguments.source),
         train_sources=tuple(arguments.train_source),

@@ -46,10 +46,7 @@ class Speed:
         return segments * self.view_tokens / self.tokens_per_second
 
     def step_seconds(self, config: Config) -> float:
-        """Return about how long a training step of one pack takes.
-
-        An update that is backpropagated costs two more; Q-learning looks one segment ahead.
-        """
+        """Return the seconds of a step of one pack, about: a backpropagated update costs two more, Q-learning looks ahead."""
         ahead = 1 if config.train.halting == "q-learning" and config.train.segments > 1 else 0
         return (1 + 2 * self.learned_share + ahead) * config.train.pack_tokens / self.tokens_per_second
 

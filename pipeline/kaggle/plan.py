@@ -1,7 +1,4 @@
-"""The plan of a notebook run: what the machine offers, and the command line, environment and sources that follow from it.
-
-No torch, no CUDA.
-"""
+"""The plan of a notebook run: what the machine offers, and the sources, command line and environment that follow."""
 
 import json
 import os
@@ -163,10 +160,7 @@ def is_hidden_run(environment: Mapping[str, str]) -> bool:
 
 
 def find_data(inputs: Path, competition: str, given: str = "") -> Path:
-    """Return the folder with the competition's tasks: `given`, else that of either Kaggle layout, else any with the test file.
-
-    Raises FileNotFoundError of one line that says which folders were searched and which are there.
-    """
+    """Return `given`, the folder in either Kaggle layout, or any with the test file. Raises FileNotFoundError of one line."""
     named = [Path(given)] if given else [inputs / "competitions" / competition, inputs / competition]
     for folder in named:
         if (folder / TEST_FILE).is_file():

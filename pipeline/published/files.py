@@ -69,10 +69,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a state dict by name, without prefixes such as `_orig_mod.`; their values stay on disk.
-
-    Raises ValueError unless the file is a zip archive of torch.save that holds dense floating-point tensors by name.
-    """
+    """Return dense floating-point tensors by name, without prefixes as `_orig_mod.`. Raises ValueError for anything else."""
     try:
         with zipfile.ZipFile(path) as archive:
             _check_archive(archive, path.stat().st_size)

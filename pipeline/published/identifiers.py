@@ -1,7 +1,4 @@
-"""Published identifiers: the task and the transform that each row of a published task memory stands for.
-
-The authors' dataset builders write `identifiers.json` beside their arrays; the import of a checkpoint reads it.
-"""
+"""Reads `identifiers.json`: the task and the transform that each row of a published task memory stands for."""
 
 import re
 from collections.abc import Sequence
@@ -18,7 +15,7 @@ from augment.task import TaskId
 from augment.transform import Codes, encode_transforms
 from eval.files import parse_json, read_file
 from eval.formatting import show_kind, show_name
-from pipeline.data.dataset import Starts
+from pipeline.data.dataset import Dataset, Starts
 from pipeline.data.puzzles.kinds import PUZZLE_TASK
 from pipeline.published.files import naming
 
@@ -30,8 +27,8 @@ _IDENTITY_DIGITS = "0" + "".join(map(str, IDENTITY_COLORS))
 
 
 @dataclass(frozen=True, eq=False)
-class PublishedViews:
-    """The T tasks and V views that a published task memory has rows of, in our order."""
+class PublishedViews(Dataset):
+    """What is known of the dataset of a published checkpoint: the T tasks and V views of its task memory, in our order."""
 
     task_ids: tuple[TaskId, ...]
     """Sorted."""

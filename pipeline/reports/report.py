@@ -11,16 +11,18 @@ from typing import Any
 
 import orjson
 
+from eval.decode import decode
 from eval.files import replace_file
 from eval.formatting import format_duration, plural, show_name, show_path, show_value
-from eval.provenance import HASH_DIGITS, Row, scored_in
+from eval.provenance import HASH_DIGITS, PUZZLES, Row, scored_in
+from eval.puzzle_score import PuzzleScore
 from eval.report.page import Report, make_page
 from eval.results import TaskResult
 from eval.score import score_predictions
 from pipeline.data.dataset import MANIFEST_FILE
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Source, load_source
-from pipeline.jobs.provenance import provenance_of_puzzles
+from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.record import Record
 from pipeline.reports.run_folder import RunFolder
 
@@ -29,10 +31,7 @@ _UNKNOWN = "No source that was read holds the test outputs; --source of the comm
 
 
 def write_report(path: Path, sources: Sequence[str] = ()) -> Path:
-    """Write `report.html` into a run directory and return its path. `sources` add solutions, and tasks where it has none.
-
-    Raises FileNotFoundError or ValueError, of one line, where there is nothing to report or a file is damaged.
-    """
+    """Write `report.html` into a run directory; `sources` add solutions and tasks. Raises FileNotFoundError or ValueError."""
     report = read_report(path, sources)
     replace_file(path / REPORT_FILE, make_page(report).encode("utf-8", "xmlcharrefreplace"))
     return path / REPORT_FILE
@@ -61,7 +60,7 @@ def read_report(path: Path, specs: Sequence[str] = ()) -> Report:
 def _report_puzzles(folder: RunFolder, report: Report) -> Report:
     score = folder.read_json("score.json")
     told = score.get("provenance")
-    provenance = provenance_of_puzzles(folder.predictions_path).of(scored_in(told) if isinstance(told, dict) else None)
+    provenance = provenance_beside(folder.predictions_path, PUZZLES).of(scored_in(told) if isinstance(told, dict) else None)
     return replace(
         report,
         sources=report.sources or "puzzles",
@@ -164,20 +163,16 @@ def _network_facts(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any
     return rows
 
 
-def _puzzle_rows(score: Mapping[str, Any], where: str) -> list[Row]:
+def _puzzle_rows(values: Mapping[str, Any], where: str) -> list[Row]:
     """Return the score of puzzles in words; nothing where it is not known. Raises ValueError, beginning with `where`."""
-    if "exact_accuracy" not in score:
+    if "exact_accuracy" not in values:
         return []
-    counts = [score.get(name) for name in ("solved", "puzzles", "predicted")]
-    rates = [score.get(name) for name in ("exact_accuracy", "cell_accuracy", "mean_halting_probability")]
-    rates = rates[:2] if rates[2] is None else rates
-    if not all(type(count) is int for count in counts) or not all(type(rate) in (int, float) for rate in rates):
-        raise ValueError(f"{where}: not the score of puzzles: {show_value(counts)} and {show_value(rates)}")
+    score = decode(PuzzleScore, values, where, ignore_unknown=True)
     rows = [
-        ("Puzzles with every cell right", f"{score['exact_accuracy']:.1%} ({score['solved']:,} of {score['puzzles']:,})"),
-        ("Cells right", f"{score['cell_accuracy']:.1%}, those that the question gives among them"),
-        ("Predicted", f"{score['predicted']:,} of {score['puzzles']:,}"),
+        ("Puzzles with every cell right", f"{score.exact_accuracy:.1%} ({score.solved:,} of {score.puzzles:,})"),
+        ("Cells right", f"{score.cell_accuracy:.1%}, those that the question gives among them"),
+        ("Predicted", f"{score.predicted:,} of {score.puzzles:,}"),
     ]
-    if score.get("mean_halting_probability") is not None:
-        rows.append(("Mean halting probability", f"{score['mean_halting_probability']:.2f}"))
+    if score.mean_halting_probability is not None:
+        rows.append(("Mean halting probability", f"{score.mean_halting_probability:.2f}"))
     return rows

@@ -56,10 +56,7 @@ def is_launched() -> bool:
 
 
 def launch(arguments: Sequence[str]) -> int:
-    """Run `torch.distributed.run` with these arguments; return the exit code of the first process that failed, 0 for none.
-
-    The processes print their own errors, so the launcher's summary of them is left out.
-    """
+    """Run `torch.distributed.run`; return the exit code of the first process that failed. Processes print their own errors."""
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415  (slow to import)
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
     from torch.distributed.run import main  # noqa: PLC0415

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from eval.files import damage_of, write_json
+from eval.provenance import PUZZLES
 from eval.puzzle_score import PuzzlePrediction
 from eval.report.page import make_page
 from pipeline.config import Config, read_config
@@ -19,7 +20,7 @@ from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.sources import load_source
 from pipeline.inference.candidates import DRAFTS_FILE, Drafts, tally, write_drafts
 from pipeline.inference.facts import leave_predictions
-from pipeline.jobs.provenance import provenance_of_puzzles, scored_answers
+from pipeline.jobs.provenance import provenance_beside, scored_answers
 from pipeline.published.checkpoint import import_checkpoint
 from pipeline.reports.report import read_report
 from pipeline.reports.run_folder import RunFolder
@@ -183,7 +184,7 @@ def _puzzle_run(folder: Path, rng: Rng) -> None:
     leave_predictions(run / "predictions.csv", [PuzzlePrediction("1...", None, None)], "step 7", tiny_puzzle_dataset())
     score: dict[str, object] = {"puzzles": 6, "predicted": 5, "solved": 4, "exact_accuracy": 0.7, "cell_accuracy": 0.9}
     scored = scored_answers({"1...": "1234"}, ["sudoku:x.csv"])
-    score["provenance"] = provenance_of_puzzles(run / "predictions.csv").of(scored).to_json()
+    score["provenance"] = provenance_beside(run / "predictions.csv", PUZZLES).of(scored).to_json()
     (run / "score.json").write_text(json.dumps(score | {"mean_halting_probability": 0.5, "unknown": 0}))
     (run / "run.json").write_text(json.dumps({"sources": ["sudoku:x.csv"], "preset": "demo-sudoku", "seconds": {"train": 3.0}}))
 

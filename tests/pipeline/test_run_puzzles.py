@@ -147,10 +147,10 @@ def test_of_foreign_or_changed_predictions_what_cannot_be_known_is_unknown(
     lines = (out / "predictions.csv").read_text().splitlines()
     (out / "predictions.csv").write_text("\n".join([lines[0], *reversed(lines[1:]), ""]))
     assert call(*score) == 0
-    assert capsys.readouterr().out.count("unknown (the predictions.json beside the predictions is of other ones)") == 4
+    assert capsys.readouterr().out.count("unknown (the predictions.json beside predictions.csv is of another one)") == 4
     (out / "predictions.json").unlink()
     assert call(*score) == 0
-    assert capsys.readouterr().out.count("unknown (the predictions have no predictions.json beside them)") == 4
+    assert capsys.readouterr().out.count("unknown (there is no predictions.json beside predictions.csv)") == 4
     (out / "predictions.json").write_text('{"sources": [1], "dataset": "x"}')
     assert call(*score) == 2
     assert "predictions.json: sources must be of type str, got 1" in one_error(capsys, "score")

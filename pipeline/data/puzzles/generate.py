@@ -102,10 +102,7 @@ def _collect(
 
 
 def _attempt_generator(seed: int, side: int, clues: int, attempt: int) -> np.random.Generator:
-    """Return the generator of one attempt. It depends on the arguments only; a maze has no clues.
-
-    With one generator for all numbers of clues, puzzles with few clues would be those with many, less some of their clues.
-    """
+    """Return the generator of one attempt: another for each number of clues, so that few clues are not a part of many."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, side, clues, attempt]))
 
 

@@ -1,7 +1,4 @@
-"""Loaders of puzzles: a source such as `sudoku:FILE.csv` in, questions out, with answers where they are known.
-
-Bad input raises ValueError or FileNotFoundError, with one line.
-"""
+"""Loaders of puzzles: a source such as `sudoku:FILE.csv` in, questions and known answers out. Bad input raises ValueError."""
 
 import re
 from collections.abc import Mapping
@@ -102,10 +99,7 @@ def load_puzzles(
 
 @lru_cache(maxsize=8)
 def _generate(spec: str, kind: KindName, text: str | None, part: Part, jobs: int) -> tuple[Tokens, Tokens]:
-    """Return tokens of generated questions and answers (N, S, S). Raises ValueError that names the source.
-
-    Cached because it takes seconds, and a run loads them when it starts, builds and scores.
-    """
+    """Return generated questions and answers, cached: a run loads them when it starts, builds and scores. Raises ValueError."""
     try:
         settings = _parse_settings(kind, text)
         side, count, seed = settings["side"], settings["count"], settings["seed"]

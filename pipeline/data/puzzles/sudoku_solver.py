@@ -15,10 +15,7 @@ from augment.sudoku import Board, box_side
 
 
 def count_solutions(board: Board, limit: int = 2) -> int:
-    """Return how many solutions `board` (S, S) uint8 has, or `limit` if there are more.
-
-    Raises ValueError unless S is 4 or 9.
-    """
+    """Return how many solutions `board` (S, S) uint8 has, at most `limit`. Raises ValueError unless S is 4 or 9."""
     layout = _layout(len(board))
     return sum(1 for _ in islice(_solutions(_allow(_clues(board, layout), layout), 0, layout), limit))
 

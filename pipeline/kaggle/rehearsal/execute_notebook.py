@@ -1,7 +1,4 @@
-"""Executes a notebook as Kaggle does: `python execute_notebook.py NOTEBOOK RESULT`. Exit code 1 when a cell raises.
-
-Runs in the sandbox and imports nothing of the project.
-"""
+"""Executes a notebook as Kaggle does: `python execute_notebook.py NOTEBOOK RESULT`. Exit code 1 when a cell raises."""
 
 import re
 import sys

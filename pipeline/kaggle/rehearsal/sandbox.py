@@ -66,10 +66,7 @@ def limits(isolate: bool) -> str:
 
 
 def run_notebook(machine: Machine, results: Path, isolate: bool) -> int:
-    """Execute a notebook and return its exit code, 124 where it did not end in time. None of its processes outlives this call.
-
-    The files of the working folder, the log and the executed notebook are in `results` then.
-    """
+    """Execute a notebook, fill `results`, end all its processes; return its exit code, 124 where it did not end in time."""
     results.mkdir(parents=True, exist_ok=True)
     environment = {
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},

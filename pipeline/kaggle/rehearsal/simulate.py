@@ -55,10 +55,7 @@ class SimulatePlan:
 
 
 def simulate(plan: SimulatePlan) -> int:
-    """Run all scenes, print the score and the table; return 0 when all of them were survived, else 1.
-
-    Raises ValueError for an unknown fault or source, and for a folder that is not empty.
-    """
+    """Run all scenes and print the score and the table; return 0 when all were survived, else 1. Raises ValueError."""
     scenes = _scenes(plan.faults)
     if plan.hidden_tasks is not None and plan.hidden_tasks < 1:
         raise ValueError(f"{plan.hidden_tasks} hidden tasks: expected at least 1")

@@ -80,7 +80,7 @@ def test_of_a_foreign_submission_what_cannot_be_known_is_unknown(run: Path, caps
     printed, written = score(run, capsys)
     assert list(printed) == FACTS
     for fact in ("votes", "views", "solutions during the run", "audit"):
-        assert printed[fact] == "unknown (the submission has no votes.json beside it)"
+        assert printed[fact] == "unknown (there is no votes.json beside submission.json)"
     assert printed["data hash"].endswith("dataset unknown")
     assert "unknown" not in printed["data"], "what is scored is known all the same"
     assert {written[name] for name in ("checkpoints", "sources", "views_least", "views_most", "dataset_hash", "audit")} == {
@@ -92,7 +92,7 @@ def test_votes_of_another_submission_say_nothing_of_this_one(run: Path, capsys: 
     path = run / "submission.json"
     path.write_bytes(path.read_bytes() + b"\n")
     printed, _ = score(run, capsys)
-    assert printed["votes"] == "unknown (the votes.json beside the submission is of another one)"
+    assert printed["votes"] == "unknown (the votes.json beside submission.json is of another one)"
 
 
 def test_reports_and_comparisons_say_the_same(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
