@@ -139,7 +139,7 @@ def read_predictions(path: Path) -> list[PuzzlePrediction]:
 def _parse_row(row: Sequence[str], where: str) -> PuzzlePrediction:
     if len(row) != len(COLUMNS):
         raise ValueError(f"{where}: expected {len(COLUMNS)} fields, got {len(row)}")
-    question, prediction, probability, answer, correct = row
+    question, prediction, probability, answer, _ = row
     if not question:
         raise ValueError(f"{where}: has no question")
     for name, text in (("prediction", prediction), ("answer", answer)):
@@ -153,8 +153,4 @@ def _parse_row(row: Sequence[str], where: str) -> PuzzlePrediction:
         halting = -1.0
     if halting is not None and not 0 <= halting <= 1:
         raise ValueError(f"{where}: halting_probability must be 0..1, got {show_value(probability)}")
-    parsed = PuzzlePrediction(question, prediction or None, halting, answer or None)
-    expected = "" if parsed.correct is None else str(int(parsed.correct))
-    if correct != expected:
-        raise ValueError(f"{where}: correct must be {expected or 'empty'}, got {show_value(correct)}")
-    return parsed
+    return PuzzlePrediction(question, prediction or None, halting, answer or None)

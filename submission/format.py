@@ -160,9 +160,6 @@ def _problems(document: dict[str, Any], tasks: Sequence[Task]) -> list[str]:
     """Return everything that is wrong with a submission for `tasks`: first with its grids, then what is missing or unknown."""
     submission, problems = _parse(document, allow_missing=False)
     known = {task.id for task in tasks}
-    if len(known) < len(tasks):
-        twice = next(task_id for task_id, count in Counter(task.id for task in tasks).items() if count > 1)
-        problems.append(f"{_task(twice)}: appears twice in the challenges")
     for task in tasks:
         if task.id not in document:
             problems.append(f"{_task(task.id)}: missing")

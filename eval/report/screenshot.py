@@ -21,7 +21,7 @@ BROWSER_VARIABLE = "ARC_BROWSER"
 """The environment variable that names another one."""
 FLAGS = (
     *("--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--disable-extensions", "--mute-audio"),
+    *("--disable-component-update", "--disable-sync", "--disable-extensions", "--mute-audio", "--hide-scrollbars"),
 )
 LIMIT_SECONDS = 60.0
 MOST_HEIGHT = 8_000
@@ -59,19 +59,13 @@ def draw_page(page: Path, part: str, path: Path, width: int, dark: bool) -> None
     is no browser, no such part, or it fails.
     """
     browser = need_browser()
-    flags = [
-        *FLAGS,
-        "--hide-scrollbars",
-        f"--virtual-time-budget={_READY_MILLISECONDS}",
-        f"--window-size={width},{MOST_HEIGHT}",
-    ]
+    flags = [*FLAGS, f"--virtual-time-budget={_READY_MILLISECONDS}", f"--window-size={width},{MOST_HEIGHT}"]
     flags += ["--force-dark-mode"] if dark else []
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        flags.append("--no-sandbox")  # which Chromium refuses to have as root
-    with tempfile.TemporaryDirectory() as folder:
+    flags += ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses a sandbox as root
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         drawn = Path(folder) / "page.png"
         address = f"{page.resolve().as_uri()}?picture#{quote(part, safe='=')}"
-        shown = _start(browser, [*flags, "--dump-dom", f"--screenshot={drawn}", address])
+        shown = _start([browser, f"--user-data-dir={folder}/profile", *flags, "--dump-dom", f"--screenshot={drawn}", address])
         height = re.search(r'<html[^>]* data-height="(\d+)"', shown)  # the page's script knows it
         if height is None:
             raise ValueError(f"{page}: has no {part.replace('=', ' ') or 'summary'} to draw")
@@ -80,18 +74,17 @@ def draw_page(page: Path, part: str, path: Path, width: int, dark: bool) -> None
         _crop(drawn, path, int(height[1]))
 
 
-def _start(browser: Path, flags: list[str]) -> str:
-    """Run the browser with a new profile and return what it prints."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [str(browser), f"--user-data-dir={profile}", *flags]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, encoding="utf-8", errors="replace", timeout=LIMIT_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise ValueError(f"{browser}: was not ready in {LIMIT_SECONDS:.0f} s") from None
-        except OSError as error:
-            raise ValueError(f"{browser}: cannot be started: {error}") from None
+def _start(command: list[str | Path]) -> str:
+    """Run the browser and return what it prints."""
+    browser = command[0]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=LIMIT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{browser}: was not ready in {LIMIT_SECONDS:.0f} s") from None
+    except OSError as error:
+        raise ValueError(f"{browser}: cannot be started: {error}") from None
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ValueError(f"{browser}: ended with {done.returncode}: {said}")

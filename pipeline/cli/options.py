@@ -102,10 +102,10 @@ def config_of(arguments: argparse.Namespace) -> Config:
 def run_budget(arguments: argparse.Namespace, started: float) -> Budget:
     """Return the time limit of the command `run` and what is kept free at its end. Raises ValueError."""
     budget = budget_of(arguments, started)
-    reserve = parse_duration(arguments.reserve) if arguments.reserve else None
     if budget.limit_seconds is None:
         return budget
-    return replace(budget, reserve_seconds=default_reserve(budget.limit_seconds) if reserve is None else reserve)
+    reserve = parse_duration(arguments.reserve) if arguments.reserve else default_reserve(budget.limit_seconds)
+    return replace(budget, reserve_seconds=reserve)
 
 
 def are_puzzles(arguments: argparse.Namespace) -> bool:

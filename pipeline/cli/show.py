@@ -13,7 +13,7 @@ from augment.transform import Transform, transform_from_int, transform_to_int
 from eval.report.screenshot import BROWSER_VARIABLE, draw_page, need_browser
 from eval.results import TaskResult
 from eval.terminal import draw_text, look_of
-from pipeline.cli.options import TASKS_HELP, add_command, add_data
+from pipeline.cli.options import TASKS_HELP, add_command, add_data, add_settings, add_weights
 from pipeline.data.sources import find_task, load_source
 from pipeline.reports.run_folder import KnownTask, RunFolder, result_of
 from pipeline.system.progress_bar import doing
@@ -173,16 +173,11 @@ def add_debug(commands: Any) -> None:
     parser.add_argument(
         "--preset", metavar="P", help="settings by name (default: demo); those of the weights where these are given"
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="start from these; a run or checkpoint folder will do")
-    parser.add_argument(
-        "--time-limit",
-        default="1m",
-        metavar="DURATION",
-        help="of training (default: 1m); 0s predicts with the weights as they are",
-    )
+    add_weights(parser)
+    limit = "of training (default: 1m); 0s predicts with the weights as they are"
+    parser.add_argument("--time-limit", default="1m", metavar="DURATION", help=limit)
     parser.add_argument("--seed", type=int, default=0, help="of the preset's first weights and of what is drawn (default: 0)")
-    setting = "override a setting (pipeline/config.py); may be repeated"
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help=setting)
+    add_settings(parser)
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colors of a terminal")
 
 

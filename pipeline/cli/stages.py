@@ -97,14 +97,8 @@ def build_command(arguments: argparse.Namespace, started: float) -> int:
 
 
 def add_train(commands: Any) -> None:
-    parser = add_command(
-        commands,
-        train_command,
-        "train",
-        "train a network on a dataset",
-        "--data data/arc1 --preset fast --time-limit 8h --out runs/fast --resume",
-        sources="",
-    )
+    example = "--data data/arc1 --preset fast --time-limit 8h --out runs/fast --resume"
+    parser = add_command(commands, train_command, "train", "train a network on a dataset", example, sources="")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
     add_config(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")

@@ -62,8 +62,7 @@ def add_import_checkpoint(commands: Any) -> None:
 def import_checkpoint_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.published.checkpoint import import_checkpoint
 
-    found = import_checkpoint(arguments.checkpoint, arguments.config, arguments.identifiers, arguments.out)
-    print(f"{found.path}: {found.kind}, {found.tasks} tasks, {found.views} views, {found.memory_tokens} memory tokens")
+    print(import_checkpoint(arguments.checkpoint, arguments.config, arguments.identifiers, arguments.out))
     return 0
 
 

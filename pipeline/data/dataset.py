@@ -7,10 +7,10 @@ views of puzzles are not in it: they are made when a pack is drawn. Neither are 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, cast, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from augment.canvas import VOCABULARY, Tokens
 from augment.grid import MAX_SIDE, Grid
 from augment.task import Pair, Task, TaskId
 from augment.transform import Codes
-from eval.decode import decode
+from eval.decode import decode_value
 from eval.files import damage_of, read_object, replace_file
 from eval.formatting import show_path, show_value
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS, PUZZLE_TASK, KindName
@@ -43,8 +43,8 @@ class Dataset(ABC):
 
     FORMAT: ClassVar[str]
     """Of the manifest."""
-    SETTINGS: ClassVar[type]
-    """The dataclass of those attributes that the manifest holds."""
+    SETTINGS: ClassVar[tuple[str, ...]]
+    """The attributes that the manifest holds."""
     ARRAYS: ClassVar[tuple[str, ...]]
     """The attributes that are arrays, in the order in which `data_hash` takes them."""
 
@@ -73,7 +73,7 @@ class Dataset(ABC):
         """
         folder.mkdir(parents=True, exist_ok=True)
         contiguous = {name: np.ascontiguousarray(array) for name, array in self.arrays().items()}
-        settings = {each.name: getattr(self, each.name) for each in fields(self.SETTINGS)}
+        settings = {name: getattr(self, name) for name in ("data_hash", *self.SETTINGS)}
         manifest = {**self.manifest, **settings, "format": self.FORMAT}
         options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
         replace_file(folder / ARRAYS_FILE, safetensors.numpy.save(contiguous))
@@ -87,22 +87,14 @@ class Dataset(ABC):
         truncated, changed since it was written, or of another kind. The data hash detects every change.
         """
         manifest = _read_manifest(folder, (cls.FORMAT,))
-        settings = dict(vars(decode(cls.SETTINGS, manifest, show_path(folder / MANIFEST_FILE), ignore_unknown=True)))
-        about = {name: value for name, value in manifest.items() if name not in (*settings, "format")}
-        data_hash, make = settings.pop("data_hash"), cast(Callable[..., Self], cls)
+        where, kinds, make = show_path(folder / MANIFEST_FILE), get_type_hints(cls), cast(Callable[..., Self], cls)
+        settings = {name: decode_value(kinds[name], manifest.get(name), f"{where}: {name}") for name in cls.SETTINGS}
+        about = {name: value for name, value in manifest.items() if name not in (*settings, "data_hash", "format")}
         dataset = make(**settings, **_read_arrays(folder / ARRAYS_FILE, cls.ARRAYS), manifest=about)
-        if dataset.data_hash != data_hash:
+        if dataset.data_hash != manifest.get("data_hash"):
             what = f"does not belong to the {MANIFEST_FILE} beside it (data hash {dataset.data_hash[:12]}...)"
             raise ValueError(f"{show_path(folder / ARRAYS_FILE)}: {what}")
         return dataset
-
-
-@dataclass(frozen=True)
-class TaskSettings:
-    """The attributes of a `TaskDataset` that its manifest holds."""
-
-    data_hash: str
-    task_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +102,7 @@ class TaskDataset(Dataset):
     """A dataset of T tasks, G distinct grids, P training pairs, Q tests to be predicted and V views."""
 
     FORMAT = "arc-trm-dataset 1"
-    SETTINGS = TaskSettings
+    SETTINGS = ("task_ids",)
     ARRAYS = (
         *("cells", "grid_start", "grid_height", "grid_width"),
         *("pair_task", "pair_input", "pair_output", "pair_start", "pair_canvas"),
@@ -178,16 +170,6 @@ class TaskDataset(Dataset):
         return hash_arrays(self.task_ids, self.arrays())
 
 
-@dataclass(frozen=True)
-class PuzzleSettings:
-    """The attributes of a `PuzzleDataset` that its manifest holds."""
-
-    data_hash: str
-    kind: KindName
-    augmentations: int
-    seed: int
-
-
 @dataclass(frozen=True, eq=False)
 class PuzzleDataset(Dataset):
     """A dataset of P training puzzles and Q tests, of one kind and of side S: uint8 tokens (`PUZZLE_KINDS`).
@@ -196,7 +178,7 @@ class PuzzleDataset(Dataset):
     """
 
     FORMAT = "arc-trm-puzzles 1"
-    SETTINGS = PuzzleSettings
+    SETTINGS = ("kind", "augmentations", "seed")
     ARRAYS = ("questions", "answers", "test_questions")
 
     kind: KindName

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import cast, get_args
 
@@ -54,12 +55,8 @@ def join_drafts(parts: Sequence[Drafts]) -> Drafts | None:
     """Return the drafts of all `parts`, which have equally many segments, in order; None where there are none."""
     if not parts:
         return None
-    return Drafts(
-        np.concatenate([part.test for part in parts]),
-        np.concatenate([part.shape for part in parts]),
-        np.concatenate([part.probability for part in parts], axis=1),
-        np.concatenate([part.tokens for part in parts], axis=1),
-    )
+    axes = {"test": 0, "shape": 0, "probability": 1, "tokens": 1}
+    return Drafts(*(np.concatenate([getattr(part, name) for part in parts], axis) for name, axis in axes.items()))
 
 
 def write_drafts(path: Path, drafts: Drafts, names: Sequence[tuple[TaskId, int]], unit: DraftUnit) -> None:
@@ -129,14 +126,15 @@ def to_candidates(
     undo[:, FIRST_COLOR : FIRST_COLOR + COLORS] = np.argsort(pack.colors, axis=1)
     shape = np.zeros((len(tests), 2), np.uint8)
     found: list[bytes] = []
-    sequence, cell = 0, 0
-    shapes, counts = _runs(pack.shapes)
-    for (height, width), count in zip(shapes, counts, strict=True):
-        canvases = tokens[cell : cell + count * height * width].reshape(count, height, width)
-        these = slice(sequence, sequence + count)
-        grids, shape[these] = _turn_back(canvases, pack.dihedral[these])
-        found.extend(map(bytes.translate, grids, _rows(undo[these])))
-        sequence, cell = sequence + count, cell + count * height * width
+    cell = 0
+    starts = np.flatnonzero(np.diff(pack.shapes, axis=0, prepend=-1).any(axis=1))  # of each run of equal shapes
+    for start, stop in pairwise([*starts.tolist(), len(tests)]):
+        height, width = pack.shapes[start].tolist()
+        end = cell + (stop - start) * height * width
+        canvases = tokens[cell:end].reshape(-1, height, width)
+        grids, shape[start:stop] = _turn_back(canvases, pack.dihedral[start:stop])
+        found.extend(map(bytes.translate, grids, _rows(undo[start:stop])))
+        cell = end
     cells = np.frombuffer(b"".join(found), np.uint8)
     return Candidates(tests.astype(np.int32), codes.astype(np.uint32), probability.astype(np.float32), shape, cells)
 
@@ -167,14 +165,6 @@ def _rows(array: npt.NDArray[np.uint8]) -> list[bytes]:
     """Return the bytes of each entry along the first axis; far cheaper than `tobytes` of each."""
     data, size = array.tobytes(), array[0].size
     return [data[start : start + size] for start in range(0, len(data), size)]
-
-
-def _runs(shapes: npt.NDArray[np.int64]) -> tuple[list[tuple[int, int]], list[int]]:
-    """Return the neighboring equal rows of `shapes` (B, 2) and how many there are of each."""
-    if not len(shapes):
-        return [], []
-    starts = np.flatnonzero(np.concatenate(([True], (shapes[1:] != shapes[:-1]).any(axis=1))))
-    return [(height, width) for height, width in shapes[starts].tolist()], np.diff([*starts, len(shapes)]).tolist()
 
 
 @dataclass(frozen=True)

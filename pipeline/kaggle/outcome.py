@@ -138,6 +138,8 @@ class Outcome:
 
     def _draw(self) -> None:
         """Draw the training curves and the first tasks that were scored, or the first tests, below the cell."""
+        from IPython.display import Image, display  # noqa: PLC0415  (only there in notebooks)
+
         solutions: Solutions = {}
         tasks: Sequence[Task] = self.plan.tasks
         run, path, scored = self.run, self.plan.submission, self.plan.scored
@@ -149,21 +151,11 @@ class Outcome:
         metrics = read_metrics(run / "metrics.jsonl")
         if metrics:
             draw_training(metrics).leave(run / "training.png")
-            _display(run / "training.png")
+            display(Image(filename=str(run / "training.png"), width=900))
         for number, task in enumerate(tasks[:SHOWN_TASKS]):
             picture = run / f"task-{number}.png"
             draw_task(task, attempts.get(task.id, []), solutions).leave(picture)
-            _display(picture)
-
-
-def _display(picture: Path) -> None:
-    """Show a picture below the cell; outside of a notebook print its path."""
-    try:
-        from IPython.display import Image, display  # noqa: PLC0415  (only there in notebooks)
-    except ImportError:
-        print(picture)
-        return
-    display(Image(filename=str(picture), width=900))
+            display(Image(filename=str(picture), width=900))
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ Prediction and training read the output like any other weights (`pipeline.weight
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,18 +24,8 @@ _NAMED = 3
 """Most names in a message."""
 
 
-class Imported(NamedTuple):
-    """What was imported: `views` are the rows of the task memory without the blank ones, `path` is the weights file."""
-
-    kind: str
-    tasks: int
-    views: int
-    memory_tokens: int
-    path: Path
-
-
-def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Path) -> Imported:
-    """Write `out`/weights.safetensors from a published checkpoint, its config and the identifiers of its dataset.
+def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Path) -> str:
+    """Write `out`/weights.safetensors from a published checkpoint, its config and identifiers; return in a line what it is.
 
     `checkpoint` is a state dict saved by torch.save, whose keys may have prefixes; `config` is YAML, of a training or of its
     `arch` only; `identifiers`: see `read_identifiers`. Nothing is written unless everything fits. Raises FileNotFoundError for
@@ -75,7 +64,8 @@ def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Pa
     out.mkdir(parents=True, exist_ok=True)
     with doing(f"writing {show_path(path)}"):
         save_weights(path, tensors | {"memory.rows": memory}, ours, views, step=0)
-    return Imported(ours.model.kind, len(views.task_ids), len(views.transforms), ours.memory.tokens, path)
+    counts = f"{len(views.task_ids)} tasks, {len(views.transforms)} views, {ours.memory.tokens} memory tokens"
+    return f"{path}: {ours.model.kind}, {counts}"
 
 
 def _expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:

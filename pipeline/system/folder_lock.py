@@ -26,11 +26,7 @@ class FolderLock:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            self._lock(fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        except BaseException:
-            os.close(self.descriptor)
-            raise
+        self._lock(fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         if not shared:
             try:
                 os.ftruncate(self.descriptor, 0)

@@ -128,10 +128,6 @@ def test_an_incomplete_submission_is_refused_and_the_old_file_stays(tmp_path, ch
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_task_twice_in_the_challenges_is_refused(tmp_path):
-    assert "appears twice in the challenges" in refusal(write_submission, tmp_path / "s.json", GOOD, [*TASKS, TASKS[0]])
-
-
 @pytest.mark.parametrize("failing", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failure_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch, failing):
     def fail(descriptor):

@@ -28,7 +28,12 @@ class Exam:
 
     def smaller(self, count: int) -> "Exam":
         """Return the same with only the `count` smallest hidden tasks, which fit a short run."""
-        chosen = sorted(self.tasks, key=lambda task: sum(grid.size for grid in _grids(task)))[:count]
+
+        def cells(task: Task) -> int:
+            shown = [grid for pair in task.train for grid in (pair.input, pair.output)]
+            return sum(grid.size for grid in (*shown, *task.test))
+
+        chosen = sorted(self.tasks, key=cells)[:count]
         return replace(self, tasks=tuple(chosen), solutions={task.id: self.solutions[task.id] for task in chosen})
 
 
@@ -96,10 +101,6 @@ def _keys(tasks: Iterable[Task], solutions: Solutions) -> set[bytes]:
         for task in tasks
         for pair in (*task.train, *(Pair(given, wanted) for given, wanted in zip(task.test, solutions[task.id], strict=True)))
     }
-
-
-def _grids(task: Task) -> list[Grid]:
-    return [*(grid for pair in task.train for grid in (pair.input, pair.output)), *task.test]
 
 
 def _challenge(task: Task) -> dict[str, object]:

@@ -35,13 +35,14 @@ WEIGHTS = "someone/arc-weights"
 """The dataset of missing or bad weights."""
 RESERVE_SECONDS = 8.0
 """Least reserve: ending processes on two busy cores takes time."""
+NO_SETTINGS = KaggleSettings("you", "arc-prize-rehearsal")
 
 
 @dataclass(frozen=True)
 class SimulatePlan:
     """The options of `kaggle simulate`."""
 
-    settings: KaggleSettings | None = None
+    settings: KaggleSettings = NO_SETTINGS
     hidden_from: Sequence[str] = ("arc2:evaluation",)
     hidden_tasks: int | None = None
     training_from: str = "arc2:training"
@@ -69,13 +70,13 @@ def simulate(plan: SimulatePlan) -> int:
     hidden = f"{len(exam.tasks)} hidden tasks of {' + '.join(plan.hidden_from)} under new ids"
     mounted = f"{len(exam.training.tasks)} training and {len(exam.evaluation.tasks)} evaluation tasks, none of them hidden"
     print(f"{hidden}; {mounted}\n{limits(namespaces_work())}", flush=True)
-    if plan.settings and plan.settings.weights_dataset:
+    if plan.settings.weights_dataset:
         print(f"the dataset {plan.settings.weights_dataset} is at Kaggle; --weights FILE rehearses with weights")
     results: list[Result] = []
     _write_results(out / "rehearsal.json", results)  # marks the folder as a rehearsal, should this be interrupted
     with tempfile.TemporaryDirectory(prefix="arc-source-") as temporary:
         entry = Path(temporary, "entry")  # the source as it is now, even if it is edited meanwhile
-        write_ready_folder(entry, plan.settings or KaggleSettings("you", "arc-prize-rehearsal"), PROJECT)
+        write_ready_folder(entry, plan.settings, PROJECT)
         for scene in scenes:
             logger.info("%s: %s", scene.name, scene.what)
             played = exam if scene in PLAIN else exam.smaller(SMALL_TASKS)
@@ -146,7 +147,7 @@ def _play(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: 
 
 def _settings(plan: SimulatePlan, scene: Scene) -> KaggleSettings:
     """Return the settings of a scene: those of the plan except for time, machine and what the scene changes."""
-    settings = plan.settings or KaggleSettings("you", "arc-prize-rehearsal")
+    settings = plan.settings
     gpus = () if plan.gpu_less else find_gpus({})
     if len(gpus) != ACCELERATORS[settings.accelerator]:
         settings = replace(settings, accelerator="none")  # so that no GPU is reported missing

@@ -155,7 +155,7 @@ def test_arrays_that_were_changed_are_noticed(dataset: TaskDataset | PuzzleDatas
         (b'{"format": "arc-trm-dataset 1"', "not JSON"),
         (b"[]", "expected an object"),
         (b'{"format": "arc-trm-dataset 99"}', "got 'arc-trm-dataset 99'"),
-        (b'{"format": "arc-trm-dataset 1"}', "data_hash is missing"),
+        (b'{"format": "arc-trm-dataset 1"}', "task_ids must be a list, got None"),
         (b'{"format": "arc-trm-dataset 1", "task_ids": [1], "data_hash": ""}', "task_ids must be of type str"),
     ],
 )

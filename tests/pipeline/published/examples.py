@@ -10,7 +10,7 @@ import yaml
 from safetensors import safe_open
 from torch import Tensor
 
-from pipeline.published.checkpoint import Imported, import_checkpoint
+from pipeline.published.checkpoint import import_checkpoint
 from pipeline.weights import Weights, load_weights
 
 ATTENTION, MIXER, HRM = "trm_attention", "trm_mixer", "hrm"
@@ -52,7 +52,7 @@ class Published:
         self.yaml.write_text(yaml.dump(self.config))
         self.identifiers.write_text(json.dumps(self.names))
 
-    def run(self) -> Imported:
+    def run(self) -> str:
         """Import the files as they are on disk."""
         return import_checkpoint(self.checkpoint, self.yaml, self.identifiers, self.out)
 
