@@ -13,6 +13,7 @@ Grid = npt.NDArray[np.uint8]
 """(H, W) uint8, 1 <= H, W <= 30, colors 0..9."""
 MAX_SIDE = 30
 COLORS = 10
+_COLORS = frozenset(range(COLORS))
 
 
 def parse_grid(rows: object, where: str) -> Grid:
@@ -29,8 +30,8 @@ def parse_grid(rows: object, where: str) -> Grid:
         if len(row) != len(rows[0]):
             raise ValueError(f"{where}: not a rectangle, row {i} has {len(row)} cells and row 0 has {len(rows[0])}")
     cells = [*chain.from_iterable(rows)]
-    if set(map(type, cells)) != {int} or min(cells) < 0 or max(cells) >= COLORS:
-        place, color = next((k, color) for k, color in enumerate(cells) if type(color) is not int or not 0 <= color < COLORS)
+    if set(map(type, cells)) != {int} or not _COLORS.issuperset(cells):
+        place, color = next((k, color) for k, color in enumerate(cells) if type(color) is not int or color not in _COLORS)
         i, j = divmod(place, len(rows[0]))
         # repr fails on lists nested a thousand deep
         shown = f"a {type(color).__name__}" if isinstance(color, list | tuple | dict) else f"{color!r:.40}"

@@ -84,7 +84,7 @@ def format_comparison(found: Comparison, source: str, solutions: Solutions) -> s
     union = f"{'any of them':{width}}  {found.union.pass_at_2:>15.2%}  (more than two attempts: a bound, no submission)"
     lines += [union, ""]
     for name, outputs in found.alone.items():
-        lines.append(f"solved by {name} alone: {_list(outputs, solutions)}")
+        lines.append(f"solved only by {name}: {_list(outputs, solutions)}")
     lines.append(f"solved by all: {plural(len(found.by_all), 'output')}; by none: {_list(found.by_none, solutions)}")
     for name in found.scores:
         lines += ["", f"{name} rests on:", *format_rows(found.provenance.get(name, Provenance()).rows())]

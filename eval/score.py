@@ -144,8 +144,8 @@ def format_score(score: Score, source: str, provenance: Provenance | None = None
         rates: Rates = getattr(score, field)
         lines.append(f"{name:{width}}  {rates.pass_at_1:7.2%}  {rates.pass_at_2:7.2%}  {explanation}")
     lines.append(
-        f"solved {score.solved_outputs} of {plural(score.outputs, 'output')}: {score.solved_by_first_alone} by attempt 1 "
-        f"alone, {score.solved_by_second_alone} by attempt 2 alone, {score.solved_by_both} by both"
+        f"solved {score.solved_outputs} of {plural(score.outputs, 'output')}: {score.solved_by_first_alone} only by "
+        f"attempt 1, {score.solved_by_second_alone} only by attempt 2, {score.solved_by_both} by both"
     )
     if score.missing_outputs:
         lines.append(f"no attempt, counted as unsolved: {_named('output', _labels(score.missing_outputs))}")

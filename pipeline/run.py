@@ -119,7 +119,7 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
     precision = str(dtype).removeprefix("torch.")
     config = override(config, [f"train.precision={precision}"])  # a resumed run computes alike
     seconds: float | None = None
-    if plan.budget.limit_seconds is not None:  # else the settings alone say what is done, and nothing depends on the speed
+    if plan.budget.limit_seconds is not None:  # without a limit, only the settings decide what is done
         speed = measure_speed(network, dataset, config, dtype, accelerator)
         views = config.predict.views if isinstance(plan.job, ArcJob) else 1  # a puzzle is predicted once, as it is
         split = split_time(config, plan.budget, plan.out, plan.resume, speed, accelerator.num_processes, views)
@@ -137,7 +137,11 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
     try:
         trainer.fit(budget)
         if trainer.memory_retries:
-            logger.info("%d steps were repeated for want of memory; packs in %d pieces", trainer.memory_retries, trainer.pieces)
+            logger.info(
+                "%d steps were repeated because memory ran out; packs in %d micro-batches",
+                trainer.memory_retries,
+                trainer.pieces,
+            )
     except handled as error:
         logger.error("training failed: %s; predicting with the last checkpoint", error)
         return True

@@ -105,10 +105,12 @@ def load_weights(path: Path) -> Weights:
 
 def newest_weights(folder: Path) -> Weights | None:
     """Return the weights of the newest undamaged checkpoint in `folder`, None where there is none; damaged ones stay there."""
-    for checkpoint in reversed(checkpoints(folder)):
+    skipped: set[Path] = set()
+    while left := [checkpoint for checkpoint in checkpoints(folder) if checkpoint not in skipped]:  # training may go on there
         try:
-            return read_weights(checkpoint / WEIGHTS)
+            return read_weights(left[-1] / WEIGHTS)
         except (Damaged, FileNotFoundError) as error:
+            skipped.add(left[-1])
             logger.warning("%s; this checkpoint is skipped", error)
     return None
 

@@ -63,7 +63,7 @@ _CAUSES = (
      "Kaggle denies it: is the token that of {user}, are the rules of {competition} accepted?"),
     (r"\b429\b|(?i:too many requests)", "too many requests: wait some minutes, then try again"),
     (r"\b5\d\d (Server )?Error|(?i:internal server error|bad gateway|service unavailable|problem on Kaggle's side)",
-     "Kaggle has a problem of its own: try again in some minutes"),
+     "Kaggle has a problem: try again in a few minutes"),
     (r"Connection(Error| refused| reset)|NameResolution|Max retries|Failed to establish|Temporary failure in name|timed out",
      "Kaggle cannot be reached: check the network, then try again"),
     (r"No module named '?kaggle", "the kaggle client is not installed: pip install -r requirements.txt"),

@@ -84,7 +84,7 @@ def describe_votes(test: TestResult) -> str:
     if test.views is None:
         return ""
     if not test.views:
-        return "No view was asked: both attempts are fallbacks."
+        return "No view was predicted: both attempts are fallbacks."
     text = f"{plural(test.views, 'view')} voted"
     if test.distinct is not None:
         text += ", all for the same grid" if test.distinct == 1 else f" for {plural(test.distinct, 'different grid')}"

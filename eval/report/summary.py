@@ -45,7 +45,7 @@ def score_section(score: Score | None, rows: Sequence[tuple[str, str]], unknown:
         tiles.append(
             f'<div class="tile{"" if number else " first"}"><dt>{escape(name)}</dt>'
             f'<dd><span class="big">{_percent(rates.pass_at_2)}</span><span class="quiet"> pass@2</span></dd>'
-            f'<dd class="quiet">{_percent(rates.pass_at_1)} with attempt 1 alone (pass@1)</dd>'
+            f'<dd class="quiet">{_percent(rates.pass_at_1)} with attempt 1 only (pass@1)</dd>'
             f'<dd class="meaning">{escape(MEANINGS[field])}</dd></div>'
         )
     content = f'<dl class="tiles">{"".join(tiles)}</dl>{_outcomes(results)}{_count_solved(score, results)}'
@@ -85,8 +85,8 @@ _OUTCOMES = {
 def _count_solved(score: Score, results: Sequence[TaskResult]) -> str:
     """Return in sentences what was solved, by which attempt, and how near the rest came."""
     text = escape(
-        f"{score.solved_outputs} of {plural(score.outputs, 'test output')} solved: {score.solved_by_first_alone} by attempt 1 "
-        f"alone, {score.solved_by_second_alone} by attempt 2 alone, {score.solved_by_both} by both. "
+        f"{score.solved_outputs} of {plural(score.outputs, 'test output')} solved: {score.solved_by_first_alone} only by "
+        f"attempt 1, {score.solved_by_second_alone} only by attempt 2, {score.solved_by_both} by both. "
     )
     near = sum(result.near for result in results)
     if near:
@@ -149,9 +149,9 @@ def votes_section(results: Sequence[TaskResult]) -> str:
     apart = sum(test.disagrees for test in tests)
     views = [test.views or 0 for test in tests]
     text = [
-        f"{plural(len(tests), 'test input')}, asked through {plural_range(min(views), max(views), 'view')} each. "
+        f"{plural(len(tests), 'test input')}, predicted through {plural_range(min(views), max(views), 'view')} each. "
         "A view is the task turned, mirrored or recolored; every view votes for the grid it predicts.",
-        f"On {plural(apart, 'test input')} the views do not agree: under a quarter of them, or one alone, predicted attempt 1.",
+        f"On {plural(apart, 'test input')} the views do not agree: under a quarter of them, or only one, predicted attempt 1.",
         f"{plural(lonely, 'test input')} without any prediction; both attempts are fallbacks." if lonely else "",
     ]
     label = "Test inputs by the share of views that predicted attempt 1"

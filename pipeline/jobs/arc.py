@@ -147,7 +147,7 @@ class ArcJob:
         score = score_predictions({task.id: submission[task.id] for task in tasks if task.id in solutions}, solutions)
         record, basis = record_if_usable(self.out), basis_of(ballot, tasks, dataset)
         scored = scored_outputs(solutions, whole, self.challenge.selection)
-        provenance = Provenance("it is not said", basis, record.weights if record else "", scored=scored)
+        provenance = Provenance("it is not recorded", basis, record.weights if record else "", scored=scored)
         ranks = {
             task.id: [ballot.rank(task.id, index, grid, ranking) for index, grid in enumerate(solutions[task.id])]
             for task in tasks

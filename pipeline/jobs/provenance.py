@@ -28,7 +28,7 @@ def provenance_beside(result: Path, kind: Kind = TASKS) -> Provenance:
     if values.get(what) != hashlib.sha256(read_file(result)).hexdigest():
         return Provenance(f"the {name} beside {result.name} is of another one", kind=kind)
     record = read_record(result.parent)
-    return Provenance("it is not said", basis, record.weights if record else "", kind)
+    return Provenance("it is not recorded", basis, record.weights if record else "", kind)
 
 
 def scored_answers(answers: Mapping[str, str], sources: Sequence[str]) -> Scored | None:

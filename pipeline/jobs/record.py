@@ -96,7 +96,7 @@ class Stopwatch:
         self.folder, self.since = folder, started
 
     def lap(self, stage: str, device: str = "") -> None:
-        """Add the seconds since the last call to those of `stage`; name the device where it is known by now."""
+        """Add the seconds since the last call to those of `stage`; name the device where it is known."""
         now = time.monotonic()
         seconds, self.since = now - self.since, now
         record = record_if_usable(self.folder) if self.folder else None
@@ -106,7 +106,7 @@ class Stopwatch:
 
 
 def record_if_usable(folder: Path) -> Record | None:
-    """Return the record in `folder`, None where there is none that can be read: the run does not depend on it."""
+    """Return the record in `folder`, None where it is missing or damaged: a run goes on without it."""
     try:
         return read_record(folder)
     except (ValueError, OSError) as error:

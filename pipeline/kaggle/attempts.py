@@ -20,7 +20,7 @@ MOST_STARTS = 10
 MOST_IDLE_STARTS = 6
 """Starts in a row that left neither a checkpoint nor predictions."""
 FIRST_PIECES, MOST_PIECES = 8, 64
-"""Micro-batches a pack after the first and the last failure for want of memory that the program did not handle itself."""
+"""Micro-batches per pack after the first and the last out-of-memory failure that the program did not handle itself."""
 TAIL_LINES = 200
 MARK = "ARC_KERNEL_START"
 """Environment variable by which every process of a start is found."""

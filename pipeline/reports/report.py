@@ -59,8 +59,8 @@ def read_report(path: Path, specs: Sequence[str] = ()) -> Report:
 
 def _report_puzzles(folder: RunFolder, report: Report) -> Report:
     score = folder.read_json("score.json")
-    told = score.get("provenance")
-    provenance = provenance_beside(folder.predictions_path, PUZZLES).of(scored_in(told) if isinstance(told, dict) else None)
+    stored = score.get("provenance")
+    provenance = provenance_beside(folder.predictions_path, PUZZLES).of(scored_in(stored) if isinstance(stored, dict) else None)
     return replace(
         report,
         sources=report.sources or "puzzles",

@@ -141,7 +141,7 @@ class RunFolder:
     def tasks(self, sources: Sequence[Source], name: str = "", with_dataset: bool = True) -> list[KnownTask]:
         """Return the tasks of the submission, in its order, that `sources` or the dataset know.
 
-        A source counts for a task whose test inputs are those of the dataset, be they the last demonstrations (`--hold-out`). A
+        A source counts for a task if its test inputs, or its last demonstration (`--hold-out`), are those of the dataset. A
         task that only the dataset has comes without outputs. Raises ValueError where no task is known, and for sources that
         were named, `name` in words, and know none.
         """
@@ -152,13 +152,13 @@ class RunFolder:
         stored = {task.id: task for task in self.dataset.tasks_to_solve()} if with_dataset and self.dataset else {}
         found = []
         for task_id in self.submission:
-            asked = stored.get(task_id)
-            fitting = [each for each in known.get(task_id, ()) if asked is None or _same_tests(each.task, asked)]
+            own = stored.get(task_id)
+            fitting = [each for each in known.get(task_id, ()) if own is None or _same_tests(each.task, own)]
             if fitting:
                 truths = [each.truth for each in fitting if each.truth and _same_tests(each.task, fitting[0].task)]
                 found.append(replace(fitting[0], truth=truths[0] if truths else None))
-            elif asked is not None:
-                found.append(KnownTask(asked))
+            elif own is not None:
+                found.append(KnownTask(own))
         if name and all(each.source is None for each in found):
             named = ", ".join(list(self.submission)[:_NAMED])
             raise ValueError(f"{name} does not have the tasks of {self.path} ({named}, ...)")

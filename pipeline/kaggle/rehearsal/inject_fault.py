@@ -20,11 +20,11 @@ MARK = "ARC_REHEARSAL"
 
 
 def main() -> None:
-    """Try the fault until its moment has come, and record it."""
+    """Try to inject the fault until the program is at that point, and record it."""
     fault, kaggle, scratch, results = sys.argv[1], *map(Path, sys.argv[2:])
-    while not (deed := DEEDS[fault](kaggle, scratch)):
+    while not (done := INJECTIONS[fault](kaggle, scratch)):
         time.sleep(POLL_SECONDS)
-    (results / "fault.json").write_text(json.dumps({"fault": fault, "deed": deed}))
+    (results / "fault.json").write_text(json.dumps({"fault": fault, "done": done}))
 
 
 def kill_new_rank(kaggle: Path, scratch: Path) -> str:
@@ -56,11 +56,11 @@ def corrupt_checkpoint(kaggle: Path, scratch: Path) -> str:
     if len(found) < 2:
         return ""
     path = found[-1] / "training.safetensors"
-    deed = _kill_program()
+    killed = _kill_program()
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         file.write(b"\xff" * 64)
-    return f"{deed}, then overwrote 64 bytes of {path.name} of {found[-1].name}"
+    return f"{killed}, then overwrote 64 bytes of {path.name} of {found[-1].name}"
 
 
 def full_disk(kaggle: Path, scratch: Path) -> str:
@@ -101,7 +101,7 @@ def _programs() -> Iterator[tuple[psutil.Process, list[str], dict[str, str]]]:
                 yield process, words, environment
 
 
-DEEDS: dict[str, Callable[[Path, Path], str]] = {
+INJECTIONS: dict[str, Callable[[Path, Path], str]] = {
     "kill-rank": kill_rank,
     "kill-new-rank": kill_new_rank,
     "kill-training": kill_training,

@@ -41,7 +41,7 @@ class Machine:
     seconds: float
     """After which the notebook is killed."""
     fault: str = ""
-    """One of `inject_fault.DEEDS`, done while it runs."""
+    """One of `inject_fault.INJECTIONS`, injected while it runs."""
     working_bytes: int = 512 << 20
     scratch_bytes: int = 2 << 30
 

@@ -23,8 +23,8 @@ class Scene:
     """KAGGLE_IS_COMPETITION_RERUN; None: not set."""
     mount: Mount = "competitions"
     weights: Weights = "given"
-    deed: str = ""
-    """One of `inject_fault.DEEDS`, injected meanwhile."""
+    fault: str = ""
+    """One of `inject_fault.INJECTIONS`, injected meanwhile."""
     limit_seconds: float = 60.0
     """Time limit of a scene with a fault; the plan has that of the others."""
     tests: Literal["hidden", "other", "placeholder", "damaged"] = "hidden"
@@ -38,28 +38,28 @@ class Scene:
     """Predictions are required."""
 
 
-NOT_PLAYED = "not played"
+NOT_RUN = "not run"
 PLAIN = (
     Scene("commit", "the run that is pushed", rerun=None, tests="placeholder", kind="commit"),
     Scene("hidden", "the rerun on the hidden tasks"),
 )
-"""What a rehearsal without faults plays."""
+"""What a rehearsal without faults runs."""
 
 FAULTS: Mapping[str, tuple[Scene, ...]] = {
     "kill-rank": (
-        Scene("kill-rank", "a process of the launch is killed between two rounds of predictions", deed="kill-rank",
+        Scene("kill-rank", "a process of the launch is killed between two rounds of predictions", fault="kill-rank",
               limit_seconds=90.0, overrides=("train.steps=10",),
               logged=("killed by signal 9; starting again, as before", "of each test input, are there already and count")),
-        Scene("kill-new-rank", "a process of the launch is killed as soon as it is started", deed="kill-new-rank",
+        Scene("kill-new-rank", "a process of the launch is killed as soon as it is started", fault="kill-new-rank",
               limit_seconds=75.0, logged=("killed by signal 9; starting again, as before",)),
     ),
     "kill-training": (
-        Scene("kill-training", "the program is killed while it trains", deed="kill-training", limit_seconds=75.0,
+        Scene("kill-training", "the program is killed while it trains", fault="kill-training", limit_seconds=75.0,
               overrides=("train.checkpoint_seconds=1",), logged=("starting again, as before", "resumed at step")),
     ),
     "short-deadline": (Scene("short-deadline", "a limit in which little can be done", limit_seconds=30.0, predicted=False),),
     "full-disk": (
-        Scene("full-disk", "working folder and scratch are full while it trains", deed="full-disk", scratch_bytes=256 << 20,
+        Scene("full-disk", "working folder and scratch are full while it trains", fault="full-disk", scratch_bytes=256 << 20,
               predicted=False, logged=("No space left on device",)),
     ),
     "no-weights": (
@@ -71,7 +71,7 @@ FAULTS: Mapping[str, tuple[Scene, ...]] = {
         Scene("weights garbled", "the weights file is of the right size and nothing else", weights="garbled",
               limit_seconds=75.0, logged=("starting again, without the weights",)),
         Scene("checkpoint garbled", "bytes of the newest checkpoint are overwritten and the program killed",
-              deed="corrupt-checkpoint", limit_seconds=75.0, overrides=("train.checkpoint_seconds=1",),
+              fault="corrupt-checkpoint", limit_seconds=75.0, overrides=("train.checkpoint_seconds=1",),
               logged=("damaged", "resumed at step")),
     ),
     "both-mounts": (
@@ -115,7 +115,7 @@ class Result:
     @property
     def skipped(self) -> bool:
         """Whether it is impossible on this machine."""
-        return self.verdict.startswith(NOT_PLAYED)
+        return self.verdict.startswith(NOT_RUN)
 
     @property
     def survived(self) -> bool:
@@ -135,7 +135,7 @@ def judge(scene: Scene, code: int, results: Path, invalid: str | None, seconds: 
     predicted = outcome.get("without_prediction") is not None and outcome["without_prediction"] != inputs
     failure = "".join(f": {line}" for line in log.splitlines() if line.startswith("the notebook failed"))
     wrong = [
-        (bool(scene.deed) and not (results / "fault.json").is_file(), "the fault was not injected"),
+        (bool(scene.fault) and not (results / "fault.json").is_file(), "the fault was not injected"),
         (scene.kind == "refused" and code != 1, f"exit code {code}, expected 1"),
         (scene.kind == "refused" and not invalid, "there is a submission where none can be"),
         (scene.kind != "refused" and invalid is not None, f"no valid submission: {invalid}"),

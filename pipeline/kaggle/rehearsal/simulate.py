@@ -17,7 +17,7 @@ from eval.score import format_score, score_predictions
 from pipeline.kaggle.plan import find_gpus
 from pipeline.kaggle.rehearsal.exam import Exam, make_exam, write_competition
 from pipeline.kaggle.rehearsal.sandbox import Machine, limits, namespaces_work, run_notebook
-from pipeline.kaggle.rehearsal.scenes import FAULTS, NOT_PLAYED, PLAIN, Result, Scene, judge, read_outcome, write_bad_weights
+from pipeline.kaggle.rehearsal.scenes import FAULTS, NOT_RUN, PLAIN, Result, Scene, judge, read_outcome, write_bad_weights
 from submission.format import check_submission, read_submission
 from submission.notebook import write_ready_folder
 from submission.settings import ACCELERATORS, KaggleSettings
@@ -79,8 +79,8 @@ def simulate(plan: SimulatePlan) -> int:
         write_ready_folder(entry, plan.settings, PROJECT)
         for scene in scenes:
             logger.info("%s: %s", scene.name, scene.what)
-            played = exam if scene in PLAIN else exam.smaller(SMALL_TASKS)
-            results.append(_play(plan, scene, played, entry / "code", out))
+            tasks = exam if scene in PLAIN else exam.smaller(SMALL_TASKS)
+            results.append(_run_scene(plan, scene, tasks, entry / "code", out))
             logger.info("%s: %s after %s", scene.name, results[-1].verdict, format_duration(results[-1].seconds))
             _write_results(out / "rehearsal.json", results)
     print(format_results(results))
@@ -99,11 +99,10 @@ def _scenes(faults: Sequence[str]) -> list[Scene]:
     return [*(PLAIN if "all" in faults else ()), *(scene for fault in named for scene in FAULTS[fault])]
 
 
-def _play(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: Path) -> Result:
-    """Run the notebook once."""
+def _run_scene(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: Path) -> Result:
     results = out / scene.name.replace(" ", "-").replace("'", "")
-    if scene.deed == "full-disk" and not namespaces_work():
-        return Result(scene, f"{NOT_PLAYED}: without a sandbox it would fill your disk", 0, 0.0, 0.0)
+    if scene.fault == "full-disk" and not namespaces_work():
+        return Result(scene, f"{NOT_RUN}: without a sandbox it would fill your disk", 0, 0.0, 0.0)
     with tempfile.TemporaryDirectory(prefix="arc-mounts-") as temporary:
         mounts = Path(temporary)
         settings = _settings(plan, scene)
@@ -119,7 +118,7 @@ def _play(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, out: 
             environment["CUDA_VISIBLE_DEVICES"] = ""
         notebook = mounts / "entry" / "notebook" / f"{settings.notebook_slug}.ipynb"
         machine = Machine(
-            notebook, inputs, environment, limit + PATIENCE_SECONDS, scene.deed, scratch_bytes=scene.scratch_bytes
+            notebook, inputs, environment, limit + PATIENCE_SECONDS, scene.fault, scratch_bytes=scene.scratch_bytes
         )
         started = time.monotonic()
         code = run_notebook(machine, results, namespaces_work())
@@ -206,9 +205,9 @@ def format_results(results: Sequence[Result]) -> str:
         used, starts = f"{result.seconds:.0f}s/{result.limit_seconds:.0f}s", str(len(result.outcome.get("starts", ())))
         rows.append((result.scene.name, result.scene.kind, result.verdict, score, used, starts, result.scene.what))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    survived, played = sum(result.survived for result in results), sum(not result.skipped for result in results)
+    survived, run = sum(result.survived for result in results), sum(not result.skipped for result in results)
     lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows]
-    return "\n".join([*lines, f"{survived} of {played} survived"])
+    return "\n".join([*lines, f"{survived} of {run} survived"])
 
 
 def _write_results(path: Path, results: Sequence[Result]) -> None:

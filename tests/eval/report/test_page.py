@@ -69,7 +69,7 @@ def test_the_score_stands_on_the_page_under_three_rules(page: str) -> None:
     for rule in ("mean over tasks of the fraction solved", "per test output", "all-or-nothing per task"):
         assert rule in text
     spoken = " ".join(Reader(page).texts["p"])
-    assert "3 of 10 test outputs solved: 2 by attempt 1 alone, 1 by attempt 2 alone, 0 by both." in spoken
+    assert "3 of 10 test outputs solved: 2 only by attempt 1, 1 only by attempt 2, 0 by both." in spoken
     assert "1 output has no attempt of the right size." in spoken
     assert "The outputs of 1 task more are not known; they do not count." in spoken
 
@@ -125,7 +125,7 @@ def test_drafts_are_judged_and_equal_neighbors_told_once() -> None:
         ("near", "10 views voted for 4 different grids. The test output was number 3 in the votes."),
         ("far", "10 views voted for 4 different grids. No view predicted the test output."),
         ("second", "10 views voted for 4 different grids."),
-        ("lone", "No view was asked: both attempts are fallbacks."),
+        ("lone", "No view was predicted: both attempts are fallbacks."),
     ],
 )
 def test_votes_are_told_in_words(fate: str, words: str) -> None:

@@ -146,8 +146,8 @@ def test_runs_are_compared_and_their_votes_pooled(
     assert call("compare", made, tmp_path / "other", "--source", spec, "--pool", pool, "--json", json) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{spec}: 4 tasks, 6 test outputs"
-    assert f"solved by {made} alone: 1 output ({SECOND} test 1)" in lines
-    assert f"solved by {tmp_path / 'other'} alone: 1 output ({FIRST})" in lines
+    assert f"solved only by {made}: 1 output ({SECOND} test 1)" in lines
+    assert f"solved only by {tmp_path / 'other'}: 1 output ({FIRST})" in lines
     assert any(line.startswith("votes of 2 pooled") and "37.50%" in line for line in lines)
     check_submission(pool, SOURCE.tasks)
     assert np.array_equal(read_submission(pool)[FIRST][0][0], truth), "4 of 10 votes are the most"

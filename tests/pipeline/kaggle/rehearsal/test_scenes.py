@@ -11,7 +11,7 @@ import pytest
 
 from eval.files import damage_of
 from pipeline.kaggle.rehearsal.exam import make_exam
-from pipeline.kaggle.rehearsal.inject_fault import DEEDS
+from pipeline.kaggle.rehearsal.inject_fault import INJECTIONS
 from pipeline.kaggle.rehearsal.sandbox import Machine, namespaces_work
 from pipeline.kaggle.rehearsal.scenes import FAULTS, PLAIN, Result, Scene, judge, write_bad_weights
 from pipeline.kaggle.rehearsal.simulate import SimulatePlan, _mounts, format_results, simulate
@@ -30,7 +30,7 @@ def leave(folder: Path, log: str = "hidden run: 4 tasks\n", fault: bool = True, 
     return folder
 
 
-SCENE = Scene("s", "", deed="kill-rank", logged=("killed by",))
+SCENE = Scene("s", "", fault="kill-rank", logged=("killed by",))
 LOG = "hidden run: 4 tasks\nkilled by signal 9"
 
 
@@ -81,9 +81,9 @@ def test_the_old_layout_mounts_datasets_by_their_names_alone(plan: SimulatePlan,
     assert set(mounts) == {"arc-trm-code", "arc-weights", "some-competition"}
 
 
-def test_every_fault_has_scenes_of_different_names_and_every_deed_has_a_function() -> None:
-    scenes = [scene for played in FAULTS.values() for scene in played]
-    assert {scene.deed for scene in scenes if scene.deed} == set(DEEDS)
+def test_every_fault_has_scenes_of_different_names_and_every_injection_is_used() -> None:
+    scenes = [scene for scenes in FAULTS.values() for scene in scenes]
+    assert {scene.fault for scene in scenes if scene.fault} == set(INJECTIONS)
     assert len({scene.name for scene in (*PLAIN, *scenes)}) == len(PLAIN) + len(scenes)
     assert all(FAULTS.values())
     assert set(FAULTS) == {"kill-rank", "kill-training", "short-deadline", "full-disk", "no-weights", "corrupt-checkpoint",
@@ -144,8 +144,8 @@ def test_the_notebook_itself_survives(
     assert out is not None
     quick = tuple(replace(scene, overrides=("train.steps=2",)) for scene in FAULTS[fault])
     monkeypatch.setitem(FAULTS, fault, quick)  # type: ignore[index]
-    played = SimulatePlan(**{**vars(plan), "faults": (fault,)})
-    code = simulate(played)
+    faulty = SimulatePlan(**{**vars(plan), "faults": (fault,)})
+    code = simulate(faulty)
     shown = capsys.readouterr().out
     logs = [path.read_text() for path in out.glob("*/notebook.log")]
     assert code == 0, shown + "\n".join(logs)
