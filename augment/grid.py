@@ -1,7 +1,4 @@
-"""The grid type and its parser.
-
-Every grid from outside passes through `parse_grid` once; all other code relies on its checks.
-"""
+"""The grid type and its parser, which checks every grid from outside once; all other code relies on that."""
 
 from collections.abc import Sequence
 from itertools import chain

@@ -105,5 +105,4 @@ def _draw(views: _Views, limit: int, rng: np.random.Generator) -> Codes:
 
 
 def _colors(grids: list[Grid]) -> set[int]:
-    """Return the colors that occur in `grids`."""
     return set().union(*(np.unique(grid).tolist() for grid in grids))

@@ -1,7 +1,4 @@
-"""Decodes JSON into dataclasses and checks every field against its annotation. All files of this program are read this way.
-
-Readers need no checks of their own beyond `__post_init__`.
-"""
+"""Decodes JSON of this program into dataclasses and checks each field against its annotation; `__post_init__` does the rest."""
 
 import math
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""Draws one task as a PNG or a notebook figure: demonstrations, test inputs, attempts and, where known, test outputs.
-
-matplotlib is imported only when a picture is drawn, and without pyplot, which has global state.
-"""
+"""Draws one task as a figure. matplotlib is imported only then, and without pyplot, which has global state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -87,7 +87,6 @@ class Basis:
     audit: Audited | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for values that this program does not write."""
         if not self.sources or not all(0 < len(name) <= _MOST_CHARACTERS and name.isprintable() for name in self.sources):
             raise ValueError(f"sources must be a list of names, got {show_value(self.sources)}")
         if not is_count(self.views_least) or not is_count(self.views_most):

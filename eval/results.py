@@ -1,7 +1,4 @@
-"""Results of test inputs and tasks: attempts with their votes and errors, and the drafts of the network.
-
-`pipeline.reports.run_folder` makes these from a run directory or a submission; `show` and the report present them.
-"""
+"""Results of test inputs and tasks, for `show` and the report: attempts with their votes and errors, and drafts."""
 
 import math
 from dataclasses import dataclass, replace

@@ -137,11 +137,8 @@ def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch
     try:
         trainer.fit(budget)
         if trainer.memory_retries:
-            logger.info(
-                "%d steps were repeated because memory ran out; packs in %d micro-batches",
-                trainer.memory_retries,
-                trainer.pieces,
-            )
+            message = "%d steps were repeated because memory ran out; packs in %d micro-batches"
+            logger.info(message, trainer.memory_retries, trainer.pieces)
     except handled as error:
         logger.error("training failed: %s; predicting with the last checkpoint", error)
         return True

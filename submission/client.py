@@ -234,7 +234,6 @@ def _wait_for_dataset(dataset: str, earlier: int, settings: KaggleSettings, poll
 
 
 def _call(arguments: list[str], seconds: float = ANSWER_SECONDS) -> _Answer:
-    """Run the client; return its answer without tokens."""
     python = os.environ.get("ARC_KAGGLE_PYTHON") or sys.executable
     command = [python, "-P", "-m", "kaggle", "-W", *arguments]  # -P: no modules of the current folder
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VERBOSE")}  # prints headers
@@ -270,7 +269,6 @@ def _show_push(folder: Path, dataset: str, commands: tuple[list[str], ...]) -> N
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the files that a push sends."""
     return [path for part in ("code", "notebook") for path in sorted((folder / part).rglob("*")) if path.is_file()]
 
 

@@ -106,7 +106,6 @@ def _ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def _short(value: float) -> str:
-    """Return a number in short, for an axis."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:.3g}M"
     return f"{value / 1e3:.3g}k" if abs(value) >= 1e4 else f"{value:.3g}" if abs(value) < 1e3 else f"{value:.0f}"

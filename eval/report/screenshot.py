@@ -75,7 +75,6 @@ def draw_page(page: Path, part: str, path: Path, width: int, dark: bool) -> None
 
 
 def _start(command: list[str | Path]) -> str:
-    """Run the browser and return what it prints."""
     browser = command[0]
     try:
         done = subprocess.run(

@@ -1,7 +1,4 @@
-"""The command line: parses arguments, locks the folder, starts the clock and calls one command.
-
-Bad input is one line on stderr and exit code 2.
-"""
+"""The command line: parses arguments, locks the folder, starts the clock, calls a command. Bad input: one line, exit code 2."""
 
 import argparse
 import logging

@@ -74,7 +74,6 @@ def add_compare(commands: Any) -> None:
 
 
 def compare_command(arguments: argparse.Namespace, _: float) -> int:
-    """Print what several runs or submissions solve, each, together and by pooled votes; write it with --json."""
     folders = [RunFolder(path, arguments.data) for path in arguments.runs]
     if len({folder.submission_path.resolve() for folder in folders}) < len(folders):
         raise ValueError("one of the runs is named twice")
@@ -150,7 +149,6 @@ def add_curve(commands: Any) -> None:
 
 
 def curve_command(arguments: argparse.Namespace, _: float) -> int:
-    """Score every checkpoint of runs on puzzles; print, write and draw the curve."""
     from eval.curves import draw_curves
     from pipeline.device import make_accelerator
     from pipeline.jobs.curve import measure_curves

@@ -45,7 +45,6 @@ def add_show(commands: Any) -> None:
 
 
 def show_command(arguments: argparse.Namespace, _: float) -> int:
-    """Draw a task, or list the tasks of a run, the nearest misses first."""
     if arguments.task is None:
         if arguments.run is None:
             raise ValueError("which task? name it, or name a run with --run to see a list of its tasks")
@@ -142,7 +141,6 @@ def add_report(commands: Any) -> None:
 
 
 def report_command(arguments: argparse.Namespace, _: float) -> int:
-    """Write the page and, with --png, a picture of it; print where they are."""
     if arguments.png is None and (arguments.task or arguments.filter or arguments.dark):
         raise ValueError("--task, --filter and --dark require --png FILE")
     if arguments.png is not None:

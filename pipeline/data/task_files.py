@@ -72,8 +72,7 @@ def build_tasks(document: object, where: str, with_solutions: bool) -> TasksAndS
         raise ValueError(f"{where}: expected an object by task id, got {show_kind(document)}")
     if not document:
         raise ValueError(f"{where}: holds no tasks")
-    tasks = []
-    solutions = {}
+    tasks, solutions = [], {}
     for task_id, content in document.items():
         task, outputs = _build_task(task_id, content, f"{where}: task {show_name(task_id)}", with_solutions)
         tasks.append(task)
@@ -90,8 +89,7 @@ def _build_task(task_id: TaskId, content: object, at: str, with_outputs: bool) -
         raise ValueError(f"{at}: expected a list of test inputs, got {show_kind(tests)}")
     if not tests:
         raise ValueError(f"{at}: has no test inputs")
-    inputs = []
-    outputs = []
+    inputs, outputs = [], []
     for i, test in enumerate(tests):
         place = f"{at}, test input {i}"
         (rows,) = _get_values(test, ("input",), place)

@@ -39,7 +39,6 @@ class InputVotes:
     """Predictions that hold no grid."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for numbers that no vote has."""
         if not is_count(self.candidates) or not is_count(self.distinct):
             raise ValueError(f"candidates and distinct must be counts, got {self.candidates} and {self.distinct}")
         if not all(is_count(votes) and 0 <= probability <= 1 for votes, probability in self.top):

@@ -1,7 +1,4 @@
-"""Batched inference under a time limit: takes samples, yields output tokens and halting probabilities per pack.
-
-Predictions of ARC tasks (pipeline.inference.predictor) and of puzzles (pipeline.inference.puzzles) share it.
-"""
+"""Batched inference under a time limit: takes samples, yields output tokens and halting probabilities per pack."""
 
 import logging
 import time

@@ -1,8 +1,4 @@
-"""The command `debug`: trains on one task only and prints drafts of its answer as they improve.
-
-It uses the parts of a run: `build` with one task, and `Trainer` for a few seconds at a time. The drafts are of the test inputs
-as they are, without other views and without votes.
-"""
+"""The command `debug`: trains on one task only, a few seconds at a time, and prints drafts of its test inputs between."""
 
 import argparse
 import logging
@@ -156,7 +152,6 @@ def _print_drafts(trainer: TaskTrainer, task: Task, truth: Sequence[Grid] | None
 
 
 def _print_segments(trainer: TaskTrainer, task: Task, truth: Sequence[Grid] | None, look: Look) -> None:
-    """Print the draft after each segment of the recursion."""
     count = trainer.config.predict.segments
     print(heading(f"\nsegment by segment ({count} of them)", look))
     if count == 1:

@@ -11,13 +11,13 @@ from eval.files import read_file, read_object
 from eval.formatting import show_path
 from eval.provenance import TASKS, Basis, Kind, Provenance, Scored
 from pipeline.inference.facts import FACTS_FILE, VOTES_FILE, VoteFile
-from pipeline.jobs.record import read_record
+from pipeline.jobs.record import record_if_usable
 
 
 def provenance_beside(result: Path, kind: Kind = TASKS) -> Provenance:
     """Return what is known of a submission, or of predictions of puzzles, by the facts and the `run.json` beside it.
 
-    Facts of another result say nothing of this one. Raises ValueError for damaged files.
+    Facts of another result say nothing of this one. Raises ValueError for damaged facts.
     """
     name, what = (VOTES_FILE, "submission") if kind is TASKS else (FACTS_FILE, "predictions")
     path = result.with_name(name)
@@ -27,7 +27,7 @@ def provenance_beside(result: Path, kind: Kind = TASKS) -> Provenance:
     basis = decode(VoteFile if kind is TASKS else Basis, values, show_path(path), ignore_unknown=True)
     if values.get(what) != hashlib.sha256(read_file(result)).hexdigest():
         return Provenance(f"the {name} beside {result.name} is of another one", kind=kind)
-    record = read_record(result.parent)
+    record = record_if_usable(result.parent)
     return Provenance("it is not recorded", basis, record.weights if record else "", kind)
 
 

@@ -14,7 +14,6 @@ from pipeline.config import Config
 from pipeline.data.dataset import Dataset
 from pipeline.data.packs import make_packs
 from pipeline.device import to_batch
-from pipeline.models.batch import Batch
 from pipeline.models.network import Network
 from pipeline.system.time_limit import Budget
 from pipeline.training.state import count_packs
@@ -62,19 +61,16 @@ def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: tor
     while True:
         chosen = samples[np.linspace(0, len(samples) - 1, count).astype(np.int64)]
         batch = to_batch(maker.make(chosen[maker.order(chosen)]), maker.memory_tokens, accelerator.device)
-        tries = [_time_segment(network, batch, dtype) for _ in range(2)]  # the first may pay for what is set up once
+        tries = []
+        for _ in range(2):  # the first may pay for what is set up once
+            with torch.inference_mode():
+                state, started = network.reasoner.initial_state(batch.layout.tokens, dtype), time.perf_counter()
+                network(state, batch).logits.sum().item()  # waits for the device
+            tries.append(max(time.perf_counter() - started, 1e-6))
         speed, spent = max(speed, batch.layout.tokens / min(tries)), spent + sum(tries)
         if spent > MEASURE_SECONDS or 2 * count > len(samples):
             return Speed(speed, total, network.reasoner.learned_share())
         count *= 2
-
-
-@torch.inference_mode()
-def _time_segment(network: Network, batch: Batch, dtype: torch.dtype) -> float:
-    state = network.reasoner.initial_state(batch.layout.tokens, dtype)
-    started = time.perf_counter()
-    network(state, batch).logits.sum().item()  # waits for the device
-    return max(time.perf_counter() - started, 1e-6)
 
 
 def fit_packs(config: Config, step: float, seconds: float) -> Config:

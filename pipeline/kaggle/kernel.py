@@ -75,7 +75,6 @@ def solve(settings: KaggleSettings, started: float) -> Outcome:
 
 
 def _prepare(settings: KaggleSettings, started: float) -> Plan:
-    """Find the tasks and write the fallback submission."""
     root = Path(os.environ.get("ARC_KAGGLE_ROOT", "/kaggle"))
     working, scratch = root / "working", Path(tempfile.gettempdir()) / "arc-run"
     try:

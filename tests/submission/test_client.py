@@ -115,7 +115,7 @@ def test_waiting_has_an_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(KaggleError, match=r"running after 0\.0 hours of waiting"):
             status(folder, wait=True, poll_seconds=0.01, timeout_seconds=0.0)
         fake.replies["GetKernelSessionStatus"] = (503, {})
-        with pytest.raises(KaggleError, match="Kaggle has a problem of its own"):
+        with pytest.raises(KaggleError, match="Kaggle has a problem: try again"):
             status(folder, wait=True, poll_seconds=0.01)
 
 
@@ -320,7 +320,7 @@ def test_a_submission_whose_answer_was_lost_is_not_simply_repeated(folder: Path,
     [
         ("Kernel push error: Maximum weekly GPU quota of 30.00 hours reached", "the GPU quota is used up"),
         ("Kernel push error: Phone verification is required", "verify your phone number"),
-        ("500 Server Error: Internal server error", "Kaggle has a problem of its own"),
+        ("500 Server Error: Internal server error", "Kaggle has a problem: try again"),
         ("400 Client Error: You have made the maximum number of submissions today.", "no submission is left today"),
         ("400 Client Error: Notebook did not produce submission.json", "left no submission.json: look at its log"),
         ("400 Client Error: The notebook version is still running", "has not finished"),

@@ -1,8 +1,4 @@
-"""CSV files of puzzles: a header, then a question and its answer per line, as Sudoku-Extreme and Maze-Hard are published.
-
-A block of lines is checked as one array. Only the lines of a block with a fault are checked one by one. A bad file raises
-ValueError, with one line that names the file and the lines.
-"""
+"""CSV files of puzzles: a question and its answer per line, checked in blocks. ValueError names the file and the lines."""
 
 import csv
 from collections.abc import Iterator
@@ -92,7 +88,6 @@ class _Checker:
     kind: PuzzleKind
     fields: int
     question: int
-    """The column."""
     answer: int | None
     """The column; None if answers are not read."""
     side: int | None = None

@@ -58,7 +58,8 @@ class Published:
 
     def imported(self) -> Weights:
         self.write()
-        return load_weights(self.run().path)
+        self.run()
+        return load_weights(self.out / "weights.safetensors")
 
     def refused(self, path: Path) -> str:
         """The line that refuses the files on disk and names `path`; nothing is written."""
