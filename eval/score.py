@@ -134,7 +134,7 @@ def score_predictions(predictions: Predictions, solutions: Solutions) -> Score:
 
 
 def format_score(score: Score, source: str, provenance: Provenance | None = None) -> str:
-    """Return `score` of `source`, such as "arc2:evaluation", as lines of text: each rule, counts, what the attempts rest on."""
+    """Return `score` as lines of text: every rule, counts, what attempts rest on. `source` names what was scored."""
     width = max(len(name) for _, name, _ in RULES)
     lines = [
         f"{source}: {plural(score.tasks, 'task')}, {plural(score.outputs, 'test output')}",

@@ -1,4 +1,4 @@
-"""The command `debug`: trains on one task only, a few seconds at a time, and prints drafts of its test inputs between."""
+"""The command `debug`: trains on one task in slices of a few seconds and prints a draft of each test input after each slice."""
 
 import argparse
 import logging

@@ -45,7 +45,7 @@ class Speed:
         return segments * self.view_tokens / self.tokens_per_second
 
     def step_seconds(self, config: Config) -> float:
-        """Return the seconds of a step of one pack, about: a backpropagated update costs two more, Q-learning looks ahead."""
+        """Estimate the seconds of a step of one pack: a backpropagated update costs two more; Q-learning runs one ahead."""
         ahead = 1 if config.train.halting == "q-learning" and config.train.segments > 1 else 0
         return (1 + 2 * self.learned_share + ahead) * config.train.pack_tokens / self.tokens_per_second
 

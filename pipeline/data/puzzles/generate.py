@@ -102,7 +102,7 @@ def _collect(
 
 
 def _attempt_generator(seed: int, side: int, clues: int, attempt: int) -> np.random.Generator:
-    """Return the generator of one attempt: another for each number of clues, so that few clues are not a part of many."""
+    """Return the generator of an attempt. It depends on the clues too: few clues must not be a part of many."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, side, clues, attempt]))
 
 
