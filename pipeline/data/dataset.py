@@ -91,7 +91,7 @@ class Dataset(ABC):
         settings = {name: decode_value(kinds[name], manifest.get(name), f"{where}: {name}") for name in cls.SETTINGS}
         about = {name: value for name, value in manifest.items() if name not in (*settings, "data_hash", "format")}
         dataset = make(**settings, **_read_arrays(folder / ARRAYS_FILE, cls.ARRAYS), manifest=about)
-        if dataset.data_hash != manifest.get("data_hash"):
+        if dataset.data_hash != decode_value(str, manifest.get("data_hash"), f"{where}: data_hash"):
             what = f"does not belong to the {MANIFEST_FILE} beside it (data hash {dataset.data_hash[:12]}...)"
             raise ValueError(f"{show_path(folder / ARRAYS_FILE)}: {what}")
         return dataset

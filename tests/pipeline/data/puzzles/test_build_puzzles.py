@@ -175,7 +175,7 @@ def test_the_hash_of_the_tests_does_not_depend_on_training() -> None:
     [
         ({"format": "arc-trm-dataset 1"}, "expected format 'arc-trm-puzzles 1', got 'arc-trm-dataset 1'"),
         ({"kind": "chess"}, "kind must be one of sudoku, maze, got 'chess'"),
-        ({"data_hash": None}, "data_hash is missing"),
+        ({"data_hash": None}, "data_hash must be of type str, got None"),
         ({"augmentations": True}, "augmentations must be of type int, got True"),
         ({"seed": "a\nb"}, "seed must be of type int, got 'a\\nb'"),
         ({"seed": 1 << 64}, "seed must be of type int"),
