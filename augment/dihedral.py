@@ -27,10 +27,7 @@ _STEPS = (
 
 
 def apply_dihedral(grid: npt.NDArray[Cell], dihedral: int) -> npt.NDArray[Cell]:
-    """Return `grid` (H, W), transformed by `dihedral`, as a new C-contiguous array: (W, H) for 1, 3, 6 and 7, else (H, W).
-
-    Axes before the last two hold grids of one size, which are all transformed. Raises ValueError unless `dihedral` is 0..7.
-    """
+    """Return a new array: `grid` (..., H, W) seen through `dihedral` 0..7; 1, 3, 6 and 7 swap its sides. Raises ValueError."""
     transpose, reverse_rows, reverse_columns = _STEPS[check_dihedral(dihedral)]
     turned = grid.swapaxes(-1, -2) if transpose else grid
     return turned[..., :: -1 if reverse_rows else 1, :: -1 if reverse_columns else 1].copy(order="C")

@@ -47,10 +47,7 @@ class Comparison:
 def compare(
     submissions: Mapping[str, Predictions], solutions: Solutions, pooled: Predictions | None = None, pooled_from: int = 0
 ) -> Comparison:
-    """Return what `submissions` (by name) solve, and what `pooled`, the attempts of the votes of `pooled_from` of them, does.
-
-    Raises ValueError when the solutions hold no output.
-    """
+    """Return what `submissions` (by name) solve, and what `pooled` does: attempts of the votes of `pooled_from` of them."""
     scores = {name: score_predictions(predictions, solutions) for name, predictions in submissions.items()}
     outcomes = {name: judge(predictions, solutions) for name, predictions in submissions.items()}
     places = [(task_id, i) for task_id, outputs in solutions.items() for i in range(len(outputs))]

@@ -117,10 +117,7 @@ def require_file(path: Path) -> int:
 
 
 def require_modest(data: bytes, where: str) -> None:
-    """Raise ValueError, beginning with `where`, if the JSON text `data` would take more memory than `MOST_JSON_BYTES`.
-
-    A few hundred kilobytes of a zip may be a quarter of a gigabyte of `[],[],[],`, and that some gigabytes of lists.
-    """
+    """Raise ValueError if the JSON `data` would take over `MOST_JSON_BYTES`: a small zip may hold gigabytes of `[],[],`."""
     if len(data) * _OBJECT_BYTES <= MOST_JSON_BYTES:  # whatever it holds
         return
     places = data.count(b",") + data.count(b"[") + data.count(b"{")

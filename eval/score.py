@@ -99,10 +99,7 @@ def judge(predictions: Predictions, solutions: Solutions) -> dict[TaskId, tuple[
 
 
 def score_predictions(predictions: Predictions, solutions: Solutions) -> Score:
-    """Return the score of `predictions` under every rule; only equal size and equal cells count as solved.
-
-    Tasks of `solutions` with no outputs are left out. Raises ValueError when that leaves nothing to judge.
-    """
+    """Return the score by every rule; tasks without outputs are left out. Raises ValueError when that leaves nothing."""
     known = {task_id: outputs for task_id, outputs in solutions.items() if len(outputs)}
     if not known:
         raise ValueError("nothing to score: the solutions hold no test output")

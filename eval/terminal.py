@@ -38,10 +38,7 @@ class Look:
 
 
 def look_of(stream: TextIO, when: When = "auto", environ: Mapping[str, str] = os.environ) -> Look:
-    """Return how to draw on `stream`: without colors where it is no terminal, TERM is dumb or NO_COLOR is set.
-
-    Colors are exact where COLORTERM allows it, else the nearest of 256. COLUMNS overrides the width.
-    """
+    """Return how to draw on `stream`: no colors if it is no terminal, TERM is dumb or NO_COLOR set; COLUMNS sets the width."""
     encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
     width = shutil.get_terminal_size().columns
     plain = bool(environ.get("NO_COLOR")) or environ.get("TERM", "") == "dumb" or not stream.isatty()

@@ -95,10 +95,7 @@ class Ballot:
             start += area
 
     def top(self, task_id: TaskId, test_index: int, k: int | None, ranking: str = "count") -> tuple[Candidate, ...]:
-        """Return the k best candidates of a test input (all of them for k=None), best first, all different.
-
-        Ties go to the smaller grid key, so the order depends only on the votes. Raises ValueError for an unknown `ranking`.
-        """
+        """Return the k best candidates (None: all) of a test input, best first. Ties go to the smaller grid key."""
         key_of = RANKINGS.get(ranking)
         if key_of is None:
             raise ValueError(f"unknown ranking {ranking!r}; there are {', '.join(RANKINGS)}")

@@ -91,10 +91,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return a CRC-32 of the metadata and of the names, dtypes, shapes and bytes of all tensors, in the order of their names.
-
-    Of the bytes it takes the checksums of chunks, so that they could be computed in parallel.
-    """
+    """Return a CRC-32 of metadata and of names, dtypes, shapes and bytes of all tensors, by name and by chunks."""
     names = sorted(tensors)
     kinds = [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in names]
     checksum = zlib.crc32(orjson.dumps([sorted(metadata.items()), kinds]))

@@ -94,10 +94,7 @@ class _Answer:
 
 
 def push(folder: Path, dry_run: bool = False, poll_seconds: float = 5.0, ready_seconds: float = 1800.0) -> int | None:
-    """Create or update the code dataset, wait until it is ready, push the notebook; return the notebook's version.
-
-    Writes `folder`/pushed.json. With `dry_run`, prints commands and files, sends nothing and returns None.
-    """
+    """Push the dataset, wait until it is ready, push the notebook; return its version. `dry_run` only prints, returns None."""
     settings = read_ready_folder(folder)
     dataset = f"{settings.user}/{settings.code_dataset}"
     visible = [] if settings.private else ["--public"]

@@ -140,10 +140,7 @@ def list_problems(path: Path, tasks: Sequence[Task]) -> list[str]:
 
 
 def list_notes(path: Path, tasks: Sequence[Task]) -> list[str]:
-    """Return what is unusual about a submission file without problems, one line each; Kaggle accepts all of it.
-
-    A file does not show which entry of a task belongs to which of its test inputs: a wrong order only costs points.
-    """
+    """Return what is unusual, but accepted by Kaggle, about a submission without problems, one line each."""
     submission = read_submission(path)
     notes = []
     if path.name != FILE_NAME:

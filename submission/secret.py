@@ -47,10 +47,7 @@ def mask(text: str) -> str:
 
 
 def refuse_tokens(path: Path, name: str) -> None:
-    """Raise ValueError, which names the file and not the token, where a file of any size holds a token or what looks like one.
-
-    `name` stands for the file in the message. Raises OSError where it cannot be read.
-    """
+    """Raise ValueError, naming `name` and no token, where a file of any size holds a Kaggle token or what looks like one."""
     tokens = [token.encode() for token in known_tokens()]
     with path.open("rb") as file:
         before = b""

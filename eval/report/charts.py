@@ -12,10 +12,7 @@ MOST_POINTS = 240
 
 
 def draw_curve(points: Sequence[Point], name: str, unit: str, floor: float | None = None) -> str:
-    """Return the SVG of a curve against minutes. `floor` is where the vertical axis begins; by default at the least value.
-
-    `points` are (seconds, value), in order. Values that are not finite are left out; nothing finite gives an empty text.
-    """
+    """Return the SVG of (seconds, value) `points` against minutes, from `floor` or the least value up; "" for no finite one."""
     finite = [(seconds / 60, value) for seconds, value in points if math.isfinite(seconds) and math.isfinite(value)]
     if not finite:
         return ""

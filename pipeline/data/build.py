@@ -96,10 +96,7 @@ def build(
 
 
 def _merge(sources: Sequence[Source], train_sources: Sequence[Source], dropped: Iterable[Leak]) -> list[Task]:
-    """Return the tasks of all sources, sorted by id, without `dropped` pairs. Raises ValueError as `build` does.
-
-    Training pairs are distinct and in the order of their keys, tests in the order of their source.
-    """
+    """Return the tasks of all sources by id: distinct pairs by key, without `dropped` ones, and tests in their order."""
     unwanted = {(leak.trained.task, pair_key(leak.pair)) for leak in dropped}
     pairs: dict[TaskId, dict[tuple[bytes, bytes], Pair]] = {}
     for placed in training_pairs(sources, train_sources):

@@ -67,10 +67,7 @@ class Dataset(ABC):
         return {name: getattr(self, name) for name in self.ARRAYS}
 
     def save(self, folder: Path) -> None:
-        """Write the dataset into `folder`, which is created if necessary. The same dataset gives the same bytes.
-
-        Each file is replaced in one step and the manifest last, so that a dataset that was cut short does not load.
-        """
+        """Write the dataset into `folder`, each file in one step, the manifest last. Equal datasets give equal bytes."""
         folder.mkdir(parents=True, exist_ok=True)
         contiguous = {name: np.ascontiguousarray(array) for name, array in self.arrays().items()}
         settings = {name: getattr(self, name) for name in ("data_hash", *self.SETTINGS)}

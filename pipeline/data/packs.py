@@ -99,10 +99,7 @@ class Packs(ABC):
         """Make the pack of `samples`, which must be in `order`."""
 
     def fill(self, room_tokens: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw samples until they reach `room_tokens` tokens; none where there is no room.
-
-        The sequence that reaches the budget is kept, so that long ones are drawn as often as short ones.
-        """
+        """Draw samples until they reach `room_tokens`; the last is kept, so that long ones are drawn as often as short ones."""
         drawn, filled = [], 0
         smallest = self.memory_tokens + 1
         while filled < room_tokens:

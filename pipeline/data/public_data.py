@@ -30,10 +30,7 @@ def version_of(solutions: Mapping[TaskId, tuple[Grid, ...]]) -> str:
 
 
 def scored_outputs(solutions: Solutions, sources: Iterable[Source] = (), selection: Selection | None = None) -> Scored | None:
-    """Return what a score by `solutions` counts; None where there are none.
-
-    `sources` are the whole sources, from which `selection` took what is scored; without any, the solutions are all there is.
-    """
+    """Return what a score by `solutions` counts, None for none; `selection` took them from the whole `sources`."""
     if not solutions:
         return None
     kept = {task_id: tuple(grids) for task_id, grids in solutions.items()}

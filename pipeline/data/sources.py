@@ -1,7 +1,4 @@
-"""Loaders of ARC tasks: a source such as `arc1:training` in, its tasks out, with solutions where they are known.
-
-Bad input raises ValueError or FileNotFoundError, with one line that names the file. Nothing is written or unpacked to disk.
-"""
+"""Loaders of ARC tasks: a source such as `arc1:training` in, tasks and known solutions out. Bad input raises one line."""
 
 import hashlib
 import logging
@@ -92,10 +89,7 @@ def read_solutions(path: Path) -> dict[TaskId, tuple[Grid, ...]]:
 
 
 def content_hash(tasks: Iterable[Task], solutions: Solutions | None = None) -> str:
-    """Return the SHA-256, in hex, of ids and grids: equal for equal content, whatever it came from and in whatever order.
-
-    The order of pairs within a task counts, the order of tasks does not; no solutions are the same as empty ones.
-    """
+    """Return the SHA-256, in hex, of ids and grids. The order of the tasks does not count, that of their pairs does."""
     digests = []
     for task in tasks:
         shown = [grid for pair in task.train for grid in (pair.input, pair.output)]
@@ -197,10 +191,7 @@ def _load_rearc(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions
 
 
 def _index_by_id(names: Sequence[str], where: str, ignored: str = "") -> list[tuple[TaskId, int]]:
-    """Return (task id, position in `names`) of the files `{task id}.json`, sorted by id, without hidden and `ignored` ones.
-
-    Raises ValueError, beginning with `where`, if there are none, two for one id, or one with a name that is not text.
-    """
+    """Return (task id, position in `names`) of `{task id}.json`, by id. Raises ValueError for none, and for two of one id."""
     found: dict[TaskId, int] = {}
     for i, name in enumerate(names):
         path = PurePath(name)

@@ -234,10 +234,7 @@ def count_votes(ballot: Ballot, candidates: Candidates, dataset: TaskDataset) ->
 
 
 def tally(folders: Sequence[Path], dataset: TaskDataset) -> Ballot:
-    """Return the votes of all candidates in `folders`: a ballot of one checkpoint, or one that says it is pooled.
-
-    Raises FileNotFoundError for a folder without candidates, ValueError for candidates of other tests or damaged files.
-    """
+    """Return the votes in `folders`, pooled if of several checkpoints. Raises FileNotFoundError or ValueError with the path."""
     ballots: dict[str, Ballot] = {}
     for folder in folders:
         paths = sorted(folder.glob("round-*.safetensors")) if folder.is_dir() else []

@@ -182,10 +182,7 @@ def round_path(folder: Path, number: int) -> Path:
 
 
 def seen_through(dataset: TaskDataset, weights: Weights) -> TaskDataset:
-    """Return `dataset` with the views through which the network of `weights` can see its tasks.
-
-    Compositional memory takes any view. A table knows a task only through the views that it was trained on.
-    """
+    """Return `dataset` with the views that `weights` can see: a memory table knows only those that it was trained on."""
     if weights.config.memory.kind != "table":
         return dataset
     rows, starts, known = {task: row for row, task in enumerate(weights.task_ids)}, weights.transform_start.tolist(), []

@@ -1,7 +1,4 @@
-"""Prediction of puzzles: every test question once, as it is. One right answer each, so there is nothing to vote on.
-
-Reads a dataset of puzzles and weights, never answers. Every process of the launch predicts its share of each round.
-"""
+"""Prediction of puzzles: every test question once, as it is, shared between processes. Answers are never read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,10 +45,7 @@ def predict_puzzles(
     config: PredictConfig,
     budget: Budget,
 ) -> Iterator[PuzzleAnswers]:
-    """Yield what is known after each of several rounds, each of as many puzzles as all before; the same in every process.
-
-    Ends after the last test question of `dataset`, or after the round that is cut short by `budget`.
-    """
+    """Yield what is known after each round, of as many puzzles as all before, until all are predicted or `budget` is spent."""
     network, _ = network_from(weights, dataset)
     maker = make_packs(dataset, weights.config.train.canvas, weights.config.memory.tokens, "tests")
     runner = InferenceRunner(accelerator.device, dtype, network, maker, config)

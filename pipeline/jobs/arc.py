@@ -115,10 +115,7 @@ class ArcJob:
         self, accelerator: "Accelerator", dtype: "torch.dtype", weights: "Weights | None", dataset: TaskDataset,
         config: PredictConfig, budget: Budget, resume: bool,
     ) -> None:  # fmt: skip
-        """Predict in rounds that each improve the submission, check it as Kaggle would, and score it if solutions are known.
-
-        Every process predicts its share. Without `weights` the submission stays as it is.
-        """
+        """Predict in rounds, check the submission as Kaggle would, score it. Without `weights` it stays as it is."""
         from pipeline.device import end_training  # noqa: PLC0415
         from pipeline.inference.predictor import Predictor, predict_and_vote  # noqa: PLC0415
 

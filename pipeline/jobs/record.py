@@ -1,7 +1,4 @@
-"""run.json: the command of a run and the seconds of its stages, for the report.
-
-The start of the run writes it, before torch is imported. Each stage adds its seconds; a resumed run continues to add.
-"""
+"""run.json: the command of a run and the seconds of its stages over all starts. Written first, before torch is imported."""
 
 import argparse
 import logging

@@ -46,10 +46,7 @@ HARD_SHARE, HARD_SECONDS = 0.15, 2.0
 
 
 def solve(settings: KaggleSettings, started: float) -> Outcome:
-    """Write the best submission that the time allows, complete and valid from the start, and return what happened.
-
-    Raises SystemExit of one line where there can be none: no data of the competition, or no room to write.
-    """
+    """Write the best submission that the time allows; return what happened. Raises SystemExit where there can be none."""
     plan = _prepare(settings, started)
     attempts: list[Attempt] = []
     try:

@@ -1,7 +1,4 @@
-"""Builds report.html of a run directory from its results, score, settings and curves.
-
-What the directory lacks is left out. It is written last: test outputs are read here, when nothing can learn from them any more.
-"""
+"""Builds report.html of what a run directory has. It is written last, since it reads test outputs."""
 
 import shlex
 from collections.abc import Mapping, Sequence

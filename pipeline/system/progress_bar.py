@@ -1,7 +1,4 @@
-"""Progress of work that takes more than two seconds: a bar in a terminal or a notebook, log lines where output is a file.
-
-Training shows its own figures. Of several processes only rank 0 shows progress.
-"""
+"""Progress of work over two seconds: a bar in a terminal or notebook, log lines elsewhere. Only rank 0 shows it."""
 
 import logging
 import os

@@ -79,10 +79,7 @@ def build_puzzles(
 
 
 def _find_leaks(kind: KindName, questions: Tokens, tests: Tokens) -> npt.NDArray[np.bool_]:
-    """Return which of `questions` (N, S, S) are a view of one of `tests`. (N,)
-
-    Sudokus have too many views to try: compared is what all of them share (`symmetry_invariants`), which nearly no others do.
-    """
+    """Return which `questions` are views of `tests`, (N,). Sudokus have too many views to try: `symmetry_invariants` decide."""
     if kind == "sudoku":
         return np.isin(symmetry_invariants(questions - BLANK), symmetry_invariants(tests - BLANK))
     known = np.unique(_keys(tests))

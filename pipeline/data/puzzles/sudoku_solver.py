@@ -114,10 +114,7 @@ def _solutions(
 
 
 def _place_singles(places: list[int], placed: int, layout: _Layout) -> int | None:
-    """Strike from `places` what follows from cells with one digit left, and digits with one cell left in a unit.
-
-    Returns the cells that are settled, `placed` included; None if there is no solution.
-    """
+    """Strike what single digits and places imply; return the settled cells, `placed` included, None if there is no solution."""
     while True:
         once, twice = _count_digits(places, 2)
         if once != layout.every:
