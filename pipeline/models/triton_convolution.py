@@ -13,10 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TOKENS, CHANNELS = 32, 128
+TOKENS, CHANNELS, WARPS = 32, 64, 4
 """Of a tile, which one program computes."""
-TILES = 8
-"""Of tokens, whose share of the weight's gradient one program sums up."""
 
 
 @triton.jit
@@ -38,6 +36,16 @@ def _reach(reach, token, there, tokens):
 
 
 @triton.jit
+def _neighbor(values, channels, token, channel, there, inside, up, down, left, right, place: tl.constexpr, SIDE: tl.constexpr):
+    """Return the `values` (N, C), float32, of the neighbors at a place of a kernel of SIDE x SIDE, 0 where there is none."""
+    y, x = place // SIDE - SIDE // 2, place % SIDE - SIDE // 2
+    has = there & (-y <= up) & (y <= down) & (-x <= left) & (x <= right)
+    neighbor = token + y * (left + right + 1) + x
+    at = values + neighbor[:, None] * channels + channel[None, :]
+    return tl.load(at, has[:, None] & inside[None, :], 0.0).to(tl.float32)
+
+
+@triton.jit
 def _sum_neighbors(
     values, weight, reach, tokens, channels, token, channel, there, inside, SIDE: tl.constexpr, FLIP: tl.constexpr
 ):
@@ -45,12 +53,9 @@ def _sum_neighbors(
     up, down, left, right = _reach(reach, token, there, tokens)
     mixed = tl.zeros((token.shape[0], channel.shape[0]), tl.float32)
     for place in tl.static_range(SIDE * SIDE):
-        y, x = place // SIDE - SIDE // 2, place % SIDE - SIDE // 2
-        has = there & (-y <= up) & (y <= down) & (-x <= left) & (x <= right)
-        neighbor = token + y * (left + right + 1) + x
-        value = tl.load(values + neighbor[:, None] * channels + channel[None, :], has[:, None] & inside[None, :], 0.0)
+        value = _neighbor(values, channels, token, channel, there, inside, up, down, left, right, place, SIDE)
         factor = tl.load(weight + (SIDE * SIDE - 1 - place if FLIP else place) * channels + channel, inside, 0.0)
-        mixed += value.to(tl.float32) * factor.to(tl.float32)[None, :]
+        mixed += value * factor.to(tl.float32)[None, :]
     return mixed
 
 
@@ -76,15 +81,33 @@ def _convolve(gated, weight, reach, out, tokens, channels, SIDE: tl.constexpr, T
 
 @triton.jit
 def _convolve_backward(
-    gated, weight, reach, gradient, of_mixed, tokens, channels, SIDE: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr
+    gated,
+    weight,
+    reach,
+    gradient,
+    of_mixed,
+    parts,
+    tokens,
+    channels,
+    SIDE: tl.constexpr,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):
-    """of_mixed (N, C): the gradient of the convolution's sum, which is computed again, from that of its SiLU."""
+    """of_mixed (N, C): the gradient of the convolution's sum, which is computed again, from that of its SiLU.
+
+    parts (P, SIDE * SIDE, C) float32: the gradient of the weight, one part for every TOKENS tokens.
+    """
     token, channel, there, inside = _tile(tokens, channels, TOKENS, CHANNELS)
     mixed = _sum_neighbors(gated, weight, reach, tokens, channels, token, channel, there, inside, SIDE, False)
     at, mask = token[:, None] * channels + channel[None, :], there[:, None] & inside[None, :]
     sigmoid = tl.sigmoid(mixed)
     given = tl.load(gradient + at, mask, 0.0).to(tl.float32) * sigmoid * (1 + mixed * (1 - sigmoid))
     tl.store(of_mixed + at, given.to(of_mixed.dtype.element_ty), mask)
+    up, down, left, right = _reach(reach, token, there, tokens)
+    part = parts + tl.program_id(0).to(tl.int64) * SIDE * SIDE * channels + channel
+    for place in tl.static_range(SIDE * SIDE):
+        value = _neighbor(gated, channels, token, channel, there, inside, up, down, left, right, place, SIDE)
+        tl.store(part + place * channels, tl.sum(given * value, 0), inside)
 
 
 @triton.jit
@@ -102,41 +125,9 @@ def _gate_backward(
     tl.store(of_x + at + channels, (given * gate * sigmoid).to(of_x.dtype.element_ty), mask)
 
 
-@triton.jit
-def _weight_backward(
-    gated,
-    reach,
-    of_mixed,
-    parts,
-    tokens,
-    channels,
-    SIDE: tl.constexpr,
-    TOKENS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    TILES: tl.constexpr,
-):
-    """parts (P, SIDE * SIDE, C) float32: the gradient of the weight, one part for every TILES * TOKENS tokens."""
-    part = tl.program_id(0).to(tl.int64)
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    inside = channel < channels
-    for place in tl.static_range(SIDE * SIDE):
-        y, x = place // SIDE - SIDE // 2, place % SIDE - SIDE // 2
-        total = tl.zeros((TOKENS, CHANNELS), tl.float32)
-        for tile in range(TILES):
-            token = (part * TILES + tile) * TOKENS + tl.arange(0, TOKENS)
-            there = token < tokens
-            up, down, left, right = _reach(reach, token, there, tokens)
-            has = there & (-y <= up) & (y <= down) & (-x <= left) & (x <= right)
-            neighbor = token + y * (left + right + 1) + x
-            mask = has[:, None] & inside[None, :]
-            given = tl.load(of_mixed + token[:, None] * channels + channel[None, :], mask, 0.0).to(tl.float32)
-            total += given * tl.load(gated + neighbor[:, None] * channels + channel[None, :], mask, 0.0).to(tl.float32)
-        tl.store(parts + (part * SIDE * SIDE + place) * channels + channel, tl.sum(total, 0), inside)
-
-
 def _launch(kernel: Any, tokens: int, channels: int, *arguments: object, **constants: int) -> None:
-    grid = (triton.cdiv(tokens, TOKENS * constants.get("TILES", 1)), triton.cdiv(channels, CHANNELS))
-    kernel[grid](*arguments, tokens, channels, TOKENS=TOKENS, CHANNELS=CHANNELS, **constants)
+    grid = (triton.cdiv(tokens, TOKENS), triton.cdiv(channels, CHANNELS))
+    kernel[grid](*arguments, tokens, channels, TOKENS=TOKENS, CHANNELS=CHANNELS, num_warps=WARPS, **constants)
 
 
 def _gated(x: Tensor) -> Tensor:
@@ -168,9 +159,8 @@ def gated_convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, reac
     x, gradient = x.contiguous(), gradient.contiguous()
     gated, side, by_place = _gated(x), round(weight.shape[1] ** 0.5), weight.t().contiguous()
     of_mixed, of_x = torch.empty_like(gated), torch.empty_like(x)
-    _launch(_convolve_backward, *gated.shape, gated, by_place, reach, gradient, of_mixed, SIDE=side)
-    parts = x.new_empty(triton.cdiv(len(x), TOKENS * TILES), side * side, gated.shape[1], dtype=torch.float32)
-    _launch(_weight_backward, *gated.shape, gated, reach, of_mixed, parts, SIDE=side, TILES=TILES)
+    parts = x.new_empty(triton.cdiv(len(x), TOKENS), side * side, gated.shape[1], dtype=torch.float32)
+    _launch(_convolve_backward, *gated.shape, gated, by_place, reach, gradient, of_mixed, parts, SIDE=side)
     _launch(_gate_backward, *gated.shape, x, by_place, reach, of_mixed, of_x, SIDE=side)
     return of_x, parts.sum(0).t().to(weight.dtype).contiguous()
 

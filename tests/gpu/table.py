@@ -47,6 +47,8 @@ DEVICE, DTYPE = torch.device("cuda:0"), torch.bfloat16
 STEPS, WARM_UP = 12, 5
 CHANNELS = 1536
 JOINED = "compiled, packs joined"
+TILES = ((16, 64, 2), (16, 128, 4), (64, 64, 8), (32, 128, 8))
+"""Tokens, channels and warps that the fused convolution is also tried with."""
 PREDICTED_MS = {"eager": "150-250", "compiled": "75-100", "graphed": "70-100", JOINED: "70-95"}
 
 
@@ -153,14 +155,17 @@ class Table:
         for name, way in (("by neighbors", by_neighbors), ("on images", layers._ConvolveGrids.apply)):
             seconds = seconds_of(lambda way=way: run(partial(plain, way)), repeats=3, warm_up=1)
             self.say(f"convolution of four packs with gradient, {name}: {1e3 * seconds:.2f} ms")
-        for tokens, channels in ((32, 128), (32, 64)):
-            triton_convolution.TOKENS, triton_convolution.CHANNELS = tokens, channels
-            seconds = seconds_of(lambda: run(convolve_gated), repeats=10, warm_up=3)
+        tile = triton_convolution.TOKENS, triton_convolution.CHANNELS, triton_convolution.WARPS
+        for each in dict.fromkeys((tile, *TILES)):
+            triton_convolution.TOKENS, triton_convolution.CHANNELS, triton_convolution.WARPS = each
+            with torch.no_grad():
+                forward = seconds_of(lambda: [convolve_gated(x, weight, b.layout) for x, b in zip(xs, batches, strict=True)])
+            both = seconds_of(lambda: run(convolve_gated))
             self.say(
-                f"convolution of four packs with gradient, fused, tiles of {tokens} x {channels}: {1e3 * seconds:.2f} ms, "
-                f"at the speed of memory {1e3 * floor:.2f} ms"
+                f"convolution of four packs, fused, tiles {each[0]} x {each[1]}, {each[2]} warps: forward {1e3 * forward:.2f} "
+                f"ms, with gradient {1e3 * both:.2f} ms, at the speed of memory {1e3 * floor:.2f} ms"
             )
-        triton_convolution.TOKENS, triton_convolution.CHANNELS = 32, 128
+        triton_convolution.TOKENS, triton_convolution.CHANNELS, triton_convolution.WARPS = tile
 
     def prediction(self) -> None:
         """Time the prediction of large packs."""
@@ -323,6 +328,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=150.0)
+    parser.add_argument("--only", nargs="*", default=(), help="sections; without it, all")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="    log: %(message)s")
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -343,10 +349,10 @@ def main() -> int:
         "trial": table.trial,
         "waits": table.waits,
     }
-    for name, work in sections.items():
+    for name in arguments.only or sections:
         with table.section(name) as there_is_time:
             if there_is_time or name == "losses":
-                work()
+                sections[name]()
     print("\n==== the table")
     for line in table.lines:
         print(line)

@@ -204,6 +204,24 @@ def test_the_measured_speed_counts_one_view_of_every_test(tmp_path: Path) -> Non
     assert speed.view_seconds(2) == pytest.approx(2 * speed.view_tokens / speed.tokens_per_second)
 
 
+def test_what_is_set_up_once_does_not_count_as_slowness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call on a GPU may take ten seconds: it must not end the measurement, nor be in it."""
+    monkeypatch.setattr("pipeline.jobs.time_split.MEASURE_SECONDS", 0.2)
+    dataset, config = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow"), tiny_config()
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
+    sizes: list[int] = []
+
+    def set_up(_: object, inputs: tuple[object, Batch]) -> None:
+        sizes.append(inputs[1].layout.sequences)
+        time.sleep(0.5 if len(sizes) == 1 else 0.0)
+
+    network.register_forward_pre_hook(set_up)
+    accelerator, dtype = make_accelerator("float32")
+    speed = measure_speed(network, dataset, config, dtype, accelerator)
+    assert sizes[:4] == [1, 1, 2, 2]
+    assert speed.view_seconds(1) < 0.5
+
+
 def test_without_a_time_limit_packs_do_not_depend_on_the_speed(tmp_path: Path) -> None:
     dataset = build([tiny_source(tasks=6)], [], BuildConfig(40, "all", 3, 1), leakage="allow")
     predictor, packs = make_predictor(tmp_path, dataset, "predict.views=41", "predict.pack_tokens=60"), []
