@@ -9,6 +9,7 @@ hypothesis have no deadline, since a busy machine is no failure.
 import gc
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -26,6 +27,8 @@ NEEDS: dict[str, tuple[str, Callable[[], bool], str]] = {
     "cuda": ("ARC_NEED_CUDA", torch.cuda.is_available, "{} tests on a GPU were NOT run: there is no CUDA device here"),
 }
 """By marker: the variable that demands it, whether it is there, and what is said where it is not."""
+MEASURED = ("augment", "eval", "submission", "pipeline/cli", "pipeline/data", "pipeline/published")
+"""Folders of tests whose coverage counts; tracing the others, whose code is not measured, takes as long as they do."""
 _LEFT_OUT = pytest.StashKey[list[str]]()
 
 torch.set_num_threads(1)
@@ -41,6 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    measured = [Path(__file__).parent / folder for folder in MEASURED]
+    for item in items:
+        if not any(item.path.is_relative_to(folder) for folder in measured):
+            item.add_marker("no_cover")
     for marker, (variable, is_there, message) in NEEDS.items():
         if os.environ.get(variable) or is_there():
             continue
