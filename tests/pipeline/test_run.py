@@ -61,13 +61,6 @@ def out(finished: tuple[Path, str], tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished[0], tmp_path / "out"))
 
 
-@pytest.fixture(autouse=True)
-def no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only tests of reports have one written: it takes a process of its own and as long as a tiny run."""
-    if "report" not in request.node.name:
-        monkeypatch.setattr(pipeline.run, "leave_report", lambda *_: None)
-
-
 def submitted(folder: Path) -> bytes:
     return (folder / "submission.json").read_bytes()
 
@@ -114,6 +107,7 @@ def test_a_trainer_that_is_slow_to_make_takes_no_time_from_prediction(
     assert given == pytest.approx(planned, abs=0.5)
 
 
+@pytest.mark.usefixtures("reports")
 def test_a_build_without_time_takes_what_there_is_and_the_report_says_what_is_not(
     tmp_path: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

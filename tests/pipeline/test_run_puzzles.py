@@ -70,13 +70,6 @@ def finished(ended: tuple[Path, str], tmp_path: Path) -> Path:
     return Path(shutil.copytree(ended[0], tmp_path / "finished"))
 
 
-@pytest.fixture(autouse=True)
-def no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only tests of reports have one written: it takes a process of its own and as long as a tiny run."""
-    if "report" not in request.node.name:
-        monkeypatch.setattr(pipeline.run, "leave_report", lambda *_: None)
-
-
 def sources(folder: Path, kind: KindName = "sudoku") -> tuple[str, ...]:
     return ("--source", f"{kind}:{folder / f'{kind}-test.csv'}", "--train-source", f"{kind}:{folder / f'{kind}-train.csv'}")
 
@@ -96,6 +89,7 @@ def one_error(capsys: pytest.CaptureFixture[str], command: str = "run") -> str:
     return lines[0]
 
 
+@pytest.mark.usefixtures("reports")
 @pytest.mark.parametrize("kind", PRESETS)
 def test_a_run_predicts_every_puzzle_and_its_score_and_report_agree(
     folder: Path, kind: KindName, capsys: pytest.CaptureFixture[str]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.run
 from tests.pipeline.tiny import TINY, tiny_source
 from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
 from tests.pipeline.tinyrun import call, write_run
@@ -28,10 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained = write_csv(folder / "train.csv", tiny_puzzles(count=8))
     tested = write_csv(folder / "test.csv", tiny_puzzles(count=5, seed=99))
     sources = ("--source", f"sudoku:{tested}", "--train-source", f"sudoku:{trained}")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pipeline.run, "leave_report", lambda *_: None)
-        train_run(folder / "mixer-0", *sources)
-        train_run(folder / "mixer-12", *sources, "--seed", 12, "--test-limit", 3)
+    train_run(folder / "mixer-0", *sources)
+    train_run(folder / "mixer-12", *sources, "--seed", 12, "--test-limit", 3)
     write_csv(folder / "bare.csv", tiny_puzzles(count=5, seed=99), with_answers=False)
     for name in ("untrained", "arc"):
         (folder / name).mkdir()

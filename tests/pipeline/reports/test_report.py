@@ -12,6 +12,7 @@ from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
 SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.steps=3") for part in ("--set", setting)]
 
 
+@pytest.mark.usefixtures("reports")
 def test_a_run_leaves_a_report_that_needs_nothing_else_and_the_command_makes_it_again(tmp_path: Path) -> None:
     data, out = tmp_path / "<b>data", tmp_path / "out"
     write_kaggle(data, tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
