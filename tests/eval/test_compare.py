@@ -58,9 +58,3 @@ def test_the_text_and_the_json_say_what_each_submission_rests_on() -> None:
     values = found.to_json()["provenance"]
     assert values["x"]["views_most"] == 16 and values["y"]["views_most"] == "unknown"
     assert values["x"]["audit"]["leaks"] == 2 and values["y"]["audit"] == "unknown"
-
-
-def test_a_comparison_becomes_plain_json() -> None:
-    values = compare({"x": FIRST}, SOLUTIONS).to_json()
-    assert values["alone"] == {"x": [["a", 0], ["b", 0]]}
-    assert values["pooled"] is None

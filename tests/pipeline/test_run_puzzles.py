@@ -366,7 +366,7 @@ def test_a_run_with_bad_input_ends_with_one_line_and_exit_code_two(
         ("run --preset trm-sudoku --source arc1:training --limit 3 --out new", "--limit is for puzzles only"),
         ("run --preset trm-sudoku --source arc1:training --test-limit 3 --out new", "--test-limit is for puzzles only"),
         (
-            "run --preset trm-sudoku --set train.steps=1 --set train.canvas=fitted --source arc1:training --out new",
+            "run --preset trm-sudoku --set train.steps=1 --set train.canvas=fitted --source arc1:training --max-side 4 --out x",
             "ARC tasks need train.canvas=full with it",
         ),
         ("run --preset trm-sudoku --set train.steps=1 --source sudoku:sudoku-test.csv --out new", "a --train-source is needed"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from augment.grid import Grid
 from augment.task import Pair, Task
 from augment.transform import Transform
-from pipeline.data.leakage import audit_sources, canonical_key, pair_key, source_label
+from pipeline.data.leakage import audit_sources, canonical_key, pair_key
 from pipeline.data.sources import Source
 from tests.augment.strategies import grids, transforms
 
@@ -109,15 +109,3 @@ def test_a_demonstration_of_another_scored_task_is_a_leak() -> None:
     audit = audit_sources([source], [])
     assert [(leak.trained.task, leak.scored.task) for leak in audit.leaks] == [("twin", "question")]
     assert (audit.checked, audit.unchecked) == (1, 1)
-
-
-@pytest.mark.parametrize(
-    ("name", "label"),
-    [
-        ("arc1:training", "arc1:training"),
-        ("kaggle:/kaggle/input/arc:evaluation", "kaggle:arc:evaluation"),
-        ("json:/home/me/x\n.json", r"json:'x\n.json'"),
-    ],
-)
-def test_a_label_has_no_folders_and_one_line(name: str, label: str) -> None:
-    assert source_label(Source(name, (), {})) == label

@@ -7,12 +7,8 @@ import torch
 
 from pipeline.models.batch import Batch, Views
 from pipeline.models.config import MemoryConfig, ReasonerConfig
-from pipeline.models.hrm import HRM
 from pipeline.models.layout import make_layout
 from pipeline.models.network import make_network
-from pipeline.models.task_memory import CompositionalMemory, TableMemory
-from pipeline.models.trm import TRM
-from pipeline.models.urm import URM
 
 MODEL = ReasonerConfig(hidden_size=16, heads=2, inner_multiple=8, H_cycles=1, L_cycles=1)
 
@@ -25,11 +21,6 @@ def test_a_seed_makes_one_network(memory: MemoryConfig) -> None:
     first, second, other = (make_network(MODEL, memory, 3, 7, seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
-
-
-@pytest.mark.parametrize(("kind", "reasoner"), [("trm", TRM), ("hrm", HRM), ("urm", URM)])
-def test_the_kind_of_the_config_names_the_reasoner(kind: str, reasoner: type) -> None:
-    assert type(make_network(replace(MODEL, kind=kind), MEMORIES[0], 3, 7, 0).reasoner) is reasoner
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -57,14 +48,6 @@ def test_the_learned_share_is_that_of_the_updates_with_gradient(kind: str, share
             block.register_forward_hook(lambda *_, learned=learned: learned.append(torch.is_grad_enabled()))
         network(network.initial_state(layout.tokens), torch.ones(1, dtype=torch.int64), torch.zeros(1, 2, 16), layout)
         assert sum(learned) / len(learned) == pytest.approx(share)
-
-
-def test_a_table_has_a_row_a_view_and_compositional_memory_a_row_a_task() -> None:
-    table = make_network(MODEL, MemoryConfig("table", 2), 3, 7, 0).memory
-    compositional = make_network(MODEL, MemoryConfig("compositional", 2), 3, 7, 0).memory
-    assert isinstance(table, TableMemory)
-    assert isinstance(compositional, CompositionalMemory)
-    assert (table.rows.shape, compositional.rows.shape) == ((7, 16), (3, 2 * 16))
 
 
 @pytest.mark.parametrize(
