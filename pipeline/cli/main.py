@@ -13,7 +13,7 @@ from pipeline.cli.kaggle import add_kaggle
 from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, run_budget
 from pipeline.cli.scores import add_compare, add_curve, add_score
 from pipeline.cli.show import add_debug, add_report, add_show
-from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, challenge_of
+from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, job_of
 from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_import_checkpoint
 from pipeline.jobs.record import leave_record
 from pipeline.system.folder_lock import FolderLock
@@ -110,7 +110,7 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
     else:
         if arguments.weights and not arguments.weights.exists():
             raise FileNotFoundError(f"{arguments.weights}: no such weights file or folder")
-        out, leave_fallback = arguments.out, challenge_of(arguments).fallback()
+        out, leave_fallback = arguments.out, job_of(arguments, "drop").fallback()
         with FolderLock(out) as lock:
             if not arguments.resume and ((out / "config.json").exists() or (out / "checkpoints").exists()):
                 raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")

@@ -22,8 +22,8 @@ from pipeline.cli.options import (
 from pipeline.config import BuildConfig, Leakage, override
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
-from pipeline.jobs.arc import ArcJob, Challenge, leave_submission
-from pipeline.jobs.puzzles import PuzzleChallenge, PuzzleJob, leave_questions, predict_rounds
+from pipeline.jobs.arc import ArcJob, leave_submission
+from pipeline.jobs.puzzles import PuzzleJob, leave_questions, predict_rounds
 from pipeline.system.time_limit import Budget
 
 logger = logging.getLogger(__name__)
@@ -49,27 +49,18 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.run import RunPlan, run
 
     budget = run_budget(arguments, started)
-    plan = RunPlan(_job(arguments, "drop"), config_of(arguments), budget, arguments.out, arguments.weights, arguments.resume)
+    plan = RunPlan(job_of(arguments, "drop"), config_of(arguments), budget, arguments.out, arguments.weights, arguments.resume)
     if budget.limit_seconds is None and not plan.config.train.steps:
         raise ValueError("a run needs an end: --time-limit, or --set train.steps=N")
     return run(plan)
 
 
-def challenge_of(arguments: argparse.Namespace) -> Challenge | PuzzleChallenge:
-    """Return what a run has to solve. Raises ValueError like `are_puzzles`."""
-    sources = tuple(arguments.source)
+def job_of(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJob:
+    """Return what a run, or a build, is about; `leakage` is the command's default. Raises ValueError like `are_puzzles`."""
+    sources, train_sources, leakage = tuple(arguments.source), tuple(arguments.train_source), arguments.leakage or leakage
     if are_puzzles(arguments):
-        return PuzzleChallenge(sources, arguments.test_limit)
-    return Challenge(sources, selection_of(arguments))
-
-
-def _job(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJob:
-    """Return what a run, or a build, is about; `leakage` is the command's own default."""
-    challenge, train_sources = challenge_of(arguments), tuple(arguments.train_source)
-    leakage = arguments.leakage or leakage
-    if isinstance(challenge, PuzzleChallenge):
-        return PuzzleJob(challenge, train_sources, leakage, arguments.out, arguments.limit)
-    return ArcJob(challenge, train_sources, leakage, arguments.out)
+        return PuzzleJob(sources, arguments.test_limit, train_sources, arguments.limit, leakage, arguments.out)
+    return ArcJob(sources, selection_of(arguments), train_sources, leakage, arguments.out)
 
 
 def add_build(commands: Any) -> None:
@@ -87,7 +78,7 @@ def add_build(commands: Any) -> None:
 
 
 def build_command(arguments: argparse.Namespace, started: float) -> int:
-    job = _job(arguments, "refuse")
+    job = job_of(arguments, "refuse")
     dataset: Any = job.build(BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs))
     dataset.save(arguments.out)
     size = sum(path.stat().st_size for path in arguments.out.iterdir())

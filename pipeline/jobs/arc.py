@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from pipeline.config import BuildConfig, Leakage, PredictConfig
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.public_data import scored_outputs
-from pipeline.data.sources import Selection, Source, load_in_time, load_source
+from pipeline.data.sources import Selection, load_in_time, load_source
 from pipeline.inference.facts import basis_of
 from pipeline.jobs.record import record_if_usable
 from pipeline.system.time_limit import Budget
@@ -34,23 +34,22 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Challenge:
-    """Which tasks a run has to solve."""
+class ArcJob:
+    """Tasks to be solved into a submission."""
 
     sources: tuple[str, ...]
-    """In the order of the submission."""
-    selection: Selection = field(default_factory=Selection)
-
-    def load(self, with_solutions: bool) -> list[Source]:
-        """Return the sources with only the selected tasks."""
-        return [self.selection.apply(load_source(spec, with_solutions)) for spec in self.sources]
-
-    def tasks(self) -> list[Task]:
-        """Return the tasks to solve, in order. Raises ValueError when there are none, or two of one id."""
-        return self.select()[0]
+    """Of the tasks to solve, in the order of the submission."""
+    selection: Selection
+    train_sources: tuple[str, ...]
+    """Further tasks to train on, test pairs with known outputs included."""
+    leakage: Leakage
+    out: Path
 
     def select(self) -> tuple[list[Task], int]:
-        """Return the tasks to solve, as `tasks`, and how many the sources have before the selection."""
+        """Return the tasks to solve, in order, and how many there are before the selection.
+
+        Raises ValueError when there are none, or two of one id.
+        """
         whole = [load_source(spec, with_solutions=False) for spec in self.sources]
         tasks = [task for source in whole for task in self.selection.apply(source).tasks]
         seen: set[str] = set()
@@ -68,32 +67,11 @@ class Challenge:
         logger.info("%d of %d tasks of %s", len(tasks), available, " + ".join(self.sources))
         return partial(leave_submission, tasks)
 
-
-def leave_submission(tasks: Sequence[Task], out: Path, resume: bool) -> None:
-    """Write a submission of fallbacks to `out`, or keep it with `resume`. Raises ValueError if it is for other tasks."""
-    path, submission = out / "submission.json", None
-    with suppress(ValueError, FileNotFoundError):  # damaged or missing: a new one is better than none
-        submission = read_submission(path) if resume else None
-    if submission is None:
-        write_submission(path, fallback_submission(tasks), tasks)
-    elif {name: len(tests) for name, tests in submission.items()} != {task.id: len(task.test) for task in tasks}:
-        raise ValueError(f"{path}: a submission for other tasks than those of the sources; resume with the sources of the run")
-
-
-@dataclass(frozen=True)
-class ArcJob:
-    """Tasks to be solved into a submission."""
-
-    challenge: Challenge
-    train_sources: tuple[str, ...]
-    """Further tasks to train on, test pairs with known outputs included."""
-    leakage: Leakage
-    out: Path
-
     def build(self, config: BuildConfig, seconds: float | None = None) -> TaskDataset:
         """Build the dataset within about `seconds`; solutions are read only for the audit and are not in it."""
         train_sources = load_in_time(self.train_sources, load_source, seconds)
-        return build(self.challenge.load(with_solutions=True), train_sources, config, self.leakage, seconds)
+        sources = [self.selection.apply(load_source(spec)) for spec in self.sources]
+        return build(sources, train_sources, config, self.leakage, seconds)
 
     def describe(self, dataset: TaskDataset) -> str:
         """Return in a few words what the dataset holds."""
@@ -106,7 +84,7 @@ class ArcJob:
         def tests(tasks: Sequence[Task]) -> dict[TaskId, list[bytes]]:
             return {task.id: [grid_key(grid) for grid in task.test] for task in tasks}
 
-        if tests(dataset.tasks_to_solve()) != tests(self.challenge.tasks()):
+        if tests(dataset.tasks_to_solve()) != tests(self.select()[0]):
             raise ValueError(
                 f"{folder}: a dataset for other tests than those of the sources; resume with the sources of the run"
             )
@@ -119,7 +97,7 @@ class ArcJob:
         from pipeline.device import end_training  # noqa: PLC0415
         from pipeline.inference.predictor import Predictor, predict_and_vote  # noqa: PLC0415
 
-        tasks = self.challenge.tasks()
+        tasks, _ = self.select()
         ballot = Ballot("none")
         if weights is not None:
             predictor = Predictor(accelerator, dtype, weights, dataset, config)
@@ -134,8 +112,8 @@ class ArcJob:
 
     def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str, dataset: TaskDataset) -> None:
         solutions: dict[TaskId, tuple[Grid, ...]] = {}
-        whole = [load_source(spec) for spec in self.challenge.sources]
-        for source in map(self.challenge.selection.apply, whole):
+        whole = [load_source(spec) for spec in self.sources]
+        for source in map(self.selection.apply, whole):
             solutions |= source.solutions
         if not solutions:
             logger.info("the test outputs are not known here, so there is no score")
@@ -143,7 +121,7 @@ class ArcJob:
         submission = read_submission(self.out / "submission.json")
         score = score_predictions({task.id: submission[task.id] for task in tasks if task.id in solutions}, solutions)
         record, basis = record_if_usable(self.out), basis_of(ballot, tasks, dataset)
-        scored = scored_outputs(solutions, whole, self.challenge.selection)
+        scored = scored_outputs(solutions, whole, self.selection)
         provenance = Provenance("it is not recorded", basis, record.weights if record else "", scored=scored)
         ranks = {
             task.id: [ballot.rank(task.id, index, grid, ranking) for index, grid in enumerate(solutions[task.id])]
@@ -151,5 +129,16 @@ class ArcJob:
             if task.id in solutions
         }
         origin = {"truth_ranks": ranks, "provenance": provenance.to_json()}
-        print(format_score(score, " + ".join(self.challenge.sources), provenance))
+        print(format_score(score, " + ".join(self.sources), provenance))
         write_json(self.out / "score.json", score.to_json() | origin)
+
+
+def leave_submission(tasks: Sequence[Task], out: Path, resume: bool) -> None:
+    """Write a submission of fallbacks to `out`, or keep it with `resume`. Raises ValueError if it is for other tasks."""
+    path, submission = out / "submission.json", None
+    with suppress(ValueError, FileNotFoundError):  # damaged or missing: a new one is better than none
+        submission = read_submission(path) if resume else None
+    if submission is None:
+        write_submission(path, fallback_submission(tasks), tasks)
+    elif {name: len(tests) for name, tests in submission.items()} != {task.id: len(task.test) for task in tasks}:
+        raise ValueError(f"{path}: a submission for other tasks than those of the sources; resume with the sources of the run")

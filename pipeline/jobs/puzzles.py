@@ -33,16 +33,22 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PuzzleChallenge:
-    """Which puzzles a run has to solve."""
+class PuzzleJob:
+    """Puzzles to be solved into `predictions.csv`."""
 
     sources: tuple[str, ...]
-    limit: int | None = None
-    """So many of each source, the same whatever the seed of the run; None for all."""
+    """Of the puzzles to solve."""
+    test_limit: int | None
+    """Solve so many puzzles of each source, the same whatever the seed of the run; None for all."""
+    train_sources: tuple[str, ...]
+    train_limit: int | None
+    """Train on so many puzzles of each train source, drawn by the seed of the build; None for all."""
+    leakage: Leakage
+    out: Path
 
     def load(self, with_answers: bool) -> list[Puzzles]:
         """Return the puzzles to solve. Raises ValueError when there are answers to some of them only."""
-        return [load_puzzles(spec, "test", with_answers, self.limit, jobs=os.cpu_count() or 1) for spec in self.sources]
+        return [load_puzzles(spec, "test", with_answers, self.test_limit, jobs=os.cpu_count() or 1) for spec in self.sources]
 
     def questions(self) -> list[str]:
         """Return the questions as they are published, in the order of the predictions."""
@@ -54,35 +60,12 @@ class PuzzleChallenge:
         logger.info("%d puzzles of %s", len(questions), " + ".join(self.sources))
         return partial(leave_questions, questions)
 
-
-def leave_questions(questions: Sequence[str], out: Path, resume: bool) -> None:
-    """Write `predictions.csv` without predictions, or keep it with `resume`. Raises ValueError if it is for other puzzles."""
-    path, predictions = out / "predictions.csv", None
-    with suppress(ValueError, FileNotFoundError):
-        predictions = read_predictions(path) if resume else None
-    if predictions is None:
-        write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
-    elif [prediction.question for prediction in predictions] != questions:
-        raise ValueError(f"{path}: predictions for other puzzles than those of the sources; resume with the sources of the run")
-
-
-@dataclass(frozen=True)
-class PuzzleJob:
-    """Puzzles to be solved into `predictions.csv`."""
-
-    challenge: PuzzleChallenge
-    train_sources: tuple[str, ...]
-    leakage: Leakage
-    out: Path
-    limit: int | None = None
-    """Train on so many puzzles of each train source, drawn by the seed of the build; None for all."""
-
     def build(self, config: BuildConfig, seconds: float | None = None) -> PuzzleDataset:
         """Build the dataset, reading training puzzles for about `seconds`; the answers of the tests are not read."""
-        load = partial(load_puzzles, part="train", limit=self.limit, seed=config.seed, jobs=config.jobs or os.cpu_count() or 1)
+        jobs = config.jobs or os.cpu_count() or 1
+        load = partial(load_puzzles, part="train", limit=self.train_limit, seed=config.seed, jobs=jobs)
         trained = load_in_time(self.train_sources, load, seconds)
-        tests = self.challenge.load(with_answers=False)
-        return build_puzzles(tests, trained, config.augmentations, config.seed, self.leakage)
+        return build_puzzles(self.load(with_answers=False), trained, config.augmentations, config.seed, self.leakage)
 
     def describe(self, dataset: PuzzleDataset) -> str:
         """Return in a few words what the dataset holds."""
@@ -91,7 +74,7 @@ class PuzzleJob:
 
     def check(self, dataset: PuzzleDataset, folder: Path) -> None:
         """Raise ValueError if the dataset of a resumed run has other tests than the sources."""
-        if PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions) != self.challenge.questions():
+        if PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions) != self.questions():
             raise ValueError(
                 f"{folder}: a dataset for other puzzles than those of the sources; resume with the sources of the run"
             )
@@ -115,7 +98,7 @@ class PuzzleJob:
 
     def _score(self, path: Path, dataset: PuzzleDataset, found: "PuzzleAnswers") -> None:
         answers: dict[str, str] = {}
-        for puzzles in self.challenge.load(with_answers=True):
+        for puzzles in self.load(with_answers=True):
             answers |= dict(zip(puzzles.question_texts(), puzzles.answer_texts() or [], strict=False))
         predictions = to_predictions(dataset, found, answers)
         leave_predictions(path, predictions, found.source, dataset)
@@ -123,9 +106,20 @@ class PuzzleJob:
             logger.info("the answers are not known here, so there is no score")
             return
         score = score_puzzles(predictions, answers)
-        provenance = provenance_beside(path, PUZZLES).of(scored_answers(answers, self.challenge.sources))
+        provenance = provenance_beside(path, PUZZLES).of(scored_answers(answers, self.sources))
         write_json(self.out / "score.json", score.to_json() | {"sources": [found.source], "provenance": provenance.to_json()})
-        print(format_puzzle_score(score, " + ".join(self.challenge.sources), str(path), provenance))
+        print(format_puzzle_score(score, " + ".join(self.sources), str(path), provenance))
+
+
+def leave_questions(questions: Sequence[str], out: Path, resume: bool) -> None:
+    """Write `predictions.csv` without predictions, or keep it with `resume`. Raises ValueError if it is for other puzzles."""
+    path, predictions = out / "predictions.csv", None
+    with suppress(ValueError, FileNotFoundError):
+        predictions = read_predictions(path) if resume else None
+    if predictions is None:
+        write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
+    elif [prediction.question for prediction in predictions] != questions:
+        raise ValueError(f"{path}: predictions for other puzzles than those of the sources; resume with the sources of the run")
 
 
 def predict_rounds(

@@ -56,9 +56,6 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
         plan = self.plan
-        starts = [
-            {"command": each.command, "code": each.code, "seconds": each.seconds, "why": each.why} for each in self.attempts
-        ]
         record, metrics = record_if_usable(self.run), []
         with suppress(OSError, ValueError):
             metrics = read_metrics(self.run / "metrics.jsonl")
@@ -73,7 +70,7 @@ class Outcome:
             "data": str(plan.data),
             "gpus": list(plan.gpus),
             "weights": plan.weights_state,
-            "starts": starts,
+            "starts": [asdict(each) for each in self.attempts],
             "run": None if record is None else asdict(record),
             "training": metrics[-1] if metrics else None,
             "score": _read_json(self.run / "score.json"),

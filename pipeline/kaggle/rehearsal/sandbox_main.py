@@ -44,12 +44,8 @@ def main() -> int:
     if spec["fault"]:
         command = [sys.executable, str(tools / "inject_fault.py"), spec["fault"], str(kaggle), str(root / "tmp"), str(results)]
         injector = subprocess.Popen(command, env=environment)
-    notebook = [
-        sys.executable,
-        str(tools / "execute_notebook.py"),
-        str(root / "rehearsal" / "notebook.ipynb"),
-        str(results / "notebook.ipynb"),
-    ]
+    files = (tools / "execute_notebook.py", root / "rehearsal" / "notebook.ipynb", results / "notebook.ipynb")
+    notebook = [sys.executable, *map(str, files)]
     with (results / "notebook.log").open("wb") as log:
         runner = subprocess.Popen(
             notebook, cwd=kaggle / "working", env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
