@@ -47,7 +47,7 @@ class Scored:
     data_hash: str
     """SHA-256, in hex, of the ids and outputs that attempts are judged by."""
     version: str
-    """Which data that is, in words: public data of which version, a selection of it, or none that is known."""
+    """Which data this is, in words: a version of public data, a selection of it, or none that is known."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Basis:
     """What attempts rest on, as stored beside them."""
 
     sources: tuple[str, ...]
-    """Whose candidates were voted on together: checkpoints, or "none" where all attempts are fallbacks."""
+    """Checkpoints whose candidates were counted together, or "none" where all attempts are fallbacks."""
     views_least: int
     """Least views of a test input that voted."""
     views_most: int
@@ -117,7 +117,7 @@ class Provenance:
 
     @property
     def checkpoints(self) -> tuple[str, ...] | None:
-        """Whose candidates were voted on; empty where all attempts are fallbacks, None where that is not known."""
+        """Checkpoints whose candidates were counted; empty where all attempts are fallbacks, None where unknown."""
         if self.basis is None:
             return None
         return () if self.basis.sources == ("none",) else self.basis.sources

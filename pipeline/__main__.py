@@ -14,7 +14,7 @@ _ended_with: list[int] = []
 
 
 def _leave() -> None:
-    """End at once after everything that is to be done at the end: taking torch apart takes seconds on a busy machine."""
+    """Exit at once after all other exit handlers: unloading torch takes seconds on a busy machine."""
     if _ended_with:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -23,7 +23,7 @@ def _leave() -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` listens there is nothing to put in order
-    atexit.register(_leave)  # what is registered first comes last
+    atexit.register(_leave)  # handlers run in reverse order, so this one is the last
 
 # OpenMP reads this when torch is loaded. Threads that spin for long while they wait lose time slices to whatever else runs.
 if "OMP_WAIT_POLICY" not in os.environ:

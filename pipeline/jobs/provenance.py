@@ -32,7 +32,7 @@ def provenance_beside(result: Path, kind: Kind = TASKS) -> Provenance:
 
 
 def scored_answers(answers: Mapping[str, str], sources: Sequence[str]) -> Scored | None:
-    """Return what a score by `answers`, by question, counts; None where there are none. `sources` say where they come from."""
+    """Return what a score by `answers` (by question) counts, None if there are none; `sources` name the data."""
     if not answers:
         return None
     digest = hashlib.sha256(orjson.dumps(sorted(answers.items()))).hexdigest()

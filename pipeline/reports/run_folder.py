@@ -1,4 +1,4 @@
-"""Reads the directory of a run or a prediction: submission, votes, candidates, drafts, tasks.
+"""Reads the folder of a run or a prediction: submission, votes, candidates, drafts, tasks.
 
 Shared by `show`, `compare` and `report`. Everything but the submission may be missing: a prediction has no dataset of its own,
 a submission of another system has no votes.
@@ -142,8 +142,8 @@ class RunFolder:
         """Return the tasks of the submission, in its order, that `sources` or the dataset know.
 
         A source counts for a task if its test inputs, or its last demonstration (`--hold-out`), are those of the dataset. A
-        task that only the dataset has comes without outputs. Raises ValueError where no task is known, and for sources that
-        were named, `name` in words, and know none.
+        task that only the dataset has comes without outputs. Raises ValueError if no task is known, or if the sources that the
+        user named (`name`) know none.
         """
         known: dict[TaskId, list[KnownTask]] = {}
         for source in [*sources, *map(hold_out, sources)]:
