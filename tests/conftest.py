@@ -1,4 +1,5 @@
-"""Which tests a machine can run: those of the marker `browser` need a Chromium or Chrome, those of `cuda` a GPU.
+"""Which tests a machine can run: those of the marker `browser` need a Chromium or Chrome, those of `cuda` a GPU, those of
+`fake_gpu` a C++ compiler, Triton and a PyTorch that was built without CUDA.
 
 Where there is none they are left out, and the last lines say so; with ARC_NEED_BROWSER or ARC_NEED_CUDA set (the first is, in
 .ci/run) they fail instead. All other tests, and the processes that they start, compute on the CPU, whatever there is besides,
@@ -8,7 +9,9 @@ hypothesis have no deadline, since a busy machine is no failure.
 
 import gc
 import os
+import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,11 @@ NEEDS: dict[str, tuple[str, Callable[[], bool], str]] = {
         "{} tests in a browser were NOT run: there is no Chromium or Chrome here (apt install chromium)",
     ),
     "cuda": ("ARC_NEED_CUDA", torch.cuda.is_available, "{} tests on a GPU were NOT run: there is no CUDA device here"),
+    "fake_gpu": (
+        "ARC_NEED_FAKE_GPU",
+        lambda: bool(torch.version.cuda is None and find_spec("triton") and (shutil.which("c++") or shutil.which("g++"))),
+        "{} tests on a fake GPU were NOT run: they need a C++ compiler (apt install g++), Triton, and PyTorch without CUDA",
+    ),
 }
 """By marker: the variable that demands it, whether it is there, and what is said where it is not."""
 MEASURED = ("augment", "eval", "submission", "pipeline/cli", "pipeline/data", "pipeline/published")
