@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -40,10 +41,16 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_KEY", TOKEN)
 
 
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ready") / "entry"
+    write_ready_folder(folder, SETTINGS, PROJECT)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_ready_folder(tmp_path / "entry", SETTINGS, PROJECT)
-    return tmp_path / "entry"
+def folder(ready: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ready, tmp_path / "entry"))
 
 
 def point_to(fake: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
