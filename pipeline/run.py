@@ -8,7 +8,7 @@ import logging
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,47 +41,42 @@ PREDICTING = "predicting"
 """The file of a run directory that is there from the end of training to the end of prediction."""
 
 
-@dataclass(frozen=True)
-class RunPlan:
-    """Arguments of `run`."""
+def run(job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Path | None, resume: bool) -> int:
+    """Do the whole job; return 0, or 1 when training failed. Raises ValueError or FileNotFoundError for bad input.
 
-    job: ArcJob | PuzzleJob
-    config: Config
-    budget: Budget
-    out: Path
-    weights: Path | None = None
-    resume: bool = False
-
-
-def run(plan: RunPlan) -> int:
-    """Do the whole job; return 0, or 1 when training failed. Raises ValueError or FileNotFoundError for bad input."""
-    config = _stored_config(plan)
+    Training starts from the weights `start_from`, if any; with `resume`, it continues with the config in the folder of the job.
+    """
+    out, stored = job.out, job.out / "config.json"
+    if resume and stored.is_file():
+        pieces = config.train.pieces  # memory, not what is computed
+        config = read_config(stored)
+        config = replace(config, train=replace(config.train, pieces=pieces))
     accelerator, dtype = make_accelerator(config.train.precision)
-    count_packs(config, accelerator.num_processes, plan.resume)
-    stopwatch = Stopwatch(plan.out if accelerator.is_main_process else None, plan.budget.started)
+    count_packs(config, accelerator.num_processes, resume)
+    stopwatch = Stopwatch(out if accelerator.is_main_process else None, budget.started)
     stopwatch.lap("start", describe_device(accelerator))
-    folder = plan.out / "dataset"
+    folder = out / "dataset"
     if accelerator.is_main_process:
-        logger.info("the engine started after %s", format_duration(plan.budget.elapsed()))
-        if not (plan.resume and (folder / "manifest.json").is_file()):
-            seconds = None if plan.budget.limit_seconds is None else BUILD_SHARE * plan.budget.remaining()
-            built: Any = plan.job.build(config.build, seconds)
-            logger.info("%s", plan.job.describe(built))
+        logger.info("the engine started after %s", format_duration(budget.elapsed()))
+        if not (resume and (folder / "manifest.json").is_file()):
+            seconds = None if budget.limit_seconds is None else BUILD_SHARE * budget.remaining()
+            built: Any = job.build(config.build, seconds)
+            logger.info("%s", job.describe(built))
             built.save(folder)
     accelerator.wait_for_everyone()
     dataset: Any = load_dataset(folder)  # of the kind of the job
     if accelerator.is_main_process:
-        plan.job.check(dataset, folder)
+        job.check(dataset, folder)
     config = fit_config(config, dataset)
     stopwatch.lap("build")
-    marker = plan.out / PREDICTING
-    resume = from_main(accelerator, plan.resume and marker.is_file())
-    if resume:
+    marker = out / PREDICTING
+    predicting = from_main(accelerator, resume and marker.is_file())
+    if predicting:
         logger.info("training had ended; going on with predictions")
-    failed = not resume and _train(plan, config, accelerator, dtype, dataset)
+    failed = not predicting and _train(job, config, budget, start_from, resume, accelerator, dtype, dataset)
     free_cache(accelerator.device)
     stopwatch.lap("train")
-    weights = newest_weights(plan.out / "checkpoints")
+    weights = newest_weights(out / "checkpoints")
     if weights is None:
         logger.error("there is no checkpoint to predict with; the result stays as it is")
     elif accelerator.is_main_process:
@@ -89,53 +84,47 @@ def run(plan: RunPlan) -> int:
             marker.touch()
         except OSError as error:
             logger.warning("%s: cannot be written (%s); a resumed run would predict from the beginning", marker, error.strerror)
-    plan.job.predict(accelerator, dtype, weights, dataset, config.predict, plan.budget, resume)
+    job.predict(accelerator, dtype, weights, dataset, config.predict, budget, predicting)
     if accelerator.is_main_process:
         marker.unlink(missing_ok=True)
         stopwatch.lap("predict")
-        leave_report(plan.out, plan.budget)
-    logger.info("done after %s", format_duration(plan.budget.elapsed()))
+        leave_report(out, budget)
+    logger.info("done after %s", format_duration(budget.elapsed()))
     return int(failed)
 
 
-def _stored_config(plan: RunPlan) -> Config:
-    """Return the config of the run, that of its folder when it is resumed. Raises ValueError for a damaged one."""
-    stored = plan.out / "config.json"
-    if not (plan.resume and stored.is_file()):
-        return plan.config
-    config = read_config(stored)
-    return replace(config, train=replace(config.train, pieces=plan.config.train.pieces))  # memory, not what is computed
-
-
-def _train(plan: RunPlan, config: Config, accelerator: Accelerator, dtype: torch.dtype, dataset: Dataset) -> bool:
+def _train(
+    job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Path | None, resume: bool, accelerator: Accelerator,
+    dtype: torch.dtype, dataset: Dataset,
+) -> bool:  # fmt: skip
     """Train within the share of the time that prediction leaves; return whether training failed.
 
     The checkpoints hold what it reached by then. Failure of one process among several ends the run: the others cannot continue.
     """
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
-    if plan.weights:
-        logger.info("%s", transplant(load_weights(plan.weights), network, dataset))
+    if start_from:
+        logger.info("%s", transplant(load_weights(start_from), network, dataset))
     network = network.to(accelerator.device)
     precision = str(dtype).removeprefix("torch.")
     config = override(config, [f"train.precision={precision}"])  # a resumed run computes alike
     seconds: float | None = None
-    if plan.budget.limit_seconds is not None:  # without a limit, only the settings decide what is done
+    if budget.limit_seconds is not None:  # without a limit, only the settings decide what is done
         speed = measure_speed(network, dataset, config, dtype, accelerator)
-        views = config.predict.views if isinstance(plan.job, ArcJob) else 1  # a puzzle is predicted once, as it is
-        split = split_time(config, plan.budget, plan.out, plan.resume, speed, accelerator.num_processes, views)
+        views = config.predict.views if isinstance(job, ArcJob) else 1  # a puzzle is predicted once, as it is
+        split = split_time(config, budget, job.out, resume, speed, accelerator.num_processes, views)
         config, seconds = from_main(accelerator, split)
-    budget = plan.budget.until(seconds)  # from here: making the trainer counts as training
-    trainer = Trainer(accelerator, dtype, network, dataset, config, plan.out)
+    training = budget.until(seconds)  # from here: making the trainer counts as training
+    trainer = Trainer(accelerator, dtype, network, dataset, config, job.out)
     if accelerator.is_main_process:
-        write_json(plan.out / "config.json", config.to_json())
+        write_json(job.out / "config.json", config.to_json())
         logger.info("training %d values, %s on %s", trainable(network), precision, describe_device(accelerator))
-    if plan.resume:
+    if resume:
         trainer.resume()
     single = accelerator.num_processes == 1
     in_every_process = (FloatingPointError, CheckpointFailed)  # of several processes, all or none raise these
     handled = (FloatingPointError, OSError, MemoryError) if single else in_every_process
     try:
-        trainer.fit(budget)
+        trainer.fit(training)
         if trainer.memory_retries:
             message = "%d steps were repeated because memory ran out; packs in %d micro-batches"
             logger.info(message, trainer.memory_retries, trainer.pieces)

@@ -46,13 +46,13 @@ def add_run(commands: Any) -> None:
 
 
 def run_command(arguments: argparse.Namespace, started: float) -> int:
-    from pipeline.run import RunPlan, run
+    from pipeline.run import run
 
     budget = run_budget(arguments, started)
-    plan = RunPlan(job_of(arguments, "drop"), config_of(arguments), budget, arguments.out, arguments.weights, arguments.resume)
-    if budget.limit_seconds is None and not plan.config.train.steps:
+    job, config = job_of(arguments, "drop"), config_of(arguments)
+    if budget.limit_seconds is None and not config.train.steps:
         raise ValueError("a run needs an end: --time-limit, or --set train.steps=N")
-    return run(plan)
+    return run(job, config, budget, arguments.weights, arguments.resume)
 
 
 def job_of(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJob:
