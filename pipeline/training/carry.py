@@ -2,7 +2,7 @@
 
 What a pack holds at a step is a function of (seed, step, pack) and of what it held before, never of the process that computes
 it: two processes with one pack each see what one process with two packs sees. Nor does it matter into how many micro-batches a
-pack is cut: their carries, joined, are that of the pack.
+pack is cut, nor whether the packs of a process are computed as one: the carries are the same.
 
 Which sequences halt is known on the device first. With `train.halting_delay` they halt a step later, so that the next pack is
 made while the device computes; everything else about a pack is known on the CPU.
@@ -24,6 +24,9 @@ from pipeline.models.reasoner import State
 from pipeline.training.communication import AsyncCopy
 
 _FILL, _EXPLORE = 0, 1
+_PER_SEQUENCE = ("shapes", "offsets", "task", "transform", "dihedral", "colors")
+"""Fields of a Pack with one entry a sequence."""
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,28 @@ def cut_evenly(tokens: npt.NDArray[np.int64], pieces: int) -> list[slice]:
 def _part_of_pack(pack: Pack, part: slice, cells: slice) -> Pack:
     """Return the sequences `part` of `pack`, which have the cells `cells`."""
     labels = None if pack.labels is None else pack.labels[cells]
-    rest = {name: getattr(pack, name)[part] for name in ("shapes", "offsets", "task", "transform", "dihedral", "colors")}
+    rest = {name: getattr(pack, name)[part] for name in _PER_SEQUENCE}
     return Pack(inputs=pack.inputs[cells], labels=labels, **rest)
+
+
+def join_batches(batches: Sequence[StepBatch], carries: Sequence[Carry], maker: Packs) -> tuple[StepBatch, Carry, Integers]:
+    """Return the packs of a process as one, with their carries as one, and the place in `batches` of each sequence, (B,)."""
+    samples = sum((batch.samples for batch in batches[1:]), batches[0].samples)
+    order = maker.order(samples)  # stable: the sequences of a pack stay in order
+    shapes = np.concatenate([batch.pack.shapes for batch in batches])
+    areas = shapes.prod(axis=1)
+    first, lengths = (areas.cumsum() - areas)[order], areas[order]
+    cells = np.repeat(first - (lengths.cumsum() - lengths), lengths) + np.arange(lengths.sum())
+    packs = [batch.pack for batch in batches]
+    inputs = np.concatenate([pack.inputs for pack in packs])[cells]
+    labels = np.concatenate([pack.labels for pack in packs if pack.labels is not None])[cells]
+    rest = {name: np.concatenate([getattr(pack, name) for pack in packs])[order] for name in _PER_SEQUENCE}
+    starts = np.cumsum([0, *map(len, carries)])
+    source = np.concatenate([np.where(b.source < 0, -1, b.source + start) for b, start in zip(batches, starts, strict=False)])
+    segments, least = (np.concatenate([getattr(batch, name) for batch in batches])[order] for name in ("segments", "least"))
+    joined = StepBatch(samples[order], segments, least, Pack(inputs=inputs, labels=labels, **rest), source[order])
+    owner = np.repeat(np.arange(len(batches)), [len(batch.samples) for batch in batches])
+    return joined, join_carries(carries), owner[order]
 
 
 def empty_carry() -> Carry:
@@ -172,6 +195,20 @@ def halt(
     before the least number of segments that `batch` gives them. With `halting_delay` they halt by the logits of the segment
     before, which are pending in the carry `before`, from which `batch` was made.
     """
+    (carry,) = halt_packs(batch, [np.ones(len(batch.samples), bool)], halting, state, layout, config, before)
+    return carry
+
+
+def halt_packs(
+    batch: StepBatch,
+    packs: Sequence[npt.NDArray[np.bool_]],
+    halting: Tensor,
+    state: State,
+    layout: Layout,
+    config: TrainConfig,
+    before: Carry | None,
+) -> list[Carry]:
+    """Return what continues, as `halt`, of each of the packs that are joined in `batch`: which sequences are a pack's, (B,)."""
     done = batch.segments + 1
     continues, copy = done < config.segments, None
     if continues.any() and config.halting != "off":
@@ -179,11 +216,16 @@ def halt(
         copy = AsyncCopy(logits[:, 0] > (logits[:, 1] if config.halting == "q-learning" else 0))
         halts = copy.wait().numpy() if not config.halting_delay else _pending_halts(batch, before)
         continues &= ~(halts & (done >= batch.least))
-    if not continues.any():
-        return Carry(batch.samples[continues], done[continues], None)
-    stay = to_device(np.flatnonzero(np.repeat(continues, _lengths(batch, layout))), layout.sequence.device)
-    pending = PendingHalts(((copy, np.flatnonzero(continues)),)) if copy is not None and config.halting_delay else None
-    return Carry(batch.samples[continues], done[continues], tuple(part.index_select(0, stay) for part in state), pending)
+    carries = []
+    for mine in packs:
+        kept = continues & mine
+        if not kept.any():
+            carries.append(Carry(batch.samples[kept], done[kept], None))
+            continue
+        stay = to_device(np.flatnonzero(np.repeat(kept, _lengths(batch, layout))), layout.sequence.device)
+        pending = PendingHalts(((copy, np.flatnonzero(kept)),)) if copy is not None and config.halting_delay else None
+        carries.append(Carry(batch.samples[kept], done[kept], tuple(part.index_select(0, stay) for part in state), pending))
+    return carries
 
 
 def _pending_halts(batch: StepBatch, before: Carry | None) -> npt.NDArray[np.bool_]:

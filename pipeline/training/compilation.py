@@ -37,6 +37,8 @@ WARM_UPS = 3
 """Steps before a graph is captured: what is set up once must not be in it."""
 MOST_COMPILED = 64
 """Times that blocks are compiled, for packs of other shapes or in other numbers of micro-batches."""
+JOINED = 0
+"""As the number of micro-batches of a pack: all packs of a process are one micro-batch."""
 MOST_GRAPHS = 4
 """Of different shapes; further shapes are computed without a graph."""
 
@@ -74,8 +76,8 @@ class Execution:
     def __init__(self, network: Network, maker: Packs, config: Config, accelerator: Accelerator, dtype: torch.dtype) -> None:
         self.network, self.maker, self.config = network, maker, config
         self.kind = config.train.execution
-        self.rooms: dict[int, Room] = {}
-        """By the number of micro-batches of a pack."""
+        self.rooms: dict[tuple[int, int], Room] = {}
+        """By the number of micro-batches of a pack and the number of packs."""
         self.graphs: dict[object, Graph] = {}
         self.shapes: set[object] = set()
         """Of the inputs that have been computed in rooms: they have been compiled, or captured."""
@@ -123,16 +125,19 @@ class Execution:
         finally:
             self.kind = kind
 
-    def room(self, cells: int, sequences: int, pieces: int) -> Room | None:
-        """Return the room of packs in `pieces`; None where there is none or it does not hold so many of both."""
+    def room(self, cells: int, sequences: int, pieces: int, packs: int) -> Room | None:
+        """Return the room of micro-batches of `packs` packs that are cut into `pieces`, or are one with JOINED.
+
+        None where there is none or it does not hold so many cells and sequences.
+        """
         if self.kind == "eager":
             return None
         if self.alike:  # all packs have one of two numbers of sequences
             length = cells // sequences + self.maker.memory_tokens
             return Room(cells, sequences, length, self.maker.memory_tokens, self.way, self.fused)
-        if pieces not in self.rooms:
-            self.rooms[pieces] = make_room(self.maker, self.config, pieces, self.fused)
-        room = self.rooms[pieces]
+        if (pieces, packs) not in self.rooms:
+            self.rooms[pieces, packs] = make_room(self.maker, self.config, pieces, self.fused, packs)
+        room = self.rooms[pieces, packs]
         return room if room.holds(cells, sequences) else None
 
     def run(self, compute: Compute, inputs: Inputs) -> Outcome:
@@ -181,15 +186,23 @@ def compile_blocks(network: nn.Module) -> None:
             block.compile(fullgraph=True, dynamic=False)
 
 
-def make_room(maker: Packs, config: Config, pieces: int, fused: bool = False) -> Room:
-    """Return the room, for packed attention, that holds nearly every micro-batch of a pack that is cut into `pieces`."""
+def make_room(maker: Packs, config: Config, pieces: int, fused: bool = False, packs: int = 1) -> Room:
+    """Return the room, for packed attention, that holds nearly every micro-batch of a pack that is cut into `pieces`.
+
+    With JOINED, nearly every micro-batch of `packs` packs: they seldom all end with a sequence that is much too long.
+    """
     memory_tokens, pack_tokens = maker.memory_tokens, config.train.pack_tokens
     longest = int(maker.tokens(maker.plain()).max())
+    drawn = maker.draw(4096, np.random.default_rng(config.train.seed), config.train.shift_probability)
+    tokens = maker.tokens(drawn).astype(float)
     most = pack_tokens - 1 + longest  # one token was missing, the longest came
     if pieces > 1:
         most = math.ceil(most / pieces) + longest
-    drawn = maker.draw(4096, np.random.default_rng(config.train.seed), config.train.shift_probability)
-    sequences = math.ceil(SPARE_SEQUENCES * most / float(maker.tokens(drawn).mean())) + 8
+    elif pieces == JOINED:
+        beyond, square = np.mean(tokens**2) / (2 * tokens.mean()), np.mean(tokens**3) / (3 * tokens.mean())
+        spread = math.sqrt(max(0.0, square - beyond**2) * packs)  # of the tokens by which packs exceed their size
+        most = min(packs * most, math.ceil(packs * (pack_tokens + beyond) + 3 * spread))
+    sequences = math.ceil(SPARE_SEQUENCES * most / float(tokens.mean())) + 8
     cells = most - memory_tokens * (most // longest)
     return Room(cells, sequences, longest, memory_tokens, "packed", fused)
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from pipeline.config import Config
 from pipeline.data.packs import Packs
 from pipeline.device import to_batch
-from pipeline.models.layout import to_device
+from pipeline.models.layout import Room, to_device
 from pipeline.models.loss import going_on_target, segment_loss
 from pipeline.models.network import Network
 from pipeline.models.task_memory import RowGradient, RowGradients
-from pipeline.training.carry import Carry, StepBatch, assemble_state, halt, join_carries
+from pipeline.training.carry import Carry, StepBatch, assemble_state, halt_packs, join_batches, join_carries
 from pipeline.training.communication import AsyncCopy
-from pipeline.training.compilation import Execution, Inputs, Outcome
+from pipeline.training.compilation import JOINED, Execution, Inputs, Outcome
 from pipeline.training.memory_tables import take_gradients
 from pipeline.training.metrics import Totals
 
@@ -82,27 +82,36 @@ class Gradients:
     ) -> Computed:
         """Add the gradients of the summed loss of `batches`, times `scale`, to the parameters; each is cut into `pieces`.
 
-        With `sync` the last backward pass of this process shares all its gradients with the other processes. Only halting
-        without delay, and a reader of the result, wait for the device.
+        With `pieces` JOINED all of them are one micro-batch, which is faster where the device has the memory: one pack may not
+        keep it busy. With `sync` the last backward pass of this process shares all its gradients with the other processes. Only
+        halting without delay, and a reader of the result, wait for the device.
         """
         if not isinstance(scale, Tensor):
             scale = to_device(np.array(scale, np.float32), self.accelerator.device)
-        carried, last_pack = {}, max(batches)
+        carried: dict[int, Carry] = {}
         row_gradients: list[RowGradients] = []
         tasks: list[npt.NDArray[np.int64]] = []
         counts = Totals()
         figures: list[Tensor] = []
-        for pack, batch in batches.items():
-            carry, parts = carries[pack], batch.cut(self.maker.tokens(batch.samples), pieces)
+        if pieces == JOINED:
+            joined, carry, owner = join_batches(list(batches.values()), [carries[pack] for pack in batches], self.maker)
+            units = [(list(batches), [joined], carry)]
+        else:
+            owner = None
+            units = [([pack], b.cut(self.maker.tokens(b.samples), pieces), carries[pack]) for pack, b in batches.items()]
+        for packs, parts, carry in units:
             lengths = self.maker.tokens(carry.samples)
-            continues = []
-            for number, part in enumerate(parts, start=1):
-                last = sync and number == len(parts) and pack == last_pack
+            continues: list[list[Carry]] = []
+            for part in parts:
+                last = sync and part is units[-1][1][-1]
                 with nullcontext() if last else self.accelerator.no_sync(self.model):
-                    inputs = self._inputs(part, carry, lengths, scale, pieces)
+                    room = self.execution.room(len(part.pack.inputs), len(part.samples), pieces, len(packs))
+                    inputs = self._inputs(part, carry, lengths, scale, room)
                     outcome = self.execution.run(self._segment, inputs)
                 count, tokens = len(part.samples), int(self.maker.tokens(part.samples).sum())
-                continues.append(halt(part, outcome.halting, outcome.state, inputs.batch.layout, self.config.train, carry))
+                mine = [np.ones(count, bool)] if owner is None else [owner == place for place in range(len(packs))]
+                result = outcome.halting, outcome.state, inputs.batch.layout
+                continues.append(halt_packs(part, mine, *result, self.config.train, carry))
                 row_gradients.append(
                     {
                         table: RowGradient(each.index[:count], each.gradient[:count])
@@ -112,15 +121,16 @@ class Gradients:
                 tasks.append(part.pack.task)
                 counts.add(Totals(sequences=count, tokens=tokens, segments=float(part.segments.sum() + count)))
                 figures.append(outcome.figures)
-                del inputs, outcome  # nothing else of them may stay in memory
-            carried[pack] = join_carries(continues)
+                del inputs, outcome, result  # nothing else of them may stay in memory
+            carried |= {pack: join_carries(of_pack) for pack, *of_pack in zip(packs, *continues, strict=True)}
         stacked = torch.stack(figures)
         return Computed(carried, row_gradients, tasks, counts, stacked, AsyncCopy(stacked))
 
-    def _inputs(self, part: StepBatch, carry: Carry, lengths: npt.NDArray[np.int64], scale: Tensor, pieces: int) -> Inputs:
+    def _inputs(
+        self, part: StepBatch, carry: Carry, lengths: npt.NDArray[np.int64], scale: Tensor, room: Room | None
+    ) -> Inputs:
         """Return a micro-batch on the device; `lengths` (B',) are the tokens of the carried sequences."""
         device = self.accelerator.device
-        room = self.execution.room(len(part.pack.inputs), len(part.samples), pieces)
         batch = to_batch(part.pack, self.config.memory.tokens, device, room)
         initial = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
         last = None

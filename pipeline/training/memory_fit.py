@@ -12,6 +12,7 @@ import torch
 
 from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
 from pipeline.training.carry import Carry, StepBatch, empty_carry, next_batch
+from pipeline.training.compilation import JOINED
 from pipeline.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ def measure_pieces(state: TrainState, compute: Compute, memory: CudaMemory, shar
 
     state.move_carries(torch.device("cpu"))
     try:
-        pieces = least_pieces(trial, memory, accelerator.device, max(len(batch.samples) for batch in batches), share)
+        most = max(len(batch.samples) for batch in batches)
+        pieces = least_pieces(trial, memory, accelerator.device, most, share, JOINED if len(state.packs) > 1 else 1)
     finally:
         optimizer.zero_grad(set_to_none=True)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -82,13 +84,18 @@ def measure_pieces(state: TrainState, compute: Compute, memory: CudaMemory, shar
 
 
 def least_pieces(
-    trial: Callable[[int], None], memory: CudaMemory, device: torch.device, most: int, share: float = MOST_SHARE
+    trial: Callable[[int], None],
+    memory: CudaMemory,
+    device: torch.device,
+    most: int,
+    share: float = MOST_SHARE,
+    pieces: int = 1,
 ) -> int:
-    """Return the least power of two for which `trial(pieces)` stays under a `share` of the memory, `most` where none does.
+    """Return the first of `pieces` (JOINED, or 1), 1, 2, 4.. for which `trial(pieces)` stays under a `share` of the memory.
 
-    `most` are the sequences of a pack. Raises OutOfMemory where even that many pieces do not fit.
+    `most` are the sequences of a pack, and what is returned where none does. Raises OutOfMemory where not even that fits.
     """
-    limit, pieces = share * memory.total_bytes, 1
+    limit = share * memory.total_bytes
     while True:
         free_cache(device)
         memory.reset()
@@ -102,13 +109,14 @@ def least_pieces(
         peak = memory.peak_bytes()
         if fits and (peak <= limit or pieces >= most):
             used, total = f"{peak / 2**30:.1f}", f"{memory.total_bytes / 2**30:.1f}"
-            logger.info("a pack is computed in %d pieces: a trial step used %s of %s GiB", pieces, used, total)
+            way = "all packs are one micro-batch" if pieces == JOINED else f"a pack is computed in {pieces} pieces"
+            logger.info("%s: a trial step used %s of %s GiB", way, used, total)
             return pieces
         if pieces >= most:
             raise OutOfMemory(
                 "out of memory with a single sequence in each piece: a smaller train.pack_tokens leaves more room for it"
             )
-        pieces = min(2 * pieces, most)
+        pieces = min(max(1, 2 * pieces), most)
 
 
 def _largest_batches(state: TrainState) -> list[StepBatch]:

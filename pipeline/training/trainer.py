@@ -67,8 +67,9 @@ class Trainer:
         self.gradients = Gradients(accelerator, self.model, network, maker, config, dtype, execution)
         self.pending: PendingStep | None = None
         """The last step, until its result is read."""
-        self.pieces = config.train.pieces or int(accelerator.device.type != "cuda")
-        """Micro-batches of a pack; 0 until they are measured."""
+        self.pieces = config.train.pieces or 1
+        """Micro-batches of a pack, or JOINED."""
+        self.unmeasured = not config.train.pieces and accelerator.device.type == "cuda"
         self.memory_retries = 0
         """Steps that were repeated in more micro-batches because they did not fit into the memory."""
         stored_bytes = 5 * 4 * trainable(network)  # weights, their average twice, two moments
@@ -96,8 +97,8 @@ class Trainer:
                 done, stop, due, interrupted = self._agree(budget, step_seconds, due, interruption())
                 if stop or interrupted:
                     break
-                if not self.pieces:
-                    self.pieces = self.measure_pieces(CudaMemory(state.accelerator.device))
+                if self.unmeasured:
+                    self.pieces, self.unmeasured = self.measure_pieces(CudaMemory(state.accelerator.device)), False
                     before = time.monotonic()
                 self._step(done)
                 now = time.monotonic()
@@ -194,9 +195,9 @@ class Trainer:
         if processes > 1:
             raise OutOfMemory(
                 f"step {step}: process {self.state.accelerator.process_index} of {processes} is out of memory with "
-                f"train.pieces={self.pieces}; go on with --resume --set train.pieces={2 * self.pieces}"
+                f"train.pieces={self.pieces}; go on with --resume --set train.pieces={max(1, 2 * self.pieces)}"
             )
-        self.pieces *= 2
+        self.pieces = max(1, 2 * self.pieces)
         self.memory_retries += 1
         logger.warning("step %d: out of memory; it is repeated with %d pieces to a pack", step, self.pieces)
 

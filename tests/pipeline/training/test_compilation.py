@@ -23,9 +23,9 @@ from pipeline.models import attention, reasoner
 from pipeline.models.layout import Room, make_layout
 from pipeline.models.reasoner import Block
 from pipeline.training import compilation as execution
-from pipeline.training.carry import next_batch
+from pipeline.training.carry import empty_carry, next_batch
 from pipeline.training.communication import AsyncCopy
-from pipeline.training.compilation import Execution, make_room, tensors_of
+from pipeline.training.compilation import JOINED, Execution, make_room, tensors_of
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 from tests.pipeline.trainers import (
@@ -136,12 +136,15 @@ def test_whole_trainings_are_the_same_and_compile_once(
     assert compiler.frame_count == before == 2
 
 
-def test_pieces_in_rooms_come_to_the_whole_pack(tmp_path: Path, compiler: CompileCounterWithBackend) -> None:
-    make_trainer(config_of("trm", "train.pack_tokens=240"), tmp_path / "eager").fit(NO_LIMIT)
-    config = config_of("trm", "train.pack_tokens=240", "train.execution=compiled", "train.pieces=3")
-    make_trainer(config, tmp_path / "pieces").fit(NO_LIMIT)
+@pytest.mark.parametrize("pieces", [3, JOINED])
+def test_pieces_in_rooms_come_to_the_whole_pack(tmp_path: Path, compiler: CompileCounterWithBackend, pieces: int) -> None:
+    for kind, each in (("eager", 1), ("compiled", pieces)):
+        config = config_of("trm", "train.pack_tokens=240", "train.packs=2", f"train.execution={kind}")
+        trainer = make_trainer(config, tmp_path / kind)
+        trainer.pieces = each
+        trainer.fit(NO_LIMIT)
     assert compiler.frame_count == 2
-    assert_same_training(tmp_path / "eager", tmp_path / "pieces")
+    assert_same_training(tmp_path / "eager", tmp_path / "compiled")
 
 
 def test_a_pack_that_its_room_does_not_hold_is_computed_eagerly(
@@ -247,17 +250,19 @@ def test_a_room_is_filled_up_to_constant_shapes(shapes: list[tuple[int, int]], m
         assert torch.equal(getattr(laid, name)[: len(own)], own)
 
 
-def test_rooms_hold_nearly_every_pack_with_little_to_spare(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("pieces", "packs"), [(1, 1), (JOINED, 4)])
+def test_rooms_hold_nearly_every_pack_with_little_to_spare(tmp_path: Path, pieces: int, packs: int) -> None:
     trainer = make_trainer(config_of("trm", "train.pack_tokens=2000"), tmp_path)
-    room = make_room(trainer.state.maker, trainer.state.config, 1)
-    packs = [
-        next_batch(trainer.state.carries[0], trainer.state.maker, trainer.state.config.train, step, 0).pack
-        for step in range(200)
-    ]
-    held = [room.holds(len(pack.inputs), len(pack.task)) for pack in packs]
-    assert np.mean(held) > 0.98
-    used = np.mean([len(pack.inputs) + len(pack.task) for pack in packs])
-    assert room.tokens < 1.1 * used
+    state = trainer.state
+    room = make_room(state.maker, state.config, pieces, packs=packs)
+    sizes = []
+    for step in range(200):
+        drawn = [next_batch(empty_carry(), state.maker, state.config.train, step, pack).pack for pack in range(packs)]
+        sizes.append((sum(len(pack.inputs) for pack in drawn), sum(len(pack.task) for pack in drawn)))
+    assert np.mean([room.holds(*size) for size in sizes]) > 0.98
+    assert room.tokens < 1.1 * np.mean([sum(size) for size in sizes])
+    if packs > 1:  # they do not all exceed their size by the longest sequence
+        assert room.cells < packs * make_room(state.maker, state.config, 1).cells
 
 
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave"}

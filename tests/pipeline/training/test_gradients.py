@@ -10,6 +10,7 @@ from pipeline.config import Config
 from pipeline.device import make_accelerator
 from pipeline.models.network import make_network
 from pipeline.training.carry import next_batch
+from pipeline.training.compilation import JOINED
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import NO_LIMIT, SYSTEMS, assert_same_step, final_tensors, make_trainer, metrics, second_step
@@ -28,16 +29,19 @@ def test_pieces_come_to_what_whole_packs_come_to(tmp_path: Path, system: str) ->
     trainer.fit(NO_LIMIT)
     assert sum(len(carry) for carry in trainer.state.carries.values()) > 2  # the second step has carried and new sequences
     whole, gradients = second_step(trainer, trainer.gradients, 1)
-    for pieces in (2, 3, 1000):
+    for pieces in (JOINED, 2, 3, 1000):
         parts, found = second_step(trainer, trainer.gradients, pieces)
         assert_same_step((whole, gradients), (parts, found), 1e-4 if system == "mixer" else 1e-5)
-        assert len(parts.row_gradients) > len(whole.row_gradients)
+        assert len(parts.tasks) == 1 if pieces == JOINED else len(parts.tasks) > len(whole.tasks) == 2
 
 
 @pytest.mark.parametrize("system", SYSTEMS)  # the random weights of a mixer blow up rounding
-def test_weights_after_several_steps_do_not_depend_on_pieces(tmp_path: Path, system: str) -> None:
-    make_trainer(config_of(system, "train.pieces=1"), tmp_path / "whole").fit(NO_LIMIT)
-    make_trainer(config_of(system, "train.pieces=3"), tmp_path / "pieces").fit(NO_LIMIT)
+@pytest.mark.parametrize(("pieces", "delay"), [(3, 0), (JOINED, 0), (JOINED, 1)])
+def test_weights_after_several_steps_do_not_depend_on_pieces(tmp_path: Path, system: str, pieces: int, delay: int) -> None:
+    for name, each in (("whole", 1), ("pieces", pieces)):
+        trainer = make_trainer(config_of(system, f"train.halting_delay={delay}"), tmp_path / name)
+        trainer.pieces = each
+        trainer.fit(NO_LIMIT)
     expected, tensors = final_tensors(tmp_path / "whole"), final_tensors(tmp_path / "pieces")
     assert expected.keys() == tensors.keys()
     for name, tensor in expected.items():

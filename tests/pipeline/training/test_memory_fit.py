@@ -12,6 +12,7 @@ from accelerate import Accelerator
 import pipeline.training.trainer
 from pipeline import device_limits
 from pipeline.device_limits import OutOfMemory
+from pipeline.training.compilation import JOINED
 from pipeline.training.memory_fit import CudaMemory, least_pieces
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_dataset
@@ -194,12 +195,22 @@ def test_every_process_takes_the_pieces_of_the_one_with_least_room(tmp_path: Pat
     assert trainer.measure_pieces(Roomy(trainer, fitting=10**9)) == 8
 
 
+def test_packs_that_fit_together_are_one_and_memory_that_runs_out_parts_them(tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_config("train.packs=3"), tmp_path)
+    assert trainer.measure_pieces(Roomy(trainer, fitting=10**9)) == JOINED
+    whole = Roomy(trainer, fitting=trainer.state.config.train.pack_tokens + 200)
+    assert trainer.measure_pieces(whole) == 1
+    trainer.pieces = JOINED
+    trainer._cut_smaller(9, "out of memory")
+    assert trainer.pieces == 1
+
+
 def test_pieces_that_nobody_set_are_measured_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(tiny_config("train.steps=4"), tmp_path)
     assert trainer.pieces == 1  # on a CPU nothing is measured
     memory = Roomy(trainer, fitting=80)
     monkeypatch.setattr(pipeline.training.trainer, "CudaMemory", lambda device: memory)
-    trainer.pieces = 0
+    trainer.unmeasured = True
     trainer.fit(NO_LIMIT)
     assert trainer.pieces > 1
     assert trainer.memory_retries == 0
@@ -211,6 +222,6 @@ def test_a_run_without_a_step_to_do_measures_nothing(tmp_path: Path) -> None:
     make_trainer(config, tmp_path).fit(NO_LIMIT)
     again = make_trainer(config, tmp_path)
     again.resume()
-    again.pieces = 0
+    again.unmeasured = True
     again.fit(NO_LIMIT)  # on a CPU a measurement would fail
-    assert again.pieces == 0
+    assert again.unmeasured
