@@ -77,7 +77,7 @@ class OptimizerConfig:
 
 
 Halting = Literal["learned", "q-learning", "off"]
-Execution = Literal["eager", "compiled", "graphed"]
+Execution = Literal["auto", "eager", "compiled", "graphed"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -113,7 +113,8 @@ class TrainConfig:
     loss: Literal["stablemax", "softmax"] = "stablemax"
     execution: Execution = "eager"
     """How a segment is computed. compiled: blocks through `torch.compile`, on packs of constant shapes. graphed: also the whole
-    step as a CUDA graph, with one process. Where the device or the dataset forbids it, training is eager and logs why."""
+    step as a CUDA graph, with one process. auto: compiled on a GPU where a trial shows that it is faster and the run is long
+    enough for it, else eager. Where the device or the dataset forbids what is set, training is eager and logs why."""
     precision: Precision = "auto"
     """auto: bfloat16 where the device supports it, else float16 with loss scaling on CUDA; on a CPU the measured faster one."""
     checkpoint_seconds: float = 600.0

@@ -38,7 +38,9 @@ FAST = Config(
         kind="muon", rate=3e-4, matrix_rate=1e-3, memory_rate=3e-3, weight_decay=0.5, beta2=0.99, warmup_steps=200,
         decay_from=0.5, ema=0.999,
     ),
-    train=TrainConfig(packs=4, pack_tokens=16_384, canvas="fitted", shift_probability=0.0, segments=1, loss="softmax"),
+    train=TrainConfig(
+        packs=4, pack_tokens=16_384, canvas="fitted", shift_probability=0.0, segments=1, loss="softmax", execution="auto",
+    ),
     predict=PredictConfig(views=256, round_views=16, segments=1, time_share=0.1),
 )  # fmt: skip
 
@@ -135,7 +137,7 @@ CHARM_ARC1 = replace(
     URM_ARC1,
     memory=MemoryConfig(kind="compositional", tokens=1, residual=32),
     optimizer=OptimizerConfig(kind="muon", rate=1e-4, matrix_rate=1e-4, memory_rate=1e-4),
-    train=TrainConfig(packs=8, pack_tokens=96 * 901, shift_probability=0.8, checkpoints_kept=10),
+    train=TrainConfig(packs=8, pack_tokens=96 * 901, shift_probability=0.8, checkpoints_kept=10, execution="auto"),
 )
 
 # The same command with --source arc2:evaluation --train-source arc2:training and without rearc, --preset charm-arc2

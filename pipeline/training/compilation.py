@@ -83,6 +83,10 @@ class Execution:
         """Of the inputs that have been computed in rooms: they have been compiled, or captured."""
         self.known_shapes = 0
         self.compiled = False
+        self.automatic = self.kind == "auto" and accelerator.device.type == "cuda"
+        """Whether a trial is to show that compiled blocks are faster than eager ones."""
+        if self.kind == "auto":
+            self.kind = "compiled" if self.automatic else "eager"
         if self.kind == "eager":
             return
         if self.kind == "graphed" and accelerator.num_processes > 1:
@@ -103,6 +107,10 @@ class Execution:
     def give_up(self, error: "DoesNotRun") -> None:
         """Go on eagerly after `error`."""
         logger.warning("train.execution=%s does not run here, eager from now on: %s", self.kind, error)
+        self.go_eager()
+
+    def go_eager(self) -> None:
+        """Compute everything eagerly from now on."""
         self.kind = "eager"
         self.forget_graphs()
 

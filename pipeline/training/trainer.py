@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
+from pipeline.device import from_main, gather
 from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
 from pipeline.models.network import Network
 from pipeline.system.signals import interrupts_deferred
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 DISK_BYTES_PER_SECOND = 200e6
 """Assumed until the first checkpoint has been written and timed."""
+
+LEAST_TO_COMPILE = 240.0
+"""Seconds of training from which `train.execution=auto` compiles: it takes 7 s with 16 cores, far longer with few."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Trainer:
         self.pieces = config.train.pieces or 1
         """Micro-batches of a pack, or JOINED."""
         self.unmeasured = not config.train.pieces and accelerator.device.type == "cuda"
+        self.tried = False
+        """Whether compiled blocks have been tried, where they are set or may be taken."""
         self.memory_retries = 0
         """Steps that were repeated in more micro-batches because they did not fit into the memory."""
         stored_bytes = 5 * 4 * trainable(network)  # weights, their average twice, two moments
@@ -99,6 +105,9 @@ class Trainer:
                     break
                 if self.unmeasured:
                     self.pieces, self.unmeasured = self.measure_pieces(CudaMemory(state.accelerator.device)), False
+                    before = time.monotonic()
+                if not self.tried:
+                    self._try_execution(budget.remaining())
                     before = time.monotonic()
                 self._step(done)
                 now = time.monotonic()
@@ -163,11 +172,46 @@ class Trainer:
                 state.average.update()
         state.progress.step += 1
 
-    def _compute(self, batches: Mapping[int, StepBatch], scale: Tensor) -> Computed:
+    def _try_execution(self, left: float) -> None:
+        """Compile for the packs of this step, and go on eagerly where that fails, or where `auto` finds it no faster.
+
+        It comes before the first step, and shares no gradients: what fails here has left nothing in the other processes.
+        """
+        self.tried, state, execution = True, self.state, self.gradients.execution
+        if execution.automatic and from_main(state.accelerator, left) < LEAST_TO_COMPILE:
+            logger.info("train.execution=auto: the time is too short to compile for it; eager")
+            execution.go_eager()
+            return
+        if execution.kind != "compiled" and not execution.automatic:
+            return
+        step, config = state.progress.step, state.config.train
+        batches = {pack: next_batch(state.carries[pack], state.maker, config, step, pack) for pack in state.packs}
+
+        def seconds() -> float:
+            """Return the seconds of a step's gradients when everything is set up, which the first two do."""
+            for _ in range(3):
+                started = time.monotonic()
+                self._compute(batches, torch.tensor(1e-3, device=state.accelerator.device), sync=False).copy.wait()
+                state.optimizer.zero_grad(set_to_none=True)
+            return time.monotonic() - started
+
+        compiled = seconds()
+        if not execution.automatic:
+            return
+        with execution.paused():
+            eager = seconds()
+        times = gather(state.accelerator, (compiled, eager))
+        compiled, eager = (max(each) for each in zip(*times, strict=True))
+        if execution.kind != "eager":  # it was not given up here
+            logger.info("train.execution=auto: the gradients of a step take %.3f s compiled, %.3f s eager", compiled, eager)
+        if compiled >= eager:
+            execution.go_eager()
+
+    def _compute(self, batches: Mapping[int, StepBatch], scale: Tensor, sync: bool = True) -> Computed:
         """Compute the gradients of all packs; again in more micro-batches if memory runs out, or eagerly if need be."""
         while True:
             try:
-                return self.gradients.compute(batches, self.state.carries, self.pieces, scale)
+                return self.gradients.compute(batches, self.state.carries, self.pieces, scale, sync)
             except (RuntimeError, MemoryError) as error:
                 if not ran_out_of_memory(error):
                     raise

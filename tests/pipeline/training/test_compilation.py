@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from pipeline.models import attention, reasoner
 from pipeline.models.layout import Room, make_layout
 from pipeline.models.reasoner import Block
 from pipeline.training import compilation as execution
+from pipeline.training import trainer as trainer_module
 from pipeline.training.carry import empty_carry, next_batch
 from pipeline.training.communication import AsyncCopy
 from pipeline.training.compilation import JOINED, Execution, make_room, tensors_of
@@ -145,6 +147,31 @@ def test_pieces_in_rooms_come_to_the_whole_pack(tmp_path: Path, compiler: Compil
         trainer.fit(NO_LIMIT)
     assert compiler.frame_count == 2
     assert_same_training(tmp_path / "eager", tmp_path / "compiled")
+
+
+@pytest.mark.parametrize(
+    ("left", "compiled", "eager", "kind"),
+    [(300.0, 1.0, 2.0, "compiled"), (300.0, 2.0, 1.0, "eager"), (200.0, 1.0, 2.0, "eager")],
+    ids=["faster", "slower", "short"],
+)
+def test_auto_is_compiled_where_a_trial_is_faster_and_the_run_long_enough(
+    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch,
+    left: float, compiled: float, eager: float, kind: str,
+) -> None:  # fmt: skip
+    make_trainer(config_of("trm", "train.execution=auto"), tmp_path / "eager").fit(NO_LIMIT)  # a CPU
+    assert compiler.frame_count == 0
+    trainer = make_trainer(config_of("trm"), tmp_path / "auto")
+    state = trainer.state
+    gpu: Any = SimpleNamespace(device=torch.device("cuda:0"), num_processes=1)
+    monkeypatch.setattr(execution, "choose_fused", lambda *_: False)
+    config = config_of("trm", "train.execution=auto")
+    trainer.gradients = replace(trainer.gradients, execution=Execution(state.network, state.maker, config, gpu, state.dtype))
+    monkeypatch.setattr(trainer_module, "gather", lambda *_: [(compiled, eager), (compiled, eager)])
+    trainer._try_execution(left)
+    assert trainer.gradients.execution.kind == kind
+    trainer.fit(NO_LIMIT)
+    assert compiler.frame_count == (0 if left < 240 else 2)
+    assert_same_training(tmp_path / "eager", tmp_path / "auto")
 
 
 def test_a_pack_that_its_room_does_not_hold_is_computed_eagerly(
