@@ -17,21 +17,9 @@ from typing import Any
 
 import hypothesis
 import pytest
+import torch
 
 from eval.report.screenshot import find_browser
-
-
-def has_cuda() -> bool:
-    import torch  # noqa: PLC0415  (slow to import, and only needed by the processes that run tests)
-
-    return torch.cuda.is_available()
-
-
-def is_built_for_cuda() -> bool:
-    import torch  # noqa: PLC0415
-
-    return torch.version.cuda is not None
-
 
 NEEDS: dict[str, tuple[str, Callable[[], bool], str]] = {
     "browser": (
@@ -39,10 +27,10 @@ NEEDS: dict[str, tuple[str, Callable[[], bool], str]] = {
         lambda: find_browser() is not None,
         "{} tests in a browser were NOT run: there is no Chromium or Chrome here (apt install chromium)",
     ),
-    "cuda": ("ARC_NEED_CUDA", has_cuda, "{} tests on a GPU were NOT run: there is no CUDA device here"),
+    "cuda": ("ARC_NEED_CUDA", torch.cuda.is_available, "{} tests on a GPU were NOT run: there is no CUDA device here"),
     "fake_gpu": (
         "ARC_NEED_FAKE_GPU",
-        lambda: bool(not is_built_for_cuda() and find_spec("triton") and (shutil.which("c++") or shutil.which("g++"))),
+        lambda: bool(torch.version.cuda is None and find_spec("triton") and (shutil.which("c++") or shutil.which("g++"))),
         "{} tests on a fake GPU were NOT run: they need a C++ compiler (apt install g++), Triton, and PyTorch without CUDA",
     ),
 }
@@ -51,7 +39,12 @@ MEASURED = ("augment", "eval", "submission", "pipeline/cli", "pipeline/data", "p
 """Folders of tests whose coverage counts; tracing the others, whose code is not measured, takes as long as they do."""
 _LEFT_OUT = pytest.StashKey[list[str]]()
 
+torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+if torch.cuda.is_available():
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+else:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels run on the CPU
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
@@ -61,8 +54,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if has_cuda():
-        os.environ["ACCELERATE_USE_CPU"] = "true"
     measured = [Path(__file__).parent / folder for folder in MEASURED]
     for item in items:
         if not any(item.path.is_relative_to(folder) for folder in measured):

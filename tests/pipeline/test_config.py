@@ -17,6 +17,7 @@ from pipeline.presets import PRESETS
         ("memory.kind=tree", "memory.kind must be one of table, compositional, got 'tree'"),
         ("predict.ranking=luck", "predict ranking must be one of count, probability-sum, mean-probability, got 'luck'"),
         ("train.steps=1.5", "train.steps must be of type int, got '1.5'"),
+        ("optimizer.kind=sgd", "optimizer.kind must be one of adam-atan2, adamw, muon, got 'sgd'"),
         ("optimizer.rate=fast", "optimizer.rate must be of type float, got 'fast'"),
         ("optimizer.rate=nan", "optimizer.rate must be finite, got nan"),
         ("train.checkpoint_seconds=inf", "train.checkpoint_seconds must be finite, got inf"),

@@ -258,7 +258,6 @@ def test_rows_of_tables_are_trained_values(memory: MemoryConfig, values: int) ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "sgd"}, "adam-atan2, adamw or muon, got 'sgd'"),
         ({"memory_rate": -1.0}, "memory_rate must not be negative"),
         ({"beta2": 1.0}, r"beta2 must be in \[0, 1\)"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
