@@ -169,16 +169,19 @@ def test_files_that_a_page_names_exist(page: str) -> None:
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
-def test_a_record_has_three_seeds_their_median_and_a_config_that_can_be_read(folder: Path) -> None:
-    result = json.loads((folder / "result.json").read_text())
-    assert len({run["seed"] for run in result["runs"]}) >= 3
-    for places, rules in result["median"].items():
-        for rule, value in rules.items():
-            assert value == median(run[places][rule] for run in result["runs"])
+def test_a_record_has_the_median_of_three_seeds_or_says_that_it_has_not_and_a_config_that_can_be_read(folder: Path) -> None:
+    result, page = json.loads((folder / "result.json").read_text()), (folder / "README.md").read_text()
+    if len({run["seed"] for run in result["runs"]}) >= 3:
+        for places, rules in result["median"].items():
+            for rule, value in rules.items():
+                assert value == median(run[places][rule] for run in result["runs"])
+    else:
+        assert "median" not in result
+        assert "single seed" in page
     read_config(folder / "config.json")
-    score = f"{result['median']['pass_at_2']['mean_over_tasks']:.1%}"
-    for page in ("README.md", "BENCHMARKS.md", "records/README.md", f"records/{folder.name}/README.md"):
-        assert score in (ROOT / page).read_text(), page
+    score = f"{result.get('median', result['runs'][0])['pass_at_2']['mean_over_tasks']:.1%}"
+    for name in ("README.md", "BENCHMARKS.md", "records/README.md", f"records/{folder.name}/README.md"):
+        assert score in (ROOT / name).read_text(), name
 
 
 def shortened(arguments: list[str], folder: Path) -> list[str]:
