@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 MOST_SHARE = 0.9
 """Of the device's memory that a step may use; the rest is for fragmentation."""
+BUSY_TOKENS = 65_536
+"""A pack of so many tokens keeps a GPU busy by itself (BENCHMARKS.md, "A GPU, beside what was predicted")."""
 Compute = Callable[[dict[int, StepBatch], dict[int, Carry], int, float], object]
 """Forward and backward of the packs of this process, by number: (batches, carries, pieces, scale of the loss)."""
 
@@ -69,7 +71,8 @@ def measure_pieces(state: TrainState, compute: Compute, memory: CudaMemory, shar
     state.move_carries(torch.device("cpu"))
     try:
         most = max(len(batch.samples) for batch in batches)
-        pieces = least_pieces(trial, memory, accelerator.device, most, share, JOINED if len(state.packs) > 1 else 1)
+        join = len(state.packs) > 1 and state.config.train.pack_tokens < BUSY_TOKENS
+        pieces = least_pieces(trial, memory, accelerator.device, most, share, JOINED if join else 1)
     finally:
         optimizer.zero_grad(set_to_none=True)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
