@@ -122,6 +122,9 @@ class TrainConfig:
     checkpoint_steps: int = 0
     """Steps between checkpoints, in addition; 0 means by time only."""
     checkpoints_kept: int = 2
+    standstill_seconds: float = 600.0
+    """Seconds that a process waits for another one of its launch before the launch ends, from which `--resume` goes on. Keep it
+    well under the reserve of the time limit."""
     log_steps: int = 20
     """Steps between lines of metrics.jsonl."""
 
@@ -132,6 +135,8 @@ class TrainConfig:
             raise ValueError("train pack_tokens, log_steps and checkpoints_kept must be at least 1")
         if min(self.seed, self.steps, self.packs, self.pieces, self.checkpoint_steps, self.checkpoint_seconds) < 0:
             raise ValueError("train seed, steps, packs, pieces and checkpoint intervals must not be negative")
+        if self.standstill_seconds <= 0:
+            raise ValueError(f"train standstill_seconds must be positive, got {self.standstill_seconds}")
         if self.halting_delay not in (0, 1):
             raise ValueError(f"train halting_delay must be 0 or 1, got {self.halting_delay}")
         if not 0 <= self.shift_probability <= 1 or not 0 <= self.exploration <= 1:

@@ -22,16 +22,15 @@ from pipeline.models.config import ReasonerConfig
 from pipeline.models.layout import Room, make_layout, to_device
 
 T = TypeVar("T")
-COLLECTIVE_TIMEOUT = timedelta(hours=12)
-"""A process may be busy for long while the others wait for it."""
 BFLOAT16_SPEEDUP = 1.2
 """A CPU computes in bfloat16 if its matrix products are this many times faster than in float32."""
 
 
-def make_accelerator(precision: Precision) -> tuple[Accelerator, torch.dtype]:
+def make_accelerator(precision: Precision, standstill_seconds: float = 600.0) -> tuple[Accelerator, torch.dtype]:
     """Return the engine of this process and the compute dtype, the same in every process.
 
-    Autocast is off: the reasoners cast their weights themselves (pipeline.models.layers says why).
+    A process that waits for another one longer than `standstill_seconds` ends, and the launch with it. Autocast is off: the
+    reasoners cast their weights themselves (pipeline.models.layers says why).
     """
     cuda = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
     dtype = compute_dtype(precision, cuda)
@@ -42,7 +41,7 @@ def make_accelerator(precision: Precision) -> tuple[Accelerator, torch.dtype]:
         kwargs_handlers=[
             AutocastKwargs(enabled=False),
             DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=standstill_seconds)),
         ],
     )
     return accelerator, from_main(accelerator, dtype)
@@ -108,7 +107,7 @@ def from_main(accelerator: Accelerator, value: T) -> T:
         return value
     agreed = [value]
     with _connected():
-        dist.broadcast_object_list(agreed, src=0, group=_host_group())
+        dist.broadcast_object_list(agreed, src=0, group=_host_group(accelerator.init_handler.timeout))
     return agreed[0]
 
 
@@ -118,23 +117,23 @@ def gather(accelerator: Accelerator, value: T) -> list[T]:
         return [value]
     values: list[T] = [value] * accelerator.num_processes
     with _connected():
-        dist.all_gather_object(values, value, group=_host_group())
+        dist.all_gather_object(values, value, group=_host_group(accelerator.init_handler.timeout))
     return values
 
 
 @cache
-def _host_group() -> dist.ProcessGroup | None:
+def _host_group(timeout: timedelta) -> dist.ProcessGroup | None:
     """Return the group for Python objects: gloo, which notices at once when a process dies, as NCCL does not."""
-    return None if dist.get_backend() == "gloo" else dist.new_group(timeout=COLLECTIVE_TIMEOUT, backend="gloo")
+    return None if dist.get_backend() == "gloo" else dist.new_group(timeout=timeout, backend="gloo")
 
 
 @contextmanager
 def _connected() -> Iterator[None]:
-    """Turn the error of a collective into a line for people: it fails when one of the other processes has ended."""
+    """Turn the error of a collective into a line for people: it fails when another process has ended, or stands still."""
     try:
         yield
     except RuntimeError as error:
-        raise ConnectionError("another process of this launch has ended") from error
+        raise ConnectionError("another process of this launch has ended, or stands still") from error
 
 
 def to_batch(pack: Pack, memory_tokens: int, device: torch.device, room: Room | None = None) -> Batch:

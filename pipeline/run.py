@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from accelerate import Accelerator
 from eval.files import write_json
 from eval.formatting import format_duration
 from pipeline.config import Config, override, read_config
-from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.dataset import MANIFEST_FILE, Dataset, load_dataset
 from pipeline.device import describe_device, fit_config, from_main, make_accelerator
 from pipeline.device_limits import free_cache, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
@@ -51,19 +52,24 @@ def run(job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Pat
         pieces = config.train.pieces  # memory, not what is computed
         config = read_config(stored)
         config = replace(config, train=replace(config.train, pieces=pieces))
-    accelerator, dtype = make_accelerator(config.train.precision)
+    accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     count_packs(config, accelerator.num_processes, resume)
     stopwatch = Stopwatch(out if accelerator.is_main_process else None, budget.started)
     stopwatch.lap("start", describe_device(accelerator))
     folder = out / "dataset"
+    builds = accelerator.is_main_process and not (resume and (folder / MANIFEST_FILE).is_file())
+    if builds:
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)  # of an earlier run: no process may take it for that of this one
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         logger.info("the engine started after %s", format_duration(budget.elapsed()))
-        if not (resume and (folder / "manifest.json").is_file()):
+        if builds:
             seconds = None if budget.limit_seconds is None else BUILD_SHARE * budget.remaining()
             built: Any = job.build(config.build, seconds)
             logger.info("%s", job.describe(built))
             built.save(folder)
-    accelerator.wait_for_everyone()
+    while not (folder / MANIFEST_FILE).is_file():  # to build may take longer than processes wait for each other
+        time.sleep(0.1)
     dataset: Any = load_dataset(folder)  # of the kind of the job
     if accelerator.is_main_process:
         job.check(dataset, folder)

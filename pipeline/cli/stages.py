@@ -107,7 +107,7 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
 
     dataset = load_dataset(arguments.data)
     config = fit_config(config_of(arguments), dataset)
-    accelerator, dtype = make_accelerator(config.train.precision)
+    accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
     if arguments.weights:
         logger.info("%s", transplant(load_weights(arguments.weights), network, dataset))
@@ -156,7 +156,7 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     dataset = load_dataset(arguments.data)
     if isinstance(dataset, PuzzleDataset) and views:
         raise ValueError("--views is for ARC tasks only: puzzles are predicted once, as they are")
-    accelerator, dtype = make_accelerator(config.train.precision)
+    accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
     if isinstance(dataset, PuzzleDataset):

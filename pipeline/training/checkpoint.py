@@ -34,7 +34,17 @@ _STATE, _TENSORS, _CARRY = "training.json", "training.safetensors", "carry-{}.sa
 _FILE = re.compile(r"[a-z0-9-]+\.safetensors")
 _SAMPLES = ("example", "transform", "shift", "segments")
 """Names of the arrays that describe the sequences of a carry."""
-_FREE = {"steps", "packs", "pieces", "execution", "log_steps", "checkpoint_seconds", "checkpoint_steps", "checkpoints_kept"}
+_FREE = {
+    "steps",
+    "packs",
+    "pieces",
+    "execution",
+    "log_steps",
+    "checkpoint_seconds",
+    "checkpoint_steps",
+    "checkpoints_kept",
+    "standstill_seconds",
+}
 """Settings of training that a resumed run may change."""
 
 

@@ -140,7 +140,7 @@ def test_packs_that_the_processes_cannot_share_are_refused_before_anything_is_bu
     tmp_path: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     two = SimpleNamespace(num_processes=2, is_main_process=True)
-    monkeypatch.setattr(pipeline.run, "make_accelerator", lambda _: (two, torch.float32))
+    monkeypatch.setattr(pipeline.run, "make_accelerator", lambda *_: (two, torch.float32))
     out = tmp_path / "out"
     assert run("run", "--source", f"kaggle:{kaggle}:test", "--out", out, "--set", "train.packs=1", "--time-limit", "9s") == 2
     message = "train.packs = 1 must be a multiple of the 2 processes: --set train.packs=2"

@@ -1,6 +1,8 @@
 """Training: learning, resuming bit for bit, two processes like one, stopping where the loss is not finite."""
 
+import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -18,7 +20,7 @@ from pipeline.models.network import REASONERS
 from pipeline.models.reasoner import Reasoner, Update, apply_blocks
 from pipeline.system.time_limit import Budget
 from pipeline.training.state import count_packs
-from pipeline.weights import checkpoints, load_weights
+from pipeline.weights import checkpoints, load_weights, newest_checkpoint
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import (
     NO_LIMIT,
@@ -115,6 +117,30 @@ def test_two_processes_train_on_the_samples_of_one_and_predict_the_same(tmp_path
     finish_ranks(two)
     submissions = [(tmp_path / f"predicted-by-{name}" / "submission.json").read_bytes() for name in ("one", "two")]
     assert submissions[0] == submissions[1]
+
+
+def test_a_process_that_stands_still_ends_the_launch_which_can_be_resumed(tmp_path: Path) -> None:
+    tiny_dataset().save(tmp_path / "data")
+    settings = ("train.packs=2", "train.log_steps=1", "train.checkpoint_steps=2", "optimizer.kind=adamw")
+    limit = ("train.steps=100000", "train.standstill_seconds=3")
+    ranks = start_ranks(train_command(tmp_path / "data", tmp_path / "run", *settings, *limit))
+    path = tmp_path / "run" / "metrics.jsonl"
+    while not (path.is_file() and path.read_bytes().count(b"\n") > 4):
+        assert ranks[0].is_alive() and ranks[1].is_alive()
+        time.sleep(0.05)
+    assert ranks[1].pid is not None
+    os.kill(ranks[1].pid, signal.SIGSTOP)
+    try:
+        ranks[0].join(timeout=60)
+        assert ranks[0].exitcode == 1, "it waits for the one that stands still"
+    finally:
+        for rank in ranks:
+            rank.kill()
+    newest = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert newest is not None
+    done = int(newest.name.removeprefix("step-"))
+    finish_ranks(start_ranks(train_command(tmp_path / "data", tmp_path / "run", *settings, f"train.steps={done + 2}")))
+    assert [int(step) for (step,) in metrics(tmp_path / "run", "step")] == list(range(1, done + 3))
 
 
 def test_two_machines_with_the_config_of_the_readme_train_on_the_samples_of_one(
