@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from augment.transform import transform_from_int
 from eval.vote import Ballot
@@ -288,7 +287,7 @@ def gpu_sides(sides: Mapping[str, Computing], draws: Draws) -> dict[str, Prepare
         try:
             found[name] = set_up_once(prepare)
             found[name](ours.plan.train_sizes[0])
-        except (RuntimeError, ImportError, FailOnRecompileLimitHit) as error:
+        except (RuntimeError, ImportError, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             logger.warning("%s: does not run here: %s", name, str(error).splitlines()[0])
             del found[name]
     return found

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from pipeline.config import Config
 from pipeline.data.packs import Packs
@@ -158,7 +157,7 @@ class Execution:
             return self._run_in_room(compute, inputs, shapes)
         try:
             outcome = self._run_in_room(compute, inputs, shapes)
-        except (RuntimeError, FailOnRecompileLimitHit) as error:
+        except (RuntimeError, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             raise _cause_of(error) from error
         self.shapes.add(shapes)
         return outcome
