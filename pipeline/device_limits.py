@@ -38,30 +38,26 @@ def free_cache(device: torch.device) -> None:
 
 
 _known: dict[Hashable, bool] = {}
+"""Whether a kernel works, by its name and the arguments of its trial."""
 
 
-def works(name: str, error_of: Callable[..., float], tolerance: float, *given: Hashable) -> bool:
-    """Return whether `error_of(*given)`, the error of the kernel `name`, is below `tolerance`; where not, log why, once.
+def kernel_works(name: str, measure_error: Callable[..., float], tolerance: float, *arguments: Hashable) -> bool:
+    """Return whether the kernel `name` runs and `measure_error(*arguments)` is below `tolerance`; if not, log why, once.
 
-    The trial may take gradients, also where the caller has turned them off. Running out of memory says nothing about the
-    kernel: the error is raised, and the next call tries again.
+    Gradients are on in the trial, also under `inference_mode`. Raises the error of a trial that runs out of memory or breaks
+    the CUDA context: neither says that the kernel is wrong, and the next call tries again.
     """
-    key = (name, *given)
+    key = (name, *arguments)
     if key not in _known:
         try:
             with torch.inference_mode(False), torch.enable_grad():
-                error = error_of(*given)
-            reason = "" if error < tolerance else f"it is off by {error:.1e}"
+                error = measure_error(*arguments)
+            reason = "" if error < tolerance else f"its error is {error:.1e}"
         except Exception as failed:
-            if ran_out_of_memory(failed):
+            if ran_out_of_memory(failed) or isinstance(failed, torch.AcceleratorError):
                 raise
             reason = (str(failed).splitlines() or [""])[0] or type(failed).__name__
         _known[key] = not reason
         if reason:
             logger.warning("%s does not work here, a slower way replaces it: %s", name, reason)
     return _known[key]
-
-
-def forget_kernels() -> None:
-    """Try every kernel again when it is next wanted."""
-    _known.clear()

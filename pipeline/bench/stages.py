@@ -32,7 +32,7 @@ from pipeline.models.layout import Room
 from pipeline.models.loss import segment_loss
 from pipeline.models.network import Network, make_network
 from pipeline.published.names import TRM_MEMORY_TOKENS
-from pipeline.training.compilation import SPARE_SEQUENCES, Graph, Inputs, Outcome, compile_blocks
+from pipeline.training.compilation import SPARE_SEQUENCES, Graph, Inputs, Outcome, compile_blocks, grid_kernel
 from pipeline.training.memory_tables import take_gradients
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class Computing:
     def room(self, cells: int, sequences: int) -> Room:
         """Return a room such as training has for packs of about so many cells and sequences; full canvases fill it."""
         model, tokens, longest = self.plan.model, self.pairs.memory_tokens, int(self.pairs.tokens(self.pairs.plain()).max())
-        fused = choose_fused(self.device, self.dtype)
+        fused = choose_fused(self.device, self.dtype, grid_kernel(model))
         if self.pairs.canvas == "full":
             way = choose_way(self.device, self.dtype, model.hidden_size // model.heads)
             return Room(cells, sequences, longest, tokens, way, fused)

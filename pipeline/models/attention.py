@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from pipeline.device_limits import works
+from pipeline.device_limits import kernel_works
 from pipeline.models.layout import Layout, Way, make_layout
 
 ROPE_THETA = 10_000.0
@@ -106,7 +106,7 @@ def choose_way(device: torch.device, dtype: torch.dtype, head_size: int) -> Way:
     a trial shows that it works: not on GPUs before Ampere (T4), nor in float32.
     """
     if device.type == "cuda" and dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (8, 0):
-        packed = works("the packed attention", packed_error, PACKED_TOLERANCE, str(device), dtype, head_size)
+        packed = kernel_works("the packed attention", packed_error, PACKED_TOLERANCE, str(device), dtype, head_size)
         return "packed" if packed else "fused"
     return "products" if device.type == "cpu" and dtype == torch.bfloat16 else "fused"
 

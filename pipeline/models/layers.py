@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from pipeline.device_limits import works
+from pipeline.device_limits import kernel_works
 from pipeline.models.layout import Image, Layout, make_layout
 
 
@@ -43,9 +43,9 @@ class CastLinear(nn.Module):
 
 @contextmanager
 def cast_weights(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Cast the weights of all linear maps of `module` once for everything inside the block, not at every use.
+    """Cast the weights of all linear maps of `module` once for everything inside the block, where no gradients are computed.
 
-    Their gradients are then added up in `dtype`, use by use, and cast once.
+    With gradients each use has a cast of its own, so that the uses of a weight are added up in float32.
     """
     linears = [part for part in module.modules() if isinstance(part, CastLinear) and part.weight.dtype != dtype]
     for linear in linears:
@@ -91,11 +91,14 @@ FUSED_TOLERANCE = 2e-2
 """Largest error of the fused operation on a trial, relative to the largest value: a few roundings of bfloat16."""
 
 
-def choose_fused(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether gate, convolution and SiLU are one Triton operation for tensors of `dtype` on `device`."""
-    if device.type != "cuda" or not HAS_TRITON:
+def choose_fused(device: torch.device, dtype: torch.dtype, kernel: int) -> bool:
+    """Return whether gate, kernel x kernel convolution and SiLU are one Triton operation for tensors of `dtype` on `device`.
+
+    On GPUs from Ampere on, where a trial shows that it works.
+    """
+    if device.type != "cuda" or not kernel or not HAS_TRITON or torch.cuda.get_device_capability(device) < (8, 0):
         return False
-    return works("the fused convolution", fused_error, FUSED_TOLERANCE, str(device), dtype)
+    return kernel_works("the fused convolution", fused_error, FUSED_TOLERANCE, str(device), dtype, kernel)
 
 
 def convolve_gated(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
@@ -115,14 +118,14 @@ def convolve(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
     return _ConvolveGrids.apply(x, weight, layout)
 
 
-def fused_error(device: str, dtype: torch.dtype) -> float:
+def fused_error(device: str, dtype: torch.dtype, kernel: int) -> float:
     """Return how far the fused operation is off the plain formula on a small trial, gradients included, relatively."""
     shapes = torch.tensor([[1, 2], [3, 3], [3, 3], [9, 8]])
     layout = make_layout(shapes, torch.zeros_like(shapes), 1, torch.device(device))
     generator = torch.Generator().manual_seed(0)
     channels = 72
     x = torch.randn(layout.tokens, 2 * channels, generator=generator).to(device, dtype)
-    weight = torch.randn(channels, 1, 3, 3, generator=generator).to(device)
+    weight = torch.randn(channels, 1, kernel, kernel, generator=generator).to(device)
     wanted = torch.randn(layout.tokens, channels, generator=generator).to(device, dtype)
 
     def plain(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
@@ -309,8 +312,11 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
         x = self.gate_up(x)
-        if isinstance(self.convolution, GridConvolution) and self._is_fused(x, layout):
-            return self.down(convolve_gated(x, self.convolution.weight, layout))
+        if isinstance(self.convolution, GridConvolution):
+            weight = self.convolution.weight
+            fused = choose_fused(x.device, x.dtype, weight.shape[-1]) if layout.fused is None else layout.fused
+            if fused:
+                return self.down(convolve_gated(x, weight, layout))
         if torch.compiler.is_compiling():
             gate, up = x.chunk(2, dim=-1)
             gated = F.silu(gate) * up
@@ -319,9 +325,6 @@ class SwiGLU(nn.Module):
         if self.convolution is not None:
             gated = F.silu(self.convolution(gated, layout))
         return self.down(gated)
-
-    def _is_fused(self, x: Tensor, layout: Layout) -> bool:
-        return choose_fused(x.device, x.dtype) if layout.fused is None else layout.fused
 
 
 class TokenMixer(nn.Module):

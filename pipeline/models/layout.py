@@ -189,9 +189,13 @@ def make_layout(
     sequence = np.repeat(np.arange(len(sizes)), lengths)
     cell = np.arange(len(sequence)) - first[sequence] - memory_tokens
     is_cell = cell >= 0
-    height, width = sizes[sequence].T
-    row, column = np.divmod(cell, np.maximum(width, 1))
-    reach = np.where(is_cell, (row, height - 1 - row, column, width - 1 - column), 0).astype(np.int32)
+    row, column = np.divmod(cell, np.maximum(sizes[sequence, 1], 1))
+    last_row, last_column = np.repeat(sizes.astype(np.int32).T - 1, lengths, axis=1)
+    reach = np.empty((4, len(sequence)), np.int32)
+    reach[0], reach[2] = row, column
+    np.subtract(last_row, reach[0], out=reach[1])
+    np.subtract(last_column, reach[2], out=reach[3])
+    reach[:, ~is_cell] = 0
     return Layout(
         groups=groups,
         memory_tokens=memory_tokens,

@@ -7,6 +7,7 @@ without gradient, and reads the answer from the first state. `pipeline.models.ne
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -142,10 +143,10 @@ class Reasoner(nn.Module, ABC):
         given = Given(self._embed(inputs, memory, layout).to(state[0].dtype), layout, angles)
         updates = self.cycle() * (cycles or config.H_cycles)
         learned = self.learned_updates()
-        with cast_weights(self, state[0].dtype):
-            with torch.no_grad():
-                for update in updates[:-learned]:
-                    state = update(state, given)
+        with torch.no_grad(), cast_weights(self, state[0].dtype):
+            for update in updates[:-learned]:
+                state = update(state, given)
+        with nullcontext() if torch.is_grad_enabled() else cast_weights(self, state[0].dtype):
             for update in updates[-learned:]:
                 state = update(state, given)
             return Segment(

@@ -186,19 +186,6 @@ def _lengths(batch: StepBatch, layout: Layout) -> npt.NDArray[np.int64]:
     return batch.pack.shapes.prod(axis=1) + layout.memory_tokens
 
 
-def halt(
-    batch: StepBatch, halting: Tensor, state: State, layout: Layout, config: TrainConfig, before: Carry | None = None
-) -> Carry:
-    """Return what continues after a segment: all sequences but those that halt by the logits `halting` (B, 2), or have run all.
-
-    They halt when "learned" halting has a positive logit, "q-learning" a greater one than for going on, "off" never; and not
-    before the least number of segments that `batch` gives them. With `halting_delay` they halt by the logits of the segment
-    before, which are pending in the carry `before`, from which `batch` was made.
-    """
-    (carry,) = halt_packs(batch, [np.ones(len(batch.samples), bool)], halting, state, layout, config, before)
-    return carry
-
-
 def halt_packs(
     batch: StepBatch,
     packs: Sequence[npt.NDArray[np.bool_]],
@@ -206,9 +193,15 @@ def halt_packs(
     state: State,
     layout: Layout,
     config: TrainConfig,
-    before: Carry | None,
+    before: Carry | None = None,
 ) -> list[Carry]:
-    """Return what continues, as `halt`, of each of the packs that are joined in `batch`: which sequences are a pack's, (B,)."""
+    """Return what continues after a segment, of each pack that is joined in `batch`; `packs` (B,) mark their sequences.
+
+    All sequences continue but those that halt by the logits `halting` (B, 2), or have run all segments. They halt when
+    "learned" halting has a positive logit, "q-learning" a greater one than for going on, "off" never; and not before the least
+    number of segments that `batch` gives them. With `halting_delay` they halt by the logits of the segment before, which are
+    pending in the carry `before`, from which `batch` was made.
+    """
     done = batch.segments + 1
     continues, copy = done < config.segments, None
     if continues.any() and config.halting != "off":

@@ -21,6 +21,7 @@ from pipeline.data.packs import Packs
 from pipeline.device_limits import ran_out_of_memory
 from pipeline.models.attention import choose_way
 from pipeline.models.batch import Batch
+from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import choose_fused
 from pipeline.models.layout import Room
 from pipeline.models.network import Network
@@ -94,9 +95,11 @@ class Execution:
         sizes = maker.tokens(maker.plain())
         self.alike = bool(sizes.min() == sizes.max())
         self.way = choose_way(accelerator.device, dtype, config.model.hidden_size // config.model.heads)
-        self.fused = choose_fused(accelerator.device, dtype)
+        self.fused = choose_fused(accelerator.device, dtype, grid_kernel(config.model))
         if not self.alike and self.way != "packed":
-            logger.warning("train.execution=%s: no constant shapes here, attention goes shape by shape; eager", self.kind)
+            level = logging.INFO if self.automatic else logging.WARNING
+            message = "train.execution=%s: no constant shapes here, attention goes shape by shape; eager"
+            logger.log(level, message, config.train.execution)
             self.kind = "eager"
             return
         self.pool = torch.cuda.graph_pool_handle() if self.kind == "graphed" and accelerator.device.type == "cuda" else None
@@ -212,6 +215,11 @@ def make_room(maker: Packs, config: Config, pieces: int, fused: bool = False, pa
     sequences = math.ceil(SPARE_SEQUENCES * most / float(tokens.mean())) + 8
     cells = most - memory_tokens * (most // longest)
     return Room(cells, sequences, longest, memory_tokens, "packed", fused)
+
+
+def grid_kernel(model: ReasonerConfig) -> int:
+    """Return the width of the convolution on the grid, 0 for none."""
+    return model.convolution if model.convolution_axes == "2d" else 0
 
 
 class Graph:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 MOST_SHARE = 0.9
 """Of the device's memory that a step may use; the rest is for fragmentation."""
 BUSY_TOKENS = 65_536
-"""A pack of so many tokens keeps a GPU busy by itself (BENCHMARKS.md, "A GPU, beside what was predicted")."""
+"""So many tokens keep a GPU busy (BENCHMARKS.md, "A GPU, beside what was predicted"); not many more are joined."""
 Compute = Callable[[dict[int, StepBatch], dict[int, Carry], int, float], object]
 """Forward and backward of the packs of this process, by number: (batches, carries, pieces, scale of the loss)."""
 
@@ -71,7 +71,8 @@ def measure_pieces(state: TrainState, compute: Compute, memory: CudaMemory, shar
     state.move_carries(torch.device("cpu"))
     try:
         most = max(len(batch.samples) for batch in batches)
-        join = len(state.packs) > 1 and state.config.train.pack_tokens < BUSY_TOKENS
+        packs = -(-state.all_packs // accelerator.num_processes)  # in every process alike
+        join = packs > 1 and packs * state.config.train.pack_tokens <= 2 * BUSY_TOKENS
         pieces = least_pieces(trial, memory, accelerator.device, most, share, JOINED if join else 1)
     finally:
         optimizer.zero_grad(set_to_none=True)

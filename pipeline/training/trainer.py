@@ -27,7 +27,7 @@ from pipeline.system.time_limit import Budget
 from pipeline.training.carry import StepBatch, next_batch
 from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint, save_checkpoint
 from pipeline.training.communication import AsyncCopy
-from pipeline.training.compilation import DoesNotRun, Execution
+from pipeline.training.compilation import JOINED, DoesNotRun, Execution
 from pipeline.training.gradients import Computed, Gradients
 from pipeline.training.memory_fit import MOST_SHARE, CudaMemory, measure_pieces
 from pipeline.training.memory_tables import train_tables
@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 DISK_BYTES_PER_SECOND = 200e6
 """Assumed until the first checkpoint has been written and timed."""
 
-LEAST_TO_COMPILE = 240.0
-"""Seconds of training from which `train.execution=auto` compiles: it takes 7 s with 16 cores, far longer with few."""
+MIN_COMPILE_SECONDS, MIN_COMPILE_STEPS = 240.0, 200
+"""Of training that is left: `train.execution=auto` compiles for no less. On one H200 it took 7 s until five steps had run."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Trainer:
         """Micro-batches of a pack, or JOINED."""
         self.unmeasured = not config.train.pieces and accelerator.device.type == "cuda"
         self.tried = False
-        """Whether compiled blocks have been tried, where they are set or may be taken."""
+        """Whether `_try_execution` has run."""
         self.memory_retries = 0
         """Steps that were repeated in more micro-batches because they did not fit into the memory."""
         stored_bytes = 5 * 4 * trainable(network)  # weights, their average twice, two moments
@@ -173,45 +173,52 @@ class Trainer:
         state.progress.step += 1
 
     def _try_execution(self, left: float) -> None:
-        """Compile for the packs of this step, and go on eagerly where that fails, or where `auto` finds it no faster.
+        """Compile for the packs of this step; go on eagerly where that fails, or where `auto` finds it no faster or too late.
 
-        It comes before the first step, and shares no gradients: what fails here has left nothing in the other processes.
+        It comes before the first step and shares no gradients: a compiler that fails leaves nothing in the other processes.
+        With `auto` all processes decide alike, by the slowest of them and by the `left` seconds of the main process.
         """
         self.tried, state, execution = True, self.state, self.gradients.execution
-        if execution.automatic and from_main(state.accelerator, left) < LEAST_TO_COMPILE:
-            logger.info("train.execution=auto: the time is too short to compile for it; eager")
-            execution.go_eager()
-            return
-        if execution.kind != "compiled" and not execution.automatic:
-            return
         step, config = state.progress.step, state.config.train
-        batches = {pack: next_batch(state.carries[pack], state.maker, config, step, pack) for pack in state.packs}
 
-        def seconds() -> float:
-            """Return the seconds of a step's gradients when everything is set up, which the first two do."""
-            for _ in range(3):
-                started = time.monotonic()
-                self._compute(batches, torch.tensor(1e-3, device=state.accelerator.device), sync=False).copy.wait()
-                state.optimizer.zero_grad(set_to_none=True)
-            return time.monotonic() - started
+        def seconds(repeats: int) -> float:
+            """Return the least seconds of the gradients of this step, after a first time; infinity where it does not run."""
+            batches = {pack: next_batch(state.carries[pack], state.maker, config, step, pack) for pack in state.packs}
+            times = []
+            try:
+                for _ in range(1 + repeats):
+                    started = time.monotonic()
+                    self.gradients.compute(batches, state.carries, self.pieces, 1e-3, sync=False).copy.wait()
+                    times.append(time.monotonic() - started)
+            except DoesNotRun as error:
+                execution.give_up(error)
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+            state.optimizer.zero_grad(set_to_none=True)
+            return min(times[1:]) if len(times) == 1 + repeats else math.inf
 
-        compiled = seconds()
         if not execution.automatic:
+            if execution.kind == "compiled":
+                seconds(1)
+            return
+        if all(gather(state.accelerator, execution.kind == "eager")):
             return
         with execution.paused():
-            eager = seconds()
-        times = gather(state.accelerator, (compiled, eager))
-        compiled, eager = (max(each) for each in zip(*times, strict=True))
-        if execution.kind != "eager":  # it was not given up here
-            logger.info("train.execution=auto: the gradients of a step take %.3f s compiled, %.3f s eager", compiled, eager)
+            eager = max(gather(state.accelerator, seconds(1)))
+        left = from_main(state.accelerator, left)
+        compiled = math.inf
+        if left > max(MIN_COMPILE_SECONDS, MIN_COMPILE_STEPS * eager):
+            compiled = max(gather(state.accelerator, seconds(2) if execution.kind == "compiled" else math.inf))
+        logger.info("train.execution=auto: the gradients of a step take %.3f s eagerly, %.3f s compiled", eager, compiled)
         if compiled >= eager:
             execution.go_eager()
 
-    def _compute(self, batches: Mapping[int, StepBatch], scale: Tensor, sync: bool = True) -> Computed:
+    def _compute(self, batches: Mapping[int, StepBatch], scale: Tensor) -> Computed:
         """Compute the gradients of all packs; again in more micro-batches if memory runs out, or eagerly if need be."""
         while True:
             try:
-                return self.gradients.compute(batches, self.state.carries, self.pieces, scale, sync)
+                return self.gradients.compute(batches, self.state.carries, self.pieces, scale)
             except (RuntimeError, MemoryError) as error:
                 if not ran_out_of_memory(error):
                     raise
@@ -237,9 +244,10 @@ class Trainer:
                 f"a smaller train.pack_tokens leaves more room for it ({message.splitlines()[0] if message else 'MemoryError'})"
             )
         if processes > 1:
+            way = "its packs as one" if self.pieces == JOINED else f"train.pieces={self.pieces}"
             raise OutOfMemory(
                 f"step {step}: process {self.state.accelerator.process_index} of {processes} is out of memory with "
-                f"train.pieces={self.pieces}; go on with --resume --set train.pieces={max(1, 2 * self.pieces)}"
+                f"{way}; go on with --resume --set train.pieces={max(1, 2 * self.pieces)}"
             )
         self.pieces = max(1, 2 * self.pieces)
         self.memory_retries += 1

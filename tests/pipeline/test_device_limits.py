@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from pipeline import device_limits
-from pipeline.device_limits import works
+from pipeline.device_limits import kernel_works
 
 
 @pytest.fixture(autouse=True)
 def untried() -> Iterator[None]:
-    device_limits.forget_kernels()
+    device_limits._known.clear()
     yield
-    device_limits.forget_kernels()
+    device_limits._known.clear()
 
 
 def gradient_error(scale: float) -> float:
@@ -28,8 +28,8 @@ def gradient_error(scale: float) -> float:
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
 def test_a_trial_takes_gradients_wherever_it_is_asked_for(mode: Callable[[], torch.inference_mode]) -> None:
     with mode():
-        assert works("a right kernel", gradient_error, 1e-3, 1.0)
-        assert not works("a wrong kernel", gradient_error, 1e-3, 1.1)
+        assert kernel_works("a right kernel", gradient_error, 1e-3, 1.0)
+        assert not kernel_works("a wrong kernel", gradient_error, 1e-3, 1.1)
 
 
 @pytest.mark.parametrize("trial", [math.nan, 0.5, RuntimeError("no kernel image\nat line 3"), ImportError("no kernel image")])
@@ -40,16 +40,19 @@ def test_a_kernel_that_fails_is_replaced_with_one_line(caplog: pytest.LogCapture
         return trial
 
     with caplog.at_level(logging.WARNING):
-        assert not works("the kernel", error_of, 1e-2)
-        assert not works("the kernel", error_of, 1e-2)
-    reason = "no kernel image" if isinstance(trial, Exception) else f"it is off by {trial:.1e}"
+        assert not kernel_works("the kernel", error_of, 1e-2)
+        assert not kernel_works("the kernel", error_of, 1e-2)
+    reason = "no kernel image" if isinstance(trial, Exception) else f"its error is {trial:.1e}"
     assert [record.message for record in caplog.records] == [
         f"the kernel does not work here, a slower way replaces it: {reason}"
     ]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")])
-def test_running_out_of_memory_is_raised_and_forgotten(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no room"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), torch.AcceleratorError("lost")],
+)
+def test_an_error_that_says_nothing_about_the_kernel_is_raised_and_forgotten(error: Exception) -> None:
     tries = iter([error, None])
 
     def error_of() -> float:
@@ -58,6 +61,6 @@ def test_running_out_of_memory_is_raised_and_forgotten(error: Exception) -> None
         return 0.0
 
     with pytest.raises(type(error)):
-        works("the kernel", error_of, 1e-2)
-    assert works("the kernel", error_of, 1e-2)
-    assert works("the kernel", error_of, 1e-2), "a trial that passed is not repeated"
+        kernel_works("the kernel", error_of, 1e-2)
+    assert kernel_works("the kernel", error_of, 1e-2)
+    assert kernel_works("the kernel", error_of, 1e-2), "a trial that passed is not repeated"

@@ -55,9 +55,9 @@ def plain_packed(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, _: T
 def packed(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """The packed kernel, computed by hand because this machine has none; its trial is forgotten before and after."""
     monkeypatch.setattr(attention, "_packed_kernel", lambda: plain_packed)
-    device_limits.forget_kernels()
+    device_limits._known.clear()
     yield monkeypatch
-    device_limits.forget_kernels()
+    device_limits._known.clear()
 
 
 def test_a_layout_tells_where_sequences_begin_and_end() -> None:

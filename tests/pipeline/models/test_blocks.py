@@ -242,6 +242,7 @@ def test_weights_that_are_cast_once_give_the_same_and_a_gradient_to_the_float32_
         with cast_weights(layer, dtype) if once else nullcontext():
             out = layer(x) + layer(2 * x)
             assert list(layer.state_dict()) == names
+            assert (layer.cast is not None) == (once and dtype != torch.float32)
         out.float().square().sum().backward()
         assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
         found.append((out.detach().float(), layer.weight.grad.clone()))

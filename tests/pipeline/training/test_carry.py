@@ -9,16 +9,32 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from pipeline.config import TrainConfig
 from pipeline.data.packs import PackMaker
 from pipeline.models.layout import Layout, make_layout
 from pipeline.models.reasoner import State
-from pipeline.training.carry import Carry, StepBatch, assemble_state, cut_evenly, empty_carry, halt, join_carries, next_batch
+from pipeline.training.carry import (
+    Carry,
+    StepBatch,
+    assemble_state,
+    cut_evenly,
+    empty_carry,
+    halt_packs,
+    join_carries,
+    next_batch,
+)
 from tests.pipeline.tiny import tiny_dataset
 
 MEMORY_TOKENS = 2
 CONFIG = TrainConfig(seed=3, pack_tokens=150, canvas="fitted", segments=4, exploration=0.0)
+
+
+def halt(batch: StepBatch, halting: Tensor, state: State, layout: Layout, config: TrainConfig) -> Carry:
+    """Return what continues of a batch that is one pack."""
+    (carry,) = halt_packs(batch, [np.ones(len(batch.samples), bool)], halting, state, layout, config)
+    return carry
 
 
 def make_maker() -> PackMaker:

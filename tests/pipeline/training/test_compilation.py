@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,6 +28,8 @@ from pipeline.training import trainer as trainer_module
 from pipeline.training.carry import empty_carry, next_batch
 from pipeline.training.communication import AsyncCopy
 from pipeline.training.compilation import JOINED, Execution, make_room, tensors_of
+from pipeline.training.gradients import Gradients
+from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 from tests.pipeline.trainers import (
@@ -150,28 +152,68 @@ def test_pieces_in_rooms_come_to_the_whole_pack(tmp_path: Path, compiler: Compil
 
 
 @pytest.mark.parametrize(
-    ("left", "compiled", "eager", "kind"),
-    [(300.0, 1.0, 2.0, "compiled"), (300.0, 2.0, 1.0, "eager"), (200.0, 1.0, 2.0, "eager")],
-    ids=["faster", "slower", "short"],
+    ("left", "times", "kind", "frames"),
+    [
+        (300.0, (0.9, 0.4), "compiled", 2),
+        (300.0, (0.4, 0.9), "eager", 2),
+        (300.0, (2.0, 0.4), "eager", 0),  # no time for 200 steps
+        (200.0, (0.9, 0.4), "eager", 0),
+    ],
+    ids=["faster", "slower", "few-steps", "short"],
 )
 def test_auto_is_compiled_where_a_trial_is_faster_and_the_run_long_enough(
     tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch,
-    left: float, compiled: float, eager: float, kind: str,
+    left: float, times: tuple[float, float], kind: str, frames: int,
 ) -> None:  # fmt: skip
-    make_trainer(config_of("trm", "train.execution=auto"), tmp_path / "eager").fit(NO_LIMIT)  # a CPU
+    make_trainer(config_of("trm", "train.packs=2", "train.execution=auto"), tmp_path / "eager").fit(NO_LIMIT)  # a CPU
     assert compiler.frame_count == 0
-    trainer = make_trainer(config_of("trm"), tmp_path / "auto")
-    state = trainer.state
-    gpu: Any = SimpleNamespace(device=torch.device("cuda:0"), num_processes=1)
-    monkeypatch.setattr(execution, "choose_fused", lambda *_: False)
-    config = config_of("trm", "train.execution=auto")
-    trainer.gradients = replace(trainer.gradients, execution=Execution(state.network, state.maker, config, gpu, state.dtype))
-    monkeypatch.setattr(trainer_module, "gather", lambda *_: [(compiled, eager), (compiled, eager)])
+    trainer = automatic_trainer(tmp_path / "auto", monkeypatch)
+    found = iter(times)  # of the slowest process: eager, then compiled
+    monkeypatch.setattr(trainer_module, "gather", lambda _, mine: [mine] if isinstance(mine, bool) else [0.0, next(found)])
     trainer._try_execution(left)
     assert trainer.gradients.execution.kind == kind
     trainer.fit(NO_LIMIT)
-    assert compiler.frame_count == (0 if left < 240 else 2)
+    assert compiler.frame_count == frames
     assert_same_training(tmp_path / "eager", tmp_path / "auto")
+
+
+def automatic_trainer(out: Path, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    """A trainer whose execution takes the CPU for a GPU."""
+    trainer = make_trainer(config_of("trm", "train.packs=2"), out)
+    state, gpu = trainer.state, SimpleNamespace(device=torch.device("cuda:0"), num_processes=1)
+    monkeypatch.setattr(execution, "choose_fused", lambda *_: False)
+    config = config_of("trm", "train.packs=2", "train.execution=auto")
+    automatic = Execution(state.network, state.maker, config, cast(Any, gpu), state.dtype)
+    trainer.gradients = replace(trainer.gradients, execution=automatic)
+    return trainer
+
+
+def test_auto_goes_on_eagerly_where_compiled_code_runs_out_of_memory(
+    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = automatic_trainer(tmp_path, monkeypatch)
+    trainer.pieces = JOINED
+
+    def scarce(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer.gradients.execution, "_run_in_room", scarce)
+    trainer._try_execution(300.0)
+    assert (trainer.gradients.execution.kind, trainer.pieces, trainer.memory_retries) == ("eager", JOINED, 0)
+
+
+def test_auto_without_constant_shapes_tries_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "choose_way", lambda *_: "fused")  # as on a T4
+    trainer = automatic_trainer(tmp_path, monkeypatch)
+    assert trainer.gradients.execution.kind == "eager"
+    monkeypatch.setattr(Gradients, "compute", lambda *_, **__: pytest.fail("there is nothing to compare"))
+    trainer._try_execution(300.0)
+
+
+def test_weights_that_are_cast_compile_nothing_again(tmp_path: Path, compiler: CompileCounterWithBackend) -> None:
+    config = config_of("trm", "train.execution=compiled", "train.precision=bfloat16")
+    make_trainer(config, tmp_path).fit(NO_LIMIT)
+    assert compiler.frame_count == 2  # without gradients, and with them
 
 
 def test_a_pack_that_its_room_does_not_hold_is_computed_eagerly(
