@@ -29,7 +29,7 @@ lint: $(VENV)/.development
 bench: $(VENV)/.runtime
 	$(BIN)/python -m pipeline bench all
 
-# On a machine with an NVIDIA GPU: parity, times beside their predictions, tests, then a training of GPU_TRAIN; stops at what is wrong.
+# On an NVIDIA GPU: parity, times beside their predictions, tests, then a training of GPU_TRAIN. Stops at the first wrong result.
 gpu: $(VENV)/.development
 	$(BIN)/python -m tests.gpu --out runs/gpu --train $(GPU_TRAIN)
 

@@ -1,7 +1,7 @@
 """The gated grid convolution as Triton kernels: one operation, with its gradient, for a whole pack on a GPU.
 
-Gate, depthwise convolution and SiLU are bound by memory. Every kernel reads and writes each cell once; the features of
-neighboring cells come from the cache. Sums are kept in float32, and no result depends on the order of threads.
+Gate, depthwise convolution and SiLU are memory-bound. Every kernel writes each cell once and reads its neighbors through the
+cache. Sums are kept in float32, and no result depends on the order of threads.
 
 Imported only where Triton is installed and the tensors are on a GPU (pipeline.models.layers chooses).
 """
@@ -14,56 +14,58 @@ import triton.language as tl
 from torch import Tensor
 
 TOKENS, CHANNELS, WARPS = 32, 64, 4
-"""Of a tile, which one program computes."""
+"""The tile of one program and its warps."""
 
 
 @triton.jit
 def _tile(tokens, channels, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Return the tokens and channels of this program, int64, and where each lies inside the pack."""
+    """Return the tokens (int64) and channels of this program, and masks of those that exist."""
     token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     return token, channel, token < tokens, channel < channels
 
 
 @triton.jit
-def _reach(reach, token, there, tokens):
+def _reach(reach, token, token_mask, tokens):
     """Return how far the canvas of every token reaches up, down, left and right of it."""
-    up = tl.load(reach + token, there, 0)
-    down = tl.load(reach + tokens + token, there, 0)
-    left = tl.load(reach + 2 * tokens + token, there, 0)
-    right = tl.load(reach + 3 * tokens + token, there, 0)
+    up = tl.load(reach + token, token_mask, 0)
+    down = tl.load(reach + tokens + token, token_mask, 0)
+    left = tl.load(reach + 2 * tokens + token, token_mask, 0)
+    right = tl.load(reach + 3 * tokens + token, token_mask, 0)
     return up, down, left, right
 
 
 @triton.jit
-def _neighbor(values, channels, token, channel, there, inside, up, down, left, right, place: tl.constexpr, SIDE: tl.constexpr):
+def _neighbor(
+    values, channels, token, channel, token_mask, channel_mask, up, down, left, right, place: tl.constexpr, SIDE: tl.constexpr
+):
     """Return the `values` (N, C), float32, of the neighbors at a place of a kernel of SIDE x SIDE, 0 where there is none."""
     y, x = place // SIDE - SIDE // 2, place % SIDE - SIDE // 2
-    has = there & (-y <= up) & (y <= down) & (-x <= left) & (x <= right)
+    has = token_mask & (-y <= up) & (y <= down) & (-x <= left) & (x <= right)
     neighbor = token + y * (left + right + 1) + x
     at = values + neighbor[:, None] * channels + channel[None, :]
-    return tl.load(at, has[:, None] & inside[None, :], 0.0).to(tl.float32)
+    return tl.load(at, has[:, None] & channel_mask[None, :], 0.0).to(tl.float32)
 
 
 @triton.jit
 def _sum_neighbors(
-    values, weight, reach, tokens, channels, token, channel, there, inside, SIDE: tl.constexpr, FLIP: tl.constexpr
+    values, weight, reach, tokens, channels, token, channel, token_mask, channel_mask, SIDE: tl.constexpr, FLIP: tl.constexpr
 ):
     """Return the sum over a kernel of SIDE x SIDE of weight (SIDE * SIDE, C) times the `values` (N, C) there."""
-    up, down, left, right = _reach(reach, token, there, tokens)
+    up, down, left, right = _reach(reach, token, token_mask, tokens)
     mixed = tl.zeros((token.shape[0], channel.shape[0]), tl.float32)
     for place in tl.static_range(SIDE * SIDE):
-        value = _neighbor(values, channels, token, channel, there, inside, up, down, left, right, place, SIDE)
-        factor = tl.load(weight + (SIDE * SIDE - 1 - place if FLIP else place) * channels + channel, inside, 0.0)
+        value = _neighbor(values, channels, token, channel, token_mask, channel_mask, up, down, left, right, place, SIDE)
+        factor = tl.load(weight + (SIDE * SIDE - 1 - place if FLIP else place) * channels + channel, channel_mask, 0.0)
         mixed += value * factor.to(tl.float32)[None, :]
     return mixed
 
 
 @triton.jit
 def _gate(x, gated, tokens, channels, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):
-    """gated (N, C) = silu(gate) * up of x (N, 2 C) = (gate, up)."""
-    token, channel, there, inside = _tile(tokens, channels, TOKENS, CHANNELS)
-    mask = there[:, None] & inside[None, :]
+    """Write gated (N, C) = silu(gate) * up of x (N, 2 C) = (gate, up)."""
+    token, channel, token_mask, channel_mask = _tile(tokens, channels, TOKENS, CHANNELS)
+    mask = token_mask[:, None] & channel_mask[None, :]
     at = x + token[:, None] * 2 * channels + channel[None, :]
     gate, up = tl.load(at, mask, 0.0).to(tl.float32), tl.load(at + channels, mask, 0.0).to(tl.float32)
     value = gate * tl.sigmoid(gate) * up
@@ -72,11 +74,11 @@ def _gate(x, gated, tokens, channels, TOKENS: tl.constexpr, CHANNELS: tl.constex
 
 @triton.jit
 def _convolve(gated, weight, reach, out, tokens, channels, SIDE: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):
-    """out (N, C) = silu(convolution(gated))."""
-    token, channel, there, inside = _tile(tokens, channels, TOKENS, CHANNELS)
-    mixed = _sum_neighbors(gated, weight, reach, tokens, channels, token, channel, there, inside, SIDE, False)
+    """Write out (N, C) = silu(convolution(gated))."""
+    token, channel, token_mask, channel_mask = _tile(tokens, channels, TOKENS, CHANNELS)
+    mixed = _sum_neighbors(gated, weight, reach, tokens, channels, token, channel, token_mask, channel_mask, SIDE, False)
     at = out + token[:, None] * channels + channel[None, :]
-    tl.store(at, (mixed * tl.sigmoid(mixed)).to(out.dtype.element_ty), there[:, None] & inside[None, :])
+    tl.store(at, (mixed * tl.sigmoid(mixed)).to(out.dtype.element_ty), token_mask[:, None] & channel_mask[None, :])
 
 
 @triton.jit
@@ -85,44 +87,44 @@ def _convolve_backward(
     weight,
     reach,
     gradient,
-    of_mixed,
-    parts,
+    grad_mixed,
+    partial_sums,
     tokens,
     channels,
     SIDE: tl.constexpr,
     TOKENS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """of_mixed (N, C): the gradient of the convolution's sum, which is computed again, from that of its SiLU.
+    """Recompute the convolution and backpropagate its SiLU: grad_mixed (N, C).
 
-    parts (P, SIDE * SIDE, C) float32: the gradient of the weight, one part for every TOKENS tokens.
+    partial_sums (P, SIDE * SIDE, C) float32 are the gradient of the weight, summed over each TOKENS tokens.
     """
-    token, channel, there, inside = _tile(tokens, channels, TOKENS, CHANNELS)
-    mixed = _sum_neighbors(gated, weight, reach, tokens, channels, token, channel, there, inside, SIDE, False)
-    at, mask = token[:, None] * channels + channel[None, :], there[:, None] & inside[None, :]
+    token, channel, token_mask, channel_mask = _tile(tokens, channels, TOKENS, CHANNELS)
+    mixed = _sum_neighbors(gated, weight, reach, tokens, channels, token, channel, token_mask, channel_mask, SIDE, False)
+    at, mask = token[:, None] * channels + channel[None, :], token_mask[:, None] & channel_mask[None, :]
     sigmoid = tl.sigmoid(mixed)
-    given = tl.load(gradient + at, mask, 0.0).to(tl.float32) * sigmoid * (1 + mixed * (1 - sigmoid))
-    tl.store(of_mixed + at, given.to(of_mixed.dtype.element_ty), mask)
-    up, down, left, right = _reach(reach, token, there, tokens)
-    part = parts + tl.program_id(0).to(tl.int64) * SIDE * SIDE * channels + channel
+    grad = tl.load(gradient + at, mask, 0.0).to(tl.float32) * sigmoid * (1 + mixed * (1 - sigmoid))
+    tl.store(grad_mixed + at, grad.to(grad_mixed.dtype.element_ty), mask)
+    up, down, left, right = _reach(reach, token, token_mask, tokens)
+    part = partial_sums + tl.program_id(0).to(tl.int64) * SIDE * SIDE * channels + channel
     for place in tl.static_range(SIDE * SIDE):
-        value = _neighbor(gated, channels, token, channel, there, inside, up, down, left, right, place, SIDE)
-        tl.store(part + place * channels, tl.sum(given * value, 0), inside)
+        value = _neighbor(gated, channels, token, channel, token_mask, channel_mask, up, down, left, right, place, SIDE)
+        tl.store(part + place * channels, tl.sum(grad * value, 0), channel_mask)
 
 
 @triton.jit
 def _gate_backward(
-    x, weight, reach, of_mixed, of_x, tokens, channels, SIDE: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr
+    x, weight, reach, grad_mixed, grad_x, tokens, channels, SIDE: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr
 ):
-    """of_x (N, 2 C): the gradient of gate and up. A cell is its neighbor's neighbor at the opposite place of the kernel."""
-    token, channel, there, inside = _tile(tokens, channels, TOKENS, CHANNELS)
-    given = _sum_neighbors(of_mixed, weight, reach, tokens, channels, token, channel, there, inside, SIDE, True)
-    at, mask = token[:, None] * 2 * channels + channel[None, :], there[:, None] & inside[None, :]
+    """Backpropagate the convolution and the gate: grad_x (N, 2 C). A cell lies at the opposite place seen from its neighbor."""
+    token, channel, token_mask, channel_mask = _tile(tokens, channels, TOKENS, CHANNELS)
+    grad = _sum_neighbors(grad_mixed, weight, reach, tokens, channels, token, channel, token_mask, channel_mask, SIDE, True)
+    at, mask = token[:, None] * 2 * channels + channel[None, :], token_mask[:, None] & channel_mask[None, :]
     gate, up = tl.load(x + at, mask, 0.0).to(tl.float32), tl.load(x + at + channels, mask, 0.0).to(tl.float32)
     sigmoid = tl.sigmoid(gate)
-    of_gate = given * up * sigmoid * (1 + gate * (1 - sigmoid))
-    tl.store(of_x + at, of_gate.to(of_x.dtype.element_ty), mask)
-    tl.store(of_x + at + channels, (given * gate * sigmoid).to(of_x.dtype.element_ty), mask)
+    grad_gate = grad * up * sigmoid * (1 + gate * (1 - sigmoid))
+    tl.store(grad_x + at, grad_gate.to(grad_x.dtype.element_ty), mask)
+    tl.store(grad_x + at + channels, (grad * gate * sigmoid).to(grad_x.dtype.element_ty), mask)
 
 
 def _launch(kernel: Any, tokens: int, channels: int, *arguments: object, **constants: int) -> None:
@@ -158,11 +160,11 @@ def gated_convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, reac
     """Return the gradients of x and weight; only x was kept, the gated features are computed again."""
     x, gradient = x.contiguous(), gradient.contiguous()
     gated, side, by_place = _gated(x), round(weight.shape[1] ** 0.5), weight.t().contiguous()
-    of_mixed, of_x = torch.empty_like(gated), torch.empty_like(x)
-    parts = x.new_empty(triton.cdiv(len(x), TOKENS), side * side, gated.shape[1], dtype=torch.float32)
-    _launch(_convolve_backward, *gated.shape, gated, by_place, reach, gradient, of_mixed, parts, SIDE=side)
-    _launch(_gate_backward, *gated.shape, x, by_place, reach, of_mixed, of_x, SIDE=side)
-    return of_x, parts.sum(0).t().to(weight.dtype).contiguous()
+    grad_mixed, grad_x = torch.empty_like(gated), torch.empty_like(x)
+    partial_sums = x.new_empty(triton.cdiv(len(x), TOKENS), side * side, gated.shape[1], dtype=torch.float32)
+    _launch(_convolve_backward, *gated.shape, gated, by_place, reach, gradient, grad_mixed, partial_sums, SIDE=side)
+    _launch(_gate_backward, *gated.shape, x, by_place, reach, grad_mixed, grad_x, SIDE=side)
+    return grad_x, partial_sums.sum(0).t().to(weight.dtype).contiguous()
 
 
 @gated_convolution_backward.register_fake
@@ -175,8 +177,8 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-    of_x, of_weight = gated_convolution_backward(gradient, *ctx.saved_tensors)
-    return of_x, of_weight, None
+    grad_x, grad_weight = gated_convolution_backward(gradient, *ctx.saved_tensors)
+    return grad_x, grad_weight, None
 
 
 gated_convolution.register_autograd(_backward, setup_context=_keep)

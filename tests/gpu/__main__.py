@@ -1,4 +1,4 @@
-"""`python -m tests.gpu --out FOLDER [--train 7m]`, or `make gpu`: what a GPU says of this project, in one folder.
+"""`python -m tests.gpu --out FOLDER [--train 7m]`, or `make gpu`: checks, benchmarks and a training on a GPU.
 
 Parity with the published code, the table of times beside their predictions, the tests that need a GPU, then a training of
 preset `fast` on ARC-AGI-1 of a given length. Stops at the first wrong result and says which, unless `--go-on`.
