@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -131,22 +132,22 @@ def train_command(data: Path, out: Path, *settings: str) -> list[str]:
     return [*arguments, *(part for setting in flat for part in ("--set", setting))]
 
 
-def start_ranks(command: list[str]) -> list[BaseProcess]:
+def run_rank(environment: dict[str, str], command: list[str]) -> None:
+    os.environ |= environment
+    sys.exit(main(command))
+
+
+def start_ranks(command: list[str], run: Callable[[dict[str, str], list[str]], None] = run_rank) -> list[BaseProcess]:
     """Start a command as two processes of one launch: forks of a process that has imported the program already."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     environments = [launch | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"} for rank in ("0", "1")]
-    ranks: list[BaseProcess] = [_FORKS.Process(target=_run_rank, args=(each, command)) for each in environments]
+    ranks: list[BaseProcess] = [_FORKS.Process(target=run, args=(each, command)) for each in environments]
     for rank in ranks:
         rank.start()
     return ranks
-
-
-def _run_rank(environment: dict[str, str], command: list[str]) -> None:
-    os.environ |= environment
-    sys.exit(main(command))
 
 
 def finish_ranks(ranks: list[BaseProcess]) -> None:

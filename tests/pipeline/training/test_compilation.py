@@ -19,6 +19,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.compiler import is_compiling as compiling
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline.cli.main import main
 from pipeline.config import Config
 from pipeline.models import attention, reasoner
 from pipeline.models.layout import Room, make_layout
@@ -30,17 +31,22 @@ from pipeline.training.communication import AsyncCopy
 from pipeline.training.compilation import JOINED, Execution, make_room, tensors_of
 from pipeline.training.gradients import Gradients
 from pipeline.training.trainer import Trainer
-from tests.pipeline.tiny import tiny_config
+from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 from tests.pipeline.trainers import (
     NO_LIMIT,
     SYSTEMS,
     assert_equal_runs,
+    assert_same_samples,
     assert_same_step,
     final_tensors,
+    finish_ranks,
     make_trainer,
     metrics,
+    run_rank,
     second_step,
+    start_ranks,
+    train_command,
 )
 
 FLOAT = torch.float32
@@ -200,6 +206,39 @@ def test_auto_goes_on_eagerly_where_compiled_code_runs_out_of_memory(
     monkeypatch.setattr(trainer.gradients.execution, "_run_in_room", scarce)
     trainer._try_execution(300.0)
     assert (trainer.gradients.execution.kind, trainer.pieces, trainer.memory_retries) == ("eager", JOINED, 0)
+
+
+def run_rank_that_may_not_compile(environment: dict[str, str], command: list[str]) -> None:
+    """Run one process of a launch, on a CPU that `auto` takes for a GPU; the compiler of the second one fails."""
+    compile_block, init = Block.compile, Execution.__init__
+
+    def broken(*_: object) -> Any:
+        raise FileNotFoundError("no C compiler")
+
+    def on_a_gpu(self: Execution, network: Any, maker: Any, config: Config, accelerator: Any, dtype: torch.dtype) -> None:
+        gpu = SimpleNamespace(device=torch.device("cuda:0"), num_processes=accelerator.num_processes)
+        init(self, network, maker, config, cast(Any, gpu), dtype)
+
+    patch = pytest.MonkeyPatch()
+    backend = broken if environment["RANK"] == "1" else "eager"
+    patch.setattr(Block, "compile", lambda block, **settings: compile_block(block, backend=backend, **settings))
+    patch.setattr(Execution, "__init__", on_a_gpu)
+    patch.setattr(execution, "choose_way", lambda *_: "packed")
+    patch.setattr(execution, "choose_fused", lambda *_: False)
+    patch.setattr(attention, "_packed_kernel", lambda: masked)
+    patch.setattr(trainer_module, "MIN_COMPILE_SECONDS", 0.0)
+    patch.setattr(trainer_module, "MIN_COMPILE_STEPS", 0)
+    run_rank(environment, command)
+
+
+def test_two_processes_decide_alike_where_one_cannot_compile(tmp_path: Path) -> None:
+    tiny_dataset().save(tmp_path / "data")
+    settings = ("train.steps=4", "train.packs=2", "train.log_steps=1", "optimizer.kind=adamw")
+    command = train_command(tmp_path / "data", tmp_path / "auto", *settings, "train.execution=auto")
+    ranks = start_ranks(command, run_rank_that_may_not_compile)
+    assert main(train_command(tmp_path / "data", tmp_path / "eager", *settings)) == 0
+    finish_ranks(ranks)
+    assert_same_samples(tmp_path / "eager", tmp_path / "auto", steps=4)
 
 
 def test_auto_without_constant_shapes_tries_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
