@@ -37,6 +37,8 @@ def free_cache(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+fallbacks: list[str] = []
+"""What this process does in a slower way than it was meant to, and why; the report of a run repeats it."""
 _known: dict[Hashable, bool] = {}
 """Whether a kernel works, by its name and the arguments of its trial."""
 
@@ -59,5 +61,11 @@ def kernel_works(name: str, measure_error: Callable[..., float], tolerance: floa
             reason = (str(failed).splitlines() or [""])[0] or type(failed).__name__
         _known[key] = not reason
         if reason:
-            logger.warning("%s does not work here, a slower way replaces it: %s", name, reason)
+            fall_back(f"{name} does not work here, a slower way replaces it: {reason}")
     return _known[key]
+
+
+def fall_back(message: str) -> None:
+    """Log `message`, which names a slower way and the reason for it, and note it for the report."""
+    logger.warning("%s", message)
+    fallbacks.append(message)

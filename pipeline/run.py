@@ -21,7 +21,7 @@ from eval.formatting import format_duration
 from pipeline.config import Config, override, read_config
 from pipeline.data.dataset import MANIFEST_FILE, Dataset, load_dataset
 from pipeline.device import describe_device, fit_config, from_main, make_accelerator
-from pipeline.device_limits import free_cache, ran_out_of_memory
+from pipeline.device_limits import fallbacks, free_cache, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.record import Stopwatch
@@ -52,27 +52,14 @@ def run(job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Pat
         pieces = config.train.pieces  # memory, not what is computed
         config = read_config(stored)
         config = replace(config, train=replace(config.train, pieces=pieces))
+    fallbacks.clear()  # of an earlier run in this process
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     count_packs(config, accelerator.num_processes, resume)
     stopwatch = Stopwatch(out if accelerator.is_main_process else None, budget.started)
-    stopwatch.lap("start", describe_device(accelerator))
-    folder = out / "dataset"
-    builds = accelerator.is_main_process and not (resume and (folder / MANIFEST_FILE).is_file())
-    if builds:
-        (folder / MANIFEST_FILE).unlink(missing_ok=True)  # of an earlier run: no process may take it for that of this one
-    accelerator.wait_for_everyone()
+    stopwatch.lap("start", device=describe_device(accelerator))
     if accelerator.is_main_process:
         logger.info("the engine started after %s", format_duration(budget.elapsed()))
-        if builds:
-            seconds = None if budget.limit_seconds is None else BUILD_SHARE * budget.remaining()
-            built: Any = job.build(config.build, seconds)
-            logger.info("%s", job.describe(built))
-            built.save(folder)
-    while not (folder / MANIFEST_FILE).is_file():  # to build may take longer than processes wait for each other
-        time.sleep(0.1)
-    dataset: Any = load_dataset(folder)  # of the kind of the job
-    if accelerator.is_main_process:
-        job.check(dataset, folder)
+    dataset = _build(job, config, budget, accelerator, resume)
     config = fit_config(config, dataset)
     stopwatch.lap("build")
     marker = out / PREDICTING
@@ -81,7 +68,7 @@ def run(job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Pat
         logger.info("training had ended; going on with predictions")
     failed = not predicting and _train(job, config, budget, start_from, resume, accelerator, dtype, dataset)
     free_cache(accelerator.device)
-    stopwatch.lap("train")
+    stopwatch.lap("train", fallbacks=tuple(dict.fromkeys(fallbacks)))
     weights = newest_weights(out / "checkpoints")
     if weights is None:
         logger.error("there is no checkpoint to predict with; the result stays as it is")
@@ -97,6 +84,26 @@ def run(job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Pat
         leave_report(out, budget)
     logger.info("done after %s", format_duration(budget.elapsed()))
     return int(failed)
+
+
+def _build(job: ArcJob | PuzzleJob, config: Config, budget: Budget, accelerator: Accelerator, resume: bool) -> Any:
+    """Return the dataset of the job, of its kind; the main process builds it, unless a resumed run has it already."""
+    folder = job.out / "dataset"
+    builds = accelerator.is_main_process and not (resume and (folder / MANIFEST_FILE).is_file())
+    if builds:
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)  # of an earlier run: no process may take it for that of this one
+    accelerator.wait_for_everyone()
+    if builds:
+        seconds = None if budget.limit_seconds is None else BUILD_SHARE * budget.remaining()
+        built: Any = job.build(config.build, seconds)
+        logger.info("%s", job.describe(built))
+        built.save(folder)
+    while not (folder / MANIFEST_FILE).is_file():  # to build may take longer than processes wait for each other
+        time.sleep(0.1)
+    dataset: Any = load_dataset(folder)
+    if accelerator.is_main_process:
+        job.check(dataset, folder)
+    return dataset
 
 
 def _train(

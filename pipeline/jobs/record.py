@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -42,6 +43,8 @@ class Record:
     starts: int = 1
     """How often the run was started, the first time included."""
     device: str = ""
+    fallbacks: tuple[str, ...] = ()
+    """What the last training did in a slower way than it was meant to, and why."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Of each stage, in order, over all starts."""
 
@@ -92,14 +95,14 @@ class Stopwatch:
         """`started` is the monotonic time at which the first stage began."""
         self.folder, self.since = folder, started
 
-    def lap(self, stage: str, device: str = "") -> None:
-        """Add the seconds since the last call to those of `stage`; name the device where it is known."""
+    def lap(self, stage: str, **known: Any) -> None:
+        """Add the seconds since the last call to those of `stage`, with other fields of the record that are `known` now."""
         now = time.monotonic()
         seconds, self.since = now - self.since, now
         record = record_if_usable(self.folder) if self.folder else None
         if self.folder and record:
             added = {**record.seconds, stage: round(record.seconds.get(stage, 0.0) + seconds, 3)}
-            _write(self.folder, replace(record, seconds=added, device=device or record.device))
+            _write(self.folder, replace(record, seconds=added, **known))
 
 
 def record_if_usable(folder: Path) -> Record | None:

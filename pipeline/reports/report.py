@@ -119,6 +119,8 @@ def _run_facts(folder: RunFolder, results: Sequence[TaskResult]) -> list[Row]:
         starts = f", in {record.starts} starts" if record.starts > 1 else ""
         spent = format_duration(sum(record.seconds.values()))
         rows.append(("Time", f"{spent}{limit}{starts}, {record.device or 'unknown device'}"))
+        if record.fallbacks:
+            rows.append(("Slower than meant", "; ".join(record.fallbacks)))
         rows.append(("Started", record.started.replace("T", " ").replace("+00:00", " UTC")))
     return rows
 

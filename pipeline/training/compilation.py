@@ -4,7 +4,6 @@ Used by pipeline.training.gradients. Compiled code and graphs need constant shap
 those of puzzles, whose canvases all have one size, fill.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.config import Config
 from pipeline.data.packs import Packs
-from pipeline.device_limits import ran_out_of_memory
+from pipeline.device_limits import fall_back, ran_out_of_memory
 from pipeline.models.attention import choose_way
 from pipeline.models.batch import Batch
 from pipeline.models.config import ReasonerConfig
@@ -27,8 +26,6 @@ from pipeline.models.layout import Room
 from pipeline.models.network import Network
 from pipeline.models.reasoner import Block, State
 from pipeline.models.task_memory import RowGradients
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 SPARE_SEQUENCES = 1.25
@@ -90,16 +87,14 @@ class Execution:
         if self.kind == "eager":
             return
         if self.kind == "graphed" and accelerator.num_processes > 1:
-            logger.warning("train.execution=graphed is for one process: compiled blocks without a graph")
+            fall_back("train.execution=graphed is for one process: compiled blocks without a graph")
             self.kind = "compiled"
         sizes = maker.tokens(maker.plain())
         self.alike = bool(sizes.min() == sizes.max())
         self.way = choose_way(accelerator.device, dtype, config.model.hidden_size // config.model.heads)
         self.fused = choose_fused(accelerator.device, dtype, grid_kernel(config.model))
         if not self.alike and self.way != "packed":
-            level = logging.INFO if self.automatic else logging.WARNING
-            message = "train.execution=%s: no constant shapes here, attention goes shape by shape; eager"
-            logger.log(level, message, config.train.execution)
+            fall_back(f"train.execution={config.train.execution}: no constant shapes, attention goes shape by shape; eager")
             self.kind = "eager"
             return
         self.pool = torch.cuda.graph_pool_handle() if self.kind == "graphed" and accelerator.device.type == "cuda" else None
@@ -108,7 +103,7 @@ class Execution:
 
     def give_up(self, error: "DoesNotRun") -> None:
         """Go on eagerly after `error`."""
-        logger.warning("train.execution=%s does not run here, eager from now on: %s", self.kind, error)
+        fall_back(f"train.execution={self.kind} does not run here, eager from now on: {error}")
         self.go_eager()
 
     def go_eager(self) -> None:
