@@ -55,7 +55,7 @@ def kernel_works(name: str, measure_error: Callable[..., float], tolerance: floa
             with torch.inference_mode(False), torch.enable_grad():
                 error = measure_error(*arguments)
             reason = "" if error < tolerance else f"its error is {error:.1e}"
-        except Exception as failed:
+        except Exception as failed:  # compilers of kernels raise errors of many kinds
             if ran_out_of_memory(failed) or isinstance(failed, torch.AcceleratorError):
                 raise
             reason = (str(failed).splitlines() or [""])[0] or type(failed).__name__

@@ -68,7 +68,7 @@ def run(job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Pat
         logger.info("training had ended; going on with predictions")
     failed = not predicting and _train(job, config, budget, start_from, resume, accelerator, dtype, dataset)
     free_cache(accelerator.device)
-    stopwatch.lap("train", fallbacks=tuple(dict.fromkeys(fallbacks)))
+    stopwatch.lap("train", **({} if predicting else {"fallbacks": tuple(dict.fromkeys(fallbacks))}))
     weights = newest_weights(out / "checkpoints")
     if weights is None:
         logger.error("there is no checkpoint to predict with; the result stays as it is")

@@ -83,7 +83,10 @@ class GridConvolution(nn.Module):
         self.weight = nn.Parameter(truncated_normal((channels, 1, kernel, kernel), 1 / kernel, generator))
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, C) -> (N, C)
-        return convolve(x, self.weight.to(x.dtype), layout)
+        weight = self.weight.to(x.dtype)
+        if layout.way is not None:  # in a room, nothing may depend on the shapes of canvases
+            return _ConvolveNeighbors.apply(x, weight.flatten(1), layout.reach)
+        return _ConvolveGrids.apply(x, weight, layout)
 
 
 HAS_TRITON = find_spec("triton") is not None
@@ -109,13 +112,6 @@ def convolve_gated(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
     from pipeline.models.triton_convolution import gated_convolution  # noqa: PLC0415 (Triton, where there is a GPU)
 
     return gated_convolution(x, weight.flatten(1), layout.reach)
-
-
-def convolve(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
-    """Return x (N, C) convolved with weight (C, 1, k, k) of the same dtype; in a room, the shapes of canvases do not matter."""
-    if layout.way is not None:
-        return _ConvolveNeighbors.apply(x, weight.flatten(1), layout.reach)
-    return _ConvolveGrids.apply(x, weight, layout)
 
 
 def fused_error(device: str, dtype: torch.dtype, kernel: int) -> float:

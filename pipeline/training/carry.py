@@ -19,14 +19,13 @@ from torch import Tensor
 
 from pipeline.config import TrainConfig
 from pipeline.data.packs import Pack, Packs, Samples, step_generator
-from pipeline.models.layout import Layout, to_device
+from pipeline.models.layout import Integers, Layout, to_device
 from pipeline.models.reasoner import State
 from pipeline.training.communication import AsyncCopy
 
 _FILL, _EXPLORE = 0, 1
 _PER_SEQUENCE = ("shapes", "offsets", "task", "transform", "dihedral", "colors")
 """Fields of a Pack with one entry a sequence."""
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ class Trainer:
         """One step of all packs, with the share `done` 0..1 of the run behind it: draw, forward, backward, update."""
         state, config, step = self.state, self.state.config, self.state.progress.step
         accelerator, collectives = state.accelerator, state.collectives
-        batches = {pack: next_batch(state.carries[pack], state.maker, config.train, step, pack) for pack in state.packs}
+        batches = self._next_batches()
         counts = collectives.counts(sum(len(batch.samples) for batch in batches.values()))
         sequences, counts_copy = counts.sum()[None], AsyncCopy(counts)
 
@@ -172,6 +172,11 @@ class Trainer:
                 state.average.update()
         state.progress.step += 1
 
+    def _next_batches(self) -> dict[int, StepBatch]:
+        """Return the packs of this process at this step, by number."""
+        state, step = self.state, self.state.progress.step
+        return {pack: next_batch(state.carries[pack], state.maker, state.config.train, step, pack) for pack in state.packs}
+
     def _try_execution(self, left: float) -> None:
         """Compile for the packs of this step; go on eagerly where that fails, or where `auto` finds it no faster or too late.
 
@@ -179,12 +184,10 @@ class Trainer:
         With `auto` all processes decide alike, by the slowest of them and by the `left` seconds of the main process.
         """
         self.tried, state, execution = True, self.state, self.gradients.execution
-        step, config = state.progress.step, state.config.train
 
         def seconds(repeats: int) -> float:
             """Return the least seconds of the gradients of this step, after a first time; infinity where it does not run."""
-            batches = {pack: next_batch(state.carries[pack], state.maker, config, step, pack) for pack in state.packs}
-            times = []
+            batches, times = self._next_batches(), []
             try:
                 for _ in range(1 + repeats):
                     started = time.monotonic()
