@@ -94,9 +94,7 @@ def test_every_question_is_answered_in_its_place(
     assert found.source.endswith(f"/weights.safetensors, step 1, trained on {weights.data_hash[:12]}")
 
 
-@pytest.mark.parametrize(
-    ("looks", "expected"), [(99, [2, 4, 8, 9]), (8, [2, 4, 8, 8]), (7, [2, 4, 7]), (2, [2, 2]), (1, [1]), (0, [0])]
-)
+@pytest.mark.parametrize(("looks", "expected"), [(99, [2, 4, 8, 9]), (8, [2, 4, 8, 8]), (7, [2, 4, 7]), (2, [2, 2]), (0, [0])])
 def test_each_round_has_all_that_was_asked_so_far(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int, expected: list[int]
 ) -> None:
@@ -126,8 +124,7 @@ def test_rows_take_the_answers_that_are_known(tmp_path: Path) -> None:
     assert [row.answer for row in rows] == [answers[2] if place == 2 else None for place in range(len(texts))]
 
 
-@KINDS
-@pytest.mark.parametrize("model", [(), ("model.mixing=mixer", "model.positions=none")])
+@pytest.mark.parametrize(("kind", "model"), [("sudoku", ("model.mixing=mixer", "model.positions=none")), ("maze", ())])
 def test_a_tiny_network_learns_a_few_puzzles(tmp_path: Path, kind: KindName, model: tuple[str, ...]) -> None:
     dataset = tiny_puzzle_dataset(kind, augmentations=0, count=3)
     settings = ("train.steps=30", "train.log_steps=5", "optimizer.rate=0.01", "train.segments=2")
