@@ -8,9 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.fuzz.commandline import run_sample
 from tests.fuzz.reader import Reader
-from tests.fuzz.run import Result, fuzz, fuzz_apart, work
+from tests.fuzz.run import Result, fuzz, fuzz_apart, run_sample, work
 
 INPUTS = 120_000
 SAMPLE = 12
@@ -38,12 +37,15 @@ def main(argv: list[str] | None = None) -> int:
         work(readers[0], arguments.seed, range(arguments.first, arguments.first + arguments.inputs), arguments.worker)
         return 0
     if arguments.only is not None:
-        return _try_one(readers[0], arguments.seed, arguments.only, arguments.kept)
+        return _try_one(readers[0], arguments.seed, arguments.only, arguments.kept / readers[0].name.replace(" ", "-"))
     shares = sum(1 / reader.slow for reader in readers)
     results = []
     for reader in readers:
-        count = max(1, round(arguments.inputs / shares / reader.slow))
-        results.append(_fuzz(reader, arguments.seed, count, arguments.sample, arguments.kept))
+        count, kept = max(1, round(arguments.inputs / shares / reader.slow)), arguments.kept / reader.name.replace(" ", "-")
+        result = fuzz_apart(reader, arguments.seed, range(count), kept, WORKER_SECONDS)
+        result.add(run_sample(reader, arguments.seed, range(min(arguments.sample, count)), kept))
+        print(f"{reader.name}: {result.inputs:,} inputs, {len(result.failures)} failures", file=sys.stderr, flush=True)
+        results.append(result)
     print(format_table(results))
     failed = [(result.reader, *failure) for result in results for failure in result.failures]
     for name, number, damaged, fault in failed:
@@ -71,16 +73,10 @@ def format_table(results: list[Result]) -> str:
     )
 
 
-def _fuzz(reader: Reader, seed: int, count: int, sample: int, kept: Path) -> Result:
-    result = fuzz_apart(reader, seed, range(count), kept / reader.name.replace(" ", "-"), WORKER_SECONDS)
-    result.add(run_sample(reader, seed, range(min(sample, count))))
-    print(f"{reader.name}: {result.inputs:,} inputs, {len(result.failures)} failures", file=sys.stderr, flush=True)
-    return result
-
-
 def _try_one(reader: Reader, seed: int, number: int, kept: Path) -> int:
-    result = fuzz(reader, seed, range(number, number + 1), kept / reader.name.replace(" ", "-"))
-    result.add(run_sample(reader, seed, range(number, number + 1)))
+    numbers = range(number, number + 1)
+    result = fuzz(reader, seed, numbers, kept)
+    result.add(run_sample(reader, seed, numbers, kept))
     for _, damaged, fault in result.failures:
         print(f"{damaged}: {fault}")
     print("failed" if result.failures else "accepted" if result.accepted else "refused in one line")

@@ -5,6 +5,7 @@ line, within bounded time and memory.
 """
 
 import contextlib
+import io
 import os
 import signal
 import warnings
@@ -38,7 +39,7 @@ class Reader:
     """A reader, how to make its files, and how to damage them."""
 
     name: str
-    prepare: Callable[[Path, Rng], None]
+    prepare: Callable[[Path, Rng], object]
     """Write valid files into a folder."""
     damaged: tuple[str, ...]
     """Files, relative to the folder, of which one or two are damaged."""
@@ -75,7 +76,10 @@ class Workplace:
 
     def lay_out(self, number: int) -> list[str]:
         """Put the input `number` into the folder; return descriptions of the damage."""
-        self._renew(number // self.reader.renew)
+        if self.batch != (batch := number // self.reader.renew):
+            self.batch = batch
+            self.reader.prepare(self.folder, generator(self.reader, self.seed, -1 - batch & 0xFFFF_FFFF))
+            self.originals = {name: (self.folder / name).read_bytes() for name in self.reader.damaged}
         rng = generator(self.reader, self.seed, number)
         names = rng.permutation(len(self.reader.damaged))[: 1 + (rng.random() < 0.15)]
         damage_done = []
@@ -100,37 +104,32 @@ class Workplace:
                 path.unlink(missing_ok=True)
             path.write_bytes(content)
 
-    def _renew(self, batch: int) -> None:
-        if batch == self.batch:
-            return
-        self.batch = batch
-        self.reader.prepare(self.folder, generator(self.reader, self.seed, -1 - batch & 0xFFFF_FFFF))
-        self.originals = {name: (self.folder / name).read_bytes() for name in self.reader.damaged}
-
 
 def put(place: str, path: Path) -> None:
     """Put something at `path` that is not a regular file, or far too large."""
     path.unlink(missing_ok=True)
-    if place == "folder":
+    links = {"loop": path.name, "endless": "/dev/zero", "elsewhere": "/etc/hostname"}
+    if place in links:
+        path.symlink_to(links[place])
+    elif place == "folder":
         path.mkdir()
-    elif place == "loop":
-        path.symlink_to(path.name)
-    elif place == "endless":
-        path.symlink_to("/dev/zero")
-    elif place == "elsewhere":
-        path.symlink_to("/etc/hostname")
     elif place == "pipe":
         os.mkfifo(path)
     elif place == "sparse":
-        with path.open("wb") as file:
-            file.truncate(20 << 30)
+        path.touch()
+        os.truncate(path, 20 << 30)
 
 
 def try_to_read(reader: Reader, folder: Path) -> tuple[bool, str]:
     """Read `folder`; return whether it was accepted, and otherwise what is wrong with the refusal, if anything."""
+    nowhere = io.StringIO()
     try:
-        with time_limit(MOST_SECONDS), warnings.catch_warnings(), silence():
-            warnings.simplefilter("ignore")
+        with (
+            time_limit(MOST_SECONDS),
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):
             reader.read(folder)
         return True, ""
     except Hang:
@@ -148,8 +147,6 @@ def fault_of_line(line: str, kind: type[BaseException], folder: Path) -> str:
         return f"not one printable line: {line[:200]!r}"
     if len(shown) > MOST_CHARACTERS:
         return f"a line of {len(shown)} characters: {shown[:200]}"
-    if not line:
-        return f"{kind.__name__} without a message"
     if shown == line:
         return f"names no file: {kind.__name__}: {line[:200]}"
     return ""
@@ -169,10 +166,3 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Discard what the block prints."""
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        yield

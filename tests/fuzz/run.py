@@ -1,22 +1,28 @@
-"""Runs the inputs of one reader in a child process with bounded memory and counts the outcomes."""
+"""Runs the inputs of one reader in a child process with bounded memory, or through the command line; counts the outcomes."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.fuzz.reader import Reader, Workplace, try_to_read
+from tests.fuzz.reader import MOST_CHARACTERS, Reader, Workplace, try_to_read
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
 MOST_MEMORY_BYTES = 3 << 30
 """Address space that a reader may take beyond what the program has at its start."""
 GIVE_UP_AFTER = 20
 """Failures of one reader."""
+COMMAND_SECONDS = 300.0
+COMMAND_BYTES = 12 << 30
+"""Address space: far more than a command with torch reserves, less than the endless and the sparse file in a file's place."""
 
 
 @dataclass
@@ -43,8 +49,14 @@ class Result:
         self.seconds += other.seconds
 
 
-def fuzz(reader: Reader, seed: int, numbers: range, kept: Path | None = None) -> Result:
-    """Read the inputs `numbers` in this process; copy the files of failures to `kept`."""
+def fuzz(
+    reader: Reader,
+    seed: int,
+    numbers: range,
+    kept: Path | None = None,
+    attempt: Callable[[Reader, Path], tuple[bool, str]] = try_to_read,
+) -> Result:
+    """Read the inputs `numbers` in this process, or as `attempt` does; copy the files of failures to `kept`."""
     result, started, before = Result(reader.name), time.monotonic(), _peak_resident_bytes()
     with TemporaryDirectory(prefix="fuzz-") as folder:
         workplace = Workplace(reader, Path(folder), seed)
@@ -53,7 +65,7 @@ def fuzz(reader: Reader, seed: int, numbers: range, kept: Path | None = None) ->
             if kept:
                 kept.mkdir(parents=True, exist_ok=True)
                 (kept / "current").write_text(str(number))
-            accepted, fault = try_to_read(reader, workplace.folder)
+            accepted, fault = attempt(reader, workplace.folder)
             result.inputs += 1
             result.accepted += accepted
             result.refused += not accepted and not fault
@@ -64,6 +76,8 @@ def fuzz(reader: Reader, seed: int, numbers: range, kept: Path | None = None) ->
             workplace.restore()
             if len(result.failures) >= GIVE_UP_AFTER:
                 break
+    if kept:
+        (kept / "current").unlink(missing_ok=True)
     result.peak_bytes, result.seconds = max(0, _peak_resident_bytes() - before), time.monotonic() - started
     return result
 
@@ -75,7 +89,9 @@ def fuzz_apart(reader: Reader, seed: int, numbers: range, kept: Path, seconds: f
     words = ["--worker", str(kept), "--reader", reader.name, "--seed", str(seed), "--from", str(numbers.start)]
     command = [sys.executable, "-m", "tests.fuzz", *words, "--inputs", str(len(numbers))]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False, errors="replace")
+        done = subprocess.run(
+            command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=seconds, check=False, errors="replace"
+        )
         ended = f"the process ended with {done.returncode}: {done.stderr.strip()[-300:]}"
     except subprocess.TimeoutExpired:
         ended = f"still running after {seconds:.0f} s"
@@ -93,7 +109,6 @@ def work(reader: Reader, seed: int, numbers: range, kept: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     result = fuzz(reader, seed, numbers, kept)
     (kept / "result.json").write_text(json.dumps(asdict(result)))
-    (kept / "current").unlink(missing_ok=True)
 
 
 def _keep(folder: Path, target: Path, fault: str) -> None:
@@ -108,3 +123,41 @@ def _keep(folder: Path, target: Path, fault: str) -> None:
 
 def _peak_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def run_sample(reader: Reader, seed: int, numbers: range, kept: Path) -> Result:
+    """Run the command of a reader on the inputs `numbers`."""
+    return replace(fuzz(reader, seed, numbers, kept, _try_command), peak_bytes=0)
+
+
+def _try_command(reader: Reader, folder: Path) -> tuple[bool, str]:
+    code, fault = run_command(reader.command(folder), folder)
+    return not code and not fault, f"on the command line: {fault}" if fault else ""
+
+
+def run_command(words: list[str], folder: Path) -> tuple[int, str]:
+    """Run `python -m pipeline` with `words`; return its exit code and what is wrong with how it ended, if anything."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "pipeline", *words], cwd=folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL,
+            capture_output=True, timeout=COMMAND_SECONDS, check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (COMMAND_BYTES, COMMAND_BYTES)),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return -1, f"still running after {COMMAND_SECONDS:.0f} s"
+    return done.returncode, _fault(words, done.returncode, done.stderr.decode(errors="replace"), folder)
+
+
+def _fault(words: list[str], code: int, stderr: str, folder: Path) -> str:
+    lines = stderr.splitlines()
+    name = f"python -m pipeline {words[0]}"
+    own = [line for line in lines if line.startswith(name)]
+    wrong = {
+        "a traceback": "Traceback" in stderr,
+        "another exit code": code not in ((0, 1, 2) if words[0] == "kaggle" else (0, 2)),
+        "success, but an error line": code == 0 and own,
+        "not exactly one error line, at the end": code and (len(own) != 1 or lines[-1] != own[0]),
+        "a line that is too long": own and len(own[0].replace(str(folder), "")) > MOST_CHARACTERS,
+    }
+    found = [what for what, holds in wrong.items() if holds]
+    return f"exit code {code}, {found[0]}: {stderr[-300:]!r}" if found else ""

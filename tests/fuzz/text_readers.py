@@ -2,9 +2,9 @@
 
 import json
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
+from augment.task import Task
 from eval.formatting import parse_duration
 from eval.puzzle_score import PuzzlePrediction, read_predictions, write_predictions
 from eval.score import format_score, score_predictions
@@ -12,7 +12,7 @@ from pipeline.cli.show import parse_transform
 from pipeline.config import Config, override
 from pipeline.data.puzzles.kinds import KindName
 from pipeline.data.puzzles.sources import load_puzzles
-from pipeline.data.sources import load_source, read_solutions
+from pipeline.data.sources import Source, load_source, read_solutions
 from pipeline.published.identifiers import read_identifiers
 from submission.client import push, submit
 from submission.format import list_notes, list_problems, read_partial_submission
@@ -42,18 +42,23 @@ FLAG_PIECES = (
 )
 
 
+def _source(rng: Rng, tasks: int) -> Source:
+    return tiny_source(int(rng.integers(1 << 30)), tasks)
+
+
+def _pairs(task: Task) -> list[dict[str, list[list[int]]]]:
+    return [{"input": pair.input.tolist(), "output": pair.output.tolist()} for pair in task.train]
+
+
 def _solvable(folder: Path, rng: Rng) -> None:
-    source = tiny_source(int(rng.integers(1 << 30)), int(rng.integers(1, 4)))
-    write_kaggle(folder, source, "test", with_solutions=True)
+    write_kaggle(folder, _source(rng, int(rng.integers(1, 4))), "test", with_solutions=True)
 
 
 def _task_folder(folder: Path, rng: Rng) -> None:
     (folder / "tasks").mkdir(exist_ok=True)
-    for name in ("one", "two"):
-        task = tiny_source(int(rng.integers(1 << 30)), 1).tasks[0]
-        train = [{"input": pair.input.tolist(), "output": pair.output.tolist()} for pair in task.train]
+    for name, task in zip(("one", "two"), _source(rng, 2).tasks, strict=True):
         test = [{"input": grid.tolist(), "output": grid.tolist()} for grid in task.test]
-        (folder / "tasks" / f"{name}.json").write_text(json.dumps({"train": train, "test": test}))
+        (folder / "tasks" / f"{name}.json").write_text(json.dumps({"train": _pairs(task), "test": test}))
 
 
 def _rearc_folder(folder: Path, rng: Rng) -> None:
@@ -69,15 +74,11 @@ def _rearc_zip(folder: Path, rng: Rng) -> None:
 
 
 def _rearc(rng: Rng) -> dict[str, str]:
-    source = tiny_source(int(rng.integers(1 << 30)), 2)
-    return {
-        f"{task.id}.json": json.dumps([{"input": p.input.tolist(), "output": p.output.tolist()} for p in task.train])
-        for task in source.tasks
-    }
+    return {f"{task.id}.json": json.dumps(_pairs(task)) for task in _source(rng, 2).tasks}
 
 
 def _submission(folder: Path, rng: Rng) -> None:
-    source = tiny_source(int(rng.integers(1 << 30)), 3)
+    source = _source(rng, 3)
     write_kaggle(folder, source, "test", with_solutions=True)
     entries = {
         task.id: [{"attempt_1": grid.tolist(), "attempt_2": task.test[0].tolist()} for grid in source.solutions[task.id]]
@@ -98,24 +99,25 @@ def _read_submission(folder: Path) -> None:
         list_notes(path, tasks)
 
 
-def _puzzles(kind: KindName) -> Callable[[Path, Rng], None]:
-    def prepare(folder: Path, rng: Rng) -> None:
-        write_csv(folder / f"{kind}.csv", tiny_puzzles(kind, 4, int(rng.integers(1 << 30))))
-
-    return prepare
+def _reader_of_puzzles(kind: KindName) -> Reader:
+    name = f"{kind}.csv"
+    return Reader(
+        f"{kind} csv",
+        lambda folder, rng: write_csv(folder / name, tiny_puzzles(kind, 4, int(rng.integers(1 << 30)))),
+        (name,),
+        lambda folder: load_puzzles(f"{kind}:{folder / name}", "test"),
+        lambda folder: ["score", str(folder / name), "--source", f"{kind}:{folder / name}"],
+        damages={name: lambda rng, data: mutate_lines(rng, data, ODD_ROWS)},
+    )
 
 
 def _predictions(folder: Path, rng: Rng) -> None:
     puzzles = tiny_puzzles("sudoku", 4, int(rng.integers(1 << 30)))
     write_csv(folder / "sudoku.csv", puzzles)
     texts = zip(puzzles.question_texts(), puzzles.answer_texts() or [], strict=True)
-    write_predictions(
-        folder / "predictions.csv",
-        [
-            PuzzlePrediction(question, answer if i else None, 0.5 if i else None, answer)
-            for i, (question, answer) in enumerate(texts)
-        ],
-    )
+    (first, its_answer), *others = texts
+    missing = PuzzlePrediction(first, None, None, its_answer)
+    write_predictions(folder / "predictions.csv", [missing, *(PuzzlePrediction(q, a, 0.5, a) for q, a in others)])
 
 
 def _settings(folder: Path, _: Rng) -> None:
@@ -123,11 +125,6 @@ def _settings(folder: Path, _: Rng) -> None:
     write_settings(folder / "kaggle.toml")
     text = (folder / "kaggle.toml").read_text().replace('user = ""', 'user = "somebody"')
     (folder / "kaggle.toml").write_text(text.replace('competition = ""', 'competition = "arc-prize"'))
-
-
-def _read_settings(folder: Path) -> None:
-    settings = read_settings(folder / "kaggle.toml")
-    json.dumps(make_notebook(settings)).encode()
 
 
 def _ready_folder(folder: Path, _: Rng) -> None:
@@ -153,10 +150,6 @@ def _identifiers(folder: Path, rng: Rng) -> None:
     (folder / "identifiers.json").write_text(json.dumps(names))
 
 
-def _flags(folder: Path, rng: Rng) -> None:
-    (folder / "flag.txt").write_text(str(pick(rng, FLAGS)))
-
-
 def _damage_flag(rng: Rng, data: bytes) -> bytes:
     text = data.decode()
     for _ in range(int(rng.integers(1, 4))):
@@ -169,18 +162,14 @@ def _read_flag(folder: Path) -> None:
     """Parse one text as every kind of option value; refused where all refuse it, each in one line."""
     text = (folder / "flag.txt").read_bytes().decode("utf-8", "surrogateescape")
     refusals = []
-    for read in (_as_setting, parse_duration, parse_transform, _as_source):
+    for read in (lambda text: override(Config(), [text]), parse_duration, parse_transform, _as_source):
         try:
             read(text)
         except (ValueError, FileNotFoundError) as error:
-            assert str(error).isprintable(), f"{read.__name__}: {str(error)[:200]!r}"
+            assert str(error).isprintable(), f"{str(error)[:200]!r}"
             refusals.append(str(error))
     if len(refusals) == 4:
         raise ValueError(f"{folder}: {max(refusals, key=len)}")
-
-
-def _as_setting(text: str) -> None:
-    override(Config(), [text])
 
 
 def _as_source(text: str) -> None:
@@ -227,18 +216,8 @@ TEXT_READERS = (
         "submission", _submission, ("submission.json",), _read_submission,
         lambda folder: ["score", str(folder / "submission.json"), "--solutions", str(folder / SOLUTIONS), "--allow-missing"],
     ),
-    Reader(
-        "sudoku csv", _puzzles("sudoku"), ("sudoku.csv",),
-        lambda folder: load_puzzles(f"sudoku:{folder / 'sudoku.csv'}", "test"),
-        lambda folder: ["score", str(folder / "sudoku.csv"), "--source", f"sudoku:{folder / 'sudoku.csv'}"],
-        damages={"sudoku.csv": lambda rng, data: mutate_lines(rng, data, ODD_ROWS)},
-    ),
-    Reader(
-        "maze csv", _puzzles("maze"), ("maze.csv",),
-        lambda folder: load_puzzles(f"maze:{folder / 'maze.csv'}", "test"),
-        lambda folder: ["score", str(folder / "maze.csv"), "--source", f"maze:{folder / 'maze.csv'}"],
-        damages={"maze.csv": lambda rng, data: mutate_lines(rng, data, ODD_ROWS)},
-    ),
+    _reader_of_puzzles("sudoku"),
+    _reader_of_puzzles("maze"),
     Reader(
         "predictions csv", _predictions, ("predictions.csv",),
         lambda folder: read_predictions(folder / "predictions.csv"),
@@ -246,7 +225,8 @@ TEXT_READERS = (
         damages={"predictions.csv": lambda rng, data: mutate_lines(rng, data, ODD_ROWS)},
     ),
     Reader(
-        "kaggle.toml", _settings, ("kaggle.toml",), _read_settings,
+        "kaggle.toml", _settings, ("kaggle.toml",),
+        lambda folder: json.dumps(make_notebook(read_settings(folder / "kaggle.toml"))).encode(),
         lambda folder: ["kaggle", "notebook", "--settings", str(folder / "kaggle.toml"), "--out", str(folder / "entry")],
         damages={"kaggle.toml": lambda rng, data: mutate_lines(rng, data, ODD_TOML)},
     ),
@@ -263,7 +243,7 @@ TEXT_READERS = (
         ],
     ),
     Reader(
-        "flags", _flags, ("flag.txt",), _read_flag,
+        "flags", lambda folder, rng: (folder / "flag.txt").write_text(str(pick(rng, FLAGS))), ("flag.txt",), _read_flag,
         lambda folder: ["audit", "--source", (folder / "flag.txt").read_text(errors="replace").replace("\0", "") or "x"],
         damages={"flag.txt": _damage_flag}, renew=20, places=False,
     ),
