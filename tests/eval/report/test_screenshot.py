@@ -51,9 +51,6 @@ class Opened:
     def card(self, task_id: str) -> str:
         return f".card:has(.open:text-is({task_id!r}))"
 
-    def button(self, name: str) -> None:
-        self.page.get_by_role("group", name="Show").get_by_role("button", name=name).click()
-
 
 def open_report(browser: Browser, folder: Path, report: Report, address: str = "", **options: object) -> Opened:
     """Write the page and open it; every request but the one for the file itself is a problem, as is a line of the console."""
@@ -88,128 +85,105 @@ def large_report() -> Report:
     return replace(example_report(), results=[TaskResult(task, tuple(tests)), *FATES.values()])
 
 
-def fits(page: Page) -> bool:
-    return bool(page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
+@pytest.mark.browser
+def test_it_opens_with_its_parts_each_of_which_has_a_name_and_a_task_with_all_there_is_about_it(opened: Opened) -> None:
+    page = opened.page
+    for name in ("Score", "Training and time", "Votes", "What this is", "Tasks"):
+        expect(page.get_by_role("region", name=name, exact=True)).to_be_visible()
+    expect(page.get_by_role("navigation", name="Sections").get_by_role("link")).to_have_count(5)
+    expect(page.get_by_role("status")).to_have_text("10 of 10 tasks")
+    assert opened.ids() == ORDER
+    card = page.locator(opened.card("near"))
+    head = card.get_by_role("button", name="near")
+    expect(head).to_have_attribute("aria-expanded", "false")
+    head.click()
+    expect(head).to_have_attribute("aria-expanded", "true")
+    panel = card.locator(".panel")
+    expect(panel.get_by_role("figure")).to_have_count(4 + 4 + 3)  # demonstrations; input, attempts, output; drafts
+    for words in (
+        "6 of 10 views, halting 0.25",
+        "✗ 1 of 6 cells wrong",
+        "Attempt 2: 1 of 6 cells is wrong: row 2, column 3 is gray (5), should be yellow (4)",
+        "The test output was number 3 in the votes.",
+    ):
+        expect(panel).to_contain_text(words)
+    expect(panel.get_by_role("img", name="Attempt 2: 2 rows, 3 columns")).to_have_attribute(
+        "aria-label", "Attempt 2: 2 rows, 3 columns. 1 2 0 / 0 3 5. Wrong: row 2 column 3"
+    )
+    assert panel.locator(".drafts .title").all_inner_texts() == ["Segment 1", "Segments 2 to 3", "Segment 4"]
+    expect(panel.locator(".drafts")).to_contain_text("✓ right")
+    for kind in ("button", "input", "select", "canvas", "svg[role=img]", "a"):
+        names = page.locator(kind).evaluate_all(NAMES)
+        assert names and all(names), f"{kind}: {names}"
+    head.click()
+    expect(panel).to_be_hidden()
 
 
 @pytest.mark.browser
-class TestPage:
-    """One page, opened anew for each test."""
-
-    def test_it_opens_with_its_parts_and_everything_has_a_name(self, opened: Opened) -> None:
-        page = opened.page
-        for name in ("Score", "Training and time", "Votes", "What this is", "Tasks"):
-            expect(page.get_by_role("region", name=name, exact=True)).to_be_visible()
-        expect(page.get_by_role("navigation", name="Sections").get_by_role("link")).to_have_count(5)
-        expect(page.get_by_role("status")).to_have_text("10 of 10 tasks")
-        assert opened.ids() == ORDER
-        page.locator(opened.card("near")).get_by_role("button").click()
-        for kind in ("button", "input", "select", "canvas", "svg[role=img]", "a"):
-            names = page.locator(kind).evaluate_all(NAMES)
-            assert names, kind
-            assert all(names), f"{kind}: {names}"
-
-    def test_filters_choose_and_say_so(self, opened: Opened) -> None:
-        for name, wanted in {
-            "Solved": ["first", "second"],
-            "Attempt 1 alone right": ["part", "first"],
-            "Attempt 2 alone right": ["second"],
-            "Near miss": ["near", "part"],
-            "Wrong size": ["size"],
-            "No agreement": ["apart"],
-            "No prediction": ["lone"],
-        }.items():
-            opened.button(f"{name} {len(wanted)}")
-            assert opened.ids() == wanted, name
-            pressed = opened.page.locator('[aria-pressed="true"]')
-            expect(pressed).to_have_text(f"{name} {len(wanted)}")
-            expect(opened.page.get_by_role("status")).to_contain_text(f"{len(wanted)} of 10 tasks: {name.lower()}")
-        opened.page.get_by_label("Near miss: up to").fill("6")
-        assert opened.ids() == ["near", "part", HOSTILE, "apart", "far", "lone"]
-
-    def test_search_finds_part_of_an_id_and_says_when_there_is_none(self, opened: Opened) -> None:
-        search = opened.page.get_by_role("searchbox")
-        search.fill("EA")
-        assert opened.ids() == ["near"]
-        search.fill("nothing")
-        expect(opened.page.get_by_role("status")).to_have_text("No task of 10 fits")
-        search.fill("")
-        assert opened.ids() == ORDER
-
-    def test_a_task_opens_with_everything_there_is_about_it(self, opened: Opened) -> None:
-        page = opened.page
-        card = page.locator(opened.card("near"))
-        head = card.get_by_role("button", name="near")
-        expect(head).to_have_attribute("aria-expanded", "false")
-        head.click()
-        expect(head).to_have_attribute("aria-expanded", "true")
-        panel = card.locator(".panel")
-        expect(panel.get_by_role("figure")).to_have_count(4 + 4 + 3)  # demonstrations; input, attempts, output; drafts
-        expect(panel).to_contain_text("6 of 10 views, halting 0.25")
-        expect(panel).to_contain_text("✗ 1 of 6 cells wrong")
-        expect(panel).to_contain_text("Attempt 2: 1 of 6 cells is wrong: row 2, column 3 is gray (5), should be yellow (4)")
-        expect(panel).to_contain_text("The test output was number 3 in the votes.")
-        expect(panel.get_by_role("img", name="Attempt 2: 2 rows, 3 columns")).to_have_attribute(
-            "aria-label", "Attempt 2: 2 rows, 3 columns. 1 2 0 / 0 3 5. Wrong: row 2 column 3"
-        )
-        titles = panel.locator(".drafts .title").all_inner_texts()
-        assert titles == ["Segment 1", "Segments 2 to 3", "Segment 4"]
-        expect(panel.locator(".drafts")).to_contain_text("✓ right")
-        head.click()
-        expect(panel).to_be_hidden()
-
-    def test_all_of_it_can_be_done_with_the_keyboard(self, opened: Opened) -> None:
-        page = opened.page
-        page.keyboard.press("Tab")
-        expect(page.get_by_role("link", name="Skip to the tasks")).to_be_focused()
-        page.keyboard.press("Enter")
-        page.keyboard.press("Tab")
-        expect(page.get_by_role("button", name="All 10")).to_be_focused()
-        first, second = (page.locator(opened.card(name)).get_by_role("button", name=name) for name in ("near", "part"))
-        for _ in range(20):
-            if first.evaluate("button => button === document.activeElement"):
-                break
-            page.keyboard.press("Tab")
-        page.keyboard.press("ArrowRight")
-        expect(second).to_be_focused()
-        page.keyboard.press("ArrowUp")
-        expect(first).to_be_focused()
-        page.keyboard.press("Enter")
-        expect(first).to_have_attribute("aria-expanded", "true")
-        page.keyboard.press("Tab")
-        page.keyboard.press("Escape")
-        expect(first).to_have_attribute("aria-expanded", "false")
-        expect(first).to_be_focused()
-
-    def test_addresses_open_a_task_and_a_filter(self, opened: Opened) -> None:
-        opened.page.get_by_role("link", name="missed by 5 cells or fewer").click()
-        expect(opened.page.locator('[aria-pressed="true"]')).to_have_text("Near miss 2")
-        opened.page.evaluate("location.hash = '#task=far'")
-        expect(opened.page.get_by_role("button", name="far")).to_have_attribute("aria-expanded", "true")
-        expect(opened.page.get_by_role("button", name="far")).to_be_in_viewport()
-        assert opened.ids() == ORDER
-
-
-def rgb(color: str) -> tuple[int, ...]:
-    return tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))
-
-
-def colors_of(path: Path) -> set[tuple[int, ...]]:
-    """The colors that many pixels of a picture have."""
-    with Image.open(path) as picture:
-        counted = picture.convert("RGB").getcolors(1 << 24)
-    return {color for count, color in counted or () if count > 200}  # type: ignore[misc]
+def test_addresses_filters_and_search_choose_tasks_and_say_so(opened: Opened) -> None:
+    page, status = opened.page, opened.page.get_by_role("status")
+    page.get_by_role("link", name="missed by 5 cells or fewer").click()
+    expect(page.locator('[aria-pressed="true"]')).to_have_text("Near miss 2")
+    page.evaluate("location.hash = '#task=far'")
+    expect(page.get_by_role("button", name="far")).to_have_attribute("aria-expanded", "true")
+    expect(page.get_by_role("button", name="far")).to_be_in_viewport()
+    assert opened.ids() == ORDER
+    search = page.get_by_role("searchbox")
+    for text, wanted in {"EA": ["near"], "nothing": [], "": ORDER}.items():
+        search.fill(text)
+        assert opened.ids() == wanted
+        expect(status).to_contain_text(f"{len(wanted)} of 10 tasks" if wanted else "No task of 10 fits")
+    for name, wanted in {
+        "Solved": ["first", "second"],
+        "Attempt 1 alone right": ["part", "first"],
+        "Attempt 2 alone right": ["second"],
+        "Near miss": ["near", "part"],
+        "Wrong size": ["size"],
+        "No agreement": ["apart"],
+        "No prediction": ["lone"],
+    }.items():
+        page.get_by_role("group", name="Show").get_by_role("button", name=f"{name} {len(wanted)}").click()
+        assert opened.ids() == wanted, name
+        expect(page.locator('[aria-pressed="true"]')).to_have_text(f"{name} {len(wanted)}")
+        expect(status).to_contain_text(f"{len(wanted)} of 10 tasks: {name.lower()}")
+    page.get_by_label("Near miss: up to").fill("6")
+    assert opened.ids() == ["near", "part", HOSTILE, "apart", "far", "lone"]
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 1280])
+def test_all_of_it_can_be_done_with_the_keyboard(opened: Opened) -> None:
+    page = opened.page
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the tasks")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="All 10")).to_be_focused()
+    first, second = (page.locator(opened.card(name)).get_by_role("button", name=name) for name in ("near", "part"))
+    for _ in range(20):
+        if first.evaluate("button => button === document.activeElement"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    expect(second).to_be_focused()
+    page.keyboard.press("ArrowUp")
+    expect(first).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(first).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Escape")
+    expect(first).to_have_attribute("aria-expanded", "false")
+    expect(first).to_be_focused()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1280)])
 def test_large_tasks_fit_narrow_and_wide_screens(browser: Browser, tmp_path: Path, scheme: str, width: int) -> None:
     size = {"width": width, "height": 800}
     opened = open_report(browser, tmp_path, large_report(), f"#task={LONG_ID}", viewport=size, color_scheme=scheme)
     expect(opened.page.locator(".expanded .panel")).to_be_visible()
     expect(opened.page.locator(".panel canvas")).to_have_count(4 + 3 * 3)
-    assert fits(opened.page), "the page is wider than the screen"
+    fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    assert opened.page.evaluate(fits), "the page is wider than the screen"
     ground = opened.page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert (sum(ground) < 200) == (scheme == "dark")
     assert not opened.problems
@@ -220,18 +194,14 @@ def test_large_tasks_fit_narrow_and_wide_screens(browser: Browser, tmp_path: Pat
 def test_parts_of_a_page_are_drawn_into_files(tmp_path: Path) -> None:
     page = tmp_path / "a report.html"
     page.write_bytes(make_page(example_report()).encode())
-    sizes = {}
     for part in ("filter=near", f"task={HOSTILE}"):
         drawn = tmp_path / "new" / "part.png"
         draw_page(page, part, drawn, 700, dark=part == "filter=near")
         with Image.open(drawn) as picture:
-            sizes[part] = picture.size
-            ground = picture.getpixel((3, 3))
-        assert isinstance(ground, tuple)
-        assert (sum(ground) < 200) == (part == "filter=near")
-        assert colors_of(drawn) >= {rgb(PALETTE[color]) for color in (1, 2, 3, 4)}
-    assert {width for width, _ in sizes.values()} == {700}
-    assert all(300 < height < 2000 for _, height in sizes.values())
+            assert picture.width == 700 and 300 < picture.height < 2000
+            assert (sum(picture.getpixel((3, 3))) < 200) == (part == "filter=near")  # type: ignore[arg-type]
+            colors = {"#" + bytes(color).hex().upper() for count, color in picture.getcolors(1 << 24) or () if count > 200}
+        assert colors >= set(PALETTE[1:5])
     with pytest.raises(ValueError, match=r"a report\.html: has no task nope to draw"):
         draw_page(page, "task=nope", tmp_path / "nope.png", 700, dark=False)
     assert not (tmp_path / "nope.png").exists()
