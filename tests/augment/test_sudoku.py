@@ -6,7 +6,7 @@ from itertools import combinations, permutations, product
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -23,10 +23,6 @@ from augment.sudoku import (
 SIDES = (4, 9)
 SYMMETRIES_OF_FOUR = 3072
 """2 transpositions, 2 * 2 * 2 orders of rows and as many of columns, 4! digits."""
-
-
-def boards_of(side: int) -> st.SearchStrategy[Boards]:
-    return arrays(np.uint8, (3, side, side), elements=st.integers(0, side))
 
 
 def drawn(count: int, side: int, seed: int = 0) -> SudokuSymmetries:
@@ -74,18 +70,6 @@ def least_view(board: Boards) -> bytes:
     """The first of all 3,072 views of a board of side 4, in the order of their bytes."""
     views = all_symmetries_of_four().apply(np.tile(board, (SYMMETRIES_OF_FOUR, 1, 1)))
     return min(view.tobytes() for view in views)
-
-
-def test_transposition_comes_first_then_lines_then_digits() -> None:
-    symmetry = SudokuSymmetries(
-        transpose=np.array([True]),
-        rows=np.array([[1, 0, 2, 3]], dtype=np.uint8),
-        columns=np.array([[2, 3, 0, 1]], dtype=np.uint8),
-        digits=np.array([[0, 2, 3, 4, 1]], dtype=np.uint8),
-    )
-    board = np.array([[1, 2, 3, 4], [0, 0, 0, 0], [4, 0, 0, 0], [0, 0, 0, 1]], dtype=np.uint8)
-    view = [[0, 0, 3, 0], [1, 0, 2, 0], [0, 0, 4, 0], [0, 2, 1, 0]]
-    assert symmetry.apply(board[None]).tolist() == [view]
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -184,18 +168,16 @@ def test_rows_columns_boxes_and_digits_are_all_looked_at(side: int) -> None:
 
 
 def test_an_answer_extends_a_question_if_it_keeps_all_clues() -> None:
-    answer = solutions(9, 1)
-    clue, wrong = np.zeros_like(answer), np.zeros_like(answer)
-    clue[0, 3, 4] = answer[0, 3, 4]
-    wrong[0, 3, 4] = answer[0, 3, 4] % 9 + 1
-    questions = np.concatenate((clue, wrong, np.zeros_like(answer)))
-    assert extends(questions, np.tile(answer, (3, 1, 1))).tolist() == [True, False, True]
+    answers, questions = np.tile(solutions(9, 1), (3, 1, 1)), np.zeros((3, 9, 9), np.uint8)
+    questions[:2, 3, 4] = answers[0, 3, 4], answers[0, 3, 4] % 9 + 1
+    assert extends(questions, answers).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("side", SIDES)
+@settings(max_examples=30)
 @given(data=st.data(), seed=st.integers(0, 2**64 - 1))
 def test_invariant_is_the_same_for_all_views(side: int, data: st.DataObject, seed: int) -> None:
-    boards = data.draw(boards_of(side))
+    boards = data.draw(arrays(np.uint8, (3, side, side), elements=st.integers(0, side)))
     views = drawn(3, side, seed).apply(boards)
     assert np.array_equal(symmetry_invariants(views), symmetry_invariants(boards))
     assert symmetry_invariants(boards[:1].swapaxes(1, 2)) == symmetry_invariants(views[:1])

@@ -67,7 +67,7 @@ def assert_found(content: Content, colors: Sequence[int]) -> None:
     assert found.order == len(expected)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(tasks(), st.integers(0, 1))
 def test_symmetries_of_all_or_some_colors_are_those_of_brute_force(task: Task, first: int) -> None:
     assert_found(task_content(task), colors_of(task_content(task))[first:])

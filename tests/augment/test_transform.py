@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augment.color import PERMUTATIONS
@@ -42,15 +42,10 @@ def test_the_inverse_undoes_a_transform(grid: Grid, transform: Transform) -> Non
 
 def test_task_keeps_its_id_and_order() -> None:
     transform = Transform.parse("6.213456789")
-    task = Task(
-        "t",
-        (Pair(np.array([[1, 2]], np.uint8), np.array([[3]], np.uint8)),),
-        (np.array([[2], [5]], np.uint8), np.array([[1]], np.uint8)),
-    )
-    view = transform.apply_task(task)
+    row, column, one, three = (np.array(rows, np.uint8) for rows in ([[1, 2]], [[2], [5]], [[1]], [[3]]))
+    view = transform.apply_task(Task("t", (Pair(row, three),), (column, one)))
     assert view.id == "t"
-    assert [pair.input.tolist() for pair in view.train] == [[[2], [1]]]
-    assert [pair.output.tolist() for pair in view.train] == [[[3]]]
+    assert [(pair.input.tolist(), pair.output.tolist()) for pair in view.train] == [([[2], [1]], [[3]])]
     assert [grid.tolist() for grid in view.test] == [[[1, 5]], [[2]]]
 
 
@@ -91,6 +86,7 @@ def test_integer_counts_permutations_within_dihedrals() -> None:
     assert transform_to_int(Transform.parse("7.987654321")) == TRANSFORMS - 1
 
 
+@settings(max_examples=30)
 @given(st.lists(transforms(), max_size=20))
 def test_arrays_of_codes_agree_with_single_ones(drawn: list[Transform]) -> None:
     codes = np.array([transform_to_int(transform) for transform in drawn], dtype=np.uint32)
