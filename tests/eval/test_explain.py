@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
 from augment.dihedral import apply_dihedral
 from augment.grid import Grid
 from eval.explain import explain, wrong_cells
+from tests.augment.strategies import grids
 
 
 def grid(*rows: list[int]) -> Grid:
@@ -63,14 +63,8 @@ def test_a_symmetry_of_the_truth_is_named(dihedral: int, words: str) -> None:
     assert explain(apply_dihedral(TRUTH, dihedral), TRUTH) == f"it is the truth {words}"
 
 
-grids = st.integers(1, 4).flatmap(
-    lambda width: st.lists(st.lists(st.integers(0, 9), min_size=width, max_size=width), min_size=1, max_size=4).map(
-        lambda rows: np.array(rows, dtype=np.uint8)
-    )
-)
-
-
-@given(grids, grids)
+@settings(max_examples=50)
+@given(grids(max_side=3, colors=3), grids(max_side=3, colors=3))
 def test_right_is_said_exactly_of_equal_grids_and_always_in_one_line(attempt: Grid, truth: Grid) -> None:
     words = explain(attempt, truth)
     assert (words == "right") == np.array_equal(attempt, truth)

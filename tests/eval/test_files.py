@@ -161,7 +161,7 @@ def test_json_that_unpacks_to_far_more_is_refused_by_its_text(monkeypatch: pytes
 
 @pytest.mark.parametrize("text", ["[]", '{"a": 1}', '["x", "y"]', "0.5", "[[1, 2], [3, 4]]"])
 def test_the_estimate_of_memory_is_not_far_below_what_python_takes(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = ("[" + ",".join([text] * 50_000) + "]").encode()
+    data = ("[" + ",".join([text] * 10_000) + "]").encode()
     tracemalloc.start()
     json.loads(data)
     taken, _ = tracemalloc.get_traced_memory()
@@ -172,7 +172,7 @@ def test_the_estimate_of_memory_is_not_far_below_what_python_takes(text: str, mo
     assert MOST_JSON_BYTES == 1 << 30
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25)
 @given(DOCUMENTS, st.text(max_size=3), DOCUMENTS, st.booleans())
 def test_json_is_read_as_python_does_except_for_repeated_keys(document: object, key: str, value: object, escape: bool) -> None:
     text = json.dumps(document, ensure_ascii=escape)

@@ -1,7 +1,7 @@
 """Values from outside are shown on one short, printable line."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.formatting import show_name, show_path, show_value
@@ -38,7 +38,6 @@ def test_odd_names_are_quoted_and_cut(name: str, shown: str) -> None:
     assert show_name(name) == shown
 
 
-@settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=[]), max_size=100))
 def test_shown_names_are_short_and_print(name: str) -> None:
     assert show_name(name).isprintable()

@@ -17,7 +17,7 @@ from pipeline.data.sources import read_solutions
 from submission.format import read_partial_submission, read_submission
 
 Rng = np.random.Generator
-CASES = 600
+CASES = 300
 ODD_ATTEMPTS = (
     "null", "[]", "[[]]", "[[], []]", "3", '"x"', "[[10]]", "[[1], [2, 3]]", "[[-1]]", "[[1.0]]", "[[true]]", "{}", "[[null]]",
     "[1, 2]", "NaN", "[" + ", ".join(["[1]"] * 31) + "]", "[[" + ", ".join(["1"] * 31) + "]]",

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augment.grid import grid_key
@@ -42,6 +42,7 @@ def test_each_ranking_prefers_what_its_name_says():
     assert order == {"count": [a, b, c], "probability-sum": [b, c, a], "mean-probability": [c, b, a]}
 
 
+@settings(max_examples=50)
 @given(candidates_lists)
 def test_count_ranking_equals_the_published_rule(candidates):
     table: dict[bytes, list[Fraction]] = {}
@@ -52,6 +53,7 @@ def test_count_ranking_equals_the_published_rule(candidates):
     assert [key for key, _, _ in content(filled(candidates))] == expected
 
 
+@settings(max_examples=50)
 @given(candidates_lists, st.randoms(use_true_random=False), st.sampled_from(list(RANKINGS)))
 def test_ranking_does_not_depend_on_the_order_of_arrival(candidates, random, ranking):
     shuffled = list(candidates)
@@ -59,6 +61,7 @@ def test_ranking_does_not_depend_on_the_order_of_arrival(candidates, random, ran
     assert content(filled(candidates), ranking) == content(filled(shuffled), ranking)
 
 
+@settings(max_examples=50)
 @given(candidates_lists, st.integers(0, 30))
 def test_pooling_parts_equals_counting_everything_at_once(candidates, cut):
     parts = [filled(candidates[:cut], "a"), filled(candidates[cut:], "b")]
@@ -69,9 +72,11 @@ def test_pooling_parts_equals_counting_everything_at_once(candidates, cut):
     assert [content(part) for part in parts] == before
 
 
-def test_attempts_are_the_two_best_and_different():
+def test_attempts_are_the_two_best_and_different_and_changing_one_does_not_change_the_votes():
     ballot = filled([(0, 0.5), (0, 0.5), (1, 0.5), (1, 0.4), (2, 1.0)])
-    assert [attempt.tolist() for attempt in ballot.attempts("t", 0)] == [A.tolist(), B.tolist()]
+    for _ in range(2):
+        assert [attempt.tolist() for attempt in ballot.attempts("t", 0)] == [A.tolist(), B.tolist()]
+        ballot.attempts("t", 0)[0][0, 0] = 9
     assert len(filled([(0, 0.5), (0, 0.1)]).attempts("t", 0)) == 1
     assert Ballot("run").attempts("t", 0) == ()
 
@@ -119,16 +124,10 @@ def test_memory_grows_with_different_candidates_only():
     candidates = [("t", 0, one, 0.5) for one in pool]
     add(ballot, candidates)
     tracemalloc.start()
-    for _ in range(200):
+    for _ in range(50):
         add(ballot, candidates)
     gc.collect()  # what is free, Python would keep for later
     held_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert ballot.tally("t", 0) == Tally(candidates=201 * 50, distinct=50, empty=0)
+    assert ballot.tally("t", 0) == Tally(candidates=51 * 50, distinct=50, empty=0)
     assert held_bytes < 20_000
-
-
-def test_changing_an_attempt_does_not_change_the_votes():
-    ballot = filled([(0, 0.5)])
-    ballot.attempts("t", 0)[0][0, 0] = 9
-    assert ballot.attempts("t", 0)[0].tolist() == A.tolist()

@@ -112,9 +112,6 @@ class Reader(HTMLParser):
         if tag not in ("meta", "link", "img", "br"):
             self.inside.append(tag)
 
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attributes)))
-
     def handle_endtag(self, tag: str) -> None:
         while self.inside and self.inside.pop() != tag:
             pass
