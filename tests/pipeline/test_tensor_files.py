@@ -40,17 +40,16 @@ def test_no_changed_byte_of_a_file_changes_what_is_read(tmp_path: Path) -> None:
     write_tensors(path, TENSORS, {"said": "this"})
     whole, unnoticed = path.read_bytes(), []
     for place in range(len(whole)):
-        for bit in (1, 16):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
-            try:
-                found, metadata = read_tensors(path)
-            except Damaged as error:
-                assert str(error).startswith(f"{path}: damaged")
-                assert "\n" not in str(error)
-                continue
-            unnoticed.append(place)  # the name of the checksum: as if there were none
-            assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
-            assert metadata["said"] == "this"
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            found, metadata = read_tensors(path)
+        except Damaged as error:
+            assert str(error).startswith(f"{path}: damaged")
+            assert "\n" not in str(error)
+            continue
+        unnoticed.append(place)  # the name of the checksum: as if there were none
+        assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
+        assert metadata["said"] == "this"
     name = whole.index(b"checksum")
     assert set(unnoticed) <= set(range(name, name + len(b"checksum")))
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augment.grid import MAX_SIDE, Grid
@@ -76,6 +76,7 @@ def test_height_and_width_have_rules_of_their_own() -> None:
     assert rule.canvas(np.array([[7, 8]])).tolist() == [[7, 8]]
 
 
+@settings(max_examples=50)
 @given(size_lists, sides, sides)
 def test_a_canvas_holds_input_and_output_of_every_demonstration_and_stays_within_30(
     drawn: list[tuple[int, int, int, int]], height: int, width: int

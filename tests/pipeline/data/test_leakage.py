@@ -4,7 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from augment.grid import Grid
@@ -36,11 +36,13 @@ def demonstrate(*pairs: Pair, task_id: str = "lesson", test: tuple[Grid, ...] = 
     return Source("json:/other/train.json", (Task(task_id, pairs, test),), {})
 
 
+@settings(max_examples=40)
 @given(st.builds(Pair, grids(), grids()), transforms())
 def test_every_view_of_a_pair_has_its_key(pair: Pair, transform: Transform) -> None:
     assert canonical_key(view(pair, transform)) == canonical_key(pair)
 
 
+@settings(max_examples=40)
 @given(tiny_pairs, tiny_pairs)
 @example(Pair(rows([0, 1]), rows([0])), Pair(rows([1, 0]), rows([1])))
 @example(Pair(rows([1, 2]), rows([1])), Pair(rows([1, 2]), rows([3])))

@@ -13,7 +13,7 @@ from augment.transform import Transform, transform_from_int
 from pipeline.config import BuildConfig
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
-from pipeline.data.packs import Canvas, Pack, PackMaker, Samples, step_generator
+from pipeline.data.packs import Canvas, Pack, PackMaker, Samples, make_packs, step_generator
 from pipeline.data.sources import Source
 from pipeline.models.layout import make_layout
 
@@ -61,7 +61,7 @@ def expected_cells(
 
 
 def random_pack(dataset: TaskDataset, canvas: Canvas, seed: int, count: int = 60) -> tuple[Samples, Pack]:
-    maker = PackMaker(dataset, canvas, MEMORY_TOKENS)
+    maker = make_packs(dataset, canvas, MEMORY_TOKENS)
     samples = maker.draw(count, np.random.default_rng(seed), 0.75)
     samples = samples[maker.order(samples)]
     return samples, maker.make(samples)
@@ -97,7 +97,7 @@ def test_a_pack_says_what_each_sequence_is(canvas: Canvas) -> None:
 @pytest.mark.parametrize("canvas", ["fitted", "full"])
 def test_tests_are_packed_without_labels(canvas: Canvas) -> None:
     dataset = make_dataset(MIXED, tests=2)
-    maker = PackMaker(dataset, canvas, MEMORY_TOKENS, "tests")
+    maker = make_packs(dataset, canvas, MEMORY_TOKENS, "tests")
     views = [
         (test, view) for test, task in enumerate(dataset.test_task) for view in range(*dataset.transform_start[task : task + 2])
     ]
@@ -163,7 +163,7 @@ def test_filled_packs_hold_long_tasks_as_often_as_short_ones() -> None:
     dataset = make_dataset([[(1, 1), (1, 2)], [(30, 30), (29, 30)]], augmentations=0)
     maker = PackMaker(dataset, "fitted", MEMORY_TOKENS)
     counts = np.zeros(2, np.int64)
-    for step in range(1500):
+    for step in range(500):
         samples = maker.fill(1000, step_generator(0, step, 0), 0.0)
         counts += np.bincount(dataset.pair_task[samples.example], minlength=2)
     assert_uniform(counts)

