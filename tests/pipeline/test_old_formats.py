@@ -87,8 +87,8 @@ def test_candidates_vote_for_the_same_bytes() -> None:
 
 @pytest.mark.parametrize(("data", "weights", "expected"), [("arc/dataset", "arc", "arc"), ("dataset", "imported", "predicted")])
 def test_weights_predict_the_same_answers(data: str, weights: str, expected: str) -> None:
-    arguments = ("--views", 4, *(("--set", "predict.segments=2") if weights == "imported" else ()))
-    assert call("predict", "--data", data, "--weights", weights, *arguments, "--out", "again") == 0
+    settings = ("--set", "predict.segments=2", "--set", "train.precision=float32") if weights == "imported" else ()
+    assert call("predict", "--data", data, "--weights", weights, "--views", 4, *settings, "--out", "again") == 0
     assert answers(Path("again/submission.json")) == answers(Path(expected, "submission.json"))
 
 

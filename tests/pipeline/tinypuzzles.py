@@ -8,39 +8,30 @@ import numpy as np
 from augment.sudoku import draw_symmetries
 from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.puzzles.build import build_puzzles
-from pipeline.data.puzzles.kinds import KindName
+from pipeline.data.puzzles.kinds import BLANK, FREE, GOAL, PATH, START, WALL, KindName
 from pipeline.data.puzzles.sources import Puzzles
-
-WALL, FREE, START, GOAL, PATH = 1, 2, 3, 4, 5
 
 
 def tiny_puzzles(
     kind: KindName = "sudoku", count: int = 6, seed: int = 0, side: int | None = None, name: str = "made"
 ) -> Puzzles:
     """Sudokus that are views of one board with some cells blank, or mazes without walls but for a few off the path."""
-    if kind == "sudoku":
-        return _tiny_sudokus(count, seed, side or 4, name)
-    return _tiny_mazes(count, seed, side or 5, name)
-
-
-def _tiny_sudokus(count: int, seed: int, side: int, name: str) -> Puzzles:
-    box = {4: 2, 9: 3}[side]
-    row, column = np.divmod(np.arange(side * side).reshape(side, side), side)
-    board = ((row % box) * box + row // box + column) % side + 1
-    boards = np.broadcast_to(board.astype(np.uint8), (count, side, side))
-    answers = draw_symmetries(seed, np.arange(count), np.ones(count, np.int64), side).apply(boards)
-    blank = np.random.default_rng(seed).random(answers.shape) < 0.6
-    return Puzzles("sudoku", np.where(blank, 0, answers).astype(np.uint8) + np.uint8(1), answers + np.uint8(1), name)
-
-
-def _tiny_mazes(count: int, seed: int, side: int, name: str) -> Puzzles:
     rng = np.random.default_rng(seed)
+    if kind == "sudoku":
+        side = side or 4
+        box = {4: 2, 9: 3}[side]
+        row, column = np.divmod(np.arange(side * side).reshape(side, side), side)
+        board = ((row % box) * box + row // box + column) % side + 1
+        boards = np.broadcast_to(board.astype(np.uint8), (count, side, side))
+        answers = draw_symmetries(seed, np.arange(count), np.ones(count, np.int64), side).apply(boards) + np.uint8(1)
+        return Puzzles(kind, np.where(rng.random(answers.shape) < 0.6, BLANK, answers), answers, name)
+    side = side or 5
     questions = np.where(rng.random((count, side, side)) < 0.5, WALL, FREE).astype(np.uint8)
     questions[:, 0] = FREE  # the path is along the first row
     questions[:, 0, 0], questions[:, 0, -1] = START, GOAL
     answers = questions.copy()
     answers[:, 0, 1:-1] = PATH
-    return Puzzles("maze", questions, answers, name)
+    return Puzzles(kind, questions, answers, name)
 
 
 def tiny_puzzle_dataset(kind: KindName = "sudoku", augmentations: int = 5, **made: Any) -> PuzzleDataset:

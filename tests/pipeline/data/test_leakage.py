@@ -90,20 +90,12 @@ def test_a_test_without_a_known_output_is_neither_trained_nor_checked() -> None:
     assert (audit.leaks, audit.checked, audit.unchecked) == ((), 0, 1)
 
 
-def test_a_demonstration_of_the_task_itself_is_given_and_no_leak() -> None:
-    task = Task("question", (OTHER, view(ANSWER)), QUESTION.test)
-    source = Source("scored", (task,), SCORED.solutions)
-    audit = audit_sources([source], [demonstrate(view(ANSWER), task_id="question")])
-    assert audit.leaks == ()
+def test_a_demonstration_of_the_task_itself_is_given_and_another_view_of_it_is_a_leak() -> None:
+    source = Source("scored", (Task("question", (OTHER, view(ANSWER)), QUESTION.test),), SCORED.solutions)
+    audit = audit_sources([source], [demonstrate(view(ANSWER), ANSWER, task_id="question")])
     given = ["scored question demonstration 1", "json:train.json question demonstration 0"]
     assert [str(leak.trained) for leak in audit.given] == given
-
-
-def test_another_view_of_it_that_the_task_itself_does_not_show_is_a_leak() -> None:
-    task = Task("question", (OTHER, view(ANSWER)), QUESTION.test)
-    source = Source("scored", (task,), SCORED.solutions)
-    audit = audit_sources([source], [demonstrate(ANSWER, task_id="question")])
-    assert [leak.trained.source for leak in audit.leaks] == ["json:train.json"]
+    assert [str(leak.trained) for leak in audit.leaks] == ["json:train.json question demonstration 1"]
 
 
 def test_a_demonstration_of_another_scored_task_is_a_leak() -> None:

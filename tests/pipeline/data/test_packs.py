@@ -42,10 +42,6 @@ def transform_of(dataset: TaskDataset, samples: Samples, i: int) -> Transform:
     return transform_from_int(int(dataset.transforms[samples.transform[i]]))
 
 
-def canvas_of(dataset: TaskDataset, grid: int, transform: Transform, size: tuple[int, int], at: tuple[int, int]) -> list[int]:
-    return encode(transform.apply(dataset.grid(grid)), *size, *at).ravel().tolist()
-
-
 def expected_cells(
     dataset: TaskDataset, samples: Samples, canvas: Canvas, grids: npt.NDArray[np.int32], boxes: np.ndarray
 ) -> list[int]:
@@ -56,7 +52,7 @@ def expected_cells(
         height, width = boxes[example].tolist()[:: -1 if swaps_sides(transform.dihedral) else 1]
         down, right = samples.shift[i].tolist()
         size, at = ((30, 30), (down, right)) if canvas == "full" else ((height, width), (0, 0))
-        cells += canvas_of(dataset, int(grids[example]), transform, size, at)
+        cells += encode(transform.apply(dataset.grid(grids[example])), *size, *at).ravel().tolist()
     return cells
 
 
@@ -68,7 +64,7 @@ def random_pack(dataset: TaskDataset, canvas: Canvas, seed: int, count: int = 60
 
 
 @pytest.mark.parametrize("canvas", ["fitted", "full"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_cells_are_the_canvases_of_the_transformed_grids(seed: int, canvas: Canvas) -> None:
     dataset = make_dataset(MIXED, seed=seed)
     samples, pack = random_pack(dataset, canvas, seed)
@@ -169,13 +165,10 @@ def test_filled_packs_hold_long_tasks_as_often_as_short_ones() -> None:
     assert_uniform(counts)
 
 
-def test_tasks_without_pairs_are_never_drawn() -> None:
+def test_tasks_without_pairs_are_never_drawn_and_there_must_be_others() -> None:
     dataset = make_dataset([[(2, 3)], [], [(3, 3)]])
     samples = PackMaker(dataset, "fitted", MEMORY_TOKENS).draw(200, np.random.default_rng(0), 0.0)
     assert set(dataset.pair_task[samples.example].tolist()) == {0, 2}
-
-
-def test_a_dataset_without_pairs_cannot_be_drawn_from() -> None:
     with pytest.raises(ValueError, match="no training pairs"):
         PackMaker(make_dataset([[], []]), "fitted", MEMORY_TOKENS).fill(10, np.random.default_rng(0), 0.0)
 

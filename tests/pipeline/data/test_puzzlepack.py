@@ -31,7 +31,7 @@ def drawn(dataset: PuzzleDataset) -> tuple[Packs, Samples]:
 
 
 @pytest.mark.parametrize(("kind", "side"), KINDS)
-def test_cells_are_the_views_of_the_puzzles(kind: KindName, side: int) -> None:
+def test_cells_are_the_views_of_the_puzzles_and_all_is_one_task_unturned_and_unshifted(kind: KindName, side: int) -> None:
     dataset = tiny_puzzle_dataset(kind, side=side)
     maker, samples = drawn(dataset)
     pack = maker.make(samples)
@@ -40,12 +40,6 @@ def test_cells_are_the_views_of_the_puzzles(kind: KindName, side: int) -> None:
     assert pack.labels is not None
     assert pack.labels.tolist() == [cell for i, view in chosen for cell in see(dataset, dataset.answers[i], i, view)]
     assert pack.inputs.dtype == pack.labels.dtype == np.int64
-
-
-@pytest.mark.parametrize(("kind", "side"), KINDS)
-def test_a_pack_says_that_all_is_one_task_unturned_and_unshifted(kind: KindName, side: int) -> None:
-    maker, samples = drawn(tiny_puzzle_dataset(kind, side=side))
-    pack = maker.make(samples)
     assert pack.shapes.tolist() == [[side, side]] * 60
     assert not samples.shift.any()
     for name, width in (("offsets", (2,)), ("task", ()), ("transform", ()), ("dihedral", ())):

