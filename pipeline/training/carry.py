@@ -35,11 +35,6 @@ class PendingHalts:
     parts: tuple[tuple[AsyncCopy, npt.NDArray[np.int64]], ...]
     """Which sequences are to halt, (B,) bool, and the places of those that continue; of each micro-batch, in order."""
 
-    @staticmethod
-    def of(halts: npt.NDArray[np.bool_]) -> "PendingHalts":
-        """Return the pending halts of sequences for which they are known."""
-        return PendingHalts(((AsyncCopy(torch.from_numpy(halts)), np.arange(len(halts))),))
-
     def wait(self) -> npt.NDArray[np.bool_]:
         """Return which sequences are to halt, (B',) bool, when the step that found it has been computed."""
         return np.concatenate([copy.wait().numpy()[places] for copy, places in self.parts])
@@ -83,16 +78,14 @@ class StepBatch:
         if pieces == 1:
             return [self]
         cells = np.concatenate(([0], self.pack.shapes.prod(axis=1).cumsum()))
-        return [
-            StepBatch(
-                self.samples[part],
-                self.segments[part],
-                self.least[part],
-                _part_of_pack(self.pack, part, slice(int(cells[part.start]), int(cells[part.stop]))),
-                self.source[part],
-            )
-            for part in cut_evenly(tokens, pieces)
-        ]
+        batches = []
+        for part in cut_evenly(tokens, pieces):
+            inside = slice(int(cells[part.start]), int(cells[part.stop]))
+            labels = None if self.pack.labels is None else self.pack.labels[inside]
+            rest = {name: getattr(self.pack, name)[part] for name in _PER_SEQUENCE}
+            pack = Pack(inputs=self.pack.inputs[inside], labels=labels, **rest)
+            batches.append(StepBatch(self.samples[part], self.segments[part], self.least[part], pack, self.source[part]))
+        return batches
 
 
 def cut_evenly(tokens: npt.NDArray[np.int64], pieces: int) -> list[slice]:
@@ -107,13 +100,6 @@ def cut_evenly(tokens: npt.NDArray[np.int64], pieces: int) -> list[slice]:
     bounds = np.maximum.accumulate(np.maximum(bounds - number, 0)) + number
     bounds = np.minimum(bounds, count - pieces + number)
     return [slice(start, stop) for start, stop in pairwise([0, *bounds.tolist(), count])]
-
-
-def _part_of_pack(pack: Pack, part: slice, cells: slice) -> Pack:
-    """Return the sequences `part` of `pack`, which have the cells `cells`."""
-    labels = None if pack.labels is None else pack.labels[cells]
-    rest = {name: getattr(pack, name)[part] for name in _PER_SEQUENCE}
-    return Pack(inputs=pack.inputs[cells], labels=labels, **rest)
 
 
 def join_batches(batches: Sequence[StepBatch], carries: Sequence[Carry], maker: Packs) -> tuple[StepBatch, Carry, Integers]:
@@ -206,7 +192,13 @@ def halt_packs(
     if continues.any() and config.halting != "off":
         logits = halting[: len(done)]
         copy = AsyncCopy(logits[:, 0] > (logits[:, 1] if config.halting == "q-learning" else 0))
-        halts = copy.wait().numpy() if not config.halting_delay else _pending_halts(batch, before)
+        if not config.halting_delay:
+            halts = copy.wait().numpy()
+        else:
+            halts = np.zeros(len(batch.samples), bool)
+            if before is not None and before.pending is not None:
+                old = batch.source >= 0
+                halts[old] = before.pending.wait()[batch.source[old]]
         continues &= ~(halts & (done >= batch.least))
     carries = []
     for mine in packs:
@@ -218,15 +210,6 @@ def halt_packs(
         pending = PendingHalts(((copy, np.flatnonzero(kept)),)) if copy is not None and config.halting_delay else None
         carries.append(Carry(batch.samples[kept], done[kept], tuple(part.index_select(0, stay) for part in state), pending))
     return carries
-
-
-def _pending_halts(batch: StepBatch, before: Carry | None) -> npt.NDArray[np.bool_]:
-    """Return which sequences of `batch` are to halt by the segment before this one. (B,)"""
-    halts = np.zeros(len(batch.samples), bool)
-    if before is not None and before.pending is not None:
-        old = batch.source >= 0
-        halts[old] = before.pending.wait()[batch.source[old]]
-    return halts
 
 
 def join_carries(parts: Sequence[Carry]) -> Carry:

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from pipeline.data.packs import Samples
 from pipeline.device import from_main, gather
 from pipeline.tensor_files import CHECKSUM, Damaged, json_checksum, read_checksum, read_tensors, write_tensors
 from pipeline.training.carry import Carry, PendingHalts
+from pipeline.training.communication import AsyncCopy
 from pipeline.training.metrics import Progress, Totals, drop_lines_after
 from pipeline.training.state import TrainState
 from pipeline.weights import WEIGHTS, checkpoint_name, checkpoints, read_weights, save_weights
@@ -82,18 +84,14 @@ def keep_newest(folder: Path, kept: int) -> list[str]:
 
 def _remove(checkpoint: Path) -> None:
     """Remove a checkpoint that is hidden first: an interrupted removal must not look like a damaged checkpoint."""
-    hidden = checkpoint.with_name(f".{checkpoint.name}.removed")
-    shutil.rmtree(hidden, ignore_errors=True)
-    checkpoint.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    shutil.rmtree(set_aside(checkpoint, f".{checkpoint.name}.removed"), ignore_errors=True)
 
 
-def set_aside(damaged: Path) -> Path:
-    """Rename the folder of a damaged checkpoint so that it is no longer found; return the new path."""
-    renamed = damaged.with_name(f"damaged-{damaged.name}")
+def set_aside(checkpoint: Path, name: str) -> Path:
+    """Rename the folder of a checkpoint to a `name` under which it is not found; return the new path."""
+    renamed = checkpoint.with_name(name)
     shutil.rmtree(renamed, ignore_errors=True)  # an earlier one of the same step
-    damaged.rename(renamed)
-    return renamed
+    return checkpoint.rename(renamed)
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -231,7 +229,8 @@ def load_checkpoint(state: TrainState) -> bool:
             restore()
             return True
         if accelerator.is_main_process:
-            logger.warning("%s; the checkpoint is called %s now", problems[0], set_aside(folder).name)
+            renamed = set_aside(folder, f"damaged-{folder.name}")
+            logger.warning("%s; the checkpoint is called %s now", problems[0], renamed.name)
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         drop_lines_after(state.out / "metrics.jsonl", 0)
@@ -252,7 +251,7 @@ def _read(state: TrainState, folder: Path) -> Callable[[], None]:
         if state.accelerator.is_main_process:
             read_weights(folder / WEIGHTS)
         tensors, _ = read_tensors(folder / _TENSORS)
-        _require_shapes(state, folder / _TENSORS, tensors)
+        optimizer_states = _optimizer_states(state, folder / _TENSORS, tensors)
         progress, totals = Progress(**saved["progress"]), Totals(**saved["totals"])
         average_step, scaler, processes_before = saved["average_step"], saved["scaler"], saved["processes"]
         packs_before = saved.get("packs") or config.train.packs or processes_before
@@ -265,12 +264,7 @@ def _read(state: TrainState, folder: Path) -> Callable[[], None]:
         state.network.load_state_dict(_section(tensors, "network"))
         if state.average:
             state.average.load(_section(tensors, "average"), average_step)
-        parameters = dict(state.network.named_parameters())
-        states: dict[Tensor, dict[str, Tensor]] = {}
-        for name, tensor in _section(tensors, "optimizer").items():
-            parameter, _, key = name.rpartition(":")
-            states.setdefault(parameters[parameter], {})[key] = tensor.to("cpu" if key == "step" else device)
-        state.optimizer.load_states(states)
+        state.optimizer.load_states(optimizer_states)
         torch.set_rng_state(tensors["rng"])
         if state.accelerator.scaler is not None and scaler:
             state.accelerator.scaler.load_state_dict(scaler)
@@ -317,15 +311,21 @@ def _require_same_run(state: TrainState, folder: Path, saved: Mapping[str, Any])
     return config
 
 
-def _require_shapes(state: TrainState, path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise Damaged unless `tensors` have the names and shapes of `training_tensors`; the optimizer may have no states yet."""
+def _optimizer_states(state: TrainState, path: Path, tensors: Mapping[str, Tensor]) -> dict[Tensor, dict[str, Tensor]]:
+    """Return the states of the optimizer that are among the `tensors` of a checkpoint, by parameter; there may be none yet.
+
+    Raises Damaged unless `tensors` have the names and shapes of `training_tensors`.
+    """
     expected = {name: tensor.shape for name, tensor in training_tensors(state).items() if not name.startswith("optimizer.")}
     parameters = dict(state.network.named_parameters())
-    for name in _section(tensors, "optimizer"):
+    states: dict[Tensor, dict[str, Tensor]] = {}
+    for name, tensor in _section(tensors, "optimizer").items():
         parameter, _, key = name.rpartition(":")
         expected[f"optimizer.{name}"] = torch.Size() if key == "step" else parameters[parameter].shape
+        states.setdefault(parameters[parameter], {})[key] = tensor.to("cpu" if key == "step" else state.accelerator.device)
     if expected != {name: tensor.shape for name, tensor in tensors.items()}:
         raise Damaged(f"{path}: damaged, its tensors are not those of this network")
+    return states
 
 
 def _section(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
@@ -344,7 +344,8 @@ def _read_carries(state: TrainState, folder: Path, processes: int, packs: int) -
         if f"{pack}.example" in tensors:
             example, transform, shift, segments = (tensors[f"{pack}.{name}"].numpy() for name in _SAMPLES)
             carried = tuple(tensors[f"{pack}.state{i}"] for i in range(len(state.network.reasoner.states)))
-            pending = PendingHalts.of(tensors[f"{pack}.wishes"].numpy()) if f"{pack}.wishes" in tensors else None
+            halts = tensors.get(f"{pack}.wishes")
+            pending = None if halts is None else PendingHalts(((AsyncCopy(halts), np.arange(len(halts))),))
             carries[pack] = Carry(Samples(example, transform, shift), segments, carried, pending)
             tokens = int(state.maker.tokens(carries[pack].samples).sum())
             if len(segments) != len(example) or any(len(part) != tokens for part in carried):

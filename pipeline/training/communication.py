@@ -77,8 +77,8 @@ class Collectives:
         self.due_was_shared = due
         figures = [by_time, stop, due] if self.accelerator.is_main_process else [0.0, 0.0, 0.0]
         now = AsyncCopy(self.share(np.array([*figures, interrupted], np.float32)))
-        before, self.before = self.before, now
-        if not self.waits and before is None:  # the first step decides nothing but the share of the run
+        before, self.before = now if self.waits else self.before, now
+        if before is None:  # the first step decides nothing but the share of the run
             return float(now.wait()[0]), False, False, False
-        by_time, stop, due, interrupted = (now if self.waits or before is None else before).wait().tolist()
+        by_time, stop, due, interrupted = before.wait().tolist()
         return by_time, bool(stop), bool(due), bool(interrupted)

@@ -33,8 +33,7 @@ class MovingAverage:
         """Average the weights in once; call after the optimizers' step (and `before_rows` before rows of a table change)."""
         self.step += 1
         current = cast(dict[str, Tensor], self.network.state_dict())
-        lazy = {f"{prefix}.rows" for prefix in self.tables}
-        names = [name for name in self.weights if name not in lazy]
+        names = [name for name in self.weights if name.removesuffix(".rows") not in self.tables]
         averages, weights = [self.weights[name] for name in names], [current[name] for name in names]
         torch._foreach_lerp_(averages, weights, 1.0 if self.step <= self.start else 1 - self.decay)
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from pipeline.device import gather
 from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
 from pipeline.training.carry import Carry, StepBatch, empty_carry, next_batch
 from pipeline.training.compilation import JOINED
@@ -82,9 +83,7 @@ def measure_pieces(state: TrainState, compute: Compute, memory: CudaMemory, shar
             optimizer.clear_states()
         free_cache(accelerator.device)
         state.move_carries(accelerator.device)
-    if accelerator.num_processes == 1:
-        return pieces
-    return int(accelerator.gather(torch.tensor([pieces], device=accelerator.device)).max())
+    return max(gather(accelerator, pieces))
 
 
 def least_pieces(

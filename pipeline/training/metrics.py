@@ -20,18 +20,14 @@ import orjson
 
 from eval.files import read_file, replace_file
 from eval.formatting import format_duration
-from pipeline.system.progress_bar import has_bars, is_main_process, make_bar
+from pipeline.system.progress_bar import LINE_SECONDS, has_bars, is_main_process, make_bar
 
 logger = logging.getLogger(__name__)
 
-LINE_SECONDS = 20.0
-"""Between lines of progress where there is neither a terminal nor a notebook to draw a bar in."""
 POLL_SECONDS = 2.0
 SENT_FILE = "tracker.json"
 """The last step that each tracker has received, by its name."""
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}{postfix}"
-_PACKAGES = {"comet_ml": "comet-ml"}
-"""Where the package has another name than the tracker."""
 
 
 @dataclass
@@ -141,12 +137,8 @@ class MetricsWriter:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl that are objects; none where there is no file. One that was cut short is left out."""
-    return _parse(read_file(path)) if path.exists() else []
-
-
-def _parse(content: bytes) -> list[dict[str, Any]]:
     found = []
-    for line in content.splitlines():
+    for line in read_file(path).splitlines() if path.exists() else ():
         try:
             values = orjson.loads(line)
         except orjson.JSONDecodeError:
@@ -159,7 +151,7 @@ def _parse(content: bytes) -> list[dict[str, Any]]:
 def drop_lines_after(path: Path, step: int) -> None:
     """Remove from metrics.jsonl the lines after `step`, which a resumed run computes again, and those that are damaged."""
     if path.is_file():
-        kept = [line for line in _parse(path.read_bytes()) if isinstance(line.get("step"), int) and line["step"] <= step]
+        kept = [line for line in read_metrics(path) if isinstance(line.get("step"), int) and line["step"] <= step]
         try:
             replace_file(path, b"".join(orjson.dumps(line) + b"\n" for line in kept))
         except OSError as error:
@@ -192,7 +184,7 @@ def tracked(name: str | None, out: Path | None) -> AbstractContextManager[None]:
         raise ValueError(f"unknown tracker {name!r}; one of: {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
     builtin = LOGGER_TYPE_TO_CLASS[name].__module__.startswith("accelerate.")
     if builtin and name not in map(str, get_available_trackers()):
-        raise ValueError(f"tracker {name!r}: its package is not installed: pip install {_PACKAGES.get(name, name)}")
+        raise ValueError(f"tracker {name!r}: its package is not installed: pip install {name.replace('_', '-')}")
     return _following(name, out) if is_main_process() else nullcontext()
 
 
@@ -216,8 +208,8 @@ def follow(name: str, out: Path, ended: threading.Event) -> None:
                 configured = True
                 sections = orjson.loads(config.read_bytes()).items()
                 tracker.store_init_configuration({f"{s}.{key}": value for s, part in sections for key, value in part.items()})
-            content = (out / "metrics.jsonl").read_bytes() if (out / "metrics.jsonl").is_file() else b""
-            new = [line for line in _parse(content) if isinstance(line.get("step"), int) and line["step"] > last]
+            lines = read_metrics(out / "metrics.jsonl")
+            new = [line for line in lines if isinstance(line.get("step"), int) and line["step"] > last]
             for line in new:
                 last = line.pop("step")
                 tracker.log({key: value for key, value in line.items() if isinstance(value, int | float)}, step=last)

@@ -162,17 +162,13 @@ class OptimizerChain(Optimizer):
                         optimizer.state[parameter] = states[parameter]
 
 
-_OF_BLOCKS = re.compile(r"reasoner\.\w*blocks\.")
-"""Parameters of the blocks, of whichever network of the reasoner."""
-
-
 def make_optimizer(network: Network, config: OptimizerConfig) -> OptimizerChain:
     """Return the optimizer of all parameters; each group remembers its rate at factor 1 as `base_lr`."""
     matrices, rows, rest = [], [], []
     for name, parameter in network.named_parameters():
         if name == "memory.rows":  # a parameter of compositional memory; tables are trained by pipeline.training.memory_tables
             rows.append(parameter)
-        elif config.kind == "muon" and _OF_BLOCKS.match(name) and parameter.ndim == 2:
+        elif config.kind == "muon" and re.match(r"reasoner\.\w*blocks\.", name) and parameter.ndim == 2:
             matrices.append(parameter)
         else:
             rest.append(parameter)

@@ -22,20 +22,15 @@ def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path: Path) -> None:
+def test_the_checkpoints_of_most_steps_are_kept_and_the_newest_is_the_last_of_them(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / "none") is None
     for step in (99_999_999, 123_456_789, 5):
         make_checkpoint(tmp_path, step)
     assert newest_checkpoint(tmp_path) == tmp_path / "step-123456789"
-
-
-def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
-    for step in (1, 2, 3):
-        make_checkpoint(tmp_path, step, kept=2)
-    assert names(tmp_path) == ["step-00000002", "step-00000003"]
-    for step in (99_999_999, 100_000_000):
-        make_checkpoint(tmp_path, step, kept=1)
-    assert names(tmp_path) == ["step-100000000"]
+    make_checkpoint(tmp_path, 6, kept=3)
+    assert names(tmp_path) == ["step-00000006", "step-123456789", "step-99999999"]
+    make_checkpoint(tmp_path, 200_000_000, kept=1)
+    assert names(tmp_path) == ["step-200000000"]
 
 
 def test_an_unfinished_checkpoint_is_hidden_and_begun_anew(tmp_path: Path) -> None:
@@ -59,22 +54,14 @@ def test_a_checkpoint_of_the_same_step_replaces_the_first(tmp_path: Path) -> Non
     assert names(tmp_path / "step-00000004") == ["weights.safetensors"]
 
 
-def written(folder: Path) -> dict[str, object]:
-    """Write the files of a checkpoint; return the state that was written."""
+def write_files(folder: Path) -> None:
     for number, name in enumerate(("weights.safetensors", "carry-0.safetensors")):
         write_tensors(folder / name, {"a": torch.full((2,), number)})
-    state: dict[str, object] = {"progress": {"step": 7}, "scaler": {}}
-    write_state(folder, state)
-    return state
-
-
-def test_the_state_of_a_checkpoint_comes_back(tmp_path: Path) -> None:
-    state = written(tmp_path)
-    assert read_state(tmp_path).items() >= state.items()
+    write_state(folder, {"progress": {"step": 7}, "scaler": {}})
 
 
 def test_every_changed_value_of_a_state_is_damage(tmp_path: Path) -> None:
-    written(tmp_path)
+    write_files(tmp_path)
     path = tmp_path / "training.json"
     whole = path.read_bytes()
     name = whole.index(b'"checksum"')
@@ -93,7 +80,7 @@ def test_a_state_does_not_name_files_elsewhere(files: object, tmp_path: Path) ->
 
 
 def test_a_replaced_file_of_a_checkpoint_is_named(tmp_path: Path) -> None:
-    written(tmp_path)
+    write_files(tmp_path)
     write_tensors(tmp_path / "carry-0.safetensors", {"a": torch.full((2,), 5)})
     with pytest.raises(Damaged, match=f"^{tmp_path}/carry-0.safetensors: damaged, it is not the file that was written"):
         read_state(tmp_path)
@@ -102,7 +89,7 @@ def test_a_replaced_file_of_a_checkpoint_is_named(tmp_path: Path) -> None:
 def test_a_checkpoint_that_is_set_aside_is_none_any_more(tmp_path: Path) -> None:
     for _ in range(2):  # the second time, one of this name is there already
         folder = make_checkpoint(tmp_path, 4)
-        assert set_aside(folder) == tmp_path / "damaged-step-00000004"
+        assert set_aside(folder, "damaged-step-00000004") == tmp_path / "damaged-step-00000004"
         assert checkpoints(tmp_path) == []
         assert names(tmp_path) == ["damaged-step-00000004"]
 
