@@ -16,10 +16,9 @@ DATASETS = {
     "sudokus": (tiny_puzzle_dataset(), 11, 4),
     "mazes": (tiny_puzzle_dataset("maze"), 6, 5),
 }
-EACH = pytest.mark.parametrize(("dataset", "vocabulary", "side"), DATASETS.values(), ids=DATASETS)
 
 
-@EACH
+@pytest.mark.parametrize(("dataset", "vocabulary", "side"), DATASETS.values(), ids=DATASETS)
 def test_a_config_takes_vocabulary_and_canvas_of_its_dataset_and_no_others(
     dataset: Dataset, vocabulary: int, side: int
 ) -> None:

@@ -1,4 +1,4 @@
-"""The trial of a kernel: whoever asks first, once, with a reason in the log; running out of memory says nothing about it."""
+"""The trial of a kernel, once, with a reason in the log; running out of memory, which says nothing about it."""
 
 import logging
 import math
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline import device_limits
-from pipeline.device_limits import kernel_works
+from pipeline.device_limits import kernel_works, ran_out_of_memory
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +64,22 @@ def test_an_error_that_says_nothing_about_the_kernel_is_raised_and_forgotten(err
         kernel_works("the kernel", error_of, 1e-2)
     assert kernel_works("the kernel", error_of, 1e-2)
     assert kernel_works("the kernel", error_of, 1e-2), "a trial that passed is not repeated"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("no memory"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("unable to mmap 1964680 bytes from file <t.safetensors>: Cannot allocate memory (12)"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (MemoryError(), True),
+        (RuntimeError(("no", "text")), False),
+        (RuntimeError(), False),
+        (RuntimeError("could not create a network"), False),
+        (ValueError(" out of memory."), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(error: Exception, expected: bool) -> None:
+    assert ran_out_of_memory(error) is expected

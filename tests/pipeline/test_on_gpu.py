@@ -26,6 +26,7 @@ from pipeline.models.layout import make_layout
 from pipeline.models.loss import segment_loss
 from pipeline.weights import load_weights
 from tests.parity import Reference, compare, describe, relative_error
+from tests.pipeline import trainers
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 from tests.pipeline.trainers import NO_LIMIT, final_tensors, make_trainer, metrics
@@ -33,13 +34,7 @@ from tests.pipeline.trainers import NO_LIMIT, final_tensors, make_trainer, metri
 FOLDER = Path(__file__).parents[1] / "golden"
 VECTORS = ("trm_attention", "trm_mixer", "hrm")
 HEADS, SIZE = 2, 32
-SYSTEMS = {
-    "trm": (),
-    "table": ("memory.kind=table", "memory.tokens=2"),
-    "muon": ("memory.residual=3", "optimizer.kind=muon"),
-    "hrm": ("memory.kind=table", "model.kind=hrm", "model.gradient=last-step", "train.halting=q-learning"),
-    "urm": ("model.kind=urm", "model.convolution=3", "train.halting=off"),
-}
+SYSTEMS = trainers.SYSTEMS | {"urm": ("model.kind=urm", "model.convolution=3", "train.halting=off")}
 WIDE = ("model.hidden_size=64", "model.heads=2", "model.inner_multiple=64", "train.pack_tokens=400")
 """Heads of 32: kernels for packs take none of 8."""
 

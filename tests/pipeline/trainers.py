@@ -23,7 +23,7 @@ from pipeline.tensor_files import read_tensors
 from pipeline.training.carry import next_batch
 from pipeline.training.gradients import Computed, Gradients
 from pipeline.training.trainer import Trainer
-from pipeline.weights import newest_checkpoint
+from pipeline.weights import checkpoints
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -52,11 +52,13 @@ def make_trainer(config: Config, out: Path, dataset: TaskDataset | None = None) 
     return Trainer(accelerator, dtype, network.to(accelerator.device), dataset, config, out)
 
 
+def last_checkpoint(out: Path) -> Path:
+    return checkpoints(out / "checkpoints")[-1]
+
+
 def final_tensors(out: Path) -> dict[str, torch.Tensor]:
-    checkpoint = newest_checkpoint(out / "checkpoints")
-    assert checkpoint is not None
     tensors = {}
-    for path in sorted(checkpoint.glob("*.safetensors")):
+    for path in sorted(last_checkpoint(out).glob("*.safetensors")):
         tensors |= {f"{path.name}:{name}": tensor for name, tensor in read_tensors(path)[0].items()}
     return tensors
 
@@ -66,6 +68,8 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert first.keys() == second.keys()
     different = [name for name in first if not torch.equal(first[name], second[name])]
     assert not different, different[:5]
+    names = ("step", "loss", "exact", "segments")
+    assert metrics(one, *names) == metrics(other, *names)
 
 
 def second_step(trainer: Trainer, gradients: Gradients, pieces: int = 1) -> tuple[Computed, dict[str, torch.Tensor]]:
@@ -110,9 +114,7 @@ def metrics(out: Path, *names: str) -> list[tuple[float, ...]]:
 
 
 def sequences_drawn(out: Path) -> int:
-    checkpoint = newest_checkpoint(out / "checkpoints")
-    assert checkpoint is not None
-    return json.loads((checkpoint / "training.json").read_text())["progress"]["sequences"]
+    return json.loads((last_checkpoint(out) / "training.json").read_text())["progress"]["sequences"]
 
 
 def assert_same_samples(one: Path, other: Path, steps: int) -> None:
@@ -132,6 +134,12 @@ def train_command(data: Path, out: Path, *settings: str) -> list[str]:
     return [*arguments, *(part for setting in flat for part in ("--set", setting))]
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def run_rank(environment: dict[str, str], command: list[str]) -> None:
     os.environ |= environment
     sys.exit(main(command))
@@ -139,10 +147,7 @@ def run_rank(environment: dict[str, str], command: list[str]) -> None:
 
 def start_ranks(command: list[str], run: Callable[[dict[str, str], list[str]], None] = run_rank) -> list[BaseProcess]:
     """Start a command as two processes of one launch: forks of a process that has imported the program already."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    launch = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     environments = [launch | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"} for rank in ("0", "1")]
     ranks: list[BaseProcess] = [_FORKS.Process(target=run, args=(each, command)) for each in environments]
     for rank in ranks:

@@ -12,14 +12,17 @@ from pipeline.system import launch
 from pipeline.system.folder_lock import FolderLock
 from pipeline.system.launch import STARTED, first_start, start_processes
 
+Calls = list[tuple[list[str], dict[str, str]]]
+"""Command and environment of each."""
+
 
 class Replaced(Exception):
     """Raised in place of replacing the process."""
 
 
 @pytest.fixture
-def replaced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
-    calls: list[tuple[list[str], dict[str, str]]] = []
+def replaced(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    calls: Calls = []
 
     def execve(_: str, command: list[str], environment: dict[str, str]) -> None:
         calls.append((command, environment))
@@ -36,21 +39,19 @@ def pretend_parent(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(launch.psutil, "Process", lambda: SimpleNamespace(parent=lambda: parent))
 
 
-def test_one_process_and_processes_of_a_launcher_start_no_others(
-    replaced: list[object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_process_and_processes_of_a_launcher_start_no_others(replaced: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     start_processes(None, ["train"], 0.0)
     start_processes(1, ["train"], 0.0)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # without MASTER_PORT, which accelerate sets for several processes
     start_processes(None, ["run"], 0.0)
     monkeypatch.setenv("LOCAL_RANK", "1")
     start_processes(2, ["train"], 0.0)
+    with pytest.raises(ValueError, match="processes must be at least 1, got 0"):
+        start_processes(0, [], 0.0)
     assert replaced == []
 
 
-def test_processes_share_the_threads_the_clock_and_the_lock(
-    tmp_path: Path, replaced: list[tuple[list[str], dict[str, str]]]
-) -> None:
+def test_processes_share_the_threads_the_clock_and_the_lock(tmp_path: Path, replaced: Calls) -> None:
     with FolderLock(tmp_path) as lock:
         with pytest.raises(Replaced):
             start_processes(2, ["train", "--out", "x y"], 12.5, lock)
@@ -65,7 +66,7 @@ def test_processes_share_the_threads_the_clock_and_the_lock(
 
 @pytest.mark.parametrize("words", [("--cpu", "--num_processes", "3", "-m"), ("--num_processes=3", "--cpu")])
 def test_accelerate_on_a_cpu_gets_the_processes_that_it_was_asked_for(
-    replaced: list[tuple[list[str], dict[str, str]]], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+    replaced: Calls, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     monkeypatch.setenv("MASTER_PORT", "29500")
@@ -74,11 +75,6 @@ def test_accelerate_on_a_cpu_gets_the_processes_that_it_was_asked_for(
         start_processes(None, ["run"], 0.0)
     ((command, _),) = replaced
     assert command[command.index("--nproc_per_node") + 1] == "3"
-
-
-def test_no_processes_are_refused() -> None:
-    with pytest.raises(ValueError, match="processes must be at least 1, got 0"):
-        start_processes(0, [], 0.0)
 
 
 def test_the_clock_starts_with_the_first_process(monkeypatch: pytest.MonkeyPatch) -> None:

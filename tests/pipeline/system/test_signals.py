@@ -4,14 +4,11 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from pipeline.system import signals
 from pipeline.system.signals import interruptible, interrupts_deferred
-from tests.pipeline.tiny import tiny_config
-from tests.pipeline.trainers import NO_LIMIT, assert_equal_runs, make_trainer
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -61,26 +58,3 @@ def test_without_a_handler_and_in_other_threads_nothing_changes() -> None:
     thread.start()
     thread.join()
     assert found == [before]
-
-
-def test_training_interrupted_in_a_step_writes_a_checkpoint_and_resumes_like_an_uninterrupted_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tiny_config("train.steps=6", "train.log_steps=1")
-    trainer = make_trainer(config, tmp_path / "interrupted")
-    step = trainer._step
-
-    def interrupted_in_step_3(done: float) -> None:
-        if trainer.state.progress.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        step(done)
-
-    trainer._step = interrupted_in_step_3  # type: ignore[method-assign]
-    with interruptible(), pytest.raises(KeyboardInterrupt, match="the checkpoint of step 3 is written"):
-        trainer.fit(NO_LIMIT)
-    assert [path.name for path in (tmp_path / "interrupted" / "checkpoints").iterdir()] == ["step-00000003"]
-    again = make_trainer(config, tmp_path / "interrupted")
-    assert again.resume()
-    again.fit(NO_LIMIT)
-    make_trainer(config, tmp_path / "whole").fit(NO_LIMIT)
-    assert_equal_runs(tmp_path / "interrupted", tmp_path / "whole")

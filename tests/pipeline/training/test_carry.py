@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -62,20 +61,19 @@ def one_batch(segments_before: int, config: TrainConfig = CONFIG, step: int = 0,
     return batch, layout_of(batch)
 
 
-def goes_on(batch: StepBatch, layout: Layout, halting: torch.Tensor, config: TrainConfig) -> npt.NDArray[np.bool_]:
-    """Which sequences of a batch go on: read off the states, whose tokens are numbered."""
-    carry = halt(batch, logits(halting), numbered_state(layout), layout, config)
-    if carry.state is None:
-        return np.zeros(len(batch.samples), bool)
-    return np.isin(np.arange(len(batch.samples)), layout.sequence[carry.state[0][:, 0].long()].numpy())
-
-
 @pytest.mark.parametrize("before", [0, 1, 2])
-def test_a_sequence_goes_on_until_its_halting_logit_is_positive(before: int) -> None:
+def test_a_sequence_goes_on_with_its_state_until_its_halting_logit_is_positive(before: int) -> None:
     batch, layout = one_batch(before)
-    halting = torch.linspace(-1, 1, len(batch.samples))
+    halting = torch.tensor([(-1.0) ** i for i in range(len(batch.samples))])
     halting[0] = 0.0
-    assert np.array_equal(goes_on(batch, layout, halting, CONFIG), (halting <= 0).numpy())
+    state = numbered_state(layout)
+    carry = halt(batch, logits(halting), state, layout, CONFIG)
+    stay = (halting <= 0).numpy()
+    assert carry.samples.example.tolist() == batch.samples.example[stay].tolist()
+    assert carry.segments.tolist() == [before + 1] * int(stay.sum())
+    assert carry.state is not None
+    for kept, whole in zip(carry.state, state, strict=True):
+        assert torch.equal(kept, whole[torch.isin(layout.sequence, torch.from_numpy(np.flatnonzero(stay)))])
 
 
 def test_nobody_goes_on_after_the_last_segment() -> None:
@@ -101,20 +99,13 @@ def test_with_q_learning_a_sequence_goes_on_until_halting_promises_more_than_goi
     assert carry.segments.tolist() == [before + 1] * int(stay.sum())
 
 
-def test_with_halting_off_every_sequence_runs_all_segments() -> None:
-    config = replace(CONFIG, halting="off")
-    for before in range(config.segments):
-        batch, layout = one_batch(before, config)
-        carry = halt(batch, logits(torch.full((len(batch.samples),), 9.0), -9.0), numbered_state(layout), layout, config)
-        assert len(carry) == (len(batch.samples) if before + 1 < config.segments else 0)
-
-
 def share_that_goes_on(before: int, config: TrainConfig) -> float:
     """Of sequences that all want to halt."""
     shares = []
     for step in range(6):
         batch, layout = one_batch(before, config, step)
-        shares.append(goes_on(batch, layout, torch.full((len(batch.samples),), 9.0), config).mean())
+        halting = logits(torch.full((len(batch.samples),), 9.0))
+        shares.append(len(halt(batch, halting, numbered_state(layout), layout, config)) / len(batch.samples))
     return float(np.mean(shares))
 
 
@@ -126,19 +117,6 @@ def test_exploration_keeps_sequences_for_a_random_number_of_segments() -> None:
 def test_exploration_is_the_share_of_sequences_that_explore() -> None:
     config = replace(CONFIG, exploration=0.25, segments=16, pack_tokens=6000)
     assert share_that_goes_on(0, config) == pytest.approx(0.25, abs=0.04)
-
-
-def test_the_carry_keeps_samples_segments_and_states_together() -> None:
-    batch, layout = one_batch(1)
-    halting = torch.tensor([(-1.0) ** i for i in range(len(batch.samples))])
-    state = numbered_state(layout)
-    carry = halt(batch, logits(halting), state, layout, CONFIG)
-    odd = np.arange(len(batch.samples)) % 2 == 1
-    assert carry.samples.example.tolist() == batch.samples.example[odd].tolist()
-    assert carry.segments.tolist() == [2] * int(odd.sum())
-    assert carry.state is not None
-    for kept, whole in zip(carry.state, state, strict=True):
-        assert torch.equal(kept, whole[torch.isin(layout.sequence, torch.from_numpy(np.flatnonzero(odd)))])
 
 
 def test_what_is_carried_takes_its_state_to_its_new_place_and_the_new_start_afresh() -> None:
@@ -221,37 +199,6 @@ def test_pieces_are_neighbors_and_about_equal(lengths: list[int], pieces: int) -
 
 def test_equal_sequences_are_cut_into_equal_pieces() -> None:
     assert [(part.start, part.stop) for part in cut_evenly(np.full(12, 916), 4)] == [(0, 3), (3, 6), (6, 9), (9, 12)]
-
-
-@pytest.mark.parametrize("pieces", [1, 2, 3, 5, 99])
-def test_the_pieces_of_a_turn_are_the_turn(pieces: int) -> None:
-    maker, config = make_maker(), replace(CONFIG, exploration=0.5)
-    carry = empty_carry()
-    for step in range(3):
-        batch = next_batch(carry, maker, config, step, 0)
-        layout, state = layout_of(batch), numbered_state(layout_of(batch))
-        halting = torch.from_numpy(np.sin(batch.samples.transform + step))
-        whole, ends = halt(batch, logits(halting), state, layout, config), maker.tokens(batch.samples).cumsum()
-        parts = batch.cut(maker.tokens(batch.samples), pieces)
-        assert len(parts) == min(pieces, len(batch.samples))
-        joined, sequence = [], 0
-        for part in parts:
-            here = slice(sequence, sequence + len(part.samples))
-            alone, own = maker.make(part.samples), layout_of(part)
-            for name in ("inputs", "labels", "shapes", "offsets", "task", "transform", "dihedral", "colors"):
-                assert np.array_equal(getattr(part.pack, name), getattr(alone, name))
-            assert part.source.tolist() == batch.source[here].tolist()
-            start = int(ends[sequence] - maker.tokens(batch.samples)[sequence])
-            states = tuple(each[start : start + own.tokens] for each in state)
-            joined.append(halt(part, logits(halting[here]), states, own, config))
-            sequence = here.stop
-        again = join_carries(joined)
-        assert again.samples.transform.tolist() == whole.samples.transform.tolist()
-        assert again.segments.tolist() == whole.segments.tolist()
-        assert whole.state is not None
-        assert again.state is not None
-        assert all(torch.equal(one, other) for one, other in zip(again.state, whole.state, strict=True))
-        carry = whole
 
 
 def test_pieces_that_all_halt_join_to_a_carry_of_nothing() -> None:

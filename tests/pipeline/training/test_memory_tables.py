@@ -63,11 +63,3 @@ def test_a_step_trains_the_rows_that_its_packs_asked_by_the_sum_of_what_they_fou
     torch.testing.assert_close(table.rows, -0.1 * total.sign())
     (prefix,) = network.tables()
     torch.testing.assert_close(average.state_dict()[f"{prefix}.rows"], -0.05 * total.sign())
-
-
-def test_a_network_without_tables_has_nothing_to_take() -> None:
-    network = make_network(MODEL, MemoryConfig("compositional", 2), 3, 6, 0)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert take_gradients(network) == {}
-    train_tables(network, [{}], make_accelerator("float32")[0], None, OptimizerConfig(), 1.0, FIVE)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import orjson
@@ -82,14 +81,17 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-FILES = ("weights.safetensors", "training.safetensors", "carry-0.safetensors", "training.json")
-DAMAGES: list[tuple[Callable[[Path], object], str]] = [
-    *((damage, name) for damage in (cut, flip, empty, Path.unlink) for name in FILES if (damage, name) != (flip, FILES[3])),
-    (flip_digit, "training.json"),
-]
+WEIGHTS, TRAINING, CARRY, STATE = "weights.safetensors", "training.safetensors", "carry-0.safetensors", "training.json"
+DAMAGES: dict[Callable[[Path], object], tuple[str, ...]] = {
+    cut: (WEIGHTS, STATE),
+    flip: (WEIGHTS, TRAINING, CARRY),
+    empty: (TRAINING, CARRY),
+    Path.unlink: (WEIGHTS, CARRY, STATE),
+    flip_digit: (STATE,),
+}
 
 
-@pytest.mark.parametrize(("damage", "name"), DAMAGES, ids=[f"{damage.__name__}-{name}" for damage, name in DAMAGES])
+@pytest.mark.parametrize(("damage", "name"), [(damage, name) for damage, names in DAMAGES.items() for name in names])
 def test_a_damaged_checkpoint_is_renamed_and_the_next_older_one_is_taken(
     run: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], name: str
 ) -> None:
@@ -105,42 +107,36 @@ def test_a_damaged_checkpoint_is_renamed_and_the_next_older_one_is_taken(
 
 
 def test_training_ends_where_it_would_have_whatever_was_damaged(trained: Path, run: Path) -> None:
-    cut(run / "checkpoints" / NEWEST / "training.safetensors")
-    flip(run / "checkpoints" / OLDER / "carry-0.safetensors")
+    cut(run / "checkpoints" / NEWEST / TRAINING)
+    flip(run / "checkpoints" / OLDER / CARRY)
     trainer = resumed(run)
     assert trainer.state.progress.step == 2
     trainer.fit(NO_LIMIT)
     assert_equal_runs(trained, run)
-    assert metrics(trained, "step", "loss") == metrics(run, "step", "loss")
     assert names(run) == [f"damaged-{OLDER}", f"damaged-{NEWEST}", "step-00000002", OLDER, NEWEST]
 
 
 def test_without_an_undamaged_checkpoint_training_starts_from_the_beginning(
-    trained: Path, run: Path, caplog: pytest.LogCaptureFixture
+    run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for folder in checkpoints(run / "checkpoints"):
-        empty(folder / "training.json")
+        empty(folder / STATE)
     trainer = make_trainer(tiny_config(*config_of()), run)
     assert not trainer.resume()
     assert (trainer.state.progress.step, metrics(run, "step")) == (0, [])
     assert "no checkpoint is left that can be read; training starts from the beginning" in caplog.text
-    trainer.fit(NO_LIMIT)
-    assert_equal_runs(trained, run)
 
 
-def as_before_checksums(folder: Path) -> None:
+def as_before_checksums(folder: Path) -> Path:
     """Make a checkpoint what it was before there were checksums, packs and pieces."""
-    for path in folder.glob("*.safetensors"):
-        tensors = load_file(path)
-        if path.name == "weights.safetensors":
-            continue
-        save_file(tensors, path)
-    path = folder / "training.json"
-    state = orjson.loads(path.read_bytes())
+    for name in (TRAINING, CARRY):
+        save_file(load_file(folder / name), folder / name)
+    state = orjson.loads((folder / STATE).read_bytes())
     for name in ("checksum", "files", "packs"):
         del state[name]
     del state["config"]["train"]["pieces"]
-    path.write_bytes(orjson.dumps(state))
+    (folder / STATE).write_bytes(orjson.dumps(state))
+    return folder
 
 
 def test_a_checkpoint_of_an_older_version_is_resumed(trained: Path, run: Path) -> None:
@@ -152,45 +148,44 @@ def test_a_checkpoint_of_an_older_version_is_resumed(trained: Path, run: Path) -
     assert_equal_runs(trained, run)
 
 
-def change_tensor(folder: Path, name: str, shorten: bool) -> None:
-    path = folder / ("carry-0.safetensors" if name.startswith("0.") else "training.safetensors")
+MISFITS = {
+    "shortened": (
+        "network.memory.rows",
+        "average.memory.residual.rows",
+        "optimizer.memory.dihedral:exp_avg",
+        "rng",
+        "0.state1",
+    ),
+    "renamed": ("network.memory.rows", "average.memory.rows", "rng", "0.segments"),
+    "missing": ("config", "progress", "totals", "scaler", "data_hash", "processes"),
+}
+
+
+def spoil(folder: Path, how: str, name: str) -> None:
+    """Shorten or rename a tensor of a checkpoint, or remove a value of its state."""
+    if how == "missing":
+        state = orjson.loads((folder / STATE).read_bytes())
+        del state[name]
+        (folder / STATE).write_bytes(orjson.dumps(state))
+        return
+    path = folder / (CARRY if name[0].isdigit() else TRAINING)
     tensors = load_file(path)
     tensor = tensors.pop(name)
-    save_file(tensors | ({name: tensor[1:].clone()} if shorten else {f"{name}.more": tensor}), path)
+    save_file(tensors | ({name: tensor[1:].clone()} if how == "shortened" else {f"{name}.more": tensor}), path)
 
 
-def drop_value(folder: Path, name: str, _: bool) -> None:
-    path = folder / "training.json"
-    state = orjson.loads(path.read_bytes())
-    del state[name]
-    path.write_bytes(orjson.dumps(state))
+def test_content_that_does_not_fit_is_damage_without_a_checksum_too(run: Path) -> None:
+    newest, trainer = run / "checkpoints" / NEWEST, make_trainer(tiny_config(*config_of()), run)
+    fitting = shutil.copytree(as_before_checksums(newest), run / "fitting")
+    for how, name in [(how, name) for how, tensors in MISFITS.items() for name in tensors]:
+        shutil.copytree(fitting, newest, dirs_exist_ok=True)
+        spoil(newest, how, name)
+        trainer.resume()
+        assert trainer.state.progress.step == 4, (how, name)
 
 
-SHORT = ("network.memory.rows", "average.memory.residual.rows", "optimizer.memory.dihedral:exp_avg", "rng", "0.state1")
-RENAMED = ("network.memory.rows", "average.memory.rows", "rng", "0.segments")
-DROPPED = ("config", "progress", "totals", "scaler", "data_hash", "processes")
-
-
-@pytest.mark.parametrize(
-    ("change", "name", "shorten"),
-    [
-        *((change_tensor, name, True) for name in SHORT),
-        *((change_tensor, name, False) for name in RENAMED),
-        *((drop_value, name, False) for name in DROPPED),
-    ],
-)
-def test_content_that_does_not_fit_is_damage_without_a_checksum_too(
-    run: Path, change: Callable[[Path, str, bool], None], name: str, shorten: bool
-) -> None:
-    folder = run / "checkpoints" / NEWEST
-    as_before_checksums(folder)
-    change(folder, name, shorten)
-    assert resumed(run).state.progress.step == 4
-
-
-@pytest.mark.parametrize("setting", ["train.pieces=4", "train.checkpoint_seconds=1", "train.steps=9"])
-def test_settings_that_change_nothing_learned_may_change(run: Path, setting: str) -> None:
-    assert resumed(run, setting).state.progress.step == 6
+def test_settings_that_change_nothing_learned_may_change(run: Path) -> None:
+    assert resumed(run, "train.pieces=4", "train.checkpoint_seconds=1", "train.steps=9").state.progress.step == 6
 
 
 def test_garbled_metrics_are_dropped(run: Path) -> None:
@@ -232,13 +227,9 @@ def test_packs_stay_as_many_as_they_were_where_processes_can_share_them(
     assert packs_after(asked, before, processes) == expected
 
 
-def copy_of(run: Path, name: str) -> Path:
-    return Path(shutil.copytree(run, run.with_name(name)))
-
-
 def test_processes_come_and_go_and_agree_on_damage(tmp_path: Path) -> None:
     tiny_dataset().save(tmp_path / "data")
-    base = ("train.checkpoint_steps=3", "train.segments=4", "train.log_steps=1", "optimizer.kind=adamw", "train.packs=3")
+    base = ("train.segments=4", "train.log_steps=1", "memory.residual=3", "optimizer.kind=adamw", "train.packs=3")
 
     def alone(out: Path, steps: int) -> Trainer:
         trainer = make_trainer(tiny_config(*base, f"train.steps={steps}"), out)
@@ -246,18 +237,13 @@ def test_processes_come_and_go_and_agree_on_damage(tmp_path: Path) -> None:
         trainer.fit(NO_LIMIT)
         return trainer
 
-    def together(out: Path, steps: int) -> list[BaseProcess]:
-        return start_ranks(train_command(tmp_path / "data", out, *base, f"train.steps={steps}"))
-
-    alone(tmp_path / "run", 3)
-    finish_ranks(together(tmp_path / "run", 6))  # one process computes two packs, the other one
-    damaged = copy_of(tmp_path / "run", "damaged")
-    cut(damaged / "checkpoints" / NEWEST / "carry-1.safetensors")  # which the main process does not read
-    again = together(damaged, 9)
-    assert all(len(carry) for carry in alone(tmp_path / "run", 9).state.carries.values())
-    alone(tmp_path / "whole", 9)
-    finish_ranks(again)
-    assert f"damaged-{NEWEST}" in names(damaged)
-
-    for run in (tmp_path / "run", damaged):
-        assert_same_samples(run, tmp_path / "whole", steps=9)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    for steps in (2, 3):
+        alone(run, steps)
+    newest = as_before_checksums(run / "checkpoints" / "step-00000003")
+    spoil(newest, "shortened", "1.state1")  # of a pack that the main process does not check
+    finish_ranks(start_ranks(train_command(tmp_path / "data", run, *base, "train.steps=6")))  # one computes two packs
+    assert "damaged-step-00000003" in names(run)
+    assert all(len(carry) for carry in alone(run, 9).state.carries.values())
+    alone(whole, 9)
+    assert_same_samples(run, whole, steps=9)
