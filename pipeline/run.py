@@ -135,19 +135,14 @@ def _train(
         trainer.resume()
     single = accelerator.num_processes == 1
     in_every_process = (FloatingPointError, CheckpointFailed)  # of several processes, all or none raise these
-    handled = (FloatingPointError, OSError, MemoryError) if single else in_every_process
+    handled = (FloatingPointError, OSError, MemoryError, RuntimeError) if single else in_every_process
     try:
         trainer.fit(training)
         if trainer.memory_retries:
             message = "%d steps were repeated because memory ran out; packs in %d micro-batches"
             logger.info(message, trainer.memory_retries, trainer.pieces)
     except handled as error:
-        logger.error("training failed: %s; predicting with the last checkpoint", error)
-        return True
-    except RuntimeError as error:
-        if not single:
-            raise
-        unexpected = None if ran_out_of_memory(error) else error
+        unexpected = error if isinstance(error, RuntimeError) and not ran_out_of_memory(error) else None
         logger.error("training failed: %s; predicting with the last checkpoint", error, exc_info=unexpected)
         return True
     finally:

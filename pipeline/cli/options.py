@@ -9,7 +9,7 @@ from typing import Any
 from eval.formatting import parse_duration
 from pipeline.config import Config, override
 from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source
-from pipeline.data.sources import SOURCES_HELP, Selection
+from pipeline.data.sources import SOURCES_HELP
 from pipeline.presets import PRESETS, preset
 from pipeline.system.time_limit import Budget, default_reserve
 
@@ -120,8 +120,3 @@ def are_puzzles(arguments: argparse.Namespace) -> bool:
             name, kind = f"--{option.replace('_', '-')}", "ARC tasks" if puzzles else "puzzles"
             raise ValueError(f"{name} is for {kind} only")
     return bool(puzzles)
-
-
-def selection_of(arguments: argparse.Namespace) -> Selection:
-    """Return which tasks of the sources a command is about."""
-    return Selection(arguments.max_side, arguments.hold_out)

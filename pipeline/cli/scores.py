@@ -13,10 +13,10 @@ from eval.formatting import format_duration, show_path
 from eval.provenance import PUZZLES, Scored
 from eval.puzzle_score import PuzzleScore, format_puzzle_score, read_predictions, score_puzzles
 from eval.score import Predictions, Score, format_score, score_predictions
-from pipeline.cli.options import TASKS_HELP, add_command, add_data, add_selection, add_test_limit, are_puzzles, selection_of
+from pipeline.cli.options import TASKS_HELP, add_command, add_data, add_selection, add_test_limit, are_puzzles
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.puzzles.sources import load_puzzles
-from pipeline.data.sources import load_source, read_solutions
+from pipeline.data.sources import Selection, load_source, read_solutions
 from pipeline.jobs.provenance import provenance_beside, scored_answers
 from pipeline.reports.run_folder import RunFolder
 from submission.format import fill_submission, read_partial_submission, read_submission
@@ -122,7 +122,7 @@ def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ())
     if arguments.solutions:
         given = read_solutions(arguments.solutions)
         return given, str(arguments.solutions), scored_outputs(given)
-    selection = selection_of(arguments)
+    selection = Selection(arguments.max_side, arguments.hold_out)
     specs = arguments.source or list(dict.fromkeys(spec for folder in folders for spec in folder.public_sources()))
     if not specs:
         raise ValueError("the runs do not say where their tasks come from: name the sources with --source")

@@ -17,11 +17,11 @@ from pipeline.cli.options import (
     budget_of,
     config_of,
     run_budget,
-    selection_of,
 )
 from pipeline.config import BuildConfig, Leakage, override
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
+from pipeline.data.sources import Selection
 from pipeline.jobs.arc import ArcJob, leave_submission
 from pipeline.jobs.puzzles import PuzzleJob, leave_questions, predict_rounds
 from pipeline.system.time_limit import Budget
@@ -60,7 +60,8 @@ def job_of(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJo
     sources, train_sources, leakage = tuple(arguments.source), tuple(arguments.train_source), arguments.leakage or leakage
     if are_puzzles(arguments):
         return PuzzleJob(sources, arguments.test_limit, train_sources, arguments.limit, leakage, arguments.out)
-    return ArcJob(sources, selection_of(arguments), train_sources, leakage, arguments.out)
+    selection = Selection(arguments.max_side, arguments.hold_out)
+    return ArcJob(sources, selection, train_sources, leakage, arguments.out)
 
 
 def add_build(commands: Any) -> None:

@@ -108,10 +108,9 @@ class Candidates:
         """Yield (test input of the dataset, grid or None, halting probability) of each candidate."""
         sizes = self.shape.astype(np.int64)
         ends = sizes.prod(axis=1).cumsum()
-        starts = np.concatenate(([0], ends[:-1])) if len(ends) else ends
-        rows = zip(self.test.tolist(), sizes.tolist(), starts.tolist(), ends.tolist(), self.probability.tolist(), strict=True)
-        for test, (height, width), start, end, probability in rows:
-            yield test, self.cells[start:end].reshape(height, width) if end > start else None, probability
+        rows = zip(self.test.tolist(), sizes.tolist(), ends.tolist(), self.probability.tolist(), strict=True)
+        for test, (height, width), end, probability in rows:
+            yield test, self.cells[end - height * width : end].reshape(height, width) if height else None, probability
 
 
 def to_candidates(

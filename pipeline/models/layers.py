@@ -152,7 +152,6 @@ class _ConvolveNeighbors(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Return the gradients of x and weight."""
         x, weight, reach = ctx.saved_tensors
         padded = F.pad(x, (0, 0, 0, 1))
         of_weight = [(gradient * padded.index_select(0, there)).sum(0) for there in _neighbors(reach, weight.shape[1])]
