@@ -109,7 +109,16 @@ def test_a_run_predicts_every_puzzle_and_its_score_and_report_agree(
     assert score["puzzles"] == score["predicted"] == SOLVED
     assert f"{kind}:{folder / f'{kind}-test.csv'}: {SOLVED} puzzles; {out / 'predictions.csv'}" in shown
     assert "exact accuracy" in shown
-    for row in six_facts(out, f"{kind}:{folder / f'{kind}-test.csv'}"):
+    data_hash, scored_hash = load_dataset(out / "dataset").data_hash[:12], score["provenance"]["scored_hash"]
+    assert len(scored_hash) == 64
+    for row in (
+        f"votes                     single checkpoint: step-00000003/weights.safetensors, step 3, trained on {data_hash}\n",
+        "views                     1 view of each puzzle\n",
+        f"data hash                 scored outputs {scored_hash[:12]}; dataset {data_hash}\n",
+        f"data                      {SOLVED} puzzles, {SOLVED} answers: {kind}:{folder / f'{kind}-test.csv'}\n",
+        "solutions during the run  not readable for training and prediction: read for the score afterwards\n",
+        f"audit                     no training puzzle is a view of a test; {SOLVED} puzzles checked\n",
+    ):
         assert row in shown
     assert call("score", out / "predictions.csv", *sources(folder, kind)[:2], "--json", tmp_path / "again.json") == 0
     assert capsys.readouterr().out == shown[shown.index(f"{kind}:") :]
@@ -118,21 +127,6 @@ def test_a_run_predicts_every_puzzle_and_its_score_and_report_agree(
     page = html.unescape((out / "report.html").read_text())
     for name, words in score["provenance"]["in_words"].items():
         assert name in page and words in page
-
-
-def six_facts(out: Path, source: str) -> list[str]:
-    """What a score of the run in `out` has to say."""
-    data_hash = load_dataset(out / "dataset").data_hash[:12]
-    scored_hash = json.loads((out / "score.json").read_text())["provenance"]["scored_hash"]
-    assert len(scored_hash) == 64
-    return [
-        f"votes                     single checkpoint: step-00000003/weights.safetensors, step 3, trained on {data_hash}\n",
-        "views                     1 view of each puzzle\n",
-        f"data hash                 scored outputs {scored_hash[:12]}; dataset {data_hash}\n",
-        f"data                      {SOLVED} puzzles, {SOLVED} answers: {source}\n",
-        "solutions during the run  not readable for training and prediction: read for the score afterwards\n",
-        f"audit                     no training puzzle is a view of a test; {SOLVED} puzzles checked\n",
-    ]
 
 
 def test_of_foreign_or_changed_predictions_what_cannot_be_known_is_unknown(
@@ -308,14 +302,14 @@ def test_a_non_finite_loss_leaves_every_question_and_exit_code_one(folder: Path)
     assert [each.question for each in read_predictions(out / "predictions.csv")] == to_solve().question_texts()
 
 
-def test_stages_with_the_same_seed_give_what_the_run_gives(
+def test_stages_with_the_same_seed_give_what_the_run_gives_and_training_is_continued_only_when_asked(
     both: dict[KindName, tuple[Path, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder, shown), (data, trained, predicted) = both["sudoku"], (tmp_path / name for name in ("data", "train", "predict"))
     assert call("build", *sources(folder), "--augmentations", 5, "--leakage", "drop", "--out", data) == 0
     assert f"{data}: 12 training puzzles, 6 views of each, {SOLVED} tests; " in capsys.readouterr().out
-    settings = (*SETTINGS, "--set", "train.steps=3")
-    assert call("train", "--data", data, "--preset", "trm-sudoku", "--out", trained, *settings) == 0
+    train = ("train", "--data", data, "--preset", "trm-sudoku", "--out", trained, *SETTINGS)
+    assert call(*train, "--set", "train.steps=3") == 0
     assert f"{trained}: step 3, 12 sequences, " in capsys.readouterr().out
     assert call("predict", "--data", data, "--weights", trained, "--out", predicted) == 0
     assert f"{SOLVED} of {SOLVED} puzzles predicted by step-00000003/weights.safetensors, step 3" in capsys.readouterr().out
@@ -326,16 +320,10 @@ def test_stages_with_the_same_seed_give_what_the_run_gives(
         assert call("score", name / "predictions.csv", *sources(folder)[:2], "--json", again) == 0
         assert capsys.readouterr().out.splitlines()[1:] == shown.splitlines()[1:]
         assert json.loads(again.read_text())["puzzles"] == SOLVED
-
-
-def test_an_existing_training_is_continued_only_when_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("build", *sources(folder), "--augmentations", 5, "--out", folder / "data") == 0
-    train = ("train", "--data", folder / "data", "--preset", "trm-sudoku", "--out", folder / "train", *SETTINGS)
-    assert call(*train, "--set", "train.steps=1") == 0
-    assert call(*train, "--set", "train.steps=2") == 2
+    assert call(*train, "--set", "train.steps=4") == 2
     assert "holds checkpoints already" in one_error(capsys, "train")
-    assert call(*train, "--set", "train.steps=2", "--resume") == 0
-    assert "step 2, " in capsys.readouterr().out
+    assert call(*train, "--set", "train.steps=4", "--resume") == 0
+    assert "step 4, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

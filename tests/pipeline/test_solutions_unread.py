@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from pipeline.cli.main import main
@@ -20,11 +19,8 @@ def arguments_of(folder: Path) -> list[str]:
     return ["run", "--source", f"kaggle:{folder}/kaggle:evaluation", "--preset", "demo", *settings, "--out", f"{folder}/run"]
 
 
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Return the folder of a run and what it did, in order: solutions opened, files put into place."""
-    folder = tmp_path_factory.mktemp("watched")
-    write_kaggle(folder / "kaggle", tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
+def test_solutions_are_read_before_the_dataset_and_after_the_submission_stands_and_change_neither(tmp_path: Path) -> None:
+    write_kaggle(tmp_path / "kaggle", tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
     events, running = [], [True]
 
     def record(event: str, values: tuple[Any, ...]) -> None:
@@ -36,15 +32,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
             events.append("/".join(str(values[1]).split("/")[-2:]))
 
     sys.addaudithook(record)
-    assert main(arguments_of(folder)) == 0
+    assert main(arguments_of(tmp_path)) == 0
     running.clear()
-    return folder, events
-
-
-def test_solutions_are_opened_before_the_dataset_stands_and_after_the_submission_is_final(
-    watched: tuple[Path, list[str]],
-) -> None:
-    _, events = watched
     built = events.index("dataset/manifest.json")
     final = max(place for place, event in enumerate(events) if event.endswith("/submission.json"))
     assert built < final
@@ -53,12 +42,8 @@ def test_solutions_are_opened_before_the_dataset_stands_and_after_the_submission
     assert "solutions" in events[final + 1 :]
     for made in ("checkpoints/step-00000004", "candidates/round-0001.safetensors", "run/votes.json"):
         assert built < events.index(made), made
-
-
-def test_the_outputs_are_nowhere_in_what_the_run_learned_from(watched: tuple[Path, list[str]]) -> None:
-    folder, _ = watched
-    run, source = folder / "run", f"kaggle:{folder}/kaggle:evaluation"
-    other = folder / "other"
+    run, source = tmp_path / "run", f"kaggle:{tmp_path}/kaggle:evaluation"
+    other = tmp_path / "other"
     write_kaggle(other / "kaggle", tiny_source(3, 3, "eval"), "evaluation", with_solutions=False)
     assert main(arguments_of(other)) == 0
     assert load_source(source).solutions

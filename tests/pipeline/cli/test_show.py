@@ -72,6 +72,11 @@ def test_a_run_adds_attempts_votes_and_the_reason(made: Path, spec: str, capsys:
     assert any(line.startswith(f"  attempt 1 (3 of 7 votes): 1 of {cells} cells is wrong: row 1, column 1") for line in lines)
     assert any(line.startswith("  attempt 2 (2 of 7 votes): wrong size: 1 x 9") for line in lines)
     assert lines[-1] == "  the truth got 1 of 7 votes, place 3"
+    assert call("show", FIRST, "--run", made) == 0
+    shown = capsys.readouterr().out
+    assert "  attempt 1 (3 of 7 votes)\n" in shown
+    assert "\ntruth" not in shown, "it is not known without --source"
+    assert "WRONG" not in shown
 
 
 def test_a_run_without_a_task_lists_near_misses_first(made: Path, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,14 +85,6 @@ def test_a_run_without_a_task_lists_near_misses_first(made: Path, spec: str, cap
     assert lines[0].startswith(f"{FIRST}         attempt 1: 1 of ")
     assert any(line == f"{SECOND} test 1  right by attempt 1" for line in lines)
     assert lines[-1].startswith("1 of 6 test outputs solved")
-
-
-def test_where_the_truth_is_not_known_attempts_and_votes_are_shown(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("show", FIRST, "--run", made) == 0
-    shown = capsys.readouterr().out
-    assert "  attempt 1 (3 of 7 votes)\n" in shown
-    assert "\ntruth" not in shown
-    assert "WRONG" not in shown
 
 
 def test_held_out_demonstrations_are_judged_by_their_outputs(
@@ -100,8 +97,8 @@ def test_held_out_demonstrations_are_judged_by_their_outputs(
 
 
 def test_pictures_are_drawn_with_and_without_a_run(made: Path, spec: str, tmp_path: Path) -> None:
-    for options in (("--source", spec), ("--run", made, "--source", spec), ("--run", made, "--transform", "5")):
-        path = tmp_path / "pictures" / "task.png"
+    path = tmp_path / "pictures" / "task.png"
+    for options in (("--source", spec), ("--run", made, "--source", spec, "--transform", "5")):
         assert call("show", SECOND, *options, "--png", path) == 0
         assert path.read_bytes().startswith(b"\x89PNG")
         path.unlink()
@@ -187,8 +184,7 @@ def test_a_run_on_puzzles_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_public_sources_are_found_in_the_dataset(tmp_path: Path) -> None:
-    source = Source("arc1:training", SOURCE.tasks, {})
-    write_run(tmp_path / "run", source, [])
+    write_run(tmp_path / "run", Source("arc1:training", SOURCE.tasks, {}), [])
     assert pipeline.reports.run_folder.RunFolder(tmp_path / "run").public_sources() == ["arc1:training"]
 
 

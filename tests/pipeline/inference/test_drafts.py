@@ -42,9 +42,11 @@ def test_the_last_draft_is_the_prediction_of_the_first_view(
         assert said == pytest.approx(probability)
 
 
-def test_drafts_come_back_by_task(tmp_path: Path) -> None:
-    write_drafts(tmp_path / "drafts", DRAFTS, NAMES, "cycle")
-    unit, stored = read_drafts(tmp_path / "drafts")
+def test_drafts_come_back_by_task_and_are_always_the_same_bytes(tmp_path: Path) -> None:
+    for number in range(8):
+        write_drafts(tmp_path / str(number), DRAFTS, NAMES, "cycle")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    unit, stored = read_drafts(tmp_path / "0")
     assert unit == "cycle"
     (first, _), (second, probability) = stored["a", 0]
     assert first.tolist() == [[4, 5, 6], [7, 8, 9]]
@@ -77,9 +79,3 @@ def test_a_file_that_contradicts_itself_is_named(tmp_path: Path, change: dict[st
     (tmp_path / "x").write_bytes(safetensors.numpy.save(arrays, {"about": about}))
     with pytest.raises(ValueError, match=r"x: (damaged|not a file of drafts)" if change else "x: "):
         read_drafts(tmp_path / "x")
-
-
-def test_the_same_drafts_are_the_same_bytes(tmp_path: Path) -> None:
-    for number in range(8):
-        write_drafts(tmp_path / str(number), DRAFTS, NAMES, "cycle")
-    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1

@@ -117,12 +117,6 @@ def views_predicted(folder: Path, dataset: TaskDataset) -> dict[str, list[int]]:
     return asked
 
 
-def views_of(dataset: TaskDataset, task_id: str) -> list[int]:
-    """The codes of all views of a task, sorted."""
-    task = dataset.task_ids.index(task_id)
-    return sorted(dataset.transforms[slice(*dataset.transform_start[task : task + 2])].tolist())
-
-
 def test_a_table_predicts_the_views_it_was_trained_on_and_of_an_unknown_task_those_of_the_dataset(tmp_path: Path) -> None:
     trained = build([tiny_source(tasks=3)], [], BuildConfig(9, "all", 1, 1), leakage="allow")
     weights = make_weights(tmp_path, trained, "memory.kind=table", "memory.tokens=2", "predict.views=50")
@@ -132,9 +126,14 @@ def test_a_table_predicts_the_views_it_was_trained_on_and_of_an_unknown_task_tho
     predict_all(predictor, tmp_path / "candidates")
     asked = views_predicted(tmp_path / "candidates", dataset)
     assert asked.keys() == set(dataset.task_ids)
+
+    def views(of: TaskDataset, task_id: str) -> list[int]:
+        task = of.task_ids.index(task_id)
+        return sorted(of.transforms[slice(*of.transform_start[task : task + 2])].tolist())
+
     for task_id, codes in asked.items():
-        assert codes == views_of(trained if task_id in trained.task_ids else dataset, task_id)
-        assert task_id not in trained.task_ids or codes != views_of(dataset, task_id)
+        assert codes == views(trained if task_id in trained.task_ids else dataset, task_id)
+        assert task_id not in trained.task_ids or codes != views(dataset, task_id)
 
 
 def test_every_view_that_an_imported_checkpoint_has_a_row_for_is_predicted(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pipeline.jobs.puzzles import to_predictions
 from pipeline.models.batch import Batch
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights, load_weights, network_from
+from tests.pipeline.inference.test_predictor import Echo
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles
 from tests.pipeline.tinyrun import write_weights
@@ -57,23 +58,18 @@ class Looks(Budget):
         return -1.0 if next(self.left, None) is None else math.inf  # type: ignore[attr-defined]
 
 
-class Echo:
-    """Stands in for a network: answers each cell with its own token, surer the more cells are blank."""
+class Sure(Echo):
+    """Surer the more cells are blank."""
 
-    def __init__(self, vocabulary: int) -> None:
-        self.vocabulary = vocabulary
-        self.reasoner = SimpleNamespace(initial_state=lambda tokens, dtype: (torch.zeros(tokens, 1, dtype=dtype),))
-
-    def to(self, _: torch.device) -> "Echo":
+    def to(self, _: torch.device) -> "Sure":
         return self
 
-    def eval(self) -> "Echo":
+    def eval(self) -> "Sure":
         return self
 
     def __call__(self, state: tuple[torch.Tensor], batch: Batch, cycles: int | None = None) -> SimpleNamespace:
-        logits = torch.nn.functional.one_hot(batch.inputs, self.vocabulary).float()
         blank = (batch.inputs == 1).float().unflatten(0, (batch.layout.sequences, -1)).sum(1)
-        return SimpleNamespace(state=state, logits=logits, halting=torch.stack((blank, -blank), dim=1))
+        return SimpleNamespace(**vars(super().__call__(state, batch)) | {"halting": torch.stack((blank, -blank), dim=1)})
 
 
 @KINDS
@@ -84,8 +80,7 @@ def test_every_question_is_answered_in_its_place(
     dataset = tiny_puzzle_dataset(kind, count=9)
     weights = make_weights(tmp_path, dataset)
     _, transplant = network_from(weights, dataset)
-    echo = Echo(weights.config.model.vocabulary)
-    monkeypatch.setattr("pipeline.inference.puzzles.network_from", lambda *_: (echo, transplant))
+    monkeypatch.setattr("pipeline.inference.puzzles.network_from", lambda *_: (Sure(), transplant))
     found = ask(weights, dataset, PredictConfig(pack_tokens=pack_tokens, segments=2))
     assert np.array_equal(found.tokens, dataset.test_questions)
     assert found.predicted.all()

@@ -1,7 +1,5 @@
 """Prediction by several processes: the same as by one, together to the end, and what a killed one leaves can be resumed."""
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -136,7 +134,8 @@ def test_a_killed_process_ends_the_launch_which_then_goes_on_and_predicts_what_o
     while not (out / "candidates" / "round-0002.safetensors").is_file():
         assert killed.poll() is None
         time.sleep(0.01)
-    os.kill(rank_of(killed.pid, 1), signal.SIGKILL)
+    processes = psutil.Process(killed.pid).children(recursive=True)
+    next(process for process in processes if process.environ().get("RANK") == "1").kill()
     _, said = killed.communicate(timeout=60)
     assert killed.returncode == 1
     assert "a process was killed by SIGKILL" in said.decode()
@@ -149,11 +148,3 @@ def test_a_killed_process_ends_the_launch_which_then_goes_on_and_predicts_what_o
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert answers(out / "candidates") == answers(tmp_path / "one" / "candidates")
     assert (out / "submission.json").read_bytes() == (tmp_path / "one" / "submission.json").read_bytes()
-
-
-def rank_of(launcher: int, rank: int) -> int:
-    """The process of a rank below a launcher."""
-    for process in psutil.Process(launcher).children(recursive=True):
-        if process.environ().get("RANK") == str(rank):
-            return process.pid
-    raise AssertionError(f"no rank {rank}")

@@ -69,13 +69,10 @@ def test_rounds_of_a_checkpoint_are_one_source_and_folders_and_checkpoints_are_p
         assert ballot.top(*place(dataset, 1), 1)[0].count == 1
 
 
-def test_a_folder_without_candidates_is_named(tmp_path: Path) -> None:
+def test_candidates_fit_every_dataset_of_the_same_tests_and_no_other_and_a_folder_without_any_is_named(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(FileNotFoundError, match=f"^{folder}: no candidates here"):
             tally([folder], tiny_dataset())
-
-
-def test_candidates_fit_every_dataset_of_the_same_tests_and_no_other(tmp_path: Path) -> None:
     write(tmp_path, 1, tiny_dataset(augmentations=0), [(0, RED, 0.5)])
     dataset = tiny_dataset(augmentations=9)
     assert tally([tmp_path], dataset).top(*place(dataset, 0), 1)[0].count == 1
@@ -125,21 +122,16 @@ def test_attempts_are_a_complete_file_that_says_where_it_comes_from(tmp_path: Pa
     assert [list(place) for place in filled.without_prediction] == unasked
 
 
-def test_the_ranking_chooses_the_attempts(tmp_path: Path) -> None:
-    dataset, ballot = tiny_dataset(), Ballot("step 1")
+def test_the_ranking_chooses_the_attempts_and_an_unknown_one_leaves_the_submission_as_it_was(tmp_path: Path) -> None:
+    dataset, ballot, path = tiny_dataset(), Ballot("step 1"), tmp_path / "submission.json"
     count_votes(ballot, make_candidates([(0, RED, 0.1), (0, RED, 0.1), (0, BLUE, 0.9)]), dataset)
     task, index = place(dataset, 0)
     for ranking, best in (("count", RED), ("mean-probability", BLUE)):
-        write_attempts(tmp_path / "submission.json", ballot, dataset.tasks_to_solve(), ranking, dataset)
-        assert read_submission(tmp_path / "submission.json")[task][index][0].tolist() == best.tolist()
-
-
-def test_an_unknown_ranking_leaves_the_submission_as_it_was(tmp_path: Path) -> None:
-    dataset, path = tiny_dataset(), tmp_path / "submission.json"
-    write_attempts(path, Ballot("none"), dataset.tasks_to_solve(), "count", dataset)
+        write_attempts(path, ballot, dataset.tasks_to_solve(), ranking, dataset)
+        assert read_submission(path)[task][index][0].tolist() == best.tolist()
     before = path.read_bytes()
     with pytest.raises(ValueError, match="unknown ranking 'luck'"):
-        write_attempts(path, Ballot("none"), dataset.tasks_to_solve(), "luck", dataset)
+        write_attempts(path, ballot, dataset.tasks_to_solve(), "luck", dataset)
     assert path.read_bytes() == before
 
 

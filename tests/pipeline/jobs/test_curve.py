@@ -37,13 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def source_of(folder: Path) -> str:
-    return f"sudoku:{folder / 'test.csv'}"
-
-
 def test_every_checkpoint_is_a_point_with_its_score(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = ("--json", tmp_path / "curve.json", "--png", tmp_path / "curve.png")
-    assert call("curve", folder / "mixer-0", folder / "mixer-12", "--source", source_of(folder), *files) == 0
+    files, source = ("--json", tmp_path / "curve.json", "--png", tmp_path / "curve.png"), f"sudoku:{folder / 'test.csv'}"
+    assert call("curve", folder / "mixer-0", folder / "mixer-12", "--source", source, *files) == 0
     shown = capsys.readouterr().out.splitlines()
     points = json.loads((tmp_path / "curve.json").read_text())
     assert [(point["name"], point["run"], point["step"]) for point in points] == [
@@ -60,10 +56,7 @@ def test_every_checkpoint_is_a_point_with_its_score(folder: Path, tmp_path: Path
     assert 0 < seconds[0] < seconds[1] < seconds[2]
     assert len({point["cells"] for point in points[:3]}) > 1  # each is asked with weights of its own
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_curve_needs_no_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("curve", folder / "mixer-0", "--source", source_of(folder)) == 0
+    assert call("curve", folder / "mixer-0", "--source", source) == 0  # without files
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
@@ -76,12 +69,14 @@ def test_a_curve_needs_no_files(folder: Path, capsys: pytest.CaptureFixture[str]
         ("mixer-0", "train.csv", "mixer-0: 5 of its 5 tests are not among the puzzles of the sources"),
         ("mixer-0", "bare.csv", "has no answers, so there is nothing to score by"),
         ("untrained", "test.csv", "untrained: no weights.safetensors and no checkpoint in this folder"),
+        ("mixer-0", "arc1:training", "unknown source 'arc1:training': expected one of sudoku:FILE.csv"),
     ],
 )
 def test_a_curve_that_cannot_be_drawn_says_why(
     folder: Path, capsys: pytest.CaptureFixture[str], runs: str, source: str, message: str
 ) -> None:
-    assert call("curve", *(folder / name for name in runs.split()), "--source", f"sudoku:{folder / source}") == 2
+    spec = source if ":" in source else f"sudoku:{folder / source}"
+    assert call("curve", *(folder / name for name in runs.split()), "--source", spec) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("python -m pipeline curve: ")]
     assert len(lines) == 1
     assert message in lines[0]
@@ -95,11 +90,6 @@ def test_a_foreign_training_file_is_told_in_one_line(
     shutil.copytree(folder / "mixer-0", run)
     path = run / "checkpoints" / "step-00000002" / "training.json"
     path.unlink() if content is None else path.write_bytes(content)
-    assert call("curve", run, "--source", source_of(folder)) == 2
+    assert call("curve", run, "--source", f"sudoku:{folder / 'test.csv'}") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"python -m pipeline curve: {path}: ")
-
-
-def test_a_curve_of_tasks_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("curve", folder / "mixer-0", "--source", "arc1:training") == 2
-    assert "unknown source 'arc1:training': expected one of sudoku:FILE.csv" in capsys.readouterr().err

@@ -60,12 +60,6 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     device_limits._known.clear()
 
 
-def test_a_layout_tells_where_sequences_begin_and_end() -> None:
-    layout = several_shapes()
-    assert layout.bounds.tolist() == [0, 3, 8, 13, 23]
-    assert layout.longest == 10
-
-
 @pytest.mark.parametrize("way", ["fused", "products", "packed"])
 def test_every_way_is_attention_within_each_sequence(packed: pytest.MonkeyPatch, way: attention.Way) -> None:
     layout = several_shapes()

@@ -3,7 +3,6 @@
 import math
 from contextlib import nullcontext
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -76,17 +75,13 @@ def test_without_positions_attention_does_not_see_the_order_of_tokens() -> None:
     assert not torch.allclose(attention(x[order], layout, numbered), attention(x, layout, numbered)[order], atol=1e-3)
 
 
-def test_the_norm_is_computed_in_float32_at_least() -> None:
+def test_the_norm_is_computed_in_float32_at_least_and_its_gradient_is_right() -> None:
     x = 3 * torch.randn(4, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     by_hand = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     torch.testing.assert_close(rms_norm(x), by_hand, atol=1e-14, rtol=1e-14)
     half = x.bfloat16()
     assert torch.equal(rms_norm(half), rms_norm(half.float()).bfloat16())
-
-
-def test_the_gradient_of_the_norm_is_right() -> None:
-    x = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(rms_norm, (x,))
+    assert torch.autograd.gradcheck(rms_norm, (x.requires_grad_(),))
 
 
 def test_rotation_turns_halves_of_a_head_against_each_other_and_its_gradient_turns_back() -> None:
@@ -111,17 +106,12 @@ def test_the_convolution_sees_neighbors_of_its_own_canvas_only() -> None:
     shapes = torch.tensor([[2, 3], [2, 3], [3, 1]])
     layout = make_layout(shapes, torch.zeros_like(shapes), 1)
     x = torch.randn(layout.tokens, 2, generator=torch.Generator().manual_seed(3))
-    given = convolution(x, layout).detach().numpy()
-    weight, tokens = convolution.weight.detach().numpy(), x.numpy()
     expected = []
     for start, (height, width) in zip(layout.first.tolist(), shapes.tolist(), strict=True):
-        expected.append(tokens[start] * weight[:, 0, 1, 1])
-        padded = np.zeros((height + 2, width + 2, 2), np.float32)
-        padded[1:-1, 1:-1] = tokens[start + 1 : start + 1 + height * width].reshape(height, width, 2)
-        for row in range(height):
-            for column in range(width):
-                expected.append((padded[row : row + 3, column : column + 3] * weight[:, 0].transpose(1, 2, 0)).sum((0, 1)))
-    np.testing.assert_allclose(given, np.stack(expected), atol=1e-5)
+        canvas = x[start + 1 : start + 1 + height * width].T.unflatten(1, (height, width))
+        expected.append(x[start : start + 1] * convolution.weight[:, 0, 1, 1])
+        expected.append(F.conv2d(canvas, convolution.weight, padding=1, groups=2).flatten(1).T)
+    torch.testing.assert_close(convolution(x, layout), torch.cat(expected), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("kernel", "room"), [(3, 4096), (5, 4096), (3, -1000), (1, -1000)])
@@ -149,7 +139,7 @@ def convolve_alone(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
 
 
 @pytest.mark.parametrize("shapes", [SEQUENCES, SEQUENCES[:1]], ids=["pack", "short"])
-@pytest.mark.parametrize("kernel", [1, 2, 3, 6, 20])
+@pytest.mark.parametrize("kernel", [1, 2, 6])
 def test_the_sequence_convolution_is_that_of_torch_on_each_sequence(kernel: int, shapes: Tensor) -> None:
     generator = torch.Generator().manual_seed(8)
     layout = make_layout(shapes, torch.zeros_like(shapes), 1)
@@ -158,13 +148,12 @@ def test_the_sequence_convolution_is_that_of_torch_on_each_sequence(kernel: int,
     torch.testing.assert_close(convolution(x, layout), convolve_alone(x, convolution.weight, layout))
 
 
-@pytest.mark.parametrize("kernel", [2, 4])
-def test_the_gradient_of_the_sequence_convolution_is_right(kernel: int) -> None:
+def test_the_gradient_of_the_sequence_convolution_is_right() -> None:
     layout = make_layout(SEQUENCES, torch.zeros_like(SEQUENCES), 1)
     generator = torch.Generator().manual_seed(10)
-    convolution = SequenceConvolution(2, kernel, generator)
+    convolution = SequenceConvolution(2, 4, generator)
     x = torch.randn(layout.tokens, 2, generator=generator, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(2, 1, kernel, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 1, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
         lambda x, weight: functional_call(convolution, {"weight": weight}, (x, layout)), (x, weight)
     )
@@ -182,17 +171,11 @@ def test_the_convolution_lies_between_the_gate_and_the_way_down(axes: str, kerne
     torch.testing.assert_close(layer(x, layout), by_hand)
 
 
-def mixer_case(hidden_size: int) -> tuple[Layout, Tensor]:
-    """Three sequences of 2 + 3 x 3 tokens, and random features of them in float64."""
-    shapes = torch.full((3, 2), 3)
-    layout = make_layout(shapes, torch.zeros_like(shapes), 2)
-    generator = torch.Generator().manual_seed(12)
-    return layout, torch.randn(layout.tokens, hidden_size, generator=generator, dtype=torch.float64)
-
-
 @pytest.mark.parametrize("hidden_size", [8, 11])
 def test_a_block_with_a_mixer_is_two_gated_layers_over_tokens_and_over_features(hidden_size: int) -> None:
-    layout, x = mixer_case(hidden_size)
+    shapes, generator = torch.full((3, 2), 3), torch.Generator().manual_seed(12)
+    layout = make_layout(shapes, torch.zeros_like(shapes), 2)  # three sequences of 2 + 3 x 3 tokens
+    x = torch.randn(layout.tokens, hidden_size, generator=generator, dtype=torch.float64)
     config = ReasonerConfig(
         hidden_size=hidden_size, heads=1, expansion=1.0, inner_multiple=8, mixing="mixer", positions="none", canvas_side=3
     )
@@ -216,9 +199,7 @@ def test_a_mixer_refuses_sequences_of_another_length(shapes: list[list[int]], le
         mixer(torch.ones(layout.tokens, 8), layout)
 
 
-@pytest.mark.parametrize(
-    ("size", "expansion", "multiple", "inner"), [(512, 4.0, 256, 1536), (24, 4.0, 16, 64), (16, 1.0, 8, 16)]
-)
+@pytest.mark.parametrize(("size", "expansion", "multiple", "inner"), [(24, 4.0, 16, 64), (16, 1.0, 8, 16)])
 def test_the_inner_width_is_rounded_up_to_a_multiple(size: int, expansion: float, multiple: int, inner: int) -> None:
     layer = SwiGLU(size, expansion, torch.Generator().manual_seed(0), multiple=multiple)
     assert layer.gate_up.weight.shape == (2 * inner, size)

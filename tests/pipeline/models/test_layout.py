@@ -31,6 +31,8 @@ def test_every_token_has_its_sequence_row_and_column(seed: int, memory_tokens: i
                 expected.append((i, row + down, column + right))
     assert list(zip(layout.sequence.tolist(), layout.row.tolist(), layout.column.tolist(), strict=True)) == expected
     assert layout.first.tolist() == first
+    assert layout.bounds.tolist() == [*first, len(expected)]
+    assert layout.longest == memory_tokens + shapes.prod(dim=1).max()
     assert layout.memory.tolist() == [token for token in range(len(expected)) if token not in cells]
     assert layout.cells.tolist() == cells
     assert (layout.tokens, layout.sequences) == (len(expected), len(shapes))
@@ -67,8 +69,9 @@ def test_split_gives_each_sequence_its_tokens() -> None:
 @pytest.mark.parametrize(("room", "images"), [(10**6, 1), (0, 2), (60, 2), (-(10**6), 4)])
 def test_images_hold_every_cell_once_at_its_row_and_column(monkeypatch: pytest.MonkeyPatch, room: int, images: int) -> None:
     monkeypatch.setattr(layout_module, "IMAGE_CELLS", room)
-    shapes = torch.tensor([[1, 1], [1, 2], [1, 2], [6, 7], [7, 6]])
-    layout = make_layout(shapes, torch.zeros_like(shapes), 2)
+    shapes, offsets = torch.tensor([[1, 1], [1, 2], [1, 2], [6, 7], [7, 6]]), torch.arange(10).reshape(5, 2)
+    layout = make_layout(shapes, offsets, 2)
+    row, column = (place - offsets[layout.sequence, axis] for axis, place in enumerate((layout.row, layout.column)))
     assert len(layout.images) == images
     assert torch.cat([image.cells for image in layout.images]).tolist() == layout.cells.tolist()
     before = 0
@@ -76,15 +79,8 @@ def test_images_hold_every_cell_once_at_its_row_and_column(monkeypatch: pytest.M
         assert len(image.places.unique()) == len(image.places)
         sequence = layout.sequence[image.cells] - before
         assert sequence.unique().tolist() == list(range(image.count))
-        expected = (sequence * image.height + layout.row[image.cells]) * image.width + layout.column[image.cells]
+        expected = (sequence * image.height + row[image.cells]) * image.width + column[image.cells]
         assert image.places.tolist() == expected.tolist()
-        assert (layout.row[image.cells] < image.height).all()
-        assert (layout.column[image.cells] < image.width).all()
+        assert (row[image.cells] < image.height).all()
+        assert (column[image.cells] < image.width).all()
         before += image.count
-
-
-def test_images_keep_the_places_of_shifted_canvases() -> None:
-    shapes = torch.tensor([[2, 3], [3, 2]])
-    places = [[image.places.tolist() for image in make_layout(shapes, offset, 1).images]
-              for offset in (torch.zeros_like(shapes), torch.tensor([[9, 1], [0, 27]]))]  # fmt: skip
-    assert places[0] == places[1]

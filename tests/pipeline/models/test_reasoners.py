@@ -34,7 +34,7 @@ def make_reasoner(config: ReasonerConfig, seed: int = 0) -> Reasoner:
 class Case:
     """Random inputs, labels, memory and states of the sequences of a pack, or of some of them."""
 
-    def __init__(self, config: ReasonerConfig, chosen: slice = slice(None), labels: Tensor | None = None) -> None:
+    def __init__(self, config: ReasonerConfig, chosen: slice = slice(None)) -> None:
         generator = torch.Generator().manual_seed(5)
         full = config.mixing == "mixer"
         shapes = torch.full_like(SHAPES, config.canvas_side) if full else SHAPES
@@ -43,13 +43,13 @@ class Case:
         whole = make_layout(shapes, offsets, MEMORY_TOKENS)
         of_cell, members = whole.sequence[whole.cells], torch.arange(len(shapes))[chosen]
         inputs = torch.randint(0, 12, (len(of_cell),), generator=generator)
-        drawn = torch.randint(0, 12, (len(of_cell),), generator=generator) if labels is None else labels
+        labels = torch.randint(0, 12, (len(of_cell),), generator=generator)
         memory = torch.randn(len(shapes), MEMORY_TOKENS, size, generator=generator)
         parts = torch.randn(states, whole.tokens, size, generator=generator)
         self.layout: Layout = make_layout(shapes[chosen], offsets[chosen], MEMORY_TOKENS)
         self.cells = torch.isin(of_cell, members)
         self.tokens = torch.isin(whole.sequence, members)
-        self.inputs, self.labels = inputs[self.cells], drawn[self.cells]
+        self.inputs, self.labels = inputs[self.cells], labels[self.cells]
         self.memory = memory[chosen].clone().requires_grad_()
         self.state: State = tuple(part[self.tokens] for part in parts)
 
@@ -118,9 +118,9 @@ VARIANTS = pytest.mark.parametrize("config", CONFIGS, ids=name_of)
 
 
 @VARIANTS
-def test_a_pack_gives_every_sequence_what_it_gives_alone(config: ReasonerConfig) -> None:
-    network = make_reasoner(config)
-    together = Case(config).segment(network)
+def test_a_pack_gives_every_sequence_what_it_gives_alone_and_the_sum_of_its_gradients(config: ReasonerConfig) -> None:
+    network, pack = make_reasoner(config), Case(config)
+    together, parts = pack.segment(network), []
     for i in range(len(SHAPES)):
         one = Case(config, slice(i, i + 1))
         alone = one.segment(network)
@@ -128,17 +128,12 @@ def test_a_pack_gives_every_sequence_what_it_gives_alone(config: ReasonerConfig)
         torch.testing.assert_close(together.halting[i : i + 1], alone.halting, atol=1e-5, rtol=1e-5)
         for whole, part in zip(together.state, alone.state, strict=True):
             torch.testing.assert_close(whole[one.tokens], part, atol=1e-5, rtol=1e-5)
-
-
-@VARIANTS
-def test_the_gradient_of_a_pack_is_the_sum_of_its_sequences(config: ReasonerConfig) -> None:
-    network = make_reasoner(config)
-    together = gradients(network, Case(config))
-    alone = [gradients(network, Case(config, slice(i, i + 1))) for i in range(len(SHAPES))]
-    torch.testing.assert_close(together.pop("memory"), torch.cat([part.pop("memory") for part in alone]), atol=1e-5, rtol=1e-4)
-    assert together.keys() == dict(network.named_parameters()).keys()
-    for name, gradient in together.items():
-        torch.testing.assert_close(gradient, sum(part[name] for part in alone), atol=1e-5, rtol=1e-4)
+        parts.append(gradients(network, one, alone))
+    found = gradients(network, pack, together)
+    torch.testing.assert_close(found.pop("memory"), torch.cat([part.pop("memory") for part in parts]), atol=1e-5, rtol=1e-4)
+    assert found.keys() == dict(network.named_parameters()).keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, sum(part[name] for part in parts), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

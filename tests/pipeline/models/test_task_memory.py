@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.models.batch import Views
 from pipeline.models.config import MemoryConfig
-from pipeline.models.task_memory import CompositionalMemory, RowTable, TableMemory
+from pipeline.models.task_memory import CompositionalMemory, TableMemory
 
 SIZE, TOKENS, TASKS, VIEWS, RANK = 40, 3, 4, 9, 5
 
@@ -40,29 +40,18 @@ def test_a_table_row_is_zero_at_first_and_the_first_token_and_the_others_are_zer
     assert not given[:, 1:].any()
 
 
-def test_the_gradient_of_a_table_lands_in_the_gathered_rows() -> None:
-    memory = TableMemory(5, SIZE, TOKENS)
-    with torch.no_grad():
-        memory(make_views([1]))
-    assert memory.gathered is None
-    weight = torch.randn(3, TOKENS, SIZE, generator=torch.Generator().manual_seed(1))
-    (memory(make_views([0, 0, 1], row=[4, 0, 4])) * weight).sum().backward()
-    assert memory.gathered is not None
-    assert torch.equal(memory.gathered.grad, weight[:, 0])
-    assert not list(memory.parameters())
-    assert not memory.rows.requires_grad
-    assert memory.rows.grad is None
-
-
 def test_a_table_gives_what_a_backward_pass_found_once_with_its_rows() -> None:
-    table = RowTable(4, 2)
-    weight = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
-    (table.gather(torch.tensor([3, 1, 3])) * weight).sum().backward()
+    table = TableMemory(5, SIZE, TOKENS)
+    weight = torch.randn(3, TOKENS, SIZE, generator=torch.Generator().manual_seed(1))
+    (table(make_views([0, 0, 1], row=[4, 0, 4])) * weight).sum().backward()
     with torch.no_grad():
-        table.gather(torch.tensor([0]))  # a look without gradient changes nothing
+        table(make_views([1]))  # a look without gradient changes nothing
     found = table.take_gradient()
-    assert found.index.tolist() == [3, 1, 3]
-    assert torch.equal(found.gradient, weight)
+    assert found.index.tolist() == [4, 0, 4]
+    assert torch.equal(found.gradient, weight[:, 0])
+    assert not list(table.parameters())
+    assert not table.rows.requires_grad
+    assert table.rows.grad is None
     with pytest.raises(AssertionError, match="no rows were gathered since"):
         table.take_gradient()
     table.gather(torch.tensor([0]))
@@ -104,12 +93,6 @@ def test_the_gradient_reaches_the_rows_of_the_asked_tasks_alone() -> None:
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in memory.parameters())
 
 
-def train_residual(memory: CompositionalMemory, rows: list[int]) -> None:
-    """Give the views of `rows` a residual, as training would."""
-    assert memory.residual is not None
-    memory.residual.rows[rows] = torch.randn(len(rows), RANK, generator=torch.Generator().manual_seed(2))
-
-
 def test_an_untrained_residual_changes_nothing_and_draws_after_everything_else() -> None:
     without, memory = make_compositional(), make_compositional(residual=RANK)
     views = make_views([2, 0, 2], row=[7, 5, 4])
@@ -128,7 +111,7 @@ def test_a_residual_is_a_gated_row_of_the_view_times_a_shared_matrix() -> None:
     assert torch.equal(residual.gate, torch.full((TOKENS * SIZE,), -2.0))
     views = make_views([1, 2], row=[3, 6])
     before = memory(views)
-    train_residual(memory, [3, 6])
+    residual.rows[[3, 6]] = torch.randn(2, RANK, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         residual.gate.normal_(generator=torch.Generator().manual_seed(3))
     for i, row in enumerate((3, 6)):
@@ -146,7 +129,7 @@ def test_the_gradient_of_a_residual_reaches_its_rows_first_and_then_matrix_and_g
     assert found.index.tolist() == [8, 2]
     assert found.gradient.all()
     assert residual.matrix.grad is not None and not residual.matrix.grad.any()  # of rows that are still zero
-    train_residual(memory, [8, 2])
+    residual.rows[[8, 2]] = torch.randn(2, RANK, generator=torch.Generator().manual_seed(2))
     memory(views).square().sum().backward()
     assert residual.take_gradient().gradient.all()
     assert residual.matrix.grad.all()
