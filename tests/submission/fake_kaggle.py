@@ -1,19 +1,19 @@
 """A stand-in for Kaggle's API on this machine, which the real client is pointed at: it answers what a test tells it to.
 
-The client sends absolute requests to http://localhost through the proxy that `environment` names.
+The client sends absolute requests to http://localhost through the proxy that the environment names.
 """
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
+from unittest import mock
 
 Reply = tuple[int, dict[str, Any]]
 """HTTP status and JSON body."""
-COMPETITION, DATASET, KERNEL = "CompetitionApiService", "DatasetApiService", "KernelsApiService"
 
 
 def refusal(code: int, message: str) -> Reply:
@@ -23,7 +23,7 @@ def refusal(code: int, message: str) -> Reply:
 
 @dataclass
 class FakeKaggle:
-    """The server, running while it is entered; `replies` by method name stand before what it says by itself."""
+    """The server; while it is entered it runs and the environment points to it. `replies` by method name come first."""
 
     replies: dict[str, Reply | Callable[[], Reply]] = field(default_factory=dict)
     dataset_version: int = 0
@@ -64,17 +64,17 @@ class FakeKaggle:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        proxy = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.variables = {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "http_proxy": proxy, "HTTP_PROXY": proxy}
+        self.environment = mock.patch.dict(os.environ, self.variables, no_proxy="127.0.0.1")
+        self.environment.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.environment.stop()
         self.server.shutdown()
         self.server.server_close()
-
-    def environment(self) -> dict[str, str]:
-        """Variables that point the client here."""
-        proxy = f"http://127.0.0.1:{self.server.server_address[1]}"
-        return {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "http_proxy": proxy, "HTTP_PROXY": proxy, "no_proxy": "127.0.0.1"}
 
     def methods(self) -> list[str]:
         """The methods that were called, in order."""
@@ -89,9 +89,6 @@ class FakeKaggle:
         special = self.replies.get(method)
         if special is not None:
             return special() if callable(special) else special
-        return self._own_reply(method)
-
-    def _own_reply(self, method: str) -> Reply:
         if method in ("CreateDataset", "CreateDatasetVersion"):
             self.dataset_version += 1
         if method == "GetDatasetStatus" and not self.dataset_version:
