@@ -122,7 +122,7 @@ def make_environment(plan: Plan, setup: Setup) -> Mapping[str, str]:
     """Return the program's environment: code to import, caches on scratch, threads shared out, no network, no tokens."""
     private = re.compile(r"KAGGLE.*(TOKEN|KEY|SECRET)|MPLBACKEND")  # the notebook's backend draws only inside its kernel
     environment = {name: value for name, value in os.environ.items() if not private.match(name)}
-    caches = ("PYTHONPYCACHEPREFIX", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "HF_HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")
+    caches = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "HF_HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")
     environment |= {name: str(plan.scratch / "caches" / name.lower()) for name in caches}
     if not setup.gpus:
         environment["ACCELERATE_USE_CPU"] = "true"
