@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from augment.task import Solutions, TaskId
 from eval.formatting import plural
 from eval.provenance import Provenance, format_rows
-from eval.score import RULES, Predictions, Rates, Score, judge, score_predictions
+from eval.score import RULES, Predictions, Rates, Score, judge, name_all, score_predictions
 
 Output = tuple[TaskId, int]
-_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,15 @@ def compare(
     scores = {name: score_predictions(predictions, solutions) for name, predictions in submissions.items()}
     outcomes = {name: judge(predictions, solutions) for name, predictions in submissions.items()}
     places = [(task_id, i) for task_id, outputs in solutions.items() for i in range(len(outputs))]
-    solved = {name: {(task, i) for task, i in places if outcomes[name][task][i].solved} for name in outcomes}
-    first = {name: {(task, i) for task, i in places if outcomes[name][task][i].first} for name in outcomes}
+    solved = {name: {(task, i) for task, i in places if judged[task][i].solved} for name, judged in outcomes.items()}
+    first = {(task, i) for task, i in places if any(judged[task][i].first for judged in outcomes.values())}
     counts = {place: sum(place in each for each in solved.values()) for place in places}
     return Comparison(
         scores,
         {name: tuple(place for place in places if place in solved[name] and counts[place] == 1) for name in solved},
         tuple(place for place in places if counts[place] == len(submissions)),
         tuple(place for place in places if not counts[place]),
-        Rates(_share(set().union(*first.values()), solutions), _share(set().union(*solved.values()), solutions)),
+        Rates(_share(first, solutions), _share(set().union(*solved.values()), solutions)),
         score_predictions(pooled, solutions) if pooled is not None else None,
         pooled_from,
     )
@@ -98,5 +97,4 @@ def _share(solved: set[Output], solutions: Solutions) -> float:
 def _list(outputs: tuple[Output, ...], solutions: Solutions) -> str:
     """Return their number and their tasks, with the number of the test (from 1) where a task has several."""
     names = [f"{task} test {i + 1}" if len(solutions[task]) > 1 else task for task, i in outputs]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return plural(len(names), "output") + (f" ({', '.join(names[:_SHOWN])}{more})" if names else "")
+    return name_all("output", names, shown=12)

@@ -131,7 +131,11 @@ def _lay_out(
         given = attempts[i] if i < len(attempts) else ()
         padded = [*given, *[None] * (most - len(given))]  # so that columns line up
         noted = [*(notes[i] if i < len(notes) else ()), *[""] * most]
-        tests.append(_test(i, grid, padded, noted, None if outputs is None else outputs[i]))
+        output = None if outputs is None else outputs[i]
+        row = [Panel(f"test input {i + 1}", grid, size_text(grid), arrow=most > 0, gap_after=_ARROW_GAP)]
+        for number, (attempt, note) in enumerate(zip(padded, noted, strict=False), start=1):  # there are more notes
+            row.append(_attempt(f"attempt {number}" + (f", {note}" if note else ""), attempt, output))
+        tests.append(row if output is None else [*row, Panel(f"test output {i + 1}", output, size_text(output))])
     room = _PAGE - 2 * _MARGIN
     sections = [_Section(heading, rows) for heading, rows in (("Demonstrations", pairs), ("Test", tests)) if rows]
     sides = np.linspace(_CELL_LARGEST, _CELL_SMALLEST, 33).tolist()
@@ -142,15 +146,6 @@ def _lay_out(
         rows = [list(chain(*pairs[i : i + in_a_row])) for i in range(0, len(pairs), in_a_row)]
         sections[0] = _Section("Demonstrations", rows)
     return sections, cell
-
-
-def _test(index: int, grid: Grid, attempts: Sequence[Grid | None], notes: Sequence[str], output: Grid | None) -> list[Panel]:
-    panels = [Panel(f"test input {index + 1}", grid, size_text(grid), arrow=bool(attempts), gap_after=_ARROW_GAP)]
-    for i, (attempt, note) in enumerate(zip(attempts, notes, strict=False), start=1):  # notes are filled up with empty ones
-        panels.append(_attempt(f"attempt {i}" + (f", {note}" if note else ""), attempt, output))
-    if output is not None:
-        panels.append(Panel(f"test output {index + 1}", output, size_text(output)))
-    return panels
 
 
 def _attempt(title: str, attempt: Grid | None, output: Grid | None) -> Panel:

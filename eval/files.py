@@ -205,9 +205,7 @@ def _count_strings(document: object) -> int:
 
 def _reject_repeated_keys(data: bytes, where: str) -> None:
     """Raise ValueError if an object in the JSON text `data` has a key twice. Three times slower than parsing it."""
-    repeated: dict[
-        int, tuple[object, str]
-    ] = {}  # by the id of an object: the object, so that its id stays its own, and the key
+    repeated: dict[int, tuple[object, str]] = {}  # by the id of an object: itself, so that it keeps its id, and the key
 
     def build(pairs: list[tuple[str, object]]) -> dict[str, object]:
         built = dict(pairs)

@@ -145,13 +145,13 @@ def format_score(score: Score, source: str, provenance: Provenance | None = None
         f"attempt 1, {score.solved_by_second_alone} only by attempt 2, {score.solved_by_both} by both"
     )
     if score.missing_outputs:
-        lines.append(f"no attempt, counted as unsolved: {_named('output', _labels(score.missing_outputs))}")
+        lines.append(f"no attempt, counted as unsolved: {name_all('output', _labels(score.missing_outputs))}")
     if score.missing_tasks:
-        lines.append(f"no prediction at all, counted as unsolved: {_named('task', score.missing_tasks)}")
+        lines.append(f"no prediction at all, counted as unsolved: {name_all('task', score.missing_tasks)}")
     if score.unknown_tasks:
-        lines.append(f"not in the solutions, not counted: {_named('task', score.unknown_tasks)}")
+        lines.append(f"not in the solutions, not counted: {name_all('task', score.unknown_tasks)}")
     if score.unknown_outputs:
-        lines.append(f"more than the task has, not counted: {_named('output', _labels(score.unknown_outputs))}")
+        lines.append(f"more than the task has, not counted: {name_all('output', _labels(score.unknown_outputs))}")
     lines += format_rows((provenance or Provenance()).rows())
     return "\n".join(lines)
 
@@ -160,7 +160,8 @@ def _labels(outputs: Sequence[tuple[TaskId, int]]) -> list[str]:
     return [f"{task_id}[{i}]" for task_id, i in outputs]
 
 
-def _named(noun: str, names: Sequence[str], shown: int = 5) -> str:
+def name_all(noun: str, names: Sequence[str], shown: int = 5) -> str:
+    """Return the number of `names` and the first of them."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     escaped = ", ".join(repr(name)[1:-1] for name in names[:shown])  # a foreign file's ids may hold line ends
-    return f"{plural(len(names), noun)} ({escaped}{more})"
+    return plural(len(names), noun) + (f" ({escaped}{more})" if names else "")

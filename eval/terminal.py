@@ -118,15 +118,12 @@ def _draw_cells(panel: Panel, look: Look, half: bool) -> list[Line]:
     if grid is None:
         return [("none", 4)]
     wrong = np.zeros(grid.shape, bool) if panel.wrong is None else panel.wrong
-    rows, marks = grid.tolist(), wrong.tolist()
-    width = grid.shape[1]
+    rows, width = grid.tolist(), grid.shape[1]
+    pairs = [list(zip(row, marked, strict=True)) for row, marked in zip(rows, wrong.tolist(), strict=True)]
     if look.colors == "none":
-        return [
-            ("".join(f"{'*' if mark else ' '}{cell}" for cell, mark in zip(row, marked, strict=True)) + " ", 2 * width + 1)
-            for row, marked in zip(rows, marks, strict=True)
-        ]
+        return [("".join(f"{'*' if mark else ' '}{cell}" for cell, mark in row) + " ", 2 * width + 1) for row in pairs]
     if not half:
-        return [(_wide_row(row, marked, look), 2 * width) for row, marked in zip(rows, marks, strict=True)]
+        return [(_wide_row(row, look), 2 * width) for row in pairs]
     drawn = []
     for top, bottom in zip_longest(rows[::2], rows[1::2], fillvalue=[None] * width):  # two cells in a column
         text = ""
@@ -136,10 +133,10 @@ def _draw_cells(panel: Panel, look: Look, half: bool) -> list[Line]:
     return drawn
 
 
-def _wide_row(row: Sequence[int], marked: Sequence[bool], look: Look) -> str:
+def _wide_row(row: Sequence[tuple[int, bool]], look: Look) -> str:
     """Return two columns for each cell, with a cross in those that are marked."""
     text, before = "", None
-    for cell, mark in zip(row, marked, strict=True):
+    for cell, mark in row:
         if cell != before:
             text += _code(cell, look, 48)
             before = cell

@@ -22,20 +22,20 @@ def draw_curve(points: Sequence[Point], name: str, unit: str, floor: float | Non
     columns = _ticks(0.0, max(minutes for minutes, _ in shown))
     right, bottom, top = columns[-1], rows[0], rows[-1]
 
-    def place(minutes: float, value: float) -> str:
-        x = _LEFT + (WIDTH - _LEFT - _RIGHT) * minutes / right
-        y = HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * (value - bottom) / (top - bottom)
-        return f"{x:.1f},{y:.1f}"
+    def across(minutes: float) -> str:
+        return f"{_LEFT + (WIDTH - _LEFT - _RIGHT) * minutes / right:.1f}"
 
-    parts = [_rule(place(0, value).split(",")[1], value) for value in rows]
-    parts += [_column(place(minutes, bottom).split(",")[0], _short(minutes)) for minutes in columns]
+    def down(value: float) -> str:
+        return f"{HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * (value - bottom) / (top - bottom):.1f}"
+
+    parts = [_rule(down(value), value) for value in rows]
+    parts += [_column(across(minutes), _short(minutes)) for minutes in columns]
     parts.append(_caption("minutes of training"))
-    line = " ".join(place(*point) for point in shown)
     if len(shown) > 1:
+        line = " ".join(f"{across(minutes)},{down(value)}" for minutes, value in shown)
         parts.append(f'<polyline class="curve" points="{line}"/>')
     else:
-        x, y = line.split(",")
-        parts.append(f'<circle class="dot" cx="{x}" cy="{y}" r="3"/>')
+        parts.append(f'<circle class="dot" cx="{across(shown[0][0])}" cy="{down(shown[0][1])}" r="3"/>')
     first, last = finite[0][1], finite[-1][1]
     label = f"{name}: from {_short(first)} to {_short(last)}{unit} over {_short(finite[-1][0])} minutes of training"
     return _svg(label, parts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 
+from eval.draw import PALETTE
 from eval.report.gallery import gallery_data
 from eval.report.summary import charts_section, facts_section, score_section, table_of_tasks, votes_section
 from eval.results import NEAR_CELLS, TaskResult
@@ -15,10 +16,8 @@ from eval.score import Score
 _MARK = (  # three rows of ARC's palette
     '<svg class="mark" viewBox="0 0 3 3" aria-hidden="true" shape-rendering="crispEdges">'
     + "".join(
-        f'<rect x="{number % 3}" y="{number // 3}" width="1" height="1" fill="{color}"/>'
-        for number, color in enumerate(
-            ("#0074D9", "#7FDBFF", "#0074D9", "#FF4136", "#FFDC00", "#FF851B", "#2ECC40", "#870C25", "#F012BE")
-        )
+        f'<rect x="{number % 3}" y="{number // 3}" width="1" height="1" fill="{PALETTE[color]}"/>'
+        for number, color in enumerate((1, 8, 1, 2, 4, 7, 3, 9, 6))
     )
     + "</svg>"
 )

@@ -58,6 +58,8 @@ def draw_page(page: Path, part: str, path: Path, width: int, dark: bool) -> None
     `part` is "" for the summary, "filter=NAME" for the tasks of a filter, "task=ID" for one task. Raises ValueError where there
     is no browser, no such part, or it fails.
     """
+    from PIL import Image  # noqa: PLC0415 (comes with matplotlib, slow to import)
+
     browser = need_browser()
     flags = [*FLAGS, f"--virtual-time-budget={_READY_MILLISECONDS}", f"--window-size={width},{MOST_HEIGHT}"]
     flags += ["--force-dark-mode"] if dark else []
@@ -71,7 +73,12 @@ def draw_page(page: Path, part: str, path: Path, width: int, dark: bool) -> None
             raise ValueError(f"{page}: has no {part.replace('=', ' ') or 'summary'} to draw")
         if not drawn.is_file():
             raise ValueError(f"{browser}: drew nothing")
-        _crop(drawn, path, int(height[1]))
+        content = io.BytesIO()
+        with Image.open(drawn) as picture:
+            upper = picture.convert("RGB").crop((0, 0, picture.width, min(int(height[1]), picture.height)))
+            upper.save(content, format="PNG", optimize=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    leave_file(path, content.getvalue())
 
 
 def _start(command: list[str | Path]) -> str:
@@ -88,15 +95,3 @@ def _start(command: list[str | Path]) -> str:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ValueError(f"{browser}: ended with {done.returncode}: {said}")
     return done.stdout
-
-
-def _crop(drawn: Path, path: Path, pixels: int) -> None:
-    """Write the upper `pixels` rows of a PNG to `path`."""
-    from PIL import Image  # noqa: PLC0415 (comes with matplotlib, slow to import)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(drawn) as picture:
-        page = picture.convert("RGB").crop((0, 0, picture.width, min(pixels, picture.height)))
-    content = io.BytesIO()
-    page.save(content, format="PNG", optimize=True)
-    leave_file(path, content.getvalue())
