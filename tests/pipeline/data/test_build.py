@@ -243,15 +243,12 @@ def test_many_leaks_are_counted_and_the_first_few_named() -> None:
         build([QUESTION], [Source("rearc:r", tasks, {})], SMALL)
 
 
-def test_a_task_of_which_nothing_is_left_is_left_out() -> None:
+def test_a_leaking_copy_of_the_scored_task_loses_its_tests_and_a_task_of_which_nothing_is_left_is_left_out() -> None:
     only = Source("rearc:r", (Task("x", (Pair(D, SECRET),), ()),), {})
-    assert build([QUESTION], [only], SMALL, "drop").task_ids == ("q",)
-
-
-def test_a_leaking_copy_of_the_scored_task_loses_its_tests_and_keeps_the_demonstrations() -> None:
-    dataset = build([QUESTION], [QUESTION], SMALL, "drop")
+    dataset = build([QUESTION], [QUESTION, only], SMALL, "drop")
+    assert dataset.task_ids == ("q",)
     assert pairs_of(dataset, "q") == listed((A, A), (B, B))
-    assert len(dataset.manifest["audit"]["leaks"]) == 2
+    assert len(dataset.manifest["audit"]["leaks"]) == 3
 
 
 def test_a_demonstration_that_shows_the_answer_to_its_own_task_stays() -> None:

@@ -119,20 +119,16 @@ def test_order_puts_equal_shapes_side_by_side_and_short_ones_first(canvas: Canva
     assert maker.tokens(samples[order]).tolist() == (pack.shapes.prod(axis=1) + MEMORY_TOKENS).tolist()
 
 
-@pytest.mark.parametrize("room", [1, 50, 400, 5000])
-def test_fill_keeps_the_sequence_that_reaches_the_room_and_none_after_it(room: int) -> None:
+def test_fill_keeps_the_sequence_that_reaches_the_room_and_none_after_it() -> None:
     maker = PackMaker(make_dataset(MIXED[:3]), "fitted", MEMORY_TOKENS)
     for seed in range(20):
-        tokens = maker.tokens(maker.fill(room, np.random.default_rng(seed), 0.5))
-        assert tokens[:-1].sum() < room <= tokens.sum()
-
-
-@pytest.mark.parametrize("room", [0, -7])
-def test_fill_draws_nothing_where_there_is_no_room(room: int) -> None:
-    maker = PackMaker(make_dataset(MIXED), "fitted", MEMORY_TOKENS)
-    samples = maker.fill(room, np.random.default_rng(0), 0.5)
-    assert len(samples) == 0
-    assert len(samples + maker.draw(2, np.random.default_rng(0), 0.5)) == 2
+        for room in (1, 50, 400, 5000):
+            tokens = maker.tokens(maker.fill(room, np.random.default_rng(seed), 0.5))
+            assert tokens[:-1].sum() < room <= tokens.sum()
+    for room in (0, -7):
+        samples = maker.fill(room, np.random.default_rng(0), 0.5)
+        assert len(samples) == 0
+        assert len(samples + maker.draw(2, np.random.default_rng(0), 0.5)) == 2
 
 
 def assert_uniform(counts: npt.NDArray[np.int64]) -> None:

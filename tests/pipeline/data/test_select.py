@@ -42,21 +42,15 @@ def test_test_outputs_are_not_looked_at() -> None:
     assert Selection(max_side=4).apply(source).tasks == (SMALL,)
 
 
-def test_the_last_demonstration_becomes_the_only_test() -> None:
-    source = make_source(SMALL, solutions={"small": (grid(1, 1), grid(1, 1))})
-    held = hold_out(source)
+def test_the_last_of_three_demonstrations_becomes_the_only_test() -> None:
+    two, one = make_task("two", [(1, 1), (2, 2)], [(1, 1)]), (grid(1, 1),)
+    held = hold_out(make_source(two, SMALL, solutions={"two": one, "small": one * 2}))
     (task,) = held.tasks
+    assert list(held.solutions) == [task.id] == ["small"]
     assert task.train == SMALL.train[:2]
     assert [id(test) for test in task.test] == [id(SMALL.train[2].input)]
     assert [id(output) for output in held.solutions["small"]] == [id(SMALL.train[2].output)]
     assert SMALL.train[2].output.max() == 2
-
-
-def test_tasks_with_fewer_than_three_demonstrations_cannot_hold_one_out() -> None:
-    two = make_task("two", [(1, 1), (2, 2)], [(1, 1)])
-    held = hold_out(make_source(two, SMALL, solutions={"two": (grid(1, 1),)}))
-    assert [task.id for task in held.tasks] == ["small"]
-    assert list(held.solutions) == ["small"]
 
 
 def test_a_selection_limits_sides_by_what_is_seen_before_it_holds_out() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from augment.canvas import Tokens
 from augment.dihedral import apply_dihedral
 from augment.sudoku import draw_symmetries
 from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset
 from pipeline.data.puzzles.build import build_puzzles
-from pipeline.data.puzzles.kinds import KindName
+from pipeline.data.puzzles.kinds import BLANK, KindName
 from pipeline.data.puzzles.sources import Puzzles
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles
 
@@ -25,22 +27,10 @@ def joined(*sources: Puzzles) -> Puzzles:
     return replace(sources[0], questions=questions, answers=np.concatenate(answers))
 
 
-def turned(puzzles: Puzzles, dihedral: int) -> Puzzles:
-    """The puzzles, seen through one dihedral."""
+def seen(puzzles: Puzzles, see: Callable[[Tokens], Tokens]) -> Puzzles:
+    """The puzzles, each seen through a symmetry."""
     assert puzzles.answers is not None
-    questions, answers = (
-        np.stack([apply_dihedral(each, dihedral) for each in part]) for part in (puzzles.questions, puzzles.answers)
-    )
-    return replace(puzzles, questions=questions, answers=answers)
-
-
-def seen_otherwise(puzzles: Puzzles, seed: int) -> Puzzles:
-    """The sudokus, each seen through a symmetry of its own that is not the identity."""
-    assert puzzles.answers is not None
-    count, side, _ = puzzles.questions.shape
-    symmetries = draw_symmetries(seed, np.arange(count), np.ones(count, np.int64), side)
-    questions, answers = (symmetries.apply(part - np.uint8(1)) + np.uint8(1) for part in (puzzles.questions, puzzles.answers))
-    return replace(puzzles, questions=questions, answers=answers)
+    return replace(puzzles, questions=see(puzzles.questions), answers=see(puzzles.answers))
 
 
 def pairs_of(dataset: PuzzleDataset) -> set[bytes]:
@@ -105,13 +95,14 @@ def test_leaks_are_refused_dropped_or_allowed(caplog: pytest.LogCaptureFixture) 
 def test_a_maze_that_is_any_view_of_a_test_leaks(dihedral: int) -> None:
     tests = tiny_puzzles("maze", seed=1)
     with pytest.raises(ValueError, match="6 training puzzles are test puzzles"):
-        build_puzzles([tests], [turned(tests, dihedral)], 3, 0)
+        build_puzzles([tests], [seen(tests, lambda mazes: np.stack([apply_dihedral(maze, dihedral) for maze in mazes]))], 3, 0)
 
 
 @pytest.mark.parametrize("side", [4, 9])
 def test_a_sudoku_that_is_a_symmetric_view_of_a_test_leaks(side: int) -> None:
     tests, own = tiny_puzzles(seed=1, side=side, name="asked"), tiny_puzzles(seed=2, side=side)
-    views = seen_otherwise(tests, 5)
+    symmetries = draw_symmetries(5, np.arange(6), np.ones(6, np.int64), side)  # none of them the identity
+    views = seen(tests, lambda boards: symmetries.apply(boards - BLANK) + BLANK)
     assert not {each.tobytes() for each in views.questions} & {each.tobytes() for each in tests.questions}
     with pytest.raises(ValueError, match="6 training puzzles are test puzzles: 6 of made"):
         build_puzzles([tests], [replace(views, name="made")], 3, 0)

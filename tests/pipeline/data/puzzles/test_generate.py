@@ -1,5 +1,7 @@
 """Sudokus and mazes that are generated: rightly answered, repeatable, and parted so that no view crosses over."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -133,23 +135,19 @@ def test_processes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "clues", "message"),
+    ("generate", "arguments", "message"),
     [
-        (6, 12, "side of 4 or 9, got 6"),
-        (4, 3, r"side 4 has 4\.\.15 clues, got 3"),
-        (4, 16, r"side 4 has 4\.\.15 clues, got 16"),
-        (9, 16, r"side 9 has 17\.\.80 clues, got 16"),
+        (generate_sudoku, (6, 12), "side of 4 or 9, got 6"),
+        (generate_sudoku, (4, 3), r"side 4 has 4\.\.15 clues, got 3"),
+        (generate_sudoku, (4, 16), r"side 4 has 4\.\.15 clues, got 16"),
+        (generate_sudoku, (9, 16), r"side 9 has 17\.\.80 clues, got 16"),
+        (generate_mazes, (6,), r"7\.\.30, got 6"),
+        (generate_mazes, (31,), r"7\.\.30, got 31"),
     ],
 )
-def test_sudokus_that_cannot_be_are_refused(side: int, clues: int, message: str) -> None:
+def test_puzzles_that_cannot_be_are_refused(generate: Callable[..., object], arguments: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        generate_sudoku(1, side, clues, 0, "all")
-
-
-@pytest.mark.parametrize("side", [6, 31])
-def test_mazes_of_other_sides_are_refused(side: int) -> None:
-    with pytest.raises(ValueError, match=rf"7\.\.30, got {side}"):
-        generate_mazes(1, side, 0, "all")
+        generate(1, *arguments, 0, "all")
 
 
 def test_a_hopeless_wish_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,21 +77,23 @@ def test_columns_come_in_any_order_quoted_or_not_with_byte_order_mark_or_without
         assert (puzzles.question_texts(), puzzles.answer_texts()) == ([QUESTION], [ANSWER])
 
 
-def test_a_file_without_answers_is_one_of_tests(tmp_path: Path) -> None:
+def test_answers_that_are_not_there_or_not_asked_for_are_left_unread(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", tiny_puzzles(), with_answers=False)
     assert load_puzzles(f"sudoku:{path}", "test").answers is None
-
-
-def test_answers_that_are_not_asked_for_are_left_unread(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", f"x,{QUESTION},no answer at all,1")
     assert load_puzzles(f"sudoku:{path}", "test", with_answers=False).answers is None
     assert load_puzzles("sudoku:generated:side=4,count=2", "test", with_answers=False).answers is None
 
 
-def test_some_answers_are_not_enough(tmp_path: Path) -> None:
-    lines = (f"x,{QUESTION},{ANSWER},1", f"x,{QUESTION},,1")
-    assert fault(write(tmp_path / "a.csv", *lines)) == "line 3: has no answer, and other lines have one"
-    assert fault(write(tmp_path / "a.csv", *lines[::-1])) == "line 3: has an answer, and other lines have none"
+def test_all_lines_have_answers_and_one_size_or_none_has(tmp_path: Path) -> None:
+    small = tiny_puzzles(count=1).question_texts()[0]
+    answered, unanswered, other = (f"x,{QUESTION},{ANSWER},1", f"x,{QUESTION},,1", f"x,{small},{small},1")
+    for lines, message in (
+        ((answered, unanswered), "has no answer, and other lines have one"),
+        ((unanswered, answered), "has an answer, and other lines have none"),
+        ((answered, other), "question has 16 characters, expected 81"),
+    ):
+        assert fault(write(tmp_path / "a.csv", *lines)) == f"line 3: {message}"
 
 
 @pytest.mark.parametrize(
@@ -129,12 +131,6 @@ def test_a_bad_sudoku_is_told_by_its_line(line: str, message: str | None, tmp_pa
 def test_a_bad_maze_is_told_by_its_line(question: str, answer: str, message: str, tmp_path: Path) -> None:
     told = fault(write(tmp_path / "a.csv", f"x,{question},{answer},1", f"x,{MAZE},{SOLVED},1"), "maze")
     assert told.startswith(f"line 2: {message}")
-
-
-def test_all_puzzles_of_a_file_have_one_size(tmp_path: Path) -> None:
-    small = tiny_puzzles(count=1).question_texts()[0]
-    path = write(tmp_path / "a.csv", f"x,{QUESTION},{ANSWER},1", f"x,{small},{small},1")
-    assert fault(path) == "line 3: question has 16 characters, expected 81"
 
 
 def test_the_first_three_bad_lines_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
