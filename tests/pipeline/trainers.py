@@ -37,7 +37,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
 }
 """Settings with which every kind of network, memory, halting and optimizer is trained once."""
 _FORKS = get_context("forkserver")
-_FORKS.set_forkserver_preload(["pipeline.run", "pipeline.inference.predictor"])
+_FORKS.set_forkserver_preload(["pipeline.run", "pipeline.inference.predictor", "torch._dynamo"])  # which optimizers import
 ACCELERATE = [
     *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
     *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),

@@ -1,6 +1,5 @@
 """Optimizers against plain formulas, and a moving average that is exact although it is lazy."""
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 
@@ -198,27 +197,6 @@ def test_the_lazy_average_is_the_dense_one(memory: MemoryConfig, start: int) -> 
         if step % 4 == 0:
             dense.assert_close(average.state_dict())  # also: reading changes nothing
     dense.assert_close(average.state_dict())
-
-
-@MEMORIES
-def test_a_resumed_average_goes_on_bit_for_bit(memory: MemoryConfig) -> None:
-    def run(restart: Callable[[MovingAverage, Network], MovingAverage]) -> dict[str, Tensor]:
-        network, rng = make_tiny(memory), np.random.default_rng(5)
-        average = MovingAverage(network, DECAY)
-        for step in range(16):
-            if step == 9:
-                average = restart(average, network)
-            change(network, average, rng)
-        return average.state_dict()
-
-    def from_saved(average: MovingAverage, network: Network) -> MovingAverage:
-        saved = {name: tensor.clone() for name, tensor in average.resume_state().items()}
-        fresh = MovingAverage(network, DECAY)
-        fresh.load(saved, average.step)
-        return fresh
-
-    whole, resumed = run(lambda average, _: average), run(from_saved)
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.parametrize(("memory", "values"), [(TABLE, ROWS * 16), (COMPOSITIONAL, 0), (RESIDUAL, ROWS * 4)])

@@ -72,7 +72,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int, by_signal: bool, settings: tuple[str, ...]
 ) -> None:
     """Whether it was killed, and continues from an earlier checkpoint, or got a signal in a step and wrote one after it."""
-    config = tiny_config("train.steps=7", "train.checkpoint_steps=2", "train.log_steps=3", *settings)
+    config = tiny_config("train.steps=7", "train.checkpoint_steps=2", "train.log_steps=3", "optimizer.ema=0.5", *settings)
     make_trainer(config, tmp_path / "whole").fit(NO_LIMIT)
 
     cut = make_trainer(config, tmp_path / "cut")
