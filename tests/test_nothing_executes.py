@@ -1,13 +1,12 @@
 """Nothing that comes from outside is executed: no pickle is loaded without care, nothing is evaluated, no shell is asked.
 
-Read from the sources of the program with `ast`, so that it holds for what no test runs.
+Nor does anything depend on the wall clock, which may jump. Read from the sources of the program with `ast`, so that it holds
+for what no test runs.
 """
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("augment", "eval", "submission", "pipeline")
@@ -17,6 +16,10 @@ FORBIDDEN = {
     *("yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "yaml.unsafe_load_all", "joblib.load", "runpy.run_path"),
     *("runpy.run_module", "os.execl", "os.spawnl", "pty.spawn", "code.interact", "numpy.fromregex", "torch.jit.load"),
     *("torch.hub.load", "importlib.import_module"),
+}
+WALL_CLOCK = {
+    *("time.time", "time.time_ns", "time.localtime", "time.gmtime", "datetime.date.today"),
+    *(f"datetime.datetime.{name}" for name in ("now", "utcnow", "today")),
 }
 SHELLS = {"subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_call", "subprocess.check_output"}
 
@@ -41,20 +44,20 @@ def imported(tree: ast.AST) -> dict[str, str]:
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {(alias.asname or alias.name.split(".")[0]): (alias.asname and alias.name) or alias.name.split(".")[0]
-                      for alias in node.names}  # fmt: skip
+            for alias in node.names:
+                names[alias.asname or alias.name.split(".")[0]] = alias.name if alias.asname else alias.name.split(".")[0]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {(alias.asname or alias.name): f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
 def faults(tree: ast.Module) -> list[str]:
-    """Return what in a module may execute what it reads."""
+    """Return what in a module may execute what it reads, or reads the wall clock."""
     names, found = imported(tree), []
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             name = dotted(node, names)
-            if name.split(".")[0] in UNPICKLERS:
+            if name.split(".")[0] in UNPICKLERS or name in WALL_CLOCK:
                 found.append(name)
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in UNPICKLERS:
             found.append(f"from {node.module}")
@@ -83,10 +86,10 @@ def is_constant(node: ast.AST | None, value: object) -> bool:
     return isinstance(node, ast.Constant) and node.value is value
 
 
-def test_no_module_executes_what_it_reads() -> None:
+def test_no_module_executes_what_it_reads_and_only_the_date_of_a_run_is_of_the_wall_clock() -> None:
     found = {where: faults(tree) for where, tree in sources()}
     assert len(found) > 100
-    assert {where: each for where, each in found.items() if each} == {}
+    assert {where: each for where, each in found.items() if each} == {"pipeline/jobs/record.py": ["datetime.datetime.now"]}
 
 
 HARMFUL = """
@@ -107,6 +110,8 @@ import subprocess; subprocess.run(x, shell=True)
 import subprocess as s; s.Popen(f'ls {x}')
 from subprocess import run; run('ls')
 import joblib; joblib.load(f)
+import time; time.time()
+from datetime import datetime as d; d.now()
 """
 HARMLESS = """
 import torch; torch.load(f, weights_only=True)
@@ -114,14 +119,10 @@ import numpy as np; np.load(f, allow_pickle=False)
 network.eval()
 import re; re.compile(x)
 import subprocess; subprocess.run(['ls', x])
+import time; time.monotonic()
 """
 
 
-@pytest.mark.parametrize("text", HARMFUL.strip().splitlines())
-def test_what_would_execute_is_found(text: str) -> None:
-    assert faults(ast.parse(text))
-
-
-@pytest.mark.parametrize("text", HARMLESS.strip().splitlines())
-def test_what_executes_nothing_is_left_alone(text: str) -> None:
-    assert faults(ast.parse(text)) == []
+def test_what_would_execute_is_found_and_what_executes_nothing_is_left_alone() -> None:
+    assert [text for text in HARMFUL.strip().splitlines() if not faults(ast.parse(text))] == []
+    assert [text for text in HARMLESS.strip().splitlines() if faults(ast.parse(text))] == []
