@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -38,10 +37,6 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
 """Settings with which every kind of network, memory, halting and optimizer is trained once."""
 _FORKS = get_context("forkserver")
 _FORKS.set_forkserver_preload(["pipeline.run", "pipeline.inference.predictor", "torch._dynamo"])  # which optimizers import
-ACCELERATE = [
-    *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-]
 
 
 def make_trainer(config: Config, out: Path, dataset: TaskDataset | None = None) -> Trainer:
@@ -162,13 +157,3 @@ def finish_ranks(ranks: list[BaseProcess]) -> None:
     for rank in ranks:
         rank.kill()
     assert codes == [0, 0]
-
-
-def launch(command: list[str]) -> "subprocess.Popen[bytes]":
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.PIPE)
-
-
-def finish(process: "subprocess.Popen[bytes]") -> None:
-    _, message = process.communicate(timeout=300)
-    assert process.returncode == 0, message.decode()[-3000:]

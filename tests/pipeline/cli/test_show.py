@@ -98,7 +98,7 @@ def test_held_out_demonstrations_are_judged_by_their_outputs(
 
 def test_pictures_are_drawn_with_and_without_a_run(made: Path, spec: str, tmp_path: Path) -> None:
     path = tmp_path / "pictures" / "task.png"
-    for options in (("--source", spec), ("--run", made, "--source", spec, "--transform", "5")):
+    for options in (("--source", spec), ("--run", made, "--transform", "5")):
         assert call("show", SECOND, *options, "--png", path) == 0
         assert path.read_bytes().startswith(b"\x89PNG")
         path.unlink()

@@ -1,5 +1,7 @@
 """Prediction by several processes: the same as by one, together to the end, and what a killed one leaves can be resumed."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from pipeline.weights import Weights
 from submission.format import check_submission
 from tests.pipeline.inference.test_predictor import NO_LIMIT, Small, make_weights
 from tests.pipeline.tiny import tiny_dataset
-from tests.pipeline.trainers import ACCELERATE, finish_ranks, launch, start_ranks
+from tests.pipeline.trainers import ROOT, finish_ranks, start_ranks
 
 Answers = list[list[tuple[int, int, bytes]]]
 
@@ -130,7 +132,8 @@ def test_a_killed_process_ends_the_launch_which_then_goes_on_and_predicts_what_o
     settings = ["--views", "6", "--set", "predict.round_views=1", "--set", "predict.segments=60"]
     command = ["predict", "--data", str(tmp_path / "data"), "--weights", str(weights.path), *settings, "--out"]
     out = tmp_path / "two"
-    killed = launch([*ACCELERATE, "--quiet", "-m", "pipeline", *command, str(out)])
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--quiet"]
+    killed = subprocess.Popen([*accelerate, "-m", "pipeline", *command, str(out)], cwd=ROOT, stderr=subprocess.PIPE)
     while not (out / "candidates" / "round-0002.safetensors").is_file():
         assert killed.poll() is None
         time.sleep(0.01)
