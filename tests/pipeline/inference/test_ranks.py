@@ -26,8 +26,6 @@ from tests.pipeline.inference.test_predictor import NO_LIMIT, Small, make_weight
 from tests.pipeline.tiny import tiny_dataset
 from tests.pipeline.trainers import ROOT, finish_ranks, start_ranks
 
-Answers = list[list[tuple[int, int, bytes]]]
-
 
 @pytest.fixture
 def dataset() -> TaskDataset:
@@ -39,7 +37,7 @@ def weights(tmp_path: Path, dataset: TaskDataset) -> Weights:
     return make_weights(tmp_path, dataset, "predict.views=16", "predict.round_views=5")
 
 
-def answers(folder: Path) -> Answers:
+def answers(folder: Path) -> list[list[tuple[int, int, bytes]]]:
     """The candidates of each round, sorted: test, view, grid."""
     rounds = []
     for path in sorted(folder.glob("round-*.safetensors")):
@@ -50,13 +48,10 @@ def answers(folder: Path) -> Answers:
 
 
 class Ranks:
-    """A launch of processes that are threads of this one."""
+    """Launches of processes that are threads of this one."""
 
-    def __init__(self, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.values: list[Any] = [None] * count
-        self.barrier = threading.Barrier(count)
-        monkeypatch.setattr(predicting, "gather", self.gather)
-        monkeypatch.setattr(predicting, "from_main", lambda accelerator, value: self.gather(accelerator, value)[0])
+    def __init__(self, folder: Path, weights: Weights, dataset: TaskDataset) -> None:
+        self.folder, self.weights, self.dataset = folder, weights, dataset
 
     def gather(self, accelerator: Any, value: object) -> list[Any]:
         self.values[accelerator.process_index] = value
@@ -66,12 +61,7 @@ class Ranks:
         return found
 
     def predict(
-        self,
-        folder: Path,
-        weights: Weights,
-        dataset: TaskDataset,
-        budgets: tuple[Budget, ...],
-        prepare: Callable[[int, Predictor], None] = lambda *_: None,
+        self, name: str, budgets: tuple[Budget, ...], prepare: Callable[[int, Predictor], None] = lambda *_: None
     ) -> list[list[tuple[Candidates, Origin]]]:
         """Return the rounds that each rank sees, of which each has a budget; `prepare` is called for each first."""
 
@@ -79,40 +69,42 @@ class Ranks:
             accelerator: Any = SimpleNamespace(
                 device=torch.device("cpu"), num_processes=len(budgets), process_index=rank, is_main_process=rank == 0
             )
-            predictor = Predictor(accelerator, torch.float32, weights, dataset, weights.config.predict)
+            predictor = Predictor(accelerator, torch.float32, self.weights, self.dataset, self.weights.config.predict)
             prepare(rank, predictor)
-            return list(predictor.rounds(folder, budgets[rank]))
+            return list(predictor.rounds(self.folder / name, budgets[rank]))
 
-        folder.mkdir()
+        self.values: list[Any] = [None] * len(budgets)
+        self.barrier = threading.Barrier(len(budgets))
         with ThreadPoolExecutor(len(budgets)) as pool:
             return list(pool.map(run, range(len(budgets))))
 
 
-@pytest.mark.parametrize("count", [2, 9])
-def test_the_shares_of_a_round_are_the_round(
-    tmp_path: Path, dataset: TaskDataset, weights: Weights, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
-    for name, ranks in (("one", 1), ("several", count)):
-        seen = Ranks(ranks, monkeypatch).predict(tmp_path / name, weights, dataset, (NO_LIMIT,) * ranks)
-        assert [[origin.views for _, origin in rounds] for rounds in seen] == [[1, 6, 11, 16]] * ranks
-    assert answers(tmp_path / "several") == answers(tmp_path / "one")
+@pytest.fixture
+def ranks(tmp_path: Path, weights: Weights, dataset: TaskDataset, monkeypatch: pytest.MonkeyPatch) -> Ranks:
+    ranks = Ranks(tmp_path, weights, dataset)
+    monkeypatch.setattr(predicting, "gather", ranks.gather)
+    monkeypatch.setattr(predicting, "from_main", lambda accelerator, value: ranks.gather(accelerator, value)[0])
+    return ranks
 
 
-def test_all_end_with_the_round_that_one_has_no_time_for(
-    tmp_path: Path, dataset: TaskDataset, weights: Weights, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_shares_of_a_round_are_the_round(ranks: Ranks, tmp_path: Path) -> None:
+    for count in (1, 2, 9):
+        seen = ranks.predict(str(count), (NO_LIMIT,) * count)
+        assert [[origin.views for _, origin in rounds] for rounds in seen] == [[1, 6, 11, 16]] * count
+        assert answers(tmp_path / str(count)) == answers(tmp_path / "1")
+
+
+def test_all_end_with_the_round_that_one_has_no_time_for(ranks: Ranks, tmp_path: Path) -> None:
     over = Budget(0.0, time.monotonic())
     for name, budgets, expected in (("late", (NO_LIMIT, over), [1]), ("over", (over, NO_LIMIT), [])):
-        seen = Ranks(2, monkeypatch).predict(tmp_path / name, weights, dataset, budgets)
+        seen = ranks.predict(name, budgets)
         assert [[origin.views for _, origin in rounds] for rounds in seen] == [expected] * 2
         assert not any(origin.complete for rounds in seen for _, origin in rounds)
     _, origin = read_candidates(tmp_path / "late" / "round-0001.safetensors")
     assert not origin.complete
 
 
-def test_too_little_memory_halves_the_packs_of_that_process_only(
-    tmp_path: Path, dataset: TaskDataset, weights: Weights, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_memory_halves_the_packs_of_that_process_only(ranks: Ranks) -> None:
     runners = {}
 
     def prepare(rank: int, predictor: Predictor) -> None:
@@ -120,9 +112,9 @@ def test_too_little_memory_halves_the_packs_of_that_process_only(
         if rank:
             predictor.runner.network = Small(100)  # type: ignore[assignment]
 
-    seen = Ranks(2, monkeypatch).predict(tmp_path / "candidates", weights, dataset, (NO_LIMIT, NO_LIMIT), prepare)
+    seen = ranks.predict("candidates", (NO_LIMIT, NO_LIMIT), prepare)
     assert all(origin.complete for rounds in seen for _, origin in rounds)
-    assert runners[0].most_tokens == weights.config.predict.pack_tokens > runners[1].most_tokens
+    assert runners[0].most_tokens == ranks.weights.config.predict.pack_tokens > runners[1].most_tokens
 
 
 def test_a_killed_process_ends_the_launch_which_then_goes_on_and_predicts_what_one_process_does(
