@@ -27,9 +27,10 @@ def texts(figure):
 
 def test_right_wrong_missing_and_wrong_size_are_said_in_words():
     attempts = [[grid([1, 2], [3, 4]), grid([1, 2], [0, 0])], [grid([5, 5])]]
-    drawn = set(texts(draw_task(TASK, attempts, SOLUTIONS)))
+    drawn = set(texts(draw_task(TASK, attempts, SOLUTIONS, notes=[["31 of 76 votes"]])))
     assert {"RIGHT", "WRONG: 2 of 4 cells", "WRONG size: 1 x 2, not 1 x 1", "missing"} <= drawn
-    assert {f"Task {TASK.id}", "test input 2", "attempt 2", "test output 2", "output 5"} <= drawn
+    assert {f"Task {TASK.id}", "test input 2", "attempt 2", "test output 2", "output 5", "attempt 1, 31 of 76 votes"} <= drawn
+    assert "Task x of runs/a" in texts(draw_task(TASK, attempts, SOLUTIONS, title="Task x of runs/a"))
 
 
 def test_without_solutions_nothing_is_called_right_or_wrong():
@@ -44,7 +45,7 @@ def test_test_inputs_without_attempts_are_drawn(attempts):
     assert drawn.count("test output 1") == drawn.count("test output 2") == 1
 
 
-def test_the_picture_is_a_png_with_every_official_color(tmp_path):
+def test_the_picture_is_a_png_with_every_official_color_in_a_file_and_in_a_notebook(tmp_path):
     path, figure = tmp_path / "task.png", draw_task(TASK, [], {})
     figure.leave(path)
     assert path.read_bytes() == figure._repr_png_()
@@ -67,8 +68,3 @@ def test_matplotlib_is_imported_when_drawing_and_pyplot_never():
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
-
-
-def test_votes_and_a_title_are_drawn():
-    figure = draw_task(TASK, [[grid([5])]], SOLUTIONS, notes=[["31 of 76 votes"]], title="Task x of runs/a")
-    assert {"attempt 1, 31 of 76 votes", "Task x of runs/a"} <= set(texts(figure))

@@ -18,19 +18,6 @@ FACTS = Provenance("not recorded", kind=PUZZLES)
 ROWS = [*PREDICTIONS, PuzzlePrediction("# S G ", '#",S G', 1.0, "#oS G "), PuzzlePrediction("  ", "  ", 1e-20, "  ")]
 
 
-def write(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join([",".join(COLUMNS), *lines, ""]), encoding="utf-8")
-    return path
-
-
-def fault(path: Path) -> str:
-    with pytest.raises(ValueError, match=r".") as caught:
-        read_predictions(path)
-    assert str(caught.value).isprintable()
-    assert str(caught.value).startswith(f"{path}: ")
-    return str(caught.value).removeprefix(f"{path}: ")
-
-
 def test_a_puzzle_is_solved_when_every_cell_is_right() -> None:
     assert score_puzzles(PREDICTIONS, ANSWERS).to_json() == {
         "puzzles": 4,
@@ -67,13 +54,9 @@ def test_a_score_is_written_for_people() -> None:
     assert "1 puzzle;" in nothing and "halting" not in nothing
 
 
-@pytest.mark.parametrize(
-    ("answer", "prediction", "expected"), [("12", "12", True), ("12", "21", False), ("12", None, False), (None, "12", None)]
-)
-def test_a_prediction_is_correct_where_the_answer_is_known(
-    answer: str | None, prediction: str | None, expected: bool | None
-) -> None:
-    assert PuzzlePrediction("..", prediction, 0.5, answer).correct is expected
+def test_a_prediction_is_correct_where_the_answer_is_known() -> None:
+    for answer, prediction, expected in (("12", "12", True), ("12", "21", False), ("12", None, False), (None, "12", None)):
+        assert PuzzlePrediction("..", prediction, 0.5, answer).correct is expected
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
@@ -87,34 +70,31 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert read_predictions(path)[0].halting_probability == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("..,12,0.5", "expected 5 fields, got 3"),
-        (",12,0.5,,", "has no question"),
-        ("..,123,0.5,,", "prediction has 3 characters, expected 2 as the question has"),
-        ("..,12,0.5,1,0", "answer has 1 characters, expected 2"),
-        ("..,12,1.5,,", "halting_probability must be 0..1, got '1.5'"),
-        ("..,12,nan,,", "halting_probability must be 0..1, got 'nan'"),
-        ("..,12,half,,", "halting_probability must be 0..1, got 'half'"),
-        ("..,12,,,", "expected prediction and halting_probability both or neither"),
-        ("..,,0.5,,", "expected prediction and halting_probability both or neither"),
-        ('..,"12"3,0.5,,', "not CSV: "),
-    ],
-)
-def test_a_bad_line_is_told(line: str, message: str, tmp_path: Path) -> None:
-    assert fault(write(tmp_path / "a.csv", "..,12,0.5,,", line)).startswith(f"line 3: {message}")
+HEAD = ",".join(COLUMNS).encode() + b"\n..,12,0.5,,\n"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (HEAD + b"..,12,0.5", "line 3: expected 5 fields, got 3"),
+        (HEAD + b",12,0.5,,", "line 3: has no question"),
+        (HEAD + b"..,123,0.5,,", "line 3: prediction has 3 characters, expected 2 as the question has"),
+        (HEAD + b"..,12,0.5,1,0", "line 3: answer has 1 characters, expected 2"),
+        (HEAD + b"..,12,1.5,,", "line 3: halting_probability must be 0..1, got '1.5'"),
+        (HEAD + b"..,12,nan,,", "line 3: halting_probability must be 0..1, got 'nan'"),
+        (HEAD + b"..,12,half,,", "line 3: halting_probability must be 0..1, got 'half'"),
+        (HEAD + b"..,12,,,", "line 3: expected prediction and halting_probability both or neither"),
+        (HEAD + b"..,,0.5,,", "line 3: expected prediction and halting_probability both or neither"),
+        (HEAD + b'..,"12"3,0.5,,', "line 3: not CSV: "),
         (b"", "line 1: expected the columns question,prediction,halting_probability,answer,correct, got None"),
         (b"question,answer\n", "line 1: expected the columns"),
         (b"\xff", "not UTF-8: invalid start byte at byte 0"),
     ],
 )
-def test_a_foreign_file_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_bad_line_or_a_foreign_file_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(content)
-    assert fault(path).startswith(message)
+    with pytest.raises(ValueError) as caught:
+        read_predictions(path)
+    assert str(caught.value).isprintable()
+    assert str(caught.value).startswith(f"{path}: {message}")

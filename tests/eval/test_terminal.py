@@ -46,19 +46,17 @@ def test_colors_are_as_good_as_the_terminal_says(environ: dict[str, str], colors
     assert look_of(Terminal(), "never", environ).colors == "none"
 
 
-def test_a_file_gets_no_colors_unless_they_are_asked_for() -> None:
+def test_a_file_gets_no_colors_unless_they_are_asked_for_and_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert look_of(io.StringIO(), "auto", {"COLORTERM": "truecolor"}).colors == "none"
     assert look_of(io.StringIO(), "always", {}).colors == "truecolor"
-
-
-def test_the_width_is_that_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "123")
     assert look_of(Terminal(), "auto", {}).width == 123
 
 
-def test_digits_mark_wrong_cells_with_a_star() -> None:
+def test_digits_mark_wrong_cells_with_a_star_and_a_missing_attempt_is_an_empty_frame() -> None:
     lines = draw_panels([[Panel("attempt 1", SMALL, "1 WRONG", SMALL == 9)]], Look())
     assert lines == ["attempt 1", "1 WRONG", "+-----+", "| 0 1 |", "| 2*9 |", "| 3 3 |", "+-----+"]
+    assert "|none|" in draw_panels([[Panel("attempt 2", None)]], Look())
 
 
 def test_two_columns_of_the_exact_color_are_a_cell_and_a_cross_marks_a_wrong_one() -> None:
@@ -87,7 +85,3 @@ def test_rows_fit_the_width_and_every_panel_is_drawn(width: int, look: Look) -> 
     assert all(any(f"out {i}" in line for line in lines) for i in range(5))
     if width == 200:
         assert len(lines) == 7, "all side by side"
-
-
-def test_a_missing_attempt_is_a_frame_with_nothing_in_it() -> None:
-    assert "|none|" in draw_panels([[Panel("attempt 2", None)]], Look())

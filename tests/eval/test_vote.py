@@ -98,13 +98,10 @@ def test_test_inputs_and_tasks_are_kept_apart_and_keep_their_place():
     assert list(predictions) == ["t", "u", "v"]
 
 
-def test_sources_tell_a_single_checkpoint_from_a_pool():
+def test_sources_tell_a_single_checkpoint_from_a_pool_which_takes_no_more_candidates():
     assert Ballot("run/step_1").sources == ("run/step_1",)
     assert pool_ballots([Ballot("run/step_1"), Ballot("run/step_1")]).sources == ("run/step_1",)
     assert pool_ballots([Ballot("b"), Ballot("a"), Ballot("b")]).sources == ("b", "a")
-
-
-def test_a_pooled_ballot_takes_no_more_candidates():
     pooled = pool_ballots([filled([(0, 0.5)], "a"), filled([(0, 0.5)], "b")])
     with pytest.raises(ValueError, match="pooled from a, b"):
         add(pooled, [("t", 0, A, 0.5)])

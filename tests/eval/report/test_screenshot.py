@@ -202,9 +202,12 @@ def test_parts_of_a_page_are_drawn_into_files(tmp_path: Path) -> None:
             assert (sum(picture.getpixel((3, 3))) < 200) == (part == "filter=near")  # type: ignore[arg-type]
             colors = {"#" + bytes(color).hex().upper() for count, color in picture.getcolors(1 << 24) or () if count > 200}
         assert colors >= set(PALETTE[1:5])
-    with pytest.raises(ValueError, match=r"a report\.html: has no task nope to draw"):
-        draw_page(page, "task=nope", tmp_path / "nope.png", 700, dark=False)
-    assert not (tmp_path / "nope.png").exists()
+
+
+@pytest.mark.browser
+def test_a_page_has_no_height_where_there_is_nothing_to_draw(browser: Browser, tmp_path: Path) -> None:
+    opened = open_report(browser, tmp_path, example_report(), "?picture#task=nope")
+    assert opened.page.evaluate("document.documentElement.dataset.height") is None
 
 
 def test_a_machine_without_a_browser_is_told_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -214,12 +217,14 @@ def test_a_machine_without_a_browser_is_told_how_to_get_one(monkeypatch: pytest.
     assert find_browser() is None
     with pytest.raises(ValueError, match="apt install chromium"):
         need_browser()
-    (tmp_path / "mine").write_text("#!/bin/sh\necho of no use >&2\nexit 3\n")
-    (tmp_path / "mine").chmod(0o755)
+    (tmp_path / "mine").touch(0o755)
     monkeypatch.setenv("ARC_BROWSER", "mine")
     assert find_browser() == tmp_path / "mine"
-    with pytest.raises(ValueError, match="mine: ended with 3: of no use"):
-        draw_page(tmp_path / "page.html", "", tmp_path / "page.png", 700, dark=False)
+    for script, says in (("echo of no use >&2; exit 3", "mine: ended with 3: of no use"), ("echo", "has no task nope to draw")):
+        (tmp_path / "mine").write_text(f"#!/bin/sh\n{script}\n")
+        with pytest.raises(ValueError, match=says):
+            draw_page(tmp_path / "page.html", "task=nope", tmp_path / "page.png", 700, dark=False)
+    assert not (tmp_path / "page.png").exists()
     monkeypatch.setenv("ARC_BROWSER", "yours")
     with pytest.raises(ValueError, match="ARC_BROWSER names yours"):
         find_browser()
