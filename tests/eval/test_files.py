@@ -3,10 +3,8 @@
 import errno
 import json
 import os
-import subprocess
-import sys
-import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +25,6 @@ from eval.files import (
     write_result,
 )
 
-ROOT = Path(__file__).parents[2]
 LEAVES = st.none() | st.booleans() | st.integers(-5, 20) | st.text(max_size=4)
 DOCUMENTS = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
@@ -38,17 +35,13 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+def test_a_file_is_replaced_and_a_full_disk_names_it_and_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.json"
-    for content in (b"old", b"new"):
-        replace_file(path, content)
-        assert path.read_bytes() == content
-    assert names(tmp_path) == ["a.json"]
-
-
-def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.json"
-    write_result(path, {"a": 1})
+    for value in (0, 1):
+        write_result(path, {"a": value})
+        assert (json.loads(path.read_text()), names(tmp_path)) == ({"a": value}, ["a.json"])
 
     def full(number: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a write does, without a name
@@ -95,22 +88,18 @@ def test_temporary_files_of_killed_programs_are_removed_and_nothing_else(tmp_pat
     remove_unfinished(tmp_path / "none")
 
 
-def test_results_are_written_to_pipes_links_and_the_standard_output(tmp_path: Path) -> None:
+def test_results_are_written_to_pipes_links_and_the_standard_output(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "file").write_text("before")
     (tmp_path / "link").symlink_to(tmp_path / "file")
-    read: list[str] = []
-    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
-    reader.start()
-    write_result(tmp_path / "pipe", [1])
-    reader.join()
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        write_result(tmp_path / "pipe", [1])
+    assert json.loads(read.result()) == [1]
     write_result(tmp_path / "link", [2])
-    assert json.loads(read[0]) == [1]
     assert (tmp_path / "link").is_symlink()
     assert json.loads((tmp_path / "file").read_text()) == [2]
-    program = "from pathlib import Path; from eval.files import write_result; write_result(Path('/dev/stdout'), [3])"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [3]
+    write_result(Path("/dev/stdout"), [3])
+    assert json.loads(capfd.readouterr().out) == [3]
 
 
 def refusal(path: Path, most: int = 1000) -> str:

@@ -5,7 +5,7 @@ import pytest
 
 from augment.task import Pair, Task
 from augment.transform import Transform
-from eval.results import Attempt, TaskResult, TestResult, count_wrong
+from eval.results import Attempt, TaskResult, TestResult
 from eval.terminal import Look, draw_text
 from tests.eval.report.examples import CLOSE, FAR, FATES, SMALL, TRUTH, both, entry
 
@@ -43,12 +43,6 @@ def test_a_task_is_known_only_with_all_its_outputs() -> None:
     half = both(entry("t", (TRUTH, 3), (FAR, 2)), entry("", (FAR, 3), (CLOSE, 2), truth=None))
     assert (half.known, half.missed_by, half.summary()) == (False, None, "output not known")
     assert "solved" not in half.tags
-
-
-def test_cells_are_wrong_only_where_sizes_agree() -> None:
-    assert (count_wrong(TRUTH, TRUTH), count_wrong(CLOSE, TRUTH), count_wrong(SMALL, TRUTH)) == (0, 1, None)
-    assert count_wrong(None, TRUTH) is None
-    assert count_wrong(TRUTH, None) is None
 
 
 def margin(task: TaskResult) -> float | None:
@@ -98,8 +92,7 @@ def test_reasons_give_votes_and_the_rank_of_the_truth() -> None:
 
 def test_a_view_shows_every_grid_in_its_frame_and_misses_stay_what_they_are() -> None:
     view = MISSED.seen_through(Transform.parse("1.213456789"))
-    assert view.truth is not None
-    assert view.truth.tolist() == [[1, 4], [2, 3]]
+    assert view.truth is not None and view.truth.tolist() == [[1, 4], [2, 3]]
     assert view.missed_by == MISSED.missed_by
 
 

@@ -80,8 +80,9 @@ def _change_dtype(rng: Rng, header: Header, _: bytearray, names: list[str]) -> N
     entry = header[pick(rng, names)]
     dtype = pick(rng, DTYPES)
     size = entry["data_offsets"][1] - entry["data_offsets"][0]
-    if dtype in WIDTHS and entry["dtype"] in WIDTHS and WIDTHS[dtype] != WIDTHS[entry["dtype"]] and not size % WIDTHS[dtype]:
-        entry["shape"] = [size // WIDTHS[dtype]]
+    width = WIDTHS.get(dtype)
+    if width and width != WIDTHS.get(entry["dtype"], width) and not size % width:
+        entry["shape"] = [size // width]
     entry["dtype"] = dtype
 
 
@@ -147,8 +148,7 @@ def mutate_archive(rng: Rng, data: bytes, harm: str) -> bytes:
     if chance < 0.4:
         bad: object = {"a": Harm(harm), "inner.H_init": None}
         return pickle.dumps(bad, protocol=int(rng.integers(0, 5)))
-    source = zipfile.ZipFile(io.BytesIO(data))
-    entries = {entry.filename: source.read(entry) for entry in source.infolist()}
+    entries = dict(_unpack(data))
     kind = zipfile.ZIP_STORED if rng.random() < 0.8 else zipfile.ZIP_DEFLATED
     name = str(pick(rng, list(entries)))
     inner = next(each for each in entries if each.endswith("data.pkl"))
@@ -165,11 +165,7 @@ def mutate_archive(rng: Rng, data: bytes, harm: str) -> bytes:
         del entries[name]
     else:
         entries[name] = entries[name][: int(rng.integers(len(entries[name]) + 1))]
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", kind) as archive:
-        for entry, content in entries.items():
-            archive.writestr(entry, content)
-    return made.getvalue()
+    return _pack(list(entries.items()), kind)
 
 
 def _nested_key(depth: int, doubled: bool) -> bytes:
@@ -177,13 +173,25 @@ def _nested_key(depth: int, doubled: bool) -> bytes:
     return b"\x80\x02}X\x01\x00\x00\x00x" + (b"q\x01h\x01\x86" if doubled else b"\x85") * depth + b"Ns."
 
 
+def _unpack(data: bytes) -> list[tuple[str, bytes]]:
+    source = zipfile.ZipFile(io.BytesIO(data))
+    return [(entry.filename, source.read(entry)) for entry in source.infolist()]
+
+
+def _pack(entries: list[tuple[str, bytes]], kind: int) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, content in entries:
+            archive.writestr(zipfile.ZipInfo(name or "x"), content, kind)
+    return made.getvalue()
+
+
 def mutate_zip(rng: Rng, data: bytes) -> bytes:
     """Return a zip of task files whose entries are damaged, doubled, named outside the folder, or unpack to far too much."""
     chance = rng.random()
     if chance < 0.4:
         return mutate_bytes(rng, data)
-    source = zipfile.ZipFile(io.BytesIO(data))
-    entries = [(entry.filename, source.read(entry)) for entry in source.infolist()]
+    entries = _unpack(data)
     place = int(rng.integers(len(entries)))
     name, content = entries[place]
     if chance < 0.6:
@@ -195,9 +203,5 @@ def mutate_zip(rng: Rng, data: bytes) -> bytes:
         entries[place] = (name, pick(rng, (b"[" + b"[]," * (1 << 20), b" " * (16 << 20), b"[" * (16 << 20))))
     else:
         entries = [entries[place]] * int(rng.integers(0, 3))
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", int(pick(rng, (0, 8, 8, 12)))) as archive:
-        for entry, content in entries:
-            archive.writestr(zipfile.ZipInfo(entry or "x"), content, int(pick(rng, (0, 8))))
-    changed = made.getvalue()
+    changed = _pack(entries, int(pick(rng, (0, 8, 8, 12))))
     return changed if rng.random() < 0.9 else mutate_bytes(rng, changed)

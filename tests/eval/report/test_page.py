@@ -13,10 +13,10 @@ import pytest
 from augment.canvas import encode
 from augment.grid import Grid
 from augment.task import Pair, Task
-from eval.report.gallery import canvas_text, describe_votes, gallery_data, grid_text
+from eval.report.gallery import describe_votes, gallery_data
 from eval.report.page import Report, make_page
 from eval.results import Attempt, Draft, TaskResult, TestResult
-from tests.eval.report.examples import FATES, HOSTILE, QUESTION, Reader, example_report
+from tests.eval.report.examples import FATES, HOSTILE, Reader, example_report
 
 PARTS = ("score", "training", "votes", "about", "gallery")
 
@@ -31,17 +31,14 @@ def data_of(page: str) -> list[dict[str, Any]]:
     return json.loads(text)
 
 
-def test_markup_in_names_is_shown_as_text(page: str) -> None:
+def test_markup_in_names_is_shown_as_text_and_ids_come_back_from_the_data_as_they_were(page: str) -> None:
+    assert [task["id"] for task in data_of(page)] == list(FATES)
     reader = Reader(page)
     assert "img" not in reader.tags
     assert not any(name.startswith("on") for name in reader.attributes)
     assert reader.tags.count("script") == 2
     assert f"run {HOSTILE}" in "".join(reader.texts["h1"])
     assert page.count("onerror") == page.count("onerror=&quot;") + page.count('onerror=\\"')
-
-
-def test_ids_come_back_from_the_data_as_they_were(page: str) -> None:
-    assert [task["id"] for task in data_of(page)] == list(FATES)
 
 
 def test_an_id_that_is_no_text_is_written_all_the_same() -> None:
@@ -64,7 +61,7 @@ def test_nothing_is_loaded_and_only_the_own_script_may_run(page: str) -> None:
         assert f"{name}-src 'sha256-{digest}'" in policy[1]
 
 
-def test_the_score_stands_on_the_page_under_three_rules(page: str) -> None:
+def test_without_a_script_the_page_has_the_score_under_three_rules_and_every_verdict(page: str) -> None:
     text = " ".join(Reader(page).texts["dt"])
     for rule in ("mean over tasks of the fraction solved", "per test output", "all-or-nothing per task"):
         assert rule in text
@@ -72,6 +69,7 @@ def test_the_score_stands_on_the_page_under_three_rules(page: str) -> None:
     assert "3 of 10 test outputs solved: 2 only by attempt 1, 1 only by attempt 2, 0 by both." in spoken
     assert "1 output has no attempt of the right size." in spoken
     assert "The outputs of 1 task more are not known; they do not count." in spoken
+    assert "<td>missed by 1 of 6 cells</td>" in page.split("<noscript>")[1].split("</noscript>", maxsplit=1)[0]
 
 
 def test_without_solutions_the_page_says_so_and_judges_nothing() -> None:
@@ -83,10 +81,6 @@ def test_without_solutions_the_page_says_so_and_judges_nothing() -> None:
     (task,) = data_of(page)
     assert (task["known"], task["missed"], task["tests"][0]["truth"]) == (False, None, None)
     assert [attempt["verdict"] for attempt in task["tests"][0]["attempts"]] == [None, None]
-
-
-def test_without_a_script_every_task_has_its_verdict_in_a_table(page: str) -> None:
-    assert "<td>missed by 1 of 6 cells</td>" in page.split("<noscript>")[1].split("</noscript>", maxsplit=1)[0]
 
 
 def test_puzzles_have_a_score_and_no_gallery() -> None:
@@ -104,14 +98,10 @@ def test_ids_of_a_page_are_unique_and_labels_point_to_them(page: str) -> None:
     assert set(named) <= set(ids)
 
 
-def test_grids_and_canvases_are_short_texts() -> None:
-    assert grid_text(QUESTION) == "012|340"
-    assert canvas_text(np.array([[0, 1, 2], [11, 3, 0]], np.uint8)) == ".#0|91."
-
-
 def test_drafts_are_judged_and_equal_neighbors_told_once() -> None:
     (task,) = json.loads(gallery_data([FATES["near"]]))
     drafts = task["tests"][0]["drafts"]
+    assert task["tests"][0]["input"] == "012|340"
     assert [draft["grid"] is None for draft in drafts] == [False, False, True, False]
     assert drafts[1]["grid"] == "120#|035#|###."
     assert [draft["p"] for draft in drafts] == [0.1, 0.2, 0.3, None]
