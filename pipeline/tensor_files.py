@@ -29,8 +29,6 @@ _DTYPES = (
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool),
 )
 _MOST_DIMENSIONS = 8
-_SHOWN_CHARACTERS = 160
-"""Of the error message of a library, which may quote the whole header of a file."""
 
 
 class Damaged(ValueError):
@@ -87,7 +85,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(str(path), "pt") as file:
             yield file
     except (SafetensorError, TypeError, ValueError, RuntimeError) as error:  # a shape beyond all bounds is any of them
-        raise Damaged(f"{where} ({show_path(str(error)[:_SHOWN_CHARACTERS])})") from None
+        raise Damaged(f"{where} ({show_path(str(error)[:160])})") from None  # it may quote all of the header
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

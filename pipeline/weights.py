@@ -39,8 +39,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the complete checkpoint with most steps in `folder`, or None."""
-    found = checkpoints(folder)
-    return found[-1] if found else None
+    return next(reversed(checkpoints(folder)), None)
 
 
 def checkpoint_name(step: int) -> str:

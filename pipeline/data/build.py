@@ -33,8 +33,6 @@ from pipeline.system.progress_bar import doing, watch
 
 PROCESSES_PAY_SECONDS = 4.0
 """Less estimated work than this is done in one process, since others take about one second to start."""
-LEAKS_SHOWN = 3
-"""Most leaks in a message; the manifest lists all of them."""
 
 logger = logging.getLogger(__name__)
 
@@ -200,9 +198,9 @@ def _draw_share(dataset: TaskDataset, numbers: Iterable[int], config: BuildConfi
 
 
 def _describe_leaks(leaks: Sequence[Leak]) -> str:
-    """Return leaks as one line: how many there are and the first few."""
-    more = f"; and {len(leaks) - LEAKS_SHOWN} more" if len(leaks) > LEAKS_SHOWN else ""
-    shown = "; ".join(map(str, leaks[:LEAKS_SHOWN]))
+    """Return leaks as one line: how many there are and the first three; the manifest lists all."""
+    more = f"; and {len(leaks) - 3} more" if len(leaks) > 3 else ""
+    shown = "; ".join(map(str, leaks[:3]))
     pairs = len({leak.trained for leak in leaks})
     return f"{pairs} training pair{'s show' if pairs > 1 else ' shows'} the answer to a scored test: {shown}{more}"
 

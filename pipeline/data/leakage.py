@@ -78,12 +78,25 @@ def source_label(source: Source) -> str:
 
 
 def audit_sources(sources: Sequence[Source], train_sources: Sequence[Source]) -> Audit:
-    """Return which pairs that are trained on (`training_pairs`) show the answer to a test of `sources`."""
+    """Return which pairs that are trained on (`training_pairs`) show the answer to a test of `sources`.
+
+    Pairs are compared by shapes, then by how often their colors occur, and only what agrees in both by `canonical_key`.
+    """
     scored = scored_pairs(sources)
     own = {(place.task, pair_key(pair)) for source in sources for place, pair in _demonstrations(source)}
+    suspects = training_pairs(sources, train_sources)
+    for key in (_shape_key, _count_key):
+        known = {key(placed.pair) for placed in scored} if suspects else set()
+        suspects = [placed for placed in suspects if key(placed.pair) in known]
+    shown = {_count_key(placed.pair) for placed in suspects}
+    answers: dict[bytes, list[Place]] = defaultdict(list)
+    for placed in scored if shown else ():
+        if _count_key(placed.pair) in shown:
+            answers[canonical_key(placed.pair)].append(placed.place)
     leaks, given = list[Leak](), list[Leak]()
-    for leak in audit(training_pairs(sources, train_sources), scored):
-        (given if (leak.scored.task, pair_key(leak.pair)) in own else leaks).append(leak)
+    for trained, pair in suspects:
+        for place in answers.get(canonical_key(pair), ()):
+            (given if (place.task, pair_key(pair)) in own else leaks).append(Leak(trained, place, pair))
     tests = sum(len(task.test) for source in sources for task in source.tasks)
     return Audit(tuple(leaks), tuple(given), checked=len(scored), unchecked=tests - len(scored))
 
@@ -108,25 +121,6 @@ def _demonstrations(source: Source) -> Iterable[PlacedPair]:
     for task in source.tasks:
         for i, pair in enumerate(task.train):
             yield PlacedPair(Place(source_label(source), task.id, "demonstration", i), pair)
-
-
-def audit(trained: Sequence[PlacedPair], scored: Sequence[PlacedPair]) -> tuple[Leak, ...]:
-    """Return every leak, in the order of `trained`.
-
-    Pairs are compared by shapes, then by how often their colors occur, and only what agrees in both by `canonical_key`.
-    """
-    suspects: Iterable[PlacedPair] = trained
-    for key in (_shape_key, _count_key):
-        known = {key(placed.pair) for placed in scored} if suspects else set()
-        suspects = [placed for placed in suspects if key(placed.pair) in known]
-    shown = {_count_key(placed.pair) for placed in suspects}
-    answers: dict[bytes, list[Place]] = defaultdict(list)
-    for placed in scored if shown else ():
-        if _count_key(placed.pair) in shown:
-            answers[canonical_key(placed.pair)].append(placed.place)
-    return tuple(
-        Leak(placed.place, place, placed.pair) for placed in suspects for place in answers.get(canonical_key(placed.pair), ())
-    )
 
 
 def pair_key(pair: Pair) -> tuple[bytes, bytes]:

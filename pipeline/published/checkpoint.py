@@ -20,9 +20,6 @@ from pipeline.published.names import EMBEDDING, MEMORY_ROWS, MIXER, parameter_na
 from pipeline.system.progress_bar import doing
 from pipeline.weights import save_weights
 
-_NAMED = 3
-"""Most names in a message."""
-
 
 def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Path) -> str:
     """Write `out`/weights.safetensors from a published checkpoint, its config and identifiers; return in a line what it is.
@@ -82,7 +79,7 @@ def _require_fit(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ..
     """Raise ValueError unless `state` has finite tensors of these names and shapes, and no others."""
 
     def listed(parts: Sequence[str]) -> str:
-        return ", ".join(parts[:_NAMED]) + (f" (and {len(parts) - _NAMED} more)" if len(parts) > _NAMED else "")
+        return ", ".join(parts[:3]) + (f" (and {len(parts) - 3} more)" if len(parts) > 3 else "")
 
     if missing := [name for name in shapes if name not in state]:
         raise ValueError(f"lacks {listed(missing)}")

@@ -81,12 +81,10 @@ class PuzzleKind:
     def text_fault(self, text: str, side: int | None) -> str | None:
         """Return what is wrong with the length or the characters of `text`, or None. `side` is None if any will do."""
         if side is None or len(text) != side * side:
-            if side is not None:
-                expected = str(side * side)
-            elif len(self.sides) < 3:
-                expected = " or ".join(str(each * each) for each in self.sides)
-            else:
-                expected = f"a square, {self.sides[0] ** 2} to {self.sides[-1] ** 2}"
+            sides = self.sides if side is None else (side,)
+            expected = " or ".join(str(each * each) for each in sides)
+            if len(sides) > 2:
+                expected = f"a square, {sides[0] ** 2} to {sides[-1] ** 2}"
             return f"has {len(text)} characters, expected {expected}"
         allowed = {*self.symbols(side), *self.synonyms}
         for place, character in enumerate(text, 1):
