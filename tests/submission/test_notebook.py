@@ -78,16 +78,14 @@ def test_weights_and_wheels_are_copied(tmp_path, project):
 def test_the_project_itself_can_be_made_ready_and_holds_what_the_notebook_imports(tmp_path):
     write_ready_folder(tmp_path / "entry", SETTINGS, PROJECT)
     found = files(tmp_path / "entry/code")
-    assert {"pipeline/kaggle/kernel.py", "submission/settings.py", "augment/grid.py", "LICENSE", "requirements.txt"} <= set(
-        found
-    )
+    wanted = {"pipeline/kaggle/kernel.py", "submission/settings.py", "augment/grid.py", "LICENSE", "requirements.txt"}
+    assert wanted <= found.keys()
     assert not [name for name in found if "rehearsal" in name or "test" in name or name.endswith((".png", ".pyc"))]
 
 
 def test_the_metadata_of_the_notebook_are_what_the_client_reads(tmp_path, project):
-    write_ready_folder(
-        tmp_path / "entry", replace(SETTINGS, weights_dataset="bob/weights", docker_image="image@sha256:1"), project
-    )
+    settings = replace(SETTINGS, weights_dataset="bob/weights", docker_image="image@sha256:1")
+    write_ready_folder(tmp_path / "entry", settings, project)
     assert json.loads((tmp_path / "entry/notebook/kernel-metadata.json").read_text()) == {
         "id": "alice/arc-trm",
         "title": "ARC TRM",
@@ -106,9 +104,6 @@ def test_the_metadata_of_the_notebook_are_what_the_client_reads(tmp_path, projec
         "docker_image": "image@sha256:1",
         "docker_image_pinning_type": "original",
     }
-
-
-def test_a_notebook_without_gpus_and_image_names_neither(tmp_path, project):
     write_ready_folder(tmp_path / "entry", replace(SETTINGS, accelerator="none"), project)
     found = json.loads((tmp_path / "entry/notebook/kernel-metadata.json").read_text())
     assert found["enable_gpu"] is False and found["dataset_sources"] == ["alice/arc-trm-code"]
@@ -168,7 +163,7 @@ def test_a_project_that_holds_the_token_is_refused(tmp_path, project, monkeypatc
     assert names(tmp_path) == before
 
 
-def test_the_notebook_is_valid_begins_with_the_clock_and_imports_only_this_project():
+def test_the_notebook_is_valid_begins_with_clock_and_settings_and_imports_only_this_project():
     nbformat.validate(nbformat.from_dict(make_notebook(SETTINGS)))
     trees = [ast.parse(source) for source in code_cells()]
     assert [ast.unparse(statement) for statement in trees[0].body[:2]] == ["import time", "STARTED = time.monotonic()"]
@@ -177,9 +172,6 @@ def test_the_notebook_is_valid_begins_with_the_clock_and_imports_only_this_proje
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     assert names == {"time", "os", "sys", "pathlib", "pipeline.kaggle.kernel", "submission.settings"}
-
-
-def test_the_settings_in_the_notebook_are_those_of_the_entry():
     image = "quo'te \" {title} \\ back"
     assigned = ast.parse(code_cells(replace(SETTINGS, docker_image=image))[0]).body[2]
     values = ast.literal_eval(assigned.value)

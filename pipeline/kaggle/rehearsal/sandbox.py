@@ -103,21 +103,16 @@ def run_notebook(machine: Machine, results: Path, isolate: bool) -> int:
             code = process.wait(timeout=machine.seconds + GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             code = 124
-        finally:
-            _end(process, environment["ARC_REHEARSAL"])
+        finally:  # a namespace dies with its first process, others are found by their mark
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            for other in psutil.process_iter():
+                with suppress(psutil.Error, OSError):  # not ours, or gone
+                    if other.environ().get("ARC_REHEARSAL") == environment["ARC_REHEARSAL"]:
+                        other.kill()
         if not isolate:
             for folder in (root, *root.rglob("*")):
                 if folder.is_dir() and not folder.is_symlink():
                     folder.chmod(0o755)
         return code
-
-
-def _end(process: "subprocess.Popen[bytes]", mark: str) -> None:
-    """Kill all its processes: a namespace dies with its first process, others are found by their mark."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for other in psutil.process_iter():
-        with suppress(psutil.Error, OSError):  # not ours, or gone
-            if other.environ().get("ARC_REHEARSAL") == mark:
-                other.kill()
