@@ -77,7 +77,7 @@ class OptimizerConfig:
 
 
 Halting = Literal["learned", "q-learning", "off"]
-Execution = Literal["auto", "eager", "compiled", "graphed"]
+Execution = Literal["auto", "eager", "compiled"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -112,9 +112,9 @@ class TrainConfig:
     With 1, a decision taken one segment before a sequence may halt takes effect as soon as it may."""
     loss: Literal["stablemax", "softmax"] = "stablemax"
     execution: Execution = "eager"
-    """How a segment is computed. compiled: blocks through `torch.compile`, on packs of constant shapes. graphed: also the whole
-    step as a CUDA graph, with one process. auto: compiled on a GPU where a trial shows that it is faster and the run is long
-    enough for it, else eager. Where the device or the dataset forbids what is set, training is eager and logs why."""
+    """How a segment is computed. compiled: blocks through `torch.compile`, on packs of constant shapes. auto: compiled on a GPU
+    where a trial shows that it is faster and the run is long enough for it, else eager. Where the device or the dataset forbids
+    what is set, training is eager and logs why."""
     precision: Precision = "auto"
     """auto: bfloat16 where the device supports it, else float16 with loss scaling on CUDA; on a CPU the measured faster one."""
     checkpoint_seconds: float = 600.0
@@ -189,10 +189,11 @@ class Config:
 
     @staticmethod
     def from_json(values: object) -> "Config":
-        """Return the config that `to_json` gave. Raises ValueError for unknown sections or fields."""
+        """Return the config that `to_json` gave, also before "graphed" execution went. Raises ValueError for unknown fields."""
         if not isinstance(values, Mapping) or not all(isinstance(section, Mapping) for section in values.values()):
             raise ValueError("a config is an object of sections, each an object of fields")
-        return _replace(Config(), [(section, name, value) for section, part in values.items() for name, value in part.items()])
+        changes = [(section, name, value) for section, part in values.items() for name, value in part.items()]
+        return _replace(Config(), [(*field, "compiled" if value == "graphed" else value) for *field, value in changes])
 
 
 def read_config(path: Path) -> Config:

@@ -156,7 +156,7 @@ def bench_build(bench: Bench) -> list[Row]:
 
 
 def bench_train(bench: Bench) -> list[Row]:
-    """Train on the same sequences: published, without padding, ours; on a GPU also compiled and as a graph."""
+    """Train on the same sequences: published, without padding, ours; on a GPU also compiled."""
     draws, sizes = Draws(bench.dataset, "pairs"), bench.plan.train_sizes
     sides = {name: on_samples(side.train, draws) for name, side in bench.sides.items()}
     timings = bench.time("train", sides | gpu_sides(bench.sides, draws), sizes)

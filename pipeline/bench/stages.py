@@ -5,7 +5,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +32,7 @@ from pipeline.models.layout import Room
 from pipeline.models.loss import segment_loss
 from pipeline.models.network import Network, make_network
 from pipeline.published.names import TRM_MEMORY_TOKENS
-from pipeline.training.compilation import SPARE_SEQUENCES, Graph, Inputs, Outcome, compile_blocks, grid_kernel
+from pipeline.training.compilation import SPARE_SEQUENCES, compile_blocks, grid_kernel
 from pipeline.training.memory_tables import take_gradients
 
 logger = logging.getLogger(__name__)
@@ -167,25 +167,15 @@ class Computing:
         sequences = math.ceil(SPARE_SEQUENCES * sequences) + 1
         return Room(cells + longest - tokens, sequences, longest, tokens, "packed", fused)
 
-    def inputs(self, batch: Batch) -> Inputs:
-        """Return the inputs of the first segment of `batch`."""
-        state = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
-        sequences = sum(group.count for group in batch.layout.groups)
-        return Inputs(state, batch, None, torch.tensor(1 / sequences, device=self.device))
-
-    def compute(self, inputs: Inputs) -> Outcome:
-        """Forward, loss and backward of one segment; the gradients are left on the parameters."""
-        segment, batch = self.network(inputs.state, inputs.batch), inputs.batch
-        assert batch.labels is not None, "training pairs have labels"
-        loss = segment_loss(segment.logits, segment.halting, batch.labels, batch.layout)
-        (loss.total * inputs.scale).backward()
-        figures = torch.stack((loss.token.detach(), loss.halting.detach(), loss.exact.sum().float()))
-        return Outcome(figures, segment.halting.detach(), segment.state, take_gradients(self.network))
-
     def train(self, samples: Samples) -> None:
-        """Compute the gradients of one step, the pack made for it included."""
+        """Compute the gradients of the first segment of a step, the pack made for it included."""
         self.network.train().zero_grad()
-        self.compute(self.inputs(self.batch(samples)))
+        batch = self.batch(samples)
+        assert batch.labels is not None, "training pairs have labels"
+        segment = self.network(self.network.reasoner.initial_state(batch.layout.tokens, self.dtype), batch)
+        loss = segment_loss(segment.logits, segment.halting, batch.labels, batch.layout)
+        (loss.total / len(samples)).backward()
+        take_gradients(self.network)
 
     def predict(self, samples: Samples) -> None:
         """Predict the outputs of views of test inputs."""
@@ -276,16 +266,11 @@ def gpu_sides(sides: Mapping[str, Computing], draws: Draws) -> dict[str, Prepare
     ours = sides["ours"]
     if ours.device.type != "cuda":
         return {}
-    made = [
-        Computing(side, draws.dataset, ours.plan, ours.device, ours.dtype, compiled=True)
-        for side in ("published", "ours", "ours")
-    ]
-    further = {"published, compiled": on_samples(made[0].train, draws), "compiled": on_samples(made[1].train, draws)}
-    further["graphed"] = partial(prepare_graph, made[2], draws)
     found: dict[str, Prepare] = {}
-    for name, prepare in further.items():
+    for name, side in (("published, compiled", "published"), ("compiled", "ours")):
+        computing = Computing(side, draws.dataset, ours.plan, ours.device, ours.dtype, compiled=True)
         try:
-            found[name] = set_up_once(prepare)
+            found[name] = set_up_once(on_samples(computing.train, draws))
             found[name](ours.plan.train_sizes[0])
         except (RuntimeError, ImportError, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             logger.warning("%s: does not run here: %s", name, str(error).splitlines()[0])
@@ -294,7 +279,7 @@ def gpu_sides(sides: Mapping[str, Computing], draws: Draws) -> dict[str, Prepare
 
 
 def set_up_once(prepare: Prepare) -> Prepare:
-    """Return `prepare` with its work kept by size and done once before, so that no compilation or capture is timed."""
+    """Return `prepare` with its work kept by size and done once before, so that no compilation is timed."""
 
     @cache
     def prepared(size: int) -> Work:
@@ -303,15 +288,3 @@ def set_up_once(prepare: Prepare) -> Prepare:
         return work
 
     return prepared
-
-
-def prepare_graph(side: Computing, draws: Draws, size: int) -> Work:
-    """Return a training step on `size` sequences as a CUDA graph, the pack made for it included."""
-    samples = draws.samples(size)
-    graph = Graph(side.compute, side.inputs(side.batch(samples)), side.network)
-
-    def work() -> None:
-        side.network.zero_grad(set_to_none=False)
-        graph(side.inputs(side.batch(samples)))
-
-    return work

@@ -1,14 +1,13 @@
-"""How the segment of a micro-batch is computed: eagerly, with compiled blocks, or replayed as a CUDA graph.
+"""How the segment of a micro-batch is computed: eagerly or with compiled blocks.
 
-Used by pipeline.training.gradients. Compiled code and graphs need constant shapes: micro-batches are laid into a `Room`, which
-those of puzzles, whose canvases all have one size, fill.
+Used by pipeline.training.gradients. Compiled code needs constant shapes: micro-batches are laid into a `Room`, which those of
+puzzles, whose canvases all have one size, fill.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields, is_dataclass
 
 import numpy as np
 import torch
@@ -27,17 +26,12 @@ from pipeline.models.network import Network
 from pipeline.models.reasoner import Block, State
 from pipeline.models.task_memory import RowGradients
 
-T = TypeVar("T")
 SPARE_SEQUENCES = 1.25
 """A room has places for this many times the average sequences of a pack; a pack with more is computed eagerly."""
-WARM_UPS = 3
-"""Steps before a graph is captured: what is set up once must not be in it."""
 MOST_COMPILED = 64
 """Times that blocks are compiled, for packs of other shapes or in other numbers of micro-batches."""
 JOINED = 0
 """As the number of micro-batches of a pack: all packs of a process are one micro-batch."""
-MOST_GRAPHS = 4
-"""Of different shapes; further shapes are computed without a graph."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +65,12 @@ class Execution:
     """Computes segments as `train.execution` says, on one device."""
 
     def __init__(self, network: Network, maker: Packs, config: Config, accelerator: Accelerator, dtype: torch.dtype) -> None:
-        self.network, self.maker, self.config = network, maker, config
+        self.maker, self.config = maker, config
         self.kind = config.train.execution
         self.rooms: dict[tuple[int, int], Room] = {}
         """By the number of micro-batches of a pack and the number of packs."""
-        self.graphs: dict[object, Graph] = {}
         self.shapes: set[object] = set()
-        """Of the inputs that have been computed in rooms: they have been compiled, or captured."""
+        """Of the inputs that have been computed in rooms: they have been compiled."""
         self.known_shapes = 0
         self.compiled = False
         self.automatic = self.kind == "auto" and accelerator.device.type == "cuda"
@@ -86,9 +79,6 @@ class Execution:
             self.kind = "compiled" if self.automatic else "eager"
         if self.kind == "eager":
             return
-        if self.kind == "graphed" and accelerator.num_processes > 1:
-            fall_back("train.execution=graphed is for one process: compiled blocks without a graph")
-            self.kind = "compiled"
         sizes = maker.tokens(maker.plain())
         self.alike = bool(sizes.min() == sizes.max())
         self.way = choose_way(accelerator.device, dtype, config.model.hidden_size // config.model.heads)
@@ -97,27 +87,16 @@ class Execution:
             fall_back(f"train.execution={config.train.execution}: no constant shapes, attention goes shape by shape; eager")
             self.kind = "eager"
             return
-        self.pool = torch.cuda.graph_pool_handle() if self.kind == "graphed" and accelerator.device.type == "cuda" else None
         self.compiled = True
         compile_blocks(network)
 
     def give_up(self, error: "DoesNotRun") -> None:
         """Go on eagerly after `error`."""
         fall_back(f"train.execution={self.kind} does not run here, eager from now on: {error}")
-        self.go_eager()
-
-    def go_eager(self) -> None:
-        """Compute everything eagerly from now on."""
         self.kind = "eager"
-        self.forget_graphs()
-
-    def forget_graphs(self) -> None:
-        """Release the memory of all graphs; they are captured again."""
-        self.shapes -= self.graphs.keys()
-        self.graphs.clear()
 
     def prepared(self) -> bool:
-        """Return whether anything was compiled or captured since the last call: that takes long, and happens once."""
+        """Return whether anything was compiled since the last call: that takes long, and happens once."""
         before, self.known_shapes = self.known_shapes, len(self.shapes)
         return self.known_shapes != before
 
@@ -146,26 +125,19 @@ class Execution:
         return room if room.holds(cells, sequences) else None
 
     def run(self, compute: Compute, inputs: Inputs) -> Outcome:
-        """Compute a segment. Raises DoesNotRun where inputs of new shapes cannot be compiled or captured."""
+        """Compute a segment. Raises DoesNotRun where blocks cannot be compiled for inputs of new shapes."""
         if self.kind == "eager" or inputs.batch.layout.way is None:
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
                 return compute(inputs)
         shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors_of(inputs))
         if shapes in self.shapes:
-            return self._run_in_room(compute, inputs, shapes)
+            return compute(inputs)
         try:
-            outcome = self._run_in_room(compute, inputs, shapes)
+            outcome = compute(inputs)
         except (RuntimeError, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             raise _cause_of(error) from error
         self.shapes.add(shapes)
         return outcome
-
-    def _run_in_room(self, compute: Compute, inputs: Inputs, shapes: object) -> Outcome:
-        if self.kind != "graphed" or (shapes not in self.graphs and len(self.graphs) >= MOST_GRAPHS):
-            return compute(inputs)
-        if shapes not in self.graphs:
-            self.graphs[shapes] = Graph(compute, inputs, self.network, self.pool)
-        return self.graphs[shapes](inputs)
 
 
 class DoesNotRun(Exception):
@@ -217,58 +189,6 @@ def grid_kernel(model: ReasonerConfig) -> int:
     return model.convolution if model.convolution_axes == "2d" else 0
 
 
-class Graph:
-    """One step, captured as a CUDA graph, replayed with other inputs of the same shapes."""
-
-    def __init__(self, compute: Compute, inputs: Inputs, network: nn.Module, pool: Any = None) -> None:
-        """Capture `compute` for the shapes of `inputs`. Existing gradients stay as they are.
-
-        Graphs of one `pool` share memory: only the state of the one that was replayed last is valid.
-        """
-        self.inputs = map_tensors(torch.clone, inputs)
-        kept = {parameter: parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None}
-        self.replay, self.outcome = capture(lambda: compute(self.inputs), network, pool)
-        for parameter in network.parameters():
-            assert parameter.grad is not None, "the capture has given every parameter a gradient"
-            if parameter in kept:
-                parameter.grad.copy_(kept[parameter])
-            else:
-                parameter.grad.zero_()
-
-    def __call__(self, inputs: Inputs) -> Outcome:
-        """Return the result of the step; its state is valid until the graph is replayed again.
-
-        Gradients are added to those of the parameters.
-        """
-        for mine, given in zip(tensors_of(self.inputs), tensors_of(inputs), strict=True):
-            mine.copy_(given)
-        self.replay()
-        return replace(map_tensors(torch.clone, replace(self.outcome, state=())), state=self.outcome.state)
-
-
-def capture(step: Callable[[], T], network: nn.Module, pool: Any = None) -> tuple[Callable[[], None], T]:
-    """Return the replay of `step`, captured as a CUDA graph, and what it returns, which every replay overwrites.
-
-    Gradients are added up from replay to replay, in place: they must not be set to None.
-    """
-    for parameter in network.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
-    stream.wait_stream(before)
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            step()
-    before.wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph, pool=pool):
-            outcome = step()
-    finally:
-        torch.cuda.set_stream(before)  # a capture that fails leaves its own behind
-    return graph.replay, outcome
-
-
 def tensors_of(value: object) -> Iterator[Tensor]:
     """Yield every tensor in `value`: a tensor, or a dataclass, tuple or dict of such, or anything else, which has none."""
     if isinstance(value, Tensor):
@@ -279,17 +199,3 @@ def tensors_of(value: object) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, dict)):
         for part in value.values() if isinstance(value, dict) else value:
             yield from tensors_of(part)
-
-
-def map_tensors(function: Callable[[Tensor], Tensor], value: T) -> T:
-    """Return `value`, of the kinds that `tensors_of` knows, with `function` of every tensor in its place."""
-    if isinstance(value, Tensor):
-        return function(value)  # type: ignore[return-value]
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: map_tensors(function, getattr(value, field.name)) for field in fields(value)}
-        return replace(value, **parts)
-    if isinstance(value, dict):
-        return {name: map_tensors(function, part) for name, part in value.items()}  # type: ignore[return-value]
-    if isinstance(value, tuple):
-        return tuple(map_tensors(function, part) for part in value)  # type: ignore[return-value]
-    return value

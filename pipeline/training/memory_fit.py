@@ -44,8 +44,8 @@ class CudaMemory:
         return elsewhere + torch.cuda.max_memory_allocated(self.device)
 
 
-def measure_pieces(state: TrainState, compute: Compute, memory: CudaMemory, share: float = MOST_SHARE) -> int:
-    """Return the `pieces` of packs in every process: as many as the one with least room needs to stay under `share`.
+def measure_pieces(state: TrainState, compute: Compute, memory: CudaMemory) -> int:
+    """Return the `pieces` of packs in every process: as many as the one with least room needs to stay under MOST_SHARE.
 
     Raises OutOfMemory where no number of pieces fits.
     """
@@ -74,7 +74,7 @@ def measure_pieces(state: TrainState, compute: Compute, memory: CudaMemory, shar
         most = max(len(batch.samples) for batch in batches)
         packs = -(-state.all_packs // accelerator.num_processes)  # in every process alike
         join = packs > 1 and packs * state.config.train.pack_tokens <= 2 * BUSY_TOKENS
-        pieces = least_pieces(trial, memory, accelerator.device, most, share, JOINED if join else 1)
+        pieces = least_pieces(trial, memory, accelerator.device, most, JOINED if join else 1)
     finally:
         optimizer.zero_grad(set_to_none=True)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -86,19 +86,12 @@ def measure_pieces(state: TrainState, compute: Compute, memory: CudaMemory, shar
     return max(gather(accelerator, pieces))
 
 
-def least_pieces(
-    trial: Callable[[int], None],
-    memory: CudaMemory,
-    device: torch.device,
-    most: int,
-    share: float = MOST_SHARE,
-    pieces: int = 1,
-) -> int:
-    """Return the first of `pieces` (JOINED, or 1), 1, 2, 4.. for which `trial(pieces)` stays under a `share` of the memory.
+def least_pieces(trial: Callable[[int], None], memory: CudaMemory, device: torch.device, most: int, pieces: int = 1) -> int:
+    """Return the first of `pieces` (JOINED, or 1), 1, 2, 4.. for which `trial(pieces)` stays under MOST_SHARE of the memory.
 
     `most` are the sequences of a pack, and what is returned where none does. Raises OutOfMemory where not even that fits.
     """
-    limit = share * memory.total_bytes
+    limit = MOST_SHARE * memory.total_bytes
     while True:
         free_cache(device)
         memory.reset()

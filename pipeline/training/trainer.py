@@ -29,7 +29,7 @@ from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint, save
 from pipeline.training.communication import AsyncCopy
 from pipeline.training.compilation import JOINED, DoesNotRun, Execution
 from pipeline.training.gradients import Computed, Gradients
-from pipeline.training.memory_fit import MOST_SHARE, CudaMemory, measure_pieces
+from pipeline.training.memory_fit import CudaMemory, measure_pieces
 from pipeline.training.memory_tables import train_tables
 from pipeline.training.metrics import MetricsWriter, Progress, Totals, metrics_line
 from pipeline.training.optimizers import rate_factor, trainable
@@ -164,7 +164,7 @@ class Trainer:
         factor = rate_factor(config.optimizer, step, done)
         state.optimizer.set_rates(factor)
         self.stepper.step()
-        self.stepper.zero_grad(set_to_none=not self.gradients.execution.graphs)  # a graph adds to them in place
+        self.stepper.zero_grad()
         if not accelerator.optimizer_step_was_skipped:  # after an overflow of float16, which only changes the loss scale
             rows = computed.row_gradients
             train_tables(state.network, rows, accelerator, state.average, config.optimizer, factor, counts_copy)
@@ -215,7 +215,7 @@ class Trainer:
             compiled = max(gather(state.accelerator, seconds(2) if execution.kind == "compiled" else math.inf))
         logger.info("train.execution=auto: the gradients of a step take %.3f s eagerly, %.3f s compiled", eager, compiled)
         if compiled >= eager:
-            execution.go_eager()
+            execution.kind = "eager"
 
     def _compute(self, batches: Mapping[int, StepBatch], scale: Tensor) -> Computed:
         """Compute the gradients of all packs; again in more micro-batches if memory runs out, or eagerly if need be."""
@@ -230,7 +230,6 @@ class Trainer:
                 self.gradients.execution.give_up(error)
                 message = None
             self.state.optimizer.zero_grad(set_to_none=True)  # only here has the error released its memory
-            self.gradients.execution.forget_graphs()
             free_cache(self.state.accelerator.device)
             if message is not None:
                 self._cut_smaller(max(len(batch.samples) for batch in batches.values()), message)
@@ -258,9 +257,8 @@ class Trainer:
 
     def measure_pieces(self, memory: CudaMemory) -> int:
         """Return into how many micro-batches packs are cut to fit into `memory`, the same number in every process."""
-        share = MOST_SHARE / (2 if self.gradients.execution.kind == "graphed" else 1)  # a graph keeps memory of its own
         with self.gradients.execution.paused():
-            return measure_pieces(self.state, partial(self.gradients.compute, sync=False), memory, share)
+            return measure_pieces(self.state, partial(self.gradients.compute, sync=False), memory)
 
     def _read_pending(self) -> None:
         """Wait for the pending step, if any, and add its losses to the running totals.

@@ -49,7 +49,7 @@ CHANNELS = 1536
 JOINED, PLAIN = "packs joined", "compiled, convolution by neighbors"
 TILES = ((16, 64, 2), (16, 128, 4), (64, 64, 8), (32, 128, 8))
 """Tokens, channels and warps that the fused convolution is also tried with."""
-PREDICTED_MS = {"eager": "150-250", "compiled": "75-100", "graphed": "70-100", f"compiled, {JOINED}": "70-95"}
+PREDICTED_MS = {"eager": "150-250", "compiled": "75-100", f"compiled, {JOINED}": "70-95"}
 
 
 class Table:
@@ -340,10 +340,8 @@ def main() -> int:
         "eager": lambda: table.training("eager", "train.execution=eager", profiled=True),
         "compiled": lambda: table.training("compiled", compiled, profiled=True),
         "joined": lambda: table.training(f"compiled, {JOINED}", compiled, pieces=JOINED_PIECES),
-        "joined and graphed": lambda: table.training(f"graphed, {JOINED}", "train.execution=graphed", pieces=JOINED_PIECES),
         "prediction": table.prediction,
         "plain": lambda: without_fused(lambda: table.training(PLAIN, compiled)),
-        "graphed": lambda: table.training("graphed", "train.execution=graphed"),
         "losses": table.compare_losses,
         "trial": table.trial,
         "waits": table.waits,

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from pipeline.bench import command
-from pipeline.bench.stages import QUICK, Computing, Draws, build_mix, gpu_sides, on_samples, prepare_graph
+from pipeline.bench.stages import QUICK, Computing, Draws, build_mix, gpu_sides, on_samples
 from pipeline.cli.main import main
 from pipeline.models import attention
 from pipeline.models.reasoner import Block
-from pipeline.training import compilation as execution
-from tests.pipeline.training.test_compilation import masked, played
+from tests.pipeline.training.test_compilation import masked
 
 TINY = replace(QUICK, tasks=4, augmentations=5, peak_side=32)
 
@@ -45,25 +44,24 @@ def test_one_stage_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "sequences/s" not in printed
 
 
-def test_a_cpu_has_neither_graphs_nor_compiled_sides() -> None:
+def test_a_cpu_has_no_compiled_sides() -> None:
     dataset = build_mix(TINY)
     eager = Computing("ours", dataset, TINY, torch.device("cpu"), torch.float32)
     assert gpu_sides({"ours": eager}, Draws(dataset, "pairs", tries=1)) == {}
 
 
-def test_a_gpu_has_compiled_and_graphed_sides_that_compute_what_ours_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With stand-ins for packed attention, the compiler and the capture of graphs, which a CPU does not have."""
+def test_a_gpu_has_compiled_sides_that_compute_what_ours_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for packed attention and the compiler, which a CPU does not have."""
     compile_block = Block.compile
     monkeypatch.setattr(Block, "compile", lambda block, **how: compile_block(block, backend="aot_eager", **how))
     monkeypatch.setattr(attention, "_packed_kernel", lambda: masked)
-    monkeypatch.setattr(execution, "capture", played)
     torch._dynamo.reset()
     dataset = build_mix(TINY)
     draws = Draws(dataset, "pairs", tries=1)
-    for side, graphed in (("ours", False), ("ours", True), ("published", False)):
+    for side in ("ours", "published"):
         eager = Computing(side, dataset, TINY, torch.device("cpu"), torch.float32)
         compiled = Computing(side, dataset, TINY, torch.device("cpu"), torch.float32, compiled=True)
-        step = prepare_graph(compiled, draws, 3) if graphed else on_samples(compiled.train, draws)(3)
+        step = on_samples(compiled.train, draws)(3)
         for _ in range(2):
             step()
             eager.train(draws.samples(3))

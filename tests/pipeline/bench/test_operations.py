@@ -40,10 +40,11 @@ def layout_of(side: str, samples: Samples, dataset: TaskDataset) -> Layout:
 def test_the_operations_that_run_are_those_that_are_counted(mix: TaskDataset, kind: str, training: bool) -> None:
     plan = Plan(model=ReasonerConfig(**{**SMALL.__dict__, "kind": kind}))
     computing = Computing("unpadded", mix, plan, CPU, torch.bfloat16)  # whose attention is products, which torch counts
-    batch = computing.batch(Draws(mix, "pairs", tries=1).samples(3))
+    samples = Draws(mix, "pairs", tries=1).samples(3)
+    batch = computing.batch(samples)
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
         if training:
-            computing.compute(computing.inputs(batch))
+            computing.train(samples)
         else:
             computing.network(computing.network.reasoner.initial_state(batch.layout.tokens, torch.bfloat16), batch)
     assert segment_operations(computing.network.reasoner, batch.layout, training) == counter.get_total_flops()

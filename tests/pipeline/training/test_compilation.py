@@ -1,8 +1,8 @@
-"""Compiled, graphed and eager training come to the same; shapes are constant; no step waits for the device."""
+"""Compiled and eager training come to the same; shapes are constant; no step waits for the device."""
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ from pipeline.training import compilation as execution
 from pipeline.training import trainer as trainer_module
 from pipeline.training.carry import empty_carry, next_batch
 from pipeline.training.communication import AsyncCopy
-from pipeline.training.compilation import JOINED, Execution, make_room, tensors_of
+from pipeline.training.compilation import JOINED, Execution, make_room
 from pipeline.training.gradients import Gradients
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_dataset
@@ -79,18 +79,12 @@ def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     torch._dynamo.reset()
 
 
-def played(step: Callable[[], object], network: torch.nn.Module, _: object = None) -> tuple[Callable[[], None], object]:
-    """What `capture` does, by computing again."""
-    for parameter in network.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    outcome = step()
-
-    def replay() -> None:
-        for mine, new in zip(tensors_of(outcome), list(tensors_of(step())), strict=True):
-            mine.copy_(new)
-
-    return replay, outcome
+@pytest.fixture(scope="module")
+def eager(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole training of the TRM, computed eagerly."""
+    folder = tmp_path_factory.mktemp("eager")
+    make_trainer(config_of("trm"), folder).fit(NO_LIMIT)
+    return folder
 
 
 def assert_same_training(one: Path, other: Path) -> None:
@@ -105,11 +99,8 @@ def assert_same_training(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager_default_partitioner"], indirect=True, ids=["backward"])
-@pytest.mark.parametrize(("system", "kind"), [("trm", "compiled"), *((system, "graphed") for system in COMPILED)])
-def test_compiled_blocks_and_graphs_compute_what_eager_ones_do(
-    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch, system: str, kind: str
-) -> None:
-    monkeypatch.setattr(execution, "capture", played)
+@pytest.mark.parametrize("system", ["trm", "hrm", "urm", "published urm"])
+def test_compiled_blocks_compute_what_eager_ones_do(tmp_path: Path, compiler: CompileCounterWithBackend, system: str) -> None:
     trainer = make_trainer(config_of(system), tmp_path)
     for _ in range(2):
         trainer._step(0.0)
@@ -118,7 +109,7 @@ def test_compiled_blocks_and_graphs_compute_what_eager_ones_do(
     other = Execution(
         trainer.state.network,
         trainer.state.maker,
-        config_of(system, f"train.execution={kind}"),
+        config_of(system, "train.execution=compiled"),
         trainer.state.accelerator,
         FLOAT,
     )
@@ -127,18 +118,14 @@ def test_compiled_blocks_and_graphs_compute_what_eager_ones_do(
     for _ in range(2):
         assert_same_step(expected, second_step(trainer, gradients))
     assert 1 <= compiler.frame_count <= 2 * 2  # with and without gradient, of one network or of HRM's two
-    assert len(other.graphs) == (kind == "graphed")
 
 
-@pytest.mark.parametrize("kind", ["compiled", "graphed"])
 def test_whole_trainings_are_the_same_and_compile_once(
-    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, eager: Path, compiler: CompileCounterWithBackend
 ) -> None:
-    monkeypatch.setattr(execution, "capture", played)
-    make_trainer(config_of("trm"), tmp_path / "eager").fit(NO_LIMIT)
-    trainer = make_trainer(config_of("trm", f"train.execution={kind}"), tmp_path / kind)
+    trainer = make_trainer(config_of("trm", "train.execution=compiled"), tmp_path)
     trainer.fit(NO_LIMIT)
-    assert_same_training(tmp_path / "eager", tmp_path / kind)
+    assert_same_training(eager, tmp_path)
     before = compiler.frame_count
     for step in range(5, 9):
         trainer._step(0.5)
@@ -147,14 +134,14 @@ def test_whole_trainings_are_the_same_and_compile_once(
 
 
 @pytest.mark.parametrize("pieces", [3, JOINED])
-def test_pieces_in_rooms_come_to_the_whole_pack(tmp_path: Path, compiler: CompileCounterWithBackend, pieces: int) -> None:
-    for kind, each in (("eager", 1), ("compiled", pieces)):
-        config = config_of("trm", "train.pack_tokens=240", "train.packs=2", f"train.execution={kind}")
-        trainer = make_trainer(config, tmp_path / kind)
-        trainer.pieces = each
-        trainer.fit(NO_LIMIT)
+def test_pieces_in_rooms_come_to_the_whole_pack(
+    tmp_path: Path, eager: Path, compiler: CompileCounterWithBackend, pieces: int
+) -> None:
+    trainer = make_trainer(config_of("trm", "train.execution=compiled"), tmp_path)
+    trainer.pieces = pieces
+    trainer.fit(NO_LIMIT)
     assert compiler.frame_count == 2
-    assert_same_training(tmp_path / "eager", tmp_path / "compiled")
+    assert_same_training(eager, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -168,27 +155,26 @@ def test_pieces_in_rooms_come_to_the_whole_pack(tmp_path: Path, compiler: Compil
     ids=["faster", "slower", "few-steps", "short"],
 )
 def test_auto_is_compiled_where_a_trial_is_faster_and_the_run_long_enough(
-    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, eager: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch,
     left: float, times: tuple[float, float], kind: str, frames: int,
 ) -> None:  # fmt: skip
-    make_trainer(config_of("trm", "train.packs=2", "train.execution=auto"), tmp_path / "eager").fit(NO_LIMIT)  # a CPU
-    assert compiler.frame_count == 0
-    trainer = automatic_trainer(tmp_path / "auto", monkeypatch)
+    trainer = automatic_trainer(tmp_path, monkeypatch)
     found = iter(times)  # of the slowest process: eager, then compiled
     monkeypatch.setattr(trainer_module, "gather", lambda _, mine: [mine] if isinstance(mine, bool) else [0.0, next(found)])
     trainer._try_execution(left)
     assert trainer.gradients.execution.kind == kind
     trainer.fit(NO_LIMIT)
     assert compiler.frame_count == frames
-    assert_same_training(tmp_path / "eager", tmp_path / "auto")
+    assert_same_training(eager, tmp_path)
 
 
 def automatic_trainer(out: Path, monkeypatch: pytest.MonkeyPatch) -> Trainer:
-    """A trainer whose execution takes the CPU for a GPU."""
-    trainer = make_trainer(config_of("trm", "train.packs=2"), out)
+    """A trainer whose execution takes the CPU, where `auto` is eager, for a GPU."""
+    config = config_of("trm", "train.execution=auto")
+    trainer = make_trainer(config, out)
+    assert trainer.gradients.execution.kind == "eager"
     state, gpu = trainer.state, SimpleNamespace(device=torch.device("cuda:0"), num_processes=1)
     monkeypatch.setattr(execution, "choose_fused", lambda *_: False)
-    config = config_of("trm", "train.packs=2", "train.execution=auto")
     automatic = Execution(state.network, state.maker, config, cast(Any, gpu), state.dtype)
     trainer.gradients = replace(trainer.gradients, execution=automatic)
     return trainer
@@ -200,10 +186,14 @@ def test_auto_goes_on_eagerly_where_compiled_code_runs_out_of_memory(
     trainer = automatic_trainer(tmp_path, monkeypatch)
     trainer.pieces = JOINED
 
-    def scarce(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    run = Execution.run
 
-    monkeypatch.setattr(trainer.gradients.execution, "_run_in_room", scarce)
+    def scarce(self: Execution, *given: Any) -> Any:
+        if self.kind == "compiled":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(self, *given)
+
+    monkeypatch.setattr(Execution, "run", scarce)
     trainer._try_execution(300.0)
     assert (trainer.gradients.execution.kind, trainer.pieces, trainer.memory_retries) == ("eager", JOINED, 0)
 
@@ -256,13 +246,12 @@ def test_weights_that_are_cast_compile_nothing_again(tmp_path: Path, compiler: C
 
 
 def test_a_pack_that_its_room_does_not_hold_is_computed_eagerly(
-    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, eager: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_trainer(config_of("trm"), tmp_path / "eager").fit(NO_LIMIT)
     monkeypatch.setattr(execution, "SPARE_SEQUENCES", 0.01)
-    make_trainer(config_of("trm", "train.execution=compiled"), tmp_path / "compiled").fit(NO_LIMIT)
+    make_trainer(config_of("trm", "train.execution=compiled"), tmp_path).fit(NO_LIMIT)
     assert compiler.frame_count == 0
-    assert_equal_runs(tmp_path / "eager", tmp_path / "compiled")
+    assert_equal_runs(eager, tmp_path)
 
 
 ALIKE = {
@@ -272,9 +261,7 @@ ALIKE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("system", "way"), [("puzzles", "fused"), ("puzzles", "products"), ("convolution", "products"), ("mixer", "fused")]
-)
+@pytest.mark.parametrize(("system", "way"), [("puzzles", "products"), ("convolution", "products"), ("mixer", "fused")])
 def test_canvases_that_are_all_alike_fill_their_room_in_any_way_of_attention(
     tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch, system: str, way: str
 ) -> None:
@@ -313,30 +300,33 @@ def test_puzzles_of_several_sizes_of_packs_are_compiled_for_each(
     assert compiled.kind == "compiled"
 
 
-def test_without_constant_shapes_the_log_says_that_training_is_eager(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_constant_shapes_the_log_says_that_training_is_eager(
+    tmp_path: Path, eager: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
-    make_trainer(config_of("trm"), tmp_path / "eager").fit(NO_LIMIT)
-    make_trainer(config_of("trm", "train.execution=compiled"), tmp_path / "compiled").fit(NO_LIMIT)  # a CPU in float32
+    make_trainer(config_of("trm", "train.execution=compiled"), tmp_path).fit(NO_LIMIT)  # a CPU in float32
     assert "train.execution=compiled: no constant shapes, attention goes shape by shape; eager" in caplog.text
-    assert_equal_runs(tmp_path / "eager", tmp_path / "compiled")
+    assert_equal_runs(eager, tmp_path)
 
 
 def test_a_compiler_that_fails_leaves_training_eager_and_equal(
-    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    eager: Path,
+    compiler: CompileCounterWithBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING)
-    make_trainer(config_of("trm"), tmp_path / "eager").fit(NO_LIMIT)
 
     def broken(*_: object) -> Any:
         raise FileNotFoundError("no C compiler")
 
     compile_block = torch.nn.Module.compile
     monkeypatch.setattr(Block, "compile", lambda block, **settings: compile_block(block, backend=broken, **settings))
-    trainer = make_trainer(config_of("trm", "train.execution=compiled"), tmp_path / "compiled")
-    trainer.fit(NO_LIMIT)
+    make_trainer(config_of("trm", "train.execution=compiled"), tmp_path).fit(NO_LIMIT)
     assert caplog.text.count("does not run here, eager from now on") == 1
     assert "no C compiler" in caplog.text
-    assert_equal_runs(tmp_path / "eager", tmp_path / "compiled")
+    assert_equal_runs(eager, tmp_path)
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=9, unique=True), st.integers(1, 3),
