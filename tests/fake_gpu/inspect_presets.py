@@ -26,7 +26,7 @@ from pipeline.data.packs import make_packs
 from pipeline.data.sources import Source
 from pipeline.device import fit_config
 from pipeline.inference.forward import InferenceRunner
-from pipeline.models import attention, layers
+from pipeline.models import attention, layers, task_memory
 from pipeline.models.network import Network, make_network
 from pipeline.presets import PRESETS
 from pipeline.training.trainer import Trainer
@@ -164,6 +164,7 @@ def main() -> None:
         mock.patch.object(attention, "packed_error", lambda *_: 0.0),  # what trials of the kernels find on an H100
         mock.patch.object(layers, "fused_error", lambda *_: 0.0),
         mock.patch.object(nn.Module, "compile"),  # rooms without the compiler
-        mock.patch.object(nn.init, "trunc_normal_", lambda tensor, *_: tensor),  # of values that are never read
+        mock.patch.object(layers, "truncated_normal", lambda shape, *_: torch.empty(shape)),  # values that are never read
+        mock.patch.object(task_memory, "truncated_normal", lambda shape, *_: torch.empty(shape)),
     ):
         print(json.dumps({name: asdict(inspect(run)) for name, run in runs().items()}))
