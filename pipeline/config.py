@@ -107,9 +107,6 @@ class TrainConfig:
     """learned: a sequence halts when its halting logit is positive, trained on whether the output is exact (TRM). q-learning:
     when the value of halting exceeds that of continuing, which a further segment trains (HRM). off: all sequences run all
     segments."""
-    halting_delay: int = 0
-    """Segments between the decision to halt and the halt: 0 as published, or 1, so that a GPU need not wait for its next pack.
-    With 1, a decision taken one segment before a sequence may halt takes effect as soon as it may."""
     loss: Literal["stablemax", "softmax"] = "stablemax"
     execution: Execution = "eager"
     """How a segment is computed. compiled: blocks through `torch.compile`, on packs of constant shapes. auto: compiled on a GPU
@@ -137,8 +134,6 @@ class TrainConfig:
             raise ValueError("train seed, steps, packs, pieces and checkpoint intervals must not be negative")
         if self.standstill_seconds <= 0:
             raise ValueError(f"train standstill_seconds must be positive, got {self.standstill_seconds}")
-        if self.halting_delay not in (0, 1):
-            raise ValueError(f"train halting_delay must be 0 or 1, got {self.halting_delay}")
         if not 0 <= self.shift_probability <= 1 or not 0 <= self.exploration <= 1:
             raise ValueError("train shift_probability and exploration must be in [0, 1]")
 
@@ -189,11 +184,16 @@ class Config:
 
     @staticmethod
     def from_json(values: object) -> "Config":
-        """Return the config that `to_json` gave, also before "graphed" execution went. Raises ValueError for unknown fields."""
+        """Return the config that `to_json` gave. Raises ValueError for unknown sections or fields.
+
+        What earlier versions had besides is read as what computes the same, or nearly: graphed execution and delayed halting.
+        """
         if not isinstance(values, Mapping) or not all(isinstance(section, Mapping) for section in values.values()):
             raise ValueError("a config is an object of sections, each an object of fields")
         changes = [(section, name, value) for section, part in values.items() for name, value in part.items()]
-        return _replace(Config(), [(*field, "compiled" if value == "graphed" else value) for *field, value in changes])
+        graphed, compiled = ("train", "execution", "graphed"), ("train", "execution", "compiled")
+        kept = (compiled if each == graphed else each for each in changes if each[:2] != ("train", "halting_delay"))
+        return _replace(Config(), kept)
 
 
 def read_config(path: Path) -> Config:

@@ -4,8 +4,7 @@ What a pack holds at a step is a function of (seed, step, pack) and of what it h
 it: two processes with one pack each see what one process with two packs sees. Nor does it matter into how many micro-batches a
 pack is cut, nor whether the packs of a process are computed as one: the carries are the same.
 
-Which sequences halt is known on the device first. With `train.halting_delay` they halt a step later, so that the next pack is
-made while the device computes; everything else about a pack is known on the CPU.
+Which sequences halt is known on the device first; everything else about a pack is known on the CPU.
 """
 
 from collections.abc import Sequence
@@ -29,18 +28,6 @@ _PER_SEQUENCE = ("shapes", "offsets", "task", "transform", "dihedral", "colors")
 
 
 @dataclass(frozen=True)
-class PendingHalts:
-    """Which sequences of a carry are to halt after one more segment, by their halting logits."""
-
-    parts: tuple[tuple[AsyncCopy, npt.NDArray[np.int64]], ...]
-    """Which sequences are to halt, (B,) bool, and the places of those that continue; of each micro-batch, in order."""
-
-    def wait(self) -> npt.NDArray[np.bool_]:
-        """Return which sequences are to halt, (B',) bool, when the step that found it has been computed."""
-        return np.concatenate([copy.wait().numpy()[places] for copy, places in self.parts])
-
-
-@dataclass(frozen=True)
 class Carry:
     """The sequences of a pack that continue, and their states."""
 
@@ -49,8 +36,6 @@ class Carry:
     """(B,) segments that each has run."""
     state: State | None
     """Each (N, D), the tokens of `samples` end to end; None where there are no sequences."""
-    pending: PendingHalts | None = None
-    """With `halting_delay`; None where there are no sequences."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -178,27 +163,18 @@ def halt_packs(
     state: State,
     layout: Layout,
     config: TrainConfig,
-    before: Carry | None = None,
 ) -> list[Carry]:
     """Return what continues after a segment, of each pack that is joined in `batch`; `packs` (B,) mark their sequences.
 
     All sequences continue but those that halt by the logits `halting` (B, 2), or have run all segments. They halt when
     "learned" halting has a positive logit, "q-learning" a greater one than for going on, "off" never; and not before the least
-    number of segments that `batch` gives them. With `halting_delay` they halt by the logits of the segment before, which are
-    pending in the carry `before`, from which `batch` was made.
+    number of segments that `batch` gives them. Waits for the logits, which costs a GPU less than 5% of a step: docs/log.md.
     """
     done = batch.segments + 1
-    continues, copy = done < config.segments, None
+    continues = done < config.segments
     if continues.any() and config.halting != "off":
         logits = halting[: len(done)]
-        copy = AsyncCopy(logits[:, 0] > (logits[:, 1] if config.halting == "q-learning" else 0))
-        if not config.halting_delay:
-            halts = copy.wait().numpy()
-        else:
-            halts = np.zeros(len(batch.samples), bool)
-            if before is not None and before.pending is not None:
-                old = batch.source >= 0
-                halts[old] = before.pending.wait()[batch.source[old]]
+        halts = AsyncCopy(logits[:, 0] > (logits[:, 1] if config.halting == "q-learning" else 0)).wait().numpy()
         continues &= ~(halts & (done >= batch.least))
     carries = []
     for mine in packs:
@@ -207,8 +183,7 @@ def halt_packs(
             carries.append(Carry(batch.samples[kept], done[kept], None))
             continue
         stay = to_device(np.flatnonzero(np.repeat(kept, _lengths(batch, layout))), layout.sequence.device)
-        pending = PendingHalts(((copy, np.flatnonzero(kept)),)) if copy is not None and config.halting_delay else None
-        carries.append(Carry(batch.samples[kept], done[kept], tuple(part.index_select(0, stay) for part in state), pending))
+        carries.append(Carry(batch.samples[kept], done[kept], tuple(part.index_select(0, stay) for part in state)))
     return carries
 
 
@@ -219,5 +194,4 @@ def join_carries(parts: Sequence[Carry]) -> Carry:
     samples = sum((part.samples for part in parts[1:]), parts[0].samples)
     states = [part.state for part in parts if part.state is not None]
     state = tuple(torch.cat(same) for same in zip(*states, strict=True)) if states else None
-    pending = tuple(each for part in parts if part.pending is not None for each in part.pending.parts)
-    return Carry(samples, np.concatenate([part.segments for part in parts]), state, PendingHalts(pending) if pending else None)
+    return Carry(samples, np.concatenate([part.segments for part in parts]), state)

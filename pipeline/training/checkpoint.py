@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 import torch
 from torch import Tensor
@@ -24,8 +23,7 @@ from pipeline.config import Config
 from pipeline.data.packs import Samples
 from pipeline.device import from_main, gather
 from pipeline.tensor_files import CHECKSUM, Damaged, json_checksum, read_checksum, read_tensors, write_tensors
-from pipeline.training.carry import Carry, PendingHalts
-from pipeline.training.communication import AsyncCopy
+from pipeline.training.carry import Carry
 from pipeline.training.metrics import Progress, Totals, drop_lines_after
 from pipeline.training.state import TrainState
 from pipeline.weights import WEIGHTS, checkpoint_name, checkpoints, read_weights, save_weights
@@ -206,8 +204,6 @@ def _carried_tensors(carries: Mapping[int, Carry]) -> dict[str, Tensor]:
         arrays = (carry.samples.example, carry.samples.transform, carry.samples.shift, carry.segments)
         tensors |= {f"{pack}.{name}": torch.from_numpy(array) for name, array in zip(_SAMPLES, arrays, strict=True)}
         tensors |= {f"{pack}.state{i}": part for i, part in enumerate(carry.state)}
-        if carry.pending is not None:
-            tensors[f"{pack}.wishes"] = torch.from_numpy(carry.pending.wait())
     return tensors
 
 
@@ -344,9 +340,7 @@ def _read_carries(state: TrainState, folder: Path, processes: int, packs: int) -
         if f"{pack}.example" in tensors:
             example, transform, shift, segments = (tensors[f"{pack}.{name}"].numpy() for name in _SAMPLES)
             carried = tuple(tensors[f"{pack}.state{i}"] for i in range(len(state.network.reasoner.states)))
-            halts = tensors.get(f"{pack}.wishes")
-            pending = None if halts is None else PendingHalts(((AsyncCopy(halts), np.arange(len(halts))),))
-            carries[pack] = Carry(Samples(example, transform, shift), segments, carried, pending)
+            carries[pack] = Carry(Samples(example, transform, shift), segments, carried)
             tokens = int(state.maker.tokens(carries[pack].samples).sum())
             if len(segments) != len(example) or any(len(part) != tokens for part in carried):
                 raise Damaged(f"{path}: damaged, the states of pack {pack} do not match its sequences")

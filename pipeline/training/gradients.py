@@ -84,7 +84,7 @@ class Gradients:
 
         With `pieces` JOINED all of them are one micro-batch, which is faster where the device has the memory: one pack may not
         keep it busy. With `sync` the last backward pass of this process shares all its gradients with the other processes. Only
-        halting without delay, and a reader of the result, wait for the device.
+        halting and a reader of the result wait for the device.
         """
         if not isinstance(scale, Tensor):
             scale = to_device(np.array(scale, np.float32), self.accelerator.device)
@@ -111,7 +111,7 @@ class Gradients:
                 count, tokens = len(part.samples), int(self.maker.tokens(part.samples).sum())
                 mine = [np.ones(count, bool)] if owner is None else [owner == place for place in range(len(packs))]
                 result = outcome.halting, outcome.state, inputs.batch.layout
-                continues.append(halt_packs(part, mine, *result, self.config.train, carry))
+                continues.append(halt_packs(part, mine, *result, self.config.train))
                 row_gradients.append(
                     {
                         table: RowGradient(each.index[:count], each.gradient[:count])

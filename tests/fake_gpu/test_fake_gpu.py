@@ -88,9 +88,9 @@ def test_everything_is_on_one_device_and_no_value_is_read(findings: dict[str, An
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_training_step_waits_for_nothing_but_halting_without_delay(findings: dict[str, Any], name: str) -> None:
+def test_a_training_step_waits_for_nothing_but_halting(findings: dict[str, Any], name: str) -> None:
     train, waits = PRESETS[name.partition(":")[0]].train, list(findings[name]["waits"])
-    if train.segments > 1 and not train.halting_delay:
+    if train.segments > 1:
         assert "pipeline/training/carry.py" in waits.pop()
     assert not waits
 

@@ -98,3 +98,11 @@ def test_a_field_that_a_stored_config_does_not_have_yet_has_its_default() -> Non
 def test_json_of_something_else_is_refused(values: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Config.from_json(values)
+
+
+def test_settings_of_earlier_versions_are_read_as_what_computes_the_same() -> None:
+    values = Config().to_json()
+    values["train"] |= {"execution": "graphed", "halting_delay": 1}
+    assert Config.from_json(values) == override(Config(), ["train.execution=compiled"])
+    with pytest.raises(ValueError, match="train has no field 'halting_delay'"):
+        override(Config(), ["train.halting_delay=1"])

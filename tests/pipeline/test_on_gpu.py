@@ -208,7 +208,7 @@ def test_execution_changes_nothing_but_rounding(tmp_path: Path, device: torch.de
 @pytest.mark.parametrize("kind", ["eager", "compiled"])
 def test_no_step_waits_for_the_gpu(tmp_path: Path, device: torch.device, kind: str) -> None:
     torch._dynamo.reset()
-    config = settings_of("trm", f"train.execution={kind}", "train.precision=bfloat16", "train.halting_delay=1")
+    config = settings_of("trm", f"train.execution={kind}", "train.precision=bfloat16")
     trainer = make_trainer(config, tmp_path)
     for _ in range(4):  # what is compiled, is now
         trainer._step(0.5)

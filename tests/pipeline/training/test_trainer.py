@@ -62,7 +62,7 @@ def test_a_tiny_network_learns_a_rule(tmp_path: Path, system: tuple[str, ...]) -
     ("stopped_after", "by_signal", "settings"),
     [
         (1, False, ("memory.kind=table",)),
-        (4, False, ("memory.kind=table", "memory.tokens=2", "train.halting_delay=1", "optimizer.kind=adamw")),
+        (4, False, ("memory.kind=table", "memory.tokens=2", "optimizer.kind=adamw")),
         (5, False, ("train.halting=q-learning", "model.kind=hrm", "model.gradient=last-step")),
         (3, True, ("memory.residual=3",)),
         (3, False, ("optimizer.kind=muon", "train.canvas=full", "model.H_cycles=1")),
