@@ -29,7 +29,8 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def leave_file(path: Path, content: bytes) -> None:
-    """Write an output file: as `replace_file`, but write through a link, pipe or device such as /dev/stdout."""
+    """Write an output file, making its folder: as `replace_file`, but through a link, pipe or device such as /dev/stdout."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_bytes(content)
     else:

@@ -77,7 +77,6 @@ def draw_page(page: Path, part: str, path: Path, width: int, dark: bool) -> None
         with Image.open(drawn) as picture:
             upper = picture.convert("RGB").crop((0, 0, picture.width, min(int(height[1]), picture.height)))
             upper.save(content, format="PNG", optimize=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
     leave_file(path, content.getvalue())
 
 

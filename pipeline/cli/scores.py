@@ -91,7 +91,6 @@ def compare_command(arguments: argparse.Namespace, _: float) -> int:
     found = replace(found, provenance={name: folder.provenance.of(scored) for name, folder in zip(names, folders, strict=True)})
     print(format_comparison(found, source, solutions))
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         write_result(arguments.json, found.to_json() | {"source": source})
     if arguments.pool:
         print(f"\n{arguments.pool}: the attempts of the pooled votes, {len(pooled or {})} tasks")
@@ -154,9 +153,6 @@ def curve_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.jobs.curve import measure_curves
     from pipeline.weights import load_weights
 
-    for path in (arguments.json, arguments.png):
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
     accelerator, dtype = make_accelerator(load_weights(arguments.runs[0]).config.train.precision)  # as the run predicted
     points = []
     for point in measure_curves(arguments.runs, _answers(arguments.source), accelerator, dtype):

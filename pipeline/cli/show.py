@@ -65,7 +65,6 @@ def show_command(arguments: argparse.Namespace, _: float) -> int:
     if arguments.png:
         from eval.draw import draw_task  # matplotlib is slow to import
 
-        arguments.png.parent.mkdir(parents=True, exist_ok=True)
         attempts = [[attempt.grid for attempt in test.attempts] for test in result.tests]
         truths = tuple(test.truth for test in result.tests if test.truth is not None)
         notes = [[test.votes_of(attempt) for attempt in test.attempts] for test in result.tests]

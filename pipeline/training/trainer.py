@@ -154,11 +154,11 @@ class Trainer:
 
         broken = (~computed.figures.isfinite()).any().float()[None]
         shared = AsyncCopy(torch.cat((sequences, collectives.share(broken))))
-        before, self.pending = self.pending, PendingStep(step, computed, shared)
+        if not collectives.waits:
+            self._read_pending()  # the step before: this one is running
+        self.pending = PendingStep(step, computed, shared)
         if collectives.waits:
             self._read_pending()
-        elif before is not None:
-            self._read(before)
 
         state.carries = computed.carries
         factor = rate_factor(config.optimizer, step, done)
@@ -266,10 +266,8 @@ class Trainer:
         Raises FloatingPointError where its loss is not finite, in every process.
         """
         pending, self.pending = self.pending, None
-        if pending is not None:
-            self._read(pending)
-
-    def _read(self, pending: PendingStep) -> None:
+        if pending is None:
+            return
         sequences, broken = pending.shared.wait().tolist()
         if broken:  # somewhere: every process stops
             tasks = sorted(self.state.dataset.task_ids[task] for task in pending.computed.broken)

@@ -92,10 +92,6 @@ def test_symmetric_contents_are_seen_through(content: Content) -> None:
     assert_found(content, colors_of(content))
 
 
-def test_empty_content_has_every_dihedral() -> None:
-    assert find_symmetry([], ()) == Symmetry(tuple(range(8)), ())
-
-
 LINES = [
     (a + 1, b + 1, c + 1)
     for a, b, c in permutations(range(9), 3)
@@ -129,6 +125,7 @@ def test_two_hundred_large_demonstrations_are_no_burden() -> None:
     assert find_symmetry(content, NINE) == Symmetry((0,), ((1, 2), *((color,) for color in NINE[1:])))
 
 
-def test_task_content_holds_every_pair_and_test_input() -> None:
+def test_task_content_holds_every_pair_and_test_input_and_an_empty_one_has_every_dihedral() -> None:
+    assert find_symmetry([], ()) == Symmetry(tuple(range(8)), ())
     task = Task("t", (Pair(cell(1), cell(2)),), (cell(3), cell(4)))
     assert [[int(grid[0, 0]) for grid in example] for example in task_content(task)] == [[1, 2], [3], [4]]

@@ -73,10 +73,9 @@ def test_wrong_codes_are_refused_by_name(text: str, complaint: str) -> None:
 
 
 def test_what_is_no_transform_cannot_be_made() -> None:
-    with pytest.raises(ValueError, match="dihedral"):
-        Transform(8, IDENTITY.colors)
-    with pytest.raises(ValueError, match="color permutation"):
-        Transform(0, IDENTITY.colors[::-1])
+    for dihedral, colors, complaint in ((8, IDENTITY.colors, "dihedral"), (0, IDENTITY.colors[::-1], "color permutation")):
+        with pytest.raises(ValueError, match=complaint):
+            Transform(dihedral, colors)
 
 
 def test_integer_counts_permutations_within_dihedrals() -> None:

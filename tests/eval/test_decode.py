@@ -36,12 +36,9 @@ def test_what_was_encoded_comes_back() -> None:
     assert decode(Outer, values) == value
 
 
-def test_what_is_missing_or_null_has_its_default() -> None:
+def test_what_is_missing_or_null_has_its_default_and_unknown_fields_are_left_out_where_that_is_asked() -> None:
     assert decode(Outer, {"name": "x", "rate": None, "kind": None}) == Outer("x")
     assert decode(Outer, {"name": "x", "limit": None}).limit is None  # null is a value there
-
-
-def test_fields_of_other_versions_are_left_out_where_that_is_asked() -> None:
     assert decode(Outer, {"name": "x", "later": 1}, ignore_unknown=True) == Outer("x")
 
 

@@ -12,8 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-from tests.gpu import FASTEST
-
 SOURCES = ("--source", "arc1:evaluation", "--train-source", "arc1:training")
 RUN_FILES = ("submission.json", "metrics.jsonl", "score.json", "config.json", "run.json", "report.html")
 KEEP_BYTES = 15 << 20
@@ -70,9 +68,8 @@ def main() -> int:
             if not arguments.go_on:
                 return 1
     if arguments.train:
-        fastest = (out / FASTEST).read_text().split() if (out / FASTEST).is_file() else []
         folder = out / "run"
-        settings = [*fastest, "train.log_steps=50", "train.checkpoint_seconds=120", *arguments.set]
+        settings = ["train.log_steps=50", "train.checkpoint_seconds=120", *arguments.set]
         run = [*python, "pipeline", "run", *SOURCES, "--preset", "fast"]
         run += [part for setting in settings for part in ("--set", setting)]
         run += ["--time-limit", arguments.train, "--reserve", "12s", "--out", str(folder)]

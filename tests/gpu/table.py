@@ -2,7 +2,7 @@
 
 The predictions are a model: operations and bytes of preset `fast`, counted without a GPU, over the peaks of an H100. Sections
 do not depend on each other: one that fails says so in a line, and none begins after `--seconds`. The last lines are the table,
-and what was wrong. The file FASTEST in the folder of `--out` receives the settings of the fastest training that is right.
+and what was wrong.
 """
 
 import argparse
@@ -41,12 +41,11 @@ from pipeline.training.carry import empty_carry, next_batch
 from pipeline.training.compilation import JOINED as JOINED_PIECES
 from pipeline.training.memory_fit import CudaMemory
 from pipeline.training.trainer import Trainer
-from tests.gpu import FASTEST
 
 DEVICE, DTYPE = torch.device("cuda:0"), torch.bfloat16
 STEPS, WARM_UP = 12, 5
 CHANNELS = 1536
-JOINED, PLAIN = "packs joined", "compiled, convolution by neighbors"
+JOINED = "packs joined"
 TILES = ((16, 64, 2), (16, 128, 4), (64, 64, 8), (32, 128, 8))
 """Tokens, channels and warps that the fused convolution is also tried with."""
 PREDICTED_MS = {"eager": "150-250", "compiled": "75-100", f"compiled, {JOINED}": "70-95"}
@@ -60,9 +59,7 @@ class Table:
         self.out = out
         self.lines: list[str] = []
         self.wrong: list[str] = []
-        self.rates: dict[str, float] = {}
         self.losses: dict[str, list[float]] = {}
-        self.settings: dict[str, tuple[str, ...]] = {}
         self.peak_flops, self.peak_bytes = 800e12, 3.0e12
         self.dataset = load_dataset(data)
         self.accelerator, _ = make_accelerator("auto")
@@ -153,7 +150,7 @@ class Table:
             return layers._ConvolveNeighbors.apply(x, weight.flatten(1), layout.reach)
 
         for name, way in (("by neighbors", by_neighbors), ("on images", layers._ConvolveGrids.apply)):
-            seconds = seconds_of(lambda way=way: run(partial(plain, way)), repeats=3, warm_up=1)
+            seconds = seconds_of(lambda way=way: run(partial(plain, way)))
             self.say(f"convolution of four packs with gradient, {name}: {1e3 * seconds:.2f} ms")
         tile = triton_convolution.TOKENS, triton_convolution.CHANNELS, triton_convolution.WARPS
         for each in dict.fromkeys((tile, *TILES)):
@@ -176,7 +173,7 @@ class Table:
         samples = maker.plain()[np.arange(0, len(maker.plain()), 2)]
         samples = samples[maker.order(samples)]
         tokens = int(maker.tokens(samples).sum())
-        seconds = seconds_of(lambda: runner.forward(samples), repeats=5, warm_up=2)
+        seconds = seconds_of(lambda: runner.forward(samples))
         self.say(f"prediction: {tokens / seconds / 1e3:.0f}k tokens/s in packs of {tokens} (predicted 800-1,200k)")
 
     def trainer(self, *settings: str) -> Trainer:
@@ -187,7 +184,7 @@ class Table:
         return Trainer(self.accelerator, DTYPE, network, self.dataset, config, self.out / "trainer")
 
     def training(self, name: str, *settings: str, pieces: int = 1, profiled: bool = False) -> None:
-        """Time training steps with `settings`; note their rate and their first losses."""
+        """Time training steps with `settings`; note their first losses."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         torch._dynamo.reset()
@@ -215,8 +212,6 @@ class Table:
         host = time.monotonic() - started
         torch.cuda.synchronize()
         self.losses[name] = losses
-        self.rates[name] = tokens / seconds
-        self.settings[name] = settings
         predicted = f" (predicted {PREDICTED_MS[name]})" if name in PREDICTED_MS else ""
         share, gibibytes = operations / seconds / self.peak_flops, torch.cuda.max_memory_allocated() / 2**30
         self.say(
@@ -262,17 +257,12 @@ class Table:
             )
 
     def compare_losses(self) -> None:
-        """Compare the losses of every way with those of eager execution, and name the fastest that is right."""
+        """Compare the losses of every way with those of eager execution."""
         for name, losses in self.losses.items():
             if name == "eager":
                 continue
             off = max(abs(a - b) / abs(b) for a, b in zip(losses, self.losses["eager"], strict=True))
             self.check(off < 0.02, f"losses of the first {WARM_UP} steps, {name} against eager: {off:.1e} apart")
-            if not off < 0.02:
-                del self.rates[name]
-        best = max(self.rates.keys() - {PLAIN}, key=self.rates.__getitem__)
-        (self.out / FASTEST).write_text("\n".join(self.settings[best]))
-        self.say(f"fastest that computes what eager does: {best}")
 
     def waits(self) -> None:
         """Count the operations of a step that wait for the device."""
@@ -296,29 +286,11 @@ class Table:
         self.say(f"trial of the memory: {pieces} pieces (predicted 1) in {time.monotonic() - started:.1f} s (predicted 3)")
 
 
-def seconds_of(work: Callable[[], object], repeats: int = 10, warm_up: int = 3) -> float:
+def seconds_of(work: Callable[[], object]) -> float:
     """Return the median seconds of `work` by the device's own clock."""
-    for _ in range(warm_up):
-        work()
-    found = []
-    for _ in range(repeats):
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        first.record()
-        work()
-        last.record()
-        last.synchronize()
-        found.append(first.elapsed_time(last) / 1e3)
-    return sorted(found)[len(found) // 2]
+    from triton.testing import do_bench  # noqa: PLC0415  (there is none without a GPU)
 
-
-def without_fused(work: Callable[[], None]) -> None:
-    """Do `work` with the convolution by neighbors, as the compiler sees it."""
-    works = layers.kernel_works
-    layers.kernel_works = lambda name, *given: "convolution" not in name and works(name, *given)
-    try:
-        work()
-    finally:
-        layers.kernel_works = works
+    return float(do_bench(work, warmup=50, rep=200, return_mode="median")) / 1e3
 
 
 def main() -> int:
@@ -341,7 +313,6 @@ def main() -> int:
         "compiled": lambda: table.training("compiled", compiled, profiled=True),
         "joined": lambda: table.training(f"compiled, {JOINED}", compiled, pieces=JOINED_PIECES),
         "prediction": table.prediction,
-        "plain": lambda: without_fused(lambda: table.training(PLAIN, compiled)),
         "losses": table.compare_losses,
         "trial": table.trial,
         "waits": table.waits,

@@ -80,21 +80,15 @@ def test_settings_and_durations_from_the_command_line_are_not_repeated_at_length
         assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize(
-    ("dtype", "shape", "size"),
-    [
-        *(("F8_E4M3", [8], 8), ("F4", [8], 8), ("C64", [8], 64), ("BF16", [8], 8)),
-        ("U8", [(1 << 63) + 5, 0], 0),
-        ("U8", [1] * 70, 1),
-    ],
-)
-def test_tensors_of_unusual_kinds_and_shapes_are_refused(dtype: str, shape: list[int], size: int, tmp_path: Path) -> None:
-    header = json.dumps({"cells": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
+def test_tensors_of_unusual_kinds_and_shapes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "round-0001.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
-    refusal(lambda: read_candidates(path), path)
-    if dtype == "U8":
-        refusal(lambda: read_tensors(path), path)
+    kinds = (("F8_E4M3", [8], 8), ("F4", [8], 8), ("C64", [8], 64), ("BF16", [8], 8))
+    for dtype, shape, size in (*kinds, ("U8", [(1 << 63) + 5, 0], 0), ("U8", [1] * 70, 1)):
+        header = json.dumps({"cells": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+        refusal(lambda: read_candidates(path), path)
+        if dtype == "U8":
+            refusal(lambda: read_tensors(path), path)
 
 
 def test_a_header_that_claims_ten_gigabytes_is_damage(tmp_path: Path) -> None:

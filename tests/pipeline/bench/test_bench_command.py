@@ -36,14 +36,6 @@ def test_every_stage_is_measured_and_written(
     assert found["machine"]["float32_gflops"] > 0
 
 
-def test_one_stage_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(command, "QUICK", TINY)
-    assert main(["bench", "build", "--quick"]) == 0
-    printed = capsys.readouterr().out
-    assert "augmented tasks/s" in printed
-    assert "sequences/s" not in printed
-
-
 def test_a_cpu_has_no_compiled_sides() -> None:
     dataset = build_mix(TINY)
     eager = Computing("ours", dataset, TINY, torch.device("cpu"), torch.float32)
