@@ -35,8 +35,7 @@ def distinct_transforms(task: Task, limit: int, rng: np.random.Generator, policy
     if limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     codes = _draw(_Views.of(task, policy), limit, rng)
-    identity = np.zeros(1, dtype=np.uint32)
-    return np.concatenate([identity, codes[codes != 0]])[:limit]
+    return np.concatenate([np.zeros(1, np.uint32), codes[codes != 0]])[:limit]  # 0: the identity
 
 
 @dataclass(frozen=True)

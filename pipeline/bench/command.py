@@ -68,10 +68,6 @@ class Row:
             return None
         return ours / published if self.more_is_better else published / ours
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the row as plain values."""
-        return {"name": self.name, "unit": self.unit, "ratio": self.ratio, **self.values}
-
 
 @dataclass
 class Bench:
@@ -229,7 +225,10 @@ def run_bench(arguments: argparse.Namespace, _: float) -> int:
             "machine": machine,
             "plan": asdict(plan),
             "differences": {stage: DIFFERENCES[stage] for stage in rows},
-            "rows": {stage: [row.to_json() for row in found] for stage, found in rows.items()},
+            "rows": {
+                stage: [{"name": row.name, "unit": row.unit, "ratio": row.ratio, **row.values} for row in found]
+                for stage, found in rows.items()
+            },
             "details": bench.details,
         }
         write_result(arguments.json, content)

@@ -61,9 +61,13 @@ class Timings:
 
 
 def time_sides(sides: Mapping[str, Prepare], sizes: tuple[int, ...], repeats: int, device: torch.device) -> dict[str, Timings]:
-    """Time all sides in turns: in every repeat each size, at each size every side. A round at the least size warms up."""
+    """Time all sides in turns: in every repeat each size, at each size every side. A round at the least size warms up.
+
+    On a GPU it is a round at every size, so that no compilation is timed.
+    """
     for prepare in sides.values():
-        prepare(sizes[0])()
+        for size in sizes if device.type == "cuda" else sizes[:1]:
+            prepare(size)()
     figures = {name: np.empty((3, len(sizes), repeats)) for name in sides}  # of `_time`
     for repeat in range(repeats):
         for place, size in enumerate(sizes):

@@ -5,7 +5,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -228,12 +228,7 @@ def work_once(stage: Stage, side: str, plan: Plan, dtype: torch.dtype) -> None:
 
 def on_samples(work: Callable[[Samples], None], draws: Draws) -> Prepare:
     """Return the preparation of `work` on samples of some size."""
-
-    def prepare(size: int) -> Work:
-        samples = draws.samples(size)
-        return lambda: work(samples)
-
-    return prepare
+    return lambda size: partial(work, draws.samples(size))
 
 
 def prepare_votes(dataset: TaskDataset, draws: Draws, side: str, size: int) -> Work:
@@ -270,21 +265,9 @@ def gpu_sides(sides: Mapping[str, Computing], draws: Draws) -> dict[str, Prepare
     for name, side in (("published, compiled", "published"), ("compiled", "ours")):
         computing = Computing(side, draws.dataset, ours.plan, ours.device, ours.dtype, compiled=True)
         try:
-            found[name] = set_up_once(on_samples(computing.train, draws))
-            found[name](ours.plan.train_sizes[0])
+            found[name] = on_samples(computing.train, draws)
+            found[name](ours.plan.train_sizes[0])()
         except (RuntimeError, ImportError, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             logger.warning("%s: does not run here: %s", name, str(error).splitlines()[0])
             del found[name]
     return found
-
-
-def set_up_once(prepare: Prepare) -> Prepare:
-    """Return `prepare` with its work kept by size and done once before, so that no compilation is timed."""
-
-    @cache
-    def prepared(size: int) -> Work:
-        work = prepare(size)
-        work()
-        return work
-
-    return prepared

@@ -17,7 +17,7 @@ from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_
 from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_import_checkpoint
 from pipeline.jobs.record import leave_record
 from pipeline.system.folder_lock import FolderLock
-from pipeline.system.launch import first_start, is_first_process, is_launched, start_processes
+from pipeline.system.launch import first_start, is_launched, start_processes
 from pipeline.system.progress_bar import is_main_process
 from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import Watchdog
@@ -98,7 +98,7 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
     Nothing slow is imported or started before. Processes of our launcher share its lock; of another launcher only rank 0 takes
     it. Raises ValueError where another process works in the folder, or where it holds a run that is not to be resumed.
     """
-    if arguments.command not in _LOCKING or not (is_first_process() or is_launched()):
+    if arguments.command not in _LOCKING or not (is_main_process() or is_launched()):
         yield None
     elif is_launched():
         with FolderLock(arguments.out, shared=True) as lock:

@@ -42,8 +42,7 @@ class CastLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
         weight = self.weight.to(x.dtype) if self.cast is None else self.cast
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, weight, bias)
+        return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
 
 
 @contextmanager

@@ -78,5 +78,4 @@ def _log_probability(logits: Tensor, labels: Tensor, kind: TokenLoss) -> Tensor:
         raise ValueError(f"unknown token loss {kind!r}; one of: stablemax, softmax")
     negative = logits < 0
     mass = torch.where(negative, 1 / (1 - logits.clamp(max=0)), logits.clamp(min=0) + 1)
-    chosen = mass.gather(-1, labels[:, None]).squeeze(-1)
-    return chosen.log() - mass.sum(-1).log()
+    return mass.gather(-1, labels[:, None]).squeeze(-1).log() - mass.sum(-1).log()

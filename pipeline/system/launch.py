@@ -45,11 +45,6 @@ def first_start(own: float) -> float:
     return float(os.environ.get(STARTED, own))
 
 
-def is_first_process() -> bool:
-    """Return whether no launcher started this process, or another launcher than ours started it as rank 0."""
-    return STARTED not in os.environ and int(os.environ.get("RANK", "0")) == 0
-
-
 def is_launched() -> bool:
     """Return whether our launcher started this process."""
     return STARTED in os.environ

@@ -157,12 +157,7 @@ def _lengths(batch: StepBatch, layout: Layout) -> npt.NDArray[np.int64]:
 
 
 def halt_packs(
-    batch: StepBatch,
-    packs: Sequence[npt.NDArray[np.bool_]],
-    halting: Tensor,
-    state: State,
-    layout: Layout,
-    config: TrainConfig,
+    batch: StepBatch, packs: Sequence[npt.NDArray[np.bool_]], halting: Tensor, state: State, layout: Layout, config: TrainConfig
 ) -> list[Carry]:
     """Return what continues after a segment, of each pack that is joined in `batch`; `packs` (B,) mark their sequences.
 

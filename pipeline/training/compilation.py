@@ -7,7 +7,7 @@ puzzles, whose canvases all have one size, fill.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -69,8 +69,8 @@ class Execution:
         self.kind = config.train.execution
         self.rooms: dict[tuple[int, int], Room] = {}
         """By the number of micro-batches of a pack and the number of packs."""
-        self.shapes: set[object] = set()
-        """Of the inputs that have been computed in rooms: they have been compiled."""
+        self.shapes: set[tuple[int, int]] = set()
+        """Tokens and sequences of what has been computed in rooms: blocks have been compiled for them."""
         self.known_shapes = 0
         self.compiled = False
         self.automatic = self.kind == "auto" and accelerator.device.type == "cuda"
@@ -129,7 +129,7 @@ class Execution:
         if self.kind == "eager" or inputs.batch.layout.way is None:
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
                 return compute(inputs)
-        shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors_of(inputs))
+        shapes = inputs.batch.layout.tokens, inputs.batch.layout.sequences
         if shapes in self.shapes:
             return compute(inputs)
         try:
@@ -180,22 +180,9 @@ def make_room(maker: Packs, config: Config, pieces: int, fused: bool = False, pa
         spread = math.sqrt(max(0.0, square - beyond**2) * packs)  # of the tokens by which packs exceed their size
         most = min(packs * most, math.ceil(packs * (pack_tokens + beyond) + 3 * spread))
     sequences = math.ceil(SPARE_SEQUENCES * most / float(tokens.mean())) + 8
-    cells = most - memory_tokens * (most // longest)
-    return Room(cells, sequences, longest, memory_tokens, "packed", fused)
+    return Room(most - memory_tokens * (most // longest), sequences, longest, memory_tokens, "packed", fused)
 
 
 def grid_kernel(model: ReasonerConfig) -> int:
     """Return the width of the convolution on the grid, 0 for none."""
     return model.convolution if model.convolution_axes == "2d" else 0
-
-
-def tensors_of(value: object) -> Iterator[Tensor]:
-    """Yield every tensor in `value`: a tensor, or a dataclass, tuple or dict of such, or anything else, which has none."""
-    if isinstance(value, Tensor):
-        yield value
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from tensors_of(getattr(value, field.name))
-    elif isinstance(value, (tuple, dict)):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from tensors_of(part)

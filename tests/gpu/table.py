@@ -16,12 +16,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from pipeline.bench.measure import peak_operations, segment_operations
@@ -30,33 +27,29 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.packs import make_packs
 from pipeline.device import fit_config, make_accelerator, to_batch
 from pipeline.inference.forward import InferenceRunner
-from pipeline.models import layers, triton_convolution
+from pipeline.models import triton_convolution
 from pipeline.models.attention import attend, choose_way
 from pipeline.models.batch import Batch
 from pipeline.models.layers import choose_fused, convolve_gated
-from pipeline.models.layout import Layout
 from pipeline.models.network import make_network
 from pipeline.presets import preset
 from pipeline.training.carry import empty_carry, next_batch
-from pipeline.training.compilation import JOINED as JOINED_PIECES
+from pipeline.training.compilation import JOINED
 from pipeline.training.memory_fit import CudaMemory
 from pipeline.training.trainer import Trainer
 
 DEVICE, DTYPE = torch.device("cuda:0"), torch.bfloat16
-STEPS, WARM_UP = 12, 5
-CHANNELS = 1536
-JOINED = "packs joined"
+STEPS, WARM_UP, CHANNELS = 12, 5, 1536
 TILES = ((16, 64, 2), (16, 128, 4), (64, 64, 8), (32, 128, 8))
 """Tokens, channels and warps that the fused convolution is also tried with."""
-PREDICTED_MS = {"eager": "150-250", "compiled": "75-100", f"compiled, {JOINED}": "70-95"}
+PREDICTED_MS = {"eager": "150-250", "compiled": "75-100", "compiled, packs joined": "70-95"}
 
 
 class Table:
     """The measurements of one dataset on one device."""
 
     def __init__(self, data: Path, out: Path, seconds: float) -> None:
-        self.ends = time.monotonic() + seconds
-        self.out = out
+        self.ends, self.out = time.monotonic() + seconds, out
         self.lines: list[str] = []
         self.wrong: list[str] = []
         self.losses: dict[str, list[float]] = {}
@@ -129,7 +122,7 @@ class Table:
             )
 
     def convolution(self) -> None:
-        """Time gate, convolution and SiLU by all ways, and the fused way with tiles of several sizes."""
+        """Time gate, convolution and SiLU, fused, with tiles of several sizes."""
         self.check(choose_fused(DEVICE, DTYPE, 3), "the fused convolution works")
         batches = list(self.batches(4, self.config()))
         cells = sum(batch.layout.tokens for batch in batches)
@@ -138,26 +131,16 @@ class Table:
         xs = [torch.randn(b.layout.tokens, 2 * CHANNELS, device=DEVICE, dtype=DTYPE, requires_grad=True) for b in batches]
         given = [torch.randn(b.layout.tokens, CHANNELS, device=DEVICE, dtype=DTYPE) for b in batches]
 
-        def run(way: Callable[[Tensor, Tensor, Layout], Tensor]) -> None:
+        def run() -> None:
             for x, batch, gradient in zip(xs, batches, given, strict=True):
-                torch.autograd.grad(way(x, weight, batch.layout), (x, weight), gradient)
+                torch.autograd.grad(convolve_gated(x, weight, batch.layout), (x, weight), gradient)
 
-        def plain(convolve: Any, x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
-            gate, up = x.chunk(2, dim=-1)
-            return F.silu(convolve(F.silu(gate) * up, weight.to(DTYPE), layout))
-
-        def by_neighbors(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
-            return layers._ConvolveNeighbors.apply(x, weight.flatten(1), layout.reach)
-
-        for name, way in (("by neighbors", by_neighbors), ("on images", layers._ConvolveGrids.apply)):
-            seconds = seconds_of(lambda way=way: run(partial(plain, way)))
-            self.say(f"convolution of four packs with gradient, {name}: {1e3 * seconds:.2f} ms")
         tile = triton_convolution.TOKENS, triton_convolution.CHANNELS, triton_convolution.WARPS
         for each in dict.fromkeys((tile, *TILES)):
             triton_convolution.TOKENS, triton_convolution.CHANNELS, triton_convolution.WARPS = each
             with torch.no_grad():
                 forward = seconds_of(lambda: [convolve_gated(x, weight, b.layout) for x, b in zip(xs, batches, strict=True)])
-            both = seconds_of(lambda: run(convolve_gated))
+            both = seconds_of(run)
             self.say(
                 f"convolution of four packs, fused, tiles {each[0]} x {each[1]}, {each[2]} warps: forward {1e3 * forward:.2f} "
                 f"ms, with gradient {1e3 * both:.2f} ms, at the speed of memory {1e3 * floor:.2f} ms"
@@ -311,7 +294,7 @@ def main() -> int:
         "convolution": table.convolution,
         "eager": lambda: table.training("eager", "train.execution=eager", profiled=True),
         "compiled": lambda: table.training("compiled", compiled, profiled=True),
-        "joined": lambda: table.training(f"compiled, {JOINED}", compiled, pieces=JOINED_PIECES),
+        "joined": lambda: table.training("compiled, packs joined", compiled, pieces=JOINED),
         "prediction": table.prediction,
         "losses": table.compare_losses,
         "trial": table.trial,

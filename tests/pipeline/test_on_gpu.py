@@ -15,17 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from pipeline.config import Config
 from pipeline.inference.candidates import read_candidates
 from pipeline.inference.predictor import Predictor
-from pipeline.models.attention import attend, choose_way, packed_error
-from pipeline.models.layout import make_layout
+from pipeline.models.attention import choose_way, packed_error
 from pipeline.models.loss import segment_loss
 from pipeline.weights import load_weights
-from tests.parity import Reference, compare, describe, relative_error
+from tests.parity import Reference, compare, describe
 from tests.pipeline import trainers
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
@@ -88,26 +86,6 @@ def test_bfloat16_misses_the_vectors_by_no_more_than_its_rounding(device: torch.
     rounding = error(torch.float32)
     assert exact < 1e-4 < off
     assert off < 3 * rounding
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_attention_of_a_pack_is_that_of_padded_and_masked_sequences(device: torch.device, dtype: torch.dtype) -> None:
-    shapes = torch.tensor([[1, 1], [3, 3], [3, 3], [12, 11], [30, 30]])
-    layout = make_layout(shapes, torch.zeros_like(shapes), 4, device)
-    generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(layout.tokens, 3 * HEADS, SIZE, generator=generator, dtype=torch.float64).to(device)
-    query_key, value = qkv[:, : 2 * HEADS].to(dtype), qkv[:, 2 * HEADS :].to(dtype)
-    attended = attend(query_key, value, layout, choose_way(device, dtype, SIZE))
-
-    lengths = layout.bounds.diff()
-    place = layout.sequence, torch.arange(layout.tokens, device=device) - layout.bounds[:-1][layout.sequence]
-    padded = torch.zeros(len(shapes), int(lengths.max()), 3 * HEADS, SIZE, dtype=torch.float64, device=device)
-    padded[place] = qkv.to(dtype).double()
-    there = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
-    query, key, values = padded.transpose(1, 2).split(HEADS, dim=1)
-    expected = F.scaled_dot_product_attention(query, key, values, attn_mask=there[:, None, None]).transpose(1, 2)[place]
-    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 0.004}[dtype]
-    assert relative_error(attended, expected.flatten(1)) < tolerance
 
 
 @pytest.mark.cuda

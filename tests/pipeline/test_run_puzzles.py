@@ -224,26 +224,6 @@ def test_limits_draw_training_puzzles_by_the_seed_and_always_the_same_tests(fold
     assert drawn[0][1] == drawn[1][1]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = (*sources(folder), "--set", "train.checkpoint_steps=2")
-    assert run(*arguments, "--out", folder / "whole", steps=7) == 0
-    step = Trainer._step
-
-    def stop_there(trainer: Trainer, done: float) -> None:
-        if trainer.state.progress.step == 5:
-            raise KeyboardInterrupt
-        step(trainer, done)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_step", stop_there)
-        assert run(*arguments, "--out", folder / "cut", steps=7) == 1
-    assert read_predictions(folder / "cut" / "predictions.csv") == only_questions(to_solve())
-    assert run(*arguments, "--out", folder / "cut", steps=7) == 2  # it is not begun anew
-    assert run(*arguments, "--out", folder / "cut", "--resume", steps=7) == 0
-    whole, cut = ((folder / name / "predictions.csv").read_bytes() for name in ("whole", "cut"))
-    assert whole == cut
-
-
 def predicted(out: Path) -> int:
     return sum(each.prediction is not None for each in read_predictions(out / "predictions.csv"))
 
@@ -381,6 +361,8 @@ def test_commands_name_in_one_line_what_does_not_fit_puzzles(
 def test_a_run_is_not_resumed_for_other_puzzles(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = finished / "out"
     before = (out / "predictions.csv").read_bytes()
+    assert run(*sources(finished), "--out", out) == 2
+    assert "holds a run already: continue it with --resume" in one_error(capsys)
     others = (*sources(finished), "--out", out, "--test-limit", 3, "--resume")
     assert run(*others) == 2
     assert "predictions for other puzzles than those of the sources" in one_error(capsys)

@@ -182,19 +182,14 @@ def test_where_drawing_views_is_slow_there_are_fewer_and_it_is_said(
     assert f"of some tasks there are {fewest - 1} besides the task itself, not 99" in caplog.text
 
 
-def test_no_time_at_all_leaves_the_tasks_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    Clock(monkeypatch, 1.0)
-    dataset = build_many(seconds=0.0)
-    assert np.diff(dataset.transform_start).tolist() == [100] + [1] * 31
-    assert dataset.manifest["augmentations_cut_to"] == 0
-
-
-@pytest.mark.parametrize("seconds", [None, 4000.0])
-def test_with_time_enough_nothing_is_cut(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> None:
+@pytest.mark.parametrize(("seconds", "least", "said"), [(0.0, 1, 0), (4000.0, 100, None), (None, 100, None)])
+def test_without_time_tasks_stay_as_they_are_and_with_enough_nothing_is_cut(
+    monkeypatch: pytest.MonkeyPatch, seconds: float | None, least: int, said: int | None
+) -> None:
     Clock(monkeypatch, 1.0)
     dataset = build_many(seconds)
-    assert set(np.diff(dataset.transform_start).tolist()) == {100}
-    assert "augmentations_cut_to" not in dataset.manifest
+    assert np.diff(dataset.transform_start).tolist() == [100] + [least] * 31
+    assert dataset.manifest.get("augmentations_cut_to") == said
 
 
 def test_the_hash_seed_of_python_does_not_matter(dataset: TaskDataset) -> None:

@@ -5,19 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.parity import TOLERANCE, compare, describe, main
+from tests.pipeline.published.examples import read_golden
 
 FOLDER = Path(__file__).parents[2] / "golden"
-GOLDEN = FOLDER / "trm_attention.safetensors"
-
-
-def read_golden(path: Path = GOLDEN) -> tuple[dict[str, Tensor], dict[str, object]]:
-    with safe_open(str(path), "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["config"])  # noqa: SIM118
 
 
 def write(path: Path, tensors: dict[str, Tensor], config: dict[str, object]) -> str:
@@ -57,7 +51,7 @@ def test_the_mixer_gives_what_the_published_one_gives_as_far_as_rounding_lets_it
 def test_a_small_difference_is_noticed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, name: str | None, changes: dict[str, object]
 ) -> None:
-    tensors, config = read_golden(FOLDER / f"{file}.safetensors")
+    tensors, config = read_golden(file)
     if name:
         tensors[name] = tensors[name] * 1.001
     assert main([write(tmp_path / "changed.safetensors", tensors, config | changes)]) == 1
@@ -65,16 +59,16 @@ def test_a_small_difference_is_noticed(
 
 
 def test_a_file_of_another_network_gives_one_line_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tensors, config = read_golden()
+    tensors, config = read_golden("trm_attention")
     learned = write(tmp_path / "learned.safetensors", tensors, {**config, "pos_encodings": "learned"})
-    assert main([learned, str(GOLDEN)]) == 1
+    assert main([learned, str(FOLDER / "trm_attention.safetensors")]) == 1
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"{learned}: published config has pos_encodings = 'learned', expected 'rope' or 'none'"
     assert second.endswith(": ok")
 
 
 def test_a_file_that_is_no_reference_gives_one_line_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tensors, _ = read_golden()
+    tensors, _ = read_golden("trm_attention")
     save_file(tensors, tmp_path / "nameless.safetensors")
     (tmp_path / "noise.safetensors").write_bytes(b"noise" * 100)
     for name in ("nameless", "noise", "missing"):

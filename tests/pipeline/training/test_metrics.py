@@ -45,14 +45,6 @@ def test_a_writer_adds_to_what_is_there_and_says_a_line_now_and_then(
     ]
 
 
-def test_a_writer_without_a_path_is_silent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    with MetricsWriter(None) as writer:
-        writer.write(a_line(), done=0.5, left=90.0)
-    assert not caplog.records
-    assert not list(tmp_path.iterdir())
-
-
 def test_lines_that_the_disk_does_not_take_are_told_once_and_written_when_it_does(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

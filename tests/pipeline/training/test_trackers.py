@@ -97,11 +97,10 @@ def test_a_tracker_that_fails_is_told_and_left_alone(
 
 def test_nothing_is_started_without_a_name_or_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = threading.active_count()
-    with tracked(None, tmp_path):
-        assert threading.active_count() == before
-    monkeypatch.setenv("RANK", "1")
-    with tracked("recorder", tmp_path):
-        assert threading.active_count() == before
+    for name, rank in ((None, "0"), ("recorder", "1")):
+        monkeypatch.setenv("RANK", rank)
+        with tracked(name, tmp_path):
+            assert threading.active_count() == before
 
 
 @pytest.mark.parametrize(("name", "words"), [("nope", "unknown tracker 'nope'; one of: aim"), ("aim", "pip install aim")])
