@@ -1,8 +1,7 @@
 """The table of times on one GPU beside their predictions: `python -m tests.gpu.table --data DATASET --seconds 150`.
 
 The predictions are a model: operations and bytes of preset `fast`, counted without a GPU, over the peaks of an H100. Sections
-do not depend on each other: one that fails says so in a line, and none begins after `--seconds`. The last lines are the table,
-and what was wrong.
+do not depend on each other: one that fails says so in a line, and none begins after `--seconds`. The table comes last.
 """
 
 import argparse
@@ -232,12 +231,6 @@ class Table:
         total = sum(event.self_device_time_total for event in kernels)
         launches = sum(event.count for event in kernels)
         self.say(f"fast, {name}: {launches} kernels in a step, {total / 1e3:.1f} ms of the device")
-        for event in sorted(kernels, key=lambda event: -event.self_device_time_total)[:14]:
-            share = event.self_device_time_total / total
-            print(
-                f"    {share:6.1%} {event.self_device_time_total / 1e3:8.2f} ms {event.count:6d} x {event.key[:110]}",
-                flush=True,
-            )
 
     def compare_losses(self) -> None:
         """Compare the losses of every way with those of eager execution."""

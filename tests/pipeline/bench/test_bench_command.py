@@ -10,9 +10,8 @@ import torch
 from pipeline.bench import command
 from pipeline.bench.stages import QUICK, Computing, Draws, build_mix, gpu_sides, on_samples
 from pipeline.cli.main import main
-from pipeline.models import attention
 from pipeline.models.reasoner import Block
-from tests.pipeline.training.test_compilation import masked
+from tests.pipeline.varlen_on_cpu import register_kernels
 
 TINY = replace(QUICK, tasks=4, augmentations=5, peak_side=32)
 
@@ -43,10 +42,10 @@ def test_a_cpu_has_no_compiled_sides() -> None:
 
 
 def test_a_gpu_has_compiled_sides_that_compute_what_ours_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With stand-ins for packed attention and the compiler, which a CPU does not have."""
+    """With a kernel for packed attention and a compiler that a CPU does not have."""
     compile_block = Block.compile
     monkeypatch.setattr(Block, "compile", lambda block, **how: compile_block(block, backend="aot_eager", **how))
-    monkeypatch.setattr(attention, "_packed_kernel", lambda: masked)
+    register_kernels()
     torch._dynamo.reset()
     dataset = build_mix(TINY)
     draws = Draws(dataset, "pairs", tries=1)

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 
 from pipeline import device_limits
 from pipeline.models import attention
 from pipeline.models.attention import attend, choose_way, multiply, packed_error
 from pipeline.models.layout import Layout, make_layout
+from tests.pipeline.varlen_on_cpu import register_kernels
 
 HEADS, SIZE = 2, 8
 CPU = torch.device("cpu")
@@ -39,22 +41,10 @@ def by_hand(query_key: Tensor, value: Tensor, layout: Layout) -> Tensor:
     return torch.cat(rows)
 
 
-def plain_packed(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, _: Tensor, longest: int, __: int) -> Tensor:
-    """What `varlen_attn` computes, with the arguments that it takes."""
-    assert bounds.dtype == torch.int32
-    assert longest == int(bounds.diff().max())
-    assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
-    parts = []
-    for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        q, k, v = (part[start:stop].transpose(0, 1) for part in (query, key, value))
-        parts.append(((q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v).transpose(0, 1))
-    return torch.cat(parts)
-
-
 @pytest.fixture
 def packed(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """The packed kernel, computed by hand because this machine has none; its trial is forgotten before and after."""
-    monkeypatch.setattr(attention, "_packed_kernel", lambda: plain_packed)
+    """A machine that has tried no kernel yet; the trial is forgotten afterwards, too."""
+    register_kernels()
     device_limits._known.clear()
     yield monkeypatch
     device_limits._known.clear()
@@ -116,5 +106,5 @@ def test_a_packed_kernel_that_fails_its_trial_is_not_used(packed: pytest.MonkeyP
 
 def test_the_trial_tells_a_right_kernel_from_a_wrong_one(packed: pytest.MonkeyPatch) -> None:
     assert packed_error("cpu", torch.float32, SIZE) < 1e-5
-    packed.setattr(attention, "_packed_kernel", lambda: lambda *given: plain_packed(*given) * 1.05)
+    packed.setattr(attention, "_packed_kernel", lambda: lambda *given: varlen_attn(*given) * 1.05)
     assert packed_error("cpu", torch.float32, SIZE) > attention.PACKED_TOLERANCE

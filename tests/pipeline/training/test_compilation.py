@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from functorch.compile import make_boxed_func
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +23,7 @@ from torch.compiler import is_compiling as compiling
 from pipeline.cli.main import main
 from pipeline.config import Config
 from pipeline.device_limits import fallbacks
-from pipeline.models import attention, reasoner
+from pipeline.models import reasoner
 from pipeline.models.layout import Room, make_layout
 from pipeline.models.reasoner import Block
 from pipeline.training import compilation as execution
@@ -50,8 +49,8 @@ from tests.pipeline.trainers import (
     start_ranks,
     train_command,
 )
+from tests.pipeline.varlen_on_cpu import register_kernels
 
-FLOAT = torch.float32
 URM = ("model.kind=urm", "model.convolution=2", "model.convolution_axes=1d", "memory.kind=table")
 COMPILED = SYSTEMS | {"trm": ("model.positions=1d",), "published urm": URM}
 BASE = ("train.steps=5", "train.packs=2", "train.log_steps=1", "train.exploration=0.3")
@@ -61,13 +60,6 @@ def config_of(system: str, *settings: str) -> Config:
     return tiny_config(*BASE, *COMPILED[system], *settings)
 
 
-def masked(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, _: Tensor, __: int, ___: int) -> Tensor:
-    """What the packed kernel computes, of constant shapes, so that it can be compiled here."""
-    sequence = torch.bucketize(torch.arange(len(query)), bounds[1:], right=True)
-    q, k, v = (part.transpose(0, 1) for part in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=sequence[:, None] == sequence).transpose(0, 1)
-
-
 @pytest.fixture
 def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBackend]:
     """A machine with packed attention, and a compiler that counts how often it has to trace; only some trace backward, too."""
@@ -75,7 +67,7 @@ def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     compile_block = Block.compile
     monkeypatch.setattr(Block, "compile", lambda block, **settings: compile_block(block, backend=counter, **settings))
     monkeypatch.setattr(execution, "choose_way", lambda *_: "packed")
-    monkeypatch.setattr(attention, "_packed_kernel", lambda: masked)
+    register_kernels()
     torch._dynamo.reset()
     yield counter
     torch._dynamo.reset()
@@ -100,21 +92,22 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert metrics(other, *names) == [pytest.approx(line, abs=2e-5) for line in metrics(one, *names)]
 
 
-@pytest.mark.parametrize("compiler", ["aot_eager_default_partitioner"], indirect=True, ids=["backward"])
-@pytest.mark.parametrize("system", ["trm", "hrm", "urm", "published urm"])
+@pytest.mark.parametrize(
+    ("compiler", "system"),
+    [
+        pytest.param("inductor", "trm", marks=pytest.mark.fake_gpu),  # needs a C++ compiler
+        *(("aot_eager_default_partitioner", system) for system in ("hrm", "urm", "published urm")),
+    ],
+    indirect=["compiler"],
+)
 def test_compiled_blocks_compute_what_eager_ones_do(tmp_path: Path, compiler: CompileCounterWithBackend, system: str) -> None:
     trainer = make_trainer(config_of(system), tmp_path)
     for _ in range(2):
         trainer._step(0.0)
     assert sum(len(carry) for carry in trainer.state.carries.values()) > 2  # there are carried and new sequences
     expected = second_step(trainer, trainer.gradients)
-    other = Execution(
-        trainer.state.network,
-        trainer.state.maker,
-        config_of(system, "train.execution=compiled"),
-        trainer.state.accelerator,
-        FLOAT,
-    )
+    state, config = trainer.state, config_of(system, "train.execution=compiled")
+    other = Execution(state.network, state.maker, config, state.accelerator, torch.float32)
     gradients = replace(trainer.gradients, execution=other)
     assert compiler.frame_count == 0
     for _ in range(2):
@@ -122,21 +115,8 @@ def test_compiled_blocks_compute_what_eager_ones_do(tmp_path: Path, compiler: Co
     assert 1 <= compiler.frame_count <= 2 * 2  # with and without gradient, of one network or of HRM's two
 
 
-def test_whole_trainings_are_the_same_and_compile_once(
-    tmp_path: Path, eager: Path, compiler: CompileCounterWithBackend
-) -> None:
-    trainer = make_trainer(config_of("trm", "train.execution=compiled"), tmp_path)
-    trainer.fit(NO_LIMIT)
-    assert_same_training(eager, tmp_path)
-    before = compiler.frame_count
-    for step in range(5, 9):
-        trainer._step(0.5)
-        assert trainer.state.progress.step == step + 1
-    assert compiler.frame_count == before == 2
-
-
-@pytest.mark.parametrize("pieces", [3, JOINED])
-def test_pieces_in_rooms_come_to_the_whole_pack(
+@pytest.mark.parametrize("pieces", [1, 3, JOINED])
+def test_trainings_in_rooms_are_the_same_in_any_number_of_pieces_and_compile_once(
     tmp_path: Path, eager: Path, compiler: CompileCounterWithBackend, pieces: int
 ) -> None:
     trainer = make_trainer(config_of("trm", "train.execution=compiled"), tmp_path)
@@ -217,8 +197,8 @@ def run_rank_that_may_not_compile(environment: dict[str, str], command: list[str
     patch.setattr(Block, "compile", lambda block, **settings: compile_block(block, backend=backend, **settings))
     patch.setattr(Execution, "__init__", on_a_gpu)
     patch.setattr(execution, "choose_way", lambda *_: "packed")
+    register_kernels()
     patch.setattr(execution, "choose_fused", lambda *_: False)
-    patch.setattr(attention, "_packed_kernel", lambda: masked)
     patch.setattr(trainer_module, "MIN_COMPILE_SECONDS", 0.0)
     patch.setattr(trainer_module, "MIN_COMPILE_STEPS", 0)
     os.environ |= environment

@@ -225,14 +225,6 @@ def test_pieces_that_nobody_set_are_measured_before_the_first_step(tmp_path: Pat
     assert trainer.state.progress.step == 4
 
 
-def test_a_run_without_a_step_to_do_measures_nothing(tmp_path: Path) -> None:
-    make_trainer(tiny_config("train.steps=2"), tmp_path).fit(NO_LIMIT)
-    again = make_trainer(tiny_config("train.steps=2"), tmp_path)
-    again.resume()
-    again.unmeasured = True
-    again.fit(NO_LIMIT)  # on a CPU a measurement would fail
-
-
 @pytest.mark.parametrize(
     ("system", "error", "backward"),
     [

@@ -1,0 +1,47 @@
+"""A CPU kernel behind PyTorch's own `varlen_attn`, so that the packed way of attention runs and compiles without a GPU."""
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.attention.varlen  # defines the operators
+from torch import Tensor
+
+
+def _parts(bounds: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the (heads, length, S) of every sequence of tensors (N, heads, S)."""
+    assert bounds.dtype == torch.int32
+    return zip(*(torch.tensor_split(tensor.transpose(0, 1), bounds[1:-1].long(), dim=1) for tensor in tensors), strict=True)
+
+
+def _probability(query: Tensor, key: Tensor) -> Tensor:
+    return torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), -1)
+
+
+def _forward(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, _: Tensor, longest: int, *__: Any, **___: Any) -> Any:
+    assert longest >= int(bounds.diff().max())
+    mixed = [_probability(q, k) @ v for q, k, v in _parts(bounds, query, key, value)]
+    normalizer, state = torch.zeros(query.shape[1], query.shape[0]), torch.empty(2, dtype=torch.uint64)
+    return torch.cat(mixed, 1).transpose(0, 1).contiguous(), normalizer, state
+
+
+def _backward(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, _: Any, __: Any, bounds: Tensor, *___: Any, **____: Any
+) -> Any:
+    found: list[tuple[Tensor, ...]] = []
+    for q, k, v, given in _parts(bounds, query, key, value, gradient):
+        probability, of_probability = _probability(q, k), given @ v.mT
+        of_scores = (
+            probability * (of_probability - (of_probability * probability).sum(-1, keepdim=True)) / math.sqrt(q.shape[-1])
+        )
+        found.append((of_scores @ k, of_scores.mT @ q, probability.mT @ given))
+    return tuple(torch.cat(parts, 1).transpose(0, 1).contiguous() for parts in zip(*found, strict=True))
+
+
+@cache
+def register_kernels() -> None:
+    """Give this process the kernels; `choose_way` takes none of them on a CPU."""
+    torch.library.register_kernel("torch_attn::_varlen_attn", "cpu", _forward)
+    torch.library.register_kernel("torch_attn::_varlen_attn_backward", "cpu", _backward)
