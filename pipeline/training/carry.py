@@ -163,7 +163,7 @@ def halt_packs(
 
     All sequences continue but those that halt by the logits `halting` (B, 2), or have run all segments. They halt when
     "learned" halting has a positive logit, "q-learning" a greater one than for going on, "off" never; and not before the least
-    number of segments that `batch` gives them. Waits for the logits, which costs a GPU less than 5% of a step: docs/log.md.
+    number of segments that `batch` gives them. Waits for the logits, which costs a GPU a few percent of a step: docs/log.md.
     """
     done = batch.segments + 1
     continues = done < config.segments
