@@ -237,6 +237,9 @@ def test_a_dry_run_prints_commands_and_files_and_sends_nothing(
     assert "code/pipeline/__main__.py" in shown
     expected = "kaggle competitions submit arc-prize-x -k you/arc-trm -v 3 -f submission.json -m 'it'\"'\"'s new'"
     assert expected in shown.splitlines()
+    (folder / "notebook" / "kernel-metadata.json").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"kernel-metadata\.json: "):
+        push(folder, dry_run=True)
 
 
 def test_no_token_is_printed_logged_sent_or_written(
