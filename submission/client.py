@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.files import read_object, write_json
+from eval.files import read_file, read_object, write_json
 from eval.formatting import show_path, show_value
 from submission.notebook import read_ready_folder
 from submission.secret import mask, refuse_tokens
@@ -258,7 +258,8 @@ def _show_push(folder: Path, dataset: str, commands: tuple[list[str], ...]) -> N
     print(f"# if there is no dataset {dataset} yet:\n{create}\n# else:\n{renew}")
     print(f"# when `kaggle datasets status {dataset}` is ready:\n{send}")
     for name in ("code/dataset-metadata.json", "notebook/kernel-metadata.json"):
-        print(f"# {folder / name}:\n{json.dumps(read_object(folder / name), indent=2)}")
+        read_object(folder / name)  # refuses what is none
+        print(f"# {folder / name}:\n{read_file(folder / name).decode(errors='replace').rstrip()}")
     files = _files(folder)
     print(f"# {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB:")
     for path in files:
