@@ -258,8 +258,8 @@ def _show_push(folder: Path, dataset: str, commands: tuple[list[str], ...]) -> N
     print(f"# if there is no dataset {dataset} yet:\n{create}\n# else:\n{renew}")
     print(f"# when `kaggle datasets status {dataset}` is ready:\n{send}")
     for name in ("code/dataset-metadata.json", "notebook/kernel-metadata.json"):
-        read_object(folder / name)  # refuses what is none
-        print(f"# {folder / name}:\n{read_file(folder / name).decode(errors='replace').rstrip()}")
+        read_object(folder / name)  # refuses what is not a JSON object, and so not UTF-8
+        print(f"# {folder / name}:\n{read_file(folder / name).decode().rstrip()}")
     files = _files(folder)
     print(f"# {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB:")
     for path in files:

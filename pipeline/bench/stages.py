@@ -264,10 +264,10 @@ def gpu_sides(sides: Mapping[str, Computing], draws: Draws) -> dict[str, Prepare
     found: dict[str, Prepare] = {}
     for name, side in (("published, compiled", "published"), ("compiled", "ours")):
         computing = Computing(side, draws.dataset, ours.plan, ours.device, ours.dtype, compiled=True)
+        prepare = on_samples(computing.train, draws)
         try:
-            found[name] = on_samples(computing.train, draws)
-            found[name](ours.plan.train_sizes[0])()
+            prepare(ours.plan.train_sizes[0])()
+            found[name] = prepare
         except (RuntimeError, ImportError, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             logger.warning("%s: does not run here: %s", name, str(error).splitlines()[0])
-            del found[name]
     return found
