@@ -28,6 +28,7 @@ ANSWER_SECONDS = 120.0
 UPLOAD_SECONDS = 3600.0
 MOST_BAD_ANSWERS = 10
 """Waiting is given up after this many failed requests in a row."""
+METADATA = ("code/dataset-metadata.json", "notebook/kernel-metadata.json")
 ENDED = ("complete", "error", "cancel_acknowledged")
 _PUSHED = re.compile(r"Kernel version (\d+) successfully pushed")
 _STATUS = re.compile(r'has status "(?:KernelWorkerStatus\.)?(\w+)"')
@@ -101,6 +102,8 @@ def push(folder: Path, dry_run: bool = False, poll_seconds: float = 5.0, ready_s
     create = ["datasets", "create", "-p", str(folder / "code"), "-r", "zip", *visible]
     renew = ["datasets", "version", "-p", str(folder / "code"), "-r", "zip", "-m", "new version of the source"]
     send = ["kernels", "push", "-p", str(folder / "notebook")]
+    for name in METADATA:
+        read_object(folder / name)  # refuses at once what is not a JSON object
     for path in _files(folder):
         try:
             refuse_tokens(path, str(path))
@@ -257,8 +260,7 @@ def _show_push(folder: Path, dataset: str, commands: tuple[list[str], ...]) -> N
     create, renew, send = (shlex.join(["kaggle", *command]) for command in commands)
     print(f"# if there is no dataset {dataset} yet:\n{create}\n# else:\n{renew}")
     print(f"# when `kaggle datasets status {dataset}` is ready:\n{send}")
-    for name in ("code/dataset-metadata.json", "notebook/kernel-metadata.json"):
-        read_object(folder / name)  # refuses what is not a JSON object, and so not UTF-8
+    for name in METADATA:
         print(f"# {folder / name}:\n{read_file(folder / name).decode().rstrip()}")
     files = _files(folder)
     print(f"# {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB:")
