@@ -1,8 +1,8 @@
 """Push, status and submit: sends a ready folder to Kaggle with the official client and parses its answers.
 
 The client runs as a subprocess, since importing it logs in over the network. Its output is parsed, since it exits with 0 after
-errors of the server. Every failure is a `KaggleError` of one line with what to do next. The client of another Python is used
-where `ARC_KAGGLE_PYTHON` names one.
+errors of the server. Every failure at Kaggle is a `KaggleError` of one line with what to do next. The client of another Python
+is used where `ARC_KAGGLE_PYTHON` names one.
 """
 
 import json
@@ -105,10 +105,7 @@ def push(folder: Path, dry_run: bool = False, poll_seconds: float = 5.0, ready_s
     for name in METADATA:
         read_object(folder / name)  # refuses at once what is not a JSON object
     for path in _files(folder):
-        try:
-            refuse_tokens(path, str(path))
-        except ValueError as error:
-            raise KaggleError(str(error)) from None
+        refuse_tokens(path, str(path))
     if dry_run:
         _show_push(folder, dataset, (create, renew, send))
         return None

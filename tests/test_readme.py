@@ -97,11 +97,9 @@ def examples() -> list[str]:
     """The examples of all `--help` texts in order: first steps, then command by command."""
     parser = _parser()
     subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    found = [line.strip() for line in (parser.epilog or "").splitlines() if line.startswith("  python -m pipeline ")]
-    for name, parser in subparsers.choices.items():
-        assert parser.epilog and f"python -m pipeline {name} " in parser.epilog, f"{name} --help has no example"
-        found += [line.strip() for line in parser.epilog.splitlines() if line.startswith("  python -m pipeline ")]
-    return found
+    texts = {"": parser.epilog or ""} | {name: command.epilog or "" for name, command in subparsers.choices.items()}
+    assert [name for name, text in texts.items() if f"python -m pipeline {name}" not in text] == []  # without an example
+    return [line.strip() for text in texts.values() for line in text.splitlines() if line.startswith("  python -m pipeline ")]
 
 
 def test_commands_are_found() -> None:
