@@ -161,11 +161,11 @@ class Computing:
         """Return a room such as training has for packs of about so many cells and sequences; full canvases fill it."""
         model, tokens, longest = self.plan.model, self.pairs.memory_tokens, int(self.pairs.tokens(self.pairs.plain()).max())
         fused = choose_fused(self.device, self.dtype, grid_kernel(model))
+        way = choose_way(self.device, self.dtype, model.hidden_size // model.heads)
         if self.pairs.canvas == "full":
-            way = choose_way(self.device, self.dtype, model.hidden_size // model.heads)
             return Room(cells, sequences, longest, tokens, way, fused)
         sequences = math.ceil(SPARE_SEQUENCES * sequences) + 1
-        return Room(cells + longest - tokens, sequences, longest, tokens, "packed", fused)
+        return Room(cells + longest - tokens, sequences, longest, tokens, way, fused)
 
     def train(self, samples: Samples) -> None:
         """Compute the gradients of the first segment of a step, the pack made for it included."""

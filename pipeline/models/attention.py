@@ -1,11 +1,11 @@
 """Self-attention within every sequence of a pack, in the fastest way that the device offers.
 
 There is no padding, so there is no mask. Three ways give the same up to rounding: PyTorch's fused attention for each canvas
-shape (anywhere), plain matrix products for each shape (a CPU in bfloat16), and one kernel for the whole pack (CUDA).
+shape (anywhere), plain matrix products for each shape (a CPU in bfloat16), and one kernel for the whole pack (CUDA), of two
+that PyTorch has.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from pipeline.device_limits import kernel_works
-from pipeline.models.layout import Layout, Way, make_layout
+from pipeline.models.layout import PACKED, Layout, Way, make_layout
 
 ROPE_THETA = 10_000.0
 Angles = tuple[Tensor, Tensor]
@@ -79,7 +79,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 PACKED_TOLERANCE = 2e-2
-"""Largest error of the packed kernel on a trial, relative to the largest value: a few roundings of bfloat16."""
+"""Largest error of a kernel for packs on a trial, relative to the largest value: a few roundings of bfloat16."""
 
 
 def attend(query_key: Tensor, value: Tensor, layout: Layout, way: Way) -> Tensor:
@@ -87,9 +87,9 @@ def attend(query_key: Tensor, value: Tensor, layout: Layout, way: Way) -> Tensor
 
     `query_key` (N, 2 heads, S) holds the queries of all heads and then the keys, `value` (N, heads, S).
     """
-    if way == "packed":
+    if way in PACKED:
         query, key = query_key.chunk(2, dim=1)
-        return _packed_kernel()(query, key, value, layout.bounds, layout.bounds, layout.longest, layout.longest).flatten(1)
+        return _attend_packed(query, key, value, layout, way).flatten(1)
     by_shape = F.scaled_dot_product_attention if way == "fused" else multiply
     mixed = []
     for (_, qk), (_, v) in zip(layout.split(query_key), layout.split(value), strict=True):
@@ -102,13 +102,17 @@ def attend(query_key: Tensor, value: Tensor, layout: Layout, way: Way) -> Tensor
 def choose_way(device: torch.device, dtype: torch.dtype, head_size: int) -> Way:
     """Return the fastest way for tensors of `dtype` on `device`.
 
-    On CPUs the fused attention does not use their bfloat16 instructions, products do. On GPUs the packed kernel is taken where
-    a trial shows that it works: not on GPUs before Ampere (T4), nor in float32.
+    On CPUs the fused attention does not use their bfloat16 instructions, products do. On GPUs the first kernel for packs is
+    taken that a trial shows to work; "packed" does not exist on GPUs before Ampere (T4), nor in float32.
     """
-    if device.type == "cuda" and dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (8, 0):
-        packed = kernel_works("the packed attention", packed_error, PACKED_TOLERANCE, str(device), dtype, head_size)
-        return "packed" if packed else "fused"
-    return "products" if device.type == "cpu" and dtype == torch.bfloat16 else "fused"
+    if device.type == "cpu":
+        return "products" if dtype == torch.bfloat16 else "fused"
+    if device.type == "cuda":
+        recent = dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (8, 0)
+        for way in PACKED if recent else PACKED[1:]:
+            if kernel_works(f"{way} attention", packed_error, PACKED_TOLERANCE, way, str(device), dtype, head_size):
+                return way
+    return "fused"
 
 
 def multiply(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -142,27 +146,35 @@ class _Multiply(torch.autograd.Function):
         return query, key, value
 
 
-def _packed_kernel() -> Callable[..., Tensor]:
-    """Return the kernel for sequences of different lengths: (query, key, value (N, heads, S), bounds twice, longest twice).
+def _attend_packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, way: Way) -> Tensor:
+    """Return the attention of query, key and value (N, heads, S) within each sequence, by one of the kernels PACKED.
 
     Only arguments that PyTorch 2.10 and later versions share are used.
     """
-    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 (imports CUDA code)
+    bounds, longest = layout.bounds, layout.longest
+    if way == "packed":
+        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 (imports CUDA code)
 
-    return cast(Callable[..., Tensor], varlen_attn)
+        return cast(Tensor, varlen_attn(query, key, value, bounds, bounds, longest, longest))
+    parts = (part[None] for part in (query, key, value))
+    dropout, mask, with_gradient = 0.0, 0, True
+    found = torch.ops.aten._efficient_attention_forward(
+        *parts, None, bounds, bounds, longest, longest, dropout, mask, with_gradient
+    )
+    return cast(Tensor, found[0][0])
 
 
-def packed_error(device: str, dtype: torch.dtype, head_size: int) -> float:
-    """Return how far the packed kernel is off fused attention on a small trial, gradient included, relative to the largest."""
+def packed_error(way: Way, device: str, dtype: torch.dtype, head_size: int) -> float:
+    """Return how far a kernel for packs is off fused attention on a small trial, gradient included, relative to the largest."""
     shapes = torch.tensor([[1, 2], [3, 3], [3, 3], [9, 8]])
     layout = make_layout(shapes, torch.zeros_like(shapes), 1, torch.device(device))
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(layout.tokens, 6, head_size, generator=generator).to(device, dtype)
     wanted = torch.randn(layout.tokens, 2 * head_size, generator=generator).to(device, dtype)
     found = []
-    for way in ("fused", "packed"):
+    for each in ("fused", way):
         leaf = qkv.clone().requires_grad_()
-        mixed = attend(leaf[:, :4], leaf[:, 4:], layout, way)
+        mixed = attend(leaf[:, :4], leaf[:, 4:], layout, each)
         (gradient,) = torch.autograd.grad(mixed, leaf, wanted)
         found.append(torch.cat((mixed.detach().flatten(), gradient.flatten())).float())
     fused, packed = found

@@ -19,9 +19,12 @@ import torch
 from torch import Tensor
 
 Integers = npt.NDArray[np.int64]
-Way = Literal["fused", "products", "packed"]
+Way = Literal["fused", "products", "packed", "efficient"]
 """Of attention. fused: `scaled_dot_product_attention`, shape by shape. products: two products and a softmax, shape by shape.
-packed: `torch.nn.attention.varlen`, all sequences at once."""
+packed: `torch.nn.attention.varlen`, all sequences at once. efficient: PyTorch's memory-efficient attention, which older GPUs
+and float32 have too, all sequences at once."""
+PACKED: tuple[Way, ...] = ("packed", "efficient")
+"""Ways that take a whole pack at once, the fastest first: nothing in them depends on the shapes of canvases."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Room:
     """Most tokens of a sequence."""
     memory_tokens: int
     way: Way
-    """Of attention: packed, unless no pack needs blank sequences; the other ways go shape by shape and leave those out."""
+    """Of attention: one of PACKED, unless no pack needs blank sequences; the others go shape by shape and leave those out."""
     fused: bool
     """Whether gate, grid convolution and SiLU are one operation (`pipeline.models.layers.choose_fused`)."""
 

@@ -21,7 +21,7 @@ from pipeline.models.attention import choose_way
 from pipeline.models.batch import Batch
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import choose_fused
-from pipeline.models.layout import Room
+from pipeline.models.layout import PACKED, Room, Way
 from pipeline.models.network import Network
 from pipeline.models.reasoner import Block, State
 from pipeline.models.task_memory import RowGradients
@@ -83,7 +83,7 @@ class Execution:
         self.alike = bool(sizes.min() == sizes.max())
         self.way = choose_way(accelerator.device, dtype, config.model.hidden_size // config.model.heads)
         self.fused = choose_fused(accelerator.device, dtype, grid_kernel(config.model))
-        if not self.alike and self.way != "packed":
+        if not self.alike and self.way not in PACKED:
             fall_back(f"train.execution={config.train.execution}: no constant shapes, attention goes shape by shape; eager")
             self.kind = "eager"
             return
@@ -120,7 +120,7 @@ class Execution:
             length = cells // sequences + self.maker.memory_tokens
             return Room(cells, sequences, length, self.maker.memory_tokens, self.way, self.fused)
         if (pieces, packs) not in self.rooms:
-            self.rooms[pieces, packs] = make_room(self.maker, self.config, pieces, self.fused, packs)
+            self.rooms[pieces, packs] = make_room(self.maker, self.config, pieces, self.way, self.fused, packs)
         room = self.rooms[pieces, packs]
         return room if room.holds(cells, sequences) else None
 
@@ -163,8 +163,8 @@ def compile_blocks(network: nn.Module) -> None:
             block.compile(fullgraph=True, dynamic=False)
 
 
-def make_room(maker: Packs, config: Config, pieces: int, fused: bool = False, packs: int = 1) -> Room:
-    """Return the room, for packed attention, that holds nearly every micro-batch of a pack that is cut into `pieces`.
+def make_room(maker: Packs, config: Config, pieces: int, way: Way, fused: bool = False, packs: int = 1) -> Room:
+    """Return the room that holds nearly every micro-batch of a pack that is cut into `pieces`, for one of the ways PACKED.
 
     With JOINED, nearly every micro-batch of `packs` packs: they seldom all end with a sequence that is much too long.
     """
@@ -180,7 +180,7 @@ def make_room(maker: Packs, config: Config, pieces: int, fused: bool = False, pa
         spread = math.sqrt(max(0.0, square - beyond**2) * packs)  # of the tokens by which packs exceed their size
         most = min(packs * most, math.ceil(packs * (pack_tokens + beyond) + 3 * spread))
     sequences = math.ceil(SPARE_SEQUENCES * most / float(tokens.mean())) + 8
-    return Room(most - memory_tokens * (most // longest), sequences, longest, memory_tokens, "packed", fused)
+    return Room(most - memory_tokens * (most // longest), sequences, longest, memory_tokens, way, fused)
 
 
 def grid_kernel(model: ReasonerConfig) -> int:

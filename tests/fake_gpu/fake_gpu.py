@@ -33,6 +33,7 @@ class FakeGpu(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.fake = FakeTensorMode()
+        self.capability = 9, 0
         self.begin()
 
     def begin(self) -> None:
@@ -97,7 +98,7 @@ class FakeGpu(TorchDispatchMode):
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Make `torch.cuda` that of an H100, without values."""
+        """Make `torch.cuda` that of an H100, or of a GPU of another `capability`, without values."""
         gpu = self
 
         class Event:
@@ -116,7 +117,7 @@ class FakeGpu(TorchDispatchMode):
             Event=Event,
             _lazy_init=lambda: None,
             synchronize=lambda device=None: gpu.wait("a synchronization"),
-            get_device_capability=lambda device=None: (9, 0),
+            get_device_capability=lambda device=None: gpu.capability,
             is_bf16_supported=lambda including_emulation=True: True,
         )
         tensor = mock.patch.object(torch, "tensor", lambda data, device=None, **more: make(data, **more).to(device))

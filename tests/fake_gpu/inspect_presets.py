@@ -81,15 +81,21 @@ def inspect(run: Callable[[FakeGpu], None]) -> Finding:
     return Finding(error, tuple(gpu.waits), gpu.kernels, gpu.bytes / 1e9)
 
 
-def train(name: str, execution: Execution, gpu: FakeGpu) -> None:
+def train(name: str, execution: Execution, gpu: FakeGpu, dtype: torch.dtype = torch.bfloat16) -> None:
     """Take two steps of the preset `name`; the second continues with what the first has left."""
     dataset, config, network = setting(name)
     config = replace(config, train=replace(config.train, packs=1, pieces=1, execution=execution))
     process: Any = OneProcess()
-    trainer = Trainer(process, torch.bfloat16, network, dataset, config, Path("nowhere"))
+    trainer = Trainer(process, dtype, network, dataset, config, Path("nowhere"))
     trainer._step(0.5)
     gpu.begin()
     trainer._step(0.5)
+
+
+def train_on_t4(name: str, gpu: FakeGpu) -> None:
+    """Take two steps on a GPU before Ampere, in float16."""
+    gpu.capability = 7, 5
+    train(name, "compiled", gpu, torch.float16)
 
 
 def predict(name: str, gpu: FakeGpu) -> None:
@@ -152,6 +158,7 @@ def runs() -> dict[str, Callable[[FakeGpu], None]]:
         if config.train.canvas == "fitted":  # elsewhere a pack fills its room, and nothing differs
             found[f"{name}: step"] = partial(train, name, "eager")
         found[f"{name}: prediction"] = partial(predict, name)
+    found["fast: step in rooms of a T4"] = partial(train_on_t4, "fast")
     for path in sorted(GOLDEN.glob("*.safetensors")):
         found[f"{path.stem}: parity"] = partial(compare, path)
     return found

@@ -30,6 +30,7 @@ from pipeline.models import triton_convolution
 from pipeline.models.attention import attend, choose_way
 from pipeline.models.batch import Batch
 from pipeline.models.layers import choose_fused, convolve_gated
+from pipeline.models.layout import Way
 from pipeline.models.network import make_network
 from pipeline.presets import preset
 from pipeline.training.carry import empty_carry, next_batch
@@ -105,20 +106,19 @@ class Table:
         self.say(f"peak: {self.peak_flops / 1e12:.0f} TFLOP/s, copy {self.peak_bytes / 1e12:.2f} TB/s (predicted 800, 3.0)")
 
     def attention(self) -> None:
-        """Time the attention of a pack by both ways; the first trial of the packed kernel is made under inference_mode."""
+        """Time the attention of a pack by every way; the first trial of the packed kernel is made under inference_mode."""
         with torch.inference_mode():
             way = choose_way(DEVICE, DTYPE, 64)
         self.check(way == "packed", f"way of attention, tried first under inference_mode: {way}")
         layout = next(self.batches(1, self.config())).layout
         qkv = torch.randn(layout.tokens, 24, 64, device=DEVICE, dtype=DTYPE, requires_grad=True)
         given = torch.randn(layout.tokens, 512, device=DEVICE, dtype=DTYPE)
-        for each, predicted in (("packed", "0.07"), ("fused", "1-2")):
+        ways: dict[Way, str] = {"packed": " (predicted 0.07)", "efficient": "", "fused": " (predicted 1-2)"}
+        for each, predicted in ways.items():
             forward = partial(attend, qkv[:, :16], qkv[:, 16:], layout, each)
             both = seconds_of(lambda forward=forward: torch.autograd.grad(forward(), qkv, given, retain_graph=False))
             once = seconds_of(forward)
-            self.say(
-                f"attention of a pack, {each}: {1e3 * once:.2f} ms (predicted {predicted}), with gradient {1e3 * both:.2f} ms"
-            )
+            self.say(f"attention of a pack, {each}: {1e3 * once:.2f} ms{predicted}, with gradient {1e3 * both:.2f} ms")
 
     def convolution(self) -> None:
         """Time gate, convolution and SiLU, fused, with tiles of several sizes."""

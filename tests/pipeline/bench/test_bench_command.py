@@ -7,11 +7,11 @@ import orjson
 import pytest
 import torch
 
-from pipeline.bench import command
+from pipeline.bench import command, stages
 from pipeline.bench.stages import QUICK, Computing, Draws, build_mix, gpu_sides, on_samples
 from pipeline.cli.main import main
 from pipeline.models.reasoner import Block
-from tests.pipeline.varlen_on_cpu import register_kernels
+from tests.pipeline.packed_on_cpu import register_kernels
 
 TINY = replace(QUICK, tasks=4, augmentations=5, peak_side=32)
 
@@ -45,6 +45,7 @@ def test_a_gpu_has_compiled_sides_that_compute_what_ours_does(monkeypatch: pytes
     """With a kernel for packed attention and a compiler that a CPU does not have."""
     compile_block = Block.compile
     monkeypatch.setattr(Block, "compile", lambda block, **how: compile_block(block, backend="aot_eager", **how))
+    monkeypatch.setattr(stages, "choose_way", lambda *_: "packed")
     register_kernels()
     torch._dynamo.reset()
     dataset = build_mix(TINY)

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from pipeline import device_limits
 from pipeline.models import attention
 from pipeline.models.attention import attend, choose_way, multiply, packed_error
-from pipeline.models.layout import Layout, make_layout
-from tests.pipeline.varlen_on_cpu import register_kernels
+from pipeline.models.layout import PACKED, Layout, make_layout
+from tests.pipeline.packed_on_cpu import register_kernels
 
 HEADS, SIZE = 2, 8
 CPU = torch.device("cpu")
@@ -50,7 +49,7 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     device_limits._known.clear()
 
 
-@pytest.mark.parametrize("way", ["fused", "products", "packed"])
+@pytest.mark.parametrize("way", ["fused", "products", *PACKED])
 def test_every_way_is_attention_within_each_sequence(packed: pytest.MonkeyPatch, way: attention.Way) -> None:
     layout = several_shapes()
     query_key, value = random_parts(layout)
@@ -79,9 +78,9 @@ def test_a_cpu_multiplies_in_bfloat16_and_fuses_otherwise() -> None:
 @pytest.mark.parametrize(
     ("capability", "dtype", "way"),
     [
-        ((7, 5), torch.float16, "fused"),  # T4
+        ((7, 5), torch.float16, "efficient"),  # T4
         ((8, 9), torch.bfloat16, "packed"),  # L4
-        ((9, 0), torch.float32, "fused"),
+        ((9, 0), torch.float32, "efficient"),
     ],
 )
 def test_the_way_on_a_gpu_depends_on_what_it_can(
@@ -93,18 +92,23 @@ def test_the_way_on_a_gpu_depends_on_what_it_can(
 
 
 @pytest.mark.parametrize("trial", [math.nan, 0.5, RuntimeError("no kernel image"), ImportError("no such module")])
-def test_a_packed_kernel_that_fails_its_trial_is_not_used(packed: pytest.MonkeyPatch, trial: float | Exception) -> None:
-    def error(*_: object) -> float:
-        if isinstance(trial, Exception):
+@pytest.mark.parametrize(("failing", "way"), [(PACKED[:1], "efficient"), (PACKED, "fused")])
+def test_a_kernel_for_packs_that_fails_its_trial_is_not_used(
+    packed: pytest.MonkeyPatch, failing: tuple[str, ...], way: str, trial: float | Exception
+) -> None:
+    def error(tried: str, *_: object) -> float:
+        if tried in failing and isinstance(trial, Exception):
             raise trial
-        return trial
+        return float(trial) if tried in failing else 0.0
 
     packed.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     packed.setattr(attention, "packed_error", error)
-    assert choose_way(torch.device("cuda:0"), torch.bfloat16, SIZE) == "fused"
+    assert choose_way(torch.device("cuda:0"), torch.bfloat16, SIZE) == way
 
 
-def test_the_trial_tells_a_right_kernel_from_a_wrong_one(packed: pytest.MonkeyPatch) -> None:
-    assert packed_error("cpu", torch.float32, SIZE) < 1e-5
-    packed.setattr(attention, "_packed_kernel", lambda: lambda *given: varlen_attn(*given) * 1.05)
-    assert packed_error("cpu", torch.float32, SIZE) > attention.PACKED_TOLERANCE
+@pytest.mark.parametrize("way", PACKED)
+def test_the_trial_tells_a_right_kernel_from_a_wrong_one(packed: pytest.MonkeyPatch, way: attention.Way) -> None:
+    assert packed_error(way, "cpu", torch.float32, SIZE) < 1e-5
+    kernel = attention._attend_packed
+    packed.setattr(attention, "_attend_packed", lambda *given: kernel(*given) * 1.05)
+    assert packed_error(way, "cpu", torch.float32, SIZE) > attention.PACKED_TOLERANCE

@@ -24,7 +24,7 @@ from pipeline.cli.main import main
 from pipeline.config import Config
 from pipeline.device_limits import fallbacks
 from pipeline.models import reasoner
-from pipeline.models.layout import Room, make_layout
+from pipeline.models.layout import PACKED, Room, make_layout
 from pipeline.models.reasoner import Block
 from pipeline.training import compilation as execution
 from pipeline.training import trainer as trainer_module
@@ -33,6 +33,7 @@ from pipeline.training.communication import AsyncCopy, Collectives
 from pipeline.training.compilation import JOINED, Execution, make_room
 from pipeline.training.gradients import Gradients
 from pipeline.training.trainer import Trainer
+from tests.pipeline.packed_on_cpu import register_kernels
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 from tests.pipeline.trainers import (
@@ -49,7 +50,6 @@ from tests.pipeline.trainers import (
     start_ranks,
     train_command,
 )
-from tests.pipeline.varlen_on_cpu import register_kernels
 
 URM = ("model.kind=urm", "model.convolution=2", "model.convolution_axes=1d", "memory.kind=table")
 COMPILED = SYSTEMS | {"trm": ("model.positions=1d",), "published urm": URM}
@@ -93,14 +93,17 @@ def assert_same_training(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("compiler", "system"),
+    ("compiler", "system", "way"),
     [
-        pytest.param("inductor", "trm", marks=pytest.mark.fake_gpu),  # needs a C++ compiler
-        *(("aot_eager_default_partitioner", system) for system in ("hrm", "urm", "published urm")),
+        *(pytest.param("inductor", "trm", way, marks=pytest.mark.fake_gpu) for way in PACKED),  # needs a C++ compiler
+        *(("aot_eager_default_partitioner", system, "packed") for system in ("hrm", "urm", "published urm")),
     ],
     indirect=["compiler"],
 )
-def test_compiled_blocks_compute_what_eager_ones_do(tmp_path: Path, compiler: CompileCounterWithBackend, system: str) -> None:
+def test_compiled_blocks_compute_what_eager_ones_do(
+    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch, system: str, way: str
+) -> None:
+    monkeypatch.setattr(execution, "choose_way", lambda *_: way)
     trainer = make_trainer(config_of(system), tmp_path)
     for _ in range(2):
         trainer._step(0.0)
@@ -331,7 +334,7 @@ def test_a_room_is_filled_up_to_constant_shapes(shapes: list[tuple[int, int]], m
 def test_rooms_hold_nearly_every_pack_with_little_to_spare(tmp_path: Path, pieces: int, packs: int) -> None:
     trainer = make_trainer(config_of("trm", "train.pack_tokens=2000"), tmp_path)
     state = trainer.state
-    room = make_room(state.maker, state.config, pieces, packs=packs)
+    room = make_room(state.maker, state.config, pieces, "packed", packs=packs)
     sizes = []
     for step in range(200):
         drawn = [next_batch(empty_carry(), state.maker, state.config.train, step, pack).pack for pack in range(packs)]
@@ -339,7 +342,7 @@ def test_rooms_hold_nearly_every_pack_with_little_to_spare(tmp_path: Path, piece
     assert np.mean([room.holds(*size) for size in sizes]) > 0.98
     assert room.tokens < 1.1 * np.mean([sum(size) for size in sizes])
     if packs > 1:  # they do not all exceed their size by the longest sequence
-        assert room.cells < packs * make_room(state.maker, state.config, 1).cells
+        assert room.cells < packs * make_room(state.maker, state.config, 1, "packed").cells
 
 
 @pytest.mark.parametrize("system", COMPILED)
