@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from eval.files import write_result
-from pipeline.bench.measure import Timings, Work, peak_bytes, peak_operations, segment_operations, time_sides
+from pipeline.bench.measure import Timings, Work, copy_speed, peak_bytes, peak_operations, time_sides
 from pipeline.bench.published_way import CANVAS_BYTES
 from pipeline.bench.stages import (
     DIFFERENCES,
@@ -91,8 +91,13 @@ class Bench:
     @cached_property
     def peaks(self) -> dict[torch.dtype, float]:
         """Floating-point operations a second of a large matrix product, by dtype."""
-        dtypes = (torch.float32, torch.bfloat16)
+        dtypes = dict.fromkeys((torch.float32, torch.bfloat16, self.dtype))
         return {dtype: peak_operations(dtype, self.device, self.plan.peak_side) for dtype in dtypes}
+
+    @cached_property
+    def copy_speed(self) -> float:
+        """Bytes a second that a copy reads and writes."""
+        return copy_speed(self.device, self.plan.copied_bytes)
 
     @cached_property
     def sides(self) -> dict[str, Computing]:
@@ -110,17 +115,33 @@ class Bench:
         self.details[name] = {side: timed.to_json() for side, timed in timings.items()}
         return timings
 
+    def model_rows(
+        self, stage: Stage, sides: Mapping[str, Computing], samples: Samples, timings: dict[str, Timings]
+    ) -> list[Row]:
+        """Return the rows of the predicted rate, and of the share of the floating-point peak of the dtype of each side."""
+        counted = {name: side.counted(samples, stage == "train") for name, side in sides.items()}
+        self.details[f"{stage}, operations and bytes"] = counted
+        predicted, shares = {}, {}
+        for name, (operations, moved) in counted.items():
+            at_peak = operations / self.peaks[sides[name].dtype]
+            predicted[name] = len(samples) / (at_peak + moved / self.copy_speed)
+            shares[name] = at_peak / timings[name].medians[-1]
+        return [
+            Row(f"{stage}, predicted {'sequences' if stage == 'train' else 'views'}/s", predicted),
+            Row(f"{stage}, share of the peak of its dtype", shares, unit="%"),
+        ]
+
     def memory_rows(self, stage: Stage, timings: dict[str, Timings]) -> list[Row]:
-        """Return the row of peak memory: of a process for each side or, on a GPU, of the device, with its own time.
+        """Return the row of peak memory: of a process for each side or, on a GPU, of the device, with the time of the host.
 
         Returns none where the plan leaves it out.
         """
         if self.device.type == "cuda" and stage != "build":
             size = next(iter(timings.values())).sizes[-1]
-            seconds = {side: median(timed.device_seconds[-1]) for side, timed in timings.items()}
+            seconds = {side: median(timed.host_seconds[-1]) for side, timed in timings.items()}
             device_peaks = {side: timed.device_bytes or 0 for side, timed in timings.items()}
             return [
-                Row(f"{stage}, device time of {size}", seconds, False, "s"),
+                Row(f"{stage}, time of {size} until the GPU has it all", seconds, False, "s"),
                 Row(f"{stage}, peak memory of the device", device_peaks, False, "B"),
             ]
         if not self.plan.memory:
@@ -153,17 +174,17 @@ def bench_build(bench: Bench) -> list[Row]:
 
 def bench_train(bench: Bench) -> list[Row]:
     """Train on the same sequences: published, without padding, ours; on a GPU also compiled."""
-    draws, sizes = Draws(bench.dataset, "pairs"), bench.plan.train_sizes
-    sides = {name: on_samples(side.train, draws) for name, side in bench.sides.items()}
-    timings = bench.time("train", sides | gpu_sides(bench.sides, draws), sizes)
-    samples = draws.samples(sizes[-1])
+    draws = Draws(bench.dataset, "pairs")
+    sides = bench.sides | gpu_sides(bench.sides, draws)
+    timings = bench.time("train", {name: on_samples(side.train, draws) for name, side in sides.items()}, bench.plan.train_sizes)
+    samples = draws.samples(timings["ours"].sizes[-1])
     weights = {name: sum(tensor.nbytes for tensor in side.network.state_dict().values()) for name, side in bench.sides.items()}
-    tokens = {name: side.batch(samples).layout.tokens / sizes[-1] for name, side in bench.sides.items()}
+    tokens = {name: side.batch(samples).layout.tokens / len(samples) for name, side in bench.sides.items()}
     return [
         rate_row("train, sequences/s", timings),
-        rate_row("train, useful tokens/s", timings, draws.useful_tokens(samples) / sizes[-1]),
+        *bench.model_rows("train", sides, samples, timings),
+        rate_row("train, useful tokens/s", timings, draws.useful_tokens(samples) / len(samples)),
         exponent_row("train", timings),
-        _peak_row(bench, timings, samples),
         Row("checkpoint, weights", weights, False, "B"),
         _optimizer_row(bench),
         Row("train, tokens a sequence", tokens, more_is_better=False),
@@ -177,6 +198,7 @@ def bench_predict(bench: Bench) -> list[Row]:
     timings = bench.time("predict", {name: on_samples(side.predict, draws) for name, side in bench.sides.items()}, sizes)
     rows = [
         rate_row("predict, views/s (one segment)", timings),
+        *bench.model_rows("predict", bench.sides, draws.samples(timings["ours"].sizes[-1]), timings),
         exponent_row("predict", timings),
         *bench.memory_rows("predict", timings),
     ]
@@ -184,17 +206,6 @@ def bench_predict(bench: Bench) -> list[Row]:
     sides = {side: partial(prepare_votes, bench.dataset, once, side) for side in TWO_SIDES}
     votes = bench.time("vote", sides, bench.plan.vote_sizes)
     return [*rows, rate_row("vote, candidates/s", votes), exponent_row("vote", votes)]
-
-
-def _peak_row(bench: Bench, timings: dict[str, Timings], samples: Samples) -> Row:
-    """Return the row of the share of the floating-point peak, of the dtype that each side computes in."""
-    shares: dict[str, float] = {}
-    for side, computing in bench.sides.items():
-        batch = computing.batch(samples)
-        operations = segment_operations(computing.network.reasoner, batch.layout, training=True)
-        shares[side] = operations / timings[side].medians[-1] / bench.peaks[bench.dtype_of(side)]
-        bench.details.setdefault("operations", {})[side] = operations
-    return Row("train, share of the peak of its dtype", shares, unit="%")
 
 
 def _optimizer_row(bench: Bench) -> Row:
@@ -246,8 +257,8 @@ def describe_machine(bench: Bench) -> dict[str, Any]:
     single, half = (bench.peaks[dtype] / 1e9 for dtype in (torch.float32, torch.bfloat16))
     line = (
         f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, torch {torch.__version__}; matrix products of "
-        f"{bench.plan.peak_side}: {single:,.0f} GFLOP/s in float32, {half:,.0f} in bfloat16; ours computes in "
-        f"{str(bench.dtype).removeprefix('torch.')}"
+        f"{bench.plan.peak_side}: {single:,.0f} GFLOP/s in float32, {half:,.0f} in bfloat16; copies: "
+        f"{bench.copy_speed / 1e9:,.1f} GB/s; ours computes in {str(bench.dtype).removeprefix('torch.')}"
     )
     return {"line": line, "device": name, "float32_gflops": single, "bfloat16_gflops": half, "threads": torch.get_num_threads()}
 
@@ -269,9 +280,12 @@ def format_rows(rows: Sequence[Row]) -> str:
     width = max(len(row.name) for row in rows)
     found = {side for row in rows for side in row.values}
     sides = [*(side for side in SIDES if side in found), *sorted(found - set(SIDES))]
+    columns = [max(13, len(side)) for side in sides]
     lines = [f"{'':{width}}  " + "  ".join(f"{side:>13}" for side in sides) + "  times better"]
     for row in rows:
-        values = "  ".join(f"{_show(row.values.get(side), row.unit):>13}" for side in sides)
+        values = "  ".join(
+            f"{_show(row.values.get(side), row.unit):>{column}}" for side, column in zip(sides, columns, strict=True)
+        )
         ratio = "" if row.ratio is None else f"{row.ratio:>11.{1 if row.ratio < 100 else 0}f}x"
         lines.append(f"{row.name:{width}}  {values}  {ratio}".rstrip())
     return "\n".join(lines)

@@ -1,10 +1,11 @@
-"""Measurements: time of several sides in turns, its growth with the input, the floating-point peak, peak memory.
+"""Measurements: time of several sides in turns, its growth with the input, peak memory, and the peaks of the device.
 
 The sides take turns within one process, so that other work on the machine disturbs them alike. Memory is measured in a
 separate process for each side.
 """
 
 import gc
+import logging
 import multiprocessing
 import resource
 import sys
@@ -18,9 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from pipeline.device_limits import free_cache, ran_out_of_memory
 from pipeline.models.layout import Layout
 from pipeline.models.reasoner import Reasoner
+
+logger = logging.getLogger(__name__)
 
 Work = Callable[[], object]
 Prepare = Callable[[int], Work]
@@ -35,8 +42,8 @@ class Timings:
     """Sizes of the input, ascending."""
     seconds: tuple[tuple[float, ...], ...]
     """By size, one for each repeat."""
-    device_seconds: tuple[tuple[float, ...], ...]
-    """The same by the GPU's own clock; empty on a CPU."""
+    host_seconds: tuple[tuple[float, ...], ...]
+    """The same until the GPU has been given everything; empty on a CPU."""
     device_bytes: int | None
     """Peak memory of the GPU; None on a CPU."""
 
@@ -63,11 +70,9 @@ class Timings:
 def time_sides(sides: Mapping[str, Prepare], sizes: tuple[int, ...], repeats: int, device: torch.device) -> dict[str, Timings]:
     """Time all sides in turns: in every repeat each size, at each size every side. A round at the least size warms up.
 
-    On a GPU it is a round at every size, so that no compilation is timed.
+    On a GPU it is a round at every size, so that no compilation is timed; sizes are halved until all of them fit.
     """
-    for prepare in sides.values():
-        for size in sizes if device.type == "cuda" else sizes[:1]:
-            prepare(size)()
+    sizes = _warm_up(sides, sizes, device)
     figures = {name: np.empty((3, len(sizes), repeats)) for name in sides}  # of `_time`
     for repeat in range(repeats):
         for place, size in enumerate(sizes):
@@ -76,37 +81,62 @@ def time_sides(sides: Mapping[str, Prepare], sizes: tuple[int, ...], repeats: in
                 gc.collect()
                 figures[name][:, place, repeat] = _time(work, device)
     timings = {}
-    for name, (seconds, on_device, peaks) in figures.items():
+    for name, (seconds, on_host, peaks) in figures.items():
         timings[name] = Timings(sizes, tuple(map(tuple, seconds.tolist())), (), None)
         if device.type == "cuda":
-            by_size = tuple(map(tuple, on_device.tolist()))
-            timings[name] = replace(timings[name], device_seconds=by_size, device_bytes=int(peaks.max()))
+            by_size = tuple(map(tuple, on_host.tolist()))
+            timings[name] = replace(timings[name], host_seconds=by_size, device_bytes=int(peaks.max()))
     return timings
 
 
+def _warm_up(sides: Mapping[str, Prepare], sizes: tuple[int, ...], device: torch.device) -> tuple[int, ...]:
+    """Run every side; return `sizes`, or halves of them that fit into the memory."""
+    try:
+        for prepare in sides.values():
+            for size in sizes if device.type == "cuda" else sizes[:1]:
+                prepare(size)()
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error) or sizes[0] == 1:
+            raise
+    else:
+        return sizes
+    logger.info("sizes %s do not fit into the memory, halves of them may", sizes)
+    free_cache(device)
+    return _warm_up(sides, tuple(size // 2 for size in sizes), device)
+
+
 def _time(work: Work, device: torch.device) -> tuple[float, float, int]:
-    """Return the seconds of `work` by the wall clock and by the GPU's, and the GPU's peak bytes; the latter 0 on a CPU."""
-    if device.type != "cuda":
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started, 0.0, 0
-    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.reset_peak_memory_stats(device)
-    torch.cuda.synchronize(device)
+    """Return the seconds of `work`, those until it returns, which a GPU may still be busy after, and the GPU's peak bytes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.synchronize(device)
     started = time.perf_counter()
-    first.record()
     work()
-    last.record()
+    returned = time.perf_counter()
+    if device.type != "cuda":
+        return returned - started, returned - started, 0
     torch.cuda.synchronize(device)
-    return time.perf_counter() - started, first.elapsed_time(last) / 1e3, torch.cuda.max_memory_allocated(device)
+    return time.perf_counter() - started, returned - started, torch.cuda.max_memory_allocated(device)
 
 
 def peak_operations(dtype: torch.dtype, device: torch.device, side: int, repeats: int = 5) -> float:
-    """Return the floating-point operations a second of a product of two `side` x `side` matrices, the best of `repeats`."""
+    """Return the floating-point operations a second of products of two `side` x `side` matrices, the best of `repeats`."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(side, side, generator=generator).to(device, dtype) for _ in range(2))
-    times = [_time(lambda: a @ b, device) for _ in range(repeats + 1)][1:]
-    return 2 * side**3 / min(on_device or wall for wall, on_device, _ in times)
+    return 2 * side**3 / _least_seconds(lambda: a @ b, device, repeats)
+
+
+def copy_speed(device: torch.device, size: int, repeats: int = 5) -> float:
+    """Return the bytes that a copy of `size` bytes reads and writes in a second, the best of `repeats`."""
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    copy = torch.empty_like(source)
+    return 2 * size / _least_seconds(lambda: copy.copy_(source), device, repeats)
+
+
+def _least_seconds(work: Work, device: torch.device, repeats: int) -> float:
+    """Return the seconds of `work`, the least of `repeats` after a first time; on a GPU of ten in a row."""
+    count = 10 if device.type == "cuda" else 1
+    return min(_time(lambda: [work() for _ in range(count)], device)[0] / count for _ in range(repeats + 1))
 
 
 def peak_bytes(work: Callable[..., object], *arguments: object) -> int:
@@ -138,3 +168,44 @@ def segment_operations(reasoner: Reasoner, layout: Layout, training: bool) -> in
         once = 2 * layout.tokens * weights + 4 * config.hidden_size * pairs  # 4: queries with keys, probabilities with values
         operations += (updates + (2 * learned if training else 0)) * once
     return operations
+
+
+_WITHOUT_KERNEL = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+"""Operations that launch no kernel, besides views."""
+_GATHERS = {"index", "index_select", "gather", "embedding"}
+"""Operations that read as much of their first tensor as they return."""
+
+
+def kernel_bytes(function: Any, given: list[Tensor], made: list[Tensor]) -> int | None:
+    """Return the bytes that the kernel of an operation reads and writes; None where it launches none."""
+    name = function.overloadpacket.__name__
+    if function.is_view or name in _WITHOUT_KERNEL:
+        return None
+    written = made or given  # in place: read and written
+    return sum(map(tensor_bytes, (*(written if name in _GATHERS else given), *written)))
+
+
+def tensor_bytes(tensor: Tensor) -> int:
+    """Return the bytes of `tensor`; an expanded dimension is read once."""
+    sizes = (size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
+    return torch.Size(sizes).numel() * tensor.element_size()
+
+
+class Traffic(TorchDispatchMode):
+    """Sums the bytes that all kernels inside it read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled():  # without autograd, an operation made of others comes in one piece
+            with self:
+                result = function.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = function(*args, **kwargs)
+        given, made = ([leaf for leaf in tree_leaves(each) if isinstance(leaf, Tensor)] for each in ((args, kwargs), result))
+        self.bytes += kernel_bytes(function, given, made) or 0
+        return result

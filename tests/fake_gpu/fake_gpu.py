@@ -19,12 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from pipeline.bench.measure import kernel_bytes, tensor_bytes
+
 DEVICE = torch.device("cuda:0")
 _ROOT = Path(__file__).parents[2]
-_WITHOUT_KERNEL = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
-"""Operations that launch no kernel, besides views."""
-_GATHERS = {"index", "index_select", "gather", "embedding"}
-"""Operations that read as much of their first tensor as they return."""
 
 
 class FakeGpu(TorchDispatchMode):
@@ -77,18 +75,16 @@ class FakeGpu(TorchDispatchMode):
         return result
 
     def _count(self, function: Any, given: list[Tensor], made: list[Tensor]) -> None:
-        name = function.overloadpacket.__name__
-        if function.is_view or name in _WITHOUT_KERNEL:
-            return
-        self.kernels += max(1, len(given) // 60) if name.startswith("_foreach") else 1  # as many tensors go into one
-        written = made or given  # in place: read and written
-        read = written if name in _GATHERS else given
-        self.bytes += sum(map(_bytes, read)) + sum(map(_bytes, written))
+        moved = kernel_bytes(function, given, made)
+        if moved is not None:
+            foreach = function.overloadpacket.__name__.startswith("_foreach")
+            self.kernels += max(1, len(given) // 60) if foreach else 1  # as many tensors go into one
+            self.bytes += moved
 
     def launch(self, *tensors: Tensor) -> None:
         """Count one kernel that reads or writes `tensors`."""
         self.kernels += 1
-        self.bytes += sum(map(_bytes, tensors))
+        self.bytes += sum(map(tensor_bytes, tensors))
 
     def wait(self, what: str) -> None:
         """Note that the CPU waits for the device here."""
@@ -119,6 +115,8 @@ class FakeGpu(TorchDispatchMode):
             synchronize=lambda device=None: gpu.wait("a synchronization"),
             get_device_capability=lambda device=None: gpu.capability,
             is_bf16_supported=lambda including_emulation=True: True,
+            reset_peak_memory_stats=lambda device=None: None,
+            max_memory_allocated=lambda device=None: 0,
         )
         tensor = mock.patch.object(torch, "tensor", lambda data, device=None, **more: make(data, **more).to(device))
         norm = mock.patch.object(F, "rms_norm", lambda x, shape, eps: _FusedNorm.apply(x, gpu))
@@ -139,9 +137,3 @@ class _FusedNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         ctx.gpu.launch(gradient, gradient, gradient)  # the gradient, what was normed, and its gradient
         return torch.empty_like(gradient), None
-
-
-def _bytes(tensor: Tensor) -> int:
-    """Return the bytes of `tensor`; an expanded dimension is read once."""
-    sizes = (size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
-    return torch.Size(sizes).numel() * tensor.element_size()

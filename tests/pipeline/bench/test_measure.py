@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.bench.command import Row, exponent_row, format_rows, rate_row
-from pipeline.bench.measure import Timings, Work, peak_bytes, peak_operations, time_sides
+from pipeline.bench.measure import Timings, Traffic, Work, _warm_up, copy_speed, peak_bytes, peak_operations, time_sides
 
 CPU = torch.device("cpu")
 
@@ -34,8 +34,42 @@ def test_figures_are_medians_and_growth_is_fitted_to_them() -> None:
     assert timed.to_json()["exponent"] == pytest.approx(2.0)
 
 
-def test_the_peak_is_operations_over_time() -> None:
+@pytest.mark.parametrize(("gigabytes", "sizes"), [(80, (16, 32, 64, 128)), (24, (4, 8, 16, 32)), (16, (2, 4, 8, 16))])
+def test_sizes_are_halved_until_they_fit_into_the_memory_of_a_gpu(gigabytes: int, sizes: tuple[int, ...]) -> None:
+    def prepare(size: int) -> Work:
+        def work() -> None:
+            if 3 + 0.45 * size > gigabytes:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return work
+
+    assert _warm_up({"published": prepare}, (16, 32, 64, 128), torch.device("cuda:0")) == sizes
+
+
+def test_what_does_not_fit_in_the_least_size_or_fails_otherwise_is_an_error() -> None:
+    def work() -> None:
+        raise error
+
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("an illegal address")):
+        with pytest.raises(type(error), match=str(error)):
+            _warm_up({"ours": lambda _: work}, (2, 4), CPU)
+
+
+def test_peaks_are_operations_and_bytes_over_time() -> None:
     assert 1e7 < peak_operations(torch.float32, CPU, 64) < 1e13
+    assert 1e6 < copy_speed(CPU, 1 << 20) < 1e13
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_traffic_is_what_kernels_read_and_write(inference: bool) -> None:
+    x, weight, table = torch.randn(8, 16), torch.randn(4, 16), torch.randn(100, 8)
+    rows = torch.tensor([3, 5])
+    with torch.inference_mode(inference), Traffic() as traffic:
+        y = torch.nn.functional.linear(x, weight)  # reads x and weight, writes y
+        y.t().mul_(2.0)  # a view; then reads and writes y
+        table[rows]  # reads two rows, and writes them
+        torch.empty(1000)
+    assert traffic.bytes == 4 * (8 * 16 + 4 * 16 + 8 * 4 + 2 * 8 * 4 + 2 * 2 * 8)
 
 
 def test_memory_is_that_of_a_process_of_its_own() -> None:
