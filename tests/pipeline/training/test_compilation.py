@@ -345,6 +345,20 @@ def test_rooms_hold_nearly_every_pack_with_little_to_spare(tmp_path: Path, piece
         assert room.cells < packs * make_room(state.maker, state.config, 1, "packed").cells
 
 
+def test_joined_packs_of_several_segments_go_into_their_room_too(
+    tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has not halted is not drawn as the room expects: it is longer, or shorter, than the rest."""
+    segments = ("train.segments=6", "train.pack_tokens=400", "train.steps=40")
+    trainer = make_trainer(config_of("trm", "train.execution=compiled", *segments), tmp_path)
+    trainer.pieces = JOINED
+    rooms, room = [], Execution.room
+    monkeypatch.setattr(Execution, "room", lambda *given: (rooms.append(room(*given)), rooms[-1])[1])
+    trainer.fit(NO_LIMIT)
+    assert max(line[0] for line in metrics(tmp_path, "segments")) > 1.5
+    assert np.mean([each is not None for each in rooms]) > 0.95
+
+
 @pytest.mark.parametrize("system", COMPILED)
 def test_what_a_step_reads_is_of_the_step_before_but_for_what_halts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
