@@ -5,16 +5,15 @@ It is printed with every score, and what is not known is printed as unknown. `Ba
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeGuard
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeGuard
 
 from eval.formatting import plural, plural_range, show_name, show_path, show_value
 
 UNKNOWN = "unknown"
 HASH_DIGITS = 12
 _TRAINED_ON = re.compile(rf", trained on ([0-9a-f]{{{HASH_DIGITS}}})$")
-_MOST_CHARACTERS = 1000  # of the name of a source
 Row = tuple[str, str]
 """(what, in words)."""
 
@@ -87,7 +86,7 @@ class Basis:
     audit: Audited | None = None
 
     def __post_init__(self) -> None:
-        if not self.sources or not all(0 < len(name) <= _MOST_CHARACTERS and name.isprintable() for name in self.sources):
+        if not self.sources or not all(0 < len(name) <= 1000 and name.isprintable() for name in self.sources):
             raise ValueError(f"sources must be a list of names, got {show_value(self.sources)}")
         if not is_count(self.views_least) or not is_count(self.views_most):
             raise ValueError(f"views_least and views_most must be counts, got {self.views_least} and {self.views_most}")
@@ -110,10 +109,6 @@ class Provenance:
     kind: Kind = TASKS
     scored: Scored | None = None
     """None where no output is known."""
-
-    def of(self, scored: Scored | None) -> "Provenance":
-        """Return the same for what is scored."""
-        return replace(self, scored=scored)
 
     @property
     def checkpoints(self) -> tuple[str, ...] | None:
@@ -204,8 +199,10 @@ class Provenance:
         }
 
 
-def scored_in(told: Mapping[str, Any]) -> Scored | None:
+def scored_in(told: object) -> Scored | None:
     """Return which answers of puzzles were scored, from what `Provenance.to_json` wrote; None where it does not say so."""
+    if not isinstance(told, dict):
+        return None
     digest, version, outputs = (told.get(name) for name in ("scored_hash", "scored_version", "scored_outputs"))
     if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest) or not isinstance(version, str):
         return None

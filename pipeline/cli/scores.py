@@ -41,13 +41,13 @@ def score_command(arguments: argparse.Namespace, _: float) -> int:
     if are_puzzles(arguments):
         name, answers = " + ".join(arguments.source), _answers(arguments.source, arguments.test_limit)
         score = score_puzzles(read_predictions(path), answers)
-        provenance = provenance_beside(path, PUZZLES).of(scored_answers(answers, arguments.source))
+        provenance = replace(provenance_beside(path, PUZZLES), scored=scored_answers(answers, arguments.source))
         text = format_puzzle_score(score, name, show_path(path), provenance)
     else:
         solutions, name, scored = _solutions(arguments)
         read = read_partial_submission if arguments.allow_missing else read_submission
         score = score_predictions(read(path), solutions)
-        provenance = provenance_beside(path).of(scored)
+        provenance = replace(provenance_beside(path), scored=scored)
         text = format_score(score, name, provenance)
     if arguments.json:
         write_result(arguments.json, score.to_json() | {"provenance": provenance.to_json()})
@@ -61,9 +61,8 @@ def add_compare(commands: Any) -> None:
     parser = add_command(commands, compare_command, "compare", summary, example, TASKS_HELP)
     parser.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="runs, predictions or submission.json files")
     truth = parser.add_mutually_exclusive_group()
-    truth.add_argument(
-        "--source", action="append", metavar="S", help="where the solutions are (default: the runs' public sources)"
-    )
+    where = "where the solutions are (default: the runs' public sources)"
+    truth.add_argument("--source", action="append", metavar="S", help=where)
     truth.add_argument("--solutions", type=Path, metavar="FILE", help="a solutions file as Kaggle's")
     parser.add_argument("--max-side", type=int, metavar="N", help="judge only tasks without a side over N")
     parser.add_argument("--hold-out", action="store_true", help="judge by the last demonstrations, as runs with --hold-out")
@@ -84,11 +83,9 @@ def compare_command(arguments: argparse.Namespace, _: float) -> int:
         raise ValueError("there are no votes to pool: no folder has candidates, and a dataset beside them or in --data")
     if arguments.pool or len(voting) > 1:
         pooled = _pool(voting, arguments)
-    names = [show_path(folder.path) for folder in folders]
-    found = compare(
-        {name: folder.submission for name, folder in zip(names, folders, strict=True)}, solutions, pooled, len(voting)
-    )
-    found = replace(found, provenance={name: folder.provenance.of(scored) for name, folder in zip(names, folders, strict=True)})
+    named = {show_path(folder.path): folder for folder in folders}
+    found = compare({name: folder.submission for name, folder in named.items()}, solutions, pooled, len(voting))
+    found = replace(found, provenance={name: replace(each.provenance, scored=scored) for name, each in named.items()})
     print(format_comparison(found, source, solutions))
     if arguments.json:
         write_result(arguments.json, found.to_json() | {"source": source})

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from augment.grid import Grid, grid_key
+from augment.grid import grid_key
 from augment.task import Task, TaskId
 from eval.files import write_json
 from eval.provenance import Provenance
@@ -111,10 +111,9 @@ class ArcJob:
         self._score(tasks, ballot, config.ranking, dataset)
 
     def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str, dataset: TaskDataset) -> None:
-        solutions: dict[TaskId, tuple[Grid, ...]] = {}
         whole = [load_source(spec) for spec in self.sources]
-        for source in map(self.selection.apply, whole):
-            solutions |= source.solutions
+        selected = [self.selection.apply(source) for source in whole]
+        solutions = {task_id: grids for source in selected for task_id, grids in source.solutions.items()}
         if not solutions:
             logger.info("the test outputs are not known here, so there is no score")
             return

@@ -31,9 +31,7 @@ def provenance_beside(result: Path, kind: Kind = TASKS) -> Provenance:
     return Provenance("it is not recorded", basis, record.weights if record else "", kind)
 
 
-def scored_answers(answers: Mapping[str, str], sources: Sequence[str]) -> Scored | None:
-    """Return what a score by `answers` (by question) counts, None if there are none; `sources` name the data."""
-    if not answers:
-        return None
+def scored_answers(answers: Mapping[str, str], sources: Sequence[str]) -> Scored:
+    """Return what a score by `answers` (by question) counts; `sources` name the data."""
     digest = hashlib.sha256(orjson.dumps(sorted(answers.items()))).hexdigest()
     return Scored(len(answers), len(answers), digest, " + ".join(map(show_path, sources)))

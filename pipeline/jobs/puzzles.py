@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,7 +106,7 @@ class PuzzleJob:
             logger.info("the answers are not known here, so there is no score")
             return
         score = score_puzzles(predictions, answers)
-        provenance = provenance_beside(path, PUZZLES).of(scored_answers(answers, self.sources))
+        provenance = replace(provenance_beside(path, PUZZLES), scored=scored_answers(answers, self.sources))
         write_json(self.out / "score.json", score.to_json() | {"sources": [found.source], "provenance": provenance.to_json()})
         print(format_puzzle_score(score, " + ".join(self.sources), str(path), provenance))
 

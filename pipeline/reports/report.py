@@ -56,8 +56,7 @@ def read_report(path: Path, specs: Sequence[str] = ()) -> Report:
 
 def _report_puzzles(folder: RunFolder, report: Report) -> Report:
     score = folder.read_json("score.json")
-    stored = score.get("provenance")
-    provenance = provenance_beside(folder.predictions_path, PUZZLES).of(scored_in(stored) if isinstance(stored, dict) else None)
+    provenance = replace(provenance_beside(folder.predictions_path, PUZZLES), scored=scored_in(score.get("provenance")))
     return replace(
         report,
         sources=report.sources or "puzzles",
@@ -93,7 +92,7 @@ def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Re
         results=results,
         score=score_predictions(predictions, solutions) if solutions else None,
         unknown=_UNKNOWN if record else f"This folder does not say what it solved. {_UNKNOWN}",
-        facts=[*folder.provenance.of(scored).rows(), *_run_facts(folder, results)],
+        facts=[*replace(folder.provenance, scored=scored).rows(), *_run_facts(folder, results)],
         notes=notes,
     )
 

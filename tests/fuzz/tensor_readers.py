@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -159,7 +160,7 @@ def _puzzle_run(folder: Path, rng: Rng) -> None:
     leave_predictions(run / "predictions.csv", [PuzzlePrediction("1...", None, None)], "step 7", tiny_puzzle_dataset())
     score: dict[str, object] = {"puzzles": 6, "predicted": 5, "solved": 4, "exact_accuracy": 0.7, "cell_accuracy": 0.9}
     scored = scored_answers({"1...": "1234"}, ["sudoku:x.csv"])
-    score["provenance"] = provenance_beside(run / "predictions.csv", PUZZLES).of(scored).to_json()
+    score["provenance"] = replace(provenance_beside(run / "predictions.csv", PUZZLES), scored=scored).to_json()
     (run / "score.json").write_text(json.dumps(score | {"mean_halting_probability": 0.5, "unknown": 0}))
     (run / "run.json").write_text(json.dumps({"sources": ["sudoku:x.csv"], "preset": "demo-sudoku", "seconds": {"train": 3.0}}))
 
