@@ -86,8 +86,7 @@ def transform_to_int(transform: Transform) -> int:
 
 def transform_from_int(code: int) -> Transform:
     """Return the transform that `transform_to_int` turns into `code`. Raises ValueError for other integers."""
-    _check_codes(int(code), int(code))
-    dihedral, colors = decode_transforms(np.array([code], dtype=np.uint32))
+    dihedral, colors = decode_transforms(np.array([code]))  # of a type that holds it, so that it is checked
     return Transform(int(dihedral[0]), tuple(colors[0].tolist()))
 
 
@@ -96,17 +95,12 @@ def encode_transforms(dihedral: npt.NDArray[np.uint8], colors: npt.NDArray[np.ui
     return dihedral.astype(np.uint32) * np.uint32(PERMUTATIONS) + rank_permutations(colors[:, 1:])
 
 
-def decode_transforms(codes: Codes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+def decode_transforms(codes: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Return dihedrals (N,) and colors (N, 10) of integer codes (N,). Raises ValueError unless they are below `TRANSFORMS`."""
-    if codes.size:
-        _check_codes(int(codes.min()), int(codes.max()))
+    wrong = codes[(codes < 0) | (codes >= TRANSFORMS)]
+    if wrong.size:
+        raise ValueError(f"an integer transform code is 0..{TRANSFORMS - 1}, got {wrong[0]!s:.60}")
     dihedral, ranks = np.divmod(codes.astype(np.uint32), np.uint32(PERMUTATIONS))
     colors = np.zeros((len(codes), COLORS), dtype=np.uint8)
     colors[:, 1:] = unrank_permutations(ranks, COLORS - 1) + 1
     return dihedral.astype(np.uint8), colors
-
-
-def _check_codes(least: int, greatest: int) -> None:
-    if least < 0 or greatest >= TRANSFORMS:
-        wrong = least if least < 0 else greatest
-        raise ValueError(f"an integer transform code is 0..{TRANSFORMS - 1}, got {wrong!r:.60}")

@@ -27,11 +27,6 @@ def grid_text(grid: Grid) -> str:
     return "|".join(row.tobytes().decode() for row in grid + np.uint8(ord("0")))
 
 
-def canvas_text(tokens: Tokens) -> str:
-    """Return a canvas as `grid_text` does, with "." for padding and "#" for the border."""
-    return "|".join(row.tobytes().decode() for row in _SIGNS[tokens])
-
-
 def _task(result: TaskResult) -> dict[str, Any]:
     return {
         "id": result.task.id,
@@ -103,7 +98,8 @@ def _drafts(test: TestResult) -> list[dict[str, Any]]:
     for draft in test.drafts:
         shown: dict[str, Any] = {"grid": None}
         if last is None or not np.array_equal(last, draft.tokens):
-            shown = {"grid": canvas_text(draft.tokens), "verdict": _verdict(decode(draft.tokens), test.truth)}
+            canvas = "|".join(row.tobytes().decode() for row in _SIGNS[draft.tokens])
+            shown = {"grid": canvas, "verdict": _verdict(decode(draft.tokens), test.truth)}
         drawn.append(shown | {"p": _round(draft.probability)})
         last = draft.tokens
     return drawn

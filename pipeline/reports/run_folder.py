@@ -26,8 +26,6 @@ from pipeline.jobs.record import Record, read_record
 from pipeline.training.metrics import read_metrics
 from submission.format import PartialSubmission, read_partial_submission
 
-_NAMED = 5
-
 
 @dataclass(frozen=True, eq=False)
 class KnownTask:
@@ -160,7 +158,7 @@ class RunFolder:
             elif own is not None:
                 found.append(KnownTask(own))
         if name and all(each.source is None for each in found):
-            named = ", ".join(list(self.submission)[:_NAMED])
+            named = ", ".join(list(self.submission)[:5])
             raise ValueError(f"{name} does not have the tasks of {self.path} ({named}, ...)")
         if not found:
             raise ValueError(f"{self.path}: has no dataset beside it that says what the tasks are: name them with --source")
@@ -188,24 +186,16 @@ class RunFolder:
             voted = counted.get(result.task.id, ())
             ranked = ranks.get(result.task.id) if isinstance(ranks, dict) else None
             tests = []
-            for index, test in enumerate(result.tests):
-                votes = voted[index] if index < len(voted) else None
+            for index, submitted in enumerate(result.tests):
                 rank = ranked[index] if isinstance(ranked, list) and index < len(ranked) else None
-                attempts = list(test.attempts)
-                if votes:  # the attempts are the first of `top`, and after these come fallbacks
-                    top = [*votes.top, *[(0, None)] * len(attempts)]
-                    attempts = [Attempt(attempt.grid, *given) for attempt, given in zip(attempts, top, strict=False)]
-                tests.append(
-                    replace(
-                        test,
-                        attempts=tuple(attempts),
-                        views=votes.candidates if votes else None,
-                        distinct=votes.distinct if votes else None,
-                        truth_rank=rank if type(rank) is int else None,
-                        drafts=tuple(Draft(*draft) for draft in drafts.get((result.task.id, index), ())),
-                        draft_unit=unit,
-                    )
-                )
+                drawn = tuple(Draft(*draft) for draft in drafts.get((result.task.id, index), ()))
+                test = replace(submitted, truth_rank=rank if type(rank) is int else None, drafts=drawn, draft_unit=unit)
+                if index < len(voted):  # the attempts are the first of `top`, and after these come fallbacks
+                    votes, grids = voted[index], [attempt.grid for attempt in test.attempts]
+                    top = [*votes.top, *[(0, None)] * len(grids)]
+                    attempts = tuple(Attempt(grid, *given) for grid, given in zip(grids, top, strict=False))
+                    test = replace(test, attempts=attempts, views=votes.candidates, distinct=votes.distinct)
+                tests.append(test)
             results.append(replace(result, tests=tuple(tests)))
         return results
 
