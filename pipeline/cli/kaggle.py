@@ -126,8 +126,6 @@ def _submit(arguments: argparse.Namespace, _: float) -> int:
 
 def _check(arguments: argparse.Namespace, _: float) -> int:
     tasks = load_source(f"json:{arguments.challenges}", with_solutions=False).tasks
-    if not arguments.submission.is_file():
-        raise FileNotFoundError(f"{arguments.submission}: no such file")
     problems = list_problems(arguments.submission, tasks)
     for problem in problems[:SHOWN_PROBLEMS]:
         print(f"{arguments.submission}: {problem}")

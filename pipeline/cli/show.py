@@ -132,9 +132,8 @@ def add_report(commands: Any) -> None:
     parser.add_argument("--png", type=Path, metavar="FILE", help=picture)
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--task", metavar="ID", help="draw this task, not the summary")
-    part.add_argument(
-        "--filter", choices=FILTERS, metavar="NAME", help=f"draw the first tasks of a filter: {', '.join(FILTERS)}"
-    )
+    filtered = f"draw the first tasks of a filter: {', '.join(FILTERS)}"
+    part.add_argument("--filter", choices=FILTERS, metavar="NAME", help=filtered)
     parser.add_argument("--width", type=int, default=1200, metavar="N", help="of the picture, in pixels (default: 1200)")
     parser.add_argument("--dark", action="store_true", help="draw the page as dark desktops show it")
 
@@ -167,9 +166,8 @@ def add_debug(commands: Any) -> None:
     parser.add_argument("--task", required=True, metavar="ID", help="a task id, such as 25ff71a9")
     where = "where the task is (default: the public tasks); may be repeated"
     parser.add_argument("--source", action="append", metavar="S", help=where)
-    parser.add_argument(
-        "--preset", metavar="P", help="settings by name (default: demo); those of the weights where these are given"
-    )
+    settings = "settings by name (default: demo); those of the weights where these are given"
+    parser.add_argument("--preset", metavar="P", help=settings)
     add_weights(parser)
     limit = "of training (default: 1m); 0s predicts with the weights as they are"
     parser.add_argument("--time-limit", default="1m", metavar="DURATION", help=limit)

@@ -36,9 +36,8 @@ def add_run(commands: Any) -> None:
     add_sources(parser)
     add_config(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory")
-    parser.add_argument(
-        "--time-limit", metavar="DURATION", help="for everything, from the start of the program: 90s, 25m, 11h30m"
-    )
+    limit = "for everything, from the start of the program: 90s, 25m, 11h30m"
+    parser.add_argument("--time-limit", metavar="DURATION", help=limit)
     parser.add_argument("--reserve", metavar="DURATION", help="kept free at the end (default: 3%% of the limit, 5s to 20m)")
     add_weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
@@ -68,9 +67,8 @@ def add_build(commands: Any) -> None:
     example = "--source arc1:evaluation --train-source arc1:training --leakage drop --augmentations 1000 --out data/arc1"
     parser = add_command(commands, build_command, "build", "sources to a compact dataset", example)
     add_sources(parser)
-    parser.add_argument(
-        "--augmentations", type=int, default=1000, metavar="N", help="transforms of a task besides the identity"
-    )
+    views = "transforms of a task besides the identity"
+    parser.add_argument("--augmentations", type=int, default=1000, metavar="N", help=views)
     policy = "keep-output-only: colors that occur only in outputs stay as they are"
     parser.add_argument("--policy", choices=("all", "keep-output-only"), default="all", help=policy)
     parser.add_argument("--seed", type=int, default=0)
@@ -112,7 +110,6 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
     if arguments.weights:
         logger.info("%s", transplant(load_weights(arguments.weights), network, dataset))
-    arguments.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(accelerator, dtype, network, dataset, config, arguments.out)
     if arguments.resume:
         trainer.resume()
@@ -132,9 +129,8 @@ def add_predict(commands: Any) -> None:
     example = "--data data/arc1 --weights runs/fast --views 256 --out runs/fast-256"
     parser = add_command(commands, predict_command, "predict", summary, example, sources="")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
-    parser.add_argument(
-        "--weights", type=Path, required=True, metavar="FILE", help="weights; a run or checkpoint folder will do"
-    )
+    weights = "weights; a run or checkpoint folder will do"
+    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help=weights)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--views", type=int, metavar="N", help="most views of a test input")
     parser.add_argument("--time-limit", metavar="DURATION", help="ends after the round that is cut short by it")
@@ -158,8 +154,6 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     if isinstance(dataset, PuzzleDataset) and views:
         raise ValueError("--views is for ARC tasks only: puzzles are predicted once, as they are")
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
-    if accelerator.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
     if isinstance(dataset, PuzzleDataset):
         path = out / "predictions.csv"
         if accelerator.is_main_process:

@@ -13,9 +13,8 @@ from pipeline.system.progress_bar import doing
 
 def add_audit(commands: Any) -> None:
     summary = "find test pairs of --source among the training pairs, by content under any transform"
-    parser = add_command(
-        commands, audit_command, "audit", summary, "--train-source arc2:training --source arc1:evaluation", TASKS_HELP
-    )
+    example = "--train-source arc2:training --source arc1:evaluation"
+    parser = add_command(commands, audit_command, "audit", summary, example, TASKS_HELP)
     parser.add_argument("--source", action="append", required=True, metavar="S", help="scored tasks; may be repeated")
     parser.add_argument("--train-source", action="append", default=[], metavar="S", help="trained tasks; may be repeated")
 
@@ -35,9 +34,8 @@ def audit_command(arguments: argparse.Namespace, _: float) -> int:
 
 def add_canvas(commands: Any) -> None:
     summary = "measure how often the fitted canvas is too small for the test output, and how large it is"
-    parser = add_command(
-        commands, canvas_command, "canvas", summary, "--source arc1:training --source arc1:evaluation", TASKS_HELP
-    )
+    example = "--source arc1:training --source arc1:evaluation"
+    parser = add_command(commands, canvas_command, "canvas", summary, example, TASKS_HELP)
     parser.add_argument("--source", action="append", required=True, metavar="S", help="tasks with solutions; may be repeated")
 
 
