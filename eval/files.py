@@ -131,9 +131,6 @@ def require_modest(data: bytes, where: str) -> None:
         )
 
 
-MOST_HEADER_BYTES = 100_000_000
-
-
 def damage_of(path: Path) -> str | None:
     """Return in words how the lengths in a safetensors file disagree; None where they agree. Raises as `require_file` does."""
     size = require_file(path)
@@ -141,7 +138,7 @@ def damage_of(path: Path) -> str | None:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             return f"cut short, {size} bytes"
-        if length > MOST_HEADER_BYTES:
+        if length > 100_000_000:
             return f"a header of {length} bytes"
         try:
             header = json.loads(file.read(length))

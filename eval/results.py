@@ -15,8 +15,6 @@ Kind = Literal["solved", "cells", "size", "unknown"]
 """Of a test input: solved, wrong in some cells only, no attempt of the right size, or its output is not known."""
 DraftUnit = Literal["segment", "cycle"]
 """Drafts are made after each segment, or after each cycle of a single segment."""
-LEAST_AGREEMENT = 0.25
-"""The views disagree where attempt 1 has a smaller share of them."""
 NEAR_CELLS = 5
 """A task with at most this many wrong cells is a near miss."""
 
@@ -107,11 +105,11 @@ class TestResult:
 
     @property
     def disagrees(self) -> bool:
-        """Whether the views disagree: few of several predicted attempt 1, or only one did."""
+        """Whether the views disagree: under a quarter of several predicted attempt 1, or only one did."""
         share = self.agreement
         if share is None or self.views is None or self.views < 2 or not self.predicted:
             return False
-        return share < LEAST_AGREEMENT or self.attempts[0].votes == 1
+        return share < 0.25 or self.attempts[0].votes == 1
 
     def seen_through(self, transform: Transform) -> "TestResult":
         """Return the result in the frame of a view, without drafts."""

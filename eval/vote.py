@@ -9,7 +9,6 @@ import numpy.typing as npt
 from augment.grid import Grid
 from augment.task import Task, TaskId
 
-ATTEMPTS = 2
 _UNIT = 1 << 40
 # Probabilities are summed in whole units of 2**-40. Unlike sums of floats these are exact, so the ranking does not depend on
 # the order in which candidates arrive or ballots are pooled.
@@ -114,7 +113,7 @@ class Ballot:
 
     def attempts(self, task_id: TaskId, test_index: int, ranking: str = "count") -> tuple[Grid, ...]:
         """Return the up to 2 best grids of a test input, (H, W) uint8 in the original frame, different and never empty."""
-        return tuple(candidate.grid for candidate in self.top(task_id, test_index, ATTEMPTS, ranking))
+        return tuple(candidate.grid for candidate in self.top(task_id, test_index, 2, ranking))
 
     def predictions(self, tasks: Iterable[Task], ranking: str = "count") -> dict[TaskId, list[tuple[Grid, ...]]]:
         """Return the attempts for every test input of `tasks`, in order; a test input without candidates gets ()."""

@@ -24,7 +24,6 @@ from submission.settings import KaggleSettings
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 120.0
 UPLOAD_SECONDS = 3600.0
 MOST_BAD_ANSWERS = 10
 """Waiting is given up after this many failed requests in a row."""
@@ -230,7 +229,7 @@ def _wait_for_dataset(dataset: str, earlier: int, settings: KaggleSettings, poll
         time.sleep(poll_seconds)
 
 
-def _call(arguments: list[str], seconds: float = ANSWER_SECONDS) -> _Answer:
+def _call(arguments: list[str], seconds: float = 120.0) -> _Answer:
     python = os.environ.get("ARC_KAGGLE_PYTHON") or sys.executable
     command = [python, "-P", "-m", "kaggle", "-W", *arguments]  # -P: no modules of the current folder
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VERBOSE")}  # prints headers

@@ -27,8 +27,6 @@ LEFT_OUT = ("bench", "rehearsal", "pictures", "__pycache__")
 SUFFIXES = (".py", ".css", ".js", ".html", ".safetensors")
 OWN_NAMES = ("notebook", "code", "settings.json", "pushed.json")
 """All that is at the top of a ready folder."""
-LICENSE_NAME = "other"
-"""Of the dataset, in Kaggle's list, which has no MIT-0; LICENSE is in it."""
 _MARKDOWN = """\
 # {title}
 
@@ -178,7 +176,8 @@ def _write_code(folder: Path, settings: KaggleSettings, project: Path, weights: 
         for path in found:
             _copy(path, folder / "wheels" / path.name)
     identity = f"{settings.user}/{settings.code_dataset}"
-    metadata = {"id": identity, "title": settings.code_dataset, "licenses": [{"name": LICENSE_NAME}]}
+    licenses = [{"name": "other"}]  # Kaggle's list has no MIT-0; LICENSE is in the dataset
+    metadata = {"id": identity, "title": settings.code_dataset, "licenses": licenses}
     write_json(folder / "dataset-metadata.json", metadata)
 
 

@@ -12,8 +12,6 @@ from typing import Any
 HIDDEN = "[token]"
 _SECRET_NAMES = ("key", "token", "access_token", "refresh_token")
 """Names of secrets in the JSON files of the client; other values there, such as a user name, are none."""
-_LEAST_LETTERS = 8
-"""A shorter value is no token, and masking it would make messages unreadable."""
 _CHUNK_BYTES = 1 << 24
 _LONGEST_TOKEN = 1 << 12
 _TOKEN_LIKE = re.compile(r"KGAT_[A-Za-z0-9]{16,}")
@@ -35,7 +33,7 @@ def known_tokens() -> frozenset[str]:
         for name in ("kaggle.json", "credentials.json"):
             found |= set(_secrets(_read(place / name)))
     user = os.environ.get("KAGGLE_USERNAME", "")
-    tokens = {token for token in found if len(token) >= _LEAST_LETTERS}
+    tokens = {token for token in found if len(token) >= 8}  # masking shorter values would make messages unreadable
     return frozenset(tokens | {base64.b64encode(f"{user}:{token}".encode()).decode() for token in tokens if user})
 
 

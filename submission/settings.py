@@ -14,8 +14,6 @@ from eval.formatting import parse_duration, show_path, show_value
 ACCELERATORS = {"NvidiaTeslaT4": 2, "NvidiaL4": 4, "none": 0}
 """GPUs by Kaggle's name of the machine shape: T4 with 16 GB each, L4 with 24 GB each."""
 SPLITS = ("training", "evaluation")
-MOST_BYTES = 1 << 20
-"""Of a file of settings."""
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SOURCE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9-]+")
 _TEMPLATE = """\
@@ -124,7 +122,7 @@ def read_settings(path: Path) -> KaggleSettings:
     """Return the settings of a file. Raises FileNotFoundError, or ValueError of one line that names file and field."""
     if not path.exists():
         raise FileNotFoundError(f"{show_path(path)}: no such settings file; `python -m pipeline kaggle init` writes one")
-    data, where = read_file(path, MOST_BYTES), show_path(path)
+    data, where = read_file(path, most_bytes=1 << 20), show_path(path)
     try:
         values = tomllib.loads(data.decode())
     except ValueError as error:  # also of UTF-8, and of numbers of thousands of digits

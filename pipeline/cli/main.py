@@ -87,10 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_LOCKING = ("run", "build", "train", "predict")
-"""Commands that work in their folder --out for long."""
-
-
 @contextmanager
 def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
     """Hold the lock of the folder that a command works in; for the command `run`, write a complete fallback submission first.
@@ -98,7 +94,7 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
     Nothing slow is imported or started before. Processes of our launcher share its lock; of another launcher only rank 0 takes
     it. Raises ValueError where another process works in the folder, or where it holds a run that is not to be resumed.
     """
-    if arguments.command not in _LOCKING or not (is_main_process() or is_launched()):
+    if arguments.command not in ("run", "build", "train", "predict") or not (is_main_process() or is_launched()):
         yield None
     elif is_launched():
         with FolderLock(arguments.out, shared=True) as lock:

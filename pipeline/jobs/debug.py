@@ -35,9 +35,6 @@ from pipeline.training.optimizers import trainable
 from pipeline.training.trainer import Trainer
 from pipeline.weights import load_weights, transplant
 
-SLICE_SECONDS = 5.0
-"""Between drafts; a twelfth of the time where that is less."""
-
 
 def debug(arguments: argparse.Namespace, _: float) -> int:
     """Train on one task for the time limit and print the drafts."""
@@ -80,8 +77,8 @@ class TaskTrainer:
         self, accelerator: Accelerator, dtype: torch.dtype, network: Network, dataset: TaskDataset, config: Config, out: Path,
         seconds: float,
     ) -> None:  # fmt: skip
-        """`seconds` is for training; 0 leaves the network as it is."""
-        self.seconds, self.slice = seconds, max(1.0, min(SLICE_SECONDS, seconds / 12))
+        """`seconds` is for training, five or, if that is less, a twelfth of all a slice; 0 leaves the network as it is."""
+        self.seconds, self.slice = seconds, max(1.0, min(5.0, seconds / 12))
         network = network.to(accelerator.device)
         speed = measure_speed(network, dataset, config, dtype, accelerator)
         step = max(1, config.train.packs) * speed.step_seconds(config)

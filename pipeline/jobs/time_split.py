@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 LEAST_STEPS = 50
 """Packs are made smaller where the time does not suffice for so many steps."""
-STAGE_SECONDS = 2.0
-"""Least time between training and prediction: a checkpoint is written and read."""
 MEASURE_SECONDS = 1.0
 """Least time of a measurement, so that other work on the machine disturbs only part of it."""
 
@@ -96,7 +94,7 @@ def split_time(
     left = budget.remaining()
     view = speed.view_seconds(config.predict.segments) / processes
     wanted = min(config.predict.time_share * left, 2 * views * view)
-    between = max(STAGE_SECONDS, 0.01 * left)
+    between = max(2.0, 0.01 * left)  # a checkpoint is written and read
     predicting = min(max(wanted, 1.5 * view) + between, 0.5 * left)
     training = max(0.0, left - predicting)
     packs = -(-count_packs(config, processes, resume) // processes)

@@ -19,8 +19,6 @@ from submission.settings import KaggleSettings
 AROUND_SECONDS = 5.0
 """The program gets this much less time than the notebook, for its launch and for the notebook's end."""
 TEST_FILE = "arc-agi_test_challenges.json"
-DEEPEST = 5
-"""Levels below `input` that are searched."""
 EVALUATION = "evaluation"
 VOTES = "votes.json"
 """The file that a run leaves beside a submission with predictions."""
@@ -206,8 +204,8 @@ def find_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _find(folder: Path, pattern: str) -> Iterator[Path]:
-    """Yield the files of a name below `folder`, not deeper than `DEEPEST`."""
-    for depth in range(DEEPEST):
+    """Yield the files of a name below `folder`, not deeper than five levels."""
+    for depth in range(5):
         for path in sorted(folder.glob("*/" * depth + pattern)):
             if os.access(path, os.R_OK) and path.is_file():
                 yield path

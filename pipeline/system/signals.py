@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 PATIENCE_SECONDS = 2.0
 """A further signal is ignored this long after the first, since launchers repeat theirs at once; later ones interrupt again."""
@@ -19,7 +18,7 @@ class _Handler:
         """Monotonic time of the first signal."""
         self.deferred = False
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
+    def __call__(self, *_: object) -> None:
         now = time.monotonic()
         if self.received is None:
             self.received = now

@@ -12,9 +12,6 @@ from augment.task import Pair, Solutions, Task, TaskId
 from pipeline.data.leakage import canonical_key
 from pipeline.data.sources import Source, load_source
 
-MOST_TASKS = 240
-"""As many as Kaggle's hidden test set has."""
-
 
 @dataclass(frozen=True, eq=False)
 class Exam:
@@ -50,7 +47,7 @@ def make_exam(
     if not pool:
         raise ValueError(f"the test outputs of {' + '.join(hidden_from)} are not known, so they cannot be the hidden tasks")
     random = np.random.default_rng(seed)
-    chosen = [pool[i] for i in random.permutation(len(pool))[: count or MOST_TASKS].tolist()]
+    chosen = [pool[i] for i in random.permutation(len(pool))[: count or 240].tolist()]  # as many as Kaggle hides
     ids: set[str] = set()
     while len(ids) < len(chosen):  # eight hex digits, like those of ARC and in their order
         ids.add(f"{int(random.integers(16**8)):08x}")
