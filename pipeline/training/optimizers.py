@@ -2,7 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from itertools import groupby
 from typing import Any, cast
 
 import torch
@@ -11,6 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 from pipeline.config import OptimizerConfig
 from pipeline.models.network import Network
+from pipeline.training.communication import Collectives
 
 
 class AdamAtan2(Optimizer):
@@ -60,21 +63,27 @@ class Muon(Optimizer):
     """Momentum whose update is made orthogonal, for matrices; scaled to the root mean square of AdamW's updates.
 
     The rule of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, with matrices of one shape worked on together, and in
-    float32 where a device has no bfloat16, which torch's own uses regardless (BENCHMARKS.md has the difference).
+    float32 where a device has no bfloat16, which torch's own uses regardless (BENCHMARKS.md has the difference). The
+    processes of `collectives` share the matrices out, and all take what each has made orthogonal.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.1,
+        collectives: Collectives | None = None,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.collectives = collectives
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every matrix that has a gradient; a closure is not supported."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[Tensor]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_shape.setdefault(parameter.shape, []).append(parameter)
-            for parameters in by_shape.values():
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
                 self._update(parameters, group)
 
     def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
@@ -85,23 +94,49 @@ class Muon(Optimizer):
         gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
-        updates = orthogonalize(torch.stack(directions)).unbind()
-        scale = 0.2 * math.sqrt(max(parameters[0].shape))
+        updates = self._orthogonalize(directions)
+        torch._foreach_mul_(updates, [0.2 * math.sqrt(max(parameter.shape)) for parameter in parameters])
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, updates, alpha=-group["lr"] * scale)
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+
+    def _orthogonalize(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        """Return `matrices` made orthogonal, those of one shape together; this process has made its share so."""
+        sizes = [matrix.numel() for matrix in matrices]
+        found = matrices[0].new_zeros(sum(sizes))
+        places = found.split(sizes)
+        mine = sorted(range(len(matrices)), key=lambda number: (sizes[number], matrices[number].shape))
+        if self.collectives:
+            mine = mine[self.collectives.accelerator.process_index :: self.collectives.accelerator.num_processes]
+        for shape, numbers in groupby(mine, key=lambda number: matrices[number].shape):
+            alike = list(numbers)
+            made = orthogonalize(torch.stack([matrices[number] for number in alike]))
+            torch._foreach_copy_([places[number].view(shape) for number in alike], made.unbind())
+        found = self.collectives.share(found) if self.collectives else found
+        return [part.view_as(matrix) for part, matrix in zip(found.split(sizes), matrices, strict=True)]
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Return matrices (K, m, n) with singular values near 1, by five Newton-Schulz steps as Muon's authors take."""
+    """Return matrices (K, m, n) with singular values near 1, by five Newton-Schulz steps as Muon's authors take.
+
+    Each step multiplies X by a polynomial of its Gram matrix X X^T. Where that is smaller than X, in float32, which is exact
+    enough for it, the next Gram matrix comes from the one before, and X is multiplied once, by the product of the polynomials.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     fast = matrices.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     x = matrices.bfloat16() if fast else matrices.float()
     wide = x.shape[1] <= x.shape[2]
     x = x if wide else x.mT
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(5):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    gram, factors = x @ x.mT, list[Tensor]()
+    for step in range(5):
+        if fast or x.shape[1] == x.shape[2]:
+            gram = x @ x.mT if step else gram
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        else:
+            gram = factors[-1] @ gram @ factors[-1] if step else gram
+            factors.append(torch.baddbmm(gram, gram, gram, beta=b, alpha=c))
+            factors[-1].diagonal(dim1=1, dim2=2).add_(a)
+    x = reduce(torch.matmul, [*factors, x])
     return (x if wide else x.mT).to(matrices.dtype)
 
 
@@ -158,7 +193,7 @@ class OptimizerChain(Optimizer):
                         optimizer.state[parameter] = states[parameter]
 
 
-def make_optimizer(network: Network, config: OptimizerConfig) -> OptimizerChain:
+def make_optimizer(network: Network, config: OptimizerConfig, collectives: Collectives | None = None) -> OptimizerChain:
     """Return the optimizer of all parameters; each group remembers its rate at factor 1 as `base_lr`."""
     matrices, rows, rest = [], [], []
     for name, parameter in network.named_parameters():
@@ -175,7 +210,7 @@ def make_optimizer(network: Network, config: OptimizerConfig) -> OptimizerChain:
     first = AdamAtan2(groups, betas=betas) if config.kind == "adam-atan2" else AdamW(groups, betas=betas, foreach=True)
     optimizers: list[Optimizer] = [first]
     if matrices:
-        optimizers.append(Muon(matrices, lr=config.matrix_rate, weight_decay=config.weight_decay))
+        optimizers.append(Muon(matrices, config.matrix_rate, weight_decay=config.weight_decay, collectives=collectives))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]

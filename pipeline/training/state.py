@@ -34,11 +34,11 @@ class TrainState:
         resumed = newest_checkpoint(out / "checkpoints") is not None
         self.share_packs(count_packs(config, accelerator.num_processes, resumed))
         self.network = network.to(accelerator.device)
-        self.optimizer = make_optimizer(self.network, config.optimizer)
+        self.collectives = Collectives(accelerator)
+        self.optimizer = make_optimizer(self.network, config.optimizer, self.collectives)
         decay = config.optimizer.ema
         self.average = MovingAverage(self.network, decay, round(1 / (1 - decay))) if decay else None
         self.maker = make_packs(dataset, config.train.canvas, config.memory.tokens)
-        self.collectives = Collectives(accelerator)
         self.progress = Progress()
         self.totals = Totals()
 

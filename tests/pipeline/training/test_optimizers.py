@@ -80,6 +80,15 @@ def test_orthogonalizing_brings_singular_values_near_one_and_keeps_the_direction
         torch.testing.assert_close(orthogonalize(matrix[None])[0], alone)
 
 
+@pytest.mark.parametrize("shape", [(6, 6), (4, 40), (40, 4)])
+def test_the_steps_are_those_of_muons_authors(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, -2, shape[1])
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
+    torch.testing.assert_close(orthogonalize(matrix[None])[0], x.float(), atol=2e-5, rtol=0)
+
+
 def test_muon_goes_where_the_one_of_torch_goes() -> None:
     generator = torch.Generator().manual_seed(0)
     starts = [torch.randn(shape, generator=generator) for shape in ((8, 12), (12, 8), (8, 12))]

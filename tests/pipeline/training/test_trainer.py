@@ -108,7 +108,7 @@ def test_two_machines_with_the_config_of_the_readme_train_on_the_samples_of_one(
     here = {"num_processes": 2, "main_process_ip": "127.0.0.1", "main_process_port": free_port()}
     (tmp_path / "machines.yaml").write_text(yaml.safe_dump(yaml.safe_load(config) | here))
     tiny_dataset().save(tmp_path / "data")
-    settings = (*SYSTEMS["hrm"], "train.steps=8", "train.packs=2", "train.log_steps=1", "optimizer.kind=adamw")
+    settings = (*SYSTEMS["hrm"], "train.steps=8", "train.packs=2", "train.log_steps=1", "optimizer.kind=muon")
     two = train_command(tmp_path / "data", tmp_path / "two", *settings, "train.pieces=3")
     machines = start_ranks(["--config_file", str(tmp_path / "machines.yaml"), "-m", "pipeline", *two], run_machine)
     assert main(train_command(tmp_path / "data", tmp_path / "one", *settings)) == 0
