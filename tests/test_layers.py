@@ -35,9 +35,7 @@ MAY_USE = {
 WITHOUT_TORCH = (
     "pipeline.__main__",
     "pipeline.cli.main",
-    "pipeline.training.metrics",
     "pipeline.kaggle.kernel",
-    "pipeline.config",
 )
 """Modules whose import does not load torch: it takes seconds, and the first submission is written without it."""
 MOST_IN_A_CHAIN = 14

@@ -9,26 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment.grid import Grid, grid_key
+from augment.grid import grid_key
 from augment.symmetry import Content, Symmetry, find_symmetry, task_content
 from augment.task import Pair, Task
 from augment.transform import Transform
 from tests.augment.strategies import tasks
+from tests.grids import cell, row
 
 NINE = tuple(range(1, 10))
-
-
-def cell(color: int) -> Grid:
-    return np.array([[color]], dtype=np.uint8)
 
 
 def cells(arrows: Iterable[tuple[int, int]]) -> Content:
     """Return one-cell demonstrations, so that all eight dihedrals are symmetries and only the colors matter."""
     return [(cell(source), cell(image)) for source, image in arrows]
-
-
-def row(*colors: int) -> Grid:
-    return np.array([colors], dtype=np.uint8)
 
 
 def colors_of(content: Content) -> tuple[int, ...]:

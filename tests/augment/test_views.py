@@ -15,18 +15,11 @@ from augment.task import Pair, Task
 from augment.transform import TRANSFORMS, Codes, decode_transforms
 from augment.views import Policy, distinct_transforms
 from tests.augment.strategies import tasks
+from tests.grids import cell, row
 
 View = tuple[tuple[tuple[bytes, ...], ...], tuple[bytes, ...]]
 POLICIES: tuple[Policy, ...] = ("all", "keep-output-only")
 policies = st.sampled_from(POLICIES)
-
-
-def cell(color: int) -> Grid:
-    return np.array([[color]], dtype=np.uint8)
-
-
-def row(*colors: int) -> Grid:
-    return np.array([colors], dtype=np.uint8)
 
 
 def task_of(*train: tuple[Grid, Grid], test: tuple[Grid, ...] = ()) -> Task:

@@ -2,17 +2,11 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from augment.grid import Grid
 from eval.compare import compare, format_comparison
 from eval.provenance import Audited, Basis, Provenance, Scored
-
-
-def cell(color: int) -> Grid:
-    return np.array([[color]], np.uint8)
-
+from tests.grids import cell
 
 SOLUTIONS = {"a": (cell(1),), "b": (cell(2), cell(3)), "c": (cell(4),)}
 FIRST = {"a": [(cell(1), cell(0))], "b": [(cell(2), cell(0)), (cell(0), cell(0))], "c": [(cell(0), cell(0))]}

@@ -10,11 +10,7 @@ from matplotlib import image
 
 from augment.task import Pair, Task
 from eval.draw import PALETTE, draw_task
-
-
-def grid(*rows):
-    return np.array(rows, dtype=np.uint8)
-
+from tests.grids import grid
 
 ALL_COLORS = np.arange(10, dtype=np.uint8).reshape(2, 5)
 TASK = Task("0a1b$x_$", tuple(Pair(ALL_COLORS, ALL_COLORS.T.copy()) for _ in range(5)), (ALL_COLORS, ALL_COLORS))

@@ -8,11 +8,7 @@ from augment.dihedral import apply_dihedral
 from augment.grid import Grid
 from eval.explain import explain, wrong_cells
 from tests.augment.strategies import grids
-
-
-def grid(*rows: list[int]) -> Grid:
-    return np.array(rows, dtype=np.uint8)
-
+from tests.grids import grid
 
 TRUTH = grid([1, 2, 3], [4, 5, 6])
 

@@ -45,15 +45,11 @@ def test_a_task_is_known_only_with_all_its_outputs() -> None:
     assert "solved" not in half.tags
 
 
-def margin(task: TaskResult) -> float | None:
-    return None if task.margin is None else round(task.margin, 6)
-
-
 def test_the_margin_is_that_of_the_test_input_that_is_least_clear() -> None:
-    assert margin(entry("t", (FAR, 8), (SMALL, 1))) == 0.7
-    assert margin(both(entry("t", (FAR, 8), (SMALL, 1)), entry("", (FAR, 3), (SMALL, 2)))) == 0.1
-    assert margin(entry("t", (FAR, None), (SMALL, None), views=None)) is None
-    assert margin(entry("t", (FAR, 0), (SMALL, 0), views=0)) is None
+    assert entry("t", (FAR, 8), (SMALL, 1)).margin == pytest.approx(0.7)
+    assert both(entry("t", (FAR, 8), (SMALL, 1)), entry("", (FAR, 3), (SMALL, 2))).margin == pytest.approx(0.1)
+    assert entry("t", (FAR, None), (SMALL, None), views=None).margin is None
+    assert entry("t", (FAR, 0), (SMALL, 0), views=0).margin is None
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from eval.provenance import Provenance
 from eval.score import RULES, Outcome, format_score, judge, score_predictions
-
-
-def grid(*rows):
-    return np.array(rows, dtype=np.uint8)
-
+from tests.grids import grid
 
 A, B, C = grid([1, 2]), grid([1], [2]), grid([3, 3])
 SOLUTIONS = {"a": (A, B), "b": (C,), "c": (A,)}

@@ -6,19 +6,15 @@ import re
 import numpy as np
 import pytest
 
-from augment.grid import Grid
 from eval.draw import Panel
 from eval.terminal import Look, draw_panels, look_of
+from tests.grids import grid
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def plain(lines: list[str]) -> list[str]:
     return [ESCAPE.sub("", line) for line in lines]
-
-
-def grid(*rows: list[int]) -> Grid:
-    return np.array(rows, dtype=np.uint8)
 
 
 SMALL = grid([0, 1], [2, 9], [3, 3])

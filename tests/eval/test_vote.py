@@ -13,11 +13,7 @@ from augment.grid import grid_key
 from augment.task import Task
 from eval.vote import RANKINGS, Ballot, Tally, pool_ballots
 from tests.eval.ballots import add
-
-
-def grid(*rows):
-    return np.array(rows, dtype=np.uint8)
-
+from tests.grids import grid
 
 A, B, C = grid([1]), grid([2, 2]), grid([3], [3])
 GRIDS = [A, B, C, grid([1, 1]), grid([1], [1]), grid([0])]

@@ -18,7 +18,6 @@ WORKER_SECONDS = 3600.0
 
 
 def all_readers() -> tuple[Reader, ...]:
-    """Return every reader that is fuzzed."""
     from tests.fuzz.tensor_readers import TENSOR_READERS  # noqa: PLC0415 - torch is slow to import
     from tests.fuzz.text_readers import TEXT_READERS  # noqa: PLC0415
 

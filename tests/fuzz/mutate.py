@@ -50,7 +50,6 @@ def dump(value: object) -> str:
 
 
 def pick(rng: Rng, items: list | tuple | bytes) -> object:
-    """Return one of `items`."""
     return items[int(rng.integers(len(items)))]
 
 

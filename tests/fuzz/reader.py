@@ -62,7 +62,6 @@ class Hang(BaseException):
 
 
 def generator(reader: Reader, seed: int, number: int) -> Rng:
-    """Return the random generator of the input `number`."""
     return np.random.default_rng([seed, zlib.crc32(reader.name.encode()), number])
 
 
@@ -95,7 +94,6 @@ class Workplace:
         return damage_done
 
     def restore(self) -> None:
-        """Put the valid files back."""
         for name, content in self.originals.items():
             path = self.folder / name
             if path.is_dir() and not path.is_symlink():

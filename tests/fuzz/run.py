@@ -40,7 +40,6 @@ class Result:
     seconds: float = 0.0
 
     def add(self, other: "Result") -> None:
-        """Add the outcomes of further inputs."""
         self.inputs += other.inputs
         self.refused += other.refused
         self.accepted += other.accepted

@@ -12,6 +12,7 @@ from pipeline.config import BuildConfig, Config, override
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.sources import Source
+from pipeline.kaggle.rehearsal.exam import _challenge
 
 TINY = (
     "model.hidden_size=16",
@@ -37,7 +38,6 @@ def tiny_config(*settings: str) -> Config:
 
 
 def random_grid(rng: np.random.Generator, largest: int = 4) -> Grid:
-    """A grid of random size and colors."""
     return rng.integers(0, 10, size=rng.integers(1, largest + 1, size=2), dtype=np.uint8)
 
 
@@ -62,20 +62,13 @@ def tiny_source(seed: int = 0, tasks: int = 4, name: str = "tiny", rule: Callabl
 def tiny_dataset(
     seed: int = 0, tasks: int = 4, augmentations: int = 5, rule: Callable[[Grid], Grid] = upside_down
 ) -> TaskDataset:
-    """The dataset of `tiny_source`."""
     return build([tiny_source(seed, tasks, rule=rule)], [], BuildConfig(augmentations, "all", 0, 1), leakage="allow")
 
 
 def write_kaggle(folder: Path, source: Source, split: str, with_solutions: bool) -> None:
     """Lay `source` out as in a competition folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    challenges = {
-        task.id: {
-            "train": [{"input": pair.input.tolist(), "output": pair.output.tolist()} for pair in task.train],
-            "test": [{"input": grid.tolist()} for grid in task.test],
-        }
-        for task in source.tasks
-    }
+    challenges = {task.id: _challenge(task) for task in source.tasks}
     (folder / f"arc-agi_{split}_challenges.json").write_bytes(orjson.dumps(challenges))
     if with_solutions:
         solutions = {task_id: [grid.tolist() for grid in grids] for task_id, grids in source.solutions.items()}

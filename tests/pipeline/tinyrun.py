@@ -24,7 +24,6 @@ Votes = Sequence[tuple[int, Grid | None, float]]
 
 
 def make_candidates(votes: Votes) -> Candidates:
-    """The candidates of one round."""
     return Candidates(
         np.array([test for test, _, _ in votes], np.int32),
         np.zeros(len(votes), np.uint32),

@@ -17,7 +17,6 @@ Reply = tuple[int, dict[str, Any]]
 
 
 def refusal(code: int, message: str) -> Reply:
-    """What Kaggle answers when it refuses."""
     return code, {"code": code, "message": message}
 
 
@@ -77,7 +76,6 @@ class FakeKaggle:
         self.server.server_close()
 
     def methods(self) -> list[str]:
-        """The methods that were called, in order."""
         return [method for method, _ in self.requests]
 
     def sent(self, method: str) -> dict[str, Any]:
@@ -85,7 +83,6 @@ class FakeKaggle:
         return [body for name, body in self.requests if name == method][-1]
 
     def reply(self, method: str) -> Reply:
-        """What is answered to a method."""
         special = self.replies.get(method)
         if special is not None:
             return special() if callable(special) else special

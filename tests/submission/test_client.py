@@ -306,7 +306,6 @@ def test_a_file_with_a_token_is_not_sent(folder: Path) -> None:
     [
         ("Kernel push error: Maximum weekly GPU quota of 30.00 hours reached", "the GPU quota is used up"),
         ("Kernel push error: Phone verification is required", "verify your phone number"),
-        ("500 Server Error: Internal server error", "Kaggle has a problem: try again"),
         ("400 Client Error: You have made the maximum number of submissions today.", "no submission is left today"),
         ("400 Client Error: Notebook did not produce submission.json", "left no submission.json: look at its log"),
         ("400 Client Error: The notebook version is still running", "has not finished"),

@@ -148,13 +148,8 @@ def test_bad_input_is_a_value_error_of_one_line_and_leaves_nothing(tmp_path, pro
     assert names(tmp_path) == before and names(tmp_path / "here") == []
 
 
-@pytest.mark.parametrize("place", ["environment", "file"])
-def test_a_project_that_holds_the_token_is_refused(tmp_path, project, monkeypatch, place):
-    if place == "environment":
-        monkeypatch.setenv("KAGGLE_KEY", TOKEN)
-    else:
-        (tmp_path / "home/.kaggle").mkdir()
-        (tmp_path / "home/.kaggle/kaggle.json").write_text(json.dumps({"username": "alice", "key": TOKEN}))
+def test_a_project_that_holds_the_token_is_refused(tmp_path, project, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KEY", TOKEN)
     (project / "pipeline/config.py").write_text(f"KEY = '{TOKEN}'")
     before = names(tmp_path)
     with pytest.raises(ValueError, match=r"code/pipeline/config\.py") as caught:

@@ -17,7 +17,6 @@ HOSTILE = '</script><img src=x onerror="document.title=1">&amp;'
 
 
 def grid(*rows: str) -> Grid:
-    """The grid of rows of digits."""
     return np.array([list(map(int, row)) for row in rows], np.uint8)
 
 

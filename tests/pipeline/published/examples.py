@@ -26,7 +26,6 @@ TRAINING = {
 
 
 def read_golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the config of a reference file."""
     with safe_open(str(Path(__file__).parents[2] / "golden" / f"{name}.safetensors"), "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["config"])  # noqa: SIM118
 

@@ -43,7 +43,6 @@ found["data"] = (root / "input" / "data" / "file").read_text()
 
 
 def notebook(folder: Path, *cells: str) -> Path:
-    """A notebook of code cells."""
     code = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "source": cell, "execution_count": None, "outputs": []}
             for i, cell in enumerate(cells)]  # fmt: skip
     path = folder / "probe.ipynb"
