@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from augment.grid import COLORS, Grid
+from augment.grid import Grid
 from augment.task import Solutions, Task
 from eval.explain import wrong_cells
 from eval.formatting import size_text
@@ -189,7 +189,6 @@ def _draw_grid(axes: "Axes", panel: Panel, left: float, top: float, cell: float)
         axes.add_patch(Rectangle((left, top), width * cell, height * cell, fill=False, edgecolor=panel.ink, linestyle="--"))
         return
     palette = np.array([to_rgb(color) for color in PALETTE])  # (10, 3)
-    assert len(palette) == COLORS
     axes.imshow(palette[panel.grid], extent=(left, right, bottom, top), interpolation="none", aspect="auto", zorder=1)
     columns = left + cell * np.arange(1, width)
     rows = top + cell * np.arange(1, height)

@@ -223,9 +223,8 @@ def _wait_for_dataset(dataset: str, earlier: int, settings: KaggleSettings, poll
         if status in ("failed", "deleted"):
             raise KaggleError(f"dataset {dataset}: {status} at Kaggle; look at https://www.kaggle.com/datasets/{dataset}")
         if waited > ready_seconds:
-            raise KaggleError(
-                f"dataset {dataset}: not ready after {ready_seconds / 60:.0f} minutes ({status}); push again later"
-            )
+            minutes = ready_seconds / 60
+            raise KaggleError(f"dataset {dataset}: not ready after {minutes:.0f} minutes ({status}); push again later")
         time.sleep(poll_seconds)
 
 

@@ -58,7 +58,6 @@ def draw_shares(shares: Sequence[tuple[str, float]], marks: Sequence[str]) -> st
 
 def draw_histogram(counts: Sequence[Sequence[int]], names: Sequence[str], label: str) -> str:
     """Return the SVG of ten stacked columns, 0% to 100%: ten `counts` for each of `names`, the second of which is hatched."""
-    assert all(len(series) == 10 for series in counts) and len(counts) == len(names), "ten columns of each series"
     rows = [value for value in _ticks(0, max(1, *map(sum, zip(*counts, strict=True)))) if value == int(value)]
     parts = [
         '<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'

@@ -174,7 +174,6 @@ def table_of_tasks(results: Sequence[TaskResult]) -> str:
 
 
 def _percent(share: float) -> str:
-    """Return a share with one decimal, a small one with two."""
     return f"{share:.2%}" if 0 < share < 0.1 else f"{share:.1%}"
 
 

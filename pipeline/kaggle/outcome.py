@@ -20,9 +20,6 @@ from pipeline.training.metrics import read_metrics
 from submission.format import read_submission
 from submission.settings import ACCELERATORS
 
-SHOWN_LINES = 30
-SHOWN_TASKS = 2
-
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
@@ -113,12 +110,12 @@ class Outcome:
         return [words for applies, words in checks if applies]
 
     def show(self) -> None:
-        """Print result, warnings and the log's end, and draw some tasks.
+        """Print result, warnings and the log's end, and draw two tasks.
 
         Raises RuntimeError in a commit run that has problems, so that they are seen before a submission is spent on them. In a
         hidden run only a submission that is not valid is a problem.
         """
-        print("\n".join(list(self.plan.log.tail)[-SHOWN_LINES:]))
+        print("\n".join(list(self.plan.log.tail)[-30:]))
         for message in self.plan.messages:
             print(f"warning: {message}")
         if score := _read_json(self.run / "score.json"):
@@ -149,7 +146,7 @@ class Outcome:
         if metrics:
             draw_training(metrics).leave(run / "training.png")
             display(Image(filename=str(run / "training.png"), width=900))
-        for number, task in enumerate(tasks[:SHOWN_TASKS]):
+        for number, task in enumerate(tasks[:2]):
             picture = run / f"task-{number}.png"
             draw_task(task, attempts.get(task.id, []), solutions).leave(picture)
             display(Image(filename=str(picture), width=900))

@@ -43,10 +43,9 @@ def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Pa
         found["mixer_length"] = len(state[MIXER])
     with naming(config):
         ours = translate_config(document, found)
-        if ours.model.layers > len(state):
-            raise ValueError(
-                f"published config has L_layers = {ours.model.layers}, but the checkpoint has {len(state)} tensors"
-            )
+        layers = ours.model.layers
+        if layers > len(state):
+            raise ValueError(f"published config has L_layers = {layers}, but the checkpoint has {len(state)} tensors")
         shapes = _expected_shapes(ours)
     names, hidden_size = parameter_names(ours.model), ours.model.hidden_size
     with naming(checkpoint), doing("checking its values"):

@@ -78,9 +78,8 @@ def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Re
     known = folder.tasks(selected, with_dataset=not any(source.tasks for source in selected[: len(sources)]))
     missing = folder.submission.keys() - {each.task.id for each in known}
     if missing:
-        raise ValueError(
-            f"{show_path(folder.submission_path)}: has task {show_name(min(missing))}, which the sources do not have"
-        )
+        where = show_path(folder.submission_path)
+        raise ValueError(f"{where}: has task {show_name(min(missing))}, which the sources do not have")
     results = folder.reported_results(known, notes)
     solutions = {each.task.id: each.truth for each in known if each.truth}
     predictions = {task_id: attempts for task_id, attempts in folder.submission.items() if task_id in solutions}

@@ -20,8 +20,6 @@ from pathlib import Path
 import psutil
 
 TOOLS = Path(__file__).parent
-GRACE_SECONDS = 60.0
-"""The sandbox is killed this long after the limit of its notebook."""
 _UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child")
 _TRIAL = """set -e
 mount -t tmpfs tmpfs /tmp; mkdir /tmp/usr /tmp/sys /tmp/proc
@@ -100,7 +98,7 @@ def run_notebook(machine: Machine, results: Path, isolate: bool) -> int:
         # also for the sandbox's first process, whose environment is readable in there as /proc/1/environ
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, env=environment)
         try:
-            code = process.wait(timeout=machine.seconds + GRACE_SECONDS)
+            code = process.wait(timeout=machine.seconds + 60.0)  # it ends the notebook itself
         except subprocess.TimeoutExpired:
             code = 124
         finally:  # a namespace dies with its first process, others are found by their mark

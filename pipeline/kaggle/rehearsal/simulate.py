@@ -117,9 +117,8 @@ def _run_scene(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, 
         if plan.gpu_less:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         notebook = mounts / "entry" / "notebook" / f"{settings.notebook_slug}.ipynb"
-        machine = Machine(
-            notebook, inputs, environment, limit + PATIENCE_SECONDS, scene.fault, scratch_bytes=scene.scratch_bytes
-        )
+        ends = limit + PATIENCE_SECONDS
+        machine = Machine(notebook, inputs, environment, ends, scene.fault, scratch_bytes=scene.scratch_bytes)
         started = time.monotonic()
         code = run_notebook(machine, results, namespaces_work())
         whole_seconds = time.monotonic() - started
