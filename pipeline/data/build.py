@@ -1,8 +1,8 @@
 """The build stage: sources of tasks in, one compact `TaskDataset` out.
 
-Tasks with the same id are merged. Of each, the distinct training pairs and the tests to be predicted are kept, with a canvas
-size for each, and distinct views are drawn. The result depends on the content of the sources and the settings only, not on the
-order of sources, tasks and pairs, nor on the number of processes.
+Tasks with the same id are merged, unless they share no pair (pipeline.data.same_ids). Of each, the distinct training pairs and
+the tests to be predicted are kept, with a canvas size for each, and distinct views are drawn. The result depends on the content
+of the sources and the settings only, not on the order of sources, tasks and pairs, nor on the number of processes.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ from pipeline.config import BuildConfig, Leakage
 from pipeline.data.canvas_size import grid_sizes, size_rule
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.leakage import Leak, audit_sources, pair_key, source_label, training_pairs
+from pipeline.data.same_ids import tell_apart
 from pipeline.data.sources import Source, content_hash
 from pipeline.system.progress_bar import doing, watch
 
@@ -51,6 +52,7 @@ def build(
     `seconds`, fewer are drawn for the remaining tasks; the manifest says how few.
     Raises ValueError when pairs leak and `leakage` is "refuse", or when `sources` disagree on the tests of a task.
     """
+    sources, train_sources = tell_apart(sources, train_sources)
     everything = (*sources, *train_sources)
     with doing("comparing training pairs with scored tests"):
         audit = audit_sources(sources, train_sources)

@@ -1,0 +1,92 @@
+"""Tasks of several sources under one id: those that share a pair are one task, others are told apart by their source's name."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+
+from augment.grid import grid_key
+from augment.task import Task, TaskId
+from eval.formatting import plural, show_name
+from pipeline.data.leakage import pair_key, source_label, training_pairs
+from pipeline.data.sources import Source, content_hash
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A task and the source that has it."""
+
+    source: Source
+    task: Task
+    solved: bool
+
+    @property
+    def follows(self) -> bool:
+        """Whether it belongs to the first task of its id anyway: Re-ARC makes new pairs for the ids of ARC."""
+        return self.solved or self.source.name.startswith("rearc:")
+
+    def order(self) -> tuple[bool, bool, str, str]:
+        """Return what decides who keeps the id, whatever the order of the sources."""
+        return not self.solved, self.follows, source_label(self.source), content_hash([self.task])
+
+    def keys(self) -> set[object]:
+        """Return what is equal for equal pairs and equal test inputs."""
+        alone = replace(self.source, tasks=(self.task,))
+        return {pair_key(placed.pair) for placed in training_pairs([], [alone])} | {grid_key(grid) for grid in self.task.test}
+
+
+def tell_apart(sources: Sequence[Source], train_sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
+    """Return both, with new ids for tasks to train on that share their id with another task, but no pair and no test input.
+
+    A new id has the name of the source in front. A task to solve keeps its id, and where there is none, the first by the names
+    of the sources. The log says what was told apart, and how many tasks are the same in several sources.
+    """
+    everything = [*sources, *train_sources]
+    by_id: dict[TaskId, list[_Place]] = defaultdict(list)
+    for number, source in enumerate(everything):
+        for task in source.tasks:
+            by_id[task.id].append(_Place(source, task, number < len(sources)))
+    names: dict[Source, dict[TaskId, TaskId]] = defaultdict(dict)
+    new, merged = set[TaskId](), 0
+    for task_id, places in by_id.items():
+        first, *others = _groups(places) if len(places) > 1 else [places]
+        merged += len(first) > 1
+        for group in others:
+            label = source_label(group[0].source)
+            name = next(name for i in count(1) if (name := f"{label}{f' ({i})' * (i > 1)}/{task_id}") not in new | by_id.keys())
+            new.add(name)
+            for place in group:
+                names[place.source][task_id] = name
+    if merged:
+        logger.info("%s in several sources, which have pairs in common, merged", plural(merged, "task"))
+    if new:
+        shown = ", ".join(map(show_name, sorted(new)[:3])) + ", ..." * (len(new) > 3)
+        logger.warning(
+            "%s with the id of another, but no pair in common with it, kept apart: %s", plural(len(new), "task"), shown
+        )
+    renamed = [_rename(source, names[source]) if source in names else source for source in everything]
+    return renamed[: len(sources)], renamed[len(sources) :]
+
+
+def _groups(places: Sequence[_Place]) -> list[list[_Place]]:
+    """Return `places` of one id in groups, each of one task; the first keeps the id."""
+    groups = list[tuple[set[object], list[_Place]]]()
+    for place in sorted(places, key=_Place.order):
+        keys = place.keys()
+        same = [group for group in groups if group[0] & keys] or groups[: place.follows]
+        if not same:
+            groups.append((keys, [place]))
+            continue
+        first, *others = same
+        first[0].update(keys, *(group[0] for group in others))
+        first[1].extend([*(other for group in others for other in group[1]), place])
+        groups = [group for group in groups if group not in others]
+    return [members for _, members in groups]
+
+
+def _rename(source: Source, names: dict[TaskId, TaskId]) -> Source:
+    tasks = tuple(replace(task, id=names.get(task.id, task.id)) for task in source.tasks)
+    return replace(source, tasks=tasks, solutions={names.get(task, task): grids for task, grids in source.solutions.items()})

@@ -1,0 +1,71 @@
+"""One id, several tasks: they stay apart; one task in several sources stays one."""
+
+from dataclasses import replace
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from augment.grid import Grid
+from augment.task import Pair, Task
+from pipeline.config import BuildConfig
+from pipeline.data.build import build
+from pipeline.data.same_ids import tell_apart
+from pipeline.data.sources import Source
+
+
+def grid(color: int, side: int = 1) -> Grid:
+    return np.full((side, side), color, np.uint8)
+
+
+def task_of(color: int, task_id: str = "1") -> Task:
+    """A task of two demonstrations and a test that no task of another color has a grid in common with."""
+    train = tuple(Pair(grid(color, side), grid(color, side + 1)) for side in (1, 2))
+    return Task(task_id, train, (grid(color, 4),))
+
+
+def source_of(name: str, *tasks: Task, solved: bool = False) -> Source:
+    return Source(name, tasks, {task.id: (grid(0, 5),) for task in tasks} if solved else {})
+
+
+def ids(sources: list[Source]) -> list[list[str]]:
+    return [[task.id for task in source.tasks] for source in sources]
+
+
+def test_two_folders_of_numbered_tasks_stay_apart_whatever_their_order(caplog: pytest.LogCaptureFixture) -> None:
+    solved = source_of("json:a/mine", task_of(1))
+    others = [
+        source_of("json:b/theirs", task_of(2), solved=True),
+        source_of("json:c/theirs", task_of(3)),
+        source_of("rearc:z", task_of(4)),
+    ]
+    sources, trained = tell_apart([solved], others)
+    assert ids(sources) == [["1"]]
+    assert sorted(ids(trained)) == [["1"], ["json:theirs (2)/1"], ["json:theirs/1"]]
+    assert {task for source in trained for task in source.solutions} <= {"json:theirs/1", "json:theirs (2)/1"}
+    assert "2 tasks with the id of another, but no pair in common with it, kept apart: 'json:theirs (2)/1'" in caplog.text
+    built = {build([solved], list(order), BuildConfig(0), leakage="allow").task_ids for order in permutations(others)}
+    assert built == {("1", "json:theirs (2)/1", "json:theirs/1")}
+    assert [task.train[0].input.tolist() for task in build([solved], others, BuildConfig(0)).tasks_to_solve()] == [[[1]]]
+
+
+def test_what_shares_a_pair_or_a_test_input_is_one_task(caplog: pytest.LogCaptureFixture) -> None:
+    """Also where only a third one shows that two are the same, and where Re-ARC has made pairs for the id."""
+    caplog.set_level("INFO")
+    one, other = task_of(1), task_of(2)
+    both = Task("1", (one.train[0], other.train[1]), (grid(7),))
+    asked = Task("1", (Pair(grid(8), grid(9)),), one.test)
+    train = [source_of(name, task) for name, task in (("json:a", one), ("json:b", other), ("json:c", both), ("json:d", asked))]
+    assert ids(tell_apart([], [*train, source_of("rearc:z", task_of(5))])[1]) == [["1"]] * 5
+    assert "1 task in several sources, which have pairs in common, merged" in caplog.text
+    assert ids(tell_apart([], train[:2])[1]) == [["1"], ["json:b/1"]]
+
+
+def test_a_task_to_solve_keeps_its_id_and_its_view_of_the_answer_is_still_a_leak() -> None:
+    solved = source_of("json:z", task_of(1), solved=True)
+    shown = Task("1", (Pair(grid(1, 4), grid(0, 5)),), (grid(6),))
+    sources, trained = tell_apart([solved], [source_of("arc1:training", replace(task_of(3)), task_of(4, "json:z/1"))])
+    assert ids(sources) == [["1"]]
+    assert ids(trained) == [["arc1:training/1", "json:z/1"]]
+    with pytest.raises(ValueError, match="1 training pair shows the answer to a scored test"):
+        build([solved], [source_of("json:b", shown)], BuildConfig(0))
