@@ -28,7 +28,7 @@ from pipeline.jobs.record import Stopwatch
 from pipeline.jobs.time_split import measure_speed, split_time
 from pipeline.models.network import make_network
 from pipeline.system.time_limit import Budget
-from pipeline.training.checkpoint import CheckpointFailed
+from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint
 from pipeline.training.optimizers import trainable
 from pipeline.training.state import count_packs
 from pipeline.training.trainer import Trainer
@@ -132,7 +132,7 @@ def _train(
         write_json(job.out / "config.json", config.to_json())
         logger.info("training %d values, %s on %s", trainable(network), precision, describe_device(accelerator))
     if resume:
-        trainer.resume()
+        load_checkpoint(trainer.state)
     single = accelerator.num_processes == 1
     in_every_process = (FloatingPointError, CheckpointFailed)  # of several processes, all or none raise these
     handled = (FloatingPointError, OSError, MemoryError, RuntimeError) if single else in_every_process

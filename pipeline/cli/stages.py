@@ -101,6 +101,7 @@ def add_train(commands: Any) -> None:
 def train_command(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.device import end_training, fit_config, make_accelerator
     from pipeline.models.network import make_network
+    from pipeline.training.checkpoint import load_checkpoint
     from pipeline.training.trainer import Trainer
     from pipeline.weights import load_weights, newest_checkpoint, transplant
 
@@ -112,7 +113,7 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
         logger.info("%s", transplant(load_weights(arguments.weights), network, dataset))
     trainer = Trainer(accelerator, dtype, network, dataset, config, arguments.out)
     if arguments.resume:
-        trainer.resume()
+        load_checkpoint(trainer.state)
     elif newest_checkpoint(arguments.out / "checkpoints"):
         raise ValueError(f"{arguments.out} holds checkpoints already: continue with --resume, or choose another --out")
     if accelerator.is_main_process:

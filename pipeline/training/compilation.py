@@ -18,10 +18,9 @@ from pipeline.config import Config
 from pipeline.data.packs import Packs
 from pipeline.device_limits import fall_back, ran_out_of_memory
 from pipeline.models.attention import choose_way
-from pipeline.models.batch import Batch
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import choose_fused
-from pipeline.models.layout import PACKED, Room, Way
+from pipeline.models.layout import PACKED, Layout, Room, Way
 from pipeline.models.network import Network
 from pipeline.models.reasoner import Block, State
 from pipeline.models.task_memory import RowGradients
@@ -32,18 +31,6 @@ MOST_COMPILED = 64
 """Times that blocks are compiled, for packs of other shapes or in other numbers of micro-batches."""
 JOINED = 0
 """As the number of micro-batches of a pack: all packs of a process are one micro-batch."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The inputs of the segment of a micro-batch, besides the weights."""
-
-    state: State
-    batch: Batch
-    last: Tensor | None
-    """(B,) bool: no further segment is allowed; only for Q-learning."""
-    scale: Tensor
-    """() by which the loss is multiplied."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +45,6 @@ class Outcome:
     row_gradients: RowGradients
 
 
-Compute = Callable[[Inputs], Outcome]
-
-
 class Execution:
     """Computes segments as `train.execution` says, on one device."""
 
@@ -71,7 +55,6 @@ class Execution:
         """By the number of micro-batches of a pack and the number of packs."""
         self.shapes: set[tuple[int, int]] = set()
         """Tokens and sequences of what has been computed in rooms: blocks have been compiled for them."""
-        self.known_shapes = 0
         self.compiled = False
         self.automatic = self.kind == "auto" and accelerator.device.type == "cuda"
         """Whether a trial is to show that compiled blocks are faster than eager ones."""
@@ -94,11 +77,6 @@ class Execution:
         """Go on eagerly after `error`."""
         fall_back(f"train.execution={self.kind} does not run here, eager from now on: {error}")
         self.kind = "eager"
-
-    def prepared(self) -> bool:
-        """Return whether anything was compiled since the last call: that takes long, and happens once."""
-        before, self.known_shapes = self.known_shapes, len(self.shapes)
-        return self.known_shapes != before
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -124,16 +102,16 @@ class Execution:
         room = self.rooms[pieces, packs]
         return room if room.holds(cells, sequences) else None
 
-    def run(self, compute: Compute, inputs: Inputs) -> Outcome:
-        """Compute a segment. Raises DoesNotRun where blocks cannot be compiled for inputs of new shapes."""
-        if self.kind == "eager" or inputs.batch.layout.way is None:
+    def run(self, segment: Callable[[], Outcome], layout: Layout) -> Outcome:
+        """Compute a segment on `layout`. Raises DoesNotRun where blocks cannot be compiled for new shapes."""
+        if self.kind == "eager" or layout.way is None:
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-                return compute(inputs)
-        shapes = inputs.batch.layout.tokens, inputs.batch.layout.sequences
+                return segment()
+        shapes = layout.tokens, layout.sequences
         if shapes in self.shapes:
-            return compute(inputs)
+            return segment()
         try:
-            outcome = compute(inputs)
+            outcome = segment()
         except (RuntimeError, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             raise _cause_of(error) from error
         self.shapes.add(shapes)

@@ -8,7 +8,7 @@ Carries and weights stay as they are, so that a step that failed can be repeated
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from pipeline.config import Config
 from pipeline.data.packs import Packs
 from pipeline.device import to_batch
-from pipeline.models.layout import Room, to_device
+from pipeline.models.batch import Batch
+from pipeline.models.layout import Integers, to_device
 from pipeline.models.loss import going_on_target, segment_loss
 from pipeline.models.network import Network
 from pipeline.models.task_memory import RowGradient, RowGradients
 from pipeline.training.carry import Carry, StepBatch, assemble_state, halt_packs, join_batches, join_carries
 from pipeline.training.communication import AsyncCopy
-from pipeline.training.compilation import JOINED, Execution, Inputs, Outcome
+from pipeline.training.compilation import JOINED, Execution, Outcome
 from pipeline.training.memory_tables import take_gradients
 from pipeline.training.metrics import Totals
 
@@ -106,11 +107,11 @@ class Gradients:
                 last = sync and part is units[-1][1][-1]
                 with nullcontext() if last else self.accelerator.no_sync(self.model):
                     room = self.execution.room(len(part.pack.inputs), len(part.samples), pieces, len(packs))
-                    inputs = self._inputs(part, carry, lengths, scale, room)
-                    outcome = self.execution.run(self._segment, inputs)
+                    batch = to_batch(part.pack, self.config.memory.tokens, self.accelerator.device, room)
+                    outcome = self.execution.run(partial(self._segment, part, carry, lengths, batch, scale), batch.layout)
                 count, tokens = len(part.samples), int(self.maker.tokens(part.samples).sum())
                 mine = [np.ones(count, bool)] if owner is None else [owner == place for place in range(len(packs))]
-                result = outcome.halting, outcome.state, inputs.batch.layout
+                result = outcome.halting, outcome.state, batch.layout
                 continues.append(halt_packs(part, mine, *result, self.config.train))
                 row_gradients.append(
                     {
@@ -121,35 +122,28 @@ class Gradients:
                 tasks.append(part.pack.task)
                 counts.add(Totals(sequences=count, tokens=tokens, segments=float(part.segments.sum() + count)))
                 figures.append(outcome.figures)
-                del inputs, outcome, result  # nothing else of them may stay in memory
+                del batch, outcome, result  # nothing else of them may stay in memory
             carried |= {pack: join_carries(of_pack) for pack, *of_pack in zip(packs, *continues, strict=True)}
         stacked = torch.stack(figures)
         return Computed(carried, row_gradients, tasks, counts, stacked, AsyncCopy(stacked))
 
-    def _inputs(
-        self, part: StepBatch, carry: Carry, lengths: npt.NDArray[np.int64], scale: Tensor, room: Room | None
-    ) -> Inputs:
-        """Return a micro-batch on the device; `lengths` (B',) are the tokens of the carried sequences."""
-        device = self.accelerator.device
-        batch = to_batch(part.pack, self.config.memory.tokens, device, room)
-        initial = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
-        last = None
-        if self.config.train.halting == "q-learning" and self.config.train.segments > 1:
-            ends = np.zeros(batch.layout.sequences, bool)
-            ends[: len(part.segments)] = part.segments + 1 >= self.config.train.segments
-            last = to_device(ends, device)
-        return Inputs(assemble_state(initial, carry, part, batch.layout, lengths), batch, last, scale)
+    def _segment(self, part: StepBatch, carry: Carry, lengths: Integers, batch: Batch, scale: Tensor) -> Outcome:
+        """Run one segment of `part`, forward and backward; Q-learning runs one more to see what going on is worth.
 
-    def _segment(self, inputs: Inputs) -> Outcome:
-        """Run one segment, forward and backward; Q-learning runs one more to see what going on is worth."""
-        train, batch, going_on = self.config.train, inputs.batch, None
+        `batch` is its pack on the device, `lengths` (B',) are the tokens of the carried sequences.
+        """
+        train, going_on = self.config.train, None
         assert batch.labels is not None, "training packs have labels"
-        segment = self.model(inputs.state, batch)
-        if inputs.last is not None:
+        initial = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
+        segment = self.model(assemble_state(initial, carry, part, batch.layout, lengths), batch)
+        if train.halting == "q-learning" and train.segments > 1:
+            last = np.zeros(batch.layout.sequences, bool)
+            last[: len(part.segments)] = part.segments + 1 >= train.segments
             with torch.no_grad():
-                going_on = going_on_target(self.network(segment.state, batch).halting, inputs.last)
+                following = self.network(segment.state, batch).halting
+                going_on = going_on_target(following, to_device(last, self.accelerator.device))
         weight = 0.0 if train.halting == "off" else 0.5
         loss = segment_loss(segment.logits, segment.halting, batch.labels, batch.layout, train.loss, going_on, weight)
-        self.accelerator.backward(loss.total * inputs.scale)
+        self.accelerator.backward(loss.total * scale)
         figures = torch.stack((loss.token.detach(), loss.halting.detach(), loss.exact.sum().float()))
         return Outcome(figures, segment.halting.detach(), segment.state, take_gradients(self.network))

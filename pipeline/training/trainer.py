@@ -25,7 +25,7 @@ from pipeline.models.network import Network
 from pipeline.system.signals import interrupts_deferred
 from pipeline.system.time_limit import Budget
 from pipeline.training.carry import StepBatch, next_batch
-from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint, save_checkpoint
+from pipeline.training.checkpoint import CheckpointFailed, save_checkpoint
 from pipeline.training.communication import AsyncCopy
 from pipeline.training.compilation import JOINED, DoesNotRun, Execution
 from pipeline.training.gradients import Computed, Gradients
@@ -98,7 +98,7 @@ class Trainer:
         path = state.out / "metrics.jsonl" if state.accelerator.is_main_process else None
         with interrupts_deferred() as interruption, MetricsWriter(path) as writer:
             while not train.steps or state.progress.step < train.steps:
-                before = time.monotonic()
+                before, compiled = time.monotonic(), len(self.gradients.execution.shapes)
                 due = bool(train.checkpoint_seconds) and before - last_checkpoint >= train.checkpoint_seconds
                 done, stop, due, interrupted = self._agree(budget, step_seconds, due, interruption())
                 if stop or interrupted:
@@ -112,7 +112,7 @@ class Trainer:
                 self._step(done)
                 now = time.monotonic()
                 state.progress.seconds = spent_before + now - started
-                if not self.gradients.execution.prepared():
+                if len(self.gradients.execution.shapes) == compiled:  # to compile takes long, and happens once
                     step_seconds = max(now - before, 0.9 * step_seconds)
                 if state.progress.step % train.log_steps == 0:
                     self._log(writer, done, now - logged, budget.remaining())
@@ -299,10 +299,3 @@ class Trainer:
         started = time.monotonic()
         save_checkpoint(self.state)
         self.save_seconds = time.monotonic() - started
-
-    def resume(self) -> bool:
-        """Continue from the newest undamaged checkpoint of the output folder; return whether there was one.
-
-        Damaged ones are renamed, with a line in the log. Raises ValueError where it belongs to other data or another config.
-        """
-        return load_checkpoint(self.state)

@@ -23,6 +23,7 @@ from pipeline.published.checkpoint import import_checkpoint
 from pipeline.reports.report import read_report
 from pipeline.reports.run_folder import RunFolder
 from pipeline.system.time_limit import Budget
+from pipeline.training.checkpoint import load_checkpoint
 from pipeline.weights import load_weights, network_from
 from tests.fuzz.mutate import Rng, mutate_json, mutate_lines
 from tests.fuzz.reader import Reader
@@ -98,7 +99,7 @@ def _resume(folder: Path) -> None:
     step = folder / STEP
     trainer = make_trainer(tiny_config("train.steps=2"), folder / "run", load_dataset(folder / "run" / "data"))
     try:
-        resumed = trainer.resume()
+        resumed = load_checkpoint(trainer.state)
     finally:
         renamed = step.with_name(f"damaged-{step.name}")
         if renamed.is_dir():

@@ -15,6 +15,7 @@ import pipeline.training.trainer
 from pipeline import device_limits
 from pipeline.device_limits import OutOfMemory
 from pipeline.training import memory_fit
+from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.compilation import JOINED
 from pipeline.training.memory_fit import CudaMemory, least_pieces
 from pipeline.training.trainer import Trainer
@@ -157,7 +158,7 @@ def test_a_run_after_a_trial_is_as_without(tmp_path: Path, system: tuple[str, ..
         half = replace(config, train=replace(config.train, steps=2))
         make_trainer(half, tmp_path / "with", dataset).fit(NO_LIMIT)
     trainer = make_trainer(config, tmp_path / "with", dataset)
-    assert trainer.resume() == resumed
+    assert load_checkpoint(trainer.state) == resumed
     random = torch.get_rng_state()
     before = {name: tensor.clone() for name, tensor in trainer.state.network.state_dict().items()}
     rates = [group["lr"] for group in trainer.state.optimizer.param_groups]

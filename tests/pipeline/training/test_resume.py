@@ -8,7 +8,7 @@ import orjson
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipeline.training.checkpoint import packs_after
+from pipeline.training.checkpoint import load_checkpoint, packs_after
 from pipeline.training.trainer import Trainer
 from pipeline.weights import checkpoints
 from tests.pipeline.tiny import tiny_config, tiny_dataset
@@ -57,7 +57,7 @@ def names(run: Path) -> list[str]:
 
 def resumed(run: Path, *settings: str) -> Trainer:
     trainer = make_trainer(tiny_config(*config_of(*settings)), run)
-    trainer.resume()
+    load_checkpoint(trainer.state)
     return trainer
 
 
@@ -122,7 +122,7 @@ def test_without_an_undamaged_checkpoint_training_starts_from_the_beginning(
     for folder in checkpoints(run / "checkpoints"):
         empty(folder / STATE)
     trainer = make_trainer(tiny_config(*config_of()), run)
-    assert not trainer.resume()
+    assert not load_checkpoint(trainer.state)
     assert (trainer.state.progress.step, metrics(run, "step")) == (0, [])
     assert "no checkpoint is left that can be read; training starts from the beginning" in caplog.text
 
@@ -180,7 +180,7 @@ def test_content_that_does_not_fit_is_damage_without_a_checksum_too(run: Path) -
     for how, name in [(how, name) for how, tensors in MISFITS.items() for name in tensors]:
         shutil.copytree(fitting, newest, dirs_exist_ok=True)
         spoil(newest, how, name)
-        trainer.resume()
+        load_checkpoint(trainer.state)
         assert trainer.state.progress.step == 4, (how, name)
 
 
@@ -233,7 +233,7 @@ def test_processes_come_and_go_and_agree_on_damage(tmp_path: Path) -> None:
 
     def alone(out: Path, steps: int) -> Trainer:
         trainer = make_trainer(tiny_config(*base, f"train.steps={steps}"), out)
-        trainer.resume()
+        load_checkpoint(trainer.state)
         trainer.fit(NO_LIMIT)
         return trainer
 

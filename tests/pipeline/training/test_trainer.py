@@ -20,6 +20,7 @@ from pipeline.models.network import REASONERS
 from pipeline.models.reasoner import Reasoner, Update, apply_blocks
 from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import Budget
+from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.state import count_packs
 from pipeline.weights import checkpoints, load_weights
 from tests.pipeline.tiny import tiny_config, tiny_dataset
@@ -89,7 +90,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     with interruptible(), pytest.raises(KeyboardInterrupt, match="the checkpoint of step 3 is written" if by_signal else None):
         cut.fit(NO_LIMIT)
     resumed = make_trainer(config, tmp_path / "cut")
-    assert resumed.resume() == (stopped_after >= 2)
+    assert load_checkpoint(resumed.state) == (stopped_after >= 2)
     assert resumed.state.progress.step == (stopped_after if by_signal else stopped_after // 2 * 2)
     resumed.fit(NO_LIMIT)
 
@@ -217,9 +218,9 @@ def test_a_checkpoint_of_other_data_is_not_resumed(tmp_path: Path) -> None:
     config = tiny_config("train.steps=2")
     make_trainer(config, tmp_path).fit(NO_LIMIT)
     with pytest.raises(ValueError, match=r"its train.seed is 0 and that of this run 3"):
-        make_trainer(tiny_config("train.steps=2", "train.seed=3"), tmp_path).resume()
+        load_checkpoint(make_trainer(tiny_config("train.steps=2", "train.seed=3"), tmp_path).state)
     with pytest.raises(ValueError, match="its data_hash is "):
-        make_trainer(config, tmp_path, tiny_dataset(seed=1)).resume()
+        load_checkpoint(make_trainer(config, tmp_path, tiny_dataset(seed=1)).state)
     assert [folder.name for folder in checkpoints(tmp_path / "checkpoints")] == ["step-00000002"]
 
 
