@@ -15,7 +15,7 @@ TokenLoss = Literal["stablemax", "softmax"]
 
 @dataclass(frozen=True)
 class SegmentLoss:
-    """Sums over the sequences of a pack that have labels, in float32; divide by `sequences` for means."""
+    """Sums over the sequences of a pack that have labels, in float32."""
 
     token: Tensor
     """() sum over sequences of the mean cross-entropy of their labelled cells."""
@@ -23,15 +23,8 @@ class SegmentLoss:
     """() sum of the binary cross-entropy of the halting logits, and of those of going on where they are trained."""
     exact: Tensor
     """(B,) bool: every labelled cell is right. False for a sequence without labels."""
-    labelled: Tensor
-    """(B,) bool: the sequence has a label."""
-
-    halting_weight: float = 0.5
-    """Share of `halting` in what is minimised; 0 leaves the halting head untrained."""
-
-    @property
-    def total(self) -> Tensor:
-        return self.token + self.halting_weight * self.halting
+    total: Tensor
+    """() what is minimised: `token` and a share of `halting`."""
 
 
 def segment_loss(
@@ -45,7 +38,8 @@ def segment_loss(
 ) -> SegmentLoss:
     """Score one segment: `logits` (C, V), `halting` (B, 2), `labels` (C,) int64 with -100 where ignored.
 
-    `going_on` (B,) in 0..1 is what going on is worth (`going_on_target`); without it that logit is not trained.
+    `going_on` (B,) in 0..1 is what going on is worth (`going_on_target`); without it that logit is not trained. With a
+    `halting_weight` of 0 the halting head is not trained.
     """
     sequence = layout.sequence[layout.cells]
     valid = labels != IGNORED
@@ -59,7 +53,8 @@ def segment_loss(
     halting_terms = F.binary_cross_entropy_with_logits(halting[:, 0], exact.float(), reduction="none")
     if going_on is not None:
         halting_terms = halting_terms + F.binary_cross_entropy_with_logits(halting[:, 1], going_on, reduction="none")
-    return SegmentLoss(token, torch.where(labelled, halting_terms, 0.0).sum(), exact, labelled, halting_weight)
+    halting_loss = torch.where(labelled, halting_terms, 0.0).sum()
+    return SegmentLoss(token, halting_loss, exact, token + halting_weight * halting_loss)
 
 
 def going_on_target(following: Tensor, last: Tensor) -> Tensor:
