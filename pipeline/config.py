@@ -76,8 +76,6 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer {name} must be in [0, 1], got {getattr(self, name)}")
 
 
-Halting = Literal["learned", "q-learning", "off"]
-Execution = Literal["auto", "eager", "compiled"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -103,12 +101,12 @@ class TrainConfig:
     """Maximum number of supervision segments per sequence; 1 replaces every sequence after every step."""
     exploration: float = 0.1
     """Fraction of sequences that may not halt before a random number of segments, drawn anew at each segment."""
-    halting: Halting = "learned"
+    halting: Literal["learned", "q-learning", "off"] = "learned"
     """learned: a sequence halts when its halting logit is positive, trained on whether the output is exact (TRM). q-learning:
     when the value of halting exceeds that of continuing, which a further segment trains (HRM). off: all sequences run all
     segments."""
     loss: Literal["stablemax", "softmax"] = "stablemax"
-    execution: Execution = "eager"
+    execution: Literal["auto", "eager", "compiled"] = "eager"
     """How a segment is computed. compiled: blocks through `torch.compile`, on packs of constant shapes. auto: compiled on a GPU
     where a trial shows that it is faster and the run is long enough for it, else eager. Where the device or the dataset forbids
     what is set, training is eager and logs why."""
@@ -235,8 +233,6 @@ def _replace(config: Config, changes: Iterable[tuple[str, str, object]]) -> Conf
 
 def _parse(value: object, kind: Any, where: str) -> object:
     """Return `value`, text or a JSON value, as the field type `kind`."""
-    if kind is bool and value in ("true", "false"):
-        return value == "true"
     if isinstance(value, str) and kind in (int, float):
         try:
             value = kind(value.replace("_", ""))

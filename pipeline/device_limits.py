@@ -37,14 +37,16 @@ def free_cache(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+TOLERANCE = 2e-2
+"""Largest error of a kernel on its trial, relative to the largest value: a few roundings of bfloat16."""
 fallbacks: list[str] = []
 """What this process does in a slower way than it was meant to, and why; the report of a run repeats it."""
 _known: dict[Hashable, bool] = {}
 """Whether a kernel works, by its name and the arguments of its trial."""
 
 
-def kernel_works(name: str, measure_error: Callable[..., float], tolerance: float, *arguments: Hashable) -> bool:
-    """Return whether the kernel `name` runs and `measure_error(*arguments)` is below `tolerance`; if not, log why, once.
+def kernel_works(name: str, measure_error: Callable[..., float], *arguments: Hashable) -> bool:
+    """Return whether the kernel `name` runs and `measure_error(*arguments)` is below `TOLERANCE`; if not, log why, once.
 
     Gradients are on in the trial, also under `inference_mode`. Raises the error of a trial that runs out of memory or breaks
     the CUDA context: neither says that the kernel is wrong, and the next call tries again.
@@ -54,7 +56,7 @@ def kernel_works(name: str, measure_error: Callable[..., float], tolerance: floa
         try:
             with torch.inference_mode(False), torch.enable_grad():
                 error = measure_error(*arguments)
-            reason = "" if error < tolerance else f"its error is {error:.1e}"
+            reason = "" if error < TOLERANCE else f"its error is {error:.1e}"
         except Exception as failed:  # compilers of kernels raise errors of many kinds
             if ran_out_of_memory(failed) or isinstance(failed, torch.AcceleratorError):
                 raise

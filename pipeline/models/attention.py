@@ -78,10 +78,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return _Rotate.apply(x, cos, sin)
 
 
-PACKED_TOLERANCE = 2e-2
-"""Largest error of a kernel for packs on a trial, relative to the largest value: a few roundings of bfloat16."""
-
-
 def attend(query_key: Tensor, value: Tensor, layout: Layout, way: Way) -> Tensor:
     """Return (N, heads * S): softmax(query key^T / sqrt(S)) value within each sequence, head by head.
 
@@ -90,7 +86,7 @@ def attend(query_key: Tensor, value: Tensor, layout: Layout, way: Way) -> Tensor
     if way in PACKED:
         query, key = query_key.chunk(2, dim=1)
         return _attend_packed(query, key, value, layout, way).flatten(1)
-    by_shape = F.scaled_dot_product_attention if way == "fused" else multiply
+    by_shape = F.scaled_dot_product_attention if way == "fused" else _Multiply.apply
     mixed = []
     for (_, qk), (_, v) in zip(layout.split(query_key), layout.split(value), strict=True):
         query, key = qk.transpose(1, 2).chunk(2, dim=1)  # (count, heads, length, S)
@@ -110,18 +106,13 @@ def choose_way(device: torch.device, dtype: torch.dtype, head_size: int) -> Way:
     if device.type == "cuda":
         recent = dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (8, 0)
         for way in PACKED if recent else PACKED[1:]:
-            if kernel_works(f"{way} attention", packed_error, PACKED_TOLERANCE, way, str(device), dtype, head_size):
+            if kernel_works(f"{way} attention", packed_error, way, str(device), dtype, head_size):
                 return way
     return "fused"
 
 
-def multiply(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return the attention of query, key and value (B, heads, length, S) by products of whole matrices."""
-    return _Multiply.apply(query, key, value)
-
-
 class _Multiply(torch.autograd.Function):
-    """softmax(q k^T / sqrt(S)) v, with its gradient, as batched products; keeps the probabilities for the gradient."""
+    """softmax(q k^T / sqrt(S)) v of (B, heads, length, S), as batched products; keeps the probabilities for the gradient."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -28,8 +28,8 @@ def gradient_error(scale: float) -> float:
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
 def test_a_trial_takes_gradients_wherever_it_is_asked_for(mode: Callable[[], torch.inference_mode]) -> None:
     with mode():
-        assert kernel_works("a right kernel", gradient_error, 1e-3, 1.0)
-        assert not kernel_works("a wrong kernel", gradient_error, 1e-3, 1.1)
+        assert kernel_works("a right kernel", gradient_error, 1.0)
+        assert not kernel_works("a wrong kernel", gradient_error, 1.1)
 
 
 @pytest.mark.parametrize("trial", [math.nan, 0.5, RuntimeError("no kernel image\nat line 3"), ImportError("no kernel image")])
@@ -40,8 +40,8 @@ def test_a_kernel_that_fails_is_replaced_with_one_line(caplog: pytest.LogCapture
         return trial
 
     with caplog.at_level(logging.WARNING):
-        assert not kernel_works("the kernel", error_of, 1e-2)
-        assert not kernel_works("the kernel", error_of, 1e-2)
+        assert not kernel_works("the kernel", error_of)
+        assert not kernel_works("the kernel", error_of)
     reason = "no kernel image" if isinstance(trial, Exception) else f"its error is {trial:.1e}"
     assert [record.message for record in caplog.records] == [
         f"the kernel does not work here, a slower way replaces it: {reason}"
@@ -61,9 +61,9 @@ def test_an_error_that_says_nothing_about_the_kernel_is_raised_and_forgotten(err
         return 0.0
 
     with pytest.raises(type(error)):
-        kernel_works("the kernel", error_of, 1e-2)
-    assert kernel_works("the kernel", error_of, 1e-2)
-    assert kernel_works("the kernel", error_of, 1e-2), "a trial that passed is not repeated"
+        kernel_works("the kernel", error_of)
+    assert kernel_works("the kernel", error_of)
+    assert kernel_works("the kernel", error_of), "a trial that passed is not repeated"
 
 
 @pytest.mark.parametrize(

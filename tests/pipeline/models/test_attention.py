@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pipeline import device_limits
+from pipeline.device_limits import TOLERANCE
 from pipeline.models import attention
-from pipeline.models.attention import attend, choose_way, multiply, packed_error
+from pipeline.models.attention import attend, choose_way, packed_error
 from pipeline.models.layout import PACKED, Layout, make_layout
 from tests.pipeline.packed_on_cpu import register_kernels
 
@@ -59,7 +60,7 @@ def test_every_way_is_attention_within_each_sequence(packed: pytest.MonkeyPatch,
 def test_the_gradient_of_the_products_is_right() -> None:
     generator = torch.Generator().manual_seed(1)
     parts = [torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    assert torch.autograd.gradcheck(multiply, parts)
+    assert torch.autograd.gradcheck(attention._Multiply.apply, parts)
 
 
 @pytest.mark.parametrize("way", ["fused", "products"])
@@ -111,4 +112,4 @@ def test_the_trial_tells_a_right_kernel_from_a_wrong_one(packed: pytest.MonkeyPa
     assert packed_error(way, "cpu", torch.float32, SIZE) < 1e-5
     kernel = attention._attend_packed
     packed.setattr(attention, "_attend_packed", lambda *given: kernel(*given) * 1.05)
-    assert packed_error(way, "cpu", torch.float32, SIZE) > attention.PACKED_TOLERANCE
+    assert packed_error(way, "cpu", torch.float32, SIZE) > TOLERANCE

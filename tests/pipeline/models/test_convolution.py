@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.device_limits import TOLERANCE
 from pipeline.models.layers import (
-    FUSED_TOLERANCE,
     _ConvolveGrids,
     _ConvolveNeighbors,
     choose_fused,
@@ -47,7 +47,7 @@ def test_every_way_convolves_alike(shapes: list[tuple[int, int]], kernel: int, m
 
 
 def test_the_trial_sees_rounding_only() -> None:
-    assert 1e-3 < fused_error(str(DEVICE), torch.bfloat16, 3) < FUSED_TOLERANCE
+    assert 1e-3 < fused_error(str(DEVICE), torch.bfloat16, 3) < TOLERANCE
 
 
 def test_a_cpu_takes_no_triton() -> None:

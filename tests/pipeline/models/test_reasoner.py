@@ -24,10 +24,6 @@ SMALL = ReasonerConfig(hidden_size=16, heads=2)
             for name in ("heads", "canvas_side", "vocabulary", "inner_multiple")
         ),
         ({"expansion": 0.0}, "expansion must be positive, got 0.0"),
-        ({"gradient": "none"}, "gradient must be one of last-cycle, last-step, all, got 'none'"),
-        ({"mixing": "mlp"}, "mixing must be one of attention, mixer, got 'mlp'"),
-        ({"positions": "3d"}, "positions must be one of 1d, 2d, none, got '3d'"),
-        ({"convolution_axes": "3d"}, "convolution_axes must be one of 2d, 1d, got '3d'"),
         ({"mixing": "mixer"}, "a mixer has no positions: positions must be none, got '1d'"),
         ({"convolution": 2}, "convolution must be 0 or, on the grid, odd, got 2"),
         ({"convolution": -1}, "convolution must be 0 or, on the grid, odd, got -1"),
