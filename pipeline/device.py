@@ -103,12 +103,7 @@ _groups: list[object] = []
 
 def from_main(accelerator: Accelerator, value: T) -> T:
     """Return the main process's `value` in every process. Raises ConnectionError where a process has ended."""
-    if accelerator.num_processes == 1:
-        return value
-    agreed = [value]
-    with _connected():
-        dist.broadcast_object_list(agreed, src=0, group=_host_group(accelerator.init_handler.timeout))
-    return agreed[0]
+    return gather(accelerator, value)[0]
 
 
 def gather(accelerator: Accelerator, value: T) -> list[T]:

@@ -48,13 +48,6 @@ class Collectives:
         self.due_was_shared = False
         """A checkpoint that is due is announced once, though the agreement comes a step later."""
 
-    def sum(self, value: float) -> float:
-        """Return the sum of `value` over all processes; waits for it."""
-        if not self.several:
-            return value
-        mine = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
-        return float(self.accelerator.reduce(mine, "sum"))
-
     def share(self, values: Tensor | npt.NDArray[np.float32]) -> Tensor:
         """Return the sum of `values` over all processes, on the device, without waiting for it."""
         mine = values if isinstance(values, Tensor) else to_device(values, self.accelerator.device)

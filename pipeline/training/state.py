@@ -4,7 +4,6 @@ Written and restored by pipeline.training.checkpoint, and used by the memory tri
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
 from pipeline.data.packs import make_packs
+from pipeline.device import gather
 from pipeline.models.network import Network
 from pipeline.training.carry import Carry, empty_carry
 from pipeline.training.communication import Collectives
@@ -54,7 +54,10 @@ class TrainState:
 
     def summed_totals(self) -> Totals:
         """Return the totals over all processes; a collective operation."""
-        return Totals(**{name: self.collectives.sum(value) for name, value in asdict(self.totals).items()})
+        summed = Totals()
+        for totals in gather(self.accelerator, self.totals):
+            summed.add(totals)
+        return summed
 
     def weights(self) -> Mapping[str, Tensor]:
         """Return the weights that predictions use: averaged where the average is on."""

@@ -1,11 +1,16 @@
 """What processes agree on, where what they said is read a step later."""
 
 from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from pipeline.training import state as training_state
 from pipeline.training.communication import Collectives
+from pipeline.training.metrics import Totals
+from pipeline.training.state import TrainState
 
 
 class Two:
@@ -49,10 +54,16 @@ def test_where_steps_are_waited_for_nothing_is_late() -> None:
     assert collectives.agree(0.5, False, True, False) == (0.5, False, True, False)
 
 
-def test_counts_are_of_each_process_and_sums_are_exact() -> None:
+def test_counts_are_of_each_process() -> None:
     collectives = on_gpus()
     assert collectives.counts(7).tolist() == [7.0, 0.0]
-    assert collectives.sum(2.0**25 + 1) == 2**25 + 1
     alone = Collectives(SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu")))  # type: ignore[arg-type]
     assert alone.counts(3).tolist() == [3.0]
     assert alone.agree(0.5, True, False, True) == (0.5, True, False, True)
+
+
+def test_totals_are_those_of_all_processes_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_state, "gather", lambda _, mine: [mine, Totals(tokens=1.0, exact=2.0)])
+    state: Any = SimpleNamespace(accelerator=None, totals=Totals(tokens=2.0**25))
+    assert TrainState.summed_totals(state) == Totals(tokens=2.0**25 + 1, exact=2.0)
+    assert state.totals == Totals(tokens=2.0**25)
