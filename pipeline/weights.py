@@ -87,12 +87,11 @@ def load_weights(path: Path) -> Weights:
     Raises FileNotFoundError or ValueError, naming the file, where there is none or it is not ours; Damaged, a ValueError, where
     it, or every checkpoint in the folder, is damaged.
     """
-    if path.is_file():
-        return read_weights(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such weights file or folder")
-    if (path / WEIGHTS).is_file():
-        return read_weights(path / WEIGHTS)
+    for file in (path, path / WEIGHTS):
+        if file.is_file():
+            return read_weights(file)
     for folder in (path, path / "checkpoints"):
         if checkpoints(folder):
             weights = newest_weights(folder)

@@ -131,8 +131,7 @@ def _load_kaggle(spec: str, rest: str, with_solutions: bool) -> TasksAndSolution
     if not challenges.is_file():
         there = [name for name in SPLITS if (folder / f"arc-agi_{name}_challenges.json").is_file()]
         raise FileNotFoundError(f"{show_path(challenges)}: no such file; splits in this folder: {', '.join(there) or 'none'}")
-    loaded = parse_challenges(read_file(challenges), show_path(challenges), with_solutions)
-    return _add_solutions(loaded, challenges, with_solutions)
+    return _read_challenges(challenges, with_solutions)
 
 
 def _load_json(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
@@ -141,8 +140,7 @@ def _load_json(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
         return _load_folder(path, with_solutions)
     if not path.exists():
         raise FileNotFoundError(f"{show_path(path)}: no such file or folder")
-    loaded = parse_challenges(read_file(path), show_path(path), with_solutions, path.stem)
-    return _add_solutions(loaded, path, with_solutions)
+    return _read_challenges(path, with_solutions, path.stem)
 
 
 def _load_folder(folder: Path, with_solutions: bool) -> TasksAndSolutions:
@@ -160,13 +158,13 @@ def _load_folder(folder: Path, with_solutions: bool) -> TasksAndSolutions:
     return tuple(tasks), solutions
 
 
-def _add_solutions(loaded: TasksAndSolutions, path: Path, with_solutions: bool) -> TasksAndSolutions:
-    """Add what `X_solutions.json` has beside `X_challenges.json`, if it is there and wanted."""
-    tasks, inside = loaded
+def _read_challenges(path: Path, with_solutions: bool, single_id: TaskId | None = None) -> TasksAndSolutions:
+    """Read `X_challenges.json` as `parse_challenges` does, and `X_solutions.json` beside it, if it is there and wanted."""
+    tasks, inside = parse_challenges(read_file(path), show_path(path), with_solutions, single_id)
     stem = path.name.removesuffix("_challenges.json")
     beside = path.with_name(f"{stem}_solutions.json")
     if not with_solutions or stem == path.name or not beside.exists():
-        return loaded
+        return tasks, inside
     where = show_path(beside)
     found = parse_solutions(read_file(beside), where, tasks)
     for task_id, outputs in inside.items():

@@ -171,14 +171,9 @@ class Predictor:
                 tests = drafts.test.tolist()
                 names = [(dataset.task_ids[dataset.test_task[test]], int(dataset.test_index[test])) for test in tests]
                 write_drafts(folder.with_name(DRAFTS_FILE), drafts, names, "cycle" if self.config.segments == 1 else "segment")
-            write_candidates(round_path(folder, origin.number), candidates, origin)
+            write_candidates(folder / f"round-{origin.number:04d}.safetensors", candidates, origin)
         except OSError as error:  # the votes have them all the same; a resumed run predicts this round again
             logger.warning("the candidates of a round are not kept: %s", error)
-
-
-def round_path(folder: Path, number: int) -> Path:
-    """Return the file of the candidates of round `number`, from 1."""
-    return folder / f"round-{number:04d}.safetensors"
 
 
 def seen_through(dataset: TaskDataset, weights: Weights) -> TaskDataset:

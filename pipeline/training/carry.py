@@ -174,11 +174,11 @@ def halt_packs(
     carries = []
     for mine in packs:
         kept = continues & mine
-        if not kept.any():
-            carries.append(Carry(batch.samples[kept], done[kept], None))
-            continue
-        stay = to_device(np.flatnonzero(np.repeat(kept, _lengths(batch, layout))), layout.sequence.device)
-        carries.append(Carry(batch.samples[kept], done[kept], tuple(part.index_select(0, stay) for part in state)))
+        carried = None
+        if kept.any():
+            stay = to_device(np.flatnonzero(np.repeat(kept, _lengths(batch, layout))), layout.sequence.device)
+            carried = tuple(part.index_select(0, stay) for part in state)
+        carries.append(Carry(batch.samples[kept], done[kept], carried))
     return carries
 
 

@@ -15,7 +15,6 @@ from pipeline.data.dataset import Dataset, TaskDataset
 from pipeline.data.sources import Source
 from pipeline.inference.candidates import Candidates, Origin, tally, write_candidates
 from pipeline.inference.facts import write_attempts
-from pipeline.inference.predictor import round_path
 from pipeline.models.network import make_network
 from pipeline.weights import save_weights
 
@@ -38,9 +37,8 @@ def write_run(folder: Path, source: Source, votes: Votes, name: str = "step 1") 
     dataset = build([source], [], BuildConfig(3, "all", 0, 1), leakage="allow")
     dataset.save(folder / "dataset")
     (folder / "candidates").mkdir()
-    write_candidates(
-        round_path(folder / "candidates", 1), make_candidates(votes), Origin(name, dataset.tests_hash, 1, 0, 1, True)
-    )
+    path = folder / "candidates" / "round-0001.safetensors"
+    write_candidates(path, make_candidates(votes), Origin(name, dataset.tests_hash, 1, 0, 1, True))
     write_attempts(
         folder / "submission.json", tally([folder / "candidates"], dataset), dataset.tasks_to_solve(), "count", dataset
     )

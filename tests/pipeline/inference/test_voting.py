@@ -19,7 +19,7 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.inference import facts as votes
 from pipeline.inference.candidates import Candidates, Origin, count_votes, tally, write_candidates
 from pipeline.inference.facts import write_attempts
-from pipeline.inference.predictor import predict_and_vote, round_path
+from pipeline.inference.predictor import predict_and_vote
 from pipeline.system.time_limit import Budget
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import tiny_dataset
@@ -34,7 +34,7 @@ def write(
 ) -> None:
     folder.mkdir(exist_ok=True)
     origin = Origin(source, dataset.tests_hash, number, number - 1, number, True)
-    write_candidates(round_path(folder, number), make_candidates(votes), origin)
+    write_candidates(folder / f"round-{number:04d}.safetensors", make_candidates(votes), origin)
 
 
 def place(dataset: TaskDataset, test: int) -> tuple[str, int]:
