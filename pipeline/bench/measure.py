@@ -10,9 +10,9 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,9 +40,9 @@ class Timings:
 
     sizes: tuple[int, ...]
     """Sizes of the input, ascending."""
-    seconds: tuple[tuple[float, ...], ...]
+    seconds: Sequence[Sequence[float]]
     """By size, one for each repeat."""
-    host_seconds: tuple[tuple[float, ...], ...]
+    host_seconds: Sequence[Sequence[float]]
     """The same until the GPU has been given everything; empty on a CPU."""
     device_bytes: int | None
     """Peak memory of the GPU; None on a CPU."""
@@ -80,13 +80,11 @@ def time_sides(sides: Mapping[str, Prepare], sizes: tuple[int, ...], repeats: in
                 work = prepare(size)
                 gc.collect()
                 figures[name][:, place, repeat] = _time(work, device)
-    timings = {}
-    for name, (seconds, on_host, peaks) in figures.items():
-        timings[name] = Timings(sizes, tuple(map(tuple, seconds.tolist())), (), None)
-        if device.type == "cuda":
-            by_size = tuple(map(tuple, on_host.tolist()))
-            timings[name] = replace(timings[name], host_seconds=by_size, device_bytes=int(peaks.max()))
-    return timings
+    on_gpu = device.type == "cuda"
+    return {
+        name: Timings(sizes, seconds.tolist(), on_host.tolist() if on_gpu else [], int(peaks.max()) if on_gpu else None)
+        for name, (seconds, on_host, peaks) in figures.items()
+    }
 
 
 def _warm_up(sides: Mapping[str, Prepare], sizes: tuple[int, ...], device: torch.device) -> tuple[int, ...]:

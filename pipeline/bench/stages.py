@@ -176,10 +176,9 @@ class Computing:
         model, tokens, longest = self.plan.model, self.pairs.memory_tokens, int(self.pairs.tokens(self.pairs.plain()).max())
         fused = choose_fused(self.device, self.dtype, grid_kernel(model))
         way = choose_way(self.device, self.dtype, model.hidden_size // model.heads)
-        if self.pairs.canvas == "full":
-            return Room(cells, sequences, longest, tokens, way, fused)
-        sequences = math.ceil(SPARE_SEQUENCES * sequences) + 1
-        return Room(cells + longest - tokens, sequences, longest, tokens, way, fused)
+        if self.pairs.canvas == "fitted":
+            cells, sequences = cells + longest - tokens, math.ceil(SPARE_SEQUENCES * sequences) + 1
+        return Room(cells, sequences, longest, tokens, way, fused)
 
     def train(self, samples: Samples) -> None:
         """Compute the gradients of the first segment of a step, the pack made for it included."""
@@ -204,10 +203,7 @@ class Draws:
         self.maker = PackMaker(dataset, "fitted", 0, examples)
         self.dataset, self.examples, self.tries = dataset, examples, tries
         self.mean_cells = float(self.maker.tokens(self._draw(4096, 0)).mean())
-        sizes = np.stack((dataset.grid_height, dataset.grid_width), axis=1).astype(np.int64)
-        self.box = sizes[self.maker.input]
-        if self.maker.output is not None:
-            self.box = np.maximum(self.box, sizes[self.maker.output])
+        self.box = PackMaker(dataset, "full", 0, examples).box
 
     def samples(self, size: int) -> Samples:
         """Return `size` samples, always the same: of many draws, the one with the most usual mean of cells."""
