@@ -3,6 +3,7 @@
 import math
 import re
 import reprlib
+from collections.abc import Sequence
 
 from augment.grid import Grid
 
@@ -65,6 +66,11 @@ def format_duration(seconds: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def show_names(names: Sequence[str]) -> str:
+    """Return the first three of `names`, made printable, and dots for the others."""
+    return ", ".join(map(show_name, names[:3])) + ", ..." * (len(names) > 3)
 
 
 def plural_range(least: int, most: int, noun: str) -> str:

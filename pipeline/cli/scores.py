@@ -122,7 +122,7 @@ def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ())
     specs = arguments.source or list(dict.fromkeys(spec for folder in folders for spec in folder.public_sources()))
     if not specs:
         raise ValueError("the runs do not say where their tasks come from: name the sources with --source")
-    name, whole = " + ".join(specs), [load_source(spec) for spec in specs]
+    name, whole = " + ".join(specs), [load_source(spec, max_side=selection.max_side) for spec in specs]
     selected = [selection.apply(source) for source in whole]
     if folders:
         tasks = {known.task.id: known for folder in folders for known in folder.tasks(selected, name)}

@@ -8,7 +8,7 @@ from itertools import count
 
 from augment.grid import grid_key
 from augment.task import Task, TaskId
-from eval.formatting import plural, show_name
+from eval.formatting import plural, show_names
 from pipeline.data.leakage import pair_key, source_label, training_pairs
 from pipeline.data.sources import Source, content_hash
 
@@ -63,7 +63,7 @@ def tell_apart(sources: Sequence[Source], train_sources: Sequence[Source]) -> tu
     if merged:
         logger.info("%s in several sources, which have pairs in common, merged", plural(merged, "task"))
     if new:
-        shown = ", ".join(map(show_name, sorted(new)[:3])) + ", ..." * (len(new) > 3)
+        shown = show_names(sorted(new))
         logger.warning(
             "%s with the id of another, but no pair in common with it, kept apart: %s", plural(len(new), "task"), shown
         )

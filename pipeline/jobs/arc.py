@@ -50,7 +50,7 @@ class ArcJob:
 
         Raises ValueError when there are none, or two of one id.
         """
-        whole = [load_source(spec, with_solutions=False) for spec in self.sources]
+        whole = [load_source(spec, with_solutions=False, max_side=self.selection.max_side) for spec in self.sources]
         tasks = [task for source in whole for task in self.selection.apply(source).tasks]
         seen: set[str] = set()
         for task in tasks:
@@ -59,7 +59,7 @@ class ArcJob:
             seen.add(task.id)
         if not tasks:
             raise ValueError("there are no tasks to be solved in these sources")
-        return tasks, sum(len(source.tasks) for source in whole)
+        return tasks, sum(len(source.tasks) + source.left_out for source in whole)
 
     def fallback(self) -> Callable[[Path, bool], None]:
         """Read the tasks; return `leave_submission` for them."""
@@ -69,8 +69,8 @@ class ArcJob:
 
     def build(self, config: BuildConfig, seconds: float | None = None) -> TaskDataset:
         """Build the dataset within about `seconds`; solutions are read only for the audit and are not in it."""
-        train_sources = load_in_time(self.train_sources, load_source, seconds)
-        sources = [self.selection.apply(load_source(spec)) for spec in self.sources]
+        train_sources = load_in_time(self.train_sources, partial(load_source, lenient=True), seconds)
+        sources = [self.selection.apply(load_source(spec, max_side=self.selection.max_side)) for spec in self.sources]
         return build(sources, train_sources, config, self.leakage, seconds)
 
     def describe(self, dataset: TaskDataset) -> str:
@@ -111,7 +111,7 @@ class ArcJob:
         self._score(tasks, ballot, config.ranking, dataset)
 
     def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str, dataset: TaskDataset) -> None:
-        whole = [load_source(spec) for spec in self.sources]
+        whole = [load_source(spec, max_side=self.selection.max_side) for spec in self.sources]
         selected = [self.selection.apply(source) for source in whole]
         solutions = {task_id: grids for source in selected for task_id, grids in source.solutions.items()}
         if not solutions:

@@ -69,11 +69,12 @@ def _report_puzzles(folder: RunFolder, report: Report) -> Report:
 def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Report:
     record, notes = folder.record, []
     sources: list[Source] = []
+    side = record.max_side if record else None
     try:
-        sources = [load_source(spec) for spec in (record.sources if record else ())]
+        sources = [load_source(spec, max_side=side) for spec in (record.sources if record else ())]
     except (ValueError, FileNotFoundError) as error:
         notes.append(f"The sources of the run cannot be read any more: {error}")
-    whole = [*sources, *(load_source(spec) for spec in specs)]
+    whole = [*sources, *(load_source(spec, max_side=side) for spec in specs)]
     selected = [record.selection.apply(source) for source in whole] if record else whole
     known = folder.tasks(selected, with_dataset=not any(source.tasks for source in selected[: len(sources)]))
     missing = folder.submission.keys() - {each.task.id for each in known}

@@ -14,7 +14,7 @@ import pytest
 from augment.task import Pair, Task
 from pipeline.data import task_files as archive
 from pipeline.data.sources import SOURCES_HELP, Source, content_hash, load_in_time, load_source
-from pipeline.data.task_files import parse_challenges, parse_solutions
+from pipeline.data.task_files import Reading, parse_challenges, parse_solutions
 
 Json = dict | list | str | int | float | None
 PAIR = {"input": [[1, 2]], "output": [[3], [4]]}
@@ -118,7 +118,7 @@ def test_solutions_are_not_read_when_not_wanted(tmp_path: Path, monkeypatch: pyt
 
 def test_outputs_that_are_not_wanted_are_not_looked_at() -> None:
     data = json.dumps({"t": {"train": [PAIR], "test": [{"input": [[1]], "output": "hidden"}]}}).encode()
-    assert parse_challenges(data, "here", with_solutions=False)[1] == {}
+    assert parse_challenges(data, "here", Reading(with_solutions=False))[1] == {}
     assert "task t, test input 0, its output: expected a grid" in fail(lambda: parse_challenges(data, "here"))
 
 
@@ -140,9 +140,70 @@ def test_folder_of_something_else_is_an_error(tmp_path: Path) -> None:
     assert f"kaggle:{tmp_path}" in fail(lambda: load_source(f"json:{tmp_path}"))
 
 
+def test_sub_folders_are_read_with_paths_for_names_that_come_twice_and_other_files_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for name in ("corpus/Above/1.json", "corpus/Below/1.json", "corpus/Below/2.json", "corpus/.git/3.json"):
+        write(tmp_path / name, TASK)
+    write(tmp_path / "corpus" / "dataset_info.json", {"license": "MIT", "tasks": 3})
+    write(tmp_path / "corpus" / "Above" / "index.json", ["1"])
+    source = load_source(f"json:{tmp_path}")
+    assert [task.id for task in source.tasks] == ["2", "corpus/Above/1", "corpus/Below/1"]
+    assert "2 files passed over, being no tasks: corpus/dataset_info.json, corpus/Above/index.json" in caplog.text
+    (tmp_path / "corpus" / "Below" / "2.json").write_text('{"train": ')
+    assert "2.json: not JSON" in fail(lambda: load_source(f"json:{tmp_path}"))
+    write(tmp_path / "none" / "index.json", ["1"])
+    assert 'no file is a task, an object with "train" and "test": index.json' in fail(
+        lambda: load_source(f"json:{tmp_path}/none")
+    )
+
+
+ODD = {"large": {"train": [{"input": [[1] * 31], "output": [[1]]}], "test": [{"input": [[1]]}]}, "empty": {**TASK, "train": []}}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "pairs"])
+def test_odd_tasks_are_left_out_of_what_is_only_trained_on(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    tasks, path = ODD | {"t": SOLVED_TASK}, tmp_path / "x"
+    if kind == "file":
+        path = write(tmp_path / "x_challenges.json", tasks)
+        write(tmp_path / "x_solutions.json", dict.fromkeys(tasks, OUTPUTS))
+    for name, task in tasks.items() if kind != "file" else ():
+        write(path / f"{name}.json", task["train"] if kind == "pairs" else task)
+    spec = f"{'rearc' if kind == 'pairs' else 'json'}:{path}"
+    assert "has no demonstrations (and 1 further task cannot be read)" in fail(lambda: load_source(spec)) or kind == "file"
+    source = load_source(spec, lenient=True)
+    assert [task.id for task in source.tasks] == ["t"]
+    assert (source.left_out, outputs_of(source)) == (2, {} if kind == "pairs" else {"t": OUTPUTS})
+    assert "x" in caplog.text and ": 2 tasks left out that cannot be read, of 3: " in caplog.text
+    if kind != "pairs":
+        assert "task empty: has no demonstrations" in fail(lambda: load_source(spec, max_side=30))
+        assert load_source(spec, max_side=30, lenient=True).left_out == 2
+
+
+def test_tasks_over_the_side_are_left_out_unread(tmp_path: Path) -> None:
+    path = write(tmp_path / "x_challenges.json", {"large": ODD["large"], "t": TASK})
+    write(tmp_path / "x_solutions.json", {"large": "unread", "t": OUTPUTS})
+    source = load_source(f"json:{path}", max_side=2)
+    assert ([task.id for task in source.tasks], source.left_out, outputs_of(source)) == (["t"], 1, {"t": OUTPUTS})
+    assert load_source(f"json:{path}", max_side=1).tasks == ()
+    assert "a row has 1 to 30 cells, got 31" in fail(lambda: load_source(f"json:{path}"))
+
+
+@pytest.mark.parametrize("name", ["a-challenges.json", "a.Challenges.json", "a challenges.json", "challenges_a.json"])
+def test_solutions_have_the_name_of_the_challenges_whatever_separates_its_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    caplog.set_level("INFO")
+    path = write(tmp_path / name, {"t": TASK})
+    assert load_source(f"json:{path}").solutions == {}
+    assert f"there is no {name.lower().replace('challenges', 'solutions')}" in caplog.text.replace("'", "")
+    write(tmp_path / name.lower().replace("challenges", "solutions").replace("-", "_"), {"t": OUTPUTS})
+    assert outputs_of(load_source(f"json:{path}")) == {"t": OUTPUTS}
+
+
 def test_challenges_file_finds_its_solutions(tmp_path: Path) -> None:
     challenges = write(tmp_path / "mine_challenges.json", {"t": TASK, "train": TASK})
-    assert load_source(f"json:{challenges}").solutions == {}
     write(tmp_path / "mine_solutions.json", {"train": OUTPUTS, "t": OUTPUTS})
     source = load_source(f"json:{challenges}")
     assert [task.id for task in source.tasks] == ["t", "train"]
