@@ -59,6 +59,7 @@ def run(job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Pat
     stopwatch.lap("start", device=describe_device(accelerator))
     if accelerator.is_main_process:
         logger.info("the engine started after %s", format_duration(budget.elapsed()))
+    whole, budget = budget, before_report(budget)
     dataset = _build(job, config, budget, accelerator, resume)
     config = fit_config(config, dataset)
     stopwatch.lap("build")
@@ -81,7 +82,7 @@ def run(job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Pat
     if accelerator.is_main_process:
         marker.unlink(missing_ok=True)
         stopwatch.lap("predict")
-        leave_report(out, budget)
+        leave_report(out, whole)
     logger.info("done after %s", format_duration(budget.elapsed()))
     return int(failed)
 
@@ -154,6 +155,14 @@ LEAST_SECONDS = 2.0
 """A report of 400 tasks takes about this long; with less time left, none is written."""
 REPORT_SHARE = 0.3
 """Share of the reserve that a report may take; the end of the run takes time too."""
+
+
+def before_report(budget: Budget) -> Budget:
+    """Return what of `budget` there is until the report: it takes about as long as the program took to start, until now."""
+    if budget.limit_seconds is None:
+        return budget
+    seconds = min(max(LEAST_SECONDS, budget.elapsed()), 0.1 * budget.limit_seconds)
+    return replace(budget, reserve_seconds=budget.reserve_seconds + seconds)
 
 
 def leave_report(folder: Path, budget: Budget) -> None:

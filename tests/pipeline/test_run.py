@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,7 @@ def test_a_competition_folder_becomes_a_complete_submission_in_time_of_which_the
             return super().fit(budget)
 
     def split(*arguments: Any) -> tuple[Config, float | None]:
+        assert arguments[1].reserve_seconds == 4.0 + 1.0  # a tenth of the limit for the report
         config, seconds = split_time(*arguments)
         ends.append(time.monotonic() + (seconds or 0.0))
         return config, seconds
@@ -157,6 +159,13 @@ def test_a_folder_with_a_run_is_not_overwritten_but_resumed(
     assert solve_evaluation(kaggle, out, "--resume", "--time-limit", "9s", "--reserve", "8.9s") == 0  # no time for a round
     assert submitted(out) == first
     assert not list((out / "candidates").iterdir())
+
+
+def test_a_report_has_as_much_time_as_the_program_took_to_start() -> None:
+    for limit, elapsed, kept in ((60.0, 3.0, 3.0), (60.0, 0.5, 2.0), (600.0, 30.0, 30.0), (60.0, 30.0, 6.0)):
+        budget = Budget(limit, time.monotonic() - elapsed, 5.0)
+        assert pipeline.run.before_report(budget).reserve_seconds == pytest.approx(5.0 + kept, abs=0.1)
+    assert pipeline.run.before_report(Budget(None, 0.0)).remaining() == math.inf
 
 
 def test_the_fallback_stands_before_torch_is_imported(tmp_path: Path, kaggle: Path) -> None:
