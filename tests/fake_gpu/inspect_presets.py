@@ -84,25 +84,19 @@ def inspect(run: Callable[[FakeGpu], None]) -> Finding:
     return Finding(error, tuple(gpu.waits), gpu.kernels, gpu.bytes / 1e9)
 
 
-def train(name: str, execution: Execution, gpu: FakeGpu, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Take two steps of the preset `name`; the second continues with what the first has left."""
+def train(name: str, execution: Execution, gpu: FakeGpu, t4: bool = False) -> None:
+    """Take two steps of the preset `name`; the second continues with what the first has left. A T4 has no bfloat16."""
+    gpu.capability = (7, 5) if t4 else gpu.capability
     dataset, config, network = setting(name)
     config = replace(config, train=replace(config.train, packs=1, pieces=1, execution=execution))
     process: Any = OneProcess()
-    trainer = Trainer(process, dtype, network, dataset, config, Path("nowhere"))
+    trainer = Trainer(process, torch.float16 if t4 else torch.bfloat16, network, dataset, config, Path("nowhere"))
     trainer._step(0.5)
     gpu.begin()
     trainer._step(0.5)
 
 
-def train_on_t4(name: str, gpu: FakeGpu) -> None:
-    """Take two steps on a GPU before Ampere, in float16."""
-    gpu.capability = 7, 5
-    train(name, "compiled", gpu, torch.float16)
-
-
 def predict(name: str, gpu: FakeGpu) -> None:
-    """Predict one pack with the preset `name`."""
     dataset, config, network = setting(name)
     maker = make_packs(dataset, config.train.canvas, config.memory.tokens, "tests")
     runner = InferenceRunner(DEVICE, torch.bfloat16, network, maker, replace(config.predict, segments=1))
@@ -139,7 +133,6 @@ def compare(path: Path, gpu: FakeGpu) -> None:
 
 
 def setting(name: str) -> tuple[Dataset, Config, Network]:
-    """Return dataset, config and network of the preset `name`."""
     dataset = tasks()
     if "sudoku" in name or "maze" in name:
         dataset = puzzles("maze" if "maze" in name else "sudoku", 4 if "demo" in name else 9 if "sudoku" in name else 30)
@@ -167,20 +160,16 @@ def puzzles(kind: Any, side: int) -> Dataset:
     return PuzzleDataset(kind, cells, cells, cells[:100], 7, 0, {})
 
 
-def different_presets() -> dict[Config, str]:
-    """Return a name for every preset, or for several that differ only in their number of steps."""
-    return {replace(config, train=replace(config.train, steps=0)): name for name, config in reversed(PRESETS.items())}
-
-
 def runs() -> dict[str, Callable[[FakeGpu], None]]:
-    """Return all runs by name."""
+    """Return all runs by name; of presets that differ only in their number of steps, those of one."""
     found: dict[str, Callable[[FakeGpu], None]] = {}
-    for config, name in different_presets().items():
+    presets = {replace(config, train=replace(config.train, steps=0)): name for name, config in reversed(PRESETS.items())}
+    for config, name in presets.items():
         found[f"{name}: step in rooms"] = partial(train, name, "compiled")
         if config.train.canvas == "fitted":  # elsewhere a pack fills its room, and nothing differs
             found[f"{name}: step"] = partial(train, name, "eager")
         found[f"{name}: prediction"] = partial(predict, name)
-    found["fast: step in rooms of a T4"] = partial(train_on_t4, "fast")
+    found["fast: step in rooms of a T4"] = partial(train, "fast", "compiled", t4=True)
     found["bench"] = bench
     for path in sorted(GOLDEN.glob("*.safetensors")):
         found[f"{path.stem}: parity"] = partial(compare, path)
@@ -188,7 +177,6 @@ def runs() -> dict[str, Callable[[FakeGpu], None]]:
 
 
 def main() -> None:
-    """Print the finding of each run."""
     torch.set_num_threads(1)
     with (
         mock.patch.object(attention, "packed_error", lambda *_: 0.0),  # what trials of the kernels find on an H100

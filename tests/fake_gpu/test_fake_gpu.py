@@ -51,7 +51,9 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with found.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not found.exists():
-            found.write_bytes(inspect_presets(build_guard(found.with_suffix(".so"))))
+            load = "import ctypes, sys; ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)"
+            code = f"{load}; from tests.fake_gpu.inspect_presets import main; main()"
+            found.write_bytes(run([sys.executable, "-c", code, str(build_guard(found.with_suffix(".so")))]))
     return json.loads(found.read_bytes())
 
 
@@ -59,20 +61,10 @@ def build_guard(library: Path) -> Path:
     """Compile guard.cpp, with the headers and libraries of the installed PyTorch."""
     torch_folder = Path(torch.__file__).parent
     compiler = shutil.which("c++") or shutil.which("g++")
-    assert compiler is not None
     options = ["-std=c++20", "-shared", "-fPIC", f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}"]
     libraries = [f"-Wl,-rpath,{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
     run([compiler, *options, str(HERE / "guard.cpp"), "-o", str(library), *libraries])
     return library
-
-
-def inspect_presets(guard: Path) -> bytes:
-    """Return what inspect_presets.py finds."""
-    code = (
-        "import ctypes, sys; ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL); "
-        "from tests.fake_gpu.inspect_presets import main; main()"
-    )
-    return run([sys.executable, "-c", code, str(guard)])
 
 
 def run(command: list[str]) -> bytes:

@@ -13,9 +13,6 @@ import time
 from pathlib import Path
 
 SOURCES = ("--source", "arc1:evaluation", "--train-source", "arc1:training")
-RUN_FILES = ("submission.json", "metrics.jsonl", "score.json", "config.json", "run.json", "report.html")
-KEEP_BYTES = 15 << 20
-"""Of a file that is copied beside the logs."""
 
 
 def stage(name: str, command: list[str], out: Path, seconds: float) -> bool:
@@ -74,8 +71,8 @@ def main() -> int:
         run += [part for setting in settings for part in ("--set", setting)]
         run += ["--time-limit", arguments.train, "--reserve", "12s", "--out", str(folder)]
         right &= stage("train", run, out, 3600.0)
-        for file in RUN_FILES:
-            if (folder / file).is_file() and (folder / file).stat().st_size < KEEP_BYTES:
+        for file in ("submission.json", "metrics.jsonl", "score.json", "config.json", "run.json", "report.html"):
+            if (folder / file).is_file() and (folder / file).stat().st_size < 15 << 20:
                 shutil.copy(folder / file, out / file)
     return int(not right)
 

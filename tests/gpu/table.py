@@ -147,7 +147,6 @@ class Table:
         triton_convolution.TOKENS, triton_convolution.CHANNELS, triton_convolution.WARPS = tile
 
     def prediction(self) -> None:
-        """Time the prediction of large packs."""
         config = self.config()
         network = make_network(config.model, config.memory, len(self.dataset.task_ids), len(self.dataset.transforms), 0)
         maker = make_packs(self.dataset, config.train.canvas, config.memory.tokens, "tests")
@@ -159,7 +158,6 @@ class Table:
         self.say(f"prediction: {tokens / seconds / 1e3:.0f}k tokens/s in packs of {tokens} (predicted 800-1,200k)")
 
     def trainer(self, *settings: str) -> Trainer:
-        """Return a trainer of preset `fast` with `settings`."""
         config = self.config(*settings)
         tasks, views = len(self.dataset.task_ids), len(self.dataset.transforms)
         network = make_network(config.model, config.memory, tasks, views, config.train.seed)
@@ -256,7 +254,6 @@ class Table:
             self.check(not found, f"{kind}: {len(found)} operations that wait in two steps {sorted(set(found))[:4]}")
 
     def trial(self) -> None:
-        """Time the trial of the memory."""
         trainer, started = self.trainer("train.pieces=0"), time.monotonic()
         pieces = trainer.measure_pieces(CudaMemory(DEVICE))
         self.say(f"trial of the memory: {pieces} pieces (predicted 1) in {time.monotonic() - started:.1f} s (predicted 3)")

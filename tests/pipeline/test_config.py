@@ -29,7 +29,12 @@ from pipeline.presets import PRESETS
         *((f"build.{name}=-1", "build seed and jobs must not be negative") for name in ("seed", "jobs")),
         ("train.shift_probability=1.1", r"shift_probability and exploration must be in \[0, 1\]"),
         ("predict.time_share=1", r"time_share must be in \(0, 1\), got 1.0"),
-        ("model.heads=3", "a multiple of 4"),
+        ("model.hidden_size=16", "hidden_size 16 must give each of 8 heads a multiple of 4"),
+        ("model.heads=3", "hidden_size 512 must give each of 3 heads a multiple of 4"),
+        *((f"model.{name}=0", f"{name} must be at least 1, got 0") for name in ("hidden_size", "heads", "layers", "H_cycles")),
+        *((f"model.{name}=-2", f"{name} must be at least 1, got -2") for name in ("L_cycles", "canvas_side", "vocabulary")),
+        ("model.inner_multiple=-2", "inner_multiple must be at least 1, got -2"),
+        ("model.expansion=0", "expansion must be positive, got 0.0"),
         ("model.kind=rnn", "model.kind must be one of trm, hrm, urm, got 'rnn'"),
         ("model.gradient=none", "model.gradient must be one of last-cycle, last-step, all, got 'none'"),
         ("model.mixing=mlp", "model.mixing must be one of attention, mixer, got 'mlp'"),
@@ -37,14 +42,20 @@ from pipeline.presets import PRESETS
         ("model.convolution_axes=3d", "model.convolution_axes must be one of 2d, 1d, got '3d'"),
         ("model.mixing=mixer", "a mixer has no positions: positions must be none, got '1d'"),
         ("model.convolution=2", "convolution must be 0 or, on the grid, odd, got 2"),
-        ("memory.residual=8", "memory residual is for compositional memory"),
+        ("model.convolution=-1 model.convolution_axes=1d", "convolution must be 0 or, on the grid, odd, got -1"),
+        ("memory.tokens=0", "memory tokens must be at least 1"),
+        ("memory.residual=-1", "residual must not be negative, got -1"),
+        ("memory.residual=32", "residual is for compositional memory, a table takes 0, got 32"),
+        ("optimizer.memory_rate=-1", "memory_rate must not be negative"),
+        *((f"optimizer.{name}=1", rf"{name} must be in \[0, 1\)") for name in ("beta2", "ema")),
+        ("optimizer.decay_from=1.5", r"decay_from must be in \[0, 1\]"),
         ("train.halting=late", "train.halting must be one of learned, q-learning, off, got 'late'"),
         ("train.steps", "a setting reads section.field=value, got 'train.steps'"),
     ],
 )
 def test_a_bad_setting_says_what_would_be_good(setting: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        override(Config(), [setting])
+        override(Config(), setting.split())
 
 
 def test_settings_are_read_as_the_type_of_their_field() -> None:

@@ -33,7 +33,7 @@ from tests.pipeline.trainers import NO_LIMIT, final_tensors, make_trainer, metri
 
 FOLDER = Path(__file__).parents[1] / "golden"
 VECTORS = ("trm_attention", "trm_mixer", "hrm")
-HEADS, SIZE = 2, 32
+SIZE = 32
 SYSTEMS = trainers.SYSTEMS | {"urm": ("model.kind=urm", "model.convolution=3", "train.halting=off")}
 WIDE = ("model.hidden_size=64", "model.heads=2", "model.inner_multiple=64", "train.pack_tokens=400")
 """Heads of 32: kernels for packs take none of 8."""

@@ -14,9 +14,8 @@ from pipeline.presets import PRESETS, preset
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.trainers import NO_LIMIT, make_trainer
 
-ARC = ("trm-arc1", "trm-arc2", "hrm-arc1", "urm-arc1", "charm-arc1", "charm-arc2")
 SUDOKU = ("trm-sudoku", "trm-sudoku-attention", "hrm-sudoku")
-FAITHFUL = (*ARC, *SUDOKU, "trm-maze")
+FAITHFUL = ("trm-arc1", "trm-arc2", "hrm-arc1", "urm-arc1", "charm-arc1", "charm-arc2", *SUDOKU, "trm-maze")
 
 
 def fitted(name: str) -> Config:

@@ -28,7 +28,7 @@ from pipeline.training.trainer import Trainer
 from tests.pipeline.inference.test_puzzles import Looks
 from tests.pipeline.tiny import TINY
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles, write_csv
-from tests.pipeline.tinyrun import call, run_until_torch
+from tests.pipeline.tinyrun import call, one_error, run_until_torch
 
 SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.packs=1") for part in ("--set", setting)]
 PRESETS: dict[KindName, str] = {"sudoku": "trm-sudoku", "maze": "trm-maze"}
@@ -49,7 +49,6 @@ def write_sources(folder: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The files of puzzles."""
     write_sources(tmp_path)
     return tmp_path
 
@@ -83,13 +82,6 @@ def run(*arguments: object, kind: KindName = "sudoku", steps: int = 3) -> int:
 
 def only_questions(puzzles: Puzzles) -> list[PuzzlePrediction]:
     return [PuzzlePrediction(question, None, None) for question in puzzles.question_texts()]
-
-
-def one_error(capsys: pytest.CaptureFixture[str], command: str = "run") -> str:
-    """The one line that bad input is answered with."""
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"python -m pipeline {command}: ")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 @pytest.mark.parametrize("kind", PRESETS)
@@ -315,7 +307,6 @@ def test_stages_with_the_same_seed_give_what_the_run_gives_and_training_is_conti
         ("--test-limit 0", "has 7 puzzles, so the limit must be 1..7, got 0"),
         ("--train-source sudoku:generated:side=9,count=1,clues=60", "of one kind and size"),
         ("--train-source sudoku:nowhere.csv", "nowhere.csv: no such file"),
-        ("--train-source sudoku:generated:rows=3", "unknown setting"),
         ("--weights nothing.safetensors", "nothing.safetensors: no such weights file or folder"),
         ("--set train.steps=0", "a run needs an end: --time-limit, or --set train.steps=N"),
     ],

@@ -20,6 +20,7 @@ from pipeline.tensor_files import Damaged, read_tensors, write_tensors
 from pipeline.training.checkpoint import begin_checkpoint, finish_checkpoint
 from pipeline.weights import Weights, load_weights, network_from, newest_weights, save_weights, transplant
 from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
+from tests.pipeline.trainers import flip
 
 KINDS = pytest.mark.parametrize("kind", ["table", "compositional", "residual"])
 MOVED = ROWS, RESIDUAL = "memory.rows", "memory.residual.rows"
@@ -205,13 +206,6 @@ def test_what_is_no_weights_file_is_named(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(2)}, path)
     with pytest.raises(ValueError, match=f"^{path}: not a weights file of this program"):
         load_weights(path)
-
-
-def flip(path: Path) -> None:
-    """Change one bit in the middle of a file: somewhere among the tensors."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def three_checkpoints(run: Path) -> list[Path]:

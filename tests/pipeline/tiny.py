@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+import pytest
 
 from augment.grid import Grid
 from augment.task import Pair, Task
@@ -37,8 +38,8 @@ def tiny_config(*settings: str) -> Config:
     return override(Config(), (*TINY, *base, *settings))
 
 
-def random_grid(rng: np.random.Generator, largest: int = 4) -> Grid:
-    return rng.integers(0, 10, size=rng.integers(1, largest + 1, size=2), dtype=np.uint8)
+def random_grid(rng: np.random.Generator) -> Grid:
+    return rng.integers(0, 10, size=rng.integers(1, 5, size=2), dtype=np.uint8)
 
 
 def upside_down(grid: Grid) -> Grid:
@@ -46,14 +47,20 @@ def upside_down(grid: Grid) -> Grid:
     return grid[::-1].copy()
 
 
-def tiny_source(seed: int = 0, tasks: int = 4, name: str = "tiny", rule: Callable[[Grid], Grid] = upside_down) -> Source:
+def tiny_source(
+    seed: int = 0,
+    tasks: int = 4,
+    name: str = "tiny",
+    rule: Callable[[Grid], Grid] = upside_down,
+    draw: Callable[[np.random.Generator], Grid] = random_grid,
+) -> Source:
     """Tasks of one rule, three demonstrations each, every other one with two tests."""
     rng = np.random.default_rng(seed)
     made, solutions = [], {}
     for number in range(tasks):
         task_id = f"{name}{number:03d}"
-        train = tuple(Pair(grid, rule(grid)) for grid in (random_grid(rng) for _ in range(3)))
-        test = tuple(random_grid(rng) for _ in range(1 + number % 2))
+        train = tuple(Pair(grid, rule(grid)) for grid in (draw(rng) for _ in range(3)))
+        test = tuple(draw(rng) for _ in range(1 + number % 2))
         made.append(Task(task_id, train, test))
         solutions[task_id] = tuple(rule(grid) for grid in test)
     return Source(name, tuple(made), solutions)
@@ -63,6 +70,16 @@ def tiny_dataset(
     seed: int = 0, tasks: int = 4, augmentations: int = 5, rule: Callable[[Grid], Grid] = upside_down
 ) -> TaskDataset:
     return build([tiny_source(seed, tasks, rule=rule)], [], BuildConfig(augmentations, "all", 0, 1), leakage="allow")
+
+
+def refusal(call: Callable[[], object], kind: type[Exception] = ValueError) -> str:
+    """Return the message of the error that `call` must raise, which has to be one printable line."""
+    with pytest.raises(kind) as caught:
+        call()
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 500
+    return message
 
 
 def write_kaggle(folder: Path, source: Source, split: str, with_solutions: bool) -> None:

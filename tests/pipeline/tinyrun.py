@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from augment.grid import Grid
 from pipeline.cli.main import main
@@ -55,6 +56,12 @@ def write_weights(folder: Path, dataset: Dataset, config: Config) -> None:
 def call(*arguments: object) -> int:
     """Run a command in this process and return its exit code."""
     return main(list(map(str, arguments)))
+
+
+def one_error(capsys: pytest.CaptureFixture[str], command: str = "run") -> str:
+    """The one line that bad input is answered with."""
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"python -m pipeline {command}: ")]
+    return line
 
 
 def run_until_torch(*arguments: object) -> int:

@@ -19,17 +19,14 @@ from pipeline.data import build as build_module
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.sources import Source
+from tests.grids import grid
 
 SMALL = BuildConfig(augmentations=7)
 TURN = transform_from_int(400_000)
 
 
-def rows(*cells: list[int]) -> Grid:
-    return np.array(cells, dtype=np.uint8)
-
-
-A, B, C, D = rows([1, 2], [3, 0]), rows([4, 4, 5]), rows([6], [7]), rows([8, 0, 9], [0, 0, 1])
-SECRET = rows([7, 7, 7], [1, 2, 3], [4, 5, 6])
+A, B, C, D = grid([1, 2], [3, 0]), grid([4, 4, 5]), grid([6], [7]), grid([8, 0, 9], [0, 0, 1])
+SECRET = grid([7, 7, 7], [1, 2, 3], [4, 5, 6])
 QUESTION = Source("arc1:evaluation", (Task("q", (Pair(A, A), Pair(B, B)), (D, C)),), {"q": (SECRET, C)})
 LESSONS = Source(
     "json:/somewhere/lessons.json",
@@ -108,7 +105,7 @@ def test_the_identity_comes_first_and_views_are_distinct(dataset: TaskDataset) -
 
 
 def test_a_task_has_no_more_views_than_exist() -> None:
-    plain = Task("plain", (Pair(rows([0, 0]), rows([1])),), (rows([0, 0]),))
+    plain = Task("plain", (Pair(grid([0, 0]), grid([1])),), (grid([0, 0]),))
     dataset = build([Source("plain", (plain,), {})], [], BuildConfig(augmentations=1000))
     assert len(dataset.transforms) == 18
     kept = build([Source("plain", (plain,), {})], [], BuildConfig(augmentations=1000, policy="keep-output-only"))
@@ -144,7 +141,7 @@ def test_the_number_of_processes_does_not_matter(monkeypatch: pytest.MonkeyPatch
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
-MANY = tuple(Task(f"t{i:02}", (Pair(D, A), Pair(rows([i % 9 + 1, 2, 3]), C)), (D,)) for i in range(32))
+MANY = tuple(Task(f"t{i:02}", (Pair(D, A), Pair(grid([i % 9 + 1, 2, 3]), C)), (D,)) for i in range(32))
 """Tasks that have all views there are."""
 
 

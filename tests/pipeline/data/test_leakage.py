@@ -2,7 +2,6 @@
 
 from itertools import permutations
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -13,16 +12,13 @@ from augment.transform import Transform
 from pipeline.data.leakage import audit_sources, canonical_key, pair_key
 from pipeline.data.sources import Source
 from tests.augment.strategies import grids, transforms
+from tests.grids import grid
 
 tiny_pairs = st.builds(Pair, grids(max_side=2, colors=4), grids(max_side=2, colors=4))
 
 
-def rows(*cells: list[int]) -> Grid:
-    return np.array(cells, dtype=np.uint8)
-
-
-ANSWER = Pair(rows([1, 2, 0], [0, 3, 3]), rows([5, 0], [0, 1]))
-OTHER = Pair(rows([1, 1]), rows([2]))
+ANSWER = Pair(grid([1, 2, 0], [0, 3, 3]), grid([5, 0], [0, 1]))
+OTHER = Pair(grid([1, 1]), grid([2]))
 TURN = Transform(1, (0, 9, 8, 7, 6, 5, 4, 3, 2, 1))
 QUESTION = Task("question", (OTHER,), (ANSWER.input,))
 SCORED = Source("json:/data/scored.json", (QUESTION,), {"question": (ANSWER.output,)})
@@ -44,9 +40,9 @@ def test_every_view_of_a_pair_has_its_key(pair: Pair, transform: Transform) -> N
 
 @settings(max_examples=40)
 @given(tiny_pairs, tiny_pairs)
-@example(Pair(rows([0, 1]), rows([0])), Pair(rows([1, 0]), rows([1])))
-@example(Pair(rows([1, 2]), rows([1])), Pair(rows([1, 2]), rows([3])))
-@example(Pair(rows([1, 0]), rows([0, 1])), Pair(rows([1, 0]), rows([1, 0])))
+@example(Pair(grid([0, 1]), grid([0])), Pair(grid([1, 0]), grid([1])))
+@example(Pair(grid([1, 2]), grid([1])), Pair(grid([1, 2]), grid([3])))
+@example(Pair(grid([1, 0]), grid([0, 1])), Pair(grid([1, 0]), grid([1, 0])))
 def test_pairs_with_one_key_are_views_of_each_other(first: Pair, second: Pair) -> None:
     views = {
         pair_key(view(first, Transform(dihedral, (0, *images, 4, 5, 6, 7, 8, 9))))
@@ -73,10 +69,10 @@ def test_a_test_that_is_trained_on_is_a_leak() -> None:
 @pytest.mark.parametrize(
     "pair",
     [
-        Pair(ANSWER.input, rows([5, 0], [0, 2])),
+        Pair(ANSWER.input, grid([5, 0], [0, 2])),
         Pair(ANSWER.input, TURN.apply(ANSWER.output)),
         Pair(ANSWER.output, ANSWER.input),
-        Pair(rows([0, 2, 1], [1, 3, 3]), rows([5, 1], [1, 0])),
+        Pair(grid([0, 2, 1], [1, 3, 3]), grid([5, 1], [1, 0])),
     ],
     ids=["other output", "output turned alone", "sides swapped", "colors 0 and 1 swapped"],
 )

@@ -26,7 +26,6 @@ load = cache(load_source)
 def test_public_sources_are_recognized(spec: str, tasks: int, outputs: int, name: str) -> None:
     source = load(spec)
     scored = scored_outputs(source.solutions, [source])
-    assert scored is not None
     assert (scored.tasks, scored.outputs) == (tasks, outputs)
     assert scored.version.startswith(f"{name}, as published at ")
 
@@ -47,17 +46,14 @@ def test_both_versions_of_the_evaluation_of_arc_2_are_told_apart_and_from_any_ot
 def test_a_selection_is_called_one() -> None:
     whole, selection = load("arc1:evaluation"), Selection(max_side=6)
     scored = scored_outputs(selection.apply(whole).solutions, [whole], selection)
-    assert scored is not None
     assert scored.version == "a selection of: ARC-AGI-1 evaluation, as published at aa922be"
     held = Selection(hold_out=True)
     scored = scored_outputs(held.apply(whole).solutions, [whole], held)
-    assert scored is not None
     assert scored.version.startswith("demonstrations held out of: ")
 
 
 def test_what_nobody_has_published_is_not_named() -> None:
     source = tiny_source()
     scored = scored_outputs(source.solutions, [source])
-    assert scored is not None
     assert scored.version == "no public data that is known here"
     assert scored_outputs({}, [replace(source, solutions={})]) is None

@@ -37,7 +37,6 @@ def test_cells_are_the_views_of_the_puzzles_and_all_is_one_task_unturned_and_uns
     pack = maker.make(samples)
     chosen = list(zip(samples.example.tolist(), samples.transform.tolist(), strict=True))
     assert pack.inputs.tolist() == [cell for i, view in chosen for cell in see(dataset, dataset.questions[i], i, view)]
-    assert pack.labels is not None
     assert pack.labels.tolist() == [cell for i, view in chosen for cell in see(dataset, dataset.answers[i], i, view)]
     assert pack.inputs.dtype == pack.labels.dtype == np.int64
     assert pack.shapes.tolist() == [[side, side]] * 60

@@ -59,8 +59,3 @@ def test_a_selection_limits_sides_by_what_is_seen_before_it_holds_out() -> None:
     assert [task.id for task in Selection(hold_out=True).apply(source).tasks] == ["small", "wide"]
     assert [task.id for task in Selection(max_side=4, hold_out=True).apply(source).tasks] == ["small"]
     assert Selection().apply(source) is source
-
-
-def test_a_limit_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="max-side must be at least 1, got 0"):
-        Selection(max_side=0)

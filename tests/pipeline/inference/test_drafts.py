@@ -17,7 +17,6 @@ DRAFTS = Drafts(
     probability=np.array([[0.1, 0.2], [0.3, np.nan]], np.float32),
     tokens=np.array([[2, 3, 4, 5, 6, 7, 8, 9], [2, 3, 1, 1, 1, 0, 0, 0]], np.uint8),
 )
-NAMES = [("b", 1), ("a", 0)]
 ABOUT = '{"names": [["b", 1], ["a", 0]], "unit": "cycle"}'
 
 
@@ -44,7 +43,7 @@ def test_the_last_draft_is_the_prediction_of_the_first_view(
 
 def test_drafts_come_back_by_task_and_are_always_the_same_bytes(tmp_path: Path) -> None:
     for number in range(8):
-        write_drafts(tmp_path / str(number), DRAFTS, NAMES, "cycle")
+        write_drafts(tmp_path / str(number), DRAFTS, [("b", 1), ("a", 0)], "cycle")
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
     unit, stored = read_drafts(tmp_path / "0")
     assert unit == "cycle"
@@ -57,7 +56,6 @@ def test_drafts_come_back_by_task_and_are_always_the_same_bytes(tmp_path: Path) 
 
 def test_parts_are_joined_in_order() -> None:
     joined = join_drafts([DRAFTS, DRAFTS])
-    assert joined is not None
     assert joined.test.tolist() == [1, 0, 1, 0]
     assert joined.tokens.shape == (2, 16)
     assert join_drafts([]) is None

@@ -27,8 +27,7 @@ from pipeline.weights import Weights, load_weights
 from tests.pipeline.published.examples import VIEWS, Published
 from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
 from tests.pipeline.tinyrun import write_weights
-
-NO_LIMIT = Budget(None, 0.0)
+from tests.pipeline.trainers import NO_LIMIT
 
 
 def make_weights(folder: Path, dataset: TaskDataset, *settings: str) -> Weights:
@@ -71,7 +70,6 @@ def test_every_view_comes_back_to_the_original_frame(tmp_path: Path, canvas: str
     for path in sorted((tmp_path / "candidates").iterdir()):
         candidates, _ = read_candidates(path)
         for test, grid, probability in candidates.grids():
-            assert grid is not None
             assert grid_key(grid) == grid_key(dataset.grid(dataset.test_input[test]))
             assert probability == 0.5
             asked[test] += 1

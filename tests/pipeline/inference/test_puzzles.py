@@ -25,9 +25,8 @@ from tests.pipeline.inference.test_predictor import Echo
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles
 from tests.pipeline.tinyrun import write_weights
-from tests.pipeline.trainers import finish_ranks, make_trainer, metrics, start_ranks
+from tests.pipeline.trainers import NO_LIMIT, finish_ranks, make_trainer, metrics, start_ranks
 
-NO_LIMIT = Budget(None, 0.0)
 KINDS = pytest.mark.parametrize("kind", ["sudoku", "maze"])
 
 

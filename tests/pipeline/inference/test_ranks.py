@@ -22,9 +22,9 @@ from pipeline.inference.predictor import Predictor
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights
 from submission.format import check_submission
-from tests.pipeline.inference.test_predictor import NO_LIMIT, Small, make_weights
+from tests.pipeline.inference.test_predictor import Small, make_weights
 from tests.pipeline.tiny import tiny_dataset
-from tests.pipeline.trainers import ROOT, finish_ranks, start_ranks
+from tests.pipeline.trainers import NO_LIMIT, ROOT, finish_ranks, start_ranks
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from tests.pipeline.tiny import TINY, tiny_source
 from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
-from tests.pipeline.tinyrun import call, write_run
+from tests.pipeline.tinyrun import call, one_error, write_run
 
 SETTINGS = (*TINY, "train.segments=2", "train.checkpoint_steps=2", "train.checkpoints_kept=9", "train.steps=5")
 
@@ -77,9 +77,7 @@ def test_a_curve_that_cannot_be_drawn_says_why(
 ) -> None:
     spec = source if ":" in source else f"sudoku:{folder / source}"
     assert call("curve", *(folder / name for name in runs.split()), "--source", spec) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("python -m pipeline curve: ")]
-    assert len(lines) == 1
-    assert message in lines[0]
+    assert message in one_error(capsys, "curve")
 
 
 @pytest.mark.parametrize("content", [b"noise", b"{}", b'{"progress": {"seconds": "long"}}', None])

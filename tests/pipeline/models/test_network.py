@@ -11,8 +11,6 @@ from pipeline.models.layout import make_layout
 from pipeline.models.network import make_network
 
 MODEL = ReasonerConfig(hidden_size=16, heads=2, inner_multiple=8, H_cycles=1, L_cycles=1)
-
-
 MEMORIES = [MemoryConfig("table", 2), MemoryConfig("compositional", 2), MemoryConfig("compositional", 2, residual=4)]
 
 

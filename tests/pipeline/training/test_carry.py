@@ -71,7 +71,6 @@ def test_a_sequence_goes_on_with_its_state_until_its_halting_logit_is_positive(b
     stay = (halting <= 0).numpy()
     assert carry.samples.example.tolist() == batch.samples.example[stay].tolist()
     assert carry.segments.tolist() == [before + 1] * int(stay.sum())
-    assert carry.state is not None
     for kept, whole in zip(carry.state, state, strict=True):
         assert torch.equal(kept, whole[torch.isin(layout.sequence, torch.from_numpy(np.flatnonzero(stay)))])
 
@@ -135,7 +134,6 @@ def test_what_is_carried_takes_its_state_to_its_new_place_and_the_new_start_afre
                 if source < 0:
                     assert torch.equal(now[mine], fresh[mine])
                     continue
-                assert carry.state is not None
                 assert torch.equal(now[mine], carry.state[part][starts[source] : starts[source] + tokens[source]])
             kept += source >= 0
             moved += source >= 0 and source != i

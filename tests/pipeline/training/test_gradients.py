@@ -13,7 +13,7 @@ from pipeline.training.carry import next_batch
 from pipeline.training.compilation import JOINED
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_dataset
-from tests.pipeline.trainers import NO_LIMIT, SYSTEMS, assert_same_step, final_tensors, make_trainer, metrics, second_step
+from tests.pipeline.trainers import NO_LIMIT, SYSTEMS, assert_same_step, assert_same_training, make_trainer, second_step
 
 MIXER = ("model.mixing=mixer", "model.positions=none", "model.expansion=0.1", "train.canvas=full", "train.pack_tokens=3000")
 BASE = ("train.steps=6", "train.packs=2", "train.log_steps=1", "train.exploration=0.3")
@@ -41,14 +41,7 @@ def test_weights_after_several_steps_do_not_depend_on_pieces(tmp_path: Path, sys
         trainer = make_trainer(config_of(system), tmp_path / str(pieces))
         trainer.pieces = pieces
         trainer.fit(NO_LIMIT)
-    expected, names = final_tensors(tmp_path / "1"), ("loss", "halting_loss", "exact", "segments")
-    for found in (tmp_path / "3", tmp_path / str(JOINED)):
-        tensors = final_tensors(found)
-        assert expected.keys() == tensors.keys()
-        for name, tensor in expected.items():
-            tolerance = 1e-6 if name.startswith(("weights", "training")) else 1e-4  # states, after six segments
-            torch.testing.assert_close(tensors[name], tensor, atol=tolerance, rtol=tolerance, msg=name)
-        assert metrics(found, *names) == [pytest.approx(line, abs=2e-5) for line in metrics(tmp_path / "1", *names)]
+        assert_same_training(tmp_path / "1", tmp_path / str(pieces))
 
 
 def with_loss_scaling(out: Path, *settings: str) -> Trainer:

@@ -54,7 +54,6 @@ def test_a_step_trains_the_rows_that_its_packs_asked_by_the_sum_of_what_they_fou
         zeros = torch.zeros(len(rows), dtype=torch.int64)
         given = network.memory(Views(zeros, torch.tensor(rows), zeros, torch.arange(10).expand(len(rows), 10)))
         given.backward(torch.randn(given.shape, generator=generator))
-        assert table.gathered is not None and table.gathered.grad is not None
         total.index_add_(0, torch.tensor(rows), table.gathered.grad)
         found.append(take_gradients(network))
     train_tables(network, found, make_accelerator("float32")[0], average, rates, 0.5, FIVE)

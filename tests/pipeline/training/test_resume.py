@@ -8,6 +8,7 @@ import orjson
 import pytest
 from safetensors.torch import load_file, save_file
 
+from pipeline.config import Config
 from pipeline.training.checkpoint import load_checkpoint, packs_after
 from pipeline.training.trainer import Trainer
 from pipeline.weights import checkpoints
@@ -17,31 +18,26 @@ from tests.pipeline.trainers import (
     assert_equal_runs,
     assert_same_samples,
     finish_ranks,
+    flip,
     make_trainer,
     metrics,
     start_ranks,
     train_command,
 )
 
-SETTINGS = (
-    "memory.residual=3",
-    "train.segments=5",
-    "train.checkpoint_steps=2",
-    "train.checkpoints_kept=9",
-    "train.log_steps=1",
-)
 NEWEST, OLDER = "step-00000006", "step-00000004"
 
 
-def config_of(*settings: str) -> list[str]:
-    return [*SETTINGS, "train.steps=6", *settings]
+def config_of(*settings: str) -> Config:
+    base = ("train.segments=5", "train.checkpoint_steps=2", "train.checkpoints_kept=9", "train.log_steps=1", "train.steps=6")
+    return tiny_config("memory.residual=3", *base, *settings)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps with checkpoints after 2, 4 and 6."""
     out = tmp_path_factory.mktemp("trained")
-    make_trainer(tiny_config(*config_of()), out).fit(NO_LIMIT)
+    make_trainer(config_of(), out).fit(NO_LIMIT)
     return out
 
 
@@ -56,20 +52,13 @@ def names(run: Path) -> list[str]:
 
 
 def resumed(run: Path, *settings: str) -> Trainer:
-    trainer = make_trainer(tiny_config(*config_of(*settings)), run)
+    trainer = make_trainer(config_of(*settings), run)
     load_checkpoint(trainer.state)
     return trainer
 
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
-
-
-def flip(path: Path) -> None:
-    """Change one bit in the last byte: of a tensor, or of white space."""
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 4
-    path.write_bytes(content)
 
 
 def flip_digit(path: Path) -> None:
@@ -121,7 +110,7 @@ def test_without_an_undamaged_checkpoint_training_starts_from_the_beginning(
 ) -> None:
     for folder in checkpoints(run / "checkpoints"):
         empty(folder / STATE)
-    trainer = make_trainer(tiny_config(*config_of()), run)
+    trainer = make_trainer(config_of(), run)
     assert not load_checkpoint(trainer.state)
     assert (trainer.state.progress.step, metrics(run, "step")) == (0, [])
     assert "no checkpoint is left that can be read; training starts from the beginning" in caplog.text
@@ -175,7 +164,7 @@ def spoil(folder: Path, how: str, name: str) -> None:
 
 
 def test_content_that_does_not_fit_is_damage_without_a_checksum_too(run: Path) -> None:
-    newest, trainer = run / "checkpoints" / NEWEST, make_trainer(tiny_config(*config_of()), run)
+    newest, trainer = run / "checkpoints" / NEWEST, make_trainer(config_of(), run)
     fitting = shutil.copytree(as_before_checksums(newest), run / "fitting")
     for how, name in [(how, name) for how, tensors in MISFITS.items() for name in tensors]:
         shutil.copytree(fitting, newest, dirs_exist_ok=True)
@@ -203,7 +192,7 @@ def carried(trainer: Trainer) -> dict[int, list[int]]:
 def test_packs_that_are_there_before_and_after_keep_their_sequences(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, before: int, now: int
 ) -> None:
-    first = make_trainer(tiny_config(*config_of("train.steps=2", f"train.packs={before}")), tmp_path)
+    first = make_trainer(config_of("train.steps=2", f"train.packs={before}"), tmp_path)
     first.fit(NO_LIMIT)
     assert all(carried(first).values())
     second = resumed(tmp_path, f"train.packs={now}")

@@ -17,6 +17,7 @@ from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset
 from pipeline.data.puzzles.build import build_puzzles
 from pipeline.data.puzzles.kinds import BLANK, KindName
 from pipeline.data.puzzles.sources import Puzzles
+from tests.pipeline.tiny import refusal
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles
 
 
@@ -29,7 +30,6 @@ def joined(*sources: Puzzles) -> Puzzles:
 
 def seen(puzzles: Puzzles, see: Callable[[Tokens], Tokens]) -> Puzzles:
     """The puzzles, each seen through a symmetry."""
-    assert puzzles.answers is not None
     return replace(puzzles, questions=see(puzzles.questions), answers=see(puzzles.answers))
 
 
@@ -41,7 +41,6 @@ def pairs_of(dataset: PuzzleDataset) -> set[bytes]:
 def test_training_puzzles_have_answers_and_tests_have_none(kind: KindName) -> None:
     trained, asked = tiny_puzzles(kind, 7), tiny_puzzles(kind, 5, seed=1)
     dataset = build_puzzles([asked], [trained], 3, 0)
-    assert trained.answers is not None
     assert pairs_of(dataset) == {q.tobytes() + a.tobytes() for q, a in zip(trained.questions, trained.answers, strict=True)}
     assert np.array_equal(dataset.test_questions, asked.questions)
     assert set(dataset.arrays()) == {"questions", "answers", "test_questions"}
@@ -132,10 +131,7 @@ def test_a_training_sudoku_that_is_a_test_is_counted_alone() -> None:
     ],
 )
 def test_what_cannot_be_built_is_told(arguments: tuple[Any, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=r".") as caught:
-        build_puzzles(*arguments)
-    assert message in str(caught.value)
-    assert str(caught.value).isprintable()
+    assert message in refusal(lambda: build_puzzles(*arguments))
 
 
 def test_the_hash_tells_all_that_packs_depend_on_but_not_manifests() -> None:
@@ -168,7 +164,6 @@ def test_foreign_manifests_are_refused(change: dict[str, object], message: str, 
     tiny_puzzle_dataset().save(tmp_path)
     path = tmp_path / MANIFEST_FILE
     path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
-    with pytest.raises(ValueError, match=r"manifest\.json: ") as caught:
-        PuzzleDataset.load(tmp_path)
-    assert message in str(caught.value)
-    assert str(caught.value).isprintable()
+    told = refusal(lambda: PuzzleDataset.load(tmp_path))
+    assert "manifest.json: " in told
+    assert message in told

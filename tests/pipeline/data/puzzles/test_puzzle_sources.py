@@ -9,6 +9,7 @@ from augment.sudoku import extends
 from pipeline.data.puzzles import csv_files
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS, KindName
 from pipeline.data.puzzles.sources import load_puzzles
+from tests.pipeline.tiny import refusal
 from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
 
 QUESTION = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
@@ -22,18 +23,14 @@ def write(path: Path, *lines: str, header: str = "source,question,answer,rating"
 
 
 def fault(path: Path, kind: KindName = "sudoku") -> str:
-    """The message, of one printable line, with which a file is refused, from the name of the file on."""
-    with pytest.raises(ValueError, match=r".") as caught:
-        load_puzzles(f"{kind}:{path}", "train")
-    message = str(caught.value)
-    assert message.isprintable()
+    """The message with which a file is refused, from the name of the file on."""
+    message = refusal(lambda: load_puzzles(f"{kind}:{path}", "train"))
     assert message.startswith(f"{path}: ")
     return message.removeprefix(f"{path}: ")
 
 
 def test_a_sudoku_is_read_as_the_tokens_of_the_authors(tmp_path: Path) -> None:
     puzzles = load_puzzles(f"sudoku:{write(tmp_path / 'a.csv', f'book,{QUESTION},{ANSWER},3')}", "train")
-    assert puzzles.answers is not None
     assert puzzles.questions.dtype == puzzles.answers.dtype == np.uint8
     assert puzzles.questions[0].ravel().tolist() == [int(digit) + 1 for digit in QUESTION.replace(".", "0")]
     assert puzzles.answers[0].ravel().tolist() == [int(digit) + 1 for digit in ANSWER]
@@ -43,7 +40,6 @@ def test_a_sudoku_is_read_as_the_tokens_of_the_authors(tmp_path: Path) -> None:
 
 def test_a_maze_is_read_as_the_tokens_of_the_authors(tmp_path: Path) -> None:
     puzzles = load_puzzles(f"maze:{write(tmp_path / 'a.csv', f'x,{MAZE},{SOLVED},1')}", "train")
-    assert puzzles.answers is not None
     assert puzzles.questions.tolist() == [[[3, 2, 1], [2, 4, 2], [2, 2, 2]]]
     assert puzzles.answers.tolist() == [[[3, 2, 1], [2, 4, 2], [5, 2, 2]]]
     assert (puzzles.question_texts(), puzzles.answer_texts()) == ([MAZE], [SOLVED])
@@ -54,8 +50,6 @@ def test_what_is_written_is_what_is_read(kind: KindName, side: int, tmp_path: Pa
     puzzles = tiny_puzzles(kind, 20, side=side)
     loaded = load_puzzles(f"{kind}:{write_csv(tmp_path / 'a.csv', puzzles)}", "test")
     assert np.array_equal(loaded.questions, puzzles.questions)
-    assert loaded.answers is not None
-    assert puzzles.answers is not None
     assert np.array_equal(loaded.answers, puzzles.answers)
     assert not (loaded.questions == 0).any()
 
@@ -173,9 +167,7 @@ def test_a_foreign_file_is_refused(content: bytes, message: str, tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["missing.csv", "new\nline.csv"])
 def test_a_missing_file_is_named_in_one_line(name: str, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no such file") as caught:
-        load_puzzles(f"sudoku:{tmp_path / name}", "train")
-    assert str(caught.value).isprintable()
+    assert "no such file" in refusal(lambda: load_puzzles(f"sudoku:{tmp_path / name}", "train"), FileNotFoundError)
 
 
 @pytest.mark.parametrize(
@@ -193,10 +185,7 @@ def test_a_missing_file_is_named_in_one_line(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_bad_settings_of_generated_puzzles_are_told(settings: str, message: str) -> None:
-    with pytest.raises(ValueError, match=r".") as caught:
-        load_puzzles(f"sudoku:generated:{settings}", "train")
-    assert message in str(caught.value)
-    assert str(caught.value).isprintable()
+    assert message in refusal(lambda: load_puzzles(f"sudoku:generated:{settings}", "train"))
 
 
 @pytest.mark.parametrize("spec", ["chess:a.csv", "sudoku:", "sudoku", ""])
@@ -215,13 +204,5 @@ def test_a_limit_draws_puzzles_without_replacement_in_their_order(tmp_path: Path
     assert first.question_texts() == again.question_texts() != other.question_texts()
     asked = load_puzzles(spec, "test", limit=20, seed=0)
     assert asked.question_texts() != first.question_texts()  # one file may be limited for training and for tests
-    assert first.answers is not None
     assert extends(first.questions - np.uint8(1), first.answers - np.uint8(1)).all()
     assert load_puzzles(spec, "train", limit=50).question_texts() == everything
-
-
-@pytest.mark.parametrize("limit", [0, 7, -1])
-def test_a_limit_beyond_the_puzzles_is_refused(limit: int, tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "a.csv", tiny_puzzles())
-    with pytest.raises(ValueError, match=rf"has 6 puzzles, so the limit must be 1\.\.6, got {limit}"):
-        load_puzzles(f"sudoku:{path}", "train", limit=limit)

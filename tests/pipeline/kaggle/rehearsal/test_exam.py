@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from augment.grid import Grid
-from augment.task import Pair, Task
 from augment.transform import Transform
 from pipeline.data.leakage import canonical_key
 from pipeline.data.sources import Source, load_source
@@ -23,12 +22,9 @@ def recolored(grid: Grid) -> Grid:
 
 def seen_through(source: Source, transform: Transform, name: str) -> Source:
     """The tasks of a source through a transform, under other ids."""
-    tasks, solutions = [], {}
-    for number, task in enumerate(source.tasks):
-        train = tuple(Pair(transform.apply(pair.input), transform.apply(pair.output)) for pair in task.train)
-        tasks.append(Task(f"{name}{number}", train, tuple(transform.apply(grid) for grid in task.test)))
-        solutions[f"{name}{number}"] = tuple(transform.apply(grid) for grid in source.solutions[task.id])
-    return Source(name, tuple(tasks), solutions)
+    tasks = tuple(replace(transform.apply_task(task), id=f"{name}{task.id}") for task in source.tasks)
+    solutions = {name + key: tuple(map(transform.apply, grids)) for key, grids in source.solutions.items()}
+    return Source(name, tasks, solutions)
 
 
 def joined(*sources: Source) -> Source:
@@ -38,16 +34,7 @@ def joined(*sources: Source) -> Source:
 
 def large(seed: int, tasks: int, name: str) -> Source:
     """Tasks with grids so large that no two are alike by chance."""
-    random = np.random.default_rng(seed)
-    made = tiny_source(seed, tasks, name)
-    grids = lambda: random.integers(0, 10, size=(6, 7), dtype=np.uint8)  # noqa: E731
-    whole, solutions = [], {}
-    for task in made.tasks:
-        train = tuple(Pair(grid, recolored(grid)) for grid in (grids() for _ in range(3)))
-        test = tuple(grids() for _ in task.test)
-        whole.append(replace(task, train=train, test=test))
-        solutions[task.id] = tuple(map(recolored, test))
-    return Source(name, tuple(whole), solutions)
+    return tiny_source(seed, tasks, name, recolored, lambda rng: rng.integers(0, 10, size=(6, 7), dtype=np.uint8))
 
 
 @pytest.fixture

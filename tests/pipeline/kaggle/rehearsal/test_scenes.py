@@ -60,7 +60,6 @@ def test_a_verdict_checks_everything_that_is_expected(
 
 
 def test_an_interrupted_rehearsal_can_be_repeated_in_its_folder(plan: SimulatePlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert plan.out is not None
 
     def interrupted(_: Machine, results: Path, __: bool) -> int:
         results.mkdir()
@@ -139,7 +138,6 @@ def plan(tmp_path: Path) -> SimulatePlan:
 def test_the_notebook_itself_survives(
     plan: SimulatePlan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert plan.out is not None
     for fault in ("no-data", "short-deadline"):
         quick = replace(FAULTS[fault][0], overrides=("train.steps=2", "predict.views=4"))
         monkeypatch.setitem(FAULTS, fault, (quick,))  # type: ignore[arg-type]
@@ -152,7 +150,6 @@ def test_the_notebook_itself_survives(
 
 
 def test_a_folder_that_is_no_rehearsal_is_not_touched(plan: SimulatePlan) -> None:
-    assert plan.out is not None
     plan.out.mkdir()
     (plan.out / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="is there already and is no rehearsal"):
