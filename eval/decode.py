@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from eval.formatting import show_name, show_value
+from eval.files import read_object
+from eval.formatting import show_name, show_path, show_value
 
 T = TypeVar("T")
 
@@ -39,6 +41,11 @@ def decode(kind: type[T], values: object, where: str = "", ignore_unknown: bool 
         return kind(**given)
     except ValueError as error:
         raise ValueError(f"{begin}{error}") from None
+
+
+def read_dataclass(kind: type[T], path: Path) -> T | None:
+    """Return what `decode` makes of a JSON file, of another version too; None where there is none. Raises ValueError."""
+    return decode(kind, read_object(path), show_path(path), ignore_unknown=True) if path.exists() else None
 
 
 def decode_value(kind: Any, value: object, name: str) -> Any:  # noqa: PLR0911 (one for each kind)

@@ -30,13 +30,8 @@ class Candidate:
     grid: Grid
     count: int
     """Views that predicted exactly this grid, at least 1."""
-    probability_sum: float
-    """Sum of their halting probabilities, each 0..1."""
-
-    @property
-    def mean_probability(self) -> float:
-        """Mean halting probability of the views that predicted this grid, 0..1."""
-        return self.probability_sum / self.count
+    mean_probability: float
+    """Mean of their halting probabilities, 0..1."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +50,11 @@ _EMPTY = b"\0\0"
 
 
 class Ballot:
-    """Votes for any number of test inputs, from one source (a run, a checkpoint) or pooled from several.
+    """Votes for any number of test inputs, of one source (a run, a checkpoint) or pooled from several."""
 
-    `add` fills a ballot of one source. Only `pool_ballots` makes a ballot of several sources, and nothing can be added to it:
-    `sources` always names whose candidates a score rests on.
-    """
-
-    def __init__(self, source: str) -> None:
-        self.sources: tuple[str, ...] = (source,)
-        """Different sources whose candidates were counted, in the order they were pooled; one for a single checkpoint."""
+    def __init__(self, *sources: str) -> None:
+        self.sources = sources
+        """The different sources whose candidates were counted, in order; one for a single checkpoint."""
         self._tests: dict[tuple[TaskId, int], dict[bytes, list[int]]] = {}
         # Of each test input: grid key -> [count, sum of probabilities in units of 2**-40].
 
@@ -73,15 +64,16 @@ class Ballot:
         shapes: npt.NDArray[np.integer],
         cells: npt.NDArray[np.uint8],
         probabilities: npt.NDArray[np.floating],
+        source: str | None = None,
     ) -> None:
-        """Count K candidates of any test inputs and sizes.
+        """Count K candidates of any test inputs and sizes; `source` names where they come from if `sources` may lack it.
 
         `places` (K) are their tasks and test inputs, `shapes` (K, 2) heights and widths (0, 0 where a prediction was empty),
         `cells` all grids in the original frame, row by row and end to end, `probabilities` (K,) floats 0..1. They are trusted:
         `pipeline.inference.candidates` checks what it reads.
         """
-        if len(self.sources) > 1 and places:
-            raise ValueError(f"nothing can be added to a ballot pooled from {', '.join(self.sources)}")
+        if source is not None and source not in self.sources:
+            self.sources += (source,)
         units = np.rint(probabilities.astype(np.float64) * _UNIT).astype(np.int64).tolist()
         areas = shapes.astype(np.int64).prod(axis=1).tolist()
         heads, data = shapes.astype(np.uint8).tobytes(), cells.tobytes()
@@ -102,7 +94,7 @@ class Ballot:
         ranked = sorted((key, count, total / _UNIT) for key, (count, total) in votes.items() if key != _EMPTY)
         ranked.sort(key=lambda each: key_of(each[1], each[2]), reverse=True)  # stable: ties stay sorted
         return tuple(
-            Candidate(np.frombuffer(key, np.uint8, offset=2).reshape(key[0], key[1]).copy(), count, total)
+            Candidate(np.frombuffer(key, np.uint8, offset=2).reshape(key[0], key[1]).copy(), count, total / count)
             for key, count, total in ranked[:k]
         )
 
@@ -124,24 +116,3 @@ class Ballot:
         votes = self._tests.get((task_id, test_index), {})
         empty = votes.get(_EMPTY, [0])[0]
         return Tally(sum(count for count, _ in votes.values()), len(votes.keys() - {_EMPTY}), empty)
-
-
-def pool_ballots(ballots: Sequence[Ballot]) -> Ballot:
-    """Return a new ballot with the votes of all `ballots`, which stay unchanged.
-
-    Parts of one source (say, the views that two processes predicted with one checkpoint) give a ballot of that source;
-    different sources give a pooled one. Raises ValueError when there is nothing to pool.
-    """
-    if not ballots:
-        raise ValueError("pooling needs at least one ballot")
-    sources = tuple(dict.fromkeys(source for ballot in ballots for source in ballot.sources))
-    pooled = Ballot(sources[0])
-    pooled.sources = sources
-    for ballot in ballots:
-        for place, votes in ballot._tests.items():
-            into = pooled._tests.setdefault(place, {})
-            for key, (count, total) in votes.items():
-                entry = into.setdefault(key, [0, 0])
-                entry[0] += count
-                entry[1] += total
-    return pooled

@@ -19,7 +19,7 @@ from augment.task import TaskId
 from eval.files import parse_json, replace_file
 from eval.formatting import show_path
 from eval.results import DraftUnit
-from eval.vote import Ballot, pool_ballots
+from eval.vote import Ballot
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Pack
 from pipeline.system.progress_bar import watch
@@ -222,19 +222,19 @@ def read_candidates(path: Path) -> tuple[Candidates, Origin]:
     return Candidates(test, transform.astype(np.uint32), probability, shape, cells), origin
 
 
-def count_votes(ballot: Ballot, candidates: Candidates, dataset: TaskDataset) -> None:
-    """Add `candidates` to `ballot`, under the ids of the tasks of `dataset`."""
+def count_votes(ballot: Ballot, candidates: Candidates, dataset: TaskDataset, source: str | None = None) -> None:
+    """Add `candidates`, of `source` where `ballot` may not name it, under the ids of the tasks of `dataset`."""
     names = [
         (dataset.task_ids[task], index)
         for task, index in zip(dataset.test_task.tolist(), dataset.test_index.tolist(), strict=True)
     ]
     places = [names[test] for test in candidates.test.tolist()]
-    ballot.add(places, candidates.shape, candidates.cells, candidates.probability)
+    ballot.add(places, candidates.shape, candidates.cells, candidates.probability, source)
 
 
 def tally(folders: Sequence[Path], dataset: TaskDataset) -> Ballot:
     """Return the votes in `folders`, pooled if of several checkpoints. Raises FileNotFoundError or ValueError with the path."""
-    ballots: dict[str, Ballot] = {}
+    ballot = Ballot()
     for folder in folders:
         paths = sorted(folder.glob("round-*.safetensors")) if folder.is_dir() else []
         if not paths:
@@ -243,9 +243,8 @@ def tally(folders: Sequence[Path], dataset: TaskDataset) -> Ballot:
             candidates, origin = read_candidates(path)
             if origin.tests_hash != dataset.tests_hash or candidates.test.max(initial=0) >= len(dataset.test_task):
                 raise ValueError(f"{show_path(path)}: candidates for other tests than those of the dataset")
-            name = f"{folder}: {origin.source}"
-            count_votes(ballots.setdefault(name, Ballot(name)), candidates, dataset)
-    return pool_ballots(list(ballots.values()))
+            count_votes(ballot, candidates, dataset, f"{folder}: {origin.source}")
+    return ballot
 
 
 def clear_candidates(folder: Path) -> None:

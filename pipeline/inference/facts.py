@@ -9,9 +9,8 @@ from pathlib import Path
 import orjson
 
 from augment.task import Task, TaskId
-from eval.decode import decode
-from eval.files import read_object, replace_file, write_json
-from eval.formatting import show_path, show_value
+from eval.files import replace_file, write_json
+from eval.formatting import show_value
 from eval.provenance import HASH_DIGITS, Basis, audited_in, is_count
 from eval.puzzle_score import PuzzlePrediction, write_predictions
 from eval.vote import Ballot
@@ -95,13 +94,6 @@ def basis_of(ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset) -> Bas
     counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]
     audit = audited_in(dataset.manifest.get("audit"))
     return Basis(ballot.sources, min(counts, default=0), max(counts, default=0), dataset.data_hash, audit)
-
-
-def read_votes(path: Path) -> VoteFile | None:
-    """Return what a `votes.json` says, None where there is none. Raises ValueError that names the file and what is wrong."""
-    if not path.exists():
-        return None
-    return decode(VoteFile, read_object(path), show_path(path), ignore_unknown=True)
 
 
 def leave_predictions(path: Path, predictions: Sequence[PuzzlePrediction], source: str, dataset: PuzzleDataset) -> None:

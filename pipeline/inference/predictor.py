@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from augment.task import Task
+from eval.decode import read_dataclass
 from eval.formatting import format_duration
 from eval.vote import Ballot
 from pipeline.config import PredictConfig
@@ -36,7 +37,7 @@ from pipeline.inference.candidates import (
     write_candidates,
     write_drafts,
 )
-from pipeline.inference.facts import VOTES_FILE, read_votes, source_name, write_attempts
+from pipeline.inference.facts import VOTES_FILE, VoteFile, source_name, write_attempts
 from pipeline.inference.forward import InferenceRunner
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
@@ -205,7 +206,7 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
         return ballot
     unwritten: OSError | None = None
     try:
-        votes = read_votes(out / VOTES_FILE)
+        votes = read_dataclass(VoteFile, out / VOTES_FILE)
     except (ValueError, OSError):  # they are written anew
         votes = None
     earlier = votes.views_most if votes else 0

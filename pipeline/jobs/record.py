@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from eval.decode import decode
-from eval.files import read_object, replace_file
-from eval.formatting import MOST_SECONDS, show_path, show_value
+from eval.decode import read_dataclass
+from eval.files import replace_file
+from eval.formatting import MOST_SECONDS, show_value
 from pipeline.data.sources import Selection
 
 logger = logging.getLogger(__name__)
@@ -80,14 +80,6 @@ def leave_record(arguments: argparse.Namespace) -> None:
     _write(arguments.out, record)
 
 
-def read_record(folder: Path) -> Record | None:
-    """Return the record of a run directory, None where it has none. Raises ValueError naming a damaged one."""
-    path = folder / RECORD_FILE
-    if not path.exists():
-        return None
-    return decode(Record, read_object(path), show_path(path), ignore_unknown=True)  # of another version
-
-
 class Stopwatch:
     """Adds the seconds of each stage to the record of a run. Does nothing without a folder, or without a record in it."""
 
@@ -108,7 +100,7 @@ class Stopwatch:
 def record_if_usable(folder: Path) -> Record | None:
     """Return the record in `folder`, None where it is missing or damaged: a run goes on without it."""
     try:
-        return read_record(folder)
+        return read_dataclass(Record, folder / RECORD_FILE)
     except (ValueError, OSError) as error:
         logger.warning("%s", error)
         return None

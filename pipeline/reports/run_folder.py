@@ -13,6 +13,7 @@ from typing import Any
 from augment.canvas import Tokens
 from augment.grid import Grid, grid_key
 from augment.task import Task, TaskId
+from eval.decode import read_dataclass
 from eval.files import read_object
 from eval.formatting import show_name, show_path
 from eval.provenance import Provenance
@@ -20,9 +21,9 @@ from eval.results import Attempt, Draft, DraftUnit, TaskResult, TestResult
 from eval.vote import Ballot
 from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.sources import PUBLIC_SOURCES, Source, hold_out
-from pipeline.inference.facts import VOTES_FILE, VoteFile, read_votes
+from pipeline.inference.facts import VOTES_FILE, VoteFile
 from pipeline.jobs.provenance import provenance_beside
-from pipeline.jobs.record import Record, read_record
+from pipeline.jobs.record import RECORD_FILE, Record
 from pipeline.training.metrics import read_metrics
 from submission.format import PartialSubmission, read_partial_submission
 
@@ -34,8 +35,6 @@ class KnownTask:
     task: Task
     truth: tuple[Grid, ...] | None = None
     """None where the test outputs are not known."""
-    source: str | None = None
-    """Name of the source that has it; None where only the dataset does."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class RunFolder:
     @cached_property
     def record(self) -> Record | None:
         """`run.json`; None where there is none."""
-        return read_record(self.path)
+        return read_dataclass(Record, self.path / RECORD_FILE)
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -98,7 +97,7 @@ class RunFolder:
     @cached_property
     def votes(self) -> VoteFile | None:
         """`votes.json`; None where there is none."""
-        return read_votes(self.submission_path.with_name(VOTES_FILE))
+        return read_dataclass(VoteFile, self.submission_path.with_name(VOTES_FILE))
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -146,7 +145,7 @@ class RunFolder:
         known: dict[TaskId, list[KnownTask]] = {}
         for source in [*sources, *map(hold_out, sources)]:
             for task in source.tasks:
-                known.setdefault(task.id, []).append(KnownTask(task, source.solutions.get(task.id), source.name))
+                known.setdefault(task.id, []).append(KnownTask(task, source.solutions.get(task.id)))
         stored = {task.id: task for task in self.dataset.tasks_to_solve()} if with_dataset and self.dataset else {}
         found = []
         for task_id in self.submission:
@@ -157,7 +156,7 @@ class RunFolder:
                 found.append(replace(fitting[0], truth=truths[0] if truths else None))
             elif own is not None:
                 found.append(KnownTask(own))
-        if name and all(each.source is None for each in found):
+        if name and all(each.task is stored.get(each.task.id) for each in found):
             named = ", ".join(list(self.submission)[:5])
             raise ValueError(f"{name} does not have the tasks of {self.path} ({named}, ...)")
         if not found:

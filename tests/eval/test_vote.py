@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from augment.grid import grid_key
 from augment.task import Task
-from eval.vote import RANKINGS, Ballot, Tally, pool_ballots
+from eval.vote import RANKINGS, Ballot, Tally
 from tests.eval.ballots import add
 from tests.grids import grid
 
@@ -20,14 +20,17 @@ GRIDS = [A, B, C, grid([1, 1]), grid([1], [1]), grid([0])]
 candidates_lists = st.lists(st.tuples(st.sampled_from([*range(len(GRIDS)), None]), st.floats(0, 1, width=32)), max_size=30)
 
 
-def filled(candidates, source="run/step_1"):
-    ballot = Ballot(source)
-    add(ballot, [("t", 0, None if which is None else GRIDS[which], probability) for which, probability in candidates])
+def filled(*candidates):
+    """The votes of the candidates of one source or several."""
+    ballot = Ballot()
+    for source, each in enumerate(candidates):
+        votes = [("t", 0, None if which is None else GRIDS[which], probability) for which, probability in each]
+        add(ballot, votes, f"step {source}")
     return ballot
 
 
 def content(ballot, ranking="count"):
-    return [(grid_key(c.grid), c.count, c.probability_sum) for c in ballot.top("t", 0, None, ranking)]
+    return [(grid_key(c.grid), c.count, c.mean_probability) for c in ballot.top("t", 0, None, ranking)]
 
 
 def test_each_ranking_prefers_what_its_name_says():
@@ -60,12 +63,9 @@ def test_ranking_does_not_depend_on_the_order_of_arrival(candidates, random, ran
 @settings(max_examples=50)
 @given(candidates_lists, st.integers(0, 30))
 def test_pooling_parts_equals_counting_everything_at_once(candidates, cut):
-    parts = [filled(candidates[:cut], "a"), filled(candidates[cut:], "b")]
-    before = [content(part) for part in parts]
-    pooled = pool_ballots(parts)
+    pooled = filled(candidates[:cut], candidates[cut:])
     assert content(pooled) == content(filled(candidates))
     assert pooled.tally("t", 0) == filled(candidates).tally("t", 0)
-    assert [content(part) for part in parts] == before
 
 
 def test_attempts_are_the_two_best_and_different_and_changing_one_does_not_change_the_votes():
@@ -94,19 +94,18 @@ def test_test_inputs_and_tasks_are_kept_apart_and_keep_their_place():
     assert list(predictions) == ["t", "u", "v"]
 
 
-def test_sources_tell_a_single_checkpoint_from_a_pool_which_takes_no_more_candidates():
-    assert Ballot("run/step_1").sources == ("run/step_1",)
-    assert pool_ballots([Ballot("run/step_1"), Ballot("run/step_1")]).sources == ("run/step_1",)
-    assert pool_ballots([Ballot("b"), Ballot("a"), Ballot("b")]).sources == ("b", "a")
-    pooled = pool_ballots([filled([(0, 0.5)], "a"), filled([(0, 0.5)], "b")])
-    with pytest.raises(ValueError, match="pooled from a, b"):
-        add(pooled, [("t", 0, A, 0.5)])
-    assert pooled.tally("t", 0).candidates == 2
+def test_sources_tell_a_single_checkpoint_from_a_pool():
+    ballot = Ballot("run/step_1")
+    add(ballot, [("t", 0, A, 0.5)])
+    add(ballot, [("t", 0, A, 0.5)], "run/step_1")
+    assert ballot.sources == ("run/step_1",)
+    pooled = Ballot()
+    for source in ("b", "a", "b"):
+        add(pooled, [("t", 0, A, 0.5)] if source == "b" else [], source)
+    assert (pooled.sources, pooled.tally("t", 0).candidates) == (("b", "a"), 2)
 
 
-def test_pooling_nothing_and_an_unknown_ranking_are_errors():
-    with pytest.raises(ValueError, match="at least one"):
-        pool_ballots([])
+def test_an_unknown_ranking_is_an_error():
     with pytest.raises(ValueError, match="'best'; there are count, probability-sum, mean-probability"):
         Ballot("run").attempts("t", 0, "best")
 

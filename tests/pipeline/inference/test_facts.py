@@ -7,10 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
+from eval.decode import read_dataclass
 from eval.provenance import Audited, Basis, Provenance, Scored, audited_in
 from pipeline.cli.main import main
 from pipeline.data.sources import load_source
-from pipeline.inference.facts import read_votes, source_name
+from pipeline.inference.facts import VoteFile, source_name
 from tests.pipeline.tiny import tiny_source, write_kaggle
 from tests.pipeline.tinyrun import write_run
 
@@ -164,7 +165,7 @@ def test_votes_are_called_pooled_or_fallbacks() -> None:
 def test_a_foreign_votes_file_is_refused(values: dict[str, Any], message: str, run: Path) -> None:
     change(run / "votes.json", **values)
     with pytest.raises(ValueError, match=message) as caught:
-        read_votes(run / "votes.json")
+        read_dataclass(VoteFile, run / "votes.json")
     assert str(caught.value).startswith(str(run / "votes.json"))
     assert main(["report", str(run)]) == 2
 

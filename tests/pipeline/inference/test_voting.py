@@ -61,11 +61,11 @@ def test_rounds_of_a_checkpoint_are_one_source_and_folders_and_checkpoints_are_p
     write(two, 1, dataset, [(0, RED, 0.5), (1, BLUE, 0.5)])
     for folders, sources, counted in (
         ([two], (f"{two}: step 1",), [(1, 0.5)]),
-        ([one, two], (f"{one}: step 1", f"{one}: step 2", f"{two}: step 1"), [(4, 2.5), (1, 0.5)]),
+        ([one, two], (f"{one}: step 1", f"{one}: step 2", f"{two}: step 1"), [(4, 0.625), (1, 0.5)]),
     ):
         ballot = tally(folders, dataset)
         assert ballot.sources == sources
-        assert [(each.count, each.probability_sum) for each in ballot.top(*place(dataset, 0), None)] == counted
+        assert [(each.count, each.mean_probability) for each in ballot.top(*place(dataset, 0), None)] == counted
         assert ballot.top(*place(dataset, 1), 1)[0].count == 1
 
 
