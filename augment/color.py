@@ -9,30 +9,13 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from augment.grid import COLORS, Grid
+from augment.grid import COLORS
 
 Colors = tuple[int, ...]
 """Ten ints: `colors[c]` is the new color of c, and `colors[0] == 0`."""
 IDENTITY_COLORS: Colors = tuple(range(COLORS))
 PERMUTATIONS = math.factorial(COLORS - 1)
 """Number of permutations that keep color 0: 9! = 362,880."""
-
-
-def check_colors(colors: Colors) -> Colors:
-    """Return `colors`. Raises ValueError unless it is a permutation of 0..9 that keeps 0."""
-    if len(colors) != COLORS or sorted(colors) != list(range(COLORS)) or colors[0] != 0:
-        raise ValueError(f"a color permutation has the ten colors 0..9, each once, with 0 first; got {tuple(colors)}")
-    return colors
-
-
-def apply_colors(grid: Grid, colors: Colors) -> Grid:
-    """Return a new grid of the same shape in which each color c is replaced by `colors[c]`."""
-    return np.array(colors, dtype=np.uint8)[grid]
-
-
-def inverse_colors(colors: Colors) -> Colors:
-    """Return the permutation that undoes `colors`."""
-    return tuple(colors.index(color) for color in range(COLORS))
 
 
 def rank_permutations(permutations: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:

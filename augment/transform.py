@@ -10,16 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from augment.color import (
-    IDENTITY_COLORS,
-    PERMUTATIONS,
-    Colors,
-    apply_colors,
-    check_colors,
-    inverse_colors,
-    rank_permutations,
-    unrank_permutations,
-)
+from augment.color import IDENTITY_COLORS, PERMUTATIONS, Colors, rank_permutations, unrank_permutations
 from augment.dihedral import DIHEDRALS, apply_dihedral, check_dihedral, inverse_dihedral
 from augment.grid import COLORS, Grid
 from augment.task import Pair, Task
@@ -41,11 +32,12 @@ class Transform:
 
     def __post_init__(self) -> None:
         check_dihedral(self.dihedral)
-        check_colors(self.colors)
+        if sorted(self.colors) != list(range(COLORS)) or self.colors[0] != 0:
+            raise ValueError(f"a color permutation has the ten colors 0..9, each once, with 0 first; got {self.colors}")
 
     def apply(self, grid: Grid) -> Grid:
         """Return the transformed `grid`: (H, W), or (W, H) if the dihedral swaps its sides."""
-        return apply_dihedral(apply_colors(grid, self.colors), self.dihedral)
+        return apply_dihedral(np.array(self.colors, dtype=np.uint8)[grid], self.dihedral)
 
     def apply_task(self, task: Task) -> Task:
         """Return the view of `task`: every grid is transformed; the id and the order of pairs stay."""
@@ -54,7 +46,7 @@ class Transform:
 
     def inverse(self) -> "Transform":
         """Return the transform that undoes this one."""
-        return Transform(inverse_dihedral(self.dihedral), inverse_colors(self.colors))
+        return Transform(inverse_dihedral(self.dihedral), tuple(self.colors.index(color) for color in range(COLORS)))
 
     @property
     def code(self) -> str:

@@ -68,11 +68,6 @@ class _Views:
         """Number of ways to choose images for the shown colors."""
         return math.perm(len(self.movable), len(self.shown))
 
-    @cached_property
-    def total(self) -> int:
-        """Number of transforms; `symmetry.order` of them give the same view."""
-        return DIHEDRALS * self.images
-
     def least_codes(self, numbers: npt.NDArray[np.int64]) -> Codes:
         """Return the integer codes, in order, of those `numbers` (N,) that are the least among those with the same view."""
         dihedral, rank = np.divmod(numbers, self.images)
@@ -94,13 +89,13 @@ class _Views:
 
 def _draw(views: _Views, limit: int, rng: np.random.Generator) -> Codes:
     """Return the codes of `limit` views, or of all if there are fewer, drawn uniformly and in random order."""
-    order = views.symmetry.order
+    order, total = views.symmetry.order, DIHEDRALS * views.images
     draws = limit if order == 1 else order * (2 * limit + 32)  # of `order` transforms with the same view, one is the least
-    if 2 * draws < views.total:
-        codes = views.least_codes(rng.choice(views.total, draws, replace=False))
+    if 2 * draws < total:
+        codes = views.least_codes(rng.choice(total, draws, replace=False))
         if len(codes) >= limit:
             return codes[:limit]
-    return rng.permutation(views.least_codes(np.arange(views.total)))[:limit]
+    return rng.permutation(views.least_codes(np.arange(total)))[:limit]
 
 
 def _colors(grids: list[Grid]) -> set[int]:

@@ -1,7 +1,7 @@
 """Comparison of submissions: their scores, the outputs that only one of them solves, and the union of all."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from augment.task import Solutions, TaskId
 from eval.formatting import plural
@@ -30,15 +30,10 @@ class Comparison:
     """By name: what each submission rests on, as far as it is known."""
 
     def to_json(self) -> dict[str, object]:
-        """Return plain dicts, lists, numbers and strings."""
-        return {
+        """Return plain dicts, tuples, numbers and strings."""
+        return asdict(self) | {
             "scores": {name: score.to_json() for name, score in self.scores.items()},
-            "alone": {name: [list(output) for output in outputs] for name, outputs in self.alone.items()},
-            "by_all": [list(output) for output in self.by_all],
-            "by_none": [list(output) for output in self.by_none],
-            "union": {"pass_at_1": self.union.pass_at_1, "pass_at_2": self.union.pass_at_2},
             "pooled": self.pooled.to_json() if self.pooled else None,
-            "pooled_from": self.pooled_from,
             "provenance": {name: self.provenance.get(name, Provenance()).to_json() for name in self.scores},
         }
 

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from eval.figure import Picture
+from eval.figure import Picture
 
 
 @dataclass(frozen=True)
@@ -24,10 +22,8 @@ class CurvePoint:
     halting: float | None
 
 
-def draw_training(metrics: Sequence[Mapping[str, object]]) -> "Picture":
+def draw_training(metrics: Sequence[Mapping[str, object]]) -> Picture:
     """Draw loss and share of training pairs right against minutes. Raises ValueError where no line of `metrics` has both."""
-    from eval.figure import Picture  # noqa: PLC0415  (slow to import)
-
     fields = ("seconds", "loss", "exact")
     rows = [[line.get(field) for field in fields] for line in metrics]
     points = [[float(value) for value in row if isinstance(value, (int, float))] for row in rows]
@@ -47,10 +43,8 @@ def draw_training(metrics: Sequence[Mapping[str, object]]) -> "Picture":
     return figure
 
 
-def draw_curves(points: Sequence[CurvePoint]) -> "Picture":
+def draw_curves(points: Sequence[CurvePoint]) -> Picture:
     """Draw the exact accuracy of all runs against their training time in minutes, one color a name."""
-    from eval.figure import Picture  # noqa: PLC0415  (slow to import)
-
     names = list(dict.fromkeys(point.name for point in points))
     figure = Picture(figsize=(7, 4.2), layout="constrained", dpi=150)
     axes = figure.add_subplot()

@@ -1,21 +1,15 @@
-"""The matplotlib figure that `draw` and `curves` return. They import this module, and with it matplotlib, when they draw."""
+"""The matplotlib figure that `draw` and `curves` return. matplotlib is slow to import; `draw` does so when it draws."""
 
 import io
 from pathlib import Path
-from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from eval.files import leave_file
 
 
 class Picture(Figure):
-    """A figure with its own canvas: `leave` writes it as PNG, and a notebook shows it as the value of a cell."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        FigureCanvasAgg(self)
+    """A figure that `leave` writes as PNG and that a notebook shows as the value of a cell."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

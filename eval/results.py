@@ -11,8 +11,6 @@ from augment.transform import Transform
 from eval.explain import explain, wrong_cells
 from eval.formatting import plural
 
-Kind = Literal["solved", "cells", "size", "unknown"]
-"""Of a test input: solved, wrong in some cells only, no attempt of the right size, or its output is not known."""
 DraftUnit = Literal["segment", "cycle"]
 """Drafts are made after each segment, or after each cycle of a single segment."""
 NEAR_CELLS = 5
@@ -69,11 +67,9 @@ class TestResult:
         return min((count for count in self.wrong_cells if count is not None), default=None)
 
     @property
-    def kind(self) -> Kind:
-        """Whether it is solved, and if not, how it is missed."""
-        if self.truth is None:
-            return "unknown"
-        return "size" if self.missed_by is None else "cells" if self.missed_by else "solved"
+    def wrong_size(self) -> bool:
+        """Whether the output is known and no attempt has its size."""
+        return self.truth is not None and self.missed_by is None
 
     @property
     def solved(self) -> bool:
@@ -193,7 +189,7 @@ class TaskResult:
             "second": any(test.right == (2,) for test in self.tests),
             "part": 0 < self.solved < len(self.tests),
             "unsolved": self.known and not solved,
-            "size": any(test.kind == "size" for test in self.tests),
+            "size": any(test.wrong_size for test in self.tests),
             "disagree": any(test.disagrees for test in self.tests),
             "fallback": any(not test.predicted for test in self.tests),
         }

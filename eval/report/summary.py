@@ -92,7 +92,7 @@ def _count_solved(score: Score, results: Sequence[TaskResult]) -> str:
     if near:
         words = f"{plural(near, 'task')} {'is' if near == 1 else 'are'} missed by {NEAR_CELLS} cells or fewer"
         text += f'<a href="#filter=near">{words}</a>. '
-    sizes = sum(test.kind == "size" for result in results for test in result.tests)
+    sizes = sum(test.wrong_size for result in results for test in result.tests)
     if sizes:
         text += f"{plural(sizes, 'output')} {'has' if sizes == 1 else 'have'} no attempt of the right size. "
     unknown = sum(not result.known for result in results)

@@ -8,7 +8,6 @@ from typing import Any
 
 from augment.grid import Grid
 from augment.task import Solutions, Task
-from eval.curves import draw_training
 from eval.draw import draw_task
 from eval.files import read_object
 from eval.formatting import format_duration
@@ -133,6 +132,8 @@ class Outcome:
     def _draw(self) -> None:
         """Draw the training curves and the first tasks that were scored, or the first tests, below the cell."""
         from IPython.display import Image, display  # noqa: PLC0415  (only there in notebooks)
+
+        from eval.curves import draw_training  # noqa: PLC0415  (imports matplotlib, which is slow)
 
         solutions: Solutions = {}
         tasks: Sequence[Task] = self.plan.tasks

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment.color import PERMUTATIONS
+from augment.color import PERMUTATIONS, Colors
 from augment.grid import Grid
 from augment.task import Pair, Task
 from augment.transform import (
@@ -74,8 +74,9 @@ def test_wrong_codes_are_refused_by_name(text: str, complaint: str) -> None:
     assert repr(text) in str(error.value)
 
 
-def test_what_is_no_transform_cannot_be_made() -> None:
-    for dihedral, colors, complaint in ((8, IDENTITY.colors, "dihedral"), (0, IDENTITY.colors[::-1], "color permutation")):
+@pytest.mark.parametrize("wrong", [(0, 1), (1, 0, *range(2, 10)), (0, 1, 1, *range(3, 10)), (0, *range(2, 11))])
+def test_what_is_no_transform_cannot_be_made(wrong: Colors) -> None:
+    for dihedral, colors, complaint in ((8, IDENTITY.colors, "dihedral"), (0, wrong, "color permutation")):
         with pytest.raises(ValueError, match=complaint):
             Transform(dihedral, colors)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from augment.grid import Grid
+from augment.symmetry import task_content
 from augment.task import Pair, Solutions, Task, TaskId
 from pipeline.data.leakage import canonical_key
 from pipeline.data.sources import Source, load_source
@@ -25,12 +26,8 @@ class Exam:
 
     def smaller(self, count: int) -> "Exam":
         """Return the same with only the `count` smallest hidden tasks, which fit a short run."""
-
-        def cells(task: Task) -> int:
-            shown = [grid for pair in task.train for grid in (pair.input, pair.output)]
-            return sum(grid.size for grid in (*shown, *task.test))
-
-        chosen = sorted(self.tasks, key=cells)[:count]
+        cells = {task.id: sum(grid.size for example in task_content(task) for grid in example) for task in self.tasks}
+        chosen = sorted(self.tasks, key=lambda task: cells[task.id])[:count]
         return replace(self, tasks=tuple(chosen), solutions={task.id: self.solutions[task.id] for task in chosen})
 
 
@@ -55,7 +52,12 @@ def make_exam(
     solutions = {new: outputs for (_, outputs), new in zip(chosen, sorted(ids), strict=True)}
     keys = _keys(tasks, solutions)
     training = _without(load_source(training_from), keys, set())
-    evaluation = _merge([_without(load_source(spec), keys, set(training.solutions)) for spec in evaluation_from])
+    public, ids = list[Source](), set(training.solutions)
+    for spec in evaluation_from:
+        public.append(_without(load_source(spec), keys, ids))
+        ids |= public[-1].solutions.keys()
+    known = {task_id: grids for source in public for task_id, grids in source.solutions.items()}
+    evaluation = Source("evaluation", tuple(task for source in public for task in source.tasks), known)
     return Exam(tasks, solutions, training, evaluation)
 
 
@@ -79,16 +81,6 @@ def _without(source: Source, keys: set[bytes], ids: set[TaskId]) -> Source:
         if task.id in source.solutions and task.id not in ids and not _keys([task], source.solutions) & keys
     ]
     return replace(source, tasks=tuple(kept), solutions={task.id: source.solutions[task.id] for task in kept})
-
-
-def _merge(sources: Sequence[Source]) -> Source:
-    tasks: dict[TaskId, Task] = {}
-    solutions: dict[TaskId, tuple[Grid, ...]] = {}
-    for source in sources:
-        for task in source.tasks:
-            tasks.setdefault(task.id, task)
-            solutions.setdefault(task.id, source.solutions[task.id])
-    return Source("evaluation", tuple(tasks.values()), solutions)
 
 
 def _keys(tasks: Iterable[Task], solutions: Solutions) -> set[bytes]:
