@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 
 from pipeline.config import TrainConfig
-from pipeline.data.packs import Pack, Packs, Samples, step_generator
-from pipeline.models.layout import Integers, Layout, to_device
+from pipeline.data.packs import Packs, Samples, step_generator
+from pipeline.models.layout import Integers, to_device
 from pipeline.models.reasoner import State
 from pipeline.training.communication import AsyncCopy
 
 _FILL, _EXPLORE = 0, 1
-_PER_SEQUENCE = ("shapes", "offsets", "task", "transform", "dihedral", "colors")
-"""Fields of a Pack with one entry a sequence."""
 
 
 @dataclass(frozen=True)
@@ -47,30 +45,19 @@ class Carry:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """One pack at one step, before its segment; or a micro-batch of it."""
+    """The sequences of a pack at one step, before its segment; or those of a micro-batch."""
 
     samples: Samples
+    """In the order of the pack."""
     segments: npt.NDArray[np.int64]
     """(B,) segments that each has run before this one."""
     least: npt.NDArray[np.int64]
     """(B,) segments that each has to run before it may halt."""
-    pack: Pack
     source: npt.NDArray[np.int64]
     """(B,) place of each sequence in the carry of the whole pack, -1 where it is new."""
 
-    def cut(self, tokens: npt.NDArray[np.int64], pieces: int) -> list["StepBatch"]:
-        """Return `pieces` micro-batches of neighboring sequences, or one for each sequence; `tokens` (B,) of each."""
-        if pieces == 1:
-            return [self]
-        cells = np.concatenate(([0], self.pack.shapes.prod(axis=1).cumsum()))
-        batches = []
-        for part in cut_evenly(tokens, pieces):
-            inside = slice(int(cells[part.start]), int(cells[part.stop]))
-            labels = None if self.pack.labels is None else self.pack.labels[inside]
-            rest = {name: getattr(self.pack, name)[part] for name in _PER_SEQUENCE}
-            pack = Pack(inputs=self.pack.inputs[inside], labels=labels, **rest)
-            batches.append(StepBatch(self.samples[part], self.segments[part], self.least[part], pack, self.source[part]))
-        return batches
+    def __getitem__(self, index: npt.NDArray[np.int64] | slice) -> "StepBatch":
+        return StepBatch(self.samples[index], self.segments[index], self.least[index], self.source[index])
 
 
 def cut_evenly(tokens: npt.NDArray[np.int64], pieces: int) -> list[slice]:
@@ -90,21 +77,12 @@ def cut_evenly(tokens: npt.NDArray[np.int64], pieces: int) -> list[slice]:
 def join_batches(batches: Sequence[StepBatch], carries: Sequence[Carry], maker: Packs) -> tuple[StepBatch, Carry, Integers]:
     """Return the packs of a process as one, with their carries as one, and the place in `batches` of each sequence, (B,)."""
     samples = sum((batch.samples for batch in batches[1:]), batches[0].samples)
-    order = maker.order(samples)  # stable: the sequences of a pack stay in order
-    shapes = np.concatenate([batch.pack.shapes for batch in batches])
-    areas = shapes.prod(axis=1)
-    first, lengths = (areas.cumsum() - areas)[order], areas[order]
-    cells = np.repeat(first - (lengths.cumsum() - lengths), lengths) + np.arange(lengths.sum())
-    packs = [batch.pack for batch in batches]
-    inputs = np.concatenate([pack.inputs for pack in packs])[cells]
-    labels = np.concatenate([pack.labels for pack in packs if pack.labels is not None])[cells]
-    rest = {name: np.concatenate([getattr(pack, name) for pack in packs])[order] for name in _PER_SEQUENCE}
+    segments, least = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("segments", "least"))
     starts = np.cumsum([0, *map(len, carries)])
     source = np.concatenate([np.where(b.source < 0, -1, b.source + start) for b, start in zip(batches, starts, strict=False)])
-    segments, least = (np.concatenate([getattr(batch, name) for batch in batches])[order] for name in ("segments", "least"))
-    joined = StepBatch(samples[order], segments, least, Pack(inputs=inputs, labels=labels, **rest), source[order])
     owner = np.repeat(np.arange(len(batches)), [len(batch.samples) for batch in batches])
-    return joined, join_carries(carries), owner[order]
+    order = maker.order(samples)  # stable: the sequences of a pack stay in order
+    return StepBatch(samples, segments, least, source)[order], join_carries(carries), owner[order]
 
 
 def empty_carry() -> Carry:
@@ -114,7 +92,7 @@ def empty_carry() -> Carry:
 
 
 def next_batch(carry: Carry, maker: Packs, config: TrainConfig, step: int, pack: int) -> StepBatch:
-    """Fill the room that `carry` leaves in pack number `pack` with new samples and make the pack.
+    """Fill the room that `carry` leaves in pack number `pack` with new samples.
 
     With probability `exploration` a sequence has to run a random number of 2..`segments` segments before it may halt.
     """
@@ -130,21 +108,19 @@ def next_batch(carry: Carry, maker: Packs, config: TrainConfig, step: int, pack:
         rng = step_generator(config.seed, step, pack, _EXPLORE)
         explores = rng.random(count) < config.exploration
         least = np.where(explores, rng.integers(2, config.segments + 1, size=count), 0)
-    return StepBatch(samples, segments, least, maker.make(samples), np.where(order < kept, order, -1))
+    return StepBatch(samples, segments, least, np.where(order < kept, order, -1))
 
 
-def assemble_state(initial: State, carry: Carry, batch: StepBatch, layout: Layout, tokens: npt.NDArray[np.int64]) -> State:
-    """Return the state of every token of `batch`: carried where its sequence continues, else `initial`, each (N, D).
-
-    `tokens` (B',) is the number of tokens of each carried sequence.
-    """
+def assemble_state(initial: State, carry: Carry, batch: StepBatch, maker: Packs) -> State:
+    """Return the state of every token of `batch`: carried where its sequence continues, else `initial`, each (N, D)."""
     if carry.state is None:
         return initial
-    lengths, start = _lengths(batch, layout), tokens.cumsum() - tokens
+    lengths, carried = maker.tokens(batch.samples), maker.tokens(carry.samples)
+    start = carried.cumsum() - carried
     old = batch.source >= 0
     place = np.flatnonzero(np.repeat(old, lengths))  # in this pack
     shift = start[batch.source[old]] - (lengths.cumsum() - lengths)[old]  # of its sequences, from here to where they were
-    device = layout.sequence.device
+    device = initial[0].device
     here, there = to_device(place, device), to_device(place + np.repeat(shift, lengths[old]), device)
     return tuple(
         fresh.clone().index_copy_(0, here, before.index_select(0, there))
@@ -152,12 +128,8 @@ def assemble_state(initial: State, carry: Carry, batch: StepBatch, layout: Layou
     )
 
 
-def _lengths(batch: StepBatch, layout: Layout) -> npt.NDArray[np.int64]:
-    return batch.pack.shapes.prod(axis=1) + layout.memory_tokens
-
-
 def halt_packs(
-    batch: StepBatch, packs: Sequence[npt.NDArray[np.bool_]], halting: Tensor, state: State, layout: Layout, config: TrainConfig
+    batch: StepBatch, packs: Sequence[npt.NDArray[np.bool_]], halting: Tensor, state: State, maker: Packs, config: TrainConfig
 ) -> list[Carry]:
     """Return what continues after a segment, of each pack that is joined in `batch`; `packs` (B,) mark their sequences.
 
@@ -176,7 +148,7 @@ def halt_packs(
         kept = continues & mine
         carried = None
         if kept.any():
-            stay = to_device(np.flatnonzero(np.repeat(kept, _lengths(batch, layout))), layout.sequence.device)
+            stay = to_device(np.flatnonzero(np.repeat(kept, maker.tokens(batch.samples))), halting.device)
             carried = tuple(part.index_select(0, stay) for part in state)
         carries.append(Carry(batch.samples[kept], done[kept], carried))
     return carries

@@ -20,11 +20,11 @@ from pipeline.config import Config
 from pipeline.data.packs import Packs
 from pipeline.device import to_batch
 from pipeline.models.batch import Batch
-from pipeline.models.layout import Integers, to_device
+from pipeline.models.layout import to_device
 from pipeline.models.loss import going_on_target, segment_loss
 from pipeline.models.network import Network
 from pipeline.models.task_memory import RowGradient, RowGradients
-from pipeline.training.carry import Carry, StepBatch, assemble_state, halt_packs, join_batches, join_carries
+from pipeline.training.carry import Carry, StepBatch, assemble_state, cut_evenly, halt_packs, join_batches, join_carries
 from pipeline.training.communication import AsyncCopy
 from pipeline.training.compilation import JOINED, Execution, Outcome
 from pipeline.training.memory_tables import take_gradients
@@ -99,43 +99,43 @@ class Gradients:
             units = [(list(batches), [joined], carry)]
         else:
             owner = None
-            units = [([pack], b.cut(self.maker.tokens(b.samples), pieces), carries[pack]) for pack, b in batches.items()]
+            cuts = {pack: cut_evenly(self.maker.tokens(batch.samples), pieces) for pack, batch in batches.items()}
+            units = [([pack], [batch[cut] for cut in cuts[pack]], carries[pack]) for pack, batch in batches.items()]
         for packs, parts, carry in units:
-            lengths = self.maker.tokens(carry.samples)
             continues: list[list[Carry]] = []
             for part in parts:
+                pack = self.maker.make(part.samples)
                 last = sync and part is units[-1][1][-1]
                 with nullcontext() if last else self.accelerator.no_sync(self.model):
-                    room = self.execution.room(len(part.pack.inputs), len(part.samples), pieces, len(packs))
-                    batch = to_batch(part.pack, self.config.memory.tokens, self.accelerator.device, room)
-                    outcome = self.execution.run(partial(self._segment, part, carry, lengths, batch, scale), batch.layout)
+                    room = self.execution.room(len(pack.inputs), len(part.samples), pieces, len(packs))
+                    batch = to_batch(pack, self.config.memory.tokens, self.accelerator.device, room)
+                    outcome = self.execution.run(partial(self._segment, part, carry, batch, scale), batch.layout)
                 count, tokens = len(part.samples), int(self.maker.tokens(part.samples).sum())
                 mine = [np.ones(count, bool)] if owner is None else [owner == place for place in range(len(packs))]
-                result = outcome.halting, outcome.state, batch.layout
-                continues.append(halt_packs(part, mine, *result, self.config.train))
+                continues.append(halt_packs(part, mine, outcome.halting, outcome.state, self.maker, self.config.train))
                 row_gradients.append(
                     {
                         table: RowGradient(each.index[:count], each.gradient[:count])
                         for table, each in outcome.row_gradients.items()
                     }
                 )  # without those of the blank sequences that fill up a room
-                tasks.append(part.pack.task)
+                tasks.append(pack.task)
                 counts.add(Totals(sequences=count, tokens=tokens, segments=float(part.segments.sum() + count)))
                 figures.append(outcome.figures)
-                del batch, outcome, result  # nothing else of them may stay in memory
+                del batch, outcome  # nothing else of them may stay in memory
             carried |= {pack: join_carries(of_pack) for pack, *of_pack in zip(packs, *continues, strict=True)}
         stacked = torch.stack(figures)
         return Computed(carried, row_gradients, tasks, counts, stacked, AsyncCopy(stacked))
 
-    def _segment(self, part: StepBatch, carry: Carry, lengths: Integers, batch: Batch, scale: Tensor) -> Outcome:
+    def _segment(self, part: StepBatch, carry: Carry, batch: Batch, scale: Tensor) -> Outcome:
         """Run one segment of `part`, forward and backward; Q-learning runs one more to see what going on is worth.
 
-        `batch` is its pack on the device, `lengths` (B',) are the tokens of the carried sequences.
+        `batch` is its pack on the device.
         """
         train, going_on = self.config.train, None
         assert batch.labels is not None, "training packs have labels"
         initial = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
-        segment = self.model(assemble_state(initial, carry, part, batch.layout, lengths), batch)
+        segment = self.model(assemble_state(initial, carry, part, self.maker), batch)
         if train.halting == "q-learning" and train.segments > 1:
             last = np.zeros(batch.layout.sequences, bool)
             last[: len(part.segments)] = part.segments + 1 >= train.segments

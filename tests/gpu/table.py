@@ -92,7 +92,7 @@ class Table:
         """Yield `count` packs as training draws them, on the device."""
         maker = make_packs(self.dataset, config.train.canvas, config.memory.tokens)
         for step in range(count):
-            pack = next_batch(empty_carry(), maker, config.train, 1000 + step, 0).pack
+            pack = maker.make(next_batch(empty_carry(), maker, config.train, 1000 + step, 0).samples)
             yield to_batch(pack, maker.memory_tokens, DEVICE)
 
     def machine(self) -> None:
@@ -211,8 +211,8 @@ class Table:
         state, tokens, operations = trainer.state, 0, 0
         for step in range(STEPS):
             for pack in state.packs:
-                drawn = next_batch(empty_carry(), state.maker, state.config.train, state.progress.step + step, pack).pack
-                layout = to_batch(drawn, state.maker.memory_tokens, torch.device("cpu")).layout
+                drawn = next_batch(empty_carry(), state.maker, state.config.train, state.progress.step + step, pack).samples
+                layout = to_batch(state.maker.make(drawn), state.maker.memory_tokens, torch.device("cpu")).layout
                 tokens += layout.tokens
                 operations += segment_operations(state.network.reasoner, layout, training=True)
         return tokens / STEPS, operations / STEPS

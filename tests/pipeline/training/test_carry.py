@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -30,18 +31,20 @@ MEMORY_TOKENS = 2
 CONFIG = TrainConfig(seed=3, pack_tokens=150, canvas="fitted", segments=4, exploration=0.0)
 
 
-def halt(batch: StepBatch, halting: Tensor, state: State, layout: Layout, config: TrainConfig) -> Carry:
+def halt(batch: StepBatch, halting: Tensor, state: State, config: TrainConfig) -> Carry:
     """Return what continues of a batch that is one pack."""
-    (carry,) = halt_packs(batch, [np.ones(len(batch.samples), bool)], halting, state, layout, config)
+    (carry,) = halt_packs(batch, [np.ones(len(batch.samples), bool)], halting, state, make_maker(), config)
     return carry
 
 
+@cache
 def make_maker() -> PackMaker:
     return PackMaker(tiny_dataset(), CONFIG.canvas, MEMORY_TOKENS)
 
 
 def layout_of(batch: StepBatch) -> Layout:
-    return make_layout(torch.from_numpy(batch.pack.shapes), torch.from_numpy(batch.pack.offsets), MEMORY_TOKENS)
+    pack = make_maker().make(batch.samples)
+    return make_layout(torch.from_numpy(pack.shapes), torch.from_numpy(pack.offsets), MEMORY_TOKENS)
 
 
 def numbered_state(layout: Layout, start: int = 0) -> State:
@@ -67,7 +70,7 @@ def test_a_sequence_goes_on_with_its_state_until_its_halting_logit_is_positive(b
     halting = torch.tensor([(-1.0) ** i for i in range(len(batch.samples))])
     halting[0] = 0.0
     state = numbered_state(layout)
-    carry = halt(batch, logits(halting), state, layout, CONFIG)
+    carry = halt(batch, logits(halting), state, CONFIG)
     stay = (halting <= 0).numpy()
     assert carry.samples.example.tolist() == batch.samples.example[stay].tolist()
     assert carry.segments.tolist() == [before + 1] * int(stay.sum())
@@ -79,7 +82,7 @@ def test_nobody_goes_on_after_the_last_segment() -> None:
     for exploration in (0.0, 1.0):
         config = replace(CONFIG, exploration=exploration)
         batch, layout = one_batch(3, config)
-        carry = halt(batch, logits(torch.full((len(batch.samples),), -9.0)), numbered_state(layout), layout, config)
+        carry = halt(batch, logits(torch.full((len(batch.samples),), -9.0)), numbered_state(layout), config)
         assert len(carry) == 0
         assert carry.state is None
 
@@ -91,7 +94,7 @@ def test_with_q_learning_a_sequence_goes_on_until_halting_promises_more_than_goi
     halting, going_on = torch.linspace(-4, -2, len(batch.samples)), torch.full((len(batch.samples),), -3.0)
     halting[1] = 5.0
     going_on[1], going_on[0] = 6.0, halting[0]
-    carry = halt(batch, logits(halting, going_on), numbered_state(layout), layout, config)
+    carry = halt(batch, logits(halting, going_on), numbered_state(layout), config)
     stay = (halting <= going_on).numpy()
     assert 0 < stay.sum() < len(stay)
     assert carry.samples.transform.tolist() == batch.samples.transform[stay].tolist()
@@ -104,7 +107,7 @@ def share_that_goes_on(before: int, config: TrainConfig) -> float:
     for step in range(6):
         batch, layout = one_batch(before, config, step)
         halting = logits(torch.full((len(batch.samples),), 9.0))
-        shares.append(len(halt(batch, halting, numbered_state(layout), layout, config)) / len(batch.samples))
+        shares.append(len(halt(batch, halting, numbered_state(layout), config)) / len(batch.samples))
     return float(np.mean(shares))
 
 
@@ -126,7 +129,7 @@ def test_what_is_carried_takes_its_state_to_its_new_place_and_the_new_start_afre
         batch = next_batch(carry, maker, CONFIG, step, 0)
         layout, tokens = layout_of(batch), maker.tokens(carry.samples)
         initial = (torch.full((1, 2), 0.5).expand(layout.tokens, -1), torch.full((1, 2), 0.25).expand(layout.tokens, -1))
-        state = assemble_state(initial, carry, batch, layout, tokens)
+        state = assemble_state(initial, carry, batch, maker)
         starts = np.cumsum(tokens) - tokens
         for i, source in enumerate(batch.source.tolist()):
             mine = slice(int(layout.first[i]), int(layout.first[i]) + int(maker.tokens(batch.samples)[i]))
@@ -138,7 +141,7 @@ def test_what_is_carried_takes_its_state_to_its_new_place_and_the_new_start_afre
             kept += source >= 0
             moved += source >= 0 and source != i
         halting = torch.from_numpy(rng.normal(size=len(batch.samples)))
-        carry = halt(batch, logits(halting), numbered_state(layout, 1000 * (step + 1)), layout, CONFIG)
+        carry = halt(batch, logits(halting), numbered_state(layout, 1000 * (step + 1)), CONFIG)
     assert kept > 20
     assert moved > 5
 
@@ -159,7 +162,7 @@ def test_a_batch_fills_the_room_that_the_carry_leaves() -> None:
                     assert np.array_equal(getattr(batch.samples, name)[i], getattr(carry.samples, name)[source])
         layout = layout_of(batch)
         halting = torch.tensor([1.0 if i % 3 else -1.0 for i in range(len(batch.samples))])
-        carry = halt(batch, logits(halting), numbered_state(layout), layout, CONFIG)
+        carry = halt(batch, logits(halting), numbered_state(layout), CONFIG)
         assert len(carry) > 0
 
 
@@ -175,7 +178,7 @@ def history(packs: Iterable[int], steps: int = 6) -> dict[tuple[int, int], list[
             seen[step, pack] = np.column_stack((samples.example, samples.transform, samples.shift, batch.segments)).tolist()
             layout = layout_of(batch)
             halting = torch.from_numpy(np.sin(samples.transform + step))
-            carries[pack] = halt(batch, logits(halting), numbered_state(layout), layout, config)
+            carries[pack] = halt(batch, logits(halting), numbered_state(layout), config)
     return seen
 
 
@@ -201,7 +204,7 @@ def test_equal_sequences_are_cut_into_equal_pieces() -> None:
 
 def test_pieces_that_all_halt_join_to_a_carry_of_nothing() -> None:
     batch, layout = one_batch(3)
-    empty = halt(batch, logits(torch.full((len(batch.samples),), -9.0)), numbered_state(layout), layout, CONFIG)
+    empty = halt(batch, logits(torch.full((len(batch.samples),), -9.0)), numbered_state(layout), CONFIG)
     joined = join_carries([empty, empty])
     assert len(joined) == 0
     assert joined.state is None

@@ -325,8 +325,8 @@ def test_rooms_hold_nearly_every_pack_with_little_to_spare(tmp_path: Path, piece
     room = make_room(state.maker, state.config, pieces, "packed", packs=packs)
     sizes = []
     for step in range(200):
-        drawn = [next_batch(empty_carry(), state.maker, state.config.train, step, pack).pack for pack in range(packs)]
-        sizes.append((sum(len(pack.inputs) for pack in drawn), sum(len(pack.task) for pack in drawn)))
+        drawn = [next_batch(empty_carry(), state.maker, state.config.train, step, pack).samples for pack in range(packs)]
+        sizes.append((sum(len(state.maker.make(samples).inputs) for samples in drawn), sum(map(len, drawn))))
     assert np.mean([room.holds(*size) for size in sizes]) > 0.98
     assert room.tokens < 1.1 * np.mean([sum(size) for size in sizes])
     if packs > 1:  # they do not all exceed their size by the longest sequence

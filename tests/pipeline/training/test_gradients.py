@@ -71,9 +71,10 @@ def test_loss_scaling_works_with_pieces(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_names_the_tasks_of_its_micro_batch_only(tmp_path: Path) -> None:
     trainer = make_trainer(tiny_config("memory.kind=table", "train.pieces=1000"), tmp_path)
     batch = next_batch(trainer.state.carries[0], trainer.state.maker, trainer.state.config.train, 0, 0)
-    tasks = batch.pack.task.tolist()
+    pack = trainer.state.maker.make(batch.samples)
+    tasks = pack.task.tolist()
     assert len(set(tasks)) > 1
     with torch.no_grad():
-        trainer.state.network.memory.rows[batch.pack.transform[tasks.index(tasks[0])]] = float("nan")
+        trainer.state.network.memory.rows[pack.transform[tasks.index(tasks[0])]] = float("nan")
     result = trainer.gradients.compute({0: batch}, trainer.state.carries, 1000, 1.0)
     assert result.broken == {tasks[0]}
