@@ -1,8 +1,6 @@
 """The device: Accelerate's engine and the compute dtype, and packs as tensors on the device."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -111,8 +109,10 @@ def gather(accelerator: Accelerator, value: T) -> list[T]:
     if accelerator.num_processes == 1:
         return [value]
     values: list[T] = [value] * accelerator.num_processes
-    with _connected():
+    try:
         dist.all_gather_object(values, value, group=_host_group(accelerator.init_handler.timeout))
+    except RuntimeError as error:
+        raise ConnectionError("another process of this launch has ended, or stands still") from error
     return values
 
 
@@ -120,15 +120,6 @@ def gather(accelerator: Accelerator, value: T) -> list[T]:
 def _host_group(timeout: timedelta) -> dist.ProcessGroup | None:
     """Return the group for Python objects: gloo, which notices at once when a process dies, as NCCL does not."""
     return None if dist.get_backend() == "gloo" else dist.new_group(timeout=timeout, backend="gloo")
-
-
-@contextmanager
-def _connected() -> Iterator[None]:
-    """Turn the error of a collective into a line for people: it fails when another process has ended, or stands still."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise ConnectionError("another process of this launch has ended, or stands still") from error
 
 
 def to_batch(pack: Pack, memory_tokens: int, device: torch.device, room: Room | None = None) -> Batch:

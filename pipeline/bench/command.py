@@ -112,7 +112,9 @@ class Bench:
         """Time the sides of a stage and keep the details."""
         logger.info("%s: %s, sizes %s, %d repeats", name, " and ".join(sides), sizes, self.plan.repeats)
         timings = time_sides(sides, sizes, self.plan.repeats, self.device)
-        self.details[name] = {side: timed.to_json() for side, timed in timings.items()}
+        self.details[name] = {
+            side: asdict(timed) | {"medians": timed.medians, "exponent": timed.exponent} for side, timed in timings.items()
+        }
         return timings
 
     def model_rows(

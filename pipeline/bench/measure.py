@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -61,10 +61,6 @@ class Timings:
     def exponent(self) -> float:
         """The e of seconds ~ size ** e, fitted to the medians of several sizes."""
         return float(np.polyfit(np.log(self.sizes), np.log(self.medians), 1)[0])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        return asdict(self) | {"medians": self.medians, "exponent": self.exponent}
 
 
 def time_sides(sides: Mapping[str, Prepare], sizes: tuple[int, ...], repeats: int, device: torch.device) -> dict[str, Timings]:

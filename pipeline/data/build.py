@@ -99,10 +99,10 @@ def _merge(sources: Sequence[Source], train_sources: Sequence[Source], dropped: 
     """Return the tasks of all sources by id: distinct pairs by key, without `dropped` ones, and tests in their order."""
     unwanted = {(leak.trained.task, pair_key(leak.pair)) for leak in dropped}
     pairs: dict[TaskId, dict[tuple[bytes, bytes], Pair]] = {}
-    for placed in training_pairs(sources, train_sources):
-        key = pair_key(placed.pair)
-        if (placed.place.task, key) not in unwanted:
-            pairs.setdefault(placed.place.task, {})[key] = placed.pair
+    for place, pair in training_pairs(sources, train_sources):
+        key = pair_key(pair)
+        if (place.task, key) not in unwanted:
+            pairs.setdefault(place.task, {})[key] = pair
     tests: dict[TaskId, tuple[str, tuple[Grid, ...]]] = {}
     for source in sources:
         for task in source.tasks:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import PurePath
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -37,11 +37,7 @@ class Place:
         return f"{self.source} {show_name(self.task)} {self.part} {self.index}"
 
 
-class PlacedPair(NamedTuple):
-    """A pair and its place."""
-
-    place: Place
-    pair: Pair
+PlacedPair = tuple[Place, Pair]
 
 
 @dataclass(frozen=True)
@@ -86,13 +82,13 @@ def audit_sources(sources: Sequence[Source], train_sources: Sequence[Source]) ->
     own = {(place.task, pair_key(pair)) for source in sources for place, pair in _demonstrations(source)}
     suspects = training_pairs(sources, train_sources)
     for key in (_shape_key, _count_key):
-        known = {key(placed.pair) for placed in scored} if suspects else set()
-        suspects = [placed for placed in suspects if key(placed.pair) in known]
-    shown = {_count_key(placed.pair) for placed in suspects}
+        known = {key(pair) for _, pair in scored} if suspects else set()
+        suspects = [(place, pair) for place, pair in suspects if key(pair) in known]
+    shown = {_count_key(pair) for _, pair in suspects}
     answers: dict[bytes, list[Place]] = defaultdict(list)
-    for placed in scored if shown else ():
-        if _count_key(placed.pair) in shown:
-            answers[canonical_key(placed.pair)].append(placed.place)
+    for place, pair in scored if shown else ():
+        if _count_key(pair) in shown:
+            answers[canonical_key(pair)].append(place)
     leaks, given = list[Leak](), list[Leak]()
     for trained, pair in suspects:
         for place in answers.get(canonical_key(pair), ()):
@@ -109,7 +105,7 @@ def training_pairs(sources: Sequence[Source], train_sources: Sequence[Source]) -
 def scored_pairs(sources: Iterable[Source]) -> list[PlacedPair]:
     """Return the tests of `sources` whose outputs are known, as pairs."""
     return [
-        PlacedPair(Place(source_label(source), task.id, "test", i), Pair(given, wanted))
+        (Place(source_label(source), task.id, "test", i), Pair(given, wanted))
         for source in sources
         for task in source.tasks
         if task.id in source.solutions
@@ -120,7 +116,7 @@ def scored_pairs(sources: Iterable[Source]) -> list[PlacedPair]:
 def _demonstrations(source: Source) -> Iterable[PlacedPair]:
     for task in source.tasks:
         for i, pair in enumerate(task.train):
-            yield PlacedPair(Place(source_label(source), task.id, "demonstration", i), pair)
+            yield Place(source_label(source), task.id, "demonstration", i), pair
 
 
 def pair_key(pair: Pair) -> tuple[bytes, bytes]:

@@ -35,7 +35,7 @@ class _Place:
     def keys(self) -> set[object]:
         """Return what is equal for equal pairs and equal test inputs."""
         alone = replace(self.source, tasks=(self.task,))
-        return {pair_key(placed.pair) for placed in training_pairs([], [alone])} | {grid_key(grid) for grid in self.task.test}
+        return {pair_key(pair) for _, pair in training_pairs([], [alone])} | {grid_key(grid) for grid in self.task.test}
 
 
 def tell_apart(sources: Sequence[Source], train_sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
