@@ -1,6 +1,6 @@
 """A machine like Kaggle's from Linux namespaces: no network, read-only inputs, limited disks, a file system of its own.
 
-Where namespaces are not permitted the notebook runs in a plain folder, and `limits` says what is not isolated.
+Where namespaces are not permitted the notebook runs in a plain folder, and `NOT_ISOLATED` says what that means.
 """
 
 import json
@@ -25,6 +25,8 @@ _TRIAL = """set -e
 mount -t tmpfs tmpfs /tmp; mkdir /tmp/usr /tmp/sys /tmp/proc
 mount --bind /usr /tmp/usr; mount -o remount,bind,ro /tmp/usr; mount --rbind /sys /tmp/sys; mount -t proc proc /tmp/proc"""
 """Every kind of mount that the sandbox needs: containers that hide parts of /proc refuse only the last one."""
+ISOLATED = "sandbox: no network, read-only inputs, limited disks, a clean environment and file system"
+NOT_ISOLATED = "no namespaces here: network, read-only inputs and disk limits are NOT isolated; the environment is clean"
 _PASSED_ON = ("OMP_NUM_THREADS", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
 
@@ -54,13 +56,6 @@ def namespaces_work() -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return tried.returncode == 0
-
-
-def limits(isolate: bool) -> str:
-    """Return in one line what is isolated, or what is not."""
-    if isolate:
-        return "sandbox: no network, read-only inputs, limited disks, a clean environment and file system"
-    return "no namespaces here: network, read-only inputs and disk limits are NOT isolated; the environment is clean"
 
 
 def run_notebook(machine: Machine, results: Path, isolate: bool) -> int:

@@ -16,7 +16,7 @@ from eval.formatting import format_duration, parse_duration
 from eval.score import format_score, score_predictions
 from pipeline.kaggle.plan import find_gpus
 from pipeline.kaggle.rehearsal.exam import Exam, make_exam, write_competition
-from pipeline.kaggle.rehearsal.sandbox import Machine, limits, namespaces_work, run_notebook
+from pipeline.kaggle.rehearsal.sandbox import ISOLATED, NOT_ISOLATED, Machine, namespaces_work, run_notebook
 from pipeline.kaggle.rehearsal.scenes import FAULTS, NOT_RUN, PLAIN, Result, Scene, judge, read_outcome, write_bad_weights
 from submission.format import check_submission, read_submission
 from submission.notebook import write_ready_folder
@@ -69,7 +69,7 @@ def simulate(plan: SimulatePlan) -> int:
     out.mkdir(parents=True)
     hidden = f"{len(exam.tasks)} hidden tasks of {' + '.join(plan.hidden_from)} under new ids"
     mounted = f"{len(exam.training.tasks)} training and {len(exam.evaluation.tasks)} evaluation tasks, none of them hidden"
-    print(f"{hidden}; {mounted}\n{limits(namespaces_work())}", flush=True)
+    print(f"{hidden}; {mounted}\n{ISOLATED if namespaces_work() else NOT_ISOLATED}", flush=True)
     if plan.settings.weights_dataset:
         print(f"the dataset {plan.settings.weights_dataset} is at Kaggle; --weights FILE rehearses with weights")
     results: list[Result] = []
