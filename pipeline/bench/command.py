@@ -185,7 +185,7 @@ def bench_train(bench: Bench) -> list[Row]:
     return [
         rate_row("train, sequences/s", timings),
         *bench.model_rows("train", sides, samples, timings),
-        rate_row("train, useful tokens/s", timings, draws.useful_tokens(samples) / len(samples)),
+        rate_row("train, useful tokens/s", timings, float(draws.box[samples.example].prod(axis=1).mean())),
         exponent_row("train", timings),
         Row("checkpoint, weights", weights, False, "B"),
         _optimizer_row(bench),

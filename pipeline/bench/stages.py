@@ -203,16 +203,12 @@ class Draws:
         self.maker = PackMaker(dataset, "fitted", 0, examples)
         self.dataset, self.examples, self.tries = dataset, examples, tries
         self.mean_cells = float(self.maker.tokens(self._draw(4096, 0)).mean())
-        self.box = PackMaker(dataset, "full", 0, examples).box
+        self.box = PackMaker(dataset, "full", 0, examples).box  # the smallest canvases that hold the grids
 
     def samples(self, size: int) -> Samples:
         """Return `size` samples, always the same: of many draws, the one with the most usual mean of cells."""
         drawn = [self._draw(size, seed) for seed in range(1, self.tries + 1)]
         return min(drawn, key=lambda samples: abs(float(self.maker.tokens(samples).mean()) - self.mean_cells))
-
-    def useful_tokens(self, samples: Samples) -> int:
-        """Return the cells of the smallest canvases that hold the grids."""
-        return int(self.box[samples.example].prod(axis=1).sum())
 
     def _draw(self, size: int, seed: int) -> Samples:
         rng = np.random.default_rng([seed, size])

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -330,13 +331,10 @@ def _section(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
 
 def _read_carries(state: TrainState, folder: Path, processes: int, packs: int) -> dict[int, Carry]:
     """Return the carries of this process's packs, of the first `packs`, from a checkpoint that `processes` have written."""
-    files: dict[str, dict[str, Tensor]] = {}
-    carries = {}
+    read, carries = cache(read_tensors), {}
     for pack in range(state.accelerator.process_index, packs, state.accelerator.num_processes):
         path = folder / _CARRY.format(pack % processes)
-        if path.name not in files:
-            files[path.name] = read_tensors(path)[0] if path.is_file() else {}
-        tensors = files[path.name]
+        tensors = read(path)[0] if path.is_file() else {}
         if f"{pack}.example" in tensors:
             example, transform, shift, segments = (tensors[f"{pack}.{name}"].numpy() for name in _SAMPLES)
             carried = tuple(tensors[f"{pack}.state{i}"] for i in range(len(state.network.reasoner.states)))
