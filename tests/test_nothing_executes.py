@@ -5,11 +5,9 @@ for what no test runs.
 """
 
 import ast
-from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("augment", "eval", "submission", "pipeline")
+from tests.test_layers import modules
+
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}
 FORBIDDEN = {
     *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"),
@@ -22,12 +20,6 @@ WALL_CLOCK = {
     *(f"datetime.datetime.{name}" for name in ("now", "utcnow", "today")),
 }
 SHELLS = {"subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_call", "subprocess.check_output"}
-
-
-def sources() -> Iterator[tuple[str, ast.Module]]:
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            yield str(path.relative_to(ROOT)), ast.parse(path.read_bytes())
 
 
 def dotted(node: ast.AST, names: dict[str, str]) -> str:
@@ -87,9 +79,9 @@ def is_constant(node: ast.AST | None, value: object) -> bool:
 
 
 def test_no_module_executes_what_it_reads_and_only_the_date_of_a_run_is_of_the_wall_clock() -> None:
-    found = {where: faults(tree) for where, tree in sources()}
+    found = {name: faults(tree) for name, tree in modules().items()}
     assert len(found) > 100
-    assert {where: each for where, each in found.items() if each} == {"pipeline/jobs/record.py": ["datetime.datetime.now"]}
+    assert {name: each for name, each in found.items() if each} == {"pipeline.jobs.record": ["datetime.datetime.now"]}
 
 
 HARMFUL = """

@@ -279,8 +279,7 @@ def prepare(arguments: list[str], folder: Path) -> None:
     if arguments[:2] in (["kaggle", "push"], ["kaggle", "status"], ["kaggle", "submit"]):
         assert Path("kaggle-entry").is_dir()
     if arguments[:2] == ["kaggle", "check"]:
-        write_kaggle(folder, tiny_source(5, 4, "hidden"), "test", with_solutions=False)
-        tasks = load_source(f"kaggle:{folder}:test").tasks
+        tasks = load_source(write_kaggle(folder, tiny_source(5, 4, "hidden"), "test", with_solutions=False)).tasks
         write_submission(Path(arguments[2]), fallback_submission(tasks), tasks)
     for word in arguments:
         path = Path(word)

@@ -30,13 +30,6 @@ def test_border_lies_below_and_right_but_not_in_the_corner() -> None:
     assert tokens.tolist() == [[0, 0, 0, 0, 0], [0, 2, 11, 1, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]]
 
 
-def test_border_outside_the_canvas_is_left_out() -> None:
-    grid = np.array([[1, 2], [3, 4]], dtype=np.uint8)
-    assert encode(grid, height=2, width=2).tolist() == [[3, 4], [5, 6]]
-    assert encode(grid, height=2, width=3).tolist() == [[3, 4, 1], [5, 6, 1]]
-    assert encode(grid, height=3, width=2).tolist() == [[3, 4], [5, 6], [1, 1]]
-
-
 @given(grids(), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
 def test_shifted_canvas_holds_the_grid_and_nothing_else(grid: Grid, row: int, column: int, below: int, right: int) -> None:
     height, width = row + grid.shape[0] + below, column + grid.shape[1] + right

@@ -145,15 +145,6 @@ def test_parts_of_symmetries_of_side_nine_are_even_and_independent() -> None:
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_views_of_solutions_are_solutions_that_extend_the_views_of_their_puzzles(side: int) -> None:
-    answers, questions = solutions(side, 200), puzzles(side, 200, side * 2)
-    symmetries = drawn(200, side, seed=9)
-    assert are_solutions(symmetries.apply(answers)).all()
-    assert extends(symmetries.apply(questions), symmetries.apply(answers)).all()
-    assert not extends(questions, symmetries.apply(answers)).all()
-
-
-@pytest.mark.parametrize("side", SIDES)
 def test_rows_columns_boxes_and_digits_are_all_looked_at(side: int) -> None:
     answer, box = solutions(side, 1)[0], box_side(side)
     in_row, in_column, latin, blank, above, wrapped = (answer.copy() for _ in range(6))

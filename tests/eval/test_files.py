@@ -44,6 +44,7 @@ def test_a_file_is_replaced_and_a_full_disk_names_it_and_leaves_the_old_one(
         assert (json.loads(path.read_text()), names(tmp_path)) == ({"a": value}, ["a.json"])
 
     def full(number: int) -> None:
+        assert os.fstat(number).st_size > 0  # everything was handed to the disk before
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a write does, without a name
 
     monkeypatch.setattr(eval.files.os, "fsync", full)

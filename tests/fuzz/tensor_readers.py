@@ -111,8 +111,7 @@ def _resume(folder: Path) -> None:
 def _run(folder: Path, rng: Rng) -> None:
     """Write a run folder with everything that a run writes."""
     source = tiny_source(int(rng.integers(1 << 30)), 3)
-    write_kaggle(folder / "kaggle", source, "evaluation", with_solutions=True)
-    spec = f"kaggle:{folder / 'kaggle'}:evaluation"
+    spec = write_kaggle(folder / "kaggle", source, "evaluation", with_solutions=True)
     run = folder / "run"
     run.mkdir(exist_ok=True)
     shutil.rmtree(run / "candidates", ignore_errors=True)

@@ -75,8 +75,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBacken
 def test_the_run_that_the_notebook_starts_is_packed_and_compiled(
     tmp_path: Path, traced: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    write_kaggle(tmp_path / "input", tiny_source(2, 4, "test"), "test", with_solutions=False)
-    source = f"kaggle:{tmp_path / 'input'}:test"
+    source = write_kaggle(tmp_path / "input", tiny_source(2, 4, "test"), "test", with_solutions=False)
     tasks = load_source(source).tasks
     overrides = (*TINY, "model.convolution=0", "train.steps=4", f"train.precision={precision}")
     settings = KaggleSettings("me", "arc-prize", overrides=overrides)

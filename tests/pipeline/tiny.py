@@ -82,11 +82,12 @@ def refusal(call: Callable[[], object], kind: type[Exception] = ValueError) -> s
     return message
 
 
-def write_kaggle(folder: Path, source: Source, split: str, with_solutions: bool) -> None:
-    """Lay `source` out as in a competition folder."""
+def write_kaggle(folder: Path, source: Source, split: str, with_solutions: bool) -> str:
+    """Lay `source` out as in a competition folder, and return what names it there."""
     folder.mkdir(parents=True, exist_ok=True)
     challenges = {task.id: _challenge(task) for task in source.tasks}
     (folder / f"arc-agi_{split}_challenges.json").write_bytes(orjson.dumps(challenges))
     if with_solutions:
         solutions = {task_id: [grid.tolist() for grid in grids] for task_id, grids in source.solutions.items()}
         (folder / f"arc-agi_{split}_solutions.json").write_bytes(orjson.dumps(solutions))
+    return f"kaggle:{folder}:{split}"

@@ -31,9 +31,7 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("kaggle")
-    write_kaggle(folder, tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
-    return f"kaggle:{folder}:evaluation"
+    return write_kaggle(tmp_path_factory.mktemp("kaggle"), tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
 
 
 def arguments(source: str, *more: str) -> list[str]:

@@ -25,8 +25,7 @@ FIRST, SECOND = "task000", "task001"
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A source with solutions, which stands for the public ones where none is named."""
-    write_kaggle(tmp_path / "kaggle", SOURCE, "evaluation", with_solutions=True)
-    spec = f"kaggle:{tmp_path / 'kaggle'}:evaluation"
+    spec = write_kaggle(tmp_path / "kaggle", SOURCE, "evaluation", with_solutions=True)
     monkeypatch.setattr(pipeline.data.sources, "PUBLIC_SOURCES", (spec,))
     return spec
 
@@ -124,8 +123,7 @@ def test_the_attempts_of_any_submission_are_shown(made: Path, spec: str, capsys:
 def test_bad_questions_get_one_line(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
-    write_kaggle(tmp_path / "kaggle", tiny_source(9, 2, "other"), "training", with_solutions=True)
-    other = f"kaggle:{tmp_path / 'kaggle'}:training"
+    other = write_kaggle(tmp_path / "kaggle", tiny_source(9, 2, "other"), "training", with_solutions=True)
     assert call("show", *(argument.format(run=made, other=other) for argument in arguments)) == 2
     shown = capsys.readouterr().err
     assert words in shown

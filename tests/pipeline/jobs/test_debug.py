@@ -14,8 +14,7 @@ SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.packs=1") for
 
 @pytest.fixture
 def spec(tmp_path: Path) -> str:
-    write_kaggle(tmp_path / "kaggle", tiny_source(3, 3, "task"), "evaluation", with_solutions=True)
-    return f"kaggle:{tmp_path / 'kaggle'}:evaluation"
+    return write_kaggle(tmp_path / "kaggle", tiny_source(3, 3, "task"), "evaluation", with_solutions=True)
 
 
 def test_drafts_of_every_test_are_printed_before_during_and_after_and_training_logs_nothing_between_them(

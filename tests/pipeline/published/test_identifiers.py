@@ -26,15 +26,6 @@ def read(folder: Path, names: list[str]) -> PublishedViews:
     return read_identifiers(write(folder, names), len(names))
 
 
-def test_views_are_ordered_by_task_with_the_identity_first_and_the_others_as_they_came(tmp_path: Path) -> None:
-    views = read(tmp_path, NAMES)
-    assert views.task_ids == ("a", "b")
-    assert views.rows.tolist() == [4, 3, 6, 1, 2, 5]
-    assert views.transforms.tolist() == [transform_to_int(Transform.parse(text)) for text in CODES]
-    assert views.transform_start.tolist() == [0, 3, 6]
-    assert (views.transforms.dtype, views.transform_start.dtype, views.rows.dtype) == (np.uint32, np.int64, np.int64)
-
-
 def test_a_name_means_what_the_published_augmentation_does(tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text())["augment"]
     assert len(golden) > 3
@@ -48,20 +39,22 @@ def test_a_name_means_what_the_published_augmentation_does(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("names", "task_ids", "transforms", "rows"),
     [
+        (NAMES, ("a", "b"), CODES, [4, 3, 6, 1, 2, 5]),
         ([name.replace("|||", "_") for name in NAMES], ("a", "b"), CODES, [4, 3, 6, 1, 2, 5]),
         ([BLANK, "move_to_3_t2_0123456789", "a_t_1", "z"], ("a_t_1", "move_to_3", "z"), [FIRST, TURNED, FIRST], [2, 1, 3]),
         ([BLANK, BLANK, "a", BLANK, "a|||t2|||0123456789"], ("a",), [FIRST, TURNED], [2, 4]),
         ([BLANK], ("puzzle",), [FIRST], [0]),
     ],
-    ids=["as HRM writes them", "task names with separators", "several blank rows", "a blank row only"],
+    ids=["as TRM writes them", "as HRM writes them", "task names with separators", "several blank rows", "a blank row only"],
 )
-def test_names_of_every_form_are_read(
+def test_names_of_every_form_are_read_by_task_with_the_identity_first_and_the_others_as_they_came(
     tmp_path: Path, names: list[str], task_ids: tuple[str, ...], transforms: list[str], rows: list[int]
 ) -> None:
     views = read(tmp_path, names)
     assert (views.task_ids, views.rows.tolist()) == (task_ids, rows)
     assert views.transforms.tolist() == [transform_to_int(Transform.parse(text)) for text in transforms]
     assert views.transform_start[-1] == len(rows)
+    assert (views.transforms.dtype, views.transform_start.dtype, views.rows.dtype) == (np.uint32, np.int64, np.int64)
 
 
 def test_every_view_keeps_its_row(tmp_path: Path) -> None:

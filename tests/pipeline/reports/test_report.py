@@ -16,8 +16,7 @@ SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.steps=3", FAL
 @pytest.mark.usefixtures("reports")
 def test_a_run_leaves_a_report_that_needs_nothing_else_and_the_command_makes_it_again(tmp_path: Path) -> None:
     data, out = tmp_path / "<b>data", tmp_path / "out"
-    write_kaggle(data, tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
-    spec = f"kaggle:{data}:evaluation"
+    spec = write_kaggle(data, tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
     assert main(["run", "--source", spec, "--preset", "demo", "--out", str(out), *SETTINGS]) == 0
     assert json.loads((out / "run.json").read_text())["sources"] == [spec]
     page = (out / "report.html").read_text()

@@ -26,10 +26,9 @@ def make_report(folder: Path, words: str) -> str:
     grid = np.array([[1, 2]], np.uint8)
     tasks = tuple(Task(f"{words}{number}", (Pair(grid, grid),), (grid,)) for number in range(2))
     data = folder / f"data {words.replace('/', '-')}"
-    write_kaggle(data, Source("made", tasks, {task.id: (grid,) for task in tasks}), "evaluation", with_solutions=True)
+    spec = write_kaggle(data, Source("made", tasks, {task.id: (grid,) for task in tasks}), "evaluation", with_solutions=True)
     run = folder / f"run {words.replace('/', '-')}"
     run.mkdir()
-    spec = f"kaggle:{data}:evaluation"
     write_run(run, load_source(spec), [(0, grid, 0.5), (1, grid.T.copy(), 0.5)])
     votes = json.loads((run / "votes.json").read_bytes())
     (run / "votes.json").write_text(json.dumps(votes | {"sources": [words], "ranking": words, "audit": None}))
