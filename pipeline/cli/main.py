@@ -1,6 +1,7 @@
 """The command line: parses arguments, locks the folder, starts the clock, calls a command. Bad input: one line, exit code 2."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -41,6 +42,9 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
     arguments = _parser().parse_args(argv)
     level = logging.INFO if is_main_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # not every terminal shows every character
     from pipeline.training.metrics import tracked
 
     try:
@@ -49,7 +53,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
             if arguments.command == "run":
                 budget = run_budget(arguments, started)
                 if argv is None and budget.limit_seconds is not None:  # from here, since importing torch takes time too
-                    Watchdog(started + budget.limit_seconds, budget.reserve_seconds).start()
+                    Watchdog(started + budget.limit_seconds, budget.reserve_seconds, arguments.out).start()
             lock = entered.enter_context(enter(arguments))
             watched = tracked(getattr(arguments, "tracker", None), getattr(arguments, "out", None))
             if argv is None and "processes" in arguments:

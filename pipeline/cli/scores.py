@@ -49,9 +49,9 @@ def score_command(arguments: argparse.Namespace, _: float) -> int:
         score = score_predictions(read(path), solutions)
         provenance = replace(provenance_beside(path), scored=scored)
         text = format_score(score, name, provenance)
+    print(text)
     if arguments.json:
         write_result(arguments.json, score.to_json() | {"provenance": provenance.to_json()})
-    print(text)
     return 0
 
 

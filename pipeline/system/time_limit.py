@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +45,20 @@ LEAST_SHARE, LEAST_SECONDS = 0.2, 2.0
 """At least this share of the reserve, and this many seconds of it, are left when the process is stopped."""
 
 
+RESULTS = ("submission.json", "predictions.csv")
+"""Of a run, in its folder."""
+
+
 class Watchdog(threading.Thread):
-    """Ends the process before its time limit, whatever it is doing then: the result on disk is complete at all times.
+    """Ends the process before its time limit, whatever it is doing then: a result on disk is complete at all times.
 
     Where C code never lets the thread run, the kernel kills the process with an alarm; the alarm also survives `exec`.
     """
 
-    def __init__(self, limit: float, reserve_seconds: float) -> None:
-        """`limit` is the monotonic time at which the process must have ended."""
+    def __init__(self, limit: float, reserve_seconds: float, out: Path) -> None:
+        """`limit` is the monotonic time at which the process must have ended, `out` the folder of its result."""
         super().__init__(daemon=True)
-        self.limit = limit
+        self.limit, self.out = limit, out
         self.latest = limit - max(LEAST_SHARE * reserve_seconds, min(reserve_seconds, LEAST_SECONDS))
 
     def start(self) -> None:
@@ -65,6 +70,8 @@ class Watchdog(threading.Thread):
         """Wait for the moment to stop, then end the process."""
         time.sleep(max(0.0, self.latest - time.monotonic()))
         try:
-            logger.error("the time limit is reached; stopping at once, the result on disk is complete")
+            there = any((self.out / name).is_file() for name in RESULTS)
+            left = "the result on disk is complete" if there else "there is no result yet: the tasks were still being read"
+            logger.error("the time limit is reached; stopping at once, %s", left)
         finally:
             os._exit(1)

@@ -161,6 +161,22 @@ def test_a_folder_with_a_run_is_not_overwritten_but_resumed(
     assert not list((out / "candidates").iterdir())
 
 
+def test_a_score_is_printed_whatever_becomes_of_its_file_and_of_the_characters_of_a_terminal(
+    finished: tuple[Path, str], tmp_path: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, source = finished[0] / "submission.json", f"kaggle:{kaggle}:evaluation"
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert call("score", path, "--source", source, "--json", tmp_path / "new" / "folder" / "score.json") == 0
+    assert json.loads((tmp_path / "new" / "folder" / "score.json").read_bytes())["provenance"]
+    with (tmp_path / "file").open("w"):
+        assert call("score", path, "--source", source, "--json", tmp_path / "file" / "score.json") == 2
+    print("Straße", flush=True)
+    printed = terminal.buffer.getvalue().decode()
+    assert printed.count("pass@2") > 1
+    assert printed.endswith("Stra\\xdfe\n")
+
+
 def test_a_report_has_as_much_time_as_the_program_took_to_start() -> None:
     for limit, elapsed, kept in ((60.0, 3.0, 3.0), (60.0, 0.5, 2.0), (600.0, 30.0, 30.0), (60.0, 30.0, 6.0)):
         budget = Budget(limit, time.monotonic() - elapsed, 5.0)

@@ -71,13 +71,14 @@ def test_the_default_reserve_is_three_percent_within_bounds(limit: float, expect
 
 @pytest.mark.parametrize(("reserve", "least"), [(5.0, 2.0), (10.0, 2.0), (100.0, 20.0), (1.0, 1.0), (0.0, 0.0)])
 def test_a_process_is_stopped_with_a_part_of_its_reserve_left(reserve: float, least: float) -> None:
-    assert 160.0 - Watchdog(160.0, reserve).latest == pytest.approx(least)
+    assert 160.0 - Watchdog(160.0, reserve, Path()).latest == pytest.approx(least)
 
 
 WATCHED = """
 import ctypes, os, sys, time
+from pathlib import Path
 from pipeline.system.time_limit import Watchdog
-Watchdog(time.monotonic() + 2.0, 1.0).start()
+Watchdog(time.monotonic() + 2.0, 1.0, Path(sys.argv[1])).start()
 {work}
 """
 SLEEP = "import time; time.sleep(30)"
@@ -88,12 +89,12 @@ WORKS = {
 }
 
 
-def test_a_process_ends_before_its_limit_whatever_it_is_doing() -> None:
+def test_a_process_ends_before_its_limit_whatever_it_is_doing(tmp_path: Path) -> None:
     started = time.monotonic()
-    commands = [[sys.executable, "-c", WATCHED.format(work=work)] for work in WORKS]
+    commands = [[sys.executable, "-c", WATCHED.format(work=work), tmp_path] for work in WORKS]
     processes = [subprocess.Popen(each, cwd=Path(__file__).parents[3], stderr=subprocess.PIPE, text=True) for each in commands]
     for process, code in zip(processes, WORKS.values(), strict=True):
         _, said = process.communicate()
         assert process.returncode == code
-        assert ("the time limit is reached" in said) == (code == 1)
+        assert ("the time limit is reached; stopping at once, there is no result yet" in said) == (code == 1)
     assert time.monotonic() - started < 20
