@@ -85,7 +85,8 @@ def compare_command(arguments: argparse.Namespace, _: float) -> int:
         pooled = _pool(voting, arguments)
     named = {show_path(folder.path): folder for folder in folders}
     found = compare({name: folder.submission for name, folder in named.items()}, solutions, pooled, len(voting))
-    found = replace(found, provenance={name: replace(each.provenance, scored=scored) for name, each in named.items()})
+    origins = {name: provenance_beside(folder.submission_path) for name, folder in named.items()}
+    found = replace(found, provenance={name: replace(origin, scored=scored) for name, origin in origins.items()})
     print(format_comparison(found, source, solutions))
     if arguments.json:
         write_result(arguments.json, found.to_json() | {"source": source})

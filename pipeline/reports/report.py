@@ -22,6 +22,7 @@ from pipeline.data.sources import Source, load_source
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.record import Record
 from pipeline.reports.run_folder import RunFolder
+from pipeline.training.metrics import read_metrics
 
 REPORT_FILE = "report.html"
 _UNKNOWN = "No source that was read holds the test outputs; --source of the command report adds one that does."
@@ -48,7 +49,7 @@ def read_report(path: Path, specs: Sequence[str] = ()) -> Report:
         name=path.resolve().name,
         sources=" + ".join(record.sources) if record else "",
         settings=settings,
-        metrics=folder.metrics,
+        metrics=read_metrics(path / "metrics.jsonl"),
         seconds=record.seconds if record else {},
     )
     return _report_puzzles(folder, report) if folder.is_puzzles else _report_tasks(folder, specs, report)
@@ -62,7 +63,7 @@ def _report_puzzles(folder: RunFolder, report: Report) -> Report:
         sources=report.sources or "puzzles",
         rows=_puzzle_rows(score, show_path(folder.path / "score.json")),
         unknown="The answers of the puzzles are not known here.",
-        facts=[*provenance.rows(), *_run_facts(folder, ())],
+        facts=[*provenance.rows(), *_run_facts(folder, (), report.metrics)],
     )
 
 
@@ -84,6 +85,7 @@ def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Re
     results = folder.reported_results(known, notes)
     solutions = {each.task.id: each.truth for each in known if each.truth}
     predictions = {task_id: attempts for task_id, attempts in folder.submission.items() if task_id in solutions}
+    provenance = provenance_beside(folder.submission_path)
     scored = scored_outputs(solutions, whole, record.selection if record else None)
     return replace(
         report,
@@ -92,12 +94,12 @@ def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Re
         results=results,
         score=score_predictions(predictions, solutions) if solutions else None,
         unknown=_UNKNOWN if record else f"This folder does not say what it solved. {_UNKNOWN}",
-        facts=[*replace(folder.provenance, scored=scored).rows(), *_run_facts(folder, results)],
+        facts=[*replace(provenance, scored=scored).rows(), *_run_facts(folder, results, report.metrics)],
         notes=notes,
     )
 
 
-def _run_facts(folder: RunFolder, results: Sequence[TaskResult]) -> list[Row]:
+def _run_facts(folder: RunFolder, results: Sequence[TaskResult], metrics: Sequence[Mapping[str, object]]) -> list[Row]:
     """Return what was trained on what, and in what time."""
     record = folder.record
     votes = None if folder.is_puzzles else folder.votes
@@ -108,7 +110,7 @@ def _run_facts(folder: RunFolder, results: Sequence[TaskResult]) -> list[Row]:
         held = ", the last demonstration held out as the test" if record and record.hold_out else ""
         rows.append(("Tasks", f"{plural(len(results), 'task')}, {plural(tests, 'test input')}{chosen}{held}"))
     rows += _data_facts(record, folder.read_json(f"dataset/{MANIFEST_FILE}"))
-    rows += _network_facts(folder.read_json("config.json"), folder.metrics)
+    rows += _network_facts(folder.read_json("config.json"), metrics)
     if record:
         settings = f", {', '.join(record.settings)}" if record.settings else ""
         rows.append(("Preset", f"{record.preset}, seed {record.seed}{settings}"))

@@ -16,15 +16,12 @@ from augment.task import Task, TaskId
 from eval.decode import read_dataclass
 from eval.files import read_object
 from eval.formatting import show_name, show_path
-from eval.provenance import Provenance
 from eval.results import Attempt, Draft, DraftUnit, TaskResult, TestResult
 from eval.vote import Ballot
 from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.sources import PUBLIC_SOURCES, Source, hold_out
 from pipeline.inference.facts import VOTES_FILE, VoteFile
-from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.record import RECORD_FILE, Record
-from pipeline.training.metrics import read_metrics
 from submission.format import PartialSubmission, read_partial_submission
 
 
@@ -84,11 +81,6 @@ class RunFolder:
         """`run.json`; None where there is none."""
         return read_dataclass(Record, self.path / RECORD_FILE)
 
-    @cached_property
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`."""
-        return read_metrics(self.path / "metrics.jsonl")
-
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the object in a JSON file of the folder; an empty one where there is no file. Raises ValueError."""
         path = self.path / name
@@ -98,11 +90,6 @@ class RunFolder:
     def votes(self) -> VoteFile | None:
         """`votes.json`; None where there is none."""
         return read_dataclass(VoteFile, self.submission_path.with_name(VOTES_FILE))
-
-    @cached_property
-    def provenance(self) -> Provenance:
-        """What the attempts rest on, as far as is known."""
-        return provenance_beside(self.submission_path)
 
     @cached_property
     def dataset(self) -> TaskDataset | None:

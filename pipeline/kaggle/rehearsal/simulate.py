@@ -136,8 +136,8 @@ def _run_scene(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, 
     if invalid is None and scene.kind == "hidden":
         known = {task.id: exam.solutions[task.id] for task in tests}
         found = score_predictions(read_submission(results / "submission.json"), known)
-        (results / "score.json").write_text(json.dumps(found.to_json()))
         score = found.to_json()
+        (results / "score.json").write_text(json.dumps(score))
         if scene in PLAIN:
             print(format_score(found, f"hidden tasks of {' + '.join(plan.hidden_from)}"), flush=True)
     return Result(scene, verdict, code, seconds, limit, outcome, score)
