@@ -11,14 +11,14 @@ from contextlib import ExitStack, contextmanager
 
 from eval.files import remove_unfinished
 from pipeline.cli.kaggle import add_kaggle
-from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, run_budget
+from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, budget_of
 from pipeline.cli.scores import add_compare, add_curve, add_score
 from pipeline.cli.show import add_debug, add_report, add_show
 from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, job_of
 from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_import_checkpoint
 from pipeline.jobs.record import leave_record
 from pipeline.system.folder_lock import FolderLock
-from pipeline.system.launch import first_start, is_launched, start_processes
+from pipeline.system.launch import STARTED, start_processes
 from pipeline.system.progress_bar import is_main_process
 from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import Watchdog
@@ -37,8 +37,9 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
 
     Without `argv` it is the program itself: it reads sys.argv, and a run's clock began at `started` (monotonic).
     """
-    begun = time.monotonic() if started is None else started
-    started = first_start(begun) if argv is None else begun
+    started = time.monotonic() if started is None else started
+    if argv is None:
+        started = float(os.environ.get(STARTED, started))  # of the first process of a launch
     arguments = _parser().parse_args(argv)
     level = logging.INFO if is_main_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
         with ExitStack() as entered:
             entered.enter_context(interruptible())
             if arguments.command == "run":
-                budget = run_budget(arguments, started)
+                budget = budget_of(arguments, started)
                 if argv is None and budget.limit_seconds is not None:  # from here, since importing torch takes time too
                     Watchdog(started + budget.limit_seconds, budget.reserve_seconds, arguments.out).start()
             lock = entered.enter_context(enter(arguments))
@@ -98,9 +99,10 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
     Nothing slow is imported or started before. Processes of our launcher share its lock; of another launcher only rank 0 takes
     it. Raises ValueError where another process works in the folder, or where it holds a run that is not to be resumed.
     """
-    if arguments.command not in ("run", "build", "train", "predict") or not (is_main_process() or is_launched()):
+    launched = STARTED in os.environ
+    if arguments.command not in ("run", "build", "train", "predict") or not (is_main_process() or launched):
         yield None
-    elif is_launched():
+    elif launched:
         with FolderLock(arguments.out, shared=True) as lock:
             yield lock
     elif arguments.command != "run":

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,20 +91,15 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def budget_of(arguments: argparse.Namespace, started: float) -> Budget:
-    return Budget(parse_duration(arguments.time_limit) if arguments.time_limit else None, started)
+    """Return the time limit of a command and, for `run`, what is kept free at its end. Raises ValueError."""
+    limit = parse_duration(arguments.time_limit) if arguments.time_limit else None
+    if limit is None or "reserve" not in arguments:
+        return Budget(limit, started)
+    return Budget(limit, started, parse_duration(arguments.reserve) if arguments.reserve else default_reserve(limit))
 
 
 def config_of(arguments: argparse.Namespace) -> Config:
     return override(preset(arguments.preset, arguments.seed), arguments.set)
-
-
-def run_budget(arguments: argparse.Namespace, started: float) -> Budget:
-    """Return the time limit of the command `run` and what is kept free at its end. Raises ValueError."""
-    budget = budget_of(arguments, started)
-    if budget.limit_seconds is None:
-        return budget
-    reserve = parse_duration(arguments.reserve) if arguments.reserve else default_reserve(budget.limit_seconds)
-    return replace(budget, reserve_seconds=reserve)
 
 
 def are_puzzles(arguments: argparse.Namespace) -> bool:

@@ -16,7 +16,6 @@ from pipeline.cli.options import (
     are_puzzles,
     budget_of,
     config_of,
-    run_budget,
 )
 from pipeline.config import BuildConfig, Leakage, override
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
@@ -47,7 +46,7 @@ def add_run(commands: Any) -> None:
 def run_command(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.run import run
 
-    budget = run_budget(arguments, started)
+    budget = budget_of(arguments, started)
     job, config = job_of(arguments, "drop"), config_of(arguments)
     if budget.limit_seconds is None and not config.train.steps:
         raise ValueError("a run needs an end: --time-limit, or --set train.steps=N")

@@ -16,7 +16,7 @@ import psutil
 from pipeline.system.folder_lock import FolderLock
 
 STARTED = "ARC_PIPELINE_STARTED"
-"""Environment variable with the monotonic time at which the first process began, from which a time limit counts."""
+"""Environment variable of processes that our launcher started: the monotonic time from which a time limit counts."""
 
 
 def start_processes(count: int | None, arguments: Sequence[str], started: float, lock: FolderLock | None = None) -> None:
@@ -38,16 +38,6 @@ def start_processes(count: int | None, arguments: Sequence[str], started: float,
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *launcher, "-m", "pipeline", *arguments], os.environ | environment)
-
-
-def first_start(own: float) -> float:
-    """Return the monotonic time at which the first process of this program began: `own` unless another one started this."""
-    return float(os.environ.get(STARTED, own))
-
-
-def is_launched() -> bool:
-    """Return whether our launcher started this process."""
-    return STARTED in os.environ
 
 
 def launch(arguments: Sequence[str]) -> int:

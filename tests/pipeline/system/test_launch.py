@@ -2,15 +2,18 @@
 
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from pipeline.cli.main import main
 from pipeline.system import launch
 from pipeline.system.folder_lock import FolderLock
-from pipeline.system.launch import STARTED, first_start, start_processes
+from pipeline.system.launch import STARTED, start_processes
 
 Calls = list[tuple[list[str], dict[str, str]]]
 """Command and environment of each."""
@@ -78,10 +81,20 @@ def test_accelerate_on_a_cpu_gets_the_processes_that_it_was_asked_for(
 
 
 def test_the_clock_starts_with_the_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[float] = []
+
+    def handler(_: Namespace, started: float) -> int:
+        begun.append(started)
+        return 0
+
+    parser = Mock()
+    parser.parse_args.return_value = Namespace(command="none", handler=handler)
+    monkeypatch.setattr("pipeline.cli.main._parser", lambda: parser)
     monkeypatch.delenv(STARTED, raising=False)
-    assert first_start(5.0) == 5.0
+    assert main(started=5.0) == 0
     monkeypatch.setenv(STARTED, "3.25")
-    assert first_start(5.0) == 3.25
+    assert main(started=5.0) == main([], started=5.0) == 0
+    assert begun == [5.0, 3.25, 5.0]
 
 
 @pytest.mark.parametrize(("exit_code", "expected"), [(2, 2), (1, 1), (-9, 1)])
