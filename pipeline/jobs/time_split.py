@@ -38,10 +38,6 @@ class Speed:
     learned_share: float
     """Share of the updates of a segment that training backpropagates."""
 
-    def view_seconds(self, segments: int) -> float:
-        """Return the seconds of one view of every test input."""
-        return segments * self.view_tokens / self.tokens_per_second
-
     def step_seconds(self, config: Config) -> float:
         """Estimate the seconds of a step of one pack: a backpropagated update costs two more; Q-learning runs one ahead."""
         ahead = 1 if config.train.halting == "q-learning" and config.train.segments > 1 else 0
@@ -92,7 +88,7 @@ def split_time(
     every test input would fit, up to half. A run that has checkpoints keeps its packs.
     """
     left = budget.remaining()
-    view = speed.view_seconds(config.predict.segments) / processes
+    view = config.predict.segments * speed.view_tokens / (processes * speed.tokens_per_second)
     wanted = min(config.predict.time_share * left, 2 * views * view)
     between = max(2.0, 0.01 * left)  # a checkpoint is written and read
     predicting = min(max(wanted, 1.5 * view) + between, 0.5 * left)

@@ -206,8 +206,7 @@ def test_the_measured_speed_counts_one_view_of_every_test_and_not_what_is_set_up
     speed = measure_speed(network, dataset, config, dtype, accelerator)
     assert sizes[:4] == [1, 1, 2, 2]
     assert speed.view_tokens == int((dataset.test_canvas.astype(int).prod(axis=1) + 1).sum())
-    assert speed.view_seconds(1) < 0.5
-    assert speed.view_seconds(2) == pytest.approx(2 * speed.view_tokens / speed.tokens_per_second)
+    assert speed.view_tokens / speed.tokens_per_second < 0.5
 
 
 def test_without_a_time_limit_packs_do_not_depend_on_the_speed(tmp_path: Path) -> None:
