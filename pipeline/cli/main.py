@@ -21,7 +21,7 @@ from pipeline.system.folder_lock import FolderLock
 from pipeline.system.launch import STARTED, start_processes
 from pipeline.system.progress_bar import is_main_process
 from pipeline.system.signals import interruptible
-from pipeline.system.time_limit import Watchdog
+from pipeline.system.time_limit import start_watchdog
 
 _FIRST_STEPS = f"""\
 first steps:
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
             if arguments.command == "run":
                 budget = budget_of(arguments, started)
                 if argv is None and budget.limit_seconds is not None:  # from here, since importing torch takes time too
-                    Watchdog(started + budget.limit_seconds, budget.reserve_seconds, arguments.out).start()
+                    start_watchdog(started + budget.limit_seconds, budget.reserve_seconds, arguments.out)
             lock = entered.enter_context(enter(arguments))
             watched = tracked(getattr(arguments, "tracker", None), getattr(arguments, "out", None))
             if argv is None and "processes" in arguments:

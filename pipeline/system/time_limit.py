@@ -1,4 +1,4 @@
-"""The time limit of a run: how much of it is left (Budget), and what enforces it at the latest (Watchdog)."""
+"""The time limit of a run: how much of it is left (Budget), and what enforces it at the latest (the watchdog)."""
 
 import logging
 import os
@@ -43,35 +43,27 @@ def default_reserve(limit_seconds: float) -> float:
 
 LEAST_SHARE, LEAST_SECONDS = 0.2, 2.0
 """At least this share of the reserve, and this many seconds of it, are left when the process is stopped."""
-
-
 RESULTS = ("submission.json", "predictions.csv")
 """Of a run, in its folder."""
 
 
-class Watchdog(threading.Thread):
-    """Ends the process before its time limit, whatever it is doing then: a result on disk is complete at all times.
+def start_watchdog(limit: float, reserve_seconds: float, out: Path) -> None:
+    """End the process before the monotonic time `limit`, whatever it is doing then: a result in `out` is always complete.
 
-    Where C code never lets the thread run, the kernel kills the process with an alarm; the alarm also survives `exec`.
+    Where C code never lets a thread run, the kernel kills the process with an alarm, halfway between the stop and the limit;
+    the alarm also survives `exec`.
     """
+    latest = limit - max(LEAST_SHARE * reserve_seconds, min(reserve_seconds, LEAST_SECONDS))
+    signal.setitimer(signal.ITIMER_REAL, max(0.001, (latest + limit) / 2 - time.monotonic()))
+    timer = threading.Timer(latest - time.monotonic(), _stop, [out])
+    timer.daemon = True
+    timer.start()
 
-    def __init__(self, limit: float, reserve_seconds: float, out: Path) -> None:
-        """`limit` is the monotonic time at which the process must have ended, `out` the folder of its result."""
-        super().__init__(daemon=True)
-        self.limit, self.out = limit, out
-        self.latest = limit - max(LEAST_SHARE * reserve_seconds, min(reserve_seconds, LEAST_SECONDS))
 
-    def start(self) -> None:
-        """Set the alarm halfway between the latest stop and the limit, and start the thread."""
-        signal.setitimer(signal.ITIMER_REAL, max(0.001, (self.latest + self.limit) / 2 - time.monotonic()))
-        super().start()
-
-    def run(self) -> None:
-        """Wait for the moment to stop, then end the process."""
-        time.sleep(max(0.0, self.latest - time.monotonic()))
-        try:
-            there = any((self.out / name).is_file() for name in RESULTS)
-            left = "the result on disk is complete" if there else "there is no result yet: the tasks were still being read"
-            logger.error("the time limit is reached; stopping at once, %s", left)
-        finally:
-            os._exit(1)
+def _stop(out: Path) -> None:
+    try:
+        there = any((out / name).is_file() for name in RESULTS)
+        left = "the result on disk is complete" if there else "there is no result yet: the tasks were still being read"
+        logger.error("the time limit is reached; stopping at once, %s", left)
+    finally:
+        os._exit(1)

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.formatting import format_duration, parse_duration
-from pipeline.system.time_limit import Budget, Watchdog, default_reserve
+from pipeline.system.time_limit import Budget, default_reserve, start_watchdog
 
 
 @pytest.mark.parametrize(
@@ -70,15 +71,23 @@ def test_the_default_reserve_is_three_percent_within_bounds(limit: float, expect
 
 
 @pytest.mark.parametrize(("reserve", "least"), [(5.0, 2.0), (10.0, 2.0), (100.0, 20.0), (1.0, 1.0), (0.0, 0.0)])
-def test_a_process_is_stopped_with_a_part_of_its_reserve_left(reserve: float, least: float) -> None:
-    assert 160.0 - Watchdog(160.0, reserve, Path()).latest == pytest.approx(least)
+def test_a_process_is_stopped_with_a_part_of_its_reserve_left(
+    reserve: float, least: float, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timer, alarm = Mock(), Mock()
+    monkeypatch.setattr("threading.Timer", timer)
+    monkeypatch.setattr("signal.setitimer", alarm)
+    start_watchdog(160.0, reserve, Path())
+    assert timer.call_args.args[0] == pytest.approx(60.0 - least)
+    assert alarm.call_args.args[1] == pytest.approx(60.0 - least / 2)
+    timer.return_value.start.assert_called_once_with()
 
 
 WATCHED = """
 import ctypes, os, sys, time
 from pathlib import Path
-from pipeline.system.time_limit import Watchdog
-Watchdog(time.monotonic() + 2.0, 1.0, Path(sys.argv[1])).start()
+from pipeline.system.time_limit import start_watchdog
+start_watchdog(time.monotonic() + 2.0, 1.0, Path(sys.argv[1]))
 {work}
 """
 SLEEP = "import time; time.sleep(30)"
