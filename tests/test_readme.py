@@ -27,12 +27,13 @@ import pipeline.data.sources
 import pipeline.jobs.time_split
 import pipeline.kaggle.rehearsal.simulate
 import pipeline.run
-from augment.task import Task
 from eval.report.screenshot import find_browser
 from pipeline.cli.main import _parser, main
 from pipeline.config import override, read_config
 from pipeline.data.puzzles.sources import is_puzzle_source
-from pipeline.data.sources import PUBLIC_SOURCES, SPLITS, Source, load_source
+from pipeline.data.same_ids import _rename
+from pipeline.data.sources import PUBLIC_SOURCES, SPLITS, load_source
+from pipeline.data.task_files import Reading, TasksAndSolutions
 from pipeline.presets import PRESETS, preset
 from pipeline.reports.report import write_report
 from submission.format import fallback_submission, write_submission
@@ -234,13 +235,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fakes = {}
     for number, name in enumerate(PUBLIC_SOURCES):
         made = tiny_source(number, 3 + len(places), f"t{number}")
-        ids = [*(task for task, place in places.items() if place == name), *(task.id for task in made.tasks)][: 3 + len(places)]
-        tasks = tuple(Task(task_id, task.train, task.test) for task_id, task in zip(ids, made.tasks, strict=True))
-        solutions = {new.id: made.solutions[old.id] for new, old in zip(tasks, made.tasks, strict=True)}
-        fakes[name] = Source(name, tasks, solutions)
+        named = (task for task, place in places.items() if place == name)
+        fakes[name] = _rename(made, dict(zip((task.id for task in made.tasks), named, strict=False)))
 
-    def load(spec: str, rest: str, with_solutions: bool) -> tuple[tuple[Task, ...], dict[str, tuple[object, ...]]]:
-        return fakes[spec].tasks, dict(fakes[spec].solutions) if with_solutions else {}
+    def load(spec: str, _: str, reading: Reading) -> TasksAndSolutions:
+        return fakes[spec].tasks, fakes[spec].solutions if reading.with_solutions else {}
 
     def without_data(_: object, results: Path, __: bool) -> int:
         results.mkdir()
