@@ -34,15 +34,11 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Output:
-    """The output for one pack."""
+class Output(Draft):
+    """The output for one pack after the last segment. Its halting probability, how sure it is to be right, is finite."""
 
     samples: Samples
     pack: Pack
-    tokens: npt.NDArray[np.uint8]
-    """(C,) the output token of each cell."""
-    probability: npt.NDArray[np.float32]
-    """(B,) halting probability of the last segment: how sure it is to be right."""
     drafts: tuple[Draft, ...] = ()
     """If requested: after each segment; where there is only one segment, after each of its cycles."""
 
@@ -122,7 +118,7 @@ class InferenceRunner:
         if not np.isfinite(probability).all():
             logger.warning("halting probabilities that are not finite count as 0")
             probability = np.nan_to_num(probability, nan=0.0)
-        return Output(samples, pack, last.tokens, probability, tuple(drafts))
+        return Output(last.tokens, probability, samples, pack, tuple(drafts))
 
 
 def _read(segment: Segment) -> Draft:

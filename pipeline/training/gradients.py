@@ -87,8 +87,6 @@ class Gradients:
         keep it busy. With `sync` the last backward pass of this process shares all its gradients with the other processes. Only
         halting and a reader of the result wait for the device.
         """
-        if not isinstance(scale, Tensor):
-            scale = to_device(np.array(scale, np.float32), self.accelerator.device)
         carried: dict[int, Carry] = {}
         row_gradients: list[RowGradients] = []
         tasks: list[npt.NDArray[np.int64]] = []
@@ -127,7 +125,7 @@ class Gradients:
         stacked = torch.stack(figures)
         return Computed(carried, row_gradients, tasks, counts, stacked, AsyncCopy(stacked))
 
-    def _segment(self, part: StepBatch, carry: Carry, batch: Batch, scale: Tensor) -> Outcome:
+    def _segment(self, part: StepBatch, carry: Carry, batch: Batch, scale: Tensor | float) -> Outcome:
         """Run one segment of `part`, forward and backward; Q-learning runs one more to see what going on is worth.
 
         `batch` is its pack on the device.
