@@ -24,6 +24,7 @@ from eval.files import (
     require_modest,
     write_result,
 )
+from tests.pipeline.tiny import refusal
 
 LEAVES = st.none() | st.booleans() | st.integers(-5, 20) | st.text(max_size=4)
 DOCUMENTS = st.recursive(
@@ -103,12 +104,10 @@ def test_results_are_written_to_pipes_links_and_the_standard_output(tmp_path: Pa
     assert json.loads(capfd.readouterr().out) == [3]
 
 
-def refusal(path: Path, most: int = 1000) -> str:
-    with pytest.raises(ValueError) as caught:
-        read_file(path, most)
-    assert str(caught.value).isprintable()
-    assert str(caught.value).startswith(str(path))
-    return str(caught.value)
+def unread(path: Path, most: int = 1000) -> str:
+    message = refusal(lambda: read_file(path, most))
+    assert message.startswith(str(path))
+    return message
 
 
 def test_a_file_is_read_up_to_the_limit(tmp_path: Path) -> None:
@@ -117,19 +116,19 @@ def test_a_file_is_read_up_to_the_limit(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("x")
     assert read_file(tmp_path / "link", 1000) == bytes(1000)
     assert require_file(path) == 1000
-    assert "too large: 1,000 bytes" in refusal(path, 999)
+    assert "too large: 1,000 bytes" in unread(path, 999)
     os.truncate(path, 10 << 30)
-    assert "too large" in refusal(path)
+    assert "too large" in unread(path)
 
 
 def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "endless").symlink_to("/dev/zero")
     (tmp_path / "loop").symlink_to("loop")
-    assert "no regular file" in refusal(tmp_path / "pipe")
-    assert "no regular file" in refusal(tmp_path / "endless")
-    assert "cannot be read" in refusal(tmp_path / "loop")
-    assert "is a folder" in refusal(tmp_path)
+    assert "no regular file" in unread(tmp_path / "pipe")
+    assert "no regular file" in unread(tmp_path / "endless")
+    assert "cannot be read" in unread(tmp_path / "loop")
+    assert "is a folder" in unread(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["none", "none/deeper", "nul\0l", "file/none"])
@@ -195,10 +194,7 @@ def test_json_is_read_as_python_does_except_for_repeated_keys(document: object, 
     ],
 )
 def test_bad_json_is_explained_on_one_line(data: bytes, complaint: str) -> None:
-    with pytest.raises(ValueError) as caught:
-        parse_json(data, "here")
-    assert str(caught.value).isprintable()
-    assert complaint in str(caught.value)
+    assert complaint in refusal(lambda: parse_json(data, "here"))
 
 
 def test_nesting_within_bounds_is_read() -> None:
