@@ -19,21 +19,10 @@ from pipeline.tensor_files import read_tensors
 from pipeline.weights import read_weights
 from submission.notebook import read_ready_folder
 from submission.settings import read_settings
-from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
+from tests.pipeline.tiny import refusal, tiny_config, tiny_dataset, tiny_source
 from tests.pipeline.tinyrun import write_run, write_weights
 
 DEEP = b"[" * 5000
-
-
-def refusal(read: Callable[[], object], where: Path) -> str:
-    """Return the one line with which `read` refuses what lies at `where`."""
-    with pytest.raises(ValueError) as caught:
-        read()
-    line = str(caught.value)
-    assert line.isprintable()
-    assert str(where) in line
-    assert len(line) < len(str(where)) + 600
-    return line
 
 
 @pytest.mark.parametrize(
@@ -66,7 +55,7 @@ def test_a_file_is_refused_in_one_short_line(
     (tmp_path / "predictions.csv").touch()
     for content in contents:
         (tmp_path / name).write_bytes(content)
-        refusal(lambda: read(tmp_path / name), tmp_path / name)
+        assert str(tmp_path / name) in refusal(lambda: read(tmp_path / name))
 
 
 def test_settings_and_durations_from_the_command_line_are_not_repeated_at_length() -> None:
@@ -86,19 +75,19 @@ def test_tensors_of_unusual_kinds_and_shapes_are_refused(tmp_path: Path) -> None
     for dtype, shape, size in (*kinds, ("U8", [(1 << 63) + 5, 0], 0), ("U8", [1] * 70, 1)):
         header = json.dumps({"cells": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
         path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
-        refusal(lambda: read_candidates(path), path)
+        assert str(path) in refusal(lambda: read_candidates(path))
         if dtype == "U8":
-            refusal(lambda: read_tensors(path), path)
+            assert str(path) in refusal(lambda: read_tensors(path))
 
 
 def test_a_header_that_claims_ten_gigabytes_is_damage(tmp_path: Path) -> None:
     write_weights(tmp_path, tiny_dataset(), tiny_config())
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes((10 << 30).to_bytes(8, "little") + weights.read_bytes()[8:])
-    refusal(lambda: read_weights(weights), weights)
+    assert str(weights) in refusal(lambda: read_weights(weights))
     with weights.open("r+b") as file:
         file.truncate(20 << 30)
-    refusal(lambda: read_weights(weights), weights)
+    assert str(weights) in refusal(lambda: read_weights(weights))
 
 
 @pytest.fixture
@@ -128,12 +117,12 @@ def test_metrics_of_any_size_are_drawn_or_left_out(run: Path) -> None:
 def test_a_record_of_nonsense_is_refused_or_shown(run: Path) -> None:
     for values in ({"seconds": {"train": -1}}, {"seconds": {"train": 1e308}}, {"max_side": 0}):
         (run / "run.json").write_bytes(orjson.dumps({"sources": [], **values}))
-        refusal(lambda: read_report(run), run / "run.json")
+        assert str(run / "run.json") in refusal(lambda: read_report(run))
     (run / "run.json").write_bytes(orjson.dumps({"sources": [], "preset": DEEP.decode()}))
     read_report(run)
 
 
 def test_a_pipe_among_task_files_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.json")
-    assert "no regular file" in refusal(lambda: load_source(f"json:{tmp_path}"), tmp_path / "x.json")
-    assert "no regular file" in refusal(lambda: load_source(f"rearc:{tmp_path}"), tmp_path / "x.json")
+    assert f"{tmp_path / 'x.json'}: is no regular file" in refusal(lambda: load_source(f"json:{tmp_path}"))
+    assert f"{tmp_path / 'x.json'}: is no regular file" in refusal(lambda: load_source(f"rearc:{tmp_path}"))
