@@ -1,4 +1,4 @@
-"""`python -m pipeline COMMAND ...`: starts a run's clock before anything slow is imported, then calls pipeline.cli.main."""
+"""`python -m pipeline COMMAND ...`, installed `arc-trm`: starts a run's clock before anything slow is imported."""
 
 import time
 
@@ -21,7 +21,7 @@ def _leave() -> None:
         os._exit(_ended_with[0])
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" or sys.argv[0].endswith("arc-trm"):
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` listens there is nothing to put in order
     atexit.register(_leave)  # handlers run in reverse order, so this one is the last
 
@@ -31,6 +31,12 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 from pipeline.cli.main import main  # noqa: E402
 
-if __name__ == "__main__":
+
+def start() -> None:
+    """Run the command that this process was started with, and exit with its code."""
     _ended_with.append(main(started=_STARTED))
     sys.exit(_ended_with[0])
+
+
+if __name__ == "__main__":
+    start()

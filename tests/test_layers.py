@@ -1,7 +1,9 @@
 """The layers of the program, read from its imports: each module imports from lower layers only, and none in a circle."""
 
 import ast
+import importlib
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -145,3 +147,14 @@ def test_the_layers_name_what_is_there() -> None:
     assert {"torch", "pipeline.training.state"} <= imports("pipeline.training.trainer")
     assert "pipeline.inference.predictor" in imports("pipeline.jobs.arc")  # in a function
     assert "pipeline.inference.predictor" not in imports("pipeline.jobs.arc", lazy=False)
+
+
+def test_what_is_installed_is_the_program_with_its_files_and_a_command() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    module, _, name = project["project"]["scripts"]["arc-trm"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    packages = [pattern.removesuffix("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]]
+    assert {part.partition(".")[0] for layer in LAYERS for part in layer} == set(packages)
+    files = {path for package in packages for path in (ROOT / package).rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert {f"*{path.suffix}" for path in files} == set(project["tool"]["setuptools"]["package-data"]["*"])
+    assert all((path.parent / "__init__.py").is_file() for package in packages for path in (ROOT / package).rglob("*.py"))
