@@ -22,7 +22,7 @@ from augment.task import Pair, Task
 from pipeline.bench.command import Bench, bench_predict, bench_train
 from pipeline.bench.measure import Traffic
 from pipeline.bench.stages import QUICK
-from pipeline.config import BuildConfig, Config, Execution
+from pipeline.config import BuildConfig, Config
 from pipeline.data.build import build
 from pipeline.data.dataset import Dataset, PuzzleDataset
 from pipeline.data.packs import make_packs
@@ -84,7 +84,7 @@ def inspect(run: Callable[[FakeGpu], None]) -> Finding:
     return Finding(error, tuple(gpu.waits), gpu.kernels, gpu.bytes / 1e9)
 
 
-def train(name: str, execution: Execution, gpu: FakeGpu, t4: bool = False) -> None:
+def train(name: str, execution: str, gpu: FakeGpu, t4: bool = False) -> None:
     """Take two steps of the preset `name`; the second continues with what the first has left. A T4 has no bfloat16."""
     gpu.capability = (7, 5) if t4 else gpu.capability
     dataset, config, network = setting(name)
