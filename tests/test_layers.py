@@ -157,4 +157,3 @@ def test_what_is_installed_is_the_program_with_its_files_and_a_command() -> None
     assert {part.partition(".")[0] for layer in LAYERS for part in layer} == set(packages)
     files = {path for package in packages for path in (ROOT / package).rglob("*.*") if path.suffix not in (".py", ".pyc")}
     assert {f"*{path.suffix}" for path in files} == set(project["tool"]["setuptools"]["package-data"]["*"])
-    assert all((path.parent / "__init__.py").is_file() for package in packages for path in (ROOT / package).rglob("*.py"))

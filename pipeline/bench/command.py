@@ -91,7 +91,7 @@ class Bench:
     @cached_property
     def peaks(self) -> dict[torch.dtype, float]:
         """Floating-point operations a second of a large matrix product, by dtype."""
-        dtypes = dict.fromkeys((torch.float32, torch.bfloat16, self.dtype))
+        dtypes = {torch.float32, torch.bfloat16, self.dtype}
         return {dtype: peak_operations(dtype, self.device, self.plan.peak_side) for dtype in dtypes}
 
     @cached_property

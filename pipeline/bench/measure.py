@@ -89,11 +89,10 @@ def _warm_up(sides: Mapping[str, Prepare], sizes: tuple[int, ...], device: torch
         for prepare in sides.values():
             for size in sizes if device.type == "cuda" else sizes[:1]:
                 prepare(size)()
+        return sizes
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error) or sizes[0] == 1:
             raise
-    else:
-        return sizes
     logger.info("sizes %s do not fit into the memory, halves of them may", sizes)
     free_cache(device)
     return _warm_up(sides, tuple(size // 2 for size in sizes), device)

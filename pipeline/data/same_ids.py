@@ -63,10 +63,8 @@ def tell_apart(sources: Sequence[Source], train_sources: Sequence[Source]) -> tu
     if merged:
         logger.info("%s in several sources, which have pairs in common, merged", plural(merged, "task"))
     if new:
-        shown = show_names(sorted(new))
-        logger.warning(
-            "%s with the id of another, but no pair in common with it, kept apart: %s", plural(len(new), "task"), shown
-        )
+        message = "%s with the id of another, but no pair in common with it, kept apart: %s"
+        logger.warning(message, plural(len(new), "task"), show_names(sorted(new)))
     renamed = [_rename(source, names[source]) if source in names else source for source in everything]
     return renamed[: len(sources)], renamed[len(sources) :]
 

@@ -95,8 +95,8 @@ def load_source(spec: str, with_solutions: bool = True, max_side: int | None = N
         if not (lenient and tasks):
             raise ValueError(f"{first} (and {plural(len(others), 'further task')} cannot be read)" if others else first)
         message = "%s: %s left out that cannot be read, of %d: %s; %s"
-        every = len(tasks) + len(reading.left_out)
-        logger.warning(message, show_path(spec), plural(len(faults), "task"), every, show_names(list(faults)), first)
+        counts = plural(len(faults), "task"), len(tasks) + len(reading.left_out)
+        logger.warning(message, show_path(spec), *counts, show_names(list(faults)), first)
     return Source(spec, tasks, solutions, len(reading.left_out))
 
 
@@ -194,16 +194,14 @@ def _read_challenges(path: Path, reading: Reading, single_id: TaskId | None = No
     name = _CHALLENGES.sub("solutions", path.name)
     if not reading.with_solutions or name == path.name:
         return tasks, inside
-    alike = [each for each in sorted(path.parent.iterdir()) if _separated(each.name) == _separated(name)]
-    beside = path.with_name(name) if path.with_name(name).exists() or not alike else alike[0]
-    if not beside.exists():
+    siblings = sorted(path.parent.iterdir(), key=lambda each: (each.name != name, each.name))
+    alike = [each for each in siblings if _separated(each.name) == _separated(name)]
+    if not alike:
         if len(inside) < len(tasks):
-            tell_once(
-                f"{show_path(path)}: there is no {show_name(name)} beside it, nor one with - . or a space for _: no solutions"
-            )
+            tell_once(f"{show_path(path)}: no solutions: there is no {show_name(name)}, nor one with - . or a space for _")
         return tasks, inside
-    where = show_path(beside)
-    found = parse_solutions(read_file(beside), where, tasks, reading.left_out)
+    where = show_path(alike[0])
+    found = parse_solutions(read_file(alike[0]), where, tasks, reading.left_out)
     for task_id, outputs in inside.items():
         if not all(map(np.array_equal, outputs, found[task_id])):
             raise ValueError(f"{where}: task {show_name(task_id)}: not the test outputs that the challenges file has")
@@ -237,10 +235,7 @@ def _load_rearc(spec: str, rest: str, reading: Reading) -> TasksAndSolutions:
 
 
 def _index_by_id(names: Sequence[str], where: str, ignored: str = "", nested: bool = False) -> list[tuple[TaskId, int]]:
-    """Return (task id, position in `names`) of `{task id}.json`, by id. Raises ValueError for none, and for two of one id.
-
-    With `nested`, files of one name have their path in the id.
-    """
+    """Return (id, position in `names`) of `{id}.json`, by id; `nested` ones of equal names are told apart by their paths."""
     found: dict[TaskId, int] = {}
     often = {stem for stem, times in Counter(PurePath(name).stem for name in names).items() if nested and times > 1}
     for i, name in enumerate(names):

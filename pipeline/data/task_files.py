@@ -31,12 +31,8 @@ class Reading:
     """Tasks with a larger side in a demonstration or a test input are left out."""
     faults: dict[TaskId, str] | None = None
     """What is wrong with tasks that cannot be read, by id; None: the first of them raises."""
-    too_large: set[TaskId] = field(default_factory=set)
-
-    @property
-    def left_out(self) -> set[TaskId]:
-        """Ids of tasks that are there, but were not read."""
-        return self.too_large | (self.faults or {}).keys()
+    left_out: set[TaskId] = field(default_factory=set)
+    """Ids of tasks that are there, but were not read."""
 
     @contextmanager
     def note(self, task_id: TaskId) -> Iterator[None]:
@@ -47,6 +43,7 @@ class Reading:
             if self.faults is None:
                 raise
             self.faults[task_id] = str(error)
+            self.left_out.add(task_id)
 
 
 def parse_challenges(
@@ -107,7 +104,7 @@ def build_tasks(document: object, where: str, reading: Reading) -> TasksAndSolut
     tasks, solutions = [], {}
     for task_id, content in document.items():
         if reading.max_side is not None and _shows_larger(content, reading.max_side):
-            reading.too_large.add(task_id)
+            reading.left_out.add(task_id)
             continue
         with reading.note(task_id):
             task, outputs = _build_task(task_id, content, f"{where}: task {show_name(task_id)}", reading.with_solutions)

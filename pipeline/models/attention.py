@@ -148,11 +148,9 @@ def _attend_packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, wa
 
         return cast(Tensor, varlen_attn(query, key, value, bounds, bounds, longest, longest))
     parts = (part[None] for part in (query, key, value))
-    dropout, mask, with_gradient = 0.0, 0, True
-    found = torch.ops.aten._efficient_attention_forward(
-        *parts, None, bounds, bounds, longest, longest, dropout, mask, with_gradient
-    )
-    return cast(Tensor, found[0][0])
+    bias, dropout, mask, with_gradient = None, 0.0, 0, True
+    kernel = torch.ops.aten._efficient_attention_forward
+    return cast(Tensor, kernel(*parts, bias, bounds, bounds, longest, longest, dropout, mask, with_gradient)[0][0])
 
 
 def packed_error(way: Way, device: str, dtype: torch.dtype, head_size: int) -> float:

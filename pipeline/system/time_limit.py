@@ -43,8 +43,6 @@ def default_reserve(limit_seconds: float) -> float:
 
 LEAST_SHARE, LEAST_SECONDS = 0.2, 2.0
 """At least this share of the reserve, and this many seconds of it, are left when the process is stopped."""
-RESULTS = ("submission.json", "predictions.csv")
-"""Of a run, in its folder."""
 
 
 def start_watchdog(limit: float, reserve_seconds: float, out: Path) -> None:
@@ -62,7 +60,7 @@ def start_watchdog(limit: float, reserve_seconds: float, out: Path) -> None:
 
 def _stop(out: Path) -> None:
     try:
-        there = any((out / name).is_file() for name in RESULTS)
+        there = any((out / name).is_file() for name in ("submission.json", "predictions.csv"))
         left = "the result on disk is complete" if there else "there is no result yet: the tasks were still being read"
         logger.error("the time limit is reached; stopping at once, %s", left)
     finally:

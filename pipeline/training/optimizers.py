@@ -68,14 +68,9 @@ class Muon(Optimizer):
     """
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float,
-        momentum: float = 0.95,
-        weight_decay: float = 0.1,
-        collectives: Collectives | None = None,
+        self, params: Iterable[Any], lr: float, weight_decay: float = 0.1, collectives: Collectives | None = None
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "momentum": 0.95, "weight_decay": weight_decay})
         self.collectives = collectives
 
     @torch.no_grad()
@@ -210,7 +205,7 @@ def make_optimizer(network: Network, config: OptimizerConfig, collectives: Colle
     first = AdamAtan2(groups, betas=betas) if config.kind == "adam-atan2" else AdamW(groups, betas=betas, foreach=True)
     optimizers: list[Optimizer] = [first]
     if matrices:
-        optimizers.append(Muon(matrices, config.matrix_rate, weight_decay=config.weight_decay, collectives=collectives))
+        optimizers.append(Muon(matrices, config.matrix_rate, config.weight_decay, collectives))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]

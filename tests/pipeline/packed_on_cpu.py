@@ -1,7 +1,4 @@
-"""CPU kernels behind PyTorch's own attention for packs, so that it runs and compiles without a GPU.
-
-They are those of `varlen_attn`, and of memory-efficient attention with the bounds of sequences.
-"""
+"""CPU kernels behind PyTorch's attention for packs, varlen and memory-efficient: it runs and compiles without a GPU."""
 
 import math
 from collections.abc import Iterator

@@ -79,6 +79,7 @@ def test_the_run_that_the_notebook_starts_is_packed_and_compiled(
     tasks = load_source(source).tasks
     overrides = (*TINY, "model.convolution=0", "train.steps=4", f"train.precision={precision}")
     settings = KaggleSettings("me", "arc-prize", overrides=overrides)
+    assert {PRESETS[name].train.execution for name in (settings.preset, "charm-arc1", "charm-arc2")} == {"auto"}
     log = Log(tmp_path / "log")
     plan = Plan(settings, time.monotonic(), tmp_path, tmp_path, tmp_path, tmp_path / "input", True, list(tasks), log, ("H100",))
     command = make_command(plan, Setup(gpus=1, overrides=True), [source], tmp_path / "out")
@@ -94,8 +95,3 @@ def test_the_run_that_the_notebook_starts_is_packed_and_compiled(
     assert packed == {"training", "prediction"}
     assert device_limits.fallbacks == []
     check_submission(tmp_path / "out" / "submission.json", tasks)
-
-
-def test_the_presets_for_gpus_decide_by_a_trial() -> None:
-    assert KaggleSettings("me", "arc-prize").preset == "fast"
-    assert {PRESETS[name].train.execution for name in ("fast", "charm-arc1", "charm-arc2")} == {"auto"}

@@ -3,29 +3,24 @@
 from dataclasses import replace
 from itertools import permutations
 
-import numpy as np
 import pytest
 
-from augment.grid import Grid
 from augment.task import Pair, Task
 from pipeline.config import BuildConfig
 from pipeline.data.build import build
 from pipeline.data.same_ids import tell_apart
 from pipeline.data.sources import Source
-
-
-def grid(color: int, side: int = 1) -> Grid:
-    return np.full((side, side), color, np.uint8)
+from tests.grids import row
 
 
 def task_of(color: int, task_id: str = "1") -> Task:
     """A task of two demonstrations and a test that no task of another color has a grid in common with."""
-    train = tuple(Pair(grid(color, side), grid(color, side + 1)) for side in (1, 2))
-    return Task(task_id, train, (grid(color, 4),))
+    train = tuple(Pair(row(*[color] * side), row(*[color] * (side + 1))) for side in (1, 2))
+    return Task(task_id, train, (row(*[color] * 4),))
 
 
 def source_of(name: str, *tasks: Task, solved: bool = False) -> Source:
-    return Source(name, tasks, {task.id: (grid(0, 5),) for task in tasks} if solved else {})
+    return Source(name, tasks, {task.id: (row(0, 0),) for task in tasks} if solved else {})
 
 
 def ids(sources: list[Source]) -> list[list[str]]:
@@ -53,8 +48,8 @@ def test_what_shares_a_pair_or_a_test_input_is_one_task(caplog: pytest.LogCaptur
     """Also where only a third one shows that two are the same, and where Re-ARC has made pairs for the id."""
     caplog.set_level("INFO")
     one, other = task_of(1), task_of(2)
-    both = Task("1", (one.train[0], other.train[1]), (grid(7),))
-    asked = Task("1", (Pair(grid(8), grid(9)),), one.test)
+    both = Task("1", (one.train[0], other.train[1]), (row(7),))
+    asked = Task("1", (Pair(row(8), row(9)),), one.test)
     train = [source_of(name, task) for name, task in (("json:a", one), ("json:b", other), ("json:c", both), ("json:d", asked))]
     assert ids(tell_apart([], [*train, source_of("rearc:z", task_of(5))])[1]) == [["1"]] * 5
     assert "1 task in several sources, which have pairs in common, merged" in caplog.text
@@ -63,7 +58,7 @@ def test_what_shares_a_pair_or_a_test_input_is_one_task(caplog: pytest.LogCaptur
 
 def test_a_task_to_solve_keeps_its_id_and_its_view_of_the_answer_is_still_a_leak() -> None:
     solved = source_of("json:z", task_of(1), solved=True)
-    shown = Task("1", (Pair(grid(1, 4), grid(0, 5)),), (grid(6),))
+    shown = Task("1", (Pair(row(1, 1, 1, 1), row(0, 0)),), (row(6),))
     sources, trained = tell_apart([solved], [source_of("arc1:training", replace(task_of(3)), task_of(4, "json:z/1"))])
     assert ids(sources) == [["1"]]
     assert ids(trained) == [["arc1:training/1", "json:z/1"]]
