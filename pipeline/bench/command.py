@@ -134,10 +134,7 @@ class Bench:
         ]
 
     def memory_rows(self, stage: Stage, timings: dict[str, Timings]) -> list[Row]:
-        """Return the row of peak memory: of a process for each side or, on a GPU, of the device, with the time of the host.
-
-        Returns none where the plan leaves it out.
-        """
+        """Return the row of peak memory of processes or, with the time of the host, of a GPU; none where the plan says so."""
         if self.device.type == "cuda" and stage != "build":
             size = next(iter(timings.values())).sizes[-1]
             seconds = {side: median(timed.host_seconds[-1]) for side, timed in timings.items()}

@@ -165,8 +165,7 @@ class Computing:
     def counted(self, samples: Samples, training: bool) -> tuple[int, int]:
         """Return the operations, and the bytes that kernels read and write, of training on or predicting `samples`."""
         maker = self.pairs if training else self.tests
-        pack = maker.make(samples[maker.order(samples)])
-        layout = to_batch(pack, maker.memory_tokens, torch.device("cpu")).layout
+        layout = to_batch(maker.make(samples[maker.order(samples)]), maker.memory_tokens, torch.device("cpu")).layout
         with Traffic() as traffic, torch.compiler.set_stance("force_eager"):
             (self.train if training else self.predict)(samples)
         return segment_operations(self.network.reasoner, layout, training), traffic.bytes

@@ -1,8 +1,7 @@
 """Self-attention within every sequence of a pack, in the fastest way that the device offers.
 
 There is no padding, so there is no mask. Three ways give the same up to rounding: PyTorch's fused attention for each canvas
-shape (anywhere), plain matrix products for each shape (a CPU in bfloat16), and one kernel for the whole pack (CUDA), of two
-that PyTorch has.
+shape (anywhere), plain matrix products for each shape (a CPU in bfloat16), and one of two kernels for a whole pack (CUDA).
 """
 
 import math

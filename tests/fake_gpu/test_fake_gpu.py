@@ -23,10 +23,7 @@ HERE = Path(__file__).parent
 BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
     "demo": {"step in rooms": (470, 0.31), "step": (470, 0.22), "prediction": (160, 2.4)},
     "demo-sudoku": {"step in rooms": (620, 0.23), "prediction": (190, 0.15)},
-    "fast": {
-        **{"step in rooms": (470, 10.7), "step": (470, 10.4), "prediction": (160, 9.5)},
-        "step in rooms of a T4": (1900, 45),  # the convolution in plain operations, which the compiler would fuse
-    },
+    "fast": {"step in rooms": (470, 10.7), "step": (470, 10.4), "prediction": (160, 9.5), "step in rooms of a T4": (1900, 45)},
     "trm-arc1": {"step in rooms": (580, 212), "prediction": (240, 22)},
     "trm-sudoku": {"step in rooms": (520, 33), "prediction": (190, 8.2)},
     "trm-sudoku-attention": {"step in rooms": (580, 24), "prediction": (240, 5.9)},

@@ -107,3 +107,9 @@ def test_a_process_ends_before_its_limit_whatever_it_is_doing(tmp_path: Path) ->
         assert process.returncode == code
         assert ("the time limit is reached; stopping at once, there is no result yet" in said) == (code == 1)
     assert time.monotonic() - started < 20
+
+
+def test_the_clock_of_a_process_begins_before_its_first_line() -> None:
+    code = "import time; time.sleep(0.7); import pipeline.__main__ as program; print(time.monotonic() - program._STARTED)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, check=True)
+    assert 0.7 <= float(done.stdout) < 60

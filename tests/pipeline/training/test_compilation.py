@@ -336,7 +336,6 @@ def test_rooms_hold_nearly_every_pack_with_little_to_spare(tmp_path: Path, piece
 def test_joined_packs_of_several_segments_go_into_their_room_too(
     tmp_path: Path, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has not halted is not drawn as the room expects: it is longer, or shorter, than the rest."""
     segments = ("train.segments=6", "train.pack_tokens=400", "train.steps=40")
     trainer = make_trainer(config_of("trm", "train.execution=compiled", *segments), tmp_path)
     trainer.pieces = JOINED
