@@ -161,7 +161,7 @@ def before_report(budget: Budget) -> Budget:
     """Return what of `budget` there is until the report: it takes about as long as the program took to start, until now."""
     if budget.limit_seconds is None:
         return budget
-    seconds = min(max(LEAST_SECONDS, budget.elapsed()), 0.1 * budget.limit_seconds)
+    seconds = min(max(LEAST_SECONDS, budget.elapsed()), 0.05 * budget.limit_seconds)
     return replace(budget, reserve_seconds=budget.reserve_seconds + seconds)
 
 

@@ -79,7 +79,7 @@ def test_a_competition_folder_becomes_a_complete_submission_in_time_of_which_the
             return super().fit(budget)
 
     def split(*arguments: Any) -> tuple[Config, float | None]:
-        assert arguments[1].reserve_seconds == 4.0 + 1.0  # a tenth of the limit for the report
+        assert arguments[1].reserve_seconds == 4.0 + 0.5  # a twentieth of the limit for the report
         config, seconds = split_time(*arguments)
         ends.append(time.monotonic() + (seconds or 0.0))
         return config, seconds
@@ -178,7 +178,7 @@ def test_a_score_is_printed_whatever_becomes_of_its_file_and_of_the_characters_o
 
 
 def test_a_report_has_as_much_time_as_the_program_took_to_start() -> None:
-    for limit, elapsed, kept in ((60.0, 3.0, 3.0), (60.0, 0.5, 2.0), (600.0, 30.0, 30.0), (60.0, 30.0, 6.0)):
+    for limit, elapsed, kept in ((60.0, 3.0, 3.0), (60.0, 0.5, 2.0), (600.0, 30.0, 30.0), (60.0, 30.0, 3.0)):
         budget = Budget(limit, time.monotonic() - elapsed, 5.0)
         assert pipeline.run.before_report(budget).reserve_seconds == pytest.approx(5.0 + kept, abs=0.1)
     assert pipeline.run.before_report(Budget(None, 0.0)).remaining() == math.inf
