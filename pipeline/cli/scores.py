@@ -16,7 +16,7 @@ from eval.score import Predictions, Score, format_score, score_predictions
 from pipeline.cli.options import TASKS_HELP, add_command, add_data, add_selection, add_test_limit, are_puzzles
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.puzzles.sources import load_puzzles
-from pipeline.data.sources import Selection, load_source, read_solutions
+from pipeline.data.sources import Selection, read_solutions
 from pipeline.jobs.provenance import provenance_beside, scored_answers
 from pipeline.reports.run_folder import RunFolder
 from submission.format import fill_submission, read_partial_submission, read_submission
@@ -123,8 +123,7 @@ def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ())
     specs = arguments.source or list(dict.fromkeys(spec for folder in folders for spec in folder.public_sources()))
     if not specs:
         raise ValueError("the runs do not say where their tasks come from: name the sources with --source")
-    name, whole = " + ".join(specs), [load_source(spec, max_side=selection.max_side) for spec in specs]
-    selected = [selection.apply(source) for source in whole]
+    name, (whole, selected) = " + ".join(specs), selection.load(specs)
     if folders:
         tasks = {known.task.id: known for folder in folders for known in folder.tasks(selected, name)}
         solutions = {task_id: known.truth for task_id, known in tasks.items() if known.truth}

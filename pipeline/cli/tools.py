@@ -20,7 +20,8 @@ def add_audit(commands: Any) -> None:
 
 
 def audit_command(arguments: argparse.Namespace, _: float) -> int:
-    sources, trained = ([load_source(spec) for spec in specs] for specs in (arguments.source, arguments.train_source))
+    sources = [load_source(spec) for spec in arguments.source]
+    trained = [load_source(spec, lenient=True) for spec in arguments.train_source]  # as `build` reads them
     with doing("comparing training pairs with scored tests"):
         found = audit_sources(sources, trained)
     for leak in found.leaks:

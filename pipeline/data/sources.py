@@ -69,8 +69,8 @@ class Source:
 def load_source(spec: str, with_solutions: bool = True, max_side: int | None = None, lenient: bool = False) -> Source:
     """Return the tasks of a source (`SOURCES_HELP` describes them), and their solutions unless `with_solutions` is false.
 
-    Without solutions, no solutions file is opened and outputs that come inside task files are left unread. Tasks that show a
-    grid with a side over `max_side` are left out unread; with `lenient` so are those that cannot be read, which a line counts.
+    Without solutions, no solutions file is opened and outputs that come inside task files are left unread. Tasks that cannot be
+    read are left out where they show a side over `max_side`; with `lenient` in any case, and a line counts them.
     Raises ValueError (unknown source, bad data) or FileNotFoundError: one line, naming the file, task and pair.
     """
     kind, _, rest = spec.partition(":")
@@ -294,6 +294,11 @@ class Selection:
     def __post_init__(self) -> None:
         if self.max_side is not None and self.max_side < 1:
             raise ValueError(f"max-side must be at least 1, got {self.max_side}")
+
+    def load(self, specs: Iterable[str], with_solutions: bool = True) -> tuple[list[Source], list[Source]]:
+        """Return the sources whole, and with the selected tasks. Raises as `load_source`, not for tasks that are too large."""
+        whole = [load_source(spec, with_solutions, self.max_side) for spec in specs]
+        return whole, [self.apply(source) for source in whole]
 
     def apply(self, source: Source) -> Source:
         """Return `source` with the selected tasks and their tests."""

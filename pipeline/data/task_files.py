@@ -28,21 +28,22 @@ class Reading:
     with_solutions: bool = True
     """Otherwise outputs of tests are ignored unread."""
     max_side: int | None = None
-    """Tasks with a larger side in a demonstration or a test input are left out."""
+    """A task that cannot be read and shows a larger side, in a demonstration or a test input, would not be chosen: no fault."""
     faults: dict[TaskId, str] | None = None
     """What is wrong with tasks that cannot be read, by id; None: the first of them raises."""
     left_out: set[TaskId] = field(default_factory=set)
     """Ids of tasks that are there, but were not read."""
 
     @contextmanager
-    def note(self, task_id: TaskId) -> Iterator[None]:
-        """Keep a ValueError inside the block as the fault of a task, or raise it."""
+    def note(self, task_id: TaskId, content: object = None) -> Iterator[None]:
+        """Keep a ValueError inside the block as the fault of a task, or raise it; `content` is its JSON."""
         try:
             yield
         except ValueError as error:
-            if self.faults is None:
-                raise
-            self.faults[task_id] = str(error)
+            if self.max_side is None or not _shows_larger(content, self.max_side):
+                if self.faults is None:
+                    raise
+                self.faults[task_id] = str(error)
             self.left_out.add(task_id)
 
 
@@ -103,10 +104,7 @@ def build_tasks(document: object, where: str, reading: Reading) -> TasksAndSolut
         raise ValueError(f"{where}: holds no tasks")
     tasks, solutions = [], {}
     for task_id, content in document.items():
-        if reading.max_side is not None and _shows_larger(content, reading.max_side):
-            reading.left_out.add(task_id)
-            continue
-        with reading.note(task_id):
+        with reading.note(task_id, content):
             task, outputs = _build_task(task_id, content, f"{where}: task {show_name(task_id)}", reading.with_solutions)
             tasks.append(task)
             if len(outputs) == len(task.test):
@@ -116,8 +114,7 @@ def build_tasks(document: object, where: str, reading: Reading) -> TasksAndSolut
 
 def _shows_larger(content: object, side: int) -> bool:
     """Return whether a demonstration or a test input of a task has a side over `side`, as far as it can be read."""
-    if not isinstance(content, dict):
-        return False
+    content = content if isinstance(content, dict) else {}
     shown = [(content.get("train"), ("input", "output")), (content.get("test"), ("input",))]
     pairs = [(pair, keys) for pairs, keys in shown if isinstance(pairs, list) for pair in pairs if isinstance(pair, dict)]
     grids = [pair.get(key) for pair, keys in pairs for key in keys]

@@ -50,8 +50,8 @@ class ArcJob:
 
         Raises ValueError when there are none, or two of one id.
         """
-        whole = [load_source(spec, with_solutions=False, max_side=self.selection.max_side) for spec in self.sources]
-        tasks = [task for source in whole for task in self.selection.apply(source).tasks]
+        whole, selected = self.selection.load(self.sources, with_solutions=False)
+        tasks = [task for source in selected for task in source.tasks]
         seen: set[str] = set()
         for task in tasks:
             if task.id in seen:
@@ -70,7 +70,7 @@ class ArcJob:
     def build(self, config: BuildConfig, seconds: float | None = None) -> TaskDataset:
         """Build the dataset within about `seconds`; solutions are read only for the audit and are not in it."""
         train_sources = load_in_time(self.train_sources, partial(load_source, lenient=True), seconds)
-        sources = [self.selection.apply(load_source(spec, max_side=self.selection.max_side)) for spec in self.sources]
+        _, sources = self.selection.load(self.sources)
         return build(sources, train_sources, config, self.leakage, seconds)
 
     def describe(self, dataset: TaskDataset) -> str:
@@ -111,8 +111,7 @@ class ArcJob:
         self._score(tasks, ballot, config.ranking, dataset)
 
     def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str, dataset: TaskDataset) -> None:
-        whole = [load_source(spec, max_side=self.selection.max_side) for spec in self.sources]
-        selected = [self.selection.apply(source) for source in whole]
+        whole, selected = self.selection.load(self.sources)
         solutions = {task_id: grids for source in selected for task_id, grids in source.solutions.items()}
         if not solutions:
             logger.info("the test outputs are not known here, so there is no score")

@@ -18,7 +18,7 @@ from eval.results import TaskResult
 from eval.score import score_predictions
 from pipeline.data.dataset import MANIFEST_FILE
 from pipeline.data.public_data import scored_outputs
-from pipeline.data.sources import Source, load_source
+from pipeline.data.sources import Selection, Source
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.record import Record
 from pipeline.reports.run_folder import RunFolder
@@ -69,15 +69,13 @@ def _report_puzzles(folder: RunFolder, report: Report) -> Report:
 
 def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Report:
     record, notes = folder.record, []
-    sources: list[Source] = []
-    side = record.max_side if record else None
+    selection, whole, selected = record.selection if record else Selection(), list[Source](), list[Source]()
     try:
-        sources = [load_source(spec, max_side=side) for spec in (record.sources if record else ())]
+        whole, selected = selection.load(record.sources if record else ())
     except (ValueError, FileNotFoundError) as error:
         notes.append(f"The sources of the run cannot be read any more: {error}")
-    whole = [*sources, *(load_source(spec, max_side=side) for spec in specs)]
-    selected = [record.selection.apply(source) for source in whole] if record else whole
-    known = folder.tasks(selected, with_dataset=not any(source.tasks for source in selected[: len(sources)]))
+    others, chosen = selection.load(specs)
+    known = folder.tasks([*selected, *chosen], with_dataset=not any(source.tasks for source in selected))
     missing = folder.submission.keys() - {each.task.id for each in known}
     if missing:
         where = show_path(folder.submission_path)
@@ -86,7 +84,7 @@ def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Re
     solutions = {each.task.id: each.truth for each in known if each.truth}
     predictions = {task_id: attempts for task_id, attempts in folder.submission.items() if task_id in solutions}
     provenance = provenance_beside(folder.submission_path)
-    scored = scored_outputs(solutions, whole, record.selection if record else None)
+    scored = scored_outputs(solutions, [*whole, *others], selection)
     return replace(
         report,
         folder=shlex.quote(str(folder.path)),

@@ -44,8 +44,9 @@ def test_both_versions_of_the_evaluation_of_arc_2_are_told_apart_and_from_any_ot
 
 
 def test_a_selection_is_called_one() -> None:
-    whole, selection = load("arc1:evaluation"), Selection(max_side=6)
-    scored = scored_outputs(selection.apply(whole).solutions, [whole], selection)
+    selection = Selection(max_side=6)
+    (whole,), (chosen,) = selection.load(["arc1:evaluation"])
+    scored = scored_outputs(chosen.solutions, [whole], selection)
     assert scored.version == "a selection of: ARC-AGI-1 evaluation, as published at aa922be"
     held = Selection(hold_out=True)
     scored = scored_outputs(held.apply(whole).solutions, [whole], held)

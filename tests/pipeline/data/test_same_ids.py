@@ -14,7 +14,6 @@ from tests.grids import row
 
 
 def task_of(color: int, task_id: str = "1") -> Task:
-    """A task of two demonstrations and a test that no task of another color has a grid in common with."""
     train = tuple(Pair(row(*[color] * side), row(*[color] * (side + 1))) for side in (1, 2))
     return Task(task_id, train, (row(*[color] * 4),))
 
@@ -45,7 +44,6 @@ def test_two_folders_of_numbered_tasks_stay_apart_whatever_their_order(caplog: p
 
 
 def test_what_shares_a_pair_or_a_test_input_is_one_task(caplog: pytest.LogCaptureFixture) -> None:
-    """Also where only a third one shows that two are the same, and where Re-ARC has made pairs for the id."""
     caplog.set_level("INFO")
     one, other = task_of(1), task_of(2)
     both = Task("1", (one.train[0], other.train[1]), (row(7),))

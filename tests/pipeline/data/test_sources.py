@@ -12,7 +12,7 @@ import pytest
 
 from augment.task import Pair, Task
 from pipeline.data import task_files as archive
-from pipeline.data.sources import SOURCES_HELP, Source, content_hash, load_in_time, load_source
+from pipeline.data.sources import SOURCES_HELP, Selection, Source, content_hash, load_in_time, load_source
 from pipeline.data.task_files import Reading, parse_challenges, parse_solutions
 from tests.pipeline.tiny import refusal
 
@@ -173,7 +173,7 @@ def test_tasks_over_the_side_are_left_out_unread(tmp_path: Path) -> None:
     write(tmp_path / "x_solutions.json", {"large": "unread", "t": OUTPUTS})
     source = load_source(f"json:{path}", max_side=2)
     assert ([task.id for task in source.tasks], source.left_out, outputs_of(source)) == (["t"], 1, {"t": OUTPUTS})
-    assert load_source(f"json:{path}", max_side=1).tasks == ()
+    assert Selection(1).load([f"json:{path}"])[1][0].tasks == ()
     assert "a row has 1 to 30 cells, got 31" in refusal(lambda: load_source(f"json:{path}"))
 
 
