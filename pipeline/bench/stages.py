@@ -204,6 +204,7 @@ class Draws:
         self.mean_cells = float(self.maker.tokens(self._draw(4096, 0)).mean())
         self.box = PackMaker(dataset, "full", 0, examples).box  # the smallest canvases that hold the grids
 
+    @cache  # noqa: B019  (one object lives as long as a stage)
     def samples(self, size: int) -> Samples:
         """Return `size` samples, always the same: of many draws, the one with the most usual mean of cells."""
         drawn = [self._draw(size, seed) for seed in range(1, self.tries + 1)]

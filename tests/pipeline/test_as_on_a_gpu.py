@@ -1,7 +1,6 @@
 """What the notebook starts on a GPU takes packed attention and compiled blocks, from the first measurement to the predictions.
 
-The device is a CPU that is taken for a GPU: PyTorch's own operators for packs with kernels for it, and a compiler that only
-traces.
+The device is a CPU taken for a GPU: with kernels behind PyTorch's operators for packs, and a compiler that only traces.
 """
 
 import time
