@@ -15,18 +15,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline.bench.measure import peak_operations, segment_operations
+from pipeline.bench.measure import copy_speed, peak_operations, segment_operations
 from pipeline.config import Config, override
 from pipeline.data.dataset import load_dataset
 from pipeline.data.packs import make_packs
 from pipeline.device import fit_config, make_accelerator, to_batch
 from pipeline.inference.forward import InferenceRunner
-from pipeline.models import triton_convolution
 from pipeline.models.attention import attend, choose_way
 from pipeline.models.batch import Batch
 from pipeline.models.layers import choose_fused, convolve_gated
@@ -40,8 +41,6 @@ from pipeline.training.trainer import Trainer
 
 DEVICE, DTYPE = torch.device("cuda:0"), torch.bfloat16
 STEPS, WARM_UP, CHANNELS = 12, 5, 1536
-TILES = ((16, 64, 2), (16, 128, 4), (64, 64, 8), (32, 128, 8))
-"""Tokens, channels and warps that the fused convolution is also tried with."""
 PREDICTED_MS = {"eager": "150-250", "compiled": "75-100", "compiled, packs joined": "70-95"}
 
 
@@ -100,9 +99,7 @@ class Table:
         card = torch.cuda.get_device_properties(0)
         self.say(f"{card.name}, {card.total_memory / 2**30:.0f} GiB, sm_{card.major}{card.minor}, torch {torch.__version__}")
         self.peak_flops = peak_operations(DTYPE, DEVICE, 8192)
-        x = torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE).random_()
-        y = torch.empty_like(x)
-        self.peak_bytes = 2 * x.numel() / seconds_of(lambda: y.copy_(x))
+        self.peak_bytes = copy_speed(DEVICE, 1 << 30)
         self.say(f"peak: {self.peak_flops / 1e12:.0f} TFLOP/s, copy {self.peak_bytes / 1e12:.2f} TB/s (predicted 800, 3.0)")
 
     def attention(self) -> None:
@@ -116,37 +113,29 @@ class Table:
         ways: dict[Way, str] = {"packed": " (predicted 0.07)", "efficient": "", "fused": " (predicted 1-2)"}
         for each, predicted in ways.items():
             forward = partial(attend, qkv[:, :16], qkv[:, 16:], layout, each)
-            both = seconds_of(lambda forward=forward: torch.autograd.grad(forward(), qkv, given, retain_graph=False))
-            once = seconds_of(forward)
+            both = kernel_seconds(lambda forward=forward: torch.autograd.grad(forward(), qkv, given, retain_graph=False))
+            once = kernel_seconds(forward)
             self.say(f"attention of a pack, {each}: {1e3 * once:.2f} ms{predicted}, with gradient {1e3 * both:.2f} ms")
 
     def convolution(self) -> None:
-        """Time gate, convolution and SiLU, fused, with tiles of several sizes."""
+        """Time gate, convolution and SiLU, fused."""
         self.check(choose_fused(DEVICE, DTYPE, 3), "the fused convolution works")
-        batches = list(self.batches(4, self.config()))
-        cells = sum(batch.layout.tokens for batch in batches)
-        floor = cells * CHANNELS * 2 * (5 + 11) / self.peak_bytes
+        layout = next(self.batches(1, self.config("train.pack_tokens=65536"))).layout
+        floor = layout.tokens * CHANNELS * 2 * (5 + 11) / self.peak_bytes
         weight = torch.randn(CHANNELS, 1, 3, 3, device=DEVICE, requires_grad=True)
-        xs = [torch.randn(b.layout.tokens, 2 * CHANNELS, device=DEVICE, dtype=DTYPE, requires_grad=True) for b in batches]
-        given = [torch.randn(b.layout.tokens, CHANNELS, device=DEVICE, dtype=DTYPE) for b in batches]
-
-        def run() -> None:
-            for x, batch, gradient in zip(xs, batches, given, strict=True):
-                torch.autograd.grad(convolve_gated(x, weight, batch.layout), (x, weight), gradient)
-
-        tile = triton_convolution.TOKENS, triton_convolution.CHANNELS, triton_convolution.WARPS
-        for each in dict.fromkeys((tile, *TILES)):
-            triton_convolution.TOKENS, triton_convolution.CHANNELS, triton_convolution.WARPS = each
-            with torch.no_grad():
-                forward = seconds_of(lambda: [convolve_gated(x, weight, b.layout) for x, b in zip(xs, batches, strict=True)])
-            both = seconds_of(run)
-            self.say(
-                f"convolution of four packs, fused, tiles {each[0]} x {each[1]}, {each[2]} warps: forward {1e3 * forward:.2f} "
-                f"ms, with gradient {1e3 * both:.2f} ms, at the speed of memory {1e3 * floor:.2f} ms"
-            )
-        triton_convolution.TOKENS, triton_convolution.CHANNELS, triton_convolution.WARPS = tile
+        x = torch.randn(layout.tokens, 2 * CHANNELS, device=DEVICE, dtype=DTYPE, requires_grad=True)
+        given = torch.randn(layout.tokens, CHANNELS, device=DEVICE, dtype=DTYPE)
+        both = kernel_seconds(lambda: torch.autograd.grad(convolve_gated(x, weight, layout), (x, weight), given))
+        with torch.no_grad():
+            once = kernel_seconds(lambda: convolve_gated(x, weight, layout))
+        self.say(
+            f"convolution of {layout.tokens} tokens, fused: forward {1e3 * once:.2f} ms, with gradient {1e3 * both:.2f} ms, at "
+            f"the speed of memory {1e3 * floor:.2f} ms"
+        )
 
     def prediction(self) -> None:
+        from triton.testing import do_bench  # noqa: PLC0415  (there is none without a GPU)
+
         config = self.config()
         network = make_network(config.model, config.memory, len(self.dataset.task_ids), len(self.dataset.transforms), 0)
         maker = make_packs(self.dataset, config.train.canvas, config.memory.tokens, "tests")
@@ -154,7 +143,7 @@ class Table:
         samples = maker.plain()[np.arange(0, len(maker.plain()), 2)]
         samples = samples[maker.order(samples)]
         tokens = int(maker.tokens(samples).sum())
-        seconds = seconds_of(lambda: runner.forward(samples))
+        seconds = float(do_bench(lambda: runner.forward(samples), return_mode="median")) / 1e3
         self.say(f"prediction: {tokens / seconds / 1e3:.0f}k tokens/s in packs of {tokens} (predicted 800-1,200k)")
 
     def trainer(self, *settings: str) -> Trainer:
@@ -163,7 +152,7 @@ class Table:
         network = make_network(config.model, config.memory, tasks, views, config.train.seed)
         return Trainer(self.accelerator, DTYPE, network, self.dataset, config, self.out / "trainer")
 
-    def training(self, name: str, *settings: str, pieces: int = 1, profiled: bool = False) -> None:
+    def training(self, name: str, *settings: str, pieces: int = 1) -> None:
         """Time training steps with `settings`; note their first losses."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -203,8 +192,7 @@ class Table:
         wanted, kind = trainer.state.config.train.execution, trainer.gradients.execution.kind
         if kind != wanted:
             self.check(False, f"train.execution={wanted} is {kind}")
-        if profiled:
-            self.profile(name, trainer)
+        self.profile(name, trainer)
 
     def work_of(self, trainer: Trainer) -> tuple[float, float]:
         """Return the mean tokens and operations of a step."""
@@ -219,15 +207,12 @@ class Table:
 
     def profile(self, name: str, trainer: Trainer) -> None:
         """Print where the time of a step goes, and write it to a file."""
-        with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+        with profiled() as found:
             trainer._step(0.0)
-            torch.cuda.synchronize()
-        averages = found.key_averages()
-        text = averages.table(sort_by="self_device_time_total", row_limit=45, max_name_column_width=90)
+        text = found.key_averages().table(sort_by="self_device_time_total", row_limit=45, max_name_column_width=90)
         (self.out / f"profile-{name.replace(', ', '-').replace(' ', '-')}.txt").write_text(text)
-        kernels = [event for event in averages if event.device_type == torch.autograd.DeviceType.CUDA]
-        total = sum(event.self_device_time_total for event in kernels)
-        launches = sum(event.count for event in kernels)
+        total = sum(event.self_device_time_total for event in kernels(found))
+        launches = sum(event.count for event in kernels(found))
         self.say(f"fast, {name}: {launches} kernels in a step, {total / 1e3:.1f} ms of the device")
 
     def compare_losses(self) -> None:
@@ -259,11 +244,26 @@ class Table:
         self.say(f"trial of the memory: {pieces} pieces (predicted 1) in {time.monotonic() - started:.1f} s (predicted 3)")
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """Return the median seconds of `work` by the device's own clock."""
-    from triton.testing import do_bench  # noqa: PLC0415  (there is none without a GPU)
+def kernel_seconds(work: Callable[[], object], times: int = 20) -> float:
+    """Return the seconds of all kernels of `work`, without waits of the device for the host: the mean of several times."""
+    work()
+    with profiled() as found:
+        for _ in range(times):
+            work()
+    return sum(event.self_device_time_total for event in kernels(found)) / times / 1e6
 
-    return float(do_bench(work, warmup=50, rep=200, return_mode="median")) / 1e3
+
+@contextlib.contextmanager
+def profiled() -> Iterator[profile]:
+    """Yield the profile of what is done inside, which the device has finished at the end."""
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+        yield found
+        torch.cuda.synchronize()
+
+
+def kernels(found: profile) -> list[Any]:
+    """Return the averages of the device's own events."""
+    return [event for event in found.key_averages() if event.device_type == DeviceType.CUDA]
 
 
 def main() -> int:
@@ -282,8 +282,8 @@ def main() -> int:
         "machine": table.machine,
         "attention": table.attention,
         "convolution": table.convolution,
-        "eager": lambda: table.training("eager", "train.execution=eager", profiled=True),
-        "compiled": lambda: table.training("compiled", compiled, profiled=True),
+        "eager": lambda: table.training("eager", "train.execution=eager"),
+        "compiled": lambda: table.training("compiled", compiled),
         "joined": lambda: table.training("compiled, packs joined", compiled, pieces=JOINED),
         "prediction": table.prediction,
         "losses": table.compare_losses,

@@ -6,13 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.device_limits import TOLERANCE
-from pipeline.models.layers import (
-    _ConvolveGrids,
-    _ConvolveNeighbors,
-    choose_fused,
-    convolve_gated,
-    fused_error,
-)
+from pipeline.models.layers import _ConvolveGrids, _ConvolveNeighbors, choose_fused, convolve_gated, fused_error
 from pipeline.models.layout import Layout, make_layout
 
 DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -29,8 +23,11 @@ def by_neighbors(x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
 
 
 @pytest.mark.parametrize(("shapes", "kernel", "memory_tokens"), [([(1, 1), (3, 4), (3, 4), (9, 2)], 3, 2), ([(5, 6)], 5, 0)])
-def test_every_way_convolves_alike(shapes: list[tuple[int, int]], kernel: int, memory_tokens: int) -> None:
-    """More tokens than one tile has, channels that do not fill one; shifted, so that positions are not places."""
+def test_every_way_convolves_alike(
+    shapes: list[tuple[int, int]], kernel: int, memory_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More tokens than one program goes through, channels that do not fill one; shifted, so that positions are not places."""
+    monkeypatch.setattr("pipeline.models.triton_convolution.TILES", 2)
     sizes, generator = torch.tensor(shapes), torch.Generator().manual_seed(len(shapes))
     layout = make_layout(sizes, 30 - sizes, memory_tokens, DEVICE)
     channels = 72
