@@ -178,6 +178,10 @@ def bench_train(bench: Bench) -> list[Row]:
     timings = bench.time("train", {name: on_samples(side.train, draws) for name, side in sides.items()}, bench.plan.train_sizes)
     samples = draws.samples(timings["ours"].sizes[-1])
     weights = {name: sum(tensor.nbytes for tensor in side.network.state_dict().values()) for name, side in bench.sides.items()}
+    steps = {side: make_optimizer(found.network, OptimizerConfig()).step for side, found in bench.sides.items()}
+    published = time_sides(
+        {side: partial(lambda step, _: step, step) for side, step in steps.items()}, (1,), bench.plan.repeats, bench.device
+    )
     tokens = {name: side.batch(samples).layout.tokens / len(samples) for name, side in bench.sides.items()}
     return [
         rate_row("train, sequences/s", timings),
@@ -185,7 +189,7 @@ def bench_train(bench: Bench) -> list[Row]:
         rate_row("train, useful tokens/s", timings, float(draws.box[samples.example].prod(axis=1).mean())),
         exponent_row("train", timings),
         Row("checkpoint, weights", weights, False, "B"),
-        _optimizer_row(bench),
+        Row("optimizer step (AdamATan2)", {side: timed.seconds_per_unit for side, timed in published.items()}, False, "s"),
         Row("train, tokens a sequence", tokens, more_is_better=False),
         *bench.memory_rows("train", timings),
     ]
@@ -205,14 +209,6 @@ def bench_predict(bench: Bench) -> list[Row]:
     sides = {side: partial(prepare_votes, bench.dataset, once, side) for side in TWO_SIDES}
     votes = bench.time("vote", sides, bench.plan.vote_sizes)
     return [*rows, rate_row("vote, candidates/s", votes), exponent_row("vote", votes)]
-
-
-def _optimizer_row(bench: Bench) -> Row:
-    """Return the row of one step of the published optimizer."""
-    steps = {side: make_optimizer(found.network, OptimizerConfig()).step for side, found in bench.sides.items()}
-    sides = {side: partial(lambda step, _: step, step) for side, step in steps.items()}
-    timings = time_sides(sides, (1,), bench.plan.repeats, bench.device)
-    return Row("optimizer step (AdamATan2)", {side: timed.seconds_per_unit for side, timed in timings.items()}, False, "s")
 
 
 STAGES: Mapping[Stage, Callable[[Bench], list[Row]]] = {"build": bench_build, "train": bench_train, "predict": bench_predict}
