@@ -121,7 +121,7 @@ def test_a_killed_process_ends_the_launch_which_then_goes_on_and_predicts_what_o
     tmp_path: Path, dataset: TaskDataset, weights: Weights
 ) -> None:
     dataset.save(tmp_path / "data")
-    settings = ["--views", "6", "--set", "predict.round_views=1", "--set", "predict.segments=60"]
+    settings = ["--views", "6", "--set", "predict.round_views=1", "--set", "predict.segments=30"]
     command = ["predict", "--data", str(tmp_path / "data"), "--weights", str(weights.path), *settings, "--out"]
     out = tmp_path / "two"
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--quiet"]
