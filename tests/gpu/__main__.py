@@ -49,13 +49,11 @@ def main() -> int:
     vectors = [str(path) for path in sorted(Path("tests/golden").glob("*.safetensors"))]
     tests = ["pytest", "-q", "-p", "no:cacheprovider", "--no-cov", "-n", "6", "tests/pipeline/test_on_gpu.py"]
     tests += ["tests/pipeline/models/test_convolution.py", "tests/pipeline/models/test_attention.py"]
+    table = [*python, "tests.gpu.table", "--data", str(data), "--out", str(out), "--seconds", str(arguments.check)]
     checks = {
         "parity": ([*python, "tests.parity", *vectors, "--device", "cuda"], 60.0),
         "build": (build, 60.0),
-        "table": (
-            [*python, "tests.gpu.table", "--data", str(data), "--out", str(out), "--seconds", str(arguments.check)],
-            arguments.check + 40,
-        ),
+        "table": (table, arguments.check + 40),
         "tests": ([*python, *tests, "-k", "not execution_changes"], 120.0),
     }
     right = True

@@ -148,8 +148,7 @@ class Table:
 
     def trainer(self, *settings: str) -> Trainer:
         config = self.config(*settings)
-        tasks, views = len(self.dataset.task_ids), len(self.dataset.transforms)
-        network = make_network(config.model, config.memory, tasks, views, config.train.seed)
+        network = make_network(config.model, config.memory, len(self.dataset.task_ids), len(self.dataset.transforms), 0)
         return Trainer(self.accelerator, DTYPE, network, self.dataset, config, self.out / "trainer")
 
     def training(self, name: str, *settings: str, pieces: int = 1) -> None:
@@ -190,8 +189,7 @@ class Table:
         )
         print("    losses: " + " ".join(f"{loss:.4f}" for loss in losses), flush=True)
         wanted, kind = trainer.state.config.train.execution, trainer.gradients.execution.kind
-        if kind != wanted:
-            self.check(False, f"train.execution={wanted} is {kind}")
+        self.check(kind == wanted, f"train.execution={wanted} is {kind}")
         self.profile(name, trainer)
 
     def work_of(self, trainer: Trainer) -> tuple[float, float]:
@@ -211,8 +209,7 @@ class Table:
             trainer._step(0.0)
         text = found.key_averages().table(sort_by="self_device_time_total", row_limit=45, max_name_column_width=90)
         (self.out / f"profile-{name.replace(', ', '-').replace(' ', '-')}.txt").write_text(text)
-        total = sum(event.self_device_time_total for event in kernels(found))
-        launches = sum(event.count for event in kernels(found))
+        total, launches = (sum(getattr(e, name) for e in kernels(found)) for name in ("self_device_time_total", "count"))
         self.say(f"fast, {name}: {launches} kernels in a step, {total / 1e3:.1f} ms of the device")
 
     def compare_losses(self) -> None:
@@ -294,11 +291,7 @@ def main() -> int:
         with table.section(name) as there_is_time:
             if there_is_time or name == "losses":
                 sections[name]()
-    print("\n==== the table")
-    for line in table.lines:
-        print(line)
-    for line in table.wrong:
-        print(f"wrong: {line}")
+    print("\n".join(("\n==== the table", *table.lines, *(f"wrong: {line}" for line in table.wrong))))
     return int(bool(table.wrong))
 
 

@@ -18,6 +18,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from pipeline.config import Config
+from pipeline.device import make_accelerator
 from pipeline.inference.candidates import read_candidates
 from pipeline.inference.predictor import Predictor
 from pipeline.models.attention import choose_way, packed_error
@@ -88,6 +89,18 @@ def test_bfloat16_misses_the_vectors_by_no_more_than_its_rounding(device: torch.
     rounding = error(torch.float32)
     assert exact < 1e-4 < off
     assert off < 3 * rounding
+
+
+def test_accelerate_decides_neither_what_is_compiled_nor_in_which_precision(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    """`accelerate launch` hands a saved config on by these variables."""
+    for name, value in (("ACCELERATE_DYNAMO_BACKEND", "inductor"), ("ACCELERATE_MIXED_PRECISION", "bf16")):
+        monkeypatch.setenv(name, value)
+    forget_accelerate()
+    accelerator, dtype = make_accelerator("float32")
+    assert (accelerator.state.dynamo_plugin.backend, accelerator.mixed_precision, dtype) == ("NO", "no", torch.float32)
+    forget_accelerate()
 
 
 @pytest.mark.cuda

@@ -43,9 +43,6 @@ def test_every_way_convolves_alike(
             torch.testing.assert_close(each, exact, rtol=1e-5, atol=1e-5 * float(exact.abs().max()))
 
 
-def test_the_trial_sees_rounding_only() -> None:
+def test_the_trial_sees_rounding_only_and_a_cpu_takes_no_triton() -> None:
     assert 1e-3 < fused_error(str(DEVICE), torch.bfloat16, 3) < TOLERANCE
-
-
-def test_a_cpu_takes_no_triton() -> None:
     assert not choose_fused(torch.device("cpu"), torch.float32, 3)
