@@ -29,7 +29,7 @@ DEMO = Config(
 #   --out DIR
 # For one H100 and 25 minutes, or 4 x L4 and hours. The recipe that the demo's experiments chose (BENCHMARKS.md, "The best
 # recipe per minute") at the published width, with four layers: one state, Muon, grid convolution, compositional memory, one
-# segment. Weight decay x rate x steps is about that of the demo. One H200, 5m20s: 22.8% pass@2 (BENCHMARKS.md, "ARC-AGI-1 on
+# segment. Weight decay x rate x steps is about that of the demo. One H100, 7m30s: 28.1% pass@2 (BENCHMARKS.md, "ARC-AGI-1 on
 # one GPU").
 FAST = Config(
     build=BuildConfig(augmentations=1000, policy="keep-output-only"),

@@ -179,9 +179,8 @@ def bench_train(bench: Bench) -> list[Row]:
     samples = draws.samples(timings["ours"].sizes[-1])
     weights = {name: sum(tensor.nbytes for tensor in side.network.state_dict().values()) for name, side in bench.sides.items()}
     steps = {side: make_optimizer(found.network, OptimizerConfig()).step for side, found in bench.sides.items()}
-    published = time_sides(
-        {side: partial(lambda step, _: step, step) for side, step in steps.items()}, (1,), bench.plan.repeats, bench.device
-    )
+    prepared = {side: partial(lambda step, _: step, step) for side, step in steps.items()}
+    stepped = time_sides(prepared, (1,), bench.plan.repeats, bench.device)
     tokens = {name: side.batch(samples).layout.tokens / len(samples) for name, side in bench.sides.items()}
     return [
         rate_row("train, sequences/s", timings),
@@ -189,7 +188,7 @@ def bench_train(bench: Bench) -> list[Row]:
         rate_row("train, useful tokens/s", timings, float(draws.box[samples.example].prod(axis=1).mean())),
         exponent_row("train", timings),
         Row("checkpoint, weights", weights, False, "B"),
-        Row("optimizer step (AdamATan2)", {side: timed.seconds_per_unit for side, timed in published.items()}, False, "s"),
+        Row("optimizer step (AdamATan2)", {side: timed.seconds_per_unit for side, timed in stepped.items()}, False, "s"),
         Row("train, tokens a sequence", tokens, more_is_better=False),
         *bench.memory_rows("train", timings),
     ]

@@ -168,7 +168,7 @@ def test_odd_tasks_are_left_out_of_what_is_only_trained_on(tmp_path: Path, caplo
     assert "x" in caplog.text and ": 2 tasks left out that cannot be read, of 3: " in caplog.text
 
 
-def test_tasks_over_the_side_are_left_out_unread(tmp_path: Path) -> None:
+def test_tasks_over_the_side_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     path = write(tmp_path / "x_challenges.json", {"large": ODD["large"], "t": TASK})
     write(tmp_path / "x_solutions.json", {"large": "unread", "t": OUTPUTS})
     source = load_source(f"json:{path}", max_side=2)
