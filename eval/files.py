@@ -4,6 +4,7 @@ Reading takes a bounded amount of time and memory, whatever lies at the path. A 
 finds either the old content or all of the new.
 """
 
+import codecs
 import json
 import os
 import re
@@ -152,9 +153,11 @@ def damage_of(path: Path) -> str | None:
 def parse_json(data: bytes, where: str) -> object:
     """Return the JSON document `data`.
 
-    Raises a ValueError of one line that begins with `where` and gives the position, unless `data` is UTF-8, JSON without
-    NaN or Infinity, less than about a thousand levels deep and of bounded size, and no object in it has a key twice.
+    Raises a ValueError of one line that begins with `where` and gives the position, unless `data` is UTF-8 (a byte order mark
+    is passed over), JSON without NaN or Infinity, less than about a thousand levels deep and of bounded size, and no object in
+    it has a key twice.
     """
+    data = data.removeprefix(codecs.BOM_UTF8)
     require_modest(data, where)
     try:
         document = orjson.loads(data)

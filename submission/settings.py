@@ -11,8 +11,10 @@ from eval.decode import decode
 from eval.files import read_file
 from eval.formatting import parse_duration, show_path, show_value
 
-ACCELERATORS = {"NvidiaTeslaT4": 2, "NvidiaL4": 4, "none": 0}
-"""GPUs by Kaggle's name of the machine shape: T4 with 16 GB each, L4 with 24 GB each."""
+ACCELERATORS = {
+    "NvidiaTeslaT4": 2, "NvidiaL4": 4, "NvidiaL4X1": 1, "NvidiaRtxPro6000": 1, "NvidiaH100": 1, "NvidiaTeslaA100": 1, "none": 0,
+}  # fmt: skip
+"""GPUs by Kaggle's name of the machine shape; some are for certain competitions only. Other names go to Kaggle as they are."""
 SPLITS = ("training", "evaluation")
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SOURCE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9-]+")
@@ -28,7 +30,8 @@ code_dataset = "arc-trm-code"    # the dataset that will hold this project's sou
 weights_dataset = ""             # "OWNER/NAME" of a dataset with trained weights to start from; empty: from scratch
 private = true                   # nobody else sees the notebook and the dataset
 
-accelerator = "NvidiaL4"         # NvidiaL4 (4 GPUs), NvidiaTeslaT4 (2 GPUs) or none
+accelerator = "NvidiaL4"         # NvidiaL4 (4 GPUs), NvidiaTeslaT4 (2), NvidiaL4X1, NvidiaRtxPro6000, NvidiaH100,
+                                 # NvidiaTeslaA100 (one each), another of Kaggle's machine shapes, or none
 docker_image = ""                # pins the notebook's image, for example "gcr.io/kaggle-gpu-images/python@sha256:..."
 
 preset = "fast"                  # settings of network and training on GPUs (python -m pipeline run --help lists them)
@@ -87,7 +90,7 @@ class KaggleSettings:
             ("notebook_title", odd_title, "only letters a to z, digits, spaces, dots and hyphens"),
             ("notebook_title", min(len(title), len(slug)) < 5, "Kaggle requires at least 5 letters and digits"),
             ("weights_dataset", bool(source) and not _SOURCE.fullmatch(source), "expected OWNER/NAME"),
-            ("accelerator", self.accelerator not in ACCELERATORS, f"expected one of {', '.join(ACCELERATORS)}"),
+            ("accelerator", not self.accelerator.isalnum(), f"expected a machine shape such as {', '.join(ACCELERATORS)}"),
             ("train_splits", not set(self.train_splits) <= set(SPLITS), f"expected some of {', '.join(SPLITS)}"),
             ("seed", self.seed < 0, "expected at least 0"),
             ("commit_tasks", self.commit_tasks < 1, "expected at least 1"),
@@ -124,7 +127,7 @@ def read_settings(path: Path) -> KaggleSettings:
         raise FileNotFoundError(f"{show_path(path)}: no such settings file; `python -m pipeline kaggle init` writes one")
     data, where = read_file(path, most_bytes=1 << 20), show_path(path)
     try:
-        values = tomllib.loads(data.decode())
+        values = tomllib.loads(data.decode("utf-8-sig"))
     except ValueError as error:  # also of UTF-8, and of numbers of thousands of digits
         raise ValueError(f"{where}: {error}") from None
     except RecursionError:

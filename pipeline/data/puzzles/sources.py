@@ -17,8 +17,9 @@ from pipeline.data.puzzles.kinds import BLANK, PUZZLE_KINDS, KindName
 
 PUZZLES_HELP = """\
 or, all of one kind and size, a source of puzzles:
-  sudoku:FILE.csv                   Sudoku-Extreme: the columns question (digits, blanks as . or 0) and answer, 81
-                                    characters each, or 16 for boards of 4 x 4; other columns are not read
+  sudoku:FILE.csv                   Sudoku-Extreme: the columns question (digits, blanks as . or 0; also puzzle, quizzes)
+                                    and answer (solution, solutions; may be missing), 81 characters each, or 16 for
+                                    boards of 4 x 4; other columns are not read
   maze:FILE.csv                     Maze-Hard: the columns question (# wall, space, S start, G goal) and answer (with
                                     the path marked o), 900 characters each, or another square
   sudoku:generated[:KEY=N,...]      made up: side 4 or 9 (the default), clues (6 or 30), count (1000), seed (0)

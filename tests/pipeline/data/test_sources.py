@@ -1,5 +1,7 @@
 """Where tasks come from: the sources by name, the files they read, and what they say about bad ones."""
 
+import codecs
+import gzip
 import json
 import os
 import sys
@@ -205,6 +207,72 @@ def test_any_file_may_map_ids_to_tasks_or_be_one_task_and_solves_those_with_all_
     assert outputs_of(many) == {"x": OUTPUTS}
     one = load_source(f"json:{write(tmp_path / '007bbfb7.json', SOLVED_TASK)}")
     assert outputs_of(one) == {"007bbfb7": OUTPUTS}
+
+
+def test_lists_and_lines_of_tasks_name_their_ids(tmp_path: Path) -> None:
+    tasks = [SOLVED_TASK | {"id": "b"}, TASK | {"task_id": 7}, TASK | {"name": "x"}]
+    listed = load_source(f"json:{write(tmp_path / 'many.json', tasks)}")
+    assert [task.id for task in listed.tasks] == ["b", "7", "x"]
+    assert outputs_of(listed) == {"b": OUTPUTS}
+    for name in ("many.jsonl", "many.ndjson"):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, tasks)) + "\n\n")
+        lines = load_source(f"json:{tmp_path / name}")
+        assert content_hash(lines.tasks, lines.solutions) == content_hash(listed.tasks, listed.solutions)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ([TASK], "entry 0 of the list: expected a task with one of id, task_id, puzzle_id, name"),
+        ([TASK | {"id": "a"}, TASK | {"id": "a"}], "entry 1 of the list: task a appears twice"),
+        ([PAIR, PAIR], "a list of pairs, as Re-ARC has them: a folder of such files is read as rearc:FOLDER"),
+        ([TASK | {"id": "a", "test": []}], "task a: has no test inputs"),
+        ([], "holds no tasks"),
+    ],
+)
+def test_other_lists_are_refused_in_one_line(tmp_path: Path, content: Json, complaint: str) -> None:
+    path = write(tmp_path / "x.json", content)
+    assert refusal(lambda: load_source(f"json:{path}")) == f"{path}: {complaint}"
+
+
+def test_a_bad_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(json.dumps(TASK | {"id": "a"}) + "\n\n{]\n")
+    assert f"{tmp_path}/x.jsonl, line 3: not JSON" in refusal(lambda: load_source(f"json:{tmp_path}/x.jsonl"))
+
+
+def test_packed_files_are_what_is_in_them(tmp_path: Path) -> None:
+    """Files of tasks and folders of them, gzipped or in a zip, with a byte order mark or without."""
+    write(tmp_path / "plain" / "a.json", SOLVED_TASK)
+    write(tmp_path / "plain" / "deep" / "b.json", TASK)
+    (tmp_path / "packed" / "deep").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "tasks.zip", "w") as file:
+        for name in ("a.json", "deep/b.json"):
+            data = codecs.BOM_UTF8 + (tmp_path / "plain" / name).read_bytes()
+            (tmp_path / "packed" / f"{name}.gz").write_bytes(gzip.compress(data))
+            file.writestr(f"tasks/{name}", data)
+    plain = load_source(f"json:{tmp_path}/plain")
+    assert outputs_of(plain) == {"a": OUTPUTS}
+    for name in ("packed", "tasks.zip"):
+        found = load_source(f"json:{tmp_path / name}")
+        assert content_hash(found.tasks, found.solutions) == content_hash(plain.tasks, plain.solutions)
+    assert outputs_of(load_source(f"json:{tmp_path}/packed/a.json.gz")) == {"a": OUTPUTS}
+
+
+def test_packed_challenges_find_their_solutions(tmp_path: Path) -> None:
+    for name, content in (("x_challenges.json.gz", {"t": TASK}), ("x_solutions.json.gz", {"t": OUTPUTS})):
+        (tmp_path / name).write_bytes(gzip.compress(json.dumps(content).encode()))
+    assert outputs_of(load_source(f"json:{tmp_path}/x_challenges.json.gz")) == {"t": OUTPUTS}
+
+
+def test_a_gzip_that_is_damaged_or_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json.gz"
+    data = gzip.compress(json.dumps(TASK).encode())
+    for bad in (data[:-9], b"{}", data[:20] + b"xxxx" + data[24:]):
+        path.write_bytes(bad)
+        assert f"{path}: cannot be unpacked: " in refusal(lambda: load_source(f"json:{path}"))
+    monkeypatch.setattr(archive, "MAX_FILE_BYTES", 100)
+    path.write_bytes(gzip.compress(b" " * 101 + json.dumps(TASK).encode()))
+    assert refusal(lambda: load_source(f"json:{path}")) == f"{path}: cannot be unpacked: more than 100 bytes unpacked"
 
 
 def test_solutions_inside_and_beside_must_agree(tmp_path: Path) -> None:

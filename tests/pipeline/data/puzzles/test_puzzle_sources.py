@@ -71,6 +71,17 @@ def test_columns_come_in_any_order_quoted_or_not_with_byte_order_mark_or_without
         assert (puzzles.question_texts(), puzzles.answer_texts()) == ([QUESTION], [ANSWER])
 
 
+@pytest.mark.parametrize("header", ["quizzes,solutions", " Puzzle , Solution ", "QUESTION,ANSWER", "quiz,answer"])
+def test_columns_have_the_names_that_are_usual(tmp_path: Path, header: str) -> None:
+    puzzles = load_puzzles(f"sudoku:{write(tmp_path / 'a.csv', f'{QUESTION},{ANSWER}', header=header)}", "train")
+    assert (puzzles.question_texts(), puzzles.answer_texts()) == ([QUESTION], [ANSWER])
+
+
+def test_a_question_column_counts_before_others_and_questions_may_come_alone(tmp_path: Path) -> None:
+    puzzles = load_puzzles(f"sudoku:{write(tmp_path / 'a.csv', f'17,{QUESTION}', header='puzzle,question')}", "test")
+    assert (puzzles.question_texts(), puzzles.answers) == ([QUESTION], None)
+
+
 def test_answers_that_are_not_there_or_not_asked_for_are_left_unread(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", tiny_puzzles(), with_answers=False)
     assert load_puzzles(f"sudoku:{path}", "test").answers is None
@@ -149,11 +160,11 @@ def test_lines_are_counted_as_they_are_in_the_file(tmp_path: Path) -> None:
     [
         (b"", "is empty, expected a header that names question and answer"),
         (b"source,question,answer,rating\n\n", "has a header and no puzzles"),
-        (b"source,question\n", "line 1: the header must name question and answer, each once, got source, question"),
         (
-            b"question,answer,answer\n",
-            "line 1: the header must name question and answer, each once, got question, answer, answer",
+            b"source,rating\n",
+            "line 1: the header must name one column question or puzzle or quizzes or quiz, got source, rating",
         ),
+        (b"question,answer,answer\n", "the header has answer twice"),
         (b"question,answer\n1234567,\n", "line 2: question has 7 characters, expected 16 or 81"),
         (b"question,answer\n1\xff2,3\n", "line 2: not UTF-8: invalid start byte at byte 1"),
         (b"question,answer\n" + b"1" * 200_000, "not CSV, as line 2 shows: field larger than field limit (131072)"),
