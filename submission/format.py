@@ -4,6 +4,8 @@ Its format is Kaggle's: `{task id: [{"attempt_1": [[int]], "attempt_2": [[int]]}
 order.
 """
 
+import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +17,10 @@ import orjson
 
 from augment.grid import Grid, grid_key, parse_grid
 from augment.task import Task, TaskId
-from eval.files import read_object, replace_file, require_file
+from eval.files import read_json, read_object, replace_file, require_file
 from eval.formatting import show_kind, show_path, show_value
+
+logger = logging.getLogger(__name__)
 
 Submission = dict[TaskId, list[tuple[Grid, Grid]]]
 """Both attempts for every test input, in the order of `Task.test`."""
@@ -167,9 +171,59 @@ def _problems(document: dict[str, Any], tasks: Sequence[Task]) -> list[str]:
 
 
 def _read(path: Path, allow_missing: bool) -> PartialSubmission:
-    submission, problems = _parse(read_object(path), allow_missing)
+    submission, problems = _parse(_read_document(path), allow_missing)
     _raise_first(show_path(path), problems)
     return submission
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    """Return the document of a submission of any system in Kaggle's form; what had another one is logged.
+
+    Others write a folder of result files `{task id}.json` (ARC Prize's benchmarking), a grid inside `{"answer": grid, ...}`, an
+    object in place of a list of one, null for a test that was not tried, or more than two attempts.
+    """
+    if path.is_dir():
+        files = {file.stem: read_json(file) for file in sorted(path.glob("*.json"))}
+        document = {name: entries for name, entries in files.items() if any(map(_has_attempt, _as_list(entries)))}
+        if not document:
+            raise ValueError(f"{show_path(path)}: no file {{task id}}.json in it has {ATTEMPT_NAMES[0]}")
+        others = [name for name in files if name not in document]
+        logger.info("%s: results of %d tasks%s", show_path(path), len(document), f", without {others}" if others else "")
+    else:
+        document = read_object(path)
+    single, further = 0, 0
+    for task_id, entries in document.items():
+        single += _has_attempt(entries)
+        if not _has_attempt(entries) and not isinstance(entries, list):
+            continue
+        document[task_id] = [_with_two_grids(entry) for entry in _as_list(entries)]
+        further += sum(isinstance(entry, dict) and any(map(_FURTHER.fullmatch, entry)) for entry in _as_list(entries))
+    if single:
+        logger.info("%s: %d tasks have an object in place of a list of one", show_path(path), single)
+    if further:
+        logger.info("%s: %d test inputs have more than two attempts; the first two count", show_path(path), further)
+    return document
+
+
+_FURTHER = re.compile(r"attempt_([3-9]|[1-9]\d+)")
+
+
+def _with_two_grids(entry: object) -> object:
+    """Return what other systems write for a test input with the keys and values that Kaggle has, as far as they are known."""
+    if entry is None:
+        return {}
+    if not isinstance(entry, dict):
+        return entry
+    kept = {name: rows for name, rows in entry.items() if not _FURTHER.fullmatch(name)}
+    return {name: rows["answer"] if isinstance(rows, dict) and "answer" in rows else rows for name, rows in kept.items()}
+
+
+def _as_list(entries: object) -> list[Any]:
+    return entries if isinstance(entries, list) else [entries]
+
+
+def _has_attempt(entry: object) -> bool:
+    return isinstance(entry, dict) and any(name in entry for name in ATTEMPT_NAMES)
 
 
 def _parse(document: dict[str, Any], allow_missing: bool) -> tuple[PartialSubmission, list[str]]:

@@ -45,8 +45,8 @@ def is_grid(rows: Any) -> bool:
 
 
 def attempts_of(entry: Any, lenient: bool) -> list[Any]:
-    """Return attempt 1 and 2 of an entry, None for a missing one."""
-    if not isinstance(entry, dict) or set(entry) - {"attempt_1", "attempt_2"}:
+    """Return attempt 1 and 2 of an entry, None for a missing one; a third does not count."""
+    if not isinstance(entry, dict) or set(entry) - {"attempt_1", "attempt_2", "attempt_3"}:
         raise Refused("no entry")
     found = []
     for name in ("attempt_1", "attempt_2"):
@@ -110,7 +110,7 @@ def draw_entry(rng: Rng, truth: list[list[int]], odd: float) -> str:
     if rng.random() < 0.1:
         members.reverse()
     if rng.random() < odd / 40:
-        members.append('"attempt_3": [[1]]')
+        members.append(rng.choice(['"attempt_3": [[1]]', '"grid": [[1]]']))
     if len(members) == 2 and rng.random() < 0.1:  # the same grid twice
         members[1] = '"attempt_2": ' + members[0].split(": ", 1)[1] if members[0].startswith('"attempt_1"') else members[1]
     return "{" + ", ".join(members) + "}"

@@ -115,7 +115,7 @@ BAD_FILES = [
     ({"a": [3]}, "task 'a', test input 0: expected an object with attempt_1 and attempt_2, got a number"),
     ({"a": [entry(), entry([[1, 2], [3]])]}, "task 'a', test input 1, attempt_1: not a rectangle"),
     ({"a": [entry(second=[[10]])]}, "task 'a', test input 0, attempt_2: row 0, cell 0: a color is an int 0..9, got 10"),
-    ({"a": [entry(attempt_3=[[1]])]}, "task 'a', test input 0: unknown key 'attempt_3'"),
+    ({"a": [entry(grid=[[1]])]}, "task 'a', test input 0: unknown key 'grid'"),
     ({"x\ny": 3, "z": 3}, "task 'x\\ny': expected a list with one entry a test input, got a number (and 1 more)"),
     (b'{"a": [], "a": []}', "a appears twice"),
 ]
@@ -142,6 +142,42 @@ def test_a_missing_attempt_is_refused_unless_allowed_and_then_keeps_its_place(tm
     path = written(tmp_path, {"a": [first_missing]})
     assert f"task 'a', test input 0, {words}" in refusal(lambda: read_submission(path))
     assert plain(read_partial_submission(path)) == {"a": [[None, [[2]]]]}
+
+
+@pytest.mark.parametrize("read", [read_submission, read_partial_submission])
+def test_files_of_other_systems_are_read_and_what_is_unusual_is_said(tmp_path, caplog, read):
+    caplog.set_level("INFO")
+    one, two = [[1]], [[2, 2]]
+    entry = {"attempt_1": {"answer": one, "metadata": {"model": "x"}, "correct": True}, "attempt_2": {"answer": two}}
+    document = {"a": entry, "b": [entry | {"attempt_3": one, "attempt_12": two}, {"attempt_1": two, "attempt_2": one}]}
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps(document))
+    plain = {task: [[grid.tolist() for grid in attempts] for attempts in entries] for task, entries in read(path).items()}
+    assert plain == {"a": [[one, two]], "b": [[one, two], [two, one]]}
+    assert f"{path}: 1 tasks have an object in place of a list of one" in caplog.text
+    assert f"{path}: 1 test inputs have more than two attempts; the first two count" in caplog.text
+    (tmp_path / "results").mkdir()
+    for task, content in document.items():
+        (tmp_path / "results" / f"{task}.json").write_text(json.dumps(content))
+    (tmp_path / "results" / "results.json").write_text(json.dumps({"score": 1.0}))
+    again = {
+        task: [[grid.tolist() for grid in attempts] for attempts in entries]
+        for task, entries in read(tmp_path / "results").items()
+    }
+    assert again == plain
+    assert "results of 2 tasks, without ['results']" in caplog.text
+
+
+def test_tests_that_were_not_tried_are_missing_and_a_folder_without_results_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([None, {"attempt_1": {"answer": [[1]]}, "attempt_2": None}]))
+    first, second = read_partial_submission(tmp_path)["a"]
+    assert first == (None, None)
+    assert (second[0].tolist(), second[1]) == ([[1]], None)
+    with pytest.raises(ValueError, match=r"task 'a', test input 0, attempt_1: missing"):
+        read_submission(tmp_path)
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"no file \{task id\}.json in it has attempt_1"):
+        read_submission(tmp_path)
 
 
 @pytest.mark.parametrize(
