@@ -52,9 +52,10 @@ def add_import_checkpoint(commands: Any) -> None:
     summary = "turn a published TRM or HRM checkpoint into weights of this program"
     example = "step_723914 --config all_config.yaml --identifiers identifiers.json --out weights/trm"
     parser = add_command(commands, import_checkpoint_command, "import-checkpoint", summary, example, sources="")
-    parser.add_argument("checkpoint", type=Path, metavar="FILE", help="a PyTorch state dict, as their training saves it")
+    parser.add_argument("checkpoint", type=Path, metavar="FILE", help="a state dict, of torch.save or safetensors")
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="its all_config.yaml")
-    parser.add_argument("--identifiers", type=Path, required=True, metavar="FILE", help="identifiers.json of its dataset")
+    identifiers = "identifiers.json of its dataset; without it all tasks start from the mean of the task memory"
+    parser.add_argument("--identifiers", type=Path, metavar="FILE", help=identifiers)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 

@@ -1,6 +1,7 @@
 """Published TRM and HRM checkpoints, converted to a weights file of ours: `weights.safetensors`.
 
-The input is what the authors' training writes: a PyTorch state dict, `all_config.yaml`, and `identifiers.json` of its dataset.
+The input is what the authors' training writes: a state dict, `all_config.yaml` and, unless its tasks do not matter,
+`identifiers.json` of its dataset.
 Prediction and training read the output like any other weights (`pipeline.weights`).
 """
 
@@ -15,20 +16,21 @@ from eval.formatting import show_name, show_path
 from pipeline.config import Config
 from pipeline.models.network import REASONERS
 from pipeline.published.files import naming, read_state, read_yaml, summarize
-from pipeline.published.identifiers import read_identifiers
+from pipeline.published.identifiers import read_identifiers, unknown_views
 from pipeline.published.names import EMBEDDING, MEMORY_ROWS, MIXER, parameter_names, translate_config
 from pipeline.system.progress_bar import doing
 from pipeline.weights import save_weights
 
 
-def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Path) -> str:
+def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path | None, out: Path) -> str:
     """Write `out`/weights.safetensors from a published checkpoint, its config and identifiers; return in a line what it is.
 
-    `checkpoint` is a state dict saved by torch.save, whose keys may have prefixes; `config` is YAML, of a training or of its
-    `arch` only; `identifiers`: see `read_identifiers`. Nothing is written unless everything fits. Raises FileNotFoundError for
-    a missing file, and ValueError, of one line that names the file, for one that is damaged, not supported, or does not fit.
+    `checkpoint`: see `read_state`; `config` is YAML, of a training or its `arch` only; `identifiers`: see `read_identifiers`.
+    Without them the tasks of the memory are not known, and its mean stands for all. Nothing is written unless everything fits.
+    Raises FileNotFoundError for a missing file, and ValueError, of one line that names the file, for one that is damaged, not
+    supported, or does not fit.
     """
-    for path in (checkpoint, config, identifiers):
+    for path in (checkpoint, config, *([identifiers] if identifiers else [])):
         require_file(path)
     document = read_yaml(config)
     with naming(checkpoint), doing(f"reading {show_path(checkpoint)}"):
@@ -50,9 +52,11 @@ def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Pa
     names, hidden_size = parameter_names(ours.model), ours.model.hidden_size
     with naming(checkpoint), doing("checking its values"):
         _require_fit(state, {name: shapes[our] for name, our in names.items()} | {MEMORY_ROWS: (rows, features)})
-    views = read_identifiers(identifiers, rows)
+    views = read_identifiers(identifiers, rows) if identifiers else unknown_views(rows)
     with doing("converting the task memory"):
         memory = state[MEMORY_ROWS].detach()[torch.from_numpy(views.rows)].float()
+        if identifiers is None:
+            memory = memory.mean(0, keepdim=True)
         if features < hidden_size:  # the published code adds zeros whenever it reads a row
             memory = torch.nn.functional.pad(memory, (0, hidden_size - features))
     tensors = {f"reasoner.{our}": state[name].detach().to(torch.float32, copy=True) for name, our in names.items()}
@@ -60,6 +64,10 @@ def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path, out: Pa
     out.mkdir(parents=True, exist_ok=True)
     with doing(f"writing {show_path(path)}"):
         save_weights(path, tensors | {"memory.rows": memory}, ours, views, step=0)
+    if identifiers is None and rows > 1:
+        return (
+            f"{path}: {ours.model.kind}, {ours.memory.tokens} memory tokens; new tasks start from the mean of {rows - 1} rows"
+        )
     counts = f"{len(views.task_ids)} tasks, {len(views.transforms)} views, {ours.memory.tokens} memory tokens"
     return f"{path}: {ours.model.kind}, {counts}"
 

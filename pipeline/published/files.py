@@ -19,6 +19,7 @@ from torch import Tensor
 from eval.files import read_file
 from eval.formatting import show_name, show_path
 from pipeline.data.task_files import ZIP_FAULTS
+from pipeline.tensor_files import read_tensors
 
 _PREFIXES = re.compile(r"(?:(?:_orig_mod|module|model)\.)*(?=inner\.)")
 _MOST_CHARACTERS = 500
@@ -27,7 +28,9 @@ _MOST_PICKLE_BYTES = 1 << 20
 """Largest pickle of a state dict: it has the names and shapes; the values are other members of the archive."""
 _MOST_OPERATIONS = 20_000
 """Longest pickle of a state dict. A tensor takes about forty."""
-_STORAGES = {"torch FloatStorage", "torch BFloat16Storage", "torch HalfStorage"}
+_STORAGES = {f"torch {kind}Storage" for kind in ("Float", "BFloat16", "Half", "Long", "Int", "Bool")}
+_NESTED = ("ema_state_dict", "model_state_dict", "state_dict", "model")
+"""Under which a training keeps the tensors of its network, beside those of its optimizer; the first that is there counts."""
 _GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", *_STORAGES}
 
 
@@ -69,16 +72,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Return dense floating-point tensors by name, without prefixes as `_orig_mod.`. Raises ValueError for anything else."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _check_archive(archive, path.stat().st_size)
-        with warnings.catch_warnings(action="ignore"):
-            state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-    except ZIP_FAULTS as error:
-        raise ValueError(f"damaged, or not a state dict saved by PyTorch: {summarize(error)}") from error
-    except Exception as error:  # PyTorch does not document what a damaged pickle raises
-        raise ValueError("damaged, or not a state dict saved by PyTorch") from error
+    """Return dense floating-point tensors by name, without prefixes as `_orig_mod.`. Raises ValueError for anything else.
+
+    The file is one of torch.save, of a state dict or of a training that holds one, or safetensors.
+    """
+    state: object = read_tensors(path)[0] if path.suffix == ".safetensors" else _read_pickled(path)
+    if isinstance(state, dict):
+        state = next((state[name] for name in _NESTED if isinstance(state.get(name), dict)), state)
     if not isinstance(state, dict):
         raise ValueError(f"expected a state dict, got {type(state).__name__}")
     keys: dict[str, str] = {}
@@ -88,6 +88,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
         shown = show_name(key)
         if not isinstance(value, Tensor):
             raise ValueError(f"expected a flat dict of tensors, but {shown} has {type(value).__name__}")
+        if not value.is_floating_point():
+            raise ValueError(
+                f"{shown} holds {str(value.dtype).removeprefix('torch.')}, which no parameter of these networks does"
+            )
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"{shown} repeats its values, {tuple(value.shape)} from {value.untyped_storage().nbytes()} bytes")
         prefix = _PREFIXES.match(key)
@@ -96,6 +100,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"{show_name(keys[name])} and {shown} are both {show_name(name)}")
         keys[name] = key
     return {name: state[key] for name, key in keys.items()}
+
+
+def _read_pickled(path: Path) -> object:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_archive(archive, path.stat().st_size)
+        with warnings.catch_warnings(action="ignore"):
+            state: object = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+    except ZIP_FAULTS as error:
+        raise ValueError(f"damaged, or not a state dict saved by PyTorch: {summarize(error)}") from error
+    except Exception as error:  # PyTorch does not document what a damaged pickle raises
+        raise ValueError("damaged, or not a state dict saved by PyTorch") from error
+    return state
 
 
 def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
@@ -123,7 +140,7 @@ def _check_pickle(data: bytes) -> None:
         if number == _MOST_OPERATIONS:
             raise ValueError(f"a pickle of more than {_MOST_OPERATIONS:,} operations, which no state dict needs")
         if name == "GLOBAL" and argument not in _GLOBALS:
-            raise ValueError(f"{show_name(str(argument))} is no part of a state dict of float32, bfloat16 or float16 tensors")
+            raise ValueError(f"{show_name(str(argument))} is no part of a state dict of tensors")
         if name.endswith("GET") and argument in tuples:
             raise ValueError("a pickle that refers to a tuple twice, which no state dict does")
         if not name.endswith("PUT"):

@@ -37,7 +37,7 @@ class PublishedViews(Dataset):
     transform_start: Starts
     """(T + 1,) int64 ranges of `transforms` by task."""
     rows: npt.NDArray[np.int64]
-    """(V,) row of each view in the published memory."""
+    """(V,) row of each view in the published memory; of `UNKNOWN_TASK`, all of which the mean is taken."""
     data_hash: str = "imported"
     """Takes the place of the hash of the training dataset, which is not known."""
 
@@ -63,6 +63,18 @@ def read_identifiers(path: Path, rows: int) -> PublishedViews:
         if names[0] != BLANK:
             raise ValueError(f"identifier 0 is {show_name(names[0])}, expected {BLANK}")
         return _place_views(names)
+
+
+UNKNOWN_TASK = "<mean>"
+"""The only task of weights whose identifiers are not known; no task of anybody is called so."""
+
+
+def unknown_views(rows: int) -> PublishedViews:
+    """Return the one task of a memory of so many `rows` without identifiers: "puzzle" of one row, or `UNKNOWN_TASK` of all."""
+    if rows == 1:
+        return _place_views([BLANK])
+    named = np.arange(1, rows, dtype=np.int64)  # the first is blank
+    return PublishedViews((UNKNOWN_TASK,), np.zeros(1, dtype=np.uint32), np.array([0, 1], dtype=np.int64), named)
 
 
 def _place_views(names: Sequence[str]) -> PublishedViews:

@@ -1,6 +1,7 @@
 """Names and settings of the authors' published TRM and HRM code, translated to ours, so that their weights load."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,8 @@ _OPTIMIZER = {
 _DATASET = ("seq_len", "vocab_size", "num_puzzle_identifiers")
 """Fields of an architecture that the authors' training takes from its dataset; a file may have them at either level."""
 _FIXED = {"rms_norm_eps": NORM_EPSILON, "rope_theta": ROPE_THETA}
+_KINDS = ("trm", "hrm_act_v1", "hrm")
+"""The modules of the authors' architectures that can be imported, as `arch.name` has them before the @."""
 _REQUIRED = ("hidden_size", "num_heads", "expansion", "L_layers", "H_cycles", "L_cycles")
 
 
@@ -74,6 +77,10 @@ def translate_config(document: Mapping[str, Any], found: Mapping[str, int] | Non
     if not isinstance(arch, Mapping):
         raise ValueError(f"published config has arch = {show_value(arch)}, expected a mapping")
     arch = {name: document[name] for name in _DATASET if name in document} | dict(arch)
+    arch = {name: _resolve(value, arch) for name, value in arch.items()}
+    kind = str(arch.get("name", "trm")).partition("@")[0].rpartition(".")[2]
+    if kind not in _KINDS:
+        raise ValueError(f"published config is of {show_value(kind)}; TRM and HRM can be imported ({', '.join(_KINDS)})")
     known = _FIXED | dict(found or {})
     for name, value in known.items():
         if arch.get(name, value) != value:
@@ -145,6 +152,12 @@ def _translate_architecture(arch: Mapping[str, Any]) -> dict[str, dict[str, Any]
         },
         "predict": {"segments": segments},
     }
+
+
+def _resolve(value: Any, arch: Mapping[str, Any]) -> Any:
+    """Return `value`, or what the field of `arch` has that it refers to, as in `puzzle_emb_ndim: ${.hidden_size}`."""
+    referred = re.fullmatch(r"\$\{(?:\.|arch\.)(\w+)\}", value) if isinstance(value, str) else None
+    return arch.get(referred[1]) if referred else value
 
 
 def _one_of(values: Mapping[str, Any], key: str, allowed: Sequence[Any]) -> Any:

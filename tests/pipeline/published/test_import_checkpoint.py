@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from augment.transform import Transform, transform_to_int
+from pipeline.data.puzzles.kinds import PUZZLE_TASK
 from pipeline.models.batch import Batch, Views
 from pipeline.models.layout import make_layout
 from pipeline.models.network import make_network
+from pipeline.published.checkpoint import import_checkpoint
+from pipeline.published.identifiers import UNKNOWN_TASK
 from pipeline.tensor_files import read_tensors
-from pipeline.weights import Weights, save_weights, transplant
+from pipeline.weights import Weights, load_weights, save_weights, transplant
 from tests.pipeline.published.examples import ATTENTION, HRM, MIXER, PREFIX, VIEWS, Published, read_golden
 from tests.pipeline.tiny import tiny_dataset
 
@@ -129,6 +133,48 @@ def test_rows_shorter_than_the_features_are_filled_up_with_zeros(tmp_path: Path)
     published.state[PREFIX + ROWS] = published.state[PREFIX + ROWS][:, :20].clone()
     rows = published.imported().tensors["memory.rows"]
     assert torch.equal(rows[0], torch.cat((published.state[PREFIX + ROWS][4], torch.zeros(12))))
+
+
+@pytest.mark.parametrize("nested", ["model", "state_dict", "model_state_dict", "ema_state_dict"])
+def test_a_training_keeps_its_network_beside_other_things(tmp_path: Path, nested: str) -> None:
+    published = Published(tmp_path)
+    expected = published.imported().tensors
+    other = {name: tensor + 1 for name, tensor in published.state.items()}
+    step = {"state": {0: {"step": torch.tensor(3), "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-4}]}
+    published.state = {"epoch": 3, "optimizer": step, "model": other, nested: published.state}
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in published.imported().tensors.items())
+
+
+def test_safetensors_are_read_too(tmp_path: Path) -> None:
+    published = Published(tmp_path)
+    expected = published.imported().tensors
+    published.checkpoint = tmp_path / "model.safetensors"
+    save_file(published.state, published.checkpoint)
+    published.run()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in load_weights(published.out).tensors.items())
+
+
+def test_without_identifiers_every_task_starts_from_the_mean_row(tmp_path: Path) -> None:
+    published = Published(tmp_path)
+    named = published.imported()
+    said = import_checkpoint(published.checkpoint, published.yaml, None, tmp_path / "mean")
+    assert said.endswith("trm, 16 memory tokens; new tasks start from the mean of 6 rows")
+    weights, dataset = load_weights(tmp_path / "mean"), tiny_dataset()
+    assert weights.task_ids == (UNKNOWN_TASK,)
+    torch.testing.assert_close(weights.tensors["memory.rows"][0], named.tensors["memory.rows"].mean(0))
+    network = make_network(weights.config.model, weights.config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
+    assert transplant(weights, network, dataset).startswith("task memory: 0 tasks by id")
+    torch.testing.assert_close(
+        network.state_dict()["memory.rows"], weights.tensors["memory.rows"].expand(len(dataset.transforms), -1)
+    )
+
+
+def test_a_single_row_is_that_of_the_puzzles(tmp_path: Path) -> None:
+    published = Published(tmp_path)
+    published.state[PREFIX + ROWS] = published.state[PREFIX + ROWS][:1].clone()
+    published.write()
+    assert "1 tasks, 1 views" in import_checkpoint(published.checkpoint, published.yaml, None, published.out)
+    assert load_weights(published.out).task_ids == (PUZZLE_TASK,)
 
 
 def drop(*names: str) -> Callable[[State], object]:

@@ -40,6 +40,11 @@ def test_an_architecture_becomes_a_config(
     assert translate_config(published) == Config.from_json(expected)
 
 
+def test_a_field_may_refer_to_another() -> None:
+    assert translate_config(TRM | {"puzzle_emb_ndim": "${.hidden_size}"}) == translate_config(TRM)
+    assert translate_config({"arch": TRM | {"puzzle_emb_ndim": "${arch.hidden_size}"}}).model == translate_config(TRM).model
+
+
 def test_a_training_has_an_optimizer_too() -> None:
     optimizer = translate_config({"arch": TRM, **TRAINING}).optimizer
     assert (optimizer.rate, optimizer.memory_rate, optimizer.weight_decay, optimizer.memory_decay) == (2e-4, 0.03, 0.2, 0.4)
@@ -95,6 +100,8 @@ def test_one_setting_becomes_one_of_ours(
             r"loss_type = 'mse\nloss', expected 'stablemax_cross_entropy' or 'softmax_cross_entropy'",
         ),
         (TRM, {"arch": 3}, "arch = 3, expected a mapping"),
+        (TRM, {"name": "recursive_reasoning.trm_singlez@Z"}, "is of 'trm_singlez'; TRM and HRM can be imported"),
+        (TRM, {"puzzle_emb_ndim": "${.width}"}, "puzzle_emb_ndim = None, expected a whole number"),
         ({"arch": TRM}, {"lr": "fast"}, "optimizer.rate must be of type float, got 'fast'"),
     ],
 )
