@@ -7,7 +7,7 @@ read it; they find the rows of the task memory by task and transform.
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +202,13 @@ def transplant(weights: Weights, network: Network, dataset: Dataset) -> str:
     network.load_state_dict(weights.tensors | rows)
     unused = len(set(old_row) - set(dataset.task_ids))
     return f"task memory: {sum(known)} tasks by id, {len(known) - sum(known)} new from the mean, {unused} not needed"
+
+
+def differences(weights: Weights, config: Config) -> list[str]:
+    """Return in names what of `weights` differs from the network of `config` on canvases and colors of theirs."""
+    own = weights.config.model
+    model = replace(config.model, vocabulary=own.vocabulary, canvas_side=own.canvas_side)
+    return _differences(weights, make_network(model, config.memory, 1, 1, 0))
 
 
 def _differences(weights: Weights, network: Network) -> list[str]:

@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +109,12 @@ def push(folder: Path, dry_run: bool = False, poll_seconds: float = 5.0, ready_s
     if dry_run:
         _show_push(folder, dataset, (create, renew, send))
         return None
+    _show_quota()
     earlier = _dataset_state(dataset, settings)
+    if earlier and earlier[0] not in ("ready", "failed", "deleted"):  # Kaggle would deny a version on top of it
+        logger.info("%s: Kaggle still unpacks an earlier version (%s); waiting for it", dataset, earlier[0])
+        _wait_for_dataset(dataset, 0, settings, poll_seconds, ready_seconds)
+        earlier = _dataset_state(dataset, settings)
     logger.info("%s: sending %s", dataset, "a new version" if earlier else "a new dataset")
     answer = _call(renew if earlier else create, UPLOAD_SECONDS)
     lost = re.search(r"Upload unsuccessful: (\S+)", answer.text)  # the client may go on as if nothing had happened
@@ -187,6 +193,14 @@ def submit(folder: Path, message: str, version: int | None = None, dry_run: bool
         raise KaggleError(error)
     lines = sorted(answer.text.splitlines(), key=lambda line: "success" not in line.lower())
     return " ".join(" ".join(lines).split())
+
+
+def _show_quota() -> None:
+    """Log how many hours of GPUs are left, where the client can tell."""
+    answer = _call(["quota", "--format", "json"])
+    with suppress(ValueError, TypeError, KeyError):
+        for row in json.loads(answer.output) if answer.code == 0 else ():
+            logger.info("%s: %s of %s are left this week", row["resource"], row["remaining"], row["total"])
 
 
 def _dataset_state(dataset: str, settings: KaggleSettings) -> tuple[str, int] | None:

@@ -8,6 +8,7 @@
 """
 
 import json
+import logging
 import pprint
 import shutil
 import tempfile
@@ -18,7 +19,9 @@ from typing import Any
 from eval.files import read_object, write_json
 from eval.formatting import show_path
 from submission.secret import refuse_tokens
-from submission.settings import KaggleSettings, parse_settings
+from submission.settings import ACCELERATORS, KaggleSettings, parse_settings
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("augment", "eval", "submission", "pipeline")
 BESIDE = ("LICENSE", "requirements.txt", "README.md")
@@ -149,6 +152,8 @@ def _write_notebook(folder: Path, settings: KaggleSettings) -> None:
     }
     if settings.accelerator != "none":
         metadata["machine_shape"] = settings.accelerator
+    if settings.accelerator not in ACCELERATORS:
+        logger.warning("accelerator = %s: not known here; Kaggle gets the name as it is", settings.accelerator)
     if settings.docker_image:
         metadata |= {"docker_image": settings.docker_image, "docker_image_pinning_type": "original"}
     write_json(folder / "kernel-metadata.json", metadata)

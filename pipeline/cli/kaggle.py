@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.files import damage_of
+from eval.formatting import show_path
 from pipeline.cli.options import PROGRAM, Handler, add_command
 from pipeline.data.sources import load_source
 from submission.client import push, status, submit
 from submission.format import list_notes, list_problems
 from submission.notebook import write_ready_folder
-from submission.settings import read_settings, write_settings
+from submission.settings import KaggleSettings, read_settings, write_settings
 
 KAGGLE = f"{PROGRAM} kaggle"
 PROJECT = Path(__file__).parents[2]
@@ -89,10 +90,29 @@ def _notebook(arguments: argparse.Namespace, _: float) -> int:
     settings = read_settings(arguments.settings)
     if arguments.weights and arguments.weights.is_file() and (damage := damage_of(arguments.weights)):
         raise ValueError(f"{arguments.weights}: no weights file ({damage})")
+    if arguments.weights and arguments.weights.is_file():
+        _require_fit(arguments.weights, settings)
     write_ready_folder(arguments.out, settings, PROJECT, arguments.weights, arguments.wheels)
     print(f"{arguments.out}: notebook {settings.notebook}, dataset {settings.user}/{settings.code_dataset}")
     print(f"next: {KAGGLE} simulate --time-limit 5m, or {KAGGLE} push {arguments.out}")
     return 0
+
+
+def _require_fit(path: Path, settings: KaggleSettings) -> None:
+    """Raise ValueError where the notebook's preset has another network than weights, before a run finds that out."""
+    from pipeline.config import override  # these need torch, which is slow to import
+    from pipeline.presets import PRESETS, preset
+    from pipeline.weights import differences, load_weights
+
+    weights = load_weights(path)
+    name = settings.cpu_preset if settings.accelerator == "none" else settings.preset
+    different = differences(weights, override(preset(name), settings.overrides))
+    if different:
+        fitting = [other for other, config in PRESETS.items() if not differences(weights, config)]
+        advice = (
+            f"those of {', '.join(fitting)} fit" if fitting else "no preset fits: name the settings of its run in overrides"
+        )
+        raise ValueError(f"{show_path(path)}: not of the network of preset {name}: {', '.join(different[:3])}; {advice}")
 
 
 def _simulate(arguments: argparse.Namespace, _: float) -> int:

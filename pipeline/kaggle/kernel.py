@@ -96,10 +96,12 @@ def _check_machine(plan: Plan) -> None:
     """Look for GPUs, copy the weights to a clean scratch folder, and install the wheels there."""
     shutil.rmtree(plan.scratch, ignore_errors=True)
     plan.scratch.mkdir(parents=True)
-    settings, expected = plan.settings, ACCELERATORS[plan.settings.accelerator]
+    settings, expected = plan.settings, ACCELERATORS.get(plan.settings.accelerator)
     plan.gpus = find_gpus(os.environ)
     plan.log.say(f"GPUs: {', '.join(plan.gpus) or 'none'}")
-    if len(plan.gpus) != expected:
+    if expected is None:
+        plan.warn(f"how many GPUs {settings.accelerator} has is not known here: {len(plan.gpus)}")
+    elif len(plan.gpus) != expected:
         plan.warn(f"{len(plan.gpus)} GPUs, but {settings.accelerator} has {expected}")
     dataset = settings.weights_dataset
     weights = find_weights(plan.root / "input", dataset, plan.code)

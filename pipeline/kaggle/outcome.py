@@ -96,7 +96,7 @@ class Outcome:
 
     def problems(self) -> list[str]:
         """Return what should be fixed before the notebook is submitted."""
-        plan, expected = self.plan, ACCELERATORS[self.plan.settings.accelerator]
+        plan, expected = self.plan, ACCELERATORS.get(self.plan.settings.accelerator, 1)
         refused = any(attempt.code == BAD_INPUT for attempt in self.attempts)
         checks = [
             (self.problem is not None, f"the submission is not valid: {self.problem}"),

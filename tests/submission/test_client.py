@@ -127,6 +127,29 @@ def test_a_later_push_makes_a_new_version_and_waits_for_it(folder: Path) -> None
     assert fake.methods()[-1] == "SaveKernel"
 
 
+def test_a_push_waits_until_an_earlier_version_is_unpacked(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Kaggle would deny a version on top of it, after everything was uploaded."""
+    caplog.set_level("INFO")
+    states = iter([(200, {"status": "BLOBS_RECEIVED"})] * 3)
+
+    def state() -> Reply:
+        return next(states, (200, {"status": "READY"}))
+
+    with FakeKaggle(dataset_version=3, replies={"GetDatasetStatus": state}) as fake:
+        assert push(folder, poll_seconds=0.01) == 7
+    before = fake.methods()[: fake.methods().index("StartBlobUpload")]
+    assert before.count("GetDatasetStatus") >= 4
+    assert "Kaggle still unpacks an earlier version (blobs_received); waiting for it" in caplog.text
+
+
+def test_hours_of_gpus_that_are_left_are_shown_before_a_push(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    quota = {"timeUsed": "36000s", "totalTimeAllowed": "108000s"}
+    with FakeKaggle(replies={"GetAcceleratorQuotaStatistics": (200, {"gpuQuota": quota})}):
+        assert push(folder, poll_seconds=0.01) == 7
+    assert "GPU: 20.00h of 30.00h are left this week" in caplog.text
+
+
 def test_status_waits_until_the_run_is_complete_through_answers_that_fail(folder: Path) -> None:
     replies = iter([(200, {"status": "QUEUED"}), (503, {}), (200, {"status": "RUNNING"}), (200, {"status": "COMPLETE"})])
     with FakeKaggle(replies={"GetKernelSessionStatus": lambda: next(replies)}):

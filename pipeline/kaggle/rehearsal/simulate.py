@@ -147,7 +147,7 @@ def _settings(plan: SimulatePlan, scene: Scene) -> KaggleSettings:
     """Return the settings of a scene: those of the plan except for time, machine and what the scene changes."""
     settings = plan.settings
     gpus = () if plan.gpu_less else find_gpus({})
-    if len(gpus) != ACCELERATORS[settings.accelerator]:
+    if len(gpus) != ACCELERATORS.get(settings.accelerator):
         settings = replace(settings, accelerator="none")  # so that no GPU is reported missing
     limit = scene.limit_seconds if scene not in PLAIN else parse_duration(plan.time_limit)
     reserve = min(parse_duration(settings.reserve), max(RESERVE_SECONDS, 0.03 * limit))

@@ -1,5 +1,6 @@
 """The command `kaggle`: what a person types, reads and gets back."""
 
+import codecs
 import json
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import pytest
 from pipeline.cli import kaggle as kaggle_commands
 from pipeline.cli.main import main
 from pipeline.data.sources import load_source
+from pipeline.device import fit_config
+from pipeline.presets import PRESETS
 from submission.client import KaggleError
 from submission.format import fallback_submission, write_submission
-from tests.pipeline.tiny import tiny_source, write_kaggle
+from tests.pipeline.tiny import tiny_dataset, tiny_source, write_kaggle
+from tests.pipeline.tinyrun import write_weights
 
 
 def kaggle(*arguments: object) -> int:
@@ -81,6 +85,38 @@ def test_weights_that_are_none_are_refused_before_they_are_sent(settings: Path, 
     assert kaggle("notebook", "--weights", "weights.safetensors") == 2
     assert "weights.safetensors: no weights file (cut short, 17 bytes)" in capsys.readouterr().err
     assert not Path("kaggle-entry").exists()
+
+
+def test_weights_of_another_network_are_refused_with_the_preset_that_fits(
+    settings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_weights(Path("trained"), tiny_dataset(), fit_config(PRESETS["demo"], tiny_dataset()))
+    weights = ("--weights", "trained/weights.safetensors")
+    assert kaggle("notebook", *weights) == 2
+    assert "not of the network of preset fast: " in (said := capsys.readouterr().err)
+    assert "; those of demo fit" in said
+    settings.write_text(settings.read_text().replace('accelerator = "NvidiaL4" ', 'accelerator = "none" '))
+    assert kaggle("notebook", *weights) == 0, "without GPUs, the notebook takes cpu_preset"
+    settings.write_text(settings.read_text().replace("overrides = []", 'overrides = ["model.layers=3"]'))
+    assert kaggle("notebook", *weights) == 2
+
+
+def test_a_machine_that_is_not_known_here_is_passed_on_with_a_warning(
+    settings: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.write_text(settings.read_text().replace('"NvidiaL4" ', '"NvidiaB200" '))
+    assert kaggle("notebook") == 0
+    assert "accelerator = NvidiaB200: not known here" in caplog.text + capsys.readouterr().err
+    metadata = json.loads(Path("kaggle-entry/notebook/kernel-metadata.json").read_text())
+    assert (metadata["machine_shape"], metadata["enable_gpu"]) == ("NvidiaB200", True)
+    settings.write_text(settings.read_text().replace('"NvidiaB200" ', '"" '))
+    assert kaggle("notebook") == 2
+    assert "accelerator = '': expected a machine shape such as NvidiaTeslaT4" in capsys.readouterr().err
+
+
+def test_settings_may_begin_with_a_byte_order_mark(settings: Path) -> None:
+    settings.write_bytes(codecs.BOM_UTF8 + settings.read_bytes())
+    assert kaggle("notebook") == 0
 
 
 def test_a_submission_is_checked_as_kaggle_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

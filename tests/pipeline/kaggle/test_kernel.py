@@ -233,6 +233,12 @@ def test_a_program_that_never_works_leaves_the_fallback(stage: Stage) -> None:
     assert any("0 GPUs, but NvidiaL4 has 4" in message for message in outcome.plan.messages)
 
 
+def test_a_machine_that_is_not_known_here_has_any_number_of_gpus_but_none(stage: Stage) -> None:
+    outcome = stage.play("sys.exit(1)", accelerator="NvidiaB200")
+    assert "how many GPUs NvidiaB200 has is not known here: 0" in outcome.plan.messages
+    assert "0 GPUs instead of 1" in outcome.problems()
+
+
 def test_a_commit_run_that_went_wrong_says_so_loudly(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "MOST_IDLE_STARTS", 1)
     outcome = stage.play("sys.exit(1)", hidden=False, accelerator="NvidiaTeslaT4", weights_dataset="ann/weights")
