@@ -1,14 +1,18 @@
 """Comparison of submissions: their scores, the outputs that only one of them solves, and the union of all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
+
+from augment.grid import Grid
 from augment.task import Solutions, TaskId
 from eval.formatting import plural
 from eval.provenance import Provenance, format_rows
 from eval.score import RULES, Predictions, Rates, Score, judge, name_all, score_predictions
 
 Output = tuple[TaskId, int]
+Attempts = Mapping[TaskId, Sequence[Sequence[Grid]]]
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,24 @@ def format_comparison(found: Comparison, source: str, solutions: Solutions) -> s
     lines += [union, ""]
     for name, outputs in found.alone.items():
         lines.append(f"solved only by {name}: {_list(outputs, solutions)}")
-    lines.append(f"solved by all: {plural(len(found.by_all), 'output')}; by none: {_list(found.by_none, solutions)}")
+    lines.append(f"solved by all: {plural(len(found.by_all), 'output')}")
+    lines.append(f"solved by none, left to a further run: {_list(found.by_none, solutions)}")
     for name in found.scores:
         lines += ["", f"{name} rests on:", *format_rows(found.provenance.get(name, Provenance()).rows())]
     if found.pooled:
         lines += ["", f"the pooled votes rest on those of {found.pooled_from} of these"]
     return "\n".join(lines)
+
+
+def describe_change(pooled: Attempts, without: Attempts, solutions: Solutions) -> str:
+    """Return in words how submissions differ: by attempts and, where `solutions` are known, by pass@2, mean over tasks."""
+    pairs = [(a, b) for task in pooled for a, b in zip(pooled[task], without[task], strict=True)]
+    changed = sum(any(not np.array_equal(x, y) for x, y in zip(a, b, strict=True)) for a, b in pairs)
+    text = f"other attempts for {changed} of {plural(len(pairs), 'test input')}"
+    if not solutions:
+        return text
+    rates = [score_predictions(each, solutions).mean_over_tasks.pass_at_2 for each in (without, pooled)]
+    return f"{text}, pass@2 {rates[0]:.2%} in place of {rates[1]:.2%} (mean over tasks)"
 
 
 def _share(solved: set[Output], solutions: Solutions) -> float:

@@ -61,7 +61,7 @@ def add_compare(commands: Any) -> None:
     parser = add_command(commands, compare_command, "compare", summary, example, TASKS_HELP)
     parser.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="runs, predictions or submission.json files")
     truth = parser.add_mutually_exclusive_group()
-    where = "where the solutions are (default: the runs' public sources)"
+    where = "where the solutions are (default: the sources of the runs)"
     truth.add_argument("--source", action="append", metavar="S", help=where)
     truth.add_argument("--solutions", type=Path, metavar="FILE", help="a solutions file as Kaggle's")
     parser.add_argument("--max-side", type=int, metavar="N", help="judge only tasks without a side over N")
@@ -120,7 +120,7 @@ def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ())
         given = read_solutions(arguments.solutions)
         return given, str(arguments.solutions), scored_outputs(given)
     selection = Selection(arguments.max_side, arguments.hold_out)
-    specs = arguments.source or list(dict.fromkeys(spec for folder in folders for spec in folder.public_sources()))
+    specs = arguments.source or list(dict.fromkeys(spec for folder in folders for spec in folder.source_names()))
     if not specs:
         raise ValueError("the runs do not say where their tasks come from: name the sources with --source")
     name, (whole, selected) = " + ".join(specs), selection.load(specs)

@@ -1,6 +1,7 @@
 """The commands `show`, `report` and `debug`."""
 
 import argparse
+import logging
 import math
 import sys
 import time
@@ -18,6 +19,8 @@ from pipeline.data.sources import find_task, load_source
 from pipeline.reports.run_folder import KnownTask, RunFolder, result_of
 from pipeline.system.progress_bar import doing
 from submission.format import read_partial_submission
+
+logger = logging.getLogger(__name__)
 
 FILTERS = ("all", "solved", "first", "second", "part", "unsolved", "near", "size", "disagree", "fallback")
 """Of the page, as its addresses name them."""
@@ -97,7 +100,10 @@ def find_result(folder: RunFolder, task_id: TaskId, specs: Sequence[str]) -> Tas
 
 
 def _known_tasks(folder: RunFolder, specs: Sequence[str]) -> list[KnownTask]:
-    sources = [load_source(spec) for spec in specs or folder.public_sources()]
+    notes: list[str] = []
+    sources = [load_source(spec) for spec in specs] if specs else folder.load_sources(notes)[0]
+    for note in notes:
+        logger.warning("%s", note)
     return folder.tasks(sources, " + ".join(specs))
 
 

@@ -5,7 +5,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from augment.grid import Grid
+from augment.task import TaskId
+from eval.compare import describe_change
 from eval.files import write_json
+from eval.formatting import show_path
 from pipeline.cli.options import (
     add_command,
     add_config,
@@ -20,10 +24,12 @@ from pipeline.cli.options import (
 from pipeline.config import BuildConfig, Leakage, override
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
-from pipeline.data.sources import Selection
+from pipeline.data.sources import Selection, load_source
 from pipeline.jobs.arc import ArcJob, leave_submission
 from pipeline.jobs.puzzles import PuzzleJob, leave_questions, predict_rounds
+from pipeline.reports.run_folder import public_sources
 from pipeline.system.time_limit import Budget
+from submission.format import fill_submission
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +189,8 @@ def add_vote(commands: Any) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset that was predicted")
     parser.add_argument("--candidates", type=Path, nargs="+", required=True, metavar="DIR")
     parser.add_argument("--ranking", default="count", help="count (as published), probability-sum or mean-probability")
+    truth = "where the solutions are, to say what each prediction adds to the score (default: the dataset's public sources)"
+    parser.add_argument("--source", action="append", metavar="S", help=truth)
     parser.add_argument("--out", type=Path, required=True, metavar="SUBMISSION.json")
 
 
@@ -190,9 +198,21 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.inference.candidates import tally
     from pipeline.inference.facts import write_attempts
 
-    dataset = TaskDataset.load(arguments.data)
-    ballot = tally(arguments.candidates, dataset)
+    dataset, folders = TaskDataset.load(arguments.data), arguments.candidates
+    tasks, ballot = dataset.tasks_to_solve(), tally(folders, dataset)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    filled = write_attempts(arguments.out, ballot, dataset.tasks_to_solve(), arguments.ranking, dataset)
-    print(f"{arguments.out}: {len(filled.submission)} tasks, votes of {', '.join(ballot.sources)}")
+    pooled = write_attempts(arguments.out, ballot, tasks, arguments.ranking, dataset).submission
+    print(f"{arguments.out}: {len(pooled)} tasks, votes of {', '.join(ballot.sources)}")
+    if len(folders) > 1:
+        solutions: dict[TaskId, tuple[Grid, ...]] = {}
+        try:
+            for spec in arguments.source or public_sources(dataset):
+                solutions |= load_source(spec).solutions
+        except (ValueError, FileNotFoundError) as error:
+            logger.warning("no score: %s", error)
+        known = {task.id: solutions[task.id] for task in tasks if task.id in solutions}
+        for left_out in folders:
+            rest = tally([folder for folder in folders if folder != left_out], dataset)
+            without = fill_submission(tasks, rest.predictions(tasks, arguments.ranking)).submission
+            print(f"without {show_path(left_out)}: {describe_change(pooled, without, known)}")
     return 0

@@ -18,7 +18,7 @@ from eval.results import TaskResult
 from eval.score import score_predictions
 from pipeline.data.dataset import MANIFEST_FILE
 from pipeline.data.public_data import scored_outputs
-from pipeline.data.sources import Selection, Source
+from pipeline.data.sources import Selection
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.record import Record
 from pipeline.reports.run_folder import RunFolder
@@ -68,12 +68,9 @@ def _report_puzzles(folder: RunFolder, report: Report) -> Report:
 
 
 def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Report:
-    record, notes = folder.record, []
-    selection, whole, selected = record.selection if record else Selection(), list[Source](), list[Source]()
-    try:
-        whole, selected = selection.load(record.sources if record else ())
-    except (ValueError, FileNotFoundError) as error:
-        notes.append(f"The sources of the run cannot be read any more: {error}")
+    record, notes = folder.record, list[str]()
+    selection = record.selection if record else Selection()
+    whole, selected = folder.load_sources(notes)
     others, chosen = selection.load(specs)
     known = folder.tasks([*selected, *chosen], with_dataset=not any(source.tasks for source in selected))
     missing = folder.submission.keys() - {each.task.id for each in known}

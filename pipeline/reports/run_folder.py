@@ -19,7 +19,7 @@ from eval.formatting import show_name, show_path
 from eval.results import Attempt, Draft, DraftUnit, TaskResult, TestResult
 from eval.vote import Ballot
 from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset, TaskDataset, load_dataset
-from pipeline.data.sources import PUBLIC_SOURCES, Source, hold_out
+from pipeline.data.sources import PUBLIC_SOURCES, Selection, Source, hold_out
 from pipeline.inference.facts import VOTES_FILE, VoteFile
 from pipeline.jobs.record import RECORD_FILE, Record
 from submission.format import PartialSubmission, read_partial_submission
@@ -115,12 +115,19 @@ class RunFolder:
 
         return tally([self.candidates], self.dataset) if self.candidates and self.dataset else None
 
-    def public_sources(self) -> list[str]:
-        """Return the public sources that the tests of the dataset come from."""
-        sources = self.dataset.manifest.get("sources") if self.dataset else None
-        entries = [entry for entry in sources if isinstance(entry, dict)] if isinstance(sources, list) else []
-        names = [str(entry.get("name")) for entry in entries if entry.get("role") == "solve"]
-        return [name for name in names if name in PUBLIC_SOURCES]
+    def source_names(self) -> list[str]:
+        """Return the sources that the run solves; without its record, the public ones that the dataset comes from."""
+        if self.record:
+            return list(self.record.sources)
+        return public_sources(self.dataset) if self.dataset else []
+
+    def load_sources(self, notes: list[str]) -> tuple[list[Source], list[Source]]:
+        """Return the sources that the run solves, whole and as it selected from them; adds to `notes` why there are none."""
+        try:
+            return (self.record.selection if self.record else Selection()).load(self.source_names())
+        except (ValueError, FileNotFoundError) as error:
+            notes.append(f"The sources of the run cannot be read any more: {error}")
+            return [], []
 
     def tasks(self, sources: Sequence[Source], name: str = "", with_dataset: bool = True) -> list[KnownTask]:
         """Return the tasks of the submission, in its order, that `sources` or the dataset know.
@@ -184,6 +191,14 @@ class RunFolder:
                 tests.append(test)
             results.append(replace(result, tests=tuple(tests)))
         return results
+
+
+def public_sources(dataset: TaskDataset) -> list[str]:
+    """Return the public sources that the tests of a dataset come from."""
+    sources = dataset.manifest.get("sources")
+    entries = [entry for entry in sources if isinstance(entry, dict)] if isinstance(sources, list) else []
+    names = [str(entry.get("name")) for entry in entries if entry.get("role") == "solve"]
+    return [name for name in names if name in PUBLIC_SOURCES]
 
 
 def result_of(known: KnownTask, submission: PartialSubmission, ballot: Ballot | None = None, where: str = "") -> TaskResult:

@@ -31,7 +31,8 @@ def test_the_text_has_a_row_for_each_the_union_and_the_pooled_votes() -> None:
     assert lines[4].split()[:5] == ["votes", "of", "2", "pooled", "66.67%"]
     assert lines[5].startswith("any of them") and "66.67%" in lines[5]
     assert "solved only by x: 1 output (b test 1)" in lines
-    assert "solved by all: 1 output; by none: 1 output (c)" in lines
+    assert "solved by all: 1 output" in lines
+    assert "solved by none, left to a further run: 1 output (c)" in lines
     assert lines[-1] == "the pooled votes rest on those of 2 of these"
 
 

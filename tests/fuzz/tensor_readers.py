@@ -142,7 +142,7 @@ def _report(folder: Path) -> None:
 def _look_back(folder: Path) -> None:
     """Read a run as `show` and `compare` do."""
     run = RunFolder(folder / "run")
-    run.public_sources()
+    run.source_names()
     for known in run.tasks([load_source(f"kaggle:{folder / 'kaggle'}:evaluation")], "kaggle"):
         for test in run.result(known).tests:
             test.reasons()

@@ -104,7 +104,7 @@ def test_a_dataset_that_does_not_name_its_sources_has_no_public_ones(run: Path) 
     manifest = orjson.loads(path.read_bytes())
     for sources in (3, [3], ["x"], [{"role": "solve"}], None, {}):
         path.write_bytes(orjson.dumps(manifest | {"sources": sources}))
-        assert RunFolder(run).public_sources() == []
+        assert RunFolder(run).source_names() == []
 
 
 def test_metrics_of_any_size_are_drawn_or_left_out(run: Path) -> None:

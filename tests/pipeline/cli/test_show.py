@@ -157,7 +157,7 @@ def test_submissions_of_other_systems_are_compared_without_votes(
     alone.write_bytes((made / "submission.json").read_bytes())
     assert call("compare", made, alone, "--source", spec) == 0
     shown = capsys.readouterr().out
-    assert "solved by all: 1 output; by none: 5 outputs" in shown
+    assert "solved by all: 1 output\nsolved by none, left to a further run: 5 outputs" in shown
     assert "pooled" not in shown
     assert call("compare", alone, "--source", spec, "--pool", tmp_path / "p.json") == 2
     assert "no votes to pool" in capsys.readouterr().err
@@ -183,7 +183,36 @@ def test_a_run_on_puzzles_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_public_sources_are_found_in_the_dataset(tmp_path: Path) -> None:
     write_run(tmp_path / "run", Source("arc1:training", SOURCE.tasks, {}), [])
-    assert pipeline.reports.run_folder.RunFolder(tmp_path / "run").public_sources() == ["arc1:training"]
+    assert pipeline.reports.run_folder.RunFolder(tmp_path / "run").source_names() == ["arc1:training"]
+
+
+def test_the_record_of_a_run_says_where_the_truth_is(made: Path, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever kind its source is of; one that has moved since costs the truth, not the page."""
+    (made / "run.json").write_bytes(orjson.dumps({"sources": [spec]}))
+    assert call("show", "--run", made) == 0
+    assert "1 of 6 test outputs solved" in capsys.readouterr().out
+    assert call("compare", made) == 0
+    assert capsys.readouterr().out.startswith(f"{spec}: 4 tasks, 6 test outputs\n")
+    (made / "run.json").write_bytes(orjson.dumps({"sources": ["json:moved"]}))
+    assert call("show", "--run", made) == 0
+    assert "0 of 0 test outputs solved" in capsys.readouterr().out
+    assert call("compare", made) == 2
+    assert "moved: no such file or folder" in capsys.readouterr().err
+
+
+def test_voting_says_what_each_prediction_adds(
+    made: Path, spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = SOURCE.solutions["task002"]
+    write_run(
+        tmp_path / "other", load_source(spec), [(3 + i, grid, 0.9) for i, grid in enumerate(truth) for _ in range(9)], "step 2"
+    )
+    votes = ("--candidates", made / "candidates", tmp_path / "other" / "candidates", "--out", tmp_path / "pooled" / "s.json")
+    assert call("vote", "--data", made / "dataset", *votes) == 0
+    other = f"without {tmp_path}/other/candidates: other attempts for {len(truth)} of 6 test inputs"
+    assert other in capsys.readouterr().out.splitlines(), "the sources of the dataset are not public"
+    assert call("vote", "--data", made / "dataset", *votes, "--source", spec) == 0
+    assert f"{other}, pass@2 12.50% in place of 37.50% (mean over tasks)" in capsys.readouterr().out.splitlines()
 
 
 def test_a_prediction_without_a_dataset_is_shown_with_the_one_that_is_named(
