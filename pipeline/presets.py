@@ -125,7 +125,8 @@ HRM_SUDOKU = Config(
 # The authors: 8 GPUs, 61.8% pass@2, 53.8% pass@1 (arXiv 2512.14693). Here: not yet measured.
 URM_ARC1 = Config(
     model=ReasonerConfig(kind="urm", layers=4, H_cycles=2, L_cycles=6, convolution=2, convolution_axes="1d"),
-    train=TrainConfig(packs=8, pack_tokens=87_936),
+    memory=_HRM_MEMORY,
+    train=TrainConfig(packs=8, pack_tokens=96 * 901),
 )
 
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --train-source rearc:RE_ARC.zip

@@ -49,7 +49,7 @@ def canvas_command(arguments: argparse.Namespace, _: float) -> int:
 
 
 def add_import_checkpoint(commands: Any) -> None:
-    summary = "turn a published TRM or HRM checkpoint into weights of this program"
+    summary = "turn a published TRM, HRM or URM checkpoint into weights of this program"
     example = "step_723914 --config all_config.yaml --identifiers identifiers.json --out weights/trm"
     parser = add_command(commands, import_checkpoint_command, "import-checkpoint", summary, example, sources="")
     parser.add_argument("checkpoint", type=Path, metavar="FILE", help="a state dict, of torch.save or safetensors")

@@ -1,1 +1,1 @@
-"""Published TRM and HRM checkpoints, converted to weights files of ours. Start with `checkpoint`."""
+"""Published TRM, HRM and URM checkpoints, converted to weights files of ours. Start with `checkpoint`."""

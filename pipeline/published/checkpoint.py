@@ -1,4 +1,4 @@
-"""Published TRM and HRM checkpoints, converted to a weights file of ours: `weights.safetensors`.
+"""Published TRM, HRM and URM checkpoints, converted to a weights file of ours: `weights.safetensors`.
 
 The input is what the authors' training writes: a state dict, `all_config.yaml` and, unless its tasks do not matter,
 `identifiers.json` of its dataset.
@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.models.network import REASONERS
 from pipeline.published.files import naming, read_state, read_yaml, summarize
 from pipeline.published.identifiers import read_identifiers, unknown_views
-from pipeline.published.names import EMBEDDING, MEMORY_ROWS, MIXER, parameter_names, translate_config
+from pipeline.published.names import CONVOLUTION, EMBEDDING, MEMORY_ROWS, MIXER, parameter_names, translate_config
 from pipeline.system.progress_bar import doing
 from pipeline.weights import save_weights
 
@@ -43,6 +43,8 @@ def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path | None, 
     found = {"vocab_size": len(state[EMBEDDING]), "num_puzzle_identifiers": rows, "puzzle_emb_ndim": features}
     if MIXER in state and state[MIXER].ndim:
         found["mixer_length"] = len(state[MIXER])
+    if CONVOLUTION in state and state[CONVOLUTION].ndim:
+        found["convolution"] = state[CONVOLUTION].shape[-1]
     with naming(config):
         ours = translate_config(document, found)
         layers = ours.model.layers

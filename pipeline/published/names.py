@@ -1,4 +1,4 @@
-"""Names and settings of the authors' published TRM and HRM code, translated to ours, so that their weights load."""
+"""Names and settings of the authors' published TRM, HRM and URM code, translated to ours, so that their weights load."""
 
 import math
 import re
@@ -21,9 +21,9 @@ _NAMES = {
     "inner.lm_head.weight": "head.weight",
     "inner.q_head.weight": "halting_head.weight",
     "inner.q_head.bias": "halting_head.bias",
-    "inner.H_init": "initial_answer",
-    "inner.L_init": "initial_latent",
 }
+_STATES = {"inner.H_init": "initial_answer", "inner.L_init": "initial_latent"}
+_URM_STATES = {"inner.init_hidden": "initial_latent"}
 _BLOCKS = {"L": "blocks", "H": "answer_blocks"}
 _PARTS = {
     "self_attn.qkv_proj": "attention.qkv",
@@ -33,6 +33,8 @@ _PARTS = {
     "mlp.gate_up_proj": "feed_forward.gate_up",
     "mlp.down_proj": "feed_forward.down",
 }
+_CONVOLUTION = {f"mlp.dwconv.{name}": f"feed_forward.convolution.{name}" for name in ("weight", "bias")}
+CONVOLUTION = "inner.layers.0.mlp.dwconv.weight"
 _CANVAS_SIDES = {12: 30, 11: 9, 6: 30}
 """Side of the published canvases by vocabulary: ARC, Sudoku, mazes."""
 _LOSSES = {"stablemax_cross_entropy": "stablemax", "softmax_cross_entropy": "softmax"}
@@ -48,21 +50,38 @@ _OPTIMIZER = {
 _DATASET = ("seq_len", "vocab_size", "num_puzzle_identifiers")
 """Fields of an architecture that the authors' training takes from its dataset; a file may have them at either level."""
 _FIXED = {"rms_norm_eps": NORM_EPSILON, "rope_theta": ROPE_THETA}
-_KINDS = ("trm", "hrm_act_v1", "hrm")
+_KINDS = ("trm", "hrm_act_v1", "hrm", "urm")
 """The modules of the authors' architectures that can be imported, as `arch.name` has them before the @."""
 _REQUIRED = ("hidden_size", "num_heads", "expansion", "L_layers", "H_cycles", "L_cycles")
+_URM_FIELDS = {"num_layers": "L_layers", "loops": "halt_max_steps"}
+"""What a URM calls otherwise."""
 
 
 def parameter_names(model: ReasonerConfig) -> dict[str, str]:
-    """Return our name of each parameter of a TRM or HRM by its published name; the task memory is left out."""
+    """Return our name of each parameter of a TRM, HRM or URM by its published name; the task memory is left out."""
     unused = "self_attn" if model.mixing == "mixer" else "mlp_t"
-    return _NAMES | {
-        f"inner.{level}_level.layers.{layer}.{published}.weight": f"{_BLOCKS[level]}.{layer}.{ours}.weight"
-        for level in ("LH" if model.kind == "hrm" else "L")
-        for layer in range(model.layers)
-        for published, ours in _PARTS.items()
-        if not published.startswith(f"{unused}.")
-    }
+    if model.kind == "urm":
+        parts = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in _PARTS.items() if not theirs.startswith("mlp_t.")}
+        return (
+            _NAMES
+            | _URM_STATES
+            | {
+                f"inner.layers.{layer}.{published}": f"blocks.{layer}.{ours}"
+                for layer in range(model.layers)
+                for published, ours in (parts | _CONVOLUTION).items()
+            }
+        )
+    return (
+        _NAMES
+        | _STATES
+        | {
+            f"inner.{level}_level.layers.{layer}.{published}.weight": f"{_BLOCKS[level]}.{layer}.{ours}.weight"
+            for level in ("LH" if model.kind == "hrm" else "L")
+            for layer in range(model.layers)
+            for published, ours in _PARTS.items()
+            if not published.startswith(f"{unused}.")
+        }
+    )
 
 
 def translate_config(document: Mapping[str, Any], found: Mapping[str, int] | None = None) -> Config:
@@ -80,7 +99,9 @@ def translate_config(document: Mapping[str, Any], found: Mapping[str, int] | Non
     arch = {name: _resolve(value, arch) for name, value in arch.items()}
     kind = str(arch.get("name", "trm")).partition("@")[0].rpartition(".")[2]
     if kind not in _KINDS:
-        raise ValueError(f"published config is of {show_value(kind)}; TRM and HRM can be imported ({', '.join(_KINDS)})")
+        raise ValueError(f"published config is of {show_value(kind)}; TRM, HRM and URM can be imported ({', '.join(_KINDS)})")
+    if kind == "urm":
+        arch = {ours: arch[theirs] for theirs, ours in _URM_FIELDS.items() if theirs in arch} | arch
     known = _FIXED | dict(found or {})
     for name, value in known.items():
         if arch.get(name, value) != value:
@@ -90,9 +111,10 @@ def translate_config(document: Mapping[str, Any], found: Mapping[str, int] | Non
         raise ValueError(f"published config lacks {', '.join(missing)}")
     optimizer = {ours: document[theirs] for theirs, ours in _OPTIMIZER.items() if document.get(theirs) is not None}
     if "arch" in document or "ema" in document:
-        averaged = _one_of(document, "ema", (False, True))
+        averaged = _one_of(arch | dict(document), "ema", (False, True))
         optimizer["ema"] = document.get("ema_rate", OptimizerConfig.ema) if averaged else 0.0
-    sections = _translate_architecture(known | arch | {"mixer_length": known.get("mixer_length", 0)})
+    derived = {"mixer_length": known.get("mixer_length", 0), "convolution": known.get("convolution", 2 if kind == "urm" else 0)}
+    sections = _translate_architecture(known | arch | derived)
     return Config.from_json(sections | {"optimizer": optimizer})
 
 
@@ -106,7 +128,7 @@ def _translate_architecture(arch: Mapping[str, Any]) -> dict[str, dict[str, Any]
         return value
 
     hidden_size, layers, high_layers = count("hidden_size"), count("L_layers"), count("H_layers", 0)
-    hrm = high_layers > 0
+    hrm, convolution = high_layers > 0, count("convolution")
     if hrm and high_layers != layers:
         raise ValueError(f"published config has H_layers = {high_layers} and L_layers = {layers}, expected as many")
     features = count("puzzle_emb_ndim", hidden_size)
@@ -117,7 +139,7 @@ def _translate_architecture(arch: Mapping[str, Any]) -> dict[str, dict[str, Any]
     learned = _one_of(arch, "no_ACT_continue", (not hrm, hrm))
     loss = arch.get("loss", "stablemax_cross_entropy")
     loss = _one_of({"loss_type": loss.get("loss_type") if isinstance(loss, Mapping) else loss}, "loss_type", tuple(_LOSSES))
-    tokens = count("puzzle_emb_len", 0 if hrm else TRM_MEMORY_TOKENS) or 1
+    tokens = count("puzzle_emb_len", 0 if hrm or convolution else TRM_MEMORY_TOKENS) or 1
     vocabulary = count("vocab_size")
     canvas_cells = _CANVAS_SIDES.get(vocabulary, 0) ** 2
     if mixer and arch["mixer_length"]:
@@ -129,7 +151,7 @@ def _translate_architecture(arch: Mapping[str, Any]) -> dict[str, dict[str, Any]
     segments = arch.get("halt_max_steps", 16)
     return {
         "model": {
-            "kind": "hrm" if hrm else "trm",
+            "kind": "hrm" if hrm else "urm" if convolution else "trm",
             "hidden_size": hidden_size,
             "heads": arch["num_heads"],
             "expansion": arch["expansion"],
@@ -139,6 +161,8 @@ def _translate_architecture(arch: Mapping[str, Any]) -> dict[str, dict[str, Any]
             "gradient": "last-step" if hrm else "last-cycle",
             "mixing": "mixer" if mixer else "attention",
             "positions": "1d" if rope and not mixer else "none",
+            "convolution": convolution,
+            "convolution_axes": "1d" if convolution else "2d",
             "canvas_side": side,
             "vocabulary": vocabulary,
         },

@@ -33,7 +33,7 @@ from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 from tests.pipeline.trainers import NO_LIMIT, final_tensors, make_trainer, metrics
 
 FOLDER = Path(__file__).parents[1] / "golden"
-VECTORS = ("trm_attention", "trm_mixer", "hrm")
+VECTORS = ("trm_attention", "trm_mixer", "hrm", "urm")
 SIZE = 32
 SYSTEMS = trainers.SYSTEMS | {"urm": ("model.kind=urm", "model.convolution=3", "train.halting=off")}
 WIDE = ("model.hidden_size=64", "model.heads=2", "model.inner_multiple=64", "train.pack_tokens=400")

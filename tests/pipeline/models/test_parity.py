@@ -19,7 +19,7 @@ def write(path: Path, tensors: dict[str, Tensor], config: dict[str, object]) -> 
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["trm_attention", "hrm"])
+@pytest.mark.parametrize("name", ["trm_attention", "hrm", "urm"])
 def test_ours_gives_what_the_published_network_gives(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = FOLDER / f"{name}.safetensors"
     assert main([str(path)]) == 0

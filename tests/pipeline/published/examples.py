@@ -13,7 +13,7 @@ from pipeline.published.checkpoint import import_checkpoint
 from pipeline.weights import Weights, load_weights
 from tests.pipeline.tiny import refusal
 
-ATTENTION, MIXER, HRM = "trm_attention", "trm_mixer", "hrm"
+ATTENTION, MIXER, HRM, URM = "trm_attention", "trm_mixer", "hrm", "urm"
 PREFIX = "_orig_mod.model."
 NAMES = ["<blank>", "b", "b|||t3|||0463582197", "a|||t1|||0123456798", "a", "b|||t0|||0213456789", "a|||t6|||0689137425"]
 VIEWS = [("a", "0.123456789", 4), ("a", "1.123456798", 3), ("a", "6.689137425", 6)]
@@ -37,7 +37,7 @@ class Published:
         tensors, arch = read_golden(name)
         for key in ("vocab_size", "num_puzzle_identifiers", *(["seq_len"] if name == MIXER else [])):
             del arch[key]  # training takes these from its dataset
-        arch |= {"name": "trm@TinyRecursiveReasoningModel_ACTV1", "loss": {"loss_type": "stablemax_cross_entropy"}}
+        arch = {"name": "trm@TinyRecursiveReasoningModel_ACTV1", "loss": {"loss_type": "stablemax_cross_entropy"}} | arch
         self.state: dict[Any, Any] = {
             prefix + key.removeprefix("param."): tensor for key, tensor in tensors.items() if key.startswith("param.")
         }

@@ -18,7 +18,7 @@ from pipeline.published.checkpoint import import_checkpoint
 from pipeline.published.identifiers import UNKNOWN_TASK
 from pipeline.tensor_files import read_tensors
 from pipeline.weights import Weights, load_weights, save_weights, transplant
-from tests.pipeline.published.examples import ATTENTION, HRM, MIXER, PREFIX, VIEWS, Published, read_golden
+from tests.pipeline.published.examples import ATTENTION, HRM, MIXER, PREFIX, URM, VIEWS, Published, read_golden
 from tests.pipeline.tiny import tiny_dataset
 
 ROWS = "inner.puzzle_emb.weights"
@@ -44,7 +44,9 @@ def first_segment(weights: Weights, name: str) -> Tensor:
         return network(network.reasoner.initial_state(layout.tokens), batch).logits
 
 
-@pytest.mark.parametrize(("name", "kind", "tokens"), [(ATTENTION, "trm", 16), (MIXER, "trm", 16), (HRM, "hrm", 1)])
+@pytest.mark.parametrize(
+    ("name", "kind", "tokens"), [(ATTENTION, "trm", 16), (MIXER, "trm", 16), (HRM, "hrm", 1), (URM, "urm", 1)]
+)
 def test_an_imported_network_gives_what_the_published_one_gives(tmp_path: Path, name: str, kind: str, tokens: int) -> None:
     published = Published(tmp_path, name)
     weights = published.imported()

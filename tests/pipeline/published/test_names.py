@@ -16,6 +16,8 @@ TRM = LEAST | {
 }  # fmt: skip
 MIXER = TRM | {"mlp_t": True, "pos_encodings": "none"}
 HRM = {**LEAST, "H_layers": 2, "seq_len": 16, "pos_encodings": "rope", "halt_max_steps": 8, "halt_exploration_prob": 0.2}
+URM = {"name": "urm.urm@URM", "hidden_size": 16, "num_heads": 2, "expansion": 4, "num_layers": 2, "H_cycles": 3, "L_cycles": 6}
+URM |= {"vocab_size": 11, "seq_len": 16, "pos_encodings": "rope", "puzzle_emb_ndim": "${.hidden_size}", "loops": 8}
 SHAPE = {"hidden_size": 16, "heads": 2, "expansion": 4.0, "layers": 2, "H_cycles": 3, "L_cycles": 6, "vocabulary": 11}
 
 
@@ -25,8 +27,9 @@ SHAPE = {"hidden_size": 16, "heads": 2, "expansion": 4.0, "layers": 2, "H_cycles
         (TRM, {}, 4, "learned"),
         (MIXER, {"mixing": "mixer", "positions": "none"}, 4, "learned"),
         (HRM, {"kind": "hrm", "gradient": "last-step"}, 1, "q-learning"),
+        (URM | {"halt_exploration_prob": 0.2}, {"kind": "urm", "convolution": 2, "convolution_axes": "1d"}, 1, "learned"),
     ],
-    ids=["trm", "mixer", "hrm"],
+    ids=["trm", "mixer", "hrm", "urm"],
 )
 def test_an_architecture_becomes_a_config(
     published: dict[str, object], model: dict[str, object], tokens: int, halting: str
@@ -51,6 +54,7 @@ def test_a_training_has_an_optimizer_too() -> None:
     assert (optimizer.beta1, optimizer.beta2, optimizer.warmup_steps, optimizer.ema) == (0.8, 0.96, 700, 0.99)
     assert translate_config(TRM).optimizer == Config().optimizer
     assert translate_config({"arch": TRM}).optimizer.ema == 0.0
+    assert translate_config({"arch": URM | {"ema": True}}).optimizer.ema == Config().optimizer.ema
 
 
 @pytest.mark.parametrize(
@@ -100,7 +104,7 @@ def test_one_setting_becomes_one_of_ours(
             r"loss_type = 'mse\nloss', expected 'stablemax_cross_entropy' or 'softmax_cross_entropy'",
         ),
         (TRM, {"arch": 3}, "arch = 3, expected a mapping"),
-        (TRM, {"name": "recursive_reasoning.trm_singlez@Z"}, "is of 'trm_singlez'; TRM and HRM can be imported"),
+        (TRM, {"name": "recursive_reasoning.trm_singlez@Z"}, "is of 'trm_singlez'; TRM, HRM and URM can be imported"),
         (TRM, {"puzzle_emb_ndim": "${.width}"}, "puzzle_emb_ndim = None, expected a whole number"),
         ({"arch": TRM}, {"lr": "fast"}, "optimizer.rate must be of type float, got 'fast'"),
     ],
