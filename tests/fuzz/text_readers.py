@@ -1,5 +1,6 @@
 """Readers of files that people and other systems write: tasks, solutions, submissions, puzzles, settings, options."""
 
+import gzip
 import json
 import zipfile
 from pathlib import Path
@@ -18,7 +19,7 @@ from submission.client import push, submit
 from submission.format import list_notes, list_problems, read_partial_submission
 from submission.notebook import make_notebook, read_ready_folder
 from submission.settings import KaggleSettings, read_settings, write_settings
-from tests.fuzz.mutate import Rng, mutate_lines, pick
+from tests.fuzz.mutate import Rng, mutate_bytes, mutate_json, mutate_lines, pick
 from tests.fuzz.reader import Reader
 from tests.fuzz.tensors import mutate_zip
 from tests.pipeline.tiny import tiny_source, write_kaggle
@@ -61,6 +62,25 @@ def _task_folder(folder: Path, rng: Rng) -> None:
         (folder / "tasks" / f"{name}.json").write_text(json.dumps({"train": _pairs(task), "test": test}))
 
 
+def _task_lines(folder: Path, rng: Rng) -> None:
+    lines = [
+        {"id": task.id, "train": _pairs(task), "test": [{"input": task.test[0].tolist()}]} for task in _source(rng, 3).tasks
+    ]
+    (folder / "tasks.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def _packed_tasks(folder: Path, rng: Rng) -> None:
+    _task_folder(folder, rng)
+    for path in sorted((folder / "tasks").glob("*.json")):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+
+
+def _mutate_packed(rng: Rng, data: bytes) -> bytes:
+    """Damage the content, or the bytes around it."""
+    return gzip.compress(mutate_json(rng, gzip.decompress(data))) if rng.random() < 0.5 else mutate_bytes(rng, data)
+
+
 def _rearc_folder(folder: Path, rng: Rng) -> None:
     (folder / "tasks").mkdir(exist_ok=True)
     for name, content in _rearc(rng).items():
@@ -85,6 +105,15 @@ def _submission(folder: Path, rng: Rng) -> None:
         for task in source.tasks
     }
     (folder / "submission.json").write_text(json.dumps(entries))
+
+
+def _results(folder: Path, rng: Rng) -> None:
+    """A submission as ARC Prize's benchmarking writes it: a file a task, answers beside other facts."""
+    _submission(folder, rng)
+    (folder / "results").mkdir(exist_ok=True)
+    for task, entries in json.loads((folder / "submission.json").read_bytes()).items():
+        told = [{name: {"answer": grid, "cost": 0.1} for name, grid in entry.items()} for entry in entries]
+        (folder / "results" / f"{task}.json").write_text(json.dumps(told))
 
 
 def _read_submission(folder: Path) -> None:
@@ -197,6 +226,17 @@ TEXT_READERS = (
         lambda folder: ["show", "one", "--source", f"json:{folder / 'tasks' / 'one.json'}"],
     ),
     Reader(
+        "lines of tasks", _task_lines, ("tasks.jsonl",),
+        lambda folder: load_source(f"json:{folder / 'tasks.jsonl'}"),
+        lambda folder: ["audit", "--source", f"json:{folder / 'tasks.jsonl'}"],
+    ),
+    Reader(
+        "packed tasks", _packed_tasks, ("tasks/one.json.gz", "tasks/two.json.gz"),
+        lambda folder: load_source(f"json:{folder / 'tasks'}"),
+        lambda folder: ["audit", "--source", f"json:{folder / 'tasks'}"],
+        damages=dict.fromkeys(("tasks/one.json.gz", "tasks/two.json.gz"), _mutate_packed),
+    ),
+    Reader(
         "folder of re-arc", _rearc_folder, ("tasks/tiny000.json",),
         lambda folder: load_source(f"rearc:{folder / 'tasks'}"),
         lambda folder: ["audit", "--source", f"rearc:{folder / 'tasks'}"],
@@ -215,6 +255,11 @@ TEXT_READERS = (
     Reader(
         "submission", _submission, ("submission.json",), _read_submission,
         lambda folder: ["score", str(folder / "submission.json"), "--solutions", str(folder / SOLUTIONS), "--allow-missing"],
+    ),
+    Reader(
+        "folder of results", _results, ("results/tiny000.json", "results/tiny001.json"),
+        lambda folder: score_predictions(read_partial_submission(folder / "results"), read_solutions(folder / SOLUTIONS)),
+        lambda folder: ["score", str(folder / "results"), "--solutions", str(folder / SOLUTIONS), "--allow-missing"],
     ),
     _reader_of_puzzles("sudoku"),
     _reader_of_puzzles("maze"),
