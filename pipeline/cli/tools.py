@@ -1,13 +1,16 @@
-"""The commands `audit`, `canvas`, `import-checkpoint` and `bench`."""
+"""The commands `audit`, `canvas`, `import-checkpoint`, `bench` and `doctor`."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.options import TASKS_HELP, add_command
+from eval.formatting import parse_duration
+from pipeline.cli.options import TASKS_HELP, add_command, add_settings
+from pipeline.config import override
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
 from pipeline.data.leakage import audit_sources
 from pipeline.data.sources import load_source
+from pipeline.presets import PRESETS, preset
 from pipeline.system.progress_bar import doing
 
 
@@ -78,3 +81,22 @@ def bench_command(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.bench.command import run_bench
 
     return run_bench(arguments, started)
+
+
+def add_doctor(commands: Any) -> None:
+    summary = "say whether this machine will do, how fast it is, and what a preset comes to on it in a given time"
+    parser = add_command(commands, doctor_command, "doctor", summary, "--preset demo --time-limit 10m", TASKS_HELP)
+    tasks = "tasks of the trial (default: arc1:evaluation)"
+    parser.add_argument("--source", action="append", metavar="S", help=tasks)
+    parser.add_argument("--preset", metavar="P", help=f"one of {', '.join(PRESETS)} (default: fast on a GPU, demo without)")
+    add_settings(parser)
+    parser.add_argument("--time-limit", default="12h", metavar="DURATION", help="of the run in question (default: 12h)")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where the run would write (default: here)")
+
+
+def doctor_command(arguments: argparse.Namespace, _: float) -> int:
+    from pipeline.jobs.doctor import cuda_is_used, print_findings
+
+    name = arguments.preset or ("fast" if cuda_is_used() else "demo")
+    config, seconds = override(preset(name), arguments.set), parse_duration(arguments.time_limit)
+    return print_findings(config, name, arguments.source or ["arc1:evaluation"], seconds, arguments.out)

@@ -29,6 +29,7 @@ from pipeline.kaggle.plan import (
     find_weights,
     is_hidden_run,
     make_command,
+    make_doctor_command,
     make_environment,
     run_folder,
 )
@@ -41,6 +42,8 @@ LEAST_SECONDS = 20.0
 """The program is not started again when less is left before the reserve."""
 RESTART_SECONDS = 3.0
 """Pause before a new start, so that the memory and ports of the last one are free again."""
+DOCTOR_SHARE = 0.2
+"""Of the time that is left, to examine the machine."""
 HARD_SHARE, HARD_SECONDS = 0.15, 2.0
 """Everything that still runs is ended this share of the reserve, and at least this long, before the limit."""
 
@@ -51,7 +54,8 @@ def solve(settings: KaggleSettings, started: float) -> Outcome:
     attempts: list[Attempt] = []
     try:
         _check_machine(plan)
-        _run_until_over(plan, attempts)
+        if plan.hidden or _machine_will_do(plan):
+            _run_until_over(plan, attempts)
     except Exception as error:  # noqa: BLE001 (whatever it is, there is a submission, and Kaggle drops it when a cell raises)
         for line in traceback.format_exc().splitlines():
             plan.log.say(line)
@@ -125,6 +129,30 @@ def _check_machine(plan: Plan) -> None:
             plan.warn(f"the wheels were not installed: {ended.stderr.strip()[-300:]}")
         else:
             plan.wheels = target
+
+
+def _machine_will_do(plan: Plan) -> bool:
+    """Let the program examine the machine, and log what it finds; what will not do here would not at night either."""
+    setup = Setup(len(plan.gpus))
+    seconds = DOCTOR_SHARE * plan.remaining()
+    try:
+        ended = subprocess.run(
+            make_doctor_command(plan, setup),
+            env=make_environment(plan, setup),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        plan.warn(f"the machine was not examined within {format_duration(seconds)}")
+        return True
+    for line in ended.stdout.splitlines():
+        plan.log.say(line)
+    if ended.returncode:
+        plan.warn((ended.stderr.strip().splitlines() or [f"doctor ended with exit code {ended.returncode}"])[-1])
+    return ended.returncode != 1
 
 
 def _run_until_over(plan: Plan, attempts: list[Attempt]) -> None:

@@ -116,6 +116,13 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
     return [*command, "--resume"] if folder.exists() else command
 
 
+def make_doctor_command(plan: Plan, setup: Setup) -> list[str]:
+    """Return the command line that examines the machine for a hidden run of the same settings."""
+    preset = plan.settings.preset if setup.gpus else plan.settings.cpu_preset
+    command = [sys.executable, "-m", "pipeline", "doctor", "--preset", preset, "--source", f"kaggle:{plan.data}:test"]
+    return [*command, "--time-limit", plan.settings.time_limit, "--out", str(plan.scratch)]
+
+
 def make_environment(plan: Plan, setup: Setup) -> Mapping[str, str]:
     """Return the program's environment: code to import, caches on scratch, threads shared out, no network, no tokens."""
     private = re.compile(r"KAGGLE.*(TOKEN|KEY|SECRET)|MPLBACKEND")  # the notebook's backend draws only inside its kernel

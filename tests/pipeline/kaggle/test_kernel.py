@@ -84,6 +84,7 @@ class Stage:
         monkeypatch.setattr(Outcome, "_draw", lambda _: None)
         self.monkeypatch, self.folder = monkeypatch, folder
         self.commands: list[list[str]] = []
+        self.doctor = "print('this machine will do')"
 
     def play(self, *scripts: str, hidden: bool = True, limit: str = "60s", reserve: str = "10s", **settings: object) -> Outcome:
         """Run the notebook's cells with a program that runs `scripts[i]` at its i-th start, the last one from then on."""
@@ -97,6 +98,7 @@ class Stage:
             return [sys.executable, str(path), *words[words.index("run") + 1 :]]
 
         self.monkeypatch.setattr(kernel, "make_command", command)
+        self.monkeypatch.setattr(kernel, "make_doctor_command", lambda *_: [sys.executable, "-c", self.doctor])
         if hidden:
             self.monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
         chosen = {"accelerator": "none", "time_limit": limit, "reserve": reserve, "commit_tasks": 2, **settings}
@@ -237,6 +239,30 @@ def test_a_machine_that_is_not_known_here_has_any_number_of_gpus_but_none(stage:
     outcome = stage.play("sys.exit(1)", accelerator="NvidiaB200")
     assert "how many GPUs NvidiaB200 has is not known here: 0" in outcome.plan.messages
     assert "0 GPUs instead of 1" in outcome.problems()
+
+
+def test_a_commit_run_on_a_machine_that_will_not_do_ends_at_once(stage: Stage) -> None:
+    stage.doctor = "import sys; print('GPU 0'); sys.exit('this machine will not do: no kernels for it')"
+    outcome = stage.play("good()", hidden=False)
+    assert not stage.commands, "nothing was trained"
+    stage.submitted()
+    assert outcome.plan.messages == ["this machine will not do: no kernels for it"]
+    with pytest.raises(RuntimeError, match="the program did not end well"):
+        outcome.show()
+
+
+@pytest.mark.parametrize("doctor", ["import sys; sys.exit(2)", "import time; time.sleep(60)"])
+def test_a_machine_that_cannot_be_examined_is_tried(stage: Stage, monkeypatch: pytest.MonkeyPatch, doctor: str) -> None:
+    monkeypatch.setattr(kernel, "DOCTOR_SHARE", 0.01)
+    stage.doctor = doctor
+    outcome = stage.play("good()", hidden=False, limit="120s")
+    assert len(stage.commands) == 1
+    assert len(outcome.plan.messages) == 1
+
+
+def test_a_hidden_run_does_not_examine_its_machine(stage: Stage) -> None:
+    stage.doctor = "import sys; sys.exit(1)"
+    assert not stage.play("good()").plan.messages
 
 
 def test_a_commit_run_that_went_wrong_says_so_loudly(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,144 @@
+"""The command `doctor`: whether this machine will do, and what a preset comes to on it, on one screen.
+
+What it finds first decides first: a PyTorch without kernels for the GPU fails at its first operation, so none is tried then.
+"""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import torch
+from accelerate.utils import parse_flag_from_env
+
+from eval.formatting import format_duration, plural
+from pipeline.config import Config
+from pipeline.data.build import build
+from pipeline.data.packs import make_packs
+from pipeline.data.sources import load_source
+from pipeline.device import fit_config, make_accelerator
+from pipeline.device_limits import OutOfMemory
+from pipeline.jobs.time_split import measure_speed
+from pipeline.models.attention import choose_way
+from pipeline.models.layers import choose_fused
+from pipeline.models.network import make_network
+from pipeline.training.compilation import grid_kernel
+from pipeline.training.memory_fit import CudaMemory
+from pipeline.training.optimizers import trainable
+from pipeline.training.trainer import Trainer
+from submission.secret import known_tokens
+
+LEAST_TORCH = (2, 10)
+LEAST_DISK_BYTES = 2 << 30
+"""Free, for checkpoints and candidates."""
+TRAINING_SHARE = 0.9
+"""Of a run's time."""
+Finding = tuple[str, str]
+"""What was looked at, and what it is."""
+
+
+class WillNotDo(Exception):
+    """The machine will not do; the message says in a line why, and what to change."""
+
+
+def examine(config: Config, name: str, specs: Sequence[str], seconds: float, out: Path) -> Iterator[Finding]:
+    """Yield what is found about this machine, then about the preset `name` on tasks of `specs` for `seconds`.
+
+    Files would be written into `out`. Raises WillNotDo where it makes no sense to go on, ValueError for bad sources.
+    """
+    yield "Python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"
+    versions = (
+        f"{package} {importlib.metadata.version(package)}" for package in ("accelerate", "kaggle") if find_spec(package)
+    )
+    yield "PyTorch", ", ".join((torch.__version__, *versions))
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < LEAST_TORCH:
+        raise WillNotDo(f"PyTorch {torch.__version__} is too old: {'.'.join(map(str, LEAST_TORCH))} or newer is needed")
+    for number in range(torch.cuda.device_count() if cuda_is_used() else 0):
+        yield f"GPU {number}", describe_gpu(number)
+    free = psutil.virtual_memory().available
+    yield "processor", f"{os.cpu_count()} cores, {free / 2**30:.1f} GiB of memory free"
+    disk = shutil.disk_usage(out if out.exists() else Path())
+    yield "disk", f"{disk.free / 2**30:.1f} GiB free in {out.resolve()}"
+    if disk.free < LEAST_DISK_BYTES:
+        raise WillNotDo(f"only {disk.free / 2**30:.1f} GiB of disk are free, and a run needs {LEAST_DISK_BYTES / 2**30:.0f}")
+    compilers = [name for name, there in (("Triton", find_spec("triton")), ("C", shutil.which("cc"))) if there]
+    yield "compilers", " and ".join(compilers) or "none, so nothing is compiled"
+    yield "Kaggle token", "there" if known_tokens() else "none; only `kaggle push`, `status` and `submit` need one"
+    yield from _examine_preset(config, name, specs, seconds)
+
+
+def cuda_is_used() -> bool:
+    """Return whether runs compute on GPUs here."""
+    return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
+def describe_gpu(number: int) -> str:
+    """Return in words what a GPU is. Raises WillNotDo where the installed PyTorch has no kernels for it."""
+    card, (major, minor) = torch.cuda.get_device_properties(number), torch.cuda.get_device_capability(number)
+    built = torch.cuda.get_arch_list()
+    if not has_kernels(built, major, minor):
+        raise WillNotDo(
+            f"this PyTorch has no kernels for {card.name} (sm_{major}{minor}), only {', '.join(built)}: choose another "
+            "machine, or a PyTorch that was built for it; ACCELERATE_USE_CPU=true computes without the GPU"
+        )
+    return f"{card.name}, {card.total_memory / 2**30:.1f} GiB, sm_{major}{minor}"
+
+
+def has_kernels(built: Sequence[str], major: int, minor: int) -> bool:
+    """Return whether code for one of the architectures `built` runs on a GPU of capability `major`.`minor`.
+
+    Machine code (sm_86) runs on the same major capability from its minor on, PTX (compute_86) on every later one.
+    """
+    for each in built:
+        kind, _, digits = each.partition("_")
+        version = divmod(int(digits.rstrip("af")), 10)
+        if (kind == "sm" and version[0] == major and version[1] <= minor) or (kind == "compute" and version <= (major, minor)):
+            return True
+    return False
+
+
+def _examine_preset(config: Config, name: str, specs: Sequence[str], seconds: float) -> Iterator[Finding]:
+    accelerator, dtype = make_accelerator(config.train.precision)
+    device = accelerator.device
+    way = choose_way(device, dtype, config.model.hidden_size // config.model.heads)
+    fused = ", one operation for gate and convolution" if choose_fused(device, dtype, grid_kernel(config.model)) else ""
+    yield "computes in", f"{str(dtype).removeprefix('torch.')}, attention {way}{fused}"
+    dataset = build([load_source(spec) for spec in specs], [], config.build, leakage="allow")
+    config = fit_config(config, dataset)
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
+    yield f"preset {name}", f"{trainable(network):,} values, {len(dataset.task_ids)} tasks of {' + '.join(specs)}"
+    if device.type == "cuda":
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                Trainer(accelerator, dtype, network, dataset, config, Path(folder)).measure_pieces(CudaMemory(device))
+        except OutOfMemory as error:
+            raise WillNotDo(f"preset {name} does not fit into the memory of the GPU: {error}") from None
+    processes = max(1, torch.cuda.device_count()) if device.type == "cuda" else 1
+    speed, maker = measure_speed(network, dataset, config, dtype, accelerator), make_packs(dataset, config.train.canvas, 0)
+    step = speed.step_seconds(config)
+    yield "speed", f"about {config.train.pack_tokens / step:,.0f} tokens a second in training, by a trial of a few seconds"
+    tokens = int(maker.tokens(maker.plain()).sum())
+    passes = TRAINING_SHARE * seconds * processes * config.train.pack_tokens / step / tokens
+    where = f"{plural(processes, 'GPU')}" if device.type == "cuda" else "this CPU"
+    yield (
+        format_duration(seconds),
+        f"about {passes:,.1f} passes over the {len(maker.plain()):,} pairs of these tasks on {where}",
+    )
+
+
+def print_findings(config: Config, name: str, specs: Sequence[str], seconds: float, out: Path) -> int:
+    """Print what `examine` finds, one line each; return 1, after a line that says why, where the machine will not do."""
+    try:
+        for what, found in examine(config, name, specs, seconds, out):
+            print(f"{what:16}{found}", flush=True)
+    except WillNotDo as error:
+        print(f"this machine will not do: {error}", file=sys.stderr)
+        return 1
+    print("this machine will do")
+    return 0

@@ -1,0 +1,84 @@
+"""doctor: what it says of this machine, and of machines that will not do."""
+
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pipeline.jobs import doctor
+from pipeline.jobs.doctor import WillNotDo, describe_gpu, has_kernels
+from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tinyrun import call
+
+HIDDEN_TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "there"),
+    [
+        (["sm_75", "sm_80", "sm_90"], (9, 0), True),
+        (["sm_75", "sm_80", "sm_90"], (8, 9), True),
+        (["sm_75", "sm_80", "sm_90"], (6, 0), False),
+        (["sm_75", "sm_86"], (8, 0), False),
+        (["sm_90a"], (9, 0), True),
+        (["sm_80"], (12, 0), False),
+        (["sm_80", "compute_90"], (12, 0), True),
+        (["sm_100", "sm_120"], (12, 0), True),
+        (["compute_90"], (8, 9), False),
+        ([], (9, 0), False),
+    ],
+)
+def test_kernels_run_on_their_major_capability_and_ptx_on_later_ones(
+    built: list[str], capability: tuple[int, int], there: bool
+) -> None:
+    assert has_kernels(built, *capability) == there
+
+
+@pytest.fixture
+def old_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "cuda_is_used", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="P100", total_memory=16 << 30))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
+
+
+def test_a_gpu_without_kernels_is_told_before_anything_is_tried(old_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(WillNotDo, match=r"no kernels for P100 \(sm_60\), only sm_75, sm_90: choose another machine"):
+        describe_gpu(0)
+    assert call("doctor", "--preset", "demo") == 1
+    out, err = capsys.readouterr()
+    assert err.startswith("this machine will not do: this PyTorch has no kernels for P100")
+    assert "speed" not in out
+
+
+def test_a_full_disk_and_an_old_torch_will_not_do(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
+    assert call("doctor", "--preset", "demo") == 1
+    assert "only 1.0 GiB of disk are free, and a run needs 2" in capsys.readouterr().err
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
+    assert call("doctor", "--preset", "demo") == 1
+    assert "PyTorch 2.9.1+cu128 is too old: 2.10 or newer is needed" in capsys.readouterr().err
+
+
+def test_the_screen_ends_with_what_a_run_comes_to_and_shows_no_token(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KAGGLE_KEY", HIDDEN_TOKEN)
+    spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    assert call("doctor", "--preset", "demo", "--source", spec, "--time-limit", "2h", *settings, "--out", tmp_path) == 0
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines()[:-1])
+    assert HIDDEN_TOKEN not in str(lines)
+    assert lines["Kaggle token"] == "there"
+    assert lines["computes in"] in ("float32, attention fused", "bfloat16, attention products")
+    assert re.fullmatch(r"about [\d,]+ tokens a second in training, by a trial of a few seconds", lines["speed"])
+    assert re.fullmatch(r"about [\d,.]+ passes over the [\d,]+ pairs of these tasks on this CPU", lines["2h00m"])
+
+
+def test_more_time_is_more_passes_and_a_preset_that_is_none_is_refused(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("doctor", "--preset", "slow") == 2
+    assert "slow" in capsys.readouterr().err
+    assert call("doctor", "--preset", "demo", "--source", "json:nowhere") == 2
