@@ -13,6 +13,8 @@ from pipeline.presets import PRESETS, preset
 from pipeline.system.time_limit import Budget, default_reserve
 
 PROGRAM = "python -m pipeline"
+START_SECONDS = 5.0
+"""What importing PyTorch and starting the engine take at least."""
 Handler = Callable[[argparse.Namespace, float], int]
 """Takes the arguments of a command and the monotonic time of its start; returns the exit code."""
 TASKS_HELP = f"\n{SOURCES_HELP}"
@@ -95,7 +97,15 @@ def budget_of(arguments: argparse.Namespace, started: float) -> Budget:
     limit = parse_duration(arguments.time_limit) if arguments.time_limit else None
     if limit is None or "reserve" not in arguments:
         return Budget(limit, started)
-    return Budget(limit, started, parse_duration(arguments.reserve) if arguments.reserve else default_reserve(limit))
+    if arguments.reserve:
+        return Budget(limit, started, parse_duration(arguments.reserve))
+    reserve = default_reserve(limit)
+    if limit < START_SECONDS + reserve and not arguments.resume:
+        raise ValueError(
+            f"--time-limit {arguments.time_limit} is too short: to start takes seconds, and {reserve:.0f}s are kept free at "
+            f"the end (--reserve sets another time); {START_SECONDS + reserve:.0f}s is the least"
+        )
+    return Budget(limit, started, reserve)
 
 
 def config_of(arguments: argparse.Namespace) -> Config:

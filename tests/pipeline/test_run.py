@@ -139,7 +139,7 @@ def test_packs_that_the_processes_cannot_share_are_refused_before_anything_is_bu
     two = SimpleNamespace(num_processes=2, is_main_process=True)
     monkeypatch.setattr(pipeline.run, "make_accelerator", lambda *_: (two, torch.float32))
     out = tmp_path / "out"
-    assert run("run", "--source", f"kaggle:{kaggle}:test", "--out", out, "--set", "train.packs=1", "--time-limit", "9s") == 2
+    assert run("run", "--source", f"kaggle:{kaggle}:test", "--out", out, "--set", "train.packs=1", "--time-limit", "20s") == 2
     message = "train.packs = 1 must be a multiple of the 2 processes: --set train.packs=2"
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert {path.name for path in out.iterdir()} == {".lock", "run.json", "submission.json"}
@@ -223,6 +223,10 @@ def test_a_non_finite_loss_leaves_a_complete_submission_and_exit_code_one(tmp_pa
         (("--source", "arc3:evaluation"), "unknown source 'arc3:evaluation'"),
         (("--source", "json:nowhere"), "nowhere: no such file or folder"),
         (("--source", "arc1:training", "--max-side", "0"), "max-side must be at least 1"),
+        (
+            ("--source", "arc1:training", "--time-limit", "9s"),
+            "--time-limit 9s is too short: to start takes seconds, and 5s are",
+        ),
         (("--source", "arc1:training", "--time-limit", "soon"), "a duration reads like 90s, 25m or 11h30m, got 'soon'"),
         (("--source", "arc1:training", "--set", "train.speed=9"), "train has no field 'speed'; one of: seed, steps"),
         (("--source", "arc1:training", "--weights", "nothing.safetensors"), "nothing.safetensors: no such weights file"),
@@ -251,7 +255,20 @@ def test_the_watchdog_ends_a_run_that_hangs(tmp_path: Path, kaggle: Path) -> Non
         "sys.exit(pipeline.cli.main.main())"
     )
     source, out = f"kaggle:{kaggle}:test", tmp_path / "out"
-    arguments = ["run", "--source", source, "--preset", "demo", *SETTINGS, "--time-limit", "6s", "--out", str(out)]
+    arguments = [
+        "run",
+        "--source",
+        source,
+        "--preset",
+        "demo",
+        *SETTINGS,
+        "--time-limit",
+        "6s",
+        "--reserve",
+        "5s",
+        "--out",
+        str(out),
+    ]
     started = time.monotonic()
     ended = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, cwd=Path(__file__).parents[2], check=False
