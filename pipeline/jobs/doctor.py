@@ -116,9 +116,11 @@ def _examine_preset(config: Config, name: str, specs: Sequence[str], seconds: fl
     if device.type == "cuda":
         try:
             with tempfile.TemporaryDirectory() as folder:
-                Trainer(accelerator, dtype, network, dataset, config, Path(folder)).measure_pieces(CudaMemory(device))
+                trainer = Trainer(accelerator, dtype, network, dataset, config, Path(folder))
+                pieces = trainer.measure_pieces(CudaMemory(device))
         except OutOfMemory as error:
             raise WillNotDo(f"preset {name} does not fit into the memory of the GPU: {error}") from None
+        yield "memory", "a step fits" + (f", its packs in {pieces} micro-batches each" if pieces > 1 else "")
     processes = max(1, torch.cuda.device_count()) if device.type == "cuda" else 1
     speed, maker = measure_speed(network, dataset, config, dtype, accelerator), make_packs(dataset, config.train.canvas, 0)
     step = speed.step_seconds(config)

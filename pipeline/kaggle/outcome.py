@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from augment.task import Solutions, Task
 from eval.draw import draw_task
 from eval.files import read_object
 from eval.formatting import format_duration
+from eval.provenance import Basis
 from pipeline.data.sources import load_source
 from pipeline.jobs.record import record_if_usable
 from pipeline.kaggle.attempts import BAD_INPUT, Attempt
@@ -52,7 +53,7 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
         plan = self.plan
-        record, metrics = record_if_usable(self.run), []
+        record, metrics, votes = record_if_usable(self.run), [], _read_json(self.run / VOTES) or {}
         with suppress(OSError, ValueError):
             metrics = read_metrics(self.run / "metrics.jsonl")
         return {
@@ -70,6 +71,7 @@ class Outcome:
             "run": None if record is None else asdict(record),
             "training": metrics[-1] if metrics else None,
             "score": _read_json(self.run / "score.json"),
+            "basis": {field.name: votes[field.name] for field in fields(Basis) if field.name in votes},
             "seconds": round(self.seconds, 1),
             "time_limit": plan.limit,
             "messages": plan.messages,

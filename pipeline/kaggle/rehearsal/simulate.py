@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from augment.task import Task
+from eval.decode import decode
 from eval.formatting import format_duration, parse_duration
+from eval.provenance import Basis, Provenance
 from eval.score import format_score, score_predictions
+from pipeline.data.public_data import scored_outputs
 from pipeline.kaggle.plan import find_gpus
 from pipeline.kaggle.rehearsal.exam import Exam, make_exam, write_competition
 from pipeline.kaggle.rehearsal.sandbox import ISOLATED, NOT_ISOLATED, Machine, namespaces_work, run_notebook
@@ -139,7 +142,9 @@ def _run_scene(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, 
         score = found.to_json()
         (results / "score.json").write_text(json.dumps(score))
         if scene in PLAIN:
-            print(format_score(found, f"hidden tasks of {' + '.join(plan.hidden_from)}"), flush=True)
+            basis = decode(Basis, outcome["basis"], "outcome.json: basis") if outcome.get("basis") else None
+            provenance = Provenance("it is not recorded", basis, scored=scored_outputs(known))
+            print(format_score(found, f"hidden tasks of {' + '.join(plan.hidden_from)}", provenance), flush=True)
     return Result(scene, verdict, code, seconds, limit, outcome, score)
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from eval.files import damage_of
+from pipeline.data.sources import load_source
 from pipeline.kaggle.rehearsal.exam import make_exam
 from pipeline.kaggle.rehearsal.inject_fault import INJECTIONS
 from pipeline.kaggle.rehearsal.sandbox import Machine, namespaces_work
 from pipeline.kaggle.rehearsal.scenes import FAULTS, PLAIN, Result, Scene, judge, write_bad_weights
 from pipeline.kaggle.rehearsal.simulate import SimulatePlan, _mounts, format_results, simulate
+from submission.format import fallback_submission, write_submission
 from submission.settings import KaggleSettings
 from tests.pipeline.kaggle.rehearsal.test_exam import joined, large
 from tests.pipeline.tiny import write_kaggle
@@ -70,6 +72,27 @@ def test_an_interrupted_rehearsal_can_be_repeated_in_its_folder(plan: SimulatePl
         simulate(plan)
     monkeypatch.setattr("pipeline.kaggle.rehearsal.simulate.run_notebook", lambda *_: 1)
     assert simulate(plan) == 1
+
+
+def test_the_score_of_hidden_tasks_says_what_it_rests_on(
+    plan: SimulatePlan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    basis = {"sources": ["step-1/weights.safetensors, step 1, trained on 0123456789ab"], "views_least": 3, "views_most": 4}
+
+    def solved(machine: Machine, results: Path, _: bool) -> int:
+        results.mkdir()
+        folder = next(path for name, path in machine.inputs.items() if name.endswith("arc-prize-rehearsal"))
+        tasks = load_source(f"kaggle:{folder}:test", with_solutions=False).tasks
+        write_submission(results / "submission.json", fallback_submission(tasks), tasks)
+        leave(results, basis=basis, fault=False)
+        return 0
+
+    monkeypatch.setattr("pipeline.kaggle.rehearsal.simulate.run_notebook", solved)
+    simulate(plan)
+    shown = capsys.readouterr().out
+    assert "votes                     single checkpoint: step-1/weights.safetensors, step 1" in shown
+    assert "views                     3 to 4 views of each test input" in shown
+    assert "data hash                 scored outputs " in shown
 
 
 def test_the_old_layout_mounts_datasets_by_their_names_alone(plan: SimulatePlan, tmp_path: Path) -> None:
