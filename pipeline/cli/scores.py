@@ -25,7 +25,8 @@ from submission.format import fill_submission, read_partial_submission, read_sub
 def add_score(commands: Any) -> None:
     summary = "score a submission.json of any system by all three rules"
     parser = add_command(commands, score_command, "score", summary, "runs/first/submission.json --source arc1:evaluation")
-    parser.add_argument("submission", type=Path, metavar="SUBMISSION.json")
+    what = "or a run folder, or a folder of result files {task id}.json"
+    parser.add_argument("submission", type=Path, metavar="SUBMISSION.json", help=what)
     truth = parser.add_mutually_exclusive_group(required=True)
     truth.add_argument("--source", action="append", metavar="S", help="tasks whose solutions are known; may be repeated")
     truth.add_argument("--solutions", type=Path, metavar="FILE", help="a solutions file as Kaggle's")
@@ -37,6 +38,8 @@ def add_score(commands: Any) -> None:
 
 def score_command(arguments: argparse.Namespace, _: float) -> int:
     path = arguments.submission
+    if (path / "submission.json").is_file():
+        path = path / "submission.json"
     score: Score | PuzzleScore
     if are_puzzles(arguments):
         name, answers = " + ".join(arguments.source), _answers(arguments.source, arguments.test_limit)

@@ -172,7 +172,9 @@ def _read_folder(folder: Path, names: list[str], read: Callable[[int], bytes], r
         path = folder / names[i]
         where = show_path(path)
         if _CHALLENGES.search(path.name):
-            raise ValueError(f"{where}: not the file of one task; read it as json:{where} or kaggle:{show_path(path.parent)}")
+            packed = f"unpack {show_path(folder)} and read it from there"
+            advice = f"read it as json:{where} or kaggle:{show_path(path.parent)}" if folder.is_dir() else packed
+            raise ValueError(f"{where}: not the file of one task; {advice}")
         with reading.note(task_id):
             document = parse_json(unpack(names[i], read(i), where), where)
             if not isinstance(document, dict) or not document.keys() & {"train", "test"}:

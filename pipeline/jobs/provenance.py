@@ -21,7 +21,7 @@ def provenance_beside(result: Path, kind: Kind = TASKS) -> Provenance:
     """
     name, what = (VOTES_FILE, "submission") if kind is TASKS else (FACTS_FILE, "predictions")
     path = result.with_name(name)
-    if not path.exists():
+    if not path.exists() or not result.is_file():
         return Provenance(f"there is no {name} beside {result.name}", kind=kind)
     values = read_object(path)
     basis = decode(VoteFile if kind is TASKS else Basis, values, show_path(path), ignore_unknown=True)

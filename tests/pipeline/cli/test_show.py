@@ -200,6 +200,23 @@ def test_the_record_of_a_run_says_where_the_truth_is(made: Path, spec: str, caps
     assert "moved: no such file or folder" in capsys.readouterr().err
 
 
+def test_a_run_folder_and_a_folder_of_results_are_scored(
+    made: Path, spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("score", made, "--source", spec) == 0
+    assert "solved 1 of 6 outputs" in (own := capsys.readouterr().out)
+    assert "step 1" in own
+    assert "votes                     unknown" not in own
+    results = made / "results"  # not what the votes beside it are of
+    results.mkdir()
+    for task, entries in orjson.loads((made / "submission.json").read_bytes()).items():
+        told = [{name: {"answer": grid} for name, grid in entry.items()} for entry in entries]
+        (results / f"{task}.json").write_bytes(orjson.dumps(told))
+    assert call("score", results, "--source", spec) == 0
+    assert "solved 1 of 6 outputs" in (theirs := capsys.readouterr().out)
+    assert "votes                     unknown" in theirs
+
+
 def test_voting_says_what_each_prediction_adds(
     made: Path, spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

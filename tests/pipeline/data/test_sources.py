@@ -258,6 +258,12 @@ def test_packed_files_are_what_is_in_them(tmp_path: Path) -> None:
     assert outputs_of(load_source(f"json:{tmp_path}/packed/a.json.gz")) == {"a": OUTPUTS}
 
 
+def test_challenges_in_a_zip_are_to_be_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("arc-agi_test_challenges.json", json.dumps({"t": TASK}))
+    assert f"not the file of one task; unpack {tmp_path}/a.zip" in refusal(lambda: load_source(f"json:{tmp_path}/a.zip"))
+
+
 def test_packed_challenges_find_their_solutions(tmp_path: Path) -> None:
     for name, content in (("x_challenges.json.gz", {"t": TASK}), ("x_solutions.json.gz", {"t": OUTPUTS})):
         (tmp_path / name).write_bytes(gzip.compress(json.dumps(content).encode()))
