@@ -72,7 +72,8 @@ def commands(page: str) -> list[str]:
 
 def of_make(command: str) -> list[str]:
     """The pipeline commands that `make TARGET ...` would run."""
-    dry = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, check=True, capture_output=True, text=True)
+    target = [*shlex.split(command)[1:], "VENV=.venv"]  # whatever `make test VENV=...` hands down
+    dry = subprocess.run(["make", "-n", *target], cwd=ROOT, check=True, capture_output=True, text=True)
     lines = dry.stdout.replace("\\\n", " ").splitlines()
     recipe = [" ".join(line.split()).removeprefix(".venv/bin/") for line in lines]
     return [line for line in recipe if line.startswith("python -m pipeline ")]

@@ -83,8 +83,8 @@ QUICK = Plan(
 )
 
 GPU = Plan(train_sizes=(32, 128), view_sizes=(128, 512), repeats=5, peak_side=8192, copied_bytes=1 << 30)
-"""What keeps a data-center GPU busy; the published way needs 60 GB for it, on smaller GPUs the sizes are halved. Three sides are
-compiled for each size of training, which takes minutes: two sizes."""
+"""What keeps a data-center GPU busy; the published way needs 60 GB for it, on smaller GPUs the sizes are halved. Three sides
+are compiled for each size of training, which takes minutes: two sizes."""
 CANVAS: Mapping[str, Canvas] = {"published": "full", "unpadded": "fitted", "ours": "fitted"}
 MEMORY: Mapping[str, MemoryConfig] = {
     "published": MemoryConfig("table", TRM_MEMORY_TOKENS),
