@@ -30,13 +30,13 @@ from pipeline.models.layers import choose_fused
 from pipeline.models.network import make_network
 from pipeline.training.compilation import grid_kernel
 from pipeline.training.memory_fit import CudaMemory
-from pipeline.training.optimizers import trainable
+from pipeline.training.optimizers import checkpoint_bytes, trainable
 from pipeline.training.trainer import Trainer
 from submission.secret import known_tokens
 
 LEAST_TORCH = (2, 10)
-LEAST_DISK_BYTES = 2 << 30
-"""Free, for checkpoints and candidates."""
+CANDIDATE_BYTES = 200 << 20
+"""Of disk, for dataset and candidates, and to spare."""
 TRAINING_SHARE = 0.9
 """Of a run's time."""
 Finding = tuple[str, str]
@@ -63,14 +63,10 @@ def examine(config: Config, name: str, specs: Sequence[str], seconds: float, out
         yield f"GPU {number}", describe_gpu(number)
     free = psutil.virtual_memory().available
     yield "processor", f"{os.cpu_count()} cores, {free / 2**30:.1f} GiB of memory free"
-    disk = shutil.disk_usage(out if out.exists() else Path())
-    yield "disk", f"{disk.free / 2**30:.1f} GiB free in {out.resolve()}"
-    if disk.free < LEAST_DISK_BYTES:
-        raise WillNotDo(f"only {disk.free / 2**30:.1f} GiB of disk are free, and a run needs {LEAST_DISK_BYTES / 2**30:.0f}")
     compilers = [name for name, there in (("Triton", find_spec("triton")), ("C", shutil.which("cc"))) if there]
     yield "compilers", " and ".join(compilers) or "none, so nothing is compiled"
     yield "Kaggle token", "there" if known_tokens() else "none; only `kaggle push`, `status` and `submit` need one"
-    yield from _examine_preset(config, name, specs, seconds)
+    yield from _examine_preset(config, name, specs, seconds, out)
 
 
 def cuda_is_used() -> bool:
@@ -103,7 +99,7 @@ def has_kernels(built: Sequence[str], major: int, minor: int) -> bool:
     return False
 
 
-def _examine_preset(config: Config, name: str, specs: Sequence[str], seconds: float) -> Iterator[Finding]:
+def _examine_preset(config: Config, name: str, specs: Sequence[str], seconds: float, out: Path) -> Iterator[Finding]:
     accelerator, dtype = make_accelerator(config.train.precision)
     device = accelerator.device
     way = choose_way(device, dtype, config.model.hidden_size // config.model.heads)
@@ -113,6 +109,13 @@ def _examine_preset(config: Config, name: str, specs: Sequence[str], seconds: fl
     config = fit_config(config, dataset)
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
     yield f"preset {name}", f"{trainable(network):,} values, {len(dataset.task_ids)} tasks of {' + '.join(specs)}"
+    needed = CANDIDATE_BYTES + (1 + config.train.checkpoints_kept) * checkpoint_bytes(network)  # one is being written
+    free = shutil.disk_usage(out if out.exists() else Path()).free
+    yield "disk", f"{free / 2**30:.2f} GiB free in {out.resolve()}, {needed / 2**30:.2f} needed"
+    if free < needed:
+        raise WillNotDo(
+            f"only {free / 2**30:.2f} GiB of disk are free, and checkpoints of preset {name} need {needed / 2**30:.2f}"
+        )
     if device.type == "cuda":
         try:
             with tempfile.TemporaryDirectory() as folder:

@@ -216,3 +216,8 @@ def trainable(network: Network) -> int:
     """Return the number of trained values, rows of tables included."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return parameters + sum(table.rows.numel() for table in network.tables().values())
+
+
+def checkpoint_bytes(network: Network) -> int:
+    """Return about how large a checkpoint is: weights, their average twice, two moments, in float32."""
+    return 5 * 4 * trainable(network)

@@ -32,7 +32,7 @@ from pipeline.training.gradients import Computed, Gradients
 from pipeline.training.memory_fit import CudaMemory, measure_pieces
 from pipeline.training.memory_tables import train_tables
 from pipeline.training.metrics import MetricsWriter, Progress, Totals, metrics_line
-from pipeline.training.optimizers import rate_factor, trainable
+from pipeline.training.optimizers import checkpoint_bytes, rate_factor
 from pipeline.training.state import TrainState
 from pipeline.weights import checkpoint_name, newest_checkpoint
 
@@ -78,8 +78,7 @@ class Trainer:
         """Whether `_try_execution` has run."""
         self.memory_retries = 0
         """Steps that were repeated in more micro-batches because they did not fit into the memory."""
-        stored_bytes = 5 * 4 * trainable(network)  # weights, their average twice, two moments
-        self.save_seconds = 0.2 + stored_bytes / DISK_BYTES_PER_SECOND
+        self.save_seconds = 0.2 + checkpoint_bytes(network) / DISK_BYTES_PER_SECOND
 
     def fit(self, budget: Budget) -> Progress:
         """Train until `train.steps` steps are done or `budget` is used up, then write the last checkpoint.

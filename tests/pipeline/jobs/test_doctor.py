@@ -54,10 +54,16 @@ def test_a_gpu_without_kernels_is_told_before_anything_is_tried(old_gpu: None, c
     assert "speed" not in out
 
 
-def test_a_full_disk_and_an_old_torch_will_not_do(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_and_an_old_torch_will_not_do(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
-    assert call("doctor", "--preset", "demo") == 1
-    assert "only 1.0 GiB of disk are free, and a run needs 2" in capsys.readouterr().err
+    spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
+    tiny = [part for setting in TINY for part in ("--set", setting)]
+    for kept, code in ((2, 0), (100_000, 1)):
+        settings = [*tiny, "--set", f"train.checkpoints_kept={kept}"]
+        assert call("doctor", "--preset", "demo", "--source", spec, *settings) == code
+    assert "only 1.00 GiB of disk are free, and checkpoints of preset demo need " in capsys.readouterr().err
     monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
     assert call("doctor", "--preset", "demo") == 1
     assert "PyTorch 2.9.1+cu128 is too old: 2.10 or newer is needed" in capsys.readouterr().err
