@@ -186,32 +186,30 @@ class _ConvolveGrids(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
         """Return x (N, C) convolved with weight (C, 1, k, k) on the canvases of `layout`."""
-        ctx.save_for_backward(x, weight)
+        padded = F.pad(x, (0, 0, 0, 1))  # the last row is what lies where there is no cell
+        ctx.save_for_backward(padded, weight)
         ctx.layout = layout
         mixed = torch.empty_like(x)
-        center = _center(weight)
-        mixed.index_copy_(0, layout.memory, x.index_select(0, layout.memory) * center)
         for image in layout.images:
-            drawn = F.conv2d(_draw(x, image), weight, padding=weight.shape[-1] // 2, groups=len(weight))
-            mixed.index_copy_(0, image.cells, _read(drawn, image))
-        return mixed
+            _read(F.conv2d(_draw(padded, image), weight, padding=weight.shape[-1] // 2, groups=len(weight)), image, mixed)
+        return mixed.index_copy_(0, layout.memory, x.index_select(0, layout.memory) * _center(weight))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         layout: Layout = ctx.layout
-        x_gradient, weight_gradient = torch.empty_like(x), torch.zeros_like(weight)
-        memory_gradient = gradient.index_select(0, layout.memory)
-        x_gradient.index_copy_(0, layout.memory, memory_gradient * _center(weight))
-        _center(weight_gradient).copy_((memory_gradient * x.index_select(0, layout.memory)).sum(0))
-        padding = [weight.shape[-1] // 2] * 2
+        x_gradient, weight_gradient = torch.empty_like(gradient), torch.zeros_like(weight)
+        padding, padded = [weight.shape[-1] // 2] * 2, F.pad(gradient, (0, 0, 0, 1))
         for image in layout.images:
             drawn, painted, _ = torch.ops.aten.convolution_backward(
-                _draw(gradient, image), _draw(x, image), weight, None,
+                _draw(padded, image), _draw(x, image), weight, None,
                 [1, 1], padding, [1, 1], False, [0, 0], len(weight), [True, True, False],
             )  # fmt: skip
-            x_gradient.index_copy_(0, image.cells, _read(drawn, image))
+            _read(drawn, image, x_gradient)
             weight_gradient += painted
+        memory_gradient = gradient.index_select(0, layout.memory)
+        x_gradient.index_copy_(0, layout.memory, memory_gradient * _center(weight))
+        _center(weight_gradient).add_((memory_gradient * x.index_select(0, layout.memory)).sum(0))
         return x_gradient, weight_gradient, None
 
 
@@ -219,16 +217,14 @@ def _center(weight: Tensor) -> Tensor:  # (C, 1, k, k) -> (C,), a view
     return weight[:, 0, weight.shape[-2] // 2, weight.shape[-1] // 2]
 
 
-def _draw(x: Tensor, image: Image) -> Tensor:
-    """Return the cells of x (N, C) on the canvases of `image`, (count, C, height, width), zero around them."""
-    blank = x.new_zeros(image.count * image.height * image.width, x.shape[1])
-    blank.index_copy_(0, image.places, x.index_select(0, image.cells))
-    return blank.unflatten(0, (image.count, image.height, image.width)).permute(0, 3, 1, 2)
+def _draw(padded: Tensor, image: Image) -> Tensor:
+    """Return the tokens of `padded` (N + 1, C) on the canvases of `image`, (count, C, height, width); the last row is blank."""
+    return padded.index_select(0, image.drawn).unflatten(0, (image.count, image.height, image.width)).permute(0, 3, 1, 2)
 
 
-def _read(drawn: Tensor, image: Image) -> Tensor:
-    """Return the cells that `_draw` puts on an image, (cells, C)."""
-    return drawn.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, image.places)
+def _read(drawn: Tensor, image: Image, out: Tensor) -> None:
+    """Write the cells that `_draw` puts on an image into `out` (N, C), and anything into its memory tokens."""
+    torch.index_select(drawn.permute(0, 2, 3, 1).flatten(0, 2), 0, image.places, out=out[image.tokens])
 
 
 NORM_EPSILON = 1e-5

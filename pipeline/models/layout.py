@@ -45,10 +45,12 @@ class Image:
     count: int
     height: int
     width: int
-    cells: Tensor
-    """(K,) int64: flat positions of the cells of these sequences in the pack."""
+    tokens: slice
+    """Of these sequences in the pack."""
+    drawn: Tensor
+    """(count * height * width,) int64: the token of the pack at each place of the image, N where there is none."""
     places: Tensor
-    """(K,) int64: where each of them lies in the count * height * width cells of the image."""
+    """(K,) int64: the place of each of the tokens; 0 for memory tokens, which have none."""
 
 
 @dataclass(frozen=True)
@@ -128,18 +130,21 @@ class Layout:
     def images(self) -> tuple[Image, ...]:
         """All cells of the pack as images: few, and not much larger than the canvases that they hold."""
         images: list[Image] = []
-        cell = 0
+        start = 0
         for count, groups in _share_images(self.groups):
             height, width = max(group.height for group in groups), max(group.width for group in groups)
             counts = [group.count for group in groups]
-            areas = np.repeat([group.height * group.width for group in groups], counts)
+            lengths = np.repeat([group.length for group in groups], counts)
             widths = np.repeat([group.width for group in groups], counts)
-            sequence = np.repeat(np.arange(count), areas)
-            row, column = np.divmod(np.arange(len(sequence)) - (areas.cumsum() - areas)[sequence], widths[sequence])
-            places = sequence * (height * width) + row * width + column
-            cells = self.cells[cell : cell + len(sequence)]
-            images.append(Image(count, height, width, cells, to_device(places, cells.device)))
-            cell += len(sequence)
+            sequence = np.repeat(np.arange(count), lengths)
+            cell = np.arange(len(sequence)) - (lengths.cumsum() - lengths)[sequence] - self.memory_tokens
+            row, column = np.divmod(cell, widths[sequence])
+            places = np.where(cell < 0, 0, sequence * (height * width) + row * width + column)
+            drawn = np.full(count * height * width, self.tokens)
+            drawn[places[cell >= 0]] = start + np.flatnonzero(cell >= 0)
+            device, stop = self.cells.device, start + len(sequence)
+            images.append(Image(count, height, width, slice(start, stop), to_device(drawn, device), to_device(places, device)))
+            start = stop
         return tuple(images)
 
     @property

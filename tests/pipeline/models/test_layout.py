@@ -73,14 +73,20 @@ def test_images_hold_every_cell_once_at_its_row_and_column(monkeypatch: pytest.M
     layout = make_layout(shapes, offsets, 2)
     row, column = (place - offsets[layout.sequence, axis] for axis, place in enumerate((layout.row, layout.column)))
     assert len(layout.images) == images
-    assert torch.cat([image.cells for image in layout.images]).tolist() == layout.cells.tolist()
+    assert torch.cat([torch.arange(layout.tokens)[image.tokens] for image in layout.images]).tolist() == list(
+        range(layout.tokens)
+    )
     before = 0
     for image in layout.images:
-        assert len(image.places.unique()) == len(image.places)
-        sequence = layout.sequence[image.cells] - before
+        cells = layout.cells[(layout.cells >= image.tokens.start) & (layout.cells < image.tokens.stop)]
+        sequence = layout.sequence[cells] - before
         assert sequence.unique().tolist() == list(range(image.count))
-        expected = (sequence * image.height + row[image.cells]) * image.width + column[image.cells]
-        assert image.places.tolist() == expected.tolist()
-        assert (row[image.cells] < image.height).all()
-        assert (column[image.cells] < image.width).all()
+        places = image.places[cells - image.tokens.start]
+        assert places.tolist() == ((sequence * image.height + row[cells]) * image.width + column[cells]).tolist()
+        assert image.drawn.shape == (image.count * image.height * image.width,)
+        assert image.drawn[places].tolist() == cells.tolist()
+        assert (image.drawn == layout.tokens).sum() == len(image.drawn) - len(cells)
+        assert len(image.places) == image.tokens.stop - image.tokens.start
+        assert (row[cells] < image.height).all()
+        assert (column[cells] < image.width).all()
         before += image.count
