@@ -20,6 +20,8 @@ class CurvePoint:
     cells: float
     """Share of cells that are right, 0..1."""
     halting: float | None
+    shortest_path: float | None
+    """Share of mazes with any shortest path, 0..1; None for sudokus."""
 
 
 def draw_training(metrics: Sequence[Mapping[str, object]]) -> Picture:

@@ -1,7 +1,7 @@
 """Score of predicted puzzles (sudokus, mazes), and predictions.csv, which holds the prediction for each question.
 
 Puzzles are strings here, as they are published, not tokens. Each has one prediction; HRM and TRM report the share of puzzles
-with every cell right.
+with every cell right. Of mazes, which may have several shortest paths, the share with any of them is reported besides.
 """
 
 import csv
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from eval.files import read_file, replace_file
 from eval.formatting import plural, show_path, show_value
+from eval.maze import is_maze, shows_shortest_path
 from eval.provenance import Provenance, format_rows
 
 COLUMNS = ("question", "prediction", "halting_probability", "answer", "correct")
@@ -51,10 +52,17 @@ class PuzzleScore:
     """Of what was predicted: 0..1; None where nothing was."""
     unknown: int
     """Predictions for questions without a known answer. They do not count."""
+    shortest_paths: int | None = None
+    """Of mazes: predictions that show some shortest path, that of the answer or another one; None for sudokus."""
+
+    @property
+    def shortest_path_accuracy(self) -> float | None:
+        """`shortest_paths`, divided by puzzles: 0..1."""
+        return None if self.shortest_paths is None else self.shortest_paths / self.puzzles
 
     def to_json(self) -> dict[str, object]:
-        """Return all fields as a plain dict of ints, floats and None."""
-        return asdict(self)
+        """Return all fields, and what follows from them, as a plain dict of ints, floats and None."""
+        return asdict(self) | {"shortest_path_accuracy": self.shortest_path_accuracy}
 
 
 def score_puzzles(predictions: Sequence[PuzzlePrediction], answers_by_question: Mapping[str, str]) -> PuzzleScore:
@@ -69,9 +77,12 @@ def score_puzzles(predictions: Sequence[PuzzlePrediction], answers_by_question: 
     if not judged and not missing:
         raise ValueError("nothing to score: no answer is known")
     puzzles = len(judged) + len(missing)
-    predicted = [(each.prediction, answer) for each, answer in judged if each.prediction is not None]
-    solved = sum(text == answer for text, answer in predicted)
-    right = sum(sum(map(eq, text, answer)) for text, answer in predicted)  # of texts of two lengths, cells at the same places
+    predicted = [(each.question, each.prediction, answer) for each, answer in judged if each.prediction is not None]
+    solved = sum(text == answer for _, text, answer in predicted)
+    paths = sum(shows_shortest_path(question, text) for question, text, _ in predicted if is_maze(question))
+    right = sum(
+        sum(map(eq, text, answer)) for _, text, answer in predicted
+    )  # of texts of two lengths, cells at the same places
     cells = sum(len(answer) for _, answer in judged) + sum(map(len, missing))
     halting = [each.halting_probability for each, _ in judged if each.halting_probability is not None]
     return PuzzleScore(
@@ -82,6 +93,7 @@ def score_puzzles(predictions: Sequence[PuzzlePrediction], answers_by_question: 
         cell_accuracy=right / cells,
         mean_halting_probability=sum(halting) / len(halting) if halting else None,
         unknown=len(predictions) - len(judged),
+        shortest_paths=paths if any(map(is_maze, answers_by_question)) else None,
     )
 
 
@@ -93,6 +105,10 @@ def format_puzzle_score(score: PuzzleScore, name: str, predictions: str, provena
         f"exact accuracy            {score.exact_accuracy:7.2%}  {score.solved} of {score.puzzles} with every cell right",
         f"cell accuracy             {score.cell_accuracy:7.2%}  of all cells, those that the question gives too",
     ]
+    if score.shortest_path_accuracy is not None:
+        lines.insert(
+            2, f"any shortest path         {score.shortest_path_accuracy:7.2%}  {score.shortest_paths} of {score.puzzles}"
+        )
     if score.mean_halting_probability is not None:
         lines.append(f"mean halting probability  {score.mean_halting_probability:7.2%}")
     if missing:

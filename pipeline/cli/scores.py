@@ -157,7 +157,10 @@ def curve_command(arguments: argparse.Namespace, _: float) -> int:
     points = []
     for point in measure_curves(arguments.runs, _answers(arguments.source), accelerator, dtype):
         minutes = format_duration(point.seconds)
-        print(f"{point.run}: step {point.step}, {minutes}: {point.exact:.1%} exact, {point.cells:.1%} of cells", flush=True)
+        paths = "" if point.shortest_path is None else f" {point.shortest_path:.1%} any shortest path,"
+        print(
+            f"{point.run}: step {point.step}, {minutes}: {point.exact:.1%} exact,{paths} {point.cells:.1%} of cells", flush=True
+        )
         points.append(point)
     if arguments.json:
         write_result(arguments.json, points)

@@ -43,7 +43,7 @@ def measure_curves(
             if unknown:
                 raise ValueError(f"{run}: {unknown} of its {len(predictions)} tests are not among the puzzles of the sources")
             score = score_puzzles(predictions, {each.question: answers[each.question] for each in predictions})
-            rates = (score.exact_accuracy, score.cell_accuracy, score.mean_halting_probability)
+            rates = (score.exact_accuracy, score.cell_accuracy, score.mean_halting_probability, score.shortest_path_accuracy)
             yield CurvePoint(name, str(run), weights.step, seconds, *rates)
 
 

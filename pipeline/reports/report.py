@@ -168,6 +168,9 @@ def _puzzle_rows(values: Mapping[str, Any], where: str) -> list[Row]:
         ("Cells right", f"{score.cell_accuracy:.1%}, those that the question gives among them"),
         ("Predicted", f"{score.predicted:,} of {score.puzzles:,}"),
     ]
+    if score.shortest_path_accuracy is not None:
+        paths = f"{score.shortest_path_accuracy:.1%} ({score.shortest_paths:,} of {score.puzzles:,})"
+        rows.insert(1, ("Mazes with any shortest path", paths))
     if score.mean_halting_probability is not None:
         rows.append(("Mean halting probability", f"{score.mean_halting_probability:.2f}"))
     return rows

@@ -14,9 +14,9 @@ from tests.pipeline.tinyrun import call, one_error, write_run
 SETTINGS = (*TINY, "train.segments=2", "train.checkpoint_steps=2", "train.checkpoints_kept=9", "train.steps=5")
 
 
-def train_run(out: Path, *arguments: object) -> Path:
+def train_run(out: Path, *arguments: object, preset: str = "trm-sudoku") -> Path:
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
-    assert call("run", "--preset", "trm-sudoku", "--out", out, *settings, *arguments) == 0
+    assert call("run", "--preset", preset, "--out", out, *settings, *arguments) == 0
     return out
 
 
@@ -58,6 +58,22 @@ def test_every_checkpoint_is_a_point_with_its_score(folder: Path, tmp_path: Path
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert call("curve", folder / "mixer-0", "--source", source) == 0  # without files
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_score_curve_and_report_name_both_metrics_of_mazes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = "maze:generated:side=7,count=6"
+    run = train_run(tmp_path / "run-0", "--source", source, "--train-source", source, preset="trm-maze")
+    score = json.loads((run / "score.json").read_text())
+    assert score["shortest_path_accuracy"] >= score["exact_accuracy"]
+    capsys.readouterr()
+    assert call("curve", run, "--source", source, "--json", tmp_path / "curve.json") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert all(re.search(r"% exact, [\d.]+% any shortest path, [\d.]+% of cells$", line) for line in shown)
+    assert json.loads((tmp_path / "curve.json").read_text())[-1]["shortest_path"] == score["shortest_path_accuracy"]
+    assert call("report", run) == 0
+    page = (run / "report.html").read_text()
+    assert "Puzzles with every cell right" in page
+    assert "Mazes with any shortest path" in page
 
 
 @pytest.mark.parametrize(
