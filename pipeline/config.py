@@ -106,6 +106,8 @@ class TrainConfig:
     when the value of halting exceeds that of continuing, which a further segment trains (HRM). off: all sequences run all
     segments."""
     loss: Literal["stablemax", "softmax"] = "stablemax"
+    label_smoothing: float = 0.0
+    """Share of a label that is spread evenly over all tokens."""
     execution: Literal["auto", "eager", "compiled"] = "eager"
     """How a segment is computed. compiled: blocks through `torch.compile`, on packs of constant shapes. auto: compiled on a GPU
     where a trial shows that it is faster and the run is long enough for it, else eager. Where the device or the dataset forbids
@@ -134,6 +136,8 @@ class TrainConfig:
             raise ValueError(f"train standstill_seconds must be positive, got {self.standstill_seconds}")
         if not 0 <= self.shift_probability <= 1 or not 0 <= self.exploration <= 1:
             raise ValueError("train shift_probability and exploration must be in [0, 1]")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"train label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
 
 @dataclass(frozen=True)

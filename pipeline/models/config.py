@@ -28,6 +28,8 @@ class ReasonerConfig:
     mixing: Literal["attention", "mixer"] = "attention"
     """mixer: a gated feed-forward layer over the tokens, only for canvases of `canvas_side` x `canvas_side`."""
     positions: Literal["1d", "2d", "none"] = "1d"
+    gate: Literal["silu", "normed-sigmoid"] = "silu"
+    """Of the feed-forward layer, of its halves g and v: silu(g) v, or sigmoid(g) rms_norm(g v), which is bounded."""
     convolution: int = 0
     """Width of a depthwise convolution within the feed-forward layer (ConvSwiGLU); 0 for none."""
     convolution_axes: Literal["2d", "1d"] = "2d"
@@ -57,6 +59,10 @@ class MemoryConfig:
     kind: Literal["table", "compositional"] = "table"
     tokens: int = 16
     """Memory tokens before each canvas. The table fills the first and leaves the others zero, as published."""
+    used: int = 0
+    """Tokens that compositional memory fills, the others stay zero; 0: all. CHARM: 1 of 16."""
+    start: Literal["random", "zero"] = "random"
+    """Of task rows and codes of compositional memory; zero: the first steps are equal for all tasks and views, as in CHARM."""
     residual: int = 0
     """Rank of the residual that compositional memory has for each view; 0: none. CHARM: 32."""
 
@@ -65,5 +71,8 @@ class MemoryConfig:
             raise ValueError(f"memory tokens must be at least 1, got {self.tokens}")
         if self.residual < 0:
             raise ValueError(f"memory residual must not be negative, got {self.residual}")
-        if self.residual and self.kind == "table":
-            raise ValueError(f"memory residual is for compositional memory, a table takes 0, got {self.residual}")
+        if not 0 <= self.used <= self.tokens:
+            raise ValueError(f"memory used must be 0..{self.tokens} tokens, got {self.used}")
+        if self.kind == "table" and (self.residual or self.used or self.start != "random"):
+            name = "residual" if self.residual else "used" if self.used else "start"
+            raise ValueError(f"memory {name} is for compositional memory, not for a table, got {getattr(self, name)}")

@@ -280,7 +280,7 @@ class _Gate(torch.autograd.Function):
 class SwiGLU(nn.Module):
     """The gated feed-forward layer; with `convolution` k, a depthwise convolution of the gated features (ConvSwiGLU).
 
-    `axes` "2d" makes it k x k on the grid, "1d" runs it along the sequence.
+    `axes` "2d" makes it k x k on the grid, "1d" runs it along the sequence. `gate` is that of `ReasonerConfig`.
     """
 
     def __init__(
@@ -292,8 +292,10 @@ class SwiGLU(nn.Module):
         convolution: int = 0,
         axes: str = "2d",
         multiple: int = 256,
+        gate: str = "silu",
     ) -> None:
         super().__init__()
+        self.gate = gate
         inner = multiple * math.ceil(round(expansion * hidden_size * 2 / 3) / multiple)
         self.gate_up = CastLinear(hidden_size, 2 * inner, generator)
         self.down = CastLinear(inner, hidden_size, generator)
@@ -302,12 +304,15 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
         x = self.gate_up(x)
-        if isinstance(self.convolution, GridConvolution):
+        if isinstance(self.convolution, GridConvolution) and self.gate == "silu":
             weight = self.convolution.weight
             fused = choose_fused(x.device, x.dtype, weight.shape[-1]) if layout.fused is None else layout.fused
             if fused:
                 return self.down(convolve_gated(x, weight, layout))
-        if torch.compiler.is_compiling():
+        if self.gate == "normed-sigmoid":
+            gate, up = x.chunk(2, dim=-1)
+            gated = torch.sigmoid(gate) * rms_norm(gate * up)
+        elif torch.compiler.is_compiling():
             gate, up = x.chunk(2, dim=-1)
             gated = F.silu(gate) * up
         else:
@@ -323,10 +328,12 @@ class TokenMixer(nn.Module):
     Followed, as published, by its residual sum and a norm over the tokens. Made for sequences of `length` tokens.
     """
 
-    def __init__(self, length: int, expansion: float, generator: torch.Generator, multiple: int = 256) -> None:
+    def __init__(
+        self, length: int, expansion: float, generator: torch.Generator, multiple: int = 256, gate: str = "silu"
+    ) -> None:
         super().__init__()
         self.length = length
-        self.feed_forward = SwiGLU(length, expansion, generator, multiple=multiple)
+        self.feed_forward = SwiGLU(length, expansion, generator, multiple=multiple, gate=gate)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
         """Return x mixed, summed and normed. Raises ValueError for sequences of another length."""

@@ -35,18 +35,19 @@ def segment_loss(
     kind: TokenLoss = "stablemax",
     going_on: Tensor | None = None,
     halting_weight: float = 0.5,
+    smoothing: float = 0.0,
 ) -> SegmentLoss:
     """Score one segment: `logits` (C, V), `halting` (B, 2), `labels` (C,) int64 with -100 where ignored.
 
     `going_on` (B,) in 0..1 is what going on is worth (`going_on_target`); without it that logit is not trained. With a
-    `halting_weight` of 0 the halting head is not trained.
+    `halting_weight` of 0 the halting head is not trained. `smoothing` (0..1) of a label is spread evenly over all V tokens.
     """
     sequence = layout.sequence[layout.cells]
     valid = labels != IGNORED
     per_sequence = torch.zeros(layout.sequences, device=logits.device)
     counts = per_sequence.index_add(0, sequence, valid.float())
     labelled = counts > 0
-    cross_entropy = torch.where(valid, -_log_probability(logits.float(), labels.clamp(min=0), kind), 0.0)
+    cross_entropy = torch.where(valid, _cross_entropy(logits.float(), labels.clamp(min=0), kind, smoothing), 0.0)
     token = (cross_entropy / counts.clamp(min=1)[sequence]).sum()
     wrong = per_sequence.index_add(0, sequence, (valid & (logits.argmax(-1) != labels)).float())
     exact = labelled & (wrong == 0)
@@ -65,12 +66,15 @@ def going_on_target(following: Tensor, last: Tensor) -> Tensor:
     return torch.where(last, following[:, 0], following.amax(dim=1)).sigmoid().detach()
 
 
-def _log_probability(logits: Tensor, labels: Tensor, kind: TokenLoss) -> Tensor:
-    """Return (C,) log-probabilities of `labels` (C,) under `logits` (C, V) float32."""
+def _cross_entropy(logits: Tensor, labels: Tensor, kind: TokenLoss, smoothing: float) -> Tensor:
+    """Return (C,) the cross-entropy of smoothed `labels` (C,) under `logits` (C, V) float32."""
     if kind == "softmax":
-        return -F.cross_entropy(logits, labels, reduction="none")
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
     if kind != "stablemax":
         raise ValueError(f"unknown token loss {kind!r}; one of: stablemax, softmax")
     negative = logits < 0
     mass = torch.where(negative, 1 / (1 - logits.clamp(max=0)), logits.clamp(min=0) + 1)
-    return mass.gather(-1, labels[:, None]).squeeze(-1).log() - mass.sum(-1).log()
+    right = mass.gather(-1, labels[:, None]).squeeze(-1).log()
+    if smoothing:
+        right = torch.lerp(right, mass.log().mean(-1), smoothing)
+    return mass.sum(-1).log() - right

@@ -39,4 +39,4 @@ def make_network(model: ReasonerConfig, memory: MemoryConfig, tasks: int, views:
     reasoner = REASONERS[model.kind](model, memory.tokens, generator)
     if memory.kind == "table":
         return Network(reasoner, TableMemory(views, model.hidden_size, memory.tokens))
-    return Network(reasoner, CompositionalMemory(tasks, model.hidden_size, memory.tokens, generator, views, memory.residual))
+    return Network(reasoner, CompositionalMemory(memory, tasks, views, model.hidden_size, generator))

@@ -47,12 +47,13 @@ class Block(nn.Module):
         size, expansion, multiple = config.hidden_size, config.expansion, config.inner_multiple
         self.mixes = config.mixing == "mixer"
         if self.mixes:
-            self.mixer = TokenMixer(memory_tokens + config.canvas_side**2, expansion, generator, multiple)
+            self.mixer = TokenMixer(memory_tokens + config.canvas_side**2, expansion, generator, multiple, config.gate)
         else:
             self.attention = Attention(size, config.heads, generator)
         self.feed_forward = SwiGLU(
-            size, expansion, generator, convolution=config.convolution, axes=config.convolution_axes, multiple=multiple
-        )
+            size, expansion, generator, convolution=config.convolution, axes=config.convolution_axes, multiple=multiple,
+            gate=config.gate,
+        )  # fmt: skip
 
     def forward(self, x: Tensor, layout: Layout, angles: Angles | None) -> Tensor:  # (N, D) -> (N, D)
         x = self.mixer(x, layout) if self.mixes else rms_norm(x + self.attention(x, layout, angles))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.batch import Views
+from pipeline.models.config import MemoryConfig
 from pipeline.models.layers import truncated_normal
 
 
@@ -88,35 +89,39 @@ class ViewResidual(RowTable):
 
 
 class CompositionalMemory(nn.Module):
-    """Task row e, changed by the transform's code u: (1 + G u) * e + B u, per memory token.
+    """Task row e, changed by the transform's code u: (1 + G u) * e + B u, per used memory token; the others are zero.
 
     u joins an embedding of the dihedral with ten parts of D/10 features: one shared, and one learned slot for each of the
     colors 1..9, in the order in which the transform puts them. With a `residual` of some rank, the `ViewResidual` of each of
-    the `views` (tasks and transforms) is added.
+    the `views` (tasks and transforms) is added. Started at zero, G u and B u have biases, as in CHARM.
     """
 
-    def __init__(
-        self, tasks: int, hidden_size: int, tokens: int, generator: torch.Generator, views: int = 0, residual: int = 0
-    ) -> None:
+    def __init__(self, config: MemoryConfig, tasks: int, views: int, hidden_size: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.tokens = tokens
+        self.tokens = config.tokens
+        size = (config.used or config.tokens) * hidden_size
         std = 1 / math.sqrt(hidden_size)
         part = max(4, hidden_size // 10)
-        self.rows = nn.Parameter(truncated_normal((tasks, tokens * hidden_size), std, generator))
-        self.dihedral = nn.Parameter(truncated_normal((8, hidden_size), 1.0, generator))
-        self.color_base = nn.Parameter(truncated_normal((part,), 1.0, generator))
-        self.color_slots = nn.Parameter(truncated_normal((9, part), 1.0, generator))
         code_size = hidden_size + 10 * part
-        self.scale = nn.Parameter(torch.zeros(tokens * hidden_size, code_size))
-        self.shift = nn.Parameter(truncated_normal((tokens * hidden_size, code_size), std / math.sqrt(code_size), generator))
-        self.residual = ViewResidual(views, residual, tokens * hidden_size, generator) if residual else None
+        start = 0.0 if config.start == "zero" else 1.0
+        self.rows = nn.Parameter(start * truncated_normal((tasks, size), std, generator))
+        self.dihedral = nn.Parameter(start * truncated_normal((8, hidden_size), 1.0, generator))
+        self.color_base = nn.Parameter(start * truncated_normal((part,), 1.0, generator))
+        self.color_slots = nn.Parameter(start * truncated_normal((9, part), 1.0, generator))
+        self.scale = nn.Parameter(torch.zeros(size, code_size))
+        self.shift = nn.Parameter(truncated_normal((size, code_size), std / math.sqrt(code_size), generator))
+        biased = config.start == "zero"
+        self.scale_bias = nn.Parameter(torch.zeros(size)) if biased else None
+        self.shift_bias = nn.Parameter(torch.zeros(size)) if biased else None
+        self.residual = ViewResidual(views, config.residual, size, generator) if config.residual else None
 
     def forward(self, views: Views) -> Tensor:  # -> (B, M, D)
         slots = self.color_slots[views.colors[:, 1:] - 1].flatten(1)  # (B, 9 * part)
         base = self.color_base.expand(len(slots), -1)
         code = torch.cat((self.dihedral[views.dihedral], base, slots), dim=-1)
         row = self.rows[views.task]
-        memory = (1 + F.linear(code, self.scale)) * row + F.linear(code, self.shift)
+        memory = (1 + F.linear(code, self.scale, self.scale_bias)) * row + F.linear(code, self.shift, self.shift_bias)
         if self.residual is not None:
             memory = memory + self.residual(views)
-        return memory.unflatten(-1, (self.tokens, -1))
+        memory = memory.unflatten(-1, (-1, self.dihedral.shape[1]))
+        return F.pad(memory, (0, 0, 0, self.tokens - memory.shape[1]))

@@ -162,5 +162,5 @@ def make_room(maker: Packs, config: Config, pieces: int, way: Way, fused: bool =
 
 
 def grid_kernel(model: ReasonerConfig) -> int:
-    """Return the width of the convolution on the grid, 0 for none."""
-    return model.convolution if model.convolution_axes == "2d" else 0
+    """Return the width of the convolution on the grid that may be one operation with its gate, 0 for none."""
+    return model.convolution if model.convolution_axes == "2d" and model.gate == "silu" else 0

@@ -141,7 +141,8 @@ class Gradients:
                 following = self.network(segment.state, batch).halting
                 going_on = going_on_target(following, to_device(last, self.accelerator.device))
         weight = 0.0 if train.halting == "off" else 0.5
-        loss = segment_loss(segment.logits, segment.halting, batch.labels, batch.layout, train.loss, going_on, weight)
+        given = segment.logits, segment.halting, batch.labels, batch.layout
+        loss = segment_loss(*given, train.loss, going_on, weight, train.label_smoothing)
         self.accelerator.backward(loss.total * scale)
         figures = torch.stack((loss.token.detach(), loss.halting.detach(), loss.exact.sum().float()))
         return Outcome(figures, segment.halting.detach(), segment.state, take_gradients(self.network))

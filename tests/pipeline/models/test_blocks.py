@@ -171,6 +171,22 @@ def test_the_convolution_lies_between_the_gate_and_the_way_down(axes: str, kerne
     torch.testing.assert_close(layer(x, layout), by_hand)
 
 
+@pytest.mark.parametrize("kernel", [0, 3])
+def test_a_normed_gate_is_bounded_whatever_its_inputs(kernel: int) -> None:
+    generator = torch.Generator().manual_seed(12)
+    layout = make_layout(SEQUENCES, torch.zeros_like(SEQUENCES), 1)
+    layer = SwiGLU(8, 1.0, generator, convolution=kernel, multiple=8, gate="normed-sigmoid")
+    x = torch.randn(layout.tokens, 8, generator=generator, requires_grad=True)
+    gate, up = layer.gate_up(x).chunk(2, dim=-1)
+    product = gate * up
+    gated = product / (product.square().mean(-1, keepdim=True) + 1e-5).sqrt() / (1 + (-gate).exp())
+    by_hand = layer.down(gated if layer.convolution is None else F.silu(layer.convolution(gated, layout)))
+    torch.testing.assert_close(layer(x, layout), by_hand)
+    assert torch.allclose(*(torch.autograd.grad(way.square().sum(), x)[0] for way in (layer(x, layout), by_hand)), atol=1e-4)
+    far = layer(1e6 * x, layout).abs().max()
+    assert far < 10 * layer(x, layout).abs().max()
+
+
 @pytest.mark.parametrize("hidden_size", [8, 11])
 def test_a_block_with_a_mixer_is_two_gated_layers_over_tokens_and_over_features(hidden_size: int) -> None:
     shapes, generator = torch.full((3, 2), 3), torch.Generator().manual_seed(12)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.layout import Layout, make_layout
-from pipeline.models.loss import _log_probability, going_on_target, segment_loss
+from pipeline.models.loss import _cross_entropy, going_on_target, segment_loss
 
 SHAPES = torch.tensor([[1, 2], [2, 2], [2, 2], [3, 1]])
 VOCABULARY = 12
@@ -29,7 +29,7 @@ def cells_of_sequences() -> list[range]:
     return [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def plain_loss(logits: Tensor, labels: Tensor, kind: str) -> float:
+def plain_loss(logits: Tensor, labels: Tensor, kind: str, smoothing: float = 0.0) -> float:
     """Sum over sequences of the mean cross-entropy of labelled cells, by the definition."""
     total = 0.0
     for cells in cells_of_sequences():
@@ -39,7 +39,8 @@ def plain_loss(logits: Tensor, labels: Tensor, kind: str) -> float:
                 continue
             row = [float(x) for x in logits[cell].double()]
             mass = [math.exp(x) if kind == "softmax" else (x + 1 if x >= 0 else 1 / (1 - x)) for x in row]
-            terms.append(-math.log(mass[labels[cell]] / sum(mass)))
+            wanted = [smoothing / VOCABULARY + (1 - smoothing) * (token == int(labels[cell])) for token in range(VOCABULARY)]
+            terms.append(-sum(share * math.log(each / sum(mass)) for share, each in zip(wanted, mass, strict=True)))
         total += sum(terms) / len(terms) if terms else 0.0
     return total
 
@@ -50,6 +51,14 @@ def test_the_token_loss_is_the_sum_over_sequences_of_their_mean_cross_entropy(se
     logits, halting, labels, layout = make_case(seed)
     loss = segment_loss(logits, halting, labels, layout, kind)
     assert loss.token.item() == pytest.approx(plain_loss(logits, labels, kind), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["stablemax", "softmax"])
+def test_smoothing_spreads_a_share_of_every_label_over_all_tokens(kind: str) -> None:
+    logits, halting, labels, layout = make_case()
+    loss = segment_loss(logits, halting, labels, layout, kind, smoothing=0.2)
+    assert loss.token.item() == pytest.approx(plain_loss(logits, labels, kind, 0.2), rel=1e-5)
+    assert loss.token.item() != pytest.approx(plain_loss(logits, labels, kind), rel=1e-3)
 
 
 def right_answers(labels: Tensor) -> Tensor:
@@ -148,7 +157,7 @@ def test_stablemax_in_float32_differs_from_float64_by_its_rounding_alone(scale: 
     losses, gradients = [], []
     for dtype in (torch.float64, torch.float32):
         logits = given.to(dtype).requires_grad_()
-        loss = -_log_probability(logits, labels, "stablemax").mean()
+        loss = _cross_entropy(logits, labels, "stablemax", 0.0).mean()
         losses.append(loss.item())
         gradients.append(torch.autograd.grad(loss, logits)[0].double())
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)

@@ -1,11 +1,14 @@
 """Task memory: whom a gradient reaches, and what a view changes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from pipeline.models.batch import Views
+from pipeline.models.config import MemoryConfig
 from pipeline.models.task_memory import CompositionalMemory, TableMemory
 
 SIZE, TOKENS, TASKS, VIEWS, RANK = 40, 3, 4, 9, 5
@@ -19,10 +22,11 @@ def make_views(task: list[int], row: list[int] | None = None, seed: int = 0) -> 
     return Views(torch.tensor(task), torch.tensor(task if row is None else row), dihedral, torch.from_numpy(colors))
 
 
-def make_compositional(seed: int = 0, residual: int = 0) -> CompositionalMemory:
+def make_compositional(seed: int = 0, residual: int = 0, **settings: Any) -> CompositionalMemory:
     """A memory in which scale and shift both say something; a residual says nothing yet."""
     generator = torch.Generator().manual_seed(seed)
-    memory = CompositionalMemory(TASKS, SIZE, TOKENS, generator, VIEWS, residual)
+    config = MemoryConfig("compositional", TOKENS, residual=residual, **settings)
+    memory = CompositionalMemory(config, TASKS, VIEWS, SIZE, generator)
     with torch.no_grad():
         memory.scale.normal_(0, 0.1, generator=generator)
         memory.shift.normal_(0, 0.1, generator=generator)
@@ -89,6 +93,30 @@ def test_the_gradient_reaches_the_rows_of_the_asked_tasks_alone() -> None:
     memory(make_views([3, 1, 3])).square().sum().backward()
     assert memory.rows.grad.any(dim=1).tolist() == [False, True, False, True]
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in memory.parameters())
+
+
+def test_a_memory_that_starts_at_zero_is_one_for_all_and_learns_to_tell_views_then_tasks() -> None:
+    memory, views = make_compositional(start="zero"), make_views([2, 0, 2, 1])
+    assert not memory(views).any()
+    optimizer = torch.optim.SGD(memory.parameters(), 0.1)
+    target = torch.randn(4, TOKENS, SIZE, generator=torch.Generator().manual_seed(1))
+    for _ in range(3):
+        optimizer.zero_grad()
+        (memory(views) - target).square().sum().backward()
+        optimizer.step()
+    assert len(memory(views).flatten(1).unique(dim=0)) == 4
+    same = Views(views.task, views.row, views.dihedral[:1].expand(4), views.colors[:1].expand(4, -1))
+    assert len(memory(same).flatten(1).unique(dim=0)) == 3  # of three tasks
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in memory.parameters())
+
+
+def test_tokens_that_are_not_used_are_zero() -> None:
+    memory = make_compositional(used=1, residual=RANK)
+    memory.residual.rows.normal_(generator=torch.Generator().manual_seed(2))
+    given = memory(make_views([1, 2]))
+    assert given.shape == (2, TOKENS, SIZE)
+    assert given[:, 0].all() and not given[:, 1:].any()
+    assert memory.rows.shape == (TASKS, SIZE)
 
 
 def test_an_untrained_residual_changes_nothing_and_draws_after_everything_else() -> None:
