@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import orjson
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 FORMAT = "arc-trm-weights 1"
+Memory = Literal["own", "blank", "swapped"]
 _ROWS, _RESIDUAL = "memory.rows", "memory.residual.rows"
 _FOLDER = re.compile(r"step-(\d{8,})")
 
@@ -133,6 +135,21 @@ def read_weights(path: Path) -> Weights:
     except ValueError as error:
         raise Damaged(f"{show_path(path)}: damaged weights file: {error}") from None
     return weights
+
+
+def change_memory(weights: Weights, memory: Memory) -> Weights:
+    """Return `weights` with the task memory "own", "blank" (all of its rows zero) or "swapped" (of each task that of the next).
+
+    Raises ValueError where there is no other task.
+    """
+    if memory == "own":
+        return weights
+    if memory == "blank":
+        rows = {name: torch.zeros_like(weights.tensors[name]) for name in (_ROWS, _RESIDUAL) if name in weights.tensors}
+        return replace(weights, tensors=weights.tensors | rows)
+    if len(weights.task_ids) < 2:
+        raise ValueError(f"{weights.path}: of one task, whose memory cannot be swapped with another one's")
+    return replace(weights, task_ids=(weights.task_ids[-1], *weights.task_ids[:-1]))  # rows are found by the ids
 
 
 def _require_views(weights: Weights) -> None:

@@ -1,4 +1,4 @@
-"""The commands `score`, `compare` and `curve`: the quality of predictions, of one system and side by side."""
+"""The commands `score`, `compare`, `curve` and `memory`: the quality of predictions, of one system and side by side."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -14,6 +14,7 @@ from eval.provenance import PUZZLES, Scored
 from eval.puzzle_score import PuzzleScore, format_puzzle_score, read_predictions, score_puzzles
 from eval.score import Predictions, Score, format_score, score_predictions
 from pipeline.cli.options import TASKS_HELP, add_command, add_data, add_selection, add_test_limit, are_puzzles
+from pipeline.data.dataset import PuzzleDataset, load_dataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.puzzles.sources import load_puzzles
 from pipeline.data.sources import Selection, read_solutions
@@ -166,6 +167,36 @@ def curve_command(arguments: argparse.Namespace, _: float) -> int:
         write_result(arguments.json, points)
     if arguments.png:
         draw_curves(points).leave(arguments.png)
+    return 0
+
+
+def add_memory(commands: Any) -> None:
+    summary = "score a run again with a blank task memory and with that of other tasks: does it reason, or recall?"
+    parser = add_command(commands, memory_command, "memory", summary, "runs/first --views 16", sources="")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder whose test outputs are known")
+    parser.add_argument("--views", type=int, default=32, metavar="N", help="of a test input, at most (default: 32)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores here as well")
+
+
+def memory_command(arguments: argparse.Namespace, _: float) -> int:
+    from pipeline.device import make_accelerator
+    from pipeline.jobs.memory_ablation import known_solutions, score_one_task, score_tasks
+    from pipeline.weights import load_weights
+
+    run, weights, dataset = RunFolder(arguments.run), load_weights(arguments.run), load_dataset(arguments.run / "dataset")
+    computed = make_accelerator(weights.config.train.precision)
+    found: dict[str, object] = {}
+    if isinstance(dataset, PuzzleDataset):
+        for memory, of_puzzles in score_one_task(weights, dataset, run.source_names(), *computed):
+            print(f"{memory:8} {of_puzzles.exact_accuracy:7.2%} of {of_puzzles.puzzles} puzzles exact", flush=True)
+            found[memory] = of_puzzles.to_json()
+    else:
+        for memory, score in score_tasks(weights, dataset, known_solutions(run), arguments.views, *computed):
+            rates = score.mean_over_tasks
+            print(f"{memory:8} pass@1 {rates.pass_at_1:7.2%}  pass@2 {rates.pass_at_2:7.2%}, mean over tasks", flush=True)
+            found[memory] = score.to_json()
+    if arguments.json:
+        write_result(arguments.json, found)
     return 0
 
 
