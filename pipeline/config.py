@@ -44,10 +44,18 @@ class OptimizerConfig:
     """The optimizer and its schedule. Defaults: TRM on ARC."""
 
     kind: Literal["adam-atan2", "adamw", "muon"] = "adam-atan2"
-    """muon: Muon for the matrices of the blocks, AdamW for everything else."""
+    """muon: Muon for `matrices`, AdamW for everything else."""
     rate: float = 1e-4
     matrix_rate: float = 1e-3
     """Learning rate of Muon, scaled to the root mean square of AdamW's updates."""
+    matrix_decay: float = -1.0
+    """Weight decay of the matrices that Muon trains; negative: `weight_decay`."""
+    matrices: Literal["blocks", "all"] = "blocks"
+    """blocks: those of the blocks. all: every one, embedding, head and compositional memory too."""
+    momentum: float = 0.95
+    """Of Muon, Nesterov's."""
+    newton_schulz: Literal["muon-5", "muon-3", "charm-5"] = "muon-5"
+    """Steps that make an update of Muon orthogonal: its authors' polynomial five or three times, or CHARM's five."""
     memory_rate: float = 1e-2
     """Learning rate of the task memory: sign descent for tables of rows, the optimizer's own rule for compositional rows."""
     residual_rate: float = 1e-3
@@ -58,17 +66,23 @@ class OptimizerConfig:
     beta2: float = 0.95
     warmup_steps: int = 2000
     decay_from: float = 1.0
-    """Fraction of the run (of its steps, or of its time) after which the rate decays linearly; 1 keeps it constant."""
+    """Fraction of the run (of its steps, or of its time) after which the rate decays; 1 keeps it constant."""
+    decay: Literal["linear", "cosine"] = "linear"
     final_rate: float = 0.0
     """Fraction of the rate at the end of the decay."""
     ema: float = 0.999
     """Decay of the moving average of weights and task memory, which predictions use; 0 turns it off."""
+    ema_start: int = 0
+    """Steps after which the average begins; until then it is the weights."""
+    clip: float = 0.0
+    """Largest norm of the gradient of all parameters together; 0: any."""
 
     def __post_init__(self) -> None:
-        for name in ("rate", "matrix_rate", "memory_rate", "residual_rate", "weight_decay", "memory_decay", "warmup_steps"):
+        rates = ("rate", "matrix_rate", "memory_rate", "residual_rate")
+        for name in (*rates, "weight_decay", "memory_decay", "warmup_steps", "ema_start", "clip"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optimizer {name} must not be negative, got {getattr(self, name)}")
-        for name in ("beta1", "beta2", "ema"):
+        for name in ("beta1", "beta2", "ema", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer {name} must be in [0, 1), got {getattr(self, name)}")
         for name in ("decay_from", "final_rate"):
@@ -99,12 +113,16 @@ class TrainConfig:
     """Fraction of the sequences whose grids are moved to a random place on the full canvas."""
     segments: int = 16
     """Maximum number of supervision segments per sequence; 1 replaces every sequence after every step."""
+    depth: Literal["full", "thirds"] = "full"
+    """thirds: a segment has a third of its H and L cycles, rounded up, until 30% of the run are done, two thirds until 60%."""
     exploration: float = 0.1
     """Fraction of sequences that may not halt before a random number of segments, drawn anew at each segment."""
     halting: Literal["learned", "q-learning", "off"] = "learned"
     """learned: a sequence halts when its halting logit is positive, trained on whether the output is exact (TRM). q-learning:
     when the value of halting exceeds that of continuing, which a further segment trains (HRM). off: all sequences run all
     segments."""
+    halting_weight: float = 0.5
+    """Share of the halting loss in what is minimised, unless halting is off."""
     loss: Literal["stablemax", "softmax"] = "stablemax"
     label_smoothing: float = 0.0
     """Share of a label that is spread evenly over all tokens."""
@@ -136,6 +154,8 @@ class TrainConfig:
             raise ValueError(f"train standstill_seconds must be positive, got {self.standstill_seconds}")
         if not 0 <= self.shift_probability <= 1 or not 0 <= self.exploration <= 1:
             raise ValueError("train shift_probability and exploration must be in [0, 1]")
+        if self.halting_weight < 0:
+            raise ValueError(f"train halting_weight must not be negative, got {self.halting_weight}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"train label_smoothing must be in [0, 1), got {self.label_smoothing}")
 

@@ -152,14 +152,14 @@ def segment_operations(reasoner: Reasoner, layout: Layout, training: bool) -> in
     In `training` every backpropagated update costs twice as much again.
     """
     config = reasoner.config
-    updates, learned = len(reasoner.cycle()) * config.H_cycles, reasoner.learned_updates()
+    updates, learned = reasoner.updates()
     operations = 2 * config.hidden_size * (len(layout.cells) * config.vocabulary + 2 * layout.sequences)  # of the heads
     operations *= 3 if training else 1
     pairs = sum(group.count * group.length**2 for group in layout.groups)
     for block in reasoner.blocks:
         weights = sum(parameter.numel() for parameter in block.parameters())
         once = 2 * layout.tokens * weights + 4 * config.hidden_size * pairs  # 4: queries with keys, probabilities with values
-        operations += (updates + (2 * learned if training else 0)) * once
+        operations += (len(updates) + (2 * learned if training else 0)) * once
     return operations
 
 

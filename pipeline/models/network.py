@@ -29,8 +29,8 @@ class Network(nn.Module):
         """Return every table whose rows no optimizer trains, by its state-dict prefix: table `x` has the rows `x.rows`."""
         return {prefix: module for prefix, module in self.named_modules() if isinstance(module, RowTable)}
 
-    def forward(self, state: State, batch: Batch, cycles: int | None = None) -> Segment:
-        return self.reasoner(state, batch.inputs, self.memory(batch.views), batch.layout, cycles)
+    def forward(self, state: State, batch: Batch, cycles: int | None = None, depth: float = 1.0) -> Segment:
+        return self.reasoner(state, batch.inputs, self.memory(batch.views), batch.layout, cycles, depth)
 
 
 def make_network(model: ReasonerConfig, memory: MemoryConfig, tasks: int, views: int, seed: int) -> Network:

@@ -117,33 +117,43 @@ class Reasoner(nn.Module, ABC):
 
     @abstractmethod
     def cycle(self) -> list[Update]:
-        """Return the updates of one cycle, in order; the last one of each state is among the last `len(states)`."""
+        """Return the updates of one cycle, in order; the last one of each state is among the last `len(states)`.
 
-    def learned_updates(self) -> int:
-        """Return how many updates at the end of a segment are backpropagated."""
-        of_cycle = len(self.cycle())
-        of_segment = of_cycle * self.config.H_cycles
-        return {"last-cycle": of_cycle, "last-step": len(self.states), "all": of_segment}[self.config.gradient]
+        The first `L_cycles` of them are alike.
+        """
+
+    def updates(self, depth: float = 1.0, cycles: int | None = None) -> tuple[list[Update], int]:
+        """Return the updates of a segment, or of so many of its `cycles`, and how many at the end are backpropagated.
+
+        With a `depth` below 1 it has so large a share of its cycles, and of the `L_cycles` of each, rounded up.
+        """
+        high, low = math.ceil(depth * self.config.H_cycles), math.ceil(depth * self.config.L_cycles)
+        of_cycle = self.cycle()[self.config.L_cycles - low :]
+        updates = of_cycle * (cycles or high)
+        return updates, {"last-cycle": len(of_cycle), "last-step": len(self.states), "all": len(updates)}[self.config.gradient]
 
     def learned_share(self) -> float:
         """Return the share of a segment's updates that are backpropagated."""
-        return self.learned_updates() / (len(self.cycle()) * self.config.H_cycles)
+        updates, learned = self.updates()
+        return learned / len(updates)
 
     def initial_state(self, tokens: int, dtype: torch.dtype = torch.float32) -> State:
         """Return the states of `tokens` tokens, each (N, D), before the first segment."""
         return tuple(self.get_buffer(f"initial_{name}").to(dtype).expand(tokens, -1) for name in self.states)
 
-    def forward(self, state: State, inputs: Tensor, memory: Tensor, layout: Layout, cycles: int | None = None) -> Segment:
+    def forward(
+        self, state: State, inputs: Tensor, memory: Tensor, layout: Layout, cycles: int | None = None, depth: float = 1.0
+    ) -> Segment:
         """Run one segment, or only so many `cycles` of it: all of them one by one, from state to state, are the segment.
 
+        `depth` (0..1) is as in `updates`.
         `inputs` (C,) int64 tokens of all cells, `memory` (B, M, D) task memory tokens, `state` from `initial_state` or the
         segment before. The dtype of the state is the dtype that everything but norms, positions and losses is computed in.
         """
         config = self.config
         angles = rotary_angles(layout, config.hidden_size // config.heads, config.positions, config.canvas_side)
         given = Given(self._embed(inputs, memory, layout).to(state[0].dtype), layout, angles)
-        updates = self.cycle() * (cycles or config.H_cycles)
-        learned = self.learned_updates()
+        updates, learned = self.updates(depth, cycles)
         with torch.no_grad(), cast_weights(self, state[0].dtype):
             for update in updates[:-learned]:
                 state = update(state, given)

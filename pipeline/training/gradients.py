@@ -80,12 +80,13 @@ class Gradients:
         pieces: int,
         scale: Tensor | float,
         sync: bool = True,
+        depth: float = 1.0,
     ) -> Computed:
         """Add the gradients of the summed loss of `batches`, times `scale`, to the parameters; each is cut into `pieces`.
 
         With `pieces` JOINED all of them are one micro-batch, which is faster where the device has the memory: one pack may not
         keep it busy. With `sync` the last backward pass of this process shares all its gradients with the other processes. Only
-        halting and a reader of the result wait for the device.
+        halting and a reader of the result wait for the device. `depth` is that of the segments (`Reasoner.updates`).
         """
         carried: dict[int, Carry] = {}
         row_gradients: list[RowGradients] = []
@@ -107,7 +108,7 @@ class Gradients:
                 with nullcontext() if last else self.accelerator.no_sync(self.model):
                     room = self.execution.room(len(pack.inputs), len(part.samples), pieces, len(packs))
                     batch = to_batch(pack, self.config.memory.tokens, self.accelerator.device, room)
-                    outcome = self.execution.run(partial(self._segment, part, carry, batch, scale), batch.layout)
+                    outcome = self.execution.run(partial(self._segment, part, carry, batch, scale, depth), batch.layout)
                 count, tokens = len(part.samples), int(self.maker.tokens(part.samples).sum())
                 mine = [np.ones(count, bool)] if owner is None else [owner == place for place in range(len(packs))]
                 continues.append(halt_packs(part, mine, outcome.halting, outcome.state, self.maker, self.config.train))
@@ -125,7 +126,7 @@ class Gradients:
         stacked = torch.stack(figures)
         return Computed(carried, row_gradients, tasks, counts, stacked, AsyncCopy(stacked))
 
-    def _segment(self, part: StepBatch, carry: Carry, batch: Batch, scale: Tensor | float) -> Outcome:
+    def _segment(self, part: StepBatch, carry: Carry, batch: Batch, scale: Tensor | float, depth: float) -> Outcome:
         """Run one segment of `part`, forward and backward; Q-learning runs one more to see what going on is worth.
 
         `batch` is its pack on the device.
@@ -133,14 +134,14 @@ class Gradients:
         train, going_on = self.config.train, None
         assert batch.labels is not None, "training packs have labels"
         initial = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
-        segment = self.model(assemble_state(initial, carry, part, self.maker), batch)
+        segment = self.model(assemble_state(initial, carry, part, self.maker), batch, None, depth)
         if train.halting == "q-learning" and train.segments > 1:
             last = np.zeros(batch.layout.sequences, bool)
             last[: len(part.segments)] = part.segments + 1 >= train.segments
             with torch.no_grad():
-                following = self.network(segment.state, batch).halting
+                following = self.network(segment.state, batch, None, depth).halting
                 going_on = going_on_target(following, to_device(last, self.accelerator.device))
-        weight = 0.0 if train.halting == "off" else 0.5
+        weight = 0.0 if train.halting == "off" else train.halting_weight
         given = segment.logits, segment.halting, batch.labels, batch.layout
         loss = segment_loss(*given, train.loss, going_on, weight, train.label_smoothing)
         self.accelerator.backward(loss.total * scale)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import groupby
 from typing import Any, cast
@@ -68,10 +68,16 @@ class Muon(Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float, weight_decay: float = 0.1, collectives: Collectives | None = None
+        self,
+        params: Iterable[Any],
+        lr: float,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        newton_schulz: str = "muon-5",
+        collectives: Collectives | None = None,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": 0.95, "weight_decay": weight_decay})
-        self.collectives = collectives
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.newton_schulz, self.collectives = newton_schulz, collectives
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -104,27 +110,42 @@ class Muon(Optimizer):
             mine = mine[self.collectives.accelerator.process_index :: self.collectives.accelerator.num_processes]
         for shape, numbers in groupby(mine, key=lambda number: matrices[number].shape):
             alike = list(numbers)
-            made = orthogonalize(torch.stack([matrices[number] for number in alike]))
+            made = orthogonalize(torch.stack([matrices[number] for number in alike]), self.newton_schulz)
             torch._foreach_copy_([places[number].view(shape) for number in alike], made.unbind())
         found = self.collectives.share(found) if self.collectives else found
         return [part.view_as(matrix) for part, matrix in zip(found.split(sizes), matrices, strict=True)]
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
-    """Return matrices (K, m, n) with singular values near 1, by five Newton-Schulz steps as Muon's authors take.
+_MUON = (3.4445, -4.7750, 2.0315)
+POLYNOMIALS: Mapping[str, Sequence[tuple[float, float, float]]] = {
+    "muon-5": [_MUON] * 5,
+    "muon-3": [_MUON] * 3,
+    "charm-5": [
+        (7.2086, -15.5131, 9.0178),
+        (3.9623, -2.5813, 0.4542),
+        (3.9466, -2.5765, 0.4544),
+        (3.8991, -2.5671, 0.4566),
+        (3.7186, -2.5308, 0.4653),
+    ],
+}
+"""Coefficients of x, x^3 and x^5 in each step of Newton-Schulz, by `OptimizerConfig.newton_schulz`."""
+
+
+def orthogonalize(matrices: Tensor, newton_schulz: str = "muon-5") -> Tensor:
+    """Return matrices (K, m, n) with singular values near 1, by the steps of Newton-Schulz that `POLYNOMIALS` names.
 
     Each step multiplies X by a polynomial of its Gram matrix X X^T. Where that is smaller than X, in float32, which is exact
     enough for it, the next Gram matrix comes from the one before, and X is multiplied once, by the product of the polynomials.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    fast = matrices.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    own = newton_schulz.startswith("muon")  # made for bfloat16; the others are not
+    fast = own and matrices.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     x = matrices.bfloat16() if fast else matrices.float()
     wide = x.shape[1] <= x.shape[2]
     x = x if wide else x.mT
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     gram, factors = x @ x.mT, list[Tensor]()
-    for step in range(5):
-        if fast or x.shape[1] == x.shape[2]:
+    for step, (a, b, c) in enumerate(POLYNOMIALS[newton_schulz]):
+        if not own or fast or x.shape[1] == x.shape[2]:
             gram = x @ x.mT if step else gram
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
         else:
@@ -140,13 +161,15 @@ WARMUP_SHARE = 0.05
 
 
 def rate_factor(config: OptimizerConfig, step: int, progress: float) -> float:
-    """Return the factor on all rates at `step` (from 0) with `progress` 0..1 of the run done: warm-up, flat, linear decay."""
+    """Return the factor on all rates at `step` (from 0) with `progress` 0..1 of the run done: warm-up, flat, decay."""
     warmup = 1.0
     if config.warmup_steps:
         warmup = min(1.0, max((step + 1) / config.warmup_steps, progress / WARMUP_SHARE))
     if progress <= config.decay_from or config.decay_from == 1:
         return warmup
     left = max(0.0, 1 - progress) / (1 - config.decay_from)
+    if config.decay == "cosine":
+        left = 0.5 - 0.5 * math.cos(math.pi * left)
     return warmup * (config.final_rate + (1 - config.final_rate) * left)
 
 
@@ -192,10 +215,13 @@ def make_optimizer(network: Network, config: OptimizerConfig, collectives: Colle
     """Return the optimizer of all parameters; each group remembers its rate at factor 1 as `base_lr`."""
     matrices, rows, rest = [], [], []
     for name, parameter in network.named_parameters():
-        if name == "memory.rows":  # a parameter of compositional memory; tables are trained by pipeline.training.memory_tables
-            rows.append(parameter)
-        elif config.kind == "muon" and re.match(r"reasoner\.\w*blocks\.", name) and parameter.ndim == 2:
+        muon = config.kind == "muon" and parameter.ndim == 2
+        if muon and (config.matrices == "all" or re.match(r"reasoner\.\w*blocks\.", name)):
             matrices.append(parameter)
+        elif (
+            name == "memory.rows"
+        ):  # a parameter of compositional memory; tables are trained by pipeline.training.memory_tables
+            rows.append(parameter)
         else:
             rest.append(parameter)
     groups = [{"params": rest, "lr": config.rate, "weight_decay": config.weight_decay}]
@@ -205,7 +231,10 @@ def make_optimizer(network: Network, config: OptimizerConfig, collectives: Colle
     first = AdamAtan2(groups, betas=betas) if config.kind == "adam-atan2" else AdamW(groups, betas=betas, foreach=True)
     optimizers: list[Optimizer] = [first]
     if matrices:
-        optimizers.append(Muon(matrices, config.matrix_rate, config.weight_decay, collectives))
+        decay = config.weight_decay if config.matrix_decay < 0 else config.matrix_decay
+        optimizers.append(
+            Muon(matrices, config.matrix_rate, decay, config.momentum, config.newton_schulz, collectives=collectives)
+        )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]

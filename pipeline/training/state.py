@@ -36,8 +36,8 @@ class TrainState:
         self.network = network.to(accelerator.device)
         self.collectives = Collectives(accelerator)
         self.optimizer = make_optimizer(self.network, config.optimizer, self.collectives)
-        decay = config.optimizer.ema
-        self.average = MovingAverage(self.network, decay, round(1 / (1 - decay))) if decay else None
+        decay, start = config.optimizer.ema, config.optimizer.ema_start
+        self.average = MovingAverage(self.network, decay, max(start, round(1 / (1 - decay)))) if decay else None
         self.maker = make_packs(dataset, config.train.canvas, config.memory.tokens)
         self.progress = Progress()
         self.totals = Totals()

@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pipeline.config import Config
+from pipeline.config import Config, TrainConfig
 from pipeline.data.dataset import Dataset
 from pipeline.device import from_main, gather
 from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
@@ -43,6 +43,13 @@ DISK_BYTES_PER_SECOND = 200e6
 
 MIN_COMPILE_SECONDS, MIN_COMPILE_STEPS = 240.0, 200
 """Of training that is left: `train.execution=auto` compiles for no less. On one H200 it took 7 s until five steps had run."""
+
+
+def depth_at(config: TrainConfig, done: float) -> float:
+    """Return the depth of segments (`Reasoner.updates`) with the share `done` 0..1 of the run behind it."""
+    if config.depth == "full" or done >= 0.6:
+        return 1.0
+    return 1 / 3 if done < 0.3 else 2 / 3
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ class Trainer:
         counts = collectives.counts(sum(len(batch.samples) for batch in batches.values()))
         sequences, counts_copy = counts.sum()[None], AsyncCopy(counts)
 
-        computed = self._compute(batches, accelerator.num_processes / sequences[0])
+        computed = self._compute(batches, accelerator.num_processes / sequences[0], depth_at(config.train, done))
 
         broken = (~computed.figures.isfinite()).any().float()[None]
         shared = AsyncCopy(torch.cat((sequences, collectives.share(broken))))
@@ -162,6 +169,8 @@ class Trainer:
         state.carries = computed.carries
         factor = rate_factor(config.optimizer, step, done)
         state.optimizer.set_rates(factor)
+        if config.optimizer.clip:
+            accelerator.clip_grad_norm_(state.network.parameters(), config.optimizer.clip)
         self.stepper.step()
         self.stepper.zero_grad()
         if not accelerator.optimizer_step_was_skipped:  # after an overflow of float16, which only changes the loss scale
@@ -216,11 +225,11 @@ class Trainer:
         if compiled >= eager:
             execution.kind = "eager"
 
-    def _compute(self, batches: Mapping[int, StepBatch], scale: Tensor) -> Computed:
+    def _compute(self, batches: Mapping[int, StepBatch], scale: Tensor, depth: float) -> Computed:
         """Compute the gradients of all packs; again in more micro-batches if memory runs out, or eagerly if need be."""
         while True:
             try:
-                return self.gradients.compute(batches, self.state.carries, self.pieces, scale)
+                return self.gradients.compute(batches, self.state.carries, self.pieces, scale, depth=depth)
             except (RuntimeError, MemoryError) as error:
                 if not ran_out_of_memory(error):
                     raise

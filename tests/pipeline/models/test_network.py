@@ -40,6 +40,11 @@ def test_the_learned_share_is_that_of_the_updates_with_gradient(kind: str, share
         model = replace(MODEL, kind=kind, gradient=gradient, layers=1, H_cycles=3, L_cycles=3)
         network = make_network(model, MEMORIES[0], 3, 7, 0).reasoner
         assert network.learned_share() == pytest.approx(share)
+        thirds = [network.updates(depth) for depth in (1 / 3, 2 / 3)]
+        ends = len(network.cycle()) - 3  # updates of a cycle besides those of the latent
+        assert [len(updates) for updates, _ in thirds] == [1 * (1 + ends), 2 * (2 + ends)]
+        learned_ends = {"last-cycle": [1 + ends, 2 + ends], "last-step": [1 + ends] * 2, "all": [1 + ends, 2 * (2 + ends)]}
+        assert [count for _, count in thirds] == learned_ends[gradient]
         layout = make_layout(torch.tensor([[1, 1]]), torch.tensor([[0, 0]]), 2)
         learned: list[bool] = []
         for block in [block for name, block in network.named_modules() if name.endswith("blocks.0")]:

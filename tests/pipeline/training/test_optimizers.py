@@ -78,13 +78,34 @@ def test_orthogonalizing_brings_singular_values_near_one_and_keeps_the_direction
         torch.testing.assert_close(orthogonalize(matrix[None])[0], alone)
 
 
+CHARM = [
+    *((7.2086, -15.5131, 9.0178), (3.9623, -2.5813, 0.4542), (3.9466, -2.5765, 0.4544), (3.8991, -2.5671, 0.4566)),
+    (3.7186, -2.5308, 0.4653),
+]
+"""As its authors' code has them."""
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("muon-5", [(3.4445, -4.7750, 2.0315)] * 5), ("muon-3", [(3.4445, -4.7750, 2.0315)] * 3), ("charm-5", CHARM)],
+)
 @pytest.mark.parametrize("shape", [(6, 6), (4, 40), (40, 4)])
-def test_the_steps_are_those_of_muons_authors(shape: tuple[int, int]) -> None:
+def test_the_steps_are_those_of_their_authors(
+    shape: tuple[int, int], name: str, steps: list[tuple[float, float, float]]
+) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, -2, shape[1])
     x = matrix.double() / matrix.double().norm()
-    for _ in range(5):
-        x = 3.4445 * x - 4.7750 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
-    torch.testing.assert_close(orthogonalize(matrix[None])[0], x.float(), atol=2e-5, rtol=0)
+    for a, b, c in steps:
+        x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
+    torch.testing.assert_close(orthogonalize(matrix[None], name)[0], x.float(), atol=2e-5, rtol=0)
+
+
+def test_charms_steps_bring_small_singular_values_nearer_to_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(32, 32, generator=generator))[0] for _ in range(2))
+    matrix = left @ torch.diag(torch.logspace(0, -3, 32)) @ right
+    least = [torch.linalg.svdvals(orthogonalize(matrix[None], name)[0]).min().item() for name in ("muon-5", "charm-5")]
+    assert least[1] > 1.4 * least[0]
 
 
 def test_muon_goes_where_the_one_of_torch_goes() -> None:
@@ -123,6 +144,14 @@ def test_the_warmup_of_a_short_run_ends_with_a_twentieth_of_it() -> None:
     assert rate_factor(config, 499, 0.001) == pytest.approx(0.5)
 
 
+def test_a_cosine_decays_slowly_at_both_ends() -> None:
+    config = OptimizerConfig(warmup_steps=0, decay_from=0.2, decay="cosine", final_rate=0.1)
+    assert rate_factor(config, 9, 0.2) == 1.0
+    assert rate_factor(config, 9, 0.6) == pytest.approx(0.55)
+    assert rate_factor(config, 9, 0.3) == pytest.approx(0.1 + 0.9 * (1 + np.cos(np.pi / 8)) / 2)
+    assert rate_factor(config, 9, 1.0) == rate_factor(config, 9, 1.2) == pytest.approx(0.1)
+
+
 def set_gradients(network: Network, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
@@ -158,6 +187,20 @@ def test_rates_are_those_of_the_config_times_the_factor() -> None:
     set_gradients(network, 1)
     optimizer.step()
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_muon_may_train_every_matrix_with_a_decay_and_a_momentum_of_its_own() -> None:
+    config = OptimizerConfig(kind="muon", matrices="all", matrix_decay=0.01, momentum=0.6, newton_schulz="charm-5")
+    network = make_tiny(RESIDUAL)
+    _, muon = make_optimizer(network, config).optimizers
+    assert isinstance(muon, Muon)
+    assert muon.newton_schulz == "charm-5"
+    (group,) = muon.param_groups
+    assert (group["weight_decay"], group["momentum"], group["lr"]) == (0.01, 0.6, config.matrix_rate)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    trained = {names[id(parameter)] for parameter in group["params"]}
+    assert trained == {name for name, parameter in network.named_parameters() if parameter.ndim == 2}
+    assert {"reasoner.embedding", "reasoner.head.weight", "memory.rows", "memory.residual.matrix"} < trained
 
 
 class DenseAverage:

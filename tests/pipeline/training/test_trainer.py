@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import accelerate.commands.launch
 import numpy as np
@@ -67,6 +68,7 @@ def test_a_tiny_network_learns_a_rule(tmp_path: Path, system: tuple[str, ...]) -
         (5, False, ("train.halting=q-learning", "model.kind=hrm", "model.gradient=last-step")),
         (3, True, ("memory.residual=3",)),
         (3, False, ("optimizer.kind=muon", "train.canvas=full", "model.H_cycles=1")),
+        (4, False, ("optimizer.kind=muon", "optimizer.matrices=all", "train.depth=thirds", "optimizer.ema_start=5")),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
@@ -156,6 +158,54 @@ def test_packs_that_the_processes_can_share_are_taken(packs: int, processes: int
     assert count_packs(tiny_config(f"train.packs={packs}"), processes, resumed=resumed) == expected
     with pytest.raises(ValueError, match=r"^train\.packs = 4 must be a multiple of the 5 processes"):
         count_packs(tiny_config("train.packs=4"), 5, resumed=resumed)
+
+
+def test_segments_grow_in_thirds_of_the_run_whose_last_steps_have_full_depth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depths: list[float] = []
+    updates = Reasoner.updates
+
+    def watched(self: Reasoner, depth: float = 1.0, cycles: int | None = None) -> tuple[list[Update], int]:
+        depths.append(depth)
+        return updates(self, depth, cycles)
+
+    monkeypatch.setattr(Reasoner, "updates", watched)
+    make_trainer(tiny_config("train.steps=10", "train.depth=thirds"), tmp_path / "thirds").fit(NO_LIMIT)
+    assert depths == [1 / 3] * 3 + [2 / 3] * 3 + [1.0] * 4
+    depths.clear()
+    make_trainer(tiny_config("train.steps=3"), tmp_path / "full").fit(NO_LIMIT)
+    assert depths == [1.0] * 3
+
+
+def test_a_gradient_that_is_too_long_is_shortened_and_others_are_left(tmp_path: Path) -> None:
+    norms = {}
+    for clip in (0.0, 1e-3, 1e6):
+        trainer = make_trainer(tiny_config("train.steps=1", f"optimizer.clip={clip}"), tmp_path / str(clip))
+        step = trainer.state.optimizer.step
+
+        def watched(closure: None = None, clip: float = clip, step: Any = step, trainer: Any = trainer) -> None:
+            gradients = [parameter.grad for parameter in trainer.state.network.parameters() if parameter.grad is not None]
+            norms[clip] = torch.nn.utils.get_total_norm(gradients).item()
+            step()
+
+        trainer.state.optimizer.step = watched  # type: ignore[method-assign]
+        trainer.fit(NO_LIMIT)
+    assert norms[0.0] == norms[1e6] > 0.01
+    assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_an_average_may_begin_late_and_the_halting_loss_may_weigh_nothing(tmp_path: Path) -> None:
+    config = tiny_config("train.steps=4", "train.segments=1", "optimizer.ema_start=1000", "train.halting_weight=0")
+    trainer = make_trainer(config, tmp_path)
+    trainer.fit(NO_LIMIT)
+    weights, head = trainer.state.network.state_dict(), trainer.state.network.reasoner.halting_head
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in load_weights(tmp_path).tensors.items())
+    assert torch.equal(head.bias, torch.full_like(head.bias, head.bias[0].item()))  # only decayed
+    trainer = make_trainer(tiny_config("train.steps=4"), tmp_path / "other")
+    trainer.fit(NO_LIMIT)
+    head = trainer.state.network.reasoner.halting_head
+    assert head.bias[0] != head.bias[1]
 
 
 class Flat(Reasoner):
