@@ -62,11 +62,14 @@ def build(
             raise ValueError(f"{_describe_leaks(audit.leaks)} ({hint})")
         logger.warning("%s: %s", "left out" if leakage == "drop" else "trained on all the same", _describe_leaks(audit.leaks))
     with doing("putting the tasks of all sources together"):
-        tasks = _merge(sources, train_sources, audit.leaks if leakage == "drop" else ())
+        tasks, weights = _merge(sources, train_sources, audit.leaks if leakage == "drop" else ())
     if not tasks:
         raise ValueError("there is nothing to build: the sources have no training pairs and no tests")
     with doing("collecting grids"):
-        dataset = _assemble(tasks)
+        dataset = _assemble(tasks, weights)
+    if dataset.pair_weight is not None:
+        shares = ", ".join(f"{source_label(source)} x {source.weight:g}" for source in everything)
+        logger.info("tasks are drawn for each source that has pairs of them: %s", shares)
     dataset, fewest = _draw_transforms(dataset, config, seconds)
     manifest: dict[str, Any] = {
         "settings": {name: value for name, value in asdict(config).items() if name != "jobs"},
@@ -95,14 +98,22 @@ def build(
     return replace(dataset, manifest=manifest)
 
 
-def _merge(sources: Sequence[Source], train_sources: Sequence[Source], dropped: Iterable[Leak]) -> list[Task]:
-    """Return the tasks of all sources by id: distinct pairs by key, without `dropped` ones, and tests in their order."""
+def _merge(
+    sources: Sequence[Source], train_sources: Sequence[Source], dropped: Iterable[Leak]
+) -> tuple[list[Task], list[float]]:
+    """Return the tasks of all sources by id, with distinct pairs by key, without `dropped` ones, and tests in their order.
+
+    Besides, the weight of each pair, task after task: what a source has of a task is drawn by the weight of the source; a pair
+    of several belongs to the first of them.
+    """
     unwanted = {(leak.trained.task, pair_key(leak.pair)) for leak in dropped}
-    pairs: dict[TaskId, dict[tuple[bytes, bytes], Pair]] = {}
-    for place, pair in training_pairs(sources, train_sources):
-        key = pair_key(pair)
-        if (place.task, key) not in unwanted:
-            pairs.setdefault(place.task, {})[key] = pair
+    pairs: dict[TaskId, dict[tuple[bytes, bytes], tuple[Pair, int]]] = {}
+    ordered = [*sorted(sources, key=_rank), *sorted(train_sources, key=_rank)]
+    for number, source in enumerate(ordered):
+        roles = ([source], []) if number < len(sources) else ([], [source])
+        for place, pair in training_pairs(*roles):
+            if (place.task, pair_key(pair)) not in unwanted:
+                pairs.setdefault(place.task, {}).setdefault(pair_key(pair), (pair, number))
     tests: dict[TaskId, tuple[str, tuple[Grid, ...]]] = {}
     for source in sources:
         for task in source.tasks:
@@ -110,15 +121,24 @@ def _merge(sources: Sequence[Source], train_sources: Sequence[Source], dropped: 
             if list(map(grid_key, known)) != list(map(grid_key, task.test)):
                 where = f"{source_label(source)} and {first}"
                 raise ValueError(f"task {show_name(task.id)} has other tests in {where}: solve one of them at a time")
-    merged = []
+    merged, weights = list[Task](), list[float]()
     for task_id in sorted(pairs.keys() | {task_id for task_id, (_, grids) in tests.items() if grids}):
-        kept = tuple(pair for _, pair in sorted(pairs.get(task_id, {}).items(), key=itemgetter(0)))
-        merged.append(Task(task_id, kept, tests.get(task_id, ("", ()))[1]))
-    return merged
+        kept = [placed for _, placed in sorted(pairs.get(task_id, {}).items(), key=itemgetter(0))]
+        counts = Counter(number for _, number in kept)
+        weights += [ordered[number].weight / counts[number] for _, number in kept]
+        merged.append(Task(task_id, tuple(pair for pair, _ in kept), tests.get(task_id, ("", ()))[1]))
+    return merged, weights
 
 
-def _assemble(tasks: Sequence[Task]) -> TaskDataset:
-    """Return the dataset of `tasks`: each grid once, in the order of keys, only the identity as a view, an empty manifest."""
+def _rank(source: Source) -> tuple[str, str]:
+    return source_label(source), content_hash(source.tasks, source.solutions)
+
+
+def _assemble(tasks: Sequence[Task], weights: Sequence[float]) -> TaskDataset:
+    """Return the dataset of `tasks`: each grid once, in the order of keys, only the identity as a view, an empty manifest.
+
+    The `weights` of its pairs are kept where they say anything: where not every task is drawn as often, by equal pairs.
+    """
     pairs = [pair for task in tasks for pair in task.train]
     tests = [grid for task in tasks for grid in task.test]
     examples = [[pair.input for pair in pairs], [pair.output for pair in pairs], tests]
@@ -131,6 +151,8 @@ def _assemble(tasks: Sequence[Task]) -> TaskDataset:
     areas = sizes.prod(axis=1)
     pair_counts, test_counts = [len(task.train) for task in tasks], [len(task.test) for task in tasks]
     task_numbers = np.arange(len(tasks), dtype=np.int32)
+    of_tasks = np.array(weights) * np.repeat(pair_counts, pair_counts)  # if all pairs of a task are drawn equally often
+    uniform = np.allclose(of_tasks, of_tasks[:1])
     pair_canvas, test_canvas = [], []
     for task in tasks:
         inputs, outputs = grid_sizes(pair.input for pair in task.train), grid_sizes(pair.output for pair in task.train)
@@ -155,6 +177,7 @@ def _assemble(tasks: Sequence[Task]) -> TaskDataset:
         transforms=np.zeros(len(tasks), dtype=np.uint32),
         transform_start=np.arange(len(tasks) + 1, dtype=np.int64),
         manifest={},
+        pair_weight=None if uniform else np.array(weights),
     )
 
 
@@ -220,6 +243,7 @@ def _describe_sources(sources: Iterable[Source], train_sources: Iterable[Source]
                 "demonstrations": sum(len(task.train) for task in source.tasks),
                 "tests": sum(len(task.test) for task in source.tasks),
                 "tests_trained": sum(map(len, trained.values())),
+                "weight": source.weight,
                 "content_hash": content_hash(source.tasks, trained),
             }
             entries.append(entry)

@@ -47,6 +47,8 @@ class Dataset(ABC):
     """The attributes that the manifest holds."""
     ARRAYS: ClassVar[tuple[str, ...]]
     """The attributes that are arrays, in the order in which `data_hash` takes them."""
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    """Further ones, which may be None."""
 
     task_ids: tuple[TaskId, ...]
     """T ids, sorted."""
@@ -64,7 +66,8 @@ class Dataset(ABC):
 
     def arrays(self) -> Arrays:
         """Return the arrays by name."""
-        return {name: getattr(self, name) for name in self.ARRAYS}
+        found = {name: getattr(self, name) for name in (*self.ARRAYS, *self.OPTIONAL)}
+        return {name: array for name, array in found.items() if array is not None}
 
     def save(self, folder: Path) -> None:
         """Write the dataset into `folder`, each file in one step, the manifest last. Equal datasets give equal bytes."""
@@ -87,7 +90,7 @@ class Dataset(ABC):
         where, kinds, make = show_path(folder / MANIFEST_FILE), get_type_hints(cls), cast(Callable[..., Self], cls)
         settings = {name: decode_value(kinds[name], manifest.get(name), f"{where}: {name}") for name in cls.SETTINGS}
         about = {name: value for name, value in manifest.items() if name not in (*settings, "data_hash", "format")}
-        dataset = make(**settings, **_read_arrays(folder / ARRAYS_FILE, cls.ARRAYS), manifest=about)
+        dataset = make(**settings, **_read_arrays(folder / ARRAYS_FILE, cls.ARRAYS, cls.OPTIONAL), manifest=about)
         if dataset.data_hash != decode_value(str, manifest.get("data_hash"), f"{where}: data_hash"):
             what = f"does not belong to the {MANIFEST_FILE} beside it (data hash {dataset.data_hash[:12]}...)"
             raise ValueError(f"{show_path(folder / ARRAYS_FILE)}: {what}")
@@ -106,6 +109,7 @@ class TaskDataset(Dataset):
         *("test_task", "test_index", "test_input", "test_canvas"),
         *("transforms", "transform_start"),
     )
+    OPTIONAL = ("pair_weight",)
 
     task_ids: tuple[TaskId, ...]
     cells: Bytes
@@ -137,6 +141,8 @@ class TaskDataset(Dataset):
     transforms: Codes
     transform_start: Starts
     manifest: Mapping[str, Any]
+    pair_weight: npt.NDArray[np.float64] | None = None
+    """(P,) how often each pair is drawn, in proportion; None: every task as often, and each of its pairs."""
 
     def grid(self, index: int) -> Grid:
         """Return grid `index`, (H, W) uint8, as a view of `cells`."""
@@ -238,7 +244,7 @@ def _read_manifest(folder: Path, formats: Collection[str]) -> dict[str, Any]:
     return manifest
 
 
-def _read_arrays(path: Path, names: Collection[str]) -> Arrays:
+def _read_arrays(path: Path, names: Collection[str], optional: Collection[str]) -> Arrays:
     """Return the arrays by name. Their dtypes, shapes and values are not checked, since the data hash covers them."""
     where = f"{show_path(path)}: truncated or not a safetensors file"
     damage = damage_of(path)
@@ -248,7 +254,7 @@ def _read_arrays(path: Path, names: Collection[str]) -> Arrays:
         arrays = safetensors.numpy.load_file(path)
     except (SafetensorError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # an unknown dtype is any of them
         raise ValueError(f"{where}: {show_path(str(error)[:160])}") from error  # it may quote all of the header
-    if arrays.keys() != set(names):
+    if arrays.keys() - set(optional) != set(names):
         missing, unknown = show_value(sorted(set(names) - arrays.keys())), show_value(sorted(arrays.keys() - set(names)))
         raise ValueError(f"{show_path(path)}: not the arrays of a dataset: missing {missing}, unknown {unknown}")
     return arrays

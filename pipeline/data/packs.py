@@ -132,13 +132,18 @@ class PackMaker(Packs):
         return self.shape[samples.example].prod(axis=1) + self.memory_tokens
 
     def draw(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw a task, then one of its transforms and one of its pairs, all uniformly."""
+        """Draw a task, one of its pairs and one of its transforms, all uniformly, but for the weights of the dataset."""
         dataset = self.dataset
         trained = np.flatnonzero(np.diff(dataset.pair_start))
         if not len(trained):
             raise ValueError("the dataset has no training pairs")
-        task = trained[rng.integers(len(trained), size=count)]
-        pair = dataset.pair_start[task] + _below(rng, np.diff(dataset.pair_start)[task])
+        if dataset.pair_weight is None:
+            task = trained[rng.integers(len(trained), size=count)]
+            pair = dataset.pair_start[task] + _below(rng, np.diff(dataset.pair_start)[task])
+        else:
+            ends = dataset.pair_weight.cumsum()
+            pair = np.searchsorted(ends[:-1], rng.random(count) * ends[-1], side="right")
+            task = dataset.pair_task[pair].astype(np.int64)
         transform = dataset.transform_start[task] + _below(rng, np.diff(dataset.transform_start)[task])
         dihedral, _ = decode_transforms(dataset.transforms[transform])
         room = MAX_SIDE - _transposed(self.box[pair], dihedral) + 1

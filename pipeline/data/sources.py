@@ -46,6 +46,7 @@ A source is one of:
                                     - . or a space in place of _; .json.gz is read as well
   rearc:PATH                        a folder or zip of {task id}.json, each a list of pairs (Re-ARC): demonstrations
                                     without tests, to train on
+With @W behind, its tasks are drawn W times as often in training: arc1:evaluation@2; those of several sources for each of them.
 """
 
 SPLITS = ("training", "evaluation", "test")
@@ -67,15 +68,19 @@ class Source:
     """Outputs of the tests, for tasks of which all are known; empty if they were not loaded."""
     left_out: int = 0
     """Tasks that are there, but were not read."""
+    weight: float = 1.0
+    """How often a task is drawn in training for what this source has of it, in proportion."""
 
 
 def load_source(spec: str, with_solutions: bool = True, max_side: int | None = None, lenient: bool = False) -> Source:
     """Return the tasks of a source (`SOURCES_HELP` describes them), and their solutions unless `with_solutions` is false.
 
+    With "@2" behind, say, its tasks are drawn twice as often; a file or folder whose name ends so is not meant.
     Without solutions, no solutions file is opened and outputs that come inside task files are left unread. Tasks that cannot be
     read are left out where they show a side over `max_side`; with `lenient` in any case, and a line counts them.
     Raises ValueError (unknown source, bad data) or FileNotFoundError: one line, naming the file, task and pair.
     """
+    spec, weight = _split_weight(spec)
     kind, _, rest = spec.partition(":")
     if kind in PUZZLE_KINDS:
         raise ValueError(f"{show_name(spec)} are puzzles, and here ARC tasks are expected")
@@ -100,7 +105,18 @@ def load_source(spec: str, with_solutions: bool = True, max_side: int | None = N
         message = "%s: %s left out that cannot be read, of %d: %s; %s"
         counts = plural(len(faults), "task"), len(tasks) + len(reading.left_out)
         logger.warning(message, show_path(spec), *counts, show_names(list(faults)), first)
-    return Source(spec, tasks, solutions, len(reading.left_out))
+    return Source(spec, tasks, solutions, len(reading.left_out), weight)
+
+
+def _split_weight(spec: str) -> tuple[str, float]:
+    """Return a source without what says how often it is drawn, and that weight."""
+    name, at, weight = spec.rpartition("@")
+    path = name.partition(":")[2]
+    if not at or not re.fullmatch(r"\d+(\.\d+)?", weight) or not path or expand(spec.partition(":")[2]).exists():
+        return spec, 1.0
+    if not float(weight):
+        raise ValueError(f"{show_name(spec)}: a source that is never drawn is better left out")
+    return name, float(weight)
 
 
 def read_solutions(path: Path) -> dict[TaskId, tuple[Grid, ...]]:

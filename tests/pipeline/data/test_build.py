@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from augment.transform import transform_from_int
 from pipeline.config import BuildConfig
 from pipeline.data import build as build_module
 from pipeline.data.build import build
-from pipeline.data.dataset import TaskDataset
+from pipeline.data.dataset import TaskDataset, load_dataset
 from pipeline.data.sources import Source
 from tests.grids import grid
 
@@ -89,6 +90,26 @@ def test_tasks_of_one_id_are_merged_and_asked_once() -> None:
     assert pairs_of(dataset, "q") == listed((A, A), (B, B), (C, D))
     assert len(dataset.test_task) == 2
     assert dataset.manifest["merged_tasks"] == 1
+
+
+def test_what_a_source_has_of_a_task_is_drawn_by_its_weight(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    question = replace(QUESTION, weight=2.0)
+    more = Source("rearc:more", (Task("q", (Pair(B, B), Pair(C, D), Pair(D, D), Pair(C, A)), ()),), {}, weight=0.5)
+    dataset = build([question], [more, LESSONS], SMALL)
+    assert dataset.pair_weight is not None
+    weights = dict(zip(dataset.task_ids, np.split(dataset.pair_weight, dataset.pair_start[1:-1]), strict=True))
+    assert weights["l"].tolist() == [1.0]
+    assert weights["m"].tolist() == [1 / 3] * 3
+    assert sorted(weights["q"].tolist()) == [0.5 / 3] * 3 + [1.0, 1.0]  # the pair of both belongs to the first
+    assert [source["weight"] for source in dataset.manifest["sources"]] == [2.0, 1.0, 0.5]
+    assert "for each source that has pairs of them: arc1:evaluation x 2, rearc:more x 0.5" in caplog.text
+    assert build([question], [LESSONS, more], SMALL).data_hash == dataset.data_hash
+    dataset.save(tmp_path)
+    assert load_dataset(tmp_path).data_hash == dataset.data_hash
+    evenly = build([QUESTION], [LESSONS], SMALL)
+    assert evenly.pair_weight is None
+    assert evenly.data_hash == build([replace(QUESTION, weight=3.0)], [replace(LESSONS, weight=3.0)], SMALL).data_hash
 
 
 def test_sources_that_disagree_on_tests_are_refused() -> None:

@@ -1,5 +1,7 @@
 """Packs against a plain oracle: transform the grids, write each on its canvas, lay them end to end."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -148,6 +150,17 @@ def test_tasks_are_drawn_uniformly_and_so_are_their_pairs_and_views() -> None:
         assert_uniform(pairs)
         assert_uniform(views)
         assert len(views) == 5
+
+
+def test_pairs_are_drawn_by_the_weights_of_a_dataset() -> None:
+    weights = np.array([0.0, 3.0, 1.0, 0.5, 0.5, 0.0, 2.0, 1.0, 1.0, 1.0, 0.0])
+    dataset = replace(make_dataset(MIXED), pair_weight=weights)
+    samples = make_packs(dataset, "fitted", MEMORY_TOKENS).draw(20_000, np.random.default_rng(0), 0.0)
+    counts = np.bincount(samples.example, minlength=len(weights))
+    assert not counts[weights == 0].any()
+    assert counts / len(samples) == pytest.approx(weights / weights.sum(), abs=0.015)
+    first, last = (dataset.transform_start[dataset.pair_task[samples.example] + end] for end in (0, 1))
+    assert ((samples.transform >= first) & (samples.transform < last)).all()
 
 
 def test_filled_packs_hold_long_tasks_as_often_as_short_ones() -> None:

@@ -53,6 +53,20 @@ def test_unknown_source_lists_the_alternatives(spec: str) -> None:
         assert kind.split("[", maxsplit=1)[0] in SOURCES_HELP
 
 
+def test_a_source_may_say_how_often_it_is_drawn(tmp_path: Path) -> None:
+    path = write(tmp_path / "set" / "one.json", TASK).parent
+    plain = load_source(f"json:{path}")
+    for text, weight in (("2", 2.0), ("0.5", 0.5)):
+        source = load_source(f"json:{path}@{text}")
+        assert (source.name, source.weight, len(source.tasks)) == (plain.name, weight, 1)
+    assert plain.weight == 1.0
+    folder = path.rename(tmp_path / "set@3")
+    assert (load_source(f"json:{folder}").weight, load_source(f"json:{folder}@4").weight) == (1.0, 4.0)
+    assert "a source that is never drawn is better left out" in refusal(lambda: load_source(f"json:{folder}@0"))
+    with pytest.raises(FileNotFoundError, match="set@x: no such file or folder"):
+        load_source(f"json:{tmp_path}/set@x")
+
+
 def test_competition_folder_gives_the_test_split_by_default(tmp_path: Path) -> None:
     write(tmp_path / "arc-agi_test_challenges.json", {"t": TASK})
     write(tmp_path / "arc-agi_training_challenges.json", {"b": TASK, "a": TASK})
