@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import safetensors.numpy
-from safetensors import SafetensorError
 
 from augment.canvas import VOCABULARY, Tokens
 from augment.grid import MAX_SIDE, Grid
 from augment.task import Pair, Task, TaskId
 from augment.transform import Codes
 from eval.decode import decode_value
-from eval.files import damage_of, read_object, replace_file
+from eval.files import read_object, replace_file
 from eval.formatting import show_path, show_value
+from pipeline.array_files import Arrays, read_arrays
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS, PUZZLE_TASK, KindName
 
 ARRAYS_FILE = "store.safetensors"
@@ -32,7 +32,6 @@ MANIFEST_FILE = "manifest.json"
 Bytes = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int32]
 Starts = npt.NDArray[np.int64]
-Arrays = dict[str, npt.NDArray[Any]]
 
 
 class Dataset(ABC):
@@ -246,14 +245,7 @@ def _read_manifest(folder: Path, formats: Collection[str]) -> dict[str, Any]:
 
 def _read_arrays(path: Path, names: Collection[str], optional: Collection[str]) -> Arrays:
     """Return the arrays by name. Their dtypes, shapes and values are not checked, since the data hash covers them."""
-    where = f"{show_path(path)}: truncated or not a safetensors file"
-    damage = damage_of(path)
-    if damage:
-        raise ValueError(f"{where}: {damage}")
-    try:
-        arrays = safetensors.numpy.load_file(path)
-    except (SafetensorError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # an unknown dtype is any of them
-        raise ValueError(f"{where}: {show_path(str(error)[:160])}") from error  # it may quote all of the header
+    arrays, _ = read_arrays(path)
     if arrays.keys() - set(optional) != set(names):
         missing, unknown = show_value(sorted(set(names) - arrays.keys())), show_value(sorted(arrays.keys() - set(names)))
         raise ValueError(f"{show_path(path)}: not the arrays of a dataset: missing {missing}, unknown {unknown}")

@@ -24,19 +24,16 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Samples, make_packs
 from pipeline.device import from_main, gather
 from pipeline.inference.candidates import (
-    DRAFTS_FILE,
     Candidates,
-    Drafts,
     Origin,
     clear_candidates,
     count_votes,
     join_candidates,
-    join_drafts,
     read_candidates,
     to_candidates,
     write_candidates,
-    write_drafts,
 )
+from pipeline.inference.drafts import DRAFTS_FILE, Drafts, join_drafts, write_drafts
 from pipeline.inference.facts import VOTES_FILE, VoteFile, source_name, write_attempts
 from pipeline.inference.forward import InferenceRunner
 from pipeline.system.progress_bar import Progress

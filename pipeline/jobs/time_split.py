@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 LEAST_STEPS = 50
 """Packs are made smaller where the time does not suffice for so many steps."""
-SPARE = 1.25
-"""All views get so much of their measured time; where that is too little, the last rounds are cut off."""
+SPARE = 1.5
+"""All views get so many times their measured time; where that is too little, the last rounds are cut off."""
 MEASURE_SECONDS = 1.0
 """Least time of a measurement, so that other work on the machine disturbs only part of it."""
 

@@ -20,6 +20,7 @@ from eval.results import Attempt, Draft, DraftUnit, TaskResult, TestResult
 from eval.vote import Ballot
 from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.sources import PUBLIC_SOURCES, Selection, Source, hold_out
+from pipeline.inference.drafts import DRAFTS_FILE, read_drafts
 from pipeline.inference.facts import VOTES_FILE, VoteFile
 from pipeline.jobs.record import RECORD_FILE, Record
 from submission.format import PartialSubmission, read_partial_submission
@@ -164,8 +165,6 @@ class RunFolder:
 
     def reported_results(self, known: Sequence[KnownTask], notes: list[str]) -> list[TaskResult]:
         """Return the results of tasks with the votes and drafts that the run kept; adds to `notes` what could not be read."""
-        from pipeline.inference.candidates import DRAFTS_FILE, read_drafts  # noqa: PLC0415  (needs torch)
-
         counted, ranks = self.votes.tests if self.votes else {}, self.read_json("score.json").get("truth_ranks")
         unit: DraftUnit = "segment"
         drafts: Mapping[tuple[TaskId, int], Sequence[tuple[Tokens, float]]] = {}

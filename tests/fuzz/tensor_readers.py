@@ -16,7 +16,8 @@ from eval.report.page import make_page
 from pipeline.config import Config, read_config
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.sources import load_source
-from pipeline.inference.candidates import DRAFTS_FILE, Drafts, tally, write_drafts
+from pipeline.inference.candidates import tally
+from pipeline.inference.drafts import DRAFTS_FILE, Drafts, write_drafts
 from pipeline.inference.facts import leave_predictions
 from pipeline.jobs.provenance import provenance_beside, scored_answers
 from pipeline.published.checkpoint import import_checkpoint

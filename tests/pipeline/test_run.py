@@ -184,6 +184,13 @@ def test_a_report_has_as_much_time_as_the_program_took_to_start() -> None:
     assert pipeline.run.before_report(Budget(None, 0.0)).remaining() == math.inf
 
 
+def test_the_report_is_written_without_torch(out: Path) -> None:
+    (out / "report.html").unlink(missing_ok=True)
+    assert (out / "drafts.safetensors").is_file()
+    assert run_until_torch("report", out) == 0
+    assert (out / "report.html").is_file()
+
+
 def test_the_fallback_stands_before_torch_is_imported(tmp_path: Path, kaggle: Path) -> None:
     source, out = f"kaggle:{kaggle}:test", tmp_path / "out"
     assert run_until_torch("run", "--source", source, "--preset", "demo", "--time-limit", "20s", "--out", out) == 77

@@ -7,7 +7,8 @@ import pytest
 import safetensors.numpy
 
 from augment.canvas import decode
-from pipeline.inference.candidates import Drafts, join_drafts, read_candidates, read_drafts, write_drafts
+from pipeline.inference.candidates import read_candidates
+from pipeline.inference.drafts import Drafts, join_drafts, read_drafts, write_drafts
 from tests.pipeline.inference.test_predictor import make_predictor, predict_all
 from tests.pipeline.tiny import tiny_dataset
 
