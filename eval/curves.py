@@ -20,7 +20,7 @@ class CurvePoint:
     cells: float
     """Share of cells that are right, 0..1."""
     halting: float | None
-    shortest_path: float | None
+    shortest_path: float | None = None
     """Share of mazes with any shortest path, 0..1; None for sudokus."""
 
 

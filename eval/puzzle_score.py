@@ -61,8 +61,12 @@ class PuzzleScore:
         return None if self.shortest_paths is None else self.shortest_paths / self.puzzles
 
     def to_json(self) -> dict[str, object]:
-        """Return all fields, and what follows from them, as a plain dict of ints, floats and None."""
-        return asdict(self) | {"shortest_path_accuracy": self.shortest_path_accuracy}
+        """Return all fields as a plain dict of ints, floats and None; that of mazes, with the rate, only for mazes."""
+        fields = asdict(self)
+        if self.shortest_paths is None:
+            del fields["shortest_paths"]
+            return fields
+        return fields | {"shortest_path_accuracy": self.shortest_path_accuracy}
 
 
 def score_puzzles(predictions: Sequence[PuzzlePrediction], answers_by_question: Mapping[str, str]) -> PuzzleScore:

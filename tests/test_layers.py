@@ -14,7 +14,7 @@ LAYERS = (
     ("augment",),
     ("eval",),
     ("submission",),
-    ("pipeline.system", "pipeline.device_limits", "pipeline.tensor_files"),
+    ("pipeline.system", "pipeline.device_limits", "pipeline.tensor_files", "pipeline.array_files"),
     ("pipeline.models",),
     ("pipeline.config",),
     ("pipeline.presets", "pipeline.data"),

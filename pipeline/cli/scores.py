@@ -180,7 +180,7 @@ def add_memory(commands: Any) -> None:
 
 def memory_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.device import make_accelerator
-    from pipeline.jobs.memory_ablation import known_solutions, score_one_task, score_tasks
+    from pipeline.jobs.memory_ablation import score_one_task, score_tasks
     from pipeline.weights import load_weights
 
     run, weights, dataset = RunFolder(arguments.run), load_weights(arguments.run), load_dataset(arguments.run / "dataset")
@@ -191,7 +191,13 @@ def memory_command(arguments: argparse.Namespace, _: float) -> int:
             print(f"{memory:8} {of_puzzles.exact_accuracy:7.2%} of {of_puzzles.puzzles} puzzles exact", flush=True)
             found[memory] = of_puzzles.to_json()
     else:
-        for memory, score in score_tasks(weights, dataset, known_solutions(run), arguments.views, *computed):
+        notes: list[str] = []
+        solutions = {known.task.id: known.truth for known in run.tasks(run.load_sources(notes)[1]) if known.truth}
+        if not solutions:
+            raise ValueError(
+                f"{run.path}: the test outputs are not known, so there is nothing to score by{'. '.join(('', *notes))}"
+            )
+        for memory, score in score_tasks(weights, dataset, solutions, arguments.views, *computed):
             rates = score.mean_over_tasks
             print(f"{memory:8} pass@1 {rates.pass_at_1:7.2%}  pass@2 {rates.pass_at_2:7.2%}, mean over tasks", flush=True)
             found[memory] = score.to_json()

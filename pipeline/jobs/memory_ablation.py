@@ -22,7 +22,6 @@ from pipeline.inference.candidates import count_votes
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.puzzles import predict_puzzles
 from pipeline.jobs.puzzles import to_predictions
-from pipeline.reports.run_folder import RunFolder
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Memory, Weights, change_memory
 from submission.format import fill_submission
@@ -58,13 +57,3 @@ def score_one_task(
         *_, found = predict_puzzles(accelerator, dtype, changed, dataset, weights.config.predict, _NO_LIMIT)
         predictions = to_predictions(dataset, found, answers)
         yield memory, score_puzzles(predictions, {each.question: each.answer for each in predictions if each.answer})
-
-
-def known_solutions(run: RunFolder) -> Solutions:
-    """Return the test outputs of a run on ARC tasks. Raises ValueError where they are not known."""
-    notes: list[str] = []
-    _, selected = run.load_sources(notes)
-    solutions = {known.task.id: known.truth for known in run.tasks(selected) if known.truth}
-    if not solutions:
-        raise ValueError(" ".join((f"{run.path}: the test outputs are not known, so there is nothing to score by.", *notes)))
-    return solutions

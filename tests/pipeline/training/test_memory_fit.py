@@ -119,12 +119,12 @@ class Memory:
         self.tokens: list[int] = []
         trainer.gradients = replace(trainer.gradients, model=self)
 
-    def __call__(self, state: Any, batch: Any) -> Any:
+    def __call__(self, state: Any, batch: Any, *depth: Any) -> Any:
         self.tokens.append(batch.layout.tokens)
         fails = self.tokens[-1] > self.fitting or self.fails(len(self.tokens) - 1)
         if fails and not self.backward:
             raise self.error()
-        segment = self.model(state, batch)
+        segment = self.model(state, batch, *depth)
         if fails:
             segment.logits.register_hook(self.fail)
         return segment
@@ -266,9 +266,9 @@ def test_a_failed_try_holds_no_memory_while_the_next_one_runs(tmp_path: Path) ->
     memory = Memory(trainer, fails=lambda call: call == 0, backward=True)
     model = memory.model
 
-    def watched(state: Any, batch: Any) -> Any:
+    def watched(state: Any, batch: Any, *depth: Any) -> Any:
         alive.append([reference() is not None for reference in references])
-        segment = model(state, batch)
+        segment = model(state, batch, *depth)
         references.append(weakref.ref(segment.logits))
         return segment
 
