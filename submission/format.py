@@ -18,7 +18,7 @@ import orjson
 from augment.grid import Grid, grid_key, parse_grid
 from augment.task import Task, TaskId
 from eval.files import read_json, read_object, replace_file, require_file
-from eval.formatting import show_kind, show_path, show_value
+from eval.formatting import plural, show_kind, show_path, show_value
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,8 @@ def _read_document(path: Path) -> dict[str, Any]:
         if not document:
             raise ValueError(f"{show_path(path)}: no file {{task id}}.json in it has {ATTEMPT_NAMES[0]}")
         others = [name for name in files if name not in document]
-        logger.info("%s: results of %d tasks%s", show_path(path), len(document), f", without {others}" if others else "")
+        rest = f", without {others}" if others else ""
+        logger.info("%s: results of %s%s", show_path(path), plural(len(document), "task"), rest)
     else:
         document = read_object(path)
     single, further = 0, 0
@@ -201,7 +202,7 @@ def _read_document(path: Path) -> dict[str, Any]:
     if single:
         logger.info("%s: %d tasks have an object in place of a list of one", show_path(path), single)
     if further:
-        logger.info("%s: %d test inputs have more than two attempts; the first two count", show_path(path), further)
+        logger.info("%s: more than two attempts for %s; the first two count", show_path(path), plural(further, "test input"))
     return document
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from augment.grid import grid_key
 from augment.task import Task, TaskId
 from eval.files import write_json
+from eval.formatting import plural
 from eval.provenance import Provenance
 from eval.score import format_score, score_predictions
 from eval.vote import Ballot
@@ -75,8 +76,9 @@ class ArcJob:
 
     def describe(self, dataset: TaskDataset) -> str:
         """Return in a few words what the dataset holds."""
-        tasks, pairs, tests = len(dataset.task_ids), len(dataset.pair_task), len(dataset.test_task)
-        return f"{tasks} tasks, {pairs} training pairs, {tests} tests, {len(dataset.transforms)} views"
+        counts = len(dataset.task_ids), len(dataset.pair_task), len(dataset.test_task), len(dataset.transforms)
+        nouns = ("task", "training pair", "test", "view")
+        return ", ".join(plural(count, noun) for count, noun in zip(counts, nouns, strict=True))
 
     def check(self, dataset: TaskDataset, folder: Path) -> None:
         """Raise ValueError if the dataset of a resumed run has other tests than the sources."""

@@ -155,7 +155,7 @@ def test_files_of_other_systems_are_read_and_what_is_unusual_is_said(tmp_path, c
     plain = {task: [[grid.tolist() for grid in attempts] for attempts in entries] for task, entries in read(path).items()}
     assert plain == {"a": [[one, two]], "b": [[one, two], [two, one]]}
     assert f"{path}: 1 tasks have an object in place of a list of one" in caplog.text
-    assert f"{path}: 1 test inputs have more than two attempts; the first two count" in caplog.text
+    assert f"{path}: more than two attempts for 1 test input; the first two count" in caplog.text
     (tmp_path / "results").mkdir()
     for task, content in document.items():
         (tmp_path / "results" / f"{task}.json").write_text(json.dumps(content))
