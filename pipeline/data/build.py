@@ -23,7 +23,7 @@ from augment.grid import Grid, grid_key
 from augment.task import Pair, Task, TaskId
 from augment.transform import Codes
 from augment.views import distinct_transforms
-from eval.formatting import show_name
+from eval.formatting import plural, show_name
 from pipeline.config import BuildConfig, Leakage
 from pipeline.data.canvas_size import grid_sizes, size_rule
 from pipeline.data.dataset import TaskDataset
@@ -106,13 +106,14 @@ def _merge(
     Besides, the weight of each pair, task after task: what a source has of a task is drawn by the weight of the source; a pair
     of several belongs to the first of them.
     """
-    unwanted = {(leak.trained.task, pair_key(leak.pair)) for leak in dropped}
+    unwanted = {(leak.trained.task, pair_key(leak.pair)) for leak in dropped if leak.pair}
+    generators = {(leak.trained.source, leak.trained.task) for leak in dropped if not leak.pair}
     pairs: dict[TaskId, dict[tuple[bytes, bytes], tuple[Pair, int]]] = {}
     ordered = [*sorted(sources, key=_rank), *sorted(train_sources, key=_rank)]
     for number, source in enumerate(ordered):
         roles = ([source], []) if number < len(sources) else ([], [source])
         for place, pair in training_pairs(*roles):
-            if (place.task, pair_key(pair)) not in unwanted:
+            if (place.task, pair_key(pair)) not in unwanted and (place.source, place.task) not in generators:
                 pairs.setdefault(place.task, {}).setdefault(pair_key(pair), (pair, number))
     tests: dict[TaskId, tuple[str, tuple[Grid, ...]]] = {}
     for source in sources:
@@ -226,8 +227,13 @@ def _describe_leaks(leaks: Sequence[Leak]) -> str:
     """Return leaks as one line: how many there are and the first three; the manifest lists all."""
     more = f"; and {len(leaks) - 3} more" if len(leaks) > 3 else ""
     shown = "; ".join(map(str, leaks[:3]))
-    pairs = len({leak.trained for leak in leaks})
-    return f"{pairs} training pair{'s show' if pairs > 1 else ' shows'} the answer to a scored test: {shown}{more}"
+    pairs = len({leak.trained for leak in leaks if leak.pair})
+    generators = len(leaks) - len([leak for leak in leaks if leak.pair])
+    said = [f"{pairs} training pair{'s show' if pairs > 1 else ' shows'} the answer to a scored test"] * bool(pairs)
+    said += [
+        f"{plural(generators, 'generator')} of a rearc: source {'make' if generators > 1 else 'makes'} pairs of scored tasks"
+    ] * bool(generators)
+    return f"{' and '.join(said)}: {shown}{more}"
 
 
 def _describe_sources(sources: Iterable[Source], train_sources: Iterable[Source]) -> list[dict[str, Any]]:

@@ -28,13 +28,15 @@ class Place:
     source: str
     """As `source_label` names it."""
     task: TaskId
-    part: Literal["demonstration", "test"]
-    index: int
+    part: Literal["demonstration", "test", "generator"]
+    """generator: everything that Re-ARC, or another archive like it, has of a task."""
+    index: int = 0
     """Among the demonstrations or the tests of the task, from 0."""
 
     def __str__(self) -> str:
         """Return the place in words, such as `arc1:training 40853293 demonstration 0`."""
-        return f"{self.source} {show_name(self.task)} {self.part} {self.index}"
+        index = "" if self.part == "generator" else f" {self.index}"
+        return f"{self.source} {show_name(self.task)} {self.part}{index}"
 
 
 PlacedPair = tuple[Place, Pair]
@@ -42,16 +44,16 @@ PlacedPair = tuple[Place, Pair]
 
 @dataclass(frozen=True)
 class Leak:
-    """A training pair that shows the answer to a scored test."""
+    """A training pair that shows the answer to a scored test, or a generator that shows its rule."""
 
     trained: Place
     scored: Place
-    pair: Pair = field(compare=False, repr=False)
-    """The training pair."""
+    pair: Pair | None = field(compare=False, repr=False, default=None)
+    """The training pair; None for a generator, all of whose pairs count."""
 
     def __str__(self) -> str:
         """Return the leak in words."""
-        return f"{self.trained} is {self.scored}"
+        return f"{self.trained} {'is' if self.pair else 'makes pairs of'} {self.scored}"
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,10 @@ def source_label(source: Source) -> str:
 
 
 def audit_sources(sources: Sequence[Source], train_sources: Sequence[Source]) -> Audit:
-    """Return which pairs that are trained on (`training_pairs`) show the answer to a test of `sources`.
+    """Return which pairs that are trained on (`training_pairs`) show the answer to a test of `sources`, or its rule.
 
-    Pairs are compared by shapes, then by how often their colors occur, and only what agrees in both by `canonical_key`.
+    Pairs are compared by shapes, then by how often their colors occur, and only what agrees in both by `canonical_key`. The
+    rule is shown by generated pairs, of a source rearc:, under the id of a task with tests or with a demonstration of it.
     """
     scored = scored_pairs(sources)
     own = {(place.task, pair_key(pair)) for source in sources for place, pair in _demonstrations(source)}
@@ -89,12 +92,31 @@ def audit_sources(sources: Sequence[Source], train_sources: Sequence[Source]) ->
     for place, pair in scored if shown else ():
         if _count_key(pair) in shown:
             answers[canonical_key(pair)].append(place)
-    leaks, given = list[Leak](), list[Leak]()
+    leaks, given = _generators(sources, train_sources), list[Leak]()
     for trained, pair in suspects:
         for place in answers.get(canonical_key(pair), ()):
             (given if (place.task, pair_key(pair)) in own else leaks).append(Leak(trained, place, pair))
     tests = sum(len(task.test) for source in sources for task in source.tasks)
     return Audit(tuple(leaks), tuple(given), checked=len(scored), unchecked=tests - len(scored))
+
+
+def _generators(sources: Sequence[Source], train_sources: Sequence[Source]) -> list[Leak]:
+    """Return each task of a source rearc: that generates pairs of a task with tests, with the first test of that."""
+    generated = [source for source in train_sources if source.name.startswith("rearc:")]
+    asked = {task.id: (source, task) for source in sources if generated for task in source.tasks if task.test}
+    counts, by_view = set[object](), dict[bytes, TaskId]()
+    for task_id, (_, task) in asked.items():
+        counts |= {_count_key(pair) for pair in task.train}
+        by_view |= {canonical_key(pair): task_id for pair in task.train}
+    leaks = []
+    for source in generated:
+        for task in source.tasks:
+            views = (by_view.get(canonical_key(pair)) for pair in task.train if _count_key(pair) in counts)
+            found = task.id if task.id in asked else next(filter(None, views), None)
+            if found is not None:
+                scored = Place(source_label(asked[found][0]), found, "test")
+                leaks.append(Leak(Place(source_label(source), task.id, "generator"), scored))
+    return leaks
 
 
 def training_pairs(sources: Sequence[Source], train_sources: Sequence[Source]) -> list[PlacedPair]:

@@ -85,7 +85,7 @@ def test_each_grid_is_kept_once(dataset: TaskDataset) -> None:
 
 
 def test_tasks_of_one_id_are_merged_and_asked_once() -> None:
-    more = Source("rearc:more", (Task("q", (Pair(B, B), Pair(C, D)), ()),), {})
+    more = Source("json:more", (Task("q", (Pair(B, B), Pair(C, D)), ()),), {})
     dataset = build([QUESTION, Source("arc2:evaluation", QUESTION.tasks, {})], [more, LESSONS], SMALL)
     assert pairs_of(dataset, "q") == listed((A, A), (B, B), (C, D))
     assert len(dataset.test_task) == 2
@@ -95,7 +95,7 @@ def test_tasks_of_one_id_are_merged_and_asked_once() -> None:
 def test_what_a_source_has_of_a_task_is_drawn_by_its_weight(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     question = replace(QUESTION, weight=2.0)
-    more = Source("rearc:more", (Task("q", (Pair(B, B), Pair(C, D), Pair(D, D), Pair(C, A)), ()),), {}, weight=0.5)
+    more = Source("json:more", (Task("q", (Pair(B, B), Pair(C, D), Pair(D, D), Pair(C, A)), ()),), {}, weight=0.5)
     dataset = build([question], [more, LESSONS], SMALL)
     assert dataset.pair_weight is not None
     weights = dict(zip(dataset.task_ids, np.split(dataset.pair_weight, dataset.pair_start[1:-1]), strict=True))
@@ -103,13 +103,27 @@ def test_what_a_source_has_of_a_task_is_drawn_by_its_weight(tmp_path: Path, capl
     assert weights["m"].tolist() == [1 / 3] * 3
     assert sorted(weights["q"].tolist()) == [0.5 / 3] * 3 + [1.0, 1.0]  # the pair of both belongs to the first
     assert [source["weight"] for source in dataset.manifest["sources"]] == [2.0, 1.0, 0.5]
-    assert "for each source that has pairs of them: arc1:evaluation x 2, rearc:more x 0.5" in caplog.text
+    assert "for each source that has pairs of them: arc1:evaluation x 2, json:more x 0.5" in caplog.text
     assert build([question], [LESSONS, more], SMALL).data_hash == dataset.data_hash
     dataset.save(tmp_path)
     assert load_dataset(tmp_path).data_hash == dataset.data_hash
     evenly = build([QUESTION], [LESSONS], SMALL)
     assert evenly.pair_weight is None
     assert evenly.data_hash == build([replace(QUESTION, weight=3.0)], [replace(LESSONS, weight=3.0)], SMALL).data_hash
+
+
+def test_generators_of_scored_tasks_are_refused_or_left_out_whole(caplog: pytest.LogCaptureFixture) -> None:
+    made = Source("rearc:made.zip", (Task("q", (Pair(C, D), Pair(A, A)), ()), Task("l", (Pair(C, D),), ())), {})
+    with pytest.raises(
+        ValueError, match=r"^1 generator of a rearc: source makes pairs of scored tasks: rearc:made\.zip q generator"
+    ):
+        build([QUESTION], [LESSONS, made], SMALL)
+    dataset = build([QUESTION], [LESSONS, made], SMALL, leakage="drop")
+    assert pairs_of(dataset, "q") == listed((A, A), (B, B))  # its own demonstrations stay
+    assert pairs_of(dataset, "l") == listed((C, A), (C, D))
+    assert len(dataset.manifest["audit"]["leaks"]) == 1
+    assert "left out: 1 generator of a rearc: source makes pairs of scored tasks" in caplog.text
+    assert len(pairs_of(build([QUESTION], [made], SMALL, leakage="allow"), "q")) == 3
 
 
 def test_sources_that_disagree_on_tests_are_refused() -> None:
@@ -140,7 +154,7 @@ def test_canvases_follow_the_rule_of_the_task_and_hold_the_pair(dataset: TaskDat
 
 
 def test_order_of_sources_tasks_and_pairs_does_not_matter() -> None:
-    more = Source("rearc:more", (Task("q", (Pair(C, D),), ()),), {})
+    more = Source("json:more", (Task("q", (Pair(B, B), Pair(C, D)), ()),), {})
     turned = Source(LESSONS.name, tuple(Task(t.id, t.train[::-1], t.test) for t in LESSONS.tasks[::-1]), LESSONS.solutions)
     first = build([QUESTION], [LESSONS, more], SMALL)
     assert build([QUESTION], [more, turned], SMALL).data_hash == first.data_hash

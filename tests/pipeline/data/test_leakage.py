@@ -99,3 +99,17 @@ def test_a_demonstration_of_another_scored_task_is_a_leak() -> None:
     audit = audit_sources([source], [])
     assert [(leak.trained.task, leak.scored.task) for leak in audit.leaks] == [("twin", "question")]
     assert (audit.checked, audit.unchecked) == (1, 1)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_generated_pairs_of_a_task_with_tests_show_its_rule_whatever_the_file_is_called(known: bool) -> None:
+    scored = SCORED if known else Source(SCORED.name, SCORED.tasks, {})
+    other = Pair(grid([4, 4]), grid([5, 5, 5]))
+    tasks = (Task("question", (other,), ()), Task("renamed", (other, view(OTHER)), ()), Task("another", (other,), ()))
+    audit = audit_sources([scored], [Source("rearc:/data/re_arc.zip", tasks, {}), demonstrate(other, task_id="question")])
+    assert [str(leak) for leak in audit.leaks] == [
+        "rearc:re_arc.zip question generator makes pairs of json:scored.json question test 0",
+        "rearc:re_arc.zip renamed generator makes pairs of json:scored.json question test 0",
+    ]
+    shown = Source(SCORED.name, (Task("question", (OTHER,), ()),), {})  # a task that is not asked
+    assert audit_sources([shown], [Source("rearc:/data/re_arc.zip", tasks, {})]).leaks == ()
