@@ -65,6 +65,9 @@ class MemoryConfig:
     """Of task rows and codes of compositional memory; zero: the first steps are equal for all tasks and views, as in CHARM."""
     residual: int = 0
     """Rank of the residual that compositional memory has for each view; 0: none. CHARM: 32."""
+    residual_gate: Literal["features", "memory", "none"] = "features"
+    """Of the residual. features: one value each, nearly closed at first. memory: a linear map of the memory without it, nearly
+    open at first (CHARM on ARC-1). none: always open (CHARM on ARC-2)."""
 
     def __post_init__(self) -> None:
         if self.tokens < 1:

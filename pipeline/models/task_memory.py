@@ -76,16 +76,23 @@ class TableMemory(RowTable):
 class ViewResidual(RowTable):
     """One row r of few values for every task and transform, spread over the features of its memory: sigmoid(gate) * A r.
 
-    A view that was never trained has a row of zeros, and so no residual.
+    A view that was never trained has a row of zeros, and so no residual. `MemoryConfig.residual_gate` says what the gate is.
     """
 
-    def __init__(self, rows: int, rank: int, features: int, generator: torch.Generator) -> None:
+    def __init__(self, rows: int, config: MemoryConfig, features: int, generator: torch.Generator) -> None:
+        rank = config.residual
         super().__init__(rows, rank)
         self.matrix = nn.Parameter(truncated_normal((features, rank), 1 / math.sqrt(rank), generator))
-        self.gate = nn.Parameter(torch.full((features,), -2.0))  # mostly closed, open enough for gradients
+        closed, linear = torch.full((features,), -2.0), torch.zeros(features, features)  # open enough for gradients
+        self.gate = {"features": nn.Parameter(closed), "memory": nn.Parameter(linear), "none": None}[config.residual_gate]
+        self.gate_bias = nn.Parameter(torch.full((features,), 2.0)) if config.residual_gate == "memory" else None
 
-    def forward(self, views: Views) -> Tensor:  # -> (B, M * D)
-        return torch.sigmoid(self.gate) * F.linear(self.gather(views.row), self.matrix)
+    def forward(self, views: Views, memory: Tensor) -> Tensor:  # -> (B, M * D), of the memory without it (B, M * D)
+        spread = F.linear(self.gather(views.row), self.matrix)
+        if self.gate is None:
+            return spread
+        gate = self.gate if self.gate_bias is None else F.linear(memory, self.gate, self.gate_bias)
+        return torch.sigmoid(gate) * spread
 
 
 class CompositionalMemory(nn.Module):
@@ -113,7 +120,7 @@ class CompositionalMemory(nn.Module):
         biased = config.start == "zero"
         self.scale_bias = nn.Parameter(torch.zeros(size)) if biased else None
         self.shift_bias = nn.Parameter(torch.zeros(size)) if biased else None
-        self.residual = ViewResidual(views, config.residual, size, generator) if config.residual else None
+        self.residual = ViewResidual(views, config, size, generator) if config.residual else None
 
     def forward(self, views: Views) -> Tensor:  # -> (B, M, D)
         slots = self.color_slots[views.colors[:, 1:] - 1].flatten(1)  # (B, 9 * part)
@@ -122,6 +129,6 @@ class CompositionalMemory(nn.Module):
         row = self.rows[views.task]
         memory = (1 + F.linear(code, self.scale, self.scale_bias)) * row + F.linear(code, self.shift, self.shift_bias)
         if self.residual is not None:
-            memory = memory + self.residual(views)
+            memory = memory + self.residual(views, memory)
         memory = memory.unflatten(-1, (-1, self.dihedral.shape[1]))
         return F.pad(memory, (0, 0, 0, self.tokens - memory.shape[1]))

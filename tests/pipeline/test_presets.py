@@ -103,10 +103,15 @@ def test_urm_and_charm_are_as_published() -> None:
     assert urm.model.H_cycles * urm.model.L_cycles == 12
     assert without_values(urm).reasoner.learned_share() == 0.5  # the last 6 of 12
     assert urm.optimizer == PRESETS["trm-arc1"].optimizer
-    assert charm.memory == MemoryConfig(kind="compositional", tokens=1, residual=32)
-    assert (charm.optimizer.kind, charm.optimizer.rate, charm.optimizer.matrix_rate) == ("muon", 1e-4, 1e-4)
-    assert charm.train.shift_probability == 0.8
-    assert PRESETS["charm-arc2"] == charm
+    memory = MemoryConfig("compositional", tokens=16, used=1, start="zero", residual=32, residual_gate="memory")
+    assert charm.memory == memory
+    assert charm.optimizer == OptimizerConfig(
+        kind="muon", rate=1e-4, matrix_rate=1e-4, matrices="all", momentum=0.95, newton_schulz="charm-5", weight_decay=0.1,
+        residual_rate=1e-2, memory_decay=0.1, warmup_steps=2000, decay_from=1.0, memory_rate=1e-4,
+    )  # fmt: skip
+    assert (charm.train.shift_probability, charm.train.steps) == (0.8, 600_000)
+    train = replace(charm.train, steps=1_000_000)
+    assert PRESETS["charm-arc2"] == replace(charm, memory=replace(memory, residual_gate="none"), train=train)
 
 
 def test_puzzles_are_trained_as_published() -> None:

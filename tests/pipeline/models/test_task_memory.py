@@ -144,6 +144,22 @@ def test_a_residual_is_a_gated_row_of_the_view_times_a_shared_matrix() -> None:
         torch.testing.assert_close(memory(views)[i].flatten(), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_the_gate_of_a_residual_may_follow_from_the_memory_or_be_open() -> None:
+    views = make_views([1, 2], row=[3, 6])
+    for kind in ("memory", "none"):
+        memory = make_compositional(residual=RANK, residual_gate=kind)
+        residual, before = memory.residual, memory(views).flatten(1)
+        residual.rows[[3, 6]] = torch.randn(2, RANK, generator=torch.Generator().manual_seed(2))
+        spread = residual.rows[[3, 6]] @ residual.matrix.T
+        gate = torch.full((2, 1), 1 / (1 + np.exp(-2.0))) if kind == "memory" else torch.ones(2, 1)
+        torch.testing.assert_close(memory(views).flatten(1), before + gate * spread, atol=1e-5, rtol=1e-4)
+        if kind == "memory":
+            with torch.no_grad():
+                residual.gate.normal_(0, 0.1, generator=torch.Generator().manual_seed(3))
+            expected = before + torch.sigmoid(before @ residual.gate.T + 2) * spread
+            torch.testing.assert_close(memory(views).flatten(1), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_the_gradient_of_a_residual_reaches_its_rows_first_and_then_matrix_and_gate() -> None:
     memory = make_compositional(residual=RANK)
     residual = memory.residual
