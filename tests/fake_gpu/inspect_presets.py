@@ -72,6 +72,9 @@ class OneProcess:
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
+    def clip_grad_norm_(self, parameters: Any, most: float) -> Tensor:
+        return torch.nn.utils.clip_grad_norm_(parameters, most)
+
 
 def inspect(run: Callable[[FakeGpu], None]) -> Finding:
     """Return what `run` does after its last `FakeGpu.begin`."""
