@@ -12,7 +12,7 @@ DEMO = Config(
     build=BuildConfig(augmentations=1000, policy="keep-output-only"),
     model=ReasonerConfig(
         kind="urm", hidden_size=128, heads=4, expansion=4.0, inner_multiple=128, layers=2, H_cycles=2, L_cycles=1,
-        positions="2d", convolution=3,
+        positions="2d", gate="normed-sigmoid", convolution=3,
     ),
     memory=MemoryConfig(kind="compositional", tokens=1),
     optimizer=OptimizerConfig(
@@ -20,7 +20,8 @@ DEMO = Config(
         warmup_steps=100, decay_from=0.3, ema=0.99,
     ),
     train=TrainConfig(
-        packs=2, pack_tokens=640, canvas="fitted", shift_probability=0.0, segments=1, loss="softmax", checkpoint_seconds=120,
+        packs=2, pack_tokens=640, canvas="fitted", shift_probability=0.0, segments=1, loss="softmax", label_smoothing=0.1,
+        checkpoint_seconds=120,
     ),
     predict=PredictConfig(views=128, round_views=8, pack_tokens=16_384, segments=1, time_share=0.1),
 )  # fmt: skip
