@@ -228,11 +228,13 @@ def _describe_leaks(leaks: Sequence[Leak]) -> str:
     more = f"; and {len(leaks) - 3} more" if len(leaks) > 3 else ""
     shown = "; ".join(map(str, leaks[:3]))
     pairs = len({leak.trained for leak in leaks if leak.pair})
-    generators = len(leaks) - len([leak for leak in leaks if leak.pair])
-    said = [f"{pairs} training pair{'s show' if pairs > 1 else ' shows'} the answer to a scored test"] * bool(pairs)
-    said += [
-        f"{plural(generators, 'generator')} of a rearc: source {'make' if generators > 1 else 'makes'} pairs of scored tasks"
-    ] * bool(generators)
+    generators = sum(leak.pair is None for leak in leaks)
+    said = []
+    if pairs:
+        said.append(f"{pairs} training pair{'s show' if pairs > 1 else ' shows'} the answer to a scored test")
+    if generators:
+        make = "make" if generators > 1 else "makes"
+        said.append(f"{plural(generators, 'generator')} of a rearc: source {make} pairs of scored tasks")
     return f"{' and '.join(said)}: {shown}{more}"
 
 

@@ -83,9 +83,12 @@ class ViewResidual(RowTable):
         rank = config.residual
         super().__init__(rows, rank)
         self.matrix = nn.Parameter(truncated_normal((features, rank), 1 / math.sqrt(rank), generator))
-        closed, linear = torch.full((features,), -2.0), torch.zeros(features, features)  # open enough for gradients
-        self.gate = {"features": nn.Parameter(closed), "memory": nn.Parameter(linear), "none": None}[config.residual_gate]
-        self.gate_bias = nn.Parameter(torch.full((features,), 2.0)) if config.residual_gate == "memory" else None
+        self.gate = self.gate_bias = None
+        if config.residual_gate == "features":
+            self.gate = nn.Parameter(torch.full((features,), -2.0))  # mostly closed, open enough for gradients
+        elif config.residual_gate == "memory":
+            self.gate = nn.Parameter(torch.zeros(features, features))
+            self.gate_bias = nn.Parameter(torch.full((features,), 2.0))
 
     def forward(self, views: Views, memory: Tensor) -> Tensor:  # -> (B, M * D), of the memory without it (B, M * D)
         spread = F.linear(self.gather(views.row), self.matrix)
