@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from eval.files import remove_unfinished
 from pipeline.cli.kaggle import add_kaggle
 from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, budget_of
-from pipeline.cli.scores import add_compare, add_curve, add_memory, add_score
+from pipeline.cli.scores import add_compare, add_curve, add_memory, add_record, add_score
 from pipeline.cli.show import add_debug, add_report, add_show
 from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, job_of
 from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_doctor, add_import_checkpoint
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         add_run, add_report, add_show, add_compare, add_debug, add_build, add_train, add_predict, add_vote, add_score,
-        add_kaggle, add_audit, add_canvas, add_curve, add_memory, add_import_checkpoint, add_bench, add_doctor,
+        add_kaggle, add_audit, add_canvas, add_curve, add_memory, add_record, add_import_checkpoint, add_bench, add_doctor,
     ):  # fmt: skip
         add(commands)
     return parser

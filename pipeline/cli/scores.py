@@ -1,4 +1,4 @@
-"""The commands `score`, `compare`, `curve` and `memory`: the quality of predictions, of one system and side by side."""
+"""The commands `score`, `compare`, `curve`, `memory` and `record`: how good predictions are, of one system and side by side."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -203,6 +203,29 @@ def memory_command(arguments: argparse.Namespace, _: float) -> int:
             found[memory] = score.to_json()
     if arguments.json:
         write_result(arguments.json, found)
+    return 0
+
+
+def add_record(commands: Any) -> None:
+    summary = "make a folder of records/ from the run folders of its seeds"
+    example = "runs/first --benchmark 'small tasks' --machine '2 cores' --commit 82055a1 --out records/2026-11-24-small"
+    parser = add_command(commands, record_command, "record", summary, example, sources="")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders that differ in their seeds alone")
+    parser.add_argument("--benchmark", required=True, metavar="TEXT", help="what was solved")
+    parser.add_argument("--machine", required=True, metavar="TEXT")
+    parser.add_argument("--commit", required=True, metavar="HASH", help="of the program that ran")
+    parser.add_argument("--load", default="none", metavar="TEXT", help="what ran beside it (default: none)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def record_command(arguments: argparse.Namespace, _: float) -> int:
+    from pipeline.reports.seeds import About, write_record
+
+    about = About(arguments.benchmark, arguments.machine, arguments.commit, arguments.load)
+    found = write_record([RunFolder(path) for path in arguments.runs], about, arguments.out)
+    shown = found.get("median", found["runs"][0])["pass_at_2"]["mean_over_tasks"]
+    what = f"the median of {len(found['runs'])} seeds" if "median" in found else "no median: that takes three seeds"
+    print(f"{arguments.out}: pass@2 {shown:.1%}, mean over tasks, {what}; complete its README.md")
     return 0
 
 

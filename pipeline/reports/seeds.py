@@ -1,0 +1,147 @@
+"""The command `record`: a folder of records/ from the run folders of its seeds, from which every seed can be started again."""
+
+import re
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from eval.files import replace_file, write_json
+from eval.formatting import parse_duration
+from pipeline.config import Config, override, read_config
+from pipeline.jobs.record import Record
+from pipeline.reports.run_folder import RunFolder
+from pipeline.training.metrics import read_metrics
+
+RULES = ("mean_over_tasks", "per_output", "all_or_nothing")
+PLACES = {"pass_at_2": RULES, "pass_at_1": RULES[:1]}
+"""What a record says of every seed."""
+LEAST_SEEDS = 3
+"""Fewer are a first measurement, without a median."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What no run folder knows."""
+
+    benchmark: str
+    machine: str
+    commit: str
+    load: str
+
+
+def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[str, Any]:
+    """Write the record of runs on ARC tasks that differ in their seeds alone; return what `result.json` says.
+
+    `out` gets config.json, result.json, the metrics of every seed and, unless there is one, a README.md to be completed. Raises
+    ValueError for runs that have no score, were told to train on answers, or differ in more than the seed.
+    """
+    records = [_record(folder) for folder in folders]
+    configs = [read_config(folder.path / "config.json") for folder in folders]
+    for folder, record, config in zip(folders, records, configs, strict=True):
+        if _seedless(record) != _seedless(records[0]) or _seeded(config, 0) != _seeded(configs[0], 0):
+            raise ValueError(f"{folder.path}: not the run of {folders[0].path} with another seed")
+    if len({record.seed for record in records}) < len(records):
+        raise ValueError("two of the runs have the same seed")
+    runs = [_run(folder, record, about) for folder, record in zip(folders, records, strict=True)]
+    found: dict[str, Any] = {
+        "benchmark": about.benchmark,
+        "command": command(replace(records[0], seed=0), "runs/record").replace("--seed 0", "--seed {seed}"),
+        "date": records[0].started[:10],
+        "machine": about.machine,
+        "limit_seconds": parse_duration(records[0].time_limit) if records[0].time_limit else None,
+        "views": configs[0].predict.views,
+        "checkpoints": 1,
+        "runs": runs,
+    }
+    if len(runs) >= LEAST_SEEDS:
+        found["median"] = {
+            place: {rule: median(run[place][rule] for run in runs) for rule in rules} for place, rules in PLACES.items()
+        }
+    out.mkdir(parents=True, exist_ok=True)
+    for folder, record in zip(folders, records, strict=True):
+        shutil.copyfile(folder.path / "metrics.jsonl", out / f"metrics-{record.seed}.jsonl")
+    write_json(out / "config.json", configs[0].to_json())
+    write_json(out / "result.json", found)
+    if not (out / "README.md").exists():
+        replace_file(out / "README.md", _page(found).encode())
+    return found
+
+
+def command(record: Record, out: str) -> str:
+    """Return the command that starts a run like that of `record`."""
+    words = ["python", "-m", "pipeline", "run"]
+    for option, values in (("--source", record.sources), ("--train-source", record.train_sources)):
+        words += [word for value in values for word in (option, value)]
+    words += [] if record.max_side is None else ["--max-side", str(record.max_side)]
+    words += ["--hold-out"] * record.hold_out
+    words += ["--preset", record.preset, "--seed", str(record.seed)]
+    words += [word for setting in record.settings for word in ("--set", setting)]
+    words += ["--time-limit", record.time_limit] if record.time_limit else []
+    processes = re.fullmatch(r"(\d+) x cpu", record.device)
+    words += ["--processes", processes[1]] if processes and processes[1] != "1" else []
+    words += ["--weights", record.weights] if record.weights else []
+    return shlex.join([*words, "--out", out])
+
+
+def _record(folder: RunFolder) -> Record:
+    if folder.record is None or folder.is_puzzles:
+        raise ValueError(f"{folder.path}: no run on ARC tasks, which leaves a run.json")
+    return folder.record
+
+
+def _seedless(record: Record) -> Record:
+    """Return what two seeds of one record have in common."""
+    return replace(record, seed=0, started="", starts=1, device="", fallbacks=(), seconds={})
+
+
+def _seeded(config: Config, seed: int) -> Config:
+    return override(config, [f"train.seed={seed}", f"build.seed={seed}"])
+
+
+def _run(folder: RunFolder, record: Record, about: About) -> Mapping[str, Any]:
+    """Return what a record says of one run. Raises ValueError for a run without a score, or one that was told to cheat."""
+    audit, rules = folder.read_json("dataset/manifest.json").get("audit"), folder.read_json("score.json").get("rules")
+    metrics = read_metrics(folder.path / "metrics.jsonl")
+    step = re.search(r", step (\d+)", folder.votes.sources[0]) if folder.votes else None
+    if not isinstance(rules, dict) or not metrics or not step:
+        raise ValueError(f"{folder.path}: no score.json with all rules, no votes.json or no metrics.jsonl: it has not ended")
+    if not isinstance(audit, dict) or (audit.get("leakage") == "allow" and audit.get("leaks")):
+        raise ValueError(f"{folder.path}: trained on pairs that show the answer to a scored test")
+    rates = {place: {rule: round(rules[rule][place], 4) for rule in rules_of} for place, rules_of in PLACES.items()}
+    return {
+        "seed": record.seed,
+        "commit": about.commit,
+        "settings": list(record.settings),
+        "load": about.load,
+        "steps": int(step[1]),
+        "train_exact": round(metrics[-1]["exact"], 2),
+        "seconds": round(sum(record.seconds.values())),
+        **rates,
+    }
+
+
+def _page(found: Mapping[str, Any]) -> str:
+    """Return a README.md that has the facts, and names what a person has to add."""
+    shown = found.get("median", found["runs"][0])["pass_at_2"]["mean_over_tasks"]
+    seeds = ", ".join(str(run["seed"]) for run in found["runs"])
+    kind = "the median of all seeds" if "median" in found else "a **single seed**: not a median"
+    return f"""# {found["benchmark"]}
+
+```
+{found["command"]}
+```
+
+Pass@2 {shown:.1%} as mean over tasks, {kind}; seeds {seeds} are in [result.json](result.json), with all three rules.
+
+- **Machine**: {found["machine"]}.
+- **Date**: {found["date"]}. **Commit**: {found["runs"][0]["commit"]}. **Load**: {found["runs"][0]["load"]}.
+- **Runs**: how many were made in all, and how the settings were chosen.
+- **What is new**: add it here.
+
+`config.json` is that of the first seed; `train.seed` and `build.seed` are the seed. `metrics-SEED.jsonl` are
+its logs.
+"""

@@ -1,0 +1,99 @@
+"""record: runs of several seeds become a folder of records/, from which each can be started again."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import read_config
+from pipeline.jobs.record import Record
+from pipeline.reports.seeds import command
+from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tinyrun import call, one_error
+
+ABOUT = ("--benchmark", "three tasks", "--machine", "a laptop", "--commit", "abc1234")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    spec = write_kaggle(folder / "kaggle", tiny_source(1, 3, "t"), "evaluation", with_solutions=True)
+    settings = [part for setting in (*TINY, "train.steps=3") for part in ("--set", setting)]
+    for seed in range(3):
+        again = ("--source", spec, "--preset", "demo", "--seed", seed, *settings, "--out", folder / f"run-{seed}")
+        assert call("run", *again) == 0
+    return [folder / f"run-{seed}" for seed in range(3)]
+
+
+def edit(run: Path, name: str, **changes: Any) -> None:
+    path = run / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_three_seeds_have_a_median(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copies = [Path(shutil.copytree(run, tmp_path / run.name)) for run in runs]
+    for share, run in zip((0.25, 0.75, 0.5), copies, strict=True):
+        rules = json.loads((run / "score.json").read_text())["rules"]
+        rules["mean_over_tasks"]["pass_at_2"] = share
+        edit(run, "score.json", rules=rules)
+    out = tmp_path / "new" / "record"
+    assert call("record", *copies, *ABOUT, "--out", out) == 0
+    assert "pass@2 50.0%, mean over tasks, the median of 3 seeds" in capsys.readouterr().out
+    found = json.loads((out / "result.json").read_text())
+    assert found["median"]["pass_at_2"]["mean_over_tasks"] == 0.5
+    assert [(run["seed"], run["steps"], run["commit"]) for run in found["runs"]] == [(seed, 3, "abc1234") for seed in range(3)]
+    assert "--seed {seed}" in found["command"]
+    assert read_config(out / "config.json") == read_config(runs[0] / "config.json")
+    assert {path.name for path in out.glob("metrics-*")} == {f"metrics-{seed}.jsonl" for seed in range(3)}
+    page = (out / "README.md").read_text()
+    assert "Pass@2 50.0% as mean over tasks, the median" in page
+    (out / "README.md").write_text("completed")
+    assert call("record", *copies[:2], *ABOUT, "--out", out) == 0  # fewer are no median, and what a person wrote stays
+    assert "no median: that takes three seeds" in capsys.readouterr().out
+    assert "median" not in json.loads((out / "result.json").read_text())
+    assert (out / "README.md").read_text() == "completed"
+
+
+def test_the_command_of_a_record_starts_the_same_run_again(runs: list[Path], tmp_path: Path) -> None:
+    record = Record(**json.loads((runs[1] / "run.json").read_text()))
+    words = shlex.split(command(record, str(tmp_path / "again")))
+    assert words[:3] == ["python", "-m", "pipeline"]
+    assert call(*words[3:]) == 0
+    assert (tmp_path / "again" / "submission.json").read_bytes() == (runs[1] / "submission.json").read_bytes()
+    whole = Record(
+        ("arc1:training",),
+        ("json:a b",),
+        6,
+        hold_out=True,
+        preset="demo",
+        seed=3,
+        time_limit="10m",
+        device="2 x cpu",
+        weights="w",
+    )
+    assert command(whole, "runs/x") == (
+        "python -m pipeline run --source arc1:training --train-source 'json:a b' --max-side 6 --hold-out --preset demo "
+        "--seed 3 --time-limit 10m --processes 2 --weights w --out runs/x"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("run.json", {"settings": ["train.steps=4"]}, "not the run of"),
+        ("run.json", {"seed": 0}, "two of the runs have the same seed"),
+        ("score.json", {"rules": None}, "it has not ended"),
+        ("dataset/manifest.json", {"audit": {"leakage": "allow", "leaks": ["x"]}}, "trained on pairs that show the answer"),
+    ],
+)
+def test_what_is_no_other_seed_of_a_clean_run_is_refused(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, changes: dict[str, Any], message: str
+) -> None:
+    other = Path(shutil.copytree(runs[1], tmp_path / "other"))
+    edit(other, name, **changes)
+    assert call("record", runs[0], other, *ABOUT, "--out", tmp_path / "out") == 2
+    assert message in one_error(capsys, "record")
+    assert not (tmp_path / "out").exists()
