@@ -84,9 +84,7 @@ def score_puzzles(predictions: Sequence[PuzzlePrediction], answers_by_question: 
     predicted = [(each.question, each.prediction, answer) for each, answer in judged if each.prediction is not None]
     solved = sum(text == answer for _, text, answer in predicted)
     paths = sum(shows_shortest_path(question, text) for question, text, _ in predicted if is_maze(question))
-    right = sum(
-        sum(map(eq, text, answer)) for _, text, answer in predicted
-    )  # of texts of two lengths, cells at the same places
+    right = sum(sum(map(eq, text, answer)) for _, text, answer in predicted)  # of two lengths: cells at the same places
     cells = sum(len(answer) for _, answer in judged) + sum(map(len, missing))
     halting = [each.halting_probability for each, _ in judged if each.halting_probability is not None]
     return PuzzleScore(
@@ -110,9 +108,8 @@ def format_puzzle_score(score: PuzzleScore, name: str, predictions: str, provena
         f"cell accuracy             {score.cell_accuracy:7.2%}  of all cells, those that the question gives too",
     ]
     if score.shortest_path_accuracy is not None:
-        lines.insert(
-            2, f"any shortest path         {score.shortest_path_accuracy:7.2%}  {score.shortest_paths} of {score.puzzles}"
-        )
+        counts = f"{score.shortest_paths} of {score.puzzles}"
+        lines.insert(2, f"any shortest path         {score.shortest_path_accuracy:7.2%}  {counts}")
     if score.mean_halting_probability is not None:
         lines.append(f"mean halting probability  {score.mean_halting_probability:7.2%}")
     if missing:

@@ -19,7 +19,7 @@ from pipeline.data.public_data import scored_outputs
 from pipeline.data.puzzles.sources import load_puzzles
 from pipeline.data.sources import Selection, read_solutions
 from pipeline.jobs.provenance import provenance_beside, scored_answers
-from pipeline.reports.run_folder import RunFolder
+from pipeline.reports.run_folder import KnownTask, RunFolder
 from submission.format import fill_submission, read_partial_submission, read_submission
 
 
@@ -129,13 +129,18 @@ def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ())
         raise ValueError("the runs do not say where their tasks come from: name the sources with --source")
     name, (whole, selected) = " + ".join(specs), selection.load(specs)
     if folders:
-        tasks = {known.task.id: known for folder in folders for known in folder.tasks(selected, name)}
-        solutions = {task_id: known.truth for task_id, known in tasks.items() if known.truth}
+        solutions = _known_outputs(known for folder in folders for known in folder.tasks(selected, name))
     else:
         solutions = {task_id: grids for source in selected for task_id, grids in source.solutions.items()}
     if not solutions:
         raise ValueError(f"the test outputs of {name} are not known, so there is nothing to judge by")
     return solutions, name, scored_outputs(solutions, whole, selection)
+
+
+def _known_outputs(tasks: Iterable[KnownTask]) -> Solutions:
+    """Return the test outputs of `tasks`, by id, where they are known; the last of an id counts."""
+    last = {known.task.id: known for known in tasks}
+    return {task_id: known.truth for task_id, known in last.items() if known.truth}
 
 
 def add_curve(commands: Any) -> None:
@@ -187,12 +192,12 @@ def memory_command(arguments: argparse.Namespace, _: float) -> int:
     computed = make_accelerator(weights.config.train.precision)
     found: dict[str, object] = {}
     if isinstance(dataset, PuzzleDataset):
-        for memory, of_puzzles in score_one_task(weights, dataset, run.source_names(), *computed):
+        for memory, of_puzzles in score_one_task(weights, dataset, _answers(run.source_names()), *computed):
             print(f"{memory:8} {of_puzzles.exact_accuracy:7.2%} of {of_puzzles.puzzles} puzzles exact", flush=True)
             found[memory] = of_puzzles.to_json()
     else:
         notes: list[str] = []
-        solutions = {known.task.id: known.truth for known in run.tasks(run.load_sources(notes)[1]) if known.truth}
+        solutions = _known_outputs(run.tasks(run.load_sources(notes)[1]))
         if not solutions:
             raise ValueError(
                 f"{run.path}: the test outputs are not known, so there is nothing to score by{'. '.join(('', *notes))}"

@@ -123,6 +123,7 @@ class PackMaker(Packs):
         self.input = (dataset.pair_input if pairs else dataset.test_input).astype(np.int64)
         self.output = dataset.pair_output.astype(np.int64) if pairs else None
         self.shape = self.box = (dataset.pair_canvas if pairs else dataset.test_canvas).astype(np.int64)
+        self.weight_ends = np.zeros(0) if dataset.pair_weight is None else dataset.pair_weight.cumsum()
         if canvas == "full":  # the box is what has to stay on the canvas when it is shifted: both grids
             sizes = np.stack((dataset.grid_height, dataset.grid_width), axis=1).astype(np.int64)
             self.box = sizes[self.input] if self.output is None else np.maximum(sizes[self.input], sizes[self.output])
@@ -141,8 +142,7 @@ class PackMaker(Packs):
             task = trained[rng.integers(len(trained), size=count)]
             pair = dataset.pair_start[task] + _below(rng, np.diff(dataset.pair_start)[task])
         else:
-            ends = dataset.pair_weight.cumsum()
-            pair = np.searchsorted(ends[:-1], rng.random(count) * ends[-1], side="right")
+            pair = np.searchsorted(self.weight_ends[:-1], rng.random(count) * self.weight_ends[-1], side="right")
             task = dataset.pair_task[pair].astype(np.int64)
         transform = dataset.transform_start[task] + _below(rng, np.diff(dataset.transform_start)[task])
         dihedral, _ = decode_transforms(dataset.transforms[transform])

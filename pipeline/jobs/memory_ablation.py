@@ -4,7 +4,7 @@ A network that finds the rule from the question alone loses nothing by that; one
 loses all. Puzzles are one task, so their memory can only be blank.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,6 @@ from eval.puzzle_score import PuzzleScore, score_puzzles
 from eval.score import Score, score_predictions
 from eval.vote import Ballot
 from pipeline.data.dataset import PuzzleDataset, TaskDataset
-from pipeline.data.puzzles.sources import load_puzzles
 from pipeline.inference.candidates import count_votes
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.puzzles import predict_puzzles
@@ -45,12 +44,9 @@ def score_tasks(
 
 
 def score_one_task(
-    weights: Weights, dataset: PuzzleDataset, sources: list[str], accelerator: Accelerator, dtype: torch.dtype
+    weights: Weights, dataset: PuzzleDataset, answers: Mapping[str, str], accelerator: Accelerator, dtype: torch.dtype
 ) -> Iterator[tuple[Memory, PuzzleScore]]:
-    """Yield the score of puzzles of `sources` with the memory that was trained and with none."""
-    answers: dict[str, str] = {}
-    for puzzles in (load_puzzles(spec, "test") for spec in sources):
-        answers |= dict(zip(puzzles.question_texts(), puzzles.answer_texts() or (), strict=False))
+    """Yield the score of puzzles, by their `answers` (by question), with the memory that was trained and with none."""
     kinds: tuple[Memory, ...] = ("own", "blank")
     for memory in kinds:
         changed = change_memory(weights, memory)

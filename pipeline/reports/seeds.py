@@ -143,5 +143,5 @@ Pass@2 {shown:.1%} as mean over tasks, {kind}; seeds {seeds} are in [result.json
 - **What is new**: add it here.
 
 `config.json` is that of the first seed; `train.seed` and `build.seed` are the seed. `metrics-SEED.jsonl` are
-its logs.
+the logs of training.
 """
