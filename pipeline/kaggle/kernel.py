@@ -133,7 +133,7 @@ def _check_machine(plan: Plan) -> None:
 
 def _machine_will_do(plan: Plan) -> bool:
     """Let the program examine the machine, and log what it finds; what will not do here would not at night either."""
-    setup = Setup(len(plan.gpus))
+    setup = Setup(len(plan.gpus), overrides=True)
     seconds = DOCTOR_SHARE * plan.remaining()
     try:
         ended = subprocess.run(

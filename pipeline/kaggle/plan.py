@@ -96,7 +96,7 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
     command = [sys.executable, "-m"]
     if setup.gpus > 1:
         command += ["pipeline.system.launch", "--standalone", "--nproc_per_node", str(setup.gpus), "-m"]
-    command += ["pipeline", "run", "--preset", settings.preset if setup.gpus else settings.cpu_preset]
+    command += ["pipeline", "run", "--preset", _preset(plan, setup)]
     for source in sources:
         command += ["--source", source]
     for split in settings.train_splits if setup.further_tasks else ():
@@ -107,8 +107,7 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
     if not setup.gpus and (os.cpu_count() or 1) > 1:
         command += ["--processes", "2"]
     command += ["--time-limit", f"{max(1.0, plan.remaining() - AROUND_SECONDS):.1f}s", "--reserve", f"{plan.reserve:.1f}s"]
-    for override in settings.overrides if setup.overrides else ():
-        command += ["--set", override]
+    command += _overrides(plan, setup)
     if setup.pieces:
         command += ["--set", f"train.pieces={setup.pieces}"]
     if setup.weights and plan.weights:
@@ -118,9 +117,24 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
 
 def make_doctor_command(plan: Plan, setup: Setup) -> list[str]:
     """Return the command line that examines the machine for a hidden run of the same settings."""
-    preset = plan.settings.preset if setup.gpus else plan.settings.cpu_preset
-    command = [sys.executable, "-m", "pipeline", "doctor", "--preset", preset, "--source", f"kaggle:{plan.data}:test"]
-    return [*command, "--time-limit", plan.settings.time_limit, "--out", str(plan.scratch)]
+    command = [sys.executable, "-m", "pipeline", "doctor", "--preset", _preset(plan, setup), *_overrides(plan, setup)]
+    return [
+        *command,
+        "--source",
+        f"kaggle:{plan.data}:test",
+        "--time-limit",
+        plan.settings.time_limit,
+        "--out",
+        str(plan.scratch),
+    ]
+
+
+def _preset(plan: Plan, setup: Setup) -> str:
+    return plan.settings.preset if setup.gpus else plan.settings.cpu_preset
+
+
+def _overrides(plan: Plan, setup: Setup) -> list[str]:
+    return [word for override in (plan.settings.overrides if setup.overrides else ()) for word in ("--set", override)]
 
 
 def make_environment(plan: Plan, setup: Setup) -> Mapping[str, str]:

@@ -251,6 +251,20 @@ def test_a_commit_run_on_a_machine_that_will_not_do_ends_at_once(stage: Stage) -
         outcome.show()
 
 
+def test_the_machine_is_examined_with_the_settings_of_the_run(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, examined = kernel.make_doctor_command, []
+    stage.play("good()", hidden=False, overrides=("train.packs=2",))  # replaces the command
+    monkeypatch.setattr(
+        kernel, "make_doctor_command", lambda *given: examined.append(real(*given)) or [sys.executable, "-c", ""]
+    )
+    outcome = solve(KaggleSettings("ann", SLUG, accelerator="none", overrides=("train.packs=2",)), time.monotonic())
+    (words,) = examined
+    run = stage.commands[-1]
+    for option in ("--preset", "--set"):
+        assert words[words.index(option) + 1] == run[run.index(option) + 1]
+    assert words[words.index("--time-limit") + 1] == outcome.plan.settings.time_limit
+
+
 @pytest.mark.parametrize("doctor", ["import sys; sys.exit(2)", "import time; time.sleep(60)"])
 def test_a_machine_that_cannot_be_examined_is_tried(stage: Stage, monkeypatch: pytest.MonkeyPatch, doctor: str) -> None:
     monkeypatch.setattr(kernel, "DOCTOR_SHARE", 0.01)
