@@ -47,7 +47,10 @@ class OptimizerConfig:
     """muon: Muon for `matrices`, AdamW for everything else."""
     rate: float = 1e-4
     matrix_rate: float = 1e-3
-    """Learning rate of Muon, scaled to the root mean square of AdamW's updates."""
+    """Learning rate of Muon."""
+    matrix_scale: Literal["match-rms-adamw", "original"] = "match-rms-adamw"
+    """Of Muon's updates. match-rms-adamw: to the root mean square of AdamW's, 0.2 sqrt(larger side). original: as its authors
+    do, sqrt(rows / columns), at least 1."""
     matrix_decay: float = -1.0
     """Weight decay of the matrices that Muon trains; negative: `weight_decay`."""
     matrices: Literal["blocks", "all"] = "blocks"
@@ -126,6 +129,9 @@ class TrainConfig:
     loss: Literal["stablemax", "softmax"] = "stablemax"
     label_smoothing: float = 0.0
     """Share of a label that is spread evenly over all tokens."""
+    latents: int = 1
+    """Starts of the latent that every sequence is computed from; each segment learns from the one with the least token loss,
+    whose answer the others go on with (arXiv 2601.19085)."""
     execution: Literal["auto", "eager", "compiled"] = "eager"
     """How a segment is computed. compiled: blocks through `torch.compile`, on packs of constant shapes. auto: compiled on a GPU
     where a trial shows that it is faster and the run is long enough for it, else eager. Where the device or the dataset forbids
@@ -156,6 +162,10 @@ class TrainConfig:
             raise ValueError("train shift_probability and exploration must be in [0, 1]")
         if self.halting_weight < 0:
             raise ValueError(f"train halting_weight must not be negative, got {self.halting_weight}")
+        if self.latents < 1:
+            raise ValueError(f"train latents must be at least 1, got {self.latents}")
+        if self.latents > 1 and self.halting == "q-learning":
+            raise ValueError("train latents above 1 go with learned halting or none, not with q-learning")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"train label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
@@ -170,15 +180,19 @@ class PredictConfig:
     """Views of every test input in a round; each round improves the submission."""
     pack_tokens: int = 65_536
     segments: int = 16
-    """Supervision segments per view."""
+    """Supervision segments per view, at most."""
+    latents: int = 1
+    """Starts of the latent that every view is predicted from; the answer that the halting head is surest of counts."""
+    halting: Literal["off", "first"] = "off"
+    """off: every view runs all segments, as published. first: it ends with the first of its latents that halts."""
     ranking: str = "count"
     """One of eval.vote.RANKINGS. count: by (count, mean halting probability), as published."""
     time_share: float = 0.15
     """Fraction of a run's time that is kept for prediction."""
 
     def __post_init__(self) -> None:
-        if min(self.views, self.round_views, self.pack_tokens, self.segments) < 1:
-            raise ValueError("predict views, round_views, pack_tokens and segments must be at least 1")
+        if min(self.views, self.round_views, self.pack_tokens, self.segments, self.latents) < 1:
+            raise ValueError("predict views, round_views, pack_tokens, segments and latents must be at least 1")
         if not 0 < self.time_share < 1:
             raise ValueError(f"predict time_share must be in (0, 1), got {self.time_share}")
         if self.ranking not in RANKINGS:

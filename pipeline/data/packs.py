@@ -75,12 +75,22 @@ class Pack:
 class Packs(ABC):
     """Draws samples of a dataset and makes packs of them, for training and prediction."""
 
-    def __init__(self, memory_tokens: int) -> None:
+    def __init__(self, memory_tokens: int, latents: int = 1) -> None:
+        """Prepare packs with `memory_tokens` in every sequence, and a sequence for each of the `latents` of a sample."""
         self.memory_tokens = memory_tokens
+        self.latents = latents
+
+    def tokens(self, samples: Samples) -> Integers:
+        """Return the number of tokens of each sample, memory tokens included, in the sequences of all its latents. (B,)"""
+        return self.latents * (self.cells(samples) + self.memory_tokens)
+
+    def expand(self, samples: Samples) -> Samples:
+        """Return every sample once for each of its latents, side by side. (B latents,)"""
+        return samples if self.latents == 1 else samples[np.repeat(np.arange(len(samples)), self.latents)]
 
     @abstractmethod
-    def tokens(self, samples: Samples) -> Integers:
-        """Return the number of tokens of each sequence, memory tokens included. (B,)"""
+    def cells(self, samples: Samples) -> Integers:
+        """Return the number of cells of the canvas of each sample. (B,)"""
 
     @abstractmethod
     def draw(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
@@ -101,7 +111,7 @@ class Packs(ABC):
     def fill(self, room_tokens: int, rng: np.random.Generator, shift_probability: float) -> Samples:
         """Draw samples until they reach `room_tokens`; the last is kept, so that long ones are drawn as often as short ones."""
         drawn, filled = [], 0
-        smallest = self.memory_tokens + 1
+        smallest = self.latents * (self.memory_tokens + 1)
         while filled < room_tokens:
             block = self.draw(min(4096, max(16, room_tokens // (16 * smallest))), rng, shift_probability)
             ends = filled + self.tokens(block).cumsum()
@@ -114,8 +124,10 @@ class Packs(ABC):
 class PackMaker(Packs):
     """Packs of ARC tasks: of training pairs, with labels, or of test inputs, without."""
 
-    def __init__(self, dataset: TaskDataset, canvas: Canvas, memory_tokens: int, examples: Examples = "pairs") -> None:
-        super().__init__(memory_tokens)
+    def __init__(
+        self, dataset: TaskDataset, canvas: Canvas, memory_tokens: int, examples: Examples = "pairs", latents: int = 1
+    ) -> None:
+        super().__init__(memory_tokens, latents)
         self.dataset = dataset
         self.canvas = canvas
         pairs = examples == "pairs"
@@ -129,8 +141,8 @@ class PackMaker(Packs):
             self.box = sizes[self.input] if self.output is None else np.maximum(sizes[self.input], sizes[self.output])
             self.shape = np.full_like(self.shape, MAX_SIDE)
 
-    def tokens(self, samples: Samples) -> Integers:
-        return self.shape[samples.example].prod(axis=1) + self.memory_tokens
+    def cells(self, samples: Samples) -> Integers:
+        return self.shape[samples.example].prod(axis=1)
 
     def draw(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
         """Draw a task, one of its pairs and one of its transforms, all uniformly, but for the weights of the dataset."""
@@ -225,15 +237,15 @@ class PuzzlePackMaker(Packs):
     dataset, the puzzle and the number of the view. To the networks there is one task and one transform.
     """
 
-    def __init__(self, dataset: PuzzleDataset, memory_tokens: int, examples: Examples = "pairs") -> None:
-        super().__init__(memory_tokens)
+    def __init__(self, dataset: PuzzleDataset, memory_tokens: int, examples: Examples = "pairs", latents: int = 1) -> None:
+        super().__init__(memory_tokens, latents)
         self.dataset = dataset
         self.questions = dataset.questions if examples == "pairs" else dataset.test_questions
         self.answers = dataset.answers if examples == "pairs" else None
         self.side: int = self.questions.shape[1]
 
-    def tokens(self, samples: Samples) -> Integers:
-        return np.full(len(samples), self.side * self.side + self.memory_tokens)
+    def cells(self, samples: Samples) -> Integers:
+        return np.full(len(samples), self.side * self.side)
 
     def draw(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
         """Draw a puzzle and one of its views, both uniformly. Nothing is shifted."""
@@ -262,9 +274,9 @@ class PuzzlePackMaker(Packs):
         return Pack(inputs, labels[0] if labels else None, shapes, offsets, none, none, none, colors)
 
 
-def make_packs(dataset: Dataset, canvas: Canvas, memory_tokens: int, examples: Examples = "pairs") -> Packs:
+def make_packs(dataset: Dataset, canvas: Canvas, memory_tokens: int, examples: Examples = "pairs", latents: int = 1) -> Packs:
     """Return the packs of a dataset of either kind; puzzles fill their canvas, whatever `canvas` is."""
     if isinstance(dataset, PuzzleDataset):
-        return PuzzlePackMaker(dataset, memory_tokens, examples)
+        return PuzzlePackMaker(dataset, memory_tokens, examples, latents)
     assert isinstance(dataset, TaskDataset)
-    return PackMaker(dataset, canvas, memory_tokens, examples)
+    return PackMaker(dataset, canvas, memory_tokens, examples, latents)

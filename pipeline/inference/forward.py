@@ -13,6 +13,8 @@ from pipeline.config import PredictConfig
 from pipeline.data.packs import Pack, Packs, Samples
 from pipeline.device import to_batch
 from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
+from pipeline.models.batch import Batch
+from pipeline.models.layout import Layout, to_device
 from pipeline.models.network import Network
 from pipeline.models.reasoner import Segment
 from pipeline.system.time_limit import Budget
@@ -51,6 +53,8 @@ class InferenceRunner:
         self.network = network.to(device).eval()
         self.tokens_per_second: float | None = None
         self.most_tokens = config.pack_tokens
+        self.sequence_segments = 0
+        """Segments of all sequences so far: what prediction has cost."""
 
     def predict(self, samples: Samples, budget: Budget, drafts: bool = False) -> Iterator[Output]:
         """Yield the output for each pack of `samples`, equal shapes together; stop when the next would not be in time.
@@ -101,27 +105,55 @@ class InferenceRunner:
 
     @torch.inference_mode()
     def forward(self, samples: Samples, keep_drafts: bool = False) -> Output:
-        """Return the output for one pack of `samples`, in order: all segments, however long it takes."""
-        pack = self.maker.make(samples)
-        batch = to_batch(pack, self.maker.memory_tokens, self.device)
-        state = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
-        drafts, calls, cycles = [], self.config.segments, None
+        """Return the output for one pack of `samples`, in order: all segments, however long it takes.
+
+        Where `predict.halting` is "first", a sample leaves the pack after the segment in which one of its latents halts.
+        """
+        pack, config, maker = self.maker.make(samples), self.config, self.maker
+        calls, cycles = config.segments, None
         if keep_drafts and calls == 1:
             calls, cycles = self.network.reasoner.config.H_cycles, 1
-        for _ in range(calls):
+        areas = pack.shapes.prod(axis=1)
+        tokens, probability = np.zeros(int(areas.sum()), np.uint8), np.zeros(len(samples), np.float32)
+        halts = config.halting == "first" and cycles is None
+        left = np.ones(len(samples), np.bool_)
+        batch = self._batch(samples)
+        state = self.network.reasoner.start(batch.layout, self.dtype, config.latents)
+        drafts: list[Draft] = []
+        for call in range(calls):
             segment = self.network(state, batch, cycles)
+            self.sequence_segments += batch.layout.sequences
             state = segment.state
-            if keep_drafts:
-                drafts.append(_read(segment))
-        last = drafts[-1] if drafts else _read(segment)
-        probability = last.probability
+            if keep_drafts or halts or call == calls - 1:
+                tokens[np.repeat(left, areas)], probability[left] = _read(segment, batch.layout, config.latents)
+                if keep_drafts:
+                    drafts.append(Draft(tokens.copy(), probability.copy()))
+            if halts and (halted := left & (probability > 0.5)).any():
+                stay = np.repeat(~halted[left], maker.tokens(samples[left]))
+                left &= ~halted
+                if not left.any():
+                    break
+                there = to_device(np.flatnonzero(stay), self.device)
+                batch, state = self._batch(samples[left]), tuple(part.index_select(0, there) for part in state)
+        drafts += drafts[-1:] * (calls - len(drafts) if keep_drafts else 0)
         if not np.isfinite(probability).all():
             logger.warning("halting probabilities that are not finite count as 0")
             probability = np.nan_to_num(probability, nan=0.0)
-        return Output(last.tokens, probability, samples, pack, tuple(drafts))
+        return Output(tokens, probability, samples, pack, tuple(drafts))
+
+    def _batch(self, samples: Samples) -> Batch:
+        """Return the sequences of all latents of `samples` on the device."""
+        return to_batch(self.maker.make(self.maker.expand(samples)), self.maker.memory_tokens, self.device)
 
 
-def _read(segment: Segment) -> Draft:
-    """Return the output of a segment; waits for the device."""
-    tokens = segment.logits.argmax(-1).to(torch.uint8).cpu().numpy()
-    return Draft(tokens, segment.halting[:, 0].sigmoid().cpu().numpy())
+def _read(segment: Segment, layout: Layout, latents: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Return the output tokens of every sample, end to end, and its halting probability (B,); waits for the device.
+
+    They are those of the latent with the greatest one.
+    """
+    tokens, halting = segment.logits.argmax(-1), segment.halting[:, 0]
+    if latents > 1:
+        halting, best = halting.unflatten(0, (-1, latents)).max(dim=1)
+        number = layout.sequence[layout.cells]
+        tokens = tokens[number % latents == best[number // latents]]
+    return tokens.to(torch.uint8).cpu().numpy(), halting.sigmoid().cpu().numpy()

@@ -65,7 +65,9 @@ class Predictor:
         self.source = source_name(weights.path, weights.step, weights.data_hash)
         network, found = network_from(weights, self.dataset)
         logger.info("%s", found)
-        self.maker = make_packs(self.dataset, weights.config.train.canvas, weights.config.memory.tokens, "tests")
+        self.maker = make_packs(
+            self.dataset, weights.config.train.canvas, weights.config.memory.tokens, "tests", config.latents
+        )
         self.runner = InferenceRunner(accelerator.device, dtype, network, self.maker, config)
         self.tokens_per_second: float | None = None
         """Of all processes together; None before the first round."""

@@ -33,6 +33,8 @@ class PuzzleAnswers:
     """(Q,) halting probability."""
     predicted: npt.NDArray[np.bool_]
     """(Q,)"""
+    segments: int
+    """Of all latents of all puzzles that were predicted."""
     source: str
     """The checkpoint that predicted them."""
 
@@ -47,7 +49,7 @@ def predict_puzzles(
 ) -> Iterator[PuzzleAnswers]:
     """Yield what is known after each round, of as many puzzles as all before, until all are predicted or `budget` is spent."""
     network, _ = network_from(weights, dataset)
-    maker = make_packs(dataset, weights.config.train.canvas, weights.config.memory.tokens, "tests")
+    maker = make_packs(dataset, weights.config.train.canvas, weights.config.memory.tokens, "tests", config.latents)
     runner = InferenceRunner(accelerator.device, dtype, network, maker, config)
     samples = maker.plain()
     shape = dataset.test_questions.shape
@@ -62,9 +64,10 @@ def predict_puzzles(
             for output in runner.predict(mine, budget):
                 share.append((output.samples.example, output.tokens, output.probability))
                 progress.add(len(output.samples))
+        segments = sum(gather(accelerator, runner.sequence_segments))
         for places, outputs, probability in chain.from_iterable(gather(accelerator, share)):
             tokens[places] = outputs.reshape(-1, *shape[1:])
             halting[places], predicted[places] = probability, True
-        yield PuzzleAnswers(tokens.copy(), halting.copy(), predicted.copy(), source)
+        yield PuzzleAnswers(tokens.copy(), halting.copy(), predicted.copy(), segments, source)
         if not predicted[start:stop].all():
             return

@@ -137,7 +137,8 @@ def predict_rounds(
         if accelerator.is_main_process and predicted >= earlier:
             try:
                 leave_predictions(path, to_predictions(dataset, found, {}), found.source, dataset)
-                logger.info("%s: %d of %d puzzles predicted", path, predicted, len(found.predicted))
+                each = found.segments / max(predicted, 1)
+                logger.info("%s: %d of %d puzzles predicted, %.1f segments each", path, predicted, len(found.predicted), each)
             except OSError as error:  # the next round may find room again; the last one has to
                 logger.error("the earlier predictions stay: %s", error)
     if predicted < earlier:

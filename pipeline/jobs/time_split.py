@@ -54,7 +54,7 @@ def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: tor
     maker = make_packs(dataset, config.train.canvas, config.memory.tokens, "tests")
     samples = maker.plain()
     tokens = maker.tokens(samples)
-    total = int(tokens.sum())
+    total = config.predict.latents * int(tokens.sum())
     samples = samples[np.argsort(tokens, kind="stable")]
     count, speed, spent = 1, 1.0, 0.0
     while True:

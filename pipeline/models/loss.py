@@ -23,6 +23,8 @@ class SegmentLoss:
     """() sum of the binary cross-entropy of the halting logits, and of those of going on where they are trained."""
     exact: Tensor
     """(B,) bool: every labelled cell is right. False for a sequence without labels."""
+    winner: Tensor | None
+    """(B,) which sequence is each sample's, of several latents; None where each has one. All else is of these sequences."""
     total: Tensor
     """() what is minimised: `token` and a share of `halting`."""
 
@@ -36,11 +38,14 @@ def segment_loss(
     going_on: Tensor | None = None,
     halting_weight: float = 0.5,
     smoothing: float = 0.0,
+    *,
+    latents: int = 1,
 ) -> SegmentLoss:
     """Score one segment: `logits` (C, V), `halting` (B, 2), `labels` (C,) int64 with -100 where ignored.
 
     `going_on` (B,) in 0..1 is what going on is worth (`going_on_target`); without it that logit is not trained. With a
-    `halting_weight` of 0 the halting head is not trained. `smoothing` (0..1) of a label is spread evenly over all V tokens.
+    `halting_weight` of 0 the halting head is not trained. `smoothing` (0..1) of a label is spread evenly over all V tokens. Of
+    every `latents` sequences side by side, which are one sample, only the one with the least token loss counts.
     """
     sequence = layout.sequence[layout.cells]
     valid = labels != IGNORED
@@ -48,14 +53,21 @@ def segment_loss(
     counts = per_sequence.index_add(0, sequence, valid.float())
     labelled = counts > 0
     cross_entropy = torch.where(valid, _cross_entropy(logits.float(), labels.clamp(min=0), kind, smoothing), 0.0)
-    token = (cross_entropy / counts.clamp(min=1)[sequence]).sum()
+    of_cell = cross_entropy / counts.clamp(min=1)[sequence]
     wrong = per_sequence.index_add(0, sequence, (valid & (logits.argmax(-1) != labels)).float())
     exact = labelled & (wrong == 0)
     halting_terms = F.binary_cross_entropy_with_logits(halting[:, 0], exact.float(), reduction="none")
     if going_on is not None:
         halting_terms = halting_terms + F.binary_cross_entropy_with_logits(halting[:, 1], going_on, reduction="none")
-    halting_loss = torch.where(labelled, halting_terms, 0.0).sum()
-    return SegmentLoss(token, halting_loss, exact, token + halting_weight * halting_loss)
+    halting_terms = torch.where(labelled, halting_terms, 0.0)
+    if latents == 1:
+        token, halting_loss, winner = of_cell.sum(), halting_terms.sum(), None
+    else:
+        of_sequence = per_sequence.index_add(0, sequence, of_cell)
+        first = torch.arange(0, layout.sequences, latents, device=logits.device)
+        winner = first + of_sequence.detach().unflatten(0, (-1, latents)).argmin(dim=1)
+        token, halting_loss, exact = of_sequence[winner].sum(), halting_terms[winner].sum(), exact[winner]
+    return SegmentLoss(token, halting_loss, exact, winner, token + halting_weight * halting_loss)
 
 
 def going_on_target(following: Tensor, last: Tensor) -> Tensor:

@@ -141,6 +141,20 @@ class Reasoner(nn.Module, ABC):
         """Return the states of `tokens` tokens, each (N, D), before the first segment."""
         return tuple(self.get_buffer(f"initial_{name}").to(dtype).expand(tokens, -1) for name in self.states)
 
+    def start(self, layout: Layout, dtype: torch.dtype = torch.float32, latents: int = 1) -> State:
+        """Return the states of a pack, each (N, D), before the first segment.
+
+        Of every `latents` sequences side by side the first starts like `initial_state`, the others from other values of the
+        last state, which depend on their place alone.
+        """
+        state = self.initial_state(layout.tokens, dtype)
+        if latents == 1:
+            return state
+        own = self.get_buffer(f"initial_{self.states[-1]}")
+        others = [truncated_normal(tuple(own.shape), 1.0, torch.Generator().manual_seed(n)) for n in range(1, latents)]
+        starts = torch.stack([own, *(other.to(own) for other in others)]).to(dtype)
+        return (*state[:-1], starts.index_select(0, layout.sequence % latents))
+
     def forward(
         self, state: State, inputs: Tensor, memory: Tensor, layout: Layout, cycles: int | None = None, depth: float = 1.0
     ) -> Segment:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.config import TrainConfig
 from pipeline.data.packs import Packs, Samples, step_generator
-from pipeline.models.layout import Integers, to_device
+from pipeline.models.layout import Integers, Layout, to_device
 from pipeline.models.reasoner import State
 from pipeline.training.communication import AsyncCopy
 
@@ -126,6 +126,13 @@ def assemble_state(initial: State, carry: Carry, batch: StepBatch, maker: Packs)
         fresh.clone().index_copy_(0, here, before.index_select(0, there))
         for fresh, before in zip(initial, carry.state, strict=True)
     )
+
+
+def share_answer(state: State, winner: Tensor, layout: Layout, latents: int) -> State:
+    """Return `state` with the answer of each sample's `winner` (B,) in the sequences of all its latents, which stay."""
+    place = torch.arange(layout.tokens, device=winner.device) - layout.first[layout.sequence]
+    token = layout.first[winner[layout.sequence // latents]] + place
+    return (*(part.index_select(0, token) for part in state[:-1]), state[-1])
 
 
 def halt_packs(

@@ -146,8 +146,8 @@ def make_room(maker: Packs, config: Config, pieces: int, way: Way, fused: bool =
 
     With JOINED, nearly every micro-batch of `packs` packs: they seldom all end with a sequence that is much too long.
     """
-    memory_tokens, pack_tokens = maker.memory_tokens, config.train.pack_tokens
-    longest = int(maker.tokens(maker.plain()).max())
+    memory_tokens, pack_tokens, latents = maker.memory_tokens, config.train.pack_tokens, maker.latents
+    longest = int(maker.tokens(maker.plain()).max())  # of a sample
     drawn = maker.draw(4096, np.random.default_rng(config.train.seed), config.train.shift_probability)
     tokens = maker.tokens(drawn).astype(float)
     most = pack_tokens - 1 + longest  # one token was missing, the longest came
@@ -157,8 +157,9 @@ def make_room(maker: Packs, config: Config, pieces: int, way: Way, fused: bool =
         beyond, square = np.mean(tokens**2) / (2 * tokens.mean()), np.mean(tokens**3) / (3 * tokens.mean())
         spread = math.sqrt(max(0.0, square - beyond**2) * packs)  # of the tokens by which packs exceed their size
         most = min(packs * most, math.ceil(packs * (pack_tokens + beyond) + 3 * spread))
-    sequences = math.ceil(SPARE_SEQUENCES * most / float(tokens.mean())) + 8
-    return Room(most - memory_tokens * (most // longest), sequences, longest, memory_tokens, way, fused)
+    sequences = latents * (math.ceil(SPARE_SEQUENCES * most / float(tokens.mean())) + 8)
+    cells = most - latents * memory_tokens * (most // longest)
+    return Room(cells, sequences, longest // latents, memory_tokens, way, fused)
 
 
 def grid_kernel(model: ReasonerConfig) -> int:

@@ -24,7 +24,16 @@ from pipeline.models.layout import to_device
 from pipeline.models.loss import going_on_target, segment_loss
 from pipeline.models.network import Network
 from pipeline.models.task_memory import RowGradient, RowGradients
-from pipeline.training.carry import Carry, StepBatch, assemble_state, cut_evenly, halt_packs, join_batches, join_carries
+from pipeline.training.carry import (
+    Carry,
+    StepBatch,
+    assemble_state,
+    cut_evenly,
+    halt_packs,
+    join_batches,
+    join_carries,
+    share_answer,
+)
 from pipeline.training.communication import AsyncCopy
 from pipeline.training.compilation import JOINED, Execution, Outcome
 from pipeline.training.memory_tables import take_gradients
@@ -103,10 +112,10 @@ class Gradients:
         for packs, parts, carry in units:
             continues: list[list[Carry]] = []
             for part in parts:
-                pack = self.maker.make(part.samples)
+                pack = self.maker.make(self.maker.expand(part.samples))
                 last = sync and part is units[-1][1][-1]
                 with nullcontext() if last else self.accelerator.no_sync(self.model):
-                    room = self.execution.room(len(pack.inputs), len(part.samples), pieces, len(packs))
+                    room = self.execution.room(len(pack.inputs), len(pack.task), pieces, len(packs))
                     batch = to_batch(pack, self.config.memory.tokens, self.accelerator.device, room)
                     outcome = self.execution.run(partial(self._segment, part, carry, batch, scale, depth), batch.layout)
                 count, tokens = len(part.samples), int(self.maker.tokens(part.samples).sum())
@@ -114,7 +123,7 @@ class Gradients:
                 continues.append(halt_packs(part, mine, outcome.halting, outcome.state, self.maker, self.config.train))
                 row_gradients.append(
                     {
-                        table: RowGradient(each.index[:count], each.gradient[:count])
+                        table: RowGradient(each.index[: len(pack.task)], each.gradient[: len(pack.task)])
                         for table, each in outcome.row_gradients.items()
                     }
                 )  # without those of the blank sequences that fill up a room
@@ -133,7 +142,7 @@ class Gradients:
         """
         train, going_on = self.config.train, None
         assert batch.labels is not None, "training packs have labels"
-        initial = self.network.reasoner.initial_state(batch.layout.tokens, self.dtype)
+        initial = self.network.reasoner.start(batch.layout, self.dtype, train.latents)
         segment = self.model(assemble_state(initial, carry, part, self.maker), batch, None, depth)
         if train.halting == "q-learning" and train.segments > 1:
             last = np.zeros(batch.layout.sequences, bool)
@@ -143,7 +152,10 @@ class Gradients:
                 going_on = going_on_target(following, to_device(last, self.accelerator.device))
         weight = 0.0 if train.halting == "off" else train.halting_weight
         given = segment.logits, segment.halting, batch.labels, batch.layout
-        loss = segment_loss(*given, train.loss, going_on, weight, train.label_smoothing)
+        loss = segment_loss(*given, train.loss, going_on, weight, train.label_smoothing, latents=train.latents)
         self.accelerator.backward(loss.total * scale)
         figures = torch.stack((loss.token.detach(), loss.halting.detach(), loss.exact.sum().float()))
-        return Outcome(figures, segment.halting.detach(), segment.state, take_gradients(self.network))
+        halting, state = segment.halting.detach(), segment.state
+        if loss.winner is not None:
+            halting, state = halting[loss.winner], share_answer(state, loss.winner, batch.layout, train.latents)
+        return Outcome(figures, halting, state, take_gradients(self.network))

@@ -60,9 +60,9 @@ class AdamAtan2(Optimizer):
 
 
 class Muon(Optimizer):
-    """Momentum whose update is made orthogonal, for matrices; scaled to the root mean square of AdamW's updates.
+    """Momentum whose update is made orthogonal, for matrices; `scale` is `OptimizerConfig.matrix_scale`.
 
-    The rule of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, with matrices of one shape worked on together, and in
+    The rule of `torch.optim.Muon`, whose `adjust_lr_fn` is our `scale`, with matrices of one shape worked on together, and in
     float32 where a device has no bfloat16, which torch's own uses regardless (BENCHMARKS.md has the difference). The
     processes of `collectives` share the matrices out, and all take what each has made orthogonal.
     """
@@ -74,10 +74,11 @@ class Muon(Optimizer):
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         newton_schulz: str = "muon-5",
+        scale: str = "match-rms-adamw",
         collectives: Collectives | None = None,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.newton_schulz, self.collectives = newton_schulz, collectives
+        self.newton_schulz, self.scale, self.collectives = newton_schulz, scale, collectives
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -96,9 +97,13 @@ class Muon(Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
         updates = self._orthogonalize(directions)
-        torch._foreach_mul_(updates, [0.2 * math.sqrt(max(parameter.shape)) for parameter in parameters])
+        torch._foreach_mul_(updates, [self._factor(*parameter.shape) for parameter in parameters])
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+
+    def _factor(self, rows: int, columns: int) -> float:
+        """Return what an orthogonal update of a matrix of this shape is multiplied by, besides the rate."""
+        return math.sqrt(max(1.0, rows / columns)) if self.scale == "original" else 0.2 * math.sqrt(max(rows, columns))
 
     def _orthogonalize(self, matrices: Sequence[Tensor]) -> list[Tensor]:
         """Return `matrices` made orthogonal, those of one shape together; this process has made its share so."""
@@ -232,9 +237,8 @@ def make_optimizer(network: Network, config: OptimizerConfig, collectives: Colle
     optimizers: list[Optimizer] = [first]
     if matrices:
         decay = config.weight_decay if config.matrix_decay < 0 else config.matrix_decay
-        optimizers.append(
-            Muon(matrices, config.matrix_rate, decay, config.momentum, config.newton_schulz, collectives=collectives)
-        )
+        ways = config.newton_schulz, config.matrix_scale
+        optimizers.append(Muon(matrices, config.matrix_rate, decay, config.momentum, *ways, collectives))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]

@@ -38,7 +38,7 @@ class TrainState:
         self.optimizer = make_optimizer(self.network, config.optimizer, self.collectives)
         decay, start = config.optimizer.ema, config.optimizer.ema_start
         self.average = MovingAverage(self.network, decay, max(start, round(1 / (1 - decay)))) if decay else None
-        self.maker = make_packs(dataset, config.train.canvas, config.memory.tokens)
+        self.maker = make_packs(dataset, config.train.canvas, config.memory.tokens, latents=config.train.latents)
         self.progress = Progress()
         self.totals = Totals()
 

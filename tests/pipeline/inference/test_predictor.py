@@ -47,8 +47,8 @@ class Echo:
     """Stands in for a network: answers each cell with its own token, so every view predicts its test input."""
 
     def __init__(self) -> None:
-        first = lambda tokens, dtype: (torch.zeros(tokens, 1, dtype=dtype),)  # noqa: E731
-        self.reasoner = SimpleNamespace(initial_state=first, config=SimpleNamespace(H_cycles=2))
+        start = lambda layout, dtype, latents: (torch.zeros(layout.tokens, 1, dtype=dtype),)  # noqa: E731
+        self.reasoner = SimpleNamespace(start=start, config=SimpleNamespace(H_cycles=2))
 
     def __call__(self, state: tuple[torch.Tensor], batch: Batch, cycles: int | None = None) -> SimpleNamespace:
         logits = torch.nn.functional.one_hot(batch.inputs, 12).float()

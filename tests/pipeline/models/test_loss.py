@@ -164,6 +164,30 @@ def test_stablemax_in_float32_differs_from_float64_by_its_rounding_alone(scale: 
     assert (gradients[1] - gradients[0]).norm() < 1e-6 * gradients[0].norm()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_of_several_latents_only_the_one_with_the_least_token_loss_counts(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    layout, one = (make_layout(torch.full((count, 2), 2), torch.zeros(count, 2, dtype=torch.int64), 1) for count in (6, 1))
+    labels = torch.randint(0, VOCABULARY, (2, 1, 4), generator=generator).expand(2, 3, 4).reshape(-1)
+    labels[:12] = torch.where(torch.arange(12) % 4 == 1, -100, labels[:12])
+    logits = (3 * torch.randn(24, VOCABULARY, generator=generator)).requires_grad_()
+    halting = torch.randn(6, 2, generator=generator)
+    alone = [
+        segment_loss(logits[4 * n : 4 * n + 4], halting[n : n + 1], labels[4 * n : 4 * n + 4], one).token.item()
+        for n in range(6)
+    ]
+    best = [min(range(3), key=lambda n: alone[n]), min(range(3, 6), key=lambda n: alone[n])]
+    chosen = [segment_loss(logits[4 * n : 4 * n + 4], halting[n : n + 1], labels[4 * n : 4 * n + 4], one) for n in best]
+    loss = segment_loss(logits, halting, labels, layout, latents=3)
+    assert loss.winner is not None and loss.winner.tolist() == best
+    assert loss.exact.tolist() == [bool(each.exact) for each in chosen]
+    for name in ("token", "halting", "total"):
+        assert getattr(loss, name).item() == pytest.approx(sum(getattr(each, name).item() for each in chosen), rel=1e-5)
+    loss.total.backward()
+    learned = logits.grad.abs().sum(dim=1).unflatten(0, (6, 4)).sum(dim=1) > 0
+    assert learned.nonzero().flatten().tolist() == best
+
+
 def test_an_unknown_loss_lists_the_alternatives() -> None:
     with pytest.raises(ValueError, match="unknown token loss 'hinge'; one of: stablemax, softmax"):
         segment_loss(*make_case(), kind="hinge")

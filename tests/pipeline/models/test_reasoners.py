@@ -183,6 +183,23 @@ def test_the_initial_state_is_one_vector_for_all_tokens(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_several_latents_start_from_different_values_of_the_last_state(kind: str) -> None:
+    network, layout = make_reasoner(replace(SMALL, kind=kind)), Case(SMALL).layout
+    state, plain = network.start(layout, latents=3), network.initial_state(layout.tokens)
+    assert all(torch.equal(part, same) for part, same in zip(state[:-1], plain[:-1], strict=True))
+    latent = layout.sequence % 3
+    assert torch.equal(state[-1][latent == 0], plain[-1][latent == 0])
+    of_latent = [torch.unique(state[-1][latent == number], dim=0) for number in range(3)]
+    assert [len(rows) for rows in of_latent] == [1, 1, 1]
+    assert len({tuple(rows[0].tolist()) for rows in of_latent}) == 3
+    for rows in of_latent[1:]:  # a unit normal, as the first was drawn from
+        assert 0.5 < rows.std() < 1.5
+    other = REASONERS[kind](replace(SMALL, kind=kind), MEMORY_TOKENS, torch.Generator().manual_seed(9))
+    further = other.start(layout, latents=5)  # neither the seed nor the number of latents matters
+    assert torch.equal(further[-1][layout.sequence % 5 == 1][:1], of_latent[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_fresh_network_does_not_want_to_halt(kind: str) -> None:
     config = replace(SMALL, kind=kind)
     network = REASONERS[kind](config, MEMORY_TOKENS, torch.Generator().manual_seed(0))

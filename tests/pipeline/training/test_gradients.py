@@ -35,6 +35,26 @@ def test_pieces_come_to_what_whole_packs_come_to(tmp_path: Path, system: str) ->
         assert len(parts.tasks) == 1 if pieces == JOINED else len(parts.tasks) > len(whole.tasks) == 2
 
 
+def test_pieces_do_not_separate_the_latents_of_a_sample(tmp_path: Path) -> None:
+    settings = ("train.latents=3", "train.segments=4", "train.halting=off", "train.pack_tokens=400")
+    trainer = make_trainer(config_of("trm", "train.steps=2", *settings), tmp_path)
+    trainer.fit(NO_LIMIT)
+    carry = trainer.state.carries[0]
+    answer, latent = carry.state
+    lengths = trainer.state.maker.tokens(carry.samples) // 3
+    assert len(carry) > 1 and len(answer) == 3 * lengths.sum()
+    ends = 3 * lengths.cumsum()
+    for length, end in zip(lengths, ends, strict=True):  # the winner's answer goes on in all three, each with its own latent
+        parts = (
+            answer[end - 3 * length : end].unflatten(0, (3, length)),
+            latent[end - 3 * length : end].unflatten(0, (3, length)),
+        )
+        assert all(torch.equal(parts[0][0], parts[0][n]) and not torch.equal(parts[1][0], parts[1][n]) for n in (1, 2))
+    whole, gradients = second_step(trainer, trainer.gradients, 1)
+    for pieces in (JOINED, 2, 3, 1000):
+        assert_same_step((whole, gradients), second_step(trainer, trainer.gradients, pieces), 1e-5)
+
+
 @pytest.mark.parametrize("system", SYSTEMS)  # the random weights of a mixer blow up rounding
 def test_weights_after_several_steps_do_not_depend_on_pieces(tmp_path: Path, system: str) -> None:
     for pieces in (1, 3, JOINED):

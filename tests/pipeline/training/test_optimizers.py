@@ -108,12 +108,13 @@ def test_charms_steps_bring_small_singular_values_nearer_to_one() -> None:
     assert least[1] > 1.4 * least[0]
 
 
-def test_muon_goes_where_the_one_of_torch_goes() -> None:
+@pytest.mark.parametrize("scale", ["match-rms-adamw", "original"])
+def test_muon_goes_where_the_one_of_torch_goes(scale: str) -> None:
     generator = torch.Generator().manual_seed(0)
     starts = [torch.randn(shape, generator=generator) for shape in ((8, 12), (12, 8), (8, 12))]
     ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
     settings = {"lr": 0.1, "weight_decay": 0.2}
-    optimizers = Muon(ours, **settings), torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")
+    optimizers = Muon(ours, **settings, scale=scale), torch.optim.Muon(theirs, **settings, adjust_lr_fn=scale.replace("-", "_"))
     for _ in range(4):
         for mine, other in zip(ours, theirs, strict=True):
             mine.grad = torch.randn(mine.shape, generator=generator)
