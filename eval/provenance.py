@@ -84,8 +84,12 @@ class Basis:
     dataset: str = ""
     """Hash of the dataset whose tests were predicted; empty where it is not known."""
     audit: Audited | None = None
+    judges: tuple[str, ...] = ()
+    """Networks that have judged the candidates."""
 
     def __post_init__(self) -> None:
+        if not all(0 < len(name) <= 1000 and name.isprintable() for name in self.judges):
+            raise ValueError(f"judges must be a list of names, got {show_value(self.judges)}")
         if not self.sources or not all(0 < len(name) <= 1000 and name.isprintable() for name in self.sources):
             raise ValueError(f"sources must be a list of names, got {show_value(self.sources)}")
         if not is_count(self.views_least) or not is_count(self.views_most):
@@ -123,7 +127,7 @@ class Provenance:
         found = []
         if self.weights:
             found.append(f"the run started from {show_path(self.weights)}, whose data it knows nothing of")
-        for source in self.checkpoints or ():
+        for source in (*(self.checkpoints or ()), *(self.basis.judges if self.basis else ())):
             match = _TRAINED_ON.search(source)
             if not match:
                 found.append(f"what {source} was trained on is unknown")
@@ -139,6 +143,7 @@ class Provenance:
             names = self.checkpoints or ()
             votes = f"{'single checkpoint' if len(names) == 1 else f'pooled({len(names)})'}: {', '.join(names)}"
             votes = votes if names else "none: all attempts are fallbacks"
+            votes += f"; judged by {', '.join(self.basis.judges)}" if self.basis.judges else ""
             counted = plural_range(self.basis.views_least, self.basis.views_most, "view")
             views = f"{counted} of each {self.kind.question}"
             dataset = self.basis.dataset[:HASH_DIGITS] or UNKNOWN

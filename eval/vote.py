@@ -6,13 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from augment.grid import Grid
+from augment.grid import Grid, grid_key
 from augment.task import Task, TaskId
 
 _UNIT = 1 << 40
 # Probabilities are summed in whole units of 2**-40. Unlike sums of floats these are exact, so the ranking does not depend on
 # the order in which candidates arrive or ballots are pooled.
 
+Place = tuple[TaskId, int]
+"""A task and the number of one of its test inputs."""
+Judged = tuple[Sequence[Grid], npt.NDArray[np.float64]]
 Ranking = Callable[[int, float], tuple[float, ...]]
 """(count, sum of halting probabilities) -> sort key; the largest key ranks first."""
 RANKINGS: Mapping[str, Ranking] = {
@@ -52,15 +55,18 @@ _EMPTY = b"\0\0"
 class Ballot:
     """Votes for any number of test inputs, of one source (a run, a checkpoint) or pooled from several."""
 
+    judges: tuple[str, ...] = ()
+    """Networks that have judged the candidates."""
+
     def __init__(self, *sources: str) -> None:
         self.sources = sources
         """The different sources whose candidates were counted, in order; one for a single checkpoint."""
-        self._tests: dict[tuple[TaskId, int], dict[bytes, list[int]]] = {}
+        self._tests: dict[Place, dict[bytes, list[int]]] = {}
         # Of each test input: grid key -> [count, sum of probabilities in units of 2**-40].
 
     def add(
         self,
-        places: Sequence[tuple[TaskId, int]],
+        places: Sequence[Place],
         shapes: npt.NDArray[np.integer],
         cells: npt.NDArray[np.uint8],
         probabilities: npt.NDArray[np.floating],
@@ -116,3 +122,38 @@ class Ballot:
         votes = self._tests.get((task_id, test_index), {})
         empty = votes.get(_EMPTY, [0])[0]
         return Tally(sum(count for count, _ in votes.values()), len(votes.keys() - {_EMPTY}), empty)
+
+
+class JudgedBallot(Ballot):
+    """A ballot whose best candidates other networks have judged: a candidate ranks by its votes and by its judges.
+
+    Its mark is (1 - weight) x its share of the votes + weight x its share among the judged, the softmax of log-likelihoods.
+    """
+
+    def __init__(self, ballot: Ballot, judges: tuple[str, ...], judged: Mapping[Place, Judged], weight: float) -> None:
+        """Judge `ballot` by the networks `judges`; `judged` has the grids that were judged and their log-likelihoods (N,)."""
+        if not 0 <= weight <= 1:
+            raise ValueError(f"the weight of the judges must be in 0..1, got {weight}")
+        super().__init__(*ballot.sources)
+        self._tests, self.judges, self.weight = ballot._tests, judges, weight
+        self._shares = {
+            place: dict(zip(map(grid_key, grids), _softmax(likely).tolist(), strict=True))
+            for place, (grids, likely) in judged.items()
+        }
+
+    def top(self, task_id: TaskId, test_index: int, k: int | None, ranking: str = "count") -> tuple[Candidate, ...]:
+        """Return the k best candidates (None: all) of a test input, best first; `ranking` decides between equal marks."""
+        shares, total = self._shares.get((task_id, test_index), {}), self.tally(task_id, test_index).candidates
+
+        def mark(candidate: Candidate) -> float:
+            return (1 - self.weight) * candidate.count / total + self.weight * shares.get(grid_key(candidate.grid), 0.0)
+
+        return tuple(sorted(super().top(task_id, test_index, None, ranking), key=mark, reverse=True)[:k])
+
+
+def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return (N,) shares of 1; that of -inf is 0."""
+    finite = np.isfinite(logits)
+    likely = np.zeros_like(logits)
+    likely[finite] = np.exp(logits[finite] - logits[finite].max(initial=-np.inf))
+    return likely / max(likely.sum(), 1.0)  # the largest is 1

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from augment.task import TaskId
 from eval.compare import describe_change
 from eval.files import write_json
 from eval.formatting import show_path
+from eval.vote import Ballot
 from pipeline.cli.options import (
     add_command,
     add_config,
@@ -189,6 +191,15 @@ def add_vote(commands: Any) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset that was predicted")
     parser.add_argument("--candidates", type=Path, nargs="+", required=True, metavar="DIR")
     parser.add_argument("--ranking", default="count", help="count (as published), probability-sum or mean-probability")
+    judging = parser.add_argument_group(
+        "judges", "networks of another kind, which say how likely they find the best candidates"
+    )
+    judging.add_argument("--judge", type=Path, nargs="+", default=[], metavar="WEIGHTS", help="weights, or folders with them")
+    judging.add_argument(
+        "--judge-weight", type=float, default=0.25, metavar="W", help="of judges, 1 without votes (default: 0.25)"
+    )
+    judging.add_argument("--judge-views", type=int, default=8, metavar="N", help="that a judge sees (default: 8)")
+    judging.add_argument("--judge-candidates", type=int, default=8, metavar="N", help="of a test input (default: 8)")
     truth = "where the solutions are, to say what each prediction adds to the score (default: the dataset's public sources)"
     parser.add_argument("--source", action="append", metavar="S", help=truth)
     parser.add_argument("--out", type=Path, required=True, metavar="SUBMISSION.json")
@@ -199,20 +210,43 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.inference.facts import write_attempts
 
     dataset, folders = TaskDataset.load(arguments.data), arguments.candidates
-    tasks, ballot = dataset.tasks_to_solve(), tally(folders, dataset)
+    tasks, judge = dataset.tasks_to_solve(), _judges(dataset, arguments)
+    votes = tally(folders, dataset)
+    ballot = judge(votes)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     pooled = write_attempts(arguments.out, ballot, tasks, arguments.ranking, dataset).submission
-    print(f"{arguments.out}: {len(pooled)} tasks, votes of {', '.join(ballot.sources)}")
-    if len(folders) > 1:
-        solutions: dict[TaskId, tuple[Grid, ...]] = {}
-        try:
-            for spec in arguments.source or public_sources(dataset):
-                solutions |= load_source(spec).solutions
-        except (ValueError, FileNotFoundError) as error:
-            logger.warning("no score: %s", error)
-        known = {task.id: solutions[task.id] for task in tasks if task.id in solutions}
-        for left_out in folders:
-            rest = tally([folder for folder in folders if folder != left_out], dataset)
-            without = fill_submission(tasks, rest.predictions(tasks, arguments.ranking)).submission
-            print(f"without {show_path(left_out)}: {describe_change(pooled, without, known)}")
+    judges = f", judged by {', '.join(ballot.judges)}" if ballot.judges else ""
+    print(f"{arguments.out}: {len(pooled)} tasks, votes of {', '.join(ballot.sources)}{judges}")
+    solutions: dict[TaskId, tuple[Grid, ...]] = {}
+    try:
+        for spec in arguments.source or public_sources(dataset) if len(folders) > 1 or judges else []:
+            solutions |= load_source(spec).solutions
+    except (ValueError, FileNotFoundError) as error:
+        logger.warning("no score: %s", error)
+    known = {task.id: solutions[task.id] for task in tasks if task.id in solutions}
+
+    def say_without(what: str, rest: Ballot) -> None:
+        without = fill_submission(tasks, rest.predictions(tasks, arguments.ranking)).submission
+        print(f"without {what}: {describe_change(pooled, without, known)}")
+
+    if judges:
+        say_without("the judges", votes)
+    for left_out in folders if len(folders) > 1 else []:
+        say_without(show_path(left_out), judge(tally([folder for folder in folders if folder != left_out], dataset)))
     return 0
+
+
+def _judges(dataset: TaskDataset, arguments: argparse.Namespace) -> Callable[[Ballot], Ballot]:
+    """Return what has a ballot judged by the networks that the arguments name, if any."""
+    if not arguments.judge:
+        return lambda ballot: ballot
+    from pipeline.device import make_accelerator
+    from pipeline.inference.judge import judge_ballot
+    from pipeline.weights import load_weights
+
+    views, most, weight = arguments.judge_views, arguments.judge_candidates, arguments.judge_weight
+    if min(views, most) < 1 or not 0 <= weight <= 1:
+        raise ValueError("--judge-views and --judge-candidates must be at least 1, --judge-weight in 0..1")
+    weights = [load_weights(path) for path in arguments.judge]
+    accelerator, dtype = make_accelerator(weights[0].config.train.precision)
+    return lambda ballot: judge_ballot(ballot, weights, dataset, views, most, weight, accelerator.device, dtype)

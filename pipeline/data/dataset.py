@@ -155,6 +155,10 @@ class TaskDataset(Dataset):
         first, last = np.searchsorted(self.test_task, (number, number + 1)).tolist()
         return Task(self.task_ids[number], train, tuple(map(self.grid, self.test_input[first:last])))
 
+    def test_names(self) -> list[tuple[TaskId, int]]:
+        """Return task and number of each test to be predicted, (Q,)."""
+        return [(self.task_ids[task], index) for task, index in zip(self.test_task, self.test_index.tolist(), strict=True)]
+
     def tasks_to_solve(self) -> list[Task]:
         """Return the tasks that have tests, by id: their training pairs as demonstrations, and their test inputs."""
         return [self.task(number) for number in np.unique(self.test_task).tolist()]

@@ -167,6 +167,15 @@ class PackMaker(Packs):
         identity = self.dataset.transform_start[self.task].astype(np.int64)
         return Samples(np.arange(len(self.task)), identity, np.zeros((len(self.task), 2), np.int64))
 
+    def views(self, first: int, last: int) -> Samples:
+        """Return the views first..last-1 of every example that has so many, none of them shifted, in `order`."""
+        start, stop = (bounds[self.task] for bounds in (self.dataset.transform_start[:-1], self.dataset.transform_start[1:]))
+        counts = np.clip(stop - start - first, 0, last - first)
+        example = np.repeat(np.arange(len(self.task)), counts)
+        number = np.arange(len(example)) - np.repeat(counts.cumsum() - counts, counts)
+        samples = Samples(example, start[example] + first + number, np.zeros((len(example), 2), np.int64))
+        return samples[self.order(samples)]
+
     def order(self, samples: Samples) -> Integers:
         dihedral, _ = decode_transforms(self.dataset.transforms[samples.transform])
         shapes = _transposed(self.shape[samples.example], dihedral)

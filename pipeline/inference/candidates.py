@@ -156,10 +156,7 @@ def read_candidates(path: Path) -> tuple[Candidates, Origin]:
 
 def count_votes(ballot: Ballot, candidates: Candidates, dataset: TaskDataset, source: str | None = None) -> None:
     """Add `candidates`, of `source` where `ballot` may not name it, under the ids of the tasks of `dataset`."""
-    names = [
-        (dataset.task_ids[task], index)
-        for task, index in zip(dataset.test_task.tolist(), dataset.test_index.tolist(), strict=True)
-    ]
+    names = dataset.test_names()
     places = [names[test] for test in candidates.test.tolist()]
     ballot.add(places, candidates.shape, candidates.cells, candidates.probability, source)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from pipeline.config import PredictConfig
 from pipeline.data.packs import Pack, Packs, Samples
@@ -41,6 +42,8 @@ class Output(Draft):
 
     samples: Samples
     pack: Pack
+    logits: Tensor | None = None
+    """If requested, where all samples have one latent and run all segments: (C, V) on the device."""
     drafts: tuple[Draft, ...] = ()
     """If requested: after each segment; where there is only one segment, after each of its cycles."""
 
@@ -48,8 +51,11 @@ class Output(Draft):
 class InferenceRunner:
     """Runs one network in this process and measures its speed."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, network: Network, maker: Packs, config: PredictConfig) -> None:
-        self.device, self.dtype, self.maker, self.config = device, dtype, maker, config
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, network: Network, maker: Packs, config: PredictConfig,
+        keep_logits: bool = False,
+    ) -> None:  # fmt: skip
+        self.device, self.dtype, self.maker, self.config, self.keep_logits = device, dtype, maker, config, keep_logits
         self.network = network.to(device).eval()
         self.tokens_per_second: float | None = None
         self.most_tokens = config.pack_tokens
@@ -139,7 +145,7 @@ class InferenceRunner:
         if not np.isfinite(probability).all():
             logger.warning("halting probabilities that are not finite count as 0")
             probability = np.nan_to_num(probability, nan=0.0)
-        return Output(tokens, probability, samples, pack, tuple(drafts))
+        return Output(tokens, probability, samples, pack, segment.logits if self.keep_logits else None, tuple(drafts))
 
     def _batch(self, samples: Samples) -> Batch:
         """Return the sequences of all latents of `samples` on the device."""

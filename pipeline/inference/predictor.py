@@ -21,7 +21,7 @@ from eval.formatting import format_duration
 from eval.vote import Ballot
 from pipeline.config import PredictConfig
 from pipeline.data.dataset import TaskDataset
-from pipeline.data.packs import Samples, make_packs
+from pipeline.data.packs import PackMaker, Samples
 from pipeline.device import from_main, gather
 from pipeline.inference.candidates import (
     Candidates,
@@ -65,9 +65,8 @@ class Predictor:
         self.source = source_name(weights.path, weights.step, weights.data_hash)
         network, found = network_from(weights, self.dataset)
         logger.info("%s", found)
-        self.maker = make_packs(
-            self.dataset, weights.config.train.canvas, weights.config.memory.tokens, "tests", config.latents
-        )
+        canvas, memory_tokens = weights.config.train.canvas, weights.config.memory.tokens
+        self.maker = PackMaker(self.dataset, canvas, memory_tokens, "tests", config.latents)
         self.runner = InferenceRunner(accelerator.device, dtype, network, self.maker, config)
         self.tokens_per_second: float | None = None
         """Of all processes together; None before the first round."""
@@ -136,16 +135,7 @@ class Predictor:
 
     def _samples(self, first: int, last: int) -> Samples:
         """Return views first..last-1 of every test input, none of them shifted on its canvas, equal shapes together."""
-        last = min(last, self.config.views)
-        ranges = np.stack((self.dataset.transform_start[:-1], self.dataset.transform_start[1:]), axis=1)[self.dataset.test_task]
-        chosen = [
-            (test, transform)
-            for test, (start, stop) in enumerate(ranges.tolist())
-            for transform in range(start + first, min(start + last, stop))
-        ]
-        pairs = np.array(chosen, np.int64).reshape(-1, 2)
-        samples = Samples(pairs[:, 0], pairs[:, 1], np.zeros_like(pairs))
-        return samples[self.maker.order(samples)]
+        return self.maker.views(first, min(last, self.config.views))
 
     def _predict_share(self, samples: Samples, budget: Budget, with_drafts: bool) -> Share:
         """Predict every N-th of `samples`, N being the number of processes: of each shape this process gets its part."""
@@ -164,12 +154,12 @@ class Predictor:
 
     def _leave_round(self, folder: Path, candidates: Candidates, parts: list[Drafts], origin: Origin) -> None:
         """Write the drafts, which only the first round has, and then the candidates: a complete round is not repeated."""
-        dataset, drafts = self.dataset, join_drafts(parts)
+        drafts = join_drafts(parts)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if drafts is not None:
-                tests = drafts.test.tolist()
-                names = [(dataset.task_ids[dataset.test_task[test]], int(dataset.test_index[test])) for test in tests]
+                every = self.dataset.test_names()
+                names = [every[test] for test in drafts.test.tolist()]
                 write_drafts(folder.with_name(DRAFTS_FILE), drafts, names, "cycle" if self.config.segments == 1 else "segment")
             write_candidates(folder / f"round-{origin.number:04d}.safetensors", candidates, origin)
         except OSError as error:  # the votes have them all the same; a resumed run predicts this round again

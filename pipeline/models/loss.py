@@ -78,14 +78,26 @@ def going_on_target(following: Tensor, last: Tensor) -> Tensor:
     return torch.where(last, following[:, 0], following.amax(dim=1)).sigmoid().detach()
 
 
+def log_probabilities(logits: Tensor, kind: TokenLoss) -> Tensor:
+    """Return (C, V) the logarithm of how likely each token is, by `logits` (C, V) float32 of a network trained with `kind`."""
+    if kind == "softmax":
+        return logits.log_softmax(-1)
+    mass = _mass(logits)
+    return mass.log() - mass.sum(-1, keepdim=True).log()
+
+
+def _mass(logits: Tensor) -> Tensor:
+    """Return stablemax's stand-in for the exponential: x + 1, and 1 / (1 - x) below 0."""
+    return torch.where(logits < 0, 1 / (1 - logits.clamp(max=0)), logits.clamp(min=0) + 1)
+
+
 def _cross_entropy(logits: Tensor, labels: Tensor, kind: TokenLoss, smoothing: float) -> Tensor:
     """Return (C,) the cross-entropy of smoothed `labels` (C,) under `logits` (C, V) float32."""
     if kind == "softmax":
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
     if kind != "stablemax":
         raise ValueError(f"unknown token loss {kind!r}; one of: stablemax, softmax")
-    negative = logits < 0
-    mass = torch.where(negative, 1 / (1 - logits.clamp(max=0)), logits.clamp(min=0) + 1)
+    mass = _mass(logits)
     right = mass.gather(-1, labels[:, None]).squeeze(-1).log()
     if smoothing:
         right = torch.lerp(right, mass.log().mean(-1), smoothing)

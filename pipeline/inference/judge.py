@@ -1,0 +1,120 @@
+"""Rescoring of candidates by other networks: how likely each of them finds every candidate, over several views.
+
+A judge says for every cell how likely each token is. The likelihood of a candidate is the product over the cells that
+training would label, and over views the geometric mean: a product of experts. A network of another kind errs elsewhere than
+the one whose candidates they are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from augment.grid import Grid
+from eval.vote import Ballot, JudgedBallot
+from pipeline.data.dataset import TaskDataset
+from pipeline.data.packs import IGNORED, Integers, PackMaker, Samples
+from pipeline.inference.facts import source_name
+from pipeline.inference.forward import InferenceRunner, Output
+from pipeline.inference.predictor import seen_through
+from pipeline.models.loss import log_probabilities
+from pipeline.system.progress_bar import Progress
+from pipeline.system.time_limit import Budget
+from pipeline.weights import Weights, network_from
+
+_NO_LIMIT = Budget(None, 0.0)
+
+
+def log_likelihoods(
+    device: torch.device,
+    dtype: torch.dtype,
+    weights: Weights,
+    dataset: TaskDataset,
+    candidates: Sequence[Sequence[Grid]],
+    views: int,
+) -> list[npt.NDArray[np.float64]]:
+    """Return for each test input of `dataset` the mean log-likelihood of each of its `candidates`, over up to `views` views.
+
+    `candidates` are grids (H, W) uint8 in the original frame. -inf is for those that do not go on the judge's canvas.
+    """
+    seen = seen_through(dataset, weights)
+    network, _ = network_from(weights, seen)
+    canvas, memory_tokens = weights.config.train.canvas, weights.config.memory.tokens
+    tests = PackMaker(seen, canvas, memory_tokens, "tests")
+    answered, start = _with_answers(seen, candidates)
+    answers = PackMaker(answered, canvas, memory_tokens)
+    config = replace(weights.config.predict, latents=1, halting="off")
+    runner = InferenceRunner(device, dtype, network, tests, config, keep_logits=True)
+    asked = tests.views(0, views)
+    asked = asked[np.diff(start)[asked.example] > 0]
+    count = np.bincount(asked.example, minlength=len(candidates))
+    total = np.zeros(start[-1])
+    with Progress("judging", len(asked), "views") as progress:
+        for output in runner.predict(asked, _NO_LIMIT):
+            assert output.logits is not None
+            likely = log_probabilities(output.logits.float(), weights.config.train.loss).cpu().numpy()
+            _add_of_pack(total, output, likely, answers, start)
+            progress.add(len(output.samples))
+    sizes = np.stack((answered.grid_height, answered.grid_width), axis=1)[answered.pair_output]
+    total[(sizes > answers.shape).any(axis=1)] = -np.inf
+    return [part / max(number, 1) for part, number in zip(np.split(total, start[1:-1]), count.tolist(), strict=True)]
+
+
+def _add_of_pack(
+    total: npt.NDArray[np.float64], output: Output, likely: npt.NDArray[np.float32], answers: PackMaker, start: Integers
+) -> None:
+    """Add to `total` the log-likelihood of each candidate under each view of a pack; `likely` (C, V) is of its cells' tokens.
+
+    `answers` has the candidates as pairs, those of each test from `start` on.
+    """
+    shown = output.samples
+    counts = np.diff(start)[shown.example]
+    sequence = np.repeat(np.arange(len(shown)), counts)
+    number = np.arange(len(sequence)) - np.repeat(counts.cumsum() - counts, counts)
+    pairs = Samples(start[shown.example[sequence]] + number, shown.transform[sequence], shown.shift[sequence])
+    labels = answers.make(pairs).labels
+    assert labels is not None
+    areas = output.pack.shapes.prod(axis=1)
+    cell = np.arange(len(labels)) - np.repeat((areas[sequence].cumsum() - areas[sequence]), areas[sequence])
+    cell += np.repeat((areas.cumsum() - areas)[sequence], areas[sequence])
+    found = np.where(labels == IGNORED, 0.0, likely[cell, np.maximum(labels, 0)])
+    total += np.bincount(np.repeat(pairs.example, areas[sequence]), weights=found, minlength=len(total))
+
+
+def judge_ballot(
+    ballot: Ballot, weights: Sequence[Weights], dataset: TaskDataset, views: int, most: int, weight: float,
+    device: torch.device, dtype: torch.dtype,
+) -> JudgedBallot:  # fmt: skip
+    """Return `ballot` with its `most` best candidates of each test input judged by the networks of `weights`, over `views`."""
+    names = dataset.test_names()
+    best = [[candidate.grid for candidate in ballot.top(*name, most)] for name in names]
+    found = [log_likelihoods(device, dtype, each, dataset, best, views) for each in weights]
+    judged = {name: (grids, np.mean(of_judge, axis=0)) for name, grids, *of_judge in zip(names, best, *found, strict=True)}
+    sources = tuple(source_name(each.path, each.step, each.data_hash) for each in weights)
+    return JudgedBallot(ballot, sources, judged, weight)
+
+
+def _with_answers(dataset: TaskDataset, candidates: Sequence[Sequence[Grid]]) -> tuple[TaskDataset, Integers]:
+    """Return `dataset` with a training pair for each candidate, in order, and (Q + 1,) where those of each test begin."""
+    grids = [grid for of_test in candidates for grid in of_test]
+    counts = [len(of_test) for of_test in candidates]
+    test = np.repeat(np.arange(len(counts)), counts)
+    sizes = np.array([grid.shape for grid in grids], np.int64).reshape(-1, 2)
+    first, areas = len(dataset.cells), sizes.prod(axis=1)
+    task = dataset.test_task[test]
+    answered = replace(
+        dataset,
+        cells=np.concatenate([dataset.cells, *(grid.ravel() for grid in grids)]),
+        grid_start=np.concatenate([dataset.grid_start, first + areas.cumsum() - areas]),
+        grid_height=np.concatenate([dataset.grid_height, sizes[:, 0].astype(np.uint8)]),
+        grid_width=np.concatenate([dataset.grid_width, sizes[:, 1].astype(np.uint8)]),
+        pair_task=task,
+        pair_input=dataset.test_input[test],
+        pair_output=(len(dataset.grid_start) + np.arange(len(grids))).astype(np.int32),
+        pair_start=np.searchsorted(task, np.arange(len(dataset.task_ids) + 1)),
+        pair_canvas=dataset.test_canvas[test],
+        pair_weight=None,
+    )
+    return answered, np.cumsum([0, *counts])
