@@ -73,6 +73,28 @@ def audited_in(values: object) -> Audited | None:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """How other networks have judged the best candidates."""
+
+    names: tuple[str, ...]
+    """Of the networks."""
+    weight: float
+    """0..1, of the judges against the votes."""
+    views: int
+    """That each judge has seen of a test input, at most."""
+    candidates: int
+    """Of a test input that were judged, at most."""
+
+    def __post_init__(self) -> None:
+        if not _are_names(self.names):
+            raise ValueError(f"the names of judges must be a list of names, got {show_value(self.names)}")
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"the weight of judges must be in 0..1, got {show_value(self.weight)}")
+        if not (is_count(self.views) and is_count(self.candidates) and self.views and self.candidates):
+            raise ValueError(f"judges need at least one view and candidate, got {self.views} and {self.candidates}")
+
+
+@dataclass(frozen=True)
 class Basis:
     """What attempts rest on, as stored beside them."""
 
@@ -84,16 +106,18 @@ class Basis:
     dataset: str = ""
     """Hash of the dataset whose tests were predicted; empty where it is not known."""
     audit: Audited | None = None
-    judges: tuple[str, ...] = ()
-    """Networks that have judged the candidates."""
+    judging: Judging | None = None
+    """By other networks; None where votes alone have chosen."""
 
     def __post_init__(self) -> None:
-        if not all(0 < len(name) <= 1000 and name.isprintable() for name in self.judges):
-            raise ValueError(f"judges must be a list of names, got {show_value(self.judges)}")
-        if not self.sources or not all(0 < len(name) <= 1000 and name.isprintable() for name in self.sources):
+        if not _are_names(self.sources):
             raise ValueError(f"sources must be a list of names, got {show_value(self.sources)}")
         if not is_count(self.views_least) or not is_count(self.views_most):
             raise ValueError(f"views_least and views_most must be counts, got {self.views_least} and {self.views_most}")
+
+
+def _are_names(names: Sequence[str]) -> bool:
+    return bool(names) and all(0 < len(name) <= 1000 and name.isprintable() for name in names)
 
 
 def is_count(value: object) -> TypeGuard[int]:
@@ -127,7 +151,7 @@ class Provenance:
         found = []
         if self.weights:
             found.append(f"the run started from {show_path(self.weights)}, whose data it knows nothing of")
-        for source in (*(self.checkpoints or ()), *(self.basis.judges if self.basis else ())):
+        for source in (*(self.checkpoints or ()), *(self.basis.judging.names if self.basis and self.basis.judging else ())):
             match = _TRAINED_ON.search(source)
             if not match:
                 found.append(f"what {source} was trained on is unknown")
@@ -143,7 +167,8 @@ class Provenance:
             names = self.checkpoints or ()
             votes = f"{'single checkpoint' if len(names) == 1 else f'pooled({len(names)})'}: {', '.join(names)}"
             votes = votes if names else "none: all attempts are fallbacks"
-            votes += f"; judged by {', '.join(self.basis.judges)}" if self.basis.judges else ""
+            if judging := self.basis.judging:
+                votes += f"; judged with weight {judging.weight:g} by {', '.join(judging.names)}"
             counted = plural_range(self.basis.views_least, self.basis.views_most, "view")
             views = f"{counted} of each {self.kind.question}"
             dataset = self.basis.dataset[:HASH_DIGITS] or UNKNOWN

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from augment.grid import Grid, grid_key
 from augment.task import Task, TaskId
+from eval.provenance import Judging
 
 _UNIT = 1 << 40
 # Probabilities are summed in whole units of 2**-40. Unlike sums of floats these are exact, so the ranking does not depend on
@@ -16,6 +17,7 @@ _UNIT = 1 << 40
 Place = tuple[TaskId, int]
 """A task and the number of one of its test inputs."""
 Judged = tuple[Sequence[Grid], npt.NDArray[np.float64]]
+"""Grids, and the log-likelihood of each (N,): -inf where a judge holds it for impossible."""
 Ranking = Callable[[int, float], tuple[float, ...]]
 """(count, sum of halting probabilities) -> sort key; the largest key ranks first."""
 RANKINGS: Mapping[str, Ranking] = {
@@ -55,8 +57,8 @@ _EMPTY = b"\0\0"
 class Ballot:
     """Votes for any number of test inputs, of one source (a run, a checkpoint) or pooled from several."""
 
-    judges: tuple[str, ...] = ()
-    """Networks that have judged the candidates."""
+    judging: Judging | None = None
+    """How other networks have judged the candidates."""
 
     def __init__(self, *sources: str) -> None:
         self.sources = sources
@@ -127,28 +129,27 @@ class Ballot:
 class JudgedBallot(Ballot):
     """A ballot whose best candidates other networks have judged: a candidate ranks by its votes and by its judges.
 
-    Its mark is (1 - weight) x its share of the votes + weight x its share among the judged, the softmax of log-likelihoods.
+    Its score is (1 - weight) x its share of the votes + weight x its share among the judged, the softmax of log-likelihoods.
     """
 
-    def __init__(self, ballot: Ballot, judges: tuple[str, ...], judged: Mapping[Place, Judged], weight: float) -> None:
-        """Judge `ballot` by the networks `judges`; `judged` has the grids that were judged and their log-likelihoods (N,)."""
-        if not 0 <= weight <= 1:
-            raise ValueError(f"the weight of the judges must be in 0..1, got {weight}")
+    def __init__(self, ballot: Ballot, judging: Judging, judged: Mapping[Place, Judged]) -> None:
+        """Judge `ballot`; a test input that is not in `judged` ranks by votes alone."""
         super().__init__(*ballot.sources)
-        self._tests, self.judges, self.weight = ballot._tests, judges, weight
+        self._tests, self.judging, self.weight = ballot._tests, judging, judging.weight
         self._shares = {
-            place: dict(zip(map(grid_key, grids), _softmax(likely).tolist(), strict=True))
-            for place, (grids, likely) in judged.items()
+            place: dict(zip(map(grid_key, grids), _softmax(likelihoods).tolist(), strict=True))
+            for place, (grids, likelihoods) in judged.items()
         }
 
     def top(self, task_id: TaskId, test_index: int, k: int | None, ranking: str = "count") -> tuple[Candidate, ...]:
-        """Return the k best candidates (None: all) of a test input, best first; `ranking` decides between equal marks."""
-        shares, total = self._shares.get((task_id, test_index), {}), self.tally(task_id, test_index).candidates
+        """Return the k best candidates (None: all) of a test input, best first; `ranking` decides between equal scores."""
+        ranked, shares = super().top(task_id, test_index, None, ranking), self._shares.get((task_id, test_index), {})
+        total = self.tally(task_id, test_index).candidates
 
-        def mark(candidate: Candidate) -> float:
+        def score(candidate: Candidate) -> float:
             return (1 - self.weight) * candidate.count / total + self.weight * shares.get(grid_key(candidate.grid), 0.0)
 
-        return tuple(sorted(super().top(task_id, test_index, None, ranking), key=mark, reverse=True)[:k])
+        return tuple(sorted(ranked, key=score, reverse=True)[:k])
 
 
 def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

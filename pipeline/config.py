@@ -130,8 +130,8 @@ class TrainConfig:
     label_smoothing: float = 0.0
     """Share of a label that is spread evenly over all tokens."""
     latents: int = 1
-    """Starts of the latent that every sequence is computed from; each segment learns from the one with the least token loss,
-    whose answer the others go on with (arXiv 2601.19085)."""
+    """Number of initial latents of a sequence. Each segment is learned from the latent with the least token loss, and where
+    there is an answer besides, the others go on with that of this one (arXiv 2601.19085)."""
     execution: Literal["auto", "eager", "compiled"] = "eager"
     """How a segment is computed. compiled: blocks through `torch.compile`, on packs of constant shapes. auto: compiled on a GPU
     where a trial shows that it is faster and the run is long enough for it, else eager. Where the device or the dataset forbids
@@ -182,7 +182,7 @@ class PredictConfig:
     segments: int = 16
     """Supervision segments per view, at most."""
     latents: int = 1
-    """Starts of the latent that every view is predicted from; the answer that the halting head is surest of counts."""
+    """Number of initial latents of a view; the answer with the greatest halting probability counts."""
     halting: Literal["off", "first"] = "off"
     """off: every view runs all segments, as published. first: it ends with the first of its latents that halts."""
     ranking: str = "count"
@@ -213,6 +213,9 @@ class Config:
     def __post_init__(self) -> None:
         if self.model.kind not in KINDS:
             raise ValueError(f"model.kind must be one of {', '.join(KINDS)}, got {show_value(self.model.kind)}")
+        if self.train.halting != "learned" and (self.predict.latents > 1 or self.predict.halting != "off"):
+            name, value = ("latents", self.predict.latents) if self.predict.latents > 1 else ("halting", self.predict.halting)
+            raise ValueError(f"predict.{name}={value} needs a halting head that train.halting=learned trains")
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return the config as plain JSON values."""

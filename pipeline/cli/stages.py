@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from augment.grid import Grid
 from augment.task import TaskId
 from eval.compare import describe_change
 from eval.files import write_json
-from eval.formatting import show_path
+from eval.formatting import show_path, show_value
 from eval.vote import Ballot
 from pipeline.cli.options import (
     add_command,
@@ -210,43 +209,41 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.inference.facts import write_attempts
 
     dataset, folders = TaskDataset.load(arguments.data), arguments.candidates
-    tasks, judge = dataset.tasks_to_solve(), _judges(dataset, arguments)
-    votes = tally(folders, dataset)
-    ballot = judge(votes)
+    tasks, votes = dataset.tasks_to_solve(), tally(folders, dataset)
+    ballot = _judge(votes, dataset, arguments) if arguments.judge else votes
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     pooled = write_attempts(arguments.out, ballot, tasks, arguments.ranking, dataset).submission
-    judges = f", judged by {', '.join(ballot.judges)}" if ballot.judges else ""
+    judges = f", judged by {', '.join(ballot.judging.names)}" if ballot.judging else ""
     print(f"{arguments.out}: {len(pooled)} tasks, votes of {', '.join(ballot.sources)}{judges}")
+    less: dict[str, Ballot] = {}
+    if arguments.judge:
+        less["the judges"] = votes
+    elif len(folders) > 1:
+        less = {show_path(one): tally([folder for folder in folders if folder != one], dataset) for one in folders}
     solutions: dict[TaskId, tuple[Grid, ...]] = {}
     try:
-        for spec in arguments.source or public_sources(dataset) if len(folders) > 1 or judges else []:
+        for spec in (arguments.source or public_sources(dataset)) if less else ():
             solutions |= load_source(spec).solutions
     except (ValueError, FileNotFoundError) as error:
         logger.warning("no score: %s", error)
     known = {task.id: solutions[task.id] for task in tasks if task.id in solutions}
-
-    def say_without(what: str, rest: Ballot) -> None:
+    for left_out, rest in less.items():
         without = fill_submission(tasks, rest.predictions(tasks, arguments.ranking)).submission
-        print(f"without {what}: {describe_change(pooled, without, known)}")
-
-    if judges:
-        say_without("the judges", votes)
-    for left_out in folders if len(folders) > 1 else []:
-        say_without(show_path(left_out), judge(tally([folder for folder in folders if folder != left_out], dataset)))
+        print(f"without {left_out}: {describe_change(pooled, without, known)}")
     return 0
 
 
-def _judges(dataset: TaskDataset, arguments: argparse.Namespace) -> Callable[[Ballot], Ballot]:
-    """Return what has a ballot judged by the networks that the arguments name, if any."""
-    if not arguments.judge:
-        return lambda ballot: ballot
-    from pipeline.device import make_accelerator
+def _judge(ballot: Ballot, dataset: TaskDataset, arguments: argparse.Namespace) -> Ballot:
+    """Return `ballot` judged by the networks that the arguments name."""
     from pipeline.inference.judge import judge_ballot
     from pipeline.weights import load_weights
 
-    views, most, weight = arguments.judge_views, arguments.judge_candidates, arguments.judge_weight
-    if min(views, most) < 1 or not 0 <= weight <= 1:
-        raise ValueError("--judge-views and --judge-candidates must be at least 1, --judge-weight in 0..1")
-    weights = [load_weights(path) for path in arguments.judge]
-    accelerator, dtype = make_accelerator(weights[0].config.train.precision)
-    return lambda ballot: judge_ballot(ballot, weights, dataset, views, most, weight, accelerator.device, dtype)
+    weight, views, candidates = arguments.judge_weight, arguments.judge_views, arguments.judge_candidates
+    for option, value in (("--judge-views", views), ("--judge-candidates", candidates)):
+        if value < 1:
+            raise ValueError(f"{option} must be at least 1, got {value}")
+    if not 0 <= weight <= 1:
+        raise ValueError(f"--judge-weight must be in 0..1, got {weight:g}")
+    if arguments.ranking != "count":
+        raise ValueError(f"judges go with votes that are counted, not with --ranking {show_value(arguments.ranking)}")
+    return judge_ballot(ballot, [load_weights(path) for path in arguments.judge], dataset, weight, views, candidates)

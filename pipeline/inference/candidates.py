@@ -113,6 +113,8 @@ class Origin:
     views: int
     complete: bool
     """False when not every view of the round was predicted."""
+    computation: str = ""
+    """How much each view was computed: segments, latents, halting; empty in files of earlier versions."""
 
 
 def join_candidates(parts: Sequence[Candidates]) -> Candidates:
@@ -132,7 +134,7 @@ def write_candidates(path: Path, candidates: Candidates, origin: Origin) -> None
 def read_candidates(path: Path) -> tuple[Candidates, Origin]:
     """Return the candidates of a file and where they come from. Raises ValueError naming a damaged file."""
     tensors, metadata = read_tensors(path)
-    if set(tensors) != set(_COLUMNS) or set(metadata) != {field.name for field in fields(Origin)}:
+    if set(tensors) != set(_COLUMNS) or {"computation": "", **metadata}.keys() != {field.name for field in fields(Origin)}:
         raise ValueError(f"{show_path(path)}: not a file of candidates")
     if any(tensors[name].dtype != dtype for name, dtype in _DTYPES.items()):
         raise ValueError(f"{show_path(path)}: damaged, its columns are of other kinds")
@@ -150,7 +152,8 @@ def read_candidates(path: Path) -> tuple[Candidates, Origin]:
         number, first, views = (int(metadata[name]) for name in ("number", "first_view", "views"))
     except ValueError:
         raise ValueError(f"{show_path(path)}: damaged, it does not say which views it holds") from None
-    origin = Origin(metadata["source"], metadata["tests_hash"], number, first, views, metadata["complete"] == "True")
+    complete, computation = metadata["complete"] == "True", metadata.get("computation", "")
+    origin = Origin(metadata["source"], metadata["tests_hash"], number, first, views, complete, computation)
     return Candidates(test, transform.astype(np.uint32), probability, shape, cells), origin
 
 

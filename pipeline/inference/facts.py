@@ -93,7 +93,7 @@ def basis_of(ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset) -> Bas
     """Return what the attempts that `ballot` chooses rest on."""
     counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]
     audit = audited_in(dataset.manifest.get("audit"))
-    return Basis(ballot.sources, min(counts, default=0), max(counts, default=0), dataset.data_hash, audit, ballot.judges)
+    return Basis(ballot.sources, min(counts, default=0), max(counts, default=0), dataset.data_hash, audit, ballot.judging)
 
 
 def leave_predictions(path: Path, predictions: Sequence[PuzzlePrediction], source: str, dataset: PuzzleDataset) -> None:

@@ -59,8 +59,9 @@ class InferenceRunner:
         self.network = network.to(device).eval()
         self.tokens_per_second: float | None = None
         self.most_tokens = config.pack_tokens
-        self.sequence_segments = 0
-        """Segments of all sequences so far: what prediction has cost."""
+        self.token_segments = 0
+        """Tokens of all segments so far: what prediction has cost."""
+        assert not keep_logits or (maker.latents == 1 and config.halting == "off")
 
     def predict(self, samples: Samples, budget: Budget, drafts: bool = False) -> Iterator[Output]:
         """Yield the output for each pack of `samples`, equal shapes together; stop when the next would not be in time.
@@ -79,7 +80,7 @@ class InferenceRunner:
             needed = tokens / self.tokens_per_second if self.tokens_per_second else 0.0
             if budget.remaining() < needed:
                 return
-            started = time.monotonic()
+            started, before = time.monotonic(), self.token_segments
             try:
                 output = self.forward(samples[position:stop], drafts)
             except (RuntimeError, MemoryError) as error:
@@ -93,7 +94,8 @@ class InferenceRunner:
                 logger.warning("out of memory: packs of %d tokens from now on, not %d", self.most_tokens, tokens)
                 free_cache(self.device)
                 continue
-            speed = tokens / max(time.monotonic() - started, 1e-6)
+            whole = (self.token_segments - before) / self.config.segments  # of tokens that go through all segments
+            speed = whole / max(time.monotonic() - started, 1e-6)
             self.tokens_per_second = speed if self.tokens_per_second is None else 0.5 * (speed + self.tokens_per_second)
             position = stop
             yield output
@@ -115,41 +117,45 @@ class InferenceRunner:
 
         Where `predict.halting` is "first", a sample leaves the pack after the segment in which one of its latents halts.
         """
-        pack, config, maker = self.maker.make(samples), self.config, self.maker
-        calls, cycles = config.segments, None
+        maker, latents = self.maker, self.maker.latents
+        pack = maker.make(samples)
+        calls, cycles = self.config.segments, None
         if keep_drafts and calls == 1:
             calls, cycles = self.network.reasoner.config.H_cycles, 1
         areas = pack.shapes.prod(axis=1)
         tokens, probability = np.zeros(int(areas.sum()), np.uint8), np.zeros(len(samples), np.float32)
-        halts = config.halting == "first" and cycles is None
+        halts = self.config.halting == "first" and cycles is None
         left = np.ones(len(samples), np.bool_)
-        batch = self._batch(samples)
-        state = self.network.reasoner.start(batch.layout, self.dtype, config.latents)
+        batch = self._batch(samples, pack)
+        state = self.network.reasoner.start(batch.layout, self.dtype, latents)
         drafts: list[Draft] = []
         for call in range(calls):
             segment = self.network(state, batch, cycles)
-            self.sequence_segments += batch.layout.sequences
+            if cycles is None or call == calls - 1:
+                self.token_segments += batch.layout.tokens
             state = segment.state
             if keep_drafts or halts or call == calls - 1:
-                tokens[np.repeat(left, areas)], probability[left] = _read(segment, batch.layout, config.latents)
+                tokens[np.repeat(left, areas)], probability[left] = _read(segment, batch.layout, latents)
                 if keep_drafts:
                     drafts.append(Draft(tokens.copy(), probability.copy()))
             if halts and (halted := left & (probability > 0.5)).any():
-                stay = np.repeat(~halted[left], maker.tokens(samples[left]))
+                kept = np.repeat(~halted[left], maker.tokens(samples[left]))
                 left &= ~halted
                 if not left.any():
                     break
-                there = to_device(np.flatnonzero(stay), self.device)
-                batch, state = self._batch(samples[left]), tuple(part.index_select(0, there) for part in state)
+                index = to_device(np.flatnonzero(kept), self.device)
+                batch, state = self._batch(samples[left]), tuple(part.index_select(0, index) for part in state)
         drafts += drafts[-1:] * (calls - len(drafts) if keep_drafts else 0)
         if not np.isfinite(probability).all():
             logger.warning("halting probabilities that are not finite count as 0")
             probability = np.nan_to_num(probability, nan=0.0)
         return Output(tokens, probability, samples, pack, segment.logits if self.keep_logits else None, tuple(drafts))
 
-    def _batch(self, samples: Samples) -> Batch:
-        """Return the sequences of all latents of `samples` on the device."""
-        return to_batch(self.maker.make(self.maker.expand(samples)), self.maker.memory_tokens, self.device)
+    def _batch(self, samples: Samples, pack: Pack | None = None) -> Batch:
+        """Return the sequences of all latents of `samples`, whose `pack` may be there already, on the device."""
+        if pack is None or self.maker.latents > 1:
+            pack = self.maker.make(self.maker.expand(samples))
+        return to_batch(pack, self.maker.memory_tokens, self.device)
 
 
 def _read(segment: Segment, layout: Layout, latents: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
@@ -159,6 +165,7 @@ def _read(segment: Segment, layout: Layout, latents: int) -> tuple[npt.NDArray[n
     """
     tokens, halting = segment.logits.argmax(-1), segment.halting[:, 0]
     if latents > 1:
+        halting = halting.where(~halting.isnan(), -torch.inf)  # the others count
         halting, best = halting.unflatten(0, (-1, latents)).max(dim=1)
         number = layout.sequence[layout.cells]
         tokens = tokens[number % latents == best[number // latents]]

@@ -5,6 +5,7 @@ training would label, and over views the geometric mean: a product of experts. A
 the one whose candidates they are.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,9 +14,12 @@ import numpy.typing as npt
 import torch
 
 from augment.grid import Grid
-from eval.vote import Ballot, JudgedBallot
+from eval.formatting import show_path
+from eval.provenance import Judging
+from eval.vote import Ballot, Judged, JudgedBallot, Place
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import IGNORED, Integers, PackMaker, Samples
+from pipeline.device import make_accelerator
 from pipeline.inference.facts import source_name
 from pipeline.inference.forward import InferenceRunner, Output
 from pipeline.inference.predictor import seen_through
@@ -23,6 +27,8 @@ from pipeline.models.loss import log_probabilities
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
 from pipeline.weights import Weights, network_from
+
+logger = logging.getLogger(__name__)
 
 _NO_LIMIT = Budget(None, 0.0)
 
@@ -40,7 +46,8 @@ def log_likelihoods(
     `candidates` are grids (H, W) uint8 in the original frame. -inf is for those that do not go on the judge's canvas.
     """
     seen = seen_through(dataset, weights)
-    network, _ = network_from(weights, seen)
+    network, known = network_from(weights, seen)
+    logger.info("%s: %s", show_path(weights.path), known)
     canvas, memory_tokens = weights.config.train.canvas, weights.config.memory.tokens
     tests = PackMaker(seen, canvas, memory_tokens, "tests")
     answered, start = _with_answers(seen, candidates)
@@ -54,8 +61,8 @@ def log_likelihoods(
     with Progress("judging", len(asked), "views") as progress:
         for output in runner.predict(asked, _NO_LIMIT):
             assert output.logits is not None
-            likely = log_probabilities(output.logits.float(), weights.config.train.loss).cpu().numpy()
-            _add_of_pack(total, output, likely, answers, start)
+            log_probability = log_probabilities(output.logits.float(), weights.config.train.loss).cpu().numpy()
+            _add_of_pack(total, output, log_probability, answers, start)
             progress.add(len(output.samples))
     sizes = np.stack((answered.grid_height, answered.grid_width), axis=1)[answered.pair_output]
     total[(sizes > answers.shape).any(axis=1)] = -np.inf
@@ -63,9 +70,14 @@ def log_likelihoods(
 
 
 def _add_of_pack(
-    total: npt.NDArray[np.float64], output: Output, likely: npt.NDArray[np.float32], answers: PackMaker, start: Integers
+    total: npt.NDArray[np.float64],
+    output: Output,
+    log_probability: npt.NDArray[np.float32],
+    answers: PackMaker,
+    start: Integers,
 ) -> None:
-    """Add to `total` the log-likelihood of each candidate under each view of a pack; `likely` (C, V) is of its cells' tokens.
+    """Add to `total` the log-likelihood of each candidate under each view of a pack; `log_probability` (C, V) is of its
+    cells' tokens.
 
     `answers` has the candidates as pairs, those of each test from `start` on.
     """
@@ -79,21 +91,36 @@ def _add_of_pack(
     areas = output.pack.shapes.prod(axis=1)
     cell = np.arange(len(labels)) - np.repeat((areas[sequence].cumsum() - areas[sequence]), areas[sequence])
     cell += np.repeat((areas.cumsum() - areas)[sequence], areas[sequence])
-    found = np.where(labels == IGNORED, 0.0, likely[cell, np.maximum(labels, 0)])
+    found = np.where(labels == IGNORED, 0.0, log_probability[cell, np.maximum(labels, 0)])
     total += np.bincount(np.repeat(pairs.example, areas[sequence]), weights=found, minlength=len(total))
 
 
 def judge_ballot(
-    ballot: Ballot, weights: Sequence[Weights], dataset: TaskDataset, views: int, most: int, weight: float,
-    device: torch.device, dtype: torch.dtype,
-) -> JudgedBallot:  # fmt: skip
-    """Return `ballot` with its `most` best candidates of each test input judged by the networks of `weights`, over `views`."""
+    ballot: Ballot, weights: Sequence[Weights], dataset: TaskDataset, weight: float, views: int, candidates: int
+) -> JudgedBallot:
+    """Return `ballot` with its best `candidates` of each test input judged by the networks of `weights`, on this machine.
+
+    A judge that finds no number for a candidate does not judge its test input. Raises ValueError for a judge that was trained
+    on none of the tasks: it would judge them all by the mean of its task memory.
+    """
     names = dataset.test_names()
-    best = [[candidate.grid for candidate in ballot.top(*name, most)] for name in names]
-    found = [log_likelihoods(device, dtype, each, dataset, best, views) for each in weights]
-    judged = {name: (grids, np.mean(of_judge, axis=0)) for name, grids, *of_judge in zip(names, best, *found, strict=True)}
+    best = [[candidate.grid for candidate in ballot.top(*name, candidates)] for name in names]
+    found = []
+    for each in weights:
+        if not {task for task, _ in names} & set(each.task_ids):
+            raise ValueError(f"{show_path(each.path)}: a judge that was not trained on any of the tasks")
+        accelerator, dtype = make_accelerator(each.config.train.precision)
+        found.append(log_likelihoods(accelerator.device, dtype, each, dataset, best, views))
+    judged, silent = dict[Place, Judged](), 0
+    for name, grids, *by_judge in zip(names, best, *found, strict=True):
+        heard = [likelihoods for likelihoods in by_judge if not np.isnan(likelihoods).any()]
+        silent += len(by_judge) - len(heard)
+        if heard:
+            judged[name] = grids, np.mean(heard, axis=0)
+    if silent:
+        logger.warning("judges found what is not a number for %d test inputs and do not count there", silent)
     sources = tuple(source_name(each.path, each.step, each.data_hash) for each in weights)
-    return JudgedBallot(ballot, sources, judged, weight)
+    return JudgedBallot(ballot, Judging(sources, weight, views, candidates), judged)
 
 
 def _with_answers(dataset: TaskDataset, candidates: Sequence[Sequence[Grid]]) -> tuple[TaskDataset, Integers]:

@@ -68,6 +68,7 @@ class Predictor:
         canvas, memory_tokens = weights.config.train.canvas, weights.config.memory.tokens
         self.maker = PackMaker(self.dataset, canvas, memory_tokens, "tests", config.latents)
         self.runner = InferenceRunner(accelerator.device, dtype, network, self.maker, config)
+        self.computation = f"segments={config.segments} latents={config.latents} halting={config.halting}"
         self.tokens_per_second: float | None = None
         """Of all processes together; None before the first round."""
 
@@ -87,6 +88,7 @@ class Predictor:
             except ValueError:
                 break  # cut short or damaged: predicted again
             same = (origin.source, origin.tests_hash, origin.number) == (self.source, self.dataset.tests_hash, number)
+            same = same and origin.computation in ("", self.computation)
             if not same or origin.first_view != views or not origin.complete:
                 break
             kept.append((candidates, origin))
@@ -114,7 +116,9 @@ class Predictor:
             speeds = [share.tokens_per_second for share in shares if share.tokens_per_second is not None]
             self.tokens_per_second = len(shares) * sum(speeds) / len(speeds) if speeds else None
             number += 1
-            origin = Origin(self.source, self.dataset.tests_hash, number, predicted, predicted + count, complete)
+            origin = Origin(
+                self.source, self.dataset.tests_hash, number, predicted, predicted + count, complete, self.computation
+            )
             if self.accelerator.is_main_process:
                 self._leave_round(folder, candidates, [drafts for share in shares for drafts in share.drafts], origin)
             predicted += count

@@ -64,7 +64,7 @@ def predict_puzzles(
             for output in runner.predict(mine, budget):
                 share.append((output.samples.example, output.tokens, output.probability))
                 progress.add(len(output.samples))
-        segments = sum(gather(accelerator, runner.sequence_segments))
+        segments = sum(gather(accelerator, runner.token_segments)) // (dataset.test_questions[0].size + maker.memory_tokens)
         for places, outputs, probability in chain.from_iterable(gather(accelerator, share)):
             tokens[places] = outputs.reshape(-1, *shape[1:])
             halting[places], predicted[places] = probability, True

@@ -88,7 +88,7 @@ class TaskTrainer:
         self.trainer = Trainer(accelerator, dtype, network, dataset, config, out)
         self.averaged = make_network(config.model, config.memory, 1, len(dataset.transforms), 0)
         self.averaged.load_state_dict(network.state_dict())
-        self.maker = PackMaker(dataset, config.train.canvas, config.memory.tokens, "tests")
+        self.maker = PackMaker(dataset, config.train.canvas, config.memory.tokens, "tests", config.predict.latents)
 
     def slices(self) -> Iterator[tuple[float, str]]:
         """Train; yield after each slice the seconds so far and a few words about training."""

@@ -125,7 +125,10 @@ def _examine_preset(config: Config, name: str, specs: Sequence[str], seconds: fl
             raise WillNotDo(f"preset {name} does not fit into the memory of the GPU: {error}") from None
         yield "memory", "a step fits" + (f", its packs in {pieces} micro-batches each" if pieces > 1 else "")
     processes = max(1, torch.cuda.device_count()) if device.type == "cuda" else 1
-    speed, maker = measure_speed(network, dataset, config, dtype, accelerator), make_packs(dataset, config.train.canvas, 0)
+    speed, maker = (
+        measure_speed(network, dataset, config, dtype, accelerator),
+        make_packs(dataset, config.train.canvas, 0, latents=config.train.latents),
+    )
     step = speed.step_seconds(config)
     yield "speed", f"about {config.train.pack_tokens / step:,.0f} tokens a second in training, by a trial of a few seconds"
     tokens = int(maker.tokens(maker.plain()).sum())

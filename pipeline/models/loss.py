@@ -15,16 +15,16 @@ TokenLoss = Literal["stablemax", "softmax"]
 
 @dataclass(frozen=True)
 class SegmentLoss:
-    """Sums over the sequences of a pack that have labels, in float32."""
+    """Sums over the samples of a pack that have labels, each a sequence or the best of its latents, in float32."""
 
     token: Tensor
     """() sum over sequences of the mean cross-entropy of their labelled cells."""
     halting: Tensor
     """() sum of the binary cross-entropy of the halting logits, and of those of going on where they are trained."""
     exact: Tensor
-    """(B,) bool: every labelled cell is right. False for a sequence without labels."""
+    """(B,) bool: every labelled cell of a sample is right. False for one without labels."""
     winner: Tensor | None
-    """(B,) which sequence is each sample's, of several latents; None where each has one. All else is of these sequences."""
+    """(B,) the sequence of each sample that counts, of several latents; None where each sample is one sequence."""
     total: Tensor
     """() what is minimised: `token` and a share of `halting`."""
 

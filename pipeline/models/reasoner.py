@@ -9,15 +9,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from pipeline.models.attention import Angles, attend, choose_way, rotary_angles, rotate
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import CastLinear, SwiGLU, TokenMixer, cast_weights, rms_norm, truncated_normal
-from pipeline.models.layout import Layout
+from pipeline.models.layout import Layout, to_device
 
 
 class Attention(nn.Module):
@@ -151,8 +154,8 @@ class Reasoner(nn.Module, ABC):
         if latents == 1:
             return state
         own = self.get_buffer(f"initial_{self.states[-1]}")
-        others = [truncated_normal(tuple(own.shape), 1.0, torch.Generator().manual_seed(n)) for n in range(1, latents)]
-        starts = torch.stack([own, *(other.to(own) for other in others)]).to(dtype)
+        others = to_device(_further_latents(latents, len(own)), own.device)
+        starts = torch.cat((own[None], others)).to(dtype)
         return (*state[:-1], starts.index_select(0, layout.sequence % latents))
 
     def forward(
@@ -186,6 +189,13 @@ class Reasoner(nn.Module, ABC):
         cells = torch.index_select(scale * self.embedding, 0, inputs)  # (C, D)
         embedded = cells.new_empty(layout.tokens, cells.shape[1]).index_copy_(0, layout.cells, cells)
         return embedded.index_copy_(0, layout.memory, scale * memory.flatten(0, 1).to(cells.dtype))
+
+
+@cache
+def _further_latents(latents: int, size: int) -> npt.NDArray[np.float32]:
+    """Return the initial latents 1..latents-1, (latents - 1, size), the same for all networks."""
+    generators = (torch.Generator().manual_seed(number) for number in range(1, latents))
+    return torch.stack([truncated_normal((size,), 1.0, generator) for generator in generators]).numpy()
 
 
 def apply_blocks(blocks: nn.ModuleList, x: Tensor, given: Given) -> Tensor:

@@ -38,9 +38,9 @@ class Outcome:
     """The result of the segment of a micro-batch; the gradients of parameters are on them."""
 
     figures: Tensor
-    """(3,) sums over the sequences: token loss, halting loss, exact answers."""
+    """(3,) sums over the samples: token loss, halting loss, exact answers."""
     halting: Tensor
-    """(B, 2)"""
+    """(B, 2) of each sample, by the latent that it learned from."""
     state: State
     row_gradients: RowGradients
 

@@ -121,13 +121,8 @@ class Gradients:
                 count, tokens = len(part.samples), int(self.maker.tokens(part.samples).sum())
                 mine = [np.ones(count, bool)] if owner is None else [owner == place for place in range(len(packs))]
                 continues.append(halt_packs(part, mine, outcome.halting, outcome.state, self.maker, self.config.train))
-                row_gradients.append(
-                    {
-                        table: RowGradient(each.index[: len(pack.task)], each.gradient[: len(pack.task)])
-                        for table, each in outcome.row_gradients.items()
-                    }
-                )  # without those of the blank sequences that fill up a room
-                tasks.append(pack.task)
+                row_gradients.append(_of_samples(outcome.row_gradients, len(pack.task), self.maker.latents))
+                tasks.append(pack.task[:: self.maker.latents])
                 counts.add(Totals(sequences=count, tokens=tokens, segments=float(part.segments.sum() + count)))
                 figures.append(outcome.figures)
                 del batch, outcome  # nothing else of them may stay in memory
@@ -159,3 +154,13 @@ class Gradients:
         if loss.winner is not None:
             halting, state = halting[loss.winner], share_answer(state, loss.winner, batch.layout, train.latents)
         return Outcome(figures, halting, state, take_gradients(self.network))
+
+
+def _of_samples(gradients: RowGradients, sequences: int, latents: int) -> RowGradients:
+    """Return the gradients of rows of each sample, without the blank sequences that fill up a room after `sequences`."""
+    return {
+        table: RowGradient(each.index[:sequences:latents], each.gradient[:sequences].unflatten(0, (-1, latents)).sum(dim=1))
+        if latents > 1
+        else RowGradient(each.index[:sequences], each.gradient[:sequences])
+        for table, each in gradients.items()
+    }

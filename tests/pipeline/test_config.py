@@ -59,6 +59,12 @@ from pipeline.presets import PRESETS
         *((f"optimizer.{name}=1", rf"{name} must be in \[0, 1\)") for name in ("beta2", "ema")),
         ("optimizer.decay_from=1.5", r"decay_from must be in \[0, 1\]"),
         ("train.halting=late", "train.halting must be one of learned, q-learning, off, got 'late'"),
+        ("train.latents=0", "train latents must be at least 1, got 0"),
+        ("train.latents=2 train.halting=q-learning", "train latents above 1 go with learned halting or none"),
+        ("predict.latents=0", "latents must be at least 1"),
+        ("predict.latents=3 train.halting=off", "predict.latents=3 needs a halting head that train.halting=learned trains"),
+        ("predict.halting=first train.halting=q-learning", "predict.halting=first needs a halting head"),
+        ("optimizer.matrix_scale=kimi", "matrix_scale must be one of match-rms-adamw, original, got 'kimi'"),
         ("train.steps", "a setting reads section.field=value, got 'train.steps'"),
     ],
 )

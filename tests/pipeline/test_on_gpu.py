@@ -197,10 +197,10 @@ def test_execution_changes_nothing_but_rounding(tmp_path: Path, device: torch.de
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("kind", ["eager", "compiled"])
-def test_no_step_waits_for_the_gpu(tmp_path: Path, device: torch.device, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "latents"), [("eager", 1), ("compiled", 1), ("eager", 2)])
+def test_no_step_waits_for_the_gpu(tmp_path: Path, device: torch.device, kind: str, latents: int) -> None:
     torch._dynamo.reset()
-    config = settings_of("trm", f"train.execution={kind}", "train.precision=bfloat16")
+    config = settings_of("trm", f"train.execution={kind}", f"train.latents={latents}", "train.precision=bfloat16")
     trainer = make_trainer(config, tmp_path)
     for _ in range(4):  # what is compiled, is now
         trainer._step(0.5)

@@ -137,9 +137,11 @@ def test_the_cheap_recipes_are_as_their_authors_give_them() -> None:
     assert (optimizer.matrix_rate, optimizer.matrix_scale, optimizer.matrix_decay) == (0.02, "original", 0.005)
     assert (optimizer.momentum, optimizer.newton_schulz, optimizer.clip, optimizer.decay) == (0.6, "muon-3", 1.0, "cosine")
     assert (optimizer.ema, optimizer.ema_start, train.steps) == (0.9, 5000, 8000)
-    assert (train.label_smoothing, train.halting_weight) == (0.2, 0.05)
+    assert (train.loss, train.label_smoothing, train.halting_weight) == ("softmax", 0.2, 0.05)
     assert train.packs * train.pack_tokens == 384 * (16 + 81)
-    assert (maze.model.positions, maze.build.augmentations, maze.optimizer.matrix_rate) == ("2d", 0, 0.005)
+    assert (maze.model.positions, maze.build.augmentations, maze.train.loss, maze.train.steps) == ("2d", 0, "softmax", 16_000)
+    rate = maze.optimizer
+    assert (rate.matrix_rate, rate.matrix_rate * rate.matrix_decay, rate.decay_from, rate.ema) == (0.005, 1e-4, 1.0, 0.0)
     assert maze.train.packs * maze.train.pack_tokens == 128 * (16 + 900)
 
 

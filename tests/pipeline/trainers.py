@@ -33,7 +33,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
     "residual": ("memory.residual=3", "optimizer.kind=muon"),
     "hrm": ("memory.kind=table", "model.kind=hrm", "model.gradient=last-step", "train.halting=q-learning"),
     "urm": ("model.kind=urm", "model.convolution=3", "train.halting=off", "optimizer.kind=adamw"),
-    "latents": ("train.latents=2", "train.segments=4"),
+    "latents": ("train.latents=2", "train.segments=4", "memory.kind=table", "memory.tokens=2"),
 }
 """Settings with which every kind of network, memory, halting and optimizer is trained once."""
 _FORKS = get_context("forkserver")

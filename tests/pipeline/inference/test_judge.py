@@ -1,5 +1,6 @@
 """Judges: the likelihood of a candidate is that of its cells under each view, and `vote --judge` ranks by it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,16 @@ import torch
 from augment.canvas import PAD, encode
 from augment.grid import Grid
 from augment.transform import transform_from_int
+from eval.provenance import Judging
 from eval.vote import Ballot, JudgedBallot
 from pipeline.data.dataset import TaskDataset
-from pipeline.inference.judge import log_likelihoods
+from pipeline.inference.judge import judge_ballot, log_likelihoods
 from pipeline.models.batch import Batch, Views
 from pipeline.models.layout import make_layout
 from pipeline.models.loss import segment_loss
 from pipeline.weights import Weights, load_weights, network_from
 from tests.eval.ballots import add
-from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source, write_kaggle
+from tests.pipeline.tiny import refusal, tiny_config, tiny_dataset, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, one_error, write_run, write_weights
 
 CPU = torch.device("cpu")
@@ -99,7 +101,8 @@ def judged(weight: float, *likely: float) -> list[int]:
     ballot = Ballot("step 1")
     votes = [(grid, count) for count, grid in enumerate((D, C, B, A), start=1)]
     add(ballot, [("t", 0, grid, 0.5) for grid, count in votes for _ in range(count)])
-    found = JudgedBallot(ballot, ("other",), {("t", 0): ((A, B, C, D)[: len(likely)], np.array(likely))}, weight)
+    judging = Judging(("other",), weight, 8, 8)
+    found = JudgedBallot(ballot, judging, {("t", 0): ((A, B, C, D)[: len(likely)], np.array(likely))})
     assert found.tally("t", 0) == ballot.tally("t", 0)
     assert [candidate.count for candidate in found.top("t", 0, 2)] == [
         {1: 4, 2: 3, 3: 2, 4: 1}[int(grid[0, 0])] for grid in found.attempts("t", 0)
@@ -114,8 +117,14 @@ def test_votes_and_judges_are_mixed_by_their_weight() -> None:
     assert judged(0.5, *likely) == [3, 1, 2, 4]  # 0.45 for C, 0.25 for A and B: equal marks rank by votes
     assert judged(1.0, -np.inf, -5000.0, -np.inf) == [2, 1, 3, 4]  # far below what a float holds
     assert judged(1.0, -np.inf, -np.inf) == judged(0.5) == [1, 2, 3, 4]
-    with pytest.raises(ValueError, match=r"in 0\.\.1, got 1\.5"):
-        judged(1.5)
+    wrongs: list[tuple[tuple[str, ...], float, int, int]] = [
+        (("other",), 1.5, 8, 8),
+        (("other",), 0.5, 0, 8),
+        (("other",), 0.5, 8, 0),
+        ((), 0.5, 8, 8),
+    ]
+    for wrong in wrongs:
+        refusal(lambda wrong=wrong: Judging(*wrong))
 
 
 def test_vote_has_the_candidates_judged_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,8 +149,10 @@ def test_vote_has_the_candidates_judged_and_says_so(tmp_path: Path, capsys: pyte
         first, second = np.argsort(-found)[:2]
         expected = {"attempt_1": grids[first].tolist(), "attempt_2": grids[second].tolist()}
         assert submitted[task][test] == expected
+    facts = orjson.loads((out.parent / "votes.json").read_bytes())["judging"]
+    assert (facts["weight"], facts["views"], facts["candidates"]) == (1.0, 3, 8)
     assert call("score", out, "--source", spec) == 0
-    assert "judged by judge/weights.safetensors, step 1" in capsys.readouterr().out
+    assert "judged with weight 1 by judge/weights.safetensors, step 1" in capsys.readouterr().out
 
 
 def test_judges_that_make_no_sense_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,6 +169,48 @@ def test_judges_that_make_no_sense_are_refused(tmp_path: Path, capsys: pytest.Ca
     for option, value in (("--judge-views", 0), ("--judge-candidates", 0), ("--judge-weight", 2)):
         assert call("vote", *files, "--judge", tmp_path / "judge", option, value) == 2
         assert option in one_error(capsys, "vote")
+    assert call("vote", *files, "--judge", tmp_path / "judge", "--ranking", "probability-sum") == 2
+    assert "votes that are counted, not with --ranking 'probability-sum'" in one_error(capsys, "vote")
     assert call("vote", *files, "--judge", tmp_path / "nothing") == 2
     assert "nothing" in one_error(capsys, "vote")
     assert not (tmp_path / "s.json").exists()
+
+
+def two_judges(folder: Path, *settings: str) -> tuple[TaskDataset, Ballot, list[Weights]]:
+    """A ballot of two grids for each test of a dataset, and two networks that may judge it, the second one with NaN in it."""
+    dataset, ballot = tiny_dataset(), Ballot("step 1")
+    add(ballot, [(*name, grid, 0.5) for name in dataset.test_names() for grid in (A, A, B)])
+    weights = [make_judge(folder / name, dataset, *settings) for name in ("sane", "broken")]
+    weights[1].tensors["reasoner.head.weight"][:] = float("nan")
+    return dataset, ballot, weights
+
+
+def test_a_judge_that_finds_no_numbers_does_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset, ballot, (sane, broken) = two_judges(tmp_path)
+    both, one, none = (judge_ballot(ballot, judges, dataset, 1.0, 2, 8) for judges in ([sane, broken], [sane], [broken]))
+    assert "not a number for" in caplog.text
+    for name in dataset.test_names():
+        ranked = [[int(grid[0, 0]) for grid in judged.attempts(*name)] for judged in (both, one, none, ballot)]
+        assert ranked[0] == ranked[1]
+        assert ranked[2] == ranked[3]
+
+
+def test_two_judges_of_different_canvases_are_averaged(tmp_path: Path) -> None:
+    dataset, ballot, (fitted, _) = two_judges(tmp_path)
+    full = make_judge(tmp_path / "full", dataset, "train.canvas=full", "memory.kind=table")
+    assert set(judge_ballot(ballot, [fitted, full], dataset, 1.0, 2, 8).judging.names) == {
+        f"{name}/weights.safetensors, step 1, trained on {dataset.data_hash[:12]}" for name in ("sane", "full")
+    }
+    grids = [[A, B] for _ in dataset.test_task]
+    found = [log_likelihoods(CPU, torch.float32, weights, dataset, grids, 2) for weights in (fitted, full)]
+    judged = judge_ballot(ballot, [fitted, full], dataset, 1.0, 2, 8)
+    for name, *by_judge in zip(dataset.test_names(), *found, strict=True):
+        best = int(np.argmax(np.sum(by_judge, axis=0)))
+        assert np.array_equal(judged.attempts(*name)[0], (A, B)[best])
+
+
+def test_a_judge_that_knows_none_of_the_tasks_is_refused(tmp_path: Path) -> None:
+    dataset, ballot, (sane, _) = two_judges(tmp_path)
+    stranger = replace(sane, task_ids=tuple(f"other{number}" for number in range(len(sane.task_ids))))
+    message = refusal(lambda: judge_ballot(ballot, [stranger], dataset, 0.5, 2, 8))
+    assert message.endswith("a judge that was not trained on any of the tasks")

@@ -1,5 +1,7 @@
 """Several latents and early ends: each input gets the output of the latent that is surest, of its first segment that halts."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,11 @@ from pipeline.config import Config, PredictConfig
 from pipeline.data.dataset import Dataset
 from pipeline.data.packs import Samples, make_packs
 from pipeline.device import fit_config, to_batch
+from pipeline.inference import forward
 from pipeline.inference.forward import InferenceRunner
+from pipeline.models.layout import Layout
 from pipeline.models.network import Network, make_network
+from pipeline.models.reasoner import State
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 from tests.pipeline.trainers import NO_LIMIT
@@ -85,7 +90,9 @@ def test_the_surest_latent_of_the_first_segment_that_halts_counts(puzzles: bool,
         wanted = [segments[min(step, end)][number] for number, end in enumerate(last)]
         assert draft.tokens.tolist() == [token for _, tokens in wanted for token in tokens]
         np.testing.assert_allclose(draft.probability, [sure for sure, _ in wanted], rtol=1e-4)
-    assert runner.sequence_segments == latents * sum(end + 1 for end in last)
+    assert runner.token_segments == sum(
+        (end + 1) * tokens for end, tokens in zip(last, runner.maker.tokens(samples), strict=True)
+    )
 
 
 def test_a_pack_by_itself_or_in_parts_comes_to_the_same() -> None:
@@ -95,9 +102,49 @@ def test_a_pack_by_itself_or_in_parts_comes_to_the_same() -> None:
     whole = runner.forward(samples)
     parts = [runner.forward(samples[index : index + 1]) for index in range(len(samples))]
     assert whole.tokens.tolist() == [token for part in parts for token in part.tokens.tolist()]
+    cost = runner.token_segments
     runner.most_tokens = 1
-    assert sum(len(output.samples) for output in runner.predict(samples, NO_LIMIT)) == len(samples)
-    assert runner.sequence_segments % 3 == 0  # three times the same
+    again = list(runner.predict(samples, NO_LIMIT))
+    assert [len(output.samples) for output in again] == [1] * len(samples)
+    assert whole.tokens.tolist() == [token for output in again for token in output.tokens.tolist()]
+    assert runner.token_segments == cost // 2 * 3
+
+
+def test_time_is_planned_as_if_nothing_halted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speed is that of tokens that run all segments, so that a pack in which nothing halts is in time as well."""
+    case, now = make_case(puzzles=True), [0.0]
+    monkeypatch.setattr(forward, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    case[0].register_forward_hook(lambda *_: now.__setitem__(0, now[0] + 1.0))  # a segment takes a second
+    with torch.no_grad():
+        case[0].reasoner.halting_head.weight.zero_()
+        case[0].reasoner.halting_head.bias.fill_(9.0)  # all halt at once
+    for halting in ("off", "first"):
+        runner, samples = make_runner(case, 1, halting)
+        (_,) = runner.predict(samples, NO_LIMIT)
+        assert runner.tokens_per_second == runner.maker.tokens(samples).sum() / SEGMENTS
+
+
+def test_without_latents_a_pack_is_made_once() -> None:
+    runner, samples = make_runner(make_case(puzzles=False), 1, "off")
+    made, make = [], runner.maker.make
+    runner.maker.make = lambda samples: made.append(len(samples)) or make(samples)  # type: ignore[method-assign]
+    runner.forward(samples)
+    assert made == [len(samples)]
+
+
+def test_a_latent_that_is_not_a_number_does_not_count() -> None:
+    case = make_case(puzzles=True)
+    runner, samples = make_runner(case, 2, "off")
+    start = case[0].reasoner.start
+
+    def broken(layout: Layout, dtype: torch.dtype, latents: int) -> State:
+        *others, latent = start(layout, dtype, latents)
+        return (*others, torch.where((layout.sequence % 2 == 0)[:, None], float("nan"), latent))
+
+    sane, _ = runner.forward(samples), setattr(case[0].reasoner, "start", broken)
+    output = runner.forward(samples)
+    assert (output.probability > 0).all()
+    assert output.tokens.shape == sane.tokens.shape
 
 
 def test_cycles_of_a_single_segment_end_nothing() -> None:

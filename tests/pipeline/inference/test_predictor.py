@@ -1,5 +1,6 @@
 """Prediction: candidates come back to the original frame, no view is predicted twice, and the time limit holds."""
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from augment.grid import grid_key
 from augment.transform import Transform, transform_to_int
-from pipeline.config import BuildConfig
+from pipeline.config import BuildConfig, override
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.device import make_accelerator
@@ -23,6 +24,7 @@ from pipeline.jobs.time_split import measure_speed
 from pipeline.models.batch import Batch
 from pipeline.models.network import make_network
 from pipeline.system.time_limit import Budget
+from pipeline.tensor_files import read_tensors, write_tensors
 from pipeline.weights import Weights, load_weights
 from tests.pipeline.published.examples import VIEWS, Published
 from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
@@ -241,3 +243,22 @@ def test_drafts_are_written_before_the_candidates_of_the_first_round(tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         predict_all(predictor, tmp_path / "candidates")
     assert (tmp_path / "drafts.safetensors").is_file()
+
+
+def test_rounds_that_were_computed_otherwise_are_predicted_again(tmp_path: Path) -> None:
+    dataset, folder = tiny_dataset(), tmp_path / "candidates"
+    weights = make_weights(tmp_path, dataset, "predict.round_views=2", "predict.views=4")
+    predict_all(predictor_of(weights, dataset), folder)
+    paths = sorted(folder.iterdir())
+    assert len(predictor_of(weights, dataset).keep_rounds(folder)) == len(paths) > 1
+    for path in paths:  # as earlier versions wrote them
+        tensors, metadata = read_tensors(path)
+        assert metadata.pop("computation") == "segments=2 latents=1 halting=off"
+        write_tensors(path, tensors, metadata)
+    assert len(predictor_of(weights, dataset).keep_rounds(folder)) == len(paths)
+    predict_all(predictor_of(weights, dataset), tmp_path / "again")
+    for setting in ("predict.segments=3", "predict.latents=2", "predict.halting=first"):
+        kept = shutil.copytree(tmp_path / "again", tmp_path / setting)
+        changed = replace(weights, config=override(weights.config, [setting]))
+        assert not predictor_of(changed, dataset).keep_rounds(kept)
+        assert not list(kept.iterdir())

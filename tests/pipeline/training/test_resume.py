@@ -218,7 +218,14 @@ def test_packs_stay_as_many_as_they_were_where_processes_can_share_them(
 
 def test_processes_come_and_go_and_agree_on_damage(tmp_path: Path) -> None:
     tiny_dataset().save(tmp_path / "data")
-    base = ("train.segments=4", "train.log_steps=1", "memory.residual=3", "optimizer.kind=adamw", "train.packs=3")
+    base = (
+        "train.segments=4",
+        "train.log_steps=1",
+        "memory.residual=3",
+        "optimizer.kind=adamw",
+        "train.packs=3",
+        "train.latents=2",
+    )
 
     def alone(out: Path, steps: int) -> Trainer:
         trainer = make_trainer(tiny_config(*base, f"train.steps={steps}"), out)
