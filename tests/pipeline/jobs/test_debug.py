@@ -40,8 +40,11 @@ def test_drafts_of_every_test_are_printed_before_during_and_after_and_training_l
     assert logging.getLogger("pipeline.training.metrics").isEnabledFor(logging.INFO)
 
 
-def test_weights_predict_without_training(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_weights(tmp_path / "weights", tiny_dataset(), tiny_config())
+@pytest.mark.parametrize("settings", [(), ("predict.latents=2", "predict.halting=first")])
+def test_weights_predict_without_training(
+    spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: tuple[str, ...]
+) -> None:
+    write_weights(tmp_path / "weights", tiny_dataset(), tiny_config(*settings))
     weights = ("--weights", str(tmp_path / "weights"))
     assert main(["debug", "--task", "task000", "--source", spec, *weights, "--time-limit", "0s"]) == 0
     shown = capsys.readouterr().out
