@@ -76,10 +76,10 @@ def _add_of_pack(
     answers: PackMaker,
     start: Integers,
 ) -> None:
-    """Add to `total` the log-likelihood of each candidate under each view of a pack; `log_probability` (C, V) is of its
-    cells' tokens.
+    """Add to `total` the log-likelihood of each candidate under each view of the pack of `output`.
 
-    `answers` has the candidates as pairs, those of each test from `start` on.
+    `log_probability` (C, V) is that of the tokens of each cell. `answers` has the candidates as pairs, those of each test from
+    `start` on.
     """
     shown = output.samples
     counts = np.diff(start)[shown.example]
