@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -77,7 +78,7 @@ def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: s
         tests[task.id] = tuple(votes)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     facts = {
-        **asdict(VoteFile(**vars(basis_of(ballot, tasks, dataset)), ranking=ranking, submission=digest, tests=tests)),
+        **_stored(VoteFile(**vars(basis_of(ballot, tasks, dataset)), ranking=ranking, submission=digest, tests=tests)),
         "empty_candidates": sum(each.empty for votes in tests.values() for each in votes),
         "without_prediction": filled.without_prediction,
         "with_one_prediction": filled.with_one_prediction,
@@ -87,6 +88,14 @@ def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: s
     except OSError as error:
         logger.warning("how the views voted is not kept: %s", error)
     return filled
+
+
+def _stored(basis: Basis) -> dict[str, Any]:
+    """Return `basis` as it is stored: how candidates were judged is in it where they were."""
+    values = asdict(basis)
+    if basis.judging is None:
+        del values["judging"]
+    return values
 
 
 def basis_of(ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset) -> Basis:
@@ -110,7 +119,7 @@ def leave_predictions(path: Path, predictions: Sequence[PuzzlePrediction], sourc
     if isinstance(audit, dict) and isinstance(totals, dict):  # the audit compares questions, and all of them are known
         audited = audited_in({**audit, "tests_checked": totals.get("tests"), "tests_unchecked": 0})
     basis = Basis((source,), int(all(predicted)), int(any(predicted)), dataset.data_hash, audited)
-    facts = {"predictions": hashlib.sha256(path.read_bytes()).hexdigest(), **asdict(basis)}
+    facts = {"predictions": hashlib.sha256(path.read_bytes()).hexdigest(), **_stored(basis)}
     try:
         replace_file(path.with_name(FACTS_FILE), orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     except OSError as error:
