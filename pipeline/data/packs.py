@@ -172,8 +172,7 @@ class PackMaker(Packs):
         start, stop = (bounds[self.task] for bounds in (self.dataset.transform_start[:-1], self.dataset.transform_start[1:]))
         counts = np.clip(stop - start - first, 0, last - first)
         example = np.repeat(np.arange(len(self.task)), counts)
-        number = np.arange(len(example)) - np.repeat(counts.cumsum() - counts, counts)
-        samples = Samples(example, start[example] + first + number, np.zeros((len(example), 2), np.int64))
+        samples = Samples(example, start[example] + first + count_each(counts), np.zeros((len(example), 2), np.int64))
         return samples[self.order(samples)]
 
     def order(self, samples: Samples) -> Integers:
@@ -189,8 +188,7 @@ class PackMaker(Packs):
         on_canvas, offsets = (samples.shift, still) if self.canvas == "full" else (still, samples.shift)
         areas = shapes.prod(axis=1)
         sequence = np.repeat(np.arange(len(samples)), areas)
-        cell = np.arange(len(sequence)) - (np.cumsum(areas) - areas)[sequence]
-        row, column = np.divmod(cell, shapes[sequence, 1])
+        row, column = np.divmod(count_each(areas), shapes[sequence, 1])
         place = (sequence, row - on_canvas[sequence, 0], column - on_canvas[sequence, 1])
         inputs, labels = self._paint(self.input[example], dihedral, colors, place), None
         if self.output is not None:
@@ -227,6 +225,11 @@ class PackMaker(Packs):
 def _transposed(shapes: Integers, dihedral: npt.NDArray[np.integer]) -> Integers:
     """Return `shapes` (B, 2) as each is seen through its dihedral."""
     return np.where(_TRANSPOSES[dihedral][:, None], shapes[:, ::-1], shapes)
+
+
+def count_each(counts: Integers) -> Integers:
+    """Return 0, 1, 2... up to each of `counts` (K,), end to end."""
+    return np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
 
 
 def _below(rng: np.random.Generator, bound: Integers) -> Integers:

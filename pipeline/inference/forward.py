@@ -145,7 +145,7 @@ class InferenceRunner:
                     break
                 index = to_device(np.flatnonzero(kept), self.device)
                 batch, state = self._batch(samples[left]), tuple(part.index_select(0, index) for part in state)
-        drafts += drafts[-1:] * (calls - len(drafts) if keep_drafts else 0)
+        drafts += drafts[-1:] * (calls - len(drafts))
         if not np.isfinite(probability).all():
             logger.warning("halting probabilities that are not finite count as 0")
             probability = np.nan_to_num(probability, nan=0.0)

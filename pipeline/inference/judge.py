@@ -18,7 +18,7 @@ from eval.formatting import show_path
 from eval.provenance import Judging
 from eval.vote import Ballot, Judged, JudgedBallot, Place
 from pipeline.data.dataset import TaskDataset
-from pipeline.data.packs import IGNORED, Integers, PackMaker, Samples
+from pipeline.data.packs import IGNORED, Integers, PackMaker, Samples, count_each
 from pipeline.device import make_accelerator
 from pipeline.inference.facts import source_name
 from pipeline.inference.forward import InferenceRunner, Output
@@ -52,7 +52,7 @@ def log_likelihoods(
     tests = PackMaker(seen, canvas, memory_tokens, "tests")
     answered, start = _with_answers(seen, candidates)
     answers = PackMaker(answered, canvas, memory_tokens)
-    config = replace(weights.config.predict, latents=1, halting="off")
+    config = replace(weights.config.predict, halting="off")
     runner = InferenceRunner(device, dtype, network, tests, config, keep_logits=True)
     asked = tests.views(0, views)
     asked = asked[np.diff(start)[asked.example] > 0]
@@ -84,13 +84,11 @@ def _add_of_pack(
     shown = output.samples
     counts = np.diff(start)[shown.example]
     sequence = np.repeat(np.arange(len(shown)), counts)
-    number = np.arange(len(sequence)) - np.repeat(counts.cumsum() - counts, counts)
-    pairs = Samples(start[shown.example[sequence]] + number, shown.transform[sequence], shown.shift[sequence])
+    pairs = Samples(start[shown.example[sequence]] + count_each(counts), shown.transform[sequence], shown.shift[sequence])
     labels = answers.make(pairs).labels
     assert labels is not None
     areas = output.pack.shapes.prod(axis=1)
-    cell = np.arange(len(labels)) - np.repeat((areas[sequence].cumsum() - areas[sequence]), areas[sequence])
-    cell += np.repeat((areas.cumsum() - areas)[sequence], areas[sequence])
+    cell = np.repeat((areas.cumsum() - areas)[sequence], areas[sequence]) + count_each(areas[sequence])
     found = np.where(labels == IGNORED, 0.0, log_probability[cell, np.maximum(labels, 0)])
     total += np.bincount(np.repeat(pairs.example, areas[sequence]), weights=found, minlength=len(total))
 

@@ -237,8 +237,8 @@ def make_optimizer(network: Network, config: OptimizerConfig, collectives: Colle
     optimizers: list[Optimizer] = [first]
     if matrices:
         decay = config.weight_decay if config.matrix_decay < 0 else config.matrix_decay
-        ways = config.newton_schulz, config.matrix_scale
-        optimizers.append(Muon(matrices, config.matrix_rate, decay, config.momentum, *ways, collectives))
+        rate, way, scale = config.matrix_rate, config.newton_schulz, config.matrix_scale
+        optimizers.append(Muon(matrices, rate, decay, config.momentum, way, scale, collectives))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
