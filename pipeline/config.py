@@ -31,12 +31,16 @@ class BuildConfig:
     """Draws the views of a task that has more than `augmentations`."""
     jobs: int = 0
     """Maximum number of processes; 0 means one per core. The result does not depend on it."""
+    size_exponent: float = 0.0
+    """Pairs are drawn in proportion to the cells of their canvas to the power of minus this, besides the weights of tasks and
+    sources; 0: whatever their size. A small pair costs less than a large one and counts as much."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.augmentations < TRANSFORMS:
             raise ValueError(f"build augmentations must be 0..{TRANSFORMS - 1}, got {self.augmentations}")
-        if self.seed < 0 or self.jobs < 0:
-            raise ValueError(f"build seed and jobs must not be negative, got {self.seed} and {self.jobs}")
+        if self.seed < 0 or self.jobs < 0 or not 0 <= self.size_exponent <= 4:
+            given = f"{self.seed}, {self.jobs} and {self.size_exponent}"
+            raise ValueError(f"build seed and jobs must not be negative and size_exponent must be in [0, 4], got {given}")
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,8 @@ def add_build(commands: Any) -> None:
     parser.add_argument("--augmentations", type=int, default=1000, metavar="N", help=views)
     policy = "keep-output-only: colors that occur only in outputs stay as they are"
     parser.add_argument("--policy", choices=("all", "keep-output-only"), default="all", help=policy)
+    size = "draw pairs in proportion to the cells of their canvas to the power of -X (default: 0, all alike)"
+    parser.add_argument("--size-exponent", type=float, default=0.0, metavar="X", help=size)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=0, help="processes (default: as many as there are cores)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -84,7 +86,8 @@ def add_build(commands: Any) -> None:
 
 def build_command(arguments: argparse.Namespace, started: float) -> int:
     job = job_of(arguments, "refuse")
-    dataset: Any = job.build(BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs))
+    views = arguments.augmentations, arguments.policy, arguments.seed
+    dataset: Any = job.build(BuildConfig(*views, arguments.jobs, arguments.size_exponent))
     dataset.save(arguments.out)
     size = sum(path.stat().st_size for path in arguments.out.iterdir())
     seconds = Budget(None, started).elapsed()

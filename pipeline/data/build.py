@@ -66,10 +66,11 @@ def build(
     if not tasks:
         raise ValueError("there is nothing to build: the sources have no training pairs and no tests")
     with doing("collecting grids"):
-        dataset = _assemble(tasks, weights)
+        dataset = _assemble(tasks, weights, config.size_exponent)
     if dataset.pair_weight is not None:
         shares = ", ".join(f"{source_label(source)} x {source.weight:g}" for source in everything)
-        logger.info("tasks are drawn for each source that has pairs of them: %s", shares)
+        small = f"; pairs less often the larger, by cells^-{config.size_exponent:g}" if config.size_exponent else ""
+        logger.info("tasks are drawn for each source that has pairs of them: %s%s", shares, small)
     dataset, fewest = _draw_transforms(dataset, config, seconds)
     manifest: dict[str, Any] = {
         "settings": {name: value for name, value in asdict(config).items() if name != "jobs"},
@@ -135,10 +136,11 @@ def _rank(source: Source) -> tuple[str, str]:
     return source_label(source), content_hash(source.tasks, source.solutions)
 
 
-def _assemble(tasks: Sequence[Task], weights: Sequence[float]) -> TaskDataset:
+def _assemble(tasks: Sequence[Task], weights: Sequence[float], size_exponent: float) -> TaskDataset:
     """Return the dataset of `tasks`: each grid once, in the order of keys, only the identity as a view, an empty manifest.
 
-    The `weights` of its pairs are kept where they say anything: where not every task is drawn as often, by equal pairs.
+    The `weights` of its pairs, less for large canvases by `size_exponent`, are kept where they say anything: where not every
+    task is drawn as often, by equal pairs.
     """
     pairs = [pair for task in tasks for pair in task.train]
     tests = [grid for task in tasks for grid in task.test]
@@ -152,14 +154,16 @@ def _assemble(tasks: Sequence[Task], weights: Sequence[float]) -> TaskDataset:
     areas = sizes.prod(axis=1)
     pair_counts, test_counts = [len(task.train) for task in tasks], [len(task.test) for task in tasks]
     task_numbers = np.arange(len(tasks), dtype=np.int32)
-    of_tasks = np.array(weights) * np.repeat(pair_counts, pair_counts)  # if all pairs of a task are drawn equally often
-    uniform = np.allclose(of_tasks, of_tasks[:1])
     pair_canvas, test_canvas = [], []
     for task in tasks:
         inputs, outputs = grid_sizes(pair.input for pair in task.train), grid_sizes(pair.output for pair in task.train)
         rule = size_rule(inputs, outputs)
         pair_canvas.append(rule.canvas(inputs, outputs))
         test_canvas.append(rule.canvas(grid_sizes(task.test)))
+    cells = np.concatenate(pair_canvas).astype(np.float64).prod(axis=1)
+    pair_weight = np.array(weights) * cells**-size_exponent
+    of_tasks = pair_weight * np.repeat(pair_counts, pair_counts)  # if all pairs of a task are drawn equally often
+    uniform = np.allclose(of_tasks, of_tasks[:1])
     return TaskDataset(
         task_ids=tuple(task.id for task in tasks),
         cells=np.concatenate([grids[key].ravel() for key in ordered]),
@@ -178,7 +182,7 @@ def _assemble(tasks: Sequence[Task], weights: Sequence[float]) -> TaskDataset:
         transforms=np.zeros(len(tasks), dtype=np.uint32),
         transform_start=np.arange(len(tasks) + 1, dtype=np.int64),
         manifest={},
-        pair_weight=None if uniform else np.array(weights),
+        pair_weight=None if uniform else pair_weight,
     )
 
 

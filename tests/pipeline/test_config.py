@@ -27,6 +27,7 @@ from pipeline.presets import PRESETS
         ("build.augmentations=-1", "augmentations must be 0..2903039, got -1"),
         ("build.augmentations=2903040", "augmentations must be 0..2903039"),
         *((f"build.{name}=-1", "build seed and jobs must not be negative") for name in ("seed", "jobs")),
+        *((f"build.size_exponent={value}", r"size_exponent must be in \[0, 4\]") for value in ("-0.5", "5")),
         ("train.shift_probability=1.1", r"shift_probability and exploration must be in \[0, 1\]"),
         ("predict.time_share=1", r"time_share must be in \(0, 1\), got 1.0"),
         ("model.hidden_size=16", "hidden_size 16 must give each of 8 heads a multiple of 4"),

@@ -112,6 +112,21 @@ def test_what_a_source_has_of_a_task_is_drawn_by_its_weight(tmp_path: Path, capl
     assert evenly.data_hash == build([replace(QUESTION, weight=3.0)], [replace(LESSONS, weight=3.0)], SMALL).data_hash
 
 
+def test_the_larger_a_pair_is_the_less_often_it_is_drawn_where_that_is_set(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        dataset = build([QUESTION], [replace(LESSONS, weight=2.0)], replace(SMALL, size_exponent=0.5))
+    cells = dataset.pair_canvas.prod(axis=1, dtype=np.int64)
+    assert len(set(cells.tolist())) > 2
+    of_source = np.array([2.0 if dataset.task_ids[task] in ("l", "m") else 1.0 for task in dataset.pair_task])
+    pairs = np.diff(dataset.pair_start)[dataset.pair_task]
+    np.testing.assert_allclose(dataset.pair_weight, of_source / pairs / np.sqrt(cells))
+    assert caplog.messages == [
+        "tasks are drawn for each source that has pairs of them: arc1:evaluation x 1, json:lessons.json x 2; "
+        "pairs less often the larger, by cells^-0.5"
+    ]
+    assert dataset.manifest["settings"]["size_exponent"] == 0.5
+
+
 def test_generators_of_scored_tasks_are_refused_or_left_out_whole(caplog: pytest.LogCaptureFixture) -> None:
     made = Source("rearc:made.zip", (Task("q", (Pair(C, D), Pair(A, A)), ()), Task("l", (Pair(C, D),), ())), {})
     with pytest.raises(
@@ -234,7 +249,7 @@ def test_the_hash_seed_of_python_does_not_matter(dataset: TaskDataset) -> None:
 
 def test_the_manifest_says_what_came_from_where(dataset: TaskDataset) -> None:
     manifest = dataset.manifest
-    assert manifest["settings"] == {"augmentations": 7, "policy": "all", "seed": 0}
+    assert manifest["settings"] == {"augmentations": 7, "policy": "all", "seed": 0, "size_exponent": 0.0}
     described = [(s["name"], s["role"], s["tasks"], s["demonstrations"], s["tests_trained"]) for s in manifest["sources"]]
     assert described == [("arc1:evaluation", "solve", 1, 2, 0), ("json:lessons.json", "train", 2, 4, 1)]
     totals = dict(manifest["totals"])
