@@ -32,7 +32,7 @@ from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint
 from pipeline.training.optimizers import trainable
 from pipeline.training.state import count_packs
 from pipeline.training.trainer import Trainer
-from pipeline.weights import load_weights, newest_weights, transplant
+from pipeline.weights.files import load_weights, newest_weights, transplant
 
 logger = logging.getLogger(__name__)
 

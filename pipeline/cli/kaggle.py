@@ -8,6 +8,7 @@ from eval.files import damage_of
 from eval.formatting import show_path
 from pipeline.cli.options import PROGRAM, Handler, add_command
 from pipeline.data.sources import load_source
+from pipeline.weights.shipped import find_weights
 from submission.client import push, status, submit
 from submission.format import list_notes, list_problems
 from submission.notebook import write_ready_folder
@@ -38,7 +39,7 @@ def add_kaggle(commands: Any) -> None:
     summary = "run the notebook here as Kaggle would: offline, read-only inputs, hidden tasks; then score it"
     simulate = add(_simulate, "simulate", summary, "--hidden-from arc2:evaluation --time-limit 5m --fault kill-rank")
     _add_simulate_options(simulate)
-    weights = "start from these: a weights.safetensors of a checkpoint"
+    weights = "start from these: a weights file of a checkpoint, or the name of weights that come with the program (arc1)"
     for parser in (notebook, simulate):
         parser.add_argument("--weights", type=Path, metavar="FILE", help=weights)
 
@@ -88,11 +89,12 @@ def _init(arguments: argparse.Namespace, _: float) -> int:
 
 def _notebook(arguments: argparse.Namespace, _: float) -> int:
     settings = read_settings(arguments.settings)
-    if arguments.weights and arguments.weights.is_file() and (damage := damage_of(arguments.weights)):
-        raise ValueError(f"{arguments.weights}: no weights file ({damage})")
-    if arguments.weights and arguments.weights.is_file():
-        _require_fit(arguments.weights, settings)
-    write_ready_folder(arguments.out, settings, PROJECT, arguments.weights, arguments.wheels)
+    weights = find_weights(arguments.weights) if arguments.weights else None
+    if weights and weights.is_file():
+        if damage := damage_of(weights):
+            raise ValueError(f"{weights}: no weights file ({damage})")
+        _require_fit(weights, settings)
+    write_ready_folder(arguments.out, settings, PROJECT, weights, arguments.wheels)
     print(f"{arguments.out}: notebook {settings.notebook}, dataset {settings.user}/{settings.code_dataset}")
     print(f"next: {KAGGLE} simulate --time-limit 5m, or {KAGGLE} push {arguments.out}")
     return 0
@@ -102,7 +104,7 @@ def _require_fit(path: Path, settings: KaggleSettings) -> None:
     """Raise ValueError where the notebook's preset has another network than weights, before a run finds that out."""
     from pipeline.config import override  # these need torch, which is slow to import
     from pipeline.presets import PRESETS, preset
-    from pipeline.weights import differences, load_weights
+    from pipeline.weights.files import differences, load_weights
 
     weights = load_weights(path)
     name = settings.cpu_preset if settings.accelerator == "none" else settings.preset
@@ -120,6 +122,7 @@ def _simulate(arguments: argparse.Namespace, _: float) -> int:
 
     path = arguments.settings or (SETTINGS if SETTINGS.is_file() else None)
     arguments.settings = read_settings(path) if path else None
+    arguments.weights = find_weights(arguments.weights) if arguments.weights else None
     given = {name: value for name, value in vars(arguments).items() if name in SimulatePlan.__dataclass_fields__}
     return simulate(SimulatePlan(**{name: value for name, value in given.items() if value is not None}))
 

@@ -15,13 +15,14 @@ from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, budget_of
 from pipeline.cli.scores import add_compare, add_curve, add_memory, add_record, add_score
 from pipeline.cli.show import add_debug, add_report, add_show
 from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, job_of
-from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_doctor, add_import_checkpoint
+from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_doctor, add_export, add_import_checkpoint
 from pipeline.jobs.record import leave_record
 from pipeline.system.folder_lock import FolderLock
 from pipeline.system.launch import STARTED, start_processes
 from pipeline.system.progress_bar import is_main_process
 from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import start_watchdog
+from pipeline.weights.shipped import find_weights
 
 _FIRST_STEPS = f"""\
 first steps:
@@ -88,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         add_run, add_report, add_show, add_compare, add_debug, add_build, add_train, add_predict, add_vote, add_score,
-        add_kaggle, add_audit, add_canvas, add_curve, add_memory, add_record, add_import_checkpoint, add_bench, add_doctor,
+        add_kaggle, add_audit, add_canvas, add_curve, add_memory, add_record, add_import_checkpoint, add_export, add_bench,
+        add_doctor,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -112,8 +114,8 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
             remove_unfinished(arguments.out)
             yield lock
     else:
-        if arguments.weights and not arguments.weights.exists():
-            raise FileNotFoundError(f"{arguments.weights}: no such weights file or folder")
+        if arguments.weights:
+            find_weights(arguments.weights)
         out, leave_fallback = arguments.out, job_of(arguments, "drop").fallback()
         with FolderLock(out) as lock:
             if not arguments.resume and ((out / "config.json").exists() or (out / "checkpoints").exists()):

@@ -18,6 +18,7 @@ START_SECONDS = 5.0
 Handler = Callable[[argparse.Namespace, float], int]
 """Takes the arguments of a command and the monotonic time of its start; returns the exit code."""
 TASKS_HELP = f"\n{SOURCES_HELP}"
+WEIGHTS_HELP = "a weights file, a run or checkpoint folder, or the name of weights that come with the program (arc1)"
 SOURCES_AND_PUZZLES_HELP = f"\n{SOURCES_HELP}{PUZZLES_HELP}"
 
 
@@ -84,7 +85,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="start from these; a run or checkpoint folder will do")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help=f"start from these: {WEIGHTS_HELP}")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from eval.files import write_json
 from eval.formatting import show_path, show_value
 from eval.vote import Ballot
 from pipeline.cli.options import (
+    WEIGHTS_HELP,
     add_command,
     add_config,
     add_processes,
@@ -112,7 +113,7 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.models.network import make_network
     from pipeline.training.checkpoint import load_checkpoint
     from pipeline.training.trainer import Trainer
-    from pipeline.weights import load_weights, newest_checkpoint, transplant
+    from pipeline.weights.files import load_weights, newest_checkpoint, transplant
 
     dataset = load_dataset(arguments.data)
     config = fit_config(config_of(arguments), dataset)
@@ -139,8 +140,7 @@ def add_predict(commands: Any) -> None:
     example = "--data data/arc1 --weights runs/fast --views 256 --out runs/fast-256"
     parser = add_command(commands, predict_command, "predict", summary, example, sources="")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
-    weights = "weights; a run or checkpoint folder will do"
-    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help=weights)
+    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help=WEIGHTS_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--views", type=int, metavar="N", help="most views of a test input")
     parser.add_argument("--time-limit", metavar="DURATION", help="ends after the round that is cut short by it")
@@ -152,14 +152,15 @@ def add_predict(commands: Any) -> None:
 def predict_command(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.device import end_training, make_accelerator
     from pipeline.inference.predictor import Predictor, predict_and_vote
-    from pipeline.weights import load_weights
+    from pipeline.weights.files import load_weights
 
     weights, out, budget = load_weights(arguments.weights), arguments.out, budget_of(arguments, started)
     for setting in arguments.set:
         if not setting.startswith(("predict.", "train.precision=")):
             raise ValueError(f"{setting!r}: only predict.* and train.precision can be set here; the weights fix the rest")
     views = [] if arguments.views is None else [f"predict.views={arguments.views}"]
-    config = override(weights.config, [*arguments.set, *views])
+    precision = f"train.precision={weights.precision}"
+    config = override(weights.config, [precision, *arguments.set, *views])
     dataset = load_dataset(arguments.data)
     if isinstance(dataset, PuzzleDataset) and views:
         raise ValueError("--views is for ARC tasks only: puzzles are predicted once, as they are")
@@ -239,7 +240,7 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
 def _judge(ballot: Ballot, dataset: TaskDataset, arguments: argparse.Namespace) -> Ballot:
     """Return `ballot` judged by the networks that the arguments name."""
     from pipeline.inference.judge import judge_ballot
-    from pipeline.weights import load_weights
+    from pipeline.weights.files import load_weights
 
     weight, views, candidates = arguments.judge_weight, arguments.judge_views, arguments.judge_candidates
     for option, value in (("--judge-views", views), ("--judge-candidates", candidates)):

@@ -1,17 +1,18 @@
-"""The commands `audit`, `canvas`, `import-checkpoint`, `bench` and `doctor`."""
+"""The commands `audit`, `canvas`, `import-checkpoint`, `export`, `bench` and `doctor`."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
 from eval.formatting import parse_duration
-from pipeline.cli.options import TASKS_HELP, add_command, add_settings
+from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings
 from pipeline.config import override
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
 from pipeline.data.leakage import audit_sources
 from pipeline.data.sources import load_source
 from pipeline.presets import PRESETS, preset
 from pipeline.system.progress_bar import doing
+from pipeline.weights.shipped import WEIGHTS
 
 
 def add_audit(commands: Any) -> None:
@@ -66,6 +67,23 @@ def import_checkpoint_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.published.checkpoint import import_checkpoint
 
     print(import_checkpoint(arguments.checkpoint, arguments.config, arguments.identifiers, arguments.out))
+    return 0
+
+
+def add_export(commands: Any) -> None:
+    summary = "write the weights of a run as a file to give away, a quarter as large: matrices in 8 bits"
+    parser = add_command(commands, export_command, "export", summary, "runs/fast --out weights/fast", sources="")
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help=WEIGHTS_HELP)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def export_command(arguments: argparse.Namespace, _: float) -> int:
+    from pipeline.weights.files import export_weights, load_weights
+
+    path = arguments.out / WEIGHTS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    export_weights(load_weights(arguments.weights), path)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
 

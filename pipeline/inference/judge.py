@@ -26,7 +26,7 @@ from pipeline.inference.predictor import seen_through
 from pipeline.models.loss import log_probabilities
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
-from pipeline.weights import Weights, network_from
+from pipeline.weights.files import Weights, network_from
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def judge_ballot(
     for each in weights:
         if not {task for task, _ in names} & set(each.task_ids):
             raise ValueError(f"{show_path(each.path)}: a judge that was not trained on any of the tasks")
-        accelerator, dtype = make_accelerator(each.config.train.precision)
+        accelerator, dtype = make_accelerator(each.precision)
         found.append(log_likelihoods(accelerator.device, dtype, each, dataset, best, views))
     judged, silent = dict[Place, Judged](), 0
     for name, grids, *by_judge in zip(names, best, *found, strict=True):

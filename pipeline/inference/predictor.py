@@ -38,7 +38,7 @@ from pipeline.inference.facts import VOTES_FILE, VoteFile, source_name, write_at
 from pipeline.inference.forward import InferenceRunner
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
-from pipeline.weights import Weights, network_from
+from pipeline.weights.files import Weights, network_from
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from pipeline.inference.facts import source_name
 from pipeline.inference.forward import InferenceRunner
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
-from pipeline.weights import Weights, network_from
+from pipeline.weights.files import Weights, network_from
 
 FIRST_ROUND = 256
 """Puzzles of the first round."""

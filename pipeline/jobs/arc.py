@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # torch is slow to import, and the first submission does with
     import torch
     from accelerate import Accelerator
 
-    from pipeline.weights import Weights
+    from pipeline.weights.files import Weights
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pipeline.data.dataset import PuzzleDataset, load_dataset
 from pipeline.inference.puzzles import predict_puzzles
 from pipeline.jobs.puzzles import to_predictions
 from pipeline.system.time_limit import Budget
-from pipeline.weights import checkpoints, load_weights
+from pipeline.weights.files import checkpoints, load_weights
 
 
 def measure_curves(

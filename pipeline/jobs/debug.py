@@ -33,7 +33,7 @@ from pipeline.presets import preset
 from pipeline.system.time_limit import Budget
 from pipeline.training.optimizers import trainable
 from pipeline.training.trainer import Trainer
-from pipeline.weights import load_weights, transplant
+from pipeline.weights.files import load_weights, transplant
 
 
 def debug(arguments: argparse.Namespace, _: float) -> int:

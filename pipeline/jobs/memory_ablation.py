@@ -22,7 +22,7 @@ from pipeline.inference.predictor import Predictor
 from pipeline.inference.puzzles import predict_puzzles
 from pipeline.jobs.puzzles import to_predictions
 from pipeline.system.time_limit import Budget
-from pipeline.weights import Memory, Weights, change_memory
+from pipeline.weights.files import Memory, Weights, change_memory
 from submission.format import fill_submission
 
 _NO_LIMIT = Budget(None, 0.0)

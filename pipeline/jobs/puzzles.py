@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # torch is slow to import, and the first predictions.csv does
     from accelerate import Accelerator
 
     from pipeline.inference.puzzles import PuzzleAnswers
-    from pipeline.weights import Weights
+    from pipeline.weights.files import Weights
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from pipeline.published.files import naming, read_state, read_yaml, summarize
 from pipeline.published.identifiers import read_identifiers, unknown_views
 from pipeline.published.names import CONVOLUTION, EMBEDDING, MEMORY_ROWS, MIXER, parameter_names, translate_config
 from pipeline.system.progress_bar import doing
-from pipeline.weights import save_weights
+from pipeline.weights.files import save_weights
 
 
 def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path | None, out: Path) -> str:

@@ -20,7 +20,7 @@ from pipeline.training.communication import Collectives
 from pipeline.training.ema import MovingAverage
 from pipeline.training.metrics import Progress, Totals
 from pipeline.training.optimizers import make_optimizer
-from pipeline.weights import newest_checkpoint
+from pipeline.weights.files import newest_checkpoint
 
 
 class TrainState:

@@ -34,7 +34,7 @@ from pipeline.training.memory_tables import train_tables
 from pipeline.training.metrics import MetricsWriter, Progress, Totals, metrics_line
 from pipeline.training.optimizers import checkpoint_bytes, rate_factor
 from pipeline.training.state import TrainState
-from pipeline.weights import checkpoint_name, newest_checkpoint
+from pipeline.weights.files import checkpoint_name, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from pipeline.reports.report import read_report
 from pipeline.reports.run_folder import RunFolder
 from pipeline.system.time_limit import Budget
 from pipeline.training.checkpoint import load_checkpoint
-from pipeline.weights import load_weights, network_from
+from pipeline.weights.files import export_weights, load_weights, network_from
 from tests.fuzz.mutate import Rng, mutate_json, mutate_lines
 from tests.fuzz.reader import Reader
 from tests.fuzz.tensors import mutate_archive
@@ -62,6 +62,8 @@ def _weights(folder: Path, rng: Rng) -> None:
     residual = "memory.residual=2" if rng.random() < 0.5 else "memory.residual=0"
     settings = (residual,) if rng.random() < 0.7 else ("memory.kind=table",)
     write_weights(folder / "weights", dataset, tiny_config(*settings))
+    if rng.random() < 0.5:
+        export_weights(load_weights(folder / "weights"), folder / "weights" / "weights.safetensors")
 
 
 def _read_weights(folder: Path) -> None:

@@ -16,7 +16,7 @@ from pipeline.inference.candidates import read_candidates
 from pipeline.reports.report import read_report
 from pipeline.reports.run_folder import RunFolder
 from pipeline.tensor_files import read_tensors
-from pipeline.weights import read_weights
+from pipeline.weights.files import read_weights
 from submission.notebook import read_ready_folder
 from submission.settings import read_settings
 from tests.pipeline.tiny import refusal, tiny_config, tiny_dataset, tiny_source

@@ -25,7 +25,7 @@ from pipeline.models.attention import choose_way, packed_error
 from pipeline.models.layout import PACKED
 from pipeline.models.loss import segment_loss
 from pipeline.training.checkpoint import load_checkpoint
-from pipeline.weights import load_weights
+from pipeline.weights.files import load_weights
 from tests.parity import Reference, compare, describe
 from tests.pipeline import trainers
 from tests.pipeline.tiny import tiny_config, tiny_dataset

@@ -17,7 +17,7 @@ from pipeline.data.sources import Source
 from pipeline.inference.candidates import Candidates, Origin, tally, write_candidates
 from pipeline.inference.facts import write_attempts
 from pipeline.models.network import make_network
-from pipeline.weights import save_weights
+from pipeline.weights.files import save_weights
 
 Votes = Sequence[tuple[int, Grid | None, float]]
 """(test of the dataset, grid, halting probability)."""

@@ -18,7 +18,7 @@ from pipeline.inference.judge import judge_ballot, log_likelihoods
 from pipeline.models.batch import Batch, Views
 from pipeline.models.layout import make_layout
 from pipeline.models.loss import segment_loss
-from pipeline.weights import Weights, load_weights, network_from
+from pipeline.weights.files import Weights, load_weights, network_from
 from tests.eval.ballots import add
 from tests.pipeline.tiny import refusal, tiny_config, tiny_dataset, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, one_error, write_run, write_weights

@@ -25,7 +25,7 @@ from pipeline.models.batch import Batch
 from pipeline.models.network import make_network
 from pipeline.system.time_limit import Budget
 from pipeline.tensor_files import read_tensors, write_tensors
-from pipeline.weights import Weights, load_weights
+from pipeline.weights.files import Weights, load_weights
 from tests.pipeline.published.examples import VIEWS, Published
 from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
 from tests.pipeline.tinyrun import write_weights

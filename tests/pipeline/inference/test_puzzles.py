@@ -20,7 +20,7 @@ from pipeline.inference.puzzles import FIRST_ROUND, PuzzleAnswers, predict_puzzl
 from pipeline.jobs.puzzles import to_predictions
 from pipeline.models.batch import Batch
 from pipeline.system.time_limit import Budget
-from pipeline.weights import Weights, load_weights, network_from
+from pipeline.weights.files import Weights, load_weights, network_from
 from tests.pipeline.inference.test_predictor import Echo
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles

@@ -20,7 +20,7 @@ from pipeline.inference import predictor as predicting
 from pipeline.inference.candidates import Candidates, Origin, read_candidates
 from pipeline.inference.predictor import Predictor
 from pipeline.system.time_limit import Budget
-from pipeline.weights import Weights
+from pipeline.weights.files import Weights
 from submission.format import check_submission
 from tests.pipeline.inference.test_predictor import Small, make_weights
 from tests.pipeline.tiny import tiny_dataset

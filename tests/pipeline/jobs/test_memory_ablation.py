@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.data.puzzles.kinds import KindName
-from pipeline.weights import change_memory, load_weights, network_from
+from pipeline.weights.files import change_memory, load_weights, network_from
 from tests.pipeline.tiny import TINY, tiny_config, tiny_dataset, tiny_source, write_kaggle
 from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
 from tests.pipeline.tinyrun import call, one_error, write_weights

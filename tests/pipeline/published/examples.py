@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from pipeline.published.checkpoint import import_checkpoint
-from pipeline.weights import Weights, load_weights
+from pipeline.weights.files import Weights, load_weights
 from tests.pipeline.tiny import refusal
 
 ATTENTION, MIXER, HRM, URM = "trm_attention", "trm_mixer", "hrm", "urm"

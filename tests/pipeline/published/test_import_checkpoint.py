@@ -17,7 +17,7 @@ from pipeline.models.network import make_network
 from pipeline.published.checkpoint import import_checkpoint
 from pipeline.published.identifiers import UNKNOWN_TASK
 from pipeline.tensor_files import read_tensors
-from pipeline.weights import Weights, load_weights, save_weights, transplant
+from pipeline.weights.files import Weights, load_weights, save_weights, transplant
 from tests.pipeline.published.examples import ATTENTION, HRM, MIXER, PREFIX, URM, VIEWS, Published, read_golden
 from tests.pipeline.tiny import tiny_dataset
 

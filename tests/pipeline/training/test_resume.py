@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.config import Config
 from pipeline.training.checkpoint import load_checkpoint, packs_after
 from pipeline.training.trainer import Trainer
-from pipeline.weights import checkpoints
+from pipeline.weights.files import checkpoints
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import (
     NO_LIMIT,

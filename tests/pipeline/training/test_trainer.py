@@ -23,7 +23,7 @@ from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import Budget
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.state import count_packs
-from pipeline.weights import checkpoints, load_weights
+from pipeline.weights.files import checkpoints, load_weights
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import (
     NO_LIMIT,

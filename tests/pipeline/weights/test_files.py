@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline import weights as checkpoint
 from pipeline.config import BuildConfig, Config, override
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.models.network import Network, make_network
 from pipeline.tensor_files import Damaged, read_tensors, write_tensors
 from pipeline.training.checkpoint import begin_checkpoint, finish_checkpoint
-from pipeline.weights import Weights, load_weights, network_from, newest_weights, save_weights, transplant
+from pipeline.weights import files as checkpoint
+from pipeline.weights.files import Weights, export_weights, load_weights, network_from, newest_weights, save_weights, transplant
 from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
 from tests.pipeline.trainers import flip
 
@@ -62,12 +62,45 @@ def test_weights_are_read_as_they_were_written_and_fit_their_own_tasks(tmp_path:
     assert_equal(weights.tensors, tensors)
     assert (weights.path, weights.config, weights.step) == (path, config_of(kind), 12)
     assert (weights.data_hash, weights.task_ids) == (dataset.data_hash, dataset.task_ids)
-    assert weights.transforms.tolist() == dataset.transforms.tolist()
-    assert weights.transform_start.tolist() == dataset.transform_start.tolist()
+    views = dataset.transforms.tolist(), dataset.transform_start.tolist()
+    if kind == "compositional":  # of which no view has a row
+        views = [0] * 4, [0, 1, 2, 3, 4]
+    assert (weights.transforms.tolist(), weights.transform_start.tolist()) == views
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     network, happened = network_from(weights, dataset)
     assert_equal(network.state_dict(), tensors)
     assert happened == "task memory: 4 tasks by id, 0 new from the mean, 0 not needed"
+
+
+@KINDS
+def test_exported_weights_are_of_8_bits_near_the_given_and_the_same_when_exported_again(tmp_path: Path, kind: str) -> None:
+    write_weights(tmp_path / "weights.safetensors", kind)
+    given = load_weights(tmp_path)
+    given.tensors["reasoner.head.weight"][1] = 0.0  # a row without any value
+    small, again = tmp_path / "small.safetensors", tmp_path / "again.safetensors"
+    export_weights(given, small)
+    found = load_weights(small)
+    export_weights(found, again)
+
+    stored, _ = read_tensors(small)
+    matrices = {name for name, tensor in given.tensors.items() if tensor.ndim > 1}
+    assert {name for name, tensor in stored.items() if tensor.dtype == torch.int8} == matrices
+    for name, exact in given.tensors.items():
+        rows, close = (tensor.flatten(1) if name in matrices else tensor[None] for tensor in (exact, found.tensors[name]))
+        step = rows.abs().amax(1, keepdim=True) / 127 if name in matrices else 0.0
+        assert ((close - rows).abs() <= 0.501 * step).all(), name
+    assert_equal(load_weights(again).tensors, found.tensors)
+    others = [replace(weights, path=small, tensors={}, transforms=None, transform_start=None) for weights in (given, found)]
+    assert others[0] == others[1]
+    assert torch.equal(given.transforms, found.transforms)
+    assert network_from(found, tiny_dataset())[1] == "task memory: 4 tasks by id, 0 new from the mean, 0 not needed"
+
+
+@pytest.mark.parametrize(("trained", "predicts"), [("float32", "float32"), ("bfloat16", "auto"), ("auto", "auto")])
+def test_predictions_leave_the_precision_of_another_machine_to_this_one(tmp_path: Path, trained: str, predicts: str) -> None:
+    dataset, config = tiny_dataset(), config_of("compositional", f"train.precision={trained}")
+    save_weights(tmp_path / "weights.safetensors", network_of(config, dataset).state_dict(), config, dataset, 1)
+    assert load_weights(tmp_path).precision == predicts
 
 
 def dataset_of(names: dict[str, int], augmentations: int, seed: int = 0) -> TaskDataset:
@@ -174,11 +207,19 @@ def set_config(metadata: dict[str, str], section: str, name: str, value: object)
         lambda tensors, _: tensors["reasoner.embedding"][0].fill_(float("nan")),
         lambda tensors, _: tensors.pop("reasoner.head.weight"),
         lambda tensors, _: tensors.update(more=torch.zeros(1)),
+        lambda tensors, _: tensors.update({"reasoner.head.weight.int8_factors": torch.zeros(12)}),
+        lambda tensors, _: tensors.update({"more.int8_factors": torch.zeros(12)}),
+        lambda tensors, _: tensors.update(
+            {
+                "reasoner.head.weight": torch.zeros(12, 16, dtype=torch.int8),
+                "reasoner.head.weight.int8_factors": torch.zeros(11),
+            }
+        ),
     ],
 )
 def test_a_file_that_contradicts_itself_is_damaged(tmp_path: Path, change: Callable[..., None]) -> None:
     path = tmp_path / "weights.safetensors"
-    write_weights(path)
+    write_weights(path, "residual")
     tensors, metadata = read_tensors(path)
     change(tensors, metadata)
     write_tensors(path, tensors, metadata)

@@ -1,7 +1,8 @@
 """Weights files: the tensors of a network with its config and tasks, in safetensors; and the checkpoints that hold them.
 
 A checkpoint (pipeline.training.checkpoint) holds a weights file beside the state of training. Predictions and later trainings
-read it; they find the rows of the task memory by task and transform.
+read it; they find the rows of the task memory by task and transform. Those that come with the program are in the small form
+that `export_weights` writes.
 """
 
 import logging
@@ -19,17 +20,19 @@ from torch import Tensor
 from augment.transform import TRANSFORMS
 from eval.files import parse_json
 from eval.formatting import show_name, show_path, show_value
-from pipeline.config import Config
+from pipeline.config import Config, Precision
 from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.models.network import Network, make_network
 from pipeline.tensor_files import Damaged, read_tensors, write_tensors
+from pipeline.weights.shipped import WEIGHTS, find_weights
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = "weights.safetensors"
 FORMAT = "arc-trm-weights 1"
 Memory = Literal["own", "blank", "swapped"]
 _ROWS, _RESIDUAL = "memory.rows", "memory.residual.rows"
+_FACTORS = ".int8_factors"
+"""With the name of a tensor before it: what each row of its integers is multiplied by."""
 _FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -62,25 +65,48 @@ class Weights:
     """Rows of the task memory."""
     tensors: dict[str, Tensor]
     transforms: Tensor
-    """(V,) int64 codes of the views that the network was trained on, task after task."""
+    """(V,) int64 codes of the views that the network was trained on, task after task; where the memory has no rows of views,
+    they may be missing, and each task has the identity."""
     transform_start: Tensor
     """(T + 1,) int64 ranges of `transforms` by task."""
+
+    @property
+    def precision(self) -> Precision:
+        """In what to predict: float32 where it was trained in that, else what is fast here, which may be another machine."""
+        return "float32" if self.config.train.precision == "float32" else "auto"
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, dataset: Dataset, step: int) -> None:
     """Write a weights file in one step. Raises OSError."""
+    views = tuple(torch.from_numpy(array.astype(np.int64)) for array in (dataset.transforms, dataset.transform_start))
+    _write(Weights(path, config, step, dataset.data_hash, tuple(dataset.task_ids), dict(tensors), *views))
+
+
+def export_weights(weights: Weights, path: Path) -> None:
+    """Write `weights` in a quarter of their bytes: matrices as 8-bit integers with a factor for each row. Raises OSError."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in weights.tensors.items():
+        if tensor.ndim < 2:
+            tensors[name] = tensor
+            continue
+        rows = tensor.flatten(1)
+        factors = rows.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        tensors[name] = (rows / factors[:, None]).round().to(torch.int8).view_as(tensor)
+        tensors[name + _FACTORS] = factors
+    _write(replace(weights, path=path, tensors=tensors))
+
+
+def _write(weights: Weights) -> None:
     metadata = {
         "format": FORMAT,
-        "config": orjson.dumps(config.to_json()).decode(),
-        "step": str(step),
-        "data_hash": dataset.data_hash,
-        "task_ids": orjson.dumps(dataset.task_ids).decode(),
+        "config": orjson.dumps(weights.config.to_json()).decode(),
+        "step": str(weights.step),
+        "data_hash": weights.data_hash,
+        "task_ids": orjson.dumps(weights.task_ids).decode(),
     }
-    views = {
-        "views.transforms": torch.from_numpy(dataset.transforms.astype(np.int64)),
-        "views.transform_start": torch.from_numpy(dataset.transform_start.astype(np.int64)),
-    }
-    write_tensors(path, dict(tensors) | views, metadata)
+    views = {"views.transforms": weights.transforms, "views.transform_start": weights.transform_start}
+    needed = views if weights.config.memory.kind == "table" or weights.config.memory.residual else {}
+    write_tensors(weights.path, weights.tensors | needed, metadata)
 
 
 def load_weights(path: Path) -> Weights:
@@ -89,11 +115,9 @@ def load_weights(path: Path) -> Weights:
     Raises FileNotFoundError or ValueError, naming the file, where there is none or it is not ours; Damaged, a ValueError, where
     it, or every checkpoint in the folder, is damaged.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such weights file or folder")
-    for file in (path, path / WEIGHTS):
-        if file.is_file():
-            return read_weights(file)
+    path = find_weights(path)
+    if path.is_file():
+        return read_weights(path)
     for folder in (path, path / "checkpoints"):
         if checkpoints(folder):
             weights = newest_weights(folder)
@@ -126,7 +150,9 @@ def read_weights(path: Path) -> Weights:
         task_ids = parse_json(metadata["task_ids"].encode(), "task_ids")
         if not isinstance(task_ids, list) or not all(isinstance(task_id, str) for task_id in task_ids):
             raise ValueError("task_ids must be a list of names")
-        views = tensors.pop("views.transforms"), tensors.pop("views.transform_start")
+        identity = torch.zeros(len(task_ids), dtype=torch.int64), torch.arange(len(task_ids) + 1)
+        views = tensors.pop("views.transforms", identity[0]), tensors.pop("views.transform_start", identity[1])
+        tensors = _multiply_out(tensors)
         weights = Weights(path, config, int(metadata["step"]), metadata["data_hash"], tuple(task_ids), tensors, *views)
         _require_views(weights)
         _require_tensors(weights)
@@ -135,6 +161,21 @@ def read_weights(path: Path) -> Weights:
     except ValueError as error:
         raise Damaged(f"{show_path(path)}: damaged weights file: {error}") from None
     return weights
+
+
+def _multiply_out(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `tensors` without factors, where those that have some are multiplied by them. Raises ValueError."""
+    plain = {name: tensor for name, tensor in tensors.items() if not name.endswith(_FACTORS)}
+    for name, factors in tensors.items():
+        if name in plain:
+            continue
+        integers = plain.get(name.removesuffix(_FACTORS))
+        if integers is None or (integers.dtype, factors.dtype) != (torch.int8, torch.float32):
+            raise ValueError(f"{show_name(name)} does not belong to integers of 8 bits")
+        if factors.shape != integers.shape[:1]:
+            raise ValueError(f"{show_name(name)} has {tuple(factors.shape)} factors for {tuple(integers.shape)} integers")
+        plain[name.removesuffix(_FACTORS)] = integers * factors.view(-1, *[1] * (integers.ndim - 1))
+    return plain
 
 
 def change_memory(weights: Weights, memory: Memory) -> Weights:

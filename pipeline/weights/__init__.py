@@ -1,0 +1,1 @@
+"""Weights: how they are read and written, and those that come with the program, a folder each."""
