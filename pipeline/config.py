@@ -38,9 +38,10 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.augmentations < TRANSFORMS:
             raise ValueError(f"build augmentations must be 0..{TRANSFORMS - 1}, got {self.augmentations}")
-        if self.seed < 0 or self.jobs < 0 or not 0 <= self.size_exponent <= 4:
-            given = f"{self.seed}, {self.jobs} and {self.size_exponent}"
-            raise ValueError(f"build seed and jobs must not be negative and size_exponent must be in [0, 4], got {given}")
+        if self.seed < 0 or self.jobs < 0:
+            raise ValueError(f"build seed and jobs must not be negative, got {self.seed} and {self.jobs}")
+        if not 0 <= self.size_exponent <= 4:
+            raise ValueError(f"build size_exponent must be in [0, 4], got {self.size_exponent}")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The device: Accelerate's engine and the compute dtype, and packs as tensors on the device."""
 
+import logging
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -18,6 +19,8 @@ from pipeline.data.packs import IGNORED, Pack
 from pipeline.models.batch import Batch, Views
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layout import Room, make_layout, to_device
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 BFLOAT16_SPEEDUP = 1.2
@@ -54,6 +57,23 @@ def compute_dtype(precision: Precision, cuda: bool) -> torch.dtype:
     if cuda:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.bfloat16 if bfloat16_speedup() >= BFLOAT16_SPEEDUP else torch.float32
+
+
+def precision_here(trained: Precision) -> Precision:
+    """Return in what weights that were `trained` so, maybe on another machine, predict on this one.
+
+    It is the same, or "auto" where this device has no such numbers, or is much slower with them than with float32.
+    """
+    cuda = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    if trained == "bfloat16":
+        fits = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else bfloat16_speedup() > 1 / BFLOAT16_SPEEDUP
+    else:
+        fits = cuda or trained != "float16"
+    if not fits:
+        logger.info(
+            "the weights were trained in %s, for which this device is not made; it predicts in what it is fast in", trained
+        )
+    return trained if fits else "auto"
 
 
 def bfloat16_speedup(repeats: int = 5) -> float:

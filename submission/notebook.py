@@ -27,7 +27,7 @@ PACKAGES = ("augment", "eval", "submission", "pipeline")
 BESIDE = ("LICENSE", "requirements.txt", "README.md")
 LEFT_OUT = ("bench", "rehearsal", "pictures", "__pycache__")
 """Folders of the packages that nothing on Kaggle needs."""
-SUFFIXES = (".py", ".css", ".js", ".html", ".safetensors")
+SUFFIXES = (".py", ".css", ".js", ".html")
 OWN_NAMES = ("notebook", "code", "settings.json", "pushed.json")
 """All that is at the top of a ready folder."""
 _MARKDOWN = """\

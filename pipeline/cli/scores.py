@@ -155,11 +155,11 @@ def add_curve(commands: Any) -> None:
 
 def curve_command(arguments: argparse.Namespace, _: float) -> int:
     from eval.curves import draw_curves
-    from pipeline.device import make_accelerator
+    from pipeline.device import make_accelerator, precision_here
     from pipeline.jobs.curve import measure_curves
     from pipeline.weights.files import load_weights
 
-    accelerator, dtype = make_accelerator(load_weights(arguments.runs[0]).precision)
+    accelerator, dtype = make_accelerator(precision_here(load_weights(arguments.runs[0]).config.train.precision))
     points = []
     for point in measure_curves(arguments.runs, _answers(arguments.source), accelerator, dtype):
         minutes = format_duration(point.seconds)
@@ -184,12 +184,12 @@ def add_memory(commands: Any) -> None:
 
 
 def memory_command(arguments: argparse.Namespace, _: float) -> int:
-    from pipeline.device import make_accelerator
+    from pipeline.device import make_accelerator, precision_here
     from pipeline.jobs.memory_ablation import score_one_task, score_tasks
     from pipeline.weights.files import load_weights
 
     run, weights, dataset = RunFolder(arguments.run), load_weights(arguments.run), load_dataset(arguments.run / "dataset")
-    computed = make_accelerator(weights.precision)
+    computed = make_accelerator(precision_here(weights.config.train.precision))
     found: dict[str, object] = {}
     if isinstance(dataset, PuzzleDataset):
         for memory, of_puzzles in score_one_task(weights, dataset, _answers(run.source_names()), *computed):

@@ -150,7 +150,7 @@ def add_predict(commands: Any) -> None:
 
 
 def predict_command(arguments: argparse.Namespace, started: float) -> int:
-    from pipeline.device import end_training, make_accelerator
+    from pipeline.device import end_training, make_accelerator, precision_here
     from pipeline.inference.predictor import Predictor, predict_and_vote
     from pipeline.weights.files import load_weights
 
@@ -159,8 +159,9 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
         if not setting.startswith(("predict.", "train.precision=")):
             raise ValueError(f"{setting!r}: only predict.* and train.precision can be set here; the weights fix the rest")
     views = [] if arguments.views is None else [f"predict.views={arguments.views}"]
-    precision = f"train.precision={weights.precision}"
-    config = override(weights.config, [precision, *arguments.set, *views])
+    config = override(weights.config, [*arguments.set, *views])
+    if not any(setting.startswith("train.precision=") for setting in arguments.set):
+        config = override(config, [f"train.precision={precision_here(config.train.precision)}"])
     dataset = load_dataset(arguments.data)
     if isinstance(dataset, PuzzleDataset) and views:
         raise ValueError("--views is for ARC tasks only: puzzles are predicted once, as they are")

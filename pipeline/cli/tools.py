@@ -71,7 +71,7 @@ def import_checkpoint_command(arguments: argparse.Namespace, _: float) -> int:
 
 
 def add_export(commands: Any) -> None:
-    summary = "write the weights of a run as a file to give away, a quarter as large: matrices in 8 bits"
+    summary = "quantize the weights of a run to int8: one file, a quarter of the size"
     parser = add_command(commands, export_command, "export", summary, "runs/fast --out weights/fast", sources="")
     parser.add_argument("weights", type=Path, metavar="WEIGHTS", help=WEIGHTS_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -80,9 +80,11 @@ def add_export(commands: Any) -> None:
 def export_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.weights.files import export_weights, load_weights
 
-    path = arguments.out / WEIGHTS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    export_weights(load_weights(arguments.weights), path)
+    weights, path = load_weights(arguments.weights), arguments.out / WEIGHTS
+    if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
+        raise ValueError(f"{arguments.out} is there already; export writes into a new or an empty folder")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    export_weights(weights, path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -19,7 +19,7 @@ from eval.provenance import Judging
 from eval.vote import Ballot, Judged, JudgedBallot, Place
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import IGNORED, Integers, PackMaker, Samples, count_each
-from pipeline.device import make_accelerator
+from pipeline.device import make_accelerator, precision_here
 from pipeline.inference.facts import source_name
 from pipeline.inference.forward import InferenceRunner, Output
 from pipeline.inference.predictor import seen_through
@@ -107,7 +107,7 @@ def judge_ballot(
     for each in weights:
         if not {task for task, _ in names} & set(each.task_ids):
             raise ValueError(f"{show_path(each.path)}: a judge that was not trained on any of the tasks")
-        accelerator, dtype = make_accelerator(each.precision)
+        accelerator, dtype = make_accelerator(precision_here(each.config.train.precision))
         found.append(log_likelihoods(accelerator.device, dtype, each, dataset, best, views))
     judged, silent = dict[Place, Judged](), 0
     for name, grids, *by_judge in zip(names, best, *found, strict=True):

@@ -62,6 +62,8 @@ class PuzzleJob:
 
     def build(self, config: BuildConfig, seconds: float | None = None) -> PuzzleDataset:
         """Build the dataset, reading training puzzles for about `seconds`; the answers of the tests are not read."""
+        if config.size_exponent:
+            raise ValueError("build.size_exponent is for ARC tasks only: all puzzles are of one size")
         jobs = config.jobs or os.cpu_count() or 1
         load = partial(load_puzzles, part="train", limit=self.train_limit, seed=config.seed, jobs=jobs)
         trained = load_in_time(self.train_sources, load, seconds)

@@ -2,7 +2,7 @@
 
 The input is what the authors' training writes: a state dict, `all_config.yaml` and, unless its tasks do not matter,
 `identifiers.json` of its dataset.
-Prediction and training read the output like any other weights (`pipeline.weights`).
+Prediction and training read the output like any other weights (`pipeline.weights.files`).
 """
 
 from collections.abc import Mapping, Sequence

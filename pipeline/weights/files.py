@@ -1,8 +1,8 @@
 """Weights files: the tensors of a network with its config and tasks, in safetensors; and the checkpoints that hold them.
 
 A checkpoint (pipeline.training.checkpoint) holds a weights file beside the state of training. Predictions and later trainings
-read it; they find the rows of the task memory by task and transform. Those that come with the program are in the small form
-that `export_weights` writes.
+read it; they find the rows of the task memory by task and transform. Those that come with the program are written by
+`export_weights`.
 """
 
 import logging
@@ -20,7 +20,7 @@ from torch import Tensor
 from augment.transform import TRANSFORMS
 from eval.files import parse_json
 from eval.formatting import show_name, show_path, show_value
-from pipeline.config import Config, Precision
+from pipeline.config import Config
 from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.models.network import Network, make_network
 from pipeline.tensor_files import Damaged, read_tensors, write_tensors
@@ -29,10 +29,12 @@ from pipeline.weights.shipped import WEIGHTS, find_weights
 logger = logging.getLogger(__name__)
 
 FORMAT = "arc-trm-weights 1"
+EXPORTED = "arc-trm-weights 2"
+"""Matrices in int8 with a scale for each row, and views only where the memory has rows of views."""
 Memory = Literal["own", "blank", "swapped"]
 _ROWS, _RESIDUAL = "memory.rows", "memory.residual.rows"
-_FACTORS = ".int8_factors"
-"""With the name of a tensor before it: what each row of its integers is multiplied by."""
+_SCALES = ".int8_scales"
+"""With the name of a tensor before it: the scale of each of its rows."""
 _FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -65,48 +67,47 @@ class Weights:
     """Rows of the task memory."""
     tensors: dict[str, Tensor]
     transforms: Tensor
-    """(V,) int64 codes of the views that the network was trained on, task after task; where the memory has no rows of views,
-    they may be missing, and each task has the identity."""
+    """(V,) int64 codes of the views that the network was trained on, task after task. Of exported weights whose memory has no
+    rows of views, only the identity of each task."""
     transform_start: Tensor
     """(T + 1,) int64 ranges of `transforms` by task."""
-
-    @property
-    def precision(self) -> Precision:
-        """In what to predict: float32 where it was trained in that, else what is fast here, which may be another machine."""
-        return "float32" if self.config.train.precision == "float32" else "auto"
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, dataset: Dataset, step: int) -> None:
     """Write a weights file in one step. Raises OSError."""
     views = tuple(torch.from_numpy(array.astype(np.int64)) for array in (dataset.transforms, dataset.transform_start))
-    _write(Weights(path, config, step, dataset.data_hash, tuple(dataset.task_ids), dict(tensors), *views))
+    _write(Weights(path, config, step, dataset.data_hash, tuple(dataset.task_ids), dict(tensors), *views), FORMAT)
 
 
 def export_weights(weights: Weights, path: Path) -> None:
-    """Write `weights` in a quarter of their bytes: matrices as 8-bit integers with a factor for each row. Raises OSError."""
+    """Write `weights` in a quarter of their bytes: matrices in int8 with a scale for each row. Raises OSError."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in weights.tensors.items():
         if tensor.ndim < 2:
             tensors[name] = tensor
             continue
         rows = tensor.flatten(1)
-        factors = rows.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        tensors[name] = (rows / factors[:, None]).round().to(torch.int8).view_as(tensor)
-        tensors[name + _FACTORS] = factors
-    _write(replace(weights, path=path, tensors=tensors))
+        scales = rows.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        tensors[name] = (rows / scales[:, None]).round().to(torch.int8).view_as(tensor)
+        tensors[name + _SCALES] = scales
+    _write(replace(weights, path=path, tensors=tensors), EXPORTED)
 
 
-def _write(weights: Weights) -> None:
+def _write(weights: Weights, form: str) -> None:
     metadata = {
-        "format": FORMAT,
+        "format": form,
         "config": orjson.dumps(weights.config.to_json()).decode(),
         "step": str(weights.step),
         "data_hash": weights.data_hash,
         "task_ids": orjson.dumps(weights.task_ids).decode(),
     }
     views = {"views.transforms": weights.transforms, "views.transform_start": weights.transform_start}
-    needed = views if weights.config.memory.kind == "table" or weights.config.memory.residual else {}
-    write_tensors(weights.path, weights.tensors | needed, metadata)
+    kept = views if form == FORMAT or _has_rows_of_views(weights.config) else {}
+    write_tensors(weights.path, weights.tensors | kept, metadata)
+
+
+def _has_rows_of_views(config: Config) -> bool:
+    return config.memory.kind == "table" or config.memory.residual > 0
 
 
 def load_weights(path: Path) -> Weights:
@@ -143,16 +144,18 @@ def read_weights(path: Path) -> Weights:
     """Read a weights file. Raises FileNotFoundError, or ValueError where it is not ours, Damaged where it is damaged."""
     tensors, metadata = read_tensors(path)
     found = metadata.get("format")
-    if found != FORMAT:
+    if found not in (FORMAT, EXPORTED):
         raise ValueError(f"{show_path(path)}: not a weights file of this program (format {show_value(found)}, not {FORMAT!r})")
     try:
         config = Config.from_json(parse_json(metadata["config"].encode(), "config"))
         task_ids = parse_json(metadata["task_ids"].encode(), "task_ids")
         if not isinstance(task_ids, list) or not all(isinstance(task_id, str) for task_id in task_ids):
             raise ValueError("task_ids must be a list of names")
-        identity = torch.zeros(len(task_ids), dtype=torch.int64), torch.arange(len(task_ids) + 1)
-        views = tensors.pop("views.transforms", identity[0]), tensors.pop("views.transform_start", identity[1])
-        tensors = _multiply_out(tensors)
+        if found == EXPORTED and not _has_rows_of_views(config):
+            tensors["views.transforms"] = torch.zeros(len(task_ids), dtype=torch.int64)  # the identity
+            tensors["views.transform_start"] = torch.arange(len(task_ids) + 1)
+        views = tensors.pop("views.transforms"), tensors.pop("views.transform_start")
+        tensors = _dequantize(tensors) if found == EXPORTED else tensors
         weights = Weights(path, config, int(metadata["step"]), metadata["data_hash"], tuple(task_ids), tensors, *views)
         _require_views(weights)
         _require_tensors(weights)
@@ -163,18 +166,16 @@ def read_weights(path: Path) -> Weights:
     return weights
 
 
-def _multiply_out(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `tensors` without factors, where those that have some are multiplied by them. Raises ValueError."""
-    plain = {name: tensor for name, tensor in tensors.items() if not name.endswith(_FACTORS)}
-    for name, factors in tensors.items():
-        if name in plain:
-            continue
-        integers = plain.get(name.removesuffix(_FACTORS))
-        if integers is None or (integers.dtype, factors.dtype) != (torch.int8, torch.float32):
-            raise ValueError(f"{show_name(name)} does not belong to integers of 8 bits")
-        if factors.shape != integers.shape[:1]:
-            raise ValueError(f"{show_name(name)} has {tuple(factors.shape)} factors for {tuple(integers.shape)} integers")
-        plain[name.removesuffix(_FACTORS)] = integers * factors.view(-1, *[1] * (integers.ndim - 1))
+def _dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `tensors` in float32, without scales. Raises ValueError where scales do not fit."""
+    plain = {name: tensor for name, tensor in tensors.items() if not name.endswith(_SCALES)}
+    for name in sorted(tensors.keys() - plain.keys()):
+        scales, quantized = tensors[name], plain.get(name.removesuffix(_SCALES))
+        if quantized is None or (quantized.dtype, scales.dtype) != (torch.int8, torch.float32):
+            raise ValueError(f"{show_name(name)} does not belong to a tensor of int8")
+        if scales.shape != quantized.shape[:1]:
+            raise ValueError(f"{show_name(name)}: {tuple(scales.shape)} scales for {tuple(quantized.shape)} values")
+        plain[name.removesuffix(_SCALES)] = quantized * scales.view(-1, *[1] * (quantized.ndim - 1))
     return plain
 
 

@@ -8,12 +8,18 @@ SHIPPED = Path(__file__).parent
 
 
 def find_weights(path: Path) -> Path:
-    """Return `path` if it exists, else the weights of that name here; of a folder with a weights file, that file.
+    """Return `path`, or the weights file in it, where it is a file or a folder with weights or checkpoints; else the file here.
 
+    A folder that only has the name of weights that come with the program, as that of a run about to begin, does not hide them.
     Raises FileNotFoundError, with the names.
     """
-    for place in (path, SHIPPED / path):
-        if place.exists():
-            return place / WEIGHTS if (place / WEIGHTS).is_file() else place
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
+    shipped = SHIPPED / path.name / WEIGHTS
+    trained = path.is_file() or any(path.glob("checkpoints")) or any(path.glob("step-*"))
+    if shipped.is_file() and path == Path(path.name) and not trained:
+        return shipped
+    if path.exists():
+        return path
     names = ", ".join(sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}")))
     raise FileNotFoundError(f"{path}: no such weights file or folder, nor the name of weights that come with it ({names})")

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import device
 from pipeline.data.dataset import Dataset
-from pipeline.device import fit_config, from_main, gather
+from pipeline.device import fit_config, from_main, gather, precision_here
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 
@@ -28,6 +28,21 @@ def test_a_config_takes_vocabulary_and_canvas_of_its_dataset_and_no_others(
     for name, wanted, has in (("vocabulary", 10, vocabulary), ("canvas_side", 9, side)):
         with pytest.raises(ValueError, match=f"^model.{name} = {wanted}, but that of the dataset is {has}$"):
             fit_config(tiny_config(f"model.{name}={wanted}"), dataset)
+
+
+@pytest.mark.parametrize("speedup", [0.3, 0.9, 3.5])
+@pytest.mark.parametrize("cuda", ["none", "old", "new"])
+def test_weights_predict_in_what_they_were_trained_in_where_the_device_is_made_for_it(
+    monkeypatch: pytest.MonkeyPatch, cuda: str, speedup: float
+) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setattr(device.torch.cuda, "is_available", lambda: cuda != "none")
+    monkeypatch.setattr(device.torch.cuda, "is_bf16_supported", lambda including_emulation: cuda == "new")
+    monkeypatch.setattr(device, "bfloat16_speedup", lambda: speedup)
+    assert (precision_here("float32"), precision_here("auto")) == ("float32", "auto")
+    assert precision_here("float16") == ("auto" if cuda == "none" else "float16")
+    fits = cuda == "new" or (cuda == "none" and speedup > 0.85)  # unless it is clearly slower
+    assert precision_here("bfloat16") == ("bfloat16" if fits else "auto")
 
 
 def test_a_process_that_has_ended_is_one_line_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

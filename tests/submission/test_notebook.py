@@ -79,6 +79,7 @@ def test_weights_and_wheels_are_copied(tmp_path, project):
 def test_the_project_itself_can_be_made_ready_and_holds_what_the_notebook_imports(tmp_path):
     write_ready_folder(tmp_path / "entry", SETTINGS, PROJECT)
     found = files(tmp_path / "entry/code")
+    assert not [name for name in found if name.endswith(".safetensors")]  # those that come with the program stay here
     wanted = {"pipeline/kaggle/kernel.py", "submission/settings.py", "augment/grid.py", "LICENSE", "requirements.txt"}
     assert wanted <= found.keys()
     assert not [name for name in found if "rehearsal" in name or "test" in name or name.endswith((".png", ".pyc"))]

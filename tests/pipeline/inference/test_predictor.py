@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from augment.grid import grid_key
 from augment.transform import Transform, transform_to_int
+from pipeline import device
 from pipeline.config import BuildConfig, override
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
@@ -19,6 +21,7 @@ from pipeline.device import make_accelerator
 from pipeline.device_limits import OutOfMemory
 from pipeline.inference import predictor as predict
 from pipeline.inference.candidates import Candidates, Origin, read_candidates
+from pipeline.inference.forward import InferenceRunner
 from pipeline.inference.predictor import Predictor
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.batch import Batch
@@ -28,7 +31,7 @@ from pipeline.tensor_files import read_tensors, write_tensors
 from pipeline.weights.files import Weights, load_weights
 from tests.pipeline.published.examples import VIEWS, Published
 from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
-from tests.pipeline.tinyrun import write_weights
+from tests.pipeline.tinyrun import call, write_weights
 from tests.pipeline.trainers import NO_LIMIT
 
 
@@ -262,3 +265,29 @@ def test_rounds_that_were_computed_otherwise_are_predicted_again(tmp_path: Path)
         changed = replace(weights, config=override(weights.config, [setting]))
         assert not predictor_of(changed, dataset).keep_rounds(kept)
         assert not list(kept.iterdir())
+
+
+@pytest.mark.parametrize(("trained", "setting", "used"), [
+    ("bfloat16", (), torch.float32),
+    ("float16", (), torch.float32),
+    ("float32", (), torch.float32),
+    ("bfloat16", ("--set", "train.precision=bfloat16"), torch.bfloat16),
+])  # fmt: skip
+def test_weights_of_a_gpu_predict_in_what_a_cpu_is_fast_in_unless_the_precision_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: str, setting: tuple[str, ...], used: torch.dtype
+) -> None:
+    dataset = tiny_dataset()
+    dataset.save(tmp_path / "data")
+    write_weights(tmp_path / "weights", dataset, tiny_config(f"train.precision={trained}"))
+    monkeypatch.setattr(device, "bfloat16_speedup", lambda: 0.3)
+    dtypes = []
+
+    def spy(self: InferenceRunner, *arguments: Any) -> None:
+        dtypes.append(arguments[1])
+        original(self, *arguments)
+
+    original = InferenceRunner.__init__
+    monkeypatch.setattr(InferenceRunner, "__init__", spy)
+    paths = ("--data", tmp_path / "data", "--weights", tmp_path / "weights", "--out", tmp_path / "out")
+    assert call("predict", *paths, "--views", 1, *setting) == 0
+    assert dtypes == [used]

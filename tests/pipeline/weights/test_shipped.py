@@ -1,41 +1,84 @@
 """The weights that come with the program: found by name, whole, small, and as their card says."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 from pipeline.tensor_files import read_checksum
 from pipeline.weights import shipped
-from pipeline.weights.files import load_weights
+from pipeline.weights.files import EXPORTED, load_weights
 from pipeline.weights.shipped import SHIPPED, find_weights
+from tests.pipeline.tinyrun import call
 
-NAMES = sorted(path.parent.name for path in SHIPPED.glob("*/README.md"))
+NAMES = sorted(path.parent.name for path in SHIPPED.glob("*/weights.safetensors"))
 
 
-def test_a_path_comes_before_a_name_and_what_is_neither_is_refused_with_the_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours = tmp_path / "shipped"
+def make_weights(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").touch()
+    return folder / "weights.safetensors"
+
+
+@pytest.fixture
+def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of shipped weights, with two; the working directory is another one, empty."""
+    folder = tmp_path / "shipped"
     for name in ("one", "two"):
-        (ours / name).mkdir(parents=True)
-        (ours / name / "weights.safetensors").touch()
-    monkeypatch.setattr(shipped, "SHIPPED", ours)
-    monkeypatch.chdir(tmp_path)
+        make_weights(folder / name)
+    (folder / "one" / "README.md").touch()
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr(shipped, "SHIPPED", folder)
+    monkeypatch.chdir(tmp_path / "here")
+    return folder
+
+
+def test_weights_are_found_by_name_also_where_a_folder_without_weights_has_it(ours: Path) -> None:
     assert find_weights(Path("one")) == ours / "one" / "weights.safetensors"
-    (tmp_path / "one").mkdir()
-    assert find_weights(Path("one")) == Path("one")
-    assert find_weights(ours / "one") == ours / "one" / "weights.safetensors"
-    with pytest.raises(FileNotFoundError, match=r"^three: no such weights .*\(one, two\)$"):
-        find_weights(Path("three"))
+    Path("one").mkdir()  # that of a run about to begin, say
+    assert find_weights(Path("one")) == ours / "one" / "weights.safetensors"
+
+
+@pytest.mark.parametrize("made", ["weights.safetensors", "checkpoints", "step-00000012"])
+def test_a_folder_with_weights_or_checkpoints_comes_before_a_name(ours: Path, made: str) -> None:
+    if made == "weights.safetensors":
+        assert find_weights(Path("one")) != make_weights(Path("one")) == find_weights(Path("one"))
+    else:
+        Path("one", made).mkdir(parents=True)
+        assert find_weights(Path("one")) == Path("one")
+
+
+def test_a_path_is_no_name(ours: Path) -> None:
+    path = make_weights(Path("a/one"))
+    assert find_weights(Path("a/one")) == find_weights(path) == path
+    for wrong in ("three", "b/one", "one/README.md", "../shipped.py"):
+        with pytest.raises(FileNotFoundError, match=rf"^{wrong}: no such weights .*\(one, two\)$"):
+            find_weights(Path(wrong))
+
+
+def test_shipped_weights_are_there() -> None:
+    assert "arc1" in NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shipped_weights_are_small_and_have_a_card_with_their_checksum(name: str) -> None:
+def test_shipped_weights_are_small_and_have_a_card_with_their_checksum_and_a_target(name: str) -> None:
     path = find_weights(Path(name))
     assert path.stat().st_size < 16e6
-    weights = load_weights(Path(name))
     card = (path.parent / "README.md").read_text()
     assert f"checksum {read_checksum(path)}" in card
-    assert f"{weights.step:,} steps" in card
-    assert re.search(r"`make \w+`", card)
+    assert f"{load_weights(Path(name)).step:,} steps" in card
+    assert f"`make {name}`" in card
+    assert EXPORTED.encode() in path.read_bytes()[:20_000]
+
+
+def test_weights_are_exported_into_a_new_folder_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("export", "arc1", "--out", "arc1") == 0
+    assert load_weights(Path("arc1")).path == Path("arc1/weights.safetensors")
+    assert call("export", "arc1/weights.safetensors", "--out", "arc1") == 2
+    Path("file").touch()
+    assert call("export", "arc1", "--out", "file") == 2
+    assert capsys.readouterr().err.count("is there already; export writes into a new or an empty folder") == 2
+    assert call("export", "nothing", "--out", "new") == 2
+    assert not Path("new").exists()
