@@ -33,7 +33,7 @@ def make_accelerator(precision: Precision, standstill_seconds: float = 600.0) ->
     A process that waits for another one longer than `standstill_seconds` ends, and the launch with it. Autocast is off: the
     reasoners cast their weights themselves (pipeline.models.layers says why).
     """
-    cuda = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    cuda = cuda_is_used()
     dtype = compute_dtype(precision, cuda)
     accelerator = Accelerator(
         cpu=not cuda,
@@ -46,6 +46,11 @@ def make_accelerator(precision: Precision, standstill_seconds: float = 600.0) ->
         ],
     )
     return accelerator, from_main(accelerator, dtype)
+
+
+def cuda_is_used() -> bool:
+    """Return whether runs compute on GPUs here."""
+    return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def compute_dtype(precision: Precision, cuda: bool) -> torch.dtype:
@@ -64,7 +69,7 @@ def precision_here(trained: Precision) -> Precision:
 
     It is the same, or "auto" where this device has no such numbers, or is much slower with them than with float32.
     """
-    cuda = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    cuda = cuda_is_used()
     if trained == "bfloat16":
         fits = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else bfloat16_speedup() > 1 / BFLOAT16_SPEEDUP
     else:

@@ -87,8 +87,8 @@ def add_build(commands: Any) -> None:
 
 def build_command(arguments: argparse.Namespace, started: float) -> int:
     job = job_of(arguments, "refuse")
-    views = arguments.augmentations, arguments.policy, arguments.seed
-    dataset: Any = job.build(BuildConfig(*views, arguments.jobs, arguments.size_exponent))
+    config = BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs, arguments.size_exponent)
+    dataset: Any = job.build(config)
     dataset.save(arguments.out)
     size = sum(path.stat().st_size for path in arguments.out.iterdir())
     seconds = Budget(None, started).elapsed()

@@ -78,6 +78,7 @@ def add_export(commands: Any) -> None:
 
 
 def export_command(arguments: argparse.Namespace, _: float) -> int:
+    """Write the file, never over anything: weights beside checkpoints would hide them. Raises ValueError."""
     from pipeline.weights.files import export_weights, load_weights
 
     weights, path = load_weights(arguments.weights), arguments.out / WEIGHTS
@@ -115,7 +116,8 @@ def add_doctor(commands: Any) -> None:
 
 
 def doctor_command(arguments: argparse.Namespace, _: float) -> int:
-    from pipeline.jobs.doctor import cuda_is_used, print_findings
+    from pipeline.device import cuda_is_used
+    from pipeline.jobs.doctor import print_findings
 
     name = arguments.preset or ("fast" if cuda_is_used() else "demo")
     config, seconds = override(preset(name), arguments.set), parse_duration(arguments.time_limit)

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import psutil
 import torch
-from accelerate.utils import parse_flag_from_env
 
 from eval.formatting import format_duration, plural
 from pipeline.config import Config
 from pipeline.data.build import build
 from pipeline.data.packs import make_packs
 from pipeline.data.sources import load_source
-from pipeline.device import fit_config, make_accelerator
+from pipeline.device import cuda_is_used, fit_config, make_accelerator
 from pipeline.device_limits import OutOfMemory
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.attention import choose_way
@@ -67,11 +66,6 @@ def examine(config: Config, name: str, specs: Sequence[str], seconds: float, out
     yield "compilers", " and ".join(compilers) or "none, so nothing is compiled"
     yield "Kaggle token", "there" if known_tokens() else "none; only `kaggle push`, `status` and `submit` need one"
     yield from _examine_preset(config, name, specs, seconds, out)
-
-
-def cuda_is_used() -> bool:
-    """Return whether runs compute on GPUs here."""
-    return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def describe_gpu(number: int) -> str:

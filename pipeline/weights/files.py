@@ -145,7 +145,8 @@ def read_weights(path: Path) -> Weights:
     tensors, metadata = read_tensors(path)
     found = metadata.get("format")
     if found not in (FORMAT, EXPORTED):
-        raise ValueError(f"{show_path(path)}: not a weights file of this program (format {show_value(found)}, not {FORMAT!r})")
+        formats = f"{FORMAT!r} or {EXPORTED!r}"
+        raise ValueError(f"{show_path(path)}: not a weights file of this program (format {show_value(found)}, not {formats})")
     try:
         config = Config.from_json(parse_json(metadata["config"].encode(), "config"))
         task_ids = parse_json(metadata["task_ids"].encode(), "task_ids")

@@ -15,10 +15,10 @@ def find_weights(path: Path) -> Path:
     """
     if (path / WEIGHTS).is_file():
         return path / WEIGHTS
-    shipped = SHIPPED / path.name / WEIGHTS
-    trained = path.is_file() or any(path.glob("checkpoints")) or any(path.glob("step-*"))
-    if shipped.is_file() and path == Path(path.name) and not trained:
-        return shipped
+    shipped = SHIPPED / path / WEIGHTS
+    if path == Path(path.name) and shipped.is_file():
+        trained = path.is_file() or (path / "checkpoints").exists() or any(path.glob("step-*"))
+        return path if trained else shipped
     if path.exists():
         return path
     names = ", ".join(sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}")))

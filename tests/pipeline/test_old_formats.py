@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pipeline.run
-from pipeline.weights.files import load_weights
+from pipeline.tensor_files import read_tensors
 from submission.format import read_submission
 from tests.pipeline.tinyrun import call
 
@@ -106,7 +106,7 @@ def test_weights_predict_the_same_puzzles() -> None:
 def test_an_interrupted_run_ends_as_the_one_that_was_not() -> None:
     assert call(*RESUME, "interrupted") == 0
     assert answers(Path("interrupted/submission.json")) == answers(Path("arc/submission.json"))
-    found, trained = (load_weights(Path(run) / LAST).tensors for run in ("interrupted", "arc"))
+    found, trained = (read_tensors(Path(run) / LAST / "weights.safetensors")[0] for run in ("interrupted", "arc"))
     torch.testing.assert_close(found, trained, atol=1e-3, rtol=1e-3)
     lines = [json.loads(line) for line in Path("interrupted/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 51))

@@ -21,6 +21,8 @@ from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset, load_dataset
 from pipeline.data.sources import Source
 from tests.grids import grid
+from tests.pipeline.tiny import tiny_source, write_kaggle
+from tests.pipeline.tinyrun import call
 
 SMALL = BuildConfig(augmentations=7)
 TURN = transform_from_int(400_000)
@@ -125,6 +127,14 @@ def test_the_larger_a_pair_is_the_less_often_it_is_drawn_where_that_is_set(caplo
         "pairs less often the larger, by cells^-0.5"
     ]
     assert dataset.manifest["settings"]["size_exponent"] == 0.5
+
+
+def test_the_command_builds_with_its_options(tmp_path: Path) -> None:
+    write_kaggle(tmp_path, tiny_source(), "training", with_solutions=True)
+    options = ("--augmentations", 5, "--policy", "keep-output-only", "--seed", 3, "--size-exponent", 0.5, "--jobs", 1)
+    assert call("build", "--source", f"kaggle:{tmp_path}:training", *options, "--out", tmp_path / "data") == 0
+    settings = {"augmentations": 5, "policy": "keep-output-only", "seed": 3, "size_exponent": 0.5}
+    assert load_dataset(tmp_path / "data").manifest["settings"] == settings
 
 
 def test_generators_of_scored_tasks_are_refused_or_left_out_whole(caplog: pytest.LogCaptureFixture) -> None:
