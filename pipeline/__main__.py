@@ -34,6 +34,9 @@ if __name__ == "__main__" or sys.argv[0].endswith("arc-trm"):
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+# oneDNN makes code for each shape of a product, and packs have many: the 1,024 that it keeps are soon made again and again.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+
 from pipeline.cli.main import main  # noqa: E402
 
 

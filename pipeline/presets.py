@@ -21,7 +21,7 @@ DEMO = Config(
     ),
     train=TrainConfig(
         packs=2, pack_tokens=640, canvas="fitted", shift_probability=0.0, segments=1, loss="softmax", label_smoothing=0.1,
-        checkpoint_seconds=120,
+        execution="auto", checkpoint_seconds=120,
     ),
     predict=PredictConfig(views=128, round_views=8, pack_tokens=16_384, segments=1, time_share=0.1),
 )  # fmt: skip

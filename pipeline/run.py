@@ -29,8 +29,7 @@ from pipeline.jobs.time_split import measure_speed, split_time
 from pipeline.models.network import make_network
 from pipeline.system.time_limit import Budget
 from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint
-from pipeline.training.optimizers import trainable
-from pipeline.training.state import count_packs
+from pipeline.training.state import count_packs, trainable
 from pipeline.training.trainer import Trainer
 from pipeline.weights.files import load_weights, newest_weights, transplant
 

@@ -10,7 +10,7 @@ hypothesis have no deadline, since a busy machine is no failure.
 import gc
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from eval.report.screenshot import find_browser
+from pipeline.models.compiled import enable_compiler
 
 NEEDS: dict[str, tuple[str, Callable[[], bool], str]] = {
     "browser": (
@@ -84,3 +85,10 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for message in config.stash[_LEFT_OUT]:
         terminalreporter.write_line(message, yellow=True, bold=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_compiled() -> Iterator[None]:
+    """A test that trains or predicts with compiled code leaves none to the next one in its process."""
+    yield
+    enable_compiler(False)

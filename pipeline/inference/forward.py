@@ -15,6 +15,7 @@ from pipeline.data.packs import Pack, Packs, Samples
 from pipeline.device import to_batch
 from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
 from pipeline.models.batch import Batch
+from pipeline.models.compiled import MIN_COMPILE_SECONDS, enable_compiler
 from pipeline.models.layout import Layout, to_device
 from pipeline.models.network import Network
 from pipeline.models.reasoner import Segment
@@ -53,10 +54,14 @@ class InferenceRunner:
 
     def __init__(
         self, device: torch.device, dtype: torch.dtype, network: Network, maker: Packs, config: PredictConfig,
-        keep_logits: bool = False,
+        keep_logits: bool = False, execution: str = "eager",
     ) -> None:  # fmt: skip
+        """`execution` is `train.execution` of the weights."""
         self.device, self.dtype, self.maker, self.config, self.keep_logits = device, dtype, maker, config, keep_logits
         self.network = network.to(device).eval()
+        self.execution = execution
+        self.prepared = False
+        """Whether it is decided if code is compiled."""
         self.tokens_per_second: float | None = None
         self.most_tokens = config.pack_tokens
         self.token_segments = 0
@@ -70,6 +75,8 @@ class InferenceRunner:
         has them. Raises OutOfMemory when a single sequence is too large.
         """
         samples = samples[self.maker.order(samples)]
+        if not self.prepared:
+            self._prepare(samples[:1], budget)
         ends = self.maker.tokens(samples).cumsum()
         position = 0
         while position < len(samples):
@@ -99,6 +106,14 @@ class InferenceRunner:
             self.tokens_per_second = speed if self.tokens_per_second is None else 0.5 * (speed + self.tokens_per_second)
             position = stop
             yield output
+
+    def _prepare(self, samples: Samples, budget: Budget) -> None:
+        """Have code compiled for a CPU where it works and pays in the time that is left; `samples` are predicted for it."""
+        self.prepared = True
+        if self.device.type != "cpu" or self.execution == "eager":
+            return
+        if (self.execution == "compiled" or budget.remaining() > MIN_COMPILE_SECONDS) and enable_compiler():
+            self.forward(samples)
 
     def _pack_tokens(self, budget: Budget) -> int:
         """Return the tokens of the next pack: a small one while the speed is unknown.

@@ -67,7 +67,8 @@ class Predictor:
         logger.info("%s", found)
         canvas, memory_tokens = weights.config.train.canvas, weights.config.memory.tokens
         self.maker = PackMaker(self.dataset, canvas, memory_tokens, "tests", config.latents)
-        self.runner = InferenceRunner(accelerator.device, dtype, network, self.maker, config)
+        execution = weights.config.train.execution
+        self.runner = InferenceRunner(accelerator.device, dtype, network, self.maker, config, execution=execution)
         self.computation = f"segments={config.segments} latents={config.latents} halting={config.halting}"
         self.tokens_per_second: float | None = None
         """Of all processes together; None before the first round."""

@@ -50,7 +50,8 @@ def predict_puzzles(
     """Yield what is known after each round, of as many puzzles as all before, until all are predicted or `budget` is spent."""
     network, _ = network_from(weights, dataset)
     maker = make_packs(dataset, weights.config.train.canvas, weights.config.memory.tokens, "tests", config.latents)
-    runner = InferenceRunner(accelerator.device, dtype, network, maker, config)
+    execution = weights.config.train.execution
+    runner = InferenceRunner(accelerator.device, dtype, network, maker, config, execution=execution)
     samples = maker.plain()
     shape = dataset.test_questions.shape
     tokens, halting, predicted = np.zeros(shape, np.uint8), np.zeros(len(samples), np.float32), np.zeros(len(samples), np.bool_)

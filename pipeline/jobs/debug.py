@@ -31,7 +31,7 @@ from pipeline.jobs.time_split import fit_packs, measure_speed
 from pipeline.models.network import Network, make_network
 from pipeline.presets import preset
 from pipeline.system.time_limit import Budget
-from pipeline.training.optimizers import trainable
+from pipeline.training.state import trainable
 from pipeline.training.trainer import Trainer
 from pipeline.weights.files import load_weights, transplant
 

@@ -29,7 +29,7 @@ from pipeline.models.layers import choose_fused
 from pipeline.models.network import make_network
 from pipeline.training.compilation import grid_kernel
 from pipeline.training.memory_fit import CudaMemory
-from pipeline.training.optimizers import checkpoint_bytes, trainable
+from pipeline.training.state import checkpoint_bytes, trainable
 from pipeline.training.trainer import Trainer
 from submission.secret import known_tokens
 

@@ -1,10 +1,9 @@
 """Self-attention within every sequence of a pack, in the fastest way that the device offers.
 
-There is no padding, so there is no mask. Three ways give the same up to rounding: PyTorch's fused attention for each canvas
-shape (anywhere), plain matrix products for each shape (a CPU in bfloat16), and one of two kernels for a whole pack (CUDA).
+Three ways give the same up to rounding: PyTorch's fused attention for each canvas shape (anywhere), matrix products for classes
+of similar length (a CPU in bfloat16, or with compiled code), and one of two kernels for a whole pack (CUDA).
 """
 
-import math
 from typing import Any, cast
 
 import torch
@@ -14,6 +13,7 @@ from torch.autograd.function import FunctionCtx
 
 from pipeline.device_limits import kernel_works
 from pipeline.models.layout import PACKED, Layout, Way, make_layout
+from pipeline.models.length_classes import attend_by_classes
 
 ROPE_THETA = 10_000.0
 Angles = tuple[Tensor, Tensor]
@@ -85,11 +85,12 @@ def attend(query_key: Tensor, value: Tensor, layout: Layout, way: Way) -> Tensor
     if way in PACKED:
         query, key = query_key.chunk(2, dim=1)
         return _attend_packed(query, key, value, layout, way).flatten(1)
-    by_shape = F.scaled_dot_product_attention if way == "fused" else _Multiply.apply
+    if way == "products":
+        return attend_by_classes(torch.cat((query_key, value), dim=1), layout)
     mixed = []
     for (_, qk), (_, v) in zip(layout.split(query_key), layout.split(value), strict=True):
         query, key = qk.transpose(1, 2).chunk(2, dim=1)  # (count, heads, length, S)
-        attended = by_shape(query, key, v.transpose(1, 2))
+        attended = F.scaled_dot_product_attention(query, key, v.transpose(1, 2))
         mixed.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
     return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
 
@@ -108,32 +109,6 @@ def choose_way(device: torch.device, dtype: torch.dtype, head_size: int) -> Way:
             if kernel_works(f"{way} attention", packed_error, way, str(device), dtype, head_size):
                 return way
     return "fused"
-
-
-class _Multiply(torch.autograd.Function):
-    """softmax(q k^T / sqrt(S)) v of (B, heads, length, S), as batched products; keeps the probabilities for the gradient."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q, k, v = (part.flatten(0, 1) for part in (query, key, value))  # (B heads, length, S)
-        scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=1 / math.sqrt(q.shape[-1]))
-        probability = torch.softmax(scores, -1, out=scores)
-        ctx.save_for_backward(q, k, v, probability)
-        return torch.bmm(probability, v).unflatten(0, query.shape[:2])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v, probability = ctx.saved_tensors
-        heads, alpha = gradient.shape[:2], 1 / math.sqrt(q.shape[-1])
-        gradient = gradient.flatten(0, 1)
-        of_value = torch.bmm(probability.mT, gradient)
-        of_probability = torch.bmm(gradient, v.mT)
-        of_scores = torch.ops.aten._softmax_backward_data(of_probability, probability, -1, probability.dtype)
-        nothing = q.new_empty(1, 1, 1)
-        of_query = torch.baddbmm(nothing, of_scores, k, beta=0, alpha=alpha)
-        of_key = torch.baddbmm(nothing, of_scores.mT, q, beta=0, alpha=alpha)
-        query, key, value = (part.unflatten(0, heads) for part in (of_query, of_key, of_value))
-        return query, key, value
 
 
 def _attend_packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, way: Way) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from pipeline.device_limits import kernel_works
+from pipeline.models import compiled
+from pipeline.models.compiled import compiled_on_cpu
 from pipeline.models.layout import Image, Layout, make_layout
 
 
@@ -43,6 +45,11 @@ class CastLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
         weight = self.weight.to(x.dtype) if self.cast is None else self.cast
         return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
+
+    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first and the second half of the result by a product each: their gradients need not be joined."""
+        first, second = (self.weight.to(x.dtype) if self.cast is None else self.cast).chunk(2)
+        return F.linear(x, first), F.linear(x, second)
 
 
 @contextmanager
@@ -87,10 +94,12 @@ class GridConvolution(nn.Module):
         self.weight = nn.Parameter(truncated_normal((channels, 1, kernel, kernel), 1 / kernel, generator))
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, C) -> (N, C)
-        weight = self.weight.to(x.dtype)
         if layout.way is not None:  # in a room, nothing may depend on the shapes of canvases
-            return _ConvolveNeighbors.apply(x, weight.flatten(1), layout.reach)
-        return _ConvolveGrids.apply(x, weight, layout)
+            return _ConvolveNeighbors.apply(x, self.weight.to(x.dtype).flatten(1), layout.reach)
+        if compiled.is_enabled() and x.device.type == "cpu":
+            neighbors = layout.neighbors(self.weight.shape[-1])
+            return _ConvolveRows.apply(x, self.weight.flatten(1).T.contiguous(), *neighbors)
+        return _ConvolveGrids.apply(x, self.weight.to(x.dtype), layout)
 
 
 HAS_TRITON = find_spec("triton") is not None
@@ -178,6 +187,36 @@ def _neighbors(reach: Tensor, places: int) -> Iterator[Tensor]:
         y, x = place // side - side // 2, place % side - side // 2
         inside = (up >= -y) & (down >= y) & (left >= -x) & (right >= x)
         yield torch.where(inside, token + y * (left + right + 1) + x, tokens)
+
+
+class _ConvolveRows(torch.autograd.Function):
+    """The convolution row by row, each the sum of its neighbors times their weights, in code compiled for a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, there: Tensor, inside: Tensor) -> Tensor:
+        """Return x (N, C) convolved with weight (k * k, C) float32; `there` and `inside` are `Layout.neighbors`."""
+        ctx.save_for_backward(x, weight, there, inside)
+        return _sum_neighbors(x, weight, there, inside)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, weight, there, inside = ctx.saved_tensors
+        of_x = _sum_neighbors(gradient, weight.flip(0), there, inside)  # each is its neighbor's neighbor on the other side
+        return of_x, _sum_over_rows(x, gradient, there, inside), None, None
+
+
+@compiled_on_cpu
+def _sum_neighbors(x: Tensor, weight: Tensor, there: Tensor, inside: Tensor) -> Tensor:
+    mixed = x.new_zeros((), dtype=weight.dtype)
+    for place in range(len(weight)):
+        mixed = mixed + x[there[place]] * (weight[place] * inside[place][:, None])
+    return mixed.to(x.dtype)
+
+
+@compiled_on_cpu
+def _sum_over_rows(x: Tensor, gradient: Tensor, there: Tensor, inside: Tensor) -> Tensor:
+    given = gradient.to(inside.dtype)
+    return torch.stack([(x[there[place]] * (given * inside[place][:, None])).sum(0) for place in range(len(there))])
 
 
 class _ConvolveGrids(torch.autograd.Function):
@@ -303,23 +342,28 @@ class SwiGLU(nn.Module):
         self.convolution = kind(inner, convolution, generator) if convolution else None
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
-        x = self.gate_up(x)
         if isinstance(self.convolution, GridConvolution) and self.gate == "silu":
             weight = self.convolution.weight
             fused = choose_fused(x.device, x.dtype, weight.shape[-1]) if layout.fused is None else layout.fused
             if fused:
-                return self.down(convolve_gated(x, weight, layout))
-        if self.gate == "normed-sigmoid":
-            gate, up = x.chunk(2, dim=-1)
-            gated = torch.sigmoid(gate) * rms_norm(gate * up)
-        elif torch.compiler.is_compiling():
-            gate, up = x.chunk(2, dim=-1)
-            gated = F.silu(gate) * up
-        else:
-            gated = _Gate.apply(x)
-        if self.convolution is not None:
-            gated = F.silu(self.convolution(gated, layout))
-        return self.down(gated)
+                return self.down(convolve_gated(self.gate_up(x), weight, layout))
+        return self.contract(self.convolve(self.expand(x), layout))
+
+    @compiled_on_cpu
+    def expand(self, x: Tensor) -> Tensor:
+        """Return the gated features (N, inner) of x (N, D)."""
+        if self.gate == "silu" and not torch.compiler.is_compiling():
+            return _Gate.apply(self.gate_up(x))
+        gate, up = self.gate_up.halves(x) if compiled.is_enabled() else self.gate_up(x).chunk(2, dim=-1)
+        return F.silu(gate) * up if self.gate == "silu" else torch.sigmoid(gate) * rms_norm(gate * up)
+
+    def convolve(self, gated: Tensor, layout: Layout) -> Tensor:
+        """Return the gated features (N, inner) convolved; without a convolution as they are."""
+        return gated if self.convolution is None else self.convolution(gated, layout)
+
+    def contract(self, convolved: Tensor) -> Tensor:
+        """Return (N, D) of what `convolve` returned."""
+        return self.down(convolved if self.convolution is None else F.silu(convolved))
 
 
 class TokenMixer(nn.Module):

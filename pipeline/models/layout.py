@@ -9,7 +9,7 @@ filled up with blank sequences whose results are ignored.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,9 +20,9 @@ from torch import Tensor
 
 Integers = npt.NDArray[np.int64]
 Way = Literal["fused", "products", "packed", "efficient"]
-"""Of attention. fused: `scaled_dot_product_attention`, shape by shape. products: two products and a softmax, shape by shape.
-packed: `torch.nn.attention.varlen`, all sequences at once. efficient: PyTorch's memory-efficient attention, which older GPUs
-and float32 have too, all sequences at once."""
+"""Of attention. fused: `scaled_dot_product_attention`, shape by shape. products: two products and a softmax, for sequences of
+similar length together. packed: `torch.nn.attention.varlen`, all sequences at once. efficient: PyTorch's memory-efficient
+attention, which older GPUs and float32 have too, all sequences at once."""
 PACKED: tuple[Way, ...] = ("packed", "efficient")
 """Ways that take a whole pack at once, the fastest first: nothing in them depends on the shapes of canvases."""
 
@@ -125,6 +125,8 @@ class Layout:
     """Of attention, in a room; None: the fastest for device and dtype."""
     fused: bool | None = None
     """In a room: whether gate, grid convolution and SiLU are one operation; None: where device and dtype allow it."""
+    derived: dict[tuple[str, int], Any] = field(default_factory=dict, compare=False, repr=False)
+    """What has been made of it once, for all that use it, by its name and what it depends on."""
 
     @cached_property
     def images(self) -> tuple[Image, ...]:
@@ -146,6 +148,22 @@ class Layout:
             images.append(Image(count, height, width, slice(start, stop), to_device(drawn, device), to_device(places, device)))
             start = stop
         return tuple(images)
+
+    def neighbors(self, side: int) -> tuple[Tensor, Tensor]:
+        """Return which token lies at each place of a kernel of `side` x `side` around each, and whether one does.
+
+        The first is (side^2, N) int64, the token itself where none does; the second (side^2, N) float32, 1 or 0.
+        """
+        name = ("neighbors", side)
+        if name not in self.derived:
+            up, down, left, right = self.reach
+            place = torch.arange(side * side, device=up.device)[:, None]
+            y, x = place // side - side // 2, place % side - side // 2
+            inside = (up >= -y) & (down >= y) & (left >= -x) & (right >= x)
+            there = torch.arange(self.tokens, device=up.device) + torch.where(inside, y * (left + right + 1) + x, 0)
+            self.derived[name] = there, inside.float()
+        neighbors: tuple[Tensor, Tensor] = self.derived[name]
+        return neighbors
 
     @property
     def sequences(self) -> int:

@@ -1,7 +1,8 @@
-"""How the segment of a micro-batch is computed: eagerly or with compiled blocks.
+"""How the segment of a micro-batch is computed: eagerly or with compiled code.
 
-Used by pipeline.training.gradients. Compiled code needs constant shapes: micro-batches are laid into a `Room`, which those of
-puzzles, whose canvases all have one size, fill.
+Used by pipeline.training.gradients. On a GPU whole blocks are compiled, for constant shapes: micro-batches are laid into a
+`Room`, which those of puzzles, whose canvases all have one size, fill. On a CPU parts of blocks are, for any shapes
+(pipeline.models.compiled).
 """
 
 import math
@@ -18,6 +19,7 @@ from pipeline.config import Config
 from pipeline.data.packs import Packs
 from pipeline.device_limits import fall_back, ran_out_of_memory
 from pipeline.models.attention import choose_way
+from pipeline.models.compiled import MIN_COMPILE_SECONDS, enable_compiler, give_up
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import choose_fused
 from pipeline.models.layout import PACKED, Layout, Room, Way
@@ -56,8 +58,12 @@ class Execution:
         self.shapes: set[tuple[int, int]] = set()
         """Tokens and sequences of what has been computed in rooms: blocks have been compiled for them."""
         self.compiled = False
+        self.in_parts = compiles_parts(accelerator.device)
         self.automatic = self.kind == "auto" and accelerator.device.type == "cuda"
         """Whether a trial is to show that compiled blocks are faster than eager ones."""
+        if self.in_parts:
+            enable_compiler(False)  # until `compile_parts`
+            return
         if self.kind == "auto":
             self.kind = "compiled" if self.automatic else "eager"
         if self.kind == "eager":
@@ -73,8 +79,17 @@ class Execution:
         self.compiled = True
         compile_blocks(network)
 
+    def compile_parts(self, left: float) -> None:
+        """Have parts of blocks compiled from now on, where it works here and pays in the `left` seconds of training."""
+        if self.kind == "auto":
+            self.kind = "compiled" if left > MIN_COMPILE_SECONDS else "eager"
+        if self.kind == "compiled" and not enable_compiler():
+            self.kind = "eager"
+
     def give_up(self, error: "DoesNotRun") -> None:
         """Go on eagerly after `error`."""
+        if self.in_parts:
+            give_up()
         fall_back(f"train.execution={self.kind} does not run here, eager from now on: {error}")
         self.kind = "eager"
 
@@ -92,7 +107,7 @@ class Execution:
 
         None where there is none or it does not hold so many cells and sequences.
         """
-        if self.kind == "eager":
+        if self.kind == "eager" or self.in_parts:
             return None
         if self.alike:  # all packs have one of two numbers of sequences
             length = cells // sequences + self.maker.memory_tokens
@@ -103,7 +118,12 @@ class Execution:
         return room if room.holds(cells, sequences) else None
 
     def run(self, segment: Callable[[], Outcome], layout: Layout) -> Outcome:
-        """Compute a segment on `layout`. Raises DoesNotRun where blocks cannot be compiled for new shapes."""
+        """Compute a segment on `layout`. Raises DoesNotRun where something cannot be compiled."""
+        if self.in_parts:
+            try:
+                return segment()
+            except torch._dynamo.exc.TorchDynamoException as error:  # of a gradient: `compiled_on_cpu` sees only the way there
+                raise _cause_of(error) from error
         if self.kind == "eager" or layout.way is None:
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
                 return segment()
@@ -130,6 +150,11 @@ def _cause_of(error: BaseException) -> BaseException:
             return cause
         cause = cause.__context__
     return DoesNotRun(" ".join(str(error).split("\n\n")[0].split()) or type(error).__name__)
+
+
+def compiles_parts(device: torch.device) -> bool:
+    """Return whether parts of blocks are compiled for `device`, not whole blocks."""
+    return device.type == "cpu"
 
 
 def compile_blocks(network: nn.Module) -> None:

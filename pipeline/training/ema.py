@@ -1,11 +1,12 @@
 """The moving average (EMA) of the weights, which predictions use."""
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.models.network import Network
+from pipeline.models.task_memory import RowTable
 
 
 class MovingAverage:
@@ -15,13 +16,16 @@ class MovingAverage:
     date when they are next touched, or read.
     """
 
-    def __init__(self, network: Network, decay: float, start: int = 0) -> None:
-        """Average the steps after `start`; until then the average is the weights: a short run forgets the first ones."""
+    def __init__(self, network: nn.Module, tables: Mapping[str, RowTable], decay: float, start: int = 0) -> None:
+        """Average the steps of a network with these tables after `start`; until then the average is the weights.
+
+        So a short run forgets the first ones.
+        """
         self.decay = decay
         self.start = start
         self.network = network
         self.weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        self.tables = network.tables()
+        self.tables = tables
         self.table_steps = {
             prefix: torch.zeros(len(table.rows), dtype=torch.int64, device=table.rows.device)
             for prefix, table in self.tables.items()

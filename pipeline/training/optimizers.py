@@ -8,11 +8,10 @@ from itertools import groupby
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from pipeline.config import OptimizerConfig
-from pipeline.models.network import Network
 from pipeline.training.communication import Collectives
 
 
@@ -63,7 +62,7 @@ class Muon(Optimizer):
     """Momentum whose update is made orthogonal, for matrices; `scale` is `OptimizerConfig.matrix_scale`.
 
     The rule of `torch.optim.Muon`, whose `adjust_lr_fn` is our `scale`, with matrices of one shape worked on together, and in
-    float32 where a device has no bfloat16, which torch's own uses regardless (BENCHMARKS.md has the difference). The
+    bfloat16 only where training is (`dtype`), which torch's own uses regardless (BENCHMARKS.md has the difference). The
     processes of `collectives` share the matrices out, and all take what each has made orthogonal.
     """
 
@@ -76,9 +75,10 @@ class Muon(Optimizer):
         newton_schulz: str = "muon-5",
         scale: str = "match-rms-adamw",
         collectives: Collectives | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.newton_schulz, self.scale, self.collectives = newton_schulz, scale, collectives
+        self.newton_schulz, self.scale, self.collectives, self.dtype = newton_schulz, scale, collectives, dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -115,7 +115,7 @@ class Muon(Optimizer):
             mine = mine[self.collectives.accelerator.process_index :: self.collectives.accelerator.num_processes]
         for shape, numbers in groupby(mine, key=lambda number: matrices[number].shape):
             alike = list(numbers)
-            made = orthogonalize(torch.stack([matrices[number] for number in alike]), self.newton_schulz)
+            made = orthogonalize(torch.stack([matrices[number] for number in alike]), self.newton_schulz, self.dtype)
             torch._foreach_copy_([places[number].view(shape) for number in alike], made.unbind())
         found = self.collectives.share(found) if self.collectives else found
         return [part.view_as(matrix) for part, matrix in zip(found.split(sizes), matrices, strict=True)]
@@ -136,17 +136,19 @@ POLYNOMIALS: Mapping[str, Sequence[tuple[float, float, float]]] = {
 """Coefficients of x, x^3 and x^5 in each step of Newton-Schulz, by `OptimizerConfig.newton_schulz`."""
 
 
-def orthogonalize(matrices: Tensor, newton_schulz: str = "muon-5") -> Tensor:
+def orthogonalize(matrices: Tensor, newton_schulz: str = "muon-5", dtype: torch.dtype = torch.float32) -> Tensor:
     """Return matrices (K, m, n) with singular values near 1, by the steps of Newton-Schulz that `POLYNOMIALS` names.
+
+    With `dtype` bfloat16 its products are, if the polynomials are made for it.
 
     Each step multiplies X by a polynomial of its Gram matrix X X^T. Where that is smaller than X, in float32, which is exact
     enough for it, the next Gram matrix comes from the one before, and X is multiplied once, by the product of the polynomials.
     """
     own = newton_schulz.startswith("muon")  # made for bfloat16; the others are not
-    fast = own and matrices.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    fast = own and dtype == torch.bfloat16
     x = matrices.bfloat16() if fast else matrices.float()
     wide = x.shape[1] <= x.shape[2]
-    x = x if wide else x.mT
+    x = x if wide else x.mT.contiguous()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     gram, factors = x @ x.mT, list[Tensor]()
     for step, (a, b, c) in enumerate(POLYNOMIALS[newton_schulz]):
@@ -216,8 +218,10 @@ class OptimizerChain(Optimizer):
                         optimizer.state[parameter] = states[parameter]
 
 
-def make_optimizer(network: Network, config: OptimizerConfig, collectives: Collectives | None = None) -> OptimizerChain:
-    """Return the optimizer of all parameters; each group remembers its rate at factor 1 as `base_lr`."""
+def make_optimizer(
+    network: nn.Module, config: OptimizerConfig, collectives: Collectives | None = None, dtype: torch.dtype = torch.float32
+) -> OptimizerChain:
+    """Return the optimizer of all parameters, for training in `dtype`; a group remembers its rate at factor 1 as `base_lr`."""
     matrices, rows, rest = [], [], []
     for name, parameter in network.named_parameters():
         muon = config.kind == "muon" and parameter.ndim == 2
@@ -238,19 +242,8 @@ def make_optimizer(network: Network, config: OptimizerConfig, collectives: Colle
     if matrices:
         decay = config.weight_decay if config.matrix_decay < 0 else config.matrix_decay
         rate, way, scale = config.matrix_rate, config.newton_schulz, config.matrix_scale
-        optimizers.append(Muon(matrices, rate, decay, config.momentum, way, scale, collectives))
+        optimizers.append(Muon(matrices, rate, decay, config.momentum, way, scale, collectives, dtype))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
     return OptimizerChain(optimizers)
-
-
-def trainable(network: Network) -> int:
-    """Return the number of trained values, rows of tables included."""
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return parameters + sum(table.rows.numel() for table in network.tables().values())
-
-
-def checkpoint_bytes(network: Network) -> int:
-    """Return about how large a checkpoint is: weights, their average twice, two moments, in float32."""
-    return 5 * 4 * trainable(network)

@@ -20,24 +20,24 @@ from pipeline.training.communication import Collectives
 from pipeline.training.ema import MovingAverage
 from pipeline.training.metrics import Progress, Totals
 from pipeline.training.optimizers import make_optimizer
-from pipeline.weights.files import newest_checkpoint
 
 
 class TrainState:
     """The state of one training run in one process, on the device of its accelerator."""
 
     def __init__(
-        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, dataset: Dataset, config: Config, out: Path
-    ) -> None:
+        self, accelerator: Accelerator, dtype: torch.dtype, network: Network, dataset: Dataset, config: Config, out: Path,
+        resumed: bool,
+    ) -> None:  # fmt: skip
         self.accelerator, self.dtype, self.dataset, self.config, self.out = accelerator, dtype, dataset, config, out
         torch.manual_seed(config.train.seed)  # nothing draws from it today; what may do so shall be reproducible
-        resumed = newest_checkpoint(out / "checkpoints") is not None
         self.share_packs(count_packs(config, accelerator.num_processes, resumed))
         self.network = network.to(accelerator.device)
         self.collectives = Collectives(accelerator)
-        self.optimizer = make_optimizer(self.network, config.optimizer, self.collectives)
+        self.optimizer = make_optimizer(self.network, config.optimizer, self.collectives, dtype)
         decay, start = config.optimizer.ema, config.optimizer.ema_start
-        self.average = MovingAverage(self.network, decay, max(start, round(1 / (1 - decay)))) if decay else None
+        start = max(start, round(1 / (1 - decay))) if decay else 0
+        self.average = MovingAverage(self.network, self.network.tables(), decay, start) if decay else None
         self.maker = make_packs(dataset, config.train.canvas, config.memory.tokens, latents=config.train.latents)
         self.progress = Progress()
         self.totals = Totals()
@@ -79,3 +79,14 @@ def count_packs(config: Config, processes: int, resumed: bool = False) -> int:
         hint = f"--set train.packs={processes} --set train.pack_tokens={tokens} makes as large a step"
         raise ValueError(f"train.packs = {packs} must be a multiple of the {processes} processes: {hint}")
     return packs
+
+
+def trainable(network: Network) -> int:
+    """Return the number of trained values, rows of tables included."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return parameters + sum(table.rows.numel() for table in network.tables().values())
+
+
+def checkpoint_bytes(network: Network) -> int:
+    """Return about how large a checkpoint is: weights, their average twice, two moments, in float32."""
+    return 5 * 4 * trainable(network)

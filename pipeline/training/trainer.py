@@ -21,6 +21,7 @@ from pipeline.config import Config, TrainConfig
 from pipeline.data.dataset import Dataset
 from pipeline.device import from_main, gather
 from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
+from pipeline.models.compiled import MIN_COMPILE_SECONDS
 from pipeline.models.network import Network
 from pipeline.system.signals import interrupts_deferred
 from pipeline.system.time_limit import Budget
@@ -32,8 +33,8 @@ from pipeline.training.gradients import Computed, Gradients
 from pipeline.training.memory_fit import CudaMemory, measure_pieces
 from pipeline.training.memory_tables import train_tables
 from pipeline.training.metrics import MetricsWriter, Progress, Totals, metrics_line
-from pipeline.training.optimizers import checkpoint_bytes, rate_factor
-from pipeline.training.state import TrainState
+from pipeline.training.optimizers import rate_factor
+from pipeline.training.state import TrainState, checkpoint_bytes
 from pipeline.weights.files import checkpoint_name, newest_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,10 @@ logger = logging.getLogger(__name__)
 DISK_BYTES_PER_SECOND = 200e6
 """Assumed until the first checkpoint has been written and timed."""
 
-MIN_COMPILE_SECONDS, MIN_COMPILE_STEPS = 240.0, 200
+JOINED_TOKENS = 4096
+"""Packs of a process are joined on a CPU, in compiled code, where they hold no more tokens: the demo's step with both of its
+packs in one process then takes 0.83 of the time. What is larger no longer fits into a core's cache."""
+MIN_COMPILE_STEPS = 200
 """Of training that is left: `train.execution=auto` compiles for no less. On one H200 it took 7 s until five steps had run."""
 
 
@@ -68,7 +72,8 @@ class Trainer:
     def __init__(
         self, accelerator: Accelerator, dtype: torch.dtype, network: Network, dataset: Dataset, config: Config, out: Path
     ) -> None:
-        self.state = TrainState(accelerator, dtype, network, dataset, config, out)
+        resumed = newest_checkpoint(out / "checkpoints") is not None
+        self.state = TrainState(accelerator, dtype, network, dataset, config, out, resumed)
         with warnings.catch_warnings():  # newer torch renames an option that older ones need
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             self.model = accelerator.prepare_model(self.state.network)
@@ -209,9 +214,16 @@ class Trainer:
             state.optimizer.zero_grad(set_to_none=True)
             return min(times[1:]) if len(times) == 1 + repeats else math.inf
 
+        if execution.in_parts:
+            execution.compile_parts(from_main(state.accelerator, left))
+            few_tokens = len(state.packs) * state.config.train.pack_tokens <= JOINED_TOKENS
+            if execution.kind == "compiled" and few_tokens and not state.config.train.pieces:
+                self.pieces = JOINED
         if not execution.automatic:
             if execution.kind == "compiled":
+                started = time.monotonic()
                 seconds(1)
+                logger.info("compiled in %.0f s", time.monotonic() - started)
             return
         if all(gather(state.accelerator, execution.kind == "eager")):
             return

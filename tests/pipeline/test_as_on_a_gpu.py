@@ -19,6 +19,7 @@ from pipeline import device_limits
 from pipeline.cli.main import main
 from pipeline.config import Config
 from pipeline.data.sources import load_source
+from pipeline.inference import forward
 from pipeline.kaggle.attempts import Log, Setup
 from pipeline.kaggle.plan import Plan, make_command
 from pipeline.models import attention, reasoner
@@ -60,6 +61,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBacken
     for module in (compilation, reasoner):
         monkeypatch.setattr(module, "choose_way", lambda _, dtype, size: choose(GPU, dtype, size))
     monkeypatch.setattr(compilation, "choose_fused", lambda *_: False)
+    monkeypatch.setattr(forward, "enable_compiler", lambda: False)  # which is for CPUs
     monkeypatch.setattr(trainer_module, "MIN_COMPILE_STEPS", 0)
     seconds = iter((0.9, 0.4))  # of a step, eager and compiled
     monkeypatch.setattr(trainer_module, "gather", lambda _, mine: [mine if isinstance(mine, bool) else next(seconds)])

@@ -282,9 +282,9 @@ def test_weights_of_a_gpu_predict_in_what_a_cpu_is_fast_in_unless_the_precision_
     monkeypatch.setattr(device, "bfloat16_speedup", lambda: 0.3)
     dtypes = []
 
-    def spy(self: InferenceRunner, *arguments: Any) -> None:
+    def spy(self: InferenceRunner, *arguments: Any, **others: Any) -> None:
         dtypes.append(arguments[1])
-        original(self, *arguments)
+        original(self, *arguments, **others)
 
     original = InferenceRunner.__init__
     monkeypatch.setattr(InferenceRunner, "__init__", spy)

@@ -12,6 +12,7 @@ from pipeline.device_limits import TOLERANCE
 from pipeline.models import attention
 from pipeline.models.attention import attend, choose_way, packed_error
 from pipeline.models.layout import PACKED, Layout, make_layout
+from pipeline.models.length_classes import classes_of
 from tests.pipeline.packed_on_cpu import register_kernels
 
 HEADS, SIZE = 2, 8
@@ -58,9 +59,10 @@ def test_every_way_is_attention_within_each_sequence(packed: pytest.MonkeyPatch,
 
 
 def test_the_gradient_of_the_products_is_right() -> None:
-    generator = torch.Generator().manual_seed(1)
-    parts = [torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    assert torch.autograd.gradcheck(attention._Multiply.apply, parts)
+    layout = several_shapes()
+    assert [part.padded for part in classes_of(layout, HEADS).classes] == [True]
+    parts = [part.requires_grad_() for part in random_parts(layout)]
+    assert torch.autograd.gradcheck(lambda query_key, value: attend(query_key, value, layout, "products"), parts)
 
 
 @pytest.mark.parametrize("way", ["fused", "products"])

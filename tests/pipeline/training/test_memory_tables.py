@@ -48,7 +48,7 @@ def test_a_step_trains_the_rows_that_its_packs_asked_by_the_sum_of_what_they_fou
     network = make_network(MODEL, memory, 3, 6, 0)
     (table,) = network.tables().values()
     generator = torch.Generator().manual_seed(0)
-    average = MovingAverage(network, 0.5)
+    average = MovingAverage(network, network.tables(), 0.5)
     found, total = [], torch.zeros_like(table.rows)
     for rows in ([4, 1], [4, 2, 4]):
         zeros = torch.zeros(len(rows), dtype=torch.int64)

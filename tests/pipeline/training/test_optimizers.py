@@ -13,7 +13,8 @@ from pipeline.config import OptimizerConfig
 from pipeline.models.config import MemoryConfig, ReasonerConfig
 from pipeline.models.network import Network, make_network
 from pipeline.training.ema import MovingAverage
-from pipeline.training.optimizers import AdamAtan2, Muon, make_optimizer, orthogonalize, rate_factor, trainable
+from pipeline.training.optimizers import AdamAtan2, Muon, make_optimizer, orthogonalize, rate_factor
+from pipeline.training.state import trainable
 
 MODEL = ReasonerConfig(hidden_size=16, heads=2, inner_multiple=8, layers=1, H_cycles=1, L_cycles=1, convolution=3)
 ROWS = 9
@@ -241,7 +242,7 @@ def change(network: Network, average: MovingAverage, rng: np.random.Generator) -
 def test_the_lazy_average_is_the_dense_one(memory: MemoryConfig, start: int) -> None:
     rng = np.random.default_rng(start)
     network = make_tiny(memory)
-    average, dense = MovingAverage(network, DECAY, start), DenseAverage(network, start)
+    average, dense = MovingAverage(network, network.tables(), DECAY, start), DenseAverage(network, start)
     for step in range(25):
         change(network, average, rng)
         dense.update(network)

@@ -1,0 +1,83 @@
+"""Parts of a block that are compiled for CPUs, where a C++ compiler is at hand: what goes element by element in few passes.
+
+`compiled_on_cpu` marks functions of tensors whose plain formula a compiler fuses. They run as they are until `enable_compiler`
+has found that compiled code works here, and again after any of them failed to compile. Nothing needs it: without a compiler
+the same is computed, more slowly.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from pipeline.device_limits import fall_back, kernel_works
+
+P = ParamSpec("P")
+R = TypeVar("R")
+MIN_COMPILE_SECONDS = 240.0
+"""Of training or prediction that is left: "auto" compiles for no less."""
+MOST_VARIANTS = 64
+"""Times that a function is compiled in a process: with and without gradients, for other dtypes, for other networks."""
+made: list[list[Any]] = []
+"""Of each marked function the compiled one, once there is one."""
+_enabled = False
+_failed = False
+"""Whether a function could not be compiled; then nothing is any more."""
+
+
+def is_enabled() -> bool:
+    """Return whether marked functions are compiled."""
+    return _enabled
+
+
+def enable_compiler(on: bool = True) -> bool:
+    """Compile marked functions from now on where a trial shows that it works here, or no longer; return whether it is so."""
+    global _enabled  # noqa: PLW0603 (one compiler for all networks of a process)
+    _enabled = on and not _failed and kernel_works("the compiler for CPUs", trial_error)
+    return _enabled
+
+
+def give_up() -> None:
+    """Compile nothing any more in this process."""
+    global _failed  # noqa: PLW0603
+    _failed = True
+    enable_compiler(False)
+
+
+def compiled_on_cpu(function: Callable[P, R]) -> Callable[P, R]:
+    """Mark a function of tensors on a CPU, of any sizes, that a compiler takes whole."""
+    of_it: list[Callable[P, R]] = []
+    made.append(of_it)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling() or not _enabled:
+            return function(*args, **kwargs)
+        if not of_it:
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
+            torch._dynamo.config.optimize_ddp = False  # it would cut what is called within a distributed module
+            of_it.append(torch.compile(function, dynamic=True, fullgraph=True))
+        try:
+            return of_it[0](*args, **kwargs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            give_up()
+            reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+            fall_back(f"{function.__qualname__} cannot be compiled, everything is computed without: {reason}")
+            return function(*args, **kwargs)
+
+    return call
+
+
+def _trial(x: Tensor, there: Tensor) -> Tensor:
+    wide = x[there].float()
+    return torch.sigmoid(wide) * (wide.square().mean(-1, keepdim=True) + 1).rsqrt()
+
+
+def trial_error() -> float:
+    """Return how far a compiled function is off its formula, relative to the largest value."""
+    x = torch.randn(5, 48, generator=torch.Generator().manual_seed(0)).bfloat16()
+    there = torch.tensor([4, 0, 1, 3, 2])
+    plain, fused = _trial(x, there), torch.compile(_trial, dynamic=True, fullgraph=True)(x, there)
+    return float((fused - plain).abs().max() / plain.abs().max())

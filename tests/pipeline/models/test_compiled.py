@@ -1,0 +1,160 @@
+"""Parts of blocks compiled for a CPU compute what the same parts do eagerly, and are given up where they cannot be compiled."""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline import device_limits
+from pipeline.inference.forward import InferenceRunner
+from pipeline.models import compiled
+from pipeline.models.compiled import compiled_on_cpu, enable_compiler, is_enabled
+from pipeline.models.layers import _ConvolveGrids, _ConvolveRows
+from pipeline.models.layout import make_layout
+from pipeline.system.time_limit import Budget
+from pipeline.training import compilation
+from pipeline.training.compilation import JOINED
+from tests.pipeline.tiny import tiny_config
+from tests.pipeline.trainers import NO_LIMIT, SYSTEMS, assert_same_training, make_trainer
+
+STEPS = ("train.steps=5", "train.packs=2", "train.log_steps=1", "train.exploration=0.3")
+CONVOLUTION = ("model.kind=urm", "model.convolution=3", "model.gate=normed-sigmoid", "model.positions=2d")
+MIXER = ("model.mixing=mixer", "model.positions=none", "model.canvas_side=4", "model.expansion=1")
+
+
+@pytest.fixture(autouse=True)
+def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that has compiled nothing yet; what it finds out is forgotten afterwards."""
+    monkeypatch.setattr(compiled, "_failed", False)
+    device_limits._known.clear()
+    torch._dynamo.reset()
+    yield
+    enable_compiler(False)
+    device_limits._known.clear()
+    torch._dynamo.reset()
+
+
+def always(_: Any = None) -> float:
+    """A trial that always succeeds."""
+    return 0.0
+
+
+@pytest.mark.fake_gpu  # needs a C++ compiler
+@pytest.mark.parametrize("system", ["trm", "convolution"])
+def test_compiled_parts_train_to_what_eager_ones_do(tmp_path: Path, system: str) -> None:
+    settings = (*STEPS, *(CONVOLUTION if system == "convolution" else SYSTEMS[system]))
+    make_trainer(tiny_config(*settings), tmp_path / "eager").fit(NO_LIMIT)
+    assert not is_enabled()
+    trainer = make_trainer(tiny_config(*settings, "train.execution=compiled"), tmp_path / "compiled")
+    assert not is_enabled()  # before the first step, everything is as it was
+    before = len(device_limits.fallbacks)
+    trainer.fit(NO_LIMIT)
+    assert is_enabled()
+    assert device_limits.fallbacks[before:] == []
+    assert trainer.pieces == JOINED
+    assert_same_training(tmp_path / "eager", tmp_path / "compiled")
+
+
+@pytest.mark.parametrize(("kind", "left", "used"), [("auto", 300.0, True), ("auto", 200.0, False), ("eager", 900.0, False)])
+def test_auto_compiles_where_enough_time_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, left: float, used: bool
+) -> None:
+    monkeypatch.setattr(compiled, "trial_error", always)
+    trainer = make_trainer(tiny_config(*STEPS, f"train.execution={kind}"), tmp_path)
+    trainer.gradients.execution.compile_parts(left)
+    assert is_enabled() == used
+    assert trainer.gradients.execution.kind == ("compiled" if used else "eager")
+
+
+@pytest.mark.parametrize(("kind", "left", "used"), [("auto", 300.0, True), ("auto", 200.0, False), ("eager", 900.0, False)])
+def test_prediction_compiles_as_training_did_where_enough_time_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, left: float, used: bool
+) -> None:
+    monkeypatch.setattr(compiled, "trial_error", always)
+    trainer = make_trainer(tiny_config(*STEPS), tmp_path)
+    state = trainer.state
+    asked: list[bool] = []
+    monkeypatch.setattr(InferenceRunner, "forward", lambda *_: asked.append(is_enabled()))
+    runner = InferenceRunner(
+        torch.device("cpu"), torch.float32, state.network, state.maker, tiny_config().predict, execution=kind
+    )
+    runner._prepare(state.maker.plain()[:1], Budget(left, time.monotonic()))
+    assert asked == [True] * used
+    assert is_enabled() == used
+
+
+@pytest.mark.parametrize("where", ["the way there", "the gradient"])
+def test_what_cannot_be_compiled_is_computed_eagerly_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    caplog.set_level(logging.WARNING)
+    settings = (*STEPS, *CONVOLUTION)
+    make_trainer(tiny_config(*settings), tmp_path / "eager").fit(NO_LIMIT)
+
+    class NoGradient(torch.autograd.Function):
+        @staticmethod
+        def forward(_: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(_: Any, gradient: Tensor) -> Tensor:
+            raise torch._dynamo.exc.BackendCompilerFailed(always, RuntimeError("no space left"), None)
+
+    def broken(function: Any, **_: Any) -> Any:
+        def call(*given: Any) -> Any:
+            if where == "the way there":
+                raise torch._dynamo.exc.BackendCompilerFailed(always, RuntimeError("no space left"), None)
+            made = function(*given)
+            parts = made if isinstance(made, tuple) else (made,)
+            return type(made)(map(NoGradient.apply, parts)) if isinstance(made, tuple) else NoGradient.apply(made)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(compiled, "trial_error", always)
+    for function in compiled.made:
+        function.clear()
+    trainer = make_trainer(tiny_config(*settings, "train.execution=compiled"), tmp_path / "compiled")
+    trainer.fit(NO_LIMIT)
+    assert not is_enabled()
+    assert not enable_compiler()
+    assert "no space left" in caplog.text
+    assert_same_training(tmp_path / "eager", tmp_path / "compiled")
+    for function in compiled.made:
+        function.clear()
+
+
+@pytest.mark.parametrize("side", [1, 3, 5])
+def test_the_convolution_row_by_row_is_that_on_images(side: int) -> None:
+    shapes = torch.tensor([[1, 2], [3, 3], [3, 3], [9, 8]])
+    layout = make_layout(shapes, torch.zeros_like(shapes), 2)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(layout.tokens, 6, generator=generator).requires_grad_()
+    weight = torch.randn(6, 1, side, side, generator=generator).requires_grad_()
+    wanted = torch.randn(layout.tokens, 6, generator=generator)
+    images = _ConvolveGrids.apply(x, weight, layout)
+    rows = _ConvolveRows.apply(x, weight.flatten(1).T.contiguous(), *layout.neighbors(side))
+    torch.testing.assert_close(rows, images)
+    for one, other in zip(*(torch.autograd.grad(way, (x, weight), wanted) for way in (rows, images)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_marked_function_is_itself_until_the_compiler_is_enabled() -> None:
+    @compiled_on_cpu
+    def double(x: Tensor) -> Tensor:
+        """Twice x."""
+        return 2 * x
+
+    assert double.__doc__ == "Twice x."
+    assert not is_enabled()
+    assert torch.equal(double(torch.ones(2)), torch.full((2,), 2.0))
+
+
+def test_execution_on_a_cpu_is_in_parts() -> None:
+    assert compilation.compiles_parts(torch.device("cpu"))
+    assert not compilation.compiles_parts(torch.device("cuda:0"))
