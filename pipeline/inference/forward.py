@@ -75,11 +75,10 @@ class InferenceRunner:
         has them. Raises OutOfMemory when a single sequence is too large.
         """
         samples = samples[self.maker.order(samples)]
-        if not self.prepared:
-            self._prepare(samples[:1], budget)
         ends = self.maker.tokens(samples).cumsum()
         position = 0
         while position < len(samples):
+            compiles = not self.prepared and self._prepare(budget)
             done_tokens = int(ends[position - 1]) if position else 0
             limit = done_tokens + self._pack_tokens(budget)
             stop = max(position + 1, int(np.searchsorted(ends, limit, side="right")))
@@ -101,19 +100,18 @@ class InferenceRunner:
                 logger.warning("out of memory: packs of %d tokens from now on, not %d", self.most_tokens, tokens)
                 free_cache(self.device)
                 continue
-            whole = (self.token_segments - before) / self.config.segments  # of tokens that go through all segments
-            speed = whole / max(time.monotonic() - started, 1e-6)
-            self.tokens_per_second = speed if self.tokens_per_second is None else 0.5 * (speed + self.tokens_per_second)
+            if not compiles:  # which takes long, and happens once
+                whole = (self.token_segments - before) / self.config.segments  # of tokens that go through all segments
+                speed = whole / max(time.monotonic() - started, 1e-6)
+                self.tokens_per_second = speed if self.tokens_per_second is None else 0.5 * (speed + self.tokens_per_second)
             position = stop
             yield output
 
-    def _prepare(self, samples: Samples, budget: Budget) -> None:
-        """Have code compiled for a CPU where it works and pays in the time that is left; `samples` are predicted for it."""
+    def _prepare(self, budget: Budget) -> bool:
+        """Enable the compiler for CPUs where it works and pays in the time left; return whether the next pack compiles."""
         self.prepared = True
-        if self.device.type != "cpu" or self.execution == "eager":
-            return
-        if (self.execution == "compiled" or budget.remaining() > MIN_COMPILE_SECONDS) and enable_compiler():
-            self.forward(samples)
+        pays = self.execution == "compiled" or (self.execution == "auto" and budget.remaining() > MIN_COMPILE_SECONDS)
+        return self.device.type == "cpu" and pays and enable_compiler()
 
     def _pack_tokens(self, budget: Budget) -> int:
         """Return the tokens of the next pack: a small one while the speed is unknown.

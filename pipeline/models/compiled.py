@@ -6,8 +6,8 @@ the same is computed, more slowly.
 """
 
 from collections.abc import Callable
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,8 +20,6 @@ MIN_COMPILE_SECONDS = 240.0
 """Of training or prediction that is left: "auto" compiles for no less."""
 MOST_VARIANTS = 64
 """Times that a function is compiled in a process: with and without gradients, for other dtypes, for other networks."""
-made: list[list[Any]] = []
-"""Of each marked function the compiled one, once there is one."""
 _enabled = False
 _failed = False
 """Whether a function could not be compiled; then nothing is any more."""
@@ -48,19 +46,13 @@ def give_up() -> None:
 
 def compiled_on_cpu(function: Callable[P, R]) -> Callable[P, R]:
     """Mark a function of tensors on a CPU, of any sizes, that a compiler takes whole."""
-    of_it: list[Callable[P, R]] = []
-    made.append(of_it)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_compiling() or not _enabled:
             return function(*args, **kwargs)
-        if not of_it:
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
-            torch._dynamo.config.optimize_ddp = False  # it would cut what is called within a distributed module
-            of_it.append(torch.compile(function, dynamic=True, fullgraph=True))
         try:
-            return of_it[0](*args, **kwargs)
+            return _compile(function)(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
             give_up()
             reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
@@ -68,6 +60,14 @@ def compiled_on_cpu(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return call
+
+
+@cache
+def _compile(function: Callable[P, R]) -> Callable[P, R]:
+    """Return what compiles `function` when it is called, once for sizes of any kind."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
+    torch._dynamo.config.optimize_ddp = False  # it would cut what is called within a distributed module
+    return torch.compile(function, dynamic=True, fullgraph=True)
 
 
 def _trial(x: Tensor, there: Tensor) -> Tensor:
@@ -79,5 +79,5 @@ def trial_error() -> float:
     """Return how far a compiled function is off its formula, relative to the largest value."""
     x = torch.randn(5, 48, generator=torch.Generator().manual_seed(0)).bfloat16()
     there = torch.tensor([4, 0, 1, 3, 2])
-    plain, fused = _trial(x, there), torch.compile(_trial, dynamic=True, fullgraph=True)(x, there)
+    plain, fused = _trial(x, there), _compile(_trial)(x, there)
     return float((fused - plain).abs().max() / plain.abs().max())

@@ -21,7 +21,7 @@ from pipeline.config import Config, TrainConfig
 from pipeline.data.dataset import Dataset
 from pipeline.device import from_main, gather
 from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
-from pipeline.models.compiled import MIN_COMPILE_SECONDS
+from pipeline.models.compiled import MIN_COMPILE_SECONDS, is_enabled
 from pipeline.models.network import Network
 from pipeline.system.signals import interrupts_deferred
 from pipeline.system.time_limit import Budget
@@ -215,14 +215,15 @@ class Trainer:
             return min(times[1:]) if len(times) == 1 + repeats else math.inf
 
         if execution.in_parts:
+            started = time.monotonic()
             execution.compile_parts(from_main(state.accelerator, left))
             few_tokens = len(state.packs) * state.config.train.pack_tokens <= JOINED_TOKENS
-            if execution.kind == "compiled" and few_tokens and not state.config.train.pieces:
+            if execution.kind == "compiled" and len(state.packs) > 1 and few_tokens and not state.config.train.pieces:
                 self.pieces = JOINED
         if not execution.automatic:
             if execution.kind == "compiled":
-                started = time.monotonic()
                 seconds(1)
+            if execution.in_parts and is_enabled():
                 logger.info("compiled in %.0f s", time.monotonic() - started)
             return
         if all(gather(state.accelerator, execution.kind == "eager")):

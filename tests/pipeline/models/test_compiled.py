@@ -31,10 +31,12 @@ MIXER = ("model.mixing=mixer", "model.positions=none", "model.canvas_side=4", "m
 def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process that has compiled nothing yet; what it finds out is forgotten afterwards."""
     monkeypatch.setattr(compiled, "_failed", False)
+    forget = compiled._compile.cache_clear
     device_limits._known.clear()
     torch._dynamo.reset()
     yield
     enable_compiler(False)
+    forget()
     device_limits._known.clear()
     torch._dynamo.reset()
 
@@ -79,13 +81,19 @@ def test_prediction_compiles_as_training_did_where_enough_time_is_left(
     trainer = make_trainer(tiny_config(*STEPS), tmp_path)
     state = trainer.state
     asked: list[bool] = []
-    monkeypatch.setattr(InferenceRunner, "forward", lambda *_: asked.append(is_enabled()))
+    forward = InferenceRunner.forward
+    monkeypatch.setattr(InferenceRunner, "forward", lambda *given: (asked.append(is_enabled()), forward(*given))[1])
     runner = InferenceRunner(
         torch.device("cpu"), torch.float32, state.network, state.maker, tiny_config().predict, execution=kind
     )
-    runner._prepare(state.maker.plain()[:1], Budget(left, time.monotonic()))
-    assert asked == [True] * used
+    budget, samples = Budget(left, time.monotonic()), state.maker.plain()
+    assert list(runner.predict(samples[:0], budget)) == []  # a process may have no share
+    monkeypatch.setattr(compiled, "_compile", lambda function: function)
+    speeds = [runner.tokens_per_second for _ in runner.predict(samples, budget)]
+    assert asked == [used] * len(speeds)
     assert is_enabled() == used
+    assert (speeds[0] is None) == used  # the pack that compiled says nothing about the next ones
+    assert speeds[-1] is not None
 
 
 @pytest.mark.parametrize("where", ["the way there", "the gradient"])
@@ -110,23 +118,19 @@ def test_what_cannot_be_compiled_is_computed_eagerly_from_then_on(
             if where == "the way there":
                 raise torch._dynamo.exc.BackendCompilerFailed(always, RuntimeError("no space left"), None)
             made = function(*given)
-            parts = made if isinstance(made, tuple) else (made,)
-            return type(made)(map(NoGradient.apply, parts)) if isinstance(made, tuple) else NoGradient.apply(made)
+            return tuple(map(NoGradient.apply, made)) if isinstance(made, tuple) else NoGradient.apply(made)
 
         return call
 
     monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr(compiled, "trial_error", always)
-    for function in compiled.made:
-        function.clear()
+    compiled._compile.cache_clear()
     trainer = make_trainer(tiny_config(*settings, "train.execution=compiled"), tmp_path / "compiled")
     trainer.fit(NO_LIMIT)
     assert not is_enabled()
     assert not enable_compiler()
     assert "no space left" in caplog.text
     assert_same_training(tmp_path / "eager", tmp_path / "compiled")
-    for function in compiled.made:
-        function.clear()
 
 
 @pytest.mark.parametrize("side", [1, 3, 5])
