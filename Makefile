@@ -13,7 +13,7 @@ GPU_TRAIN ?= 7m
 demo: $(VENV)/.runtime
 	rm -rf $(DEMO)
 	$(BIN)/python -m pipeline run --source arc1:training --source arc1:evaluation --max-side 6 \
-	    --preset demo --seed $(SEED) --time-limit 10m --processes 2 --out $(DEMO)
+	    --preset demo --seed $(SEED) --time-limit 10m --networks 2 --out $(DEMO)
 	@echo "submission: $(DEMO)/submission.json"
 	@echo "open in a browser: $(CURDIR)/$(DEMO)/report.html"
 	@echo "what was missed, and why: $(BIN)/python -m pipeline show --run $(DEMO)"

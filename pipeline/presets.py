@@ -6,10 +6,10 @@ from pipeline.config import BuildConfig, Config, OptimizerConfig, PredictConfig,
 from pipeline.models.config import MemoryConfig, ReasonerConfig
 
 # python -m pipeline run --source arc1:training --source arc1:evaluation --max-side 6 --preset demo --time-limit 10m
-#   --processes 2 --out runs/demo-0 (make demo)
-# 2 CPU cores, 10 minutes. Score: BENCHMARKS.md, "The demo".
+#   --networks 2 --out runs/demo-0 (make demo)
+# 2 CPU cores, 10 minutes. Score: BENCHMARKS.md, "Demo".
 DEMO = Config(
-    build=BuildConfig(augmentations=1000, policy="keep-output-only"),
+    build=BuildConfig(augmentations=1000, policy="keep-output-only", size_exponent=0.5),
     model=ReasonerConfig(
         kind="urm", hidden_size=128, heads=4, expansion=4.0, inner_multiple=128, layers=2, H_cycles=2, L_cycles=1,
         positions="2d", gate="normed-sigmoid", convolution=3,

@@ -5,7 +5,6 @@
 """
 
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.record import Stopwatch
 from pipeline.jobs.time_split import measure_speed, split_time
 from pipeline.models.network import make_network
+from pipeline.system.launch import program_environment
 from pipeline.system.time_limit import Budget
 from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint
 from pipeline.training.state import count_packs, trainable
@@ -41,7 +41,9 @@ PREDICTING = "predicting"
 """The file of a run directory that is there from the end of training to the end of prediction."""
 
 
-def run(job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Path | None, resume: bool) -> int:
+def run(
+    job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Path | None, resume: bool, report: bool = True
+) -> int:
     """Do the whole job; return 0, or 1 when training failed. Raises ValueError or FileNotFoundError for bad input.
 
     Training starts from the weights `start_from`, if any; with `resume`, it continues with the config in the folder of the job.
@@ -81,7 +83,8 @@ def run(job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Pat
     if accelerator.is_main_process:
         marker.unlink(missing_ok=True)
         stopwatch.lap("predict")
-        leave_report(out, whole)
+        if report:
+            leave_report(out, whole)
     logger.info("done after %s", format_duration(budget.elapsed()))
     return int(failed)
 
@@ -171,13 +174,9 @@ def leave_report(folder: Path, budget: Budget) -> None:
     if seconds is not None and seconds < LEAST_SECONDS:
         logger.warning("no time left for a report; %s", again)
         return
-    project = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(part for part in (project, os.environ.get("PYTHONPATH", "")) if part)
     command = [sys.executable, "-m", "pipeline", "report", str(folder)]
     try:
-        done = subprocess.run(
-            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=seconds, check=True
-        )
+        done = subprocess.run(command, env=program_environment(), capture_output=True, text=True, timeout=seconds, check=True)
         logger.info("%s", done.stdout.strip())
     except subprocess.TimeoutExpired:
         logger.warning("the report was not ready in time; %s", again)

@@ -16,6 +16,7 @@ from pipeline.cli.scores import add_compare, add_curve, add_memory, add_record, 
 from pipeline.cli.show import add_debug, add_report, add_show
 from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, job_of
 from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_doctor, add_export, add_import_checkpoint
+from pipeline.jobs.networks import NETWORKS_FOLDER
 from pipeline.jobs.record import leave_record
 from pipeline.system.folder_lock import FolderLock
 from pipeline.system.launch import STARTED, start_processes
@@ -42,6 +43,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
     if argv is None:
         started = float(os.environ.get(STARTED, started))  # of the first process of a launch
     arguments = _parser().parse_args(argv)
+    arguments.words = sys.argv[1:] if argv is None else argv
     level = logging.INFO if is_main_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
@@ -59,7 +61,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
             lock = entered.enter_context(enter(arguments))
             watched = tracked(getattr(arguments, "tracker", None), getattr(arguments, "out", None))
             if argv is None and "processes" in arguments:
-                start_processes(arguments.processes, sys.argv[1:], started, lock)
+                start_processes(arguments.processes, arguments.words, started, lock)
             entered.enter_context(watched)
             return arguments.handler(arguments, started)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
@@ -118,7 +120,7 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
             find_weights(arguments.weights)
         out, leave_fallback = arguments.out, job_of(arguments, "drop").fallback()
         with FolderLock(out) as lock:
-            if not arguments.resume and ((out / "config.json").exists() or (out / "checkpoints").exists()):
+            if not arguments.resume and any((out / name).exists() for name in ("config.json", "checkpoints", NETWORKS_FOLDER)):
                 raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
             for folder in (out, out / "dataset", out / "candidates"):
                 remove_unfinished(folder)

@@ -1,6 +1,7 @@
 """Options that several commands share, and the budget, config and selection made from them."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,11 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, metavar="N", help=several)
 
 
+def add_networks(parser: argparse.ArgumentParser) -> None:
+    several = "train so many networks side by side, with seeds of their own, and pool their votes (ARC tasks only)"
+    parser.add_argument("--networks", type=int, default=1, metavar="N", help=several)
+
+
 def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE", help=f"start from these: {WEIGHTS_HELP}")
 
@@ -110,7 +116,19 @@ def budget_of(arguments: argparse.Namespace, started: float) -> Budget:
 
 
 def config_of(arguments: argparse.Namespace) -> Config:
-    return override(preset(arguments.preset, arguments.seed), arguments.set)
+    """Return the settings of a command; those of the first of several networks."""
+    return override(preset(arguments.preset, arguments.seed * getattr(arguments, "networks", 1)), arguments.set)
+
+
+def check_networks(arguments: argparse.Namespace) -> None:
+    """Raise ValueError where several networks cannot be trained side by side."""
+    count = getattr(arguments, "networks", 1)
+    if count < 1:
+        raise ValueError(f"--networks must be at least 1, got {count}")
+    if count > 1 and are_puzzles(arguments):
+        raise ValueError("--networks is for ARC tasks only")
+    if count > 1 and (arguments.processes not in (None, 1) or "LOCAL_RANK" in os.environ):
+        raise ValueError("--networks starts a process for each network itself: no --processes, no accelerate launch")
 
 
 def are_puzzles(arguments: argparse.Namespace) -> bool:

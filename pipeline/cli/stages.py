@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from pipeline.cli.options import (
     WEIGHTS_HELP,
     add_command,
     add_config,
+    add_networks,
     add_processes,
     add_settings,
     add_sources,
     add_weights,
     are_puzzles,
     budget_of,
+    check_networks,
     config_of,
 )
 from pipeline.config import BuildConfig, Leakage, override
@@ -28,6 +31,7 @@ from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.sources import Selection, load_source
 from pipeline.jobs.arc import ArcJob, leave_submission
+from pipeline.jobs.networks import end_with_run, further_networks
 from pipeline.jobs.puzzles import PuzzleJob, leave_questions, predict_rounds
 from pipeline.reports.run_folder import public_sources
 from pipeline.system.time_limit import Budget
@@ -45,24 +49,32 @@ def add_run(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory")
     limit = "for everything, from the start of the program: 90s, 25m, 11h30m"
     parser.add_argument("--time-limit", metavar="DURATION", help=limit)
-    parser.add_argument("--reserve", metavar="DURATION", help="kept free at the end (default: 3%% of the limit, 5s to 20m)")
+    parser.add_argument("--reserve", metavar="DURATION", help="kept free at the end (default: 1%% of the limit, 5s to 10m)")
     add_weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
     add_processes(parser)
+    add_networks(parser)
+    parser.add_argument("--no-report", action="store_true", help="leave out report.html; the command report makes it")
 
 
 def run_command(arguments: argparse.Namespace, started: float) -> int:
-    from pipeline.run import run
-
     budget = budget_of(arguments, started)
     job, config = job_of(arguments, "drop"), config_of(arguments)
     if budget.limit_seconds is None and not config.train.steps:
         raise ValueError("a run needs an end: --time-limit, or --set train.steps=N")
-    return run(job, config, budget, arguments.weights, arguments.resume)
+    end_with_run()
+    seeds = config.train.seed, config.build.seed
+    with further_networks(arguments.networks, *seeds, arguments.words, arguments.out, budget) as networks:
+        from pipeline.run import run
+
+        if isinstance(job, ArcJob):
+            job = replace(job, networks=networks)
+        return run(job, config, budget, arguments.weights, arguments.resume, report=not arguments.no_report)
 
 
 def job_of(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJob:
     """Return what a run, or a build, is about; `leakage` is the command's default. Raises ValueError like `are_puzzles`."""
+    check_networks(arguments)
     sources, train_sources, leakage = tuple(arguments.source), tuple(arguments.train_source), arguments.leakage or leakage
     if are_puzzles(arguments):
         return PuzzleJob(sources, arguments.test_limit, train_sources, arguments.limit, leakage, arguments.out)

@@ -54,13 +54,13 @@ class InferenceRunner:
 
     def __init__(
         self, device: torch.device, dtype: torch.dtype, network: Network, maker: Packs, config: PredictConfig,
-        keep_logits: bool = False, execution: str = "eager",
+        keep_logits: bool = False, execution: str | None = None,
     ) -> None:  # fmt: skip
-        """`execution` is `train.execution` of the weights."""
+        """`execution` is `train.execution` of the weights; with None, code is compiled where it is already."""
         self.device, self.dtype, self.maker, self.config, self.keep_logits = device, dtype, maker, config, keep_logits
         self.network = network.to(device).eval()
         self.execution = execution
-        self.prepared = False
+        self.prepared = execution is None
         """Whether it is decided if code is compiled."""
         self.tokens_per_second: float | None = None
         self.most_tokens = config.pack_tokens
@@ -108,10 +108,10 @@ class InferenceRunner:
             yield output
 
     def _prepare(self, budget: Budget) -> bool:
-        """Enable the compiler for CPUs where it works and pays in the time left; return whether the next pack compiles."""
+        """Compile for CPUs from now on where it works and pays in the time left; return whether the next pack compiles."""
         self.prepared = True
         pays = self.execution == "compiled" or (self.execution == "auto" and budget.remaining() > MIN_COMPILE_SECONDS)
-        return self.device.type == "cpu" and pays and enable_compiler()
+        return self.device.type == "cpu" and enable_compiler(pays)  # not what training has compiled: it is compiled anew
 
     def _pack_tokens(self, budget: Budget) -> int:
         """Return the tokens of the next pack: a small one while the speed is unknown.

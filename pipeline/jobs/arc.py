@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection, load_in_time, load_source
 from pipeline.inference.facts import basis_of
+from pipeline.jobs.networks import FurtherNetworks, voting_folders
 from pipeline.jobs.record import record_if_usable
 from pipeline.system.time_limit import Budget
 from submission.format import check_submission, fallback_submission, read_submission, write_submission
@@ -45,6 +46,8 @@ class ArcJob:
     """Further tasks to train on, test pairs with known outputs included."""
     leakage: Leakage
     out: Path
+    networks: FurtherNetworks = field(default_factory=FurtherNetworks)
+    """That are trained beside the one of this run, and vote too."""
 
     def select(self) -> tuple[list[Task], int]:
         """Return the tasks to solve, in order, and how many there are before the selection.
@@ -103,14 +106,34 @@ class ArcJob:
         ballot = Ballot("none")
         if weights is not None:
             predictor = Predictor(accelerator, dtype, weights, dataset, config)
-            ballot = predict_and_vote(predictor, self.out, budget, tasks, resume)
+            ballot = predict_and_vote(predictor, self.out, self.networks.leave_time(budget), tasks, resume)
         end_training(accelerator)
         if not accelerator.is_main_process:
             return
+        ballot = self._pool(ballot, tasks, dataset, config.ranking, budget)
         path = self.out / "submission.json"
         check_submission(path, tasks)
         logger.info("%s: complete and valid, %d tasks", path, len(tasks))
         self._score(tasks, ballot, config.ranking, dataset)
+
+    def _pool(self, ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset, ranking: str, budget: Budget) -> Ballot:
+        """Return `ballot` with the votes of further networks, and put what they choose together into the submission."""
+        if not self.networks.processes:
+            return ballot
+        from pipeline.inference.candidates import tally  # noqa: PLC0415
+        from pipeline.inference.facts import write_attempts  # noqa: PLC0415
+
+        voting = voting_folders(self.out, *self.networks.wait(budget))
+        if set(voting) <= {self.out / "candidates"}:
+            return ballot
+        try:
+            pooled = tally(voting, dataset)
+            write_attempts(self.out / "submission.json", pooled, tasks, ranking, dataset)
+        except (ValueError, OSError) as error:
+            logger.error("the votes of further networks do not count: %s", error)
+            return ballot
+        logger.info("votes of %d networks are pooled", len(voting))
+        return pooled
 
     def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str, dataset: TaskDataset) -> None:
         whole, selected = self.selection.load(self.sources)

@@ -34,6 +34,8 @@ class Record:
     settings: tuple[str, ...] = ()
     """SECTION.FIELD=VALUE, over those of the preset."""
     seed: int = 0
+    networks: int = 1
+    """That were trained side by side."""
     time_limit: str = ""
     """As it was given; empty for none."""
     weights: str = ""
@@ -70,6 +72,7 @@ def leave_record(arguments: argparse.Namespace) -> None:
         preset=arguments.preset,
         settings=tuple(arguments.set),
         seed=arguments.seed,
+        networks=arguments.networks,
         time_limit=arguments.time_limit or "",
         weights=str(arguments.weights or ""),
         started=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -22,6 +22,7 @@ from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset, TaskDataset, loa
 from pipeline.data.sources import PUBLIC_SOURCES, Selection, Source, hold_out
 from pipeline.inference.drafts import DRAFTS_FILE, read_drafts
 from pipeline.inference.facts import VOTES_FILE, VoteFile
+from pipeline.jobs.networks import NETWORKS_FOLDER, voting_folders
 from pipeline.jobs.record import RECORD_FILE, Record
 from submission.format import PartialSubmission, read_partial_submission
 
@@ -104,17 +105,16 @@ class RunFolder:
         return dataset
 
     @property
-    def candidates(self) -> Path | None:
-        """The folder of the candidates, None where none were kept."""
-        folder = self.path / "candidates"
-        return folder if any(folder.glob("round-*.safetensors")) else None
+    def candidates(self) -> list[Path]:
+        """The folders of the candidates that were kept, those of further networks after those of the run itself."""
+        return voting_folders(self.path, *sorted((self.path / NETWORKS_FOLDER).glob("*")))
 
     @cached_property
     def ballot(self) -> Ballot | None:
         """The votes of the candidates, None where they or the dataset were not kept."""
         from pipeline.inference.candidates import tally  # noqa: PLC0415  (needs torch, which is slow to import)
 
-        return tally([self.candidates], self.dataset) if self.candidates and self.dataset else None
+        return tally(self.candidates, self.dataset) if self.candidates and self.dataset else None
 
     def source_names(self) -> list[str]:
         """Return the sources that the run solves; without its record, the public ones that the dataset comes from."""

@@ -54,7 +54,7 @@ def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[
         "machine": about.machine,
         "limit_seconds": parse_duration(records[0].time_limit) if records[0].time_limit else None,
         "views": configs[0].predict.views,
-        "checkpoints": 1,
+        "checkpoints": records[0].networks,
         "runs": runs,
     }
     if len(runs) >= LEAST_SEEDS:
@@ -83,6 +83,7 @@ def command(record: Record, out: str) -> str:
     words += ["--time-limit", record.time_limit] if record.time_limit else []
     processes = re.fullmatch(r"(\d+) x cpu", record.device)
     words += ["--processes", processes[1]] if processes and processes[1] != "1" else []
+    words += ["--networks", str(record.networks)] if record.networks > 1 else []
     words += ["--weights", record.weights] if record.weights else []
     return shlex.join([*words, "--out", out])
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
@@ -38,6 +39,12 @@ def start_processes(count: int | None, arguments: Sequence[str], started: float,
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *launcher, "-m", "pipeline", *arguments], os.environ | environment)
+
+
+def program_environment() -> dict[str, str]:
+    """Return the environment in which `python -m pipeline` is this program, whatever the working directory is."""
+    project, others = str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")
+    return os.environ | {"PYTHONPATH": os.pathsep.join(part for part in (project, others) if part)}
 
 
 def launch(arguments: Sequence[str]) -> int:

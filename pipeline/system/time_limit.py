@@ -37,8 +37,8 @@ class Budget:
 
 
 def default_reserve(limit_seconds: float) -> float:
-    """Return the default reserve of a time limit in seconds: 3% of it, at least 5 seconds, at most 20 minutes."""
-    return min(max(0.03 * limit_seconds, 5.0), 1200.0)
+    """Return the default reserve of a time limit in seconds: 1% of it, at least 5 seconds, at most 10 minutes."""
+    return min(max(0.01 * limit_seconds, 5.0), 600.0)
 
 
 LEAST_SHARE, LEAST_SECONDS = 0.2, 2.0

@@ -200,8 +200,8 @@ def test_the_fallback_stands_before_torch_is_imported(tmp_path: Path, kaggle: Pa
 def test_stages_with_the_same_seed_give_the_bytes_of_the_run(finished: tuple[Path, str], tmp_path: Path, kaggle: Path) -> None:
     data, trained, predicted = (tmp_path / name for name in ("data", "train", "predict"))
     source = f"kaggle:{kaggle}:evaluation"
-    build = ("build", "--source", source, "--augmentations", "5", "--policy", "keep-output-only", "--out", data)
-    assert call(*build) == 0
+    build = ("build", "--source", source, "--augmentations", "5", "--policy", "keep-output-only", "--size-exponent", "0.5")
+    assert call(*build, "--out", data) == 0
     assert run("train", "--data", data, "--out", trained, "--set", "train.steps=3") == 0
     assert call("predict", "--data", data, "--weights", trained, "--out", predicted) == 0
     assert submitted(predicted) == submitted(finished[0])

@@ -65,8 +65,8 @@ def test_a_budget_counts_down_to_its_reserve_and_parts_of_it_have_none(clock: li
         assert endless.remaining() == math.inf
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(20.0, 5.0), (600.0, 18.0), (43_200.0, 1200.0)])
-def test_the_default_reserve_is_three_percent_within_bounds(limit: float, expected: float) -> None:
+@pytest.mark.parametrize(("limit", "expected"), [(20.0, 5.0), (900.0, 9.0), (86_400.0, 600.0)])
+def test_the_default_reserve_is_one_percent_within_bounds(limit: float, expected: float) -> None:
     assert default_reserve(limit) == pytest.approx(expected)
 
 

@@ -1,0 +1,185 @@
+"""Several networks side by side: they share data and machine, vote together, and end together."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import read_config
+from pipeline.data.dataset import load_dataset
+from pipeline.jobs import networks
+from pipeline.jobs.networks import FurtherNetworks, further_networks, share_machine
+from pipeline.jobs.record import record_if_usable
+from pipeline.reports.run_folder import RunFolder
+from pipeline.reports.seeds import command
+from pipeline.system.time_limit import Budget
+from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tinyrun import call, one_error
+
+NO_LIMIT = Budget(None, 0.0)
+
+
+def words_of_run(folder: Path, *settings: str) -> list[str]:
+    """A run on tiny tasks in `folder`/kaggle, without its --out."""
+    write_kaggle(folder / "kaggle", tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
+    words = ["run", "--source", f"kaggle:{folder}/kaggle:evaluation", "--preset", "demo"]
+    return words + [word for setting in (*TINY, "train.execution=eager", *settings) for word in ("--set", setting)]
+
+
+def script(path: Path, program: str) -> Path:
+    """Write what runs `program` in Python, whatever its arguments are."""
+    path.write_text(f"#!{sys.executable}\n{program}\n")
+    path.chmod(0o700)
+    return path
+
+
+def child(program: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+
+
+def test_two_networks_of_other_seeds_train_on_one_dataset_and_their_votes_are_pooled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    again = ["--out", out, "--seed", 5, "--networks", 2, "--time-limit", "2h"]
+    with caplog.at_level("INFO"):
+        assert call(*words_of_run(tmp_path, "train.steps=3"), *again) == 0
+    further = out / "networks" / "1"
+    for folder, seed in ((out, 10), (further, 11)):
+        config = read_config(folder / "config.json")
+        assert (config.train.seed, config.build.seed) == (seed, 10)
+    assert load_dataset(out / "dataset").data_hash == load_dataset(further / "dataset").data_hash
+    found, other = (json.loads((folder / "votes.json").read_text()) for folder in (out, further))
+    assert len(found["sources"]) == 2
+    for task, tests in found["tests"].items():
+        assert [test["candidates"] for test in tests] == [2 * test["candidates"] for test in other["tests"][task]]
+    assert (found["views_least"], found["views_most"]) == (8, 8)  # four of each
+    score = json.loads((out / "score.json").read_text())["provenance"]
+    assert score["checkpoints"] == 2
+    assert score["audit"]["reservations"] == []
+    ballot = RunFolder(out).ballot
+    assert ballot is not None
+    assert ballot.sources == tuple(found["sources"])
+    assert not (further / "report.html").exists()
+    record = record_if_usable(out)
+    assert record is not None
+    assert "--seed 5" in command(record, "x")
+    assert "--networks 2" in command(record, "x")
+    assert "votes of 2 networks are pooled" in caplog.text
+
+    caplog.clear()
+    submitted = (out / "submission.json").read_bytes()
+    with caplog.at_level("INFO"):
+        assert call(*words_of_run(tmp_path, "train.steps=3"), *again, "--resume") == 0
+    assert "votes of 2 networks are pooled" in caplog.text
+    assert (out / "submission.json").read_bytes() == submitted
+
+
+def test_a_run_without_further_votes_keeps_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out, words = tmp_path / "out", words_of_run(tmp_path, "train.steps=3")
+    with pytest.MonkeyPatch.context() as patched:  # it does not find the program
+        patched.setattr(networks, "program_environment", lambda: os.environ | {"PYTHONSAFEPATH": "1"})
+        assert call(*words, "--out", out, "--networks", 2) == 0
+    assert "ended with exit code 1; the votes that are there count: " in caplog.text
+    votes = json.loads((out / "votes.json").read_text())
+    assert (len(votes["sources"]), votes["views_most"]) == (1, 4)
+
+
+def test_votes_that_cannot_be_read_do_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out, further = tmp_path / "out", tmp_path / "out" / "networks" / "1"
+    file = f"Path('{further}/candidates/round-1.safetensors')"
+    damage = f"from pathlib import Path; {file}.parent.mkdir(); {file}.touch()"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(networks.sys, "executable", str(script(tmp_path / "python", damage)))
+        assert call(*words_of_run(tmp_path, "train.steps=3"), "--out", out, "--networks", 2) == 0
+    assert f"the votes of further networks do not count: {further}/candidates/round-1.safetensors" in caplog.text
+    assert len(json.loads((out / "votes.json").read_text())["sources"]) == 1
+
+
+def test_a_further_network_that_is_late_is_not_waited_for(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    late, failed = child("import sys; sys.stdin.read()"), child("raise SystemExit(3)")
+    (tmp_path / "log.txt").write_text("one\nthe reason\n")
+    started = time.monotonic()
+    found = FurtherNetworks({tmp_path: failed, Path("late"): late}).wait(Budget(2.0, started))
+    assert time.monotonic() - started < 4
+    assert found == [tmp_path, Path("late")]
+    assert f"{tmp_path} ended with exit code 3; the votes that are there count: the reason" in caplog.text
+    assert "late is not done in time; the votes that are there count" in caplog.text
+    late.communicate()
+
+
+def test_further_networks_end_with_the_run_and_leave_a_checkpoint(tmp_path: Path) -> None:
+    words = words_of_run(tmp_path, "train.steps=1000000", "train.log_steps=1")
+    with further_networks(2, 4, 4, words, tmp_path / "out", NO_LIMIT) as beside:
+        ((folder, process),) = beside.processes.items()
+        metrics, started = folder / "metrics.jsonl", time.monotonic()
+        while not metrics.exists() and time.monotonic() - started < 60:
+            time.sleep(0.1)
+    assert process.returncode == 1
+    assert list((folder / "checkpoints").iterdir())
+    assert "the checkpoint of step" in (folder / "log.txt").read_text()
+
+
+def test_time_is_left_for_the_votes_of_further_networks_only_where_there_are_some() -> None:
+    budget = Budget(1000.0, 0.0, 30.0)
+    assert FurtherNetworks().leave_time(budget) == budget
+    process = child("")
+    assert FurtherNetworks({Path("1"): process}).leave_time(budget) == Budget(1000.0, 0.0, 35.0)
+    assert FurtherNetworks({Path("1"): process}).leave_time(NO_LIMIT) == NO_LIMIT
+    process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("visible", "shares"), [(None, [None] * 3), ("", [None] * 3), ("2,5", ["2", "5", "2"]), ("GPU-a", ["GPU-a"] * 3)]
+)
+def test_networks_share_cores_and_gpus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str | None, shares: list[str | None]
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(networks, "DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = share_machine(3)
+    assert [share.get("CUDA_VISIBLE_DEVICES") for share in found] == shares
+    assert {share["OMP_NUM_THREADS"] for share in found} == {"2"}
+    assert share_machine(1) == [{}]
+
+
+def test_gpus_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("nvidia10", "nvidia0", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(networks, "DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in share_machine(4)] == ["0", "2", "10", "0"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--networks", "0"), "--networks must be at least 1, got 0"),
+        (("--networks", "2", "--processes", "2"), "--networks starts a process for each network itself"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
+) -> None:
+    assert call(*words_of_run(tmp_path, "train.steps=3"), "--out", tmp_path / "out", *more) == 2
+    assert message in one_error(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_puzzles_have_one_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = ("--source", "sudoku:generated:side=4:count=2")
+    assert call("run", *source, "--preset", "demo-sudoku", "--out", tmp_path / "out", "--networks", 2) == 2
+    assert "--networks is for ARC tasks only" in one_error(capsys)
+
+
+def test_a_folder_with_further_networks_holds_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out" / "networks").mkdir(parents=True)
+    assert call(*words_of_run(tmp_path, "train.steps=3"), "--out", tmp_path / "out") == 2
+    assert "holds a run already" in one_error(capsys)
