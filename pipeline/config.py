@@ -138,10 +138,10 @@ class TrainConfig:
     """Number of initial latents of a sequence. Each segment is learned from the latent with the least token loss, and where
     there is an answer besides, the others go on with that of this one (arXiv 2601.19085)."""
     execution: Literal["auto", "eager", "compiled"] = "eager"
-    """How a segment is computed. compiled: through `torch.compile`, on a GPU blocks on packs of constant shapes, on a CPU with
-    a C++ compiler parts of blocks, which prediction uses too. auto: compiled where the time that is left is enough for it and,
-    on a GPU, a trial shows that it is faster, else eager. Where device or dataset forbid what is set, it is eager and the log
-    says why."""
+    """How a segment is computed. compiled: blocks go through `torch.compile`, on a GPU for packs of constant shapes, on a CPU
+    with a C++ compiler for any, also in prediction. auto: compiled where the time that is left is enough for it and, on a GPU,
+    a trial shows that it is faster, else eager. Where device or dataset forbid what is set, it is eager and the log says
+    why."""
     precision: Precision = "auto"
     """auto: bfloat16 where the device supports it, else float16 with loss scaling on CUDA; on a CPU the measured faster one."""
     checkpoint_seconds: float = 600.0

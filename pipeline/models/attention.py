@@ -98,11 +98,12 @@ def attend(query_key: Tensor, value: Tensor, layout: Layout, way: Way) -> Tensor
 def choose_way(device: torch.device, dtype: torch.dtype, head_size: int) -> Way:
     """Return the fastest way for tensors of `dtype` on `device`.
 
-    On CPUs the fused attention does not use their bfloat16 instructions, products do. On GPUs the first kernel for packs is
-    taken that a trial shows to work; "packed" does not exist on GPUs before Ampere (T4), nor in float32.
+    On CPUs the fused attention does not use their bfloat16 instructions, products do, and they are what is compiled. On GPUs
+    the first kernel for packs is taken that a trial shows to work; "packed" does not exist on GPUs before Ampere (T4), nor in
+    float32.
     """
     if device.type == "cpu":
-        return "products" if dtype == torch.bfloat16 else "fused"
+        return "products" if dtype == torch.bfloat16 or torch.compiler.is_compiling() else "fused"
     if device.type == "cuda":
         recent = dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (8, 0)
         for way in PACKED if recent else PACKED[1:]:

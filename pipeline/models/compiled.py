@@ -1,6 +1,6 @@
-"""Parts of a block that are compiled for CPUs, where a C++ compiler is at hand: what goes element by element in few passes.
+"""What is compiled for CPUs, where a C++ compiler is at hand: blocks, whose passes over memory it fuses.
 
-`compiled_on_cpu` marks functions of tensors whose plain formula a compiler fuses. They run as they are until `enable_compiler`
+`compiled_on_cpu` marks functions of tensors whose plain formula a compiler takes. They run as they are until `enable_compiler`
 has found that compiled code works here, and again after any of them failed to compile. Nothing needs it: without a compiler
 the same is computed, more slowly.
 """

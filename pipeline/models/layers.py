@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from pipeline.device_limits import kernel_works
-from pipeline.models import compiled
 from pipeline.models.compiled import compiled_on_cpu
 from pipeline.models.layout import Image, Layout, make_layout
 
@@ -96,9 +95,9 @@ class GridConvolution(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, C) -> (N, C)
         if layout.way is not None:  # in a room, nothing may depend on the shapes of canvases
             return _ConvolveNeighbors.apply(x, self.weight.to(x.dtype).flatten(1), layout.reach)
-        if compiled.is_enabled() and x.device.type == "cpu":
-            neighbors = layout.neighbors(self.weight.shape[-1])
-            return _ConvolveRows.apply(x, self.weight.flatten(1).T.contiguous(), *neighbors)
+        if torch.compiler.is_compiling():  # for CPUs
+            mixed: Tensor = convolve_rows(x, self.weight.flatten(1).T.contiguous(), *layout.neighbors(self.weight.shape[-1]))
+            return mixed
         return _ConvolveGrids.apply(x, self.weight.to(x.dtype), layout)
 
 
@@ -189,22 +188,6 @@ def _neighbors(reach: Tensor, places: int) -> Iterator[Tensor]:
         yield torch.where(inside, token + y * (left + right + 1) + x, tokens)
 
 
-class _ConvolveRows(torch.autograd.Function):
-    """The convolution row by row, each the sum of its neighbors times their weights, in code compiled for a CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, there: Tensor, inside: Tensor) -> Tensor:
-        """Return x (N, C) convolved with weight (k * k, C) float32; `there` and `inside` are `Layout.neighbors`."""
-        ctx.save_for_backward(x, weight, there, inside)
-        return _sum_neighbors(x, weight, there, inside)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, weight, there, inside = ctx.saved_tensors
-        of_x = _sum_neighbors(gradient, weight.flip(0), there, inside)  # each is its neighbor's neighbor on the other side
-        return of_x, _sum_over_rows(x, gradient, there, inside), None, None
-
-
 @compiled_on_cpu
 def _sum_neighbors(x: Tensor, weight: Tensor, there: Tensor, inside: Tensor) -> Tensor:
     mixed = x.new_zeros((), dtype=weight.dtype)
@@ -217,6 +200,40 @@ def _sum_neighbors(x: Tensor, weight: Tensor, there: Tensor, inside: Tensor) -> 
 def _sum_over_rows(x: Tensor, gradient: Tensor, there: Tensor, inside: Tensor) -> Tensor:
     given = gradient.to(inside.dtype)
     return torch.stack([(x[there[place]] * (given * inside[place][:, None])).sum(0) for place in range(len(there))])
+
+
+# The convolution row by row, each the sum of its neighbors times their weights, as operations that a compiler takes as they
+# are: it would fuse them into what makes the rows, and make each row as often as it has neighbors.
+
+
+@torch.library.custom_op("arc::convolve", mutates_args=())
+def convolve_rows(x: Tensor, weight: Tensor, there: Tensor, inside: Tensor) -> Tensor:
+    """Return x (N, C) convolved with weight (k * k, C) float32; `there` and `inside` are `Layout.neighbors`."""
+    return _sum_neighbors(x, weight, there, inside)
+
+
+@convolve_rows.register_fake
+def _(x: Tensor, weight: Tensor, there: Tensor, inside: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("arc::convolve_gradient", mutates_args=())
+def _convolve_rows_gradient(
+    gradient: Tensor, x: Tensor, weight: Tensor, there: Tensor, inside: Tensor
+) -> tuple[Tensor, Tensor]:
+    of_x = _sum_neighbors(gradient, weight.flip(0), there, inside)  # each is its neighbor's neighbor on the other side
+    return of_x, _sum_over_rows(x, gradient, there, inside)
+
+
+@_convolve_rows_gradient.register_fake
+def _(gradient: Tensor, x: Tensor, weight: Tensor, there: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weight)
+
+
+convolve_rows.register_autograd(
+    lambda ctx, gradient: (*_convolve_rows_gradient(gradient.contiguous(), *ctx.saved_tensors), None, None),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
 
 
 class _ConvolveGrids(torch.autograd.Function):
@@ -347,23 +364,16 @@ class SwiGLU(nn.Module):
             fused = choose_fused(x.device, x.dtype, weight.shape[-1]) if layout.fused is None else layout.fused
             if fused:
                 return self.down(convolve_gated(self.gate_up(x), weight, layout))
-        return self.contract(self.convolve(self.expand(x), layout))
+        gated = self._expand(x)
+        return self.down(gated if self.convolution is None else F.silu(self.convolution(gated, layout)))
 
-    @compiled_on_cpu
-    def expand(self, x: Tensor) -> Tensor:
+    def _expand(self, x: Tensor) -> Tensor:
         """Return the gated features (N, inner) of x (N, D)."""
-        if self.gate == "silu" and not torch.compiler.is_compiling():
+        fuses = torch.compiler.is_compiling()
+        if self.gate == "silu" and not fuses:
             return _Gate.apply(self.gate_up(x))
-        gate, up = self.gate_up.halves(x) if compiled.is_enabled() else self.gate_up(x).chunk(2, dim=-1)
+        gate, up = self.gate_up.halves(x) if fuses and x.device.type == "cpu" else self.gate_up(x).chunk(2, dim=-1)
         return F.silu(gate) * up if self.gate == "silu" else torch.sigmoid(gate) * rms_norm(gate * up)
-
-    def convolve(self, gated: Tensor, layout: Layout) -> Tensor:
-        """Return the gated features (N, inner) convolved; without a convolution as they are."""
-        return gated if self.convolution is None else self.convolution(gated, layout)
-
-    def contract(self, convolved: Tensor) -> Tensor:
-        """Return (N, D) of what `convolve` returned."""
-        return self.down(convolved if self.convolution is None else F.silu(convolved))
 
 
 class TokenMixer(nn.Module):
@@ -379,11 +389,16 @@ class TokenMixer(nn.Module):
         self.length = length
         self.feed_forward = SwiGLU(length, expansion, generator, multiple=multiple, gate=gate)
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
-        """Return x mixed, summed and normed. Raises ValueError for sequences of another length."""
+    def check(self, layout: Layout) -> None:
+        """Raise ValueError for sequences of another length."""
         for group in layout.groups:
             if group.length != self.length:
                 raise ValueError(f"the token mixer is made for sequences of {self.length} tokens, got one of {group.length}")
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
+        """Return x mixed, summed and normed. Raises ValueError like `check`, but in compiled code."""
+        if not torch.compiler.is_compiling():
+            self.check(layout)
         features = x.unflatten(0, (-1, self.length)).mT.flatten(0, 1)  # (B D, length)
         mixed = rms_norm(features + self.feed_forward(features, layout))
         return mixed.unflatten(0, (-1, x.shape[1])).mT.flatten(0, 1)

@@ -5,8 +5,9 @@ for each. Here sequences are sorted by length and cut into classes so that paddi
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,11 +38,9 @@ class LengthClass:
     """Whether any of them is shorter."""
 
 
-@dataclass(frozen=True)
-class LengthClasses:
+class LengthClasses(NamedTuple):
     """Where the N tokens of a pack lie among R padded rows: by class, by sequence, by head, by token."""
 
-    classes: tuple[LengthClass, ...]
     spread: Tensor
     """(3 R,) int64: which of the N x 3 x heads queries, keys and values each padded query, key and value is; 0 for padding."""
     collect: Tensor
@@ -54,6 +53,19 @@ class LengthClasses:
     """(P,) int64: the rows that are padding."""
     bias: Tensor
     """(R,) float32: `HIDDEN` for padding, else 0."""
+    table: Tensor
+    """(3 K,) int64, on the CPU: of each class sequences times heads, length, and whether any of them is shorter."""
+    scores: Tensor
+    """(T,) without memory: its length is the number of scores of all classes."""
+
+    @property
+    def classes(self) -> list[LengthClass]:
+        """The classes, in order."""
+        found, row = [], 0
+        for count, length, padded in self.table.view(-1, 3).tolist():
+            found.append(LengthClass(slice(row, row + count * length), count, length, bool(padded)))
+            row += count * length
+        return found
 
 
 def cut_into_classes(lengths: Integers, heads: int) -> list[npt.NDArray[np.intp]]:
@@ -78,7 +90,7 @@ def make_classes(first: Integers, lengths: Integers, heads: int, device: torch.d
     """Return the classes of sequences that begin at `first` (B,) and have `lengths` (B,) tokens."""
     tokens, row = int(lengths.sum()), 0
     collect = np.empty((tokens, heads), np.int64)
-    classes, spread, bias = [], [], []
+    table, spread, bias = [], [], []
     for members in cut_into_classes(lengths, heads):
         length = int(_round_up(lengths[members].max()))
         place = np.arange(length)
@@ -88,7 +100,7 @@ def make_classes(first: Integers, lengths: Integers, heads: int, device: torch.d
         collect[token[inside]] = rows.transpose(0, 2, 1)[inside]
         spread.append((inside[:, None] * (token[:, None] * heads + np.arange(heads)[:, None])).ravel())
         bias.append(np.repeat(np.where(inside, np.float32(0), np.float32(HIDDEN)), heads, axis=0).ravel())
-        classes.append(LengthClass(slice(row, row + rows.size), len(members) * heads, length, not inside.all()))
+        table.append((len(members) * heads, length, not inside.all()))
         row += rows.size
     one = np.concatenate(spread)
     token, head = np.divmod(one, heads)
@@ -101,72 +113,57 @@ def make_classes(first: Integers, lengths: Integers, heads: int, device: torch.d
         np.flatnonzero(hidden),
         hidden,
     )
-    return LengthClasses(tuple(classes), *(torch.from_numpy(array).to(device) for array in arrays))
+    scores = torch.empty(1, device=device).expand(sum(count * length**2 for count, length, _ in table))
+    tensors = (torch.from_numpy(array).to(device) for array in arrays)
+    return LengthClasses._make((*tensors, torch.tensor(table, dtype=torch.int64).flatten(), scores))
 
 
 def _round_up(lengths: Any) -> Any:
     return -(-lengths // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
 
 
-class _Spread(torch.autograd.Function):
-    """The heads of tokens (3 N heads, S) as padded rows (3 R, S). No token takes a gradient from padding."""
+def _mix(heads: Tensor, classes: LengthClasses, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the attention (N, heads S) of `heads` (N, 3 heads, S).
 
-    @staticmethod
-    def forward(ctx: Any, heads: Tensor, layout: LengthClasses) -> Tensor:
-        ctx.collect = layout.collect
-        return heads.index_select(0, layout.spread)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient.index_select(0, ctx.collect), None
-
-
-class _Collect(torch.autograd.Function):
-    """The padded results (R, S) as those of the heads of tokens (N heads, S). The gradient of padding is zero."""
-
-    @staticmethod
-    def forward(ctx: Any, mixed: Tensor, layout: LengthClasses) -> Tensor:
-        ctx.layout = layout
-        return mixed.index_select(0, layout.collect_heads)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        padded = gradient.index_select(0, ctx.layout.spread_heads)
-        return padded.index_fill_(0, ctx.layout.padding, 0), None
+    And what its gradient needs: the padded rows (3, R, S) and, to `keep`, all probabilities (T,), else none.
+    """
+    rows = heads.flatten(0, 1).index_select(0, classes.spread).unflatten(0, (3, -1))
+    mixed, kept = torch.empty_like(rows[0]), rows.new_empty(len(classes.scores) if keep else 0)
+    alpha, bias, nothing, at = 1 / math.sqrt(rows.shape[-1]), classes.bias.to(rows.dtype), rows.new_empty(1, 1, 1), 0
+    for part in classes.classes:
+        query, key, value = _of_class(rows, part)
+        hidden = bias[part.rows].view(part.count, 1, part.length) if part.padded else nothing
+        scores = torch.baddbmm(hidden, query, key.mT, beta=float(part.padded), alpha=alpha)
+        probability = torch.softmax(scores, -1, out=_take(kept, at, part) if keep else scores)
+        torch.bmm(probability, value, out=mixed[part.rows].view_as(query))
+        at += part.count * part.length**2
+    return mixed.index_select(0, classes.collect_heads).unflatten(0, (len(heads), -1)).flatten(1), rows, kept
 
 
-class _Multiply(torch.autograd.Function):
-    """softmax(q k^T / sqrt(S)) v of padded q, k and v (3, R, S), class by class; keeps the probabilities for the gradient."""
+def _mix_gradient(gradient: Tensor, rows: Tensor, probabilities: Tensor, classes: LengthClasses) -> Tensor:
+    """Return the gradient (N, 3 heads, S) of the heads by that of their attention, (N, heads S), and by what `_mix` kept.
 
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, layout: LengthClasses) -> Tensor:
-        mixed, probabilities = torch.empty_like(qkv[0]), []
-        alpha, bias, nothing = 1 / math.sqrt(qkv.shape[-1]), layout.bias.to(qkv.dtype), qkv.new_empty(1, 1, 1)
-        for part in layout.classes:
-            query, key, value = _of_class(qkv, part)
-            hidden = bias[part.rows].view(part.count, 1, part.length) if part.padded else nothing
-            scores = torch.baddbmm(hidden, query, key.mT, beta=float(part.padded), alpha=alpha)
-            probability = torch.softmax(scores, -1, out=scores)
-            torch.bmm(probability, value, out=mixed[part.rows].view_as(query))
-            probabilities.append(probability)
-        ctx.save_for_backward(qkv, *probabilities)
-        ctx.classes = layout.classes
-        return mixed
+    Padding takes no gradient, and no token takes one from padding.
+    """
+    of_rows = gradient.unflatten(1, (-1, rows.shape[-1])).flatten(0, 1).index_select(0, classes.spread_heads)
+    of_rows.index_fill_(0, classes.padding, 0)
+    given, nothing, alpha, at = torch.empty_like(rows), rows.new_empty(1, 1, 1), 1 / math.sqrt(rows.shape[-1]), 0
+    for part in classes.classes:
+        query, key, value = _of_class(rows, part)
+        of_query, of_key, of_value = _of_class(given, part)
+        of_mixed, probability = of_rows[part.rows].view_as(query), _take(probabilities, at, part)
+        torch.bmm(probability.mT, of_mixed, out=of_value)
+        of_probability = torch.bmm(of_mixed, value.mT)
+        of_scores = torch.ops.aten._softmax_backward_data(of_probability, probability, -1, probability.dtype)
+        torch.baddbmm(nothing, of_scores, key, beta=0, alpha=alpha, out=of_query)
+        torch.baddbmm(nothing, of_scores.mT, query, beta=0, alpha=alpha, out=of_key)
+        at += part.count * part.length**2
+    return given.flatten(0, 1).index_select(0, classes.collect).unflatten(0, (len(gradient), -1))
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        qkv, *probabilities = ctx.saved_tensors
-        given, nothing, alpha = torch.empty_like(qkv), qkv.new_empty(1, 1, 1), 1 / math.sqrt(qkv.shape[-1])
-        for part, probability in zip(ctx.classes, probabilities, strict=True):
-            query, key, value = _of_class(qkv, part)
-            of_query, of_key, of_value = _of_class(given, part)
-            of_mixed = gradient[part.rows].view_as(query)
-            torch.bmm(probability.mT, of_mixed, out=of_value)
-            of_probability = torch.bmm(of_mixed, value.mT)
-            of_scores = torch.ops.aten._softmax_backward_data(of_probability, probability, -1, probability.dtype)
-            torch.baddbmm(nothing, of_scores, key, beta=0, alpha=alpha, out=of_query)
-            torch.baddbmm(nothing, of_scores.mT, query, beta=0, alpha=alpha, out=of_key)
-        return given, None
+
+def _take(probabilities: Tensor, start: int, part: LengthClass) -> Tensor:
+    """Return those of a class, (count, length, length), a view."""
+    return probabilities[start : start + part.count * part.length**2].view(part.count, part.length, part.length)
 
 
 def _of_class(qkv: Tensor, part: LengthClass) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,9 +182,66 @@ def classes_of(layout: Layout, heads: int) -> LengthClasses:
     return classes
 
 
-def attend_by_classes(qkv: Tensor, layout: Layout) -> Tensor:
+class _Attend(torch.autograd.Function):
+    """The attention of the heads of a pack."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, classes: LengthClasses) -> Tensor:
+        mixed, rows, probabilities = _mix(heads, classes, ctx.needs_input_grad[0])
+        ctx.save_for_backward(rows, probabilities)
+        ctx.classes = classes
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        rows, probabilities = ctx.saved_tensors
+        return _mix_gradient(gradient, rows, probabilities, ctx.classes), None
+
+
+# The same as operations that a compiler takes as they are: their number of products depends on the pack.
+
+
+@torch.library.custom_op("arc::attend", mutates_args=())
+def _attend(heads: Tensor, classes: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return _mix(heads, LengthClasses(*classes), keep)
+
+
+@_attend.register_fake
+def _(heads: Tensor, classes: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    (tokens, triple, size), known = heads.shape, LengthClasses(*classes)  # `len` would make a constant of a size
+    mixed = heads.new_empty(tokens, triple // 3 * size)
+    return mixed, heads.new_empty(3, known.bias.shape[0], size), heads.new_empty(known.scores.shape[0] if keep else 0)
+
+
+@torch.library.custom_op("arc::attend_gradient", mutates_args=())
+def _attend_gradient(gradient: Tensor, rows: Tensor, probabilities: Tensor, classes: Sequence[Tensor]) -> Tensor:
+    return _mix_gradient(gradient, rows, probabilities, LengthClasses(*classes))
+
+
+@_attend_gradient.register_fake
+def _(gradient: Tensor, rows: Tensor, probabilities: Tensor, classes: Sequence[Tensor]) -> Tensor:
+    tokens, width = gradient.shape
+    return gradient.new_empty(tokens, 3 * width // rows.shape[-1], rows.shape[-1])
+
+
+def _keep_for_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.count = len(inputs[1])
+    ctx.save_for_backward(*output[1:], *inputs[1])
+
+
+def _use_gradient(ctx: Any, gradient: Tensor, *_: None) -> tuple[Any, ...]:
+    rows, probabilities, *classes = ctx.saved_tensors
+    return _attend_gradient(gradient, rows, probabilities, classes), [None] * ctx.count, None
+
+
+_attend.register_autograd(_use_gradient, setup_context=_keep_for_gradient)
+
+
+def attend_by_classes(heads: Tensor, layout: Layout) -> Tensor:
     """Return (N, heads * S): the attention of queries, keys and values (N, 3 heads, S) within each sequence, head by head."""
-    classes = classes_of(layout, qkv.shape[1] // 3)
-    rows = _Spread.apply(qkv.flatten(0, 1), classes).unflatten(0, (3, -1))
-    mixed = _Collect.apply(_Multiply.apply(rows, classes), classes)
-    return mixed.unflatten(0, (len(qkv), -1)).flatten(1)
+    classes = classes_of(layout, heads.shape[1] // 3)
+    if torch.compiler.is_compiling():
+        mixed: Tensor = _attend(heads, list(classes), torch.is_grad_enabled())[0]
+        return mixed
+    return _Attend.apply(heads, classes)

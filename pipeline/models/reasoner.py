@@ -21,9 +21,9 @@ from pipeline.models import compiled
 from pipeline.models.attention import Angles, attend, choose_way, rotary_angles, rotate
 from pipeline.models.compiled import compiled_on_cpu
 from pipeline.models.config import ReasonerConfig
-from pipeline.models.layers import CastLinear, SwiGLU, TokenMixer, cast_weights, rms_norm, truncated_normal
+from pipeline.models.layers import CastLinear, GridConvolution, SwiGLU, TokenMixer, cast_weights, rms_norm, truncated_normal
 from pipeline.models.layout import Layout, to_device
-from pipeline.models.length_classes import attend_by_classes
+from pipeline.models.length_classes import classes_of
 
 
 class Attention(nn.Module):
@@ -38,18 +38,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, layout: Layout, angles: Angles | None) -> Tensor:  # (N, D) -> (N, D)
         """Return what each token of x gathers from its own sequence; `angles` turn queries and keys, None leaves them."""
         way = layout.way or choose_way(x.device, x.dtype, x.shape[-1] // self.heads)
-        return self.out(attend(*self._heads(x, angles), layout, way))
-
-    def _heads(self, x: Tensor, angles: Angles | None) -> tuple[Tensor, Tensor]:
-        """Return queries and keys (N, 2 heads, S), and values (N, heads, S), of x (N, D)."""
         qkv = self.qkv(x).unflatten(-1, (3 * self.heads, -1))
         query_key, value = qkv.split((2 * self.heads, self.heads), dim=1)
-        return query_key if angles is None else rotate(query_key, *angles), value
-
-    @compiled_on_cpu
-    def joined_heads(self, x: Tensor, angles: Angles | None) -> Tensor:
-        """Return queries, keys and values (N, 3 heads, S) of x (N, D)."""
-        return torch.cat(self._heads(x, angles), dim=1)
+        return self.out(attend(query_key if angles is None else rotate(query_key, *angles), value, layout, way))
 
 
 class Block(nn.Module):
@@ -70,29 +61,24 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, angles: Angles | None) -> Tensor:  # (N, D) -> (N, D)
         if compiled.is_enabled() and x.device.type == "cpu" and layout.way is None:
-            return self._in_parts(x, layout, angles)
+            self._prepare(layout)
+            return self._compiled(x, layout, angles)
+        return self._compute(x, layout, angles)
+
+    def _compute(self, x: Tensor, layout: Layout, angles: Angles | None) -> Tensor:
         x = self.mixer(x, layout) if self.mixes else rms_norm(x + self.attention(x, layout, angles))
         return rms_norm(x + self.feed_forward(x, layout))
 
-    def _in_parts(self, x: Tensor, layout: Layout, angles: Angles | None) -> Tensor:
-        """Return the same in parts that are compiled; between them lies what depends on the shapes of canvases."""
+    _compiled = compiled_on_cpu(_compute)
+
+    def _prepare(self, layout: Layout) -> None:
+        """Check and make what the compiled formula needs of a layout and cannot make itself."""
         if self.mixes:
-            x = self.mixer(x, layout)
-            gated = self.feed_forward.expand(x)
+            self.mixer.check(layout)
         else:
-            heads = self.attention.joined_heads(x, angles)
-            x, gated = self._expand(x, attend_by_classes(heads, layout))
-        return self._contract(x, self.feed_forward.convolve(gated, layout))
-
-    @compiled_on_cpu
-    def _expand(self, x: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x (N, D) after attention, which has `mixed` (N, D), its sum and norm, and its gated features."""
-        x = rms_norm(x + self.attention.out(mixed))
-        return x, self.feed_forward.expand(x)
-
-    @compiled_on_cpu
-    def _contract(self, x: Tensor, convolved: Tensor) -> Tensor:
-        return rms_norm(x + self.feed_forward.contract(convolved))
+            classes_of(layout, self.attention.heads)
+        if isinstance(convolution := self.feed_forward.convolution, GridConvolution):
+            layout.neighbors(convolution.weight.shape[-1])
 
 
 State = tuple[Tensor, ...]

@@ -1,7 +1,7 @@
 """How the segment of a micro-batch is computed: eagerly or with compiled code.
 
 Used by pipeline.training.gradients. On a GPU whole blocks are compiled, for constant shapes: micro-batches are laid into a
-`Room`, which those of puzzles, whose canvases all have one size, fill. On a CPU parts of blocks are, for any shapes
+`Room`, which those of puzzles, whose canvases all have one size, fill. On a CPU they are for any shapes
 (pipeline.models.compiled).
 """
 
@@ -58,11 +58,11 @@ class Execution:
         self.shapes: set[tuple[int, int]] = set()
         """Tokens and sequences of what has been computed in rooms: blocks have been compiled for them."""
         self.compiled = False
-        self.in_parts = compiles_parts(accelerator.device)
+        self.any_shape = compiles_any_shape(accelerator.device)
         self.automatic = self.kind == "auto" and accelerator.device.type == "cuda"
         """Whether a trial is to show that compiled blocks are faster than eager ones."""
-        if self.in_parts:
-            enable_compiler(False)  # until `compile_parts`
+        if self.any_shape:
+            enable_compiler(False)  # until `compile_any_shape`
             return
         if self.kind == "auto":
             self.kind = "compiled" if self.automatic else "eager"
@@ -79,8 +79,8 @@ class Execution:
         self.compiled = True
         compile_blocks(network)
 
-    def compile_parts(self, left: float) -> None:
-        """Have parts of blocks compiled from now on, where it works here and pays in the `left` seconds of training."""
+    def compile_any_shape(self, left: float) -> None:
+        """Have blocks compiled from now on, where it works here and pays in the `left` seconds of training."""
         if self.kind == "auto":
             self.kind = "compiled" if left > MIN_COMPILE_SECONDS else "eager"
         if self.kind == "compiled" and not enable_compiler():
@@ -88,7 +88,7 @@ class Execution:
 
     def give_up(self, error: "DoesNotRun") -> None:
         """Go on eagerly after `error`."""
-        if self.in_parts:
+        if self.any_shape:
             give_up()
         fall_back(f"train.execution={self.kind} does not run here, eager from now on: {error}")
         self.kind = "eager"
@@ -107,7 +107,7 @@ class Execution:
 
         None where there is none or it does not hold so many cells and sequences.
         """
-        if self.kind == "eager" or self.in_parts:
+        if self.kind == "eager" or self.any_shape:
             return None
         if self.alike:  # all packs have one of two numbers of sequences
             length = cells // sequences + self.maker.memory_tokens
@@ -119,7 +119,7 @@ class Execution:
 
     def run(self, segment: Callable[[], Outcome], layout: Layout) -> Outcome:
         """Compute a segment on `layout`. Raises DoesNotRun where something cannot be compiled."""
-        if self.in_parts:
+        if self.any_shape:
             try:
                 return segment()
             except torch._dynamo.exc.TorchDynamoException as error:  # of a gradient: `compiled_on_cpu` sees only the way there
@@ -152,8 +152,8 @@ def _cause_of(error: BaseException) -> BaseException:
     return DoesNotRun(" ".join(str(error).split("\n\n")[0].split()) or type(error).__name__)
 
 
-def compiles_parts(device: torch.device) -> bool:
-    """Return whether parts of blocks are compiled for `device`, not whole blocks."""
+def compiles_any_shape(device: torch.device) -> bool:
+    """Return whether blocks are compiled for any shapes on `device`, not for constant ones."""
     return device.type == "cpu"
 
 

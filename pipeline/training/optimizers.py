@@ -107,18 +107,25 @@ class Muon(Optimizer):
 
     def _orthogonalize(self, matrices: Sequence[Tensor]) -> list[Tensor]:
         """Return `matrices` made orthogonal, those of one shape together; this process has made its share so."""
-        sizes = [matrix.numel() for matrix in matrices]
-        found = matrices[0].new_zeros(sum(sizes))
-        places = found.split(sizes)
-        mine = sorted(range(len(matrices)), key=lambda number: (sizes[number], matrices[number].shape))
-        if self.collectives:
-            mine = mine[self.collectives.accelerator.process_index :: self.collectives.accelerator.num_processes]
-        for shape, numbers in groupby(mine, key=lambda number: matrices[number].shape):
+        wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
+        mine = sorted(range(len(matrices)), key=lambda number: (wide[number].numel(), wide[number].shape))
+        together = self.collectives if self.collectives and self.collectives.accelerator.num_processes > 1 else None
+        if together:
+            mine = mine[together.accelerator.process_index :: together.accelerator.num_processes]
+        found: dict[int, Tensor] = {}
+        for _, numbers in groupby(mine, key=lambda number: wide[number].shape):
             alike = list(numbers)
-            made = orthogonalize(torch.stack([matrices[number] for number in alike]), self.newton_schulz, self.dtype)
-            torch._foreach_copy_([places[number].view(shape) for number in alike], made.unbind())
-        found = self.collectives.share(found) if self.collectives else found
-        return [part.view_as(matrix) for part, matrix in zip(found.split(sizes), matrices, strict=True)]
+            made = orthogonalize(torch.stack([wide[number] for number in alike]), self.newton_schulz, self.dtype)
+            found |= zip(alike, made.unbind(), strict=True)
+        if together:
+            sizes = [matrix.numel() for matrix in matrices]
+            shared = matrices[0].new_zeros(sum(sizes))
+            for number, place in enumerate(shared.split(sizes)):
+                if number in found:
+                    place.view_as(wide[number]).copy_(found[number])
+            parts = zip(together.share(shared).split(sizes), wide, strict=True)
+            found = {number: part.view_as(matrix) for number, (part, matrix) in enumerate(parts)}
+        return [found[n] if wide[n] is matrices[n] else found[n].mT for n in range(len(matrices))]
 
 
 _MUON = (3.4445, -4.7750, 2.0315)
@@ -237,12 +244,13 @@ def make_optimizer(
     if rows:
         groups.append({"params": rows, "lr": config.memory_rate, "weight_decay": config.memory_decay})
     betas = (config.beta1, config.beta2)
-    first = AdamAtan2(groups, betas=betas) if config.kind == "adam-atan2" else AdamW(groups, betas=betas, foreach=True)
+    way = {"fused": True} if rest[0].device.type == "cpu" else {"foreach": True}
+    first = AdamAtan2(groups, betas=betas) if config.kind == "adam-atan2" else AdamW(groups, betas=betas, **way)
     optimizers: list[Optimizer] = [first]
     if matrices:
         decay = config.weight_decay if config.matrix_decay < 0 else config.matrix_decay
-        rate, way, scale = config.matrix_rate, config.newton_schulz, config.matrix_scale
-        optimizers.append(Muon(matrices, rate, decay, config.momentum, way, scale, collectives, dtype))
+        rate, polynomial, scale = config.matrix_rate, config.newton_schulz, config.matrix_scale
+        optimizers.append(Muon(matrices, rate, decay, config.momentum, polynomial, scale, collectives, dtype))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]

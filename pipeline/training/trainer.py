@@ -214,16 +214,16 @@ class Trainer:
             state.optimizer.zero_grad(set_to_none=True)
             return min(times[1:]) if len(times) == 1 + repeats else math.inf
 
-        if execution.in_parts:
+        if execution.any_shape:
             started = time.monotonic()
-            execution.compile_parts(from_main(state.accelerator, left))
+            execution.compile_any_shape(from_main(state.accelerator, left))
             few_tokens = len(state.packs) * state.config.train.pack_tokens <= JOINED_TOKENS
             if execution.kind == "compiled" and len(state.packs) > 1 and few_tokens and not state.config.train.pieces:
                 self.pieces = JOINED
         if not execution.automatic:
             if execution.kind == "compiled":
                 seconds(1)
-            if execution.in_parts and is_enabled():
+            if execution.any_shape and is_enabled():
                 logger.info("compiled in %.0f s", time.monotonic() - started)
             return
         if all(gather(state.accelerator, execution.kind == "eager")):

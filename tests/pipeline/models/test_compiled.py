@@ -1,4 +1,4 @@
-"""Parts of blocks compiled for a CPU compute what the same parts do eagerly, and are given up where they cannot be compiled."""
+"""Blocks compiled for a CPU compute what they do eagerly, and are given up where they cannot be compiled."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ from pipeline import device_limits
 from pipeline.inference.forward import InferenceRunner
 from pipeline.models import compiled
 from pipeline.models.compiled import compiled_on_cpu, enable_compiler, is_enabled
-from pipeline.models.layers import _ConvolveGrids, _ConvolveRows
+from pipeline.models.layers import _ConvolveGrids, convolve_rows
 from pipeline.models.layout import make_layout
 from pipeline.system.time_limit import Budget
 from pipeline.training import compilation
@@ -24,7 +24,7 @@ from tests.pipeline.trainers import NO_LIMIT, SYSTEMS, assert_same_training, mak
 
 STEPS = ("train.steps=5", "train.packs=2", "train.log_steps=1", "train.exploration=0.3")
 CONVOLUTION = ("model.kind=urm", "model.convolution=3", "model.gate=normed-sigmoid", "model.positions=2d")
-MIXER = ("model.mixing=mixer", "model.positions=none", "model.canvas_side=4", "model.expansion=1")
+MIXER = ("model.mixing=mixer", "model.positions=none", "model.expansion=1", "train.canvas=full")
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +47,10 @@ def always(_: Any = None) -> float:
 
 
 @pytest.mark.fake_gpu  # needs a C++ compiler
-@pytest.mark.parametrize("system", ["trm", "convolution"])
-def test_compiled_parts_train_to_what_eager_ones_do(tmp_path: Path, system: str) -> None:
-    settings = (*STEPS, *(CONVOLUTION if system == "convolution" else SYSTEMS[system]))
+@pytest.mark.parametrize("system", ["trm", "convolution", "mixer", "sequences"])
+def test_compiled_blocks_train_to_what_eager_ones_do(tmp_path: Path, system: str) -> None:
+    others = {"convolution": CONVOLUTION, "mixer": MIXER, "sequences": (*CONVOLUTION, "model.convolution_axes=1d")}
+    settings = (*STEPS, *others.get(system, SYSTEMS["trm"]))
     make_trainer(tiny_config(*settings), tmp_path / "eager").fit(NO_LIMIT)
     assert not is_enabled()
     trainer = make_trainer(tiny_config(*settings, "train.execution=compiled"), tmp_path / "compiled")
@@ -68,7 +69,7 @@ def test_auto_compiles_where_enough_time_is_left(
 ) -> None:
     monkeypatch.setattr(compiled, "trial_error", always)
     trainer = make_trainer(tiny_config(*STEPS, f"train.execution={kind}"), tmp_path)
-    trainer.gradients.execution.compile_parts(left)
+    trainer.gradients.execution.compile_any_shape(left)
     assert is_enabled() == used
     assert trainer.gradients.execution.kind == ("compiled" if used else "eager")
 
@@ -142,7 +143,7 @@ def test_the_convolution_row_by_row_is_that_on_images(side: int) -> None:
     weight = torch.randn(6, 1, side, side, generator=generator).requires_grad_()
     wanted = torch.randn(layout.tokens, 6, generator=generator)
     images = _ConvolveGrids.apply(x, weight, layout)
-    rows = _ConvolveRows.apply(x, weight.flatten(1).T.contiguous(), *layout.neighbors(side))
+    rows = convolve_rows(x, weight.flatten(1).T.contiguous(), *layout.neighbors(side))
     torch.testing.assert_close(rows, images)
     for one, other in zip(*(torch.autograd.grad(way, (x, weight), wanted) for way in (rows, images)), strict=True):
         torch.testing.assert_close(one, other)
@@ -159,6 +160,6 @@ def test_a_marked_function_is_itself_until_the_compiler_is_enabled() -> None:
     assert torch.equal(double(torch.ones(2)), torch.full((2,), 2.0))
 
 
-def test_execution_on_a_cpu_is_in_parts() -> None:
-    assert compilation.compiles_parts(torch.device("cpu"))
-    assert not compilation.compiles_parts(torch.device("cuda:0"))
+def test_blocks_are_compiled_for_any_shape_on_a_cpu() -> None:
+    assert compilation.compiles_any_shape(torch.device("cpu"))
+    assert not compilation.compiles_any_shape(torch.device("cuda:0"))

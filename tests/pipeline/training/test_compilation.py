@@ -63,7 +63,7 @@ def config_of(system: str, *settings: str) -> Config:
 @pytest.fixture(autouse=True)
 def whole_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that is taken for a GPU in this: whole blocks are compiled, not parts of them."""
-    monkeypatch.setattr(execution, "compiles_parts", lambda _: False)
+    monkeypatch.setattr(execution, "compiles_any_shape", lambda _: False)
 
 
 @pytest.fixture
