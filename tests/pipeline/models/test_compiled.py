@@ -14,8 +14,10 @@ from pipeline import device_limits
 from pipeline.inference.forward import InferenceRunner
 from pipeline.models import compiled
 from pipeline.models.compiled import compiled_on_cpu, enable_compiler, is_enabled
+from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import _ConvolveGrids, convolve_rows
 from pipeline.models.layout import make_layout
+from pipeline.models.reasoner import Block
 from pipeline.system.time_limit import Budget
 from pipeline.training import compilation
 from pipeline.training.compilation import JOINED
@@ -24,7 +26,6 @@ from tests.pipeline.trainers import NO_LIMIT, SYSTEMS, assert_same_training, mak
 
 STEPS = ("train.steps=5", "train.packs=2", "train.log_steps=1", "train.exploration=0.3")
 CONVOLUTION = ("model.kind=urm", "model.convolution=3", "model.gate=normed-sigmoid", "model.positions=2d")
-MIXER = ("model.mixing=mixer", "model.positions=none", "model.expansion=1", "train.canvas=full")
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +35,7 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget = compiled._compile.cache_clear
     device_limits._known.clear()
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     yield
     enable_compiler(False)
     forget()
@@ -47,9 +49,9 @@ def always(_: Any = None) -> float:
 
 
 @pytest.mark.fake_gpu  # needs a C++ compiler
-@pytest.mark.parametrize("system", ["trm", "convolution", "mixer", "sequences"])
+@pytest.mark.parametrize("system", ["trm", "convolution", "sequences"])
 def test_compiled_blocks_train_to_what_eager_ones_do(tmp_path: Path, system: str) -> None:
-    others = {"convolution": CONVOLUTION, "mixer": MIXER, "sequences": (*CONVOLUTION, "model.convolution_axes=1d")}
+    others = {"convolution": CONVOLUTION, "sequences": (*CONVOLUTION, "model.convolution_axes=1d")}
     settings = (*STEPS, *others.get(system, SYSTEMS["trm"]))
     make_trainer(tiny_config(*settings), tmp_path / "eager").fit(NO_LIMIT)
     assert not is_enabled()
@@ -58,9 +60,30 @@ def test_compiled_blocks_train_to_what_eager_ones_do(tmp_path: Path, system: str
     before = len(device_limits.fallbacks)
     trainer.fit(NO_LIMIT)
     assert is_enabled()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 7  # once for packs of any size, not for each of ten
     assert device_limits.fallbacks[before:] == []
     assert trainer.pieces == JOINED
     assert_same_training(tmp_path / "eager", tmp_path / "compiled")
+
+
+@pytest.mark.fake_gpu  # needs a C++ compiler
+def test_a_compiled_block_with_a_mixer_is_the_same_and_refuses_sequences_of_another_length() -> None:
+    config = ReasonerConfig(hidden_size=16, mixing="mixer", canvas_side=4, expansion=1.0, positions="none", inner_multiple=16)
+    block = Block(config, 1, torch.Generator().manual_seed(0))
+
+    def compute(side: int, count: int) -> tuple[Tensor, ...]:
+        shapes = torch.full((count, 2), side)
+        layout = make_layout(shapes, torch.zeros_like(shapes), 1)
+        x = torch.randn(layout.tokens, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        out = block(x, layout, None)
+        return out.detach(), *torch.autograd.grad(out.square().sum(), (x, *block.parameters()))
+
+    eager = [compute(4, count) for count in (3, 5)]
+    assert enable_compiler()
+    for expected, found in zip(eager, [compute(4, count) for count in (3, 5)], strict=True):
+        torch.testing.assert_close(found, expected)
+    with pytest.raises(ValueError, match="is made for sequences of 17 tokens, got one of 10"):
+        compute(3, 2)
 
 
 @pytest.mark.parametrize(("kind", "left", "used"), [("auto", 300.0, True), ("auto", 200.0, False), ("eager", 900.0, False)])
