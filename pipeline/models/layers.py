@@ -4,7 +4,7 @@ Weights are float32 and are cast to the dtype of their input. Custom gradients k
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -52,12 +52,12 @@ class CastLinear(nn.Module):
 
 
 @contextmanager
-def cast_weights(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Cast the weights of all linear maps of `module` once for everything inside the block, where no gradients are computed.
+def cast_weights(linears: Iterable[CastLinear], dtype: torch.dtype) -> Iterator[None]:
+    """Cast the weights of `linears` once for everything inside the block, where no gradients are computed.
 
     With gradients each use has a cast of its own, so that the uses of a weight are added up in float32.
     """
-    linears = [part for part in module.modules() if isinstance(part, CastLinear) and part.weight.dtype != dtype]
+    linears = [linear for linear in linears if linear.weight.dtype != dtype]
     for linear in linears:
         linear.cast = linear.weight.to(dtype)
     try:

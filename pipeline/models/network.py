@@ -1,6 +1,7 @@
 """A reasoner with its task memory: the one module that is trained, checkpointed and predicted with."""
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -27,6 +28,10 @@ class Network(nn.Module):
 
     def tables(self) -> dict[str, RowTable]:
         """Return every table whose rows no optimizer trains, by its state-dict prefix: table `x` has the rows `x.rows`."""
+        return self._tables
+
+    @cached_property
+    def _tables(self) -> dict[str, RowTable]:
         return {prefix: module for prefix, module in self.named_modules() if isinstance(module, RowTable)}
 
     def forward(self, state: State, batch: Batch, cycles: int | None = None, depth: float = 1.0) -> Segment:

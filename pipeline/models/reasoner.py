@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -153,6 +153,11 @@ class Reasoner(nn.Module, ABC):
         updates = of_cycle * (cycles or high)
         return updates, {"last-cycle": len(of_cycle), "last-step": len(self.states), "all": len(updates)}[self.config.gradient]
 
+    @cached_property
+    def linears(self) -> list[CastLinear]:
+        """All linear maps."""
+        return [part for part in self.modules() if isinstance(part, CastLinear)]
+
     def learned_share(self) -> float:
         """Return the share of a segment's updates that are backpropagated."""
         updates, learned = self.updates()
@@ -189,10 +194,10 @@ class Reasoner(nn.Module, ABC):
         angles = rotary_angles(layout, config.hidden_size // config.heads, config.positions, config.canvas_side)
         given = Given(self._embed(inputs, memory, layout).to(state[0].dtype), layout, angles)
         updates, learned = self.updates(depth, cycles)
-        with torch.no_grad(), cast_weights(self, state[0].dtype):
+        with torch.no_grad(), cast_weights(self.linears, state[0].dtype):
             for update in updates[:-learned]:
                 state = update(state, given)
-        with nullcontext() if torch.is_grad_enabled() else cast_weights(self, state[0].dtype):
+        with nullcontext() if torch.is_grad_enabled() else cast_weights(self.linears, state[0].dtype):
             for update in updates[-learned:]:
                 state = update(state, given)
             return Segment(

@@ -238,7 +238,7 @@ def test_weights_that_are_cast_once_give_the_same_and_a_gradient_to_the_float32_
     found = []
     for once in (False, True):
         layer.zero_grad()
-        with cast_weights(layer, dtype) if once else nullcontext():
+        with cast_weights([layer], dtype) if once else nullcontext():
             out = layer(x) + layer(2 * x)
             assert list(layer.state_dict()) == names
             assert (layer.cast is not None) == (once and dtype != torch.float32)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.models import length_classes
 from pipeline.models.layout import make_layout
 from pipeline.models.length_classes import CLASS_SCORES, LENGTH_MULTIPLE, attend_by_classes, classes_of, cut_into_classes
+from tests.pipeline.products import Products
 
 HEADS = 4
 LENGTHS = st.lists(st.integers(2, 200), min_size=1, max_size=9)
@@ -55,16 +55,6 @@ def test_every_head_of_every_token_has_a_row_of_its_own(shapes: list[tuple[int, 
         assert (hidden | (layout.sequence[token] == sequence)).all()  # each row of a class is one sequence
 
 
-class Calls(TorchDispatchMode):
-    """Counts the products."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.count += func.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.baddbmm)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize(("scores", "products"), [(CLASS_SCORES, 2), (0, 28)])
 def test_a_pack_of_small_canvases_needs_two_products_and_not_two_for_each_length(
     monkeypatch: pytest.MonkeyPatch, scores: int, products: int
@@ -73,6 +63,6 @@ def test_a_pack_of_small_canvases_needs_two_products_and_not_two_for_each_length
     monkeypatch.setattr(length_classes, "LENGTH_MULTIPLE", 1)
     shapes = torch.cartesian_prod(torch.arange(1, 6), torch.arange(1, 6))
     layout = make_layout(shapes, torch.zeros_like(shapes), 1)
-    with Calls() as calls:
+    with Products() as calls:
         attend_by_classes(torch.randn(layout.tokens, 3 * HEADS, 8), layout)
     assert calls.count == products

@@ -15,6 +15,7 @@ from pipeline.models.network import Network, make_network
 from pipeline.training.ema import MovingAverage
 from pipeline.training.optimizers import AdamAtan2, Muon, make_optimizer, orthogonalize, rate_factor
 from pipeline.training.state import trainable
+from tests.pipeline.products import Products
 
 MODEL = ReasonerConfig(hidden_size=16, heads=2, inner_multiple=8, layers=1, H_cycles=1, L_cycles=1, convolution=3)
 ROWS = 9
@@ -189,6 +190,26 @@ def test_rates_are_those_of_the_config_times_the_factor() -> None:
     set_gradients(network, 1)
     optimizer.step()
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_muon_works_on_a_matrix_and_the_transpose_of_another_together(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrices = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(6, 3), (3, 6), (3, 9), (9, 3)]]
+    found = []
+    for alone in (False, True):
+        trained = [torch.nn.Parameter(matrix.detach().clone()) for matrix in matrices]
+        for place, matrix in enumerate(trained):
+            matrix.grad = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(place))
+        optimizers = [Muon([matrix], 0.1, dtype=dtype) for matrix in trained] if alone else [Muon(trained, 0.1, dtype=dtype)]
+        with Products() as products:
+            for optimizer in optimizers:
+                optimizer.step()
+        found.append((products.count, [matrix.detach() for matrix in trained]))
+    (few, together), (many, apart) = found
+    assert few == many / 2  # two shapes, not four matrices
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6 if dtype == torch.float32 else 1e-3, rtol=0)
 
 
 def test_muon_may_train_every_matrix_with_a_decay_and_a_momentum_of_its_own() -> None:
