@@ -11,7 +11,7 @@ from pipeline.models.config import MemoryConfig, ReasonerConfig
 DEMO = Config(
     build=BuildConfig(augmentations=1000, policy="keep-output-only", size_exponent=0.5),
     model=ReasonerConfig(
-        kind="urm", hidden_size=128, heads=4, expansion=4.0, inner_multiple=128, layers=2, H_cycles=2, L_cycles=1,
+        kind="urm", hidden_size=192, heads=6, expansion=4.0, inner_multiple=128, layers=2, H_cycles=2, L_cycles=1,
         positions="2d", gate="normed-sigmoid", convolution=3,
     ),
     memory=MemoryConfig(kind="compositional", tokens=1),
