@@ -75,18 +75,21 @@ def further_networks(
     try:
         for number in range(1, count):
             folder = out / NETWORKS_FOLDER / str(number)
-            folder.mkdir(parents=True, exist_ok=True)
             words = [*arguments, "--networks", "1", "--out", str(folder), "--no-report"]
             words += ["--seed", str(seed + number), "--set", f"build.seed={build_seed}"]
             if budget.limit_seconds is not None:
                 left = budget.limit_seconds - budget.elapsed() - pool_seconds(budget)
                 words += ["--time-limit", f"{max(1, int(left))}s"]
             environment = program_environment() | environments[number] | {FURTHER: "1"}
-            with (folder / LOG_FILE).open("ab") as log:
-                processes[folder] = subprocess.Popen(
-                    [sys.executable, "-m", "pipeline", *words], env=environment,
-                    stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with (folder / LOG_FILE).open("ab") as log:
+                    processes[folder] = subprocess.Popen(
+                        [sys.executable, "-m", "pipeline", *words], env=environment,
+                        stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+                    )  # fmt: skip
+            except OSError as error:
+                logger.error("%s cannot be started, the run goes on without it: %s", folder, error)
         if processes:
             beside = plural(len(processes), "further network")
             logger.info("%s beside this one, log in %s", beside, ", ".join(str(folder / LOG_FILE) for folder in processes))

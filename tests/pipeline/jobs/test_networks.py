@@ -89,6 +89,15 @@ def test_a_run_without_further_votes_keeps_its_own(tmp_path: Path, caplog: pytes
     assert (len(votes["sources"]), votes["views_most"]) == (1, 4)
 
 
+def test_a_run_goes_on_without_a_network_that_cannot_be_started(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(networks.sys, "executable", str(tmp_path / "nothing"))
+        assert call(*words_of_run(tmp_path, "train.steps=3"), "--out", out, "--networks", 2) == 0
+    assert f"{out}/networks/1 cannot be started, the run goes on without it: " in caplog.text
+    assert len(json.loads((out / "votes.json").read_text())["sources"]) == 1
+
+
 def test_votes_that_cannot_be_read_do_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out, further = tmp_path / "out", tmp_path / "out" / "networks" / "1"
     file = f"Path('{further}/candidates/round-1.safetensors')"

@@ -17,6 +17,7 @@ from pipeline.models.compiled import compiled_on_cpu, enable_compiler, is_enable
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import _ConvolveGrids, convolve_rows
 from pipeline.models.layout import make_layout
+from pipeline.models.length_classes import _attend, classes_of
 from pipeline.models.reasoner import Block
 from pipeline.system.time_limit import Budget
 from pipeline.training import compilation
@@ -170,6 +171,15 @@ def test_the_convolution_row_by_row_is_that_on_images(side: int) -> None:
     torch.testing.assert_close(rows, images)
     for one, other in zip(*(torch.autograd.grad(way, (x, weight), wanted) for way in (rows, images)), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_operations_tell_a_compiler_what_they_return_and_their_gradients() -> None:
+    shapes = torch.tensor([[1, 2], [3, 3], [3, 3], [9, 8]])
+    layout = make_layout(shapes, torch.zeros_like(shapes), 2)
+    heads = torch.randn(layout.tokens, 6, 4, requires_grad=True)
+    torch.library.opcheck(_attend, (heads, list(classes_of(layout, 2)), True))
+    x, weight = (torch.randn(rows, 6, requires_grad=True) for rows in (layout.tokens, 9))
+    torch.library.opcheck(convolve_rows, (x, weight, *layout.neighbors(3)))
 
 
 def test_a_marked_function_is_itself_until_the_compiler_is_enabled() -> None:
