@@ -61,7 +61,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBacken
     for module in (compilation, reasoner):
         monkeypatch.setattr(module, "choose_way", lambda _, dtype, size: choose(GPU, dtype, size))
     monkeypatch.setattr(compilation, "choose_fused", lambda *_: False)
-    monkeypatch.setattr(forward, "enable_compiler", lambda: False)  # which is for CPUs
+    monkeypatch.setattr(forward, "enable_compiler", lambda _: False)  # which is for CPUs
     monkeypatch.setattr(trainer_module, "MIN_COMPILE_STEPS", 0)
     seconds = iter((0.9, 0.4))  # of a step, eager and compiled
     monkeypatch.setattr(trainer_module, "gather", lambda _, mine: [mine if isinstance(mine, bool) else next(seconds)])
