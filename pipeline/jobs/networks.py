@@ -17,6 +17,7 @@ from pathlib import Path
 
 from eval.formatting import plural
 from pipeline.system.launch import program_environment
+from pipeline.system.processors import find_gpus, threads_each
 from pipeline.system.time_limit import Budget
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ FURTHER = "ARC_PIPELINE_FURTHER_NETWORK"
 """Environment variable of the process of a further network, whose standard input is open as long as the run exists."""
 POOL_SHARE, LEAST_POOL_SECONDS = 0.005, 2.0
 """Of the time limit, at least so many seconds: the run keeps them free to wait for further networks and count their votes."""
-DEVICES = Path("/dev")
 PATIENCE_SECONDS = 10.0
 """A further network may take so long to end in order."""
 
@@ -127,20 +127,12 @@ def share_machine(count: int) -> list[dict[str, str]]:
     """Return the environment variables that give each of `count` networks its share of the cores and GPUs."""
     if count == 1:
         return [{}]
-    threads, gpus = max(1, (os.cpu_count() or 1) // count), _gpus()
-    shares = [{"OMP_NUM_THREADS": str(threads)} for _ in range(count)]
+    shares = [{"OMP_NUM_THREADS": str(threads_each(count))} for _ in range(count)]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [named.split(",")[place] if named else str(place) for place in range(len(find_gpus(os.environ)))]
     for number, share in enumerate(shares if gpus else ()):
         share["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     return shares
-
-
-def _gpus() -> list[str]:
-    """Return the GPUs that CUDA may use here, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name for name in named.split(",") if name.strip()]
-    numbers = [path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia*")]
-    return sorted((number for number in numbers if number.isdigit()), key=int)
 
 
 def _last_line(folder: Path) -> str:

@@ -25,7 +25,6 @@ from pipeline.kaggle.plan import (
     Plan,
     commit_sources,
     find_data,
-    find_gpus,
     find_weights,
     is_hidden_run,
     make_command,
@@ -33,6 +32,7 @@ from pipeline.kaggle.plan import (
     make_environment,
     run_folder,
 )
+from pipeline.system.processors import find_gpus
 from submission.format import check_submission, fallback_submission, read_submission, write_submission
 from submission.settings import ACCELERATORS, KaggleSettings
 

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +12,7 @@ from pathlib import Path
 from augment.task import Task
 from eval.formatting import parse_duration
 from pipeline.kaggle.attempts import Log, Setup
+from pipeline.system.processors import threads_each
 from submission.settings import KaggleSettings
 
 AROUND_SECONDS = 5.0
@@ -150,7 +149,7 @@ def make_environment(plan: Plan, setup: Setup) -> Mapping[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // max(1, setup.gpus))),
+        "OMP_NUM_THREADS": str(threads_each(max(1, setup.gpus))),
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # packs of many sizes would fragment the memory
     }
 
@@ -206,22 +205,6 @@ def find_weights(inputs: Path, dataset: str, code: Path) -> Path | None:
         if found:
             return found[0]
     return None
-
-
-def find_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the GPUs that programs will see, by nvidia-smi; none without it."""
-    if environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
-        return ()
-    tool = shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path="/opt/bin:/usr/local/nvidia/bin:/usr/bin")
-    if tool is None:
-        return ()
-    try:
-        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, errors="replace", timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    names = [line.split("(UUID")[0].strip() for line in listed.stdout.splitlines() if line.startswith("GPU ")]
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    return tuple(names if visible is None else names[: len(visible.split(","))])
 
 
 def _find(folder: Path, pattern: str) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.system.folder_lock import FolderLock
+from pipeline.system.processors import threads_each
 
 STARTED = "ARC_PIPELINE_STARTED"
 """Environment variable of processes that our launcher started: the monotonic time from which a time limit counts."""
@@ -31,8 +32,7 @@ def start_processes(count: int | None, arguments: Sequence[str], started: float,
         raise ValueError(f"processes must be at least 1, got {count}")
     if count == 1 or "LOCAL_RANK" in os.environ:
         return
-    threads = max(1, (os.cpu_count() or 1) // count)
-    environment = {STARTED: repr(started), "OMP_NUM_THREADS": str(threads), "ACCELERATE_USE_CPU": "true"}
+    environment = {STARTED: repr(started), "OMP_NUM_THREADS": str(threads_each(count)), "ACCELERATE_USE_CPU": "true"}
     launcher = ["-m", "pipeline.system.launch", "--standalone", "--nproc_per_node", str(count)]
     if lock:
         lock.share_with_children()

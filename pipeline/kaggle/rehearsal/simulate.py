@@ -17,10 +17,10 @@ from eval.formatting import format_duration, parse_duration
 from eval.provenance import Basis, Provenance
 from eval.score import format_score, score_predictions
 from pipeline.data.public_data import scored_outputs
-from pipeline.kaggle.plan import find_gpus
 from pipeline.kaggle.rehearsal.exam import Exam, make_exam, write_competition
 from pipeline.kaggle.rehearsal.sandbox import ISOLATED, NOT_ISOLATED, Machine, namespaces_work, run_notebook
 from pipeline.kaggle.rehearsal.scenes import FAULTS, NOT_RUN, PLAIN, Result, Scene, judge, read_outcome, write_bad_weights
+from pipeline.system.processors import find_gpus
 from submission.format import check_submission, read_submission
 from submission.notebook import write_ready_folder
 from submission.settings import ACCELERATORS, KaggleSettings

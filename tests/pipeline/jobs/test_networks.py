@@ -145,11 +145,9 @@ def test_time_is_left_for_the_votes_of_further_networks_only_where_there_are_som
 @pytest.mark.parametrize(
     ("visible", "shares"), [(None, [None] * 3), ("", [None] * 3), ("2,5", ["2", "5", "2"]), ("GPU-a", ["GPU-a"] * 3)]
 )
-def test_networks_share_cores_and_gpus(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str | None, shares: list[str | None]
-) -> None:
+def test_networks_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch, visible: str | None, shares: list[str | None]) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(networks, "DEVICES", tmp_path)
+    monkeypatch.setattr(networks, "find_gpus", lambda _: tuple(visible.split(",")) if visible else ())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -159,12 +157,10 @@ def test_networks_share_cores_and_gpus(
     assert share_machine(1) == [{}]
 
 
-def test_gpus_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("nvidia10", "nvidia0", "nvidia2", "nvidiactl", "nvidia-uvm"):
-        (tmp_path / name).touch()
-    monkeypatch.setattr(networks, "DEVICES", tmp_path)
+def test_gpus_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "find_gpus", lambda _: ("GPU 0: one", "GPU 1: two", "GPU 2: three"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [share["CUDA_VISIBLE_DEVICES"] for share in share_machine(4)] == ["0", "2", "10", "0"]
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in share_machine(4)] == ["0", "1", "2", "0"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from pipeline.kaggle import attempts, kernel
 from pipeline.kaggle.attempts import Attempt, Log, Setup, next_setup
 from pipeline.kaggle.kernel import solve
 from pipeline.kaggle.outcome import Outcome
-from pipeline.kaggle.plan import find_data, find_gpus, find_weights, is_hidden_run
+from pipeline.kaggle.plan import find_data, find_weights, is_hidden_run
 from submission.format import check_submission, read_submission
 from submission.settings import KaggleSettings
 from tests.pipeline.tiny import tiny_source, write_kaggle
@@ -463,18 +463,6 @@ def test_weights_come_from_their_dataset_or_from_beside_the_code(tmp_path: Path)
     assert find_weights(tmp_path, "", code) == code / "weights" / "weights.safetensors"
     assert find_weights(tmp_path, "ann/w", code) == new / "sub" / "weights.safetensors"
     assert find_weights(tmp_path, "bob/w", code) == old / "other.safetensors"
-
-
-def test_gpus_are_those_that_programs_will_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\nprintf 'GPU 0: NVIDIA L4 (UUID: GPU-1)\\nGPU 1: NVIDIA L4 (UUID: GPU-2)\\nodd \\377 line\\n'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert find_gpus({}) == ("GPU 0: NVIDIA L4", "GPU 1: NVIDIA L4")
-    assert find_gpus({"CUDA_VISIBLE_DEVICES": "1"}) == ("GPU 0: NVIDIA L4",)
-    assert find_gpus({"CUDA_VISIBLE_DEVICES": ""}) == find_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == ()
-    tool.unlink()
-    assert find_gpus({}) == ()
 
 
 def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
