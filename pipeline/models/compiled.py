@@ -44,6 +44,11 @@ def give_up() -> None:
     enable_compiler(False)
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the first paragraph of what a compiler says, in one line."""
+    return " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+
+
 def compiled_on_cpu(function: Callable[P, R]) -> Callable[P, R]:
     """Mark a function of tensors on a CPU, of any sizes, that a compiler takes whole."""
 
@@ -55,8 +60,7 @@ def compiled_on_cpu(function: Callable[P, R]) -> Callable[P, R]:
             return _compile(function)(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
             give_up()
-            reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
-            fall_back(f"{function.__qualname__} cannot be compiled, everything is computed without: {reason}")
+            fall_back(f"{function.__qualname__} cannot be compiled, everything is computed without: {reason_of(error)}")
             return function(*args, **kwargs)
 
     return call

@@ -19,7 +19,7 @@ from pipeline.config import Config
 from pipeline.data.packs import Packs
 from pipeline.device_limits import fall_back, ran_out_of_memory
 from pipeline.models.attention import choose_way
-from pipeline.models.compiled import MIN_COMPILE_SECONDS, enable_compiler, give_up
+from pipeline.models.compiled import MIN_COMPILE_SECONDS, enable_compiler, give_up, reason_of
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import choose_fused
 from pipeline.models.layout import PACKED, Layout, Room, Way
@@ -149,7 +149,7 @@ def _cause_of(error: BaseException) -> BaseException:
         if ran_out_of_memory(cause):
             return cause
         cause = cause.__context__
-    return DoesNotRun(" ".join(str(error).split("\n\n")[0].split()) or type(error).__name__)
+    return DoesNotRun(reason_of(error))
 
 
 def compiles_any_shape(device: torch.device) -> bool:
