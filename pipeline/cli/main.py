@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 from eval.files import remove_unfinished
 from pipeline.cli.kaggle import add_kaggle
-from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, budget_of
+from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, budget_of, check_networks
 from pipeline.cli.scores import add_compare, add_curve, add_memory, add_record, add_score
 from pipeline.cli.show import add_debug, add_report, add_show
 from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, job_of
@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
         with ExitStack() as entered:
             entered.enter_context(interruptible())
             if arguments.command == "run":
+                check_networks(arguments)
                 budget = budget_of(arguments, started)
                 if argv is None and budget.limit_seconds is not None:  # from here, since importing torch takes time too
                     start_watchdog(started + budget.limit_seconds, budget.reserve_seconds, arguments.out)

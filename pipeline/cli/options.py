@@ -45,6 +45,7 @@ def add_command(
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
+    """Add what is solved, what else is trained on, and what becomes of pairs that show an answer."""
     solved = "tasks to be solved: demonstrations are trained on, test inputs predicted; may be repeated"
     parser.add_argument("--source", action="append", required=True, metavar="S", help=solved)
     trained = "further tasks to train on, test pairs included; may be repeated"
@@ -121,8 +122,8 @@ def config_of(arguments: argparse.Namespace) -> Config:
 
 
 def check_networks(arguments: argparse.Namespace) -> None:
-    """Raise ValueError where several networks cannot be trained side by side."""
-    count = getattr(arguments, "networks", 1)
+    """Raise ValueError where a run cannot train so many networks side by side."""
+    count = arguments.networks
     if count < 1:
         raise ValueError(f"--networks must be at least 1, got {count}")
     if count > 1 and are_puzzles(arguments):

@@ -38,6 +38,7 @@ def add_score(commands: Any) -> None:
 
 
 def score_command(arguments: argparse.Namespace, _: float) -> int:
+    """Print the score of a submission or of predictions by all rules, and what it rests on; write it to --json."""
     path = arguments.submission
     if (path / "submission.json").is_file():
         path = path / "submission.json"
@@ -77,6 +78,7 @@ def add_compare(commands: Any) -> None:
 
 
 def compare_command(arguments: argparse.Namespace, _: float) -> int:
+    """Print runs side by side, and what their pooled votes would score."""
     folders = [RunFolder(path, arguments.data) for path in arguments.runs]
     if len({folder.submission_path.resolve() for folder in folders}) < len(folders):
         raise ValueError("one of the runs is named twice")
@@ -154,6 +156,7 @@ def add_curve(commands: Any) -> None:
 
 
 def curve_command(arguments: argparse.Namespace, _: float) -> int:
+    """Print accuracy on puzzles against training time, for every checkpoint; draw it to --png."""
     from eval.curves import draw_curves
     from pipeline.device import make_accelerator, precision_here
     from pipeline.jobs.curve import measure_curves
@@ -184,6 +187,7 @@ def add_memory(commands: Any) -> None:
 
 
 def memory_command(arguments: argparse.Namespace, _: float) -> int:
+    """Print the score of a run with its own task memory, a blank one, and that of the next task."""
     from pipeline.device import make_accelerator, precision_here
     from pipeline.jobs.memory_ablation import score_one_task, score_tasks
     from pipeline.weights.files import load_weights

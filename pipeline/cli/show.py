@@ -48,6 +48,7 @@ def add_show(commands: Any) -> None:
 
 
 def show_command(arguments: argparse.Namespace, _: float) -> int:
+    """Draw one task in the terminal or to a picture, or list the tasks of a run."""
     if arguments.task is None:
         if arguments.run is None:
             raise ValueError("which task? name it, or name a run with --run to see a list of its tasks")
@@ -145,6 +146,7 @@ def add_report(commands: Any) -> None:
 
 
 def report_command(arguments: argparse.Namespace, _: float) -> int:
+    """Write the page of a run, or draw parts of it to pictures."""
     if arguments.png is None and (arguments.task or arguments.filter or arguments.dark):
         raise ValueError("--task, --filter and --dark require --png FILE")
     if arguments.png is not None:

@@ -23,7 +23,6 @@ from pipeline.cli.options import (
     add_weights,
     are_puzzles,
     budget_of,
-    check_networks,
     config_of,
 )
 from pipeline.config import BuildConfig, Leakage, override
@@ -58,6 +57,7 @@ def add_run(commands: Any) -> None:
 
 
 def run_command(arguments: argparse.Namespace, started: float) -> int:
+    """Do the whole job, with further networks beside it; return its exit code."""
     budget = budget_of(arguments, started)
     job, config = job_of(arguments, "drop"), config_of(arguments)
     if budget.limit_seconds is None and not config.train.steps:
@@ -74,7 +74,6 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
 
 def job_of(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJob:
     """Return what a run, or a build, is about; `leakage` is the command's default. Raises ValueError like `are_puzzles`."""
-    check_networks(arguments)
     sources, train_sources, leakage = tuple(arguments.source), tuple(arguments.train_source), arguments.leakage or leakage
     if are_puzzles(arguments):
         return PuzzleJob(sources, arguments.test_limit, train_sources, arguments.limit, leakage, arguments.out)
@@ -98,6 +97,7 @@ def add_build(commands: Any) -> None:
 
 
 def build_command(arguments: argparse.Namespace, started: float) -> int:
+    """Build a dataset and print what it holds."""
     job = job_of(arguments, "refuse")
     config = BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs, arguments.size_exponent)
     dataset: Any = job.build(config)
@@ -121,6 +121,7 @@ def add_train(commands: Any) -> None:
 
 
 def train_command(arguments: argparse.Namespace, started: float) -> int:
+    """Train on a dataset until the last step or the end of the time."""
     from pipeline.device import end_training, fit_config, make_accelerator
     from pipeline.models.network import make_network
     from pipeline.training.checkpoint import load_checkpoint
@@ -162,6 +163,7 @@ def add_predict(commands: Any) -> None:
 
 
 def predict_command(arguments: argparse.Namespace, started: float) -> int:
+    """Predict the tests of a dataset, in rounds; a complete result is there before the first."""
     from pipeline.device import end_training, make_accelerator, precision_here
     from pipeline.inference.predictor import Predictor, predict_and_vote
     from pipeline.weights.files import load_weights
@@ -222,6 +224,7 @@ def add_vote(commands: Any) -> None:
 
 
 def vote_command(arguments: argparse.Namespace, _: float) -> int:
+    """Pool candidates into a submission, and print what each prediction adds to the score."""
     from pipeline.inference.candidates import tally
     from pipeline.inference.facts import write_attempts
 

@@ -24,6 +24,7 @@ def add_audit(commands: Any) -> None:
 
 
 def audit_command(arguments: argparse.Namespace, _: float) -> int:
+    """Print the training pairs that show the answer to a scored test."""
     sources = [load_source(spec) for spec in arguments.source]
     trained = [load_source(spec, lenient=True) for spec in arguments.train_source]  # as `build` reads them
     with doing("comparing training pairs with scored tests"):
