@@ -26,7 +26,7 @@ NETWORKS_FOLDER = "networks"
 LOG_FILE = "log.txt"
 FURTHER = "ARC_PIPELINE_FURTHER_NETWORK"
 """Environment variable of the process of a further network, whose standard input is open as long as the run exists."""
-POOL_SHARE, LEAST_POOL_SECONDS = 0.005, 2.0
+POOL_SHARE, LEAST_POOL_SECONDS = 0.003, 2.0
 """Of the time limit, at least so many seconds: the run keeps them free to wait for further networks and count their votes."""
 PATIENCE_SECONDS = 10.0
 """A further network may take so long to end in order."""

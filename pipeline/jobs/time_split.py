@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 LEAST_STEPS = 50
 """Packs are made smaller where the time does not suffice for so many steps."""
-SPARE = 1.5
+SPARE = 1.25
 """All views get so many times their measured time; where that is too little, the last rounds are cut off."""
 MEASURE_SECONDS = 1.0
 """Least time of a measurement, so that other work on the machine disturbs only part of it."""
@@ -92,7 +92,7 @@ def split_time(
     left = budget.remaining()
     view = config.predict.segments * speed.view_tokens / (processes * speed.tokens_per_second)
     wanted = min(config.predict.time_share * left, SPARE * views * view)
-    between = max(2.0, 0.01 * left)  # a checkpoint is written and read
+    between = max(2.0, 0.003 * left)  # a checkpoint is read; training keeps time to write it
     predicting = min(max(wanted, 1.5 * view) + between, 0.5 * left)
     training = max(0.0, left - predicting)
     packs = -(-count_packs(config, processes, resume) // processes)

@@ -40,6 +40,7 @@ class Totals:
     sequences: float = 0.0
     tokens: float = 0.0
     segments: float = 0.0
+    processor_seconds: float = 0.0
 
     def add(self, other: "Totals") -> None:
         """Add `other` in place."""
@@ -54,6 +55,8 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     """Training time so far, over all resumed parts."""
+    processor_seconds: float = 0.0
+    """Processor time of that, of all processes, up to the last line of metrics."""
     sequences: int = 0
     last: dict[str, float] = field(default_factory=dict)
     """The last line of metrics."""
@@ -72,6 +75,7 @@ def metrics_line(totals: Totals, progress: Progress, seconds: float, factor: flo
         "tokens_per_second": round(totals.tokens / seconds, 1),
         "rate_factor": round(factor, 5),
         "seconds": round(progress.seconds, 2),
+        "processor_seconds": round(progress.processor_seconds, 2),
     }
 
 

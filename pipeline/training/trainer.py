@@ -90,6 +90,8 @@ class Trainer:
         """Whether `_try_execution` has run."""
         self.memory_retries = 0
         """Steps that were repeated in more micro-batches because they did not fit into the memory."""
+        self.processor_counted = 0.0
+        """Processor time of this process up to which the totals have it."""
         self.save_seconds = 0.2 + checkpoint_bytes(network) / DISK_BYTES_PER_SECOND
 
     def fit(self, budget: Budget) -> Progress:
@@ -104,6 +106,7 @@ class Trainer:
             raise ValueError("training needs an end: train.steps or a time limit")
         state.collectives.begin()
         started, spent_before = time.monotonic(), state.progress.seconds
+        self.processor_counted = time.process_time()
         last_checkpoint, logged = started, started
         step_seconds, interrupted = 0.0, False
         path = state.out / "metrics.jsonl" if state.accelerator.is_main_process else None
@@ -297,10 +300,16 @@ class Trainer:
         self.state.totals.add(pending.computed.totals)
         self.state.progress.sequences += int(sequences)
 
+    def _count_processor_time(self) -> None:
+        before, self.processor_counted = self.processor_counted, time.process_time()
+        self.state.totals.processor_seconds += self.processor_counted - before
+
     def _log(self, writer: MetricsWriter, done: float, seconds: float, left: float) -> None:
         """Add a line to the metrics: means over the last `seconds` and all processes."""
         self._read_pending()
+        self._count_processor_time()
         totals, self.state.totals = self.state.summed_totals(), Totals()
+        self.state.progress.processor_seconds += totals.processor_seconds
         factor = rate_factor(self.state.config.optimizer, self.state.progress.step, done)
         self.state.progress.last = metrics_line(totals, self.state.progress, seconds, factor)
         writer.write(self.state.progress.last, done, left)
@@ -318,5 +327,6 @@ class Trainer:
         if not self.state.weights_are_finite():
             raise FloatingPointError(f"step {self.state.progress.step}: the weights are not finite, no checkpoint is written")
         started = time.monotonic()
+        self._count_processor_time()
         save_checkpoint(self.state)
         self.save_seconds = time.monotonic() - started

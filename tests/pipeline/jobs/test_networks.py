@@ -137,7 +137,7 @@ def test_time_is_left_for_the_votes_of_further_networks_only_where_there_are_som
     budget = Budget(1000.0, 0.0, 30.0)
     assert FurtherNetworks().leave_time(budget) == budget
     process = child("")
-    assert FurtherNetworks({Path("1"): process}).leave_time(budget) == Budget(1000.0, 0.0, 35.0)
+    assert FurtherNetworks({Path("1"): process}).leave_time(budget) == Budget(1000.0, 0.0, 33.0)
     assert FurtherNetworks({Path("1"): process}).leave_time(NO_LIMIT) == NO_LIMIT
     process.communicate()
 

@@ -15,13 +15,13 @@ from pipeline.training.metrics import MetricsWriter, Progress, Totals, metrics_l
 
 def a_line() -> dict[str, float]:
     totals = Totals(token_loss=8.0, halting_loss=2.0, exact=1.0, sequences=4.0, tokens=1000.0, segments=6.0)
-    return metrics_line(totals, Progress(step=7, seconds=30.123), seconds=0.5, factor=0.25)
+    return metrics_line(totals, Progress(step=7, seconds=30.123, processor_seconds=59.87), seconds=0.5, factor=0.25)
 
 
 def test_a_line_has_means_of_sequences_and_speeds() -> None:
     assert a_line() == {
         "step": 7, "loss": 2.0, "halting_loss": 0.5, "exact": 0.25, "segments": 1.5, "sequences_per_second": 8.0,
-        "tokens_per_second": 2000.0, "rate_factor": 0.25, "seconds": 30.12,
+        "tokens_per_second": 2000.0, "rate_factor": 0.25, "seconds": 30.12, "processor_seconds": 59.87,
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Going on from a checkpoint: the newest that is undamaged, of whatever version and number of processes."""
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,6 +176,25 @@ def test_content_that_does_not_fit_is_damage_without_a_checksum_too(run: Path) -
 
 def test_settings_that_change_nothing_learned_may_change(run: Path) -> None:
     assert resumed(run, "train.pieces=4", "train.checkpoint_seconds=1", "train.steps=9").state.progress.step == 6
+
+
+def test_a_last_leg_may_end_with_other_rates_but_not_be_trained_with_others(run: Path) -> None:
+    leg = resumed(run, "train.steps=9", "optimizer.decay_from=0.5", "optimizer.decay=cosine", "optimizer.final_rate=0.1")
+    leg.fit(NO_LIMIT)
+    factors = [factor for (factor,) in metrics(run, "rate_factor")]
+    assert factors[5] == 1.0 > factors[6] > factors[7] > factors[8] > 0.1
+    with pytest.raises(ValueError, match=r"optimizer\.rate is .*use another folder"):
+        resumed(run, "optimizer.rate=0.5")
+
+
+def test_processor_time_adds_up_over_the_parts_of_a_run(run: Path) -> None:
+    before = [seconds for (seconds,) in metrics(run, "processor_seconds")]
+    started = time.process_time()
+    resumed(run, "train.steps=9").fit(NO_LIMIT)
+    spent = time.process_time() - started
+    after = [seconds for (seconds,) in metrics(run, "processor_seconds")]
+    assert after[:6] == before and after == sorted(after)
+    assert 0.0 < before[-1] < after[-1] <= before[-1] + spent + 0.2  # which the line before the checkpoint did not have
 
 
 def test_garbled_metrics_are_dropped(run: Path) -> None:
