@@ -26,6 +26,20 @@ DEMO = Config(
     predict=PredictConfig(views=128, round_views=8, pack_tokens=16_384, segments=1, time_share=0.1),
 )  # fmt: skip
 
+# python -m pipeline build --source arc1:evaluation@2 --train-source arc1:training --train-source json:CONCEPTARC.json
+#   --train-source rearc:RE_ARC.zip@0.5 --leakage drop --policy keep-output-only --size-exponent 0.5 --out data/arc1-cpu
+# python -m pipeline train --data data/arc1-cpu --preset arc1-cpu --processes 2 --time-limit 2h --out runs/arc1-cpu --resume
+# python -m pipeline predict --data data/arc1-cpu --weights runs/arc1-cpu --processes 2 --out runs/arc1-cpu-64
+# All of ARC-AGI-1 on two CPU cores with bfloat16, in legs: `train` again goes on where it ended, with constant rates, and the
+# last leg ends with falling ones (`--set optimizer.decay_from=0.8`). The demo's recipe with twice the width.
+ARC1_CPU = replace(
+    DEMO,
+    model=replace(DEMO.model, hidden_size=384, heads=12),
+    optimizer=replace(DEMO.optimizer, matrix_rate=2e-3, weight_decay=0.5, warmup_steps=200, decay_from=1.0, ema=0.999),
+    train=replace(DEMO.train, pack_tokens=4096, checkpoint_seconds=600),
+    predict=replace(DEMO.predict, views=64),
+)
+
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --preset fast --time-limit 30m
 #   --out DIR
 # For one H100 and 25 minutes, or 4 x L4 and hours. The recipe that the demo's experiments chose (BENCHMARKS.md, "The best
@@ -196,6 +210,7 @@ CHARM_ARC2 = replace(
 PRESETS = {
     "demo": DEMO,
     "demo-sudoku": DEMO_SUDOKU,
+    "arc1-cpu": ARC1_CPU,
     "fast": FAST,
     "trm-arc1": TRM_ARC1,
     "trm-arc2": TRM_ARC2,
