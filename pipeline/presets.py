@@ -31,10 +31,10 @@ DEMO = Config(
 # python -m pipeline train --data data/arc1-cpu --preset arc1-cpu --processes 2 --time-limit 2h --out runs/arc1-cpu --resume
 # python -m pipeline predict --data data/arc1-cpu --weights runs/arc1-cpu --processes 2 --out runs/arc1-cpu-64
 # All of ARC-AGI-1 on two CPU cores with bfloat16, in legs: `train` again goes on where it ended, with constant rates, and the
-# last leg ends with falling ones (`--set optimizer.decay_from=0.8`). The demo's recipe with twice the width.
+# last leg ends with falling ones (`--set optimizer.decay_from=0.8`). The demo's recipe, wider and with four layers.
 ARC1_CPU = replace(
     DEMO,
-    model=replace(DEMO.model, hidden_size=384, heads=12),
+    model=replace(DEMO.model, hidden_size=256, heads=8, layers=4),
     optimizer=replace(DEMO.optimizer, matrix_rate=2e-3, weight_decay=0.5, warmup_steps=200, decay_from=1.0, ema=0.999),
     train=replace(DEMO.train, pack_tokens=4096, checkpoint_seconds=600),
     predict=replace(DEMO.predict, views=64),
