@@ -250,6 +250,32 @@ def read_config(path: Path) -> Config:
         raise ValueError(f"{show_path(path)}: {error}") from None
 
 
+MAY_CHANGE: Mapping[str, frozenset[str]] = {
+    "optimizer": frozenset({"decay", "decay_from", "final_rate"}),
+    "train": frozenset({
+        "steps", "packs", "pieces", "execution", "log_steps", "checkpoint_seconds", "checkpoint_steps", "checkpoints_kept",
+        "standstill_seconds",
+    }),
+    "predict": frozenset(field.name for field in dataclasses.fields(PredictConfig)),
+}  # fmt: skip
+"""Settings that a resumed run may change, by section: how long it is, how its rates end, how it predicts, what only costs."""
+
+
+def resumed(config: Config, settings: Iterable[str]) -> tuple[Config, list[str]]:
+    """Return the `config` of a run that is resumed with `settings`, and those of them that would need a new run.
+
+    Raises ValueError like `override`.
+    """
+    changes, refused = list[str](), list[str]()
+    for setting in settings:
+        section, _, name = setting.partition("=")[0].strip().partition(".")
+        if name in MAY_CHANGE.get(section, ()):
+            changes.append(setting)
+        elif override(config, [setting]) != config:
+            refused.append(setting)
+    return override(config, changes), refused
+
+
 def override(config: Config, settings: Iterable[str]) -> Config:
     """Return `config` with settings such as `train.steps=100`. Raises ValueError, with the alternatives, for unknown ones."""
     changes: list[tuple[str, str, object]] = []

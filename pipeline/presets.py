@@ -26,12 +26,11 @@ DEMO = Config(
     predict=PredictConfig(views=128, round_views=8, pack_tokens=16_384, segments=1, time_share=0.1),
 )  # fmt: skip
 
-# python -m pipeline build --source arc1:evaluation@2 --train-source arc1:training --train-source json:CONCEPTARC.json
-#   --train-source rearc:RE_ARC.zip@0.5 --leakage drop --policy keep-output-only --size-exponent 0.5 --out data/arc1-cpu
-# python -m pipeline train --data data/arc1-cpu --preset arc1-cpu --processes 2 --time-limit 2h --out runs/arc1-cpu --resume
-# python -m pipeline predict --data data/arc1-cpu --weights runs/arc1-cpu --processes 2 --out runs/arc1-cpu-64
-# All of ARC-AGI-1 on two CPU cores with bfloat16, in legs: `train` again goes on where it ended, with constant rates, and the
-# last leg ends with falling ones (`--set optimizer.decay_from=0.8`). The demo's recipe, wider and with four layers.
+# python -m pipeline run --source arc1:evaluation@2 --train-source arc1:training --train-source json:CONCEPTARC.json
+#   --train-source rearc:RE_ARC.zip@0.5 --preset arc1-cpu --processes 2 --time-limit 2h --out runs/arc1-cpu
+# All of ARC-AGI-1 on two CPU cores with bfloat16, in legs: the same command with --resume goes on where it ended, with constant
+# rates; the last leg ends with falling ones (`--set optimizer.decay_from=0.8`, of the time of all legs). The demo's recipe,
+# wider and with four layers (docs/log.md, 2026-11-27).
 ARC1_CPU = replace(
     DEMO,
     model=replace(DEMO.model, hidden_size=256, heads=8, layers=4),

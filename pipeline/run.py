@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from eval.files import write_json
 from eval.formatting import format_duration
-from pipeline.config import Config, override, read_config
+from pipeline.config import Config, override
 from pipeline.data.dataset import MANIFEST_FILE, Dataset, load_dataset
 from pipeline.device import describe_device, fit_config, from_main, make_accelerator
 from pipeline.device_limits import fallbacks, free_cache, ran_out_of_memory
@@ -46,13 +46,9 @@ def run(
 ) -> int:
     """Do the whole job; return 0, or 1 when training failed. Raises ValueError or FileNotFoundError for bad input.
 
-    Training starts from the weights `start_from`, if any; with `resume`, it continues with the config in the folder of the job.
+    Training starts from the weights `start_from`, if any; with `resume`, it continues what is in the folder of the job.
     """
-    out, stored = job.out, job.out / "config.json"
-    if resume and stored.is_file():
-        pieces = config.train.pieces  # memory, not what is computed
-        config = read_config(stored)
-        config = replace(config, train=replace(config.train, pieces=pieces))
+    out = job.out
     fallbacks.clear()  # of an earlier run in this process
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     count_packs(config, accelerator.num_processes, resume)

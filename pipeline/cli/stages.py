@@ -25,7 +25,7 @@ from pipeline.cli.options import (
     budget_of,
     config_of,
 )
-from pipeline.config import BuildConfig, Leakage, override
+from pipeline.config import BuildConfig, Leakage, override, read_config, resumed
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.sources import Selection, load_source
@@ -59,7 +59,11 @@ def add_run(commands: Any) -> None:
 def run_command(arguments: argparse.Namespace, started: float) -> int:
     """Do the whole job, with further networks beside it; return its exit code."""
     budget = budget_of(arguments, started)
-    job, config = job_of(arguments, "drop"), config_of(arguments)
+    job, config, stored = job_of(arguments, "drop"), config_of(arguments), arguments.out / "config.json"
+    if arguments.resume and stored.is_file():
+        config, refused = resumed(read_config(stored), arguments.set)
+        if refused:
+            logger.warning("%s: the run that is resumed has other settings, and keeps them", " ".join(refused))
     if budget.limit_seconds is None and not config.train.steps:
         raise ValueError("a run needs an end: --time-limit, or --set train.steps=N")
     end_with_run()

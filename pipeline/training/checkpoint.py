@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from eval.files import read_object, sync, write_json
-from pipeline.config import Config
+from pipeline.config import MAY_CHANGE, Config
 from pipeline.data.packs import Samples
 from pipeline.device import from_main, gather
 from pipeline.tensor_files import CHECKSUM, Damaged, json_checksum, read_checksum, read_tensors, write_tensors
@@ -36,14 +36,6 @@ _STATE, _TENSORS, _CARRY = "training.json", "training.safetensors", "carry-{}.sa
 _FILE = re.compile(r"[a-z0-9-]+\.safetensors")
 _SAMPLES = ("example", "transform", "shift", "segments")
 """Names of the arrays that describe the sequences of a carry."""
-_FREE = {
-    "optimizer": {"decay", "decay_from", "final_rate"},
-    "train": {
-        "steps", "packs", "pieces", "execution", "log_steps", "checkpoint_seconds", "checkpoint_steps", "checkpoints_kept",
-        "standstill_seconds",
-    },
-}  # fmt: skip
-"""Settings that a resumed training may change, by section: how long it lasts and how it ends, and what changes no result."""
 
 
 class CheckpointFailed(OSError):
@@ -295,7 +287,7 @@ def _require_same_run(state: TrainState, folder: Path, saved: Mapping[str, Any])
     pairs = {"data_hash": (saved["data_hash"], state.dataset.data_hash), "dtype": (saved["dtype"], str(state.dtype))}
     stored, own = config.to_json(), state.config.to_json()
     for section in ("model", "memory", "optimizer", "train"):
-        for name in own[section].keys() - _FREE.get(section, set()):
+        for name in own[section].keys() - MAY_CHANGE.get(section, set()):
             pairs[f"{section}.{name}"] = (stored[section][name], own[section][name])
     for name, (before, now) in sorted(pairs.items()):
         if before != now:

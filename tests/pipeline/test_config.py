@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import orjson
 import pytest
 
-from pipeline.config import Config, PredictConfig, TrainConfig, override
+from pipeline.config import Config, PredictConfig, TrainConfig, override, resumed
 from pipeline.presets import PRESETS
 
 
@@ -128,6 +128,16 @@ def test_a_field_that_a_stored_config_does_not_have_yet_has_its_default() -> Non
 def test_json_of_something_else_is_refused(values: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Config.from_json(values)
+
+
+def test_a_resumed_run_changes_what_it_may_and_names_what_it_may_not() -> None:
+    stored = override(Config(), ["optimizer.rate=0.5", "train.steps=9"])
+    settings = ["train.steps=20", "optimizer.rate=0.5", "model.layers=7", " predict.views = 3", "optimizer.final_rate=0.1"]
+    config, refused = resumed(stored, settings)
+    assert config == override(stored, ["train.steps=20", "predict.views=3", "optimizer.final_rate=0.1"])
+    assert refused == ["model.layers=7"]
+    with pytest.raises(ValueError, match="train has no field 'stepz'"):
+        resumed(stored, ["train.stepz=1"])
 
 
 def test_settings_of_earlier_versions_are_read_as_what_computes_the_same() -> None:
