@@ -164,12 +164,12 @@ def test_a_folder_with_a_run_is_not_overwritten_but_resumed(
 def test_a_further_leg_of_a_run_may_end_with_other_rates_and_predict_more_but_not_train_otherwise(
     out: Path, kaggle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = ("train.steps=6", "optimizer.decay_from=0.5", "predict.views=3", "optimizer.beta1=0.5")
+    settings = ("train.steps=6", "optimizer.decay_from=0.5", "predict.ranking=probability-sum", "optimizer.beta1=0.5")
     assert solve_evaluation(kaggle, out, "--resume", *(part for setting in settings for part in ("--set", setting))) == 0
     assert "optimizer.beta1=0.5: the run that is resumed has other settings, and keeps them" in caplog.messages
     stored = json.loads((out / "config.json").read_bytes())
     assert stored["optimizer"]["decay_from"] == 0.5 and stored["optimizer"]["beta1"] == Config().optimizer.beta1
-    assert json.loads((out / "votes.json").read_bytes())["views_most"] == 3
+    assert json.loads((out / "votes.json").read_bytes())["ranking"] == "probability-sum"
     record = json.loads((out / "run.json").read_bytes())
     assert record["starts"] == 2
     assert [path.name for path in (out / "checkpoints").iterdir()][-1:] == ["step-00000006"]
