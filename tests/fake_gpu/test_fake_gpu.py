@@ -22,6 +22,7 @@ pytestmark = pytest.mark.fake_gpu
 HERE = Path(__file__).parent
 BOUNDS: dict[str, dict[str, tuple[int, float]]] = {
     "demo": {"step in rooms": (1980, 1.66), "step": (610, 0.57), "prediction": (235, 6.8)},  # its gate is not fused
+    "arc1-cpu": {"step in rooms": (1980, 7.2), "step": (610, 3.1), "prediction": (235, 9.8)},
     "demo-sudoku": {"step in rooms": (620, 0.23), "prediction": (190, 0.15)},
     "fast": {"step in rooms": (470, 10.7), "step": (470, 10.4), "prediction": (160, 9.5), "step in rooms of a T4": (1900, 45)},
     "trm-arc1": {"step in rooms": (580, 212), "prediction": (240, 22)},
