@@ -113,6 +113,7 @@ def _run(folder: RunFolder, record: Record, about: About) -> Mapping[str, Any]:
     if not isinstance(audit, dict) or (audit.get("leakage") == "allow" and audit.get("leaks")):
         raise ValueError(f"{folder.path}: trained on pairs that show the answer to a scored test")
     rates = {place: {rule: round(rules[rule][place], 4) for rule in rules_of} for place, rules_of in PLACES.items()}
+    spent = metrics[-1].get("processor_seconds")  # runs of earlier versions do not know
     return {
         "seed": record.seed,
         "commit": about.commit,
@@ -121,6 +122,8 @@ def _run(folder: RunFolder, record: Record, about: About) -> Mapping[str, Any]:
         "steps": int(step[1]),
         "train_exact": round(metrics[-1]["exact"], 2),
         "seconds": round(sum(record.seconds.values())),
+        "starts": record.starts,
+        "processor_hours": None if spent is None else round(spent / 3600, 2),
         **rates,
     }
 
@@ -129,6 +132,9 @@ def _page(found: Mapping[str, Any]) -> str:
     """Return a README.md that has the facts, and names what a person has to add."""
     shown = found.get("median", found["runs"][0])["pass_at_2"]["mean_over_tasks"]
     seeds = ", ".join(str(run["seed"]) for run in found["runs"])
+    first = found["runs"][0]
+    hours = "unknown" if first["processor_hours"] is None else f"{first['processor_hours']:g} hours"
+    legs = f", in {first['starts']} legs, of which the command is the last" if first["starts"] > 1 else ""
     kind = "the median of all seeds" if "median" in found else "a **single seed**: not a median"
     return f"""# {found["benchmark"]}
 
@@ -139,7 +145,8 @@ def _page(found: Mapping[str, Any]) -> str:
 Pass@2 {shown:.1%} as mean over tasks, {kind}; seeds {seeds} are in [result.json](result.json), with all three rules.
 
 - **Machine**: {found["machine"]}.
-- **Date**: {found["date"]}. **Commit**: {found["runs"][0]["commit"]}. **Load**: {found["runs"][0]["load"]}.
+- **Processor time** of training, all processes: {hours}{legs}.
+- **Date**: {found["date"]}. **Commit**: {first["commit"]}. **Load**: {first["load"]}.
 - **Runs**: how many were made in all, and how the settings were chosen.
 - **What is new**: add it here.
 

@@ -48,6 +48,7 @@ def test_three_seeds_have_a_median(runs: list[Path], tmp_path: Path, capsys: pyt
     assert "--seed {seed}" in found["command"]
     assert read_config(out / "config.json") == read_config(runs[0] / "config.json")
     assert {path.name for path in out.glob("metrics-*")} == {f"metrics-{seed}.jsonl" for seed in range(3)}
+    assert all(run["starts"] == 1 and 0 <= run["processor_hours"] < 0.1 for run in found["runs"])
     page = (out / "README.md").read_text()
     assert "Pass@2 50.0% as mean over tasks, the median" in page
     (out / "README.md").write_text("completed")
@@ -55,6 +56,21 @@ def test_three_seeds_have_a_median(runs: list[Path], tmp_path: Path, capsys: pyt
     assert "no median: that takes three seeds" in capsys.readouterr().out
     assert "median" not in json.loads((out / "result.json").read_text())
     assert (out / "README.md").read_text() == "completed"
+
+
+def test_a_record_says_in_how_many_legs_and_how_much_processor_time_a_run_was_trained(runs: list[Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    edit(run, "run.json", starts=3)
+    path = run / "metrics.jsonl"
+    line = json.loads(path.read_text().splitlines()[-1])
+    path.write_text(json.dumps(line | {"processor_seconds": 9000.0}) + "\n")
+    assert call("record", run, *ABOUT, "--out", tmp_path / "record") == 0
+    page = (tmp_path / "record" / "README.md").read_text()
+    assert "**Processor time** of training, all processes: 2.5 hours, in 3 legs, of which the command is the last." in page
+    del line["processor_seconds"]
+    path.write_text(json.dumps(line) + "\n")
+    assert call("record", run, *ABOUT, "--out", tmp_path / "older") == 0
+    assert "all processes: unknown, in 3 legs" in (tmp_path / "older" / "README.md").read_text()
 
 
 def test_the_command_of_a_record_starts_the_same_run_again(runs: list[Path], tmp_path: Path) -> None:
