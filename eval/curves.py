@@ -15,13 +15,25 @@ class CurvePoint:
     run: str
     step: int
     seconds: float
+    processor_seconds: float
+    """Of all processes; 0 where it is not known."""
     exact: float
-    """Share of puzzles with every cell right, 0..1."""
-    cells: float
-    """Share of cells that are right, 0..1."""
-    halting: float | None
+    """Share of puzzles with every cell right, 0..1; of ARC tasks pass@2, mean over tasks."""
+    cells: float | None = None
+    """Share of cells that are right, 0..1; None for ARC tasks."""
+    halting: float | None = None
     shortest_path: float | None = None
-    """Share of mazes with any shortest path, 0..1; None for sudokus."""
+    """Share of mazes with any shortest path, 0..1; None for others."""
+    pass_at_1: float | None = None
+    """Mean over tasks; None for puzzles."""
+
+    @property
+    def rates(self) -> str:
+        """What is solved, in words."""
+        if self.cells is None:
+            return f"pass@1 {self.pass_at_1 or 0.0:.1%}, pass@2 {self.exact:.1%}, mean over tasks"
+        paths = "" if self.shortest_path is None else f" {self.shortest_path:.1%} any shortest path,"
+        return f"{self.exact:.1%} exact,{paths} {self.cells:.1%} of cells"
 
 
 def draw_training(metrics: Sequence[Mapping[str, object]]) -> Picture:
@@ -46,7 +58,7 @@ def draw_training(metrics: Sequence[Mapping[str, object]]) -> Picture:
 
 
 def draw_curves(points: Sequence[CurvePoint]) -> Picture:
-    """Draw the exact accuracy of all runs against their training time in minutes, one color a name."""
+    """Draw what all runs solve against their training time in minutes, one color a name."""
     names = list(dict.fromkeys(point.name for point in points))
     figure = Picture(figsize=(7, 4.2), layout="constrained", dpi=150)
     axes = figure.add_subplot()
@@ -57,7 +69,7 @@ def draw_curves(points: Sequence[CurvePoint]) -> Picture:
             minutes, exact = [point.seconds / 60 for point in line], [100 * point.exact for point in line]
             label = f"{name} ({len(runs)} seed{'s' if len(runs) > 1 else ''})" if run == runs[0] else None
             axes.plot(minutes, exact, color=f"C{number}", linewidth=1.4, marker=".", label=label)
-    axes.set(xlabel="minutes of training", ylabel="puzzles solved, %", ylim=(-2, 102))
+    axes.set(xlabel="minutes of training", ylabel="solved, %", ylim=(-2, 102))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

@@ -139,6 +139,17 @@ def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ())
     return solutions, name, scored_outputs(solutions, whole, selection)
 
 
+def _solutions_of(run: RunFolder) -> Solutions:
+    """Return the outputs that the tests of `run` have in its sources. Raises ValueError where none is known."""
+    notes: list[str] = []
+    solutions = _known_outputs(run.tasks(run.load_sources(notes)[1]))
+    if not solutions:
+        raise ValueError(
+            f"{run.path}: the test outputs are not known, so there is nothing to score by{'. '.join(('', *notes))}"
+        )
+    return solutions
+
+
 def _known_outputs(tasks: Iterable[KnownTask]) -> Solutions:
     """Return the test outputs of `tasks`, by id, where they are known; the last of an id counts."""
     last = {known.task.id: known for known in tasks}
@@ -146,17 +157,20 @@ def _known_outputs(tasks: Iterable[KnownTask]) -> Solutions:
 
 
 def add_curve(commands: Any) -> None:
-    summary = "score every checkpoint that runs on puzzles kept (train.checkpoints_kept), and draw accuracy against time"
+    summary = "score every checkpoint that runs kept (train.checkpoints_kept), and draw the scores against time"
     example = "runs/mixer-0 runs/attention-0 --source sudoku:generated:side=4 --png curve.png --json curve.json"
     parser = add_command(commands, curve_command, "curve", summary, example)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; NAME-0, NAME-1 are seeds of NAME")
-    parser.add_argument("--source", action="append", required=True, metavar="S", help="the puzzles that the runs solved")
+    where = "the puzzles that the runs solved (default: the sources of each run)"
+    parser.add_argument("--source", action="append", metavar="S", help=where)
+    views = "of a test input of ARC tasks, at most (default: 16)"
+    parser.add_argument("--views", type=int, default=16, metavar="N", help=views)
     parser.add_argument("--png", type=Path, metavar="FILE")
     parser.add_argument("--json", type=Path, metavar="FILE")
 
 
 def curve_command(arguments: argparse.Namespace, _: float) -> int:
-    """Print accuracy on puzzles against training time, for every checkpoint; draw it to --png."""
+    """Print the score against training time, for every checkpoint; draw it to --png."""
     from eval.curves import draw_curves
     from pipeline.device import make_accelerator, precision_here
     from pipeline.jobs.curve import measure_curves
@@ -164,12 +178,15 @@ def curve_command(arguments: argparse.Namespace, _: float) -> int:
 
     accelerator, dtype = make_accelerator(precision_here(load_weights(arguments.runs[0]).config.train.precision))
     points = []
-    for point in measure_curves(arguments.runs, _answers(arguments.source), accelerator, dtype):
-        minutes = format_duration(point.seconds)
-        paths = "" if point.shortest_path is None else f" {point.shortest_path:.1%} any shortest path,"
-        print(
-            f"{point.run}: step {point.step}, {minutes}: {point.exact:.1%} exact,{paths} {point.cells:.1%} of cells", flush=True
-        )
+
+    def answers_of(run: Path) -> dict[str, str]:
+        return _answers(arguments.source or RunFolder(run).source_names())
+
+    def solutions_of(run: Path) -> Solutions:
+        return _solutions_of(RunFolder(run))
+
+    for point in measure_curves(arguments.runs, answers_of, solutions_of, arguments.views, accelerator, dtype):
+        print(f"{point.run}: step {point.step}, {format_duration(point.seconds)}: {point.rates}", flush=True)
         points.append(point)
     if arguments.json:
         write_result(arguments.json, points)
@@ -200,13 +217,7 @@ def memory_command(arguments: argparse.Namespace, _: float) -> int:
             print(f"{memory:8} {of_puzzles.exact_accuracy:7.2%} of {of_puzzles.puzzles} puzzles exact", flush=True)
             found[memory] = of_puzzles.to_json()
     else:
-        notes: list[str] = []
-        solutions = _known_outputs(run.tasks(run.load_sources(notes)[1]))
-        if not solutions:
-            raise ValueError(
-                f"{run.path}: the test outputs are not known, so there is nothing to score by{'. '.join(('', *notes))}"
-            )
-        for memory, score in score_tasks(weights, dataset, solutions, arguments.views, *computed):
+        for memory, score in score_tasks(weights, dataset, _solutions_of(run), arguments.views, *computed):
             rates = score.mean_over_tasks
             print(f"{memory:8} pass@1 {rates.pass_at_1:7.2%}  pass@2 {rates.pass_at_2:7.2%}, mean over tasks", flush=True)
             found[memory] = score.to_json()

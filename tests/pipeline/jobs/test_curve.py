@@ -1,4 +1,4 @@
-"""A curve has a point for every checkpoint of a run on puzzles, each with the score that its weights earn."""
+"""A curve has a point for every checkpoint of a run, each with the score that its weights earn."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.tiny import TINY, tiny_source
+from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
 from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
 from tests.pipeline.tinyrun import call, one_error, write_run
 
@@ -60,6 +60,25 @@ def test_every_checkpoint_is_a_point_with_its_score(folder: Path, tmp_path: Path
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_arc_runs_have_a_curve_of_pass_at_2_and_their_own_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = write_kaggle(tmp_path / "kaggle", tiny_source(1, 3, "t"), "evaluation", with_solutions=True)
+    run = train_run(tmp_path / "run-0", "--source", spec, "--set", "train.execution=eager", preset="demo")
+    files = ("--views", 4, "--json", tmp_path / "curve.json", "--png", tmp_path / "curve.png")
+    capsys.readouterr()
+    assert call("curve", run, *files) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [re.search(r"step (\d+), .*: pass@1 [\d.]+%, pass@2 [\d.]+%, mean over tasks$", line)[1] for line in shown] == [
+        "2", "4", "5"
+    ]  # fmt: skip
+    points = json.loads((tmp_path / "curve.json").read_text())
+    rules = json.loads((run / "score.json").read_text())["rules"]["mean_over_tasks"]
+    assert (points[-1]["pass_at_1"], points[-1]["exact"]) == (rules["pass_at_1"], rules["pass_at_2"])
+    assert 0 < points[0]["processor_seconds"] <= points[-1]["processor_seconds"]
+    next((tmp_path / "kaggle").glob("*solutions.json")).unlink()
+    assert call("curve", run) == 2
+    assert "the test outputs are not known" in one_error(capsys, "curve")
+
+
 def test_score_curve_and_report_name_both_metrics_of_mazes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = "maze:generated:side=7,count=6"
     run = train_run(tmp_path / "run-0", "--source", source, "--train-source", source, preset="trm-maze")
@@ -81,7 +100,7 @@ def test_score_curve_and_report_name_both_metrics_of_mazes(tmp_path: Path, capsy
     [
         ("mixer-0 nowhere", "test.csv", "no such file; a dataset has"),
         ("mixer-0 untrained", "test.csv", "untrained: no checkpoints"),
-        ("mixer-0 arc", "test.csv", "arc: a run on ARC tasks"),
+        ("mixer-0 arc", "test.csv", "arc: no checkpoints"),
         ("mixer-0", "train.csv", "mixer-0: 5 of its 5 tests are not among the puzzles of the sources"),
         ("mixer-0", "bare.csv", "has no answers, so there is nothing to score by"),
         ("untrained", "test.csv", "untrained: no weights.safetensors and no checkpoint in this folder"),
