@@ -33,7 +33,8 @@ DEMO = Config(
 # wider and with four layers (docs/log.md, 2026-11-27).
 ARC1_CPU = replace(
     DEMO,
-    model=replace(DEMO.model, hidden_size=256, heads=4, layers=4),
+    build=replace(DEMO.build, size_exponent=1.0),
+    model=replace(DEMO.model, hidden_size=256, heads=8, layers=4),
     optimizer=replace(DEMO.optimizer, matrix_rate=2e-3, weight_decay=0.5, warmup_steps=200, decay_from=1.0, ema=0.999),
     train=replace(DEMO.train, pack_tokens=4096, checkpoint_seconds=600),
     predict=replace(DEMO.predict, views=64),
