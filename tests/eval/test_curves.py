@@ -8,7 +8,7 @@ from eval.curves import CurvePoint, draw_curves, draw_training
 def curve(name: str, seed: int, *points: tuple[float, float]) -> list[CurvePoint]:
     """Points of a run from its seconds and exact accuracies."""
     return [
-        CurvePoint(name, f"{name}-{seed}", 10 * number, seconds, exact, 0.5, None)
+        CurvePoint(name, f"{name}-{seed}", 10 * number, seconds, 2 * seconds, exact, cells=0.5)
         for number, (seconds, exact) in enumerate(points, 1)
     ]
 
