@@ -30,8 +30,8 @@ class CurvePoint:
     @property
     def rates(self) -> str:
         """What is solved, in words."""
-        if self.cells is None:
-            return f"pass@1 {self.pass_at_1 or 0.0:.1%}, pass@2 {self.exact:.1%}, mean over tasks"
+        if self.pass_at_1 is not None:
+            return f"pass@1 {self.pass_at_1:.1%}, pass@2 {self.exact:.1%}, mean over tasks"
         paths = "" if self.shortest_path is None else f" {self.shortest_path:.1%} any shortest path,"
         return f"{self.exact:.1%} exact,{paths} {self.cells:.1%} of cells"
 

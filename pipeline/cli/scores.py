@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +178,10 @@ def curve_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.weights.files import load_weights
 
     accelerator, dtype = make_accelerator(precision_here(load_weights(arguments.runs[0]).config.train.precision))
-    points = []
+    points, answers = [], cache(lambda *specs: _answers(specs))  # seeds of one run have the same sources
 
     def answers_of(run: Path) -> dict[str, str]:
-        return _answers(arguments.source or RunFolder(run).source_names())
+        return answers(*(arguments.source or RunFolder(run).source_names()))
 
     def solutions_of(run: Path) -> Solutions:
         return _solutions_of(RunFolder(run))

@@ -90,7 +90,7 @@ class Trainer:
         """Whether `_try_execution` has run."""
         self.memory_retries = 0
         """Steps that were repeated in more micro-batches because they did not fit into the memory."""
-        self.processor_counted = 0.0
+        self.processor_counted = time.process_time()
         """Processor time of this process up to which the totals have it."""
         self.save_seconds = 0.2 + checkpoint_bytes(network) / DISK_BYTES_PER_SECOND
 
@@ -106,7 +106,6 @@ class Trainer:
             raise ValueError("training needs an end: train.steps or a time limit")
         state.collectives.begin()
         started, spent_before = time.monotonic(), state.progress.seconds
-        self.processor_counted = time.process_time()
         last_checkpoint, logged = started, started
         step_seconds, interrupted = 0.0, False
         path = state.out / "metrics.jsonl" if state.accelerator.is_main_process else None
