@@ -44,10 +44,10 @@ def add_command(
     return parser
 
 
-def add_sources(parser: argparse.ArgumentParser) -> None:
-    """Add what is solved, what else is trained on, and what becomes of pairs that show an answer."""
+def add_sources(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add what is solved (where not `required`, perhaps nothing), what else is trained on, and what becomes of leaked pairs."""
     solved = "tasks to be solved: demonstrations are trained on, test inputs predicted; may be repeated"
-    parser.add_argument("--source", action="append", required=True, metavar="S", help=solved)
+    parser.add_argument("--source", action="append", default=[], required=required, metavar="S", help=solved)
     trained = "further tasks to train on, test pairs included; may be repeated"
     parser.add_argument("--train-source", action="append", default=[], metavar="S", help=trained)
     add_selection(parser)

@@ -88,7 +88,7 @@ def job_of(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJo
 def add_build(commands: Any) -> None:
     example = "--source arc1:evaluation --train-source arc1:training --leakage drop --augmentations 1000 --out data/arc1"
     parser = add_command(commands, build_command, "build", "sources to a compact dataset", example)
-    add_sources(parser)
+    add_sources(parser, required=False)
     views = "transforms of a task besides the identity"
     parser.add_argument("--augmentations", type=int, default=1000, metavar="N", help=views)
     policy = "keep-output-only: colors that occur only in outputs stay as they are"
@@ -101,7 +101,9 @@ def add_build(commands: Any) -> None:
 
 
 def build_command(arguments: argparse.Namespace, started: float) -> int:
-    """Build a dataset and print what it holds."""
+    """Build a dataset and print what it holds; without tasks to solve it is for weights that others start from."""
+    if not arguments.source and (not arguments.train_source or are_puzzles(arguments)):
+        raise ValueError("nothing to solve: --source is missing (it may be, where --train-source names ARC tasks)")
     job = job_of(arguments, "refuse")
     config = BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs, arguments.size_exponent)
     dataset: Any = job.build(config)

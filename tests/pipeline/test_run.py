@@ -230,6 +230,21 @@ def test_starting_from_other_weights_keeps_what_they_know(
     assert "3 tasks by id, 4 new from the mean, 0 not needed" in caplog.text
 
 
+def test_weights_to_start_from_need_no_tasks_to_solve(
+    tmp_path: Path, kaggle: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO")
+    data, trained = tmp_path / "data", tmp_path / "start"
+    assert call("build", "--out", data) == 2
+    assert "nothing to solve: --source is missing" in capsys.readouterr().err
+    assert call("build", "--train-source", f"kaggle:{kaggle}:evaluation", "--augmentations", "5", "--out", data) == 0
+    assert "3 tasks, 13 training pairs, 0 tests" in capsys.readouterr().out
+    assert run("train", "--data", data, "--out", trained, "--set", "train.steps=2") == 0
+    source = ("--source", f"kaggle:{kaggle}:test")
+    assert run("run", *source, "--weights", trained, "--set", "train.steps=2", "--out", tmp_path / "run") == 0
+    assert "0 tasks by id, 4 new from the mean, 3 not needed" in caplog.text
+
+
 def test_a_non_finite_loss_leaves_a_complete_submission_and_exit_code_one(tmp_path: Path, kaggle: Path) -> None:
     out = tmp_path / "out"
     source = f"kaggle:{kaggle}:test"
