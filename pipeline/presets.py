@@ -35,7 +35,7 @@ ARC1_CPU = replace(
     DEMO,
     build=replace(DEMO.build, size_exponent=1.0),
     model=replace(DEMO.model, hidden_size=256, heads=8, layers=4),
-    optimizer=replace(DEMO.optimizer, matrix_rate=2e-3, weight_decay=0.5, warmup_steps=200, decay_from=1.0, ema=0.999),
+    optimizer=replace(DEMO.optimizer, weight_decay=0.5, warmup_steps=200, decay_from=1.0, ema=0.999),
     train=replace(DEMO.train, pack_tokens=4096, checkpoint_seconds=600),
     predict=replace(DEMO.predict, views=64),
 )
