@@ -74,5 +74,6 @@ $(VENV)/.development: $(VENV)/.runtime requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
+# Runs and their checkpoints stay.
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV)

@@ -30,7 +30,7 @@ DEMO = Config(
 #   --train-source rearc:RE_ARC.zip@0.5 --preset arc1-cpu --processes 2 --time-limit 2h --out runs/arc1-cpu
 # All of ARC-AGI-1 on two CPU cores with bfloat16, in legs: the same command with --resume goes on where it ended, with constant
 # rates; the last leg ends with falling ones (`--set optimizer.decay_from=0.8`, of the time of all legs). The demo's recipe,
-# wider and with four layers (docs/log.md, 2026-11-27).
+# wider and with four layers (docs/log.md, 2026-11-27). Score: not yet measured.
 ARC1_CPU = replace(
     DEMO,
     build=replace(DEMO.build, size_exponent=1.0),
@@ -42,10 +42,10 @@ ARC1_CPU = replace(
 
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --preset fast --time-limit 30m
 #   --out DIR
-# For one H100 and 25 minutes, or 4 x L4 and hours. The recipe that the demo's experiments chose (BENCHMARKS.md, "The best
-# recipe per minute") at the published width, with four layers: one state, Muon, grid convolution, compositional memory, one
-# segment. Weight decay x rate x steps is about that of the demo. One H100, 7m30s: 28.1% pass@2 (BENCHMARKS.md, "ARC-AGI-1 on
-# one GPU").
+# One H100 and half an hour, or 4 x L4 and hours (not yet measured). The recipe that the demo's experiments chose
+# (BENCHMARKS.md, "The best recipe per minute") at the published width, with four layers: one state, Muon, grid convolution,
+# compositional memory, one segment. Weight decay x rate x steps is about that of the demo. One H100, 7m30s: 28.1% pass@2
+# (BENCHMARKS.md, "ARC-AGI-1 on one GPU").
 FAST = Config(
     build=BuildConfig(augmentations=1000, policy="keep-output-only"),
     model=ReasonerConfig(kind="urm", layers=4, H_cycles=2, L_cycles=2, positions="2d", convolution=3),

@@ -269,7 +269,7 @@ def prepare(arguments: list[str], folder: Path) -> None:
     """Make what a command needs and no earlier command makes: copies of existing files under the names that it uses."""
     if "/kaggle/input/WEIGHTS" in arguments:
         shutil.copytree("runs/fast", folder / "kaggle" / "input" / "WEIGHTS")
-    if arguments[:2] == ["kaggle", "notebook"]:  # what the user fills in
+    if arguments[:2] in (["kaggle", "notebook"], ["kaggle", "simulate"]):  # what the user fills in
         settings = Path("kaggle.toml")
         if not settings.exists():
             write_settings(settings)

@@ -39,7 +39,7 @@ def add_kaggle(commands: Any) -> None:
     summary = "run the notebook here as Kaggle would: offline, read-only inputs, hidden tasks; then score it"
     simulate = add(_simulate, "simulate", summary, "--hidden-from arc2:evaluation --time-limit 5m --fault kill-rank")
     _add_simulate_options(simulate)
-    weights = "start from these: a weights file of a checkpoint, or the name of weights that come with the program (arc1)"
+    weights = "start from these: a weights file of a checkpoint, or the name of weights that come with the program"
     for parser in (notebook, simulate):
         parser.add_argument("--weights", type=Path, metavar="FILE", help=weights)
 
@@ -66,7 +66,7 @@ def _add_simulate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", type=Path, metavar="FILE", help=f"default: {SETTINGS} if it is there, else stand-ins")
     hidden = "where the hidden tasks come from, solutions known; may be repeated (default: arc2:evaluation)"
     parser.add_argument("--hidden-from", action="append", metavar="S", help=hidden)
-    parser.add_argument("--hidden-tasks", type=int, metavar="N", help="so many of them (default: all, 240 at most)")
+    parser.add_argument("--hidden-tasks", type=int, metavar="N", help="how many (default: all, 240 at most)")
     training = "the competition's training tasks (default: arc2:training)"
     parser.add_argument("--training-from", default="arc2:training", metavar="S", help=training)
     public = (

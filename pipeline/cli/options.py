@@ -82,12 +82,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    several = "start so many processes on a machine without GPUs (with GPUs: accelerate launch -m pipeline ...)"
+    several = "number of processes on a machine without GPUs (with GPUs: accelerate launch -m pipeline ...)"
     parser.add_argument("--processes", type=int, metavar="N", help=several)
 
 
 def add_networks(parser: argparse.ArgumentParser) -> None:
-    several = "train so many networks side by side, with seeds of their own, and pool their votes (ARC tasks only)"
+    several = "train N networks with different seeds side by side, and pool their votes (ARC tasks only)"
     parser.add_argument("--networks", type=int, default=1, metavar="N", help=several)
 
 

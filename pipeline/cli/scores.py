@@ -162,7 +162,7 @@ def add_curve(commands: Any) -> None:
     example = "runs/mixer-0 runs/attention-0 --source sudoku:generated:side=4 --png curve.png --json curve.json"
     parser = add_command(commands, curve_command, "curve", summary, example)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; NAME-0, NAME-1 are seeds of NAME")
-    where = "the puzzles that the runs solved (default: the sources of each run)"
+    where = "the puzzles that the runs solved (default, and for ARC tasks always: the sources of each run)"
     parser.add_argument("--source", action="append", metavar="S", help=where)
     views = "of a test input of ARC tasks, at most (default: 16)"
     parser.add_argument("--views", type=int, default=16, metavar="N", help=views)

@@ -120,7 +120,7 @@ def add_train(commands: Any) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset made by build")
     add_config(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--time-limit", metavar="DURATION", help="until the last checkpoint is started")
+    parser.add_argument("--time-limit", metavar="DURATION", help="of training; the last checkpoint is started before it ends")
     add_weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in DIR, if there is one")
     add_processes(parser)
@@ -162,7 +162,7 @@ def add_predict(commands: Any) -> None:
     parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help=WEIGHTS_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--views", type=int, metavar="N", help="most views of a test input")
-    parser.add_argument("--time-limit", metavar="DURATION", help="ends after the round that is cut short by it")
+    parser.add_argument("--time-limit", metavar="DURATION", help="of prediction; it cuts the last round short")
     parser.add_argument("--resume", action="store_true", help="keep the complete rounds of ARC predictions in DIR and go on")
     add_processes(parser)
     add_settings(parser)
@@ -220,9 +220,9 @@ def add_vote(commands: Any) -> None:
     )
     judging.add_argument("--judge", type=Path, nargs="+", default=[], metavar="WEIGHTS", help="weights, or folders with them")
     judging.add_argument(
-        "--judge-weight", type=float, default=0.25, metavar="W", help="of judges, 1 without votes (default: 0.25)"
+        "--judge-weight", type=float, default=0.25, metavar="W", help="of judges: 0 votes only, 1 judges only (default: 0.25)"
     )
-    judging.add_argument("--judge-views", type=int, default=8, metavar="N", help="that a judge sees (default: 8)")
+    judging.add_argument("--judge-views", type=int, default=8, metavar="N", help="of a test input for each judge (default: 8)")
     judging.add_argument("--judge-candidates", type=int, default=8, metavar="N", help="of a test input (default: 8)")
     truth = "where the solutions are, to say what each prediction adds to the score (default: the dataset's public sources)"
     parser.add_argument("--source", action="append", metavar="S", help=truth)

@@ -106,7 +106,7 @@ def bench_command(arguments: argparse.Namespace, started: float) -> int:
 
 
 def add_doctor(commands: Any) -> None:
-    summary = "say whether this machine will do, how fast it is, and what a preset comes to on it in a given time"
+    summary = "check this machine: versions, GPU, memory, speed, and how often a preset sees its tasks within a time limit"
     parser = add_command(commands, doctor_command, "doctor", summary, "--preset demo --time-limit 10m", TASKS_HELP)
     tasks = "tasks of the trial (default: arc1:evaluation)"
     parser.add_argument("--source", action="append", metavar="S", help=tasks)

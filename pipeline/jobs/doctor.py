@@ -62,7 +62,7 @@ def examine(config: Config, name: str, specs: Sequence[str], seconds: float, out
         yield f"GPU {number}", describe_gpu(number)
     free = psutil.virtual_memory().available
     yield "processor", f"{os.cpu_count()} cores, {free / 2**30:.1f} GiB of memory free"
-    compilers = [name for name, there in (("Triton", find_spec("triton")), ("C", shutil.which("cc"))) if there]
+    compilers = [name for name, there in (("Triton", find_spec("triton")), ("C++", shutil.which("c++"))) if there]
     yield "compilers", " and ".join(compilers) or "none, so nothing is compiled"
     yield "Kaggle token", "there" if known_tokens() else "none; only `kaggle push`, `status` and `submit` need one"
     yield from _examine_preset(config, name, specs, seconds, out)
