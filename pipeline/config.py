@@ -81,7 +81,7 @@ class OptimizerConfig:
     ema: float = 0.999
     """Decay of the moving average of weights and task memory, which predictions use; 0 turns it off."""
     ema_start: int = 0
-    """Steps after which the average begins; until then it is the weights."""
+    """Steps after which the average begins, at least 1 / (1 - `ema`); until then it is the weights."""
     clip: float = 0.0
     """Largest norm of the gradient of all parameters together; 0: any."""
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
 
-from pipeline.config import Config, Precision
+from pipeline.config import Config, Precision, override
 from pipeline.data.dataset import Dataset, PuzzleDataset, canvas_of
 from pipeline.data.packs import IGNORED, Pack
 from pipeline.models.batch import Batch, Views
@@ -46,6 +46,11 @@ def make_accelerator(precision: Precision, standstill_seconds: float = 600.0) ->
         ],
     )
     return accelerator, from_main(accelerator, dtype)
+
+
+def with_precision(config: Config, dtype: torch.dtype) -> Config:
+    """Return `config` with `dtype` for its precision, so that what goes on with it computes alike."""
+    return override(config, [f"train.precision={str(dtype).removeprefix('torch.')}"])
 
 
 def cuda_is_used() -> bool:

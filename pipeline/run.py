@@ -17,9 +17,9 @@ from accelerate import Accelerator
 
 from eval.files import write_json
 from eval.formatting import format_duration
-from pipeline.config import Config, override
+from pipeline.config import Config
 from pipeline.data.dataset import MANIFEST_FILE, Dataset, load_dataset
-from pipeline.device import describe_device, fit_config, from_main, make_accelerator
+from pipeline.device import describe_device, fit_config, from_main, make_accelerator, with_precision
 from pipeline.device_limits import fallbacks, free_cache, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.puzzles import PuzzleJob
@@ -31,7 +31,7 @@ from pipeline.system.time_limit import Budget
 from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint
 from pipeline.training.state import count_packs, trainable
 from pipeline.training.trainer import Trainer
-from pipeline.weights.files import load_weights, newest_weights, transplant
+from pipeline.weights.files import load_weights, newest_checkpoint, newest_weights, transplant
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +64,11 @@ def run(
     predicting = from_main(accelerator, resume and marker.is_file())
     if predicting:
         logger.info("training had ended; going on with predictions")
-    failed = not predicting and _train(job, config, budget, start_from, resume, accelerator, dtype, dataset)
+    try:
+        failed = not predicting and _train(job, config, budget, start_from, resume, accelerator, dtype, dataset)
+    finally:  # a run that is interrupted has spent the time too
+        stopwatch.lap("train", **({} if predicting else {"fallbacks": tuple(dict.fromkeys(fallbacks))}))
     free_cache(accelerator.device)
-    stopwatch.lap("train", **({} if predicting else {"fallbacks": tuple(dict.fromkeys(fallbacks))}))
     weights = newest_weights(out / "checkpoints")
     if weights is None:
         logger.error("there is no checkpoint to predict with; the result stays as it is")
@@ -114,11 +116,10 @@ def _train(
     The checkpoints hold what it reached by then. Failure of one process among several ends the run: the others cannot continue.
     """
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
-    if start_from:
+    if start_from and not (resume and newest_checkpoint(job.out / "checkpoints")):
         logger.info("%s", transplant(load_weights(start_from), network, dataset))
     network = network.to(accelerator.device)
-    precision = str(dtype).removeprefix("torch.")
-    config = override(config, [f"train.precision={precision}"])  # a resumed run computes alike
+    config = with_precision(config, dtype)  # a resumed run computes alike
     seconds: float | None = None
     if budget.limit_seconds is not None:  # without a limit, only the settings decide what is done
         speed = measure_speed(network, dataset, config, dtype, accelerator)
@@ -129,7 +130,7 @@ def _train(
     trainer = Trainer(accelerator, dtype, network, dataset, config, job.out)
     if accelerator.is_main_process:
         write_json(job.out / "config.json", config.to_json())
-        logger.info("training %d values, %s on %s", trainable(network), precision, describe_device(accelerator))
+        logger.info("training %d values, %s on %s", trainable(network), config.train.precision, describe_device(accelerator))
     if resume:
         load_checkpoint(trainer.state)
     single = accelerator.num_processes == 1

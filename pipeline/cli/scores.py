@@ -177,7 +177,7 @@ def curve_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.jobs.curve import measure_curves
     from pipeline.weights.files import load_weights
 
-    accelerator, dtype = make_accelerator(precision_here(load_weights(arguments.runs[0]).config.train.precision))
+    accelerator = make_accelerator(precision_here(load_weights(arguments.runs[0]).config.train.precision))[0]
     points, answers = [], cache(lambda *specs: _answers(specs))  # seeds of one run have the same sources
 
     def answers_of(run: Path) -> dict[str, str]:
@@ -186,13 +186,15 @@ def curve_command(arguments: argparse.Namespace, _: float) -> int:
     def solutions_of(run: Path) -> Solutions:
         return _solutions_of(RunFolder(run))
 
-    for point in measure_curves(arguments.runs, answers_of, solutions_of, arguments.views, accelerator, dtype):
-        print(f"{point.run}: step {point.step}, {format_duration(point.seconds)}: {point.rates}", flush=True)
-        points.append(point)
-    if arguments.json:
-        write_result(arguments.json, points)
-    if arguments.png:
-        draw_curves(points).leave(arguments.png)
+    try:
+        for point in measure_curves(arguments.runs, answers_of, solutions_of, arguments.views, accelerator):
+            print(f"{point.run}: step {point.step}, {format_duration(point.seconds)}: {point.rates}", flush=True)
+            points.append(point)
+    finally:  # what took hours is kept, whatever the next checkpoint is like
+        if arguments.json and points:
+            write_result(arguments.json, points)
+        if arguments.png and points:
+            draw_curves(points).leave(arguments.png)
     return 0
 
 

@@ -32,6 +32,7 @@ from pipeline.data.sources import Selection, load_source
 from pipeline.jobs.arc import ArcJob, leave_submission
 from pipeline.jobs.networks import end_with_run, further_networks
 from pipeline.jobs.puzzles import PuzzleJob, leave_questions, predict_rounds
+from pipeline.jobs.record import record_if_usable
 from pipeline.reports.run_folder import public_sources
 from pipeline.system.time_limit import Budget
 from submission.format import fill_submission
@@ -60,10 +61,16 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
     """Do the whole job, with further networks beside it; return its exit code."""
     budget = budget_of(arguments, started)
     job, config, stored = job_of(arguments, "drop"), config_of(arguments), arguments.out / "config.json"
+    weights = arguments.weights
     if arguments.resume and stored.is_file():
-        config, refused = resumed(read_config(stored), arguments.set)
+        given, (config, refused) = config, resumed(read_config(stored), arguments.set)
         if refused:
             logger.warning("%s: the run that is resumed has other settings, and keeps them", " ".join(refused))
+        if config.train.pack_tokens < given.train.pack_tokens:
+            cut, whole = config.train.pack_tokens, given.train.pack_tokens
+            logger.warning("packs keep %d tokens, which fitted into the time of the first start; a new run has %d", cut, whole)
+        record = record_if_usable(arguments.out)
+        weights = Path(record.weights) if record and record.weights else None
     if budget.limit_seconds is None and not config.train.steps:
         raise ValueError("a run needs an end: --time-limit, or --set train.steps=N")
     end_with_run()
@@ -73,7 +80,7 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
 
         if isinstance(job, ArcJob):
             job = replace(job, networks=networks)
-        return run(job, config, budget, arguments.weights, arguments.resume, report=not arguments.no_report)
+        return run(job, config, budget, weights, arguments.resume, report=not arguments.no_report)
 
 
 def job_of(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJob:
@@ -128,15 +135,19 @@ def add_train(commands: Any) -> None:
 
 def train_command(arguments: argparse.Namespace, started: float) -> int:
     """Train on a dataset until the last step or the end of the time."""
-    from pipeline.device import end_training, fit_config, make_accelerator
+    from pipeline.device import end_training, fit_config, make_accelerator, with_precision
     from pipeline.models.network import make_network
     from pipeline.training.checkpoint import load_checkpoint
     from pipeline.training.trainer import Trainer
     from pipeline.weights.files import load_weights, newest_checkpoint, transplant
 
     dataset = load_dataset(arguments.data)
-    config = fit_config(config_of(arguments), dataset)
-    accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
+    config, stored = fit_config(config_of(arguments), dataset), arguments.out / "config.json"
+    precision = config.train.precision
+    if arguments.resume and precision == "auto" and stored.is_file():
+        precision = read_config(stored).train.precision
+    accelerator, dtype = make_accelerator(precision, config.train.standstill_seconds)
+    config = with_precision(config, dtype)
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
     if arguments.weights:
         logger.info("%s", transplant(load_weights(arguments.weights), network, dataset))
@@ -146,7 +157,7 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     elif newest_checkpoint(arguments.out / "checkpoints"):
         raise ValueError(f"{arguments.out} holds checkpoints already: continue with --resume, or choose another --out")
     if accelerator.is_main_process:
-        write_json(arguments.out / "config.json", config.to_json())
+        write_json(stored, config.to_json())
     progress = trainer.fit(budget_of(arguments, started))
     if accelerator.is_main_process:
         print(f"{arguments.out}: step {progress.step}, {progress.sequences} sequences, {progress.seconds:.1f} s")

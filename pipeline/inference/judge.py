@@ -25,12 +25,10 @@ from pipeline.inference.forward import InferenceRunner, Output
 from pipeline.inference.predictor import seen_through
 from pipeline.models.loss import log_probabilities
 from pipeline.system.progress_bar import Progress
-from pipeline.system.time_limit import Budget
+from pipeline.system.time_limit import NO_LIMIT
 from pipeline.weights.files import Weights, network_from
 
 logger = logging.getLogger(__name__)
-
-_NO_LIMIT = Budget(None, 0.0)
 
 
 def log_likelihoods(
@@ -59,7 +57,7 @@ def log_likelihoods(
     count = np.bincount(asked.example, minlength=len(candidates))
     total = np.zeros(start[-1])
     with Progress("judging", len(asked), "views") as progress:
-        for output in runner.predict(asked, _NO_LIMIT):
+        for output in runner.predict(asked, NO_LIMIT):
             assert output.logits is not None
             log_probability = log_probabilities(output.logits.float(), weights.config.train.loss).cpu().numpy()
             _add_of_pack(total, output, log_probability, answers, start)

@@ -98,11 +98,12 @@ class Predictor:
             path.unlink()
         return kept
 
-    def rounds(self, folder: Path, budget: Budget, kept: Origin | None = None) -> Iterator[tuple[Candidates, Origin]]:
+    def rounds(self, folder: Path | None, budget: Budget, kept: Origin | None = None) -> Iterator[tuple[Candidates, Origin]]:
         """Predict rounds of views until `predict.views` are predicted or `budget` is used up; yield after each.
 
         All processes get the same rounds, after `kept`, the last round that the main process has. The file of a round is in
-        `folder`, complete, before the round is yielded; if it cannot be written, the log says so.
+        `folder`, if any, complete, before the round is yielded, and the drafts of the first round beside `folder`; if it cannot
+        be written, the log says so.
         """
         number, predicted = from_main(self.accelerator, (kept.number, kept.views) if kept else (0, 0))
         most, complete = self.most_views, True
@@ -111,7 +112,8 @@ class Predictor:
             if not count:
                 return
             samples = self._samples(predicted, predicted + count)
-            shares = gather(self.accelerator, self._predict_share(samples, budget, with_drafts=not predicted))
+            with_drafts = folder is not None and not predicted
+            shares = gather(self.accelerator, self._predict_share(samples, budget, with_drafts))
             candidates = join_candidates([share.candidates for share in shares])
             complete = len(candidates.test) == len(samples)
             speeds = [share.tokens_per_second for share in shares if share.tokens_per_second is not None]
@@ -120,7 +122,7 @@ class Predictor:
             origin = Origin(
                 self.source, self.dataset.tests_hash, number, predicted, predicted + count, complete, self.computation
             )
-            if self.accelerator.is_main_process:
+            if folder and self.accelerator.is_main_process:
                 self._leave_round(folder, candidates, [drafts for share in shares for drafts in share.drafts], origin)
             predicted += count
             yield candidates, origin
@@ -209,23 +211,28 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
     kept = predictor.keep_rounds(folder)
     for candidates, _ in kept:
         count_votes(ballot, candidates, predictor.dataset)
+
+    def choose() -> None:
+        nonlocal unwritten
+        try:
+            write_attempts(path, ballot, tasks, ranking, predictor.given_dataset)
+            unwritten = None
+        except OSError as error:  # the next round may find room again
+            logger.error("the earlier submission stays: %s", error)
+            unwritten = error
+
     last = kept[-1][1] if kept else None
     if last:
         logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), last.views)
         if last.views >= earlier:
-            write_attempts(path, ballot, tasks, ranking, predictor.given_dataset)
+            choose()
     started = time.monotonic()
     for candidates, origin in predictor.rounds(folder, budget, last):
         count_votes(ballot, candidates, predictor.dataset)
         stays = origin.views < min(earlier, predictor.most_views)
         missing = [task.id for task in tasks for index in range(len(task.test)) if not ballot.tally(task.id, index).distinct]
         if not stays:
-            try:
-                write_attempts(path, ballot, tasks, ranking, predictor.given_dataset)
-                unwritten = None
-            except OSError as error:  # the next round may find room again
-                logger.error("the earlier submission stays: %s", error)
-                unwritten = error
+            choose()
         logger.info(
             "round %d: up to %d views of each test input%s, %d candidates in %s; %d test inputs without a prediction%s; %s",
             origin.number, origin.views, "" if origin.complete else " (cut short)", len(candidates.test),

@@ -12,7 +12,7 @@ from augment.grid import grid_key
 from augment.task import Task, TaskId
 from eval.files import write_json
 from eval.formatting import plural
-from eval.provenance import Provenance
+from eval.provenance import Basis, Provenance
 from eval.score import format_score, score_predictions
 from eval.vote import Ballot
 from pipeline.config import BuildConfig, Leakage, PredictConfig
@@ -22,6 +22,7 @@ from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection, load_in_time, load_source
 from pipeline.inference.facts import basis_of
 from pipeline.jobs.networks import FurtherNetworks, voting_folders
+from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.record import record_if_usable
 from pipeline.system.time_limit import Budget
 from submission.format import check_submission, fallback_submission, read_submission, write_submission
@@ -143,17 +144,30 @@ class ArcJob:
             return
         submission = read_submission(self.out / "submission.json")
         score = score_predictions({task.id: submission[task.id] for task in tasks if task.id in solutions}, solutions)
-        record, basis = record_if_usable(self.out), basis_of(ballot, tasks, dataset)
-        scored = scored_outputs(solutions, whole, self.selection)
+        basis, stayed = self._basis(basis_of(ballot, tasks, dataset))
+        record, scored = record_if_usable(self.out), scored_outputs(solutions, whole, self.selection)
         provenance = Provenance("it is not recorded", basis, record.weights if record else "", scored=scored)
         ranks = {
             task.id: [ballot.rank(task.id, index, grid, ranking) for index, grid in enumerate(solutions[task.id])]
             for task in tasks
-            if task.id in solutions
+            if task.id in solutions and not stayed
         }
         origin = {"truth_ranks": ranks, "provenance": provenance.to_json()}
         print(format_score(score, " + ".join(self.sources), provenance))
-        write_json(self.out / "score.json", score.to_json() | origin)
+        if stayed:
+            logger.warning(
+                "the earlier submission stays, with its score: it rests on %d views, this prediction on fewer", basis.views_most
+            )
+        if not stayed or not (self.out / "score.json").exists():
+            write_json(self.out / "score.json", score.to_json() | origin)
+
+    def _basis(self, voted: Basis) -> tuple[Basis, bool]:
+        """Return what the submission rests on, and whether it is not the one that was `voted` for now, but of more views."""
+        with suppress(ValueError):  # votes.json is damaged: of the submission that was just written
+            found = provenance_beside(self.out / "submission.json").basis
+            if found and (found.sources, found.views_most) != (voted.sources, voted.views_most):
+                return found, True
+        return voted, False
 
 
 def leave_submission(tasks: Sequence[Task], out: Path, resume: bool) -> None:

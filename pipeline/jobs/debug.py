@@ -30,7 +30,7 @@ from pipeline.inference.forward import InferenceRunner
 from pipeline.jobs.time_split import fit_packs, measure_speed
 from pipeline.models.network import Network, make_network
 from pipeline.presets import preset
-from pipeline.system.time_limit import Budget
+from pipeline.system.time_limit import NO_LIMIT
 from pipeline.training.state import trainable
 from pipeline.training.trainer import Trainer
 from pipeline.weights.files import load_weights, transplant
@@ -93,7 +93,7 @@ class TaskTrainer:
     def slices(self) -> Iterator[tuple[float, str]]:
         """Train; yield after each slice the seconds so far and a few words about training."""
         yield 0.0, "before training"
-        clock = Budget(None, 0.0).until(self.seconds)
+        clock = NO_LIMIT.until(self.seconds)
         last_one = self.seconds <= 0
         while not last_one:
             step, left = self.trainer.state.progress.step, clock.remaining()
@@ -114,7 +114,7 @@ class TaskTrainer:
         predict = self.config.predict if segments is None else replace(self.config.predict, segments=segments)
         runner = InferenceRunner(self.device, self.dtype, self.averaged, self.maker, predict)
         parts = []
-        for output in runner.predict(self.maker.plain(), Budget(None, 0.0)):
+        for output in runner.predict(self.maker.plain(), NO_LIMIT):
             codes = np.zeros(len(output.samples), np.uint32)  # the identity
             parts.append(to_candidates(output.samples.example, output.pack, codes, output.tokens, output.probability))
         found = {test: Attempt(grid, probability=probability) for test, grid, probability in join_candidates(parts).grids()}

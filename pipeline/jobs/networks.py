@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from eval.formatting import plural
+from eval.formatting import format_duration, plural
 from pipeline.system.launch import program_environment
 from pipeline.system.processors import find_gpus, threads_each
 from pipeline.system.time_limit import Budget
@@ -28,8 +28,8 @@ FURTHER = "ARC_PIPELINE_FURTHER_NETWORK"
 """Environment variable of the process of a further network, whose standard input is open as long as the run exists."""
 POOL_SHARE, LEAST_POOL_SECONDS = 0.003, 2.0
 """Of the time limit, at least so many seconds: the run keeps them free to wait for further networks and count their votes."""
-PATIENCE_SECONDS = 10.0
-"""A further network may take so long to end in order."""
+PATIENCE_SECONDS, MOST_PATIENCE_SECONDS = 10.0, 60.0
+"""A further network may take so long to end in order, at most the second where there is time: a step and a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def further_networks(
         for number in range(1, count):
             folder = out / NETWORKS_FOLDER / str(number)
             words = [*arguments, "--networks", "1", "--out", str(folder), "--no-report"]
-            words += ["--seed", str(seed + number), "--set", f"build.seed={build_seed}"]
+            words += ["--seed", str(seed + number)]
+            words += ["--set", f"train.seed={seed + number}", "--set", f"build.seed={build_seed}"]  # also over those given
             if budget.limit_seconds is not None:
                 left = budget.limit_seconds - budget.elapsed() - pool_seconds(budget)
                 words += ["--time-limit", f"{max(1, int(left))}s"]
@@ -98,10 +99,12 @@ def further_networks(
         for process in processes.values():
             assert process.stdin is not None
             process.stdin.close()  # it ends in order
-        for process in processes.values():
+        for folder, process in processes.items():
+            patience = max(PATIENCE_SECONDS, min(MOST_PATIENCE_SECONDS, budget.remaining()))
             try:
-                process.wait(PATIENCE_SECONDS)
+                process.wait(patience)
             except subprocess.TimeoutExpired:
+                logger.warning("%s has not ended in %s and is killed", folder, format_duration(patience))
                 process.kill()
 
 
@@ -117,7 +120,8 @@ def end_with_run() -> None:
         return
 
     def follow() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # a read of sys.stdin would hold a lock that the end of the interpreter needs
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=follow, daemon=True).start()

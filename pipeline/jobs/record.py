@@ -14,6 +14,7 @@ import orjson
 from eval.decode import read_dataclass
 from eval.files import replace_file
 from eval.formatting import MOST_SECONDS, show_value
+from pipeline.config import read_config, resumed
 from pipeline.data.sources import Selection
 
 logger = logging.getLogger(__name__)
@@ -62,9 +63,12 @@ class Record:
 
 
 def leave_record(arguments: argparse.Namespace) -> None:
-    """Write the record of the command `run` into its folder, with the seconds of earlier starts where it is resumed."""
-    earlier = (record_if_usable(arguments.out) if arguments.resume else None) or Record((), starts=0)
-    record = Record(
+    """Write the record of the command `run` into its folder.
+
+    Where that has begun and is resumed, the record keeps what the run keeps, and the seconds of its stages; what the command
+    says otherwise is named in the log. Raises ValueError for a damaged config.json.
+    """
+    given = Record(
         sources=tuple(arguments.source),
         train_sources=tuple(arguments.train_source),
         max_side=arguments.max_side,
@@ -76,11 +80,25 @@ def leave_record(arguments: argparse.Namespace) -> None:
         time_limit=arguments.time_limit or "",
         weights=str(arguments.weights or ""),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        starts=earlier.starts + 1,
-        device=earlier.device,
-        seconds=earlier.seconds,
     )
-    _write(arguments.out, record)
+    earlier, stored = record_if_usable(arguments.out) if arguments.resume else None, arguments.out / "config.json"
+    if earlier is None:
+        _write(arguments.out, given)
+        return
+    if stored.is_file():
+        for name in ("preset", "seed", "train_sources", "weights"):
+            kept, other = (_shown(getattr(record, name)) for record in (earlier, given))
+            if kept != other and (name, other) != ("weights", "none"):
+                logger.warning("%s %s: the run that is resumed has %s, and keeps that", name.replace("_", " "), other, kept)
+        _, refused = resumed(read_config(stored), given.settings)
+        changes = tuple(each for each in given.settings if each not in (*refused, *earlier.settings))
+        settings, limit = earlier.settings + changes, given.time_limit
+        given = replace(earlier, settings=settings, networks=given.networks, time_limit=limit, started=given.started)
+    _write(arguments.out, replace(given, starts=earlier.starts + 1, device=earlier.device, seconds=earlier.seconds))
+
+
+def _shown(value: object) -> str:
+    return (" + ".join(value) if isinstance(value, tuple) else str(value)) or "none"
 
 
 class Stopwatch:

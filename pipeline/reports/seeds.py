@@ -1,5 +1,6 @@
 """The command `record`: a folder of records/ from the run folders of its seeds, from which every seed can be started again."""
 
+import math
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 from eval.files import replace_file, write_json
 from eval.formatting import parse_duration
 from pipeline.config import Config, override, read_config
+from pipeline.jobs.networks import NETWORKS_FOLDER
 from pipeline.jobs.record import Record
 from pipeline.reports.run_folder import RunFolder
 from pipeline.training.metrics import read_metrics
@@ -113,7 +115,8 @@ def _run(folder: RunFolder, record: Record, about: About) -> Mapping[str, Any]:
     if not isinstance(audit, dict) or (audit.get("leakage") == "allow" and audit.get("leaks")):
         raise ValueError(f"{folder.path}: trained on pairs that show the answer to a scored test")
     rates = {place: {rule: round(rules[rule][place], 4) for rule in rules_of} for place, rules_of in PLACES.items()}
-    spent = metrics[-1].get("processor_seconds")  # runs of earlier versions do not know
+    logs = [metrics, *(read_metrics(path) for path in sorted(folder.path.glob(f"{NETWORKS_FOLDER}/*/metrics.jsonl")))]
+    spent = [lines[-1].get("processor_seconds", math.nan) for lines in logs if lines]  # runs of earlier versions do not know
     return {
         "seed": record.seed,
         "commit": about.commit,
@@ -123,7 +126,7 @@ def _run(folder: RunFolder, record: Record, about: About) -> Mapping[str, Any]:
         "train_exact": round(metrics[-1]["exact"], 2),
         "seconds": round(sum(record.seconds.values())),
         "starts": record.starts,
-        "processor_hours": None if spent is None else round(spent / 3600, 2),
+        "processor_hours": None if math.isnan(sum(spent)) else round(sum(spent) / 3600, 2),
         **rates,
     }
 

@@ -36,6 +36,9 @@ class Budget:
         return Budget(seconds_from_now, time.monotonic())
 
 
+NO_LIMIT = Budget(None, 0.0)
+
+
 def default_reserve(limit_seconds: float) -> float:
     """Return the default reserve of a time limit in seconds: 1% of it, at least 5 seconds, at most 10 minutes."""
     return min(max(0.01 * limit_seconds, 5.0), 600.0)

@@ -287,7 +287,7 @@ def _require_same_run(state: TrainState, folder: Path, saved: Mapping[str, Any])
     pairs = {"data_hash": (saved["data_hash"], state.dataset.data_hash), "dtype": (saved["dtype"], str(state.dtype))}
     stored, own = config.to_json(), state.config.to_json()
     for section in ("model", "memory", "optimizer", "train"):
-        for name in own[section].keys() - MAY_CHANGE.get(section, set()):
+        for name in own[section].keys() - MAY_CHANGE.get(section, set()) - {"precision"}:  # dtype is what it came to
             pairs[f"{section}.{name}"] = (stored[section][name], own[section][name])
     for name, (before, now) in sorted(pairs.items()):
         if before != now:

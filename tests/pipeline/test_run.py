@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 
+import pipeline.device
 import pipeline.jobs.time_split
 import pipeline.run
-from pipeline.config import Config
+from pipeline.config import Config, read_config
 from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
 from pipeline.system.time_limit import Budget
@@ -146,7 +147,7 @@ def test_packs_that_the_processes_cannot_share_are_refused_before_anything_is_bu
 
 
 def test_a_folder_with_a_run_is_not_overwritten_but_resumed(
-    out: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]
+    out: Path, kaggle: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     first = submitted(out)
     assert solve_evaluation(kaggle, out) == 2
@@ -156,8 +157,11 @@ def test_a_folder_with_a_run_is_not_overwritten_but_resumed(
     assert run("run", "--source", f"kaggle:{kaggle}:test", "--out", out, "--set", "train.steps=3", "--resume") == 2
     assert "a submission for other tasks than those of the sources" in capsys.readouterr().err
     assert submitted(out) == first
+    score = (out / "score.json").read_bytes()
     assert solve_evaluation(kaggle, out, "--resume", "--time-limit", "9s", "--reserve", "8.9s") == 0  # no time for a round
     assert submitted(out) == first
+    assert "the earlier submission stays, with its score: it rests on 4 views" in caplog.text
+    assert (out / "score.json").read_bytes() == score
     assert not list((out / "candidates").iterdir())
 
 
@@ -165,13 +169,19 @@ def test_a_further_leg_of_a_run_may_end_with_other_rates_and_predict_more_but_no
     out: Path, kaggle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = ("train.steps=6", "optimizer.decay_from=0.5", "predict.ranking=probability-sum", "optimizer.beta1=0.5")
-    assert solve_evaluation(kaggle, out, "--resume", *(part for setting in settings for part in ("--set", setting))) == 0
+    changes = (part for setting in settings for part in ("--set", setting))
+    sources = ("--source", f"kaggle:{kaggle}:evaluation", "--train-source", f"kaggle:{kaggle}:training")
+    assert call("run", *sources, "--preset", "demo", "--seed", 7, "--out", out, "--resume", *changes) == 0
+    assert "packs keep 120 tokens, which fitted into the time of the first start; a new run has 640" in caplog.messages
+    assert f"train sources kaggle:{kaggle}:training: the run that is resumed has none, and keeps that" in caplog.messages
+    assert "seed 7: the run that is resumed has 0, and keeps that" in caplog.messages
     assert "optimizer.beta1=0.5: the run that is resumed has other settings, and keeps them" in caplog.messages
     stored = json.loads((out / "config.json").read_bytes())
     assert stored["optimizer"]["decay_from"] == 0.5 and stored["optimizer"]["beta1"] == Config().optimizer.beta1
     assert json.loads((out / "votes.json").read_bytes())["ranking"] == "probability-sum"
     record = json.loads((out / "run.json").read_bytes())
-    assert record["starts"] == 2
+    assert (record["starts"], record["seed"]) == (2, 0)
+    assert record["settings"][-3:] == list(settings[:3])  # what the run took of them
     assert [path.name for path in (out / "checkpoints").iterdir()][-1:] == ["step-00000006"]
 
 
@@ -226,7 +236,16 @@ def test_starting_from_other_weights_keeps_what_they_know(
 ) -> None:
     caplog.set_level("INFO")
     sources = ("--source", f"kaggle:{kaggle}:test", "--train-source", f"kaggle:{kaggle}:evaluation")
-    assert run("run", *sources, "--weights", finished[0], "--set", "train.steps=2", "--out", tmp_path / "second") == 0
+    words = ("run", *sources, "--set", "train.steps=2", "--out", tmp_path / "second")
+    assert run(*words, "--weights", finished[0]) == 0
+    assert "3 tasks by id, 4 new from the mean, 0 not needed" in caplog.text
+    caplog.clear()
+    assert run(*words, "--resume") == 0
+    assert "tasks by id" not in caplog.text.split("resumed at step 2")[0]  # the checkpoint has what training began with
+    assert json.loads((tmp_path / "second" / "run.json").read_text())["weights"] == str(finished[0])
+    shutil.rmtree(tmp_path / "second" / "checkpoints")
+    caplog.clear()
+    assert run(*words, "--resume") == 0
     assert "3 tasks by id, 4 new from the mean, 0 not needed" in caplog.text
 
 
@@ -243,6 +262,29 @@ def test_weights_to_start_from_need_no_tasks_to_solve(
     source = ("--source", f"kaggle:{kaggle}:test")
     assert run("run", *source, "--weights", trained, "--set", "train.steps=2", "--out", tmp_path / "run") == 0
     assert "0 tasks by id, 4 new from the mean, 3 not needed" in caplog.text
+
+
+def test_the_time_of_a_training_that_is_interrupted_counts(
+    tmp_path: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", interrupted)
+    assert solve_evaluation(kaggle, tmp_path / "out") == 1
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["seconds"]["train"] > 0.2
+
+
+def test_a_training_that_is_resumed_keeps_the_precision_that_was_measured(
+    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("train", "--data", finished[0] / "dataset", "--out", tmp_path, "--set", "train.precision=auto")
+    for steps, speedup, more in ((2, 9.0, ()), (4, 0.1, ("--resume",))):
+        monkeypatch.setattr(pipeline.device, "bfloat16_speedup", lambda speedup=speedup: speedup)
+        preset = ("--preset", "demo", *SETTINGS, "--set", "train.execution=eager")
+        assert call(*words[:5], *preset, *words[5:], "--set", f"train.steps={steps}", *more) == 0
+    assert read_config(tmp_path / "config.json").train.precision == "bfloat16"
 
 
 def test_a_non_finite_loss_leaves_a_complete_submission_and_exit_code_one(tmp_path: Path, kaggle: Path) -> None:

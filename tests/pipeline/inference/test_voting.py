@@ -150,17 +150,19 @@ class Rounds:
         self.config, self.source, self.most_views = PredictConfig(), "step 1", 2
         self.accelerator = SimpleNamespace(is_main_process=True)
 
+        self.kept: list[object] = []
+
     def keep_rounds(self, folder: Path) -> list[object]:
-        return []
+        return self.kept
 
     def rounds(self, folder: Path, budget: Budget, kept: Origin | None) -> Iterator[tuple[Candidates, Origin]]:
         for number, grid in enumerate((RED, BLUE), start=1):
             yield make_candidates([(0, grid, number / 2)]), Origin("step 1", "", number, number - 1, number, complete=True)
 
 
-@pytest.mark.parametrize("failing", [1, 2])
+@pytest.mark.parametrize(("failing", "kept"), [(1, False), (2, False), (1, True)])
 def test_a_submission_that_the_disk_does_not_take_is_tried_again_after_the_next_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: int, kept: bool
 ) -> None:
     dataset, calls, write_it = tiny_dataset(), [], votes.write_submission
 
@@ -173,10 +175,13 @@ def test_a_submission_that_the_disk_does_not_take_is_tried_again_after_the_next_
     monkeypatch.setattr(votes, "write_submission", full)
     tasks = dataset.tasks_to_solve()
     expected = nullcontext() if failing == 1 else pytest.raises(OSError, match="No space left")
+    rounds = Rounds(dataset)
+    if kept:  # of an earlier start, while the disk is still full
+        rounds.kept = list(rounds.rounds(tmp_path, Budget(None, 0.0), None))[:1]
     with expected:
-        predict_and_vote(Rounds(dataset), tmp_path, Budget(None, 0.0), tasks)  # type: ignore[arg-type]
+        predict_and_vote(rounds, tmp_path, Budget(None, 0.0), tasks, resume=kept)  # type: ignore[arg-type]
     assert "the earlier submission stays: [Errno 28] No space left on device" in caplog.text
     first, second = read_submission(tmp_path / "submission.json")[tasks[0].id][0]
-    chosen = (BLUE, RED) if failing == 1 else (RED, None)
+    chosen = (RED, BLUE) if kept else (BLUE, RED) if failing == 1 else (RED, None)  # of a round that was kept RED counts twice
     assert np.array_equal(first, chosen[0])
     assert chosen[1] is None or np.array_equal(second, chosen[1])

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,11 @@ def test_every_checkpoint_is_a_point_with_its_score(folder: Path, tmp_path: Path
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-def test_arc_runs_have_a_curve_of_pass_at_2_and_their_own_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arc_runs_have_a_curve_of_pass_at_2_and_their_own_sources(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     spec = write_kaggle(tmp_path / "kaggle", tiny_source(1, 3, "t"), "evaluation", with_solutions=True)
     run = train_run(tmp_path / "run-0", "--source", spec, "--set", "train.execution=eager", preset="demo")
     files = ("--views", 4, "--json", tmp_path / "curve.json", "--png", tmp_path / "curve.png")
@@ -74,6 +79,17 @@ def test_arc_runs_have_a_curve_of_pass_at_2_and_their_own_sources(tmp_path: Path
     rules = json.loads((run / "score.json").read_text())["rules"]["mean_over_tasks"]
     assert (points[-1]["pass_at_1"], points[-1]["exact"]) == (rules["pass_at_1"], rules["pass_at_2"])
     assert 0 < points[0]["processor_seconds"] <= points[-1]["processor_seconds"]
+    state = json.loads((run / "checkpoints" / "step-00000005" / "training.json").read_text())
+    parts = (state["progress"], state["totals"])  # until and since the last line of metrics.jsonl
+    assert points[-1]["processor_seconds"] == sum(part["processor_seconds"] for part in parts) > 0
+    assert not any((tmp_path / "temporary").iterdir())
+
+    weights = run / "checkpoints" / "step-00000005" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert call("curve", run, *files) == 2
+    assert "step-00000005" in one_error(capsys, "curve")
+    assert json.loads((tmp_path / "curve.json").read_text()) == points[:2]
+    shutil.rmtree(weights.parent)
     next((tmp_path / "kaggle").glob("*solutions.json")).unlink()
     assert call("curve", run) == 2
     assert "the test outputs are not known" in one_error(capsys, "curve")
@@ -101,7 +117,7 @@ def test_score_curve_and_report_name_both_metrics_of_mazes(tmp_path: Path, capsy
         ("mixer-0 nowhere", "test.csv", "no such file; a dataset has"),
         ("mixer-0 untrained", "test.csv", "untrained: no checkpoints"),
         ("mixer-0 arc", "test.csv", "arc: no checkpoints"),
-        ("mixer-0", "train.csv", "mixer-0: 5 of its 5 tests are not among the puzzles of the sources"),
+        ("mixer-0", "train.csv", "mixer-0: 5 of the 5 tests are not among the puzzles of the sources"),
         ("mixer-0", "bare.csv", "has no answers, so there is nothing to score by"),
         ("untrained", "test.csv", "untrained: no weights.safetensors and no checkpoint in this folder"),
         ("mixer-0", "arc1:training", "unknown source 'arc1:training': expected one of sudoku:FILE.csv"),

@@ -75,6 +75,10 @@ def test_puzzles_are_one_task_whose_memory_can_only_be_blank(tmp_path: Path, cap
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["own", "blank"]
     found = json.loads((tmp_path / "new" / "memory.json").read_text())
     assert found["own"]["exact_accuracy"] == json.loads((out / "score.json").read_text())["exact_accuracy"]
+    shortened = tested.read_text().splitlines(keepends=True)[:-1]
+    tested.write_text("".join(shortened))
+    assert call("memory", out) == 2
+    assert "1 of the " in one_error(capsys, "memory")
     weights = load_weights(out)
     with pytest.raises(ValueError, match="of one task, whose memory cannot be swapped"):
         change_memory(weights, "swapped")

@@ -47,9 +47,9 @@ def test_two_networks_of_other_seeds_train_on_one_dataset_and_their_votes_are_po
     out = tmp_path / "out"
     again = ["--out", out, "--seed", 5, "--networks", 2, "--time-limit", "2h"]
     with caplog.at_level("INFO"):
-        assert call(*words_of_run(tmp_path, "train.steps=3"), *again) == 0
+        assert call(*words_of_run(tmp_path, "train.steps=3", "train.seed=20"), *again) == 0
     further = out / "networks" / "1"
-    for folder, seed in ((out, 10), (further, 11)):
+    for folder, seed in ((out, 20), (further, 21)):  # a seed that is set is that of the first
         config = read_config(folder / "config.json")
         assert (config.train.seed, config.build.seed) == (seed, 10)
     assert load_dataset(out / "dataset").data_hash == load_dataset(further / "dataset").data_hash
@@ -74,7 +74,7 @@ def test_two_networks_of_other_seeds_train_on_one_dataset_and_their_votes_are_po
     caplog.clear()
     submitted = (out / "submission.json").read_bytes()
     with caplog.at_level("INFO"):
-        assert call(*words_of_run(tmp_path, "train.steps=3"), *again, "--resume") == 0
+        assert call(*words_of_run(tmp_path, "train.steps=3", "train.seed=20"), *again, "--resume") == 0
     assert "votes of 2 networks are pooled" in caplog.text
     assert (out / "submission.json").read_bytes() == submitted
 
@@ -131,6 +131,29 @@ def test_further_networks_end_with_the_run_and_leave_a_checkpoint(tmp_path: Path
     assert process.returncode == 1
     assert list((folder / "checkpoints").iterdir())
     assert "the checkpoint of step" in (folder / "log.txt").read_text()
+
+
+def test_a_further_network_that_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(networks.sys, "executable", str(script(tmp_path / "python", "import time; time.sleep(600)")))
+    monkeypatch.setattr(networks, "MOST_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(networks, "PATIENCE_SECONDS", 0.1)
+    with further_networks(2, 4, 4, ["run"], tmp_path / "out", Budget(600.0, time.monotonic())) as beside:
+        ((folder, process),) = beside.processes.items()
+    assert process.wait() == -9
+    assert f"{folder} has not ended in 0s and is killed" in caplog.text
+
+
+def test_a_further_network_that_crashes_says_why_and_no_more() -> None:
+    program = "from pipeline.jobs.networks import end_with_run; end_with_run(); raise RuntimeError('the reason')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], env=os.environ | {networks.FURTHER: "1"}, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    assert process.stderr.read().splitlines()[-1] == b"RuntimeError: the reason"
+    assert process.wait() == 1
+    process.communicate()
 
 
 def test_time_is_left_for_the_votes_of_further_networks_only_where_there_are_some() -> None:

@@ -67,6 +67,11 @@ def test_a_record_says_in_how_many_legs_and_how_much_processor_time_a_run_was_tr
     assert call("record", run, *ABOUT, "--out", tmp_path / "record") == 0
     page = (tmp_path / "record" / "README.md").read_text()
     assert "**Processor time** of training, all processes: 2.5 hours, in 3 legs, of which the command is the last." in page
+    further = run / "networks" / "1" / "metrics.jsonl"
+    further.parent.mkdir(parents=True)
+    further.write_text(json.dumps(line | {"processor_seconds": 1800.0}) + "\n")
+    assert call("record", run, *ABOUT, "--out", tmp_path / "two") == 0
+    assert "all processes: 3 hours, in 3 legs" in (tmp_path / "two" / "README.md").read_text()
     del line["processor_seconds"]
     path.write_text(json.dumps(line) + "\n")
     assert call("record", run, *ABOUT, "--out", tmp_path / "older") == 0
