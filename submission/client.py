@@ -232,7 +232,13 @@ def _wait_for_dataset(dataset: str, earlier: int, settings: KaggleSettings, poll
                 raise
             status, version = "no answer", 0
         waited = time.monotonic() - started
-        if status == "ready" and (version > earlier or waited > 0.1 * ready_seconds):
+        if status == "ready" and version > earlier:
+            return
+        if status == "ready" and waited > 0.1 * ready_seconds:
+            logger.warning(
+                "dataset %s: no new version after %.0f s, so the notebook takes version %d; that is right where nothing has "
+                "changed since it was pushed last, else push again", dataset, waited, version,
+            )  # fmt: skip
             return
         if status in ("failed", "deleted"):
             raise KaggleError(f"dataset {dataset}: {status} at Kaggle; look at https://www.kaggle.com/datasets/{dataset}")

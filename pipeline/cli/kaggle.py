@@ -89,6 +89,9 @@ def _init(arguments: argparse.Namespace, _: float) -> int:
 
 def _notebook(arguments: argparse.Namespace, _: float) -> int:
     settings = read_settings(arguments.settings)
+    if arguments.weights and settings.weights_dataset:
+        both = f"--weights {arguments.weights} and weights_dataset = {settings.weights_dataset!r} in {arguments.settings}"
+        raise ValueError(f"{both}: only one of them can be what training starts from")
     weights = find_weights(arguments.weights) if arguments.weights else None
     if weights and weights.is_file():
         if damage := damage_of(weights):

@@ -19,8 +19,10 @@ BAD_INPUT = 2
 MOST_STARTS = 10
 MOST_IDLE_STARTS = 6
 """Starts in a row that left neither a checkpoint nor predictions."""
-FIRST_PIECES, MOST_PIECES = 8, 64
-"""Micro-batches per pack after the first and the last out-of-memory failure that the program did not handle itself."""
+PIECES = (8, 64)
+"""Micro-batches per pack after the first and the second out-of-memory failure that the program did not handle itself."""
+END_SECONDS = 10.0
+"""Killed processes may take so long to end. One that waits for a broken driver never does."""
 TAIL_LINES = 200
 MARK = "ARC_KERNEL_START"
 """Environment variable by which every process of a start is found."""
@@ -71,21 +73,27 @@ def next_setup(setup: Setup, attempts: Sequence[Attempt]) -> tuple[Setup, str] |
     idle = next((number for number, attempt in enumerate(reversed(attempts)) if attempt.progressed), len(attempts))
     if last.code in (0, None) or len(attempts) >= MOST_STARTS or idle >= MOST_IDLE_STARTS:
         return None
-    kills = sum(attempt.code in (-9, 137) for attempt in attempts)  # SIGKILL, as when the machine is out of memory
-    memory = last.out_of_memory or (last.code in (-9, 137) and kills > 1)
-    smaller = replace(setup, pieces=max(FIRST_PIECES, 2 * setup.pieces))
-    refused, stuck = last.code == BAD_INPUT, idle >= 2
+    killed = last.code in (-9, 137)  # by SIGKILL, as when the machine is out of memory; more micro-batches may not help then
+    again = killed and sum(attempt.code in (-9, 137) for attempt in attempts) > 1
+    refused, stuck = last.code == BAD_INPUT and not any(attempt.progressed for attempt in attempts), idle >= 2
+    pieces = next((pieces for pieces in PIECES if pieces > setup.pieces), 0)
+    smaller = pieces and (last.out_of_memory or (again and not stuck))
+    on_cpu = replace(setup, gpus=0, pieces=0, weights=False, overrides=False)  # they are for the preset of the GPU
+    fault = stuck and not killed and not last.out_of_memory
     changes = [
-        ((refused or stuck) and setup.weights, replace(setup, weights=False), "without the weights"),
+        (refused and setup.weights, replace(setup, weights=False), "without the weights"),
         (refused and setup.overrides, replace(setup, overrides=False), "without the overrides of the settings"),
         (refused and setup.further_tasks, replace(setup, further_tasks=False), "without further training tasks"),
         (refused and not setup.fresh, replace(setup, fresh=True), "in a fresh folder"),
-        (not refused and memory and smaller.pieces <= MOST_PIECES, smaller, f"packs in {smaller.pieces} pieces"),
-        (not refused and stuck and setup.gpus > 1, replace(setup, gpus=1), "on one GPU"),
-        (not refused and stuck and setup.gpus == 1, Setup(0), "on the CPU"),
-        (not refused, setup, "as before"),
+        (refused, None, ""),
+        (smaller, replace(setup, pieces=pieces), f"packs in {pieces} pieces"),
+        (fault and setup.weights, replace(setup, weights=False), "without the weights"),
+        (stuck and setup.gpus > 1, replace(setup, gpus=1), "on one GPU"),
+        (stuck and setup.gpus == 1, on_cpu, "on the CPU"),
+        (True, setup, "as before"),
     ]
-    return next(((changed, words) for applies, changed, words in changes if applies), None)
+    changed, words = next((changed, words) for applies, changed, words in changes if applies)
+    return (changed, words) if changed else None
 
 
 class Log:
@@ -110,6 +118,14 @@ class Log:
             self.say(f"{self.path}: {error.strerror}; from here on the log is only in the notebook's output")
 
 
+def _holds_something(process: psutil.Process) -> bool:
+    """Return whether a killed process may still have memory, ports and the lock of a folder."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 class Start:
     """A running process group whose output goes to a log."""
 
@@ -117,7 +133,8 @@ class Start:
         """Start `command` in `folder`. Raises OSError where that fails."""
         self.command, self.log = command, log
         self.mark = uuid.uuid4().hex
-        self.began = time.monotonic()
+        self.began = self.heard = time.monotonic()
+        """`heard`: when it last said something."""
         self.lines: deque[str] = deque(maxlen=TAIL_LINES)
         self.process = subprocess.Popen(
             list(command),
@@ -137,6 +154,7 @@ class Start:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line.rstrip())
+            self.heard = time.monotonic()
             self.log.say(line.rstrip())
 
     def wait(self, seconds: float) -> int | None:
@@ -146,19 +164,29 @@ class Start:
         return self.process.returncode
 
     def end(self, patience: float = 10.0) -> int:
-        """End all its processes: with SIGTERM where it still runs, after `patience` with SIGKILL. Return the exit code."""
+        """End all its processes: with SIGTERM where it still runs, after `patience` with SIGKILL. Return the exit code.
+
+        What cannot be killed is left behind.
+        """
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
             self.wait(patience)
+        killed = set()
         for _ in range(3):  # a process that is forked meanwhile is found the next time
             for process in psutil.process_iter():
                 with suppress(psutil.Error, OSError):  # not ours, or gone
                     if process.environ().get(MARK) == self.mark:
                         process.kill()
+                        killed.add(process)
         self.process.kill()
-        code = self.process.wait()
+        latest = time.monotonic() + END_SECONDS
+        while (left := sum(map(_holds_something, killed))) and time.monotonic() < latest:
+            time.sleep(0.05)
+        if left:
+            self.log.say(f"warning: {left} killed processes do not end")
+        code = self.wait(1.0)
         self.reader.join(timeout=5.0)
-        return code
+        return -signal.SIGKILL if code is None else code
 
     def attempt(self, code: int | None, progressed: bool, why: str) -> Attempt:
         """Return how it ended, by its exit code and its last lines; call it after `end`."""

@@ -5,6 +5,7 @@ crash, and checks each better submission before it replaces the last one.
 """
 
 import json
+import math
 import os
 import shlex
 import shutil
@@ -42,10 +43,14 @@ LEAST_SECONDS = 20.0
 """The program is not started again when less is left before the reserve."""
 RESTART_SECONDS = 3.0
 """Pause before a new start, so that the memory and ports of the last one are free again."""
+WHEELS_SECONDS = 600.0
 DOCTOR_SHARE = 0.2
 """Of the time that is left, to examine the machine."""
-HARD_SHARE, HARD_SECONDS = 0.15, 2.0
-"""Everything that still runs is ended this share of the reserve, and at least this long, before the limit."""
+HARD_SHARE, HARD_SECONDS = 0.5, 2.0
+"""Everything that still runs is ended this share of the reserve, and at least this long, before the limit: Kaggle's clock may
+be minutes ahead of this one."""
+SILENT_SECONDS = 1800.0
+"""A program on GPUs that says nothing for so long stands still."""
 
 
 def solve(settings: KaggleSettings, started: float) -> Outcome:
@@ -99,36 +104,55 @@ def _prepare(settings: KaggleSettings, started: float) -> Plan:
 def _check_machine(plan: Plan) -> None:
     """Look for GPUs, copy the weights to a clean scratch folder, and install the wheels there."""
     shutil.rmtree(plan.scratch, ignore_errors=True)
-    plan.scratch.mkdir(parents=True)
+    plan.scratch.mkdir(parents=True, exist_ok=True)
     settings, expected = plan.settings, ACCELERATORS.get(plan.settings.accelerator)
-    plan.gpus = find_gpus(os.environ)
+    plan.gpus = find_gpus(os.environ, tries=3)
     plan.log.say(f"GPUs: {', '.join(plan.gpus) or 'none'}")
     if expected is None:
         plan.warn(f"how many GPUs {settings.accelerator} has is not known here: {len(plan.gpus)}")
     elif len(plan.gpus) != expected:
         plan.warn(f"{len(plan.gpus)} GPUs, but {settings.accelerator} has {expected}")
-    dataset = settings.weights_dataset
+    _take_weights(plan)
+    _install_wheels(plan)
+
+
+def _take_weights(plan: Plan) -> None:
+    """Copy the weights to the scratch folder; without them training starts from scratch."""
+    dataset = plan.settings.weights_dataset
     weights = find_weights(plan.root / "input", dataset, plan.code)
-    if weights is None and dataset:
-        plan.weights_state = "missing"
-        plan.warn(f"no weights: the dataset {dataset} is not there or holds no *.safetensors; training starts from scratch")
-    elif weights and (damage := damage_of(weights)):
+    if weights is None:
+        if dataset:
+            plan.weights_state = "missing"
+            plan.warn(f"no weights: the dataset {dataset} is not there or holds no *.safetensors; training starts from scratch")
+        return
+    copy = plan.scratch / "weights.safetensors"
+    try:
+        damage = damage_of(weights)
+        if not damage:
+            shutil.copyfile(weights, copy)
+    except OSError as error:
+        damage = f"{error.strerror}"
+    if damage:
         plan.weights_state = "damaged"
         plan.warn(f"{weights}: damaged weights ({damage}); training starts from scratch")
-    elif weights:
-        plan.weights_state = "used"
-        plan.weights = plan.scratch / "weights.safetensors"
-        shutil.copyfile(weights, plan.weights)
+    else:
+        plan.weights_state, plan.weights = "used", copy
         plan.log.say(f"weights: {weights}")
-    wheels = sorted((plan.code / "wheels").glob("*.whl"))
-    if wheels:
-        target = plan.scratch / "wheels"
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(target)]
-        ended = subprocess.run([*command, *map(str, wheels)], capture_output=True, text=True, timeout=600, check=False)
-        if ended.returncode:
-            plan.warn(f"the wheels were not installed: {ended.stderr.strip()[-300:]}")
-        else:
-            plan.wheels = target
+
+
+def _install_wheels(plan: Plan) -> None:
+    """Install what is in the folder wheels/ of the code; the program may do without."""
+    wheels, target = sorted((plan.code / "wheels").glob("*.whl")), plan.scratch / "wheels"
+    if not wheels:
+        return
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(target)]
+    try:
+        subprocess.run([*command, *map(str, wheels)], capture_output=True, text=True, timeout=WHEELS_SECONDS, check=True)
+        plan.wheels = target
+    except subprocess.CalledProcessError as error:
+        plan.warn(f"the wheels were not installed: {error.stderr.strip()[-300:]}")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        plan.warn(f"the wheels were not installed: {error}")
 
 
 def _machine_will_do(plan: Plan) -> bool:
@@ -166,9 +190,14 @@ def _run_until_over(plan: Plan, attempts: list[Attempt]) -> None:
         command = make_command(plan, setup, sources, folder)
         plan.log.say(f"$ {shlex.join(command)}")
         before = _traces(folder)
-        start = Start(command, plan.scratch, make_environment(plan, setup), plan.log)
-        code = _watch(plan, start, folder)
-        attempt = start.attempt(code, bool(_traces(folder) - before), why)
+        try:
+            start = Start(command, plan.scratch, make_environment(plan, setup), plan.log)
+        except OSError as error:  # no memory for a process, say, which may be there later
+            plan.log.say(f"the program was not started: {error}")
+            attempt = Attempt(1, False, False, command, 0.0, why)
+        else:
+            code = _watch(plan, start, folder, SILENT_SECONDS if setup.gpus else math.inf)
+            attempt = start.attempt(code, bool(_traces(folder) - before), why)
         attempts.append(attempt)
         chosen = next_setup(setup, attempts)
         ended = f"start {len(attempts)}, {format_duration(attempt.seconds)}: {attempt}"
@@ -177,7 +206,7 @@ def _run_until_over(plan: Plan, attempts: list[Attempt]) -> None:
                 plan.warn(ended)
             return
         further, words = chosen
-        if run_folder(plan, further) != folder and (folder / VOTES).is_file():
+        if run_folder(plan, further) != folder and _has_predictions(folder):
             plan.warn(f"{ended}; its predictions stay, a new start would have to begin without them")
             return
         if plan.remaining() - plan.reserve < LEAST_SECONDS:
@@ -195,8 +224,16 @@ def _traces(folder: Path) -> set[str]:
     return {path.name for kind in ("checkpoints/step-*", "candidates/round-*") for path in folder.glob(kind)}
 
 
-def _watch(plan: Plan, start: Start, folder: Path) -> int | None:
-    """Publish every better submission until the program ends; return its exit code, None where the limit ended it."""
+def _has_predictions(folder: Path) -> bool:
+    """Return whether a run has predictions: votes, or their candidates where the votes were not kept."""
+    return (folder / VOTES).is_file() or any(folder.glob("candidates/round-*"))
+
+
+def _watch(plan: Plan, start: Start, folder: Path, silent: float) -> int | None:
+    """Publish every better submission until the program ends; return its exit code, None where the limit ended it.
+
+    Where it says nothing for `silent` seconds, it is ended.
+    """
     seen: tuple[int, ...] | None = None
     try:
         while True:
@@ -204,6 +241,9 @@ def _watch(plan: Plan, start: Start, folder: Path) -> int | None:
             seen = _publish(plan, folder, seen)
             if code is not None:
                 return start.end()
+            if time.monotonic() - start.heard > silent:
+                plan.warn(f"the program has said nothing for {format_duration(silent)} and is ended")
+                return start.end() or 1
             if plan.remaining() < max(HARD_SECONDS, HARD_SHARE * plan.reserve):
                 plan.warn("the time limit is reached; ending what still runs")
                 start.end(patience=min(10.0, 0.5 * max(plan.remaining(), 0.0)))
@@ -216,8 +256,8 @@ def _watch(plan: Plan, start: Start, folder: Path) -> int | None:
 def _publish(plan: Plan, folder: Path, seen: tuple[int, ...] | None) -> tuple[int, ...] | None:
     """Copy the run's submission of the mounted tests into place if it is new, complete and has predictions."""
     path = folder / "submission.json"
-    if not (folder / VOTES).is_file():
-        return seen  # without votes it holds only fallbacks, which are in place already
+    if not _has_predictions(folder):
+        return seen  # it holds only fallbacks, which are in place already
     try:
         status = path.stat()
         now = (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -195,15 +195,18 @@ def find_data(inputs: Path, competition: str, given: str = "") -> Path:
 
 
 def find_weights(inputs: Path, dataset: str, code: Path) -> Path | None:
-    """Return the weights file of the dataset OWNER/NAME or, where none is named, the one beside the code; None without one."""
+    """Return the weights file of the dataset OWNER/NAME or, where none is named, the one beside the code; None without one.
+
+    Of several checkpoints it is the last.
+    """
     if not dataset:
         beside = code / "weights" / "weights.safetensors"
         return beside if beside.is_file() else None
     owner, name = dataset.split("/")
     for folder in (inputs / "datasets" / owner / name, inputs / name):
-        found = sorted(_find(folder, "*.safetensors"), key=lambda path: (path.name != "weights.safetensors", len(path.parts)))
+        found = list(_find(folder, "*.safetensors"))
         if found:
-            return found[0]
+            return max(found, key=lambda path: (path.name == "weights.safetensors", -len(path.parts), path.parts))
     return None
 
 

@@ -1,9 +1,15 @@
 """The cores and GPUs of this machine, found without torch: for programs that only start others."""
 
+import logging
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 5.0
 
 
 def threads_each(count: int) -> int:
@@ -11,17 +17,26 @@ def threads_each(count: int) -> int:
     return max(1, (os.cpu_count() or 1) // count)
 
 
-def find_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the GPUs that programs will see, by nvidia-smi; none without it."""
+def find_gpus(environment: Mapping[str, str], tries: int = 1) -> tuple[str, ...]:
+    """Return the names of the GPUs that programs will see, by nvidia-smi; none without it, or where it fails `tries` times."""
     if environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return ()
     tool = shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path="/opt/bin:/usr/local/nvidia/bin:/usr/bin")
     if tool is None:
         return ()
-    try:
-        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, errors="replace", timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    names = [line.split("(UUID")[0].strip() for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    names: list[str] = []
+    for left in reversed(range(tries)):
+        try:
+            listed = subprocess.run([tool, "-L"], capture_output=True, text=True, errors="replace", timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            failure = str(error)
+        else:
+            names = [line.split("(UUID")[0].strip() for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+            failure = "" if names else (listed.stdout + listed.stderr).strip() or f"exit code {listed.returncode}"
+        if not failure:
+            break
+        if left:
+            logger.warning("%s found no GPU and is asked again: %s", tool, failure)
+            time.sleep(PAUSE_SECONDS)
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     return tuple(names if visible is None else names[: len(visible.split(","))])

@@ -127,6 +127,13 @@ def test_a_later_push_makes_a_new_version_and_waits_for_it(folder: Path) -> None
     assert fake.methods()[-1] == "SaveKernel"
 
 
+def test_a_push_without_a_new_version_goes_on_and_says_so(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with FakeKaggle(dataset_version=3, replies={"GetDataset": (200, {"currentVersionNumber": 3})}) as fake:
+        assert push(folder, poll_seconds=0.01, ready_seconds=2.0) == 7
+    assert fake.methods()[-1] == "SaveKernel"
+    assert "no new version after 0 s, so the notebook takes version 3" in caplog.text
+
+
 def test_a_push_waits_until_an_earlier_version_is_unpacked(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Kaggle would deny a version on top of it, after everything was uploaded."""
     caplog.set_level("INFO")

@@ -97,6 +97,11 @@ def test_weights_of_another_network_are_refused_with_the_preset_that_fits(
     assert "; those of demo fit" in said
     settings.write_text(settings.read_text().replace('accelerator = "NvidiaL4" ', 'accelerator = "none" '))
     assert kaggle("notebook", *weights) == 0, "without GPUs, the notebook takes cpu_preset"
+    filled = settings.read_text()
+    settings.write_text(filled.replace('weights_dataset = ""', 'weights_dataset = "ann/weights"'))
+    assert kaggle("notebook", *weights) == 2
+    assert "only one of them can be what training starts from" in capsys.readouterr().err
+    settings.write_text(filled)
     settings.write_text(settings.read_text().replace("overrides = []", 'overrides = ["model.layers=3"]'))
     assert kaggle("notebook", *weights) == 2
 

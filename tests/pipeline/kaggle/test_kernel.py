@@ -1,6 +1,7 @@
 """The notebook's own process leaves a submission whatever the program does, which is a scripted stand-in here."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -223,7 +224,7 @@ def test_a_program_without_memory_gets_smaller_pieces(stage: Stage) -> None:
     short = "checkpoint({0}); print('CUDA out of memory.'); sys.exit(1)"
     outcome = stage.play(short.format(1), short.format(2), "good()")
     settings = [word for command in stage.commands for word in command if word.startswith("train.pieces")]
-    assert settings == ["train.pieces=8", "train.pieces=16"]
+    assert settings == ["train.pieces=8", "train.pieces=64"]
     assert len(outcome.attempts) == 3
 
 
@@ -324,6 +325,74 @@ time.sleep(300)
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_program_on_gpus_that_says_nothing_is_started_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "find_gpus", lambda *_, **__: ("GPU 0",))
+    monkeypatch.setattr(kernel, "SILENT_SECONDS", 1.0)
+    outcome = stage.play("checkpoint(1); time.sleep(300)", "good()", limit="120s")
+    assert stage.submitted() == PREDICTED
+    assert "the program has said nothing for 1s and is ended" in outcome.plan.messages
+    assert [attempt.code for attempt in outcome.attempts] == [-15, 0]
+    assert "--resume" in stage.commands[1]
+
+
+def test_a_process_that_cannot_be_killed_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "END_SECONDS", 0.2)
+    monkeypatch.setattr(psutil.Process, "kill", lambda _: None)
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda _: None)
+    start = attempts.Start(
+        [sys.executable, "-uc", "print('there'); " + IGNORES_SIGTERM], tmp_path, dict(os.environ), Log(tmp_path / "log")
+    )
+    while not start.lines:
+        time.sleep(0.05)
+    began = time.monotonic()
+    assert start.end(patience=0.1) == -9
+    assert time.monotonic() - began < 8
+    assert "warning: 1 killed processes do not end" in start.log.tail
+    os.kill(start.process.pid, 9)
+
+
+def test_wheels_and_weights_that_fail_do_not_end_a_hidden_run(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = stage.folder / "code"
+    for name in ("wheels/a.whl", "weights/weights.safetensors"):
+        (code / name).parent.mkdir(parents=True)
+        (code / name).write_bytes(safetensors(4, 4))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def slow(command: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, 600)
+
+    monkeypatch.setattr(kernel, "CODE", code)
+    monkeypatch.setattr(kernel.shutil, "copyfile", full)
+    monkeypatch.setattr(kernel.subprocess, "run", slow)
+    outcome = stage.play("good()")
+    assert stage.submitted() == PREDICTED
+    said = "\n".join(outcome.plan.messages)
+    assert "damaged weights (No space left on device); training starts from scratch" in said
+    assert "the wheels were not installed: " in said
+
+
+def test_a_program_that_cannot_be_started_is_started_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, tries = kernel.Start, []
+
+    def start(*arguments: object) -> object:
+        tries.append(arguments)
+        if len(tries) == 1:
+            raise OSError(12, "Cannot allocate memory")
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kernel, "Start", start)
+    outcome = stage.play("good()")
+    assert stage.submitted() == PREDICTED
+    assert [attempt.code for attempt in outcome.attempts] == [1, 0]
+
+
+def test_predictions_whose_votes_were_not_kept_are_published(stage: Stage) -> None:
+    stage.play("submit(6); (out / 'candidates').mkdir(); (out / 'candidates' / 'round-0001.safetensors').touch()")
+    assert stage.submitted() == {(6, 1, 1)}
+
+
 def test_a_submission_that_is_none_is_not_published(stage: Stage) -> None:
     outcome = stage.play("submit(3); votes(); time.sleep(0.5); (out / 'submission.json').write_text('{'); time.sleep(0.5)")
     assert stage.submitted() == PREDICTED
@@ -336,7 +405,7 @@ def test_a_fallback_of_the_program_does_not_replace_anything(stage: Stage) -> No
 
 
 def test_starts_on_the_cpu_do_not_replace_what_gpus_predicted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "find_gpus", lambda _: ("GPU 0",))
+    monkeypatch.setattr(kernel, "find_gpus", lambda *_, **__: ("GPU 0",))
     outcome = stage.play("good(); sys.exit(1)", "sys.exit(1)", "sys.exit(1)", "votes(); submit(9)")
     assert stage.submitted() == PREDICTED
     assert "its predictions stay" in outcome.plan.messages[-1]
@@ -349,7 +418,7 @@ def test_starts_on_the_cpu_do_not_replace_what_gpus_predicted(stage: Stage, monk
 def test_gpus_get_a_process_each_if_these_can_share_the_packs_and_then_fewer(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, gpus: int, processes: list[str]
 ) -> None:
-    monkeypatch.setattr(kernel, "find_gpus", lambda _: tuple(f"GPU {number}" for number in range(gpus)))
+    monkeypatch.setattr(kernel, "find_gpus", lambda *_, **__: tuple(f"GPU {number}" for number in range(gpus)))
     stage.play(*["sys.exit(1)"] * (len(processes) - 1), "good()")
     words = [" ".join(command) for command in stage.commands]
     assert [re.findall(r"--nproc_per_node \d+|--processes \d+|$", each)[0] for each in words] == processes
@@ -412,7 +481,7 @@ KILLED, FAILED, REFUSED = Attempt(-9, False, False), Attempt(1, False, False), A
         (Setup(4), [Attempt(None, True, False)], None),
         (Setup(4), [Attempt(1, True, False)], (Setup(4), "as before")),
         (Setup(4), [Attempt(-9, True, False), Attempt(-9, True, False)], (Setup(4, pieces=8), "packs in 8 pieces")),
-        (Setup(4, pieces=8), [Attempt(1, True, True)], (Setup(4, pieces=16), "packs in 16 pieces")),
+        (Setup(4, pieces=8), [Attempt(1, True, True)], (Setup(4, pieces=64), "packs in 64 pieces")),
         (Setup(4, pieces=64), [Attempt(1, False, True)], (Setup(4, pieces=64), "as before")),
         (Setup(4), [FAILED, FAILED], (Setup(1), "on one GPU")),
         (Setup(4, weights=True), [FAILED, FAILED], (Setup(4), "without the weights")),
@@ -425,10 +494,37 @@ KILLED, FAILED, REFUSED = Attempt(-9, False, False), Attempt(1, False, False), A
         (Setup(2), [REFUSED], (Setup(2, further_tasks=False), "without further training tasks")),
         (Setup(2, further_tasks=False), [REFUSED], (Setup(2, further_tasks=False, fresh=True), "in a fresh folder")),
         (Setup(2, further_tasks=False, fresh=True), [REFUSED], None),
+        (Setup(2, weights=True), [Attempt(1, True, False), REFUSED], (Setup(2, weights=True), "as before")),
     ],
 )
 def test_what_is_started_next(setup: Setup, attempts: Sequence[Attempt], expected: tuple[Setup, str] | None) -> None:
     assert next_setup(setup, attempts) == expected
+
+
+@pytest.mark.parametrize(
+    ("failure", "tried"),
+    [
+        (KILLED, ["as before", "on one GPU", "on the CPU", "as before", "as before"]),
+        (Attempt(1, False, True), ["packs in 8 pieces", "packs in 64 pieces", "on one GPU", "on the CPU", "packs in 8 pieces"]),
+        (FAILED, ["as before", "without the weights", "on one GPU", "on the CPU", "as before"]),
+        (
+            REFUSED,
+            [
+                "without the weights",
+                "without the overrides of the settings",
+                "without further training tasks",
+                "in a fresh folder",
+            ],
+        ),
+    ],
+)
+def test_whatever_fails_each_time_everything_that_may_help_is_tried(failure: Attempt, tried: list[str]) -> None:
+    setup, attempts, changes = Setup(4, weights=True, overrides=True), [failure], list[str]()
+    while chosen := next_setup(setup, attempts):
+        setup, words = chosen
+        changes.append(words)
+        attempts.append(failure)
+    assert changes == tried
 
 
 def safetensors(end: int, body: int) -> bytes:
@@ -457,9 +553,13 @@ def test_weights_come_from_their_dataset_or_from_beside_the_code(tmp_path: Path)
     code, new, old = tmp_path / "code", tmp_path / "datasets" / "ann" / "w", tmp_path / "w"
     assert find_weights(tmp_path, "", code) is None
     assert find_weights(tmp_path, "ann/w", code) is None
-    for folder, name in ((code / "weights", "weights"), (old, "other"), (new / "sub", "other"), (new / "sub", "weights")):
+    run = tmp_path / "run" / "checkpoints"
+    checkpoints = ((run / f"step-{step:08d}", "weights") for step in (1000, 9000))
+    beside = ((code / "weights", "weights"), (old, "other"), (new / "sub", "other"), (new / "sub", "weights"))
+    for folder, name in (*beside, *checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.safetensors").touch()
+    assert find_weights(tmp_path, "ann/run", code) == run / "step-00009000" / "weights.safetensors"
     assert find_weights(tmp_path, "", code) == code / "weights" / "weights.safetensors"
     assert find_weights(tmp_path, "ann/w", code) == new / "sub" / "weights.safetensors"
     assert find_weights(tmp_path, "bob/w", code) == old / "other.safetensors"

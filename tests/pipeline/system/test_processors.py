@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.system import processors
 from pipeline.system.processors import find_gpus
 
 
-def test_gpus_are_those_that_programs_will_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_those_that_programs_will_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\nprintf 'GPU 0: NVIDIA L4 (UUID: GPU-1)\\nGPU 1: NVIDIA L4 (UUID: GPU-2)\\nodd \\377 line\\n'\n")
     tool.chmod(0o755)
@@ -15,5 +18,12 @@ def test_gpus_are_those_that_programs_will_see(tmp_path: Path, monkeypatch: pyte
     assert find_gpus({}) == ("GPU 0: NVIDIA L4", "GPU 1: NVIDIA L4")
     assert find_gpus({"CUDA_VISIBLE_DEVICES": "1"}) == ("GPU 0: NVIDIA L4",)
     assert find_gpus({"CUDA_VISIBLE_DEVICES": ""}) == find_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == ()
+    listing = tool.read_text()
+    tool.write_text(f"#!/bin/sh\nif [ -e {tmp_path}/ready ]; then {listing[10:-1]}; else touch {tmp_path}/ready; exit 9; fi\n")
+    monkeypatch.setattr(processors, "PAUSE_SECONDS", 0.0)
+    assert find_gpus({}) == ()  # it fails once
+    (tmp_path / "ready").unlink()
+    assert len(find_gpus({}, tries=2)) == 2
+    assert "nvidia-smi found no GPU and is asked again: exit code 9" in caplog.text
     tool.unlink()
-    assert find_gpus({}) == ()
+    assert find_gpus({}, tries=2) == ()
