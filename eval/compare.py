@@ -76,8 +76,10 @@ def format_comparison(found: Comparison, source: str, solutions: Solutions) -> s
         rates: list[Rates] = [getattr(score, field) for field, _, _ in RULES]
         mean, output, whole = (f"{rate.pass_at_2:.2%}" for rate in rates)
         lines.append(f"{name:{width}}  {mean:>15}  {output:>10}  {whole:>14}  {rates[0].pass_at_1:>23.2%}")
+    missing = [(name, score) for name, score in rows if score.missing_outputs]
     union = f"{'any of them':{width}}  {found.union.pass_at_2:>15.2%}  (more than two attempts: a bound, no submission)"
     lines += [union, ""]
+    lines += [f"{name}: no attempt for {plural(len(score.missing_outputs), 'output')}, unsolved" for name, score in missing]
     for name, outputs in found.alone.items():
         lines.append(f"solved only by {name}: {_list(outputs, solutions)}")
     lines.append(f"solved by all: {plural(len(found.by_all), 'output')}")

@@ -139,9 +139,9 @@ def votes_section(results: Sequence[TaskResult]) -> str:
     tests = [test for result in results for test in result.tests if test.agreement is not None]
     if not tests:
         return ""
-    known = any(result.known for result in results)
+    known = any(test.truth is not None for test in tests)
     series = [[0] * _COLUMNS, [0] * _COLUMNS]
-    for test in tests:
+    for test in [test for test in tests if test.truth is not None or not known]:
         column = min(int((test.agreement or 0.0) * _COLUMNS), _COLUMNS - 1)
         series[0 if 1 in test.right or not known else 1][column] += 1
     names = ["attempt 1 right", "attempt 1 not right"] if known else ["test inputs"]

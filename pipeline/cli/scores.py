@@ -7,10 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from augment.task import Solutions
+from augment.grid import Grid, grid_key
+from augment.task import Solutions, TaskId
 from eval.compare import compare, format_comparison
 from eval.files import write_result
-from eval.formatting import format_duration, show_path
+from eval.formatting import format_duration, show_name, show_path
 from eval.provenance import PUZZLES, Scored
 from eval.puzzle_score import PuzzleScore, format_puzzle_score, read_predictions, score_puzzles
 from eval.score import Predictions, Score, format_score, score_predictions
@@ -124,6 +125,8 @@ def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predic
 def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ()) -> tuple[Solutions, str, Scored | None]:
     """Return the solutions to judge by, of the tasks of `folders` if there are any; their name; and what they are."""
     if arguments.solutions:
+        if arguments.max_side is not None or arguments.hold_out:
+            raise ValueError("--max-side and --hold-out choose from sources; with --solutions, that file says what is judged")
         given = read_solutions(arguments.solutions)
         return given, str(arguments.solutions), scored_outputs(given)
     selection = Selection(arguments.max_side, arguments.hold_out)
@@ -137,7 +140,7 @@ def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ())
         solutions = {task_id: grids for source in selected for task_id, grids in source.solutions.items()}
     if not solutions:
         raise ValueError(f"the test outputs of {name} are not known, so there is nothing to judge by")
-    return solutions, name, scored_outputs(solutions, whole, selection)
+    return solutions, name, scored_outputs(solutions, whole)
 
 
 def _solutions_of(run: RunFolder) -> Solutions:
@@ -152,9 +155,13 @@ def _solutions_of(run: RunFolder) -> Solutions:
 
 
 def _known_outputs(tasks: Iterable[KnownTask]) -> Solutions:
-    """Return the test outputs of `tasks`, by id, where they are known; the last of an id counts."""
-    last = {known.task.id: known for known in tasks}
-    return {task_id: known.truth for task_id, known in last.items() if known.truth}
+    """Return the test outputs of `tasks`, by id, where they are known. Raises ValueError where one id has several."""
+    outputs: dict[TaskId, tuple[Grid, ...]] = {}
+    for known in tasks:
+        name, found = known.task.id, known.truth
+        if found and list(map(grid_key, outputs.setdefault(name, found))) != list(map(grid_key, found)):
+            raise ValueError(f"the runs have different tests of task {show_name(name)}: score each of them alone")
+    return outputs
 
 
 def add_curve(commands: Any) -> None:

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from augment.grid import Grid
-from augment.task import TaskId
 from eval.compare import describe_change
 from eval.files import write_json
 from eval.formatting import show_path, show_value
@@ -28,12 +26,12 @@ from pipeline.cli.options import (
 from pipeline.config import BuildConfig, Leakage, override, read_config, resumed
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
-from pipeline.data.sources import Selection, load_source
+from pipeline.data.sources import Selection, Source, load_source
 from pipeline.jobs.arc import ArcJob, leave_submission
 from pipeline.jobs.networks import end_with_run, further_networks
 from pipeline.jobs.puzzles import PuzzleJob, leave_questions, predict_rounds
 from pipeline.jobs.record import record_if_usable
-from pipeline.reports.run_folder import public_sources
+from pipeline.reports.run_folder import known_tasks, public_sources
 from pipeline.system.time_limit import Budget
 from submission.format import fill_submission
 
@@ -257,13 +255,13 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
         less["the judges"] = votes
     elif len(folders) > 1:
         less = {show_path(one): tally([folder for folder in folders if folder != one], dataset) for one in folders}
-    solutions: dict[TaskId, tuple[Grid, ...]] = {}
+    sources: list[Source] = []
     try:
-        for spec in (arguments.source or public_sources(dataset)) if less else ():
-            solutions |= load_source(spec).solutions
+        sources = [load_source(spec) for spec in (arguments.source or public_sources(dataset))] if less else []
     except (ValueError, FileNotFoundError) as error:
         logger.warning("no score: %s", error)
-    known = {task.id: solutions[task.id] for task in tasks if task.id in solutions}
+    stored = {task.id: task for task in tasks}
+    known = {each.task.id: each.truth for each in known_tasks(stored, stored, sources) if each.truth}
     for left_out, rest in less.items():
         without = fill_submission(tasks, rest.predictions(tasks, arguments.ranking)).submission
         print(f"without {left_out}: {describe_change(pooled, without, known)}")

@@ -105,13 +105,14 @@ def _merge(
     """Return the tasks of all sources by id, with distinct pairs by key, without `dropped` ones, and tests in their order.
 
     Besides, the weight of each pair, task after task: what a source has of a task is drawn by the weight of the source; a pair
-    of several belongs to the first of them.
+    of several belongs to the one with the largest weight, the first of such.
     """
     unwanted = {(leak.trained.task, pair_key(leak.pair)) for leak in dropped if leak.pair}
     generators = {(leak.trained.source, leak.trained.task) for leak in dropped if not leak.pair}
     pairs: dict[TaskId, dict[tuple[bytes, bytes], tuple[Pair, int]]] = {}
     ordered = [*sorted(sources, key=_rank), *sorted(train_sources, key=_rank)]
-    for number, source in enumerate(ordered):
+    by_weight = sorted(enumerate(ordered), key=lambda each: -each[1].weight)
+    for number, source in by_weight:
         roles = ([source], []) if number < len(sources) else ([], [source])
         for place, pair in training_pairs(*roles):
             if (place.task, pair_key(pair)) not in unwanted and (place.source, place.task) not in generators:

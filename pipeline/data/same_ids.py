@@ -33,13 +33,15 @@ class _Place:
         return not self.solved, self.follows, source_label(self.source), content_hash([self.task])
 
     def keys(self) -> set[object]:
-        """Return what is equal for equal pairs and equal test inputs."""
+        """Return what is equal for equal pairs and equal inputs; outputs of tests to solve are not looked at."""
         alone = replace(self.source, tasks=(self.task,))
-        return {pair_key(pair) for _, pair in training_pairs([], [alone])} | {grid_key(grid) for grid in self.task.test}
+        pairs = training_pairs(*(([alone], []) if self.solved else ([], [alone])))
+        inputs = (*self.task.test, *(pair.input for pair in self.task.train))
+        return {pair_key(pair) for _, pair in pairs} | {grid_key(grid) for grid in inputs}
 
 
 def tell_apart(sources: Sequence[Source], train_sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
-    """Return both, with new ids for tasks to train on that share their id with another task, but no pair and no test input.
+    """Return both, with new ids for tasks to train on that share their id with another task, but no pair and no input.
 
     A new id has the name of the source in front. A task to solve keeps its id, and where there is none, the first by the names
     of the sources. The log says what was told apart, and how many tasks are the same in several sources.

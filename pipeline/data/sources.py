@@ -46,7 +46,8 @@ A source is one of:
                                     - . or a space in place of _; .json.gz is read as well
   rearc:PATH                        a folder or zip of {task id}.json, each a list of pairs (Re-ARC): demonstrations
                                     without tests, to train on
-With @W behind, its tasks are drawn W times as often in training: arc1:evaluation@2; those of several sources for each of them.
+With @W behind, its tasks are drawn W times as often in training: arc1:evaluation@2; those of several sources for each of them
+that has pairs of its own, and a pair of several belongs to the one with the largest W.
 """
 
 SPLITS = ("training", "evaluation", "test")
@@ -77,7 +78,8 @@ def load_source(spec: str, with_solutions: bool = True, max_side: int | None = N
 
     With "@2" behind, say, its tasks are drawn twice as often; a file or folder whose name ends so is not meant.
     Without solutions, no solutions file is opened and outputs that come inside task files are left unread. Tasks that cannot be
-    read are left out where they show a side over `max_side`; with `lenient` in any case, and a line counts them.
+    read are left out where they show a side over `max_side`; with `lenient`, for training, in any case, and a line counts them;
+    a task may then have no tests.
     Raises ValueError (unknown source, bad data) or FileNotFoundError: one line, naming the file, task and pair.
     """
     spec, weight = _split_weight(spec)
@@ -90,7 +92,7 @@ def load_source(spec: str, with_solutions: bool = True, max_side: int | None = N
             "kaggle:DIR[:training|evaluation|test], json:PATH or rearc:PATH"
         )
     faults: dict[TaskId, str] = {}
-    reading = Reading(with_solutions, max_side, faults)
+    reading = Reading(with_solutions, max_side, faults, tests_required=not lenient)
     try:
         tasks, solutions = _LOADERS[kind](spec, rest, reading)
     except FileNotFoundError:
@@ -266,11 +268,14 @@ def _load_rearc(spec: str, rest: str, reading: Reading) -> TasksAndSolutions:
 def _index_by_id(names: Sequence[str], where: str, ignored: str = "", nested: bool = False) -> list[tuple[TaskId, int]]:
     """Return (id, position in `names`) of `{id}.json`, by id; `nested` ones of equal names are told apart by their paths."""
     found: dict[TaskId, int] = {}
-    paths = [PurePath(name.removesuffix(".gz")) for name in names]
-    often = {stem for stem, times in Counter(path.stem for path in paths).items() if nested and times > 1}
-    for i, (name, path) in enumerate(zip(names, paths, strict=True)):
-        if path.suffix != ".json" or path.name == ignored or any(part.startswith(".") for part in path.parts):
-            continue
+    paths = [(i, name, PurePath(name.removesuffix(".gz"))) for i, name in enumerate(names)]
+    paths = [
+        (i, name, path)
+        for i, name, path in paths
+        if path.suffix == ".json" and path.name != ignored and not any(part.startswith(".") for part in path.parts)
+    ]
+    often = {stem for stem, times in Counter(path.stem for _, _, path in paths).items() if nested and times > 1}
+    for i, name, path in paths:
         try:
             path.stem.encode()
         except UnicodeEncodeError as error:

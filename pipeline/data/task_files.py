@@ -33,6 +33,8 @@ class Reading:
     """A task that cannot be read and shows a larger side, in a demonstration or a test input, would not be chosen: no fault."""
     faults: dict[TaskId, str] | None = None
     """What is wrong with tasks that cannot be read, by id; None: the first of them raises."""
+    tests_required: bool = True
+    """Otherwise a task without tests is one to train on."""
     left_out: set[TaskId] = field(default_factory=set)
     """Ids of tasks that are there, but were not read."""
 
@@ -115,9 +117,9 @@ def build_tasks(document: object, where: str, reading: Reading) -> TasksAndSolut
     tasks, solutions = [], {}
     for task_id, content in document.items():
         with reading.note(task_id, content):
-            task, outputs = _build_task(task_id, content, f"{where}: task {show_name(task_id)}", reading.with_solutions)
+            task, outputs = _build_task(task_id, content, f"{where}: task {show_name(task_id)}", reading)
             tasks.append(task)
-            if len(outputs) == len(task.test):
+            if task.test and len(outputs) == len(task.test):
                 solutions[task_id] = outputs
     return tuple(tasks), solutions
 
@@ -151,20 +153,22 @@ def _shows_larger(content: object, side: int) -> bool:
     return any(len(each) > side for each in lists)
 
 
-def _build_task(task_id: TaskId, content: object, at: str, with_outputs: bool) -> tuple[Task, tuple[Grid, ...]]:
+def _build_task(task_id: TaskId, content: object, at: str, reading: Reading) -> tuple[Task, tuple[Grid, ...]]:
     """Return the task and those outputs of its tests that are there; one that is absent or null is unknown."""
+    if not reading.tests_required and isinstance(content, dict):
+        content = {"test": [], **content}
     demonstrations, tests = _get_values(content, ("train", "test"), at)
     train = _build_demonstrations(demonstrations, at)
     if not isinstance(tests, list):
         raise ValueError(f"{at}: expected a list of test inputs, got {show_kind(tests)}")
-    if not tests:
+    if not tests and reading.tests_required:
         raise ValueError(f"{at}: has no test inputs")
     inputs, outputs = [], []
     for i, test in enumerate(tests):
         place = f"{at}, test input {i}"
         (rows,) = _get_values(test, ("input",), place)
         inputs.append(parse_grid(rows, place))
-        if with_outputs and test.get("output") is not None:
+        if reading.with_solutions and test.get("output") is not None:
             outputs.append(parse_grid(test["output"], f"{place}, its output"))
     return Task(task_id, train, tuple(inputs)), tuple(outputs)
 

@@ -145,7 +145,7 @@ class ArcJob:
         submission = read_submission(self.out / "submission.json")
         score = score_predictions({task.id: submission[task.id] for task in tasks if task.id in solutions}, solutions)
         basis, stayed = self._basis(basis_of(ballot, tasks, dataset))
-        record, scored = record_if_usable(self.out), scored_outputs(solutions, whole, self.selection)
+        record, scored = record_if_usable(self.out), scored_outputs(solutions, whole)
         provenance = Provenance("it is not recorded", basis, record.weights if record else "", scored=scored)
         ranks = {
             task.id: [ballot.rank(task.id, index, grid, ranking) for index, grid in enumerate(solutions[task.id])]

@@ -81,7 +81,7 @@ def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Re
     solutions = {each.task.id: each.truth for each in known if each.truth}
     predictions = {task_id: attempts for task_id, attempts in folder.submission.items() if task_id in solutions}
     provenance = provenance_beside(folder.submission_path)
-    scored = scored_outputs(solutions, [*whole, *others], selection)
+    scored = scored_outputs(solutions, [*whole, *others])
     return replace(
         report,
         folder=shlex.quote(str(folder.path)),

@@ -4,7 +4,8 @@ Shared by `show`, `compare` and `report`. Everything but the submission may be m
 a submission of another system has no votes.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from augment.canvas import Tokens
 from augment.grid import Grid, grid_key
 from augment.task import Task, TaskId
 from eval.decode import read_dataclass
-from eval.files import read_object
+from eval.files import read_file, read_object
 from eval.formatting import show_name, show_path
 from eval.results import Attempt, Draft, DraftUnit, TaskResult, TestResult
 from eval.vote import Ballot
@@ -90,8 +91,10 @@ class RunFolder:
 
     @cached_property
     def votes(self) -> VoteFile | None:
-        """`votes.json`; None where there is none."""
-        return read_dataclass(VoteFile, self.submission_path.with_name(VOTES_FILE))
+        """`votes.json`; None where there is none, or one of another submission."""
+        votes = read_dataclass(VoteFile, self.submission_path.with_name(VOTES_FILE))
+        own = votes is None or votes.submission in ("", hashlib.sha256(read_file(self.submission_path)).hexdigest())
+        return votes if own else None
 
     @cached_property
     def dataset(self) -> TaskDataset | None:
@@ -131,26 +134,12 @@ class RunFolder:
             return [], []
 
     def tasks(self, sources: Sequence[Source], name: str = "", with_dataset: bool = True) -> list[KnownTask]:
-        """Return the tasks of the submission, in its order, that `sources` or the dataset know.
+        """Return the tasks of the submission, in its order, that `sources` or the dataset know, as `known_tasks` does.
 
-        A source counts for a task if its test inputs, or its last demonstration (`--hold-out`), are those of the dataset. A
-        task that only the dataset has comes without outputs. Raises ValueError if no task is known, or if the sources that the
-        user named (`name`) know none.
+        Raises ValueError if no task is known, or if the sources that the user named (`name`) know none.
         """
-        known: dict[TaskId, list[KnownTask]] = {}
-        for source in [*sources, *map(hold_out, sources)]:
-            for task in source.tasks:
-                known.setdefault(task.id, []).append(KnownTask(task, source.solutions.get(task.id)))
         stored = {task.id: task for task in self.dataset.tasks_to_solve()} if with_dataset and self.dataset else {}
-        found = []
-        for task_id in self.submission:
-            own = stored.get(task_id)
-            fitting = [each for each in known.get(task_id, ()) if own is None or _same_tests(each.task, own)]
-            if fitting:
-                truths = [each.truth for each in fitting if each.truth and _same_tests(each.task, fitting[0].task)]
-                found.append(replace(fitting[0], truth=truths[0] if truths else None))
-            elif own is not None:
-                found.append(KnownTask(own))
+        found = known_tasks(self.submission, stored, sources)
         if name and all(each.task is stored.get(each.task.id) for each in found):
             named = ", ".join(list(self.submission)[:5])
             raise ValueError(f"{name} does not have the tasks of {self.path} ({named}, ...)")
@@ -160,8 +149,8 @@ class RunFolder:
 
     def result(self, known: KnownTask, with_votes: bool = True) -> TaskResult:
         """Return the result of a task, with the votes of the candidates where they were kept. Raises ValueError."""
-        ballot = self.ballot if with_votes else None
-        return result_of(known, self.submission, ballot, f"{show_path(self.submission_path)}: ")
+        ballot, ranking = self.ballot if with_votes else None, self.votes.ranking if self.votes else ""
+        return result_of(known, self.submission, ballot, f"{show_path(self.submission_path)}: ", ranking or "count")
 
     def reported_results(self, known: Sequence[KnownTask], notes: list[str]) -> list[TaskResult]:
         """Return the results of tasks with the votes and drafts that the run kept; adds to `notes` what could not be read."""
@@ -192,6 +181,28 @@ class RunFolder:
         return results
 
 
+def known_tasks(task_ids: Iterable[TaskId], stored: Mapping[TaskId, Task], sources: Sequence[Source]) -> list[KnownTask]:
+    """Return those of `task_ids`, in order, that `sources` or a dataset know, whose tasks to solve are `stored` by id.
+
+    A source counts for a task if its test inputs, or its last demonstration (`--hold-out`), are those of the dataset. A task
+    that only the dataset has comes without outputs.
+    """
+    known: dict[TaskId, list[KnownTask]] = {}
+    for source in [*sources, *map(hold_out, sources)]:
+        for task in source.tasks:
+            known.setdefault(task.id, []).append(KnownTask(task, source.solutions.get(task.id)))
+    found = []
+    for task_id in task_ids:
+        own = stored.get(task_id)
+        fitting = [each for each in known.get(task_id, ()) if own is None or _same_tests(each.task, own)]
+        if fitting:
+            truths = [each.truth for each in fitting if each.truth and _same_tests(each.task, fitting[0].task)]
+            found.append(replace(fitting[0], truth=truths[0] if truths else None))
+        elif own is not None:
+            found.append(KnownTask(own))
+    return found
+
+
 def public_sources(dataset: TaskDataset) -> list[str]:
     """Return the public sources that the tests of a dataset come from."""
     sources = dataset.manifest.get("sources")
@@ -200,18 +211,20 @@ def public_sources(dataset: TaskDataset) -> list[str]:
     return [name for name in names if name in PUBLIC_SOURCES]
 
 
-def result_of(known: KnownTask, submission: PartialSubmission, ballot: Ballot | None = None, where: str = "") -> TaskResult:
+def result_of(
+    known: KnownTask, submission: PartialSubmission, ballot: Ballot | None = None, where: str = "", ranking: str = "count"
+) -> TaskResult:
     """Return the result of a task in `submission`, with the votes of `ballot`. Raises ValueError, beginning with `where`."""
     task, given, tests = known.task, submission.get(known.task.id, []), []
     if given and len(given) != len(task.test):
         raise ValueError(f"{where}task {show_name(task.id)}: {len(task.test)} test inputs, but attempts for {len(given)}")
     for index in range(len(task.test)):
-        grids = given[index] if given else ()
+        grids = given[index] if given else (None, None)
         truth = known.truth[index] if known.truth else None
         if ballot is None:
             tests.append(TestResult(tuple(map(Attempt, grids)), truth=truth))
             continue
-        ranked = enumerate(ballot.top(task.id, index, None), start=1)
+        ranked = enumerate(ballot.top(task.id, index, None, ranking), start=1)
         places = {grid_key(candidate.grid): (candidate.count, place) for place, candidate in ranked}
         votes = [None if grid is None else places.get(grid_key(grid), (0, 0))[0] for grid in grids]
         truth_votes, rank = (None, None) if truth is None else places.get(grid_key(truth), (0, 0))

@@ -36,6 +36,13 @@ def test_the_text_has_a_row_for_each_the_union_and_the_pooled_votes() -> None:
     assert lines[-1] == "the pooled votes rest on those of 2 of these"
 
 
+def test_what_a_submission_leaves_out_is_told() -> None:
+    less = {task: entries for task, entries in FIRST.items() if task != "b"}
+    lines = format_comparison(compare({"x": FIRST, "y": less}, SOLUTIONS), "s", SOLUTIONS).splitlines()
+    assert "y: no attempt for 2 outputs, unsolved" in lines
+    assert not any(line.startswith("x: no attempt") for line in lines)
+
+
 def test_the_text_and_the_json_say_what_each_submission_rests_on() -> None:
     basis = Basis(("step 5, trained on abababababab",), 8, 16, "ab" * 32, Audited(2, "drop", 4, 0))
     scored = Scored(3, 4, "cd" * 32, "made up")

@@ -15,6 +15,7 @@ from augment.grid import Grid
 from augment.task import Pair, Task
 from eval.report.gallery import describe_votes, gallery_data
 from eval.report.page import Report, make_page
+from eval.report.summary import votes_section
 from eval.results import Attempt, Draft, TaskResult, TestResult
 from tests.eval.report.examples import FATES, HOSTILE, Reader, example_report
 
@@ -81,6 +82,11 @@ def test_without_solutions_the_page_says_so_and_judges_nothing() -> None:
     (task,) = data_of(page)
     assert (task["known"], task["missed"], task["tests"][0]["truth"]) == (False, None, None)
     assert [attempt["verdict"] for attempt in task["tests"][0]["attempts"]] == [None, None]
+
+
+def test_tests_whose_outputs_are_not_known_are_neither_right_nor_wrong() -> None:
+    page = votes_section([FATES["first"], FATES["secret"]])
+    assert "1 of 1 right ones and 0 of 0 wrong ones have half or more" in page
 
 
 def test_puzzles_have_a_score_and_no_gallery() -> None:

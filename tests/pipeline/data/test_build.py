@@ -109,6 +109,9 @@ def test_what_a_source_has_of_a_task_is_drawn_by_its_weight(tmp_path: Path, capl
     assert build([question], [LESSONS, more], SMALL).data_hash == dataset.data_hash
     dataset.save(tmp_path)
     assert load_dataset(tmp_path).data_hash == dataset.data_hash
+    largest = build([QUESTION], [replace(more, weight=4.0), LESSONS], SMALL)
+    weights = dict(zip(largest.task_ids, np.split(largest.pair_weight, largest.pair_start[1:-1]), strict=True))
+    assert sorted(weights["q"].tolist()) == [1.0, 1.0, 1.0, 1.0, 1.0]  # the pair of both is one of its four
     evenly = build([QUESTION], [LESSONS], SMALL)
     assert evenly.pair_weight is None
     assert evenly.data_hash == build([replace(QUESTION, weight=3.0)], [replace(LESSONS, weight=3.0)], SMALL).data_hash

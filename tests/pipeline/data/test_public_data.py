@@ -46,11 +46,15 @@ def test_both_versions_of_the_evaluation_of_arc_2_are_told_apart_and_from_any_ot
 def test_a_selection_is_called_one() -> None:
     selection = Selection(max_side=6)
     (whole,), (chosen,) = selection.load(["arc1:evaluation"])
-    scored = scored_outputs(chosen.solutions, [whole], selection)
+    scored = scored_outputs(chosen.solutions, [whole])
     assert scored.version == "a selection of: ARC-AGI-1 evaluation, as published at aa922be"
     held = Selection(hold_out=True)
-    scored = scored_outputs(held.apply(whole).solutions, [whole], held)
-    assert scored.version.startswith("demonstrations held out of: ")
+    scored = scored_outputs(held.apply(whole).solutions, [whole])
+    assert scored.version == "demonstrations held out of: ARC-AGI-1 evaluation, as published at aa922be"
+    other = chosen.solutions | {next(iter(chosen.solutions)): (np.zeros((1, 1), np.uint8),)}
+    assert (
+        scored_outputs(other, [whole]).version == "other outputs than those of: ARC-AGI-1 evaluation, as published at aa922be"
+    )
 
 
 def test_what_nobody_has_published_is_not_named() -> None:

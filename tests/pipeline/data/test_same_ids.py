@@ -55,6 +55,16 @@ def test_what_shares_a_pair_or_a_test_input_is_one_task(caplog: pytest.LogCaptur
     assert ids(tell_apart([], train[:2])[1]) == [["1"], ["json:b/1"]]
 
 
+def test_what_is_one_task_does_not_depend_on_the_answers() -> None:
+    solved, shown = task_of(1), Task("1", (Pair(row(1, 1, 1, 1), row(0, 0)), Pair(row(5), row(6))), (row(7),))
+    lesson = Task("1", (Pair(row(3), row(0, 0)),), (row(8),))  # its output only is that of the test
+    for answers in (True, False):
+        sources, trained = tell_apart([source_of("json:a", solved, solved=answers)], [source_of("json:b", shown)])
+        assert ids([*sources, *trained]) == [["1"], ["1"]]
+        sources, trained = tell_apart([source_of("json:a", solved, solved=answers)], [source_of("json:c", lesson)])
+        assert ids([*sources, *trained]) == [["1"], ["json:c/1"]]
+
+
 def test_a_task_to_solve_keeps_its_id_and_its_view_of_the_answer_is_still_a_leak() -> None:
     solved = source_of("json:z", task_of(1), solved=True)
     shown = Task("1", (Pair(row(1, 1, 1, 1), row(0, 0)),), (row(6),))

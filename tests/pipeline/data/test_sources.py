@@ -272,6 +272,26 @@ def test_packed_files_are_what_is_in_them(tmp_path: Path) -> None:
     assert outputs_of(load_source(f"json:{tmp_path}/packed/a.json.gz")) == {"a": OUTPUTS}
 
 
+def test_other_files_beside_tasks_do_not_change_their_ids(tmp_path: Path) -> None:
+    content = json.dumps(TASK)
+    with zipfile.ZipFile(tmp_path / "tasks.zip", "w") as file:
+        for name in ("sub/abc.json", "sub/abc.png", ".old/abc.json"):
+            file.writestr(name, content)
+    (tmp_path / "folder" / "sub").mkdir(parents=True)
+    (tmp_path / "folder" / "sub" / "abc.json").write_text(content)
+    for name in ("tasks.zip", "folder"):
+        assert [task.id for task in load_source(f"json:{tmp_path}/{name}").tasks] == ["abc"]
+
+
+@pytest.mark.parametrize("given", [{"test": []}, {}])
+def test_a_task_without_tests_is_one_to_train_on(tmp_path: Path, given: Json) -> None:
+    (tmp_path / "abc.json").write_text(json.dumps({"train": TASK["train"], **given}))
+    (task,) = load_source(f"json:{tmp_path}", lenient=True).tasks
+    assert (len(task.train), task.test) == (len(TASK["train"]), ())
+    with pytest.raises(ValueError, match=r'has no (test inputs|"test")'):
+        load_source(f"json:{tmp_path}")
+
+
 def test_challenges_in_a_zip_are_to_be_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("arc-agi_test_challenges.json", json.dumps({"t": TASK}))

@@ -1,0 +1,90 @@
+"""What is read back from a run folder belongs together: tests and their truths, a submission and its votes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.cli.main import main
+from pipeline.data.sources import Selection, hold_out, load_source
+from pipeline.reports.run_folder import KnownTask, RunFolder, known_tasks, result_of
+from tests.grids import cell
+from tests.pipeline.tiny import tiny_source, write_kaggle
+from tests.pipeline.tinyrun import call, write_run
+
+SOURCE = tiny_source(3, 4, "task")
+
+
+def test_the_truth_of_a_held_out_test_is_that_demonstration() -> None:
+    held = hold_out(SOURCE)
+    stored = {task.id: task for task in held.tasks}
+    (first, *_) = known_tasks(stored, stored, [SOURCE])
+    assert first.truth is not None
+    assert [grid.tolist() for grid in first.truth] == [SOURCE.tasks[0].train[-1].output.tolist()]
+    (first, *_) = known_tasks(stored, {}, [SOURCE])  # without a dataset nothing says that it was held out
+    assert first.truth is not None
+    assert [grid.tolist() for grid in first.truth] == [grid.tolist() for grid in SOURCE.solutions["task000"]]
+
+
+def test_what_a_vote_adds_is_judged_by_the_tests_of_its_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = write_kaggle(tmp_path / "kaggle", SOURCE, "evaluation", with_solutions=True)
+    held = Selection(hold_out=True).apply(load_source(spec))
+    right = [(number, held.solutions[task.id][0], 0.9) for number, task in enumerate(held.tasks)]
+    for name, votes in (("good", right), ("bad", [(number, cell(0), 0.9) for number, _, _ in right])):
+        write_run(tmp_path / name, held, votes * (2 if name == "good" else 1), name)
+    votes = [tmp_path / name / "candidates" for name in ("good", "bad")]
+    words = ("--candidates", *votes, "--source", spec, "--out", tmp_path / "out" / "submission.json")
+    assert call("vote", "--data", tmp_path / "good" / "dataset", *words) == 0
+    assert (
+        "bad/candidates: other attempts for 4 of 4 test inputs, pass@2 100.00% in place of 100.00%" in capsys.readouterr().out
+    )
+
+
+def test_votes_of_another_submission_are_none(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", SOURCE, [(0, cell(1), 0.9)])
+    assert RunFolder(tmp_path / "run").votes is not None
+    path = tmp_path / "run" / "submission.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"task000": [{"attempt_1": [[2]], "attempt_2": [[3]]}]}))
+    assert RunFolder(tmp_path / "run").votes is None
+    (known, *_) = RunFolder(tmp_path / "run").tasks([SOURCE])
+    (result,) = RunFolder(tmp_path / "run").reported_results([known], [])
+    assert [attempt.votes for attempt in result.tests[0].attempts] == [None, None]
+
+
+def test_a_task_that_was_not_tried_has_two_missing_attempts() -> None:
+    result = result_of(KnownTask(SOURCE.tasks[0], SOURCE.solutions["task000"]), {"task000": []})
+    assert [attempt.grid for attempt in result.tests[0].attempts] == [None, None]
+    assert result.tests[0].predicted
+    assert "fallback" not in result.tags
+
+
+def test_places_are_those_of_the_ranking_of_the_run(tmp_path: Path) -> None:
+    often, sure = cell(1), cell(2)
+    write_run(tmp_path / "run", SOURCE, [(0, often, 0.1), (0, often, 0.1), (0, sure, 0.9)])
+    path = tmp_path / "run" / "votes.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"ranking": "probability-sum"}))
+    run = RunFolder(tmp_path / "run")
+    result = run.result(KnownTask(SOURCE.tasks[0], (sure,)))
+    assert result.tests[0].truth_rank == 1
+
+
+def test_runs_on_different_tests_of_one_task_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = write_kaggle(tmp_path / "kaggle", SOURCE, "evaluation", with_solutions=True)
+    whole = load_source(spec)
+    write_run(tmp_path / "whole", whole, [(0, cell(1), 0.9)])
+    write_run(tmp_path / "held", hold_out(whole), [(0, cell(1), 0.9)])
+    assert call("compare", tmp_path / "whole", tmp_path / "held", "--source", spec) == 2
+    assert "the runs have different tests of task task000: score each of them alone" in capsys.readouterr().err
+    assert call("compare", tmp_path / "held", "--source", spec) == 0
+    assert "demonstrations held out of: no public data" in capsys.readouterr().out
+
+
+def test_a_file_of_solutions_says_itself_what_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "run", SOURCE, [(0, cell(1), 0.9)])
+    solutions = tmp_path / "solutions.json"
+    known = {task_id: [np.asarray(grid).tolist() for grid in grids] for task_id, grids in SOURCE.solutions.items()}
+    solutions.write_text(json.dumps(known))
+    path = str(tmp_path / "run" / "submission.json")
+    assert main(["score", path, "--solutions", str(solutions), "--max-side", "3"]) == 2
+    assert "with --solutions, that file says what is judged" in capsys.readouterr().err
