@@ -8,6 +8,7 @@ import logging
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def run(
             logger.warning("%s: cannot be written (%s); a resumed run would predict from the beginning", marker, error.strerror)
     job.predict(accelerator, dtype, weights, dataset, config.predict, budget, predicting)
     if accelerator.is_main_process:
-        marker.unlink(missing_ok=True)
+        with suppress(OSError):  # it is there still; a resumed run would only predict what is missing, which is nothing
+            marker.unlink(missing_ok=True)
         stopwatch.lap("predict")
         if report:
             leave_report(out, whole)

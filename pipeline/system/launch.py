@@ -54,7 +54,7 @@ def launch(arguments: Sequence[str]) -> int:
     from torch.distributed.run import main  # noqa: PLC0415
 
     try:
-        main(list(arguments))
+        main(["--log-dir", os.devnull, *arguments])  # else it leaves an empty folder in that for temporary files
     except ChildFailedError as error:
         first = error.get_first_failure()[1].exitcode
         killed = [failure.exitcode for failure in error.failures.values() if failure.exitcode < 0]

@@ -268,7 +268,8 @@ def differences(weights: Weights, config: Config) -> list[str]:
     """Return in names what of `weights` differs from the network of `config` on canvases and colors of theirs."""
     own = weights.config.model
     model = replace(config.model, vocabulary=own.vocabulary, canvas_side=own.canvas_side)
-    return _differences(weights, make_network(model, config.memory, 1, 1, 0))
+    with torch.device("meta"):  # only names and shapes are compared
+        return _differences(weights, make_network(model, config.memory, 1, 1, 0))
 
 
 def _differences(weights: Weights, network: Network) -> list[str]:

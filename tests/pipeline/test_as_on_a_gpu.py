@@ -78,7 +78,7 @@ def test_the_run_that_the_notebook_starts_is_packed_and_compiled(
 ) -> None:
     source = write_kaggle(tmp_path / "input", tiny_source(2, 4, "test"), "test", with_solutions=False)
     tasks = load_source(source).tasks
-    overrides = (*TINY, "model.convolution=0", "train.steps=4", f"train.precision={precision}")
+    overrides = (*TINY, "train.execution=auto", "model.convolution=0", "train.steps=4", f"train.precision={precision}")
     settings = KaggleSettings("me", "arc-prize", overrides=overrides)
     assert {PRESETS[name].train.execution for name in (settings.preset, "charm-arc1", "charm-arc2")} == {"auto"}
     log = Log(tmp_path / "log")

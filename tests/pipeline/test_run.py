@@ -208,6 +208,33 @@ def test_a_report_has_as_much_time_as_the_program_took_to_start() -> None:
     assert pipeline.run.before_report(Budget(None, 0.0)).remaining() == math.inf
 
 
+@pytest.mark.parametrize(
+    ("left", "failure", "message"),
+    [
+        (1.0, None, "no time left for a report; `python -m pipeline report RUN` makes it"),
+        (60.0, subprocess.TimeoutExpired("report", 60.0), "the report was not ready in time; `python -m pipeline report RUN`"),
+        (60.0, subprocess.CalledProcessError(2, "report", stderr="a line\nthe reason\n"), "no report: the reason"),
+        (60.0, subprocess.CalledProcessError(2, "report", stderr=""), "no report: no message"),
+        (None, OSError(12, "Cannot allocate memory"), "no report: [Errno 12] Cannot allocate memory"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_a_line_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reports: None, left: float | None,
+    failure: Exception | None, message: str,
+) -> None:  # fmt: skip
+    limits = []
+
+    def fail(*_: object, timeout: float | None, **__: object) -> None:
+        limits.append(timeout)
+        assert failure is not None
+        raise failure
+
+    monkeypatch.setattr(pipeline.run.subprocess, "run", fail)
+    pipeline.run.leave_report(Path("RUN"), Budget(left, time.monotonic()))
+    assert message in caplog.text
+    assert limits == ([] if failure is None else [left if left is None else pytest.approx(left, abs=5.0)])
+
+
 def test_the_report_is_written_without_torch(out: Path) -> None:
     (out / "report.html").unlink(missing_ok=True)
     assert (out / "drafts.safetensors").is_file()
@@ -282,8 +309,7 @@ def test_a_training_that_is_resumed_keeps_the_precision_that_was_measured(
     words = ("train", "--data", finished[0] / "dataset", "--out", tmp_path, "--set", "train.precision=auto")
     for steps, speedup, more in ((2, 9.0, ()), (4, 0.1, ("--resume",))):
         monkeypatch.setattr(pipeline.device, "bfloat16_speedup", lambda speedup=speedup: speedup)
-        preset = ("--preset", "demo", *SETTINGS, "--set", "train.execution=eager")
-        assert call(*words[:5], *preset, *words[5:], "--set", f"train.steps={steps}", *more) == 0
+        assert call(*words[:5], "--preset", "demo", *SETTINGS, *words[5:], "--set", f"train.steps={steps}", *more) == 0
     assert read_config(tmp_path / "config.json").train.precision == "bfloat16"
 
 

@@ -24,6 +24,7 @@ TINY = (
     "train.pack_tokens=120",
     "train.log_steps=2",
     "train.precision=float32",
+    "train.execution=eager",
     "optimizer.warmup_steps=0",
     "predict.views=4",
     "predict.round_views=2",

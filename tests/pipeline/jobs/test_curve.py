@@ -67,7 +67,7 @@ def test_arc_runs_have_a_curve_of_pass_at_2_and_their_own_sources(
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     spec = write_kaggle(tmp_path / "kaggle", tiny_source(1, 3, "t"), "evaluation", with_solutions=True)
-    run = train_run(tmp_path / "run-0", "--source", spec, "--set", "train.execution=eager", preset="demo")
+    run = train_run(tmp_path / "run-0", "--source", spec, preset="demo")
     files = ("--views", 4, "--json", tmp_path / "curve.json", "--png", tmp_path / "curve.png")
     capsys.readouterr()
     assert call("curve", run, *files) == 0

@@ -27,7 +27,7 @@ def words_of_run(folder: Path, *settings: str) -> list[str]:
     """A run on tiny tasks in `folder`/kaggle, without its --out."""
     write_kaggle(folder / "kaggle", tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
     words = ["run", "--source", f"kaggle:{folder}/kaggle:evaluation", "--preset", "demo"]
-    return words + [word for setting in (*TINY, "train.execution=eager", *settings) for word in ("--set", setting)]
+    return words + [word for setting in (*TINY, *settings) for word in ("--set", setting)]
 
 
 def script(path: Path, program: str) -> Path:
@@ -81,8 +81,8 @@ def test_two_networks_of_other_seeds_train_on_one_dataset_and_their_votes_are_po
 
 def test_a_run_without_further_votes_keeps_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out, words = tmp_path / "out", words_of_run(tmp_path, "train.steps=3")
-    with pytest.MonkeyPatch.context() as patched:  # it does not find the program
-        patched.setattr(networks, "program_environment", lambda: os.environ | {"PYTHONSAFEPATH": "1"})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(networks.sys, "executable", str(script(tmp_path / "python", "raise SystemExit(1)")))
         assert call(*words, "--out", out, "--networks", 2) == 0
     assert "ended with exit code 1; the votes that are there count: " in caplog.text
     votes = json.loads((out / "votes.json").read_text())
@@ -147,9 +147,8 @@ def test_a_further_network_that_does_not_end_is_killed(
 
 def test_a_further_network_that_crashes_says_why_and_no_more() -> None:
     program = "from pipeline.jobs.networks import end_with_run; end_with_run(); raise RuntimeError('the reason')"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], env=os.environ | {networks.FURTHER: "1"}, stdin=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    environment = networks.program_environment() | {networks.FURTHER: "1"}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr is not None
     assert process.stderr.read().splitlines()[-1] == b"RuntimeError: the reason"
     assert process.wait() == 1

@@ -305,7 +305,7 @@ def test_weights_and_overrides_that_are_refused_are_left_out_and_reported_in_the
         outcome.show()
 
 
-IGNORES_SIGTERM = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(300)"
+IGNORES_SIGTERM = "import signal, time; signal.signal(15, signal.SIG_IGN); print('there', flush=True); time.sleep(300)"
 
 
 def test_a_program_that_hangs_is_ended_with_all_that_it_started(stage: Stage) -> None:
@@ -317,8 +317,9 @@ signal.signal(15, signal.SIG_IGN)
 time.sleep(300)
 """
     started = time.monotonic()
-    outcome = stage.play(hang, limit="8s", reserve="6s")
-    assert time.monotonic() - started < 8
+    stage.monkeypatch.setattr(kernel, "HARD_SHARE", 0.9)
+    outcome = stage.play(hang, limit="10s", reserve="6s")
+    assert time.monotonic() - started < 10
     assert stage.submitted() == {(5, 1, 1)}
     assert outcome.attempts[0].code is None
     pid = int((stage.folder / "pid").read_text())
@@ -327,10 +328,10 @@ time.sleep(300)
 
 def test_a_program_on_gpus_that_says_nothing_is_started_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "find_gpus", lambda *_, **__: ("GPU 0",))
-    monkeypatch.setattr(kernel, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(kernel, "SILENT_SECONDS", 3.0)
     outcome = stage.play("checkpoint(1); time.sleep(300)", "good()", limit="120s")
     assert stage.submitted() == PREDICTED
-    assert "the program has said nothing for 1s and is ended" in outcome.plan.messages
+    assert "the program has said nothing for 3s and is ended" in outcome.plan.messages
     assert [attempt.code for attempt in outcome.attempts] == [-15, 0]
     assert "--resume" in stage.commands[1]
 
@@ -339,16 +340,16 @@ def test_a_process_that_cannot_be_killed_is_left_behind(tmp_path: Path, monkeypa
     monkeypatch.setattr(attempts, "END_SECONDS", 0.2)
     monkeypatch.setattr(psutil.Process, "kill", lambda _: None)
     monkeypatch.setattr(subprocess.Popen, "kill", lambda _: None)
-    start = attempts.Start(
-        [sys.executable, "-uc", "print('there'); " + IGNORES_SIGTERM], tmp_path, dict(os.environ), Log(tmp_path / "log")
-    )
-    while not start.lines:
-        time.sleep(0.05)
-    began = time.monotonic()
-    assert start.end(patience=0.1) == -9
-    assert time.monotonic() - began < 8
-    assert "warning: 1 killed processes do not end" in start.log.tail
-    os.kill(start.process.pid, 9)
+    start = attempts.Start([sys.executable, "-c", IGNORES_SIGTERM], tmp_path, dict(os.environ), Log(tmp_path / "log"))
+    monkeypatch.setattr(start.reader, "join", lambda timeout: None)
+    try:
+        latest = time.monotonic() + 60
+        while not start.lines and time.monotonic() < latest:
+            time.sleep(0.05)
+        assert start.end(patience=0.1) == -9
+        assert "warning: 1 killed processes do not end" in start.log.tail
+    finally:
+        os.kill(start.process.pid, 9)
 
 
 def test_wheels_and_weights_that_fail_do_not_end_a_hidden_run(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

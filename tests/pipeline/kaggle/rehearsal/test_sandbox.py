@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from pipeline.kaggle.rehearsal.sandbox import Machine, namespaces_work, run_notebook
+from pipeline.system.launch import program_environment
 
 PROBE = (
     f"SOURCE = {__file__!r}"
@@ -118,10 +119,12 @@ def test_a_rehearsal_that_is_ended_by_a_signal_leaves_nothing_running(tmp_path: 
         f"with interruptible(): run_notebook(Machine(Path({str(made)!r}), {{}}, {{}}, 90.0), Path(sys.argv[1]), False)"
     )
     results = tmp_path / "results"
-    process = subprocess.Popen([sys.executable, "-c", program, results], env=os.environ | {"TMPDIR": str(tmp_path)})
+    environment = program_environment() | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", program, results], env=environment)
     until = time.monotonic() + 40
     while not list(tmp_path.glob("arc-rehearsal-*/root/kaggle/working/started")) and time.monotonic() < until:
         time.sleep(0.1)
+    assert list(tmp_path.glob("arc-rehearsal-*/root/kaggle/working/started"))
     process.terminate()
     assert process.wait(timeout=20) != 0
     assert not list(tmp_path.glob("arc-rehearsal-*"))
