@@ -114,7 +114,8 @@ def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predic
             raise ValueError("the votes cannot be pooled: the runs have different tests")
         print("the runs have different tests, so their votes are not pooled\n")
         return None
-    ballot = tally([candidates for folder in folders for candidates in folder.candidates], dataset)
+    candidates = {path.resolve(): path for folder in folders for path in folder.candidates}  # a run has those of its networks
+    ballot = tally(list(candidates.values()), dataset)
     tasks = dataset.tasks_to_solve()
     if arguments.pool:
         arguments.pool.parent.mkdir(parents=True, exist_ok=True)

@@ -215,8 +215,11 @@ def load_checkpoint(state: TrainState) -> bool:
             restore()
             return True
         if accelerator.is_main_process:
-            renamed = set_aside(folder, f"damaged-{folder.name}")
-            logger.warning("%s; the checkpoint is called %s now", problems[0], renamed.name)
+            try:
+                renamed = f"is called {set_aside(folder, f'damaged-{folder.name}').name} now"
+            except OSError as error:
+                renamed = f"cannot be renamed ({error.strerror})"
+            logger.warning("%s; the checkpoint %s", problems[0], renamed)
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         drop_lines_after(state.out / "metrics.jsonl", 0)

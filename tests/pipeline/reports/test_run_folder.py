@@ -80,6 +80,16 @@ def test_runs_on_different_tests_of_one_task_are_not_compared(tmp_path: Path, ca
     assert "demonstrations held out of: no public data" in capsys.readouterr().out
 
 
+def test_votes_of_a_network_count_once_however_it_is_named(tmp_path: Path) -> None:
+    spec = write_kaggle(tmp_path / "kaggle", SOURCE, "evaluation", with_solutions=True)
+    run, further = tmp_path / "run", tmp_path / "run" / "networks" / "1"
+    for folder in (run, further):
+        write_run(folder, load_source(spec), [(test, cell(1), 0.9) for test in range(6)], str(folder))
+    pooled = tmp_path / "pooled" / "submission.json"
+    assert call("compare", run, further, "--source", spec, "--pool", pooled) == 0
+    assert json.loads(pooled.with_name("votes.json").read_text())["views_most"] == 2
+
+
 def test_a_file_of_solutions_says_itself_what_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "run", SOURCE, [(0, cell(1), 0.9)])
     solutions = tmp_path / "solutions.json"

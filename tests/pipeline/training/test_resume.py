@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pipeline.config import Config
+from pipeline.training import checkpoint
 from pipeline.training.checkpoint import load_checkpoint, packs_after
 from pipeline.training.trainer import Trainer
 from pipeline.weights.files import checkpoints
@@ -94,6 +95,18 @@ def test_a_damaged_checkpoint_is_renamed_and_the_next_older_one_is_taken(
     assert name in said
     assert said.endswith(f"; the checkpoint is called damaged-{NEWEST} now")
     assert metrics(run, "step") == [(1,), (2,), (3,), (4,)]
+
+
+def test_the_next_older_checkpoint_is_taken_where_a_damaged_one_cannot_be_renamed(
+    run: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Path:
+        raise OSError(30, "Read-only file system")
+
+    cut(run / "checkpoints" / NEWEST / WEIGHTS)
+    monkeypatch.setattr(checkpoint, "set_aside", refuse)
+    assert resumed(run).state.progress.step == 4
+    assert "the checkpoint cannot be renamed (Read-only file system)" in caplog.text
 
 
 def test_training_ends_where_it_would_have_whatever_was_damaged(trained: Path, run: Path) -> None:
