@@ -40,7 +40,7 @@ from submission.format import fallback_submission, write_submission
 from submission.settings import write_settings
 from tests.pipeline.bench.test_bench_command import TINY as TINY_BENCH
 from tests.pipeline.published.examples import Published
-from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md")
@@ -203,9 +203,9 @@ def shortened(arguments: list[str], folder: Path) -> list[str]:
     if command in ("run", "train"):
         values |= {"--preset": "demo-sudoku" if puzzles else "demo", "--time-limit": "5m"}
         settings = [*TINY, "train.steps=2", "train.segments=2", "train.packs=1"]
-        rest += [part for setting in settings for part in ("--set", setting)]
+        rest += set_options(settings)
     if command == "debug":
-        rest += ["--time-limit", "1s", *(part for setting in (*TINY, "train.packs=1") for part in ("--set", setting))]
+        rest += ["--time-limit", "1s", *set_options((*TINY, "train.packs=1"))]
     if command == "build":
         rest += ["--augmentations", "3"]
     if command == "bench":

@@ -26,10 +26,10 @@ from pipeline.system.time_limit import Budget
 from pipeline.training.metrics import Progress
 from pipeline.training.trainer import Trainer
 from submission.format import check_submission, read_submission
-from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, run_until_torch
 
-SETTINGS = [part for setting in (*TINY, "train.segments=2") for part in ("--set", setting)]
+SETTINGS = set_options((*TINY, "train.segments=2"))
 
 
 def run(*arguments: object) -> int:
@@ -169,7 +169,7 @@ def test_a_further_leg_of_a_run_may_end_with_other_rates_and_predict_more_but_no
     out: Path, kaggle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = ("train.steps=6", "optimizer.decay_from=0.5", "predict.ranking=probability-sum", "optimizer.beta1=0.5")
-    changes = (part for setting in settings for part in ("--set", setting))
+    changes = set_options(settings)
     sources = ("--source", f"kaggle:{kaggle}:evaluation", "--train-source", f"kaggle:{kaggle}:training")
     assert call("run", *sources, "--preset", "demo", "--seed", 7, "--out", out, "--resume", *changes) == 0
     assert "packs keep 120 tokens, which fitted into the time of the first start; a new run has 640" in caplog.messages

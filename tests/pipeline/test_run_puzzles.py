@@ -26,11 +26,11 @@ from pipeline.system.time_limit import Budget
 from pipeline.training.metrics import Progress
 from pipeline.training.trainer import Trainer
 from tests.pipeline.inference.test_puzzles import Looks
-from tests.pipeline.tiny import TINY
+from tests.pipeline.tiny import TINY, set_options
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles, write_csv
 from tests.pipeline.tinyrun import call, one_error, run_until_torch
 
-SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.packs=1") for part in ("--set", setting)]
+SETTINGS = set_options((*TINY, "train.segments=2", "train.packs=1"))
 PRESETS: dict[KindName, str] = {"sudoku": "trm-sudoku", "maze": "trm-maze"}
 SOLVED = 7
 """Puzzles to be solved, unless a test has its own."""

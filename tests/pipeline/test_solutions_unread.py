@@ -11,11 +11,11 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
 from pipeline.tensor_files import read_tensors
 from submission.format import read_submission
-from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 
 
 def arguments_of(folder: Path) -> list[str]:
-    settings = [part for each in (*TINY, "train.steps=4", "train.checkpoint_steps=2") for part in ("--set", each)]
+    settings = set_options((*TINY, "train.steps=4", "train.checkpoint_steps=2"))
     return ["run", "--source", f"kaggle:{folder}/kaggle:evaluation", "--preset", "demo", *settings, "--out", f"{folder}/run"]
 
 

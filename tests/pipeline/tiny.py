@@ -1,6 +1,6 @@
 """Tasks, folders and configs that are small enough to train on within a test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,11 @@ TINY = (
     "predict.segments=2",
     "build.augmentations=5",
 )
+
+
+def set_options(settings: Iterable[str]) -> list[str]:
+    """Settings as a command line has them."""
+    return [part for setting in settings for part in ("--set", setting)]
 
 
 def tiny_config(*settings: str) -> Config:

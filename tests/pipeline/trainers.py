@@ -23,7 +23,7 @@ from pipeline.training.carry import next_batch
 from pipeline.training.gradients import Computed, Gradients
 from pipeline.training.trainer import Trainer
 from pipeline.weights.files import checkpoints
-from tests.pipeline.tiny import tiny_config, tiny_dataset
+from tests.pipeline.tiny import set_options, tiny_config, tiny_dataset
 
 ROOT = Path(__file__).parents[2]
 NO_LIMIT = Budget(None, 0.0)
@@ -142,7 +142,7 @@ def train_command(data: Path, out: Path, *settings: str) -> list[str]:
     config = tiny_config(*settings)
     flat = [f"{section}.{name}={value}" for section, fields in config.to_json().items() for name, value in fields.items()]
     arguments = ["train", "--data", str(data), "--preset", "demo", "--out", str(out), "--resume"]
-    return [*arguments, *(part for setting in flat for part in ("--set", setting))]
+    return [*arguments, *set_options(flat)]
 
 
 def free_port() -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import orjson
 
+from tests.pipeline.tiny import set_options
 from tests.torture.demo import SOURCE, VARIANTS, Plan, Tortured, faults_of_end, marked, start, summary, tasks
 
 LIMITS = (20.0, 300.0)
@@ -60,7 +61,7 @@ class Timed:
 def arguments_of(limit: float, max_side: int, variant: str) -> list[str]:
     """Return the arguments of a run with a time limit, without --out."""
     settings = ["train.packs=2", "train.checkpoint_seconds=15"]
-    chosen = [part for setting in settings for part in ("--set", setting)]
+    chosen = set_options(settings)
     source = ["--source", SOURCE, "--max-side", str(max_side)]
     return ["run", *source, "--preset", "demo", *chosen, *VARIANTS[variant], "--time-limit", f"{limit:.0f}s"]
 

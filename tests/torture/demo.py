@@ -28,6 +28,7 @@ from pipeline.training.checkpoint import read_state
 from pipeline.training.metrics import read_metrics
 from pipeline.weights.files import newest_checkpoint
 from submission.format import check_submission
+from tests.pipeline.tiny import set_options
 
 ROOT = Path(__file__).parents[2]
 SOURCE, MAX_SIDE = "arc1:evaluation", 6
@@ -143,7 +144,7 @@ def start(
 
 def run_arguments(variant: str = "one process", settings: Sequence[str] = SETTINGS) -> list[str]:
     """Return the arguments of the run, without --out; it resumes an earlier start."""
-    chosen = [part for setting in settings for part in ("--set", setting)]
+    chosen = set_options(settings)
     source = ["--source", SOURCE, "--max-side", str(MAX_SIDE)]
     return ["run", *source, "--preset", "demo", *chosen, *VARIANTS[variant], "--resume"]
 

@@ -19,7 +19,7 @@ from pipeline.data.sources import load_source
 from pipeline.jobs import arc
 from pipeline.weights.files import checkpoints, newest_checkpoint
 from submission.format import check_submission
-from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 from tests.torture.demo import Plan, Strike, Tortured, differences, losses, start
 
 SETTINGS = (
@@ -35,7 +35,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def arguments(source: str, *more: str) -> list[str]:
-    return ["run", "--source", source, "--preset", "demo", *(part for each in SETTINGS for part in ("--set", each)), *more]
+    return ["run", "--source", source, "--preset", "demo", *set_options(SETTINGS), *more]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -191,7 +191,7 @@ def test_two_ranks_share_a_folder_lock_it_and_end_within_seconds_of_sigterm(
 ) -> None:
     out = tmp_path / "run"
     endless = ("train.steps=100000", "train.segments=100000", "train.halting=off")  # sequences are in flight wherever it ends
-    run = start([*arguments(source, "--processes", "2"), *(part for each in endless for part in ("--set", each))], out, Plan())
+    run = start([*arguments(source, "--processes", "2"), *set_options(endless)], out, Plan())
     try:
         wait_for(run, "rename", "checkpoints/step-00000002")
         assert main([*arguments(source, "--resume"), "--out", str(out)]) == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
 from tests.pipeline.tinyrun import call, one_error, write_run
 
@@ -16,7 +16,7 @@ SETTINGS = (*TINY, "train.segments=2", "train.checkpoint_steps=2", "train.checkp
 
 
 def train_run(out: Path, *arguments: object, preset: str = "trm-sudoku") -> Path:
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    settings = set_options(SETTINGS)
     assert call("run", "--preset", preset, "--out", out, *settings, *arguments) == 0
     return out
 

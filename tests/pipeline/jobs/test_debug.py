@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.main import main
-from tests.pipeline.tiny import TINY, tiny_config, tiny_dataset, tiny_source, write_kaggle
+from tests.pipeline.tiny import TINY, set_options, tiny_config, tiny_dataset, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import write_weights
 
-SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.packs=1") for part in ("--set", setting)]
+SETTINGS = set_options((*TINY, "train.segments=2", "train.packs=1"))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.jobs import doctor
 from pipeline.jobs.doctor import WillNotDo, describe_gpu, has_kernels
-from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call
 
 HIDDEN_TOKEN = "0123456789abcdef0123456789abcdef"
@@ -59,7 +59,7 @@ def test_a_full_disk_and_an_old_torch_will_not_do(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
     spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
-    tiny = [part for setting in TINY for part in ("--set", setting)]
+    tiny = set_options(TINY)
     for kept, code in ((2, 0), (100_000, 1)):
         settings = [*tiny, "--set", f"train.checkpoints_kept={kept}"]
         assert call("doctor", "--preset", "demo", "--source", spec, *settings) == code
@@ -74,7 +74,7 @@ def test_the_screen_ends_with_what_a_run_comes_to_and_shows_no_token(
 ) -> None:
     monkeypatch.setenv("KAGGLE_KEY", HIDDEN_TOKEN)
     spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
-    settings = [part for setting in TINY for part in ("--set", setting)]
+    settings = set_options(TINY)
     assert call("doctor", "--preset", "demo", "--source", spec, "--time-limit", "2h", *settings, "--out", tmp_path) == 0
     lines = dict(re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines()[:-1])
     assert HIDDEN_TOKEN not in str(lines)

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.data.puzzles.kinds import KindName
 from pipeline.weights.files import change_memory, load_weights, network_from
-from tests.pipeline.tiny import TINY, tiny_config, tiny_dataset, tiny_source, write_kaggle
+from tests.pipeline.tiny import TINY, set_options, tiny_config, tiny_dataset, tiny_source, write_kaggle
 from tests.pipeline.tinypuzzles import tiny_puzzles, write_csv
 from tests.pipeline.tinyrun import call, one_error, write_weights
 
@@ -39,7 +39,7 @@ def test_rows_are_zero_or_those_of_the_next_task_and_nothing_else_changes(tmp_pa
 
 
 def run(out: Path, *arguments: object) -> Path:
-    settings = [part for setting in TINY for part in ("--set", setting)]
+    settings = set_options(TINY)
     assert call("run", "--out", out, "--set", "train.steps=3", *settings, *arguments) == 0
     return out
 

@@ -17,7 +17,7 @@ from pipeline.jobs.record import record_if_usable
 from pipeline.reports.run_folder import RunFolder
 from pipeline.reports.seeds import command
 from pipeline.system.time_limit import Budget
-from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, one_error
 
 NO_LIMIT = Budget(None, 0.0)
@@ -27,7 +27,7 @@ def words_of_run(folder: Path, *settings: str) -> list[str]:
     """A run on tiny tasks in `folder`/kaggle, without its --out."""
     write_kaggle(folder / "kaggle", tiny_source(3, 3, "eval"), "evaluation", with_solutions=True)
     words = ["run", "--source", f"kaggle:{folder}/kaggle:evaluation", "--preset", "demo"]
-    return words + [word for setting in (*TINY, *settings) for word in ("--set", setting)]
+    return words + set_options((*TINY, *settings))
 
 
 def script(path: Path, program: str) -> Path:

@@ -9,10 +9,10 @@ import pytest
 from pipeline import device_limits
 from pipeline.cli.main import main
 from pipeline.models import compiled
-from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 
 FALLS_BACK = "train.execution=compiled"
-SETTINGS = [part for setting in (*TINY, "train.segments=2", "train.steps=3", FALLS_BACK) for part in ("--set", setting)]
+SETTINGS = set_options((*TINY, "train.segments=2", "train.steps=3", FALLS_BACK))
 
 
 def no_compiler() -> float:

@@ -11,7 +11,7 @@ import pytest
 from pipeline.config import read_config
 from pipeline.jobs.record import Record
 from pipeline.reports.seeds import command
-from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, one_error
 
 ABOUT = ("--benchmark", "three tasks", "--machine", "a laptop", "--commit", "abc1234")
@@ -21,7 +21,7 @@ ABOUT = ("--benchmark", "three tasks", "--machine", "a laptop", "--commit", "abc
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
     spec = write_kaggle(folder / "kaggle", tiny_source(1, 3, "t"), "evaluation", with_solutions=True)
-    settings = [part for setting in (*TINY, "train.steps=3") for part in ("--set", setting)]
+    settings = set_options((*TINY, "train.steps=3"))
     for seed in range(3):
         again = ("--source", spec, "--preset", "demo", "--seed", seed, *settings, "--out", folder / f"run-{seed}")
         assert call("run", *again) == 0

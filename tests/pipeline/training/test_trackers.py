@@ -13,7 +13,7 @@ from accelerate.tracking import GeneralTracker
 import pipeline.training.metrics
 from pipeline.cli.main import main
 from pipeline.training.metrics import follow, tracked
-from tests.pipeline.tiny import TINY, tiny_source, write_kaggle
+from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 
 
 class Recorder(GeneralTracker):
@@ -114,7 +114,7 @@ def test_a_training_sends_its_metrics_by_a_flag(tmp_path: Path) -> None:
     write_kaggle(tmp_path / "kaggle", tiny_source(2, 2, "task"), "test", with_solutions=False)
     data, out = str(tmp_path / "data"), str(tmp_path / "out")
     assert main(["build", "--source", f"kaggle:{tmp_path / 'kaggle'}", "--augmentations", "2", "--out", data]) == 0
-    settings = [part for setting in (*TINY, "train.steps=4", "train.packs=1") for part in ("--set", setting)]
+    settings = set_options((*TINY, "train.steps=4", "train.packs=1"))
     assert main(["train", "--data", data, "--preset", "demo", *settings, "--out", out, "--tracker", "recorder"]) == 0
     assert [step for step, _ in Recorder.logged] == [2, 4]
     assert {"loss", "tokens_per_second"} <= Recorder.logged[0][1].keys()
