@@ -8,7 +8,6 @@ import logging
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,8 +79,10 @@ def run(
             logger.warning("%s: cannot be written (%s); a resumed run would predict from the beginning", marker, error.strerror)
     job.predict(accelerator, dtype, weights, dataset, config.predict, budget, predicting)
     if accelerator.is_main_process:
-        with suppress(OSError):  # it is there still; a resumed run would only predict what is missing, which is nothing
+        try:
             marker.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("%s cannot be removed (%s): a resumed run would not train", marker, error.strerror)
         stopwatch.lap("predict")
         if report:
             leave_report(out, whole)
@@ -118,8 +119,12 @@ def _train(
     The checkpoints hold what it reached by then. Failure of one process among several ends the run: the others cannot continue.
     """
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
-    if start_from and not (resume and newest_checkpoint(job.out / "checkpoints")):
-        logger.info("%s", transplant(load_weights(start_from), network, dataset))
+    if start_from:
+        try:
+            logger.info("%s", transplant(load_weights(start_from), network, dataset))
+        except (FileNotFoundError, ValueError):
+            if not (resume and newest_checkpoint(job.out / "checkpoints")):  # which has what training began with
+                raise
     network = network.to(accelerator.device)
     config = with_precision(config, dtype)  # a resumed run computes alike
     seconds: float | None = None

@@ -65,8 +65,8 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
         if refused:
             logger.warning("%s: the run that is resumed has other settings, and keeps them", " ".join(refused))
         if config.train.pack_tokens < given.train.pack_tokens:
-            cut, whole = config.train.pack_tokens, given.train.pack_tokens
-            logger.warning("packs keep %d tokens, which fitted into the time of the first start; a new run has %d", cut, whole)
+            kept, new = config.train.pack_tokens, given.train.pack_tokens
+            logger.warning("packs keep the %d tokens that the run began with; a new run would have %d", kept, new)
         record = record_if_usable(arguments.out)
         weights = Path(record.weights) if record and record.weights else None
     if budget.limit_seconds is None and not config.train.steps:
@@ -108,7 +108,7 @@ def add_build(commands: Any) -> None:
 def build_command(arguments: argparse.Namespace, started: float) -> int:
     """Build a dataset and print what it holds; without tasks to solve it is for weights that others start from."""
     if not arguments.source and (not arguments.train_source or are_puzzles(arguments)):
-        raise ValueError("nothing to solve: --source is missing (it may be, where --train-source names ARC tasks)")
+        raise ValueError("--source is required, unless --train-source names ARC tasks that are only trained on")
     job = job_of(arguments, "refuse")
     config = BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs, arguments.size_exponent)
     dataset: Any = job.build(config)

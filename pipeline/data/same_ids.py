@@ -32,16 +32,19 @@ class _Place:
         """Return what decides who keeps the id, whatever the order of the sources."""
         return not self.solved, self.follows, source_label(self.source), content_hash([self.task])
 
-    def keys(self) -> set[object]:
-        """Return what is equal for equal pairs and equal inputs; outputs of tests to solve are not looked at."""
+    def pairs_and_tests(self) -> set[object]:
+        """Return what is equal for equal pairs and equal test inputs; outputs of tests to solve are not looked at."""
         alone = replace(self.source, tasks=(self.task,))
         pairs = training_pairs(*(([alone], []) if self.solved else ([], [alone])))
-        inputs = (*self.task.test, *(pair.input for pair in self.task.train))
-        return {pair_key(pair) for _, pair in pairs} | {grid_key(grid) for grid in inputs}
+        return {pair_key(pair) for _, pair in pairs} | {grid_key(grid) for grid in self.task.test}
+
+    def shown_inputs(self) -> set[object]:
+        """Return what is equal to a test input where a demonstration shows it."""
+        return {grid_key(pair.input) for pair in self.task.train}
 
 
 def tell_apart(sources: Sequence[Source], train_sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
-    """Return both, with new ids for tasks to train on that share their id with another task, but no pair and no input.
+    """Return both, with new ids for tasks to train on that share their id with another task, but no pair and no test input.
 
     A new id has the name of the source in front. A task to solve keeps its id, and where there is none, the first by the names
     of the sources. The log says what was told apart, and how many tasks are the same in several sources.
@@ -71,20 +74,37 @@ def tell_apart(sources: Sequence[Source], train_sources: Sequence[Source]) -> tu
     return renamed[: len(sources)], renamed[len(sources) :]
 
 
+@dataclass
+class _Group:
+    """Places of one task."""
+
+    members: list[_Place]
+    own: set[object]
+    """Pairs and test inputs."""
+    shown: set[object]
+    """Inputs of demonstrations, one of which may be a test input elsewhere."""
+
+    def has_one_of(self, other: "_Group") -> bool:
+        """Return whether the two share a pair or a test input."""
+        return bool(self.own & other.own or self.own & other.shown or self.shown & other.own)
+
+
 def _groups(places: Sequence[_Place]) -> list[list[_Place]]:
     """Return `places` of one id in groups, each of one task; the first keeps the id."""
-    groups = list[tuple[set[object], list[_Place]]]()
+    groups = list[_Group]()
     for place in sorted(places, key=_Place.order):
-        keys = place.keys()
-        same = [group for group in groups if group[0] & keys] or groups[: place.follows]
+        new = _Group([place], place.pairs_and_tests(), place.shown_inputs())
+        same = [group for group in groups if group.has_one_of(new)] or groups[: place.follows]
         if not same:
-            groups.append((keys, [place]))
+            groups.append(new)
             continue
         first, *others = same
-        first[0].update(keys, *(group[0] for group in others))
-        first[1].extend([*(other for group in others for other in group[1]), place])
+        for group in (*others, new):
+            first.members += group.members
+            first.own |= group.own
+            first.shown |= group.shown
         groups = [group for group in groups if group not in others]
-    return [members for _, members in groups]
+    return [group.members for group in groups]
 
 
 def _rename(source: Source, names: dict[TaskId, TaskId]) -> Source:

@@ -101,8 +101,8 @@ class Predictor:
     def rounds(self, folder: Path | None, budget: Budget, kept: Origin | None = None) -> Iterator[tuple[Candidates, Origin]]:
         """Predict rounds of views until `predict.views` are predicted or `budget` is used up; yield after each.
 
-        All processes get the same rounds, after `kept`, the last round that the main process has. The file of a round is in
-        `folder`, if any, complete, before the round is yielded, and the drafts of the first round beside `folder`; if it cannot
+        All processes get the same rounds, after `kept`, the last round that the main process has. With a `folder`, the file of
+        a round is in it, complete, before the round is yielded, and the drafts of the first round are beside it; if they cannot
         be written, the log says so.
         """
         number, predicted = from_main(self.accelerator, (kept.number, kept.views) if kept else (0, 0))

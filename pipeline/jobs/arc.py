@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from augment.grid import grid_key
 from augment.task import Task, TaskId
-from eval.files import write_json
+from eval.files import read_object, write_json
 from eval.formatting import plural
 from eval.provenance import Basis, Provenance
 from eval.score import format_score, score_predictions
@@ -158,8 +158,9 @@ class ArcJob:
             logger.warning(
                 "the earlier submission stays, with its score: it rests on %d views, this prediction on fewer", basis.views_most
             )
-        if not stayed or not (self.out / "score.json").exists():
-            write_json(self.out / "score.json", score.to_json() | origin)
+        path, found = self.out / "score.json", score.to_json()
+        if not (stayed and path.exists() and read_object(path).get("rules") == found["rules"]):  # else it has its ranks
+            write_json(path, found | origin)
 
     def _basis(self, voted: Basis) -> tuple[Basis, bool]:
         """Return what the submission rests on, and whether it is not the one that was `voted` for now, but of more views."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def measure_curves(
     A folder NAME-0 is seed 0 of NAME. Raises ValueError or FileNotFoundError for a folder that is no run, or whose tests have
     no answers here.
     """
+    computed_in = cache(lambda precision: compute_dtype(precision_here(precision), cuda_is_used()))  # "auto" is measured
     for run in runs:
         dataset = load_dataset(run / "dataset")
         found = checkpoints(run / "checkpoints")
@@ -40,7 +41,7 @@ def measure_curves(
         name = re.sub(r"-\d+$", "", run.name)
         for folder in found:
             weights = load_weights(folder)
-            dtype = compute_dtype(precision_here(weights.config.train.precision), cuda_is_used())
+            dtype = computed_in(weights.config.train.precision)
             seconds, processor_seconds = _training_time(folder / "training.json")
             rates: Any = rate(weights, accelerator, dtype)
             yield CurvePoint(name, str(run), weights.step, seconds, processor_seconds, **rates)

@@ -86,13 +86,16 @@ def leave_record(arguments: argparse.Namespace) -> None:
         _write(arguments.out, given)
         return
     if stored.is_file():
+        if given.weights and not any((arguments.out / "checkpoints").glob("step-*")):
+            earlier = replace(earlier, weights=given.weights)  # nothing has begun with others
         for name in ("preset", "seed", "train_sources", "weights"):
             kept, other = (_shown(getattr(record, name)) for record in (earlier, given))
             if kept != other and (name, other) != ("weights", "none"):
                 logger.warning("%s %s: the run that is resumed has %s, and keeps that", name.replace("_", " "), other, kept)
         _, refused = resumed(read_config(stored), given.settings)
-        changes = tuple(each for each in given.settings if each not in (*refused, *earlier.settings))
-        settings, limit = earlier.settings + changes, given.time_limit
+        taken = tuple(setting for setting in given.settings if setting not in refused)
+        settings = (*(setting for setting in earlier.settings if setting not in taken), *taken)
+        limit = given.time_limit
         given = replace(earlier, settings=settings, networks=given.networks, time_limit=limit, started=given.started)
     _write(arguments.out, replace(given, starts=earlier.starts + 1, device=earlier.device, seconds=earlier.seconds))
 

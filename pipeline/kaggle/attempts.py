@@ -75,7 +75,9 @@ def next_setup(setup: Setup, attempts: Sequence[Attempt]) -> tuple[Setup, str] |
         return None
     killed = last.code in (-9, 137)  # by SIGKILL, as when the machine is out of memory; more micro-batches may not help then
     again = killed and sum(attempt.code in (-9, 137) for attempt in attempts) > 1
-    refused, stuck = last.code == BAD_INPUT and not any(attempt.progressed for attempt in attempts), idle >= 2
+    never, stuck = not any(attempt.progressed for attempt in attempts), idle >= 2
+    bad = last.code == BAD_INPUT
+    refused = bad and never
     pieces = next((pieces for pieces in PIECES if pieces > setup.pieces), 0)
     smaller = pieces and (last.out_of_memory or (again and not stuck))
     on_cpu = replace(setup, gpus=0, pieces=0, weights=False, overrides=False)  # they are for the preset of the GPU
@@ -87,7 +89,8 @@ def next_setup(setup: Setup, attempts: Sequence[Attempt]) -> tuple[Setup, str] |
         (refused and not setup.fresh, replace(setup, fresh=True), "in a fresh folder"),
         (refused, None, ""),
         (smaller, replace(setup, pieces=pieces), f"packs in {pieces} pieces"),
-        (fault and setup.weights, replace(setup, weights=False), "without the weights"),
+        (stuck and bad and not setup.fresh, replace(setup, fresh=True), "in a fresh folder"),
+        (fault and never and setup.weights, replace(setup, weights=False, fresh=True), "without the weights"),
         (stuck and setup.gpus > 1, replace(setup, gpus=1), "on one GPU"),
         (stuck and setup.gpus == 1, on_cpu, "on the CPU"),
         (True, setup, "as before"),

@@ -131,7 +131,7 @@ def _take_weights(plan: Plan) -> None:
         if not damage:
             shutil.copyfile(weights, copy)
     except OSError as error:
-        damage = f"{error.strerror}"
+        damage = f"cannot be copied: {error.strerror}"
     if damage:
         plan.weights_state = "damaged"
         plan.warn(f"{weights}: damaged weights ({damage}); training starts from scratch")

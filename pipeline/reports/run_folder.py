@@ -149,12 +149,14 @@ class RunFolder:
 
     def result(self, known: KnownTask, with_votes: bool = True) -> TaskResult:
         """Return the result of a task, with the votes of the candidates where they were kept. Raises ValueError."""
-        ballot, ranking = self.ballot if with_votes else None, self.votes.ranking if self.votes else ""
-        return result_of(known, self.submission, ballot, f"{show_path(self.submission_path)}: ", ranking or "count")
+        ballot = self.ballot if with_votes else None
+        ranking = (self.votes.ranking if ballot and self.votes else "") or "count"
+        return result_of(known, self.submission, ballot, f"{show_path(self.submission_path)}: ", ranking)
 
     def reported_results(self, known: Sequence[KnownTask], notes: list[str]) -> list[TaskResult]:
         """Return the results of tasks with the votes and drafts that the run kept; adds to `notes` what could not be read."""
-        counted, ranks = self.votes.tests if self.votes else {}, self.read_json("score.json").get("truth_ranks")
+        counted = self.votes.tests if self.votes else {}
+        ranks = self.read_json("score.json").get("truth_ranks") if self.votes else None  # else they are of another submission
         unit: DraftUnit = "segment"
         drafts: Mapping[tuple[TaskId, int], Sequence[tuple[Tokens, float]]] = {}
         try:

@@ -24,13 +24,14 @@ from pipeline.inference.predictor import Predictor
 from pipeline.models.attention import choose_way, packed_error
 from pipeline.models.layout import PACKED
 from pipeline.models.loss import segment_loss
+from pipeline.system.time_limit import NO_LIMIT
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.weights.files import load_weights
 from tests.parity import Reference, compare, describe
 from tests.pipeline import trainers
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
-from tests.pipeline.trainers import NO_LIMIT, final_tensors, make_trainer, metrics
+from tests.pipeline.trainers import final_tensors, make_trainer, metrics
 
 FOLDER = Path(__file__).parents[1] / "golden"
 VECTORS = ("trm_attention", "trm_mixer", "hrm", "urm")

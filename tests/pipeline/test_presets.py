@@ -11,8 +11,9 @@ from pipeline.models.config import MemoryConfig, ReasonerConfig
 from pipeline.models.network import Network, make_network
 from pipeline.models.task_memory import CompositionalMemory, TableMemory
 from pipeline.presets import PRESETS, preset
+from pipeline.system.time_limit import NO_LIMIT
 from tests.pipeline.tiny import tiny_config
-from tests.pipeline.trainers import NO_LIMIT, make_trainer
+from tests.pipeline.trainers import make_trainer
 
 SUDOKU = ("trm-sudoku", "trm-sudoku-attention", "hrm-sudoku")
 FAITHFUL = ("trm-arc1", "trm-arc2", "hrm-arc1", "urm-arc1", "charm-arc1", "charm-arc2", *SUDOKU, "trm-maze")

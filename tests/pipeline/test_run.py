@@ -172,7 +172,7 @@ def test_a_further_leg_of_a_run_may_end_with_other_rates_and_predict_more_but_no
     changes = set_options(settings)
     sources = ("--source", f"kaggle:{kaggle}:evaluation", "--train-source", f"kaggle:{kaggle}:training")
     assert call("run", *sources, "--preset", "demo", "--seed", 7, "--out", out, "--resume", *changes) == 0
-    assert "packs keep 120 tokens, which fitted into the time of the first start; a new run has 640" in caplog.messages
+    assert "packs keep the 120 tokens that the run began with; a new run would have 640" in caplog.messages
     assert f"train sources kaggle:{kaggle}:training: the run that is resumed has none, and keeps that" in caplog.messages
     assert "seed 7: the run that is resumed has 0, and keeps that" in caplog.messages
     assert "optimizer.beta1=0.5: the run that is resumed has other settings, and keeps them" in caplog.messages
@@ -268,12 +268,19 @@ def test_starting_from_other_weights_keeps_what_they_know(
     assert "3 tasks by id, 4 new from the mean, 0 not needed" in caplog.text
     caplog.clear()
     assert run(*words, "--resume") == 0
-    assert "tasks by id" not in caplog.text.split("resumed at step 2")[0]  # the checkpoint has what training began with
     assert json.loads((tmp_path / "second" / "run.json").read_text())["weights"] == str(finished[0])
     shutil.rmtree(tmp_path / "second" / "checkpoints")
     caplog.clear()
     assert run(*words, "--resume") == 0
     assert "3 tasks by id, 4 new from the mean, 0 not needed" in caplog.text
+
+    recorded = tmp_path / "second" / "run.json"
+    recorded.write_text(json.dumps(json.loads(recorded.read_text()) | {"weights": str(tmp_path / "gone")}))
+    assert run(*words, "--resume") == 0  # the checkpoint has what training began with
+    shutil.rmtree(tmp_path / "second" / "checkpoints")
+    assert run(*words, "--resume") == 2
+    assert run(*words, "--resume", "--weights", finished[0]) == 0  # nothing has begun with the others
+    assert json.loads(recorded.read_text())["weights"] == str(finished[0])
 
 
 def test_weights_to_start_from_need_no_tasks_to_solve(
@@ -282,7 +289,7 @@ def test_weights_to_start_from_need_no_tasks_to_solve(
     caplog.set_level("INFO")
     data, trained = tmp_path / "data", tmp_path / "start"
     assert call("build", "--out", data) == 2
-    assert "nothing to solve: --source is missing" in capsys.readouterr().err
+    assert "--source is required, unless --train-source names ARC tasks" in capsys.readouterr().err
     assert call("build", "--train-source", f"kaggle:{kaggle}:evaluation", "--augmentations", "5", "--out", data) == 0
     assert "3 tasks, 13 training pairs, 0 tests" in capsys.readouterr().out
     assert run("train", "--data", data, "--out", trained, "--set", "train.steps=2") == 0

@@ -17,7 +17,6 @@ from pipeline.config import Config
 from pipeline.data.dataset import TaskDataset
 from pipeline.device import make_accelerator
 from pipeline.models.network import make_network
-from pipeline.system.time_limit import Budget
 from pipeline.tensor_files import read_tensors
 from pipeline.training.carry import next_batch
 from pipeline.training.gradients import Computed, Gradients
@@ -26,7 +25,6 @@ from pipeline.weights.files import checkpoints
 from tests.pipeline.tiny import set_options, tiny_config, tiny_dataset
 
 ROOT = Path(__file__).parents[2]
-NO_LIMIT = Budget(None, 0.0)
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "trm": (),
     "table": ("memory.kind=table", "memory.tokens=2"),

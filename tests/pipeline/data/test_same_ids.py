@@ -65,6 +65,12 @@ def test_what_is_one_task_does_not_depend_on_the_answers() -> None:
         assert ids([*sources, *trained]) == [["1"], ["json:c/1"]]
 
 
+def test_an_input_that_two_tasks_show_does_not_make_them_one() -> None:
+    blank = row(0, 0, 0)
+    one, other = (Task("1", (Pair(blank, row(color)),), (row(color, color),)) for color in (1, 2))
+    assert ids(tell_apart([], [source_of("json:a", one), source_of("json:b", other)])[1]) == [["1"], ["json:b/1"]]
+
+
 def test_a_task_to_solve_keeps_its_id_and_its_view_of_the_answer_is_still_a_leak() -> None:
     solved = source_of("json:z", task_of(1), solved=True)
     shown = Task("1", (Pair(row(1, 1, 1, 1), row(0, 0)),), (row(6),))

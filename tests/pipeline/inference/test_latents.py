@@ -15,9 +15,9 @@ from pipeline.inference.forward import InferenceRunner
 from pipeline.models.layout import Layout
 from pipeline.models.network import Network, make_network
 from pipeline.models.reasoner import State
+from pipeline.system.time_limit import NO_LIMIT
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
-from tests.pipeline.trainers import NO_LIMIT
 
 CPU, SEGMENTS = torch.device("cpu"), 6
 

@@ -26,13 +26,12 @@ from pipeline.inference.predictor import Predictor
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.batch import Batch
 from pipeline.models.network import make_network
-from pipeline.system.time_limit import Budget
+from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.tensor_files import read_tensors, write_tensors
 from pipeline.weights.files import Weights, load_weights
 from tests.pipeline.published.examples import VIEWS, Published
 from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
 from tests.pipeline.tinyrun import call, write_weights
-from tests.pipeline.trainers import NO_LIMIT
 
 
 def make_weights(folder: Path, dataset: TaskDataset, *settings: str) -> Weights:

@@ -19,13 +19,13 @@ from pipeline.inference import forward as asking
 from pipeline.inference.puzzles import FIRST_ROUND, PuzzleAnswers, predict_puzzles
 from pipeline.jobs.puzzles import to_predictions
 from pipeline.models.batch import Batch
-from pipeline.system.time_limit import Budget
+from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.weights.files import Weights, load_weights, network_from
 from tests.pipeline.inference.test_predictor import Echo
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles
 from tests.pipeline.tinyrun import write_weights
-from tests.pipeline.trainers import NO_LIMIT, finish_ranks, make_trainer, metrics, start_ranks
+from tests.pipeline.trainers import finish_ranks, make_trainer, metrics, start_ranks
 
 KINDS = pytest.mark.parametrize("kind", ["sudoku", "maze"])
 

@@ -19,12 +19,12 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.inference import predictor as predicting
 from pipeline.inference.candidates import Candidates, Origin, read_candidates
 from pipeline.inference.predictor import Predictor
-from pipeline.system.time_limit import Budget
+from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.weights.files import Weights
 from submission.format import check_submission
 from tests.pipeline.inference.test_predictor import Small, make_weights
 from tests.pipeline.tiny import tiny_dataset
-from tests.pipeline.trainers import NO_LIMIT, ROOT, finish_ranks, start_ranks
+from tests.pipeline.trainers import ROOT, finish_ranks, start_ranks
 
 
 @pytest.fixture

@@ -16,11 +16,9 @@ from pipeline.jobs.networks import FurtherNetworks, further_networks, share_mach
 from pipeline.jobs.record import record_if_usable
 from pipeline.reports.run_folder import RunFolder
 from pipeline.reports.seeds import command
-from pipeline.system.time_limit import Budget
+from pipeline.system.time_limit import NO_LIMIT, Budget
 from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, one_error
-
-NO_LIMIT = Budget(None, 0.0)
 
 
 def words_of_run(folder: Path, *settings: str) -> list[str]:

@@ -370,7 +370,7 @@ def test_wheels_and_weights_that_fail_do_not_end_a_hidden_run(stage: Stage, monk
     outcome = stage.play("good()")
     assert stage.submitted() == PREDICTED
     said = "\n".join(outcome.plan.messages)
-    assert "damaged weights (No space left on device); training starts from scratch" in said
+    assert "damaged weights (cannot be copied: No space left on device); training starts from scratch" in said
     assert "the wheels were not installed: " in said
 
 
@@ -485,7 +485,9 @@ KILLED, FAILED, REFUSED = Attempt(-9, False, False), Attempt(1, False, False), A
         (Setup(4, pieces=8), [Attempt(1, True, True)], (Setup(4, pieces=64), "packs in 64 pieces")),
         (Setup(4, pieces=64), [Attempt(1, False, True)], (Setup(4, pieces=64), "as before")),
         (Setup(4), [FAILED, FAILED], (Setup(1), "on one GPU")),
-        (Setup(4, weights=True), [FAILED, FAILED], (Setup(4), "without the weights")),
+        (Setup(4, weights=True), [FAILED, FAILED], (Setup(4, fresh=True), "without the weights")),
+        (Setup(4, weights=True), [Attempt(1, True, False), FAILED, FAILED], (Setup(1, weights=True), "on one GPU")),
+        (Setup(4), [Attempt(1, True, False), REFUSED, REFUSED], (Setup(4, fresh=True), "in a fresh folder")),
         (Setup(1), [FAILED, FAILED, FAILED], (Setup(0), "on the CPU")),
         (Setup(0), [FAILED, FAILED], (Setup(0), "as before")),
         (Setup(0), [FAILED] * 6, None),

@@ -19,11 +19,11 @@ from pipeline.models.layers import _ConvolveGrids, convolve_rows
 from pipeline.models.layout import make_layout
 from pipeline.models.length_classes import _attend, classes_of
 from pipeline.models.reasoner import Block
-from pipeline.system.time_limit import Budget
+from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training import compilation
 from pipeline.training.compilation import JOINED
 from tests.pipeline.tiny import tiny_config
-from tests.pipeline.trainers import NO_LIMIT, SYSTEMS, assert_same_training, make_trainer
+from tests.pipeline.trainers import SYSTEMS, assert_same_training, make_trainer
 
 STEPS = ("train.steps=5", "train.packs=2", "train.log_steps=1", "train.exploration=0.3")
 CONVOLUTION = ("model.kind=urm", "model.convolution=3", "model.gate=normed-sigmoid", "model.positions=2d")

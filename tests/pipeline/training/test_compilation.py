@@ -26,6 +26,7 @@ from pipeline.device_limits import fallbacks
 from pipeline.models import reasoner
 from pipeline.models.layout import PACKED, Room, make_layout
 from pipeline.models.reasoner import Block
+from pipeline.system.time_limit import NO_LIMIT
 from pipeline.training import compilation as execution
 from pipeline.training import trainer as trainer_module
 from pipeline.training.carry import empty_carry, next_batch
@@ -37,7 +38,6 @@ from tests.pipeline.packed_on_cpu import register_kernels
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 from tests.pipeline.trainers import (
-    NO_LIMIT,
     SYSTEMS,
     assert_equal_runs,
     assert_same_samples,

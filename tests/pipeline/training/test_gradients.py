@@ -9,11 +9,12 @@ import torch
 from pipeline.config import Config
 from pipeline.device import make_accelerator
 from pipeline.models.network import make_network
+from pipeline.system.time_limit import NO_LIMIT
 from pipeline.training.carry import next_batch
 from pipeline.training.compilation import JOINED
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_dataset
-from tests.pipeline.trainers import NO_LIMIT, SYSTEMS, assert_same_step, assert_same_training, make_trainer, second_step
+from tests.pipeline.trainers import SYSTEMS, assert_same_step, assert_same_training, make_trainer, second_step
 
 MIXER = ("model.mixing=mixer", "model.positions=none", "model.expansion=0.1", "train.canvas=full", "train.pack_tokens=3000")
 BASE = ("train.steps=6", "train.packs=2", "train.log_steps=1", "train.exploration=0.3")

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 import pipeline.training.trainer
 from pipeline import device_limits
 from pipeline.device_limits import OutOfMemory
+from pipeline.system.time_limit import NO_LIMIT
 from pipeline.training import memory_fit
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.compilation import JOINED
@@ -21,7 +22,7 @@ from pipeline.training.memory_fit import CudaMemory, least_pieces
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
-from tests.pipeline.trainers import NO_LIMIT, assert_equal_runs, make_trainer
+from tests.pipeline.trainers import assert_equal_runs, make_trainer
 
 CPU = torch.device("cpu")
 ERRORS: dict[str, Callable[[], Exception]] = {

@@ -10,13 +10,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pipeline.config import Config
+from pipeline.system.time_limit import NO_LIMIT
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import load_checkpoint, packs_after
 from pipeline.training.trainer import Trainer
 from pipeline.weights.files import checkpoints
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import (
-    NO_LIMIT,
     assert_equal_runs,
     assert_same_samples,
     finish_ranks,

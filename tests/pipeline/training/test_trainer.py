@@ -20,13 +20,12 @@ from pipeline.models.config import KINDS
 from pipeline.models.network import REASONERS
 from pipeline.models.reasoner import Reasoner, Update, apply_blocks
 from pipeline.system.signals import interruptible
-from pipeline.system.time_limit import Budget
+from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.state import count_packs
 from pipeline.weights.files import checkpoints, load_weights
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import (
-    NO_LIMIT,
     ROOT,
     SYSTEMS,
     assert_equal_runs,
