@@ -1,6 +1,6 @@
 """Prediction of puzzles: every test question once, as it is, shared between processes. Answers are never read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -9,9 +9,11 @@ import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 
+from eval.puzzle_score import PuzzlePrediction
 from pipeline.config import PredictConfig
 from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.packs import make_packs
+from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.device import gather
 from pipeline.inference.facts import source_name
 from pipeline.inference.forward import InferenceRunner
@@ -37,6 +39,16 @@ class PuzzleAnswers:
     """Of all latents of all puzzles that were predicted."""
     source: str
     """The checkpoint that predicted them."""
+
+    def rows(self, dataset: PuzzleDataset, answers: Mapping[str, str]) -> list[PuzzlePrediction]:
+        """Return a row for each test of `dataset`, with its answer where `answers` (by question) has it."""
+        kind = PUZZLE_KINDS[dataset.kind]
+        questions, texts = kind.to_texts(dataset.test_questions), kind.to_texts(self.tokens)
+        rows = zip(questions, texts, self.halting.tolist(), self.predicted.tolist(), strict=True)
+        return [
+            PuzzlePrediction(question, text if predicted else None, probability if predicted else None, answers.get(question))
+            for question, text, probability, predicted in rows
+        ]
 
 
 def predict_puzzles(

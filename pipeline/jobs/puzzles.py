@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -102,7 +102,7 @@ class PuzzleJob:
         answers: dict[str, str] = {}
         for puzzles in self.load(with_answers=True):
             answers |= dict(zip(puzzles.question_texts(), puzzles.answer_texts() or [], strict=False))
-        predictions = to_predictions(dataset, found, answers)
+        predictions = found.rows(dataset, answers)
         leave_predictions(path, predictions, found.source, dataset)
         if not answers:
             logger.info("the answers are not known here, so there is no score")
@@ -138,7 +138,7 @@ def predict_rounds(
         predicted = int(found.predicted.sum())
         if accelerator.is_main_process and predicted >= earlier:
             try:
-                leave_predictions(path, to_predictions(dataset, found, {}), found.source, dataset)
+                leave_predictions(path, found.rows(dataset, {}), found.source, dataset)
                 each = found.segments / max(predicted, 1)
                 logger.info("%s: %d of %d puzzles predicted, %.1f segments each", path, predicted, len(found.predicted), each)
             except OSError as error:  # the next round may find room again; the last one has to
@@ -147,14 +147,3 @@ def predict_rounds(
         logger.warning("%s: time for %d puzzles; the earlier predictions, of %d, stay", path, predicted, earlier)
         return None
     return found
-
-
-def to_predictions(dataset: PuzzleDataset, found: "PuzzleAnswers", answers: Mapping[str, str]) -> list[PuzzlePrediction]:
-    """Return a row for each test of `dataset`, with its answer where `answers` (by question) has it."""
-    kind = PUZZLE_KINDS[dataset.kind]
-    questions, texts = kind.to_texts(dataset.test_questions), kind.to_texts(found.tokens)
-    rows = zip(questions, texts, found.halting.tolist(), found.predicted.tolist(), strict=True)
-    return [
-        PuzzlePrediction(question, text if predicted else None, probability if predicted else None, answers.get(question))
-        for question, text, probability, predicted in rows
-    ]

@@ -14,7 +14,6 @@ from pipeline.data.dataset import PuzzleDataset, TaskDataset
 from pipeline.inference.candidates import count_votes
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.puzzles import predict_puzzles
-from pipeline.jobs.puzzles import to_predictions
 from pipeline.system.time_limit import NO_LIMIT
 from pipeline.weights.files import Weights
 from submission.format import fill_submission
@@ -40,7 +39,7 @@ def score_on_puzzles(
     Raises ValueError where an answer is missing.
     """
     *_, found = predict_puzzles(accelerator, dtype, weights, dataset, weights.config.predict, NO_LIMIT)
-    predictions = to_predictions(dataset, found, answers)
+    predictions = found.rows(dataset, answers)
     unknown = sum(prediction.answer is None for prediction in predictions)
     if unknown:
         raise ValueError(f"{unknown} of the {len(predictions)} tests are not among the puzzles of the sources")

@@ -17,7 +17,6 @@ from pipeline.data.puzzles.kinds import KindName
 from pipeline.device import fit_config, make_accelerator
 from pipeline.inference import forward as asking
 from pipeline.inference.puzzles import FIRST_ROUND, PuzzleAnswers, predict_puzzles
-from pipeline.jobs.puzzles import to_predictions
 from pipeline.models.batch import Batch
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.weights.files import Weights, load_weights, network_from
@@ -113,7 +112,7 @@ def test_rows_take_the_answers_that_are_known(tmp_path: Path) -> None:
     found = ask(make_weights(tmp_path, dataset), dataset, PredictConfig(segments=1))
     puzzles = tiny_puzzles(seed=99)
     texts, answers = puzzles.question_texts(), puzzles.answer_texts() or []
-    rows = to_predictions(dataset, found, {texts[2]: answers[2]})
+    rows = found.rows(dataset, {texts[2]: answers[2]})
     assert [row.question for row in rows] == texts
     assert [row.answer for row in rows] == [answers[2] if place == 2 else None for place in range(len(texts))]
 
