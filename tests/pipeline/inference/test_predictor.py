@@ -100,8 +100,8 @@ def test_no_time_gives_no_round_and_little_time_ends_soon(tmp_path: Path) -> Non
     predictor = make_predictor(tmp_path, dataset, "predict.views=100000", "predict.round_views=3")
     assert predict_all(predictor, tmp_path / "none", Budget(0.0, time.monotonic())) == []
     started = time.monotonic()
-    rounds = predict_all(predictor, tmp_path / "some", Budget(0.7, started))
-    assert time.monotonic() - started < 2
+    rounds = predict_all(predictor, tmp_path / "some", Budget(1.0, started))
+    assert time.monotonic() - started < 5
     assert rounds
 
 

@@ -110,6 +110,7 @@ def test_votes_that_cannot_be_read_do_not_count(tmp_path: Path, caplog: pytest.L
 def test_a_further_network_that_is_late_is_not_waited_for(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     late, failed = child("import sys; sys.stdin.read()"), child("raise SystemExit(3)")
     (tmp_path / "log.txt").write_text("one\nthe reason\n")
+    failed.wait()
     started = time.monotonic()
     found = FurtherNetworks({tmp_path: failed, Path("late"): late}).wait(Budget(2.0, started))
     assert time.monotonic() - started < 4

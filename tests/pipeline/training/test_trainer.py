@@ -121,10 +121,12 @@ def test_two_machines_with_the_config_of_the_readme_train_on_the_samples_of_one(
 def test_a_process_that_stands_still_ends_the_launch_which_can_be_resumed(tmp_path: Path) -> None:
     tiny_dataset().save(tmp_path / "data")
     settings = ("train.packs=2", "train.log_steps=1", "train.checkpoint_steps=2", "optimizer.kind=adamw")
-    limit = ("train.steps=100000", "train.standstill_seconds=3")
+    limit = ("train.steps=100000", "train.standstill_seconds=6")
     ranks = start_ranks(train_command(tmp_path / "data", tmp_path / "run", *settings, *limit))
     path = tmp_path / "run" / "metrics.jsonl"
+    latest = time.monotonic() + 120
     while not (path.is_file() and path.read_bytes().count(b"\n") > 4):
+        assert time.monotonic() < latest
         assert ranks[0].is_alive() and ranks[1].is_alive()
         time.sleep(0.05)
     assert ranks[1].pid is not None
@@ -251,9 +253,9 @@ def test_a_loss_that_is_not_finite_stops_training_and_says_where(tmp_path: Path)
 
 
 def test_training_ends_with_its_time(tmp_path: Path) -> None:
-    started = time.monotonic()
-    progress = make_trainer(tiny_config(), tmp_path).fit(Budget(1.0, started))
-    assert time.monotonic() - started < 3
+    trainer, started = make_trainer(tiny_config(), tmp_path), time.monotonic()
+    progress = trainer.fit(Budget(1.0, started))
+    assert time.monotonic() - started < 5
     assert progress.step > 1
     assert load_weights(tmp_path).step == progress.step
 
