@@ -35,7 +35,7 @@ class _Place:
     def pairs_and_tests(self) -> set[object]:
         """Return what is equal for equal pairs and equal test inputs; outputs of tests to solve are not looked at."""
         alone = replace(self.source, tasks=(self.task,))
-        pairs = training_pairs(*(([alone], []) if self.solved else ([], [alone])))
+        pairs = training_pairs([alone], []) if self.solved else training_pairs([], [alone])
         return {pair_key(pair) for _, pair in pairs} | {grid_key(grid) for grid in self.task.test}
 
     def shown_inputs(self) -> set[object]:

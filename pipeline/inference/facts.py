@@ -55,6 +55,11 @@ class VoteFile(Basis):
     tests: Mapping[TaskId, tuple[InputVotes, ...]] = field(default_factory=dict)
 
 
+def digest_of(result: bytes) -> str:
+    """Return the SHA-256, in hex, by which facts say which result they are of."""
+    return hashlib.sha256(result).hexdigest()
+
+
 def source_name(path: Path, step: int, data_hash: str) -> str:
     """Return what votes call the weights in the file `path`, with the dataset that they were trained on."""
     return f"{path.parent.name}/{path.name}, step {step}, trained on {data_hash[:HASH_DIGITS]}"
@@ -76,7 +81,7 @@ def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: s
             top = tuple((candidate.count, round(candidate.mean_probability, 4)) for candidate in best)
             votes.append(InputVotes(top=top, **asdict(ballot.tally(task.id, index))))
         tests[task.id] = tuple(votes)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = digest_of(path.read_bytes())
     facts = {
         **_stored(VoteFile(**vars(basis_of(ballot, tasks, dataset)), ranking=ranking, submission=digest, tests=tests)),
         "empty_candidates": sum(each.empty for votes in tests.values() for each in votes),
@@ -119,7 +124,7 @@ def leave_predictions(path: Path, predictions: Sequence[PuzzlePrediction], sourc
     if isinstance(audit, dict) and isinstance(totals, dict):  # the audit compares questions, and all of them are known
         audited = audited_in({**audit, "tests_checked": totals.get("tests"), "tests_unchecked": 0})
     basis = Basis((source,), int(all(predicted)), int(any(predicted)), dataset.data_hash, audited)
-    facts = {"predictions": hashlib.sha256(path.read_bytes()).hexdigest(), **_stored(basis)}
+    facts = {"predictions": digest_of(path.read_bytes()), **_stored(basis)}
     try:
         replace_file(path.with_name(FACTS_FILE), orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     except OSError as error:

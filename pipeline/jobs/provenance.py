@@ -10,7 +10,7 @@ from eval.decode import decode
 from eval.files import read_file, read_object
 from eval.formatting import show_path
 from eval.provenance import TASKS, Basis, Kind, Provenance, Scored
-from pipeline.inference.facts import FACTS_FILE, VOTES_FILE, VoteFile
+from pipeline.inference.facts import FACTS_FILE, VOTES_FILE, VoteFile, digest_of
 from pipeline.jobs.record import record_if_usable
 
 
@@ -25,7 +25,7 @@ def provenance_beside(result: Path, kind: Kind = TASKS) -> Provenance:
         return Provenance(f"there is no {name} beside {result.name}", kind=kind)
     values = read_object(path)
     basis = decode(VoteFile if kind is TASKS else Basis, values, show_path(path), ignore_unknown=True)
-    if values.get(what) != hashlib.sha256(read_file(result)).hexdigest():
+    if values.get(what) != digest_of(read_file(result)):
         return Provenance(f"the {name} beside {result.name} is of another one", kind=kind)
     record = record_if_usable(result.parent)
     return Provenance("it is not recorded", basis, record.weights if record else "", kind)

@@ -60,6 +60,11 @@ class Attempt:
     seconds: float = 0.0
     why: str = ""
 
+    @property
+    def killed(self) -> bool:
+        """Whether SIGKILL ended it, as when the machine is out of memory; more micro-batches may not help then."""
+        return self.code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+
     def __str__(self) -> str:
         memory = ", out of memory" if self.out_of_memory else ""
         if self.code is None:
@@ -73,15 +78,14 @@ def next_setup(setup: Setup, attempts: Sequence[Attempt]) -> tuple[Setup, str] |
     idle = next((number for number, attempt in enumerate(reversed(attempts)) if attempt.progressed), len(attempts))
     if last.code in (0, None) or len(attempts) >= MOST_STARTS or idle >= MOST_IDLE_STARTS:
         return None
-    killed = last.code in (-9, 137)  # by SIGKILL, as when the machine is out of memory; more micro-batches may not help then
-    again = killed and sum(attempt.code in (-9, 137) for attempt in attempts) > 1
+    again = last.killed and sum(attempt.killed for attempt in attempts) > 1
     never, stuck = not any(attempt.progressed for attempt in attempts), idle >= 2
     bad = last.code == BAD_INPUT
     refused = bad and never
     pieces = next((pieces for pieces in PIECES if pieces > setup.pieces), 0)
     smaller = pieces and (last.out_of_memory or (again and not stuck))
     on_cpu = replace(setup, gpus=0, pieces=0, weights=False, overrides=False)  # they are for the preset of the GPU
-    fault = stuck and not killed and not last.out_of_memory
+    fault = stuck and not last.killed and not last.out_of_memory
     changes = [
         (refused and setup.weights, replace(setup, weights=False), "without the weights"),
         (refused and setup.overrides, replace(setup, overrides=False), "without the overrides of the settings"),

@@ -44,6 +44,7 @@ LEAST_SECONDS = 20.0
 RESTART_SECONDS = 3.0
 """Pause before a new start, so that the memory and ports of the last one are free again."""
 WHEELS_SECONDS = 600.0
+"""To install wheels."""
 DOCTOR_SHARE = 0.2
 """Of the time that is left, to examine the machine."""
 HARD_SHARE, HARD_SECONDS = 0.5, 2.0

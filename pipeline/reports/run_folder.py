@@ -4,7 +4,6 @@ Shared by `show`, `compare` and `report`. Everything but the submission may be m
 a submission of another system has no votes.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +21,7 @@ from eval.vote import Ballot
 from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.sources import PUBLIC_SOURCES, Selection, Source, hold_out
 from pipeline.inference.drafts import DRAFTS_FILE, read_drafts
-from pipeline.inference.facts import VOTES_FILE, VoteFile
+from pipeline.inference.facts import VOTES_FILE, VoteFile, digest_of
 from pipeline.jobs.networks import NETWORKS_FOLDER, voting_folders
 from pipeline.jobs.record import RECORD_FILE, Record
 from submission.format import PartialSubmission, read_partial_submission
@@ -93,7 +92,7 @@ class RunFolder:
     def votes(self) -> VoteFile | None:
         """`votes.json`; None where there is none, or one of another submission."""
         votes = read_dataclass(VoteFile, self.submission_path.with_name(VOTES_FILE))
-        own = votes is None or votes.submission in ("", hashlib.sha256(read_file(self.submission_path)).hexdigest())
+        own = votes is None or votes.submission in ("", digest_of(read_file(self.submission_path)))
         return votes if own else None
 
     @cached_property

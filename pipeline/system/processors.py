@@ -10,6 +10,7 @@ from collections.abc import Mapping
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 5.0
+"""Before nvidia-smi is asked again, which may fail while a driver starts."""
 
 
 def threads_each(count: int) -> int:
