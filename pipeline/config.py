@@ -78,6 +78,8 @@ class OptimizerConfig:
     decay: Literal["linear", "cosine"] = "linear"
     final_rate: float = 0.0
     """Fraction of the rate at the end of the decay."""
+    memory_first: float = 0.0
+    """Fraction of the run at its beginning in which only the task memory is trained: of new tasks, with weights of others."""
     ema: float = 0.999
     """Decay of the moving average of weights and task memory, which predictions use; 0 turns it off."""
     ema_start: int = 0
@@ -90,10 +92,12 @@ class OptimizerConfig:
         for name in (*rates, "weight_decay", "memory_decay", "warmup_steps", "ema_start", "clip"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optimizer {name} must not be negative, got {getattr(self, name)}")
+        if self.memory_first and (self.kind, self.matrices) == ("muon", "all"):
+            raise ValueError("optimizer memory_first needs matrices=blocks: with all, Muon trains task memory too")
         for name in ("beta1", "beta2", "ema", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer {name} must be in [0, 1), got {getattr(self, name)}")
-        for name in ("decay_from", "final_rate"):
+        for name in ("decay_from", "final_rate", "memory_first"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optimizer {name} must be in [0, 1], got {getattr(self, name)}")
 
@@ -274,6 +278,12 @@ def resumed(config: Config, settings: Iterable[str]) -> tuple[Config, list[str]]
         elif override(config, [setting]) != config:
             refused.append(setting)
     return override(config, changes), refused
+
+
+def with_seed(config: Config, seed: int) -> Config:
+    """Return `config` with `seed` for training and building."""
+    train, build = dataclasses.replace(config.train, seed=seed), dataclasses.replace(config.build, seed=seed)
+    return dataclasses.replace(config, train=train, build=build)
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pipeline.config import BuildConfig, Config, OptimizerConfig, PredictConfig, TrainConfig
+from pipeline.config import BuildConfig, Config, OptimizerConfig, PredictConfig, TrainConfig, with_seed
 from pipeline.models.config import MemoryConfig, ReasonerConfig
 
 # python -m pipeline run --source arc1:training --source arc1:evaluation --max-side 6 --preset demo --time-limit 10m
@@ -231,7 +231,4 @@ def preset(name: str, seed: int | None = None) -> Config:
     """Return the preset called `name`, with `seed` for training and building. Raises ValueError listing the presets."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; one of: {', '.join(PRESETS)}")
-    config = PRESETS[name]
-    if seed is None:
-        return config
-    return replace(config, train=replace(config.train, seed=seed), build=replace(config.build, seed=seed))
+    return PRESETS[name] if seed is None else with_seed(PRESETS[name], seed)

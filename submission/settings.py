@@ -27,14 +27,16 @@ competition = ""                 # the last part of the competition's address, a
 
 notebook_title = "ARC TRM"       # the notebook's title; its address is made from it: kaggle.com/code/USER/arc-trm
 code_dataset = "arc-trm-code"    # the dataset that will hold this project's source: kaggle.com/datasets/USER/arc-trm-code
-weights_dataset = ""             # "OWNER/NAME" of a dataset with trained weights to start from; empty: from scratch
+weights = ""                     # what training starts from, with the settings that it comes with: "start" for the weights
+                                 # that come with the program, or a file or run folder; empty: from scratch, with a preset
+weights_dataset = ""             # the same as a dataset on Kaggle, "OWNER/NAME"
 private = true                   # nobody else sees the notebook and the dataset
 
 accelerator = "NvidiaL4"         # NvidiaL4 (4 GPUs), NvidiaTeslaT4 (2), NvidiaL4X1, NvidiaRtxPro6000, NvidiaH100,
                                  # NvidiaTeslaA100 (one each), another of Kaggle's machine shapes, or none
 docker_image = ""                # pins the notebook's image, for example "gcr.io/kaggle-gpu-images/python@sha256:..."
 
-preset = "fast"                  # settings of network and training on GPUs (python -m pipeline run --help lists them)
+preset = "fast"                  # from scratch: settings of network and training on GPUs (run --help lists them)
 cpu_preset = "demo"              # the same where no GPU is found
 overrides = []                   # further settings, for example ["train.seed=1", "predict.views=512"]
 train_splits = ["training", "evaluation"]   # the competition's public tasks that the hidden run trains on as well
@@ -55,6 +57,7 @@ class KaggleSettings:
     competition: str
     notebook_title: str = "ARC TRM"
     code_dataset: str = "arc-trm-code"
+    weights: str = ""
     weights_dataset: str = ""
     private: bool = True
     accelerator: str = "NvidiaL4"

@@ -4,11 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from eval.files import damage_of
-from eval.formatting import show_path
-from pipeline.cli.options import PROGRAM, Handler, add_command
+from pipeline.cli.options import PROGRAM, WEIGHTS_HELP, Handler, add_command
 from pipeline.data.sources import load_source
-from pipeline.weights.shipped import find_weights
 from submission.client import push, status, submit
 from submission.format import list_notes, list_problems
 from submission.notebook import write_ready_folder
@@ -39,7 +36,7 @@ def add_kaggle(commands: Any) -> None:
     summary = "run the notebook here as Kaggle would: offline, read-only inputs, hidden tasks; then score it"
     simulate = add(_simulate, "simulate", summary, "--hidden-from arc2:evaluation --time-limit 5m --fault kill-rank")
     _add_simulate_options(simulate)
-    weights = "start from these: a weights file of a checkpoint, or the name of weights that come with the program"
+    weights = f"start from these, rather than those of the settings: {WEIGHTS_HELP}"
     for parser in (notebook, simulate):
         parser.add_argument("--weights", type=Path, metavar="FILE", help=weights)
 
@@ -89,35 +86,26 @@ def _init(arguments: argparse.Namespace, _: float) -> int:
 
 def _notebook(arguments: argparse.Namespace, _: float) -> int:
     settings = read_settings(arguments.settings)
-    if arguments.weights and settings.weights_dataset:
-        both = f"--weights {arguments.weights} and weights_dataset = {settings.weights_dataset!r} in {arguments.settings}"
+    weights = _weights(arguments.weights, settings)
+    if weights and settings.weights_dataset:
+        both = f"weights {weights} and weights_dataset = {settings.weights_dataset!r}"
         raise ValueError(f"{both}: only one of them can be what training starts from")
-    weights = find_weights(arguments.weights) if arguments.weights else None
-    if weights and weights.is_file():
-        if damage := damage_of(weights):
-            raise ValueError(f"{weights}: no weights file ({damage})")
-        _require_fit(weights, settings)
     write_ready_folder(arguments.out, settings, PROJECT, weights, arguments.wheels)
     print(f"{arguments.out}: notebook {settings.notebook}, dataset {settings.user}/{settings.code_dataset}")
     print(f"next: {KAGGLE} simulate --time-limit 5m, or {KAGGLE} push {arguments.out}")
     return 0
 
 
-def _require_fit(path: Path, settings: KaggleSettings) -> None:
-    """Raise ValueError where the notebook's preset has another network than weights, before a run finds that out."""
-    from pipeline.config import override  # these need torch, which is slow to import
-    from pipeline.presets import PRESETS, preset
-    from pipeline.weights.files import differences, load_weights
+def _weights(given: Path | None, settings: KaggleSettings | None) -> Path | None:
+    """Return the file of the weights that go with the code, None for none. Raises ValueError where they will not do."""
+    path = given or (Path(settings.weights) if settings and settings.weights else None)
+    if path is None:
+        return None
+    from pipeline.weights.files import load_weights, with_settings  # needs torch, which is slow to import
 
     weights = load_weights(path)
-    name = settings.cpu_preset if settings.accelerator == "none" else settings.preset
-    different = differences(weights, override(preset(name), settings.overrides))
-    if different:
-        fitting = [other for other, config in PRESETS.items() if not differences(weights, config)]
-        advice = (
-            f"those of {', '.join(fitting)} fit" if fitting else "no preset fits: name the settings of its run in overrides"
-        )
-        raise ValueError(f"{show_path(path)}: not of the network of preset {name}: {', '.join(different[:3])}; {advice}")
+    with_settings(weights, settings.overrides if settings else ())
+    return weights.path
 
 
 def _simulate(arguments: argparse.Namespace, _: float) -> int:
@@ -125,7 +113,7 @@ def _simulate(arguments: argparse.Namespace, _: float) -> int:
 
     path = arguments.settings or (SETTINGS if SETTINGS.is_file() else None)
     arguments.settings = read_settings(path) if path else None
-    arguments.weights = find_weights(arguments.weights) if arguments.weights else None
+    arguments.weights = _weights(arguments.weights, arguments.settings)
     given = {name: value for name, value in vars(arguments).items() if name in SimulatePlan.__dataclass_fields__}
     return simulate(SimulatePlan(**{name: value for name, value in given.items() if value is not None}))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.formatting import parse_duration
-from pipeline.config import Config, override
+from pipeline.config import Config, override, with_seed
 from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source
 from pipeline.data.sources import SOURCES_HELP
 from pipeline.presets import PRESETS, preset
@@ -69,7 +69,8 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", required=True, metavar="P", help=f"settings by name: {', '.join(PRESETS)}")
+    settings = f"settings by name (default: those that --weights come with): {', '.join(PRESETS)}"
+    parser.add_argument("--preset", metavar="P", help=settings)
     parser.add_argument("--seed", type=int, default=0)
     add_settings(parser)
     tracker = "send the lines of metrics.jsonl to a tracker of Accelerate as well: tensorboard, wandb, mlflow, ..."
@@ -117,8 +118,23 @@ def budget_of(arguments: argparse.Namespace, started: float) -> Budget:
 
 
 def config_of(arguments: argparse.Namespace) -> Config:
-    """Return the settings of a command; those of the first of several networks."""
-    return override(preset(arguments.preset, arguments.seed * getattr(arguments, "networks", 1)), arguments.set)
+    """Return the settings of a command, by its preset or else of its weights; those of the first of several networks.
+
+    Raises ValueError or FileNotFoundError where it has neither, or they are not usable.
+    """
+    seed = arguments.seed * getattr(arguments, "networks", 1)
+    if arguments.preset:
+        return override(preset(arguments.preset, seed), arguments.set)
+    if not arguments.weights:
+        raise ValueError("--preset is required, unless --weights bring their settings")
+    return override(settings_with(arguments.weights, seed), arguments.set)
+
+
+def settings_with(weights: Path, seed: int) -> Config:
+    """Return the settings that weights come with, for this machine. Raises like `load_weights`."""
+    from pipeline.weights.files import load_weights  # needs torch
+
+    return override(with_seed(load_weights(weights).config, seed), ["train.precision=auto"])
 
 
 def check_networks(arguments: argparse.Namespace) -> None:

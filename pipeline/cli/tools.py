@@ -1,11 +1,12 @@
 """The commands `audit`, `canvas`, `import-checkpoint`, `export`, `bench` and `doctor`."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from eval.formatting import parse_duration
-from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings
+from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings, settings_with
 from pipeline.config import override
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
 from pipeline.data.leakage import audit_sources
@@ -75,18 +76,21 @@ def add_export(commands: Any) -> None:
     summary = "quantize the weights of a run to int8: one file, a quarter of the size"
     parser = add_command(commands, export_command, "export", summary, "runs/fast --out weights/fast", sources="")
     parser.add_argument("weights", type=Path, metavar="WEIGHTS", help=WEIGHTS_HELP)
+    setting = "a setting that trainings from them begin with, not of the network; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help=setting)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 
 def export_command(arguments: argparse.Namespace, _: float) -> int:
     """Write the file, never over anything: weights beside checkpoints would hide them. Raises ValueError."""
-    from pipeline.weights.files import export_weights, load_weights
+    from pipeline.weights.files import export_weights, load_weights, with_settings
 
     weights, path = load_weights(arguments.weights), arguments.out / WEIGHTS
+    config = with_settings(weights, arguments.set)
     if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
         raise ValueError(f"{arguments.out} is there already; export writes into a new or an empty folder")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    export_weights(weights, path)
+    export_weights(replace(weights, config=config), path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
@@ -111,6 +115,7 @@ def add_doctor(commands: Any) -> None:
     tasks = "tasks of the trial (default: arc1:evaluation)"
     parser.add_argument("--source", action="append", metavar="S", help=tasks)
     parser.add_argument("--preset", metavar="P", help=f"one of {', '.join(PRESETS)} (default: fast on a GPU, demo without)")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help=f"with the settings of these: {WEIGHTS_HELP}")
     add_settings(parser)
     parser.add_argument("--time-limit", default="12h", metavar="DURATION", help="of the run in question (default: 12h)")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where the run would write (default: here)")
@@ -121,5 +126,8 @@ def doctor_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.jobs.doctor import print_findings
 
     name = arguments.preset or ("fast" if cuda_is_used() else "demo")
-    config, seconds = override(preset(name), arguments.set), parse_duration(arguments.time_limit)
+    config = preset(name)
+    if arguments.weights and not arguments.preset:
+        name, config = "of the weights", settings_with(arguments.weights, 0)
+    config, seconds = override(config, arguments.set), parse_duration(arguments.time_limit)
     return print_findings(config, name, arguments.source or ["arc1:evaluation"], seconds, arguments.out)

@@ -32,8 +32,9 @@ class Record:
     max_side: int | None = None
     hold_out: bool = False
     preset: str = ""
+    """Empty where the settings are those of `weights`."""
     settings: tuple[str, ...] = ()
-    """SECTION.FIELD=VALUE, over those of the preset."""
+    """SECTION.FIELD=VALUE, over those."""
     seed: int = 0
     networks: int = 1
     """That were trained side by side."""
@@ -73,7 +74,7 @@ def leave_record(arguments: argparse.Namespace) -> None:
         train_sources=tuple(arguments.train_source),
         max_side=arguments.max_side,
         hold_out=arguments.hold_out,
-        preset=arguments.preset,
+        preset=arguments.preset or "",
         settings=tuple(arguments.set),
         seed=arguments.seed,
         networks=arguments.networks,

@@ -158,7 +158,7 @@ def _install_wheels(plan: Plan) -> None:
 
 def _machine_will_do(plan: Plan) -> bool:
     """Let the program examine the machine, and log what it finds; what will not do here would not at night either."""
-    setup = Setup(len(plan.gpus), overrides=True)
+    setup = Setup(len(plan.gpus), weights=plan.weights is not None, overrides=True)
     seconds = DOCTOR_SHARE * plan.remaining()
     try:
         ended = subprocess.run(

@@ -95,7 +95,7 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
     command = [sys.executable, "-m"]
     if setup.gpus > 1:
         command += ["pipeline.system.launch", "--standalone", "--nproc_per_node", str(setup.gpus), "-m"]
-    command += ["pipeline", "run", "--preset", _preset(plan, setup)]
+    command += ["pipeline", "run", *_settings(plan, setup)]
     for source in sources:
         command += ["--source", source]
     for split in settings.train_splits if setup.further_tasks else ():
@@ -106,17 +106,14 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
     if not setup.gpus and (os.cpu_count() or 1) > 1:
         command += ["--processes", "2"]
     command += ["--time-limit", f"{max(1.0, plan.remaining() - AROUND_SECONDS):.1f}s", "--reserve", f"{plan.reserve:.1f}s"]
-    command += _overrides(plan, setup)
     if setup.pieces:
         command += ["--set", f"train.pieces={setup.pieces}"]
-    if setup.weights and plan.weights:
-        command += ["--weights", str(plan.weights)]
     return [*command, "--resume"] if folder.exists() else command
 
 
 def make_doctor_command(plan: Plan, setup: Setup) -> list[str]:
     """Return the command line that examines the machine for a hidden run of the same settings."""
-    command = [sys.executable, "-m", "pipeline", "doctor", "--preset", _preset(plan, setup), *_overrides(plan, setup)]
+    command = [sys.executable, "-m", "pipeline", "doctor", *_settings(plan, setup)]
     return [
         *command,
         "--source",
@@ -128,12 +125,13 @@ def make_doctor_command(plan: Plan, setup: Setup) -> list[str]:
     ]
 
 
-def _preset(plan: Plan, setup: Setup) -> str:
-    return plan.settings.preset if setup.gpus else plan.settings.cpu_preset
-
-
-def _overrides(plan: Plan, setup: Setup) -> list[str]:
-    return [word for override in (plan.settings.overrides if setup.overrides else ()) for word in ("--set", override)]
+def _settings(plan: Plan, setup: Setup) -> list[str]:
+    """Return the options for what the weights come with, or else a preset, and for what overrides either."""
+    if setup.weights and plan.weights:
+        words = ["--weights", str(plan.weights)]
+    else:
+        words = ["--preset", plan.settings.preset if setup.gpus else plan.settings.cpu_preset]
+    return words + [word for override in (plan.settings.overrides if setup.overrides else ()) for word in ("--set", override)]
 
 
 def make_environment(plan: Plan, setup: Setup) -> Mapping[str, str]:

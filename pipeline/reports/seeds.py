@@ -12,7 +12,7 @@ from typing import Any
 
 from eval.files import replace_file, write_json
 from eval.formatting import parse_duration
-from pipeline.config import Config, override, read_config
+from pipeline.config import read_config, with_seed
 from pipeline.jobs.networks import NETWORKS_FOLDER
 from pipeline.jobs.record import Record
 from pipeline.reports.run_folder import RunFolder
@@ -44,7 +44,7 @@ def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[
     records = [_record(folder) for folder in folders]
     configs = [read_config(folder.path / "config.json") for folder in folders]
     for folder, record, config in zip(folders, records, configs, strict=True):
-        if _seedless(record) != _seedless(records[0]) or _seeded(config, 0) != _seeded(configs[0], 0):
+        if _seedless(record) != _seedless(records[0]) or with_seed(config, 0) != with_seed(configs[0], 0):
             raise ValueError(f"{folder.path}: not the run of {folders[0].path} with another seed")
     if len({record.seed for record in records}) < len(records):
         raise ValueError("two of the runs have the same seed")
@@ -80,7 +80,8 @@ def command(record: Record, out: str) -> str:
         words += [word for value in values for word in (option, value)]
     words += [] if record.max_side is None else ["--max-side", str(record.max_side)]
     words += ["--hold-out"] * record.hold_out
-    words += ["--preset", record.preset, "--seed", str(record.seed)]
+    words += ["--preset", record.preset] if record.preset else []
+    words += ["--seed", str(record.seed)]
     words += [word for setting in record.settings for word in ("--set", setting)]
     words += ["--time-limit", record.time_limit] if record.time_limit else []
     processes = re.fullmatch(r"(\d+) x cpu", record.device)
@@ -99,10 +100,6 @@ def _record(folder: RunFolder) -> Record:
 def _seedless(record: Record) -> Record:
     """Return what two seeds of one record have in common."""
     return replace(record, seed=0, started="", starts=1, device="", fallbacks=(), seconds={})
-
-
-def _seeded(config: Config, seed: int) -> Config:
-    return override(config, [f"train.seed={seed}", f"build.seed={seed}"])
 
 
 def _run(folder: RunFolder, record: Record, about: About) -> Mapping[str, Any]:

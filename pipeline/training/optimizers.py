@@ -202,10 +202,10 @@ class OptimizerChain(Optimizer):
         for optimizer in self.optimizers:
             optimizer.step()
 
-    def set_rates(self, factor: float) -> None:
-        """Set every group's rate to `factor` times its base rate."""
+    def set_rates(self, factor: float, memory_only: bool = False) -> None:
+        """Set every group's rate to `factor` times its base rate; with `memory_only`, that of all but task memory to 0."""
         for group in self.param_groups:
-            group["lr"] = group["base_lr"] * factor
+            group["lr"] = group["base_lr"] * factor if group["is_memory"] or not memory_only else 0.0
 
     def clear_states(self) -> None:
         """Forget the state of every parameter."""
@@ -228,7 +228,7 @@ class OptimizerChain(Optimizer):
 def make_optimizer(
     network: nn.Module, config: OptimizerConfig, collectives: Collectives | None = None, dtype: torch.dtype = torch.float32
 ) -> OptimizerChain:
-    """Return the optimizer of all parameters, for training in `dtype`; a group remembers its rate at factor 1 as `base_lr`."""
+    """Return the optimizer of all parameters, for training in `dtype`; a group has its rate at factor 1 as `base_lr`."""
     matrices, rows, rest = [], [], []
     for name, parameter in network.named_parameters():
         muon = config.kind == "muon" and parameter.ndim == 2
@@ -242,7 +242,7 @@ def make_optimizer(
             rest.append(parameter)
     groups = [{"params": rest, "lr": config.rate, "weight_decay": config.weight_decay}]
     if rows:
-        groups.append({"params": rows, "lr": config.memory_rate, "weight_decay": config.memory_decay})
+        groups.append({"params": rows, "lr": config.memory_rate, "weight_decay": config.memory_decay, "is_memory": True})
     betas = (config.beta1, config.beta2)
     way = {"fused": True} if rest[0].device.type == "cpu" else {"foreach": True}
     first = AdamAtan2(groups, betas=betas) if config.kind == "adam-atan2" else AdamW(groups, betas=betas, **way)
@@ -254,4 +254,5 @@ def make_optimizer(
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
+            group.setdefault("is_memory", False)
     return OptimizerChain(optimizers)

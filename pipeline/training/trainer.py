@@ -175,7 +175,7 @@ class Trainer:
 
         state.carries = computed.carries
         factor = rate_factor(config.optimizer, step, done)
-        state.optimizer.set_rates(factor)
+        state.optimizer.set_rates(factor, memory_only=done < config.optimizer.memory_first)
         if config.optimizer.clip:
             accelerator.clip_grad_norm_(state.network.parameters(), config.optimizer.clip)
         self.stepper.step()

@@ -7,7 +7,7 @@ read it; they find the rows of the task memory by task and transform. Those that
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ from torch import Tensor
 from augment.transform import TRANSFORMS
 from eval.files import parse_json
 from eval.formatting import show_name, show_path, show_value
-from pipeline.config import Config
+from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.models.network import Network, make_network
 from pipeline.tensor_files import Damaged, read_tensors, write_tensors
@@ -180,6 +180,14 @@ def _dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
+def with_settings(weights: Weights, settings: Iterable[str]) -> Config:
+    """Return the config of `weights` with settings such as `train.packs=4`. Raises ValueError where the network changes."""
+    config = override(weights.config, settings)
+    if (config.model, config.memory) != (weights.config.model, weights.config.memory):
+        raise ValueError(f"{show_path(weights.path)}: of weights that are there, no setting of model or memory can change")
+    return config
+
+
 def change_memory(weights: Weights, memory: Memory) -> Weights:
     """Return `weights` with the task memory "own", "blank" (all of its rows zero) or "swapped" (of each task that of the next).
 
@@ -262,14 +270,6 @@ def transplant(weights: Weights, network: Network, dataset: Dataset) -> str:
     network.load_state_dict(weights.tensors | rows)
     unused = len(set(old_row) - set(dataset.task_ids))
     return f"task memory: {sum(known)} tasks by id, {len(known) - sum(known)} new from the mean, {unused} not needed"
-
-
-def differences(weights: Weights, config: Config) -> list[str]:
-    """Return in names what of `weights` differs from the network of `config` on canvases and colors of theirs."""
-    own = weights.config.model
-    model = replace(config.model, vocabulary=own.vocabulary, canvas_side=own.canvas_side)
-    with torch.device("meta"):  # only names and shapes are compared
-        return _differences(weights, make_network(model, config.memory, 1, 1, 0))
 
 
 def _differences(weights: Weights, network: Network) -> list[str]:

@@ -83,27 +83,31 @@ def test_push_and_submit_need_a_ready_folder(tmp_path: Path, capsys: pytest.Capt
 def test_weights_that_are_none_are_refused_before_they_are_sent(settings: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("weights.safetensors").write_text("no weights at all")
     assert kaggle("notebook", "--weights", "weights.safetensors") == 2
-    assert "weights.safetensors: no weights file (cut short, 17 bytes)" in capsys.readouterr().err
+    assert "weights.safetensors: damaged or not a safetensors file (cut short, 17 bytes)" in capsys.readouterr().err
     assert not Path("kaggle-entry").exists()
 
 
-def test_weights_of_another_network_are_refused_with_the_preset_that_fits(
+def test_weights_go_with_the_code_unless_the_settings_name_others_or_change_the_network(
     settings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_weights(Path("trained"), tiny_dataset(), fit_config(PRESETS["demo"], tiny_dataset()))
-    weights = ("--weights", "trained/weights.safetensors")
-    assert kaggle("notebook", *weights) == 2
-    assert "not of the network of preset fast: " in (said := capsys.readouterr().err)
-    assert "; those of demo fit" in said
-    settings.write_text(settings.read_text().replace('accelerator = "NvidiaL4" ', 'accelerator = "none" '))
-    assert kaggle("notebook", *weights) == 0, "without GPUs, the notebook takes cpu_preset"
-    filled = settings.read_text()
-    settings.write_text(filled.replace('weights_dataset = ""', 'weights_dataset = "ann/weights"'))
-    assert kaggle("notebook", *weights) == 2
-    assert "only one of them can be what training starts from" in capsys.readouterr().err
+    filled, sent = settings.read_text(), Path("kaggle-entry/code/weights/weights.safetensors")
+    settings.write_text(
+        filled.replace('weights = ""', 'weights = "trained"').replace("overrides = []", 'overrides = ["train.packs=4"]')
+    )
+    assert kaggle("notebook") == 0
+    assert sent.read_bytes() == Path("trained/weights.safetensors").read_bytes()
     settings.write_text(filled)
-    settings.write_text(settings.read_text().replace("overrides = []", 'overrides = ["model.layers=3"]'))
-    assert kaggle("notebook", *weights) == 2
+    assert kaggle("notebook") == 0
+    assert not sent.exists()
+    assert kaggle("notebook", "--weights", "trained") == 0
+    assert sent.exists()
+    settings.write_text(filled.replace('weights_dataset = ""', 'weights_dataset = "ann/weights"'))
+    assert kaggle("notebook", "--weights", "trained") == 2
+    assert "only one of them can be what training starts from" in capsys.readouterr().err
+    settings.write_text(filled.replace("overrides = []", 'overrides = ["model.layers=3"]'))
+    assert kaggle("notebook", "--weights", "trained") == 2
+    assert "no setting of model or memory can change" in capsys.readouterr().err
 
 
 def test_a_machine_that_is_not_known_here_is_passed_on_with_a_warning(

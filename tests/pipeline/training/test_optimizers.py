@@ -185,11 +185,13 @@ def test_rates_are_those_of_the_config_times_the_factor() -> None:
         matrix = name.startswith("reasoner.blocks.") and parameter.ndim == 2
         rate, decay = (2.0, 0.7) if name == "memory.rows" else (0.25 if matrix else 0.5, 0.3)
         assert settings[id(parameter)] == pytest.approx((0.1 * rate, decay)), name
-    optimizer.set_rates(0.0)
-    before = deepcopy(network.state_dict())
-    set_gradients(network, 1)
-    optimizer.step()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    for memory_only, factor in ((False, 0.0), (True, 0.1)):
+        optimizer.set_rates(factor, memory_only)
+        before = deepcopy(network.state_dict())
+        set_gradients(network, 1)
+        optimizer.step()
+        changed = [name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])]
+        assert changed == ["memory.rows"] * memory_only
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

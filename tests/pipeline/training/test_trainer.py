@@ -5,6 +5,8 @@ import re
 import signal
 import sys
 import time
+from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +209,19 @@ def test_an_average_may_begin_late_and_the_halting_loss_may_weigh_nothing(tmp_pa
     trainer.fit(NO_LIMIT)
     head = trainer.state.network.reasoner.halting_head
     assert head.bias[0] != head.bias[1]
+
+
+@pytest.mark.parametrize("kind", ["table", "compositional"])
+def test_task_memory_may_be_trained_alone_at_first(tmp_path: Path, kind: str) -> None:
+    settings = ("train.steps=4", "train.checkpoint_steps=2", "train.checkpoints_kept=9", f"memory.kind={kind}")
+    trainer = make_trainer(tiny_config(*settings, "optimizer.memory_first=0.5"), tmp_path)
+    found = [deepcopy(trainer.state.network.state_dict())]
+    trainer.fit(NO_LIMIT)
+    found += [load_weights(folder).tensors for folder in checkpoints(tmp_path / "checkpoints")]
+    assert len(found) == 3
+    early, late = ({name for name in one if not torch.equal(one[name], other[name])} for one, other in pairwise(found))
+    assert early == {"memory.rows"}
+    assert early < late
 
 
 class Flat(Reasoner):
