@@ -19,9 +19,11 @@ import torch
 import pipeline.device
 import pipeline.jobs.time_split
 import pipeline.run
-from pipeline.config import Config, read_config
+from pipeline.config import Config, override, read_config, with_seed
 from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
+from pipeline.jobs.record import record_if_usable
+from pipeline.reports.seeds import command
 from pipeline.system.time_limit import Budget
 from pipeline.training.metrics import Progress
 from pipeline.training.trainer import Trainer
@@ -281,6 +283,28 @@ def test_starting_from_other_weights_keeps_what_they_know(
     assert run(*words, "--resume") == 2
     assert run(*words, "--resume", "--weights", finished[0]) == 0  # nothing has begun with the others
     assert json.loads(recorded.read_text())["weights"] == str(finished[0])
+
+
+def test_weights_bring_their_settings(
+    finished: tuple[Path, str], tmp_path: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported, out, changes = tmp_path / "exported", tmp_path / "out", ("optimizer.ema=0.5", "train.steps=2")
+    assert call("export", finished[0], *set_options(changes), "--out", exported) == 0
+    words = ("run", "--source", f"kaggle:{kaggle}:test", "--seed", 7, "--out", out)
+    own = ("--set", "train.precision=float32", "--set", "train.log_steps=1")
+    assert call(*words, *own) == 2
+    assert "--preset is required, unless --weights bring their settings" in capsys.readouterr().err
+    assert call(*words, *own, "--weights", exported) == 0
+    trained = override(read_config(finished[0] / "config.json"), [*changes, *own[1::2]])
+    assert read_config(out / "config.json") == with_seed(trained, 7)
+    assert call(*words, "--weights", exported, "--resume", "--set", "train.steps=3") == 0
+    record = record_if_usable(out)
+    assert record is not None
+    again = command(record, "x")
+    assert again.endswith(f"--set train.steps=3 --weights {exported} --out x")
+    assert "--preset" not in again
+    assert call("export", finished[0], "--set", "model.layers=3", "--out", tmp_path / "other") == 2
+    assert "of weights that are there, no setting of model or memory can change" in capsys.readouterr().err
 
 
 def test_weights_to_start_from_need_no_tasks_to_solve(

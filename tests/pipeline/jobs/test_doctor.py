@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pipeline.device import fit_config
 from pipeline.jobs import doctor
 from pipeline.jobs.doctor import WillNotDo, describe_gpu, has_kernels
-from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
-from tests.pipeline.tinyrun import call
+from tests.pipeline.tiny import TINY, set_options, tiny_config, tiny_dataset, tiny_source, write_kaggle
+from tests.pipeline.tinyrun import call, write_weights
 
 HIDDEN_TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -82,6 +83,13 @@ def test_the_screen_ends_with_what_a_run_comes_to_and_shows_no_token(
     assert lines["computes in"] in ("float32, attention fused", "bfloat16, attention products")
     assert re.fullmatch(r"about [\d,]+ tokens a second in training, by a trial of a few seconds", lines["speed"])
     assert re.fullmatch(r"about [\d,.]+ passes over the [\d,]+ pairs of these tasks on this CPU", lines["2h00m"])
+
+
+def test_weights_bring_the_settings_of_the_run_in_question(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec, dataset = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True), tiny_dataset()
+    write_weights(tmp_path / "weights", dataset, fit_config(tiny_config(), dataset))
+    assert call("doctor", "--weights", tmp_path / "weights", "--source", spec, "--out", tmp_path) == 0
+    assert "preset of the weights" in capsys.readouterr().out
 
 
 def test_more_time_is_more_passes_and_a_preset_that_is_none_is_refused(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

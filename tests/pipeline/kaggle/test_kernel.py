@@ -298,6 +298,7 @@ def test_weights_and_overrides_that_are_refused_are_left_out_and_reported_in_the
         "sys.exit(2)", "sys.exit(2)", "good()", hidden=False, overrides=("train.speed=9",), weights_dataset="ann/weights"
     )
     assert ["--weights" in command for command in stage.commands] == [True, False, False]
+    assert ["--preset" in command for command in stage.commands] == [False, True, True]  # weights bring their settings
     assert ["train.speed=9" in command for command in stage.commands] == [True, True, False]
     assert outcome.plan.weights_state == "dropped"
     assert stage.submitted() == PREDICTED
