@@ -255,7 +255,7 @@ def read_config(path: Path) -> Config:
 
 
 MAY_CHANGE: Mapping[str, frozenset[str]] = {
-    "optimizer": frozenset({"decay", "decay_from", "final_rate"}),
+    "optimizer": frozenset({"decay", "decay_from", "final_rate", "memory_first"}),
     "train": frozenset({
         "steps", "packs", "pieces", "execution", "log_steps", "checkpoint_seconds", "checkpoint_steps", "checkpoints_kept",
         "standstill_seconds",
@@ -284,6 +284,13 @@ def with_seed(config: Config, seed: int) -> Config:
     """Return `config` with `seed` for training and building."""
     train, build = dataclasses.replace(config.train, seed=seed), dataclasses.replace(config.build, seed=seed)
     return dataclasses.replace(config, train=train, build=build)
+
+
+def for_another_run(config: Config, seed: int) -> Config:
+    """Return the settings of weights for a run from them: all but seed, length, and what was fitted to a machine."""
+    execution = "auto" if config.train.execution == "compiled" else config.train.execution
+    train = dataclasses.replace(config.train, steps=0, pieces=0, precision="auto", execution=execution)
+    return with_seed(dataclasses.replace(config, train=train, build=dataclasses.replace(config.build, jobs=0)), seed)
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:

@@ -31,7 +31,8 @@ from pipeline.system.time_limit import Budget
 from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint
 from pipeline.training.state import count_packs, trainable
 from pipeline.training.trainer import Trainer
-from pipeline.weights.files import load_weights, newest_checkpoint, newest_weights, transplant
+from pipeline.weights.files import load_weights, newest_weights, transplant
+from pipeline.weights.find import newest_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import logging
 import pprint
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ BESIDE = ("LICENSE", "requirements.txt", "README.md")
 LEFT_OUT = ("bench", "rehearsal", "pictures", "__pycache__")
 """Folders of the packages that nothing on Kaggle needs."""
 SUFFIXES = (".py", ".css", ".js", ".html")
+WEIGHTS_IN_CODE = "weights/weights.safetensors"
+"""Where the code dataset has the weights that go with it."""
 OWN_NAMES = ("notebook", "code", "settings.json", "pushed.json")
 """All that is at the top of a ready folder."""
 _MARKDOWN = """\
@@ -69,6 +71,7 @@ def write_ready_folder(
     `project` is the folder that holds the packages, `weights` a weights file, `wheels` a folder of *.whl. Raises ValueError for
     other things in their place, where `out` is another folder, and for any file that holds a Kaggle token.
     """
+    settings = replace(settings, weights=WEIGHTS_IN_CODE if weights else "")  # where they are there, not here
     out = out.resolve()  # a link stays, and what it points to is replaced
     _refuse_to_replace(out)
     if weights is not None and not weights.is_file():
@@ -173,7 +176,7 @@ def _write_code(folder: Path, settings: KaggleSettings, project: Path, weights: 
         if (project / name).is_file():
             _copy(project / name, folder / name)
     if weights is not None:
-        _copy(weights, folder / "weights" / "weights.safetensors")
+        _copy(weights, folder / WEIGHTS_IN_CODE)
     if wheels is not None:
         found = sorted(wheels.glob("*.whl")) if wheels.is_dir() else []
         if not found:

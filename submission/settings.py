@@ -36,7 +36,7 @@ accelerator = "NvidiaL4"         # NvidiaL4 (4 GPUs), NvidiaTeslaT4 (2), NvidiaL
                                  # NvidiaTeslaA100 (one each), another of Kaggle's machine shapes, or none
 docker_image = ""                # pins the notebook's image, for example "gcr.io/kaggle-gpu-images/python@sha256:..."
 
-preset = "fast"                  # from scratch: settings of network and training on GPUs (run --help lists them)
+preset = "fast"                  # settings of network and training on GPUs, without weights (run --help lists them)
 cpu_preset = "demo"              # the same where no GPU is found
 overrides = []                   # further settings, for example ["train.seed=1", "predict.views=512"]
 train_splits = ["training", "evaluation"]   # the competition's public tasks that the hidden run trains on as well

@@ -4,12 +4,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from augment.canvas import VOCABULARY
+from augment.grid import MAX_SIDE
+from eval.formatting import show_path
 from pipeline.cli.options import PROGRAM, WEIGHTS_HELP, Handler, add_command
 from pipeline.data.sources import load_source
 from submission.client import push, status, submit
 from submission.format import list_notes, list_problems
 from submission.notebook import write_ready_folder
-from submission.settings import KaggleSettings, read_settings, write_settings
+from submission.settings import ACCELERATORS, KaggleSettings, read_settings, write_settings
 
 KAGGLE = f"{PROGRAM} kaggle"
 PROJECT = Path(__file__).parents[2]
@@ -36,7 +39,7 @@ def add_kaggle(commands: Any) -> None:
     summary = "run the notebook here as Kaggle would: offline, read-only inputs, hidden tasks; then score it"
     simulate = add(_simulate, "simulate", summary, "--hidden-from arc2:evaluation --time-limit 5m --fault kill-rank")
     _add_simulate_options(simulate)
-    weights = f"start from these, rather than those of the settings: {WEIGHTS_HELP}"
+    weights = f"start from these, not those of the settings: {WEIGHTS_HELP}"
     for parser in (notebook, simulate):
         parser.add_argument("--weights", type=Path, metavar="FILE", help=weights)
 
@@ -88,7 +91,7 @@ def _notebook(arguments: argparse.Namespace, _: float) -> int:
     settings = read_settings(arguments.settings)
     weights = _weights(arguments.weights, settings)
     if weights and settings.weights_dataset:
-        both = f"weights {weights} and weights_dataset = {settings.weights_dataset!r}"
+        both = f"weights {weights} and weights_dataset = {settings.weights_dataset!r} of {arguments.settings}"
         raise ValueError(f"{both}: only one of them can be what training starts from")
     write_ready_folder(arguments.out, settings, PROJECT, weights, arguments.wheels)
     print(f"{arguments.out}: notebook {settings.notebook}, dataset {settings.user}/{settings.code_dataset}")
@@ -101,10 +104,15 @@ def _weights(given: Path | None, settings: KaggleSettings | None) -> Path | None
     path = given or (Path(settings.weights) if settings and settings.weights else None)
     if path is None:
         return None
-    from pipeline.weights.files import load_weights, with_settings  # needs torch, which is slow to import
+    from pipeline.training.state import count_packs  # these need torch, which is slow to import
+    from pipeline.weights.files import load_weights, with_settings
 
     weights = load_weights(path)
-    with_settings(weights, settings.overrides if settings else ())
+    config = with_settings(weights, settings.overrides if settings else ())
+    if (config.model.vocabulary, config.model.canvas_side) != (VOCABULARY, MAX_SIDE):
+        raise ValueError(f"{show_path(weights.path)}: not of a network for ARC tasks")
+    if settings:
+        count_packs(config, ACCELERATORS.get(settings.accelerator) or 1)
     return weights.path
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.formatting import parse_duration
-from pipeline.config import Config, override, with_seed
+from pipeline.config import Config, for_another_run, override
 from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source
 from pipeline.data.sources import SOURCES_HELP
 from pipeline.presets import PRESETS, preset
 from pipeline.system.time_limit import Budget, default_reserve
+from pipeline.weights.find import read_settings, shipped_names
 
 PROGRAM = "python -m pipeline"
 START_SECONDS = 5.0
@@ -19,7 +20,8 @@ START_SECONDS = 5.0
 Handler = Callable[[argparse.Namespace, float], int]
 """Takes the arguments of a command and the monotonic time of its start; returns the exit code."""
 TASKS_HELP = f"\n{SOURCES_HELP}"
-WEIGHTS_HELP = "a weights file, a run or checkpoint folder, or the name of weights that come with the program (arc1)"
+_WITH_US = f"of weights that come with the program ({', '.join(shipped_names())})"
+WEIGHTS_HELP = f"a weights file, a run or checkpoint folder, or the name {_WITH_US}"
 SOURCES_AND_PUZZLES_HELP = f"\n{SOURCES_HELP}{PUZZLES_HELP}"
 
 
@@ -78,7 +80,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    setting = "override a setting of the preset (pipeline/config.py); may be repeated"
+    setting = "override a setting of the preset, or of the weights (pipeline/config.py); may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help=setting)
 
 
@@ -120,21 +122,20 @@ def budget_of(arguments: argparse.Namespace, started: float) -> Budget:
 def config_of(arguments: argparse.Namespace) -> Config:
     """Return the settings of a command, by its preset or else of its weights; those of the first of several networks.
 
-    Raises ValueError or FileNotFoundError where it has neither, or they are not usable.
+    Raises ValueError or FileNotFoundError where there are none.
     """
     seed = arguments.seed * getattr(arguments, "networks", 1)
     if arguments.preset:
         return override(preset(arguments.preset, seed), arguments.set)
-    if not arguments.weights:
+    require_settings(arguments)
+    return override(for_another_run(read_settings(arguments.weights), seed), arguments.set)
+
+
+def require_settings(arguments: argparse.Namespace) -> None:
+    """Raise ValueError where a command is given neither a preset nor weights, and resumes nothing that has settings."""
+    resumed = arguments.command == "run" and arguments.resume and (arguments.out / "config.json").is_file()
+    if not (arguments.preset or arguments.weights or resumed):
         raise ValueError("--preset is required, unless --weights bring their settings")
-    return override(settings_with(arguments.weights, seed), arguments.set)
-
-
-def settings_with(weights: Path, seed: int) -> Config:
-    """Return the settings that weights come with, for this machine. Raises like `load_weights`."""
-    from pipeline.weights.files import load_weights  # needs torch
-
-    return override(with_seed(load_weights(weights).config, seed), ["train.precision=auto"])
 
 
 def check_networks(arguments: argparse.Namespace) -> None:

@@ -58,14 +58,15 @@ def add_run(commands: Any) -> None:
 def run_command(arguments: argparse.Namespace, started: float) -> int:
     """Do the whole job, with further networks beside it; return its exit code."""
     budget = budget_of(arguments, started)
-    job, config, stored = job_of(arguments, "drop"), config_of(arguments), arguments.out / "config.json"
-    weights = arguments.weights
-    if arguments.resume and stored.is_file():
-        given, (config, refused) = config, resumed(read_config(stored), arguments.set)
+    job, weights, stored = job_of(arguments, "drop"), arguments.weights, arguments.out / "config.json"
+    if not (arguments.resume and stored.is_file()):
+        config = config_of(arguments)
+    else:
+        config, refused = resumed(read_config(stored), arguments.set)
         if refused:
             logger.warning("%s: the run that is resumed has other settings, and keeps them", " ".join(refused))
-        if config.train.pack_tokens < given.train.pack_tokens:
-            kept, new = config.train.pack_tokens, given.train.pack_tokens
+        kept = config.train.pack_tokens
+        if arguments.preset and kept < (new := config_of(arguments).train.pack_tokens):
             logger.warning("packs keep the %d tokens that the run began with; a new run would have %d", kept, new)
         record = record_if_usable(arguments.out)
         weights = Path(record.weights) if record and record.weights else None
@@ -137,7 +138,8 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.models.network import make_network
     from pipeline.training.checkpoint import load_checkpoint
     from pipeline.training.trainer import Trainer
-    from pipeline.weights.files import load_weights, newest_checkpoint, transplant
+    from pipeline.weights.files import load_weights, transplant
+    from pipeline.weights.find import newest_checkpoint
 
     dataset = load_dataset(arguments.data)
     config, stored = fit_config(config_of(arguments), dataset), arguments.out / "config.json"

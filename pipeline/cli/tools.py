@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from eval.formatting import parse_duration
-from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings, settings_with
-from pipeline.config import override
+from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings
+from pipeline.config import for_another_run, override
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
 from pipeline.data.leakage import audit_sources
 from pipeline.data.sources import load_source
 from pipeline.presets import PRESETS, preset
 from pipeline.system.progress_bar import doing
-from pipeline.weights.shipped import WEIGHTS
+from pipeline.weights.find import WEIGHTS, read_settings
 
 
 def add_audit(commands: Any) -> None:
@@ -76,7 +76,7 @@ def add_export(commands: Any) -> None:
     summary = "quantize the weights of a run to int8: one file, a quarter of the size"
     parser = add_command(commands, export_command, "export", summary, "runs/fast --out weights/fast", sources="")
     parser.add_argument("weights", type=Path, metavar="WEIGHTS", help=WEIGHTS_HELP)
-    setting = "a setting that trainings from them begin with, not of the network; may be repeated"
+    setting = "for predictions with them and trainings from them; not of the network, nor of one run; may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help=setting)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
 
@@ -114,8 +114,10 @@ def add_doctor(commands: Any) -> None:
     parser = add_command(commands, doctor_command, "doctor", summary, "--preset demo --time-limit 10m", TASKS_HELP)
     tasks = "tasks of the trial (default: arc1:evaluation)"
     parser.add_argument("--source", action="append", metavar="S", help=tasks)
-    parser.add_argument("--preset", metavar="P", help=f"one of {', '.join(PRESETS)} (default: fast on a GPU, demo without)")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help=f"with the settings of these: {WEIGHTS_HELP}")
+    parser.add_argument(
+        "--preset", metavar="P", help=f"one of {', '.join(PRESETS)} (default: fast on a GPU, demo without, those of weights)"
+    )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help=f"rather with the settings of these: {WEIGHTS_HELP}")
     add_settings(parser)
     parser.add_argument("--time-limit", default="12h", metavar="DURATION", help="of the run in question (default: 12h)")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where the run would write (default: here)")
@@ -126,8 +128,10 @@ def doctor_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.jobs.doctor import print_findings
 
     name = arguments.preset or ("fast" if cuda_is_used() else "demo")
-    config = preset(name)
-    if arguments.weights and not arguments.preset:
-        name, config = "of the weights", settings_with(arguments.weights, 0)
+    config, title = preset(name), f"preset {name}"
+    if arguments.weights:
+        if arguments.preset:
+            raise ValueError("--preset and --weights do not go together: weights bring their settings")
+        config, title = for_another_run(read_settings(arguments.weights), config.train.seed), "this network"
     config, seconds = override(config, arguments.set), parse_duration(arguments.time_limit)
-    return print_findings(config, name, arguments.source or ["arc1:evaluation"], seconds, arguments.out)
+    return print_findings(config, title, arguments.source or ["arc1:evaluation"], seconds, arguments.out)

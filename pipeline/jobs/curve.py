@@ -15,7 +15,8 @@ from eval.files import read_object
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.device import compute_dtype, cuda_is_used, precision_here
 from pipeline.jobs.weights_score import score_on_puzzles, score_on_tasks
-from pipeline.weights.files import Weights, checkpoints, load_weights
+from pipeline.weights.files import Weights, load_weights
+from pipeline.weights.find import checkpoints
 
 
 def measure_curves(

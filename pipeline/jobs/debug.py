@@ -19,7 +19,7 @@ from eval.explain import explain, wrong_cells
 from eval.formatting import format_duration, parse_duration, size_text
 from eval.results import Attempt
 from eval.terminal import Look, draw_panels, heading, look_of
-from pipeline.config import Config, override
+from pipeline.config import Config, for_another_run, override
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import PackMaker
@@ -44,9 +44,10 @@ def debug(arguments: argparse.Namespace, _: float) -> int:
     if arguments.weights and arguments.preset:
         raise ValueError("--preset and --weights do not go together: weights come with their settings")
     weights = load_weights(arguments.weights) if arguments.weights else None
-    config = weights.config if weights else preset(arguments.preset or "demo", arguments.seed)
-    slices = ["optimizer.decay_from=1.0", "train.log_steps=5", "train.steps=0"]  # a constant rate: their number is not known
-    config = override(config, [*slices, *arguments.set])
+    seed = arguments.seed
+    config = for_another_run(weights.config, seed) if weights else preset(arguments.preset or "demo", seed)
+    slices = ["optimizer.decay_from=1.0", "optimizer.memory_first=0.0", "train.log_steps=5", "train.steps=0"]
+    config = override(config, [*slices, *arguments.set])  # a constant rate: the number of slices is not known
     dataset = build([replace(source, tasks=(task,))], [], config.build, leakage="drop")
     config = fit_config(config, dataset)
     accelerator, dtype = make_accelerator(config.train.precision)

@@ -46,8 +46,8 @@ class WillNotDo(Exception):
     """The machine will not do; the message says in a line why, and what to change."""
 
 
-def examine(config: Config, name: str, specs: Sequence[str], seconds: float, out: Path) -> Iterator[Finding]:
-    """Yield what is found about this machine, then about the preset `name` on tasks of `specs` for `seconds`.
+def examine(config: Config, title: str, specs: Sequence[str], seconds: float, out: Path) -> Iterator[Finding]:
+    """Yield what is found about this machine, then about the network called `title` on tasks of `specs` for `seconds`.
 
     Files would be written into `out`. Raises WillNotDo where it makes no sense to go on, ValueError for bad sources.
     """
@@ -65,7 +65,7 @@ def examine(config: Config, name: str, specs: Sequence[str], seconds: float, out
     compilers = [name for name, there in (("Triton", find_spec("triton")), ("C++", shutil.which("c++"))) if there]
     yield "compilers", " and ".join(compilers) or "none, so nothing is compiled"
     yield "Kaggle token", "there" if known_tokens() else "none; only `kaggle push`, `status` and `submit` need one"
-    yield from _examine_preset(config, name, specs, seconds, out)
+    yield from _examine_network(config, title, specs, seconds, out)
 
 
 def describe_gpu(number: int) -> str:
@@ -93,7 +93,7 @@ def has_kernels(built: Sequence[str], major: int, minor: int) -> bool:
     return False
 
 
-def _examine_preset(config: Config, name: str, specs: Sequence[str], seconds: float, out: Path) -> Iterator[Finding]:
+def _examine_network(config: Config, title: str, specs: Sequence[str], seconds: float, out: Path) -> Iterator[Finding]:
     accelerator, dtype = make_accelerator(config.train.precision)
     device = accelerator.device
     way = choose_way(device, dtype, config.model.hidden_size // config.model.heads)
@@ -102,42 +102,36 @@ def _examine_preset(config: Config, name: str, specs: Sequence[str], seconds: fl
     dataset = build([load_source(spec) for spec in specs], [], config.build, leakage="allow")
     config = fit_config(config, dataset)
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
-    yield f"preset {name}", f"{trainable(network):,} values, {len(dataset.task_ids)} tasks of {' + '.join(specs)}"
+    yield title, f"{trainable(network):,} values, {len(dataset.task_ids)} tasks of {' + '.join(specs)}"
     needed = CANDIDATE_BYTES + (1 + config.train.checkpoints_kept) * checkpoint_bytes(network)  # one is being written
     free = shutil.disk_usage(out if out.exists() else Path()).free
     yield "disk", f"{free / 2**30:.2f} GiB free in {out.resolve()}, {needed / 2**30:.2f} needed"
     if free < needed:
-        raise WillNotDo(
-            f"only {free / 2**30:.2f} GiB of disk are free, and checkpoints of preset {name} need {needed / 2**30:.2f}"
-        )
+        raise WillNotDo(f"only {free / 2**30:.2f} GiB of disk are free, and checkpoints of {title} need {needed / 2**30:.2f}")
     if device.type == "cuda":
         try:
             with tempfile.TemporaryDirectory() as folder:
                 trainer = Trainer(accelerator, dtype, network, dataset, config, Path(folder))
                 pieces = trainer.measure_pieces(CudaMemory(device))
         except OutOfMemory as error:
-            raise WillNotDo(f"preset {name} does not fit into the memory of the GPU: {error}") from None
+            raise WillNotDo(f"{title} does not fit into the memory of the GPU: {error}") from None
         yield "memory", "a step fits" + (f", its packs in {pieces} micro-batches each" if pieces > 1 else "")
     processes = max(1, torch.cuda.device_count()) if device.type == "cuda" else 1
-    speed, maker = (
-        measure_speed(network, dataset, config, dtype, accelerator),
-        make_packs(dataset, config.train.canvas, 0, latents=config.train.latents),
-    )
+    speed = measure_speed(network, dataset, config, dtype, accelerator)
+    maker = make_packs(dataset, config.train.canvas, config.memory.tokens, latents=config.train.latents)
     step = speed.step_seconds(config)
     yield "speed", f"about {config.train.pack_tokens / step:,.0f} tokens a second in training, by a trial of a few seconds"
     tokens = int(maker.tokens(maker.plain()).sum())
     passes = TRAINING_SHARE * seconds * processes * config.train.pack_tokens / step / tokens
     where = f"{plural(processes, 'GPU')}" if device.type == "cuda" else "this CPU"
-    yield (
-        format_duration(seconds),
-        f"about {passes:,.1f} passes over the {len(maker.plain()):,} pairs of these tasks on {where}",
-    )
+    about, pairs = "about" if config.train.segments == 1 else "at most", f"the {len(maker.plain()):,} pairs of these tasks"
+    yield format_duration(seconds), f"{about} {passes:,.1f} passes over {pairs} on {where}"
 
 
-def print_findings(config: Config, name: str, specs: Sequence[str], seconds: float, out: Path) -> int:
+def print_findings(config: Config, title: str, specs: Sequence[str], seconds: float, out: Path) -> int:
     """Print what `examine` finds, one line each; return 1, after a line that says why, where the machine will not do."""
     try:
-        for what, found in examine(config, name, specs, seconds, out):
+        for what, found in examine(config, title, specs, seconds, out):
             print(f"{what:16}{found}", flush=True)
     except WillNotDo as error:
         print(f"this machine will not do: {error}", file=sys.stderr)

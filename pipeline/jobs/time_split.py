@@ -17,7 +17,7 @@ from pipeline.device import to_batch
 from pipeline.models.network import Network
 from pipeline.system.time_limit import Budget
 from pipeline.training.state import count_packs
-from pipeline.weights.files import newest_checkpoint
+from pipeline.weights.find import newest_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -84,10 +84,10 @@ def next_setup(setup: Setup, attempts: Sequence[Attempt]) -> tuple[Setup, str] |
     refused = bad and never
     pieces = next((pieces for pieces in PIECES if pieces > setup.pieces), 0)
     smaller = pieces and (last.out_of_memory or (again and not stuck))
-    on_cpu = replace(setup, gpus=0, pieces=0, weights=False, overrides=False)  # they are for the preset of the GPU
+    on_cpu = replace(setup, gpus=0, pieces=0, weights=False, overrides=False)  # both are for the GPU
     fault = stuck and not last.killed and not last.out_of_memory
     changes = [
-        (refused and setup.weights, replace(setup, weights=False), "without the weights"),
+        (refused and setup.weights, replace(setup, weights=False, fresh=True), "without the weights"),
         (refused and setup.overrides, replace(setup, overrides=False), "without the overrides of the settings"),
         (refused and setup.further_tasks, replace(setup, further_tasks=False), "without further training tasks"),
         (refused and not setup.fresh, replace(setup, fresh=True), "in a fresh folder"),

@@ -26,7 +26,7 @@ from pipeline.kaggle.plan import (
     Plan,
     commit_sources,
     find_data,
-    find_weights,
+    find_mounted_weights,
     is_hidden_run,
     make_command,
     make_doctor_command,
@@ -120,11 +120,11 @@ def _check_machine(plan: Plan) -> None:
 def _take_weights(plan: Plan) -> None:
     """Copy the weights to the scratch folder; without them training starts from scratch."""
     dataset = plan.settings.weights_dataset
-    weights = find_weights(plan.root / "input", dataset, plan.code)
+    weights = find_mounted_weights(plan.root / "input", dataset, plan.code)
     if weights is None:
-        if dataset:
+        if asked := dataset or (plan.settings.weights and plan.settings.code_dataset):
             plan.weights_state = "missing"
-            plan.warn(f"no weights: the dataset {dataset} is not there or holds no *.safetensors; training starts from scratch")
+            plan.warn(f"no weights: the dataset {asked} is not there or holds no *.safetensors; training starts from scratch")
         return
     copy = plan.scratch / "weights.safetensors"
     try:

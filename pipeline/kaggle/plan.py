@@ -13,6 +13,7 @@ from augment.task import Task
 from eval.formatting import parse_duration
 from pipeline.kaggle.attempts import Log, Setup
 from pipeline.system.processors import threads_each
+from submission.notebook import WEIGHTS_IN_CODE
 from submission.settings import KaggleSettings
 
 AROUND_SECONDS = 5.0
@@ -192,13 +193,13 @@ def find_data(inputs: Path, competition: str, given: str = "") -> Path:
     )
 
 
-def find_weights(inputs: Path, dataset: str, code: Path) -> Path | None:
+def find_mounted_weights(inputs: Path, dataset: str, code: Path) -> Path | None:
     """Return the weights file of the dataset OWNER/NAME or, where none is named, the one beside the code; None without one.
 
     Of several checkpoints it is the last.
     """
     if not dataset:
-        beside = code / "weights" / "weights.safetensors"
+        beside = code / WEIGHTS_IN_CODE
         return beside if beside.is_file() else None
     owner, name = dataset.split("/")
     for folder in (inputs / "datasets" / owner / name, inputs / name):

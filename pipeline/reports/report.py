@@ -108,7 +108,8 @@ def _run_facts(folder: RunFolder, results: Sequence[TaskResult], metrics: Sequen
     rows += _network_facts(folder.read_json("config.json"), metrics)
     if record:
         settings = f", {', '.join(record.settings)}" if record.settings else ""
-        rows.append(("Preset", f"{record.preset or 'that of the weights'}, seed {record.seed}{settings}"))
+        named = f"preset {record.preset}" if record.preset else "of the weights"
+        rows.append(("Settings", f"{named}, seed {record.seed}{settings}"))
         if record.weights:
             rows.append(("Started from", record.weights))
         limit = f" of {record.time_limit}" if record.time_limit else ""

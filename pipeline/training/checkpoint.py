@@ -27,8 +27,8 @@ from pipeline.tensor_files import CHECKSUM, Damaged, json_checksum, read_checksu
 from pipeline.training.carry import Carry
 from pipeline.training.metrics import Progress, Totals, drop_lines_after
 from pipeline.training.state import TrainState
-from pipeline.weights.files import checkpoint_name, checkpoints, read_weights, save_weights
-from pipeline.weights.shipped import WEIGHTS
+from pipeline.weights.files import read_weights, save_weights
+from pipeline.weights.find import WEIGHTS, checkpoint_name, checkpoints
 
 logger = logging.getLogger(__name__)
 

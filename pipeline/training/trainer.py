@@ -35,7 +35,7 @@ from pipeline.training.memory_tables import train_tables
 from pipeline.training.metrics import MetricsWriter, Progress, Totals, metrics_line
 from pipeline.training.optimizers import rate_factor
 from pipeline.training.state import TrainState, checkpoint_bytes
-from pipeline.weights.files import checkpoint_name, newest_checkpoint
+from pipeline.weights.find import checkpoint_name, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ read it; they find the rows of the task memory by task and transform. Those that
 """
 
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.models.network import Network, make_network
 from pipeline.tensor_files import Damaged, read_tensors, write_tensors
-from pipeline.weights.shipped import WEIGHTS, find_weights
+from pipeline.weights.find import WEIGHTS, checkpoints, find_weights
 
 logger = logging.getLogger(__name__)
 
@@ -35,23 +34,6 @@ Memory = Literal["own", "blank", "swapped"]
 _ROWS, _RESIDUAL = "memory.rows", "memory.residual.rows"
 _SCALES = ".int8_scales"
 """With the name of a tensor before it: the scale of each of its rows."""
-_FOLDER = re.compile(r"step-(\d{8,})")
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Return the complete checkpoints in `folder`, by their steps."""
-    found = [entry for entry in folder.iterdir() if _FOLDER.fullmatch(entry.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda entry: int(entry.name[5:]))
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the complete checkpoint with most steps in `folder`, or None."""
-    return next(reversed(checkpoints(folder)), None)
-
-
-def checkpoint_name(step: int) -> str:
-    """Return the name of the folder of the checkpoint of `step`."""
-    return f"step-{step:08d}"
 
 
 @dataclass(frozen=True)
@@ -181,10 +163,12 @@ def _dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def with_settings(weights: Weights, settings: Iterable[str]) -> Config:
-    """Return the config of `weights` with settings such as `train.packs=4`. Raises ValueError where the network changes."""
+    """Return the config of `weights` with settings such as `train.packs=4`. Raises ValueError where its network has others."""
     config = override(weights.config, settings)
-    if (config.model, config.memory) != (weights.config.model, weights.config.memory):
-        raise ValueError(f"{show_path(weights.path)}: of weights that are there, no setting of model or memory can change")
+    with torch.device("meta"):  # only names and shapes are compared
+        different = _differences(weights, make_network(config.model, config.memory, 1, 1, 0))
+    if different:
+        raise ValueError(f"{show_path(weights.path)}: the network of these weights stays as it is: {', '.join(different[:3])}")
     return config
 
 
@@ -249,7 +233,7 @@ def transplant(weights: Weights, network: Network, dataset: Dataset) -> str:
     different = _differences(weights, network)
     if different:
         listed = ", ".join(different[:3])
-        raise ValueError(f"{weights.path}: weights of another architecture, {listed} differ; use the config they come with")
+        raise ValueError(f"{weights.path}: weights of another network, {listed} differ; without a preset they bring their own")
     old_row = {task: row for row, task in enumerate(weights.task_ids)}
     known = [task in old_row for task in dataset.task_ids]
     old, starts = weights.tensors[_ROWS], weights.transform_start.tolist()

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import orjson
 import pytest
 
-from pipeline.config import Config, PredictConfig, TrainConfig, override, resumed
+from pipeline.config import Config, PredictConfig, TrainConfig, for_another_run, override, resumed, with_seed
 from pipeline.presets import PRESETS
 
 
@@ -147,3 +147,10 @@ def test_settings_of_earlier_versions_are_read_as_what_computes_the_same() -> No
     assert Config.from_json(values) == override(Config(), ["train.execution=compiled"])
     with pytest.raises(ValueError, match="train has no field 'halting_delay'"):
         override(Config(), ["train.halting_delay=1"])
+
+
+def test_weights_bring_all_settings_but_those_of_one_run_or_machine() -> None:
+    of_a_run = ["train.steps=9", "train.pieces=64", "train.precision=float16", "train.seed=5", "build.seed=5", "build.jobs=99"]
+    kept = ["optimizer.ema=0.5", "train.packs=3", "predict.views=7", "build.augmentations=3"]
+    given = override(Config(), [*of_a_run, *kept, "train.execution=compiled"])
+    assert for_another_run(given, 7) == with_seed(override(Config(), [*kept, "train.execution=auto"]), 7)

@@ -288,23 +288,25 @@ def test_starting_from_other_weights_keeps_what_they_know(
 def test_weights_bring_their_settings(
     finished: tuple[Path, str], tmp_path: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exported, out, changes = tmp_path / "exported", tmp_path / "out", ("optimizer.ema=0.5", "train.steps=2")
+    exported, out, changes = tmp_path / "exported", tmp_path / "out", ("optimizer.ema=0.5", "train.log_steps=1")
     assert call("export", finished[0], *set_options(changes), "--out", exported) == 0
     words = ("run", "--source", f"kaggle:{kaggle}:test", "--seed", 7, "--out", out)
-    own = ("--set", "train.precision=float32", "--set", "train.log_steps=1")
+    own = ("--set", "train.precision=float32", "--set", "train.steps=2")
     assert call(*words, *own) == 2
     assert "--preset is required, unless --weights bring their settings" in capsys.readouterr().err
+    assert not out.exists()
     assert call(*words, *own, "--weights", exported) == 0
     trained = override(read_config(finished[0] / "config.json"), [*changes, *own[1::2]])
     assert read_config(out / "config.json") == with_seed(trained, 7)
-    assert call(*words, "--weights", exported, "--resume", "--set", "train.steps=3") == 0
+    shutil.rmtree(exported)
+    assert call(*words, "--resume", "--set", "train.steps=3") == 0  # a run that has begun knows its settings
     record = record_if_usable(out)
     assert record is not None
     again = command(record, "x")
     assert again.endswith(f"--set train.steps=3 --weights {exported} --out x")
     assert "--preset" not in again
     assert call("export", finished[0], "--set", "model.layers=3", "--out", tmp_path / "other") == 2
-    assert "of weights that are there, no setting of model or memory can change" in capsys.readouterr().err
+    assert "the network of these weights stays as it is: reasoner.blocks" in capsys.readouterr().err
 
 
 def test_weights_to_start_from_need_no_tasks_to_solve(

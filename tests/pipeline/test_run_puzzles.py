@@ -372,4 +372,4 @@ def test_weights_do_not_predict_puzzles_of_another_size(finished: Path, capsys: 
     assert "weights for 11 tokens on a canvas of 4 x 4, but the dataset has 6 on 5 x 5" in message
     model = ("--set", "model.mixing=mixer", "--set", "model.positions=none")
     assert run(*mazes, *weights, *model, "--out", finished / "large", kind="maze", steps=1) == 2
-    assert "weights of another architecture" in one_error(capsys)
+    assert "weights of another network" in one_error(capsys)

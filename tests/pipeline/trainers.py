@@ -21,7 +21,7 @@ from pipeline.tensor_files import read_tensors
 from pipeline.training.carry import next_batch
 from pipeline.training.gradients import Computed, Gradients
 from pipeline.training.trainer import Trainer
-from pipeline.weights.files import checkpoints
+from pipeline.weights.find import checkpoints
 from tests.pipeline.tiny import set_options, tiny_config, tiny_dataset
 
 ROOT = Path(__file__).parents[2]

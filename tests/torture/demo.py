@@ -26,7 +26,7 @@ from pipeline.data.sources import Selection, load_source
 from pipeline.tensor_files import read_tensors
 from pipeline.training.checkpoint import read_state
 from pipeline.training.metrics import read_metrics
-from pipeline.weights.files import newest_checkpoint
+from pipeline.weights.find import newest_checkpoint
 from submission.format import check_submission
 from tests.pipeline.tiny import set_options
 

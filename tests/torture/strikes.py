@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.weights.files import newest_checkpoint
+from pipeline.weights.find import newest_checkpoint
 from tests.torture.demo import (
     NO_SUBMISSION,
     Plan,

@@ -17,7 +17,7 @@ from eval import files
 from pipeline.cli.main import main
 from pipeline.data.sources import load_source
 from pipeline.jobs import arc
-from pipeline.weights.files import checkpoints, newest_checkpoint
+from pipeline.weights.find import checkpoints, newest_checkpoint
 from submission.format import check_submission
 from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 from tests.torture.demo import Plan, Strike, Tortured, differences, losses, start

@@ -13,7 +13,9 @@ from pipeline.device import fit_config
 from pipeline.presets import PRESETS
 from submission.client import KaggleError
 from submission.format import fallback_submission, write_submission
+from submission.notebook import read_ready_folder
 from tests.pipeline.tiny import tiny_dataset, tiny_source, write_kaggle
+from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
 from tests.pipeline.tinyrun import write_weights
 
 
@@ -91,12 +93,14 @@ def test_weights_go_with_the_code_unless_the_settings_name_others_or_change_the_
     settings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_weights(Path("trained"), tiny_dataset(), fit_config(PRESETS["demo"], tiny_dataset()))
-    filled, sent = settings.read_text(), Path("kaggle-entry/code/weights/weights.safetensors")
+    filled = settings.read_text().replace('accelerator = "NvidiaL4" ', 'accelerator = "NvidiaTeslaT4" ')
+    sent = Path("kaggle-entry/code/weights/weights.safetensors")
     settings.write_text(
         filled.replace('weights = ""', 'weights = "trained"').replace("overrides = []", 'overrides = ["train.packs=4"]')
     )
     assert kaggle("notebook") == 0
     assert sent.read_bytes() == Path("trained/weights.safetensors").read_bytes()
+    assert read_ready_folder(Path("kaggle-entry")).weights == "weights/weights.safetensors"  # and not where they are here
     settings.write_text(filled)
     assert kaggle("notebook") == 0
     assert not sent.exists()
@@ -105,9 +109,18 @@ def test_weights_go_with_the_code_unless_the_settings_name_others_or_change_the_
     settings.write_text(filled.replace('weights_dataset = ""', 'weights_dataset = "ann/weights"'))
     assert kaggle("notebook", "--weights", "trained") == 2
     assert "only one of them can be what training starts from" in capsys.readouterr().err
-    settings.write_text(filled.replace("overrides = []", 'overrides = ["model.layers=3"]'))
-    assert kaggle("notebook", "--weights", "trained") == 2
-    assert "no setting of model or memory can change" in capsys.readouterr().err
+    for overrides, message in (
+        ('"model.layers=3"', "the network of these weights stays as it is: reasoner.blocks.2."),
+        ('"train.packs=3"', "train.packs = 3 must be a multiple of the 2 processes: --set train.packs=2"),
+    ):
+        settings.write_text(filled.replace("overrides = []", f"overrides = [{overrides}]"))
+        assert kaggle("notebook", "--weights", "trained") == 2
+        assert message in capsys.readouterr().err
+    dataset = tiny_puzzle_dataset()
+    write_weights(Path("of-puzzles"), dataset, fit_config(PRESETS["demo-sudoku"], dataset))
+    settings.write_text(filled)
+    assert kaggle("notebook", "--weights", "of-puzzles") == 2
+    assert "not of a network for ARC tasks" in capsys.readouterr().err
 
 
 def test_a_machine_that_is_not_known_here_is_passed_on_with_a_warning(

@@ -89,7 +89,8 @@ def test_weights_bring_the_settings_of_the_run_in_question(tmp_path, capsys: pyt
     spec, dataset = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True), tiny_dataset()
     write_weights(tmp_path / "weights", dataset, fit_config(tiny_config(), dataset))
     assert call("doctor", "--weights", tmp_path / "weights", "--source", spec, "--out", tmp_path) == 0
-    assert "preset of the weights" in capsys.readouterr().out
+    assert re.search(r"^this network +[\d,]+ values, 4 tasks", capsys.readouterr().out, re.MULTILINE)
+    assert call("doctor", "--weights", tmp_path / "weights", "--preset", "demo") == 2
 
 
 def test_more_time_is_more_passes_and_a_preset_that_is_none_is_refused(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from pipeline.kaggle import attempts, kernel
 from pipeline.kaggle.attempts import Attempt, Log, Setup, next_setup
 from pipeline.kaggle.kernel import solve
 from pipeline.kaggle.outcome import Outcome
-from pipeline.kaggle.plan import find_data, find_weights, is_hidden_run
+from pipeline.kaggle.plan import find_data, find_mounted_weights, is_hidden_run
 from submission.format import check_submission, read_submission
 from submission.settings import KaggleSettings
 from tests.pipeline.tiny import tiny_source, write_kaggle
@@ -290,6 +290,12 @@ def test_a_commit_run_that_went_wrong_says_so_loudly(stage: Stage, monkeypatch: 
         assert words in str(caught.value)
 
 
+def test_weights_that_do_not_lie_beside_the_code_are_reported(stage: Stage) -> None:
+    outcome = stage.play("good()", weights="weights/weights.safetensors")
+    assert outcome.plan.weights_state == "missing"
+    assert any("no weights: the dataset arc-trm-code is not there" in message for message in outcome.plan.messages)
+
+
 def test_weights_and_overrides_that_are_refused_are_left_out_and_reported_in_the_commit_run(stage: Stage) -> None:
     folder = stage.root / "input" / "datasets" / "ann" / "weights"
     folder.mkdir(parents=True)
@@ -493,7 +499,7 @@ KILLED, FAILED, REFUSED = Attempt(-9, False, False), Attempt(1, False, False), A
         (Setup(0), [FAILED, FAILED], (Setup(0), "as before")),
         (Setup(0), [FAILED] * 6, None),
         (Setup(0), [Attempt(1, True, False)] * 10, None),
-        (Setup(2, weights=True, overrides=True), [REFUSED], (Setup(2, overrides=True), "without the weights")),
+        (Setup(2, weights=True, overrides=True), [REFUSED], (Setup(2, overrides=True, fresh=True), "without the weights")),
         (Setup(2, overrides=True), [REFUSED], (Setup(2), "without the overrides of the settings")),
         (Setup(2), [REFUSED], (Setup(2, further_tasks=False), "without further training tasks")),
         (Setup(2, further_tasks=False), [REFUSED], (Setup(2, further_tasks=False, fresh=True), "in a fresh folder")),
@@ -511,15 +517,7 @@ def test_what_is_started_next(setup: Setup, attempts: Sequence[Attempt], expecte
         (KILLED, ["as before", "on one GPU", "on the CPU", "as before", "as before"]),
         (Attempt(1, False, True), ["packs in 8 pieces", "packs in 64 pieces", "on one GPU", "on the CPU", "packs in 8 pieces"]),
         (FAILED, ["as before", "without the weights", "on one GPU", "on the CPU", "as before"]),
-        (
-            REFUSED,
-            [
-                "without the weights",
-                "without the overrides of the settings",
-                "without further training tasks",
-                "in a fresh folder",
-            ],
-        ),
+        (REFUSED, ["without the weights", "without the overrides of the settings", "without further training tasks"]),
     ],
 )
 def test_whatever_fails_each_time_everything_that_may_help_is_tried(failure: Attempt, tried: list[str]) -> None:
@@ -555,18 +553,18 @@ def test_weights_that_are_damaged_are_noticed_without_torch(tmp_path: Path, cont
 
 def test_weights_come_from_their_dataset_or_from_beside_the_code(tmp_path: Path) -> None:
     code, new, old = tmp_path / "code", tmp_path / "datasets" / "ann" / "w", tmp_path / "w"
-    assert find_weights(tmp_path, "", code) is None
-    assert find_weights(tmp_path, "ann/w", code) is None
+    assert find_mounted_weights(tmp_path, "", code) is None
+    assert find_mounted_weights(tmp_path, "ann/w", code) is None
     run = tmp_path / "run" / "checkpoints"
     checkpoints = ((run / f"step-{step:08d}", "weights") for step in (1000, 9000))
     beside = ((code / "weights", "weights"), (old, "other"), (new / "sub", "other"), (new / "sub", "weights"))
     for folder, name in (*beside, *checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.safetensors").touch()
-    assert find_weights(tmp_path, "ann/run", code) == run / "step-00009000" / "weights.safetensors"
-    assert find_weights(tmp_path, "", code) == code / "weights" / "weights.safetensors"
-    assert find_weights(tmp_path, "ann/w", code) == new / "sub" / "weights.safetensors"
-    assert find_weights(tmp_path, "bob/w", code) == old / "other.safetensors"
+    assert find_mounted_weights(tmp_path, "ann/run", code) == run / "step-00009000" / "weights.safetensors"
+    assert find_mounted_weights(tmp_path, "", code) == code / "weights" / "weights.safetensors"
+    assert find_mounted_weights(tmp_path, "ann/w", code) == new / "sub" / "weights.safetensors"
+    assert find_mounted_weights(tmp_path, "bob/w", code) == old / "other.safetensors"
 
 
 def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

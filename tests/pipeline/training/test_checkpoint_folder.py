@@ -9,7 +9,7 @@ import torch
 from pipeline.tensor_files import Damaged, write_tensors
 from pipeline.training import checkpoint as checkpoint_folder
 from pipeline.training.checkpoint import begin_checkpoint, finish_checkpoint, read_state, set_aside, write_state
-from pipeline.weights.files import checkpoints, newest_checkpoint
+from pipeline.weights.find import checkpoints, newest_checkpoint
 
 
 def make_checkpoint(folder: Path, step: int, kept: int = 9) -> Path:

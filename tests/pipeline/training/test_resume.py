@@ -14,7 +14,7 @@ from pipeline.system.time_limit import NO_LIMIT
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import load_checkpoint, packs_after
 from pipeline.training.trainer import Trainer
-from pipeline.weights.files import checkpoints
+from pipeline.weights.find import checkpoints
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import (
     assert_equal_runs,

@@ -25,7 +25,8 @@ from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.state import count_packs
-from pipeline.weights.files import checkpoints, load_weights
+from pipeline.weights.files import load_weights
+from pipeline.weights.find import checkpoints
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import (
     ROOT,

@@ -1,14 +1,18 @@
 """The weights that come with the program: found by name, whole, small, and as their card says."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save
 
 from pipeline.tensor_files import read_checksum
-from pipeline.weights import shipped
+from pipeline.weights import find
 from pipeline.weights.files import EXPORTED, load_weights
-from pipeline.weights.shipped import SHIPPED, find_weights
-from tests.pipeline.tinyrun import call
+from pipeline.weights.find import SHIPPED, find_weights, read_settings
+from tests.pipeline.tiny import tiny_config, tiny_dataset
+from tests.pipeline.tinyrun import call, write_weights
 
 NAMES = sorted(path.parent.name for path in SHIPPED.glob("*/weights.safetensors"))
 
@@ -27,7 +31,7 @@ def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         make_weights(folder / name)
     (folder / "one" / "README.md").touch()
     (tmp_path / "here").mkdir()
-    monkeypatch.setattr(shipped, "SHIPPED", folder)
+    monkeypatch.setattr(find, "SHIPPED", folder)
     monkeypatch.chdir(tmp_path / "here")
     return folder
 
@@ -82,3 +86,23 @@ def test_weights_are_exported_into_a_new_folder_only(
     assert capsys.readouterr().err.count("is there already; export writes into a new or an empty folder") == 2
     assert call("export", "nothing", "--out", "new") == 2
     assert not Path("new").exists()
+
+
+def test_settings_are_read_without_tensors_and_without_torch(tmp_path: Path) -> None:
+    program = "import sys; from pathlib import Path; from pipeline.weights.find import read_settings as read; "
+    program += "print(read(Path('start')).optimizer.memory_first, 'torch' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout == "0.25 False\n"
+    assert read_settings(Path("start")) == load_weights(Path("start")).config
+    for step in (9, 10):
+        write_weights(tmp_path / "checkpoints" / f"step-{step:08d}", tiny_dataset(), tiny_config(f"train.steps={step}"))
+    assert read_settings(tmp_path).train.steps == read_settings(tmp_path / "checkpoints").train.steps == 10
+
+
+def test_settings_of_what_are_no_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no weights\.safetensors and no checkpoint in this folder"):
+        read_settings(tmp_path)
+    for content in (b"short", find_weights(Path("start")).read_bytes()[:-1], save({}), save({}, {"config": "{"})):
+        (tmp_path / "weights.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match=r"weights\.safetensors: no weights file of this program \("):
+            read_settings(tmp_path)

@@ -190,7 +190,7 @@ def test_weights_of_another_architecture_are_refused_by_what_differs(
     dataset = tiny_dataset()
     other = network_of(override(config_of(kind), [setting]), dataset)
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    with pytest.raises(ValueError, match=f"{path}: weights of another architecture, .*{named}.* differ"):
+    with pytest.raises(ValueError, match=f"{path}: weights of another network, .*{named}.* differ"):
         transplant(load_weights(path), other, dataset)
     assert_equal(other.state_dict(), before)
 

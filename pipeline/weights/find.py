@@ -1,0 +1,79 @@
+"""Finds weights by path, or by the name of those that come with the program, and reads the settings they bring. No torch."""
+
+import logging
+import re
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from eval.files import damage_of, parse_json
+from eval.formatting import show_path
+from pipeline.config import Config
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = "weights.safetensors"
+SHIPPED = Path(__file__).parent
+"""Weights that come with the program, a folder each; its name will do wherever weights are asked for."""
+_FOLDER = re.compile(r"step-(\d{8,})")
+
+
+def shipped_names() -> list[str]:
+    """Return the names of the weights that come with the program."""
+    return sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
+
+
+def find_weights(path: Path) -> Path:
+    """Return `path`, or the weights file in it, where it is a file or a folder with weights or checkpoints; else the file here.
+
+    A folder that only has the name of weights that come with the program, as that of a run about to begin, does not hide them.
+    Raises FileNotFoundError, with the names.
+    """
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
+    shipped = SHIPPED / path / WEIGHTS
+    if path == Path(path.name) and shipped.is_file():
+        trained = path.is_file() or (path / "checkpoints").exists() or any(path.glob("step-*"))
+        return path if trained else shipped
+    if path.exists():
+        return path
+    names = ", ".join(shipped_names())
+    raise FileNotFoundError(f"{path}: no such weights file or folder, nor the name of weights that come with it ({names})")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints in `folder`, by their steps."""
+    found = [entry for entry in folder.iterdir() if _FOLDER.fullmatch(entry.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda entry: int(entry.name[5:]))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the complete checkpoint with most steps in `folder`, or None."""
+    return next(reversed(checkpoints(folder)), None)
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of the folder of the checkpoint of `step`."""
+    return f"step-{step:08d}"
+
+
+def read_settings(path: Path) -> Config:
+    """Return the config of weights, of a checkpoint or run folder that of its newest checkpoint; no tensor is read.
+
+    Raises FileNotFoundError, or ValueError that names the file, where there are none or they are not ours.
+    """
+    path = find_weights(path)
+    if path.is_dir():
+        newest = newest_checkpoint(path) or newest_checkpoint(path / "checkpoints")
+        if newest is None:
+            raise FileNotFoundError(f"{path}: no {WEIGHTS} and no checkpoint in this folder")
+        path = newest / WEIGHTS
+    where = f"{show_path(path)}: no weights file of this program"
+    if damage := damage_of(path):
+        raise ValueError(f"{where} ({damage})")
+    try:
+        with safe_open(str(path), "np") as file:
+            stored = (file.metadata() or {}).get("config", "")
+        return Config.from_json(parse_json(stored.encode(), "config"))
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{where} ({show_path(str(error)[:160])})") from None  # it may quote all of the header
