@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from augment.hashing import scramble
+from augment.hashing import Hashes, scramble
 
 Board = npt.NDArray[np.uint8]
 """One board (S, S), S = 4 or 9: 0 blank, 1..S digits."""
 Boards = npt.NDArray[np.uint8]
 """Boards (B, S, S)."""
-Words = npt.NDArray[np.uint64]
 _BOX_SIDES = {4: 2, 9: 3}
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _INVARIANT_ROUNDS = 3
@@ -81,7 +80,7 @@ def extends(questions: Boards, answers: Boards) -> npt.NDArray[np.bool_]:
     return ((questions == 0) | (questions == answers)).all(axis=(1, 2))
 
 
-def symmetry_invariants(boards: Boards) -> Words:
+def symmetry_invariants(boards: Boards) -> Hashes:
     """Return a hash (B,) uint64 of each of `boards` (B, S, S) that is the same for all its views.
 
     Color refinement (Weisfeiler and Leman) labels the cells: at first blank or clue, then repeatedly by the labels in their
@@ -116,19 +115,19 @@ def _split_boxes(boards: Boards) -> Boards:
     return boards.reshape(len(boards), box, box, box, box)
 
 
-def _order_lines(blocks: Words, lines: Words) -> npt.NDArray[np.uint8]:
+def _order_lines(blocks: Hashes, lines: Hashes) -> npt.NDArray[np.uint8]:
     """Return permutations (B, S) of lines from the keys of blocks (B, n) and of the lines within each block (B, S)."""
     count, box = blocks.shape
     within = _sort_keys(lines.reshape(count, box, box))
     return (_sort_keys(blocks)[:, :, None] * box + within).reshape(count, box * box).astype(np.uint8)
 
 
-def _sort_keys(keys: Words) -> npt.NDArray[np.int64]:
+def _sort_keys(keys: Hashes) -> npt.NDArray[np.int64]:
     """Return the permutations that sort `keys` along the last axis; for independent keys, all are equally likely."""
     return np.argsort(keys, axis=-1, kind="stable")
 
 
-def _hash_keys(seed: int, puzzles: npt.NDArray[np.int64], views: npt.NDArray[np.int64], length: int) -> Words:
+def _hash_keys(seed: int, puzzles: npt.NDArray[np.int64], views: npt.NDArray[np.int64], length: int) -> Hashes:
     """Return, (B, length), the first numbers of a SplitMix64 generator for each puzzle and view, seeded by their hash."""
     state = scramble(np.array([seed], dtype=np.uint64) + _GAMMA)
     for part in (puzzles, views):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from augment.grid import Grid
 
 TaskId = str
+TestId = tuple[TaskId, int]
+"""A test input and its output: the task, and their number there, from 0."""
 
 
 @dataclass(frozen=True, eq=False)

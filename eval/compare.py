@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from augment.grid import Grid
-from augment.task import Solutions, TaskId
+from augment.task import Solutions, TaskId, TestId
 from eval.formatting import plural
 from eval.provenance import Provenance, format_rows
 from eval.score import RULES, Predictions, Rates, Score, judge, name_all, score_predictions
 
-Output = tuple[TaskId, int]
 Attempts = Mapping[TaskId, Sequence[Sequence[Grid]]]
 
 
@@ -21,10 +20,10 @@ class Comparison:
 
     scores: Mapping[str, Score]
     """By name, in the order that was given."""
-    alone: Mapping[str, tuple[Output, ...]]
+    alone: Mapping[str, tuple[TestId, ...]]
     """Outputs that only one submission solves, by its name."""
-    by_all: tuple[Output, ...]
-    by_none: tuple[Output, ...]
+    by_all: tuple[TestId, ...]
+    by_none: tuple[TestId, ...]
     union: Rates
     """Mean over tasks of the fraction of outputs that any submission solves. It takes more than two attempts to have it."""
     pooled: Score | None = None
@@ -102,12 +101,12 @@ def describe_change(pooled: Attempts, without: Attempts, solutions: Solutions) -
     return f"{text}, pass@2 {rates[0]:.2%} in place of {rates[1]:.2%} (mean over tasks)"
 
 
-def _share(solved: set[Output], solutions: Solutions) -> float:
+def _share(solved: set[TestId], solutions: Solutions) -> float:
     known = {task: len(outputs) for task, outputs in solutions.items() if len(outputs)}
     return sum(sum((task, i) in solved for i in range(count)) / count for task, count in known.items()) / len(known)
 
 
-def _list(outputs: tuple[Output, ...], solutions: Solutions) -> str:
+def _list(outputs: tuple[TestId, ...], solutions: Solutions) -> str:
     """Return their number and their tasks, with the number of the test (from 1) where a task has several."""
     names = [f"{task} test {i + 1}" if len(solutions[task]) > 1 else task for task, i in outputs]
     return name_all("output", names, shown=12)

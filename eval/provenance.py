@@ -13,9 +13,37 @@ from eval.formatting import plural, plural_range, show_name, show_path, show_val
 
 UNKNOWN = "unknown"
 HASH_DIGITS = 12
-_TRAINED_ON = re.compile(rf", trained on ([0-9a-f]{{{HASH_DIGITS}}})$")
+NO_NETWORK = "none"
+"""Among the names of networks: all attempts are fallbacks."""
+_NETWORK = re.compile(rf"(.*?)(?:, step (\d+))?(?:, trained on ([0-9a-f]{{{HASH_DIGITS}}}))?", re.DOTALL)
 Row = tuple[str, str]
 """(what, in words)."""
+
+
+@dataclass(frozen=True)
+class NetworkName:
+    """What votes call a network."""
+
+    weights: str
+    """The file of its weights."""
+    step: int | None = None
+    data: str = ""
+    """First digits of the hash of the dataset that it was trained on; empty where that is not known."""
+
+    def __str__(self) -> str:
+        return self.label + (f", trained on {self.data}" if self.data else "")
+
+    @property
+    def label(self) -> str:
+        """The name without the data."""
+        return self.weights if self.step is None else f"{self.weights}, step {self.step}"
+
+    @classmethod
+    def parse(cls, text: str) -> "NetworkName":
+        """Return the name that `str` made, or another one as a whole."""
+        match = _NETWORK.fullmatch(text)
+        assert match, "the pattern matches any text"
+        return cls(match[1], int(match[2]) if match[2] else None, match[3] or "")
 
 
 @dataclass(frozen=True)
@@ -99,7 +127,7 @@ class Basis:
     """What attempts rest on, as stored beside them."""
 
     sources: tuple[str, ...]
-    """Checkpoints whose candidates were counted together, or "none" where all attempts are fallbacks."""
+    """Checkpoints whose candidates were counted together, or NO_NETWORK where all attempts are fallbacks."""
     views_least: int
     """Least views of a test input that voted."""
     views_most: int
@@ -143,7 +171,7 @@ class Provenance:
         """Checkpoints whose candidates were counted; empty where all attempts are fallbacks, None where unknown."""
         if self.basis is None:
             return None
-        return () if self.basis.sources == ("none",) else self.basis.sources
+        return () if self.basis.sources == (NO_NETWORK,) else self.basis.sources
 
     @property
     def reservations(self) -> tuple[str, ...]:
@@ -152,11 +180,11 @@ class Provenance:
         if self.weights:
             found.append(f"the run started from {show_path(self.weights)}, whose data it knows nothing of")
         for source in (*(self.checkpoints or ()), *(self.basis.judging.names if self.basis and self.basis.judging else ())):
-            match = _TRAINED_ON.search(source)
-            if not match:
+            network = NetworkName.parse(source)
+            if not network.data:
                 found.append(f"what {source} was trained on is unknown")
-            elif self.basis and match[1] != self.basis.dataset[:HASH_DIGITS]:
-                found.append(f"{source.removesuffix(match[0])} was trained on other data, {match[1]}, not audited here")
+            elif self.basis and network.data != self.basis.dataset[:HASH_DIGITS]:
+                found.append(f"{network.label} was trained on other data, {network.data}, not audited here")
         return tuple(dict.fromkeys(found))
 
     def rows(self) -> list[Row]:

@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from augment.grid import Grid
-from augment.task import Solutions, TaskId
+from augment.task import Solutions, TaskId, TestId
 from eval.formatting import plural
 from eval.provenance import Provenance, format_rows
 
@@ -58,11 +58,11 @@ class Score:
     solved_by_both: int
     missing_tasks: tuple[TaskId, ...]
     """Tasks of the solutions without any prediction. They count as unsolved."""
-    missing_outputs: tuple[tuple[TaskId, int], ...]
+    missing_outputs: tuple[TestId, ...]
     """(task id, test index) of outputs without any attempt, those of missing tasks included. They count as unsolved."""
     unknown_tasks: tuple[TaskId, ...]
     """Tasks with predictions that the solutions do not know. They do not count."""
-    unknown_outputs: tuple[tuple[TaskId, int], ...]
+    unknown_outputs: tuple[TestId, ...]
     """(task id, test index) of predictions beyond the outputs of a known task. They do not count."""
 
     @property
@@ -156,7 +156,7 @@ def format_score(score: Score, source: str, provenance: Provenance | None = None
     return "\n".join(lines)
 
 
-def _labels(outputs: Sequence[tuple[TaskId, int]]) -> list[str]:
+def _labels(outputs: Sequence[TestId]) -> list[str]:
     return [f"{task_id}[{i}]" for task_id, i in outputs]
 
 

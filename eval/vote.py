@@ -7,15 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from augment.grid import Grid, grid_key
-from augment.task import Task, TaskId
+from augment.task import Task, TaskId, TestId
 from eval.provenance import Judging
 
 _UNIT = 1 << 40
 # Probabilities are summed in whole units of 2**-40. Unlike sums of floats these are exact, so the ranking does not depend on
 # the order in which candidates arrive or ballots are pooled.
 
-Place = tuple[TaskId, int]
-"""A task and the number of one of its test inputs."""
 Judged = tuple[Sequence[Grid], npt.NDArray[np.float64]]
 """Grids, and the log-likelihood of each (N,): -inf where a judge holds it for impossible."""
 Ranking = Callable[[int, float], tuple[float, ...]]
@@ -63,12 +61,12 @@ class Ballot:
     def __init__(self, *sources: str) -> None:
         self.sources = sources
         """The different sources whose candidates were counted, in order; one for a single checkpoint."""
-        self._tests: dict[Place, dict[bytes, list[int]]] = {}
+        self._tests: dict[TestId, dict[bytes, list[int]]] = {}
         # Of each test input: grid key -> [count, sum of probabilities in units of 2**-40].
 
     def add(
         self,
-        places: Sequence[Place],
+        places: Sequence[TestId],
         shapes: npt.NDArray[np.integer],
         cells: npt.NDArray[np.uint8],
         probabilities: npt.NDArray[np.floating],
@@ -132,7 +130,7 @@ class JudgedBallot(Ballot):
     Its score is (1 - weight) x its share of the votes + weight x its share among the judged, the softmax of log-likelihoods.
     """
 
-    def __init__(self, ballot: Ballot, judging: Judging, judged: Mapping[Place, Judged]) -> None:
+    def __init__(self, ballot: Ballot, judging: Judging, judged: Mapping[TestId, Judged]) -> None:
         """Judge `ballot`; a test input that is not in `judged` ranks by votes alone."""
         super().__init__(*ballot.sources)
         self._tests, self.judging, self.weight = ballot._tests, judging, judging.weight

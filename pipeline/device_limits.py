@@ -8,7 +8,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-_WORDS = (
+OUT_OF_MEMORY = (
     " out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_NOT_SUPPORTED",  # what cuDNN says where its workspace does not fit
@@ -17,6 +17,7 @@ _WORDS = (
     "could not create a primitive",  # oneDNN, whose code needs room too
     "could not create a memory",
 )
+"""What an error of too little memory says."""
 
 
 class OutOfMemory(MemoryError):
@@ -27,7 +28,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """Return whether `error` says that a device, or this machine, has too little memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, (RuntimeError, OSError)) and any(words in str(error) for words in _WORDS)
+    return isinstance(error, (RuntimeError, OSError)) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def free_cache(device: torch.device) -> None:

@@ -134,7 +134,7 @@ def _train(
         views = config.predict.views if isinstance(job, ArcJob) else 1  # a puzzle is predicted once, as it is
         split = split_time(config, budget, job.out, resume, speed, accelerator.num_processes, views)
         config, seconds = from_main(accelerator, split)
-    training = budget.until(seconds)  # from here: making the trainer counts as training
+    training = Budget.lasting(seconds)  # from here: making the trainer counts as training
     trainer = Trainer(accelerator, dtype, network, dataset, config, job.out)
     if accelerator.is_main_process:
         write_json(job.out / "config.json", config.to_json())

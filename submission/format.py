@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from augment.grid import Grid, grid_key, parse_grid
-from augment.task import Task, TaskId
+from augment.task import Task, TaskId, TestId
 from eval.files import read_json, read_object, replace_file, require_file
 from eval.formatting import plural, show_kind, show_path, show_value
 
@@ -37,9 +37,9 @@ class FilledSubmission:
     """A complete submission, and how much of it is prediction."""
 
     submission: Submission
-    without_prediction: tuple[tuple[TaskId, int], ...]
+    without_prediction: tuple[TestId, ...]
     """(task id, test index) of the test inputs whose attempts are both fallbacks."""
-    with_one_prediction: tuple[tuple[TaskId, int], ...]
+    with_one_prediction: tuple[TestId, ...]
     """(task id, test index) of the test inputs whose second attempt is a fallback."""
 
 
@@ -70,8 +70,8 @@ def fill_submission(tasks: Iterable[Task], predictions: Mapping[TaskId, Sequence
     that is absent counts as not predicted. Raises ValueError when a task has a different number of test inputs in it.
     """
     submission: Submission = {}
-    without: list[tuple[TaskId, int]] = []
-    with_one: list[tuple[TaskId, int]] = []
+    without: list[TestId] = []
+    with_one: list[TestId] = []
     for task in tasks:
         per_test = predictions.get(task.id, [()] * len(task.test))
         if len(per_test) != len(task.test):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from augment.canvas import decode, encode
 from augment.grid import Grid
-from augment.task import Task, TaskId
+from augment.task import Task, TestId
 from augment.transform import IDENTITY, Transform
 
 TRIALS = 5
@@ -68,21 +68,18 @@ def _grid_hash(grid: Grid) -> str:
     return hashlib.sha256(bytes(grid.shape) + grid.tobytes()).hexdigest()
 
 
-Place = tuple[TaskId, int]
-
-
 def vote_published(
-    places: Sequence[Place],
+    places: Sequence[TestId],
     transforms: Sequence[Transform],
     canvases: npt.NDArray[np.uint8],
     probabilities: npt.NDArray[np.float32],
-) -> dict[Place, list[Grid]]:
+) -> dict[TestId, list[Grid]]:
     """Return the different grids of each test input, best first, from K candidates.
 
     `canvases` (K, 30, 30) are predicted tokens of the views, `transforms` (K) say which view each is.
     """
     grids: dict[str, Grid] = {}
-    votes: dict[Place, dict[str, list[float]]] = {}
+    votes: dict[TestId, dict[str, list[float]]] = {}
     for place, transform, canvas, probability in zip(places, transforms, canvases, probabilities.tolist(), strict=True):
         view = decode(canvas)
         if view is None:

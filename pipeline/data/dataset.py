@@ -19,11 +19,12 @@ import safetensors.numpy
 
 from augment.canvas import VOCABULARY, Tokens
 from augment.grid import MAX_SIDE, Grid
-from augment.task import Pair, Task, TaskId
+from augment.task import Pair, Task, TaskId, TestId
 from augment.transform import Codes
 from eval.decode import decode_value
 from eval.files import read_object, replace_file
 from eval.formatting import show_path, show_value
+from eval.provenance import HASH_DIGITS
 from pipeline.array_files import Arrays, read_arrays
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS, PUZZLE_TASK, KindName
 
@@ -91,7 +92,7 @@ class Dataset(ABC):
         about = {name: value for name, value in manifest.items() if name not in (*settings, "data_hash", "format")}
         dataset = make(**settings, **_read_arrays(folder / ARRAYS_FILE, cls.ARRAYS, cls.OPTIONAL), manifest=about)
         if dataset.data_hash != decode_value(str, manifest.get("data_hash"), f"{where}: data_hash"):
-            what = f"does not belong to the {MANIFEST_FILE} beside it (data hash {dataset.data_hash[:12]}...)"
+            what = f"does not belong to the {MANIFEST_FILE} beside it (data hash {dataset.data_hash[:HASH_DIGITS]}...)"
             raise ValueError(f"{show_path(folder / ARRAYS_FILE)}: {what}")
         return dataset
 
@@ -155,7 +156,7 @@ class TaskDataset(Dataset):
         first, last = np.searchsorted(self.test_task, (number, number + 1)).tolist()
         return Task(self.task_ids[number], train, tuple(map(self.grid, self.test_input[first:last])))
 
-    def test_names(self) -> list[tuple[TaskId, int]]:
+    def test_names(self) -> list[TestId]:
         """Return task and number of each test to be predicted, (Q,)."""
         return [(self.task_ids[task], index) for task, index in zip(self.test_task, self.test_index.tolist(), strict=True)]
 

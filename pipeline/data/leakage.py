@@ -22,7 +22,7 @@ from pipeline.data.sources import Source
 
 
 @dataclass(frozen=True)
-class Place:
+class PairPlace:
     """The place of a pair."""
 
     source: str
@@ -39,15 +39,15 @@ class Place:
         return f"{self.source} {show_name(self.task)} {self.part}{index}"
 
 
-PlacedPair = tuple[Place, Pair]
+PlacedPair = tuple[PairPlace, Pair]
 
 
 @dataclass(frozen=True)
 class Leak:
     """A training pair that shows the answer to a scored test, or a generator that shows its rule."""
 
-    trained: Place
-    scored: Place
+    trained: PairPlace
+    scored: PairPlace
     pair: Pair | None = field(compare=False, repr=False, default=None)
     """The training pair; None for a generator, all of whose pairs count."""
 
@@ -88,7 +88,7 @@ def audit_sources(sources: Sequence[Source], train_sources: Sequence[Source]) ->
         known = {key(pair) for _, pair in scored} if suspects else set()
         suspects = [(place, pair) for place, pair in suspects if key(pair) in known]
     shown = {_count_key(pair) for _, pair in suspects}
-    answers: dict[bytes, list[Place]] = defaultdict(list)
+    answers: dict[bytes, list[PairPlace]] = defaultdict(list)
     for place, pair in scored if shown else ():
         if _count_key(pair) in shown:
             answers[canonical_key(pair)].append(place)
@@ -114,8 +114,8 @@ def _generators(sources: Sequence[Source], train_sources: Sequence[Source]) -> l
             views = (by_view.get(canonical_key(pair)) for pair in task.train if _count_key(pair) in counts)
             found = task.id if task.id in asked else next(filter(None, views), None)
             if found is not None:
-                scored = Place(source_label(asked[found][0]), found, "test")
-                leaks.append(Leak(Place(source_label(source), task.id, "generator"), scored))
+                scored = PairPlace(source_label(asked[found][0]), found, "test")
+                leaks.append(Leak(PairPlace(source_label(source), task.id, "generator"), scored))
     return leaks
 
 
@@ -127,7 +127,7 @@ def training_pairs(sources: Sequence[Source], train_sources: Sequence[Source]) -
 def scored_pairs(sources: Iterable[Source]) -> list[PlacedPair]:
     """Return the tests of `sources` whose outputs are known, as pairs."""
     return [
-        (Place(source_label(source), task.id, "test", i), Pair(given, wanted))
+        (PairPlace(source_label(source), task.id, "test", i), Pair(given, wanted))
         for source in sources
         for task in source.tasks
         if task.id in source.solutions
@@ -138,7 +138,7 @@ def scored_pairs(sources: Iterable[Source]) -> list[PlacedPair]:
 def _demonstrations(source: Source) -> Iterable[PlacedPair]:
     for task in source.tasks:
         for i, pair in enumerate(task.train):
-            yield Place(source_label(source), task.id, "demonstration", i), pair
+            yield PairPlace(source_label(source), task.id, "demonstration", i), pair
 
 
 def pair_key(pair: Pair) -> tuple[bytes, bytes]:

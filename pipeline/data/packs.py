@@ -149,7 +149,7 @@ class PackMaker(Packs):
         dataset = self.dataset
         trained = np.flatnonzero(np.diff(dataset.pair_start))
         if not len(trained):
-            raise ValueError("the dataset has no training pairs")
+            raise ValueError("the dataset has no training pairs: tasks with demonstrations, or --train-source, have some")
         if dataset.pair_weight is None:
             task = trained[rng.integers(len(trained), size=count)]
             pair = dataset.pair_start[task] + _below(rng, np.diff(dataset.pair_start)[task])

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Place:
+class _SourcedTask:
     """A task and the source that has it."""
 
     source: Source
@@ -50,10 +50,10 @@ def tell_apart(sources: Sequence[Source], train_sources: Sequence[Source]) -> tu
     of the sources. The log says what was told apart, and how many tasks are the same in several sources.
     """
     everything = [*sources, *train_sources]
-    by_id: dict[TaskId, list[_Place]] = defaultdict(list)
+    by_id: dict[TaskId, list[_SourcedTask]] = defaultdict(list)
     for number, source in enumerate(everything):
         for task in source.tasks:
-            by_id[task.id].append(_Place(source, task, number < len(sources)))
+            by_id[task.id].append(_SourcedTask(source, task, number < len(sources)))
     names: dict[Source, dict[TaskId, TaskId]] = defaultdict(dict)
     new, merged = set[TaskId](), 0
     for task_id, places in by_id.items():
@@ -78,7 +78,7 @@ def tell_apart(sources: Sequence[Source], train_sources: Sequence[Source]) -> tu
 class _Group:
     """Places of one task."""
 
-    members: list[_Place]
+    members: list[_SourcedTask]
     own: set[object]
     """Pairs and test inputs."""
     shown: set[object]
@@ -89,10 +89,10 @@ class _Group:
         return bool(self.own & other.own or self.own & other.shown or self.shown & other.own)
 
 
-def _groups(places: Sequence[_Place]) -> list[list[_Place]]:
+def _groups(places: Sequence[_SourcedTask]) -> list[list[_SourcedTask]]:
     """Return `places` of one id in groups, each of one task; the first keeps the id."""
     groups = list[_Group]()
-    for place in sorted(places, key=_Place.order):
+    for place in sorted(places, key=_SourcedTask.order):
         new = _Group([place], place.pairs_and_tests(), place.shown_inputs())
         same = [group for group in groups if group.has_one_of(new)] or groups[: place.follows]
         if not same:

@@ -11,7 +11,7 @@ import orjson
 import safetensors.numpy
 
 from augment.canvas import VOCABULARY, Tokens
-from augment.task import TaskId
+from augment.task import TestId
 from eval.files import parse_json, replace_file
 from eval.formatting import show_path
 from eval.results import DraftUnit
@@ -51,14 +51,14 @@ def join_drafts(parts: Sequence[Drafts]) -> Drafts | None:
     return Drafts(*(np.concatenate([getattr(part, name) for part in parts], axis) for name, axis in axes.items()))
 
 
-def write_drafts(path: Path, drafts: Drafts, names: Sequence[tuple[TaskId, int]], unit: DraftUnit) -> None:
+def write_drafts(path: Path, drafts: Drafts, names: Sequence[TestId], unit: DraftUnit) -> None:
     """Write drafts; `names` has the task and the position among its tests of each test input. The file appears complete."""
     arrays = {name: np.ascontiguousarray(getattr(drafts, name)) for name in _DRAFT_DTYPES}
     about = orjson.dumps({"names": names, "unit": unit}).decode()  # in one, since safetensors keeps several in no order
     replace_file(path, safetensors.numpy.save(arrays, {"about": about}))
 
 
-def read_drafts(path: Path) -> tuple[DraftUnit, dict[tuple[TaskId, int], list[tuple[Tokens, float]]]]:
+def read_drafts(path: Path) -> tuple[DraftUnit, dict[TestId, list[tuple[Tokens, float]]]]:
     """Return unit and drafts, by task and test index. Raises ValueError naming a damaged file."""
     where = show_path(path)
     arrays, metadata = read_arrays(path)

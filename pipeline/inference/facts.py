@@ -12,7 +12,7 @@ import orjson
 from augment.task import Task, TaskId
 from eval.files import replace_file, write_json
 from eval.formatting import show_value
-from eval.provenance import HASH_DIGITS, Basis, audited_in, is_count
+from eval.provenance import HASH_DIGITS, Basis, NetworkName, audited_in, is_count
 from eval.puzzle_score import PuzzlePrediction, write_predictions
 from eval.vote import Ballot
 from pipeline.data.dataset import PuzzleDataset, TaskDataset
@@ -62,7 +62,7 @@ def digest_of(result: bytes) -> str:
 
 def source_name(path: Path, step: int, data_hash: str) -> str:
     """Return what votes call the weights in the file `path`, with the dataset that they were trained on."""
-    return f"{path.parent.name}/{path.name}, step {step}, trained on {data_hash[:HASH_DIGITS]}"
+    return str(NetworkName(f"{path.parent.name}/{path.name}", step, data_hash[:HASH_DIGITS]))
 
 
 def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: str, dataset: TaskDataset) -> FilledSubmission:

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 
 from augment.grid import Grid
+from augment.task import TestId
 from eval.formatting import show_path
 from eval.provenance import Judging
-from eval.vote import Ballot, Judged, JudgedBallot, Place
+from eval.vote import Ballot, Judged, JudgedBallot
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import IGNORED, Integers, PackMaker, Samples, count_each
 from pipeline.device import make_accelerator, precision_here
@@ -107,7 +108,7 @@ def judge_ballot(
             raise ValueError(f"{show_path(each.path)}: a judge that was not trained on any of the tasks")
         accelerator, dtype = make_accelerator(precision_here(each.config.train.precision))
         found.append(log_likelihoods(accelerator.device, dtype, each, dataset, best, views))
-    judged, silent = dict[Place, Judged](), 0
+    judged, silent = dict[TestId, Judged](), 0
     for name, grids, *by_judge in zip(names, best, *found, strict=True):
         heard = [likelihoods for likelihoods in by_judge if not np.isnan(likelihoods).any()]
         silent += len(by_judge) - len(heard)

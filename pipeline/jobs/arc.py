@@ -12,7 +12,7 @@ from augment.grid import grid_key
 from augment.task import Task, TaskId
 from eval.files import read_object, write_json
 from eval.formatting import plural
-from eval.provenance import Basis, Provenance
+from eval.provenance import NO_NETWORK, Basis, Provenance
 from eval.score import format_score, score_predictions
 from eval.vote import Ballot
 from pipeline.config import BuildConfig, Leakage, PredictConfig
@@ -104,7 +104,7 @@ class ArcJob:
         from pipeline.inference.predictor import Predictor, predict_and_vote  # noqa: PLC0415
 
         tasks, _ = self.select()
-        ballot = Ballot("none")
+        ballot = Ballot(NO_NETWORK)
         if weights is not None:
             predictor = Predictor(accelerator, dtype, weights, dataset, config)
             ballot = predict_and_vote(predictor, self.out, self.networks.leave_time(budget), tasks, resume)

@@ -34,7 +34,7 @@ def measure_curves(
         dataset = load_dataset(run / "dataset")
         found = checkpoints(run / "checkpoints")
         if not found:
-            raise FileNotFoundError(f"{run}: no checkpoints")
+            raise FileNotFoundError(f"{run}: no checkpoints (train.checkpoints_kept says how many a run keeps)")
         if isinstance(dataset, PuzzleDataset):
             rate: Callable[..., dict[str, float | None]] = partial(_rate_puzzles, run, dataset, answers_of(run))
         else:

@@ -30,7 +30,7 @@ from pipeline.inference.forward import InferenceRunner
 from pipeline.jobs.time_split import fit_packs, measure_speed
 from pipeline.models.network import Network, make_network
 from pipeline.presets import preset
-from pipeline.system.time_limit import NO_LIMIT
+from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training.state import trainable
 from pipeline.training.trainer import Trainer
 from pipeline.weights.files import load_weights, transplant
@@ -94,12 +94,12 @@ class TaskTrainer:
     def slices(self) -> Iterator[tuple[float, str]]:
         """Train; yield after each slice the seconds so far and a few words about training."""
         yield 0.0, "before training"
-        clock = NO_LIMIT.until(self.seconds)
+        clock = Budget.lasting(self.seconds)
         last_one = self.seconds <= 0
         while not last_one:
             step, left = self.trainer.state.progress.step, clock.remaining()
             last_one = left < 1.5 * self.slice  # what a slice leaves over at its end is too short for another
-            progress = self.trainer.fit(clock.until(left if last_one else self.slice))
+            progress = self.trainer.fit(Budget.lasting(left if last_one else self.slice))
             if progress.step == step:
                 self.slice *= 2  # no step fits
                 continue

@@ -26,7 +26,11 @@ END_SECONDS = 10.0
 TAIL_LINES = 200
 MARK = "ARC_KERNEL_START"
 """Environment variable by which every process of a start is found."""
-_MEMORY_SIGNS = ("out of memory", "OutOfMemoryError", "can't allocate memory", "MemoryError")
+_MEMORY_SIGNS = (
+    "out of memory", "OutOfMemoryError", "MemoryError", "can't allocate memory", "Cannot allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_NOT_SUPPORTED", "could not create a primitive", "could not create a memory",
+)  # fmt: skip
+"""In the log of a program that ran out of memory: what pipeline.device_limits looks for in an error, without its torch."""
 _KILLED = "process was killed by SIGKILL"
 """What pipeline.system.launch prints of one of its processes; its own exit code is 1 then."""
 

@@ -19,7 +19,7 @@ R = TypeVar("R")
 MIN_COMPILE_SECONDS = 240.0
 """Of training or prediction that is left: "auto" compiles for no less."""
 MOST_VARIANTS = 64
-"""Times that a function is compiled in a process: with and without gradients, for other dtypes, for other networks."""
+"""Times that a function or block is compiled in a process: with and without gradients, for other dtypes, networks, shapes."""
 _enabled = False
 _failed = False
 """Whether a function could not be compiled; then nothing is any more."""
@@ -37,7 +37,7 @@ def enable_compiler(on: bool = True) -> bool:
     return _enabled
 
 
-def give_up() -> None:
+def disable_compiler() -> None:
     """Compile nothing any more in this process."""
     global _failed  # noqa: PLW0603
     _failed = True
@@ -47,6 +47,12 @@ def give_up() -> None:
 def reason_of(error: BaseException) -> str:
     """Return the first paragraph of what a compiler says, in one line."""
     return " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+
+
+def configure_compiler() -> None:
+    """Have the compiler take functions and blocks whole, and as often as they come in another variant."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
+    torch._dynamo.config.optimize_ddp = False  # it would cut what a distributed module calls at the sizes of gradient buckets
 
 
 def compiled_on_cpu(function: Callable[P, R]) -> Callable[P, R]:
@@ -59,7 +65,7 @@ def compiled_on_cpu(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return _compile(function)(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
-            give_up()
+            disable_compiler()
             fall_back(f"{function.__qualname__} cannot be compiled, everything is computed without: {reason_of(error)}")
             return function(*args, **kwargs)
 
@@ -69,8 +75,7 @@ def compiled_on_cpu(function: Callable[P, R]) -> Callable[P, R]:
 @cache
 def _compile(function: Callable[P, R]) -> Callable[P, R]:
     """Return what compiles `function` when it is called, once for sizes of any kind."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
-    torch._dynamo.config.optimize_ddp = False  # it would cut what is called within a distributed module
+    configure_compiler()
     return torch.compile(function, dynamic=True, fullgraph=True)
 
 

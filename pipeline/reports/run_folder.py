@@ -12,7 +12,7 @@ from typing import Any
 
 from augment.canvas import Tokens
 from augment.grid import Grid, grid_key
-from augment.task import Task, TaskId
+from augment.task import Task, TaskId, TestId
 from eval.decode import read_dataclass
 from eval.files import read_file, read_object
 from eval.formatting import show_name, show_path
@@ -157,7 +157,7 @@ class RunFolder:
         counted = self.votes.tests if self.votes else {}
         ranks = self.read_json("score.json").get("truth_ranks") if self.votes else None  # else they are of another submission
         unit: DraftUnit = "segment"
-        drafts: Mapping[tuple[TaskId, int], Sequence[tuple[Tokens, float]]] = {}
+        drafts: Mapping[TestId, Sequence[tuple[Tokens, float]]] = {}
         try:
             if (self.path / DRAFTS_FILE).is_file():
                 unit, drafts = read_drafts(self.path / DRAFTS_FILE)

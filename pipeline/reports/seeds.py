@@ -12,6 +12,7 @@ from typing import Any
 
 from eval.files import replace_file, write_json
 from eval.formatting import parse_duration
+from eval.provenance import NetworkName
 from pipeline.config import read_config, with_seed
 from pipeline.jobs.networks import NETWORKS_FOLDER
 from pipeline.jobs.record import Record
@@ -106,8 +107,8 @@ def _run(folder: RunFolder, record: Record, about: About) -> Mapping[str, Any]:
     """Return what a record says of one run. Raises ValueError for a run without a score, or one that was told to cheat."""
     audit, rules = folder.read_json("dataset/manifest.json").get("audit"), folder.read_json("score.json").get("rules")
     metrics = read_metrics(folder.path / "metrics.jsonl")
-    step = re.search(r", step (\d+)", folder.votes.sources[0]) if folder.votes else None
-    if not isinstance(rules, dict) or not metrics or not step:
+    step = NetworkName.parse(folder.votes.sources[0]).step if folder.votes else None
+    if not isinstance(rules, dict) or not metrics or step is None:
         raise ValueError(f"{folder.path}: no score.json with all rules, no votes.json or no metrics.jsonl: it has not ended")
     if not isinstance(audit, dict) or (audit.get("leakage") == "allow" and audit.get("leaks")):
         raise ValueError(f"{folder.path}: trained on pairs that show the answer to a scored test")
@@ -119,7 +120,7 @@ def _run(folder: RunFolder, record: Record, about: About) -> Mapping[str, Any]:
         "commit": about.commit,
         "settings": list(record.settings),
         "load": about.load,
-        "steps": int(step[1]),
+        "steps": step,
         "train_exact": round(metrics[-1]["exact"], 2),
         "seconds": round(sum(record.seconds.values())),
         "starts": record.starts,

@@ -31,9 +31,10 @@ class Budget:
             return float("inf")
         return self.limit_seconds - self.reserve_seconds - self.elapsed()
 
-    def until(self, seconds_from_now: float | None) -> "Budget":
-        """Return a budget without reserve that starts now and lasts `seconds_from_now`."""
-        return Budget(seconds_from_now, time.monotonic())
+    @staticmethod
+    def lasting(seconds: float | None) -> "Budget":
+        """Return a budget without reserve that starts now; with None one without a limit."""
+        return Budget(seconds, time.monotonic())
 
 
 NO_LIMIT = Budget(None, 0.0)

@@ -19,7 +19,7 @@ from pipeline.config import Config
 from pipeline.data.packs import Packs
 from pipeline.device_limits import fall_back, ran_out_of_memory
 from pipeline.models.attention import choose_way
-from pipeline.models.compiled import MIN_COMPILE_SECONDS, enable_compiler, give_up, reason_of
+from pipeline.models.compiled import MIN_COMPILE_SECONDS, configure_compiler, disable_compiler, enable_compiler, reason_of
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import choose_fused
 from pipeline.models.layout import PACKED, Layout, Room, Way
@@ -29,10 +29,13 @@ from pipeline.models.task_memory import RowGradients
 
 SPARE_SEQUENCES = 1.25
 """A room has places for this many times the average sequences of a pack; a pack with more is computed eagerly."""
-MOST_COMPILED = 64
-"""Times that blocks are compiled, for packs of other shapes or in other numbers of micro-batches."""
 JOINED = 0
 """As the number of micro-batches of a pack: all packs of a process are one micro-batch."""
+
+
+def cut_finer(pieces: int) -> int:
+    """Return the next number of micro-batches of a pack after `pieces`, for less memory: 1 after JOINED, else twice as many."""
+    return max(1, 2 * pieces)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Execution:
     def give_up(self, error: "DoesNotRun") -> None:
         """Go on eagerly after `error`."""
         if self.any_shape:
-            give_up()
+            disable_compiler()
         fall_back(f"train.execution={self.kind} does not run here, eager from now on: {error}")
         self.kind = "eager"
 
@@ -159,8 +162,7 @@ def compiles_any_shape(device: torch.device) -> bool:
 
 def compile_blocks(network: nn.Module) -> None:
     """Compile every block of `network`, for each of the shapes that it is given."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_COMPILED)
-    torch._dynamo.config.optimize_ddp = False  # it would cut blocks at the sizes of gradient buckets
+    configure_compiler()
     for block in network.modules():
         if isinstance(block, Block):
             block.compile(fullgraph=True, dynamic=False)

@@ -13,7 +13,7 @@ import torch
 from pipeline.device import gather
 from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
 from pipeline.training.carry import Carry, StepBatch, empty_carry, next_batch
-from pipeline.training.compilation import JOINED
+from pipeline.training.compilation import JOINED, cut_finer
 from pipeline.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -105,14 +105,14 @@ def least_pieces(trial: Callable[[int], None], memory: CudaMemory, device: torch
         peak = memory.peak_bytes()
         if fits and (peak <= limit or pieces >= most):
             used, total = f"{peak / 2**30:.1f}", f"{memory.total_bytes / 2**30:.1f}"
-            way = "all packs are one micro-batch" if pieces == JOINED else f"a pack is computed in {pieces} pieces"
+            way = "all packs are one micro-batch" if pieces == JOINED else f"a pack is computed in {pieces} micro-batches"
             logger.info("%s: a trial step used %s of %s GiB", way, used, total)
             return pieces
         if pieces >= most:
             raise OutOfMemory(
-                "out of memory with a single sequence in each piece: a smaller train.pack_tokens leaves more room for it"
+                "out of memory with a single sequence in each micro-batch: a smaller train.pack_tokens leaves more room for it"
             )
-        pieces = min(max(1, 2 * pieces), most)
+        pieces = min(cut_finer(pieces), most)
 
 
 def _largest_batches(state: TrainState) -> list[StepBatch]:

@@ -28,7 +28,7 @@ from pipeline.system.time_limit import Budget
 from pipeline.training.carry import StepBatch, next_batch
 from pipeline.training.checkpoint import CheckpointFailed, save_checkpoint
 from pipeline.training.communication import AsyncCopy
-from pipeline.training.compilation import JOINED, DoesNotRun, Execution
+from pipeline.training.compilation import JOINED, DoesNotRun, Execution, cut_finer
 from pipeline.training.gradients import Computed, Gradients
 from pipeline.training.memory_fit import CudaMemory, measure_pieces
 from pipeline.training.memory_tables import train_tables
@@ -103,7 +103,7 @@ class Trainer:
         """
         state, train = self.state, self.state.config.train
         if not train.steps and budget.limit_seconds is None:
-            raise ValueError("training needs an end: train.steps or a time limit")
+            raise ValueError("training needs an end: --time-limit, or --set train.steps=N")
         state.collectives.begin()
         started, spent_before = time.monotonic(), state.progress.seconds
         last_checkpoint, logged = started, started
@@ -198,47 +198,57 @@ class Trainer:
         It comes before the first step and shares no gradients: a compiler that fails leaves nothing in the other processes.
         With `auto` all processes decide alike, by the slowest of them and by the `left` seconds of the main process.
         """
-        self.tried, state, execution = True, self.state, self.gradients.execution
-
-        def seconds(repeats: int) -> float:
-            """Return the least seconds of the gradients of this step, after a first time; infinity where it does not run."""
-            batches, times = self._next_batches(), []
-            try:
-                for _ in range(1 + repeats):
-                    started = time.monotonic()
-                    self.gradients.compute(batches, state.carries, self.pieces, 1e-3, sync=False).copy.wait()
-                    times.append(time.monotonic() - started)
-            except DoesNotRun as error:
-                execution.give_up(error)
-            except (RuntimeError, MemoryError) as error:
-                if not ran_out_of_memory(error):
-                    raise
-            state.optimizer.zero_grad(set_to_none=True)
-            return min(times[1:]) if len(times) == 1 + repeats else math.inf
-
+        self.tried, execution = True, self.gradients.execution
         if execution.any_shape:
-            started = time.monotonic()
-            execution.compile_any_shape(from_main(state.accelerator, left))
-            few_tokens = len(state.packs) * state.config.train.pack_tokens <= JOINED_TOKENS
-            if execution.kind == "compiled" and len(state.packs) > 1 and few_tokens and not state.config.train.pieces:
-                self.pieces = JOINED
-        if not execution.automatic:
-            if execution.kind == "compiled":
-                seconds(1)
-            if execution.any_shape and is_enabled():
-                logger.info("compiled in %.0f s", time.monotonic() - started)
+            self._compile_on_cpu(from_main(self.state.accelerator, left))
+        elif execution.automatic:
+            self._choose_on_gpu(from_main(self.state.accelerator, left))
+        elif execution.kind == "compiled":
+            self._trial_seconds(1)
+
+    def _compile_on_cpu(self, left: float) -> None:
+        """Compile where it works here and pays in the `left` seconds; then small packs are computed as one."""
+        execution, train, packs = self.gradients.execution, self.state.config.train, len(self.state.packs)
+        started = time.monotonic()
+        execution.compile_any_shape(left)
+        if execution.kind != "compiled":
             return
-        if all(gather(state.accelerator, execution.kind == "eager")):
+        if packs > 1 and packs * train.pack_tokens <= JOINED_TOKENS and not train.pieces:
+            self.pieces = JOINED
+        self._trial_seconds(1)
+        if is_enabled():
+            logger.info("compiled in %.0f s", time.monotonic() - started)
+
+    def _choose_on_gpu(self, left: float) -> None:
+        """Go on with what is faster in a trial, unless compiling would not pay in the `left` seconds."""
+        execution, accelerator = self.gradients.execution, self.state.accelerator
+        if all(gather(accelerator, execution.kind == "eager")):
             return
         with execution.paused():
-            eager = max(gather(state.accelerator, seconds(1)))
-        left = from_main(state.accelerator, left)
+            eager = max(gather(accelerator, self._trial_seconds(1)))
         compiled = math.inf
         if left > max(MIN_COMPILE_SECONDS, MIN_COMPILE_STEPS * eager):
-            compiled = max(gather(state.accelerator, seconds(2) if execution.kind == "compiled" else math.inf))
+            own = self._trial_seconds(2) if execution.kind == "compiled" else math.inf
+            compiled = max(gather(accelerator, own))
         logger.info("train.execution=auto: the gradients of a step take %.3f s eagerly, %.3f s compiled", eager, compiled)
         if compiled >= eager:
             execution.kind = "eager"
+
+    def _trial_seconds(self, repeats: int) -> float:
+        """Return the least seconds of the gradients of this step, after a first time; infinity where it does not run."""
+        batches, times = self._next_batches(), list[float]()
+        try:
+            for _ in range(1 + repeats):
+                started = time.monotonic()
+                self.gradients.compute(batches, self.state.carries, self.pieces, 1e-3, sync=False).copy.wait()
+                times.append(time.monotonic() - started)
+        except DoesNotRun as error:
+            self.gradients.execution.give_up(error)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+        self.state.optimizer.zero_grad(set_to_none=True)
+        return min(times[1:]) if len(times) == 1 + repeats else math.inf
 
     def _compute(self, batches: Mapping[int, StepBatch], scale: Tensor, depth: float) -> Computed:
         """Compute the gradients of all packs; again in more micro-batches if memory runs out, or eagerly if need be."""
@@ -265,18 +275,18 @@ class Trainer:
         step, processes = self.state.progress.step, self.state.accelerator.num_processes
         if self.pieces >= most:
             raise OutOfMemory(
-                f"step {step}: out of memory with a single sequence in each piece; "
+                f"step {step}: out of memory with a single sequence in each micro-batch; "
                 f"a smaller train.pack_tokens leaves more room for it ({message.splitlines()[0] if message else 'MemoryError'})"
             )
         if processes > 1:
             way = "its packs as one" if self.pieces == JOINED else f"train.pieces={self.pieces}"
             raise OutOfMemory(
                 f"step {step}: process {self.state.accelerator.process_index} of {processes} is out of memory with "
-                f"{way}; go on with --resume --set train.pieces={max(1, 2 * self.pieces)}"
+                f"{way}; go on with --resume --set train.pieces={cut_finer(self.pieces)}"
             )
-        self.pieces = max(1, 2 * self.pieces)
+        self.pieces = cut_finer(self.pieces)
         self.memory_retries += 1
-        logger.warning("step %d: out of memory; it is repeated with %d pieces to a pack", step, self.pieces)
+        logger.warning("step %d: out of memory; it is repeated with %d micro-batches to a pack", step, self.pieces)
 
     def measure_pieces(self, memory: CudaMemory) -> int:
         """Return into how many micro-batches packs are cut to fit into `memory`, the same number in every process."""

@@ -56,7 +56,7 @@ def generate_sudoku(count: int, side: int, clues: int, seed: int, part: Part, jo
     box_side(side)
     if not FEWEST_CLUES[side] <= clues < side * side:
         raise ValueError(f"a Sudoku of side {side} has {FEWEST_CLUES[side]}..{side * side - 1} clues, got {clues}")
-    return _collect(partial(_attempt_sudoku, side, clues, seed), side, count, seed, part, jobs)
+    return _collect(partial(_attempt_sudoku, side, clues, seed), side, count, part, jobs)
 
 
 def generate_mazes(count: int, side: int, seed: int, part: Part, jobs: int = 1) -> tuple[Cells, Cells]:
@@ -69,12 +69,10 @@ def generate_mazes(count: int, side: int, seed: int, part: Part, jobs: int = 1) 
     """
     if not MAZE_SIDES[0] <= side <= MAZE_SIDES[1]:
         raise ValueError(f"a maze has a side of {MAZE_SIDES[0]}..{MAZE_SIDES[1]}, got {side}")
-    return _collect(partial(_attempt_maze, side, seed), side, count, seed, part, jobs)
+    return _collect(partial(_attempt_maze, side, seed), side, count, part, jobs)
 
 
-def _collect(
-    attempt: Callable[[int], _Puzzle | None], side: int, count: int, seed: int, part: Part, jobs: int
-) -> tuple[Cells, Cells]:
+def _collect(attempt: Callable[[int], _Puzzle | None], side: int, count: int, part: Part, jobs: int) -> tuple[Cells, Cells]:
     """Return questions and answers of the first `count` distinct puzzles of `part` that attempts 0, 1, ... give."""
     found: dict[bytes, _Puzzle] = {}
     attempts: Iterator[_Puzzle | None] = map(attempt, count_up())

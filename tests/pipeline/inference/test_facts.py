@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from eval.decode import read_dataclass
-from eval.provenance import Audited, Basis, Provenance, Scored, audited_in
+from eval.provenance import Audited, Basis, NetworkName, Provenance, Scored, audited_in
 from pipeline.cli.main import main
 from pipeline.data.sources import load_source
 from pipeline.inference.facts import VoteFile, source_name
@@ -140,6 +140,20 @@ def test_every_fact_is_there_whatever_is_known() -> None:
             assert [name for name, _ in given.rows()] == FACTS
             assert all(words for _, words in given.rows())
             assert None not in given.to_json().values()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        NetworkName("step-00000009/weights.safetensors", 9, "0123456789ab"),
+        NetworkName("imported", None, "0123456789ab"),
+        NetworkName("run, step 3 of it", 7),
+        NetworkName("none"),
+        NetworkName("trained on 0123"),
+    ],
+)
+def test_a_network_is_found_again_in_its_name(name: NetworkName) -> None:
+    assert NetworkName.parse(str(name)) == name
 
 
 def test_votes_are_called_pooled_or_fallbacks() -> None:

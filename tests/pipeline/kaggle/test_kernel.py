@@ -16,8 +16,9 @@ import pytest
 
 from eval.files import damage_of
 from pipeline.data.sources import load_source
+from pipeline.device_limits import OUT_OF_MEMORY
 from pipeline.kaggle import attempts, kernel
-from pipeline.kaggle.attempts import Attempt, Log, Setup, next_setup
+from pipeline.kaggle.attempts import Attempt, Log, Setup, Start, next_setup
 from pipeline.kaggle.kernel import solve
 from pipeline.kaggle.outcome import Outcome
 from pipeline.kaggle.plan import find_data, find_mounted_weights, is_hidden_run
@@ -221,7 +222,7 @@ def test_a_program_that_was_killed_goes_on_where_it_was(stage: Stage, death: str
 
 
 def test_a_program_without_memory_gets_smaller_pieces(stage: Stage) -> None:
-    short = "checkpoint({0}); print('CUDA out of memory.'); sys.exit(1)"
+    short = "checkpoint({0}); print('CUBLAS_STATUS_ALLOC_FAILED'); sys.exit(1)"
     outcome = stage.play(short.format(1), short.format(2), "good()")
     settings = [word for command in stage.commands for word in command if word.startswith("train.pieces")]
     assert settings == ["train.pieces=8", "train.pieces=64"]
@@ -288,6 +289,14 @@ def test_a_commit_run_that_went_wrong_says_so_loudly(stage: Stage, monkeypatch: 
         outcome.show()
     for words in ("did not end well", "nothing was predicted", "the weights are missing", "0 GPUs instead of 2"):
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [*OUT_OF_MEMORY, "MemoryError"])
+def test_whatever_says_that_memory_ran_out_is_noticed(tmp_path: Path, error: str) -> None:
+    start = Start(["echo", f"RuntimeError: CPU{error}"], tmp_path, {}, Log(tmp_path / "log"))
+    start.wait(10.0)
+    start.end()
+    assert start.attempt(1, False, "").out_of_memory
 
 
 def test_weights_that_do_not_lie_beside_the_code_are_reported(stage: Stage) -> None:

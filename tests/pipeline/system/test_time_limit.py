@@ -60,8 +60,8 @@ def test_a_budget_counts_down_to_its_reserve_and_parts_of_it_have_none(clock: li
     assert (budget.elapsed(), budget.remaining()) == (0.0, 50.0)
     clock[0] = 155.0
     assert (budget.elapsed(), budget.remaining()) == (55.0, -5.0)
-    assert budget.until(7.0) == Budget(7.0, 155.0, 0.0)
-    for endless in (budget.until(None), Budget(None, 0.0, reserve_seconds=10.0)):
+    assert Budget.lasting(7.0) == Budget(7.0, 155.0, 0.0)
+    for endless in (Budget.lasting(None), Budget(None, 0.0, reserve_seconds=10.0)):
         assert endless.remaining() == math.inf
 
 

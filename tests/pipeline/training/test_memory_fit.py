@@ -82,7 +82,7 @@ def test_a_trial_that_fits_tightly_is_taken_when_the_pieces_cannot_be_smaller() 
 
 def test_a_single_sequence_that_does_not_fit_is_an_error_that_says_what_to_change() -> None:
     memory = Device(lambda pieces: 110)
-    with pytest.raises(OutOfMemory, match=r"^out of memory with a single sequence in each piece: .*train\.pack_tokens"):
+    with pytest.raises(OutOfMemory, match=r"^out of memory with a single sequence in each micro-batch: .*train\.pack_tokens"):
         least_pieces(memory.trial, memory, CPU, most=3)
     assert memory.tried == [1, 2, 3]
 
@@ -193,7 +193,7 @@ def test_a_trial_computes_packs_as_large_as_any_of_the_run(tmp_path: Path) -> No
 
 def test_a_trial_without_room_for_one_sequence_is_an_error_and_leaves_no_trace_either(tmp_path: Path) -> None:
     trainer = make_trainer(tiny_config(), tmp_path)
-    with pytest.raises(OutOfMemory, match="a single sequence in each piece"):
+    with pytest.raises(OutOfMemory, match="a single sequence in each micro-batch"):
         trainer.measure_pieces(Memory(trainer, fitting=1))
     assert not trainer.state.optimizer.states()
     assert all(parameter.grad is None for parameter in trainer.state.network.parameters())
@@ -256,7 +256,7 @@ def test_a_step_is_repeated_in_more_pieces_as_if_nothing_had_happened(
     assert (scarce.pieces, scarce.memory_retries) == (4, 2)
     said = [record.getMessage() for record in caplog.records if "out of memory" in record.getMessage()]
     assert [message.split("] ")[-1] for message in said] == [
-        f"step 2: out of memory; it is repeated with {pieces} pieces to a pack" for pieces in (2, 4)
+        f"step 2: out of memory; it is repeated with {pieces} micro-batches to a pack" for pieces in (2, 4)
     ]
 
 
@@ -281,7 +281,9 @@ def test_a_failed_try_holds_no_memory_while_the_next_one_runs(tmp_path: Path) ->
 def test_training_is_given_up_when_every_piece_is_one_sequence(tmp_path: Path) -> None:
     trainer = make_trainer(tiny_config("train.steps=4", "train.checkpoint_steps=2"), tmp_path)
     Memory(trainer, fails=lambda call: call >= 3)
-    with pytest.raises(OutOfMemory, match=r"^step 3: out of memory with a single sequence in each piece; .*train\.pack_tokens"):
+    with pytest.raises(
+        OutOfMemory, match=r"^step 3: out of memory .* single sequence in each micro-batch; .*train\.pack_tokens"
+    ):
         trainer.fit(NO_LIMIT)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
     assert trainer.state.progress.step == 3
