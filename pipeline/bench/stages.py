@@ -19,7 +19,7 @@ from pipeline.bench.published_way import build_published, vote_published
 from pipeline.config import BuildConfig, PredictConfig
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
-from pipeline.data.packs import Canvas, Examples, PackMaker, Samples
+from pipeline.data.packs import Canvas, Examples, Samples, TaskPackMaker
 from pipeline.data.sources import Source, load_source
 from pipeline.device import to_batch
 from pipeline.inference.candidates import count_votes, to_candidates
@@ -153,8 +153,8 @@ class Computing:
         self.network: Network = make_network(plan.model, memory, len(dataset.task_ids), len(dataset.transforms), 0)
         if compiled:
             compile_blocks(self.network)
-        self.pairs = PackMaker(dataset, CANVAS[side], memory.tokens, "pairs")
-        self.tests = PackMaker(dataset, CANVAS[side], memory.tokens, "tests")
+        self.pairs = TaskPackMaker(dataset, CANVAS[side], memory.tokens, "pairs")
+        self.tests = TaskPackMaker(dataset, CANVAS[side], memory.tokens, "tests")
         self.runner = InferenceRunner(device, dtype, self.network, self.tests, PredictConfig(segments=1))
 
     def batch(self, samples: Samples) -> Batch:
@@ -200,10 +200,10 @@ class Draws:
     """The sequences that all sides of a stage work on: random, with as many cells on average as those of the dataset."""
 
     def __init__(self, dataset: TaskDataset, examples: Examples, tries: int = 256) -> None:
-        self.maker = PackMaker(dataset, "fitted", 0, examples)
+        self.maker = TaskPackMaker(dataset, "fitted", 0, examples)
         self.dataset, self.examples, self.tries = dataset, examples, tries
         self.mean_cells = float(self.maker.tokens(self._draw(4096, 0)).mean())
-        self.box = PackMaker(dataset, "full", 0, examples).box  # the smallest canvases that hold the grids
+        self.box = TaskPackMaker(dataset, "full", 0, examples).box  # the smallest canvases that hold the grids
 
     @cache  # noqa: B019  (one object lives as long as a stage)
     def samples(self, size: int) -> Samples:
@@ -240,7 +240,7 @@ def on_samples(work: Callable[[Samples], None], draws: Draws) -> Prepare:
 
 def prepare_votes(dataset: TaskDataset, draws: Draws, side: str, size: int) -> Work:
     """Return the work of counting `size` candidates: test inputs as views show them, with few cells wrong."""
-    maker, samples = PackMaker(dataset, CANVAS[side], 0, "tests"), draws.samples(size)
+    maker, samples = TaskPackMaker(dataset, CANVAS[side], 0, "tests"), draws.samples(size)
     samples = samples[maker.order(samples)]
     pack = maker.make(samples)
     rng = np.random.default_rng(size)

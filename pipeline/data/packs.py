@@ -72,7 +72,7 @@ class Pack:
     """(B, 10)"""
 
 
-class Packs(ABC):
+class PackMaker(ABC):
     """Draws samples of a dataset and makes packs of them, for training and prediction."""
 
     def __init__(self, memory_tokens: int, latents: int = 1) -> None:
@@ -121,7 +121,7 @@ class Packs(ABC):
         return sum(drawn[1:], drawn[0]) if drawn else self.draw(0, rng, shift_probability)
 
 
-class PackMaker(Packs):
+class TaskPackMaker(PackMaker):
     """Packs of ARC tasks: of training pairs, with labels, or of test inputs, without."""
 
     def __init__(
@@ -242,7 +242,7 @@ def step_generator(seed: int, step: int, pack: int, purpose: int = 0) -> np.rand
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, purpose, pack, step]))
 
 
-class PuzzlePackMaker(Packs):
+class PuzzlePackMaker(PackMaker):
     """Packs of puzzles: of training puzzles, with labels in every cell, or of test questions, without.
 
     View 0 is the puzzle itself. The others are dihedrals of a maze, and symmetries of a sudoku that follow from the seed of the
@@ -286,9 +286,11 @@ class PuzzlePackMaker(Packs):
         return Pack(inputs, labels[0] if labels else None, shapes, offsets, none, none, none, colors)
 
 
-def make_packs(dataset: Dataset, canvas: Canvas, memory_tokens: int, examples: Examples = "pairs", latents: int = 1) -> Packs:
-    """Return the packs of a dataset of either kind; puzzles fill their canvas, whatever `canvas` is."""
+def make_pack_maker(
+    dataset: Dataset, canvas: Canvas, memory_tokens: int, examples: Examples = "pairs", latents: int = 1
+) -> PackMaker:
+    """Return the maker of packs for a dataset of either kind; puzzles fill their canvas, whatever `canvas` is."""
     if isinstance(dataset, PuzzleDataset):
         return PuzzlePackMaker(dataset, memory_tokens, examples, latents)
     assert isinstance(dataset, TaskDataset)
-    return PackMaker(dataset, canvas, memory_tokens, examples, latents)
+    return TaskPackMaker(dataset, canvas, memory_tokens, examples, latents)

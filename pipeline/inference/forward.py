@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import PredictConfig
-from pipeline.data.packs import Pack, Packs, Samples
+from pipeline.data.packs import Pack, PackMaker, Samples
 from pipeline.device import to_batch
 from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
 from pipeline.models.batch import Batch
@@ -53,7 +53,7 @@ class InferenceRunner:
     """Runs one network in this process and measures its speed."""
 
     def __init__(
-        self, device: torch.device, dtype: torch.dtype, network: Network, maker: Packs, config: PredictConfig,
+        self, device: torch.device, dtype: torch.dtype, network: Network, maker: PackMaker, config: PredictConfig,
         keep_logits: bool = False, execution: str | None = None,
     ) -> None:  # fmt: skip
         """`execution` is `train.execution` of the weights; with None, code is compiled where it is already."""

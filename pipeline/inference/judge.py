@@ -19,7 +19,7 @@ from eval.formatting import show_path
 from eval.provenance import Judging
 from eval.vote import Ballot, Judged, JudgedBallot
 from pipeline.data.dataset import TaskDataset
-from pipeline.data.packs import IGNORED, Integers, PackMaker, Samples, count_each
+from pipeline.data.packs import IGNORED, Integers, Samples, TaskPackMaker, count_each
 from pipeline.device import make_accelerator, precision_here
 from pipeline.inference.facts import source_name
 from pipeline.inference.forward import InferenceRunner, Output
@@ -48,9 +48,9 @@ def log_likelihoods(
     network, known = network_from(weights, seen)
     logger.info("%s: %s", show_path(weights.path), known)
     canvas, memory_tokens = weights.config.train.canvas, weights.config.memory.tokens
-    tests = PackMaker(seen, canvas, memory_tokens, "tests")
+    tests = TaskPackMaker(seen, canvas, memory_tokens, "tests")
     answered, start = _with_answers(seen, candidates)
-    answers = PackMaker(answered, canvas, memory_tokens)
+    answers = TaskPackMaker(answered, canvas, memory_tokens)
     config = replace(weights.config.predict, halting="off")
     runner = InferenceRunner(device, dtype, network, tests, config, keep_logits=True)
     asked = tests.views(0, views)
@@ -72,7 +72,7 @@ def _add_of_pack(
     total: npt.NDArray[np.float64],
     output: Output,
     log_probability: npt.NDArray[np.float32],
-    answers: PackMaker,
+    answers: TaskPackMaker,
     start: Integers,
 ) -> None:
     """Add to `total` the log-likelihood of each candidate under each view of the pack of `output`.

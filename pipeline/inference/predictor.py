@@ -21,7 +21,7 @@ from eval.formatting import format_duration
 from eval.vote import Ballot
 from pipeline.config import PredictConfig
 from pipeline.data.dataset import TaskDataset
-from pipeline.data.packs import PackMaker, Samples
+from pipeline.data.packs import Samples, TaskPackMaker
 from pipeline.device import from_main, gather
 from pipeline.inference.candidates import (
     Candidates,
@@ -66,7 +66,7 @@ class Predictor:
         network, found = network_from(weights, self.dataset)
         logger.info("%s", found)
         canvas, memory_tokens = weights.config.train.canvas, weights.config.memory.tokens
-        self.maker = PackMaker(self.dataset, canvas, memory_tokens, "tests", config.latents)
+        self.maker = TaskPackMaker(self.dataset, canvas, memory_tokens, "tests", config.latents)
         execution = weights.config.train.execution
         self.runner = InferenceRunner(accelerator.device, dtype, network, self.maker, config, execution=execution)
         self.computation = f"segments={config.segments} latents={config.latents} halting={config.halting}"

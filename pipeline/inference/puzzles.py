@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from eval.puzzle_score import PuzzlePrediction
 from pipeline.config import PredictConfig
 from pipeline.data.dataset import PuzzleDataset
-from pipeline.data.packs import make_packs
+from pipeline.data.packs import make_pack_maker
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.device import gather
 from pipeline.inference.facts import source_name
@@ -61,7 +61,7 @@ def predict_puzzles(
 ) -> Iterator[PuzzleAnswers]:
     """Yield what is known after each round, of as many puzzles as all before, until all are predicted or `budget` is spent."""
     network, _ = network_from(weights, dataset)
-    maker = make_packs(dataset, weights.config.train.canvas, weights.config.memory.tokens, "tests", config.latents)
+    maker = make_pack_maker(dataset, weights.config.train.canvas, weights.config.memory.tokens, "tests", config.latents)
     execution = weights.config.train.execution
     runner = InferenceRunner(accelerator.device, dtype, network, maker, config, execution=execution)
     samples = maker.plain()

@@ -22,7 +22,7 @@ from eval.terminal import Look, draw_panels, heading, look_of
 from pipeline.config import Config, for_another_run, override
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
-from pipeline.data.packs import PackMaker
+from pipeline.data.packs import TaskPackMaker
 from pipeline.data.sources import find_task
 from pipeline.device import fit_config, make_accelerator
 from pipeline.inference.candidates import join_candidates, to_candidates
@@ -89,7 +89,7 @@ class TaskTrainer:
         self.trainer = Trainer(accelerator, dtype, network, dataset, config, out)
         self.averaged = make_network(config.model, config.memory, 1, len(dataset.transforms), 0)
         self.averaged.load_state_dict(network.state_dict())
-        self.maker = PackMaker(dataset, config.train.canvas, config.memory.tokens, "tests", config.predict.latents)
+        self.maker = TaskPackMaker(dataset, config.train.canvas, config.memory.tokens, "tests", config.predict.latents)
 
     def slices(self) -> Iterator[tuple[float, str]]:
         """Train; yield after each slice the seconds so far and a few words about training."""

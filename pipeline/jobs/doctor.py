@@ -19,7 +19,7 @@ import torch
 from eval.formatting import format_duration, plural
 from pipeline.config import Config
 from pipeline.data.build import build
-from pipeline.data.packs import make_packs
+from pipeline.data.packs import make_pack_maker
 from pipeline.data.sources import load_source
 from pipeline.device import cuda_is_used, fit_config, make_accelerator
 from pipeline.device_limits import OutOfMemory
@@ -118,7 +118,7 @@ def _examine_network(config: Config, title: str, specs: Sequence[str], seconds: 
         yield "memory", "a step fits" + (f", its packs in {pieces} micro-batches each" if pieces > 1 else "")
     processes = max(1, torch.cuda.device_count()) if device.type == "cuda" else 1
     speed = measure_speed(network, dataset, config, dtype, accelerator)
-    maker = make_packs(dataset, config.train.canvas, config.memory.tokens, latents=config.train.latents)
+    maker = make_pack_maker(dataset, config.train.canvas, config.memory.tokens, latents=config.train.latents)
     step = speed.step_seconds(config)
     yield "speed", f"about {config.train.pack_tokens / step:,.0f} tokens a second in training, by a trial of a few seconds"
     tokens = int(maker.tokens(maker.plain()).sum())

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from eval.formatting import format_duration
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
-from pipeline.data.packs import make_packs
+from pipeline.data.packs import make_pack_maker
 from pipeline.device import to_batch
 from pipeline.models.network import Network
 from pipeline.system.time_limit import Budget
@@ -51,7 +51,7 @@ def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: tor
 
     What is set up once, which takes seconds on a GPU, does not count.
     """
-    maker = make_packs(dataset, config.train.canvas, config.memory.tokens, "tests")
+    maker = make_pack_maker(dataset, config.train.canvas, config.memory.tokens, "tests")
     samples = maker.plain()
     tokens = maker.tokens(samples)
     total = config.predict.latents * int(tokens.sum())

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import TrainConfig
-from pipeline.data.packs import Packs, Samples, step_generator
+from pipeline.data.packs import PackMaker, Samples, step_generator
 from pipeline.models.layout import Integers, Layout, to_device
 from pipeline.models.reasoner import State
 from pipeline.training.communication import AsyncCopy
@@ -74,7 +74,7 @@ def cut_evenly(tokens: npt.NDArray[np.int64], pieces: int) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise([0, *bounds.tolist(), count])]
 
 
-def join_batches(batches: Sequence[StepBatch], carries: Sequence[Carry], maker: Packs) -> tuple[StepBatch, Carry, Integers]:
+def join_batches(batches: Sequence[StepBatch], carries: Sequence[Carry], maker: PackMaker) -> tuple[StepBatch, Carry, Integers]:
     """Return the packs of a process as one, with their carries as one, and the place in `batches` of each sequence, (B,)."""
     samples = sum((batch.samples for batch in batches[1:]), batches[0].samples)
     segments, least = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("segments", "least"))
@@ -91,7 +91,7 @@ def empty_carry() -> Carry:
     return Carry(Samples(none, none, none.reshape(0, 2)), none, None)
 
 
-def next_batch(carry: Carry, maker: Packs, config: TrainConfig, step: int, pack: int) -> StepBatch:
+def next_batch(carry: Carry, maker: PackMaker, config: TrainConfig, step: int, pack: int) -> StepBatch:
     """Fill the room that `carry` leaves in pack number `pack` with new samples.
 
     With probability `exploration` a sequence has to run a random number of 2..`segments` segments before it may halt.
@@ -111,7 +111,7 @@ def next_batch(carry: Carry, maker: Packs, config: TrainConfig, step: int, pack:
     return StepBatch(samples, segments, least, np.where(order < kept, order, -1))
 
 
-def assemble_state(initial: State, carry: Carry, batch: StepBatch, maker: Packs) -> State:
+def assemble_state(initial: State, carry: Carry, batch: StepBatch, maker: PackMaker) -> State:
     """Return the state of every token of `batch`: carried where its sequence continues, else `initial`, each (N, D)."""
     if carry.state is None:
         return initial
@@ -136,9 +136,14 @@ def share_answer(state: State, winner: Tensor, layout: Layout, latents: int) -> 
 
 
 def halt_packs(
-    batch: StepBatch, packs: Sequence[npt.NDArray[np.bool_]], halting: Tensor, state: State, maker: Packs, config: TrainConfig
+    batch: StepBatch,
+    members: Sequence[npt.NDArray[np.bool_]],
+    halting: Tensor,
+    state: State,
+    maker: PackMaker,
+    config: TrainConfig,
 ) -> list[Carry]:
-    """Return what continues after a segment, of each pack that is joined in `batch`; `packs` (B,) mark their sequences.
+    """Return what continues after a segment, of each pack that is joined in `batch`; `members` (B,) mark their sequences.
 
     All sequences continue but those that halt by the logits `halting` (B, 2), or have run all segments. They halt when
     "learned" halting has a positive logit, "q-learning" a greater one than for going on, "off" never; and not before the least
@@ -151,7 +156,7 @@ def halt_packs(
         halts = AsyncCopy(logits[:, 0] > (logits[:, 1] if config.halting == "q-learning" else 0)).wait().numpy()
         continues &= ~(halts & (done >= batch.least))
     carries = []
-    for mine in packs:
+    for mine in members:
         kept = continues & mine
         carried = None
         if kept.any():

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from pipeline.config import Config
-from pipeline.data.packs import Packs
+from pipeline.data.packs import PackMaker
 from pipeline.device_limits import fall_back, ran_out_of_memory
 from pipeline.models.attention import choose_way
 from pipeline.models.compiled import MIN_COMPILE_SECONDS, configure_compiler, disable_compiler, enable_compiler, reason_of
@@ -53,7 +53,9 @@ class Outcome:
 class Execution:
     """Computes segments as `train.execution` says, on one device."""
 
-    def __init__(self, network: Network, maker: Packs, config: Config, accelerator: Accelerator, dtype: torch.dtype) -> None:
+    def __init__(
+        self, network: Network, maker: PackMaker, config: Config, accelerator: Accelerator, dtype: torch.dtype
+    ) -> None:
         self.maker, self.config = maker, config
         self.kind = config.train.execution
         self.rooms: dict[tuple[int, int], Room] = {}
@@ -168,7 +170,7 @@ def compile_blocks(network: nn.Module) -> None:
             block.compile(fullgraph=True, dynamic=False)
 
 
-def make_room(maker: Packs, config: Config, pieces: int, way: Way, fused: bool = False, packs: int = 1) -> Room:
+def make_room(maker: PackMaker, config: Config, pieces: int, way: Way, fused: bool = False, packs: int = 1) -> Room:
     """Return the room that holds nearly every micro-batch of a pack that is cut into `pieces`, for one of the ways PACKED.
 
     With JOINED, nearly every micro-batch of `packs` packs: they seldom all end with a sequence that is much too long.

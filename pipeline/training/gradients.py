@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from pipeline.config import Config
-from pipeline.data.packs import Packs
+from pipeline.data.packs import PackMaker
 from pipeline.device import to_batch
 from pipeline.models.batch import Batch
 from pipeline.models.layout import to_device
@@ -77,7 +77,7 @@ class Gradients:
     accelerator: Accelerator
     model: nn.Module
     network: Network
-    maker: Packs
+    maker: PackMaker
     config: Config
     dtype: torch.dtype
     execution: Execution

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
-from pipeline.data.packs import make_packs
+from pipeline.data.packs import make_pack_maker
 from pipeline.device import gather
 from pipeline.models.network import Network
 from pipeline.training.carry import Carry, empty_carry
@@ -38,7 +38,7 @@ class TrainState:
         decay, start = config.optimizer.ema, config.optimizer.ema_start
         start = max(start, round(1 / (1 - decay))) if decay else 0
         self.average = MovingAverage(self.network, self.network.tables(), decay, start) if decay else None
-        self.maker = make_packs(dataset, config.train.canvas, config.memory.tokens, latents=config.train.latents)
+        self.maker = make_pack_maker(dataset, config.train.canvas, config.memory.tokens, latents=config.train.latents)
         self.progress = Progress()
         self.totals = Totals()
 

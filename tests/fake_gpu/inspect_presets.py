@@ -27,7 +27,7 @@ from pipeline.bench.stages import QUICK
 from pipeline.config import BuildConfig, Config
 from pipeline.data.build import build
 from pipeline.data.dataset import Dataset, PuzzleDataset
-from pipeline.data.packs import make_packs
+from pipeline.data.packs import make_pack_maker
 from pipeline.data.sources import Source
 from pipeline.device import fit_config
 from pipeline.inference.forward import InferenceRunner
@@ -103,7 +103,7 @@ def train(name: str, execution: str, gpu: FakeGpu, t4: bool = False) -> None:
 
 def predict(name: str, gpu: FakeGpu) -> None:
     dataset, config, network = setting(name)
-    maker = make_packs(dataset, config.train.canvas, config.memory.tokens, "tests")
+    maker = make_pack_maker(dataset, config.train.canvas, config.memory.tokens, "tests")
     runner = InferenceRunner(DEVICE, torch.bfloat16, network, maker, replace(config.predict, segments=1))
     samples = maker.plain()
     gpu.begin()

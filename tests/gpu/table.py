@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from pipeline.bench.measure import copy_speed, peak_operations, segment_operations
 from pipeline.config import Config, override
 from pipeline.data.dataset import load_dataset
-from pipeline.data.packs import make_packs
+from pipeline.data.packs import make_pack_maker
 from pipeline.device import fit_config, make_accelerator, to_batch
 from pipeline.inference.forward import InferenceRunner
 from pipeline.models.attention import attend, choose_way
@@ -89,7 +89,7 @@ class Table:
 
     def batches(self, count: int, config: Config) -> Iterator[Batch]:
         """Yield `count` packs as training draws them, on the device."""
-        maker = make_packs(self.dataset, config.train.canvas, config.memory.tokens)
+        maker = make_pack_maker(self.dataset, config.train.canvas, config.memory.tokens)
         for step in range(count):
             pack = maker.make(next_batch(empty_carry(), maker, config.train, 1000 + step, 0).samples)
             yield to_batch(pack, maker.memory_tokens, DEVICE)
@@ -138,7 +138,7 @@ class Table:
 
         config = self.config()
         network = make_network(config.model, config.memory, len(self.dataset.task_ids), len(self.dataset.transforms), 0)
-        maker = make_packs(self.dataset, config.train.canvas, config.memory.tokens, "tests")
+        maker = make_pack_maker(self.dataset, config.train.canvas, config.memory.tokens, "tests")
         runner = InferenceRunner(DEVICE, DTYPE, network, maker, config.predict)
         samples = maker.plain()[np.arange(0, len(maker.plain()), 2)]
         samples = samples[maker.order(samples)]

@@ -10,7 +10,7 @@ from pipeline.bench.measure import segment_operations
 from pipeline.bench.published_way import CANVAS_BYTES
 from pipeline.bench.stages import CANVAS, MEMORY, Computing, Draws, Plan, build_mix
 from pipeline.data.dataset import TaskDataset
-from pipeline.data.packs import PackMaker, Samples
+from pipeline.data.packs import Samples, TaskPackMaker
 from pipeline.device import to_batch
 from pipeline.models import length_classes, reasoner
 from pipeline.models.batch import Batch
@@ -30,7 +30,7 @@ def mix() -> TaskDataset:
 
 
 def layout_of(side: str, samples: Samples, dataset: TaskDataset) -> Layout:
-    maker = PackMaker(dataset, CANVAS[side], MEMORY[side].tokens)
+    maker = TaskPackMaker(dataset, CANVAS[side], MEMORY[side].tokens)
     pack = maker.make(samples[maker.order(samples)])
     return make_layout(torch.from_numpy(pack.shapes), torch.from_numpy(pack.offsets), maker.memory_tokens)
 
@@ -93,7 +93,7 @@ def test_only_padding_is_removed(mix: TaskDataset, monkeypatch: pytest.MonkeyPat
     samples = Draws(mix, "pairs", tries=1).samples(4)
     losses = []
     for canvas in ("fitted", "full"):
-        maker = PackMaker(mix, "full" if canvas == "full" else "fitted", 16)
+        maker = TaskPackMaker(mix, "full" if canvas == "full" else "fitted", 16)
         batch = to_batch(maker.make(samples[maker.order(samples)]), 16, CPU)
         batch.views.row.zero_()
         if canvas == "full":
@@ -110,8 +110,8 @@ def test_only_padding_is_removed(mix: TaskDataset, monkeypatch: pytest.MonkeyPat
 
 def hide_padding(batch: Batch, samples: Samples, dataset: TaskDataset) -> tuple[Batch, Tensor]:
     """Return the batch without labels outside the fitted canvases, and which tokens lie within, (N,) bool."""
-    fitted = PackMaker(dataset, "fitted", 16)
-    order = PackMaker(dataset, "full", 16).order(samples)
+    fitted = TaskPackMaker(dataset, "fitted", 16)
+    order = TaskPackMaker(dataset, "full", 16).order(samples)
     shapes = torch.from_numpy(fitted.make(samples[order]).shapes)
     shifts = torch.from_numpy(samples[order].shift)
     layout, labels = batch.layout, batch.labels

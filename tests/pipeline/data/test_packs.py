@@ -15,7 +15,7 @@ from augment.transform import Transform, transform_from_int
 from pipeline.config import BuildConfig
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
-from pipeline.data.packs import Canvas, Pack, PackMaker, Samples, make_packs, step_generator
+from pipeline.data.packs import Canvas, Pack, Samples, TaskPackMaker, make_pack_maker, step_generator
 from pipeline.data.sources import Source
 from pipeline.models.layout import make_layout
 
@@ -59,7 +59,7 @@ def expected_cells(
 
 
 def random_pack(dataset: TaskDataset, canvas: Canvas, seed: int, count: int = 60) -> tuple[Samples, Pack]:
-    maker = make_packs(dataset, canvas, MEMORY_TOKENS)
+    maker = make_pack_maker(dataset, canvas, MEMORY_TOKENS)
     samples = maker.draw(count, np.random.default_rng(seed), 0.75)
     samples = samples[maker.order(samples)]
     return samples, maker.make(samples)
@@ -94,7 +94,7 @@ def test_a_pack_says_what_each_sequence_is(canvas: Canvas) -> None:
 @pytest.mark.parametrize("canvas", ["fitted", "full"])
 def test_tests_are_packed_without_labels(canvas: Canvas) -> None:
     dataset = make_dataset(MIXED, tests=2)
-    maker = make_packs(dataset, canvas, MEMORY_TOKENS, "tests")
+    maker = make_pack_maker(dataset, canvas, MEMORY_TOKENS, "tests")
     views = [
         (test, view) for test, task in enumerate(dataset.test_task) for view in range(*dataset.transform_start[task : task + 2])
     ]
@@ -110,7 +110,7 @@ def test_tests_are_packed_without_labels(canvas: Canvas) -> None:
 @pytest.mark.parametrize("canvas", ["fitted", "full"])
 def test_order_puts_equal_shapes_side_by_side_and_short_ones_first(canvas: Canvas) -> None:
     dataset = make_dataset(MIXED)
-    maker = PackMaker(dataset, canvas, MEMORY_TOKENS)
+    maker = TaskPackMaker(dataset, canvas, MEMORY_TOKENS)
     samples = maker.draw(200, np.random.default_rng(0), 0.0)
     order = maker.order(samples)
     assert sorted(order.tolist()) == list(range(200))
@@ -121,7 +121,7 @@ def test_order_puts_equal_shapes_side_by_side_and_short_ones_first(canvas: Canva
 
 
 def test_fill_keeps_the_sequence_that_reaches_the_room_and_none_after_it() -> None:
-    maker = PackMaker(make_dataset(MIXED[:3]), "fitted", MEMORY_TOKENS)
+    maker = TaskPackMaker(make_dataset(MIXED[:3]), "fitted", MEMORY_TOKENS)
     for seed in range(20):
         for room in (1, 50, 400, 5000):
             tokens = maker.tokens(maker.fill(room, np.random.default_rng(seed), 0.5))
@@ -140,7 +140,7 @@ def assert_uniform(counts: npt.NDArray[np.int64]) -> None:
 
 def test_tasks_are_drawn_uniformly_and_so_are_their_pairs_and_views() -> None:
     dataset = make_dataset([[(2, 3)], [(3, 3), (4, 2), (1, 5)], [(6, 6)] * 8], augmentations=4)
-    samples = PackMaker(dataset, "fitted", MEMORY_TOKENS).draw(50_000, np.random.default_rng(1), 0.0)
+    samples = TaskPackMaker(dataset, "fitted", MEMORY_TOKENS).draw(50_000, np.random.default_rng(1), 0.0)
     task = dataset.pair_task[samples.example]
     assert_uniform(np.bincount(task, minlength=3))
     for t in range(3):
@@ -155,7 +155,7 @@ def test_tasks_are_drawn_uniformly_and_so_are_their_pairs_and_views() -> None:
 def test_pairs_are_drawn_by_the_weights_of_a_dataset() -> None:
     weights = np.array([0.0, 3.0, 1.0, 0.5, 0.5, 0.0, 2.0, 1.0, 1.0, 1.0, 0.0])
     dataset = replace(make_dataset(MIXED), pair_weight=weights)
-    samples = make_packs(dataset, "fitted", MEMORY_TOKENS).draw(20_000, np.random.default_rng(0), 0.0)
+    samples = make_pack_maker(dataset, "fitted", MEMORY_TOKENS).draw(20_000, np.random.default_rng(0), 0.0)
     counts = np.bincount(samples.example, minlength=len(weights))
     assert not counts[weights == 0].any()
     assert counts / len(samples) == pytest.approx(weights / weights.sum(), abs=0.015)
@@ -165,7 +165,7 @@ def test_pairs_are_drawn_by_the_weights_of_a_dataset() -> None:
 
 def test_filled_packs_hold_long_tasks_as_often_as_short_ones() -> None:
     dataset = make_dataset([[(1, 1), (1, 2)], [(30, 30), (29, 30)]], augmentations=0)
-    maker = PackMaker(dataset, "fitted", MEMORY_TOKENS)
+    maker = TaskPackMaker(dataset, "fitted", MEMORY_TOKENS)
     counts = np.zeros(2, np.int64)
     for step in range(500):
         samples = maker.fill(1000, step_generator(0, step, 0), 0.0)
@@ -175,15 +175,15 @@ def test_filled_packs_hold_long_tasks_as_often_as_short_ones() -> None:
 
 def test_tasks_without_pairs_are_never_drawn_and_there_must_be_others() -> None:
     dataset = make_dataset([[(2, 3)], [], [(3, 3)]])
-    samples = PackMaker(dataset, "fitted", MEMORY_TOKENS).draw(200, np.random.default_rng(0), 0.0)
+    samples = TaskPackMaker(dataset, "fitted", MEMORY_TOKENS).draw(200, np.random.default_rng(0), 0.0)
     assert set(dataset.pair_task[samples.example].tolist()) == {0, 2}
     with pytest.raises(ValueError, match="no training pairs"):
-        PackMaker(make_dataset([[], []]), "fitted", MEMORY_TOKENS).fill(10, np.random.default_rng(0), 0.0)
+        TaskPackMaker(make_dataset([[], []]), "fitted", MEMORY_TOKENS).fill(10, np.random.default_rng(0), 0.0)
 
 
 def test_a_full_canvas_is_shifted_to_every_place_that_holds_both_grids() -> None:
     dataset = make_dataset([[(3, 3)], [(28, 27)]], augmentations=30)  # the output of the second is 29 x 27
-    maker = PackMaker(dataset, "full", MEMORY_TOKENS)
+    maker = TaskPackMaker(dataset, "full", MEMORY_TOKENS)
     samples = maker.draw(3000, np.random.default_rng(0), 1.0)
     samples = samples[np.flatnonzero(samples.example == 1)]
     swapped = np.array([swaps_sides(transform_of(dataset, samples, i).dihedral) for i in range(len(samples))])
@@ -194,7 +194,7 @@ def test_a_full_canvas_is_shifted_to_every_place_that_holds_both_grids() -> None
 
 
 def test_the_shift_probability_is_the_share_that_is_shifted() -> None:
-    maker = PackMaker(make_dataset([[(1, 1), (1, 1)]]), "full", MEMORY_TOKENS)
+    maker = TaskPackMaker(make_dataset([[(1, 1), (1, 1)]]), "full", MEMORY_TOKENS)
     for probability in (0.0, 0.25, 1.0):
         shifted = maker.draw(20_000, np.random.default_rng(0), probability).shift.any(axis=1).mean()
         assert shifted == pytest.approx(probability * (1 - 1 / 900), abs=0.015)

@@ -8,7 +8,7 @@ from augment.canvas import Tokens
 from augment.dihedral import apply_dihedral
 from augment.sudoku import draw_symmetries
 from pipeline.data.dataset import PuzzleDataset
-from pipeline.data.packs import Packs, PuzzlePackMaker, Samples, make_packs, step_generator
+from pipeline.data.packs import PackMaker, PuzzlePackMaker, Samples, make_pack_maker, step_generator
 from pipeline.data.puzzles.kinds import KindName
 from pipeline.models.layout import make_layout
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset
@@ -25,8 +25,8 @@ def see(dataset: PuzzleDataset, tokens: Tokens, puzzle: int, view: int) -> list[
     return (symmetry.apply(tokens[None] - np.uint8(1)) + 1).ravel().tolist()
 
 
-def drawn(dataset: PuzzleDataset) -> tuple[Packs, Samples]:
-    maker = make_packs(dataset, "fitted", MEMORY_TOKENS)
+def drawn(dataset: PuzzleDataset) -> tuple[PackMaker, Samples]:
+    maker = make_pack_maker(dataset, "fitted", MEMORY_TOKENS)
     return maker, maker.draw(60, np.random.default_rng(0), 0.5)
 
 
@@ -52,7 +52,7 @@ def test_cells_are_the_views_of_the_puzzles_and_all_is_one_task_unturned_and_uns
 @pytest.mark.parametrize(("kind", "side"), KINDS)
 def test_tests_are_packed_without_labels_and_as_they_are(kind: KindName, side: int) -> None:
     dataset = tiny_puzzle_dataset(kind, side=side)
-    maker = make_packs(dataset, "full", MEMORY_TOKENS, "tests")
+    maker = make_pack_maker(dataset, "full", MEMORY_TOKENS, "tests")
     pack = maker.make(maker.plain())
     assert pack.labels is None
     assert pack.inputs.tolist() == dataset.test_questions.ravel().tolist()

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.config import Config, PredictConfig
 from pipeline.data.dataset import Dataset
-from pipeline.data.packs import Samples, make_packs
+from pipeline.data.packs import Samples, make_pack_maker
 from pipeline.device import fit_config, to_batch
 from pipeline.inference import forward
 from pipeline.inference.forward import InferenceRunner
@@ -49,7 +49,7 @@ def make_runner(
     case: tuple[Network, Dataset, Config], latents: int, halting: str, segments: int = SEGMENTS
 ) -> tuple[InferenceRunner, Samples]:
     network, dataset, config = case
-    maker = make_packs(dataset, config.train.canvas, config.memory.tokens, "tests", latents)
+    maker = make_pack_maker(dataset, config.train.canvas, config.memory.tokens, "tests", latents)
     predict = PredictConfig(segments=segments, latents=latents, halting=halting)  # type: ignore[arg-type]
     samples = maker.plain()
     return InferenceRunner(CPU, torch.float32, network, maker, predict), samples[maker.order(samples)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.config import TrainConfig
-from pipeline.data.packs import PackMaker
+from pipeline.data.packs import TaskPackMaker
 from pipeline.models.layout import Layout, make_layout
 from pipeline.models.reasoner import State
 from pipeline.training.carry import (
@@ -38,8 +38,8 @@ def halt(batch: StepBatch, halting: Tensor, state: State, config: TrainConfig) -
 
 
 @cache
-def make_maker() -> PackMaker:
-    return PackMaker(tiny_dataset(), CONFIG.canvas, MEMORY_TOKENS)
+def make_maker() -> TaskPackMaker:
+    return TaskPackMaker(tiny_dataset(), CONFIG.canvas, MEMORY_TOKENS)
 
 
 def layout_of(batch: StepBatch) -> Layout:
