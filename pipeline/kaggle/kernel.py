@@ -19,7 +19,6 @@ from pathlib import Path
 from eval.files import damage_of, replace_file
 from eval.formatting import format_duration
 from pipeline.data.sources import load_source
-from pipeline.kaggle.attempts import Attempt, Log, Setup, Start, next_setup
 from pipeline.kaggle.outcome import Outcome
 from pipeline.kaggle.plan import (
     VOTES,
@@ -33,6 +32,7 @@ from pipeline.kaggle.plan import (
     make_environment,
     run_folder,
 )
+from pipeline.kaggle.starts import EndedStart, Log, Setup, Start, next_setup
 from pipeline.system.processors import find_gpus
 from submission.format import check_submission, fallback_submission, read_submission, write_submission
 from submission.settings import ACCELERATORS, KaggleSettings
@@ -57,11 +57,11 @@ SILENT_SECONDS = 1800.0
 def solve(settings: KaggleSettings, started: float) -> Outcome:
     """Write the best submission that the time allows; return what happened. Raises SystemExit where there can be none."""
     plan = _prepare(settings, started)
-    attempts: list[Attempt] = []
+    starts: list[EndedStart] = []
     try:
         _check_machine(plan)
         if plan.hidden or _machine_will_do(plan):
-            _run_until_over(plan, attempts)
+            _run_until_over(plan, starts)
     except Exception as error:  # noqa: BLE001 (whatever it is, there is a submission, and Kaggle drops it when a cell raises)
         for line in traceback.format_exc().splitlines():
             plan.log.say(line)
@@ -71,7 +71,7 @@ def solve(settings: KaggleSettings, started: float) -> Outcome:
         check_submission(plan.submission, plan.tasks)
     except (ValueError, OSError) as error:
         problem = str(error)
-    outcome = Outcome(plan, attempts, problem, time.monotonic() - started)
+    outcome = Outcome(plan, starts, problem, time.monotonic() - started)
     for line in outcome.lines():
         plan.log.say(line)
     try:
@@ -180,7 +180,7 @@ def _machine_will_do(plan: Plan) -> bool:
     return ended.returncode != 1
 
 
-def _run_until_over(plan: Plan, attempts: list[Attempt]) -> None:
+def _run_until_over(plan: Plan, starts: list[EndedStart]) -> None:
     """Start the program, and again after it died, until it has finished or there is nothing left to try."""
     processes = 1 << (len(plan.gpus).bit_length() - 1) if plan.gpus else 0  # presets have 4 or 8 packs a step to share
     setup = Setup(processes, weights=plan.weights is not None, overrides=bool(plan.settings.overrides))
@@ -195,15 +195,15 @@ def _run_until_over(plan: Plan, attempts: list[Attempt]) -> None:
             start = Start(command, plan.scratch, make_environment(plan, setup), plan.log)
         except OSError as error:  # no memory for a process, say, which may be there later
             plan.log.say(f"the program was not started: {error}")
-            attempt = Attempt(1, False, False, command, 0.0, why)
+            last = EndedStart(1, False, False, command, 0.0, why)
         else:
             code = _watch(plan, start, folder, SILENT_SECONDS if setup.gpus else math.inf)
-            attempt = start.attempt(code, bool(_traces(folder) - before), why)
-        attempts.append(attempt)
-        chosen = next_setup(setup, attempts)
-        ended = f"start {len(attempts)}, {format_duration(attempt.seconds)}: {attempt}"
+            last = start.ended(code, bool(_traces(folder) - before), why)
+        starts.append(last)
+        chosen = next_setup(setup, starts)
+        ended = f"start {len(starts)}, {format_duration(last.seconds)}: {last}"
         if chosen is None:
-            if attempt.code != 0:
+            if last.code != 0:
                 plan.warn(ended)
             return
         further, words = chosen
@@ -215,7 +215,7 @@ def _run_until_over(plan: Plan, attempts: list[Attempt]) -> None:
             return
         if setup.weights and not further.weights:
             plan.weights_state = "dropped"
-        setup, why = further, f"{attempt}; starting again, {words}"
+        setup, why = further, f"{last}; starting again, {words}"
         plan.warn(f"{ended}; starting again, {words}")
         time.sleep(RESTART_SECONDS)
 

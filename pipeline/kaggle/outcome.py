@@ -14,8 +14,8 @@ from eval.formatting import format_duration
 from eval.provenance import Basis
 from pipeline.data.sources import load_source
 from pipeline.jobs.record import record_if_usable
-from pipeline.kaggle.attempts import BAD_INPUT, Attempt
 from pipeline.kaggle.plan import EVALUATION, VOTES, Plan
+from pipeline.kaggle.starts import BAD_INPUT, EndedStart
 from pipeline.training.metrics import read_metrics
 from submission.format import read_submission
 from submission.settings import ACCELERATORS
@@ -26,7 +26,7 @@ class Outcome:
     """What happened, and what is left."""
 
     plan: Plan
-    attempts: Sequence[Attempt]
+    starts: Sequence[EndedStart]
     problem: str | None
     """Why Kaggle would refuse the submission; None when it is complete and valid."""
     seconds: float
@@ -67,7 +67,7 @@ class Outcome:
             "data": str(plan.data),
             "gpus": list(plan.gpus),
             "weights": plan.weights_state,
-            "starts": [asdict(each) for each in self.attempts],
+            "starts": [asdict(each) for each in self.starts],
             "run": None if record is None else asdict(record),
             "training": metrics[-1] if metrics else None,
             "score": _read_json(self.run / "score.json"),
@@ -82,11 +82,11 @@ class Outcome:
         values, plan = self.to_json(), self.plan
         inputs, without = self.test_inputs, values["without_prediction"]
         valid = "complete and valid" if self.problem is None else f"NOT VALID: {self.problem}"
-        failed = sum(attempt.code != 0 for attempt in self.attempts)
+        failed = sum(start.code != 0 for start in self.starts)
         lines = [
             f"{plan.submission}: {len(plan.tasks)} tasks, {inputs} test inputs: {valid}",
             f"test inputs without a prediction: {inputs if without is None else without} of {inputs}",
-            f"starts of the program: {len(self.attempts)}, {failed} of them failed",
+            f"starts of the program: {len(self.starts)}, {failed} of them failed",
             f"weights: {plan.weights_state}; warnings: {len(plan.messages)}",
         ]
         if values["training"]:
@@ -99,10 +99,10 @@ class Outcome:
     def problems(self) -> list[str]:
         """Return what should be fixed before the notebook is submitted."""
         plan, expected = self.plan, ACCELERATORS.get(self.plan.settings.accelerator, 1)
-        refused = any(attempt.code == BAD_INPUT for attempt in self.attempts)
+        refused = any(start.code == BAD_INPUT for start in self.starts)
         checks = [
             (self.problem is not None, f"the submission is not valid: {self.problem}"),
-            (not self.attempts or self.attempts[-1].code != 0, "the program did not end well"),
+            (not self.starts or self.starts[-1].code != 0, "the program did not end well"),
             (refused, "the program refused weights, overrides or tasks and was started without them"),
             (self.without_prediction() in (None, self.test_inputs), "nothing was predicted"),
             (plan.weights_state in ("missing", "damaged", "dropped"), f"the weights are {plan.weights_state}"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from augment.task import Task
 from eval.formatting import parse_duration
-from pipeline.kaggle.attempts import Log, Setup
+from pipeline.kaggle.starts import Log, Setup
 from pipeline.system.processors import threads_each
 from submission.notebook import WEIGHTS_IN_CODE
 from submission.settings import KaggleSettings

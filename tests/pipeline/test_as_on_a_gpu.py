@@ -20,8 +20,8 @@ from pipeline.cli.main import main
 from pipeline.config import Config
 from pipeline.data.sources import load_source
 from pipeline.inference import forward
-from pipeline.kaggle.attempts import Log, Setup
 from pipeline.kaggle.plan import Plan, make_command
+from pipeline.kaggle.starts import Log, Setup
 from pipeline.models import attention, reasoner
 from pipeline.models.layout import Layout
 from pipeline.models.reasoner import Block

@@ -17,11 +17,11 @@ import pytest
 from eval.files import damage_of
 from pipeline.data.sources import load_source
 from pipeline.device_limits import OUT_OF_MEMORY
-from pipeline.kaggle import attempts, kernel
-from pipeline.kaggle.attempts import Attempt, Log, Setup, Start, next_setup
+from pipeline.kaggle import kernel, starts
 from pipeline.kaggle.kernel import solve
 from pipeline.kaggle.outcome import Outcome
 from pipeline.kaggle.plan import find_data, find_mounted_weights, is_hidden_run
+from pipeline.kaggle.starts import EndedStart, Log, Setup, Start, next_setup
 from submission.format import check_submission, read_submission
 from submission.settings import KaggleSettings
 from tests.pipeline.tiny import tiny_source, write_kaggle
@@ -215,7 +215,7 @@ def test_a_submission_that_cannot_be_written_is_one_line(stage: Stage) -> None:
 def test_a_program_that_was_killed_goes_on_where_it_was(stage: Stage, death: str) -> None:
     outcome = stage.play(f"checkpoint(1); {death}", "good()")
     assert stage.submitted() == PREDICTED
-    assert [start.code for start in outcome.attempts] == [-9, 0]
+    assert [start.code for start in outcome.starts] == [-9, 0]
     assert "--resume" in stage.commands[1]
     assert "killed by signal 9; starting again, as before" in outcome.plan.messages[0]
     outcome.show()
@@ -226,13 +226,13 @@ def test_a_program_without_memory_gets_smaller_pieces(stage: Stage) -> None:
     outcome = stage.play(short.format(1), short.format(2), "good()")
     settings = [word for command in stage.commands for word in command if word.startswith("train.pieces")]
     assert settings == ["train.pieces=8", "train.pieces=64"]
-    assert len(outcome.attempts) == 3
+    assert len(outcome.starts) == 3
 
 
 def test_a_program_that_never_works_leaves_the_fallback(stage: Stage) -> None:
     outcome = stage.play("sys.exit(1)", accelerator="NvidiaL4")
     stage.submitted()
-    assert len(outcome.attempts) == attempts.MOST_IDLE_STARTS
+    assert len(outcome.starts) == starts.MOST_IDLE_STARTS
     outcome.show()  # hidden: nothing is raised
     assert any("0 GPUs, but NvidiaL4 has 4" in message for message in outcome.plan.messages)
 
@@ -282,7 +282,7 @@ def test_a_hidden_run_does_not_examine_its_machine(stage: Stage) -> None:
 
 
 def test_a_commit_run_that_went_wrong_says_so_loudly(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "MOST_IDLE_STARTS", 1)
+    monkeypatch.setattr(starts, "MOST_IDLE_STARTS", 1)
     outcome = stage.play("sys.exit(1)", hidden=False, accelerator="NvidiaTeslaT4", weights_dataset="ann/weights")
     stage.submitted()
     with pytest.raises(RuntimeError) as caught:
@@ -296,7 +296,7 @@ def test_whatever_says_that_memory_ran_out_is_noticed(tmp_path: Path, error: str
     start = Start(["echo", f"RuntimeError: CPU{error}"], tmp_path, {}, Log(tmp_path / "log"))
     start.wait(10.0)
     start.end()
-    assert start.attempt(1, False, "").out_of_memory
+    assert start.ended(1, False, "").out_of_memory
 
 
 def test_weights_that_do_not_lie_beside_the_code_are_reported(stage: Stage) -> None:
@@ -337,7 +337,7 @@ time.sleep(300)
     outcome = stage.play(hang, limit="10s", reserve="6s")
     assert time.monotonic() - started < 10
     assert stage.submitted() == {(5, 1, 1)}
-    assert outcome.attempts[0].code is None
+    assert outcome.starts[0].code is None
     pid = int((stage.folder / "pid").read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
@@ -348,15 +348,15 @@ def test_a_program_on_gpus_that_says_nothing_is_started_again(stage: Stage, monk
     outcome = stage.play("checkpoint(1); time.sleep(300)", "good()", limit="120s")
     assert stage.submitted() == PREDICTED
     assert "the program has said nothing for 3s and is ended" in outcome.plan.messages
-    assert [attempt.code for attempt in outcome.attempts] == [-15, 0]
+    assert [start.code for start in outcome.starts] == [-15, 0]
     assert "--resume" in stage.commands[1]
 
 
 def test_a_process_that_cannot_be_killed_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "END_SECONDS", 0.2)
+    monkeypatch.setattr(starts, "END_SECONDS", 0.2)
     monkeypatch.setattr(psutil.Process, "kill", lambda _: None)
     monkeypatch.setattr(subprocess.Popen, "kill", lambda _: None)
-    start = attempts.Start([sys.executable, "-c", IGNORES_SIGTERM], tmp_path, dict(os.environ), Log(tmp_path / "log"))
+    start = Start([sys.executable, "-c", IGNORES_SIGTERM], tmp_path, dict(os.environ), Log(tmp_path / "log"))
     monkeypatch.setattr(start.reader, "join", lambda timeout: None)
     try:
         latest = time.monotonic() + 60
@@ -402,7 +402,7 @@ def test_a_program_that_cannot_be_started_is_started_again(stage: Stage, monkeyp
     monkeypatch.setattr(kernel, "Start", start)
     outcome = stage.play("good()")
     assert stage.submitted() == PREDICTED
-    assert [attempt.code for attempt in outcome.attempts] == [1, 0]
+    assert [start.code for start in outcome.starts] == [1, 0]
 
 
 def test_predictions_whose_votes_were_not_kept_are_published(stage: Stage) -> None:
@@ -488,53 +488,57 @@ def test_the_program_gets_no_token(stage: Stage, monkeypatch: pytest.MonkeyPatch
     assert b"planted-secret" not in produced
 
 
-KILLED, FAILED, REFUSED = Attempt(-9, False, False), Attempt(1, False, False), Attempt(2, False, False)
+KILLED, FAILED, REFUSED = EndedStart(-9, False, False), EndedStart(1, False, False), EndedStart(2, False, False)
+NO_MEMORY = EndedStart(1, False, True)
 
 
 @pytest.mark.parametrize(
-    ("setup", "attempts", "expected"),
+    ("setup", "ended", "expected"),
     [
-        (Setup(4), [Attempt(0, True, False)], None),
-        (Setup(4), [Attempt(None, True, False)], None),
-        (Setup(4), [Attempt(1, True, False)], (Setup(4), "as before")),
-        (Setup(4), [Attempt(-9, True, False), Attempt(-9, True, False)], (Setup(4, pieces=8), "packs in 8 pieces")),
-        (Setup(4, pieces=8), [Attempt(1, True, True)], (Setup(4, pieces=64), "packs in 64 pieces")),
-        (Setup(4, pieces=64), [Attempt(1, False, True)], (Setup(4, pieces=64), "as before")),
+        (Setup(4), [EndedStart(0, True, False)], None),
+        (Setup(4), [EndedStart(None, True, False)], None),
+        (Setup(4), [EndedStart(1, True, False)], (Setup(4), "as before")),
+        (Setup(4), [EndedStart(-9, True, False), EndedStart(-9, True, False)], (Setup(4, pieces=8), "packs in 8 pieces")),
+        (Setup(4, pieces=8), [EndedStart(1, True, True)], (Setup(4, pieces=64), "packs in 64 pieces")),
+        (Setup(4, pieces=64), [EndedStart(1, False, True)], (Setup(4, pieces=64), "as before")),
         (Setup(4), [FAILED, FAILED], (Setup(1), "on one GPU")),
         (Setup(4, weights=True), [FAILED, FAILED], (Setup(4, fresh=True), "without the weights")),
-        (Setup(4, weights=True), [Attempt(1, True, False), FAILED, FAILED], (Setup(1, weights=True), "on one GPU")),
-        (Setup(4), [Attempt(1, True, False), REFUSED, REFUSED], (Setup(4, fresh=True), "in a fresh folder")),
+        (Setup(4, weights=True), [EndedStart(1, True, False), FAILED, FAILED], (Setup(1, weights=True), "on one GPU")),
+        (Setup(4), [EndedStart(1, True, False), REFUSED, REFUSED], (Setup(4, fresh=True), "in a fresh folder")),
         (Setup(1), [FAILED, FAILED, FAILED], (Setup(0), "on the CPU")),
         (Setup(0), [FAILED, FAILED], (Setup(0), "as before")),
         (Setup(0), [FAILED] * 6, None),
-        (Setup(0), [Attempt(1, True, False)] * 10, None),
+        (Setup(0), [EndedStart(1, True, False)] * 10, None),
         (Setup(2, weights=True, overrides=True), [REFUSED], (Setup(2, overrides=True, fresh=True), "without the weights")),
         (Setup(2, overrides=True), [REFUSED], (Setup(2), "without the overrides of the settings")),
         (Setup(2), [REFUSED], (Setup(2, further_tasks=False), "without further training tasks")),
         (Setup(2, further_tasks=False), [REFUSED], (Setup(2, further_tasks=False, fresh=True), "in a fresh folder")),
         (Setup(2, further_tasks=False, fresh=True), [REFUSED], None),
-        (Setup(2, weights=True), [Attempt(1, True, False), REFUSED], (Setup(2, weights=True), "as before")),
+        (Setup(2, weights=True), [EndedStart(1, True, False), REFUSED], (Setup(2, weights=True), "as before")),
     ],
 )
-def test_what_is_started_next(setup: Setup, attempts: Sequence[Attempt], expected: tuple[Setup, str] | None) -> None:
-    assert next_setup(setup, attempts) == expected
+def test_what_is_started_next(setup: Setup, ended: Sequence[EndedStart], expected: tuple[Setup, str] | None) -> None:
+    assert next_setup(setup, ended) == expected
 
 
 @pytest.mark.parametrize(
     ("failure", "tried"),
     [
         (KILLED, ["as before", "on one GPU", "on the CPU", "as before", "as before"]),
-        (Attempt(1, False, True), ["packs in 8 pieces", "packs in 64 pieces", "on one GPU", "on the CPU", "packs in 8 pieces"]),
+        (
+            EndedStart(1, False, True),
+            ["packs in 8 pieces", "packs in 64 pieces", "on one GPU", "on the CPU", "packs in 8 pieces"],
+        ),
         (FAILED, ["as before", "without the weights", "on one GPU", "on the CPU", "as before"]),
         (REFUSED, ["without the weights", "without the overrides of the settings", "without further training tasks"]),
     ],
 )
-def test_whatever_fails_each_time_everything_that_may_help_is_tried(failure: Attempt, tried: list[str]) -> None:
-    setup, attempts, changes = Setup(4, weights=True, overrides=True), [failure], list[str]()
-    while chosen := next_setup(setup, attempts):
+def test_whatever_fails_each_time_everything_that_may_help_is_tried(failure: EndedStart, tried: list[str]) -> None:
+    setup, ended, changes = Setup(4, weights=True, overrides=True), [failure], list[str]()
+    while chosen := next_setup(setup, ended):
         setup, words = chosen
         changes.append(words)
-        attempts.append(failure)
+        ended.append(failure)
     assert changes == tried
 
 

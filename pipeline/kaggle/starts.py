@@ -52,7 +52,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class EndedStart:
     """A start of the program that has ended."""
 
     code: int | None
@@ -76,14 +76,14 @@ class Attempt:
         return (f"killed by signal {-self.code}" if self.code < 0 else f"exit code {self.code}") + memory
 
 
-def next_setup(setup: Setup, attempts: Sequence[Attempt]) -> tuple[Setup, str] | None:
-    """Return what to start next after `attempts`, and in words what is different; None for nothing."""
-    last = attempts[-1]
-    idle = next((number for number, attempt in enumerate(reversed(attempts)) if attempt.progressed), len(attempts))
-    if last.code in (0, None) or len(attempts) >= MOST_STARTS or idle >= MOST_IDLE_STARTS:
+def next_setup(setup: Setup, starts: Sequence[EndedStart]) -> tuple[Setup, str] | None:
+    """Return what to start next after `starts`, and in words what is different; None for nothing."""
+    last = starts[-1]
+    idle = next((number for number, start in enumerate(reversed(starts)) if start.progressed), len(starts))
+    if last.code in (0, None) or len(starts) >= MOST_STARTS or idle >= MOST_IDLE_STARTS:
         return None
-    again = last.killed and sum(attempt.killed for attempt in attempts) > 1
-    never, stuck = not any(attempt.progressed for attempt in attempts), idle >= 2
+    again = last.killed and sum(start.killed for start in starts) > 1
+    never, stuck = not any(start.progressed for start in starts), idle >= 2
     bad = last.code == BAD_INPUT
     refused = bad and never
     pieces = next((pieces for pieces in PIECES if pieces > setup.pieces), 0)
@@ -199,10 +199,10 @@ class Start:
         self.reader.join(timeout=5.0)
         return -signal.SIGKILL if code is None else code
 
-    def attempt(self, code: int | None, progressed: bool, why: str) -> Attempt:
+    def ended(self, code: int | None, progressed: bool, why: str) -> EndedStart:
         """Return how it ended, by its exit code and its last lines; call it after `end`."""
         said = "\n".join(self.lines)
         if code and _KILLED in said:
             code = -signal.SIGKILL
         memory = any(sign in said for sign in _MEMORY_SIGNS)
-        return Attempt(code, progressed, memory, self.command, time.monotonic() - self.began, why)
+        return EndedStart(code, progressed, memory, self.command, time.monotonic() - self.began, why)
