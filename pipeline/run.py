@@ -23,7 +23,7 @@ from pipeline.device import describe_device, fit_config, from_main, make_acceler
 from pipeline.device_limits import fallbacks, free_cache, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.puzzles import PuzzleJob
-from pipeline.jobs.record import Stopwatch
+from pipeline.jobs.run_record import Stopwatch
 from pipeline.jobs.time_split import measure_speed, split_time
 from pipeline.models.network import make_network
 from pipeline.system.launch import program_environment

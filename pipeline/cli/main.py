@@ -17,7 +17,7 @@ from pipeline.cli.show import add_debug, add_report, add_show
 from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, job_of
 from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_doctor, add_export, add_import_checkpoint
 from pipeline.jobs.networks import NETWORKS_FOLDER
-from pipeline.jobs.record import leave_record
+from pipeline.jobs.run_record import leave_record
 from pipeline.system.folder_lock import FolderLock
 from pipeline.system.launch import STARTED, start_processes
 from pipeline.system.progress_bar import is_main_process

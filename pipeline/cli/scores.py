@@ -250,7 +250,7 @@ def add_record(commands: Any) -> None:
 
 
 def record_command(arguments: argparse.Namespace, _: float) -> int:
-    from pipeline.reports.seeds import About, write_record
+    from pipeline.reports.benchmark_record import About, write_record
 
     about = About(arguments.benchmark, arguments.machine, arguments.commit, arguments.load)
     found = write_record([RunFolder(path) for path in arguments.runs], about, arguments.out)

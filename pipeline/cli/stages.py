@@ -31,7 +31,7 @@ from pipeline.data.sources import Selection, Source, load_source
 from pipeline.jobs.arc import ArcJob, leave_submission
 from pipeline.jobs.networks import end_with_run, further_networks
 from pipeline.jobs.puzzles import PuzzleJob, leave_questions, predict_rounds
-from pipeline.jobs.record import record_if_usable
+from pipeline.jobs.run_record import record_if_usable
 from pipeline.reports.run_folder import known_tasks, public_sources
 from submission.format import fill_submission
 

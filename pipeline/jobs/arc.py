@@ -23,7 +23,7 @@ from pipeline.data.sources import Selection, load_in_time, load_source
 from pipeline.inference.facts import basis_of
 from pipeline.jobs.networks import FurtherNetworks, voting_folders
 from pipeline.jobs.provenance import provenance_beside
-from pipeline.jobs.record import record_if_usable
+from pipeline.jobs.run_record import record_if_usable
 from pipeline.system.time_limit import Budget
 from submission.format import check_submission, fallback_submission, read_submission, write_submission
 

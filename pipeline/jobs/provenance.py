@@ -11,7 +11,7 @@ from eval.files import read_file, read_object
 from eval.formatting import show_path
 from eval.provenance import TASKS, Basis, Kind, Provenance, Scored
 from pipeline.inference.facts import FACTS_FILE, VOTES_FILE, VoteFile, digest_of
-from pipeline.jobs.record import record_if_usable
+from pipeline.jobs.run_record import record_if_usable
 
 
 def provenance_beside(result: Path, kind: Kind = TASKS) -> Provenance:

@@ -13,7 +13,7 @@ from eval.files import read_object
 from eval.formatting import format_duration
 from eval.provenance import Basis
 from pipeline.data.sources import load_source
-from pipeline.jobs.record import record_if_usable
+from pipeline.jobs.run_record import record_if_usable
 from pipeline.kaggle.plan import EVALUATION, VOTES, Plan
 from pipeline.kaggle.starts import BAD_INPUT, EndedStart
 from pipeline.training.metrics import read_metrics

@@ -20,7 +20,7 @@ from pipeline.data.dataset import MANIFEST_FILE
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection
 from pipeline.jobs.provenance import provenance_beside
-from pipeline.jobs.record import Record
+from pipeline.jobs.run_record import RunRecord
 from pipeline.reports.run_folder import RunFolder
 from pipeline.training.metrics import read_metrics
 
@@ -122,7 +122,7 @@ def _run_facts(folder: RunFolder, results: Sequence[TaskResult], metrics: Sequen
     return rows
 
 
-def _data_facts(record: Record | None, manifest: Mapping[str, Any]) -> list[Row]:
+def _data_facts(record: RunRecord | None, manifest: Mapping[str, Any]) -> list[Row]:
     rows = []
     if record and record.train_sources:
         left_out, sources = "", manifest.get("sources")

@@ -23,7 +23,7 @@ from pipeline.data.sources import PUBLIC_SOURCES, Selection, Source, hold_out
 from pipeline.inference.drafts import DRAFTS_FILE, read_drafts
 from pipeline.inference.facts import VOTES_FILE, VoteFile, digest_of
 from pipeline.jobs.networks import NETWORKS_FOLDER, voting_folders
-from pipeline.jobs.record import RECORD_FILE, Record
+from pipeline.jobs.run_record import RECORD_FILE, RunRecord
 from submission.format import PartialSubmission, read_partial_submission
 
 
@@ -79,9 +79,9 @@ class RunFolder:
         return read_partial_submission(self.submission_path)
 
     @cached_property
-    def record(self) -> Record | None:
+    def record(self) -> RunRecord | None:
         """`run.json`; None where there is none."""
-        return read_dataclass(Record, self.path / RECORD_FILE)
+        return read_dataclass(RunRecord, self.path / RECORD_FILE)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the object in a JSON file of the folder; an empty one where there is no file. Raises ValueError."""

@@ -22,8 +22,8 @@ import pipeline.run
 from pipeline.config import Config, override, read_config, with_seed
 from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
-from pipeline.jobs.record import record_if_usable
-from pipeline.reports.seeds import command
+from pipeline.jobs.run_record import record_if_usable
+from pipeline.reports.benchmark_record import command
 from pipeline.system.time_limit import Budget
 from pipeline.training.metrics import Progress
 from pipeline.training.trainer import Trainer

@@ -13,9 +13,9 @@ from pipeline.config import read_config
 from pipeline.data.dataset import load_dataset
 from pipeline.jobs import networks
 from pipeline.jobs.networks import FurtherNetworks, further_networks, share_machine
-from pipeline.jobs.record import record_if_usable
+from pipeline.jobs.run_record import record_if_usable
+from pipeline.reports.benchmark_record import command
 from pipeline.reports.run_folder import RunFolder
-from pipeline.reports.seeds import command
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, one_error

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.config import read_config
-from pipeline.jobs.record import Record
-from pipeline.reports.seeds import command
+from pipeline.jobs.run_record import RunRecord
+from pipeline.reports.benchmark_record import command
 from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, one_error
 
@@ -79,12 +79,12 @@ def test_a_record_says_in_how_many_legs_and_how_much_processor_time_a_run_was_tr
 
 
 def test_the_command_of_a_record_starts_the_same_run_again(runs: list[Path], tmp_path: Path) -> None:
-    record = Record(**json.loads((runs[1] / "run.json").read_text()))
+    record = RunRecord(**json.loads((runs[1] / "run.json").read_text()))
     words = shlex.split(command(record, str(tmp_path / "again")))
     assert words[:3] == ["python", "-m", "pipeline"]
     assert call(*words[3:]) == 0
     assert (tmp_path / "again" / "submission.json").read_bytes() == (runs[1] / "submission.json").read_bytes()
-    whole = Record(
+    whole = RunRecord(
         ("arc1:training",),
         ("json:a b",),
         6,

@@ -23,8 +23,8 @@ RECORD_FILE = "run.json"
 
 
 @dataclass(frozen=True)
-class Record:
-    """What `run.json` says."""
+class RunRecord:
+    """What `run.json` says of a run; benchmark_record makes a folder of records/ from some."""
 
     sources: tuple[str, ...]
     """What was to be solved."""
@@ -69,7 +69,7 @@ def leave_record(arguments: argparse.Namespace) -> None:
     Where that has begun and is resumed, the record keeps what the run keeps, and the seconds of its stages; what the command
     says otherwise is named in the log. Raises ValueError for a damaged config.json.
     """
-    given = Record(
+    given = RunRecord(
         sources=tuple(arguments.source),
         train_sources=tuple(arguments.train_source),
         max_side=arguments.max_side,
@@ -122,16 +122,16 @@ class Stopwatch:
             _write(self.folder, replace(record, seconds=added, **known))
 
 
-def record_if_usable(folder: Path) -> Record | None:
+def record_if_usable(folder: Path) -> RunRecord | None:
     """Return the record in `folder`, None where it is missing or damaged: a run goes on without it."""
     try:
-        return read_dataclass(Record, folder / RECORD_FILE)
+        return read_dataclass(RunRecord, folder / RECORD_FILE)
     except (ValueError, OSError) as error:
         logger.warning("%s", error)
         return None
 
 
-def _write(folder: Path, record: Record) -> None:
+def _write(folder: Path, record: RunRecord) -> None:
     try:
         replace_file(folder / RECORD_FILE, orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     except (OSError, orjson.JSONEncodeError) as error:

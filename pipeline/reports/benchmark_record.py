@@ -15,7 +15,7 @@ from eval.formatting import parse_duration
 from eval.provenance import NetworkName
 from pipeline.config import read_config, with_seed
 from pipeline.jobs.networks import NETWORKS_FOLDER
-from pipeline.jobs.record import Record
+from pipeline.jobs.run_record import RunRecord
 from pipeline.reports.run_folder import RunFolder
 from pipeline.training.metrics import read_metrics
 
@@ -74,7 +74,7 @@ def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[
     return found
 
 
-def command(record: Record, out: str) -> str:
+def command(record: RunRecord, out: str) -> str:
     """Return the command that starts a run like that of `record`."""
     words = ["python", "-m", "pipeline", "run"]
     for option, values in (("--source", record.sources), ("--train-source", record.train_sources)):
@@ -92,18 +92,18 @@ def command(record: Record, out: str) -> str:
     return shlex.join([*words, "--out", out])
 
 
-def _record(folder: RunFolder) -> Record:
+def _record(folder: RunFolder) -> RunRecord:
     if folder.record is None or folder.is_puzzles:
         raise ValueError(f"{folder.path}: no run on ARC tasks, which leaves a run.json")
     return folder.record
 
 
-def _seedless(record: Record) -> Record:
+def _seedless(record: RunRecord) -> RunRecord:
     """Return what two seeds of one record have in common."""
     return replace(record, seed=0, started="", starts=1, device="", fallbacks=(), seconds={})
 
 
-def _run(folder: RunFolder, record: Record, about: About) -> Mapping[str, Any]:
+def _run(folder: RunFolder, record: RunRecord, about: About) -> Mapping[str, Any]:
     """Return what a record says of one run. Raises ValueError for a run without a score, or one that was told to cheat."""
     audit, rules = folder.read_json("dataset/manifest.json").get("audit"), folder.read_json("score.json").get("rules")
     metrics = read_metrics(folder.path / "metrics.jsonl")
