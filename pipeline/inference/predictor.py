@@ -194,45 +194,29 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
     this; only the main one counts votes and writes files. Raises OSError at the end when the last submission could not be
     written.
     """
-    folder, path, ranking = out / "candidates", out / "submission.json", predictor.config.ranking
-    ballot = Ballot(predictor.source)
+    folder, ballot = out / "candidates", Ballot(predictor.source)
     if not predictor.accelerator.is_main_process:
         for _ in predictor.rounds(folder, budget):
             pass
         return ballot
-    unwritten: OSError | None = None
-    try:
-        votes = read_dataclass(VoteFile, out / VOTES_FILE)
-    except (ValueError, OSError):  # they are written anew
-        votes = None
-    earlier = votes.views_most if votes else 0
+    submission, earlier = _Submission(out / "submission.json", ballot, tasks, predictor), _views_of_earlier(out)
     if not resume:
         clear_candidates(folder)
     kept = predictor.keep_rounds(folder)
     for candidates, _ in kept:
         count_votes(ballot, candidates, predictor.dataset)
-
-    def choose() -> None:
-        nonlocal unwritten
-        try:
-            write_attempts(path, ballot, tasks, ranking, predictor.given_dataset)
-            unwritten = None
-        except OSError as error:  # the next round may find room again
-            logger.error("the earlier submission stays: %s", error)
-            unwritten = error
-
     last = kept[-1][1] if kept else None
     if last:
         logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), last.views)
         if last.views >= earlier:
-            choose()
+            submission.write()
     started = time.monotonic()
     for candidates, origin in predictor.rounds(folder, budget, last):
         count_votes(ballot, candidates, predictor.dataset)
         stays = origin.views < min(earlier, predictor.most_views)
         missing = [task.id for task in tasks for index in range(len(task.test)) if not ballot.tally(task.id, index).distinct]
         if not stays:
-            choose()
+            submission.write()
         logger.info(
             "round %d: up to %d views of each test input%s, %d candidates in %s; %d test inputs without a prediction%s; %s",
             origin.number, origin.views, "" if origin.complete else " (cut short)", len(candidates.test),
@@ -241,6 +225,34 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
             "no limit" if budget.limit_seconds is None else f"{format_duration(budget.remaining())} left",
         )  # fmt: skip
         started = time.monotonic()
-    if unwritten:
-        raise unwritten
+    if submission.unwritten:
+        raise submission.unwritten
     return ballot
+
+
+class _Submission:
+    """The file of the attempts that a ballot chooses; what cannot be written now may be written after the next round."""
+
+    def __init__(self, path: Path, ballot: Ballot, tasks: Sequence[Task], predictor: Predictor) -> None:
+        self.path, self.ballot, self.tasks, self.predictor = path, ballot, tasks, predictor
+        self.unwritten: OSError | None = None
+        """Why the last attempts are not in the file."""
+
+    def write(self) -> None:
+        """Write the attempts that the votes so far choose; where that fails, the log says so."""
+        ranking, dataset = self.predictor.config.ranking, self.predictor.given_dataset
+        try:
+            write_attempts(self.path, self.ballot, self.tasks, ranking, dataset)
+            self.unwritten = None
+        except OSError as error:
+            logger.error("the earlier submission stays: %s", error)
+            self.unwritten = error
+
+
+def _views_of_earlier(out: Path) -> int:
+    """Return the views that the votes of an earlier prediction in `out` rest on, 0 where there are none."""
+    try:
+        votes = read_dataclass(VoteFile, out / VOTES_FILE)
+    except (ValueError, OSError):  # they are written anew
+        votes = None
+    return votes.views_most if votes else 0
