@@ -23,6 +23,7 @@ from pipeline.system.launch import STARTED, start_processes
 from pipeline.system.progress_bar import is_main_process
 from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import start_watchdog
+from pipeline.training.trackers import tracked
 from pipeline.weights.find import find_weights
 
 _FIRST_STEPS = f"""\
@@ -49,8 +50,6 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # not every terminal shows every character
-    from pipeline.training.metrics import tracked
-
     try:
         with ExitStack() as entered:
             entered.enter_context(interruptible())

@@ -1,16 +1,10 @@
-"""Metrics of a training run: metrics.jsonl, progress on the terminal, and trackers such as TensorBoard.
-
-Written by pipeline.training.trainer, and followed by trackers from the file.
-"""
+"""Metrics of a training run: metrics.jsonl, and progress on the terminal."""
 
 import errno
 import logging
 import math
 import os
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from io import RawIOBase
 from pathlib import Path
@@ -20,13 +14,10 @@ import orjson
 
 from eval.files import read_file, replace_file
 from eval.formatting import format_duration
-from pipeline.system.progress_bar import LINE_SECONDS, has_bars, is_main_process, make_bar
+from pipeline.system.progress_bar import LINE_SECONDS, has_bars, make_bar
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 2.0
-SENT_FILE = "tracker.json"
-"""The last step that each tracker has received, by its name."""
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}{postfix}"
 
 
@@ -160,68 +151,3 @@ def drop_lines_after(path: Path, step: int) -> None:
             replace_file(path, b"".join(orjson.dumps(line) + b"\n" for line in kept))
         except OSError as error:
             logger.warning("%s; it has lines of steps that are computed again", error)
-
-
-@contextmanager
-def _following(name: str, out: Path) -> Iterator[None]:
-    """Follow `out`/metrics.jsonl in a thread while the block runs, and send what is left at its end."""
-    ended = threading.Event()
-    thread = threading.Thread(target=follow, args=(name, out, ended), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(timeout=30.0)
-
-
-def tracked(name: str | None, out: Path | None) -> AbstractContextManager[None]:
-    """Return a context in which the lines of `out`/metrics.jsonl are sent to the tracker `name`, by the first process.
-
-    Raises ValueError, of one line, where Accelerate has no tracker of this name or its package is missing.
-    """
-    if name is None or out is None:
-        return nullcontext()
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers  # noqa: PLC0415  (slow to import)
-
-    if name not in LOGGER_TYPE_TO_CLASS:
-        raise ValueError(f"unknown tracker {name!r}; one of: {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
-    builtin = LOGGER_TYPE_TO_CLASS[name].__module__.startswith("accelerate.")
-    if builtin and name not in map(str, get_available_trackers()):
-        raise ValueError(f"tracker {name!r}: its package is not installed: pip install {name.replace('_', '-')}")
-    return _following(name, out) if is_main_process() else nullcontext()
-
-
-def follow(name: str, out: Path, ended: threading.Event) -> None:
-    """Send every line of `out`/metrics.jsonl to the tracker `name`, also new ones, until `ended` is set and all are sent.
-
-    A resumed run sends no step twice. A tracker that keeps files has them in the folder of its name in `out`.
-    """
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # noqa: PLC0415  (slow to import)
-
-    try:
-        kind, run = LOGGER_TYPE_TO_CLASS[name], out.resolve().name or "run"
-        tracker = kind(run, str(out / name)) if kind.requires_logging_directory else kind(run)
-        tracker.start()
-        sent = orjson.loads((out / SENT_FILE).read_bytes()) if (out / SENT_FILE).is_file() else {}
-        last, config = sent.get(name, -1), out / "config.json"
-        configured = last >= 0
-        while True:
-            finishing = ended.is_set()
-            if not configured and config.is_file():
-                configured = True
-                sections = orjson.loads(config.read_bytes()).items()
-                tracker.store_init_configuration({f"{s}.{key}": value for s, part in sections for key, value in part.items()})
-            lines = read_metrics(out / "metrics.jsonl")
-            new = [line for line in lines if isinstance(line.get("step"), int) and line["step"] > last]
-            for line in new:
-                last = line.pop("step")
-                tracker.log({key: value for key, value in line.items() if isinstance(value, int | float)}, step=last)
-            if new:
-                replace_file(out / SENT_FILE, orjson.dumps(sent | {name: last}))
-            if finishing:
-                break
-            ended.wait(POLL_SECONDS)
-        tracker.finish()
-    except Exception:  # trackers raise what they like, and none of it may end a run
-        logger.warning("the tracker %s failed and gets nothing more; metrics.jsonl has it all", name, exc_info=True)

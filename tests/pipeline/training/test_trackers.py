@@ -10,9 +10,9 @@ import orjson
 import pytest
 from accelerate.tracking import GeneralTracker
 
-import pipeline.training.metrics
+import pipeline.training.trackers
 from pipeline.cli.main import main
-from pipeline.training.metrics import follow, tracked
+from pipeline.training.trackers import follow, tracked
 from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 
 
@@ -45,7 +45,7 @@ class Recorder(GeneralTracker):
 @pytest.fixture(autouse=True)
 def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
     monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "recorder", Recorder)
-    monkeypatch.setattr(pipeline.training.metrics, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(pipeline.training.trackers, "POLL_SECONDS", 0.02)
     Recorder.logged, Recorder.configs, Recorder.finished = [], [], 0
     return Recorder
 
