@@ -15,7 +15,8 @@ UNKNOWN = "unknown"
 HASH_DIGITS = 12
 NO_NETWORK = "none"
 """Among the names of networks: all attempts are fallbacks."""
-_NETWORK = re.compile(rf"(.*?)(?:, step (\d+))?(?:, trained on ([0-9a-f]{{{HASH_DIGITS}}}))?", re.DOTALL)
+_NETWORK = re.compile(rf"(.*?)(?:, step (\d+))?(?:, trained on (?:([0-9a-f]{{{HASH_DIGITS}}})|imported))?", re.DOTALL)
+"""Of a network that was imported it is not known what it was trained on."""
 Row = tuple[str, str]
 """(what, in words)."""
 

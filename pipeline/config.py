@@ -262,7 +262,10 @@ MAY_CHANGE: Mapping[str, frozenset[str]] = {
     }),
     "predict": frozenset(field.name for field in dataclasses.fields(PredictConfig)),
 }  # fmt: skip
-"""Settings that a resumed run may change, by section: how long it is, how its rates end, how it predicts, what only costs."""
+"""Settings that a resumed run may change, by section: how long it is, what its rates begin and end with, how it predicts, what
+only costs."""
+OF_ONE_RUN = ("train.seed", "train.steps", "train.pieces", "build.seed", "build.jobs")
+"""Settings that weights do not bring to a run that starts from them."""
 
 
 def resumed(config: Config, settings: Iterable[str]) -> tuple[Config, list[str]]:
@@ -287,7 +290,7 @@ def with_seed(config: Config, seed: int) -> Config:
 
 
 def for_another_run(config: Config, seed: int) -> Config:
-    """Return the settings of weights for a run from them: all but seed, length, and what was fitted to a machine."""
+    """Return the settings of weights for a run that starts from them, on whatever machine: all but those OF_ONE_RUN."""
     execution = "auto" if config.train.execution == "compiled" else config.train.execution
     train = dataclasses.replace(config.train, steps=0, pieces=0, precision="auto", execution=execution)
     return with_seed(dataclasses.replace(config, train=train, build=dataclasses.replace(config.build, jobs=0)), seed)

@@ -31,7 +31,7 @@ from pipeline.system.time_limit import Budget
 from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint
 from pipeline.training.state import count_packs, trainable
 from pipeline.training.trainer import Trainer
-from pipeline.weights.files import load_weights, newest_weights, transplant
+from pipeline.weights.files import Weights, load_weights, newest_weights, transplant
 from pipeline.weights.find import newest_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ def run(
     if accelerator.is_main_process:
         logger.info("the engine started after %s", format_duration(budget.elapsed()))
     whole, budget = budget, before_report(budget)
+    start = _load_start(start_from, out, resume)
     dataset = _build(job, config, budget, accelerator, resume)
     config = fit_config(config, dataset)
     stopwatch.lap("build")
@@ -66,7 +67,7 @@ def run(
     if predicting:
         logger.info("training had ended; going on with predictions")
     try:
-        failed = not predicting and _train(job, config, budget, start_from, resume, accelerator, dtype, dataset)
+        failed = not predicting and _train(job, config, budget, start, resume, accelerator, dtype, dataset)
     finally:  # a run that is interrupted has spent the time too
         stopwatch.lap("train", **({} if predicting else {"fallbacks": tuple(dict.fromkeys(fallbacks))}))
     free_cache(accelerator.device)
@@ -91,6 +92,16 @@ def run(
     return int(failed)
 
 
+def _load_start(path: Path | None, out: Path, resume: bool) -> Weights | None:
+    """Return the weights at `path` that training starts from; None without, or without need where it is resumed."""
+    try:
+        return load_weights(path) if path else None
+    except (FileNotFoundError, ValueError):
+        if resume and newest_checkpoint(out / "checkpoints"):  # which has what training began with
+            return None
+        raise
+
+
 def _build(job: ArcJob | PuzzleJob, config: Config, budget: Budget, accelerator: Accelerator, resume: bool) -> Any:
     """Return the dataset of the job, of its kind; the main process builds it, unless a resumed run has it already."""
     folder = job.out / "dataset"
@@ -112,7 +123,7 @@ def _build(job: ArcJob | PuzzleJob, config: Config, budget: Budget, accelerator:
 
 
 def _train(
-    job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Path | None, resume: bool, accelerator: Accelerator,
+    job: ArcJob | PuzzleJob, config: Config, budget: Budget, start: Weights | None, resume: bool, accelerator: Accelerator,
     dtype: torch.dtype, dataset: Dataset,
 ) -> bool:  # fmt: skip
     """Train within the share of the time that prediction leaves; return whether training failed.
@@ -120,12 +131,8 @@ def _train(
     The checkpoints hold what it reached by then. Failure of one process among several ends the run: the others cannot continue.
     """
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
-    if start_from:
-        try:
-            logger.info("%s", transplant(load_weights(start_from), network, dataset))
-        except (FileNotFoundError, ValueError):
-            if not (resume and newest_checkpoint(job.out / "checkpoints")):  # which has what training began with
-                raise
+    if start:
+        logger.info("%s", transplant(start, network, dataset))
     network = network.to(accelerator.device)
     config = with_precision(config, dtype)  # a resumed run computes alike
     seconds: float | None = None

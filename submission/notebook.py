@@ -2,7 +2,7 @@
 
     DIR/notebook/       SLUG.ipynb, kernel-metadata.json
     DIR/code/           pipeline/ augment/ eval/ submission/, weights/ and wheels/ if there are any, dataset-metadata.json
-    DIR/settings.json   the settings that it was made from
+    DIR/settings.json   the settings that it was made from; weights are named as they lie in code/
 
 `submission.client` sends it. Everything that runs on Kaggle starts from the notebook's third cell.
 """

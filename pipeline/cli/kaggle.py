@@ -8,7 +8,9 @@ from augment.canvas import VOCABULARY
 from augment.grid import MAX_SIDE
 from eval.formatting import show_path
 from pipeline.cli.options import PROGRAM, WEIGHTS_HELP, Handler, add_command
+from pipeline.config import override
 from pipeline.data.sources import load_source
+from pipeline.weights.find import settings_of
 from submission.client import push, status, submit
 from submission.format import list_notes, list_problems
 from submission.notebook import write_ready_folder
@@ -93,6 +95,8 @@ def _notebook(arguments: argparse.Namespace, _: float) -> int:
     if weights and settings.weights_dataset:
         both = f"weights {weights} and weights_dataset = {settings.weights_dataset!r} of {arguments.settings}"
         raise ValueError(f"{both}: only one of them can be what training starts from")
+    if weights:
+        _require_shares(weights, settings)
     write_ready_folder(arguments.out, settings, PROJECT, weights, arguments.wheels)
     print(f"{arguments.out}: notebook {settings.notebook}, dataset {settings.user}/{settings.code_dataset}")
     print(f"next: {KAGGLE} simulate --time-limit 5m, or {KAGGLE} push {arguments.out}")
@@ -104,16 +108,21 @@ def _weights(given: Path | None, settings: KaggleSettings | None) -> Path | None
     path = given or (Path(settings.weights) if settings and settings.weights else None)
     if path is None:
         return None
-    from pipeline.training.state import count_packs  # these need torch, which is slow to import
-    from pipeline.weights.files import load_weights, with_settings
+    from pipeline.weights.files import load_weights, with_settings  # needs torch, which is slow to import
 
     weights = load_weights(path)
     config = with_settings(weights, settings.overrides if settings else ())
     if (config.model.vocabulary, config.model.canvas_side) != (VOCABULARY, MAX_SIDE):
         raise ValueError(f"{show_path(weights.path)}: not of a network for ARC tasks")
-    if settings:
-        count_packs(config, ACCELERATORS.get(settings.accelerator) or 1)
     return weights.path
+
+
+def _require_shares(weights: Path, settings: KaggleSettings) -> None:
+    """Raise ValueError where the GPUs of the settings cannot share the packs of a step."""
+    gpus, packs = ACCELERATORS.get(settings.accelerator) or 1, override(settings_of(weights), settings.overrides).train.packs
+    if packs % gpus:
+        several = f'overrides = ["train.packs={gpus}"] in the settings shares them'
+        raise ValueError(f"{settings.accelerator} has {gpus} GPUs, and a step of these weights {packs} packs: {several}")
 
 
 def _simulate(arguments: argparse.Namespace, _: float) -> int:

@@ -118,7 +118,7 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
             remove_unfinished(arguments.out)
             yield lock
     else:
-        if arguments.weights:
+        if arguments.weights and not arguments.resume:  # a run that has begun may do without
             find_weights(arguments.weights)
         out, leave_fallback = arguments.out, job_of(arguments, "drop").fallback()
         with FolderLock(out) as lock:

@@ -10,9 +10,10 @@ from eval.formatting import parse_duration
 from pipeline.config import Config, for_another_run, override
 from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source
 from pipeline.data.sources import SOURCES_HELP
+from pipeline.jobs.run_record import record_if_usable
 from pipeline.presets import PRESETS, preset
 from pipeline.system.time_limit import Budget, default_reserve
-from pipeline.weights.find import read_settings, shipped_names
+from pipeline.weights.find import settings_of, shipped_names
 
 PROGRAM = "python -m pipeline"
 START_SECONDS = 5.0
@@ -20,8 +21,7 @@ START_SECONDS = 5.0
 Handler = Callable[[argparse.Namespace, float], int]
 """Takes the arguments of a command and the monotonic time of its start; returns the exit code."""
 TASKS_HELP = f"\n{SOURCES_HELP}"
-_WITH_US = f"of weights that come with the program ({', '.join(shipped_names())})"
-WEIGHTS_HELP = f"a weights file, a run or checkpoint folder, or the name {_WITH_US}"
+WEIGHTS_HELP = f"a weights file, a run or checkpoint folder, or weights of this program by name: {', '.join(shipped_names())}"
 SOURCES_AND_PUZZLES_HELP = f"\n{SOURCES_HELP}{PUZZLES_HELP}"
 
 
@@ -122,20 +122,27 @@ def budget_of(arguments: argparse.Namespace, started: float) -> Budget:
 def config_of(arguments: argparse.Namespace) -> Config:
     """Return the settings of a command, by its preset or else of its weights; those of the first of several networks.
 
-    Raises ValueError or FileNotFoundError where there are none.
+    Raises ValueError or FileNotFoundError where they are not usable.
     """
     seed = arguments.seed * getattr(arguments, "networks", 1)
     if arguments.preset:
         return override(preset(arguments.preset, seed), arguments.set)
-    require_settings(arguments)
-    return override(for_another_run(read_settings(arguments.weights), seed), arguments.set)
+    return override(for_another_run(settings_of(arguments.weights), seed), arguments.set)
 
 
 def require_settings(arguments: argparse.Namespace) -> None:
-    """Raise ValueError where a command is given neither a preset nor weights, and resumes nothing that has settings."""
-    resumed = arguments.command == "run" and arguments.resume and (arguments.out / "config.json").is_file()
-    if not (arguments.preset or arguments.weights or resumed):
+    """Give a resumed run the preset or weights that it began with. Raises ValueError where a command has neither."""
+    if arguments.preset or arguments.weights:
+        return
+    record = record_if_usable(arguments.out) if arguments.command == "run" and arguments.resume else None
+    if record is None or not (record.preset or record.weights):
         raise ValueError("--preset is required, unless --weights bring their settings")
+    if record.preset:
+        arguments.preset = record.preset
+        arguments.words = [*arguments.words, "--preset", record.preset]
+    else:
+        arguments.weights = Path(record.weights)
+        arguments.words = [*arguments.words, "--weights", record.weights]
 
 
 def check_networks(arguments: argparse.Namespace) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 from eval.formatting import parse_duration
 from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings
-from pipeline.config import for_another_run, override
+from pipeline.config import OF_ONE_RUN, for_another_run, override
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
 from pipeline.data.leakage import audit_sources
 from pipeline.data.sources import load_source
 from pipeline.presets import PRESETS, preset
 from pipeline.system.progress_bar import doing
-from pipeline.weights.find import WEIGHTS, read_settings
+from pipeline.weights.find import WEIGHTS, settings_of
 
 
 def add_audit(commands: Any) -> None:
@@ -86,6 +86,9 @@ def export_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.weights.files import export_weights, load_weights, with_settings
 
     weights, path = load_weights(arguments.weights), arguments.out / WEIGHTS
+    for setting in arguments.set:
+        if setting.partition("=")[0].strip() in OF_ONE_RUN:
+            raise ValueError(f"{setting}: a setting of one run, which weights do not bring to the next")
     config = with_settings(weights, arguments.set)
     if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
         raise ValueError(f"{arguments.out} is there already; export writes into a new or an empty folder")
@@ -117,7 +120,7 @@ def add_doctor(commands: Any) -> None:
     parser.add_argument(
         "--preset", metavar="P", help=f"one of {', '.join(PRESETS)} (default: fast on a GPU, demo without, those of weights)"
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help=f"rather with the settings of these: {WEIGHTS_HELP}")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help=f"without a preset, the settings of these: {WEIGHTS_HELP}")
     add_settings(parser)
     parser.add_argument("--time-limit", default="12h", metavar="DURATION", help="of the run in question (default: 12h)")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where the run would write (default: here)")
@@ -129,9 +132,7 @@ def doctor_command(arguments: argparse.Namespace, _: float) -> int:
 
     name = arguments.preset or ("fast" if cuda_is_used() else "demo")
     config, title = preset(name), f"preset {name}"
-    if arguments.weights:
-        if arguments.preset:
-            raise ValueError("--preset and --weights do not go together: weights bring their settings")
-        config, title = for_another_run(read_settings(arguments.weights), config.train.seed), "this network"
+    if arguments.weights and not arguments.preset:
+        config, title = for_another_run(settings_of(arguments.weights), config.train.seed), "this network"
     config, seconds = override(config, arguments.set), parse_duration(arguments.time_limit)
     return print_findings(config, title, arguments.source or ["arc1:evaluation"], seconds, arguments.out)

@@ -91,7 +91,7 @@ def leave_record(arguments: argparse.Namespace) -> None:
             earlier = replace(earlier, weights=given.weights)  # nothing has begun with others
         for name in ("preset", "seed", "train_sources", "weights"):
             kept, other = (_shown(getattr(record, name)) for record in (earlier, given))
-            if kept != other and (name, other) not in (("weights", "none"), ("preset", "none")):
+            if kept != other and (name, other) != ("weights", "none"):
                 logger.warning("%s %s: the run that is resumed has %s, and keeps that", name.replace("_", " "), other, kept)
         _, refused = resumed(read_config(stored), given.settings)
         taken = tuple(setting for setting in given.settings if setting not in refused)

@@ -122,9 +122,10 @@ def _take_weights(plan: Plan) -> None:
     dataset = plan.settings.weights_dataset
     weights = find_mounted_weights(plan.root / "input", dataset, plan.code)
     if weights is None:
-        if asked := dataset or (plan.settings.weights and plan.settings.code_dataset):
+        if dataset or plan.settings.weights:
+            missing = f"the dataset {dataset} is not there or holds no *.safetensors" if dataset else "none beside the code"
             plan.weights_state = "missing"
-            plan.warn(f"no weights: the dataset {asked} is not there or holds no *.safetensors; training starts from scratch")
+            plan.warn(f"no weights: {missing}; training starts from scratch")
         return
     copy = plan.scratch / "weights.safetensors"
     try:

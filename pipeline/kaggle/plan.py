@@ -87,7 +87,7 @@ class Plan:
 def run_folder(plan: Plan, setup: Setup) -> Path:
     """Return the run directory of a start; one on another kind of device, or that cannot be resumed, has its own."""
     device = "" if setup.gpus or not plan.gpus else "-cpu"
-    return plan.scratch / f"run{device}{'-fresh' if setup.fresh else ''}"
+    return plan.scratch / f"run{device}{f'-fresh-{setup.fresh}' if setup.fresh else ''}"
 
 
 def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path) -> list[str]:

@@ -28,9 +28,12 @@ MARK = "ARC_KERNEL_START"
 """Environment variable by which every process of a start is found."""
 _MEMORY_SIGNS = (
     "out of memory", "OutOfMemoryError", "MemoryError", "can't allocate memory", "Cannot allocate memory",
-    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_NOT_SUPPORTED", "could not create a primitive", "could not create a memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "could not create a primitive", "could not create a memory",
 )  # fmt: skip
-"""In the log of a program that ran out of memory: what pipeline.device_limits looks for in an error, without its torch."""
+"""In the log of a program that ran out of memory: what pipeline.device_limits looks for in an error, without its torch, and
+without what PyTorch also says in mere warnings."""
+_SURVIVED = ("out of memory; it is repeated", "out of memory: packs of")
+"""What the program says of memory that ran out where it goes on."""
 _KILLED = "process was killed by SIGKILL"
 """What pipeline.system.launch prints of one of its processes; its own exit code is 1 then."""
 
@@ -47,8 +50,8 @@ class Setup:
     overrides: bool = False
     further_tasks: bool = True
     """Trained on besides those to be solved."""
-    fresh: bool = False
-    """In a run directory of its own, since that of the first start cannot be resumed."""
+    fresh: int = 0
+    """Which run directory, where those of earlier starts cannot be resumed."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,18 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart]) -> tuple[Setup, str] 
     refused = bad and never
     pieces = next((pieces for pieces in PIECES if pieces > setup.pieces), 0)
     smaller = pieces and (last.out_of_memory or (again and not stuck))
-    on_cpu = replace(setup, gpus=0, pieces=0, weights=False, overrides=False)  # both are for the GPU
+    on_cpu = replace(setup, gpus=0, pieces=0, weights=False, overrides=False)  # what is for GPUs takes too long there
+    anew = replace(setup, fresh=setup.fresh + 1)
     fault = stuck and not last.killed and not last.out_of_memory
     changes = [
-        (refused and setup.weights, replace(setup, weights=False, fresh=True), "without the weights"),
-        (refused and setup.overrides, replace(setup, overrides=False), "without the overrides of the settings"),
-        (refused and setup.further_tasks, replace(setup, further_tasks=False), "without further training tasks"),
-        (refused and not setup.fresh, replace(setup, fresh=True), "in a fresh folder"),
+        (refused and setup.weights, replace(anew, weights=False), "without the weights"),
+        (refused and setup.overrides, replace(anew, overrides=False), "without the overrides of the settings"),
+        (refused and setup.further_tasks, replace(anew, further_tasks=False), "without further training tasks"),
+        (refused and not setup.fresh, anew, "in a fresh folder"),
         (refused, None, ""),
-        (smaller, replace(setup, pieces=pieces), f"packs in {pieces} pieces"),
-        (stuck and bad and not setup.fresh, replace(setup, fresh=True), "in a fresh folder"),
-        (fault and never and setup.weights, replace(setup, weights=False, fresh=True), "without the weights"),
+        (smaller, replace(setup, pieces=pieces), f"packs in {pieces} micro-batches"),
+        (stuck and bad and not setup.fresh, anew, "in a fresh folder"),
+        (fault and never and setup.weights, replace(anew, weights=False), "without the weights"),
         (stuck and setup.gpus > 1, replace(setup, gpus=1), "on one GPU"),
         (stuck and setup.gpus == 1, on_cpu, "on the CPU"),
         (True, setup, "as before"),
@@ -201,7 +205,7 @@ class Start:
 
     def ended(self, code: int | None, progressed: bool, why: str) -> EndedStart:
         """Return how it ended, by its exit code and its last lines; call it after `end`."""
-        said = "\n".join(self.lines)
+        said = "\n".join(line for line in self.lines if not any(words in line for words in _SURVIVED))
         if code and _KILLED in said:
             code = -signal.SIGKILL
         memory = any(sign in said for sign in _MEMORY_SIGNS)

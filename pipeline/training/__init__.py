@@ -1,1 +1,1 @@
-"""Training: the loop, optimizers, averages, checkpoints, metrics."""
+"""Training: the loop, optimizers, averages, checkpoints, metrics, trackers."""

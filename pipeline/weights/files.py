@@ -6,7 +6,7 @@ read it; they find the rows of the task memory by task and transform. Those that
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -23,13 +23,10 @@ from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.models.network import Network, make_network
 from pipeline.tensor_files import Damaged, read_tensors, write_tensors
-from pipeline.weights.find import WEIGHTS, checkpoints, find_weights
+from pipeline.weights.find import EXPORTED, FORMAT, WEIGHTS, checkpoints, find_weights
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "arc-trm-weights 1"
-EXPORTED = "arc-trm-weights 2"
-"""Matrices in int8 with a scale for each row, and views only where the memory has rows of views."""
 Memory = Literal["own", "blank", "swapped"]
 _ROWS, _RESIDUAL = "memory.rows", "memory.residual.rows"
 _SCALES = ".int8_scales"
@@ -162,13 +159,13 @@ def _dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def with_settings(weights: Weights, settings: Iterable[str]) -> Config:
-    """Return the config of `weights` with settings such as `train.packs=4`. Raises ValueError where its network has others."""
+def with_settings(weights: Weights, settings: Sequence[str]) -> Config:
+    """Return the config of `weights` with settings such as `train.packs=4`. Raises ValueError where they change the network."""
     config = override(weights.config, settings)
-    with torch.device("meta"):  # only names and shapes are compared
-        different = _differences(weights, make_network(config.model, config.memory, 1, 1, 0))
-    if different:
-        raise ValueError(f"{show_path(weights.path)}: the network of these weights stays as it is: {', '.join(different[:3])}")
+    if (config.model, config.memory) != (weights.config.model, weights.config.memory):
+        raise ValueError(
+            f"{show_path(weights.path)}: the network of these weights stays as it is, without {', '.join(settings)}"
+        )
     return config
 
 

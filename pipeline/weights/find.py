@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 WEIGHTS = "weights.safetensors"
 SHIPPED = Path(__file__).parent
 """Weights that come with the program, a folder each; its name will do wherever weights are asked for."""
+FORMAT = "arc-trm-weights 1"
+EXPORTED = "arc-trm-weights 2"
+"""Matrices in int8 with a scale for each row, and views only where the memory has rows of views."""
 _FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -57,23 +60,34 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def read_settings(path: Path) -> Config:
+def settings_of(path: Path) -> Config:
     """Return the config of weights, of a checkpoint or run folder that of its newest checkpoint; no tensor is read.
 
-    Raises FileNotFoundError, or ValueError that names the file, where there are none or they are not ours.
+    Damaged checkpoints are skipped. Raises FileNotFoundError, or ValueError that names the file, where there are no weights or
+    they are not ours.
     """
     path = find_weights(path)
-    if path.is_dir():
-        newest = newest_checkpoint(path) or newest_checkpoint(path / "checkpoints")
-        if newest is None:
-            raise FileNotFoundError(f"{path}: no {WEIGHTS} and no checkpoint in this folder")
-        path = newest / WEIGHTS
+    if not path.is_dir():
+        return _settings_in(path)
+    problem: Exception = FileNotFoundError(f"{path}: no {WEIGHTS} and no checkpoint in this folder")
+    for checkpoint in reversed(checkpoints(path) or checkpoints(path / "checkpoints")):
+        try:
+            return _settings_in(checkpoint / WEIGHTS)
+        except (FileNotFoundError, ValueError) as error:
+            problem = error
+            logger.warning("%s; this checkpoint is skipped", error)
+    raise problem
+
+
+def _settings_in(path: Path) -> Config:
     where = f"{show_path(path)}: no weights file of this program"
     if damage := damage_of(path):
         raise ValueError(f"{where} ({damage})")
     try:
         with safe_open(str(path), "np") as file:
-            stored = (file.metadata() or {}).get("config", "")
-        return Config.from_json(parse_json(stored.encode(), "config"))
+            metadata = file.metadata() or {}
+        if metadata.get("format") not in (FORMAT, EXPORTED):
+            raise ValueError("another format")
+        return Config.from_json(parse_json(metadata.get("config", "").encode(), "config"))
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{where} ({show_path(str(error)[:160])})") from None  # it may quote all of the header

@@ -26,6 +26,7 @@ from pipeline.reports.run_folder import RunFolder
 from pipeline.system.time_limit import Budget
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.weights.files import export_weights, load_weights, network_from
+from pipeline.weights.find import settings_of
 from tests.fuzz.mutate import Rng, mutate_json, mutate_lines
 from tests.fuzz.reader import Reader
 from tests.fuzz.tensors import mutate_archive
@@ -68,6 +69,7 @@ def _weights(folder: Path, rng: Rng) -> None:
 
 def _read_weights(folder: Path) -> None:
     damage_of(folder / "weights" / "weights.safetensors")
+    settings_of(folder / "weights")
     weights = load_weights(folder / "weights")
     network_from(weights, load_dataset(folder / "data"))
 

@@ -19,6 +19,7 @@ import torch
 import pipeline.device
 import pipeline.jobs.time_split
 import pipeline.run
+from pipeline.cli.options import require_settings
 from pipeline.config import Config, override, read_config, with_seed
 from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
@@ -305,8 +306,25 @@ def test_weights_bring_their_settings(
     again = command(record, "x")
     assert again.endswith(f"--set train.steps=3 --weights {exported} --out x")
     assert "--preset" not in again
-    assert call("export", finished[0], "--set", "model.layers=3", "--out", tmp_path / "other") == 2
-    assert "the network of these weights stays as it is: reasoner.blocks" in capsys.readouterr().err
+    for setting in ("model.layers=3", "train.steps=3"):
+        assert call("export", finished[0], "--set", setting, "--out", tmp_path / "other") == 2
+        assert setting in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("began", [{"preset": "demo"}, {"weights": "start"}])
+def test_a_resumed_run_and_its_further_networks_know_what_it_began_with(tmp_path: Path, began: dict[str, str]) -> None:
+    given = {"command": "run", "resume": True, "out": tmp_path, "preset": None, "weights": None, "words": ["run", "--resume"]}
+    arguments = SimpleNamespace(**given)
+    with pytest.raises(ValueError, match="--preset is required"):
+        require_settings(arguments)
+    (tmp_path / "run.json").write_text(json.dumps({"sources": ["arc1:training"], **began}))
+    require_settings(arguments)
+    (option, value) = began.popitem()
+    assert str(getattr(arguments, option)) == value
+    assert arguments.words == ["run", "--resume", f"--{option}", value]
+    with pytest.raises(ValueError, match="--preset is required"):
+        require_settings(SimpleNamespace(**given | {"resume": False}))
 
 
 def test_weights_to_start_from_need_no_tasks_to_solve(

@@ -110,8 +110,8 @@ def test_weights_go_with_the_code_unless_the_settings_name_others_or_change_the_
     assert kaggle("notebook", "--weights", "trained") == 2
     assert "only one of them can be what training starts from" in capsys.readouterr().err
     for overrides, message in (
-        ('"model.layers=3"', "the network of these weights stays as it is: reasoner.blocks.2."),
-        ('"train.packs=3"', "train.packs = 3 must be a multiple of the 2 processes: --set train.packs=2"),
+        ('"model.layers=3"', "the network of these weights stays as it is, without model.layers=3"),
+        ('"train.packs=3"', 'NvidiaTeslaT4 has 2 GPUs, and a step of these weights 3 packs: overrides = ["train.packs=2"]'),
     ):
         settings.write_text(filled.replace("overrides = []", f"overrides = [{overrides}]"))
         assert kaggle("notebook", "--weights", "trained") == 2

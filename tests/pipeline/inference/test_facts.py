@@ -156,6 +156,12 @@ def test_a_network_is_found_again_in_its_name(name: NetworkName) -> None:
     assert NetworkName.parse(str(name)) == name
 
 
+def test_what_an_imported_network_was_trained_on_is_not_known() -> None:
+    assert NetworkName.parse("imported/weights.safetensors, step 7, trained on imported") == NetworkName(
+        "imported/weights.safetensors", 7
+    )
+
+
 def test_votes_are_called_pooled_or_fallbacks() -> None:
     two = ("a, trained on 0123456789ab", "b, trained on 0123456789ab")
     for sources, views, words in ((two, 1, "pooled(2): a, "), (("none",), 0, "none: all attempts are fallbacks")):

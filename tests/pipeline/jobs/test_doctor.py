@@ -10,6 +10,7 @@ import torch
 from pipeline.device import fit_config
 from pipeline.jobs import doctor
 from pipeline.jobs.doctor import WillNotDo, describe_gpu, has_kernels
+from pipeline.jobs.time_split import Speed
 from tests.pipeline.tiny import TINY, set_options, tiny_config, tiny_dataset, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, write_weights
 
@@ -85,12 +86,29 @@ def test_the_screen_ends_with_what_a_run_comes_to_and_shows_no_token(
     assert re.fullmatch(r"about [\d,.]+ passes over the [\d,]+ pairs of these tasks on this CPU", lines["2h00m"])
 
 
-def test_weights_bring_the_settings_of_the_run_in_question(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_bring_the_network_of_the_run_in_question(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     spec, dataset = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True), tiny_dataset()
-    write_weights(tmp_path / "weights", dataset, fit_config(tiny_config(), dataset))
-    assert call("doctor", "--weights", tmp_path / "weights", "--source", spec, "--out", tmp_path) == 0
-    assert re.search(r"^this network +[\d,]+ values, 4 tasks", capsys.readouterr().out, re.MULTILINE)
-    assert call("doctor", "--weights", tmp_path / "weights", "--preset", "demo") == 2
+    found = []
+    for width in (16, 32):
+        config = fit_config(tiny_config(f"model.hidden_size={width}"), dataset)
+        write_weights(tmp_path / "weights", dataset, config)
+        assert call("doctor", "--weights", tmp_path / "weights", "--source", spec, "--out", tmp_path) == 0
+        (values,) = re.findall(r"^this network +([\d,]+) values, 4 tasks", capsys.readouterr().out, re.MULTILINE)
+        found.append(int(values.replace(",", "")))
+    assert 2 * found[0] < found[1]
+
+
+def test_passes_count_the_tokens_of_the_task_memory(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "measure_speed", lambda *_: Speed(1000.0, 1, 1.0))
+    spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
+    passes = []
+    for tokens in (1, 60):
+        settings = set_options((*TINY, f"memory.tokens={tokens}", "train.segments=1"))
+        assert call("doctor", "--preset", "demo", "--source", spec, "--time-limit", "20h", *settings, "--out", tmp_path) == 0
+        passes.append(float(re.findall(r"about ([\d,.]+) passes", capsys.readouterr().out)[0].replace(",", "")))
+    assert passes[0] > 2 * passes[1]
 
 
 def test_more_time_is_more_passes_and_a_preset_that_is_none_is_refused(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

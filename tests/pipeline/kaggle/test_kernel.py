@@ -291,18 +291,25 @@ def test_a_commit_run_that_went_wrong_says_so_loudly(stage: Stage, monkeypatch: 
         assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("error", [*OUT_OF_MEMORY, "MemoryError"])
-def test_whatever_says_that_memory_ran_out_is_noticed(tmp_path: Path, error: str) -> None:
-    start = Start(["echo", f"RuntimeError: CPU{error}"], tmp_path, {}, Log(tmp_path / "log"))
+@pytest.mark.parametrize(
+    ("line", "noticed"),
+    [
+        *((f"RuntimeError: CPU{words}", words != "CUDNN_STATUS_NOT_SUPPORTED") for words in (*OUT_OF_MEMORY, "MemoryError")),
+        ("12:00:00 step 4: out of memory; it is repeated with 2 micro-batches to a pack", False),
+        ("12:00:00 out of memory: packs of 8192 tokens from now on, not 16384", False),
+    ],
+)
+def test_memory_that_ran_out_is_noticed_unless_the_program_went_on(tmp_path: Path, line: str, noticed: bool) -> None:
+    start = Start(["echo", line], tmp_path, {}, Log(tmp_path / "log"))
     start.wait(10.0)
     start.end()
-    assert start.ended(1, False, "").out_of_memory
+    assert start.ended(1, False, "").out_of_memory is noticed
 
 
 def test_weights_that_do_not_lie_beside_the_code_are_reported(stage: Stage) -> None:
     outcome = stage.play("good()", weights="weights/weights.safetensors")
     assert outcome.plan.weights_state == "missing"
-    assert any("no weights: the dataset arc-trm-code is not there" in message for message in outcome.plan.messages)
+    assert any("no weights: none beside the code" in message for message in outcome.plan.messages)
 
 
 def test_weights_and_overrides_that_are_refused_are_left_out_and_reported_in_the_commit_run(stage: Stage) -> None:
@@ -498,22 +505,26 @@ NO_MEMORY = EndedStart(1, False, True)
         (Setup(4), [EndedStart(0, True, False)], None),
         (Setup(4), [EndedStart(None, True, False)], None),
         (Setup(4), [EndedStart(1, True, False)], (Setup(4), "as before")),
-        (Setup(4), [EndedStart(-9, True, False), EndedStart(-9, True, False)], (Setup(4, pieces=8), "packs in 8 pieces")),
-        (Setup(4, pieces=8), [EndedStart(1, True, True)], (Setup(4, pieces=64), "packs in 64 pieces")),
+        (
+            Setup(4),
+            [EndedStart(-9, True, False), EndedStart(-9, True, False)],
+            (Setup(4, pieces=8), "packs in 8 micro-batches"),
+        ),
+        (Setup(4, pieces=8), [EndedStart(1, True, True)], (Setup(4, pieces=64), "packs in 64 micro-batches")),
         (Setup(4, pieces=64), [EndedStart(1, False, True)], (Setup(4, pieces=64), "as before")),
         (Setup(4), [FAILED, FAILED], (Setup(1), "on one GPU")),
-        (Setup(4, weights=True), [FAILED, FAILED], (Setup(4, fresh=True), "without the weights")),
+        (Setup(4, weights=True), [FAILED, FAILED], (Setup(4, fresh=1), "without the weights")),
         (Setup(4, weights=True), [EndedStart(1, True, False), FAILED, FAILED], (Setup(1, weights=True), "on one GPU")),
-        (Setup(4), [EndedStart(1, True, False), REFUSED, REFUSED], (Setup(4, fresh=True), "in a fresh folder")),
+        (Setup(4), [EndedStart(1, True, False), REFUSED, REFUSED], (Setup(4, fresh=1), "in a fresh folder")),
         (Setup(1), [FAILED, FAILED, FAILED], (Setup(0), "on the CPU")),
         (Setup(0), [FAILED, FAILED], (Setup(0), "as before")),
         (Setup(0), [FAILED] * 6, None),
         (Setup(0), [EndedStart(1, True, False)] * 10, None),
-        (Setup(2, weights=True, overrides=True), [REFUSED], (Setup(2, overrides=True, fresh=True), "without the weights")),
-        (Setup(2, overrides=True), [REFUSED], (Setup(2), "without the overrides of the settings")),
-        (Setup(2), [REFUSED], (Setup(2, further_tasks=False), "without further training tasks")),
-        (Setup(2, further_tasks=False), [REFUSED], (Setup(2, further_tasks=False, fresh=True), "in a fresh folder")),
-        (Setup(2, further_tasks=False, fresh=True), [REFUSED], None),
+        (Setup(2, weights=True, overrides=True), [REFUSED], (Setup(2, overrides=True, fresh=1), "without the weights")),
+        (Setup(2, overrides=True), [REFUSED], (Setup(2, fresh=1), "without the overrides of the settings")),
+        (Setup(2, fresh=1), [REFUSED], (Setup(2, further_tasks=False, fresh=2), "without further training tasks")),
+        (Setup(2, further_tasks=False), [REFUSED], (Setup(2, further_tasks=False, fresh=1), "in a fresh folder")),
+        (Setup(2, further_tasks=False, fresh=1), [REFUSED], None),
         (Setup(2, weights=True), [EndedStart(1, True, False), REFUSED], (Setup(2, weights=True), "as before")),
     ],
 )
@@ -527,7 +538,7 @@ def test_what_is_started_next(setup: Setup, ended: Sequence[EndedStart], expecte
         (KILLED, ["as before", "on one GPU", "on the CPU", "as before", "as before"]),
         (
             EndedStart(1, False, True),
-            ["packs in 8 pieces", "packs in 64 pieces", "on one GPU", "on the CPU", "packs in 8 pieces"],
+            ["packs in 8 micro-batches", "packs in 64 micro-batches", "on one GPU", "on the CPU", "packs in 8 micro-batches"],
         ),
         (FAILED, ["as before", "without the weights", "on one GPU", "on the CPU", "as before"]),
         (REFUSED, ["without the weights", "without the overrides of the settings", "without further training tasks"]),

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 from pipeline.tensor_files import read_checksum
 from pipeline.weights import find
 from pipeline.weights.files import EXPORTED, load_weights
-from pipeline.weights.find import SHIPPED, find_weights, read_settings
+from pipeline.weights.find import SHIPPED, find_weights, settings_of
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.tinyrun import call, write_weights
 
@@ -54,7 +54,7 @@ def test_a_folder_with_weights_or_checkpoints_comes_before_a_name(ours: Path, ma
 def test_a_path_is_no_name(ours: Path) -> None:
     path = make_weights(Path("a/one"))
     assert find_weights(Path("a/one")) == find_weights(path) == path
-    for wrong in ("three", "b/one", "one/README.md", "../shipped.py"):
+    for wrong in ("three", "b/one", "one/README.md", "../one"):
         with pytest.raises(FileNotFoundError, match=rf"^{wrong}: no such weights .*\(one, two\)$"):
             find_weights(Path(wrong))
 
@@ -89,20 +89,23 @@ def test_weights_are_exported_into_a_new_folder_only(
 
 
 def test_settings_are_read_without_tensors_and_without_torch(tmp_path: Path) -> None:
-    program = "import sys; from pathlib import Path; from pipeline.weights.find import read_settings as read; "
+    program = "import sys; from pathlib import Path; from pipeline.weights.find import settings_of as read; "
     program += "print(read(Path('start')).optimizer.memory_first, 'torch' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout == "0.25 False\n"
-    assert read_settings(Path("start")) == load_weights(Path("start")).config
+    assert settings_of(Path("start")) == load_weights(Path("start")).config
     for step in (9, 10):
         write_weights(tmp_path / "checkpoints" / f"step-{step:08d}", tiny_dataset(), tiny_config(f"train.steps={step}"))
-    assert read_settings(tmp_path).train.steps == read_settings(tmp_path / "checkpoints").train.steps == 10
+    assert settings_of(tmp_path).train.steps == settings_of(tmp_path / "checkpoints").train.steps == 10
+    (tmp_path / "checkpoints/step-00000010/weights.safetensors").write_bytes(b"cut short")
+    (tmp_path / "checkpoints/step-00000011").mkdir()
+    assert settings_of(tmp_path).train.steps == 9, "as load_weights takes it"
 
 
 def test_settings_of_what_are_no_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no weights\.safetensors and no checkpoint in this folder"):
-        read_settings(tmp_path)
-    for content in (b"short", find_weights(Path("start")).read_bytes()[:-1], save({}), save({}, {"config": "{"})):
+        settings_of(tmp_path)
+    for content in (b"short", find_weights(Path("start")).read_bytes()[:-1], save({}), save({}, {"config": "{}"})):
         (tmp_path / "weights.safetensors").write_bytes(content)
         with pytest.raises(ValueError, match=r"weights\.safetensors: no weights file of this program \("):
-            read_settings(tmp_path)
+            settings_of(tmp_path)
