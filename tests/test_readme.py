@@ -154,7 +154,7 @@ def test_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 def test_presets_are_named_alike_everywhere() -> None:
     table = (ROOT / "README.md").read_text().split("## Results")[1].split("| recipe | read |")[0]
     named = re.findall(r"`([a-z0-9]+-[a-z0-9-]+)(?: --set ([^`]*))?`", table)
-    assert {name for name, _ in named} == set(PRESETS) - {"demo", "demo-sudoku", "arc1-cpu", "fast"}
+    assert {name for name, _ in named} == set(PRESETS) - {"demo", "demo-sudoku", "fast"}
     for name, settings in named:
         override(PRESETS[name], [each.strip() for each in settings.split("--set ")] if settings else [])
 
