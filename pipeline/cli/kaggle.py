@@ -8,9 +8,8 @@ from augment.canvas import VOCABULARY
 from augment.grid import MAX_SIDE
 from eval.formatting import show_path
 from pipeline.cli.options import PROGRAM, WEIGHTS_HELP, Handler, add_command
-from pipeline.config import override
+from pipeline.config import Config
 from pipeline.data.sources import load_source
-from pipeline.weights.find import settings_of
 from submission.client import push, status, submit
 from submission.format import list_notes, list_problems
 from submission.notebook import write_ready_folder
@@ -91,20 +90,26 @@ def _init(arguments: argparse.Namespace, _: float) -> int:
 
 def _notebook(arguments: argparse.Namespace, _: float) -> int:
     settings = read_settings(arguments.settings)
-    weights = _weights(arguments.weights, settings)
+    weights, config = _weights(arguments.weights, settings) or (None, None)
     if weights and settings.weights_dataset:
         both = f"weights {weights} and weights_dataset = {settings.weights_dataset!r} of {arguments.settings}"
         raise ValueError(f"{both}: only one of them can be what training starts from")
-    if weights:
-        _require_shares(weights, settings)
+    gpus = ACCELERATORS.get(settings.accelerator) or 1
+    if config and config.train.packs % gpus:
+        several = f'overrides = ["train.packs={gpus}"] in the settings shares them'
+        packs = f"a step of these weights {config.train.packs} packs"
+        raise ValueError(f"{settings.accelerator} has {gpus} GPUs, and {packs}: {several}")
     write_ready_folder(arguments.out, settings, PROJECT, weights, arguments.wheels)
     print(f"{arguments.out}: notebook {settings.notebook}, dataset {settings.user}/{settings.code_dataset}")
     print(f"next: {KAGGLE} simulate --time-limit 5m, or {KAGGLE} push {arguments.out}")
     return 0
 
 
-def _weights(given: Path | None, settings: KaggleSettings | None) -> Path | None:
-    """Return the file of the weights that go with the code, None for none. Raises ValueError where they will not do."""
+def _weights(given: Path | None, settings: KaggleSettings | None) -> tuple[Path, Config] | None:
+    """Return the file of the weights that go with the code, and the config of a run with them; None without weights.
+
+    Raises ValueError where they will not do.
+    """
     path = given or (Path(settings.weights) if settings and settings.weights else None)
     if path is None:
         return None
@@ -114,15 +119,7 @@ def _weights(given: Path | None, settings: KaggleSettings | None) -> Path | None
     config = with_settings(weights, settings.overrides if settings else ())
     if (config.model.vocabulary, config.model.canvas_side) != (VOCABULARY, MAX_SIDE):
         raise ValueError(f"{show_path(weights.path)}: not of a network for ARC tasks")
-    return weights.path
-
-
-def _require_shares(weights: Path, settings: KaggleSettings) -> None:
-    """Raise ValueError where the GPUs of the settings cannot share the packs of a step."""
-    gpus, packs = ACCELERATORS.get(settings.accelerator) or 1, override(settings_of(weights), settings.overrides).train.packs
-    if packs % gpus:
-        several = f'overrides = ["train.packs={gpus}"] in the settings shares them'
-        raise ValueError(f"{settings.accelerator} has {gpus} GPUs, and a step of these weights {packs} packs: {several}")
+    return weights.path, config
 
 
 def _simulate(arguments: argparse.Namespace, _: float) -> int:
@@ -130,7 +127,8 @@ def _simulate(arguments: argparse.Namespace, _: float) -> int:
 
     path = arguments.settings or (SETTINGS if SETTINGS.is_file() else None)
     arguments.settings = read_settings(path) if path else None
-    arguments.weights = _weights(arguments.weights, arguments.settings)
+    found = _weights(arguments.weights, arguments.settings)
+    arguments.weights = found[0] if found else None
     given = {name: value for name, value in vars(arguments).items() if name in SimulatePlan.__dataclass_fields__}
     return simulate(SimulatePlan(**{name: value for name, value in given.items() if value is not None}))
 

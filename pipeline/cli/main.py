@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 from eval.files import remove_unfinished
 from pipeline.cli.kaggle import add_kaggle
-from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, budget_of, check_networks, require_settings
+from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, budget_of, check_networks, complete_settings
 from pipeline.cli.scores import add_compare, add_curve, add_memory, add_record, add_score
 from pipeline.cli.show import add_debug, add_report, add_show
 from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, job_of
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
         with ExitStack() as entered:
             entered.enter_context(interruptible())
             if arguments.command in ("run", "train"):
-                require_settings(arguments)
+                complete_settings(arguments)
             if arguments.command == "run":
                 check_networks(arguments)
                 budget = budget_of(arguments, started)

@@ -130,7 +130,7 @@ def config_of(arguments: argparse.Namespace) -> Config:
     return override(for_another_run(settings_of(arguments.weights), seed), arguments.set)
 
 
-def require_settings(arguments: argparse.Namespace) -> None:
+def complete_settings(arguments: argparse.Namespace) -> None:
     """Give a resumed run the preset or weights that it began with. Raises ValueError where a command has neither."""
     if arguments.preset or arguments.weights:
         return

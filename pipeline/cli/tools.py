@@ -117,9 +117,8 @@ def add_doctor(commands: Any) -> None:
     parser = add_command(commands, doctor_command, "doctor", summary, "--preset demo --time-limit 10m", TASKS_HELP)
     tasks = "tasks of the trial (default: arc1:evaluation)"
     parser.add_argument("--source", action="append", metavar="S", help=tasks)
-    parser.add_argument(
-        "--preset", metavar="P", help=f"one of {', '.join(PRESETS)} (default: fast on a GPU, demo without, those of weights)"
-    )
+    settings = f"one of {', '.join(PRESETS)} (default: fast on a GPU, demo without)"
+    parser.add_argument("--preset", metavar="P", help=settings)
     parser.add_argument("--weights", type=Path, metavar="FILE", help=f"without a preset, the settings of these: {WEIGHTS_HELP}")
     add_settings(parser)
     parser.add_argument("--time-limit", default="12h", metavar="DURATION", help="of the run in question (default: 12h)")
@@ -127,12 +126,13 @@ def add_doctor(commands: Any) -> None:
 
 
 def doctor_command(arguments: argparse.Namespace, _: float) -> int:
+    """Print what this machine is, and what the settings come to on it; return 1 where it will not do."""
     from pipeline.device import cuda_is_used
     from pipeline.jobs.doctor import print_findings
 
     name = arguments.preset or ("fast" if cuda_is_used() else "demo")
     config, title = preset(name), f"preset {name}"
     if arguments.weights and not arguments.preset:
-        config, title = for_another_run(settings_of(arguments.weights), config.train.seed), "this network"
+        config, title = for_another_run(settings_of(arguments.weights), 0), "this network"
     config, seconds = override(config, arguments.set), parse_duration(arguments.time_limit)
     return print_findings(config, title, arguments.source or ["arc1:evaluation"], seconds, arguments.out)

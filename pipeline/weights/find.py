@@ -4,10 +4,9 @@ import logging
 import re
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from eval.files import damage_of, parse_json
+from eval.files import parse_json
 from eval.formatting import show_path
+from pipeline.array_files import read_metadata
 from pipeline.config import Config
 
 logger = logging.getLogger(__name__)
@@ -80,14 +79,10 @@ def settings_of(path: Path) -> Config:
 
 
 def _settings_in(path: Path) -> Config:
-    where = f"{show_path(path)}: no weights file of this program"
-    if damage := damage_of(path):
-        raise ValueError(f"{where} ({damage})")
     try:
-        with safe_open(str(path), "np") as file:
-            metadata = file.metadata() or {}
+        metadata = read_metadata(path)
         if metadata.get("format") not in (FORMAT, EXPORTED):
             raise ValueError("another format")
         return Config.from_json(parse_json(metadata.get("config", "").encode(), "config"))
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{where} ({show_path(str(error)[:160])})") from None  # it may quote all of the header
+    except ValueError as error:
+        raise ValueError(f"{show_path(path)}: no weights file of this program ({error})") from None

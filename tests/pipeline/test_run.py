@@ -19,7 +19,7 @@ import torch
 import pipeline.device
 import pipeline.jobs.time_split
 import pipeline.run
-from pipeline.cli.options import require_settings
+from pipeline.cli.options import complete_settings
 from pipeline.config import Config, override, read_config, with_seed
 from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
@@ -317,14 +317,14 @@ def test_a_resumed_run_and_its_further_networks_know_what_it_began_with(tmp_path
     given = {"command": "run", "resume": True, "out": tmp_path, "preset": None, "weights": None, "words": ["run", "--resume"]}
     arguments = SimpleNamespace(**given)
     with pytest.raises(ValueError, match="--preset is required"):
-        require_settings(arguments)
+        complete_settings(arguments)
     (tmp_path / "run.json").write_text(json.dumps({"sources": ["arc1:training"], **began}))
-    require_settings(arguments)
+    complete_settings(arguments)
     (option, value) = began.popitem()
     assert str(getattr(arguments, option)) == value
     assert arguments.words == ["run", "--resume", f"--{option}", value]
     with pytest.raises(ValueError, match="--preset is required"):
-        require_settings(SimpleNamespace(**given | {"resume": False}))
+        complete_settings(SimpleNamespace(**given | {"resume": False}))
 
 
 def test_weights_to_start_from_need_no_tasks_to_solve(
