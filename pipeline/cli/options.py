@@ -109,7 +109,10 @@ def budget_of(arguments: argparse.Namespace, started: float) -> Budget:
     if limit is None or "reserve" not in arguments:
         return Budget(limit, started)
     if arguments.reserve:
-        return Budget(limit, started, parse_duration(arguments.reserve))
+        reserve = parse_duration(arguments.reserve)
+        if reserve >= limit:
+            raise ValueError(f"--reserve {arguments.reserve} leaves nothing of --time-limit {arguments.time_limit}")
+        return Budget(limit, started, reserve)
     reserve = default_reserve(limit)
     if limit < START_SECONDS + reserve and not arguments.resume:
         raise ValueError(

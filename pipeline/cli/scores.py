@@ -41,11 +41,11 @@ def add_score(commands: Any) -> None:
 
 def score_command(arguments: argparse.Namespace, _: float) -> int:
     """Print the score of a submission or of predictions by all rules, and what it rests on; write it to --json."""
-    path = arguments.submission
-    if (path / "submission.json").is_file():
-        path = path / "submission.json"
+    path, puzzles = arguments.submission, are_puzzles(arguments)
+    inside = path / ("predictions.csv" if puzzles else "submission.json")
+    path = inside if inside.is_file() else path
     score: Score | PuzzleScore
-    if are_puzzles(arguments):
+    if puzzles:
         name, answers = " + ".join(arguments.source), _answers(arguments.source, arguments.test_limit)
         score = score_puzzles(read_predictions(path), answers)
         provenance = replace(provenance_beside(path, PUZZLES), scored=scored_answers(answers, arguments.source))

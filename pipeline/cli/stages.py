@@ -183,7 +183,7 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     """Predict the tests of a dataset, in rounds; a complete result is there before the first."""
     from pipeline.device import end_training, make_accelerator, precision_here
     from pipeline.inference.predictor import Predictor, predict_and_vote
-    from pipeline.weights.files import load_weights
+    from pipeline.weights.files import load_weights, require_canvas
 
     weights, out, budget = load_weights(arguments.weights), arguments.out, budget_of(arguments, started)
     for setting in arguments.set:
@@ -194,6 +194,7 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     if not any(setting.startswith("train.precision=") for setting in arguments.set):
         config = override(config, [f"train.precision={precision_here(config.train.precision)}"])
     dataset = load_dataset(arguments.data)
+    require_canvas(weights, dataset)  # before an earlier result is replaced
     if isinstance(dataset, PuzzleDataset) and views:
         raise ValueError("--views is for ARC tasks only: puzzles are predicted once, as they are")
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
@@ -206,8 +207,6 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     else:
         path, tasks = out / "submission.json", dataset.tasks_to_solve()
         if accelerator.is_main_process:
-            if not arguments.resume:
-                (out / "votes.json").unlink(missing_ok=True)
             leave_submission(tasks, out, arguments.resume)
         predictor = Predictor(accelerator, dtype, weights, dataset, config.predict)
         ballot = predict_and_vote(predictor, out, budget, tasks, arguments.resume)

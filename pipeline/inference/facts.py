@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 
 from augment.task import Task, TaskId
-from eval.files import replace_file, write_json
+from eval.decode import read_dataclass
+from eval.files import read_file, replace_file, write_json
 from eval.formatting import show_value
 from eval.provenance import HASH_DIGITS, Basis, NetworkName, audited_in, is_count
 from eval.puzzle_score import PuzzlePrediction, write_predictions
@@ -55,6 +56,13 @@ class VoteFile(Basis):
     tests: Mapping[TaskId, tuple[InputVotes, ...]] = field(default_factory=dict)
 
 
+def votes_of(submission: Path) -> VoteFile | None:
+    """Return the votes.json beside `submission`; None where there is none, or one of another submission. Raises ValueError."""
+    votes = read_dataclass(VoteFile, submission.with_name(VOTES_FILE))
+    own = votes is None or votes.submission in ("", digest_of(read_file(submission)))
+    return votes if own else None
+
+
 def digest_of(result: bytes) -> str:
     """Return the SHA-256, in hex, by which facts say which result they are of."""
     return hashlib.sha256(result).hexdigest()
@@ -68,11 +76,12 @@ def source_name(path: Path, step: int, data_hash: str) -> str:
 def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: str, dataset: TaskDataset) -> FilledSubmission:
     """Write the attempts that `ballot` chooses to `path`, as a complete submission, and votes.json beside it.
 
-    `dataset` is what was predicted, as it is on disk. Raises OSError where the submission cannot be written; without the votes
-    it is as good.
+    `dataset` is what was predicted, as it is on disk. The score of an earlier submission is removed. Raises OSError where the
+    submission cannot be written; without the votes it is as good.
     """
     filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
     write_submission(path, filled.submission, tasks)
+    path.with_name("score.json").unlink(missing_ok=True)
     tests = {}
     for task in tasks:
         votes = []

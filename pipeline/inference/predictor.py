@@ -8,6 +8,7 @@ the main one writes the files.
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,6 @@ import torch
 from accelerate import Accelerator
 
 from augment.task import Task
-from eval.decode import read_dataclass
 from eval.formatting import format_duration
 from eval.vote import Ballot
 from pipeline.config import PredictConfig
@@ -34,7 +34,7 @@ from pipeline.inference.candidates import (
     write_candidates,
 )
 from pipeline.inference.drafts import DRAFTS_FILE, Drafts, join_drafts, write_drafts
-from pipeline.inference.facts import VOTES_FILE, VoteFile, source_name, write_attempts
+from pipeline.inference.facts import source_name, votes_of, write_attempts
 from pipeline.inference.forward import InferenceRunner
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
@@ -250,9 +250,8 @@ class _Submission:
 
 
 def _views_of_earlier(out: Path) -> int:
-    """Return the views that the votes of an earlier prediction in `out` rest on, 0 where there are none."""
-    try:
-        votes = read_dataclass(VoteFile, out / VOTES_FILE)
-    except (ValueError, OSError):  # they are written anew
-        votes = None
+    """Return the views that the submission of an earlier prediction in `out` rests on, 0 where there is none."""
+    votes = None
+    with suppress(ValueError, OSError):  # damaged votes are written anew
+        votes = votes_of(out / "submission.json")
     return votes.views_most if votes else 0

@@ -20,7 +20,7 @@ from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection, load_in_time, load_source
-from pipeline.inference.facts import basis_of
+from pipeline.inference.facts import VOTES_FILE, basis_of, votes_of
 from pipeline.jobs.networks import FurtherNetworks, voting_folders
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.run_record import record_if_usable
@@ -111,14 +111,17 @@ class ArcJob:
         end_training(accelerator)
         if not accelerator.is_main_process:
             return
-        ballot = self._pool(ballot, tasks, dataset, config.ranking, budget)
+        ballot = self.pool(ballot, tasks, dataset, config.ranking, budget)
         path = self.out / "submission.json"
         check_submission(path, tasks)
         logger.info("%s: complete and valid, %d tasks", path, len(tasks))
         self._score(tasks, ballot, config.ranking, dataset)
 
-    def _pool(self, ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset, ranking: str, budget: Budget) -> Ballot:
-        """Return `ballot` with the votes of further networks, and put what they choose together into the submission."""
+    def pool(self, ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset, ranking: str, budget: Budget) -> Ballot:
+        """Return `ballot` with the votes of further networks, and put what they choose together into the submission.
+
+        A submission of an earlier start stays where it rests on more views.
+        """
         if not self.networks.processes:
             return ballot
         from pipeline.inference.candidates import tally  # noqa: PLC0415
@@ -127,9 +130,13 @@ class ArcJob:
         voting = voting_folders(self.out, *self.networks.wait(budget))
         if set(voting) <= {self.out / "candidates"}:
             return ballot
+        path, earlier = self.out / "submission.json", None
+        with suppress(ValueError, OSError):  # damaged votes are written anew
+            earlier = votes_of(path)
         try:
             pooled = tally(voting, dataset)
-            write_attempts(self.out / "submission.json", pooled, tasks, ranking, dataset)
+            if earlier is None or earlier.views_most <= basis_of(pooled, tasks, dataset).views_most:
+                write_attempts(path, pooled, tasks, ranking, dataset)
         except (ValueError, OSError) as error:
             logger.error("the votes of further networks do not count: %s", error)
             return ballot
@@ -172,11 +179,16 @@ class ArcJob:
 
 
 def leave_submission(tasks: Sequence[Task], out: Path, resume: bool) -> None:
-    """Write a submission of fallbacks to `out`, or keep it with `resume`. Raises ValueError if it is for other tasks."""
+    """Write a submission of fallbacks to `out`, or keep it with `resume`. Raises ValueError if it is for other tasks.
+
+    Votes and score of a submission that is replaced are removed.
+    """
     path, submission = out / "submission.json", None
     with suppress(ValueError, FileNotFoundError):  # damaged or missing: a new one is better than none
         submission = read_submission(path) if resume else None
     if submission is None:
         write_submission(path, fallback_submission(tasks), tasks)
+        for name in (VOTES_FILE, "score.json"):
+            (out / name).unlink(missing_ok=True)
     elif {name: len(tests) for name, tests in submission.items()} != {task.id: len(task.test) for task in tasks}:
         raise ValueError(f"{path}: a submission for other tasks than those of the sources; resume with the sources of the run")

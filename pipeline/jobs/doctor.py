@@ -104,7 +104,8 @@ def _examine_network(config: Config, title: str, specs: Sequence[str], seconds: 
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
     yield title, f"{trainable(network):,} values, {len(dataset.task_ids)} tasks of {' + '.join(specs)}"
     needed = CANDIDATE_BYTES + (1 + config.train.checkpoints_kept) * checkpoint_bytes(network)  # one is being written
-    free = shutil.disk_usage(out if out.exists() else Path()).free
+    place = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
     yield "disk", f"{free / 2**30:.2f} GiB free in {out.resolve()}, {needed / 2**30:.2f} needed"
     if free < needed:
         raise WillNotDo(f"only {free / 2**30:.2f} GiB of disk are free, and checkpoints of {title} need {needed / 2**30:.2f}")

@@ -14,14 +14,14 @@ from augment.canvas import Tokens
 from augment.grid import Grid, grid_key
 from augment.task import Task, TaskId, TestId
 from eval.decode import read_dataclass
-from eval.files import read_file, read_object
+from eval.files import read_object
 from eval.formatting import show_name, show_path
 from eval.results import Attempt, Draft, DraftUnit, TaskResult, TestResult
 from eval.vote import Ballot
 from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.sources import PUBLIC_SOURCES, Selection, Source, hold_out
 from pipeline.inference.drafts import DRAFTS_FILE, read_drafts
-from pipeline.inference.facts import VOTES_FILE, VoteFile, digest_of
+from pipeline.inference.facts import VoteFile, votes_of
 from pipeline.jobs.networks import NETWORKS_FOLDER, voting_folders
 from pipeline.jobs.run_record import RECORD_FILE, RunRecord
 from submission.format import PartialSubmission, read_partial_submission
@@ -91,9 +91,7 @@ class RunFolder:
     @cached_property
     def votes(self) -> VoteFile | None:
         """`votes.json`; None where there is none, or one of another submission."""
-        votes = read_dataclass(VoteFile, self.submission_path.with_name(VOTES_FILE))
-        own = votes is None or votes.submission in ("", digest_of(read_file(self.submission_path)))
-        return votes if own else None
+        return votes_of(self.submission_path)
 
     @cached_property
     def dataset(self) -> TaskDataset | None:

@@ -290,6 +290,13 @@ def _view_rows(name: str, weights: Weights, dataset: Dataset, old_row: Mapping[s
 
 def network_from(weights: Weights, dataset: Dataset) -> tuple[Network, str]:
     """Return a network with `weights` for `dataset`, and `transplant`'s words. Raises ValueError where canvases differ."""
+    require_canvas(weights, dataset)
+    network = make_network(weights.config.model, weights.config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
+    return network, transplant(weights, network, dataset)
+
+
+def require_canvas(weights: Weights, dataset: Dataset) -> None:
+    """Raise ValueError where `weights` are for another canvas or other tokens than those of `dataset`."""
     model = weights.config.model
     vocabulary, side = canvas_of(dataset)
     if (model.vocabulary, model.canvas_side) != (vocabulary, side):
@@ -297,5 +304,3 @@ def network_from(weights: Weights, dataset: Dataset) -> tuple[Network, str]:
             f"{weights.path}: weights for {model.vocabulary} tokens on a canvas of {model.canvas_side} x {model.canvas_side}, "
             f"but the dataset has {vocabulary} on {side} x {side}"
         )
-    network = make_network(weights.config.model, weights.config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
-    return network, transplant(weights, network, dataset)

@@ -382,6 +382,10 @@ def test_a_non_finite_loss_leaves_a_complete_submission_and_exit_code_one(tmp_pa
             ("--source", "arc1:training", "--time-limit", "9s"),
             "--time-limit 9s is too short: to start takes seconds, and 5s are",
         ),
+        (
+            ("--source", "arc1:training", "--time-limit", "9m", "--reserve", "9m"),
+            "--reserve 9m leaves nothing of --time-limit 9m",
+        ),
         (("--source", "arc1:training", "--time-limit", "soon"), "a duration reads like 90s, 25m or 11h30m, got 'soon'"),
         (("--source", "arc1:training", "--set", "train.speed=9"), "train has no field 'speed'; one of: seed, steps"),
         (("--source", "arc1:training", "--weights", "nothing.safetensors"), "nothing.safetensors: no such weights file"),

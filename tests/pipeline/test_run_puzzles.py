@@ -112,7 +112,7 @@ def test_a_run_predicts_every_puzzle_and_its_score_and_report_agree(
         f"audit                     no training puzzle is a view of a test; {SOLVED} puzzles checked\n",
     ):
         assert row in shown
-    assert call("score", out / "predictions.csv", *sources(folder, kind)[:2], "--json", tmp_path / "again.json") == 0
+    assert call("score", out, *sources(folder, kind)[:2], "--json", tmp_path / "again.json") == 0
     assert capsys.readouterr().out == shown[shown.index(f"{kind}:") :]
     assert json.loads((tmp_path / "again.json").read_text())["provenance"] == score["provenance"]
     assert call("report", out) == 0
@@ -367,9 +367,11 @@ def test_a_run_is_not_resumed_for_other_puzzles(finished: Path, capsys: pytest.C
 def test_weights_do_not_predict_puzzles_of_another_size(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mazes, data, weights = sources(finished, "maze"), finished / "data", ("--weights", finished / "out")
     assert call("build", *mazes, "--out", data) == 0
-    assert call("predict", "--data", data, *weights, "--out", finished / "predicted") == 2
+    before = (finished / "out" / "predictions.csv").read_bytes()
+    assert call("predict", "--data", data, *weights, "--out", finished / "out") == 2
     message = one_error(capsys, "predict")
     assert "weights for 11 tokens on a canvas of 4 x 4, but the dataset has 6 on 5 x 5" in message
+    assert (finished / "out" / "predictions.csv").read_bytes() == before
     model = ("--set", "model.mixing=mixer", "--set", "model.positions=none")
     assert run(*mazes, *weights, *model, "--out", finished / "large", kind="maze", steps=1) == 2
     assert "weights of another network" in one_error(capsys)

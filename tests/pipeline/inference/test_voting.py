@@ -20,6 +20,7 @@ from pipeline.inference import facts as votes
 from pipeline.inference.candidates import Candidates, Origin, count_votes, tally, write_candidates
 from pipeline.inference.facts import write_attempts
 from pipeline.inference.predictor import predict_and_vote
+from pipeline.jobs.arc import leave_submission
 from pipeline.system.time_limit import Budget
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import tiny_dataset
@@ -126,9 +127,11 @@ def test_the_ranking_chooses_the_attempts_and_an_unknown_one_leaves_the_submissi
     dataset, ballot, path = tiny_dataset(), Ballot("step 1"), tmp_path / "submission.json"
     count_votes(ballot, make_candidates([(0, RED, 0.1), (0, RED, 0.1), (0, BLUE, 0.9)]), dataset)
     task, index = place(dataset, 0)
+    (tmp_path / "score.json").write_text("{}")
     for ranking, best in (("count", RED), ("mean-probability", BLUE)):
         write_attempts(path, ballot, dataset.tasks_to_solve(), ranking, dataset)
         assert read_submission(path)[task][index][0].tolist() == best.tolist()
+    assert not (tmp_path / "score.json").exists()  # it was of another submission
     before = path.read_bytes()
     with pytest.raises(ValueError, match="unknown ranking 'luck'"):
         write_attempts(path, ballot, dataset.tasks_to_solve(), "luck", dataset)
@@ -185,3 +188,21 @@ def test_a_submission_that_the_disk_does_not_take_is_tried_again_after_the_next_
     chosen = (RED, BLUE) if kept else (BLUE, RED) if failing == 1 else (RED, None)  # of a round that was kept RED counts twice
     assert np.array_equal(first, chosen[0])
     assert chosen[1] is None or np.array_equal(second, chosen[1])
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_submission_of_more_views_stays_unless_its_votes_are_of_another_one(tmp_path: Path, own: bool) -> None:
+    dataset, ballot, path = tiny_dataset(), Ballot("step 0"), tmp_path / "submission.json"
+    tasks, rounds = dataset.tasks_to_solve(), Rounds(dataset)
+    count_votes(ballot, make_candidates([(0, BLUE, 0.5)] * 3), dataset)
+    write_attempts(path, ballot, tasks, "count", dataset)
+    if not own:
+        leave = (tmp_path / "votes.json").read_bytes()
+        leave_submission(tasks, tmp_path, resume=False)
+        assert not (tmp_path / "votes.json").exists()
+        (tmp_path / "votes.json").write_bytes(leave)  # as if an earlier version had left it
+    rounds.most_views = 9
+    predict_and_vote(rounds, tmp_path, Budget(None, 0.0), tasks)  # type: ignore[arg-type]
+    kept = votes.votes_of(path)
+    assert kept is not None
+    assert kept.views_most == (3 if own else 2)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -59,13 +60,19 @@ def test_a_gpu_without_kernels_is_told_before_anything_is_tried(old_gpu: None, c
 def test_a_full_disk_and_an_old_torch_will_not_do(
     tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
+    def measure(folder: Path) -> SimpleNamespace:
+        measured.add(folder)
+        return SimpleNamespace(free=1 << 30)
+
+    measured: set[Path] = set()
+    monkeypatch.setattr(shutil, "disk_usage", measure)
     spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
     tiny = set_options(TINY)
     for kept, code in ((2, 0), (100_000, 1)):
         settings = [*tiny, "--set", f"train.checkpoints_kept={kept}"]
-        assert call("doctor", "--preset", "demo", "--source", spec, *settings) == code
+        assert call("doctor", "--preset", "demo", "--source", spec, *settings, "--out", tmp_path / "new" / "run") == code
     assert "only 1.00 GiB of disk are free, and checkpoints of preset demo need " in capsys.readouterr().err
+    assert measured == {tmp_path}  # what there is of the folder
     monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
     assert call("doctor", "--preset", "demo") == 1
     assert "PyTorch 2.9.1+cu128 is too old: 2.10 or newer is needed" in capsys.readouterr().err

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from eval.vote import Ballot
 from pipeline.config import read_config
-from pipeline.data.dataset import load_dataset
+from pipeline.data.dataset import TaskDataset, load_dataset
+from pipeline.data.sources import Selection
 from pipeline.jobs import networks
+from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.networks import FurtherNetworks, further_networks, share_machine
 from pipeline.jobs.run_record import record_if_usable
 from pipeline.reports.benchmark_record import command
@@ -75,6 +78,14 @@ def test_two_networks_of_other_seeds_train_on_one_dataset_and_their_votes_are_po
         assert call(*words_of_run(tmp_path, "train.steps=3", "train.seed=20"), *again, "--resume") == 0
     assert "votes of 2 networks are pooled" in caplog.text
     assert (out / "submission.json").read_bytes() == submitted
+
+    (out / "votes.json").write_text(json.dumps(found | {"views_most": 9}))
+    sources = (words_of_run(tmp_path)[2],)
+    job = ArcJob(sources, Selection(), (), "drop", out, FurtherNetworks({further: child("")}))
+    dataset = load_dataset(out / "dataset")
+    assert isinstance(dataset, TaskDataset)
+    job.pool(Ballot("this leg"), job.select()[0], dataset, "count", NO_LIMIT)
+    assert json.loads((out / "votes.json").read_text())["views_most"] == 9  # that submission rests on more views
 
 
 def test_a_run_without_further_votes_keeps_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
