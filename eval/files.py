@@ -132,24 +132,6 @@ def require_modest(data: bytes, where: str) -> None:
         )
 
 
-def damage_of(path: Path) -> str | None:
-    """Return in words how the lengths in a safetensors file disagree; None where they agree. Raises as `require_file` does."""
-    size = require_file(path)
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            return f"cut short, {size} bytes"
-        if length > 100_000_000:
-            return f"a header of {length} bytes"
-        try:
-            header = json.loads(file.read(length))
-            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
-            return "not a safetensors file"
-    end = 8 + length + max(ends, default=0)
-    return None if size == end else f"{size} bytes, not {end}"
-
-
 def parse_json(data: bytes, where: str) -> object:
     """Return the JSON document `data`.
 

@@ -1,17 +1,22 @@
 """Files of numpy arrays: safetensors, read without torch, which is slow to import."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from eval.files import damage_of
+from eval.files import require_file
 from eval.formatting import show_path
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+class Damaged(ValueError):
+    """A file is not what was written: cut short, altered, or missing."""
 
 
 def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
@@ -19,25 +24,47 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
 
     Dtypes, shapes and values may be any that numpy has.
     """
-    with _opened(path) as file:
+    with opened(path, "np") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it has no other iterator
         return arrays, dict(file.metadata() or {})
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file, and read nothing else. Raises ValueError like `read_arrays`."""
-    with _opened(path) as file:
+    with opened(path, "np") as file:
         return dict(file.metadata() or {})
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    where = f"{show_path(path)}: truncated or not a safetensors file"
+def opened(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
+    """Open a safetensors file, for arrays of numpy or torch.
+
+    Raises Damaged, a ValueError of one line that names the file, for anything that is wrong with its content.
+    """
+    where = f"{show_path(path)}: damaged or not a safetensors file"
     damage = damage_of(path)
     if damage:
-        raise ValueError(f"{where}: {damage}")
+        raise Damaged(f"{where} ({damage})")
     try:
-        with safe_open(str(path), "np") as file:
+        with safe_open(str(path), framework) as file:
             yield file
     except (SafetensorError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # an unknown dtype is any of them
-        raise ValueError(f"{where}: {show_path(str(error)[:160])}") from error  # it may quote all of the header
+        raise Damaged(f"{where} ({show_path(str(error)[:160])})") from None  # it may quote all of the header
+
+
+def damage_of(path: Path) -> str | None:
+    """Return in words how the lengths in a safetensors file disagree; None where they agree. Raises as `require_file` does."""
+    size = require_file(path)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            return f"cut short, {size} bytes"
+        if length > 100_000_000:
+            return f"a header of {length} bytes"
+        try:
+            header = json.loads(file.read(length))
+            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
+            return "not a safetensors file"
+    end = 8 + length + max(ends, default=0)
+    return None if size == end else f"{size} bytes, not {end}"

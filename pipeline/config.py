@@ -4,6 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from eval.formatting import show_path, show_value
 from eval.vote import RANKINGS
 from pipeline.models.config import KINDS, MemoryConfig, ReasonerConfig
 
+CONFIG_FILE = "config.json"
+"""The settings that a run computes with, in its folder."""
 Leakage = Literal["refuse", "drop", "allow"]
 """What to do with training pairs that show the answer to a scored test: fail, leave them out, or train on them."""
 
@@ -291,9 +294,10 @@ def with_seed(config: Config, seed: int) -> Config:
 
 def for_another_run(config: Config, seed: int) -> Config:
     """Return the settings of weights for a run that starts from them, on whatever machine: all but those OF_ONE_RUN."""
-    execution = "auto" if config.train.execution == "compiled" else config.train.execution
-    train = dataclasses.replace(config.train, steps=0, pieces=0, precision="auto", execution=execution)
-    return with_seed(dataclasses.replace(config, train=train, build=dataclasses.replace(config.build, jobs=0)), seed)
+    changes = [f"{setting}={attrgetter(setting)(Config())}" for setting in (*OF_ONE_RUN, "train.precision")]
+    if config.train.execution == "compiled":
+        changes.append("train.execution=auto")
+    return with_seed(override(config, changes), seed)
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:

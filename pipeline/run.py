@@ -8,6 +8,8 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from accelerate import Accelerator
 
 from eval.files import write_json
 from eval.formatting import format_duration
-from pipeline.config import Config
+from pipeline.config import CONFIG_FILE, Config
 from pipeline.data.dataset import MANIFEST_FILE, Dataset, load_dataset
 from pipeline.device import describe_device, fit_config, from_main, make_accelerator, with_precision
 from pipeline.device_limits import fallbacks, free_cache, ran_out_of_memory
@@ -25,14 +27,12 @@ from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.run_record import Stopwatch
 from pipeline.jobs.time_split import measure_speed, split_time
-from pipeline.models.network import make_network
 from pipeline.system.launch import program_environment
 from pipeline.system.time_limit import Budget
-from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint
+from pipeline.training.checkpoint import CheckpointFailed
 from pipeline.training.state import count_packs, trainable
-from pipeline.training.trainer import Trainer
-from pipeline.weights.files import Weights, load_weights, newest_weights, transplant
-from pipeline.weights.find import newest_checkpoint
+from pipeline.training.trainer import set_up_trainer
+from pipeline.weights.files import Weights, load_start, make_started_network, newest_weights
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def run(
     if accelerator.is_main_process:
         logger.info("the engine started after %s", format_duration(budget.elapsed()))
     whole, budget = budget, before_report(budget)
-    start = _load_start(start_from, out, resume)
+    start = load_start(start_from, out, resume)
     dataset = _build(job, config, budget, accelerator, resume)
     config = fit_config(config, dataset)
     stopwatch.lap("build")
@@ -66,6 +66,9 @@ def run(
     predicting = from_main(accelerator, resume and marker.is_file())
     if predicting:
         logger.info("training had ended; going on with predictions")
+        with _tolerating("it keeps how the run predicted before"):
+            if accelerator.is_main_process:
+                write_json(out / CONFIG_FILE, config.to_json())
     try:
         failed = not predicting and _train(job, config, budget, start, resume, accelerator, dtype, dataset)
     finally:  # a run that is interrupted has spent the time too
@@ -75,16 +78,12 @@ def run(
     if weights is None:
         logger.error("there is no checkpoint to predict with; the result stays as it is")
     elif accelerator.is_main_process:
-        try:
+        with _tolerating("a resumed run would train on, and predict from the beginning"):
             marker.touch()
-        except OSError as error:
-            logger.warning("%s: cannot be written (%s); a resumed run would predict from the beginning", marker, error.strerror)
     job.predict(accelerator, dtype, weights, dataset, config.predict, budget, predicting)
     if accelerator.is_main_process:
-        try:
+        with _tolerating("a resumed run would not train"):
             marker.unlink(missing_ok=True)
-        except OSError as error:
-            logger.warning("%s cannot be removed (%s): a resumed run would not train", marker, error.strerror)
         stopwatch.lap("predict")
         if report:
             leave_report(out, whole)
@@ -92,14 +91,13 @@ def run(
     return int(failed)
 
 
-def _load_start(path: Path | None, out: Path, resume: bool) -> Weights | None:
-    """Return the weights at `path` that training starts from; None without, or without need where it is resumed."""
+@contextmanager
+def _tolerating(consequence: str) -> Iterator[None]:
+    """Log an OSError of the block, and what it leads to, in place of raising it."""
     try:
-        return load_weights(path) if path else None
-    except (FileNotFoundError, ValueError):
-        if resume and newest_checkpoint(out / "checkpoints"):  # which has what training began with
-            return None
-        raise
+        yield
+    except OSError as error:
+        logger.warning("%s; %s", error, consequence)
 
 
 def _build(job: ArcJob | PuzzleJob, config: Config, budget: Budget, accelerator: Accelerator, resume: bool) -> Any:
@@ -130,10 +128,7 @@ def _train(
 
     The checkpoints hold what it reached by then. Failure of one process among several ends the run: the others cannot continue.
     """
-    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
-    if start:
-        logger.info("%s", transplant(start, network, dataset))
-    network = network.to(accelerator.device)
+    network = make_started_network(config, dataset, start).to(accelerator.device)
     config = with_precision(config, dtype)  # a resumed run computes alike
     seconds: float | None = None
     if budget.limit_seconds is not None:  # without a limit, only the settings decide what is done
@@ -142,12 +137,9 @@ def _train(
         split = split_time(config, budget, job.out, resume, speed, accelerator.num_processes, views)
         config, seconds = from_main(accelerator, split)
     training = Budget.lasting(seconds)  # from here: making the trainer counts as training
-    trainer = Trainer(accelerator, dtype, network, dataset, config, job.out)
     if accelerator.is_main_process:
-        write_json(job.out / "config.json", config.to_json())
         logger.info("training %d values, %s on %s", trainable(network), config.train.precision, describe_device(accelerator))
-    if resume:
-        load_checkpoint(trainer.state)
+    trainer = set_up_trainer(accelerator, dtype, network, dataset, config, job.out, resume)
     single = accelerator.num_processes == 1
     in_every_process = (FloatingPointError, CheckpointFailed)  # of several processes, all or none raise these
     handled = (FloatingPointError, OSError, MemoryError, RuntimeError) if single else in_every_process

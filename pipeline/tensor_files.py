@@ -7,19 +7,19 @@ unchecked.
 import errno
 import re
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from eval.files import damage_of, replacing
+from eval.files import replacing
 from eval.formatting import show_name, show_path
+from pipeline.array_files import Damaged, opened
 
 CHECKSUM = "checksum"
 """Key of the checksum: in the metadata of a file of tensors, or in a JSON object."""
@@ -29,10 +29,6 @@ _DTYPES = (
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool),
 )
 _MOST_DIMENSIONS = 8
-
-
-class Damaged(ValueError):
-    """A file is not what was written: cut short, altered, or missing."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -53,7 +49,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and metadata of a safetensors file. Raises Damaged, a ValueError that names the file."""
-    with _opened(path) as file:
+    with opened(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it has no other iterator
         metadata: dict[str, str] = dict(file.metadata() or {})
     for name, tensor in tensors.items():
@@ -69,23 +65,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read_checksum(path: Path) -> str | None:
     """Return the checksum in the metadata of a safetensors file, None where it has none. Raises Damaged."""
-    with _opened(path) as file:
+    with opened(path, "pt") as file:
         checksum: str | None = (file.metadata() or {}).get(CHECKSUM)
     return checksum
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open the safetensors file at `path`. Raises Damaged for anything that is wrong with its content."""
-    where = f"{show_path(path)}: damaged or not a safetensors file"
-    damage = damage_of(path)
-    if damage:
-        raise Damaged(f"{where} ({damage})")
-    try:
-        with safe_open(str(path), "pt") as file:
-            yield file
-    except (SafetensorError, TypeError, ValueError, RuntimeError) as error:  # a shape beyond all bounds is any of them
-        raise Damaged(f"{where} ({show_path(str(error)[:160])})") from None  # it may quote all of the header
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

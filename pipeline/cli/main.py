@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from eval.files import remove_unfinished
 from pipeline.cli.kaggle import add_kaggle
@@ -16,6 +17,7 @@ from pipeline.cli.scores import add_compare, add_curve, add_memory, add_record, 
 from pipeline.cli.show import add_debug, add_report, add_show
 from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, job_of
 from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_doctor, add_export, add_import_checkpoint
+from pipeline.config import CONFIG_FILE
 from pipeline.jobs.networks import NETWORKS_FOLDER
 from pipeline.jobs.run_record import leave_record
 from pipeline.system.folder_lock import FolderLock
@@ -23,8 +25,9 @@ from pipeline.system.launch import STARTED, start_processes
 from pipeline.system.progress_bar import is_main_process
 from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import start_watchdog
-from pipeline.training.trackers import tracked
-from pipeline.weights.find import find_weights
+from pipeline.training.metrics import METRICS_FILE
+from pipeline.training.trackers import SENT_FILE, tracked
+from pipeline.weights.find import find_weights, newest_checkpoint
 
 _FIRST_STEPS = f"""\
 first steps:
@@ -116,16 +119,26 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
     elif arguments.command != "run":
         with FolderLock(arguments.out) as lock:
             remove_unfinished(arguments.out)
+            if arguments.command == "train" and not arguments.resume:
+                _begin_training(arguments.out)
             yield lock
     else:
         if arguments.weights and not arguments.resume:  # a run that has begun may do without
             find_weights(arguments.weights)
         out, leave_fallback = arguments.out, job_of(arguments, "drop").fallback()
         with FolderLock(out) as lock:
-            if not arguments.resume and any((out / name).exists() for name in ("config.json", "checkpoints", NETWORKS_FOLDER)):
+            if not arguments.resume and any((out / name).exists() for name in (CONFIG_FILE, "checkpoints", NETWORKS_FOLDER)):
                 raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
             for folder in (out, out / "dataset", out / "candidates"):
                 remove_unfinished(folder)
             leave_fallback(out, arguments.resume)
             leave_record(arguments)
             yield lock
+
+
+def _begin_training(out: Path) -> None:
+    """Remove what an earlier training in `out` logged. Raises ValueError where it left checkpoints."""
+    if newest_checkpoint(out / "checkpoints"):
+        raise ValueError(f"{out} holds checkpoints already: continue with --resume, or choose another --out")
+    for name in (METRICS_FILE, SENT_FILE):
+        (out / name).unlink(missing_ok=True)

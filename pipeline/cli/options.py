@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.formatting import parse_duration
-from pipeline.config import Config, for_another_run, override
+from pipeline.config import CONFIG_FILE, Config, for_another_run, override
 from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source
 from pipeline.data.sources import SOURCES_HELP
 from pipeline.jobs.run_record import record_if_usable
 from pipeline.presets import PRESETS, preset
 from pipeline.system.time_limit import Budget, default_reserve
-from pipeline.weights.find import settings_of, shipped_names
+from pipeline.weights.find import newest_checkpoint, settings_of, shipped_names
 
 PROGRAM = "python -m pipeline"
 START_SECONDS = 5.0
@@ -73,7 +73,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 def add_config(parser: argparse.ArgumentParser) -> None:
     settings = f"settings by name (default: those that --weights come with): {', '.join(PRESETS)}"
     parser.add_argument("--preset", metavar="P", help=settings)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, metavar="N", help="of the first weights and of what is drawn (default: 0)")
     add_settings(parser)
     tracker = "send the lines of metrics.jsonl to a tracker of Accelerate as well: tensorboard, wandb, mlflow, ..."
     parser.add_argument("--tracker", metavar="NAME", help=tracker)
@@ -90,8 +90,8 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def add_networks(parser: argparse.ArgumentParser) -> None:
-    several = "train N networks with different seeds side by side, and pool their votes (ARC tasks only)"
-    parser.add_argument("--networks", type=int, default=1, metavar="N", help=several)
+    several = "train N networks with different seeds side by side, and pool their votes (ARC tasks only; default: 1)"
+    parser.add_argument("--networks", type=int, metavar="N", help=several)
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
@@ -122,30 +122,48 @@ def budget_of(arguments: argparse.Namespace, started: float) -> Budget:
     return Budget(limit, started, reserve)
 
 
-def config_of(arguments: argparse.Namespace) -> Config:
-    """Return the settings of a command, by its preset or else of its weights; those of the first of several networks.
+def config_of(arguments: argparse.Namespace, default: str = "") -> Config:
+    """Return the settings of a command, by its preset, else of its weights, else by the preset `default`.
 
-    Raises ValueError or FileNotFoundError where they are not usable.
+    Of several networks they are those of the first. Raises ValueError or FileNotFoundError where they are not usable.
     """
-    seed = arguments.seed * getattr(arguments, "networks", 1)
-    if arguments.preset:
-        return override(preset(arguments.preset, seed), arguments.set)
-    return override(for_another_run(settings_of(arguments.weights), seed), arguments.set)
+    seed = getattr(arguments, "seed", 0) * getattr(arguments, "networks", 1)
+    if arguments.weights and not arguments.preset:
+        return override(for_another_run(settings_of(arguments.weights), seed), arguments.set)
+    return override(preset(arguments.preset or default, seed), arguments.set)
+
+
+def require_end(config: Config, budget: Budget) -> None:
+    """Raise ValueError where nothing ends a training."""
+    if budget.limit_seconds is None and not config.train.steps:
+        raise ValueError("training needs an end: --time-limit, or --set train.steps=N")
 
 
 def complete_settings(arguments: argparse.Namespace) -> None:
-    """Give a resumed run the preset or weights that it began with. Raises ValueError where a command has neither."""
-    if arguments.preset or arguments.weights:
-        return
-    record = record_if_usable(arguments.out) if arguments.command == "run" and arguments.resume else None
-    if record is None or not (record.preset or record.weights):
+    """Fill in, for a run that is resumed, what it was begun with and the command leaves out; note whether it has `begun`.
+
+    What has begun keeps its config.json. Raises ValueError where a command has neither preset nor weights.
+    """
+    out, is_run = arguments.out, arguments.command == "run"
+    arguments.begun = arguments.resume and (out / CONFIG_FILE).is_file()
+    if not is_run:
+        arguments.begun = arguments.begun and newest_checkpoint(out / "checkpoints") is not None
+    record = record_if_usable(out) if is_run and arguments.resume else None
+    if record:
+        if not arguments.begun:
+            arguments.set = [*record.settings, *arguments.set]
+        known: dict[str, object] = {"seed": record.seed, "networks": record.networks}
+        known |= {"preset": record.preset} if arguments.begun or not arguments.weights else {}
+        known |= {"weights": Path(record.weights)} if record.weights else {}
+        for name, value in known.items():
+            if value and getattr(arguments, name) is None:
+                setattr(arguments, name, value)
+                arguments.words = [*arguments.words, f"--{name}", str(value)]
+    if not (arguments.preset or arguments.weights or arguments.begun):
         raise ValueError("--preset is required, unless --weights bring their settings")
-    if record.preset:
-        arguments.preset = record.preset
-        arguments.words = [*arguments.words, "--preset", record.preset]
-    else:
-        arguments.weights = Path(record.weights)
-        arguments.words = [*arguments.words, "--weights", record.weights]
+    for name, default in (("seed", 0), ("networks", 1)):
+        if getattr(arguments, name, default) is None:
+            setattr(arguments, name, default)
 
 
 def check_networks(arguments: argparse.Namespace) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from augment.task import TaskId
 from augment.transform import Transform, transform_from_int, transform_to_int
+from eval.formatting import parse_duration
 from eval.report.screenshot import BROWSER_VARIABLE, draw_page, need_browser
 from eval.results import TaskResult
 from eval.terminal import draw_text, look_of
-from pipeline.cli.options import TASKS_HELP, add_command, add_data, add_settings, add_weights
+from pipeline.cli.options import TASKS_HELP, add_command, add_data, add_settings, add_weights, config_of
 from pipeline.data.sources import find_task, load_source
 from pipeline.reports.run_folder import KnownTask, RunFolder, result_of
 from pipeline.system.progress_bar import doing
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 FILTERS = ("all", "solved", "first", "second", "part", "unsolved", "near", "size", "disagree", "fallback")
 """Of the page, as its addresses name them."""
+IN_SLICES = ("optimizer.decay_from=1.0", "optimizer.memory_first=0.0", "train.log_steps=5", "train.steps=0")
+"""What a training in slices changes: a constant rate, since their number is not known before."""
 
 
 def add_show(commands: Any) -> None:
@@ -174,7 +177,7 @@ def add_debug(commands: Any) -> None:
     parser.add_argument("--task", required=True, metavar="ID", help="a task id, such as 25ff71a9")
     where = "where the task is (default: the public tasks); may be repeated"
     parser.add_argument("--source", action="append", metavar="S", help=where)
-    settings = "settings by name (default: demo); those of the weights where these are given"
+    settings = "settings by name (default: those that --weights come with, or demo)"
     parser.add_argument("--preset", metavar="P", help=settings)
     add_weights(parser)
     limit = "of training (default: 1m); 0s predicts with the weights as they are"
@@ -184,7 +187,12 @@ def add_debug(commands: Any) -> None:
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colors of a terminal")
 
 
-def debug_command(arguments: argparse.Namespace, started: float) -> int:
+def debug_command(arguments: argparse.Namespace, _: float) -> int:
+    """Train on one task, from weights if there are any, and print the drafts."""
     from pipeline.jobs.debug import debug
 
-    return debug(arguments, started)
+    seconds, look = parse_duration(arguments.time_limit), look_of(sys.stdout, arguments.color)
+    task, source = find_task(arguments.task, arguments.source or ())
+    arguments.set = [*IN_SLICES, *arguments.set]
+    debug(task, source, config_of(arguments, "demo"), arguments.weights, seconds, look)
+    return 0

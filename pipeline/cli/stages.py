@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.compare import describe_change
-from eval.files import write_json
 from eval.formatting import show_path, show_value
 from eval.vote import Ballot
 from pipeline.cli.options import (
@@ -23,8 +22,9 @@ from pipeline.cli.options import (
     are_puzzles,
     budget_of,
     config_of,
+    require_end,
 )
-from pipeline.config import BuildConfig, Leakage, override, read_config, resumed
+from pipeline.config import CONFIG_FILE, BuildConfig, Leakage, override, read_config, resumed
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.sources import Selection, Source, load_source
@@ -58,23 +58,24 @@ def add_run(commands: Any) -> None:
 def run_command(arguments: argparse.Namespace, started: float) -> int:
     """Do the whole job, with further networks beside it; return its exit code."""
     budget = budget_of(arguments, started)
-    job, weights, stored = job_of(arguments, "drop"), arguments.weights, arguments.out / "config.json"
-    if not (arguments.resume and stored.is_file()):
+    job, weights, words = job_of(arguments, "drop"), arguments.weights, list(arguments.words)
+    record = record_if_usable(arguments.out) if arguments.resume else None
+    if not arguments.begun:
         config = config_of(arguments)
     else:
-        config, refused = resumed(read_config(stored), arguments.set)
+        config, refused = resumed(read_config(arguments.out / CONFIG_FILE), arguments.set)
         if refused:
             logger.warning("%s: the run that is resumed has other settings, and keeps them", " ".join(refused))
         kept = config.train.pack_tokens
         if arguments.preset and kept < (new := config_of(arguments).train.pack_tokens):
             logger.warning("packs keep the %d tokens that the run began with; a new run would have %d", kept, new)
-        record = record_if_usable(arguments.out)
         weights = Path(record.weights) if record and record.weights else None
-    if budget.limit_seconds is None and not config.train.steps:
-        raise ValueError("a run needs an end: --time-limit, or --set train.steps=N")
+    for setting in record.settings if record else ():
+        words += ["--set", setting]  # for a further network that has not begun
+    require_end(config, budget)
     end_with_run()
     seeds = config.train.seed, config.build.seed
-    with further_networks(arguments.networks, *seeds, arguments.words, arguments.out, budget) as networks:
+    with further_networks(arguments.networks, *seeds, words, arguments.out, budget) as networks:
         from pipeline.run import run
 
         if isinstance(job, ArcJob):
@@ -135,32 +136,27 @@ def add_train(commands: Any) -> None:
 def train_command(arguments: argparse.Namespace, started: float) -> int:
     """Train on a dataset until the last step or the end of the time."""
     from pipeline.device import end_training, fit_config, make_accelerator, with_precision
-    from pipeline.models.network import make_network
-    from pipeline.training.checkpoint import load_checkpoint
-    from pipeline.training.trainer import Trainer
-    from pipeline.weights.files import load_weights, transplant
-    from pipeline.weights.find import newest_checkpoint
+    from pipeline.training.trainer import set_up_trainer
+    from pipeline.weights.files import load_start, make_started_network
 
+    out, budget = arguments.out, budget_of(arguments, started)
+    if arguments.begun:
+        stored = read_config(out / CONFIG_FILE)
+        given = config_of(arguments) if arguments.preset else override(stored, arguments.set)
+        precision = stored.train.precision if given.train.precision == "auto" else given.train.precision
+        config = override(given, [f"train.precision={precision}"])
+    else:
+        config = config_of(arguments)
+    require_end(config, budget)
     dataset = load_dataset(arguments.data)
-    config, stored = fit_config(config_of(arguments), dataset), arguments.out / "config.json"
-    precision = config.train.precision
-    if arguments.resume and precision == "auto" and stored.is_file():
-        precision = read_config(stored).train.precision
-    accelerator, dtype = make_accelerator(precision, config.train.standstill_seconds)
+    config = fit_config(config, dataset)
+    accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     config = with_precision(config, dtype)
-    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
-    if arguments.weights:
-        logger.info("%s", transplant(load_weights(arguments.weights), network, dataset))
-    trainer = Trainer(accelerator, dtype, network, dataset, config, arguments.out)
-    if arguments.resume:
-        load_checkpoint(trainer.state)
-    elif newest_checkpoint(arguments.out / "checkpoints"):
-        raise ValueError(f"{arguments.out} holds checkpoints already: continue with --resume, or choose another --out")
+    network = make_started_network(config, dataset, load_start(arguments.weights, out, arguments.resume))
+    trainer = set_up_trainer(accelerator, dtype, network, dataset, config, out, arguments.resume)
+    progress = trainer.fit(budget)
     if accelerator.is_main_process:
-        write_json(stored, config.to_json())
-    progress = trainer.fit(budget_of(arguments, started))
-    if accelerator.is_main_process:
-        print(f"{arguments.out}: step {progress.step}, {progress.sequences} sequences, {progress.seconds:.1f} s")
+        print(f"{out}: step {progress.step}, {progress.sequences} sequences, {progress.seconds:.1f} s")
     end_training(accelerator)
     return 0
 

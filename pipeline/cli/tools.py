@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from eval.formatting import parse_duration
-from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings
-from pipeline.config import OF_ONE_RUN, for_another_run, override
+from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings, config_of
+from pipeline.config import OF_ONE_RUN
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
 from pipeline.data.leakage import audit_sources
 from pipeline.data.sources import load_source
-from pipeline.presets import PRESETS, preset
+from pipeline.presets import PRESETS
 from pipeline.system.progress_bar import doing
-from pipeline.weights.find import WEIGHTS, settings_of
+from pipeline.weights.find import WEIGHTS
 
 
 def add_audit(commands: Any) -> None:
@@ -130,9 +130,7 @@ def doctor_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.device import cuda_is_used
     from pipeline.jobs.doctor import print_findings
 
-    name = arguments.preset or ("fast" if cuda_is_used() else "demo")
-    config, title = preset(name), f"preset {name}"
-    if arguments.weights and not arguments.preset:
-        config, title = for_another_run(settings_of(arguments.weights), 0), "this network"
-    config, seconds = override(config, arguments.set), parse_duration(arguments.time_limit)
+    default = "fast" if cuda_is_used() else "demo"
+    config, seconds = config_of(arguments, default), parse_duration(arguments.time_limit)
+    title = "this network" if arguments.weights and not arguments.preset else f"preset {arguments.preset or default}"
     return print_findings(config, title, arguments.source or ["arc1:evaluation"], seconds, arguments.out)

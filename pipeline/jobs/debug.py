@@ -1,8 +1,6 @@
-"""The command `debug`: trains on one task in slices of a few seconds and prints a draft of each test input after each slice."""
+"""Watching a network learn: trains on one task in slices of a few seconds, prints a draft of each test input after each."""
 
-import argparse
 import logging
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,38 +14,31 @@ from augment.grid import Grid, grid_key
 from augment.task import Task
 from eval.draw import Panel
 from eval.explain import explain, wrong_cells
-from eval.formatting import format_duration, parse_duration, size_text
+from eval.formatting import format_duration, size_text
 from eval.results import Attempt
-from eval.terminal import Look, draw_panels, heading, look_of
-from pipeline.config import Config, for_another_run, override
+from eval.terminal import Look, draw_panels, heading
+from pipeline.config import Config
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import TaskPackMaker
-from pipeline.data.sources import find_task
+from pipeline.data.sources import Source
 from pipeline.device import fit_config, make_accelerator
 from pipeline.inference.candidates import join_candidates, to_candidates
 from pipeline.inference.forward import InferenceRunner
 from pipeline.jobs.time_split import fit_packs, measure_speed
 from pipeline.models.network import Network, make_network
-from pipeline.presets import preset
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training.state import trainable
 from pipeline.training.trainer import Trainer
 from pipeline.weights.files import load_weights, transplant
 
 
-def debug(arguments: argparse.Namespace, _: float) -> int:
-    """Train on one task for the time limit and print the drafts."""
-    limit = parse_duration(arguments.time_limit)
-    task, source = find_task(arguments.task, arguments.source or ())
-    truth, look = source.solutions.get(task.id), look_of(sys.stdout, arguments.color)
-    if arguments.weights and arguments.preset:
-        raise ValueError("--preset and --weights do not go together: weights come with their settings")
-    weights = load_weights(arguments.weights) if arguments.weights else None
-    seed = arguments.seed
-    config = for_another_run(weights.config, seed) if weights else preset(arguments.preset or "demo", seed)
-    slices = ["optimizer.decay_from=1.0", "optimizer.memory_first=0.0", "train.log_steps=5", "train.steps=0"]
-    config = override(config, [*slices, *arguments.set])  # a constant rate: the number of slices is not known
+def debug(task: Task, source: Source, config: Config, start_from: Path | None, limit: float, look: Look) -> None:
+    """Train on one task of `source` for `limit` seconds, from the weights `start_from` if there are any; print the drafts.
+
+    Raises ValueError or FileNotFoundError for weights that cannot be read.
+    """
+    truth, weights = source.solutions.get(task.id), load_weights(start_from) if start_from else None
     dataset = build([replace(source, tasks=(task,))], [], config.build, leakage="drop")
     config = fit_config(config, dataset)
     accelerator, dtype = make_accelerator(config.train.precision)
@@ -68,7 +59,6 @@ def debug(arguments: argparse.Namespace, _: float) -> int:
             _print_segments(trainer, task, truth, look)
     finally:
         logging.disable(logging.NOTSET)
-    return 0
 
 
 class TaskTrainer:

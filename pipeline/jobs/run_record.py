@@ -14,7 +14,7 @@ import orjson
 from eval.decode import read_dataclass
 from eval.files import replace_file
 from eval.formatting import MOST_SECONDS, show_value
-from pipeline.config import read_config, resumed
+from pipeline.config import CONFIG_FILE, read_config, resumed
 from pipeline.data.sources import Selection
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ class RunRecord:
     """That were trained side by side."""
     time_limit: str = ""
     """As it was given; empty for none."""
+    reserve: str = ""
+    """The same."""
     weights: str = ""
     """What training started from; empty for nothing."""
     started: str = ""
@@ -79,10 +81,11 @@ def leave_record(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         networks=arguments.networks,
         time_limit=arguments.time_limit or "",
+        reserve=arguments.reserve or "",
         weights=str(arguments.weights or ""),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    earlier, stored = record_if_usable(arguments.out) if arguments.resume else None, arguments.out / "config.json"
+    earlier, stored = record_if_usable(arguments.out) if arguments.resume else None, arguments.out / CONFIG_FILE
     if earlier is None:
         _write(arguments.out, given)
         return
@@ -96,8 +99,8 @@ def leave_record(arguments: argparse.Namespace) -> None:
         _, refused = resumed(read_config(stored), given.settings)
         taken = tuple(setting for setting in given.settings if setting not in refused)
         settings = (*(setting for setting in earlier.settings if setting not in taken), *taken)
-        limit = given.time_limit
-        given = replace(earlier, settings=settings, networks=given.networks, time_limit=limit, started=given.started)
+        now = ("networks", "time_limit", "reserve", "started")
+        given = replace(earlier, settings=settings, **{name: getattr(given, name) for name in now})
     _write(arguments.out, replace(given, starts=earlier.starts + 1, device=earlier.device, seconds=earlier.seconds))
 
 

@@ -16,8 +16,9 @@ import time
 import traceback
 from pathlib import Path
 
-from eval.files import damage_of, replace_file
+from eval.files import replace_file
 from eval.formatting import format_duration
+from pipeline.array_files import damage_of
 from pipeline.data.sources import load_source
 from pipeline.kaggle.outcome import Outcome
 from pipeline.kaggle.plan import (

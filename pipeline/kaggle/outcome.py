@@ -16,7 +16,7 @@ from pipeline.data.sources import load_source
 from pipeline.jobs.run_record import record_if_usable
 from pipeline.kaggle.plan import EVALUATION, VOTES, Plan
 from pipeline.kaggle.starts import BAD_INPUT, EndedStart
-from pipeline.training.metrics import read_metrics
+from pipeline.training.metrics import METRICS_FILE, read_metrics
 from submission.format import read_submission
 from submission.settings import ACCELERATORS
 
@@ -55,7 +55,7 @@ class Outcome:
         plan = self.plan
         record, metrics, votes = record_if_usable(self.run), [], _read_json(self.run / VOTES) or {}
         with suppress(OSError, ValueError):
-            metrics = read_metrics(self.run / "metrics.jsonl")
+            metrics = read_metrics(self.run / METRICS_FILE)
         return {
             "kind": plan.kind,
             "submission": str(plan.submission),
@@ -145,7 +145,7 @@ class Outcome:
             tasks, solutions, path = source.tasks, source.solutions, run / "submission.json"
         attempts: dict[str, list[tuple[Grid, Grid]]] = read_submission(path)
         run.mkdir(parents=True, exist_ok=True)
-        metrics = read_metrics(run / "metrics.jsonl")
+        metrics = read_metrics(run / METRICS_FILE)
         if metrics:
             draw_training(metrics).leave(run / "training.png")
             display(Image(filename=str(run / "training.png"), width=900))

@@ -1,7 +1,6 @@
 """The command `record`: a folder of records/ from the run folders of its seeds, from which every seed can be started again."""
 
 import math
-import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,11 @@ from typing import Any
 from eval.files import replace_file, write_json
 from eval.formatting import parse_duration
 from eval.provenance import NetworkName
-from pipeline.config import read_config, with_seed
+from pipeline.config import CONFIG_FILE, read_config, with_seed
 from pipeline.jobs.networks import NETWORKS_FOLDER
 from pipeline.jobs.run_record import RunRecord
 from pipeline.reports.run_folder import RunFolder
-from pipeline.training.metrics import read_metrics
+from pipeline.training.metrics import METRICS_FILE, read_metrics
 
 RULES = ("mean_over_tasks", "per_output", "all_or_nothing")
 PLACES = {"pass_at_2": RULES, "pass_at_1": RULES[:1]}
@@ -43,7 +42,7 @@ def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[
     ValueError for runs that have no score, were told to train on answers, or differ in more than the seed.
     """
     records = [_record(folder) for folder in folders]
-    configs = [read_config(folder.path / "config.json") for folder in folders]
+    configs = [read_config(folder.path / CONFIG_FILE) for folder in folders]
     for folder, record, config in zip(folders, records, configs, strict=True):
         if _seedless(record) != _seedless(records[0]) or with_seed(config, 0) != with_seed(configs[0], 0):
             raise ValueError(f"{folder.path}: not the run of {folders[0].path} with another seed")
@@ -66,8 +65,8 @@ def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[
         }
     out.mkdir(parents=True, exist_ok=True)
     for folder, record in zip(folders, records, strict=True):
-        shutil.copyfile(folder.path / "metrics.jsonl", out / f"metrics-{record.seed}.jsonl")
-    write_json(out / "config.json", configs[0].to_json())
+        shutil.copyfile(folder.path / METRICS_FILE, out / f"metrics-{record.seed}.jsonl")
+    write_json(out / CONFIG_FILE, configs[0].to_json())
     write_json(out / "result.json", found)
     if not (out / "README.md").exists():
         replace_file(out / "README.md", _page(found).encode())
@@ -76,7 +75,10 @@ def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[
 
 def command(record: RunRecord, out: str) -> str:
     """Return the command that starts a run like that of `record`."""
-    words = ["python", "-m", "pipeline", "run"]
+    processes, _, device = record.device.partition(" x ")
+    several_gpus = device not in ("", "cpu") and processes != "1"
+    words = ["accelerate", "launch", "--num_processes", processes] if several_gpus else ["python"]
+    words += ["-m", "pipeline", "run"]
     for option, values in (("--source", record.sources), ("--train-source", record.train_sources)):
         words += [word for value in values for word in (option, value)]
     words += [] if record.max_side is None else ["--max-side", str(record.max_side)]
@@ -85,8 +87,8 @@ def command(record: RunRecord, out: str) -> str:
     words += ["--seed", str(record.seed)]
     words += [word for setting in record.settings for word in ("--set", setting)]
     words += ["--time-limit", record.time_limit] if record.time_limit else []
-    processes = re.fullmatch(r"(\d+) x cpu", record.device)
-    words += ["--processes", processes[1]] if processes and processes[1] != "1" else []
+    words += ["--reserve", record.reserve] if record.reserve else []
+    words += ["--processes", processes] if device == "cpu" and processes != "1" else []
     words += ["--networks", str(record.networks)] if record.networks > 1 else []
     words += ["--weights", record.weights] if record.weights else []
     return shlex.join([*words, "--out", out])
@@ -106,7 +108,7 @@ def _seedless(record: RunRecord) -> RunRecord:
 def _run(folder: RunFolder, record: RunRecord, about: About) -> Mapping[str, Any]:
     """Return what a record says of one run. Raises ValueError for a run without a score, or one that was told to cheat."""
     audit, rules = folder.read_json("dataset/manifest.json").get("audit"), folder.read_json("score.json").get("rules")
-    metrics = read_metrics(folder.path / "metrics.jsonl")
+    metrics = read_metrics(folder.path / METRICS_FILE)
     step = NetworkName.parse(folder.votes.sources[0]).step if folder.votes else None
     if not isinstance(rules, dict) or not metrics or step is None:
         raise ValueError(f"{folder.path}: no score.json with all rules, no votes.json or no metrics.jsonl: it has not ended")

@@ -16,13 +16,14 @@ from eval.puzzle_score import PuzzleScore
 from eval.report.page import Report, make_page
 from eval.results import TaskResult
 from eval.score import score_predictions
+from pipeline.config import CONFIG_FILE
 from pipeline.data.dataset import MANIFEST_FILE
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.run_record import RunRecord
 from pipeline.reports.run_folder import RunFolder
-from pipeline.training.metrics import read_metrics
+from pipeline.training.metrics import METRICS_FILE, read_metrics
 
 REPORT_FILE = "report.html"
 _UNKNOWN = "No source that was read holds the test outputs; --source of the command report adds one that does."
@@ -40,7 +41,7 @@ def read_report(path: Path, specs: Sequence[str] = ()) -> Report:
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such run directory")
     folder = RunFolder(path)
-    record, config = folder.record, folder.read_json("config.json")
+    record, config = folder.record, folder.read_json(CONFIG_FILE)
     try:
         settings = orjson.dumps(config, option=orjson.OPT_INDENT_2).decode() if config else ""
     except orjson.JSONEncodeError as error:  # it reads deeper values than it writes
@@ -49,7 +50,7 @@ def read_report(path: Path, specs: Sequence[str] = ()) -> Report:
         name=path.resolve().name,
         sources=" + ".join(record.sources) if record else "",
         settings=settings,
-        metrics=read_metrics(path / "metrics.jsonl"),
+        metrics=read_metrics(path / METRICS_FILE),
         seconds=record.seconds if record else {},
     )
     return _report_puzzles(folder, report) if folder.is_puzzles else _report_tasks(folder, specs, report)
@@ -105,7 +106,7 @@ def _run_facts(folder: RunFolder, results: Sequence[TaskResult], metrics: Sequen
         held = ", the last demonstration held out as the test" if record and record.hold_out else ""
         rows.append(("Tasks", f"{plural(len(results), 'task')}, {plural(tests, 'test input')}{chosen}{held}"))
     rows += _data_facts(record, folder.read_json(f"dataset/{MANIFEST_FILE}"))
-    rows += _network_facts(folder.read_json("config.json"), metrics)
+    rows += _network_facts(folder.read_json(CONFIG_FILE), metrics)
     if record:
         settings = f", {', '.join(record.settings)}" if record.settings else ""
         named = f"preset {record.preset}" if record.preset else "of the weights"

@@ -25,7 +25,7 @@ from pipeline.data.packs import Samples
 from pipeline.device import from_main, gather
 from pipeline.tensor_files import CHECKSUM, Damaged, json_checksum, read_checksum, read_tensors, write_tensors
 from pipeline.training.carry import Carry
-from pipeline.training.metrics import Progress, Totals, drop_lines_after
+from pipeline.training.metrics import METRICS_FILE, Progress, Totals, drop_lines_after
 from pipeline.training.state import TrainState
 from pipeline.weights.files import read_weights, save_weights
 from pipeline.weights.find import WEIGHTS, checkpoint_name, checkpoints
@@ -222,7 +222,7 @@ def load_checkpoint(state: TrainState) -> bool:
             logger.warning("%s; the checkpoint %s", problems[0], renamed)
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        drop_lines_after(state.out / "metrics.jsonl", 0)
+        drop_lines_after(state.out / METRICS_FILE, 0)
     if folders:
         logger.warning("no checkpoint is left that can be read; training starts from the beginning")
     return False
@@ -262,7 +262,7 @@ def _read(state: TrainState, folder: Path) -> Callable[[], None]:
         state.progress = progress
         if state.accelerator.is_main_process:
             state.totals = totals
-            drop_lines_after(state.out / "metrics.jsonl", progress.step)
+            drop_lines_after(state.out / METRICS_FILE, progress.step)
         logger.info("resumed at step %d from %s", progress.step, folder)
         if (processes, packs) != (processes_before, packs_before):
             before = f"{processes_before} processes with {packs_before} packs a step"

@@ -18,6 +18,8 @@ from pipeline.system.progress_bar import LINE_SECONDS, has_bars, make_bar
 
 logger = logging.getLogger(__name__)
 
+METRICS_FILE = "metrics.jsonl"
+
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}{postfix}"
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import orjson
 
 from eval.files import replace_file
+from pipeline.config import CONFIG_FILE
 from pipeline.system.progress_bar import is_main_process
-from pipeline.training.metrics import read_metrics
+from pipeline.training.metrics import METRICS_FILE, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def follow(name: str, out: Path, ended: threading.Event) -> None:
         tracker = kind(run, str(out / name)) if kind.requires_logging_directory else kind(run)
         tracker.start()
         sent = orjson.loads((out / SENT_FILE).read_bytes()) if (out / SENT_FILE).is_file() else {}
-        last, config = sent.get(name, -1), out / "config.json"
+        last, config = sent.get(name, -1), out / CONFIG_FILE
         configured = last >= 0
         while True:
             finishing = ended.is_set()
@@ -69,7 +70,7 @@ def follow(name: str, out: Path, ended: threading.Event) -> None:
                 configured = True
                 sections = orjson.loads(config.read_bytes()).items()
                 tracker.store_init_configuration({f"{s}.{key}": value for s, part in sections for key, value in part.items()})
-            lines = read_metrics(out / "metrics.jsonl")
+            lines = read_metrics(out / METRICS_FILE)
             new = [line for line in lines if isinstance(line.get("step"), int) and line["step"] > last]
             for line in new:
                 last = line.pop("step")

@@ -17,7 +17,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pipeline.config import Config, TrainConfig
+from eval.files import write_json
+from pipeline.config import CONFIG_FILE, Config, TrainConfig
 from pipeline.data.dataset import Dataset
 from pipeline.device import from_main, gather
 from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
@@ -26,13 +27,13 @@ from pipeline.models.network import Network
 from pipeline.system.signals import interrupts_deferred
 from pipeline.system.time_limit import Budget
 from pipeline.training.carry import StepBatch, next_batch
-from pipeline.training.checkpoint import CheckpointFailed, save_checkpoint
+from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint, save_checkpoint
 from pipeline.training.communication import AsyncCopy
 from pipeline.training.compilation import JOINED, DoesNotRun, Execution, cut_finer
 from pipeline.training.gradients import Computed, Gradients
 from pipeline.training.memory_fit import CudaMemory, measure_pieces
 from pipeline.training.memory_tables import train_tables
-from pipeline.training.metrics import MetricsWriter, Progress, Totals, metrics_line
+from pipeline.training.metrics import METRICS_FILE, MetricsWriter, Progress, Totals, metrics_line
 from pipeline.training.optimizers import rate_factor
 from pipeline.training.state import TrainState, checkpoint_bytes
 from pipeline.weights.find import checkpoint_name, newest_checkpoint
@@ -108,7 +109,7 @@ class Trainer:
         started, spent_before = time.monotonic(), state.progress.seconds
         last_checkpoint, logged = started, started
         step_seconds, interrupted = 0.0, False
-        path = state.out / "metrics.jsonl" if state.accelerator.is_main_process else None
+        path = state.out / METRICS_FILE if state.accelerator.is_main_process else None
         with interrupts_deferred() as interruption, MetricsWriter(path) as writer:
             while not train.steps or state.progress.step < train.steps:
                 before, compiled = time.monotonic(), len(self.gradients.execution.shapes)
@@ -339,3 +340,18 @@ class Trainer:
         self._count_processor_time()
         save_checkpoint(self.state)
         self.save_seconds = time.monotonic() - started
+
+
+def set_up_trainer(
+    accelerator: Accelerator, dtype: torch.dtype, network: Network, dataset: Dataset, config: Config, out: Path, resume: bool
+) -> Trainer:
+    """Return the trainer of `network`, with `resume` at the newest checkpoint in `out`, which gets the config.
+
+    Raises ValueError where that checkpoint is of another run, OSError where the disk does not take the config.
+    """
+    trainer = Trainer(accelerator, dtype, network, dataset, config, out)
+    if resume:
+        load_checkpoint(trainer.state)
+    if accelerator.is_main_process:
+        write_json(out / CONFIG_FILE, config.to_json())
+    return trainer

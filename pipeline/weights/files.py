@@ -23,7 +23,7 @@ from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.models.network import Network, make_network
 from pipeline.tensor_files import Damaged, read_tensors, write_tensors
-from pipeline.weights.find import EXPORTED, FORMAT, WEIGHTS, checkpoints, find_weights
+from pipeline.weights.find import EXPORTED, FORMAT, WEIGHTS, checkpoints, find_weights, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -286,6 +286,27 @@ def _view_rows(name: str, weights: Weights, dataset: Dataset, old_row: Mapping[s
             to, source = torch.tensor(matches).unbind(1)
             rows[to] = old[source]
     return rows
+
+
+def load_start(path: Path | None, run: Path, resume: bool) -> Weights | None:
+    """Return the weights at `path` that the training in the folder `run` starts from; None without.
+
+    Where it is resumed at a checkpoint they may be missing. Raises FileNotFoundError or ValueError.
+    """
+    try:
+        return load_weights(path) if path else None
+    except (FileNotFoundError, ValueError):
+        if resume and newest_checkpoint(run / "checkpoints"):  # which has what training began with
+            return None
+        raise
+
+
+def make_started_network(config: Config, dataset: Dataset, start: Weights | None) -> Network:
+    """Return the network of `config` for `dataset`, with the weights `start` if there are any. Raises ValueError."""
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
+    if start:
+        logger.info("%s", transplant(start, network, dataset))
+    return network
 
 
 def network_from(weights: Weights, dataset: Dataset) -> tuple[Network, str]:

@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from eval.files import damage_of, write_json
+from eval.files import write_json
 from eval.provenance import PUZZLES
 from eval.puzzle_score import PuzzlePrediction
 from eval.report.page import make_page
+from pipeline.array_files import damage_of
 from pipeline.config import Config, read_config
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.sources import load_source

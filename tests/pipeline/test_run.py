@@ -19,6 +19,7 @@ import torch
 import pipeline.device
 import pipeline.jobs.time_split
 import pipeline.run
+import pipeline.training.trainer
 from pipeline.cli.options import complete_settings
 from pipeline.config import Config, override, read_config, with_seed
 from pipeline.data.dataset import load_dataset
@@ -26,7 +27,7 @@ from pipeline.data.sources import load_source
 from pipeline.jobs.run_record import record_if_usable
 from pipeline.reports.benchmark_record import command
 from pipeline.system.time_limit import Budget
-from pipeline.training.metrics import Progress
+from pipeline.training.metrics import Progress, read_metrics
 from pipeline.training.trainer import Trainer
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
@@ -90,7 +91,7 @@ def test_a_competition_folder_becomes_a_complete_submission_in_time_of_which_the
 
     ends: list[float] = []
     split_time = pipeline.jobs.time_split.split_time
-    monkeypatch.setattr(pipeline.run, "Trainer", Slow)
+    monkeypatch.setattr(pipeline.training.trainer, "Trainer", Slow)
     monkeypatch.setattr(pipeline.run, "split_time", split)
     out, started = tmp_path / "out", time.monotonic()
     source, known = f"kaggle:{kaggle}:test", f"kaggle:{kaggle}:training"
@@ -312,19 +313,39 @@ def test_weights_bring_their_settings(
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("began", [{"preset": "demo"}, {"weights": "start"}])
-def test_a_resumed_run_and_its_further_networks_know_what_it_began_with(tmp_path: Path, began: dict[str, str]) -> None:
-    given = {"command": "run", "resume": True, "out": tmp_path, "preset": None, "weights": None, "words": ["run", "--resume"]}
-    arguments = SimpleNamespace(**given)
-    with pytest.raises(ValueError, match="--preset is required"):
+BEGUN = {"preset": "demo", "weights": "start", "seed": 3, "networks": 2, "settings": ["model.layers=3"]}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_resumed_run_and_its_further_networks_know_what_it_began_with(tmp_path: Path, begun: bool) -> None:
+    def complete(**given: object) -> dict[str, Any]:
+        words = ["run", *(["--resume"] * resume)]
+        absent = {"preset": None, "weights": None, "seed": None, "networks": None, "set": []}
+        arguments = SimpleNamespace(command="run", resume=resume, out=tmp_path, words=words, **absent | given)
         complete_settings(arguments)
-    (tmp_path / "run.json").write_text(json.dumps({"sources": ["arc1:training"], **began}))
-    complete_settings(arguments)
-    (option, value) = began.popitem()
-    assert str(getattr(arguments, option)) == value
-    assert arguments.words == ["run", "--resume", f"--{option}", value]
+        return vars(arguments)
+
+    resume = True
     with pytest.raises(ValueError, match="--preset is required"):
-        complete_settings(SimpleNamespace(**given | {"resume": False}))
+        complete()
+    for earlier in ({"preset": "demo"}, {"weights": "start"}):
+        (tmp_path / "run.json").write_text(json.dumps({"sources": ["arc1:training"], **earlier}))
+        (option, value) = next(iter(earlier.items()))
+        assert str(complete()[option]) == value
+        assert sorted(complete()["words"]) == sorted(["run", "--resume", "--networks", "1", f"--{option}", value])
+    (tmp_path / "run.json").write_text(json.dumps({"sources": ["arc1:training"], **BEGUN}))
+    if begun:
+        (tmp_path / "config.json").write_text("{}")
+    completed = complete(set=["train.steps=4"], networks=4)
+    assert (completed["preset"], str(completed["weights"]), completed["seed"]) == ("demo", "start", 3)
+    assert completed["networks"] == 4
+    assert completed["set"] == ([] if begun else BEGUN["settings"]) + ["train.steps=4"]
+    assert complete(preset="fast")["preset"] == "fast"
+    assert complete(weights=Path("other"))["preset"] == ("demo" if begun else None)  # before it begins it may do without
+    resume = False
+    with pytest.raises(ValueError, match="--preset is required"):
+        complete()
+    assert complete(preset="fast")["seed"] == 0
 
 
 def test_weights_to_start_from_need_no_tasks_to_solve(
@@ -362,6 +383,33 @@ def test_a_training_that_is_resumed_keeps_the_precision_that_was_measured(
         monkeypatch.setattr(pipeline.device, "bfloat16_speedup", lambda speedup=speedup: speedup)
         assert call(*words[:5], "--preset", "demo", *SETTINGS, *words[5:], "--set", f"train.steps={steps}", *more) == 0
     assert read_config(tmp_path / "config.json").train.precision == "bfloat16"
+
+
+def test_a_training_goes_on_without_the_weights_that_it_began_with_and_another_one_begins_anew(
+    finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported, out = tmp_path / "exported", tmp_path / "out"
+    assert call("export", finished[0], "--out", exported) == 0
+    words = ("train", "--data", finished[0] / "dataset", "--out", out, "--set", "train.log_steps=1", "--set")
+    assert call("train", "--data", "nowhere", "--weights", exported, "--out", out) == 2
+    assert "training needs an end: --time-limit, or --set train.steps=N" in capsys.readouterr().err
+    (out / "metrics.jsonl").write_text('{"step": 9}\n')
+    (out / "tracker.json").write_text('{"tensorboard": 9}')
+    assert call(*words, "train.steps=2", "--weights", exported) == 0
+    assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == [1, 2]
+    assert not (out / "tracker.json").exists()
+    shutil.rmtree(exported)
+    assert call(*words, "train.steps=3", "--weights", exported, "--resume") == 0
+    assert call(*words, "train.steps=4", "--resume") == 0
+    assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert call(*words, "train.steps=5", "--preset", "demo") == 2
+    assert "holds checkpoints already: continue with --resume, or choose another --out" in capsys.readouterr().err
+
+
+def test_a_leg_that_only_predicts_keeps_how(out: Path, kaggle: Path) -> None:
+    (out / "predicting").touch()
+    assert solve_evaluation(kaggle, out, "--resume", "--set", "predict.ranking=probability-sum") == 0
+    assert read_config(out / "config.json").predict.ranking == "probability-sum"
 
 
 def test_a_non_finite_loss_leaves_a_complete_submission_and_exit_code_one(tmp_path: Path, kaggle: Path) -> None:

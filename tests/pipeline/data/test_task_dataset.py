@@ -103,7 +103,7 @@ def test_arrays_that_are_truncated_or_of_types_that_numpy_lacks_are_refused(
     dataset.save(tmp_path)
     path = tmp_path / ARRAYS_FILE
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"store\.safetensors: truncated or not a safetensors file"):
+    with pytest.raises(ValueError, match=r"store\.safetensors: damaged or not a safetensors file"):
         type(dataset).load(tmp_path)
 
 

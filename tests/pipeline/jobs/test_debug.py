@@ -58,7 +58,7 @@ def test_weights_predict_without_training(
     [
         (("--task", "nothing"), "no task 'nothing'"),
         (("--task", "task000", "--time-limit", "soon"), "a duration reads like"),
-        (("--task", "task000", "--weights", "x", "--preset", "demo"), "--preset and --weights do not go together"),
+        (("--task", "task000", "--weights", "start", "--preset", "demo"), "weights of another network"),
         (("--task", "task000", "--weights", "nowhere"), "nowhere: no such weights file"),
     ],
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from eval.files import damage_of
+from pipeline.array_files import damage_of
 from pipeline.data.sources import load_source
 from pipeline.device_limits import OUT_OF_MEMORY
 from pipeline.kaggle import kernel, starts

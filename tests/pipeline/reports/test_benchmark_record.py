@@ -99,6 +99,9 @@ def test_the_command_of_a_record_starts_the_same_run_again(runs: list[Path], tmp
         "python -m pipeline run --source arc1:training --train-source 'json:a b' --max-side 6 --hold-out --preset demo "
         "--seed 3 --time-limit 10m --processes 2 --weights w --out runs/x"
     )
+    on_gpus = command(RunRecord(("arc1:training",), time_limit="8m", reserve="12s", device="4 x NVIDIA L4"), "x")
+    assert on_gpus.startswith("accelerate launch --num_processes 4 -m pipeline run --source arc1:training ")
+    assert on_gpus.endswith(" --time-limit 8m --reserve 12s --out x")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.files import damage_of
+from pipeline.array_files import damage_of
 from pipeline.data.sources import load_source
 from pipeline.kaggle.rehearsal.exam import make_exam
 from pipeline.kaggle.rehearsal.inject_fault import INJECTIONS
