@@ -148,7 +148,7 @@ def _write_notebook(folder: Path, settings: KaggleSettings) -> None:
         "enable_gpu": settings.accelerator != "none",
         "enable_tpu": False,
         "enable_internet": False,
-        "dataset_sources": [f"{settings.user}/{settings.code_dataset}", *filter(None, [settings.weights_dataset])],
+        "dataset_sources": settings.datasets,
         "competition_sources": [settings.competition],
         "kernel_sources": [],
         "model_sources": [],

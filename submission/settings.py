@@ -1,5 +1,6 @@
 """The settings of a Kaggle entry: one small TOML file with comments, read by every `kaggle` command."""
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ ACCELERATORS = {
 SPLITS = ("training", "evaluation")
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SOURCE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9-]+")
+_TRAIN_SOURCE = re.compile(r"[a-z-]+:([A-Za-z0-9_-]+/[A-Za-z0-9-]+)(/[^@]+)?(@[0-9.]+)?")
 _TEMPLATE = """\
 # Settings of a Kaggle entry, for `python -m pipeline kaggle notebook | simulate | push | status | submit`.
 # Fill in the two empty ones; no token belongs here (kaggle reads it from ~/.kaggle/ or from the environment).
@@ -40,6 +42,9 @@ preset = "fast"                  # settings of network and training on GPUs, wit
 cpu_preset = "demo"              # the same where no GPU is found
 overrides = []                   # further settings, for example ["train.seed=1", "predict.views=512"]
 train_splits = ["training", "evaluation"]   # the competition's public tasks that the hidden run trains on as well
+train_datasets = []              # datasets on Kaggle with further tasks to train on, for example
+                                 # ["rearc:OWNER/NAME@0.5", "json:OWNER/NAME/concept.json"]: whole, or a file or folder of it
+test_weight = 2.0                # in training, the tasks to be solved are drawn so many times as often as others
 seed = 0
 
 time_limit = "12h"               # of the hidden run, counted from the notebook's first cell; Kaggle ends it at 12h
@@ -66,6 +71,8 @@ class KaggleSettings:
     cpu_preset: str = "demo"
     overrides: tuple[str, ...] = ()
     train_splits: tuple[str, ...] = SPLITS
+    train_datasets: tuple[str, ...] = ()
+    test_weight: float = 2.0
     seed: int = 0
     time_limit: str = "12h"
     reserve: str = "20m"
@@ -88,6 +95,7 @@ class KaggleSettings:
             if not seconds:
                 raise ValueError(f"{name} = {show_value(getattr(self, name))}: expected more than 0")
         odd_title = not re.fullmatch(r"[A-Za-z0-9 ._-]+", title)  # Kaggle makes an address of other letters in its own way
+        odd_dataset = not all(map(_TRAIN_SOURCE.fullmatch, self.train_datasets))
         checks = [
             ("code_dataset", not 6 <= len(self.code_dataset) <= 50, "Kaggle requires 6 to 50 characters"),
             ("notebook_title", odd_title, "only letters a to z, digits, spaces, dots and hyphens"),
@@ -95,6 +103,8 @@ class KaggleSettings:
             ("weights_dataset", bool(source) and not _SOURCE.fullmatch(source), "expected OWNER/NAME"),
             ("accelerator", not self.accelerator.isalnum(), f"expected a machine shape such as {', '.join(ACCELERATORS)}"),
             ("train_splits", not set(self.train_splits) <= set(SPLITS), f"expected some of {', '.join(SPLITS)}"),
+            ("train_datasets", odd_dataset, "expected some of KIND:OWNER/NAME[/PATH][@W]"),
+            ("test_weight", not 0 < self.test_weight < math.inf, "expected a positive number"),
             ("seed", self.seed < 0, "expected at least 0"),
             ("commit_tasks", self.commit_tasks < 1, "expected at least 1"),
         ]
@@ -103,6 +113,12 @@ class KaggleSettings:
                 raise ValueError(f"{name} = {show_value(getattr(self, name))}: {expected}")
         if parse_duration(self.reserve) >= parse_duration(self.time_limit):
             raise ValueError(f"reserve = {self.reserve!r} leaves nothing of time_limit = {self.time_limit!r}")
+
+    @property
+    def datasets(self) -> list[str]:
+        """OWNER/NAME of all datasets that the notebook needs: code, weights, tasks."""
+        named = (match[1] for match in map(_TRAIN_SOURCE.fullmatch, self.train_datasets) if match)
+        return list(dict.fromkeys([f"{self.user}/{self.code_dataset}", *filter(None, [self.weights_dataset]), *named]))
 
     @property
     def notebook_slug(self) -> str:

@@ -24,7 +24,8 @@ from pipeline.cli.options import (
     config_of,
     require_end,
 )
-from pipeline.config import CONFIG_FILE, BuildConfig, Leakage, override, read_config, resumed
+from pipeline.config import CONFIG_FILE, BuildConfig, Config, Leakage, override, read_config, resumed
+from pipeline.data.build import built_with
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.sources import Selection, Source, load_source
@@ -149,7 +150,7 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
         config = config_of(arguments)
     require_end(config, budget)
     dataset = load_dataset(arguments.data)
-    config = fit_config(config, dataset)
+    config = fit_config(_as_built(config, dataset), dataset)
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     config = with_precision(config, dtype)
     network = make_started_network(config, dataset, load_start(arguments.weights, out, arguments.resume))
@@ -159,6 +160,18 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
         print(f"{out}: step {progress.step}, {progress.sequences} sequences, {progress.seconds:.1f} s")
     end_training(accelerator)
     return 0
+
+
+def _as_built(config: Config, dataset: TaskDataset | PuzzleDataset) -> Config:
+    """Return `config` with the settings that `dataset` was built with; where others were given, the log says so."""
+    built = built_with(dataset)
+    if built is None:
+        return config
+    names = ("augmentations", "policy", "size_exponent")
+    differs = [f"build.{name}={getattr(built, name)}" for name in names if getattr(built, name) != getattr(config.build, name)]
+    if differs:
+        logger.warning("the dataset was built with %s, and keeps that; the settings say otherwise", ", ".join(differs))
+    return replace(config, build=built)
 
 
 def add_predict(commands: Any) -> None:
@@ -191,6 +204,11 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
         config = override(config, [f"train.precision={precision_here(config.train.precision)}"])
     dataset = load_dataset(arguments.data)
     require_canvas(weights, dataset)  # before an earlier result is replaced
+    built = built_with(dataset)
+    if built and built.policy == "all" != config.build.policy:
+        logger.warning(
+            "the dataset permutes all colors; these weights were trained with build --policy %s", config.build.policy
+        )
     if isinstance(dataset, PuzzleDataset) and views:
         raise ValueError("--views is for ARC tasks only: puzzles are predicted once, as they are")
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)

@@ -23,10 +23,11 @@ from augment.grid import Grid, grid_key
 from augment.task import Pair, Task, TaskId
 from augment.transform import Codes
 from augment.views import distinct_transforms
+from eval.decode import decode
 from eval.formatting import plural, show_name
 from pipeline.config import BuildConfig, Leakage
 from pipeline.data.canvas_size import grid_sizes, size_rule
-from pipeline.data.dataset import TaskDataset
+from pipeline.data.dataset import MANIFEST_FILE, Dataset, TaskDataset
 from pipeline.data.leakage import Leak, audit_sources, pair_key, source_label, training_pairs
 from pipeline.data.same_ids import tell_apart
 from pipeline.data.sources import Source, content_hash
@@ -137,6 +138,12 @@ def _rank(source: Source) -> tuple[str, str]:
     return source_label(source), content_hash(source.tasks, source.solutions)
 
 
+def built_with(dataset: Dataset) -> BuildConfig | None:
+    """Return the settings that a dataset was built with; None where it does not say. Raises ValueError for others than ours."""
+    settings = dataset.manifest.get("settings")
+    return decode(BuildConfig, settings, f"{MANIFEST_FILE}: settings", ignore_unknown=True) if settings else None
+
+
 def _assemble(tasks: Sequence[Task], weights: Sequence[float], size_exponent: float) -> TaskDataset:
     """Return the dataset of `tasks`: each grid once, in the order of keys, only the identity as a view, an empty manifest.
 
@@ -164,7 +171,7 @@ def _assemble(tasks: Sequence[Task], weights: Sequence[float], size_exponent: fl
     cells = np.concatenate(pair_canvas).astype(np.float64).prod(axis=1)
     pair_weight = np.array(weights) * cells**-size_exponent
     of_tasks = pair_weight * np.repeat(pair_counts, pair_counts)  # if all pairs of a task are drawn equally often
-    uniform = np.allclose(of_tasks, of_tasks[:1])
+    uniform = np.allclose(of_tasks / of_tasks[:1], 1)
     return TaskDataset(
         task_ids=tuple(task.id for task in tasks),
         cells=np.concatenate([grids[key].ravel() for key in ordered]),

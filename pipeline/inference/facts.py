@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,20 @@ def votes_of(submission: Path) -> VoteFile | None:
     votes = read_dataclass(VoteFile, submission.with_name(VOTES_FILE))
     own = votes is None or votes.submission in ("", digest_of(read_file(submission)))
     return votes if own else None
+
+
+def views_to_reach(submission: Path, sources: Sequence[str], enough: int) -> int:
+    """Return how many views a prediction by `sources` needs so as to replace the submission of an earlier one.
+
+    As many as that rests on; where that is of other networks, which were trained for less time, `enough` will do. 0 where there
+    is none, or it is not known what it rests on.
+    """
+    votes = None
+    with suppress(ValueError, OSError):  # damaged votes are written anew
+        votes = votes_of(submission)
+    if votes is None:
+        return 0
+    return votes.views_most if set(sources) <= set(votes.sources) else min(votes.views_most, enough)
 
 
 def digest_of(result: bytes) -> str:

@@ -8,7 +8,6 @@ the main one writes the files.
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from pipeline.inference.candidates import (
     write_candidates,
 )
 from pipeline.inference.drafts import DRAFTS_FILE, Drafts, join_drafts, write_drafts
-from pipeline.inference.facts import source_name, votes_of, write_attempts
+from pipeline.inference.facts import source_name, views_to_reach, write_attempts
 from pipeline.inference.forward import InferenceRunner
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
@@ -189,7 +188,7 @@ def seen_through(dataset: TaskDataset, weights: Weights) -> TaskDataset:
 def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Sequence[Task], resume: bool = False) -> Ballot:
     """Predict in rounds and put better attempts into `out`/submission.json after each; return the votes.
 
-    A submission of an earlier prediction stays until as many views have been predicted as it rests on, or all. With `resume`,
+    A submission of an earlier prediction stays until all views are predicted, or as many as `views_to_reach`. With `resume`,
     the complete rounds of an earlier start of the same prediction count, and are not repeated. All processes of a launch call
     this; only the main one counts votes and writes files. Raises OSError at the end when the last submission could not be
     written.
@@ -199,7 +198,8 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
         for _ in predictor.rounds(folder, budget):
             pass
         return ballot
-    submission, earlier = _Submission(out / "submission.json", ballot, tasks, predictor), _views_of_earlier(out)
+    submission = _Submission(out / "submission.json", ballot, tasks, predictor)
+    needed = views_to_reach(submission.path, ballot.sources, predictor.config.round_views)
     if not resume:
         clear_candidates(folder)
     kept = predictor.keep_rounds(folder)
@@ -208,12 +208,12 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
     last = kept[-1][1] if kept else None
     if last:
         logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), last.views)
-        if last.views >= earlier:
+        if last.views >= needed:
             submission.write()
     started = time.monotonic()
     for candidates, origin in predictor.rounds(folder, budget, last):
         count_votes(ballot, candidates, predictor.dataset)
-        stays = origin.views < min(earlier, predictor.most_views)
+        stays = origin.views < min(needed, predictor.most_views)
         missing = [task.id for task in tasks for index in range(len(task.test)) if not ballot.tally(task.id, index).distinct]
         if not stays:
             submission.write()
@@ -247,11 +247,3 @@ class _Submission:
         except OSError as error:
             logger.error("the earlier submission stays: %s", error)
             self.unwritten = error
-
-
-def _views_of_earlier(out: Path) -> int:
-    """Return the views that the submission of an earlier prediction in `out` rests on, 0 where there is none."""
-    votes = None
-    with suppress(ValueError, OSError):  # damaged votes are written anew
-        votes = votes_of(out / "submission.json")
-    return votes.views_most if votes else 0

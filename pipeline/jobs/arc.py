@@ -20,7 +20,7 @@ from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection, load_in_time, load_source
-from pipeline.inference.facts import VOTES_FILE, basis_of, votes_of
+from pipeline.inference.facts import VOTES_FILE, basis_of, views_to_reach
 from pipeline.jobs.networks import FurtherNetworks, voting_folders
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.run_record import record_if_usable
@@ -111,16 +111,18 @@ class ArcJob:
         end_training(accelerator)
         if not accelerator.is_main_process:
             return
-        ballot = self.pool(ballot, tasks, dataset, config.ranking, budget)
+        ballot = self.pool(ballot, tasks, dataset, config, budget)
         path = self.out / "submission.json"
         check_submission(path, tasks)
         logger.info("%s: complete and valid, %d tasks", path, len(tasks))
         self._score(tasks, ballot, config.ranking, dataset)
 
-    def pool(self, ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset, ranking: str, budget: Budget) -> Ballot:
+    def pool(
+        self, ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset, config: PredictConfig, budget: Budget
+    ) -> Ballot:
         """Return `ballot` with the votes of further networks, and put what they choose together into the submission.
 
-        A submission of an earlier start stays where it rests on more views.
+        The submission of an earlier start stays where `views_to_reach` says so.
         """
         if not self.networks.processes:
             return ballot
@@ -130,13 +132,12 @@ class ArcJob:
         voting = voting_folders(self.out, *self.networks.wait(budget))
         if set(voting) <= {self.out / "candidates"}:
             return ballot
-        path, earlier = self.out / "submission.json", None
-        with suppress(ValueError, OSError):  # damaged votes are written anew
-            earlier = votes_of(path)
+        path = self.out / "submission.json"
         try:
             pooled = tally(voting, dataset)
-            if earlier is None or earlier.views_most <= basis_of(pooled, tasks, dataset).views_most:
-                write_attempts(path, pooled, tasks, ranking, dataset)
+            needed = views_to_reach(path, pooled.sources, config.round_views)
+            if basis_of(pooled, tasks, dataset).views_most >= needed:
+                write_attempts(path, pooled, tasks, config.ranking, dataset)
         except (ValueError, OSError) as error:
             logger.error("the votes of further networks do not count: %s", error)
             return ballot

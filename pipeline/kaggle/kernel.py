@@ -27,6 +27,7 @@ from pipeline.kaggle.plan import (
     commit_sources,
     find_data,
     find_mounted_weights,
+    find_train_source,
     is_hidden_run,
     make_command,
     make_doctor_command,
@@ -116,6 +117,12 @@ def _check_machine(plan: Plan) -> None:
         plan.warn(f"{len(plan.gpus)} GPUs, but {settings.accelerator} has {expected}")
     _take_weights(plan)
     _install_wheels(plan)
+    for spec in settings.train_datasets:
+        source = find_train_source(plan.root / "input", spec)
+        if source:
+            plan.train_sources.append(source)
+        else:
+            plan.warn(f"no {spec} among the notebook's inputs; training does without these tasks")
 
 
 def _take_weights(plan: Plan) -> None:

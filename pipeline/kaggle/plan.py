@@ -45,6 +45,8 @@ class Plan:
     weights_state: str = "none"
     """used, none, missing, damaged, or dropped after starts that failed with them."""
     wheels: Path | None = None
+    train_sources: list[str] = field(default_factory=list)
+    """Of mounted datasets."""
     messages: list[str] = field(default_factory=list)
 
     @property
@@ -98,11 +100,13 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
         command += ["pipeline.system.launch", "--standalone", "--nproc_per_node", str(setup.gpus), "-m"]
     command += ["pipeline", "run", *_settings(plan, setup)]
     for source in sources:
-        command += ["--source", source]
+        command += ["--source", f"{source}@{settings.test_weight:g}"]
     for split in settings.train_splits if setup.further_tasks else ():
         known = (plan.data / f"arc-agi_{split}_challenges.json").is_file()
         if known and (plan.hidden or split != EVALUATION):
             command += ["--train-source", f"kaggle:{plan.data}:{split}"]
+    for source in plan.train_sources if setup.further_tasks else ():
+        command += ["--train-source", source]
     command += ["--seed", str(settings.seed), "--out", str(folder)]
     if not setup.gpus and (os.cpu_count() or 1) > 1:
         command += ["--processes", "2"]
@@ -201,12 +205,26 @@ def find_mounted_weights(inputs: Path, dataset: str, code: Path) -> Path | None:
     if not dataset:
         beside = code / WEIGHTS_IN_CODE
         return beside if beside.is_file() else None
-    owner, name = dataset.split("/")
-    for folder in (inputs / "datasets" / owner / name, inputs / name):
+    for folder in _mounts(inputs, dataset):
         found = list(_find(folder, "*.safetensors"))
         if found:
             return max(found, key=lambda path: (path.name == "weights.safetensors", -len(path.parts), path.parts))
     return None
+
+
+def find_train_source(inputs: Path, spec: str) -> str | None:
+    """Return the source of tasks in a mounted dataset for KIND:OWNER/NAME[/PATH][@W]; None where it is not mounted."""
+    kind, _, rest = spec.partition(":")
+    place, at, weight = rest.partition("@")
+    owner, name, *parts = place.split("/")
+    found = (folder.joinpath(*parts) for folder in _mounts(inputs, f"{owner}/{name}"))
+    return next((f"{kind}:{path}{at}{weight}" for path in found if path.exists()), None)
+
+
+def _mounts(inputs: Path, dataset: str) -> list[Path]:
+    """Return where the dataset OWNER/NAME may be mounted, in either layout of Kaggle."""
+    owner, name = dataset.split("/")
+    return [inputs / "datasets" / owner / name, inputs / name]
 
 
 def _find(folder: Path, pattern: str) -> Iterator[Path]:

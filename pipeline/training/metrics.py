@@ -48,6 +48,10 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     """Training time so far, over all resumed parts."""
+    setup_seconds: float = 0.0
+    """Of these, what went into trials of memory and into compiling, before the first step of each part."""
+    reached: float = 0.0
+    """The largest share of the run that was done. A further leg makes the run longer and the share smaller."""
     processor_seconds: float = 0.0
     """Processor time of that, of all processes, up to the last line of metrics."""
     sequences: int = 0

@@ -95,6 +95,8 @@ class Muon(Optimizer):
         momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
         gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        if not group["lr"]:  # frozen; the momentum is there when that ends
+            return
         directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
         updates = self._orthogonalize(directions)
         torch._foreach_mul_(updates, [self._factor(*parameter.shape) for parameter in parameters])

@@ -117,11 +117,9 @@ class Trainer:
                 done, stop, due, interrupted = self._agree(budget, step_seconds, due, interruption())
                 if stop or interrupted:
                     break
-                if self.unmeasured:
-                    self.pieces, self.unmeasured = self.measure_pieces(CudaMemory(state.accelerator.device)), False
-                    before = time.monotonic()
-                if not self.tried:
-                    self._try_execution(budget.remaining())
+                if self.unmeasured or not self.tried:
+                    self._set_up(budget)
+                    state.progress.setup_seconds += time.monotonic() - before
                     before = time.monotonic()
                 self._step(done)
                 now = time.monotonic()
@@ -149,9 +147,9 @@ class Trainer:
         The clock of the main process decides, and an interrupt of any process.
         """
         steps, left = self.state.config.train.steps, budget.remaining()
-        spent = self.state.progress.seconds
+        spent = self.state.progress.seconds - self.state.progress.setup_seconds
         by_time = 0.0 if math.isinf(left) else spent / max(spent + left, 1e-9)
-        by_steps = self.state.progress.step / steps if steps else 0.0
+        by_steps = self.state.progress.step / steps if steps else 0.0  # compiling is no part of either
         stop = left < (1.5 if self.state.collectives.waits else 3.5) * step_seconds + self.save_seconds
         by_time, stop, due, interrupted = self.state.collectives.agree(by_time, stop, due, interrupted)
         return max(by_time, by_steps), stop, due, interrupted
@@ -159,12 +157,13 @@ class Trainer:
     def _step(self, done: float) -> None:
         """One step of all packs, with the share `done` 0..1 of the run behind it: draw, forward, backward, update."""
         state, config, step = self.state, self.state.config, self.state.progress.step
+        reached = state.progress.reached = max(state.progress.reached, done)
         accelerator, collectives = state.accelerator, state.collectives
         batches = self._next_batches()
         counts = collectives.counts(sum(len(batch.samples) for batch in batches.values()))
         sequences, counts_copy = counts.sum()[None], AsyncCopy(counts)
 
-        computed = self._compute(batches, accelerator.num_processes / sequences[0], depth_at(config.train, done))
+        computed = self._compute(batches, accelerator.num_processes / sequences[0], depth_at(config.train, reached))
 
         broken = (~computed.figures.isfinite()).any().float()[None]
         shared = AsyncCopy(torch.cat((sequences, collectives.share(broken))))
@@ -176,7 +175,7 @@ class Trainer:
 
         state.carries = computed.carries
         factor = rate_factor(config.optimizer, step, done)
-        state.optimizer.set_rates(factor, memory_only=done < config.optimizer.memory_first)
+        state.optimizer.set_rates(factor, memory_only=reached < config.optimizer.memory_first)
         if config.optimizer.clip:
             accelerator.clip_grad_norm_(state.network.parameters(), config.optimizer.clip)
         self.stepper.step()
@@ -192,6 +191,13 @@ class Trainer:
         """Return the packs of this process at this step, by number."""
         state, step = self.state, self.state.progress.step
         return {pack: next_batch(state.carries[pack], state.maker, state.config.train, step, pack) for pack in state.packs}
+
+    def _set_up(self, budget: Budget) -> None:
+        """Find out before the first step how packs fit into the memory, and how to compute them."""
+        if self.unmeasured:
+            self.pieces, self.unmeasured = self.measure_pieces(CudaMemory(self.state.accelerator.device)), False
+        if not self.tried:
+            self._try_execution(budget.remaining())
 
     def _try_execution(self, left: float) -> None:
         """Compile for the packs of this step; go on eagerly where that fails, or where `auto` finds it no faster or too late.

@@ -406,6 +406,21 @@ def test_a_training_goes_on_without_the_weights_that_it_began_with_and_another_o
     assert "holds checkpoints already: continue with --resume, or choose another --out" in capsys.readouterr().err
 
 
+def test_a_dataset_keeps_what_it_was_built_with_whatever_the_settings_of_a_training_say(
+    tmp_path: Path, kaggle: Path, finished: tuple[Path, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    assert call("build", "--source", f"kaggle:{kaggle}:evaluation", "--augmentations", "5", "--out", data) == 0
+    assert run("train", "--data", data, "--out", out, "--set", "train.steps=2") == 0
+    assert "the dataset was built with build.policy=all, build.size_exponent=0.0, and keeps that" in caplog.text
+    built = read_config(out / "config.json").build
+    assert (built.augmentations, built.policy, built.size_exponent) == (5, "all", 0.0)
+    assert call("predict", "--data", data, "--weights", out, "--out", tmp_path / "own") == 0
+    assert "the dataset permutes all colors" not in caplog.text
+    assert call("predict", "--data", data, "--weights", finished[0], "--out", tmp_path / "other") == 0
+    assert "the dataset permutes all colors; these weights were trained with build --policy keep-output-only" in caplog.text
+
+
 def test_a_leg_that_only_predicts_keeps_how(out: Path, kaggle: Path) -> None:
     (out / "predicting").touch()
     assert solve_evaluation(kaggle, out, "--resume", "--set", "predict.ranking=probability-sum") == 0

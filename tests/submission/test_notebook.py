@@ -86,7 +86,8 @@ def test_the_project_itself_can_be_made_ready_and_holds_what_the_notebook_import
 
 
 def test_the_metadata_of_the_notebook_are_what_the_client_reads(tmp_path, project):
-    settings = replace(SETTINGS, weights_dataset="bob/weights", docker_image="image@sha256:1")
+    further = ("rearc:bob/made@0.5", "json:bob/weights/tasks.json")
+    settings = replace(SETTINGS, weights_dataset="bob/weights", train_datasets=further, docker_image="image@sha256:1")
     write_ready_folder(tmp_path / "entry", settings, project)
     assert json.loads((tmp_path / "entry/notebook/kernel-metadata.json").read_text()) == {
         "id": "alice/arc-trm",
@@ -98,7 +99,7 @@ def test_the_metadata_of_the_notebook_are_what_the_client_reads(tmp_path, projec
         "enable_gpu": True,
         "enable_tpu": False,
         "enable_internet": False,
-        "dataset_sources": ["alice/arc-trm-code", "bob/weights"],
+        "dataset_sources": ["alice/arc-trm-code", "bob/weights", "bob/made"],
         "competition_sources": ["some-competition"],
         "kernel_sources": [],
         "model_sources": [],

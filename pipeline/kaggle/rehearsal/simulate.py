@@ -75,6 +75,8 @@ def simulate(plan: SimulatePlan) -> int:
     print(f"{hidden}; {mounted}\n{ISOLATED if namespaces_work() else NOT_ISOLATED}", flush=True)
     if plan.settings.weights_dataset:
         print(f"the dataset {plan.settings.weights_dataset} is at Kaggle; --weights FILE rehearses with weights")
+    if plan.settings.train_datasets:
+        print(f"not rehearsed, since they are at Kaggle: the tasks of {', '.join(plan.settings.train_datasets)}")
     results: list[Result] = []
     _write_results(out / "rehearsal.json", results)  # marks the folder as a rehearsal, should this be interrupted
     with tempfile.TemporaryDirectory(prefix="arc-source-") as temporary:
@@ -164,6 +166,7 @@ def _settings(plan: SimulatePlan, scene: Scene) -> KaggleSettings:
         commit_time_limit=f"{commit:.0f}s",
         commit_tasks=min(settings.commit_tasks, 4),
         weights_dataset=WEIGHTS if scene.weights != "given" else "",
+        train_datasets=(),
         overrides=(*settings.overrides, *scene.overrides),
         seed=plan.seed,
     )

@@ -131,6 +131,10 @@ def test_the_larger_a_pair_is_the_less_often_it_is_drawn_where_that_is_set(caplo
     ]
     assert dataset.manifest["settings"]["size_exponent"] == 0.5
 
+    small, large = (Task(name, (Pair(grid, grid),), (grid,)) for name, grid in (("s", D), ("t", np.zeros((30, 30), np.uint8))))
+    steep = build([Source("json:x", (small, large), {})], [], replace(SMALL, size_exponent=4.0))
+    assert steep.pair_weight is not None  # however small the weights are
+
 
 def test_the_command_builds_with_its_options(tmp_path: Path) -> None:
     write_kaggle(tmp_path, tiny_source(), "training", with_solutions=True)

@@ -190,19 +190,29 @@ def test_a_submission_that_the_disk_does_not_take_is_tried_again_after_the_next_
     assert chosen[1] is None or np.array_equal(second, chosen[1])
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_a_submission_of_more_views_stays_unless_its_votes_are_of_another_one(tmp_path: Path, own: bool) -> None:
-    dataset, ballot, path = tiny_dataset(), Ballot("step 0"), tmp_path / "submission.json"
+@pytest.mark.parametrize(
+    ("earlier", "own", "round_views", "views"),
+    [
+        ("step 1", True, 2, 3),
+        ("step 1", False, 2, 2),  # whose votes are of another submission
+        ("step 0", True, 2, 2),
+        ("step 0", True, 8, 3),
+    ],
+)
+def test_a_submission_of_more_views_stays_unless_a_later_network_has_had_a_round_of_them(
+    tmp_path: Path, earlier: str, own: bool, round_views: int, views: int
+) -> None:
+    dataset, ballot, path = tiny_dataset(), Ballot(earlier), tmp_path / "submission.json"
     tasks, rounds = dataset.tasks_to_solve(), Rounds(dataset)
     count_votes(ballot, make_candidates([(0, BLUE, 0.5)] * 3), dataset)
     write_attempts(path, ballot, tasks, "count", dataset)
     if not own:
-        leave = (tmp_path / "votes.json").read_bytes()
+        left = (tmp_path / "votes.json").read_bytes()
         leave_submission(tasks, tmp_path, resume=False)
         assert not (tmp_path / "votes.json").exists()
-        (tmp_path / "votes.json").write_bytes(leave)  # as if an earlier version had left it
-    rounds.most_views = 9
+        (tmp_path / "votes.json").write_bytes(left)  # as if an earlier version had left it
+    rounds.most_views, rounds.config = 9, replace(rounds.config, round_views=round_views)
     predict_and_vote(rounds, tmp_path, Budget(None, 0.0), tasks)  # type: ignore[arg-type]
     kept = votes.votes_of(path)
     assert kept is not None
-    assert kept.views_most == (3 if own else 2)
+    assert kept.views_most == views

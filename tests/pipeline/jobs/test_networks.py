@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eval.vote import Ballot
-from pipeline.config import read_config
+from pipeline.config import PredictConfig, read_config
 from pipeline.data.dataset import TaskDataset, load_dataset
 from pipeline.data.sources import Selection
 from pipeline.jobs import networks
@@ -84,7 +84,7 @@ def test_two_networks_of_other_seeds_train_on_one_dataset_and_their_votes_are_po
     job = ArcJob(sources, Selection(), (), "drop", out, FurtherNetworks({further: child("")}))
     dataset = load_dataset(out / "dataset")
     assert isinstance(dataset, TaskDataset)
-    job.pool(Ballot("this leg"), job.select()[0], dataset, "count", NO_LIMIT)
+    job.pool(Ballot("this leg"), job.select()[0], dataset, PredictConfig(), NO_LIMIT)
     assert json.loads((out / "votes.json").read_text())["views_most"] == 9  # that submission rests on more views
 
 

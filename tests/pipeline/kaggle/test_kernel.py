@@ -43,7 +43,7 @@ def submit(color):
     attempts = {"attempt_1": [[color]], "attempt_2": [[color]]}
     answers = {}
     for source in option("--source"):
-        folder, split = source.removeprefix("kaggle:").rsplit(":", 1)
+        folder, split = source.partition("@")[0].removeprefix("kaggle:").rsplit(":", 1)
         tasks = json.loads(Path(folder, f"arc-agi_{split}_challenges.json").read_text())
         answers |= {task_id: [attempts] * len(task["test"]) for task_id, task in tasks.items()}
     (out / "submission.json").write_text(json.dumps(answers))
@@ -137,7 +137,7 @@ def test_a_hidden_run_publishes_the_predictions_and_writes_down_what_happened(
     assert [start["code"] for start in written["starts"]] == [0]
     (command,) = stage.commands
     assert [word for word in command if word.startswith("kaggle:")] == [
-        f"kaggle:{stage.data}:{split}" for split in ("test", "training", "evaluation")
+        f"kaggle:{stage.data}:{split}" for split in ("test@2", "training", "evaluation")
     ]
     assert "--resume" not in command
     shown = capsys.readouterr().out
@@ -146,6 +146,19 @@ def test_a_hidden_run_publishes_the_predictions_and_writes_down_what_happened(
     assert "last metrics: seconds 20, loss 1.5, exact 0.25" in shown
     assert "stages: train 1m05s, predict 2s; device: a chip" in shown
     assert (written["training"]["loss"], written["run"]["starts"]) == (1.5, 1)
+
+
+def test_tasks_of_further_datasets_are_trained_on_in_either_layout(stage: Stage) -> None:
+    inputs = stage.root / "input"
+    for folder in ("datasets/bob/made", "more"):
+        (inputs / folder / "tasks").mkdir(parents=True)
+    given = ("rearc:bob/made/tasks@0.5", "json:ann/more", "json:ann/none")
+    outcome = stage.play("good()", train_datasets=given, test_weight=1.5)
+    words = stage.commands[0]
+    named = {words[place + 1] for place, word in enumerate(words) if word == "--train-source"}
+    assert {f"rearc:{inputs}/datasets/bob/made/tasks@0.5", f"json:{inputs}/more"} < named
+    assert f"kaggle:{stage.data}:test@1.5" in words
+    assert outcome.plan.messages == ["no json:ann/none among the notebook's inputs; training does without these tasks"]
 
 
 def test_a_commit_run_scores_evaluation_tasks_and_submits_the_mounted_tests_alone(

@@ -24,9 +24,10 @@ from pipeline.models.reasoner import Reasoner, Update, apply_blocks
 from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training.checkpoint import load_checkpoint
+from pipeline.training.metrics import read_metrics
 from pipeline.training.state import count_packs
 from pipeline.weights.files import load_weights
-from pipeline.weights.find import checkpoints
+from pipeline.weights.find import checkpoint_name, checkpoints
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import (
     ROOT,
@@ -223,6 +224,36 @@ def test_task_memory_may_be_trained_alone_at_first(tmp_path: Path, kind: str) ->
     early, late = ({name for name in one if not torch.equal(one[name], other[name])} for one, other in pairwise(found))
     assert early == {"memory.rows"}
     assert early < late
+
+    longer = ("train.steps=16", "train.checkpoint_steps=5", *settings[2:], "optimizer.memory_first=0.5")
+    trainer = make_trainer(tiny_config(*longer), tmp_path)  # a quarter of a longer run is over: what was trained then goes on
+    assert load_checkpoint(trainer.state)
+    trainer.fit(NO_LIMIT)
+    before, after = (load_weights(tmp_path / "checkpoints" / checkpoint_name(step)).tensors for step in (4, 5))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == late
+
+
+def test_what_comes_before_the_first_step_is_no_part_of_the_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config("train.steps=0", "train.log_steps=1", "optimizer.warmup_steps=1000", "train.checkpoint_seconds=0")
+    trainer = make_trainer(config, tmp_path)
+    step, set_up = trainer._step, trainer._set_up
+
+    def three_steps(done: float) -> None:
+        if trainer.state.progress.step == 3:
+            raise FloatingPointError
+        step(done)
+
+    def slowly(budget: Budget) -> None:
+        set_up(budget)
+        time.sleep(2.0)
+
+    monkeypatch.setattr(trainer, "_step", three_steps)
+    monkeypatch.setattr(trainer, "_set_up", slowly)
+    with pytest.raises(FloatingPointError):
+        trainer.fit(Budget.lasting(30.0))
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert lines[0]["seconds"] > 2.0
+    assert lines[1]["rate_factor"] < 0.9
 
 
 class Flat(Reasoner):
