@@ -33,6 +33,7 @@ from pipeline.training.checkpoint import CheckpointFailed
 from pipeline.training.state import count_packs, trainable
 from pipeline.training.trainer import set_up_trainer
 from pipeline.weights.files import Weights, load_start, make_started_network, newest_weights
+from pipeline.weights.find import CHECKPOINTS
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def run(
     finally:  # a run that is interrupted has spent the time too
         stopwatch.lap("train", **({} if predicting else {"fallbacks": tuple(dict.fromkeys(fallbacks))}))
     free_cache(accelerator.device)
-    weights = newest_weights(out / "checkpoints")
+    weights = newest_weights(out / CHECKPOINTS)
     if weights is None:
         logger.error("there is no checkpoint to predict with; the result stays as it is")
     elif accelerator.is_main_process:

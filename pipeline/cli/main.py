@@ -18,6 +18,7 @@ from pipeline.cli.show import add_debug, add_report, add_show
 from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, job_of
 from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_doctor, add_export, add_import_checkpoint
 from pipeline.config import CONFIG_FILE
+from pipeline.inference.facts import CANDIDATES
 from pipeline.jobs.networks import NETWORKS_FOLDER
 from pipeline.jobs.run_record import leave_record
 from pipeline.system.folder_lock import FolderLock
@@ -27,7 +28,7 @@ from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import start_watchdog
 from pipeline.training.metrics import METRICS_FILE
 from pipeline.training.trackers import SENT_FILE, tracked
-from pipeline.weights.find import find_weights, newest_checkpoint
+from pipeline.weights.find import CHECKPOINTS, find_weights, newest_checkpoint
 
 _FIRST_STEPS = f"""\
 first steps:
@@ -127,9 +128,9 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
             find_weights(arguments.weights)
         out, leave_fallback = arguments.out, job_of(arguments, "drop").fallback()
         with FolderLock(out) as lock:
-            if not arguments.resume and any((out / name).exists() for name in (CONFIG_FILE, "checkpoints", NETWORKS_FOLDER)):
+            if not arguments.resume and any((out / name).exists() for name in (CONFIG_FILE, CHECKPOINTS, NETWORKS_FOLDER)):
                 raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
-            for folder in (out, out / "dataset", out / "candidates"):
+            for folder in (out, out / "dataset", out / CANDIDATES):
                 remove_unfinished(folder)
             leave_fallback(out, arguments.resume)
             leave_record(arguments)
@@ -138,7 +139,7 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
 
 def _begin_training(out: Path) -> None:
     """Remove what an earlier training in `out` logged. Raises ValueError where it left checkpoints."""
-    if newest_checkpoint(out / "checkpoints"):
+    if newest_checkpoint(out):
         raise ValueError(f"{out} holds checkpoints already: continue with --resume, or choose another --out")
     for name in (METRICS_FILE, SENT_FILE):
         (out / name).unlink(missing_ok=True)

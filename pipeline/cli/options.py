@@ -147,7 +147,7 @@ def complete_settings(arguments: argparse.Namespace) -> None:
     out, is_run = arguments.out, arguments.command == "run"
     arguments.begun = arguments.resume and (out / CONFIG_FILE).is_file()
     if not is_run:
-        arguments.begun = arguments.begun and newest_checkpoint(out / "checkpoints") is not None
+        arguments.begun = arguments.begun and newest_checkpoint(out) is not None
     record = record_if_usable(out) if is_run and arguments.resume else None
     if record:
         if not arguments.begun:

@@ -17,6 +17,7 @@ from eval.vote import Ballot
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Pack
 from pipeline.inference.drafts import DRAFTS_FILE
+from pipeline.inference.facts import round_files
 from pipeline.system.progress_bar import watch
 from pipeline.tensor_files import read_tensors, write_tensors
 
@@ -168,7 +169,7 @@ def tally(folders: Sequence[Path], dataset: TaskDataset) -> Ballot:
     """Return the votes in `folders`, pooled if of several checkpoints. Raises FileNotFoundError or ValueError with the path."""
     ballot = Ballot()
     for folder in folders:
-        paths = sorted(folder.glob("round-*.safetensors")) if folder.is_dir() else []
+        paths = round_files(folder)
         if not paths:
             raise FileNotFoundError(f"{folder}: no candidates here (round-*.safetensors)")
         for path in watch(paths, f"counting the votes of {folder}", unit="rounds"):
@@ -181,7 +182,7 @@ def tally(folders: Sequence[Path], dataset: TaskDataset) -> Ballot:
 
 def clear_candidates(folder: Path) -> None:
     """Remove the candidates of an earlier prediction from `folder`, and its drafts."""
-    for path in folder.glob("round-*.safetensors"):
+    for path in round_files(folder):
         path.unlink()
     folder.with_name(DRAFTS_FILE).unlink(missing_ok=True)
 

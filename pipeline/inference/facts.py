@@ -23,6 +23,8 @@ from submission.format import FilledSubmission, fill_submission, write_submissio
 logger = logging.getLogger(__name__)
 
 VOTES_FILE, FACTS_FILE = "votes.json", "predictions.json"
+CANDIDATES = "candidates"
+"""The folder of the candidates of a run, a file for each round of predictions."""
 TOP = 5
 """Grids of a test input whose votes are kept; the first two are its attempts."""
 
@@ -55,6 +57,16 @@ class VoteFile(Basis):
     submission: str = ""
     """SHA-256, in hex, of the submission that was chosen; empty where that is not known."""
     tests: Mapping[TaskId, tuple[InputVotes, ...]] = field(default_factory=dict)
+
+
+def round_file(number: int) -> str:
+    """Return the name of the file of the candidates of a round."""
+    return f"round-{number:04d}.safetensors"
+
+
+def round_files(candidates: Path) -> list[Path]:
+    """Return the files of the rounds in a folder of candidates, in order; none where there is no folder."""
+    return sorted(candidates.glob("round-*.safetensors"))
 
 
 def votes_of(submission: Path) -> VoteFile | None:

@@ -33,7 +33,7 @@ from pipeline.inference.candidates import (
     write_candidates,
 )
 from pipeline.inference.drafts import DRAFTS_FILE, Drafts, join_drafts, write_drafts
-from pipeline.inference.facts import source_name, views_to_reach, write_attempts
+from pipeline.inference.facts import CANDIDATES, round_file, round_files, source_name, views_to_reach, write_attempts
 from pipeline.inference.forward import InferenceRunner
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
@@ -82,7 +82,7 @@ class Predictor:
         """Return the complete rounds that an earlier start of this prediction left in `folder`; remove the files of others."""
         kept: list[tuple[Candidates, Origin]] = []
         views = 0
-        for number, path in enumerate(sorted(folder.glob("round-*.safetensors")), start=1):
+        for number, path in enumerate(round_files(folder), start=1):
             try:
                 candidates, origin = read_candidates(path)
             except ValueError:
@@ -93,7 +93,7 @@ class Predictor:
                 break
             kept.append((candidates, origin))
             views = origin.views
-        for path in sorted(folder.glob("round-*.safetensors"))[len(kept) :]:
+        for path in round_files(folder)[len(kept) :]:
             path.unlink()
         return kept
 
@@ -167,7 +167,7 @@ class Predictor:
                 every = self.dataset.test_names()
                 names = [every[test] for test in drafts.test.tolist()]
                 write_drafts(folder.with_name(DRAFTS_FILE), drafts, names, "cycle" if self.config.segments == 1 else "segment")
-            write_candidates(folder / f"round-{origin.number:04d}.safetensors", candidates, origin)
+            write_candidates(folder / round_file(origin.number), candidates, origin)
         except OSError as error:  # the votes have them all the same; a resumed run predicts this round again
             logger.warning("the candidates of a round are not kept: %s", error)
 
@@ -193,7 +193,7 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
     this; only the main one counts votes and writes files. Raises OSError at the end when the last submission could not be
     written.
     """
-    folder, ballot = out / "candidates", Ballot(predictor.source)
+    folder, ballot = out / CANDIDATES, Ballot(predictor.source)
     if not predictor.accelerator.is_main_process:
         for _ in predictor.rounds(folder, budget):
             pass

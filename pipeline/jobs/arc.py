@@ -20,7 +20,7 @@ from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection, load_in_time, load_source
-from pipeline.inference.facts import VOTES_FILE, basis_of, views_to_reach
+from pipeline.inference.facts import CANDIDATES, VOTES_FILE, basis_of, views_to_reach
 from pipeline.jobs.networks import FurtherNetworks, voting_folders
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.run_record import record_if_usable
@@ -130,7 +130,7 @@ class ArcJob:
         from pipeline.inference.facts import write_attempts  # noqa: PLC0415
 
         voting = voting_folders(self.out, *self.networks.wait(budget))
-        if set(voting) <= {self.out / "candidates"}:
+        if set(voting) <= {self.out / CANDIDATES}:
             return ballot
         path = self.out / "submission.json"
         try:

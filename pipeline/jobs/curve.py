@@ -16,7 +16,7 @@ from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.device import compute_dtype, cuda_is_used, precision_here
 from pipeline.jobs.weights_score import score_on_puzzles, score_on_tasks
 from pipeline.weights.files import Weights, load_weights
-from pipeline.weights.find import checkpoints
+from pipeline.weights.find import CHECKPOINTS, checkpoints
 
 
 def measure_curves(
@@ -32,7 +32,7 @@ def measure_curves(
     computed_in = cache(lambda precision: compute_dtype(precision_here(precision), cuda_is_used()))  # "auto" is measured
     for run in runs:
         dataset = load_dataset(run / "dataset")
-        found = checkpoints(run / "checkpoints")
+        found = checkpoints(run / CHECKPOINTS)
         if not found:
             raise FileNotFoundError(f"{run}: no checkpoints (train.checkpoints_kept says how many a run keeps)")
         if isinstance(dataset, PuzzleDataset):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eval.formatting import format_duration, plural
+from pipeline.inference.facts import CANDIDATES, round_files
 from pipeline.system.launch import program_environment
 from pipeline.system.processors import find_gpus, threads_each
 from pipeline.system.time_limit import Budget
@@ -110,8 +111,8 @@ def further_networks(
 
 def voting_folders(*folders: Path) -> list[Path]:
     """Return the folders of the candidates of runs, of those that have some."""
-    found = [folder / "candidates" for folder in folders]
-    return [folder for folder in found if any(folder.glob("round-*.safetensors"))]
+    found = [folder / CANDIDATES for folder in folders]
+    return [folder for folder in found if round_files(folder)]
 
 
 def end_with_run() -> None:

@@ -16,6 +16,7 @@ from eval.files import replace_file
 from eval.formatting import MOST_SECONDS, show_value
 from pipeline.config import CONFIG_FILE, read_config, resumed
 from pipeline.data.sources import Selection
+from pipeline.weights.find import newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def leave_record(arguments: argparse.Namespace) -> None:
         _write(arguments.out, given)
         return
     if stored.is_file():
-        if given.weights and not any((arguments.out / "checkpoints").glob("step-*")):
+        if given.weights and not newest_checkpoint(arguments.out):
             earlier = replace(earlier, weights=given.weights)  # nothing has begun with others
         for name in ("preset", "seed", "train_sources", "weights"):
             kept, other = (_shown(getattr(record, name)) for record in (earlier, given))

@@ -101,6 +101,6 @@ def split_time(
         "%s left: %s for training, %.2f s a step; %s for prediction, %.2f s a view of every test input",
         format_duration(left), format_duration(training), step, format_duration(predicting), view,
     )  # fmt: skip
-    if newest_checkpoint(out / "checkpoints") is None:
+    if newest_checkpoint(out) is None:
         config = fit_packs(config, step, training)
     return config, training

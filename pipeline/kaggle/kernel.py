@@ -20,9 +20,9 @@ from eval.files import replace_file
 from eval.formatting import format_duration
 from pipeline.array_files import damage_of
 from pipeline.data.sources import load_source
+from pipeline.inference.facts import CANDIDATES, VOTES_FILE, round_files
 from pipeline.kaggle.outcome import Outcome
 from pipeline.kaggle.plan import (
-    VOTES,
     Plan,
     commit_sources,
     find_data,
@@ -36,6 +36,7 @@ from pipeline.kaggle.plan import (
 )
 from pipeline.kaggle.starts import EndedStart, Log, Setup, Start, next_setup
 from pipeline.system.processors import find_gpus
+from pipeline.weights.find import CHECKPOINTS, checkpoints
 from submission.format import check_submission, fallback_submission, read_submission, write_submission
 from submission.settings import ACCELERATORS, KaggleSettings
 
@@ -231,12 +232,12 @@ def _run_until_over(plan: Plan, starts: list[EndedStart]) -> None:
 
 def _traces(folder: Path) -> set[str]:
     """Return the names of the checkpoints and prediction rounds in a run directory."""
-    return {path.name for kind in ("checkpoints/step-*", "candidates/round-*") for path in folder.glob(kind)}
+    return {path.name for path in (*checkpoints(folder / CHECKPOINTS), *round_files(folder / CANDIDATES))}
 
 
 def _has_predictions(folder: Path) -> bool:
     """Return whether a run has predictions: votes, or their candidates where the votes were not kept."""
-    return (folder / VOTES).is_file() or any(folder.glob("candidates/round-*"))
+    return (folder / VOTES_FILE).is_file() or bool(round_files(folder / CANDIDATES))
 
 
 def _watch(plan: Plan, start: Start, folder: Path, silent: float) -> int | None:

@@ -13,8 +13,9 @@ from eval.files import read_object
 from eval.formatting import format_duration
 from eval.provenance import Basis
 from pipeline.data.sources import load_source
+from pipeline.inference.facts import VOTES_FILE
 from pipeline.jobs.run_record import record_if_usable
-from pipeline.kaggle.plan import EVALUATION, VOTES, Plan
+from pipeline.kaggle.plan import EVALUATION, Plan
 from pipeline.kaggle.starts import BAD_INPUT, EndedStart
 from pipeline.training.metrics import METRICS_FILE, read_metrics
 from submission.format import read_submission
@@ -35,7 +36,7 @@ class Outcome:
     def run(self) -> Path:
         """The run directory: the first with predictions."""
         scratch = self.plan.scratch
-        return next((path.parent for path in sorted(scratch.glob(f"run*/{VOTES}"))), scratch / "run")
+        return next((path.parent for path in sorted(scratch.glob(f"run*/{VOTES_FILE}"))), scratch / "run")
 
     @property
     def test_inputs(self) -> int:
@@ -44,7 +45,7 @@ class Outcome:
 
     def without_prediction(self) -> int | None:
         """Return how many test inputs of the mounted tests have only fallbacks; None when nothing was predicted."""
-        votes = _read_json(self.run / VOTES)
+        votes = _read_json(self.run / VOTES_FILE)
         if votes is None:
             return None
         own = {task.id for task in self.plan.tasks}
@@ -53,7 +54,7 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
         plan = self.plan
-        record, metrics, votes = record_if_usable(self.run), [], _read_json(self.run / VOTES) or {}
+        record, metrics, votes = record_if_usable(self.run), [], _read_json(self.run / VOTES_FILE) or {}
         with suppress(OSError, ValueError):
             metrics = read_metrics(self.run / METRICS_FILE)
         return {

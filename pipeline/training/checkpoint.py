@@ -28,7 +28,7 @@ from pipeline.training.carry import Carry
 from pipeline.training.metrics import METRICS_FILE, Progress, Totals, drop_lines_after
 from pipeline.training.state import TrainState
 from pipeline.weights.files import read_weights, save_weights
-from pipeline.weights.find import WEIGHTS, checkpoint_name, checkpoints
+from pipeline.weights.find import CHECKPOINTS, WEIGHTS, checkpoint_name, checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def save_checkpoint(state: TrainState) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             if state.accelerator.is_main_process:
                 with suppress(OSError):  # of a disk that cannot even remove
-                    removed = keep_newest(state.out / "checkpoints", 1)
+                    removed = keep_newest(state.out / CHECKPOINTS, 1)
             removed = from_main(state.accelerator, removed)
         if not removed:
             raise
@@ -133,7 +133,7 @@ def save_checkpoint(state: TrainState) -> None:
 
 def _write_checkpoint(state: TrainState) -> None:
     accelerator, step = state.accelerator, state.progress.step
-    temporary = state.out / "checkpoints" / f".{checkpoint_name(step)}"
+    temporary = state.out / CHECKPOINTS / f".{checkpoint_name(step)}"
     totals = state.summed_totals()
 
     def write_shared() -> None:
@@ -203,7 +203,7 @@ def load_checkpoint(state: TrainState) -> bool:
     Damaged ones are renamed. Raises ValueError where a checkpoint belongs to other data or another config.
     """
     accelerator = state.accelerator
-    folders = from_main(accelerator, checkpoints(state.out / "checkpoints"))
+    folders = from_main(accelerator, checkpoints(state.out / CHECKPOINTS))
     for folder in reversed(folders):
         problem = ""
         try:

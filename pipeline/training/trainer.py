@@ -73,7 +73,7 @@ class Trainer:
     def __init__(
         self, accelerator: Accelerator, dtype: torch.dtype, network: Network, dataset: Dataset, config: Config, out: Path
     ) -> None:
-        resumed = newest_checkpoint(out / "checkpoints") is not None
+        resumed = newest_checkpoint(out) is not None
         self.state = TrainState(accelerator, dtype, network, dataset, config, out, resumed)
         with warnings.catch_warnings():  # newer torch renames an option that older ones need
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
@@ -337,7 +337,7 @@ class Trainer:
         not take it: the last good checkpoint stays.
         """
         self._read_pending()
-        newest = newest_checkpoint(self.state.out / "checkpoints")
+        newest = newest_checkpoint(self.state.out)
         if newest and newest.name == checkpoint_name(self.state.progress.step):
             return
         if not self.state.weights_are_finite():

@@ -23,7 +23,7 @@ from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.models.network import Network, make_network
 from pipeline.tensor_files import Damaged, read_tensors, write_tensors
-from pipeline.weights.find import EXPORTED, FORMAT, WEIGHTS, checkpoints, find_weights, newest_checkpoint
+from pipeline.weights.find import CHECKPOINTS, EXPORTED, FORMAT, WEIGHTS, checkpoints, find_weights, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def load_weights(path: Path) -> Weights:
     path = find_weights(path)
     if path.is_file():
         return read_weights(path)
-    for folder in (path, path / "checkpoints"):
+    for folder in (path, path / CHECKPOINTS):
         if checkpoints(folder):
             weights = newest_weights(folder)
             if weights is None:
@@ -296,7 +296,7 @@ def load_start(path: Path | None, run: Path, resume: bool) -> Weights | None:
     try:
         return load_weights(path) if path else None
     except (FileNotFoundError, ValueError):
-        if resume and newest_checkpoint(run / "checkpoints"):  # which has what training began with
+        if resume and newest_checkpoint(run):  # which has what training began with
             return None
         raise
 

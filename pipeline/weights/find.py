@@ -12,6 +12,8 @@ from pipeline.config import Config
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
+CHECKPOINTS = "checkpoints"
+"""The folder of the checkpoints of a run."""
 SHIPPED = Path(__file__).parent
 """Weights that come with the program, a folder each; its name will do wherever weights are asked for."""
 FORMAT = "arc-trm-weights 1"
@@ -35,7 +37,7 @@ def find_weights(path: Path) -> Path:
         return path / WEIGHTS
     shipped = SHIPPED / path / WEIGHTS
     if path == Path(path.name) and shipped.is_file():
-        trained = path.is_file() or (path / "checkpoints").exists() or any(path.glob("step-*"))
+        trained = path.is_file() or (path / CHECKPOINTS).exists() or any(path.glob("step-*"))
         return path if trained else shipped
     if path.exists():
         return path
@@ -49,9 +51,9 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda entry: int(entry.name[5:]))
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the complete checkpoint with most steps in `folder`, or None."""
-    return next(reversed(checkpoints(folder)), None)
+def newest_checkpoint(run: Path) -> Path | None:
+    """Return the complete checkpoint with most steps of the run in the folder `run`, or None."""
+    return next(reversed(checkpoints(run / CHECKPOINTS)), None)
 
 
 def checkpoint_name(step: int) -> str:
@@ -69,7 +71,7 @@ def settings_of(path: Path) -> Config:
     if not path.is_dir():
         return _settings_in(path)
     problem: Exception = FileNotFoundError(f"{path}: no {WEIGHTS} and no checkpoint in this folder")
-    for checkpoint in reversed(checkpoints(path) or checkpoints(path / "checkpoints")):
+    for checkpoint in reversed(checkpoints(path) or checkpoints(path / CHECKPOINTS)):
         try:
             return _settings_in(checkpoint / WEIGHTS)
         except (FileNotFoundError, ValueError) as error:

@@ -170,7 +170,7 @@ def problem_with(out: Path, max_side: int | None = MAX_SIDE) -> str | None:
         return NO_SUBMISSION
     try:
         check_submission(out / "submission.json", tasks(max_side))
-        newest = newest_checkpoint(out / "checkpoints")
+        newest = newest_checkpoint(out)
         if newest:
             read_state(newest)
             for path in newest.glob("*.safetensors"):
@@ -211,7 +211,7 @@ def differences(one: Path, other: Path) -> list[str]:
         found.append(f"candidates: {rounds}")
     else:
         found += [name for name in rounds[0] if not _equal(*(run / "candidates" / name for run in (one, other)))]
-    last = [newest_checkpoint(run / "checkpoints") for run in (one, other)]
+    last = [newest_checkpoint(run) for run in (one, other)]
     files = [sorted(path.name for path in folder.glob("*.safetensors")) if folder else [] for folder in last]
     if files[0] != files[1] or not files[0] or last[0].name != last[1].name:  # type: ignore[union-attr]
         found.append(f"checkpoints: {last}")

@@ -94,7 +94,7 @@ def _after_interrupt(run: Tortured, code: int, outcome: Outcome) -> list[str]:
         return []
     outcome.ending_seconds.append(run.seconds - hits[0])
     problems = faults_of_end(run, code)
-    written, newest = _WRITTEN.search(run.output()), newest_checkpoint(run.out / "checkpoints")
+    written, newest = _WRITTEN.search(run.output()), newest_checkpoint(run.out)
     trained = [name for when, _, _, kind, name in run.events() if when < hits[0] and kind == "mkdir" and ".step-" in name]
     if trained and run.strikes()[0] in ("train", "checkpoint") and not written:
         problems.append(f"it reports no checkpoint: {run.output()[-500:]}")

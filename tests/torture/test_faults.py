@@ -206,7 +206,7 @@ def test_two_ranks_share_a_folder_lock_it_and_end_within_seconds_of_sigterm(
     assert run.process.returncode == 1
     assert "Traceback" not in output
     (step,) = re.findall(r"interrupted; the checkpoint of step (\d+) is written, --resume goes on from it", output)
-    newest = newest_checkpoint(out / "checkpoints")
+    newest = newest_checkpoint(out)
     assert newest is not None
     assert newest.name == f"step-{int(step):08d}"
     writers: dict[str, set[str]] = defaultdict(set)

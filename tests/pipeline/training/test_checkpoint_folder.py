@@ -9,7 +9,7 @@ import torch
 from pipeline.tensor_files import Damaged, write_tensors
 from pipeline.training import checkpoint as checkpoint_folder
 from pipeline.training.checkpoint import begin_checkpoint, finish_checkpoint, read_state, set_aside, write_state
-from pipeline.weights.find import checkpoints, newest_checkpoint
+from pipeline.weights.find import CHECKPOINTS, checkpoints, newest_checkpoint
 
 
 def make_checkpoint(folder: Path, step: int, kept: int = 9) -> Path:
@@ -23,28 +23,30 @@ def names(folder: Path) -> list[str]:
 
 
 def test_the_checkpoints_of_most_steps_are_kept_and_the_newest_is_the_last_of_them(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path / "none") is None
+    folder = tmp_path / CHECKPOINTS
+    assert newest_checkpoint(tmp_path) is None
     for step in (99_999_999, 123_456_789, 5):
-        make_checkpoint(tmp_path, step)
-    assert newest_checkpoint(tmp_path) == tmp_path / "step-123456789"
-    make_checkpoint(tmp_path, 6, kept=3)
-    assert names(tmp_path) == ["step-00000006", "step-123456789", "step-99999999"]
-    make_checkpoint(tmp_path, 200_000_000, kept=1)
-    assert names(tmp_path) == ["step-200000000"]
+        make_checkpoint(folder, step)
+    assert newest_checkpoint(tmp_path) == folder / "step-123456789"
+    make_checkpoint(folder, 6, kept=3)
+    assert names(folder) == ["step-00000006", "step-123456789", "step-99999999"]
+    make_checkpoint(folder, 200_000_000, kept=1)
+    assert names(folder) == ["step-200000000"]
 
 
 def test_an_unfinished_checkpoint_is_hidden_and_begun_anew(tmp_path: Path) -> None:
-    begin_checkpoint(tmp_path, 2)
+    folder = tmp_path / CHECKPOINTS
+    begin_checkpoint(folder, 2)
     assert newest_checkpoint(tmp_path) is None
-    make_checkpoint(tmp_path, 4)
-    assert names(tmp_path) == ["step-00000004"]  # what another save left unfinished is gone
-    unfinished = begin_checkpoint(tmp_path, 8)
+    make_checkpoint(folder, 4)
+    assert names(folder) == ["step-00000004"]  # what another save left unfinished is gone
+    unfinished = begin_checkpoint(folder, 8)
     (unfinished / "weights.safetensors").write_text("half")
-    assert newest_checkpoint(tmp_path) == tmp_path / "step-00000004"
-    again = begin_checkpoint(tmp_path, 8)
+    assert newest_checkpoint(tmp_path) == folder / "step-00000004"
+    again = begin_checkpoint(folder, 8)
     assert names(again) == []
-    assert finish_checkpoint(again, kept=1) == tmp_path / "step-00000008"
-    assert names(tmp_path) == ["step-00000008"]
+    assert finish_checkpoint(again, kept=1) == folder / "step-00000008"
+    assert names(folder) == ["step-00000008"]
 
 
 def test_a_checkpoint_of_the_same_step_replaces_the_first(tmp_path: Path) -> None:
