@@ -77,12 +77,13 @@ class OptimizerConfig:
     beta2: float = 0.95
     warmup_steps: int = 2000
     decay_from: float = 1.0
-    """Fraction of the run (of its steps, or of its time) after which the rate decays; 1 keeps it constant."""
+    """Fraction of the run (of its steps, or of its time without compiling) after which the rate decays; 1: it is constant."""
     decay: Literal["linear", "cosine"] = "linear"
     final_rate: float = 0.0
     """Fraction of the rate at the end of the decay."""
     memory_first: float = 0.0
-    """Fraction of the run at its beginning in which only the task memory is trained: of new tasks, with weights of others."""
+    """Fraction of the run at its beginning in which only the task memory is trained: of new tasks, with weights of others. A
+    further leg, which makes the run longer, does not begin with it again."""
     ema: float = 0.999
     """Decay of the moving average of weights and task memory, which predictions use; 0 turns it off."""
     ema_start: int = 0
@@ -129,7 +130,8 @@ class TrainConfig:
     segments: int = 16
     """Maximum number of supervision segments per sequence; 1 replaces every sequence after every step."""
     depth: Literal["full", "thirds"] = "full"
-    """thirds: a segment has a third of its H and L cycles, rounded up, until 30% of the run are done, two thirds until 60%."""
+    """thirds: a segment has a third of its H and L cycles, rounded up, until 30% of the run are done, two thirds until 60%;
+    also after a further leg has made the run longer, no fewer than before."""
     exploration: float = 0.1
     """Fraction of sequences that may not halt before a random number of segments, drawn anew at each segment."""
     halting: Literal["learned", "q-learning", "off"] = "learned"

@@ -1,6 +1,5 @@
 """The settings of a Kaggle entry: one small TOML file with comments, read by every `kaggle` command."""
 
-import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ ACCELERATORS = {
 SPLITS = ("training", "evaluation")
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SOURCE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9-]+")
-_TRAIN_SOURCE = re.compile(r"[a-z-]+:([A-Za-z0-9_-]+/[A-Za-z0-9-]+)(/[^@]+)?(@[0-9.]+)?")
+_TRAIN_SOURCE = re.compile(r"(?:json|rearc):([A-Za-z0-9_-]+/[A-Za-z0-9-]+)(/[^@]+)?(@(?!0+(\.0+)?$)\d+(\.\d+)?)?")
 _TEMPLATE = """\
 # Settings of a Kaggle entry, for `python -m pipeline kaggle notebook | simulate | push | status | submit`.
 # Fill in the two empty ones; no token belongs here (kaggle reads it from ~/.kaggle/ or from the environment).
@@ -103,8 +102,8 @@ class KaggleSettings:
             ("weights_dataset", bool(source) and not _SOURCE.fullmatch(source), "expected OWNER/NAME"),
             ("accelerator", not self.accelerator.isalnum(), f"expected a machine shape such as {', '.join(ACCELERATORS)}"),
             ("train_splits", not set(self.train_splits) <= set(SPLITS), f"expected some of {', '.join(SPLITS)}"),
-            ("train_datasets", odd_dataset, "expected some of KIND:OWNER/NAME[/PATH][@W]"),
-            ("test_weight", not 0 < self.test_weight < math.inf, "expected a positive number"),
+            ("train_datasets", odd_dataset, "expected json: or rearc:OWNER/NAME[/PATH][@W]"),
+            ("test_weight", not 0.01 <= self.test_weight <= 100, "expected 0.01 to 100"),
             ("seed", self.seed < 0, "expected at least 0"),
             ("commit_tasks", self.commit_tasks < 1, "expected at least 1"),
         ]

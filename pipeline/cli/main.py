@@ -12,7 +12,7 @@ from pathlib import Path
 
 from eval.files import remove_unfinished
 from pipeline.cli.kaggle import add_kaggle
-from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, budget_of, check_networks, complete_settings
+from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, budget_of, check_networks, complete_settings, config_of
 from pipeline.cli.scores import add_compare, add_curve, add_memory, add_record, add_score
 from pipeline.cli.show import add_debug, add_report, add_show
 from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, job_of
@@ -130,6 +130,8 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
         with FolderLock(out) as lock:
             if not arguments.resume and any((out / name).exists() for name in (CONFIG_FILE, CHECKPOINTS, NETWORKS_FOLDER)):
                 raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
+            if not arguments.begun:
+                config_of(arguments)  # what is refused leaves no record, by which a resumed run would go
             for folder in (out, out / "dataset", out / CANDIDATES):
                 remove_unfinished(folder)
             leave_fallback(out, arguments.resume)

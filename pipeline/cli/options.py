@@ -127,7 +127,7 @@ def config_of(arguments: argparse.Namespace, default: str = "") -> Config:
 
     Of several networks they are those of the first. Raises ValueError or FileNotFoundError where they are not usable.
     """
-    seed = getattr(arguments, "seed", 0) * getattr(arguments, "networks", 1)
+    seed = (getattr(arguments, "seed", 0) or 0) * getattr(arguments, "networks", 1)
     if arguments.weights and not arguments.preset:
         return override(for_another_run(settings_of(arguments.weights), seed), arguments.set)
     return override(preset(arguments.preset or default, seed), arguments.set)
@@ -151,19 +151,20 @@ def complete_settings(arguments: argparse.Namespace) -> None:
     record = record_if_usable(out) if is_run and arguments.resume else None
     if record:
         if not arguments.begun:
-            arguments.set = [*record.settings, *arguments.set]
+            arguments.set = [*(setting for setting in record.settings if setting not in arguments.set), *arguments.set]
         known: dict[str, object] = {"seed": record.seed, "networks": record.networks}
-        known |= {"preset": record.preset} if arguments.begun or not arguments.weights else {}
-        known |= {"weights": Path(record.weights)} if record.weights else {}
+        if arguments.begun or not arguments.weights:
+            known["preset"] = record.preset
+        if record.weights and (arguments.begun or arguments.preset in (None, record.preset)):
+            known["weights"] = Path(record.weights)
         for name, value in known.items():
             if value and getattr(arguments, name) is None:
                 setattr(arguments, name, value)
                 arguments.words = [*arguments.words, f"--{name}", str(value)]
     if not (arguments.preset or arguments.weights or arguments.begun):
         raise ValueError("--preset is required, unless --weights bring their settings")
-    for name, default in (("seed", 0), ("networks", 1)):
-        if getattr(arguments, name, default) is None:
-            setattr(arguments, name, default)
+    if is_run:
+        arguments.seed, arguments.networks = arguments.seed or 0, 1 if arguments.networks is None else arguments.networks
 
 
 def check_networks(arguments: argparse.Namespace) -> None:
@@ -174,7 +175,10 @@ def check_networks(arguments: argparse.Namespace) -> None:
     if count > 1 and are_puzzles(arguments):
         raise ValueError("--networks is for ARC tasks only")
     if count > 1 and (arguments.processes not in (None, 1) or "LOCAL_RANK" in os.environ):
-        raise ValueError("--networks starts a process for each network itself: no --processes, no accelerate launch")
+        raise ValueError(
+            f"--networks {count} starts a process for each network itself: no --processes, no accelerate launch "
+            "(--networks 1 goes on with the first network of a run)"
+        )
 
 
 def are_puzzles(arguments: argparse.Namespace) -> bool:

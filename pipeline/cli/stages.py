@@ -24,7 +24,7 @@ from pipeline.cli.options import (
     config_of,
     require_end,
 )
-from pipeline.config import CONFIG_FILE, BuildConfig, Config, Leakage, override, read_config, resumed
+from pipeline.config import CONFIG_FILE, BuildConfig, Config, Leakage, override, read_config, resumed, with_seed
 from pipeline.data.build import built_with
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
@@ -50,7 +50,8 @@ def add_run(commands: Any) -> None:
     parser.add_argument("--time-limit", metavar="DURATION", help=limit)
     parser.add_argument("--reserve", metavar="DURATION", help="kept free at the end (default: 1%% of the limit, 5s to 10m)")
     add_weights(parser)
-    parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
+    continued = "continue the run in DIR: with its preset, weights, seed, networks and settings, unless others are given"
+    parser.add_argument("--resume", action="store_true", help=continued)
     add_processes(parser)
     add_networks(parser)
     parser.add_argument("--no-report", action="store_true", help="leave out report.html; the command report makes it")
@@ -144,6 +145,8 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     if arguments.begun:
         stored = read_config(out / CONFIG_FILE)
         given = config_of(arguments) if arguments.preset else override(stored, arguments.set)
+        if arguments.seed is not None:
+            given = with_seed(given, arguments.seed)
         precision = stored.train.precision if given.train.precision == "auto" else given.train.precision
         config = override(given, [f"train.precision={precision}"])
     else:
@@ -204,8 +207,8 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
         config = override(config, [f"train.precision={precision_here(config.train.precision)}"])
     dataset = load_dataset(arguments.data)
     require_canvas(weights, dataset)  # before an earlier result is replaced
-    built = built_with(dataset)
-    if built and built.policy == "all" != config.build.policy:
+    built, own = built_with(dataset), config.memory.kind == "table" or weights.data_hash == dataset.data_hash
+    if built and built.policy == "all" and config.build.policy != "all" and not own:
         logger.warning(
             "the dataset permutes all colors; these weights were trained with build --policy %s", config.build.policy
         )

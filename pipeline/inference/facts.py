@@ -22,7 +22,7 @@ from submission.format import FilledSubmission, fill_submission, write_submissio
 
 logger = logging.getLogger(__name__)
 
-VOTES_FILE, FACTS_FILE = "votes.json", "predictions.json"
+VOTES_FILE, FACTS_FILE, SCORE_FILE = "votes.json", "predictions.json", "score.json"
 CANDIDATES = "candidates"
 """The folder of the candidates of a run, a file for each round of predictions."""
 TOP = 5
@@ -79,15 +79,16 @@ def votes_of(submission: Path) -> VoteFile | None:
 def views_to_reach(submission: Path, sources: Sequence[str], enough: int) -> int:
     """Return how many views a prediction by `sources` needs so as to replace the submission of an earlier one.
 
-    As many as that rests on; where that is of other networks, which were trained for less time, `enough` will do. 0 where there
-    is none, or it is not known what it rests on.
+    As many as that rests on; where that is of networks of fewer steps, `enough` will do. 0 where there is none, or it is not
+    known what it rests on.
     """
     votes = None
     with suppress(ValueError, OSError):  # damaged votes are written anew
         votes = votes_of(submission)
     if votes is None:
         return 0
-    return votes.views_most if set(sources) <= set(votes.sources) else min(votes.views_most, enough)
+    earlier, now = (max((NetworkName.parse(name).step or 0 for name in names), default=0) for names in (votes.sources, sources))
+    return min(votes.views_most, enough) if now > earlier else votes.views_most
 
 
 def digest_of(result: bytes) -> str:
@@ -108,7 +109,7 @@ def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: s
     """
     filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
     write_submission(path, filled.submission, tasks)
-    path.with_name("score.json").unlink(missing_ok=True)
+    path.with_name(SCORE_FILE).unlink(missing_ok=True)
     tests = {}
     for task in tasks:
         votes = []
@@ -153,7 +154,7 @@ def leave_predictions(path: Path, predictions: Sequence[PuzzlePrediction], sourc
     they rest on is unknown.
     """
     write_predictions(path, predictions)
-    path.with_name("score.json").unlink(missing_ok=True)
+    path.with_name(SCORE_FILE).unlink(missing_ok=True)
     predicted = [each.prediction is not None for each in predictions]
     audit, totals = dataset.manifest.get("audit"), dataset.manifest.get("totals")
     audited = None

@@ -20,7 +20,7 @@ from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection, load_in_time, load_source
-from pipeline.inference.facts import CANDIDATES, VOTES_FILE, basis_of, views_to_reach
+from pipeline.inference.facts import CANDIDATES, SCORE_FILE, VOTES_FILE, basis_of, views_to_reach
 from pipeline.jobs.networks import FurtherNetworks, voting_folders
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.run_record import record_if_usable
@@ -122,7 +122,7 @@ class ArcJob:
     ) -> Ballot:
         """Return `ballot` with the votes of further networks, and put what they choose together into the submission.
 
-        The submission of an earlier start stays where `views_to_reach` says so.
+        An earlier submission stays where `views_to_reach` says so.
         """
         if not self.networks.processes:
             return ballot
@@ -136,12 +136,14 @@ class ArcJob:
         try:
             pooled = tally(voting, dataset)
             needed = views_to_reach(path, pooled.sources, config.round_views)
-            if basis_of(pooled, tasks, dataset).views_most >= needed:
+            stays = basis_of(pooled, tasks, dataset).views_most < needed
+            if not stays:
                 write_attempts(path, pooled, tasks, config.ranking, dataset)
         except (ValueError, OSError) as error:
             logger.error("the votes of further networks do not count: %s", error)
             return ballot
-        logger.info("votes of %d networks are pooled", len(voting))
+        words = "; the earlier submission rests on more views and stays" if stays else ""
+        logger.info("votes of %d networks are pooled%s", len(voting), words)
         return pooled
 
     def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str, dataset: TaskDataset) -> None:
@@ -166,7 +168,7 @@ class ArcJob:
             logger.warning(
                 "the earlier submission stays, with its score: it rests on %d views, this prediction on fewer", basis.views_most
             )
-        path, found = self.out / "score.json", score.to_json()
+        path, found = self.out / SCORE_FILE, score.to_json()
         if not (stayed and path.exists() and read_object(path).get("rules") == found["rules"]):  # else it has its ranks
             write_json(path, found | origin)
 
@@ -189,7 +191,7 @@ def leave_submission(tasks: Sequence[Task], out: Path, resume: bool) -> None:
         submission = read_submission(path) if resume else None
     if submission is None:
         write_submission(path, fallback_submission(tasks), tasks)
-        for name in (VOTES_FILE, "score.json"):
+        for name in (VOTES_FILE, SCORE_FILE):
             (out / name).unlink(missing_ok=True)
     elif {name: len(tests) for name, tests in submission.items()} != {task.id: len(task.test) for task in tasks}:
         raise ValueError(f"{path}: a submission for other tasks than those of the sources; resume with the sources of the run")

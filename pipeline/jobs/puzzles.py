@@ -18,7 +18,7 @@ from pipeline.data.puzzles.build import build_puzzles
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.puzzles.sources import Puzzles, load_puzzles
 from pipeline.data.sources import load_in_time
-from pipeline.inference.facts import leave_predictions
+from pipeline.inference.facts import FACTS_FILE, SCORE_FILE, leave_predictions
 from pipeline.jobs.provenance import provenance_beside, scored_answers
 from pipeline.system.time_limit import Budget
 
@@ -109,17 +109,22 @@ class PuzzleJob:
             return
         score = score_puzzles(predictions, answers)
         provenance = replace(provenance_beside(path, PUZZLES), scored=scored_answers(answers, self.sources))
-        write_json(self.out / "score.json", score.to_json() | {"sources": [found.source], "provenance": provenance.to_json()})
+        write_json(self.out / SCORE_FILE, score.to_json() | {"sources": [found.source], "provenance": provenance.to_json()})
         print(format_puzzle_score(score, " + ".join(self.sources), str(path), provenance))
 
 
 def leave_questions(questions: Sequence[str], out: Path, resume: bool) -> None:
-    """Write `predictions.csv` without predictions, or keep it with `resume`. Raises ValueError if it is for other puzzles."""
+    """Write `predictions.csv` without predictions, or keep it with `resume`. Raises ValueError if it is for other puzzles.
+
+    Facts and score of predictions that are replaced are removed.
+    """
     path, predictions = out / "predictions.csv", None
     with suppress(ValueError, FileNotFoundError):
         predictions = read_predictions(path) if resume else None
     if predictions is None:
         write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
+        for name in (FACTS_FILE, SCORE_FILE):
+            (out / name).unlink(missing_ok=True)
     elif [prediction.question for prediction in predictions] != questions:
         raise ValueError(f"{path}: predictions for other puzzles than those of the sources; resume with the sources of the run")
 

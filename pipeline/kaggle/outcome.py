@@ -13,7 +13,7 @@ from eval.files import read_object
 from eval.formatting import format_duration
 from eval.provenance import Basis
 from pipeline.data.sources import load_source
-from pipeline.inference.facts import VOTES_FILE
+from pipeline.inference.facts import SCORE_FILE, VOTES_FILE
 from pipeline.jobs.run_record import record_if_usable
 from pipeline.kaggle.plan import EVALUATION, Plan
 from pipeline.kaggle.starts import BAD_INPUT, EndedStart
@@ -71,7 +71,7 @@ class Outcome:
             "starts": [asdict(each) for each in self.starts],
             "run": None if record is None else asdict(record),
             "training": metrics[-1] if metrics else None,
-            "score": _read_json(self.run / "score.json"),
+            "score": _read_json(self.run / SCORE_FILE),
             "basis": {field.name: votes[field.name] for field in fields(Basis) if field.name in votes},
             "seconds": round(self.seconds, 1),
             "time_limit": plan.limit,
@@ -120,7 +120,7 @@ class Outcome:
         print("\n".join(list(self.plan.log.tail)[-30:]))
         for message in self.plan.messages:
             print(f"warning: {message}")
-        if score := _read_json(self.run / "score.json"):
+        if score := _read_json(self.run / SCORE_FILE):
             print(f"score on {score.get('tasks')} evaluation tasks, pass@2:")
             for rule in score.get("rules", {}).values():
                 print(f"  {rule['name']}: {rule['pass_at_2']:.2%}")

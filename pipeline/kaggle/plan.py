@@ -20,7 +20,6 @@ AROUND_SECONDS = 5.0
 """The program gets this much less time than the notebook, for its launch and for the notebook's end."""
 TEST_FILE = "arc-agi_test_challenges.json"
 EVALUATION = "evaluation"
-"""The file that a run leaves beside a submission with predictions."""
 
 
 @dataclass

@@ -13,6 +13,7 @@ from eval.files import replace_file, write_json
 from eval.formatting import parse_duration
 from eval.provenance import NetworkName
 from pipeline.config import CONFIG_FILE, read_config, with_seed
+from pipeline.inference.facts import SCORE_FILE
 from pipeline.jobs.networks import NETWORKS_FOLDER
 from pipeline.jobs.run_record import RunRecord
 from pipeline.reports.run_folder import RunFolder
@@ -107,7 +108,7 @@ def _seedless(record: RunRecord) -> RunRecord:
 
 def _run(folder: RunFolder, record: RunRecord, about: About) -> Mapping[str, Any]:
     """Return what a record says of one run. Raises ValueError for a run without a score, or one that was told to cheat."""
-    audit, rules = folder.read_json("dataset/manifest.json").get("audit"), folder.read_json("score.json").get("rules")
+    audit, rules = folder.read_json("dataset/manifest.json").get("audit"), folder.read_json(SCORE_FILE).get("rules")
     metrics = read_metrics(folder.path / METRICS_FILE)
     step = NetworkName.parse(folder.votes.sources[0]).step if folder.votes else None
     if not isinstance(rules, dict) or not metrics or step is None:

@@ -20,6 +20,7 @@ from pipeline.config import CONFIG_FILE
 from pipeline.data.dataset import MANIFEST_FILE
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection
+from pipeline.inference.facts import SCORE_FILE
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.run_record import RunRecord
 from pipeline.reports.run_folder import RunFolder
@@ -57,12 +58,12 @@ def read_report(path: Path, specs: Sequence[str] = ()) -> Report:
 
 
 def _report_puzzles(folder: RunFolder, report: Report) -> Report:
-    score = folder.read_json("score.json")
+    score = folder.read_json(SCORE_FILE)
     provenance = replace(provenance_beside(folder.predictions_path, PUZZLES), scored=scored_in(score.get("provenance")))
     return replace(
         report,
         sources=report.sources or "puzzles",
-        rows=_puzzle_rows(score, show_path(folder.path / "score.json")),
+        rows=_puzzle_rows(score, show_path(folder.path / SCORE_FILE)),
         unknown="The answers of the puzzles are not known here.",
         facts=[*provenance.rows(), *_run_facts(folder, (), report.metrics)],
     )

@@ -21,7 +21,7 @@ from eval.vote import Ballot
 from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.sources import PUBLIC_SOURCES, Selection, Source, hold_out
 from pipeline.inference.drafts import DRAFTS_FILE, read_drafts
-from pipeline.inference.facts import VoteFile, votes_of
+from pipeline.inference.facts import SCORE_FILE, VoteFile, votes_of
 from pipeline.jobs.networks import NETWORKS_FOLDER, voting_folders
 from pipeline.jobs.run_record import RECORD_FILE, RunRecord
 from submission.format import PartialSubmission, read_partial_submission
@@ -153,7 +153,7 @@ class RunFolder:
     def reported_results(self, known: Sequence[KnownTask], notes: list[str]) -> list[TaskResult]:
         """Return the results of tasks with the votes and drafts that the run kept; adds to `notes` what could not be read."""
         counted = self.votes.tests if self.votes else {}
-        ranks = self.read_json("score.json").get("truth_ranks") if self.votes else None  # else they are of another submission
+        ranks = self.read_json(SCORE_FILE).get("truth_ranks") if self.votes else None  # else they are of another submission
         unit: DraftUnit = "segment"
         drafts: Mapping[TestId, Sequence[tuple[Tokens, float]]] = {}
         try:

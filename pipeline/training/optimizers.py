@@ -176,11 +176,14 @@ WARMUP_SHARE = 0.05
 """The warm-up ends with this share of the run, of its steps or of its time, where `warmup_steps` would take longer."""
 
 
-def rate_factor(config: OptimizerConfig, step: int, progress: float) -> float:
-    """Return the factor on all rates at `step` (from 0) with `progress` 0..1 of the run done: warm-up, flat, decay."""
+def rate_factor(config: OptimizerConfig, step: int, progress: float, reached: float = 0.0) -> float:
+    """Return the factor on all rates at `step` (from 0) with `progress` 0..1 of the run done: warm-up, flat, decay.
+
+    `reached` is the largest share that was done: a further leg, which makes the run longer, does not warm up again.
+    """
     warmup = 1.0
     if config.warmup_steps:
-        warmup = min(1.0, max((step + 1) / config.warmup_steps, progress / WARMUP_SHARE))
+        warmup = min(1.0, max((step + 1) / config.warmup_steps, max(progress, reached) / WARMUP_SHARE))
     if progress <= config.decay_from or config.decay_from == 1:
         return warmup
     left = max(0.0, 1 - progress) / (1 - config.decay_from)

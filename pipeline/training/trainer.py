@@ -144,12 +144,13 @@ class Trainer:
     def _agree(self, budget: Budget, step_seconds: float, due: bool, interrupted: bool) -> tuple[float, bool, bool, bool]:
         """Return what all processes do next: the share 0..1 of the run that is done, whether to stop, save, or end interrupted.
 
-        The clock of the main process decides, and an interrupt of any process.
+        What came before the first step is no part of that share. The clock of the main process decides, and an interrupt of any
+        process.
         """
         steps, left = self.state.config.train.steps, budget.remaining()
         spent = self.state.progress.seconds - self.state.progress.setup_seconds
         by_time = 0.0 if math.isinf(left) else spent / max(spent + left, 1e-9)
-        by_steps = self.state.progress.step / steps if steps else 0.0  # compiling is no part of either
+        by_steps = self.state.progress.step / steps if steps else 0.0
         stop = left < (1.5 if self.state.collectives.waits else 3.5) * step_seconds + self.save_seconds
         by_time, stop, due, interrupted = self.state.collectives.agree(by_time, stop, due, interrupted)
         return max(by_time, by_steps), stop, due, interrupted
@@ -174,7 +175,7 @@ class Trainer:
             self._read_pending()
 
         state.carries = computed.carries
-        factor = rate_factor(config.optimizer, step, done)
+        factor = rate_factor(config.optimizer, step, done, reached)
         state.optimizer.set_rates(factor, memory_only=reached < config.optimizer.memory_first)
         if config.optimizer.clip:
             accelerator.clip_grad_norm_(state.network.parameters(), config.optimizer.clip)
@@ -326,8 +327,9 @@ class Trainer:
         self._count_processor_time()
         totals, self.state.totals = self.state.summed_totals(), Totals()
         self.state.progress.processor_seconds += totals.processor_seconds
-        factor = rate_factor(self.state.config.optimizer, self.state.progress.step, done)
-        self.state.progress.last = metrics_line(totals, self.state.progress, seconds, factor)
+        progress = self.state.progress
+        factor = rate_factor(self.state.config.optimizer, progress.step, done, progress.reached)
+        progress.last = metrics_line(totals, progress, seconds, factor)
         writer.write(self.state.progress.last, done, left)
 
     def save(self) -> None:

@@ -340,7 +340,9 @@ def test_a_resumed_run_and_its_further_networks_know_what_it_began_with(tmp_path
     assert (completed["preset"], str(completed["weights"]), completed["seed"]) == ("demo", "start", 3)
     assert completed["networks"] == 4
     assert completed["set"] == ([] if begun else BEGUN["settings"]) + ["train.steps=4"]
-    assert complete(preset="fast")["preset"] == "fast"
+    assert complete(set=["model.layers=3"])["set"] == ["model.layers=3"]
+    other = complete(preset="fast")
+    assert (other["preset"], str(other["weights"])) == ("fast", "start" if begun else "None")
     assert complete(weights=Path("other"))["preset"] == ("demo" if begun else None)  # before it begins it may do without
     resume = False
     with pytest.raises(ValueError, match="--preset is required"):
@@ -459,6 +461,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
 ) -> None:
     assert run("run", *arguments, "--out", tmp_path / "out") == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("python -m pipeline run: ")]
+    assert not (tmp_path / "out" / "run.json").exists()  # or `--resume` would go by it
     assert len(lines) == 1
     assert message in lines[0]
 

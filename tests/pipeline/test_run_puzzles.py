@@ -308,7 +308,7 @@ def test_stages_with_the_same_seed_give_what_the_run_gives_and_training_is_conti
         ("--train-source sudoku:generated:side=9,count=1,clues=60", "of one kind and size"),
         ("--train-source sudoku:nowhere.csv", "nowhere.csv: no such file"),
         ("--weights nothing.safetensors", "nothing.safetensors: no such weights file or folder"),
-        ("--set train.steps=0", "a run needs an end: --time-limit, or --set train.steps=N"),
+        ("--set train.steps=0", "training needs an end: --time-limit, or --set train.steps=N"),
         ("--set build.size_exponent=0.5", "build.size_exponent is for ARC tasks only"),
     ],
 )
@@ -360,8 +360,10 @@ def test_a_run_is_not_resumed_for_other_puzzles(finished: Path, capsys: pytest.C
     assert "predictions for other puzzles than those of the sources" in one_error(capsys)
     assert (out / "predictions.csv").read_bytes() == before
     (out / "predictions.csv").unlink()
+    assert (out / "score.json").exists()
     assert run(*others) == 2
     assert "a dataset for other puzzles than those of the sources" in one_error(capsys)
+    assert not {"score.json", "predictions.json"} & {path.name for path in out.iterdir()}  # they were of what is gone
 
 
 def test_weights_do_not_predict_puzzles_of_another_size(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,6 +113,20 @@ def test_the_metadata_of_the_notebook_are_what_the_client_reads(tmp_path, projec
     assert not {"machine_shape", "docker_image", "docker_image_pinning_type"} & set(found)
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("train_datasets", (("re-arc:bob/made",), ("rearc:made",), ("rearc:bob/made@0",), ("rearc:bob/made@.5",))),
+        ("train_datasets", (("json:bob/made@0.0",), ("json:bob/made@1.2.3",), ("json:bob/ma_de",))),
+        ("test_weight", (0.0, 1e-5, 1e6, float("nan"))),
+    ],
+)
+def test_tasks_that_no_run_could_read_and_weights_beyond_reason_are_refused(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"^{name} = .*: expected "):
+            replace(SETTINGS, **{name: value})
+
+
 def test_a_folder_of_an_earlier_call_is_replaced_and_has_not_been_pushed(tmp_path, project):
     write_ready_folder(tmp_path / "entry", SETTINGS, project)
     (tmp_path / "entry/pushed.json").write_text("{}")

@@ -193,10 +193,11 @@ def test_a_submission_that_the_disk_does_not_take_is_tried_again_after_the_next_
 @pytest.mark.parametrize(
     ("earlier", "own", "round_views", "views"),
     [
-        ("step 1", True, 2, 3),
-        ("step 1", False, 2, 2),  # whose votes are of another submission
-        ("step 0", True, 2, 2),
-        ("step 0", True, 8, 3),
+        ("w, step 1", True, 2, 3),
+        ("w, step 1", False, 2, 2),  # whose votes are of another submission
+        ("w, step 0", True, 2, 2),
+        ("w, step 0", True, 8, 3),
+        ("w, step 7", True, 2, 3),
     ],
 )
 def test_a_submission_of_more_views_stays_unless_a_later_network_has_had_a_round_of_them(
@@ -211,7 +212,7 @@ def test_a_submission_of_more_views_stays_unless_a_later_network_has_had_a_round
         leave_submission(tasks, tmp_path, resume=False)
         assert not (tmp_path / "votes.json").exists()
         (tmp_path / "votes.json").write_bytes(left)  # as if an earlier version had left it
-    rounds.most_views, rounds.config = 9, replace(rounds.config, round_views=round_views)
+    rounds.most_views, rounds.config, rounds.source = 9, replace(rounds.config, round_views=round_views), "w, step 1"
     predict_and_vote(rounds, tmp_path, Budget(None, 0.0), tasks)  # type: ignore[arg-type]
     kept = votes.votes_of(path)
     assert kept is not None

@@ -145,6 +145,7 @@ def test_the_warmup_of_a_short_run_ends_with_a_twentieth_of_it() -> None:
     assert rate_factor(config, 0, 0.05) == rate_factor(config, 0, 0.4) == 1.0
     assert rate_factor(config, 1, 0.75) == pytest.approx(0.5)
     assert rate_factor(config, 499, 0.001) == pytest.approx(0.5)
+    assert rate_factor(config, 499, 0.001, reached=0.2) == 1.0  # a further leg, of a longer run
 
 
 def test_a_cosine_decays_slowly_at_both_ends() -> None:
@@ -212,6 +213,19 @@ def test_muon_works_on_a_matrix_and_the_transpose_of_another_together(dtype: tor
     assert few == many / 2  # two shapes, not four matrices
     for one, other in zip(together, apart, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6 if dtype == torch.float32 else 1e-3, rtol=0)
+
+
+def test_frozen_matrices_are_not_made_orthogonal_but_keep_their_momentum() -> None:
+    frozen, free = (torch.nn.Parameter(torch.ones(3, 4)) for _ in range(2))
+    optimizers = [Muon([matrix], rate) for matrix, rate in ((frozen, 0.0), (free, 0.1))]
+    for matrix, optimizer in zip((frozen, free), optimizers, strict=True):
+        matrix.grad = torch.arange(12.0).view(3, 4)
+        with Products() as products:
+            optimizer.step()
+        assert (products.count == 0) == (matrix is frozen)
+    assert torch.equal(frozen, torch.ones(3, 4)) and not torch.equal(free, frozen)
+    buffers = [optimizer.state[matrix]["momentum_buffer"] for matrix, optimizer in zip((frozen, free), optimizers, strict=True)]
+    assert torch.equal(*buffers)
 
 
 def test_muon_may_train_every_matrix_with_a_decay_and_a_momentum_of_its_own() -> None:
