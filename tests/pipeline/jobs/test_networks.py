@@ -199,7 +199,7 @@ def test_gpus_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     ("more", "message"),
     [
         (("--networks", "0"), "--networks must be at least 1, got 0"),
-        (("--networks", "2", "--processes", "2"), "--networks starts a process for each network itself"),
+        (("--networks", "2", "--processes", "2"), "--networks 2 starts a process for each network itself"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
