@@ -302,6 +302,11 @@ def for_another_run(config: Config, seed: int) -> Config:
     return with_seed(override(config, changes), seed)
 
 
+def last_of_each(settings: Iterable[str]) -> tuple[str, ...]:
+    """Return `settings` such as `train.steps=100` without those that a later one replaces."""
+    return tuple({setting.partition("=")[0].strip(): setting for setting in settings}.values())
+
+
 def override(config: Config, settings: Iterable[str]) -> Config:
     """Return `config` with settings such as `train.steps=100`. Raises ValueError, with the alternatives, for unknown ones."""
     changes: list[tuple[str, str, object]] = []

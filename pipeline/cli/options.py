@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.formatting import parse_duration
-from pipeline.config import CONFIG_FILE, Config, for_another_run, override
+from pipeline.config import CONFIG_FILE, Config, for_another_run, last_of_each, override
 from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source
 from pipeline.data.sources import SOURCES_HELP
 from pipeline.jobs.run_record import record_if_usable
@@ -151,7 +151,7 @@ def complete_settings(arguments: argparse.Namespace) -> None:
     record = record_if_usable(out) if is_run and arguments.resume else None
     if record:
         if not arguments.begun:
-            arguments.set = [*(setting for setting in record.settings if setting not in arguments.set), *arguments.set]
+            arguments.set = list(last_of_each((*record.settings, *arguments.set)))
         known: dict[str, object] = {"seed": record.seed, "networks": record.networks}
         if arguments.begun or not arguments.weights:
             known["preset"] = record.preset

@@ -14,7 +14,7 @@ import orjson
 from eval.decode import read_dataclass
 from eval.files import replace_file
 from eval.formatting import MOST_SECONDS, show_value
-from pipeline.config import CONFIG_FILE, read_config, resumed
+from pipeline.config import CONFIG_FILE, last_of_each, read_config, resumed
 from pipeline.data.sources import Selection
 from pipeline.weights.find import newest_checkpoint
 
@@ -99,7 +99,7 @@ def leave_record(arguments: argparse.Namespace) -> None:
                 logger.warning("%s %s: the run that is resumed has %s, and keeps that", name.replace("_", " "), other, kept)
         _, refused = resumed(read_config(stored), given.settings)
         taken = tuple(setting for setting in given.settings if setting not in refused)
-        settings = (*(setting for setting in earlier.settings if setting not in taken), *taken)
+        settings = last_of_each((*earlier.settings, *taken))
         now = ("networks", "time_limit", "reserve", "started")
         given = replace(earlier, settings=settings, **{name: getattr(given, name) for name in now})
     _write(arguments.out, replace(given, starts=earlier.starts + 1, device=earlier.device, seconds=earlier.seconds))
