@@ -21,7 +21,7 @@ _SOURCE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9-]+")
 _TRAIN_SOURCE = re.compile(r"(?:json|rearc):([A-Za-z0-9_-]+/[A-Za-z0-9-]+)(/[^@]+)?(@(?!0+(\.0+)?$)\d+(\.\d+)?)?")
 _TEMPLATE = """\
 # Settings of a Kaggle entry, for `python -m pipeline kaggle notebook | simulate | push | status | submit`.
-# Fill in the two empty ones; no token belongs here (kaggle reads it from ~/.kaggle/ or from the environment).
+# Fill in `user` and `competition`; no token belongs here (kaggle reads it from ~/.kaggle/ or from the environment).
 
 user = ""                        # your Kaggle user name, as in kaggle.com/USER
 competition = ""                 # the last part of the competition's address, as in kaggle.com/competitions/COMPETITION
@@ -30,26 +30,26 @@ notebook_title = "ARC TRM"       # the notebook's title; its address is made fro
 code_dataset = "arc-trm-code"    # the dataset that will hold this project's source: kaggle.com/datasets/USER/arc-trm-code
 weights = ""                     # what training starts from, with the settings that it comes with: "start" for the weights
                                  # that come with the program, or a file or run folder; empty: from scratch, with a preset
-weights_dataset = ""             # the same as a dataset on Kaggle, "OWNER/NAME"
+weights_dataset = ""             # or weights in a dataset on Kaggle, "OWNER/NAME"
 private = true                   # nobody else sees the notebook and the dataset
 
 accelerator = "NvidiaL4"         # NvidiaL4 (4 GPUs), NvidiaTeslaT4 (2), NvidiaL4X1, NvidiaRtxPro6000, NvidiaH100,
                                  # NvidiaTeslaA100 (one each), another of Kaggle's machine shapes, or none
 docker_image = ""                # pins the notebook's image, for example "gcr.io/kaggle-gpu-images/python@sha256:..."
 
-preset = "fast"                  # settings of network and training on GPUs, without weights (run --help lists them)
+preset = "fast"                  # settings on GPUs; not used with weights (run --help lists them)
 cpu_preset = "demo"              # the same where no GPU is found
 overrides = []                   # further settings, for example ["train.seed=1", "predict.views=512"]
 train_splits = ["training", "evaluation"]   # the competition's public tasks that the hidden run trains on as well
 train_datasets = []              # datasets on Kaggle with further tasks to train on, for example
                                  # ["rearc:OWNER/NAME@0.5", "json:OWNER/NAME/concept.json"]: whole, or a file or folder of it
-test_weight = 2.0                # in training, the tasks to be solved are drawn so many times as often as others
-seed = 0
+test_weight = 2.0                # how often a task to solve is drawn in training, relative to others
+seed = 0                         # of the first weights and of what is drawn
 
 time_limit = "12h"               # of the hidden run, counted from the notebook's first cell; Kaggle ends it at 12h
 reserve = "20m"                  # kept free at its end
 commit_tasks = 8                 # the commit run solves and scores so many public evaluation tasks
-commit_time_limit = "20m"        # in this time
+commit_time_limit = "20m"        # the time limit of that run
 """
 
 
