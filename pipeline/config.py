@@ -288,6 +288,12 @@ def resumed(config: Config, settings: Iterable[str]) -> tuple[Config, list[str]]
     return override(config, changes), refused
 
 
+def require_end(config: Config, seconds: float | None) -> None:
+    """Raise ValueError where nothing ends a training: neither steps nor `seconds`."""
+    if seconds is None and not config.train.steps:
+        raise ValueError("training needs an end: --time-limit, or --set train.steps=N")
+
+
 def with_seed(config: Config, seed: int) -> Config:
     """Return `config` with `seed` for training and building."""
     train, build = dataclasses.replace(config.train, seed=seed), dataclasses.replace(config.build, seed=seed)

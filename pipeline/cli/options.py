@@ -133,12 +133,6 @@ def config_of(arguments: argparse.Namespace, default: str = "") -> Config:
     return override(preset(arguments.preset or default, seed), arguments.set)
 
 
-def require_end(config: Config, budget: Budget) -> None:
-    """Raise ValueError where nothing ends a training."""
-    if budget.limit_seconds is None and not config.train.steps:
-        raise ValueError("training needs an end: --time-limit, or --set train.steps=N")
-
-
 def complete_settings(arguments: argparse.Namespace) -> None:
     """Fill in, for a run that is resumed, what it was begun with and the command leaves out; note whether it has `begun`.
 

@@ -22,9 +22,8 @@ from pipeline.cli.options import (
     are_puzzles,
     budget_of,
     config_of,
-    require_end,
 )
-from pipeline.config import CONFIG_FILE, BuildConfig, Config, Leakage, override, read_config, resumed, with_seed
+from pipeline.config import CONFIG_FILE, BuildConfig, Config, Leakage, override, read_config, require_end, resumed, with_seed
 from pipeline.data.build import built_with
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
@@ -74,7 +73,7 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
         weights = Path(record.weights) if record and record.weights else None
     for setting in record.settings if record else ():
         words += ["--set", setting]  # for a further network that has not begun
-    require_end(config, budget)
+    require_end(config, budget.limit_seconds)
     end_with_run()
     seeds = config.train.seed, config.build.seed
     with further_networks(arguments.networks, *seeds, words, arguments.out, budget) as networks:
@@ -151,7 +150,7 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
         config = override(given, [f"train.precision={precision}"])
     else:
         config = config_of(arguments)
-    require_end(config, budget)
+    require_end(config, budget.limit_seconds)
     dataset = load_dataset(arguments.data)
     config = fit_config(_as_built(config, dataset), dataset)
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from eval.files import write_json
-from pipeline.config import CONFIG_FILE, Config, TrainConfig
+from pipeline.config import CONFIG_FILE, Config, TrainConfig, require_end
 from pipeline.data.dataset import Dataset
 from pipeline.device import from_main, gather
 from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
@@ -103,8 +103,7 @@ class Trainer:
         or SIGTERM it ends after the step and its checkpoint, with KeyboardInterrupt.
         """
         state, train = self.state, self.state.config.train
-        if not train.steps and budget.limit_seconds is None:
-            raise ValueError("training needs an end: --time-limit, or --set train.steps=N")
+        require_end(state.config, budget.limit_seconds)
         state.collectives.begin()
         started, spent_before = time.monotonic(), state.progress.seconds
         last_checkpoint, logged = started, started
