@@ -1,7 +1,8 @@
 """Self-attention within every sequence of a pack, in the fastest way that the device offers.
 
-Three ways give the same up to rounding: PyTorch's fused attention for each canvas shape (anywhere), matrix products for classes
-of similar length (a CPU in bfloat16, or with compiled code), and one of two kernels for a whole pack (CUDA).
+Three ways give the same up to rounding: PyTorch's fused attention for each canvas shape (anywhere), classes of similar length
+together, by products where a gradient is needed (a CPU in bfloat16, or with compiled code), and one of two kernels for a whole
+pack (CUDA).
 """
 
 from typing import Any, cast
@@ -98,7 +99,7 @@ def attend(query_key: Tensor, value: Tensor, layout: Layout, way: Way) -> Tensor
 def choose_way(device: torch.device, dtype: torch.dtype, head_size: int) -> Way:
     """Return the fastest way for tensors of `dtype` on `device`.
 
-    On CPUs the fused attention does not use their bfloat16 instructions, products do, and they are what is compiled. On GPUs
+    On CPUs the gradient of the fused attention is slow in bfloat16; products are not, and they are what is compiled. On GPUs
     the first kernel for packs is taken that a trial shows to work; "packed" does not exist on GPUs before Ampere (T4), nor in
     float32.
     """

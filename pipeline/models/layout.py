@@ -20,9 +20,9 @@ from torch import Tensor
 
 Integers = npt.NDArray[np.int64]
 Way = Literal["fused", "products", "packed", "efficient"]
-"""Of attention. fused: `scaled_dot_product_attention`, shape by shape. products: two products and a softmax, for sequences of
-similar length together. packed: `torch.nn.attention.varlen`, all sequences at once. efficient: PyTorch's memory-efficient
-attention, which older GPUs and float32 have too, all sequences at once."""
+"""Of attention. fused: `scaled_dot_product_attention`, shape by shape. products: sequences of similar length together, by two
+products and a softmax where a gradient is needed. packed: `torch.nn.attention.varlen`, all sequences at once. efficient:
+PyTorch's memory-efficient attention, which older GPUs and float32 have too, all sequences at once."""
 PACKED: tuple[Way, ...] = ("packed", "efficient")
 """Ways that take a whole pack at once, the fastest first: nothing in them depends on the shapes of canvases."""
 

@@ -51,10 +51,11 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     device_limits._known.clear()
 
 
+@pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("way", ["fused", "products", *PACKED])
-def test_every_way_is_attention_within_each_sequence(packed: pytest.MonkeyPatch, way: attention.Way) -> None:
+def test_every_way_is_attention_within_each_sequence(packed: pytest.MonkeyPatch, way: attention.Way, gradient: bool) -> None:
     layout = several_shapes()
-    query_key, value = random_parts(layout)
+    query_key, value = (part.requires_grad_(gradient) for part in random_parts(layout))
     torch.testing.assert_close(attend(query_key, value, layout, way), by_hand(query_key, value, layout))
 
 
@@ -65,11 +66,12 @@ def test_the_gradient_of_the_products_is_right() -> None:
     assert torch.autograd.gradcheck(lambda query_key, value: attend(query_key, value, layout, "products"), parts)
 
 
-@pytest.mark.parametrize("way", ["fused", "products"])
-def test_products_are_as_exact_in_bfloat16_as_fused_attention(way: attention.Way) -> None:
+@pytest.mark.parametrize(("way", "gradient"), [("fused", False), ("products", False), ("products", True)])
+def test_products_are_as_exact_in_bfloat16_as_fused_attention(way: attention.Way, gradient: bool) -> None:
     layout = several_shapes()
     exact = attend(*random_parts(layout), layout, "fused")
-    error = attend(*random_parts(layout, torch.bfloat16), layout, way).double() - exact
+    parts = [part.requires_grad_(gradient) for part in random_parts(layout, torch.bfloat16)]
+    error = attend(*parts, layout, way).double() - exact
     assert error.norm() / exact.norm() < 0.008
 
 

@@ -17,7 +17,7 @@ from pipeline.models.compiled import compiled_on_cpu, enable_compiler, is_enable
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import _ConvolveGrids, convolve_rows
 from pipeline.models.layout import make_layout
-from pipeline.models.length_classes import _attend, classes_of
+from pipeline.models.length_classes import _attend, _attend_and_keep, classes_of
 from pipeline.models.reasoner import Block
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training import compilation
@@ -177,7 +177,9 @@ def test_operations_tell_a_compiler_what_they_return_and_their_gradients() -> No
     shapes = torch.tensor([[1, 2], [3, 3], [3, 3], [9, 8]])
     layout = make_layout(shapes, torch.zeros_like(shapes), 2)
     heads = torch.randn(layout.tokens, 6, 4, requires_grad=True)
-    torch.library.opcheck(_attend, (heads, list(classes_of(layout, 2)), True))
+    classes = list(classes_of(layout, 2))
+    torch.library.opcheck(_attend_and_keep, (heads, classes))
+    torch.library.opcheck(_attend, (heads.detach(), classes))
     x, weight = (torch.randn(rows, 6, requires_grad=True) for rows in (layout.tokens, 9))
     torch.library.opcheck(convolve_rows, (x, weight, *layout.neighbors(3)))
 

@@ -64,5 +64,5 @@ def test_a_pack_of_small_canvases_needs_two_products_and_not_two_for_each_length
     shapes = torch.cartesian_prod(torch.arange(1, 6), torch.arange(1, 6))
     layout = make_layout(shapes, torch.zeros_like(shapes), 1)
     with Products() as calls:
-        attend_by_classes(torch.randn(layout.tokens, 3 * HEADS, 8), layout)
+        attend_by_classes(torch.randn(layout.tokens, 3 * HEADS, 8, requires_grad=True), layout)
     assert calls.count == products
