@@ -14,6 +14,8 @@ import atexit  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
 
+from pipeline.system.allocator import start_with_allocator  # noqa: E402
+
 _ended_with: list[int] = []
 """The exit code, once there is one."""
 
@@ -29,6 +31,7 @@ def _leave() -> None:
 if __name__ == "__main__" or sys.argv[0].endswith("arc-trm"):
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` listens there is nothing to put in order
     atexit.register(_leave)  # handlers run in reverse order, so this one is the last
+    start_with_allocator()
 
 # OpenMP reads this when torch is loaded. Threads that spin for long while they wait lose time slices to whatever else runs.
 if "OMP_WAIT_POLICY" not in os.environ:

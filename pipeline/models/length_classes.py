@@ -131,9 +131,9 @@ def _mix(heads: Tensor, classes: LengthClasses) -> Tensor:
     rows = _spread(heads, classes)
     mixed, bias = torch.empty_like(rows[0]), classes.bias.to(rows.dtype)
     for part in classes.classes:
-        of_one_head = (x[:, None] for x in _of_class(rows, part))
+        query, key, value = (x[:, None] for x in _of_class(rows, part))  # (count, 1, length, S)
         mask = bias[part.rows].view(part.count, 1, 1, part.length) if part.padded else None
-        mixed[part.rows] = F.scaled_dot_product_attention(*of_one_head, attn_mask=mask).flatten(0, 2)
+        mixed[part.rows] = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).flatten(0, 2)
     return mixed.index_select(0, classes.collect_heads).view(len(heads), -1)
 
 
