@@ -19,6 +19,7 @@ from pipeline.data.packs import IGNORED, Pack
 from pipeline.models.batch import Batch, Views
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layout import Room, make_layout, to_device
+from pipeline.system.allocator import uses_tcmalloc
 
 logger = logging.getLogger(__name__)
 
@@ -168,4 +169,4 @@ def describe_device(accelerator: Accelerator) -> str:
     """Return in words how many processes compute, and on what."""
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return f"{accelerator.num_processes} x {name}"
+    return f"{accelerator.num_processes} x {name}{', tcmalloc' if uses_tcmalloc() else ''}"

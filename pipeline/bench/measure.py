@@ -133,7 +133,10 @@ def _least_seconds(work: Work, device: torch.device, repeats: int) -> float:
 
 
 def peak_bytes(work: Callable[..., object], *arguments: object) -> int:
-    """Return the peak memory of a fresh process that imports what `work`, a function of a module, needs and calls it."""
+    """Return the peak memory of a fresh process that imports what `work`, a function of a module, needs and calls it.
+
+    It has the allocator of the system.
+    """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_own_peak, work, arguments).result()
 

@@ -27,7 +27,7 @@ from pipeline.jobs.time_split import measure_speed
 from pipeline.models.attention import choose_way
 from pipeline.models.layers import choose_fused
 from pipeline.models.network import make_network
-from pipeline.system.allocator import PACKAGE, uses_tcmalloc
+from pipeline.system.allocator import PACKAGE, find_allocator, uses_tcmalloc
 from pipeline.training.compilation import grid_kernel
 from pipeline.training.memory_fit import CudaMemory
 from pipeline.training.state import checkpoint_bytes, trainable
@@ -66,7 +66,8 @@ def examine(config: Config, title: str, specs: Sequence[str], seconds: float, ou
     compilers = [name for name, there in (("Triton", find_spec("triton")), ("C++", shutil.which("c++"))) if there]
     yield "compilers", " and ".join(compilers) or "none, so nothing is compiled"
     if not cuda_is_used():
-        yield "allocator", "tcmalloc" if uses_tcmalloc() else f"the system's; training is faster with {PACKAGE} (apt install)"
+        advice = "tcmalloc is installed, but not used" if find_allocator() else f"apt install {PACKAGE} makes training faster"
+        yield "allocator", "tcmalloc" if uses_tcmalloc() else f"the system's; {advice}"
     yield "Kaggle token", "there" if known_tokens() else "none; only `kaggle push`, `status` and `submit` need one"
     yield from _examine_network(config, title, specs, seconds, out)
 

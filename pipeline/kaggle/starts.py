@@ -29,9 +29,10 @@ MARK = "ARC_KERNEL_START"
 _MEMORY_SIGNS = (
     "out of memory", "OutOfMemoryError", "MemoryError", "can't allocate memory", "Cannot allocate memory",
     "CUBLAS_STATUS_ALLOC_FAILED", "could not create a primitive", "could not create a memory",
+    "Out of memory trying to allocate",
 )  # fmt: skip
 """In the log of a program that ran out of memory: what pipeline.device_limits looks for in an error, without its torch, and
-without what PyTorch also says in mere warnings."""
+without what PyTorch also says in mere warnings; the last is what tcmalloc ends a process with."""
 _SURVIVED = ("out of memory; it is repeated", "out of memory: packs of")
 """What the program says of memory that ran out where it goes on."""
 _KILLED = "process was killed by SIGKILL"

@@ -76,7 +76,7 @@ def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[
 
 def command(record: RunRecord, out: str) -> str:
     """Return the command that starts a run like that of `record`."""
-    processes, _, device = record.device.partition(" x ")
+    processes, _, device = record.device.removesuffix(", tcmalloc").partition(" x ")
     several_gpus = device not in ("", "cpu") and processes != "1"
     words = ["accelerate", "launch", "--num_processes", processes] if several_gpus else ["python"]
     words += ["-m", "pipeline", "run"]

@@ -7,42 +7,61 @@ starts once more with it. Only the standard library is imported, since that come
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 PRELOAD = "LD_PRELOAD"
+AGAIN = "ARC_PIPELINE_STARTED_AGAIN"
+"""Environment variable of a program that has been started once more."""
 LIBRARIES = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4")
 PACKAGE = "libtcmalloc-minimal4"
 """Of Debian and Ubuntu."""
 NVIDIA = "/proc/driver/nvidia"
-"""There where tensors are in the memory of a GPU."""
+"""There with the driver of a GPU."""
 
 
 def start_with_allocator() -> None:
     """Start this program once more, with tcmalloc, where that is installed; go on where it has been started so.
 
-    It goes on as it is with a GPU, and where LD_PRELOAD is set, even to nothing.
+    It goes on as it is with a GPU, where LD_PRELOAD is set, even to nothing, and where something runs it, such as a debugger.
     """
-    chosen, found = os.environ.get(PRELOAD), find_allocator(os.environ)
-    if chosen is None and found:
+    if os.environ.pop(AGAIN, None) is not None:
+        os.environ.pop(PRELOAD, None)  # what this program starts, a browser for instance, is not to have it
+        return
+    library = None if PRELOAD in os.environ or has_gpu(os.environ) else find_allocator()
+    if library and is_command(sys.orig_argv):
         quiet = {"TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD": str(1 << 50)}  # else it reports whatever is over a gigabyte
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], quiet | os.environ | {PRELOAD: found})
-    if chosen and chosen == found:
-        del os.environ[PRELOAD]  # what this program starts, a browser for instance, is not to have it
+        environment = quiet | os.environ | {PRELOAD: library, AGAIN: "1"}
+        with suppress(OSError):
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
-def find_allocator(environment: Mapping[str, str]) -> str | None:
-    """Return the file of tcmalloc, of an environment of Python or conda or of the system; None without, or with a GPU."""
-    if sys.platform != "linux" or os.access(NVIDIA, os.F_OK):
+def find_allocator() -> str | None:
+    """Return the file of tcmalloc, of this Python's environment or of the system; None where there is none."""
+    if sys.platform != "linux":
         return None
-    prefixes = (sys.prefix, environment.get("CONDA_PREFIX", sys.prefix), "/usr/local")
-    folders = [f"{prefix}/lib" for prefix in prefixes] + [f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib64", "/usr/lib"]
-    files = (f"{folder}/{library}" for library in LIBRARIES for folder in folders)
-    return next((file for file in files if os.access(file, os.R_OK)), None)
+    folders = (f"{sys.prefix}/lib", f"{sys.base_prefix}/lib", "/usr/local/lib", f"/usr/lib/{os.uname().machine}-linux-gnu")
+    files = (f"{folder}/{library}" for library in LIBRARIES for folder in (*folders, "/usr/lib64", "/usr/lib"))
+    divided = set(" :")  # what divides the files of LD_PRELOAD
+    return next((file for file in files if os.access(file, os.R_OK) and not divided & set(file)), None)
+
+
+def has_gpu(environment: Mapping[str, str]) -> bool:
+    """Return whether tensors are likely to be in the memory of a GPU, found without torch."""
+    on_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    hidden = environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
+    return os.access(NVIDIA, os.F_OK) and not (on_cpu or hidden)
+
+
+def is_command(words: Sequence[str]) -> bool:
+    """Return whether the words that started Python are `python -m pipeline ...` or `arc-trm ...`, not those of a debugger."""
+    module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
+    return module == ["pipeline"] or any(word.endswith("arc-trm") for word in words[1:2])
 
 
 def uses_tcmalloc() -> bool:
     """Return whether this process allocates by tcmalloc."""
-    with suppress(OSError), open("/proc/self/maps", encoding="utf-8") as maps:  # noqa: PTH123 (as in `pipeline.__main__`)
-        return "libtcmalloc" in maps.read()
+    maps = "/proc/self/maps"
+    with suppress(OSError), open(maps, encoding="utf-8", errors="replace") as mapped:  # noqa: PTH123 (pathlib is slow)
+        return "libtcmalloc" in mapped.read()
     return False

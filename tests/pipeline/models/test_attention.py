@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline import device_limits
 from pipeline.device_limits import TOLERANCE
-from pipeline.models import attention
+from pipeline.models import attention, length_classes
 from pipeline.models.attention import attend, choose_way, packed_error
 from pipeline.models.layout import PACKED, Layout, make_layout
 from pipeline.models.length_classes import classes_of
@@ -59,6 +59,16 @@ def test_every_way_is_attention_within_each_sequence(packed: pytest.MonkeyPatch,
     torch.testing.assert_close(attend(query_key, value, layout, way), by_hand(query_key, value, layout))
 
 
+@pytest.mark.parametrize("gradient", [False, True])
+def test_every_class_of_lengths_has_its_own_rows(monkeypatch: pytest.MonkeyPatch, gradient: bool) -> None:
+    monkeypatch.setattr(length_classes, "CLASS_SCORES", 0)
+    monkeypatch.setattr(length_classes, "LENGTH_MULTIPLE", 5)
+    layout = several_shapes()
+    assert {part.padded for part in classes_of(layout, HEADS).classes} == {True, False}
+    query_key, value = (part.requires_grad_(gradient) for part in random_parts(layout))
+    torch.testing.assert_close(attend(query_key, value, layout, "products"), by_hand(query_key, value, layout))
+
+
 def test_the_gradient_of_the_products_is_right() -> None:
     layout = several_shapes()
     assert [part.padded for part in classes_of(layout, HEADS).classes] == [True]
@@ -70,8 +80,8 @@ def test_the_gradient_of_the_products_is_right() -> None:
 def test_products_are_as_exact_in_bfloat16_as_fused_attention(way: attention.Way, gradient: bool) -> None:
     layout = several_shapes()
     exact = attend(*random_parts(layout), layout, "fused")
-    parts = [part.requires_grad_(gradient) for part in random_parts(layout, torch.bfloat16)]
-    error = attend(*parts, layout, way).double() - exact
+    query_key, value = (part.requires_grad_(gradient) for part in random_parts(layout, torch.bfloat16))
+    error = attend(query_key, value, layout, way).double() - exact
     assert error.norm() / exact.norm() < 0.008
 
 

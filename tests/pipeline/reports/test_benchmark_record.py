@@ -92,7 +92,7 @@ def test_the_command_of_a_record_starts_the_same_run_again(runs: list[Path], tmp
         preset="demo",
         seed=3,
         time_limit="10m",
-        device="2 x cpu",
+        device="2 x cpu, tcmalloc",
         weights="w",
     )
     assert command(whole, "runs/x") == (
