@@ -30,8 +30,8 @@ DEMO = Config(
 #   --train-source rearc:RE_ARC.zip@0.5 --preset arc1-cpu --processes 2 --time-limit 2h --out runs/arc1-cpu
 # All of ARC-AGI-1 on two CPU cores with bfloat16, in legs: the same command with --resume goes on where it ended, with constant
 # rates; the last leg ends with falling ones (`--set optimizer.decay_from=0.8`, of the time of all legs). The demo's recipe,
-# wider and with four layers (docs/log.md, 2026-11-27). This command: not yet measured. 5.1 hours, of which 1.6 made the weights
-# `start` that the others began with: 14.6% pass@2 (commands: records/2026-11-27-arc1-cpu).
+# wider and with four layers (docs/log.md, 2026-11-27). This command: not yet measured. 7.1 hours, of which 1.6 made the weights
+# `start` that the others began with: 17.8% pass@2 (commands: records/2026-11-28-arc1-cpu).
 ARC1_CPU = replace(
     DEMO,
     build=replace(DEMO.build, size_exponent=1.0),
