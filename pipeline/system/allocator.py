@@ -6,6 +6,7 @@ starts once more with it. Only the standard library is imported, since that come
 """
 
 import os
+import resource
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,13 +24,15 @@ NVIDIA = "/proc/driver/nvidia"
 def start_with_allocator() -> None:
     """Start this program once more, with tcmalloc, where that is installed; go on where it has been started so.
 
-    It goes on as it is with a GPU, where LD_PRELOAD is set, even to nothing, and where something runs it, such as a debugger.
+    It goes on as it is with a GPU, with limited address space, where LD_PRELOAD is set, even to nothing, and where something
+    runs it, such as a debugger.
     """
     if os.environ.pop(AGAIN, None) is not None:
         os.environ.pop(PRELOAD, None)  # what this program starts, a browser for instance, is not to have it
         return
-    library = None if PRELOAD in os.environ or has_gpu(os.environ) else find_allocator()
-    if library and is_command(sys.orig_argv):
+    library = find_allocator()
+    kept = PRELOAD in os.environ or has_gpu(os.environ) or has_limit()
+    if library and not kept and is_command(sys.orig_argv):
         quiet = {"TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD": str(1 << 50)}  # else it reports whatever is over a gigabyte
         environment = quiet | os.environ | {PRELOAD: library, AGAIN: "1"}
         with suppress(OSError):
@@ -51,6 +54,11 @@ def has_gpu(environment: Mapping[str, str]) -> bool:
     on_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
     hidden = environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
     return os.access(NVIDIA, os.F_OK) and not (on_cpu or hidden)
+
+
+def has_limit() -> bool:
+    """Return whether the address space is limited (`ulimit -v`): with tcmalloc the program may crash where that is used up."""
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def is_command(words: Sequence[str]) -> bool:

@@ -36,7 +36,7 @@ STEPS, CHECKPOINT_STEPS = 62, 5
 SETTINGS = (
     *(f"train.steps={STEPS}", f"train.checkpoint_steps={CHECKPOINT_STEPS}", "train.checkpoint_seconds=0", "train.packs=2"),
     *("train.pack_tokens=160", "train.segments=4", "train.log_steps=2", "train.precision=float32", "build.augmentations=50"),
-    *("model.hidden_size=64", "predict.views=6", "predict.round_views=2", "predict.segments=2"),
+    *("model.hidden_size=64", "model.heads=4", "predict.views=6", "predict.round_views=2", "predict.segments=2"),
 )
 VARIANTS = {"one process": (), "two processes": ("--processes", "2")}
 MARK = "ARC_TORTURED"
@@ -133,6 +133,8 @@ def start(
     if plan:
         inside = {**asdict(plan), "folder": str(out.resolve()), "log": str(log), "parent": os.getpid()}
         variables |= {"ARC_TORTURE": json.dumps(inside), "PYTHONPATH": f"{Path(__file__).parent / 'inside'}:{ROOT}"}
+        if plan.room:
+            variables["LD_PRELOAD"] = ""  # as the program has it where memory is limited from its start
     command = [*wrapper, sys.executable, "-m", "pipeline", *map(str, arguments), "--out", str(out)]
     with output_file.open("wb") as file:
         started = time.monotonic()

@@ -12,7 +12,7 @@ from tests.torture.demo import SETTINGS, Plan, faults_of_end, run_arguments, sta
 ROOM_MB = (40, 60, 80, 100, 120, 140, 160, 200, 250, 300, 400, 600)
 """Address space beyond what the run uses at that moment."""
 PACK_TOKENS = 20_000
-_REPEATED = re.compile(r"it is repeated with (\d+) pieces")
+_REPEATED = re.compile(r"it is repeated with (\d+) micro-batches")
 _HALVED = re.compile(r"out of memory: packs of \d+ tokens from now on")
 
 
@@ -41,7 +41,7 @@ def squeeze(folder: Path, room_mb: int) -> Squeezed:
     found.halved = len(_HALVED.findall(run.output()))
     found.problems = faults_of_end(run, found.code)
     if found.code == 1:
-        found.message = next((line for line in reversed(run.output().splitlines()) if "memory" in line), "")
+        found.message = next((line for line in reversed(run.output().splitlines()) if "out of memory" in line), "")
         if not found.message:
             found.problems.append(f"it does not report that memory is short: {run.output()[-1500:]}")
     if not found.problems:

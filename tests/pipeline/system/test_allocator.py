@@ -109,6 +109,12 @@ def test_a_program_with_a_gpu_keeps_its_own(installed: Path, replaced: Calls, mo
     assert not has_gpu({"ACCELERATE_USE_CPU": "True"})
 
 
+def test_a_program_with_limited_memory_keeps_its_own(installed: Path, replaced: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator.resource, "getrlimit", lambda _: (1 << 32, -1))
+    start_with_allocator()
+    assert replaced == []
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
