@@ -1,8 +1,9 @@
 """A memory allocator for tensors whose sizes change from pack to pack, as those of a CPU do.
 
-glibc's cuts what was freed into ever more pieces: memory grows, and steps take the longer, the longer a process runs. tcmalloc
-does not: BENCHMARKS.md, "The allocator of a CPU". It has to be there from the first allocation of a process on, so the program
-starts once more with it. Only the standard library is imported, since that comes before everything else.
+glibc's cuts what was freed into ever more pieces: memory grows for hours, and up to a tenth of the time goes into the search
+for room. tcmalloc does neither: BENCHMARKS.md, "The allocator of a CPU". It has to be there from the first allocation of a
+process on, so the program starts once more with it. Only the standard library is imported, since that comes before everything
+else.
 """
 
 import os
