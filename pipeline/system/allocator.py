@@ -52,9 +52,11 @@ def find_allocator() -> str | None:
 
 def has_gpu(environment: Mapping[str, str]) -> bool:
     """Return whether tensors are likely to be in the memory of a GPU, found without torch."""
-    on_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
-    hidden = environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
-    return os.access(NVIDIA, os.F_OK) and not (on_cpu or hidden)
+    if not os.access(NVIDIA, os.F_OK):
+        return False
+    from pipeline.system.processors import hides_gpus, stays_on_cpu  # noqa: PLC0415 (imports more than a first start needs)
+
+    return not (stays_on_cpu(environment) or hides_gpus(environment))
 
 
 def has_limit() -> bool:

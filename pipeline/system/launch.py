@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.system.folder_lock import FolderLock
-from pipeline.system.processors import threads_each
+from pipeline.system.processors import stays_on_cpu, threads_each
 
 STARTED = "ARC_PIPELINE_STARTED"
 """Environment variable of processes that our launcher started: the monotonic time from which a time limit counts."""
@@ -69,7 +69,7 @@ def launch(arguments: Sequence[str]) -> int:
 
 def _processes_of_accelerate() -> int:
     """Return N where the parent is `accelerate launch --cpu --num_processes N` and no launcher has set a rank, else 1."""
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true") or "MASTER_PORT" not in os.environ:
+    if not stays_on_cpu(os.environ) or "MASTER_PORT" not in os.environ:
         return 1
     parent = psutil.Process().parent()
     words = parent.cmdline() if parent else []

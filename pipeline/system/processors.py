@@ -18,9 +18,19 @@ def threads_each(count: int) -> int:
     return max(1, (os.cpu_count() or 1) // count)
 
 
+def stays_on_cpu(environment: Mapping[str, str]) -> bool:
+    """Return whether Accelerate is told to compute on the CPU."""
+    return environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+
+
+def hides_gpus(environment: Mapping[str, str]) -> bool:
+    """Return whether programs are shown none of the GPUs."""
+    return environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
+
+
 def find_gpus(environment: Mapping[str, str], tries: int = 1) -> tuple[str, ...]:
     """Return the names of the GPUs that programs will see, by nvidia-smi; none without it, or where it fails `tries` times."""
-    if environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+    if hides_gpus(environment):
         return ()
     tool = shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path="/opt/bin:/usr/local/nvidia/bin:/usr/bin")
     if tool is None:
