@@ -28,6 +28,7 @@ import pipeline.jobs.time_split
 import pipeline.kaggle.rehearsal.simulate
 import pipeline.run
 from eval.report.screenshot import find_browser
+from eval.score import score_predictions
 from pipeline.cli.main import _parser, main
 from pipeline.config import override, read_config
 from pipeline.data.puzzles.sources import is_puzzle_source
@@ -36,7 +37,7 @@ from pipeline.data.sources import PUBLIC_SOURCES, SPLITS, load_source
 from pipeline.data.task_files import Reading, TasksAndSolutions
 from pipeline.presets import PRESETS, preset
 from pipeline.reports.report import write_report
-from submission.format import fallback_submission, write_submission
+from submission.format import fallback_submission, read_submission, write_submission
 from submission.settings import write_settings
 from tests.pipeline.bench.test_bench_command import TINY as TINY_BENCH
 from tests.pipeline.published.examples import Published
@@ -46,6 +47,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md")
 RECORDS = sorted(folder for folder in (ROOT / "records").iterdir() if folder.is_dir())
 RECORD_PAGES = [str(page.relative_to(ROOT)) for page in sorted((ROOT / "records").rglob("README.md"))]
+SUBMISSIONS = [path for folder in RECORDS for path in sorted(folder.glob("submission-*.json"))]
 ELSEWHERE = (
     *("source .venv/bin/activate", "cd /kaggle/", "kaggle competitions submit "),
     *("make test", "make lint", "make torture"),
@@ -182,6 +184,17 @@ def test_a_record_has_the_median_of_three_seeds_or_says_that_it_has_not_and_a_co
     score = f"{result.get('median', result['runs'][0])['pass_at_2']['mean_over_tasks']:.1%}"
     for name in ("README.md", "BENCHMARKS.md", "records/README.md", f"records/{folder.name}/README.md"):
         assert score in (ROOT / name).read_text(), name
+
+
+@pytest.mark.parametrize("path", SUBMISSIONS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_submission_of_a_record_has_the_score_that_the_record_gives(path: Path) -> None:
+    result = json.loads((path.parent / "result.json").read_text())
+    (run,) = [run for run in result["runs"] if path.stem == f"submission-{run['seed']}"]
+    solutions = load_source("arc1:evaluation").solutions
+    score = score_predictions(read_submission(path), solutions)
+    for places in ("pass_at_2", "pass_at_1"):
+        for rule, value in run[places].items():
+            assert round(getattr(getattr(score, rule), places), 4) == value
 
 
 def shortened(arguments: list[str], folder: Path) -> list[str]:

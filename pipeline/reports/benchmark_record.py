@@ -22,6 +22,8 @@ from pipeline.training.metrics import METRICS_FILE, read_metrics
 RULES = ("mean_over_tasks", "per_output", "all_or_nothing")
 PLACES = {"pass_at_2": RULES, "pass_at_1": RULES[:1]}
 """What a record says of every seed."""
+COPIED = (METRICS_FILE, "submission.json", SCORE_FILE)
+"""Files of every seed; the record's copies have the seed in their names."""
 LEAST_SEEDS = 3
 """Fewer are a first measurement, without a median."""
 
@@ -39,8 +41,8 @@ class About:
 def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[str, Any]:
     """Write the record of runs on ARC tasks that differ in their seeds alone; return what `result.json` says.
 
-    `out` gets config.json, result.json, the metrics of every seed and, unless there is one, a README.md to be completed. Raises
-    ValueError for runs that have no score, were told to train on answers, or differ in more than the seed.
+    `out` gets config.json, result.json, metrics, submission and score of every seed and, unless there is one, a README.md to be
+    completed. Raises ValueError for runs that have no score, were told to train on answers, or differ in more than the seed.
     """
     records = [_record(folder) for folder in folders]
     configs = [read_config(folder.path / CONFIG_FILE) for folder in folders]
@@ -66,7 +68,8 @@ def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[
         }
     out.mkdir(parents=True, exist_ok=True)
     for folder, record in zip(folders, records, strict=True):
-        shutil.copyfile(folder.path / METRICS_FILE, out / f"metrics-{record.seed}.jsonl")
+        for name in map(Path, COPIED):
+            shutil.copyfile(folder.path / name, out / f"{name.stem}-{record.seed}{name.suffix}")
     write_json(out / CONFIG_FILE, configs[0].to_json())
     write_json(out / "result.json", found)
     if not (out / "README.md").exists():
@@ -154,6 +157,6 @@ Pass@2 {shown:.1%} as mean over tasks, {kind}; seeds {seeds} are in [result.json
 - **Runs**: how many were made in all, and how the settings were chosen.
 - **What is new**: add it here.
 
-`config.json` is that of the first seed; `train.seed` and `build.seed` are the seed. `metrics-SEED.jsonl` are
-the logs of training.
+`config.json` is that of the first seed; `train.seed` and `build.seed` are the seed. `metrics-SEED.jsonl` are the logs of
+training; `python -m pipeline score submission-SEED.json` with the sources above gives the score again.
 """

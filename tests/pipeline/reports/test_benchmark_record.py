@@ -47,7 +47,9 @@ def test_three_seeds_have_a_median(runs: list[Path], tmp_path: Path, capsys: pyt
     assert [(run["seed"], run["steps"], run["commit"]) for run in found["runs"]] == [(seed, 3, "abc1234") for seed in range(3)]
     assert "--seed {seed}" in found["command"]
     assert read_config(out / "config.json") == read_config(runs[0] / "config.json")
-    assert {path.name for path in out.glob("metrics-*")} == {f"metrics-{seed}.jsonl" for seed in range(3)}
+    for seed, run in enumerate(copies):
+        for name, ending in (("metrics", "jsonl"), ("submission", "json"), ("score", "json")):
+            assert (out / f"{name}-{seed}.{ending}").read_bytes() == (run / f"{name}.{ending}").read_bytes()
     assert all(run["starts"] == 1 and 0 <= run["processor_hours"] < 0.1 for run in found["runs"])
     page = (out / "README.md").read_text()
     assert "Pass@2 50.0% as mean over tasks, the median" in page
