@@ -182,7 +182,9 @@ def test_a_record_has_the_median_of_three_seeds_or_says_that_it_has_not_and_a_co
         assert "single seed" in page
     read_config(folder / "config.json")
     score = f"{result.get('median', result['runs'][0])['pass_at_2']['mean_over_tasks']:.1%}"
-    for name in ("README.md", "BENCHMARKS.md", "records/README.md", f"records/{folder.name}/README.md"):
+    track = folder.name[len("2026-11-24") :]
+    newest = folder == max(other for other in RECORDS if other.name[len("2026-11-24") :] == track)
+    for name in (*["README.md"] * newest, "BENCHMARKS.md", "records/README.md", f"records/{folder.name}/README.md"):
         assert score in (ROOT / name).read_text(), name
 
 

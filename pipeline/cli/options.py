@@ -146,7 +146,7 @@ def complete_settings(arguments: argparse.Namespace) -> None:
     if record:
         if not arguments.begun:
             arguments.set = list(last_of_each((*record.settings, *arguments.set)))
-        known: dict[str, object] = {"seed": record.seed, "networks": record.networks}
+        known: dict[str, object] = {"seed": record.seed, "networks": record.networks, "max_side": record.max_side}
         if arguments.begun or not arguments.weights:
             known["preset"] = record.preset
         if record.weights and (arguments.begun or arguments.preset in (None, record.preset)):
@@ -154,7 +154,9 @@ def complete_settings(arguments: argparse.Namespace) -> None:
         for name, value in known.items():
             if value and getattr(arguments, name) is None:
                 setattr(arguments, name, value)
-                arguments.words = [*arguments.words, f"--{name}", str(value)]
+                arguments.words = [*arguments.words, f"--{name.replace('_', '-')}", str(value)]
+        if record.hold_out and not arguments.hold_out:
+            arguments.hold_out, arguments.words = True, [*arguments.words, "--hold-out"]
     if not (arguments.preset or arguments.weights or arguments.begun):
         raise ValueError("--preset is required, unless --weights bring their settings")
     if is_run:

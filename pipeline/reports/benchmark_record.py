@@ -141,7 +141,7 @@ def _page(found: Mapping[str, Any]) -> str:
     seeds = ", ".join(str(run["seed"]) for run in found["runs"])
     first = found["runs"][0]
     hours = "unknown" if first["processor_hours"] is None else f"{first['processor_hours']:g} hours"
-    legs = f", in {first['starts']} legs, of which the command is the last" if first["starts"] > 1 else ""
+    starts = f", in {first['starts']} starts, of which the command is the last" if first["starts"] > 1 else ""
     kind = "the median of all seeds" if "median" in found else "a **single seed**: not a median"
     return f"""# {found["benchmark"]}
 
@@ -152,7 +152,7 @@ def _page(found: Mapping[str, Any]) -> str:
 Pass@2 {shown:.1%} as mean over tasks, {kind}; seeds {seeds} are in [result.json](result.json), with all three rules.
 
 - **Machine**: {found["machine"]}.
-- **Processor time** of training, all processes: {hours}{legs}.
+- **Processor time** of training, all processes: {hours}{starts}.
 - **Date**: {found["date"]}. **Commit**: {first["commit"]}. **Load**: {first["load"]}.
 - **Runs**: how many were made in all, and how the settings were chosen.
 - **What is new**: add it here.

@@ -314,14 +314,15 @@ def test_weights_bring_their_settings(
     assert not (tmp_path / "other").exists()
 
 
-BEGUN = {"preset": "demo", "weights": "start", "seed": 3, "networks": 2, "settings": ["model.layers=3"]}
+BEGUN = {"preset": "demo", "weights": "start", "seed": 3, "networks": 2, "max_side": 6, "hold_out": True}
+BEGUN |= {"settings": ["model.layers=3"]}
 
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_resumed_run_and_its_further_networks_know_what_it_began_with(tmp_path: Path, begun: bool) -> None:
     def complete(**given: object) -> dict[str, Any]:
         words = ["run", *(["--resume"] * resume)]
-        absent = {"preset": None, "weights": None, "seed": None, "networks": None, "set": []}
+        absent = dict.fromkeys(("preset", "weights", "seed", "networks", "max_side")) | {"set": [], "hold_out": False}
         arguments = SimpleNamespace(command="run", resume=resume, out=tmp_path, words=words, **absent | given)
         complete_settings(arguments)
         return vars(arguments)
@@ -340,6 +341,8 @@ def test_a_resumed_run_and_its_further_networks_know_what_it_began_with(tmp_path
     completed = complete(set=["train.steps=4"], networks=4)
     assert (completed["preset"], str(completed["weights"]), completed["seed"]) == ("demo", "start", 3)
     assert completed["networks"] == 4
+    assert (completed["max_side"], completed["hold_out"]) == (6, True)
+    assert " ".join(completed["words"]).endswith("--max-side 6 --preset demo --weights start --hold-out")
     assert completed["set"] == ([] if begun else BEGUN["settings"]) + ["train.steps=4"]
     assert complete(set=["model.layers=3"])["set"] == ["model.layers=3"]
     other = complete(preset="fast")

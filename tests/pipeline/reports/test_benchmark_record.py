@@ -60,7 +60,7 @@ def test_three_seeds_have_a_median(runs: list[Path], tmp_path: Path, capsys: pyt
     assert (out / "README.md").read_text() == "completed"
 
 
-def test_a_record_says_in_how_many_legs_and_how_much_processor_time_a_run_was_trained(runs: list[Path], tmp_path: Path) -> None:
+def test_a_record_says_in_how_many_starts_and_how_much_processor_time_a_run_trained(runs: list[Path], tmp_path: Path) -> None:
     run = Path(shutil.copytree(runs[0], tmp_path / "run"))
     edit(run, "run.json", starts=3)
     path = run / "metrics.jsonl"
@@ -68,16 +68,16 @@ def test_a_record_says_in_how_many_legs_and_how_much_processor_time_a_run_was_tr
     path.write_text(json.dumps(line | {"processor_seconds": 9000.0}) + "\n")
     assert call("record", run, *ABOUT, "--out", tmp_path / "record") == 0
     page = (tmp_path / "record" / "README.md").read_text()
-    assert "**Processor time** of training, all processes: 2.5 hours, in 3 legs, of which the command is the last." in page
+    assert "**Processor time** of training, all processes: 2.5 hours, in 3 starts, of which the command is the last." in page
     further = run / "networks" / "1" / "metrics.jsonl"
     further.parent.mkdir(parents=True)
     further.write_text(json.dumps(line | {"processor_seconds": 1800.0}) + "\n")
     assert call("record", run, *ABOUT, "--out", tmp_path / "two") == 0
-    assert "all processes: 3 hours, in 3 legs" in (tmp_path / "two" / "README.md").read_text()
+    assert "all processes: 3 hours, in 3 starts" in (tmp_path / "two" / "README.md").read_text()
     del line["processor_seconds"]
     path.write_text(json.dumps(line) + "\n")
     assert call("record", run, *ABOUT, "--out", tmp_path / "older") == 0
-    assert "all processes: unknown, in 3 legs" in (tmp_path / "older" / "README.md").read_text()
+    assert "all processes: unknown, in 3 starts" in (tmp_path / "older" / "README.md").read_text()
 
 
 def test_the_command_of_a_record_starts_the_same_run_again(runs: list[Path], tmp_path: Path) -> None:

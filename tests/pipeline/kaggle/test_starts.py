@@ -1,0 +1,115 @@
+"""The program is started, watched and ended; what is tried after a start that failed."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.device_limits import OUT_OF_MEMORY
+from pipeline.kaggle import starts
+from pipeline.kaggle.starts import EndedStart, Log, Setup, Start, next_setup
+
+IGNORES_SIGTERM = "import signal, time; signal.signal(15, signal.SIG_IGN); print('there', flush=True); time.sleep(300)"
+
+
+@pytest.mark.parametrize(
+    ("line", "noticed"),
+    [
+        *((f"RuntimeError: CPU{words}", words != "CUDNN_STATUS_NOT_SUPPORTED") for words in (*OUT_OF_MEMORY, "MemoryError")),
+        ("12:00:00 step 4: out of memory; it is repeated with 2 micro-batches to a pack", False),
+        ("12:00:00 out of memory: packs of 8192 tokens from now on, not 16384", False),
+    ],
+)
+def test_memory_that_ran_out_is_noticed_unless_the_program_went_on(tmp_path: Path, line: str, noticed: bool) -> None:
+    start = Start(["echo", line], tmp_path, {}, Log(tmp_path / "log"))
+    start.wait(10.0)
+    start.end()
+    assert start.ended(1, False, "").out_of_memory is noticed
+
+
+def test_a_process_that_cannot_be_killed_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starts, "END_SECONDS", 0.2)
+    monkeypatch.setattr(psutil.Process, "kill", lambda _: None)
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda _: None)
+    start = Start([sys.executable, "-c", IGNORES_SIGTERM], tmp_path, dict(os.environ), Log(tmp_path / "log"))
+    monkeypatch.setattr(start.reader, "join", lambda timeout: None)
+    try:
+        latest = time.monotonic() + 60
+        while not start.lines and time.monotonic() < latest:
+            time.sleep(0.05)
+        assert start.end(patience=0.1) == -9
+        assert "warning: 1 killed processes do not end" in start.log.tail
+    finally:
+        os.kill(start.process.pid, 9)
+
+
+def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log(tmp_path / "nowhere" / "run.log")
+    for number in range(3):
+        log.say(f"line {number}")
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 4
+    assert sum("from here on the log is only in the notebook's output" in line for line in shown) == 1
+
+
+KILLED, FAILED, REFUSED = EndedStart(-9, False, False), EndedStart(1, False, False), EndedStart(2, False, False)
+NO_MEMORY = EndedStart(1, False, True)
+
+
+@pytest.mark.parametrize(
+    ("setup", "ended", "expected"),
+    [
+        (Setup(4), [EndedStart(0, True, False)], None),
+        (Setup(4), [EndedStart(None, True, False)], None),
+        (Setup(4), [EndedStart(1, True, False)], (Setup(4), "as before")),
+        (
+            Setup(4),
+            [EndedStart(-9, True, False), EndedStart(-9, True, False)],
+            (Setup(4, pieces=8), "packs in 8 micro-batches"),
+        ),
+        (Setup(4, pieces=8), [EndedStart(1, True, True)], (Setup(4, pieces=64), "packs in 64 micro-batches")),
+        (Setup(4, pieces=64), [EndedStart(1, False, True)], (Setup(4, pieces=64), "as before")),
+        (Setup(4), [FAILED, FAILED], (Setup(1), "on one GPU")),
+        (Setup(4, weights=True), [FAILED, FAILED], (Setup(4, fresh=1), "without the weights")),
+        (Setup(4, weights=True), [EndedStart(1, True, False), FAILED, FAILED], (Setup(1, weights=True), "on one GPU")),
+        (Setup(4), [EndedStart(1, True, False), REFUSED, REFUSED], (Setup(4, fresh=1), "in a fresh folder")),
+        (Setup(1), [FAILED, FAILED, FAILED], (Setup(0), "on the CPU")),
+        (Setup(0), [FAILED, FAILED], (Setup(0), "as before")),
+        (Setup(0), [FAILED] * 6, None),
+        (Setup(0), [EndedStart(1, True, False)] * 10, None),
+        (Setup(2, weights=True, overrides=True), [REFUSED], (Setup(2, overrides=True, fresh=1), "without the weights")),
+        (Setup(2, overrides=True), [REFUSED], (Setup(2, fresh=1), "without the overrides of the settings")),
+        (Setup(2, fresh=1), [REFUSED], (Setup(2, further_tasks=False, fresh=2), "without further training tasks")),
+        (Setup(2, further_tasks=False), [REFUSED], (Setup(2, further_tasks=False, fresh=1), "in a fresh folder")),
+        (Setup(2, further_tasks=False, fresh=1), [REFUSED], None),
+        (Setup(2, weights=True), [EndedStart(1, True, False), REFUSED], (Setup(2, weights=True), "as before")),
+    ],
+)
+def test_what_is_started_next(setup: Setup, ended: Sequence[EndedStart], expected: tuple[Setup, str] | None) -> None:
+    assert next_setup(setup, ended) == expected
+
+
+@pytest.mark.parametrize(
+    ("failure", "tried"),
+    [
+        (KILLED, ["as before", "on one GPU", "on the CPU", "as before", "as before"]),
+        (
+            EndedStart(1, False, True),
+            ["packs in 8 micro-batches", "packs in 64 micro-batches", "on one GPU", "on the CPU", "packs in 8 micro-batches"],
+        ),
+        (FAILED, ["as before", "without the weights", "on one GPU", "on the CPU", "as before"]),
+        (REFUSED, ["without the weights", "without the overrides of the settings", "without further training tasks"]),
+    ],
+)
+def test_whatever_fails_each_time_everything_that_may_help_is_tried(failure: EndedStart, tried: list[str]) -> None:
+    setup, ended, changes = Setup(4, weights=True, overrides=True), [failure], list[str]()
+    while chosen := next_setup(setup, ended):
+        setup, words = chosen
+        changes.append(words)
+        ended.append(failure)
+    assert changes == tried
