@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from eval.files import write_json
 from eval.formatting import format_duration
 from pipeline.config import CONFIG_FILE, Config
-from pipeline.data.dataset import MANIFEST_FILE, Dataset, load_dataset
+from pipeline.data.dataset import MANIFEST_FILE, Dataset, TaskDataset, load_dataset
 from pipeline.device import describe_device, fit_config, from_main, make_accelerator, with_precision
 from pipeline.device_limits import fallbacks, free_cache, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
@@ -81,15 +81,16 @@ def run(
     elif accelerator.is_main_process:
         with _tolerating("a resumed run would train on, and predict from the beginning"):
             marker.touch()
-    job.predict(accelerator, dtype, weights, dataset, config.predict, budget, predicting)
+    unpredicted = job.predict(accelerator, dtype, weights, dataset, config.predict, budget, predicting)
     if accelerator.is_main_process:
         with _tolerating("a resumed run would not train"):
-            marker.unlink(missing_ok=True)
+            if not unpredicted:
+                marker.unlink(missing_ok=True)
         stopwatch.lap("predict")
         if report:
             leave_report(out, whole)
     logger.info("done after %s", format_duration(budget.elapsed()))
-    return int(failed)
+    return int(failed or unpredicted)
 
 
 @contextmanager
@@ -134,7 +135,7 @@ def _train(
     seconds: float | None = None
     if budget.limit_seconds is not None:  # without a limit, only the settings decide what is done
         speed = measure_speed(network, dataset, config, dtype, accelerator)
-        views = config.predict.views if isinstance(job, ArcJob) else 1  # a puzzle is predicted once, as it is
+        views = min(config.predict.views, dataset.most_views) if isinstance(dataset, TaskDataset) else 1  # puzzles: as they are
         split = split_time(config, budget, job.out, resume, speed, accelerator.num_processes, views)
         config, seconds = from_main(accelerator, split)
     training = Budget.lasting(seconds)  # from here: making the trainer counts as training

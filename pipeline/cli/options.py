@@ -157,6 +157,9 @@ def complete_settings(arguments: argparse.Namespace) -> None:
                 arguments.words = [*arguments.words, f"--{name.replace('_', '-')}", str(value)]
         if record.hold_out and not arguments.hold_out:
             arguments.hold_out, arguments.words = True, [*arguments.words, "--hold-out"]
+        if not arguments.train_source:
+            arguments.train_source = list(record.train_sources)
+            arguments.words += [word for source in record.train_sources for word in ("--train-source", source)]
     if not (arguments.preset or arguments.weights or arguments.begun):
         raise ValueError("--preset is required, unless --weights bring their settings")
     if is_run:

@@ -106,8 +106,10 @@ def compare_command(arguments: argparse.Namespace, _: float) -> int:
 def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predictions | None:
     """Return the attempts of the pooled votes, written to --pool if it is given; None where they cannot be pooled."""
     from pipeline.inference.candidates import tally  # needs torch, which is slow to import
-    from pipeline.inference.facts import write_attempts
+    from pipeline.inference.facts import require_own_folder, write_attempts
 
+    if arguments.pool:
+        require_own_folder(arguments.pool)
     dataset = next(folder.dataset for folder in folders if folder.dataset)
     if any(folder.dataset.tests_hash != dataset.tests_hash for folder in folders if folder.dataset):
         if arguments.pool:

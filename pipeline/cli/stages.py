@@ -49,7 +49,7 @@ def add_run(commands: Any) -> None:
     parser.add_argument("--time-limit", metavar="DURATION", help=limit)
     parser.add_argument("--reserve", metavar="DURATION", help="kept free at the end (default: 1%% of the limit, 5s to 10m)")
     add_weights(parser)
-    continued = "continue the run in DIR: with its preset, weights, seed, networks and settings, unless others are given"
+    continued = "continue the run in DIR, with its preset, weights, seed, networks, tasks to train on and settings"
     parser.add_argument("--resume", action="store_true", help=continued)
     add_processes(parser)
     add_networks(parser)
@@ -258,8 +258,9 @@ def add_vote(commands: Any) -> None:
 def vote_command(arguments: argparse.Namespace, _: float) -> int:
     """Pool candidates into a submission, and print what each prediction adds to the score."""
     from pipeline.inference.candidates import tally
-    from pipeline.inference.facts import write_attempts
+    from pipeline.inference.facts import require_own_folder, write_attempts
 
+    require_own_folder(arguments.out)
     dataset, folders = TaskDataset.load(arguments.data), arguments.candidates
     tasks, votes = dataset.tasks_to_solve(), tally(folders, dataset)
     ballot = _judge(votes, dataset, arguments) if arguments.judge else votes

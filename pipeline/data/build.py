@@ -7,7 +7,6 @@ of the sources and the settings only, not on the order of sources, tasks and pai
 
 import hashlib
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +30,7 @@ from pipeline.data.dataset import MANIFEST_FILE, Dataset, TaskDataset
 from pipeline.data.leakage import Leak, audit_sources, pair_key, source_label, training_pairs
 from pipeline.data.same_ids import tell_apart
 from pipeline.data.sources import Source, content_hash
+from pipeline.system.processors import usable_cores
 from pipeline.system.progress_bar import doing, watch
 
 PROCESSES_PAY_SECONDS = 4.0
@@ -202,7 +202,7 @@ def _draw_transforms(dataset: TaskDataset, config: BuildConfig, seconds: float |
     """
     tasks, most = len(dataset.task_ids), config.augmentations + 1
     estimated_seconds = tasks * (4e-4 + 1e-6 * config.augmentations) + 7e-8 * len(dataset.cells)  # in one process, as measured
-    processes = 1 if estimated_seconds < PROCESSES_PAY_SECONDS else min(config.jobs or os.cpu_count() or 1, tasks)
+    processes = 1 if estimated_seconds < PROCESSES_PAY_SECONDS else min(config.jobs or usable_cores(), tasks)
     shares = min(processes * 8 * (1 if seconds is None else 4), tasks)  # a small share is soon known to be slow
     started, drawn, limits = time.monotonic(), list[list[Codes]](), list[int]()
 

@@ -115,7 +115,8 @@ class Origin:
     complete: bool
     """False when not every view of the round was predicted."""
     computation: str = ""
-    """How much each view was computed: segments, latents, halting; empty in files of earlier versions."""
+    """The checksum of the weights, and how much each view was computed: segments, latents, halting; empty in files of earlier
+    versions."""
 
 
 def join_candidates(parts: Sequence[Candidates]) -> Candidates:

@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 
-from augment.task import Task, TaskId
+from augment.task import Task, TaskId, TestId
 from eval.decode import read_dataclass
 from eval.files import read_file, replace_file, write_json
-from eval.formatting import show_value
+from eval.formatting import show_path, show_value
 from eval.provenance import HASH_DIGITS, Basis, NetworkName, audited_in, is_count
 from eval.puzzle_score import PuzzlePrediction, write_predictions
 from eval.vote import Ballot
@@ -76,19 +76,25 @@ def votes_of(submission: Path) -> VoteFile | None:
     return votes if own else None
 
 
-def views_to_reach(submission: Path, sources: Sequence[str], enough: int) -> int:
-    """Return how many views a prediction by `sources` needs so as to replace the submission of an earlier one.
+def views_to_reach(submission: Path, sources: Sequence[str], enough: int) -> dict[TestId, int]:
+    """Return how many views of each test input a prediction by `sources` needs to replace the submission of an earlier one.
 
-    As many as that rests on; where that is of networks of fewer steps, `enough` will do. 0 where there is none, or it is not
-    known what it rests on.
+    As many as that rests on; where that is of networks of fewer steps, `enough` will do. Empty where there is none, or it is
+    not known what it rests on.
     """
     votes = None
     with suppress(ValueError, OSError):  # damaged votes are written anew
         votes = votes_of(submission)
     if votes is None:
-        return 0
+        return {}
     earlier, now = (max((NetworkName.parse(name).step or 0 for name in names), default=0) for names in (votes.sources, sources))
-    return min(votes.views_most, enough) if now > earlier else votes.views_most
+    views = {(task, index): each.candidates for task, tests in votes.tests.items() for index, each in enumerate(tests)}
+    return {test: min(count, enough) if now > earlier else count for test, count in views.items()}
+
+
+def reaches(ballot: Ballot, views: Mapping[TestId, int], most: int | None = None) -> bool:
+    """Return whether `ballot` has as many candidates of each test input as `views` says, of which `most` are enough."""
+    return all(ballot.tally(*test).candidates >= (count if most is None else min(count, most)) for test, count in views.items())
 
 
 def digest_of(result: bytes) -> str:
@@ -99,6 +105,13 @@ def digest_of(result: bytes) -> str:
 def source_name(path: Path, step: int, data_hash: str) -> str:
     """Return what votes call the weights in the file `path`, with the dataset that they were trained on."""
     return str(NetworkName(f"{path.parent.name}/{path.name}", step, data_hash[:HASH_DIGITS]))
+
+
+def require_own_folder(path: Path) -> None:
+    """Raise ValueError where the votes and the score beside a new submission `path` would replace those of another one."""
+    other = path.with_name("submission.json")
+    if path.name != other.name and other.exists():
+        raise ValueError(f"{show_path(path)}: the votes in its folder are those of {show_path(other)}; choose another folder")
 
 
 def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: str, dataset: TaskDataset) -> FilledSubmission:

@@ -33,10 +33,11 @@ from pipeline.inference.candidates import (
     write_candidates,
 )
 from pipeline.inference.drafts import DRAFTS_FILE, Drafts, join_drafts, write_drafts
-from pipeline.inference.facts import CANDIDATES, round_file, round_files, source_name, views_to_reach, write_attempts
+from pipeline.inference.facts import CANDIDATES, reaches, round_file, round_files, source_name, views_to_reach, write_attempts
 from pipeline.inference.forward import InferenceRunner
 from pipeline.system.progress_bar import Progress
 from pipeline.system.time_limit import Budget
+from pipeline.tensor_files import read_checksum
 from pipeline.weights.files import Weights, network_from
 
 logger = logging.getLogger(__name__)
@@ -68,15 +69,15 @@ class Predictor:
         self.maker = TaskPackMaker(self.dataset, canvas, memory_tokens, "tests", config.latents)
         execution = weights.config.train.execution
         self.runner = InferenceRunner(accelerator.device, dtype, network, self.maker, config, execution=execution)
-        self.computation = f"segments={config.segments} latents={config.latents} halting={config.halting}"
+        checksum, cost = read_checksum(weights.path), f"segments={config.segments} latents={config.latents}"
+        self.computation = f"weights={checksum} {cost} halting={config.halting}"
         self.tokens_per_second: float | None = None
         """Of all processes together; None before the first round."""
 
     @property
     def most_views(self) -> int:
         """The largest number of views that any test input has, up to `predict.views`."""
-        views = np.diff(self.dataset.transform_start)[self.dataset.test_task]
-        return min(self.config.views, int(views.max(initial=0)))
+        return min(self.config.views, self.dataset.most_views)
 
     def keep_rounds(self, folder: Path) -> list[tuple[Candidates, Origin]]:
         """Return the complete rounds that an earlier start of this prediction left in `folder`; remove the files of others."""
@@ -188,10 +189,10 @@ def seen_through(dataset: TaskDataset, weights: Weights) -> TaskDataset:
 def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Sequence[Task], resume: bool = False) -> Ballot:
     """Predict in rounds and put better attempts into `out`/submission.json after each; return the votes.
 
-    A submission of an earlier prediction stays until all views are predicted, or as many as `views_to_reach`. With `resume`,
-    the complete rounds of an earlier start of the same prediction count, and are not repeated. All processes of a launch call
-    this; only the main one counts votes and writes files. Raises OSError at the end when the last submission could not be
-    written.
+    A submission of an earlier prediction stays until all views are predicted, or as many as `views_to_reach` of every test
+    input. With `resume`, the complete rounds of an earlier start of the same prediction count, and are not repeated. All
+    processes of a launch call this; only the main one counts votes and writes files. Raises OSError at the end when the last
+    submission could not be written.
     """
     folder, ballot = out / CANDIDATES, Ballot(predictor.source)
     if not predictor.accelerator.is_main_process:
@@ -208,12 +209,13 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
     last = kept[-1][1] if kept else None
     if last:
         logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), last.views)
-        if last.views >= needed:
+        if reaches(ballot, needed, predictor.most_views):
             submission.write()
     started = time.monotonic()
     for candidates, origin in predictor.rounds(folder, budget, last):
         count_votes(ballot, candidates, predictor.dataset)
-        stays = origin.views < min(needed, predictor.most_views)
+        all_predicted = origin.complete and origin.views >= predictor.most_views
+        stays = not (all_predicted or reaches(ballot, needed, predictor.most_views))
         missing = [task.id for task in tasks for index in range(len(task.test)) if not ballot.tally(task.id, index).distinct]
         if not stays:
             submission.write()

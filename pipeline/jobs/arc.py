@@ -20,7 +20,7 @@ from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection, load_in_time, load_source
-from pipeline.inference.facts import CANDIDATES, SCORE_FILE, VOTES_FILE, basis_of, views_to_reach
+from pipeline.inference.facts import CANDIDATES, SCORE_FILE, VOTES_FILE, basis_of, reaches, views_to_reach
 from pipeline.jobs.networks import FurtherNetworks, voting_folders
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.run_record import record_if_usable
@@ -98,24 +98,34 @@ class ArcJob:
     def predict(
         self, accelerator: "Accelerator", dtype: "torch.dtype", weights: "Weights | None", dataset: TaskDataset,
         config: PredictConfig, budget: Budget, resume: bool,
-    ) -> None:  # fmt: skip
-        """Predict in rounds, check the submission as Kaggle would, score it. Without `weights` it stays as it is."""
+    ) -> bool:  # fmt: skip
+        """Predict in rounds, check the submission as Kaggle would, score it. Without `weights` it stays as it is.
+
+        Return whether the predictions failed and only the votes of further networks are in it; without those, that is raised.
+        """
         from pipeline.device import end_training  # noqa: PLC0415
         from pipeline.inference.predictor import Predictor, predict_and_vote  # noqa: PLC0415
 
         tasks, _ = self.select()
-        ballot = Ballot(NO_NETWORK)
-        if weights is not None:
-            predictor = Predictor(accelerator, dtype, weights, dataset, config)
-            ballot = predict_and_vote(predictor, self.out, self.networks.leave_time(budget), tasks, resume)
+        ballot, failed = Ballot(NO_NETWORK), False
+        try:
+            if weights is not None:
+                predictor = Predictor(accelerator, dtype, weights, dataset, config)
+                ballot = predict_and_vote(predictor, self.out, self.networks.leave_time(budget), tasks, resume)
+        except (RuntimeError, MemoryError, OSError) as error:
+            if not self.networks.processes:
+                raise
+            logger.error("predictions failed, those of further networks count: %s", error, exc_info=error)
+            failed = True
         end_training(accelerator)
         if not accelerator.is_main_process:
-            return
+            return failed
         ballot = self.pool(ballot, tasks, dataset, config, budget)
         path = self.out / "submission.json"
         check_submission(path, tasks)
         logger.info("%s: complete and valid, %d tasks", path, len(tasks))
         self._score(tasks, ballot, config.ranking, dataset)
+        return failed
 
     def pool(
         self, ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset, config: PredictConfig, budget: Budget
@@ -136,7 +146,7 @@ class ArcJob:
         try:
             pooled = tally(voting, dataset)
             needed = views_to_reach(path, pooled.sources, config.round_views)
-            stays = basis_of(pooled, tasks, dataset).views_most < needed
+            stays = not reaches(pooled, needed)
             if not stays:
                 write_attempts(path, pooled, tasks, config.ranking, dataset)
         except (ValueError, OSError) as error:

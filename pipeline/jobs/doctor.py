@@ -4,7 +4,6 @@ What it finds first decides first: a PyTorch without kernels for the GPU fails a
 """
 
 import importlib.metadata
-import os
 import platform
 import shutil
 import sys
@@ -28,6 +27,7 @@ from pipeline.models.attention import choose_way
 from pipeline.models.layers import choose_fused
 from pipeline.models.network import make_network
 from pipeline.system.allocator import PACKAGE, find_allocator, uses_tcmalloc
+from pipeline.system.processors import usable_cores
 from pipeline.training.compilation import grid_kernel
 from pipeline.training.memory_fit import CudaMemory
 from pipeline.training.state import checkpoint_bytes, trainable
@@ -62,7 +62,7 @@ def examine(config: Config, title: str, specs: Sequence[str], seconds: float, ou
     for number in range(torch.cuda.device_count() if cuda_is_used() else 0):
         yield f"GPU {number}", describe_gpu(number)
     free = psutil.virtual_memory().available
-    yield "processor", f"{os.cpu_count()} cores, {free / 2**30:.1f} GiB of memory free"
+    yield "processor", f"{usable_cores()} cores, {free / 2**30:.1f} GiB of memory free"
     compilers = [name for name, there in (("Triton", find_spec("triton")), ("C++", shutil.which("c++"))) if there]
     yield "compilers", " and ".join(compilers) or "none, so nothing is compiled"
     if not cuda_is_used():

@@ -1,7 +1,6 @@
 """A run on puzzles: what to solve, predictions.csv without predictions, the dataset, one prediction each, the score."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from pipeline.data.puzzles.sources import Puzzles, load_puzzles
 from pipeline.data.sources import load_in_time
 from pipeline.inference.facts import FACTS_FILE, SCORE_FILE, leave_predictions
 from pipeline.jobs.provenance import provenance_beside, scored_answers
+from pipeline.system.processors import usable_cores
 from pipeline.system.time_limit import Budget
 
 if TYPE_CHECKING:  # torch is slow to import, and the first predictions.csv does without it
@@ -48,7 +48,7 @@ class PuzzleJob:
 
     def load(self, with_answers: bool) -> list[Puzzles]:
         """Return the puzzles to solve. Raises ValueError when there are answers to some of them only."""
-        return [load_puzzles(spec, "test", with_answers, self.test_limit, jobs=os.cpu_count() or 1) for spec in self.sources]
+        return [load_puzzles(spec, "test", with_answers, self.test_limit, jobs=usable_cores()) for spec in self.sources]
 
     def questions(self) -> list[str]:
         """Return the questions as they are published, in the order of the predictions."""
@@ -64,7 +64,7 @@ class PuzzleJob:
         """Build the dataset, reading training puzzles for about `seconds`; the answers of the tests are not read."""
         if config.size_exponent:
             raise ValueError("build.size_exponent is for ARC tasks only: all puzzles are of one size")
-        jobs = config.jobs or os.cpu_count() or 1
+        jobs = config.jobs or usable_cores()
         load = partial(load_puzzles, part="train", limit=self.train_limit, seed=config.seed, jobs=jobs)
         trained = load_in_time(self.train_sources, load, seconds)
         return build_puzzles(self.load(with_answers=False), trained, config.augmentations, config.seed, self.leakage)
@@ -84,8 +84,8 @@ class PuzzleJob:
     def predict(
         self, accelerator: "Accelerator", dtype: "torch.dtype", weights: "Weights | None", dataset: PuzzleDataset,
         config: PredictConfig, budget: Budget, resume: bool,
-    ) -> None:  # fmt: skip
-        """Predict every puzzle once, write the predictions and, if the answers are known, score them.
+    ) -> bool:  # fmt: skip
+        """Predict every puzzle once, write the predictions and, if the answers are known, score them; return False.
 
         Every process predicts its share. All puzzles are predicted anew, `resume` or not; earlier predictions stay where they
         are more, or where there are no `weights`.
@@ -97,6 +97,7 @@ class PuzzleJob:
         if found is not None and accelerator.is_main_process:
             self._score(path, dataset, found)
         end_training(accelerator)
+        return False
 
     def _score(self, path: Path, dataset: PuzzleDataset, found: "PuzzleAnswers") -> None:
         answers: dict[str, str] = {}
@@ -133,10 +134,13 @@ def predict_rounds(
     accelerator: "Accelerator", dtype: "torch.dtype", weights: "Weights", dataset: PuzzleDataset, config: PredictConfig,
     budget: Budget, path: Path,
 ) -> "PuzzleAnswers | None":  # fmt: skip
-    """Predict in rounds that each improve the file `path`. Return the last; None where earlier predictions are more."""
+    """Predict in rounds that each improve the file `path`. Return the last; None where earlier predictions are more.
+
+    Raises OSError where the last cannot be written.
+    """
     from pipeline.inference.puzzles import predict_puzzles  # noqa: PLC0415
 
-    found, predicted, earlier = None, 0, 0
+    found, predicted, earlier, unwritten = None, 0, 0, False
     with suppress(ValueError, FileNotFoundError):  # damaged ones are replaced
         earlier = sum(each.prediction is not None for each in read_predictions(path))
     for found in predict_puzzles(accelerator, dtype, weights, dataset, config, budget):
@@ -144,10 +148,14 @@ def predict_rounds(
         if accelerator.is_main_process and predicted >= earlier:
             try:
                 leave_predictions(path, found.rows(dataset, {}), found.source, dataset)
+                unwritten = False
                 each = found.segments / max(predicted, 1)
                 logger.info("%s: %d of %d puzzles predicted, %.1f segments each", path, predicted, len(found.predicted), each)
-            except OSError as error:  # the next round may find room again; the last one has to
+            except OSError as error:  # the next round may find room again
                 logger.error("the earlier predictions stay: %s", error)
+                unwritten = True
+    if found and unwritten:
+        leave_predictions(path, found.rows(dataset, {}), found.source, dataset)
     if predicted < earlier:
         logger.warning("%s: time for %d puzzles; the earlier predictions, of %d, stay", path, predicted, earlier)
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 from augment.task import Task
 from eval.formatting import parse_duration
 from pipeline.kaggle.starts import Log, Setup
-from pipeline.system.processors import threads_each
+from pipeline.system.processors import threads_each, usable_cores
 from submission.notebook import WEIGHTS_IN_CODE
 from submission.settings import KaggleSettings
 
@@ -106,7 +106,7 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
     for source in plan.train_sources if setup.further_tasks else ():
         command += ["--train-source", source]
     command += ["--seed", str(settings.seed), "--out", str(folder)]
-    if not setup.gpus and (os.cpu_count() or 1) > 1:
+    if not setup.gpus and usable_cores() > 1:
         command += ["--processes", "2"]
     command += ["--time-limit", f"{max(1.0, plan.remaining() - AROUND_SECONDS):.1f}s", "--reserve", f"{plan.reserve:.1f}s"]
     if setup.pieces:

@@ -6,6 +6,8 @@ itself by torch's launcher, `python -m pipeline.system.launch`, and divides the 
 the code of the first process that failed.
 """
 
+import ctypes
+import logging
 import os
 import signal
 import sys
@@ -14,11 +16,18 @@ from pathlib import Path
 
 import psutil
 
+from eval.formatting import plural
 from pipeline.system.folder_lock import FolderLock
-from pipeline.system.processors import stays_on_cpu, threads_each
+from pipeline.system.processors import find_gpus, stays_on_cpu, threads_each
+
+logger = logging.getLogger(__name__)
 
 STARTED = "ARC_PIPELINE_STARTED"
 """Environment variable of processes that our launcher started: the monotonic time from which a time limit counts."""
+
+
+_PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that a process gets when its parent ends."""
 
 
 def start_processes(count: int | None, arguments: Sequence[str], started: float, lock: FolderLock | None = None) -> None:
@@ -30,8 +39,13 @@ def start_processes(count: int | None, arguments: Sequence[str], started: float,
     count = _processes_of_accelerate() if count is None else count
     if count < 1:
         raise ValueError(f"processes must be at least 1, got {count}")
-    if count == 1 or "LOCAL_RANK" in os.environ:
+    if "LOCAL_RANK" in os.environ:
+        _end_with_launcher()
         return
+    if count == 1:
+        return
+    if not stays_on_cpu(os.environ) and (gpus := find_gpus(os.environ)):
+        logger.warning("--processes computes on the CPU; `accelerate launch` takes the %s here", plural(len(gpus), "GPU"))
     environment = {STARTED: repr(started), "OMP_NUM_THREADS": str(threads_each(count)), "ACCELERATE_USE_CPU": "true"}
     launcher = ["-m", "pipeline.system.launch", "--standalone", "--nproc_per_node", str(count)]
     if lock:
@@ -65,6 +79,15 @@ def launch(arguments: Sequence[str]) -> int:
     except SignalException:
         return 1
     return 0
+
+
+def _end_with_launcher() -> None:
+    """End this process as by SIGTERM when its launcher is killed, which has put it into a session of its own (Linux)."""
+    if sys.platform == "linux":
+        launcher = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != launcher:  # it was killed before
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _processes_of_accelerate() -> int:

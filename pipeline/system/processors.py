@@ -1,7 +1,6 @@
 """The cores and GPUs of this machine, found without torch: for programs that only start others."""
 
 import logging
-import os
 import shutil
 import subprocess
 import time
@@ -13,9 +12,16 @@ PAUSE_SECONDS = 5.0
 """Before nvidia-smi is asked again, which may fail while a driver starts."""
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may use: those of its affinity, within the quota of its container."""
+    from joblib import cpu_count  # noqa: PLC0415  (takes a quarter of a second)
+
+    return int(cpu_count())
+
+
 def threads_each(count: int) -> int:
-    """Return the threads of each of `count` processes that share this machine."""
-    return max(1, (os.cpu_count() or 1) // count)
+    """Return the threads of each of `count` processes that share these cores."""
+    return max(1, usable_cores() // count)
 
 
 def stays_on_cpu(environment: Mapping[str, str]) -> bool:

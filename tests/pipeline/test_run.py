@@ -315,14 +315,18 @@ def test_weights_bring_their_settings(
 
 
 BEGUN = {"preset": "demo", "weights": "start", "seed": 3, "networks": 2, "max_side": 6, "hold_out": True}
-BEGUN |= {"settings": ["model.layers=3"]}
+BEGUN |= {"settings": ["model.layers=3"], "train_sources": ["arc1:evaluation"]}
 
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_resumed_run_and_its_further_networks_know_what_it_began_with(tmp_path: Path, begun: bool) -> None:
     def complete(**given: object) -> dict[str, Any]:
         words = ["run", *(["--resume"] * resume)]
-        absent = dict.fromkeys(("preset", "weights", "seed", "networks", "max_side")) | {"set": [], "hold_out": False}
+        absent = dict.fromkeys(("preset", "weights", "seed", "networks", "max_side")) | {
+            "set": [],
+            "train_source": [],
+            "hold_out": False,
+        }
         arguments = SimpleNamespace(command="run", resume=resume, out=tmp_path, words=words, **absent | given)
         complete_settings(arguments)
         return vars(arguments)
@@ -342,7 +346,10 @@ def test_a_resumed_run_and_its_further_networks_know_what_it_began_with(tmp_path
     assert (completed["preset"], str(completed["weights"]), completed["seed"]) == ("demo", "start", 3)
     assert completed["networks"] == 4
     assert (completed["max_side"], completed["hold_out"]) == (6, True)
-    assert " ".join(completed["words"]).endswith("--max-side 6 --preset demo --weights start --hold-out")
+    assert completed["train_source"] == ["arc1:evaluation"]
+    given = "--max-side 6 --preset demo --weights start --hold-out --train-source arc1:evaluation"
+    assert " ".join(completed["words"]).endswith(given)
+    assert complete(train_source=["arc2:training"])["train_source"] == ["arc2:training"]
     assert completed["set"] == ([] if begun else BEGUN["settings"]) + ["train.steps=4"]
     assert complete(set=["model.layers=3"])["set"] == ["model.layers=3"]
     other = complete(preset="fast")

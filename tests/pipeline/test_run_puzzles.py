@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import pipeline.inference.puzzles
+import pipeline.jobs.puzzles
 import pipeline.run
 from eval.puzzle_score import PuzzlePrediction, read_predictions, score_puzzles
 from pipeline.data.dataset import PuzzleDataset, load_dataset
@@ -266,6 +267,21 @@ def test_a_resumed_run_with_less_time_keeps_the_predictions(finished: Path, monk
     monkeypatch.setattr("pipeline.inference.puzzles.predict_puzzles", lambda *given: ask(*given[:-1], Budget(0.0, 0.0)))
     assert run(*sources(finished), "--out", out, "--resume") == 0
     assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_predictions_that_the_disk_does_not_take_end_the_command_with_an_error(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "predicted"
+    monkeypatch.setattr(pipeline.jobs.puzzles, "leave_predictions", full)
+    assert call("predict", "--data", finished / "out" / "dataset", "--weights", finished / "out", "--out", out) == 1
+    captured = capsys.readouterr()
+    assert "No space left on device" in captured.err
+    assert "predicted by" not in captured.out
+    assert predicted(out) == 0
 
 
 def test_a_non_finite_loss_leaves_every_question_and_exit_code_one(folder: Path) -> None:

@@ -15,7 +15,7 @@ from augment.transform import Transform, transform_to_int
 from pipeline.data.sources import Source, hold_out, load_source
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import tiny_source, write_kaggle
-from tests.pipeline.tinyrun import call, write_run
+from tests.pipeline.tinyrun import call, one_error, write_run
 
 SOURCE = tiny_source(3, 4, "task")
 FIRST, SECOND = "task000", "task001"
@@ -161,6 +161,21 @@ def test_submissions_of_other_systems_are_compared_without_votes(
     assert "pooled" not in shown
     assert call("compare", alone, "--source", spec, "--pool", tmp_path / "p.json") == 2
     assert "no votes to pool" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["compare", "vote"])
+def test_the_votes_of_a_run_are_not_replaced_by_those_of_another_submission_in_its_folder(
+    made: Path, spec: str, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    votes, pool = (made / "votes.json").read_bytes(), made / "pooled.json"
+    words = {
+        "compare": ("compare", made, "--source", spec, "--pool", pool),
+        "vote": ("vote", "--data", made / "dataset", "--candidates", made / "candidates", "--out", pool),
+    }
+    assert call(*words[command]) == 2
+    assert f"the votes in its folder are those of {made}/submission.json; choose another folder" in one_error(capsys, command)
+    assert (made / "votes.json").read_bytes() == votes
+    assert not pool.exists()
 
 
 def test_runs_that_predicted_different_tests_are_not_pooled(

@@ -27,8 +27,8 @@ from pipeline.jobs.time_split import measure_speed
 from pipeline.models.batch import Batch
 from pipeline.models.network import make_network
 from pipeline.system.time_limit import NO_LIMIT, Budget
-from pipeline.tensor_files import read_tensors, write_tensors
-from pipeline.weights.files import Weights, load_weights
+from pipeline.tensor_files import read_checksum, read_tensors, write_tensors
+from pipeline.weights.files import Weights, load_weights, save_weights
 from tests.pipeline.published.examples import VIEWS, Published
 from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
 from tests.pipeline.tinyrun import call, write_weights
@@ -255,7 +255,7 @@ def test_rounds_that_were_computed_otherwise_are_predicted_again(tmp_path: Path)
     assert len(predictor_of(weights, dataset).keep_rounds(folder)) == len(paths) > 1
     for path in paths:  # as earlier versions wrote them
         tensors, metadata = read_tensors(path)
-        assert metadata.pop("computation") == "segments=2 latents=1 halting=off"
+        assert metadata.pop("computation") == f"weights={read_checksum(weights.path)} segments=2 latents=1 halting=off"
         write_tensors(path, tensors, metadata)
     assert len(predictor_of(weights, dataset).keep_rounds(folder)) == len(paths)
     predict_all(predictor_of(weights, dataset), tmp_path / "again")
@@ -264,6 +264,9 @@ def test_rounds_that_were_computed_otherwise_are_predicted_again(tmp_path: Path)
         changed = replace(weights, config=override(weights.config, [setting]))
         assert not predictor_of(changed, dataset).keep_rounds(kept)
         assert not list(kept.iterdir())
+    other_seed = {name: tensor + 1 for name, tensor in weights.tensors.items()}  # of the same name, step and dataset
+    save_weights(weights.path, other_seed, weights.config, dataset, weights.step)
+    assert not predictor_of(load_weights(weights.path), dataset).keep_rounds(tmp_path / "again")
 
 
 @pytest.mark.parametrize(("trained", "setting", "used"), [

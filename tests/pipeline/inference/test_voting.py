@@ -163,6 +163,16 @@ class Rounds:
             yield make_candidates([(0, grid, number / 2)]), Origin("step 1", "", number, number - 1, number, complete=True)
 
 
+class CutShort(Rounds):
+    """Rounds of two views each; the last is cut short before the last test input."""
+
+    def rounds(self, folder: Path, budget: Budget, kept: Origin | None) -> Iterator[tuple[Candidates, Origin]]:
+        tests = range(len(self.dataset.test_task))
+        for number, predicted in enumerate((tests, tests[:-1]), start=1):
+            candidates = make_candidates([(test, RED, 0.5) for test in predicted for _ in range(2)])
+            yield candidates, Origin("w, step 1", "", number, 2 * number - 2, 2 * number, complete=predicted == tests)
+
+
 @pytest.mark.parametrize(("failing", "kept"), [(1, False), (2, False), (1, True)])
 def test_a_submission_that_the_disk_does_not_take_is_tried_again_after_the_next_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: int, kept: bool
@@ -217,3 +227,17 @@ def test_a_submission_of_more_views_stays_unless_a_later_network_has_had_a_round
     kept = votes.votes_of(path)
     assert kept is not None
     assert kept.views_most == views
+
+
+@pytest.mark.parametrize(("earlier", "stays"), [(2, False), (3, True)])
+def test_a_round_that_is_cut_short_replaces_no_submission_of_more_views_of_the_last_test_input(
+    tmp_path: Path, earlier: int, stays: bool
+) -> None:
+    dataset, ballot, path = tiny_dataset(), Ballot("w, step 1"), tmp_path / "submission.json"
+    tasks, rounds, tests = dataset.tasks_to_solve(), CutShort(dataset), range(len(dataset.test_task))
+    count_votes(ballot, make_candidates([(test, BLUE, 0.5) for test in tests for _ in range(earlier)]), dataset)
+    write_attempts(path, ballot, tasks, "count", dataset)
+    rounds.source, rounds.most_views = "w, step 1", 9
+    predict_and_vote(rounds, tmp_path, Budget(None, 0.0), tasks)  # type: ignore[arg-type]
+    submitted = read_submission(path)
+    assert all(np.array_equal(first, BLUE if stays else RED) for task in tasks for first, _ in submitted[task.id])

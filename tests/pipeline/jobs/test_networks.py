@@ -1,7 +1,6 @@
 """Several networks side by side: they share data and machine, vote together, and end together."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,12 +12,14 @@ from eval.vote import Ballot
 from pipeline.config import PredictConfig, read_config
 from pipeline.data.dataset import TaskDataset, load_dataset
 from pipeline.data.sources import Selection
+from pipeline.inference import predictor
 from pipeline.jobs import networks
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.networks import FurtherNetworks, further_networks, share_machine
 from pipeline.jobs.run_record import record_if_usable
 from pipeline.reports.benchmark_record import command
 from pipeline.reports.run_folder import RunFolder
+from pipeline.system import processors
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, one_error
@@ -79,7 +80,8 @@ def test_two_networks_of_other_seeds_train_on_one_dataset_and_their_votes_are_po
     assert "votes of 2 networks are pooled" in caplog.text
     assert (out / "submission.json").read_bytes() == submitted
 
-    (out / "votes.json").write_text(json.dumps(found | {"views_most": 9}))
+    tests = {task: [each | {"candidates": 9} for each in inputs] for task, inputs in found["tests"].items()}
+    (out / "votes.json").write_text(json.dumps(found | {"views_most": 9, "tests": tests}))
     sources = (words_of_run(tmp_path)[2],)
     job = ArcJob(sources, Selection(), (), "drop", out, FurtherNetworks({further: child("")}))
     dataset = load_dataset(out / "dataset")
@@ -105,6 +107,23 @@ def test_a_run_goes_on_without_a_network_that_cannot_be_started(tmp_path: Path, 
         assert call(*words_of_run(tmp_path, "train.steps=3"), "--out", out, "--networks", 2) == 0
     assert f"{out}/networks/1 cannot be started, the run goes on without it: " in caplog.text
     assert len(json.loads((out / "votes.json").read_text())["sources"]) == 1
+
+
+def test_where_the_first_network_fails_the_votes_of_the_others_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(predictor, "predict_and_vote", broken)
+        assert call(*words_of_run(tmp_path, "train.steps=3"), "--out", out, "--networks", 2) == 1
+    assert "predictions failed, those of further networks count: CUDA error: an illegal memory access" in caplog.text
+    votes = json.loads((out / "votes.json").read_text())
+    assert (len(votes["sources"]), votes["views_least"]) == (1, 4)
+    assert (out / "submission.json").read_bytes() == (out / "networks" / "1" / "submission.json").read_bytes()
+    assert (out / "score.json").is_file()
+    assert call(*words_of_run(tmp_path, "train.steps=3"), "--out", out, "--networks", 2, "--resume") == 0
+    assert len(json.loads((out / "votes.json").read_text())["sources"]) == 2
 
 
 def test_votes_that_cannot_be_read_do_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -178,7 +197,7 @@ def test_time_is_left_for_the_votes_of_further_networks_only_where_there_are_som
     ("visible", "shares"), [(None, [None] * 3), ("", [None] * 3), ("2,5", ["2", "5", "2"]), ("GPU-a", ["GPU-a"] * 3)]
 )
 def test_networks_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch, visible: str | None, shares: list[str | None]) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(processors, "usable_cores", lambda: 8)
     monkeypatch.setattr(networks, "find_gpus", lambda _: tuple(visible.split(",")) if visible else ())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:

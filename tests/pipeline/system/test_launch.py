@@ -1,7 +1,9 @@
 """Several processes without GPUs: how they are started."""
 
 import os
+import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from pipeline.cli.main import main
 from pipeline.system import launch
 from pipeline.system.folder_lock import FolderLock
-from pipeline.system.launch import STARTED, start_processes
+from pipeline.system.launch import STARTED, program_environment, start_processes
 
 Calls = list[tuple[list[str], dict[str, str]]]
 """Command and environment of each."""
@@ -54,6 +56,39 @@ def test_one_process_and_processes_of_a_launcher_start_no_others(replaced: Calls
     assert replaced == []
 
 
+def test_processes_on_the_cpu_of_a_machine_with_gpus_are_named_in_the_log(
+    replaced: Calls, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(launch, "find_gpus", lambda _: ("GPU 0: NVIDIA L4", "GPU 1: NVIDIA L4"))
+    for told, said in ((None, True), ("true", False)):
+        caplog.clear()
+        if told:
+            monkeypatch.setenv("ACCELERATE_USE_CPU", told)
+        with pytest.raises(Replaced):
+            start_processes(2, ["train"], 0.0)
+        assert ("--processes computes on the CPU; `accelerate launch` takes the 2 GPUs here" in caplog.text) is said
+
+
+def test_processes_end_in_order_when_their_launcher_is_killed(tmp_path: Path) -> None:
+    child = f"""
+import signal, sys, time
+from pathlib import Path
+from pipeline.system.launch import start_processes
+signal.signal(signal.SIGTERM, lambda *_: (Path({str(tmp_path / "ended")!r}).touch(), sys.exit()))
+start_processes(2, [], 0.0)
+Path({str(tmp_path / "started")!r}).touch()
+time.sleep(60)
+"""
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
+    process = subprocess.Popen([sys.executable, "-c", parent], env=program_environment() | {"LOCAL_RANK": "0"})
+    for name, then in (("started", process.kill), ("ended", process.wait)):
+        latest = time.monotonic() + 60
+        while not (tmp_path / name).exists():
+            assert time.monotonic() < latest, name
+            time.sleep(0.05)
+        then()
+
+
 def test_processes_share_the_threads_the_clock_and_the_lock(tmp_path: Path, replaced: Calls) -> None:
     with FolderLock(tmp_path) as lock:
         with pytest.raises(Replaced):
@@ -63,7 +98,7 @@ def test_processes_share_the_threads_the_clock_and_the_lock(tmp_path: Path, repl
     assert command[0] == sys.executable
     assert command[-5:] == ["-m", "pipeline", "train", "--out", "x y"]
     assert command[command.index("--nproc_per_node") + 1] == "2"
-    assert int(environment["OMP_NUM_THREADS"]) == max(1, (os.cpu_count() or 1) // 2)
+    assert int(environment["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // 2)
     assert float(environment[STARTED]) == 12.5
 
 

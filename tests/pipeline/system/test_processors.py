@@ -1,10 +1,13 @@
 """What a machine has, without torch."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.system import processors
+from pipeline.system.launch import program_environment
 from pipeline.system.processors import find_gpus
 
 
@@ -27,3 +30,11 @@ def test_gpus_are_those_that_programs_will_see(
     assert "nvidia-smi found no GPU and is asked again: exit code 9" in caplog.text
     tool.unlink()
     assert find_gpus({}, tries=2) == ()
+
+
+def test_cores_are_those_that_the_process_may_use() -> None:
+    program = "import os; os.sched_setaffinity(0, {max(os.sched_getaffinity(0))}); "
+    program += "from pipeline.system.processors import threads_each, usable_cores; print(usable_cores(), threads_each(2))"
+    words = [sys.executable, "-c", program]
+    ended = subprocess.run(words, env=program_environment(), capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["1", "1"]
