@@ -14,6 +14,8 @@ EOS = 1
 FIRST_COLOR = 2
 """The token of color 0; the token of color c is FIRST_COLOR + c."""
 VOCABULARY = FIRST_COLOR + COLORS
+IGNORED = -100
+"""The label of a cell that does not count in a loss, as in PyTorch."""
 Tokens = npt.NDArray[np.uint8]
 """(H, W) uint8 tokens 0..11 of one canvas, or (B, H, W) of many."""
 

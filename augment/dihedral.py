@@ -13,7 +13,7 @@ Cell = TypeVar("Cell", bound=np.generic)
 """Type of the cells: colors or anything else on a grid."""
 DIHEDRALS = 8
 
-_STEPS = (
+STEPS = (
     (False, False, False),
     (True, True, False),
     (False, True, True),
@@ -28,7 +28,7 @@ _STEPS = (
 
 def apply_dihedral(grid: npt.NDArray[Cell], dihedral: int) -> npt.NDArray[Cell]:
     """Return a new array: `grid` (..., H, W) seen through `dihedral` 0..7; 1, 3, 6 and 7 swap its sides. Raises ValueError."""
-    transpose, reverse_rows, reverse_columns = _STEPS[check_dihedral(dihedral)]
+    transpose, reverse_rows, reverse_columns = STEPS[check_dihedral(dihedral)]
     turned = grid.swapaxes(-1, -2) if transpose else grid
     return turned[..., :: -1 if reverse_rows else 1, :: -1 if reverse_columns else 1].copy(order="C")
 
@@ -40,11 +40,11 @@ def invert_dihedral(grid: npt.NDArray[Cell], dihedral: int) -> npt.NDArray[Cell]
 
 def compose_dihedral(first: int, second: int) -> int:
     """Return the dihedral that equals `first` followed by `second`. Raises ValueError unless both are 0..7."""
-    transpose, reverse_rows, reverse_columns = _STEPS[check_dihedral(first)]
-    transpose_after, rows_after, columns_after = _STEPS[check_dihedral(second)]
+    transpose, reverse_rows, reverse_columns = STEPS[check_dihedral(first)]
+    transpose_after, rows_after, columns_after = STEPS[check_dihedral(second)]
     if transpose_after:
         reverse_rows, reverse_columns = reverse_columns, reverse_rows
-    return _STEPS.index((transpose ^ transpose_after, reverse_rows ^ rows_after, reverse_columns ^ columns_after))
+    return STEPS.index((transpose ^ transpose_after, reverse_rows ^ rows_after, reverse_columns ^ columns_after))
 
 
 def inverse_dihedral(dihedral: int) -> int:
@@ -54,7 +54,7 @@ def inverse_dihedral(dihedral: int) -> int:
 
 def swaps_sides(dihedral: int) -> bool:
     """Return whether `dihedral` turns an (H, W) grid into a (W, H) one."""
-    return _STEPS[check_dihedral(dihedral)][0]
+    return STEPS[check_dihedral(dihedral)][0]
 
 
 def check_dihedral(dihedral: int) -> int:

@@ -34,6 +34,9 @@ class BuildConfig:
     """Draws the views of a task that has more than `augmentations`."""
     jobs: int = 0
     """Maximum number of processes; 0 means one per core. The result does not depend on it."""
+    draw: Literal["tasks", "pairs"] = "tasks"
+    """tasks: each task is drawn as often, and then any of its pairs. pairs: each pair is (HRM, TRM, URM), so that tasks of many
+    pairs come more often."""
     size_exponent: float = 0.0
     """Pairs are drawn in proportion to the cells of their canvas to the power of minus this, besides the weights of tasks and
     sources; 0: whatever their size. A small pair costs less than a large one and counts as much."""
@@ -62,7 +65,8 @@ class OptimizerConfig:
     matrix_decay: float = -1.0
     """Weight decay of the matrices that Muon trains; negative: `weight_decay`."""
     matrices: Literal["blocks", "all"] = "blocks"
-    """blocks: those of the blocks. all: every one, embedding, head and compositional memory too."""
+    """blocks: those of the blocks. all: every one, embedding, head and compositional memory too, whose `memory_rate` and
+    `memory_decay` then do not count."""
     momentum: float = 0.95
     """Of Muon, Nesterov's."""
     newton_schulz: Literal["muon-5", "muon-3", "charm-5"] = "muon-5"

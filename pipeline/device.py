@@ -13,9 +13,10 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
 
+from augment.canvas import IGNORED
 from pipeline.config import Config, Precision, override
 from pipeline.data.dataset import Dataset, PuzzleDataset, canvas_of
-from pipeline.data.packs import IGNORED, Pack
+from pipeline.data.packs import Pack
 from pipeline.models.batch import Batch, Views
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layout import Room, make_layout, to_device

@@ -66,7 +66,7 @@ FAST = Config(
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --train-source json:CONCEPTARC.json
 #   --preset trm-arc1 --time-limit 80h --out DIR
 # The authors: 4 x H100, about 3 days, 44.6% pass@2 (arXiv 2510.04871, table 5). Here: not yet measured.
-TRM_ARC1 = Config(train=TrainConfig(steps=518_071, packs=4, pack_tokens=175_872))
+TRM_ARC1 = Config(build=BuildConfig(draw="pairs"), train=TrainConfig(steps=518_071, packs=4, pack_tokens=175_872))
 
 # The same command with --source arc2:evaluation --train-source arc2:training --preset trm-arc2
 # The authors: 4 x H100, about 3 days, 7.8% pass@2 (arXiv 2510.04871, table 5). Here: not yet measured.
@@ -155,6 +155,7 @@ _HRM_MEMORY = MemoryConfig(tokens=1)
 #   --preset hrm-arc1 --time-limit 30h --out DIR
 # The authors: 8 GPUs, about 24 hours, 40.3% pass@2 (arXiv 2506.21734). Here: not yet measured.
 HRM_ARC1 = Config(
+    build=TRM_ARC1.build,
     model=_HRM,
     memory=_HRM_MEMORY,
     optimizer=OptimizerConfig(ema=0.0),
@@ -175,6 +176,7 @@ HRM_SUDOKU = Config(
 #   --preset urm-arc1 --time-limit 80h --out DIR
 # The authors: 8 GPUs, 61.8% pass@2, 53.8% pass@1 (arXiv 2512.14693). Here: not yet measured.
 URM_ARC1 = Config(
+    build=TRM_ARC1.build,
     model=ReasonerConfig(kind="urm", layers=4, H_cycles=2, L_cycles=6, convolution=2, convolution_axes="1d"),
     memory=_HRM_MEMORY,
     train=TrainConfig(packs=8, pack_tokens=96 * 901),
@@ -184,10 +186,12 @@ URM_ARC1 = Config(
 #   --train-source json:CONCEPTARC.json@2 --preset charm-arc1 --time-limit 80h --out DIR
 # The authors (code and card, water-vapor/charm): 600 thousand steps 79.6% pass@2, 1.5 million 84.0% (arXiv 2609.33270; votes
 # pooled over the last 9 or 10 checkpoints: `predict` each, then `vote`). As theirs: the memory, its residual and the gate, Muon
-# for every matrix with their polynomials, rates, warm-up, shifts, draws. Not as theirs: the linear maps of the memory start as
-# ours do, and Re-ARC's tasks have as many views as the others, not 100. Here: not yet measured.
+# for every matrix with their polynomials, rates, warm-up, shifts, weights of the sources. Not as theirs: the linear maps of the
+# memory start as ours do, tasks are drawn and not pairs, and Re-ARC's tasks have as many views as the others, not 100. Here:
+# not yet measured.
 CHARM_ARC1 = replace(
     URM_ARC1,
+    build=BuildConfig(),
     memory=MemoryConfig(kind="compositional", tokens=16, used=1, start="zero", residual=32, residual_gate="memory"),
     optimizer=OptimizerConfig(
         kind="muon", rate=1e-4, matrix_rate=1e-4, matrices="all", newton_schulz="charm-5", residual_rate=1e-2, memory_rate=1e-4,

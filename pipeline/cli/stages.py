@@ -102,6 +102,8 @@ def add_build(commands: Any) -> None:
     policy = "keep-output-only: colors that occur only in outputs stay as they are"
     parser.add_argument("--policy", choices=("all", "keep-output-only"), default="all", help=policy)
     size = "draw pairs in proportion to the cells of their canvas to the power of -X (default: 0, all alike)"
+    drawn = "what is drawn as often as others, unless a source has a weight (default: tasks)"
+    parser.add_argument("--draw", choices=("tasks", "pairs"), default="tasks", help=drawn)
     parser.add_argument("--size-exponent", type=float, default=0.0, metavar="X", help=size)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=0, help="processes (default: as many as there are cores)")
@@ -113,7 +115,8 @@ def build_command(arguments: argparse.Namespace, started: float) -> int:
     if not arguments.source and (not arguments.train_source or are_puzzles(arguments)):
         raise ValueError("--source is required, unless --train-source names ARC tasks that are only trained on")
     job = job_of(arguments, "refuse")
-    config = BuildConfig(arguments.augmentations, arguments.policy, arguments.seed, arguments.jobs, arguments.size_exponent)
+    names = ("augmentations", "policy", "seed", "jobs", "draw", "size_exponent")
+    config = BuildConfig(**{name: getattr(arguments, name) for name in names})
     dataset: Any = job.build(config)
     dataset.save(arguments.out)
     size = sum(path.stat().st_size for path in arguments.out.iterdir())
@@ -169,7 +172,7 @@ def _as_built(config: Config, dataset: TaskDataset | PuzzleDataset) -> Config:
     built = built_with(dataset)
     if built is None:
         return config
-    names = ("augmentations", "policy", "size_exponent")
+    names = ("augmentations", "policy", "draw", "size_exponent")
     differs = [f"build.{name}={getattr(built, name)}" for name in names if getattr(built, name) != getattr(config.build, name)]
     if differs:
         logger.warning("the dataset was built with %s, and keeps that; the settings say otherwise", ", ".join(differs))

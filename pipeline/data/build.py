@@ -63,15 +63,17 @@ def build(
             raise ValueError(f"{_describe_leaks(audit.leaks)} ({hint})")
         logger.warning("%s: %s", "left out" if leakage == "drop" else "trained on all the same", _describe_leaks(audit.leaks))
     with doing("putting the tasks of all sources together"):
-        tasks, weights = _merge(sources, train_sources, audit.leaks if leakage == "drop" else ())
+        tasks, weights = _merge(sources, train_sources, audit.leaks if leakage == "drop" else (), config.draw)
     if not tasks:
         raise ValueError("there is nothing to build: the sources have no training pairs and no tests")
     with doing("collecting grids"):
         dataset = _assemble(tasks, weights, config.size_exponent)
     if dataset.pair_weight is not None:
         shares = ", ".join(f"{source_label(source)} x {source.weight:g}" for source in everything)
+        each = "tasks are drawn for each source that has pairs of them"
+        what = each if config.draw == "tasks" else "pairs are drawn for their source"
         small = f"; pairs less often the larger, by cells^-{config.size_exponent:g}" if config.size_exponent else ""
-        logger.info("tasks are drawn for each source that has pairs of them: %s%s", shares, small)
+        logger.info("%s: %s%s", what, shares, small)
     dataset, fewest = _draw_transforms(dataset, config, seconds)
     manifest: dict[str, Any] = {
         "settings": {name: value for name, value in asdict(config).items() if name != "jobs"},
@@ -101,12 +103,12 @@ def build(
 
 
 def _merge(
-    sources: Sequence[Source], train_sources: Sequence[Source], dropped: Iterable[Leak]
+    sources: Sequence[Source], train_sources: Sequence[Source], dropped: Iterable[Leak], draw: str
 ) -> tuple[list[Task], list[float]]:
     """Return the tasks of all sources by id, with distinct pairs by key, without `dropped` ones, and tests in their order.
 
-    Besides, the weight of each pair, task after task: what a source has of a task is drawn by the weight of the source; a pair
-    of several belongs to the one with the largest weight, the first of such.
+    Besides, the weight of each pair, task after task: what a source has of a task is drawn by the weight of the source, or each
+    pair of it is (`draw` "pairs"); a pair of several belongs to the one with the largest weight, the first of such.
     """
     unwanted = {(leak.trained.task, pair_key(leak.pair)) for leak in dropped if leak.pair}
     generators = {(leak.trained.source, leak.trained.task) for leak in dropped if not leak.pair}
@@ -129,7 +131,7 @@ def _merge(
     for task_id in sorted(pairs.keys() | {task_id for task_id, (_, grids) in tests.items() if grids}):
         kept = [placed for _, placed in sorted(pairs.get(task_id, {}).items(), key=itemgetter(0))]
         counts = Counter(number for _, number in kept)
-        weights += [ordered[number].weight / counts[number] for _, number in kept]
+        weights += [ordered[number].weight / (counts[number] if draw == "tasks" else 1) for _, number in kept]
         merged.append(Task(task_id, tuple(pair for pair, _ in kept), tests.get(task_id, ("", ()))[1]))
     return merged, weights
 

@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from augment.canvas import EOS, FIRST_COLOR, PAD
+from augment.canvas import EOS, FIRST_COLOR, IGNORED, PAD
+from augment.dihedral import STEPS
 from augment.grid import COLORS, MAX_SIDE
 from augment.sudoku import draw_symmetries
 from augment.transform import decode_transforms
@@ -22,11 +23,10 @@ Integers = npt.NDArray[np.int64]
 Canvas = Literal["fitted", "full"]
 Examples = Literal["pairs", "tests"]
 """Training pairs, which have labels, or test inputs, which have none."""
-IGNORED = -100
 # By dihedral: whether a view swaps rows and columns of its grid, and walks through its rows or columns backwards.
-_TRANSPOSES = np.array([False, True, False, True, False, False, True, True])
-_ROWS_BACKWARDS = np.array([False, False, True, True, False, True, False, True])
-_COLUMNS_BACKWARDS = np.array([False, True, True, False, True, False, False, True])
+_TRANSPOSES, _VIEW_ROWS_BACKWARDS, _VIEW_COLUMNS_BACKWARDS = np.array(STEPS).T
+_ROWS_BACKWARDS = np.where(_TRANSPOSES, _VIEW_COLUMNS_BACKWARDS, _VIEW_ROWS_BACKWARDS)
+_COLUMNS_BACKWARDS = np.where(_TRANSPOSES, _VIEW_ROWS_BACKWARDS, _VIEW_COLUMNS_BACKWARDS)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from augment.canvas import IGNORED
 from augment.grid import Grid
 from augment.task import TestId
 from eval.formatting import show_path
 from eval.provenance import Judging
 from eval.vote import Ballot, Judged, JudgedBallot
 from pipeline.data.dataset import TaskDataset
-from pipeline.data.packs import IGNORED, Integers, Samples, TaskPackMaker, count_each
+from pipeline.data.packs import Integers, Samples, TaskPackMaker, count_each
 from pipeline.device import make_accelerator, precision_here
 from pipeline.inference.facts import source_name
 from pipeline.inference.forward import InferenceRunner, Output

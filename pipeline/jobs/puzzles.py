@@ -62,8 +62,8 @@ class PuzzleJob:
 
     def build(self, config: BuildConfig, seconds: float | None = None) -> PuzzleDataset:
         """Build the dataset, reading training puzzles for about `seconds`; the answers of the tests are not read."""
-        if config.size_exponent:
-            raise ValueError("build.size_exponent is for ARC tasks only: all puzzles are of one size")
+        if config.size_exponent or config.draw != "tasks":
+            raise ValueError("build.size_exponent and build.draw are for ARC tasks only: each puzzle is drawn as often")
         jobs = config.jobs or usable_cores()
         load = partial(load_puzzles, part="train", limit=self.train_limit, seed=config.seed, jobs=jobs)
         trained = load_in_time(self.train_sources, load, seconds)

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from augment.canvas import IGNORED
 from pipeline.models.layout import Layout
 
-IGNORED = -100
 TokenLoss = Literal["stablemax", "softmax"]
 
 

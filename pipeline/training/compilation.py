@@ -19,7 +19,14 @@ from pipeline.config import Config
 from pipeline.data.packs import PackMaker
 from pipeline.device_limits import fall_back, ran_out_of_memory
 from pipeline.models.attention import choose_way
-from pipeline.models.compiled import MIN_COMPILE_SECONDS, configure_compiler, disable_compiler, enable_compiler, reason_of
+from pipeline.models.compiled import (
+    COMPILER_ERRORS,
+    MIN_COMPILE_SECONDS,
+    configure_compiler,
+    disable_compiler,
+    enable_compiler,
+    reason_of,
+)
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import choose_fused
 from pipeline.models.layout import PACKED, Layout, Room, Way
@@ -127,7 +134,7 @@ class Execution:
         if self.any_shape:
             try:
                 return segment()
-            except torch._dynamo.exc.TorchDynamoException as error:  # of a gradient: `compiled_on_cpu` sees only the way there
+            except COMPILER_ERRORS as error:  # of a gradient: `compiled_on_cpu` sees only the way there
                 raise _cause_of(error) from error
         if self.kind == "eager" or layout.way is None:
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
@@ -137,7 +144,7 @@ class Execution:
             return segment()
         try:
             outcome = segment()
-        except (RuntimeError, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
+        except (RuntimeError, *COMPILER_ERRORS) as error:
             raise _cause_of(error) from error
         self.shapes.add(shapes)
         return outcome

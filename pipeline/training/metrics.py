@@ -33,6 +33,8 @@ class Totals:
     sequences: float = 0.0
     tokens: float = 0.0
     segments: float = 0.0
+    seconds: float = 0.0
+    """Of the steps, by the clock of the main process; what came before the first step does not count."""
     processor_seconds: float = 0.0
 
     def add(self, other: "Totals") -> None:
@@ -59,8 +61,8 @@ class Progress:
     """The last line of metrics."""
 
 
-def metrics_line(totals: Totals, progress: Progress, seconds: float, factor: float) -> dict[str, float]:
-    """Return a line of metrics: means of the `totals` of the last `seconds`, with the `factor` on all learning rates."""
+def metrics_line(totals: Totals, progress: Progress, factor: float) -> dict[str, float]:
+    """Return a line of metrics: means of the `totals` since the last one, with the `factor` on all learning rates."""
     count = totals.sequences
     return {
         "step": progress.step,
@@ -68,8 +70,8 @@ def metrics_line(totals: Totals, progress: Progress, seconds: float, factor: flo
         "halting_loss": round(totals.halting_loss / count, 5),
         "exact": round(totals.exact / count, 5),
         "segments": round(totals.segments / count, 3),
-        "sequences_per_second": round(count / seconds, 2),
-        "tokens_per_second": round(totals.tokens / seconds, 1),
+        "sequences_per_second": round(count / totals.seconds, 2),
+        "tokens_per_second": round(totals.tokens / totals.seconds, 1),
         "rate_factor": round(factor, 5),
         "seconds": round(progress.seconds, 2),
         "processor_seconds": round(progress.processor_seconds, 2),

@@ -18,7 +18,8 @@ from pipeline.training.communication import Collectives
 class AdamAtan2(Optimizer):
     """Adam with atan2 in place of the division (arXiv 2407.05872), in plain PyTorch: no epsilon, bounded steps, rate 0 allowed.
 
-    The step is rate * atan2(m, sqrt(v)) of the bias-corrected moments, after decoupled weight decay, as the TRM authors use it.
+    The step is rate / c1 * atan2(m, sqrt(v / c2)) with the corrections c = 1 - beta^step of the moments, after decoupled weight
+    decay, as in the package adam-atan2, which the HRM and TRM authors use.
     """
 
     def __init__(
@@ -51,9 +52,8 @@ class AdamAtan2(Optimizer):
         torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
         deviations = torch._foreach_div(squares, [1 - beta2**step for step in steps])
         torch._foreach_sqrt_(deviations)
-        updates = torch._foreach_div(means, [1 - beta1**step for step in steps])
-        for update, deviation in zip(updates, deviations, strict=True):
-            update.atan2_(deviation)
+        updates = [mean.atan2(deviation) for mean, deviation in zip(means, deviations, strict=True)]
+        torch._foreach_div_(updates, [1 - beta1**step for step in steps])
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 

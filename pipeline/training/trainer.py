@@ -106,7 +106,7 @@ class Trainer:
         require_end(state.config, budget.limit_seconds)
         state.collectives.begin()
         started, spent_before = time.monotonic(), state.progress.seconds
-        last_checkpoint, logged = started, started
+        last_checkpoint = started
         step_seconds, interrupted = 0.0, False
         path = state.out / METRICS_FILE if state.accelerator.is_main_process else None
         with interrupts_deferred() as interruption, MetricsWriter(path) as writer:
@@ -123,11 +123,11 @@ class Trainer:
                 self._step(done)
                 now = time.monotonic()
                 state.progress.seconds = spent_before + now - started
+                state.totals.seconds += (now - before) * state.accelerator.is_main_process
                 if len(self.gradients.execution.shapes) == compiled:  # to compile takes long, and happens once
                     step_seconds = max(now - before, 0.9 * step_seconds)
                 if state.progress.step % train.log_steps == 0:
-                    self._log(writer, done, now - logged, budget.remaining())
-                    logged = now
+                    self._log(writer, done, budget.remaining())
                 if due or (train.checkpoint_steps and state.progress.step % train.checkpoint_steps == 0):
                     try:
                         self.save()
@@ -320,15 +320,15 @@ class Trainer:
         before, self.processor_counted = self.processor_counted, time.process_time()
         self.state.totals.processor_seconds += self.processor_counted - before
 
-    def _log(self, writer: MetricsWriter, done: float, seconds: float, left: float) -> None:
-        """Add a line to the metrics: means over the last `seconds` and all processes."""
+    def _log(self, writer: MetricsWriter, done: float, left: float) -> None:
+        """Add a line to the metrics: means since the last one, over all processes."""
         self._read_pending()
         self._count_processor_time()
         totals, self.state.totals = self.state.summed_totals(), Totals()
         self.state.progress.processor_seconds += totals.processor_seconds
         progress = self.state.progress
         factor = rate_factor(self.state.config.optimizer, progress.step, done, progress.reached)
-        progress.last = metrics_line(totals, progress, seconds, factor)
+        progress.last = metrics_line(totals, progress, factor)
         writer.write(self.state.progress.last, done, left)
 
     def save(self) -> None:

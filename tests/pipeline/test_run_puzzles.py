@@ -325,7 +325,7 @@ def test_stages_with_the_same_seed_give_what_the_run_gives_and_training_is_conti
         ("--train-source sudoku:nowhere.csv", "nowhere.csv: no such file"),
         ("--weights nothing.safetensors", "nothing.safetensors: no such weights file or folder"),
         ("--set train.steps=0", "training needs an end: --time-limit, or --set train.steps=N"),
-        ("--set build.size_exponent=0.5", "build.size_exponent is for ARC tasks only"),
+        ("--set build.size_exponent=0.5", "build.size_exponent and build.draw are for ARC tasks only"),
     ],
 )
 def test_a_run_with_bad_input_ends_with_one_line_and_exit_code_two(

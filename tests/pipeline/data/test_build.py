@@ -136,11 +136,21 @@ def test_the_larger_a_pair_is_the_less_often_it_is_drawn_where_that_is_set(caplo
     assert steep.pair_weight is not None  # however small the weights are
 
 
+def test_each_pair_is_drawn_as_often_where_that_is_set(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        dataset = build([QUESTION], [replace(LESSONS, weight=2.0)], replace(SMALL, draw="pairs"))
+    of_source = [2.0 if dataset.task_ids[task] in ("l", "m") else 1.0 for task in dataset.pair_task]
+    assert dataset.pair_weight is not None
+    assert dataset.pair_weight.tolist() == of_source
+    assert caplog.messages == ["pairs are drawn for their source: arc1:evaluation x 1, json:lessons.json x 2"]
+    assert dataset.data_hash != build([QUESTION], [replace(LESSONS, weight=2.0)], SMALL).data_hash
+
+
 def test_the_command_builds_with_its_options(tmp_path: Path) -> None:
     write_kaggle(tmp_path, tiny_source(), "training", with_solutions=True)
-    options = ("--augmentations", 5, "--policy", "keep-output-only", "--seed", 3, "--size-exponent", 0.5, "--jobs", 1)
+    options = ("--augmentations", 5, "--policy", "keep-output-only", "--seed", 3, "--draw", "pairs", "--size-exponent", 0.5)
     assert call("build", "--source", f"kaggle:{tmp_path}:training", *options, "--out", tmp_path / "data") == 0
-    settings = {"augmentations": 5, "policy": "keep-output-only", "seed": 3, "size_exponent": 0.5}
+    settings = {"augmentations": 5, "policy": "keep-output-only", "seed": 3, "draw": "pairs", "size_exponent": 0.5}
     assert load_dataset(tmp_path / "data").manifest["settings"] == settings
 
 
@@ -266,7 +276,7 @@ def test_the_hash_seed_of_python_does_not_matter(dataset: TaskDataset) -> None:
 
 def test_the_manifest_says_what_came_from_where(dataset: TaskDataset) -> None:
     manifest = dataset.manifest
-    assert manifest["settings"] == {"augmentations": 7, "policy": "all", "seed": 0, "size_exponent": 0.0}
+    assert manifest["settings"] == {"augmentations": 7, "policy": "all", "seed": 0, "draw": "tasks", "size_exponent": 0.0}
     described = [(s["name"], s["role"], s["tasks"], s["demonstrations"], s["tests_trained"]) for s in manifest["sources"]]
     assert described == [("arc1:evaluation", "solve", 1, 2, 0), ("json:lessons.json", "train", 2, 4, 1)]
     totals = dict(manifest["totals"])

@@ -14,8 +14,8 @@ from pipeline.training.metrics import MetricsWriter, Progress, Totals, metrics_l
 
 
 def a_line() -> dict[str, float]:
-    totals = Totals(token_loss=8.0, halting_loss=2.0, exact=1.0, sequences=4.0, tokens=1000.0, segments=6.0)
-    return metrics_line(totals, Progress(step=7, seconds=30.123, processor_seconds=59.87), seconds=0.5, factor=0.25)
+    totals = Totals(token_loss=8.0, halting_loss=2.0, exact=1.0, sequences=4.0, tokens=1000.0, segments=6.0, seconds=0.5)
+    return metrics_line(totals, Progress(step=7, seconds=30.123, processor_seconds=59.87), factor=0.25)
 
 
 def test_a_line_has_means_of_sequences_and_speeds() -> None:

@@ -36,8 +36,8 @@ def plain_adam_atan2(
     for step, gradient in enumerate(gradients, 1):
         mean = 0.9 * mean + 0.1 * gradient
         square = 0.95 * square + 0.05 * gradient**2
-        corrected, deviation = mean / (1 - 0.9**step), np.sqrt(square / (1 - 0.95**step))
-        value = value * (1 - rate * decay) - rate * np.arctan2(corrected, deviation)
+        deviation = np.sqrt(square / (1 - 0.95**step))
+        value = value * (1 - rate * decay) - rate / (1 - 0.9**step) * np.arctan2(mean, deviation)
     return value
 
 
