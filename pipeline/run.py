@@ -46,7 +46,7 @@ PREDICTING = "predicting"
 def run(
     job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Path | None, resume: bool, report: bool = True
 ) -> int:
-    """Do the whole job; return 0, or 1 when training failed. Raises ValueError or FileNotFoundError for bad input.
+    """Do the whole job; return 0, or 1 when training or predictions failed. Raises ValueError, FileNotFoundError for bad input.
 
     Training starts from the weights `start_from`, if any; with `resume`, it continues what is in the folder of the job.
     """
@@ -135,7 +135,9 @@ def _train(
     seconds: float | None = None
     if budget.limit_seconds is not None:  # without a limit, only the settings decide what is done
         speed = measure_speed(network, dataset, config, dtype, accelerator)
-        views = min(config.predict.views, dataset.most_views) if isinstance(dataset, TaskDataset) else 1  # puzzles: as they are
+        views = 1  # a puzzle is predicted once, as it is
+        if isinstance(dataset, TaskDataset):
+            views = min(config.predict.views, max(dataset.test_views().values(), default=0))
         split = split_time(config, budget, job.out, resume, speed, accelerator.num_processes, views)
         config, seconds = from_main(accelerator, split)
     training = Budget.lasting(seconds)  # from here: making the trainer counts as training

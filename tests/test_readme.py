@@ -30,10 +30,11 @@ import pipeline.run
 from eval.report.screenshot import find_browser
 from eval.score import score_predictions
 from pipeline.cli.main import _parser, main
+from pipeline.cli.options import add_selection
 from pipeline.config import override, read_config
 from pipeline.data.puzzles.sources import is_puzzle_source
 from pipeline.data.same_ids import _rename
-from pipeline.data.sources import PUBLIC_SOURCES, SPLITS, load_source
+from pipeline.data.sources import PUBLIC_SOURCES, SPLITS, Selection, load_source
 from pipeline.data.task_files import Reading, TasksAndSolutions
 from pipeline.presets import PRESETS, preset
 from pipeline.reports.report import write_report
@@ -192,7 +193,12 @@ def test_a_record_has_the_median_of_three_seeds_or_says_that_it_has_not_and_a_co
 def test_the_submission_of_a_record_has_the_score_that_the_record_gives(path: Path) -> None:
     result = json.loads((path.parent / "result.json").read_text())
     (run,) = [run for run in result["runs"] if path.stem == f"submission-{run['seed']}"]
-    solutions = load_source("arc1:evaluation").solutions
+    options = argparse.ArgumentParser()
+    options.add_argument("--source", action="append")
+    add_selection(options)
+    told, _ = options.parse_known_args(shlex.split(result["command"]))
+    _, sources = Selection(told.max_side, told.hold_out).load(told.source)
+    solutions = {task: grids for source in sources for task, grids in source.solutions.items()}
     score = score_predictions(read_submission(path), solutions)
     for places in ("pass_at_2", "pass_at_1"):
         for rule, value in run[places].items():

@@ -5,7 +5,6 @@ A stage is a function that takes the plan and the machine. It returns rows for t
 
 import argparse
 import logging
-import os
 import platform
 import textwrap
 import time
@@ -42,6 +41,7 @@ from pipeline.config import OptimizerConfig
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Samples
 from pipeline.device import compute_dtype
+from pipeline.system.processors import usable_cores
 from pipeline.training.optimizers import make_optimizer
 
 logger = logging.getLogger(__name__)
@@ -250,7 +250,7 @@ def describe_machine(bench: Bench) -> dict[str, Any]:
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     single, half = (bench.peaks[dtype] / 1e9 for dtype in (torch.float32, torch.bfloat16))
     line = (
-        f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, torch {torch.__version__}; matrix products of "
+        f"{name}, {torch.get_num_threads()} threads of {usable_cores()} cores, torch {torch.__version__}; matrix products of "
         f"{bench.plan.peak_side}: {single:,.0f} GFLOP/s in float32, {half:,.0f} in bfloat16; copies: "
         f"{bench.copy_speed / 1e9:,.1f} GB/s; ours computes in {str(bench.dtype).removeprefix('torch.')}"
     )

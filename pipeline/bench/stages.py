@@ -26,7 +26,6 @@ from pipeline.inference.candidates import count_votes, to_candidates
 from pipeline.inference.forward import InferenceRunner
 from pipeline.models.attention import choose_way
 from pipeline.models.batch import Batch
-from pipeline.models.compiled import COMPILER_ERRORS
 from pipeline.models.config import MemoryConfig, ReasonerConfig
 from pipeline.models.layers import choose_fused
 from pipeline.models.layout import Room
@@ -281,6 +280,6 @@ def gpu_sides(sides: Mapping[str, Computing], draws: Draws) -> dict[str, Computi
         try:
             computing.train(draws.samples(plan.train_sizes[0]))
             found[name] = computing
-        except (RuntimeError, ImportError, *COMPILER_ERRORS) as error:
+        except (RuntimeError, ImportError, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             logger.warning("%s: does not run here: %s", name, str(error).splitlines()[0])
     return found

@@ -159,7 +159,8 @@ def complete_settings(arguments: argparse.Namespace) -> None:
             arguments.hold_out, arguments.words = True, [*arguments.words, "--hold-out"]
         if not arguments.train_source:
             arguments.train_source = list(record.train_sources)
-            arguments.words += [word for source in record.train_sources for word in ("--train-source", source)]
+            given = [word for source in record.train_sources for word in ("--train-source", source)]
+            arguments.words = [*arguments.words, *given]
     if not (arguments.preset or arguments.weights or arguments.begun):
         raise ValueError("--preset is required, unless --weights bring their settings")
     if is_run:

@@ -102,7 +102,7 @@ def add_build(commands: Any) -> None:
     policy = "keep-output-only: colors that occur only in outputs stay as they are"
     parser.add_argument("--policy", choices=("all", "keep-output-only"), default="all", help=policy)
     size = "draw pairs in proportion to the cells of their canvas to the power of -X (default: 0, all alike)"
-    drawn = "what is drawn as often as others, unless a source has a weight (default: tasks)"
+    drawn = "tasks: every task equally often (the default); pairs: every training pair; times the weight of the source"
     parser.add_argument("--draw", choices=("tasks", "pairs"), default="tasks", help=drawn)
     parser.add_argument("--size-exponent", type=float, default=0.0, metavar="X", help=size)
     parser.add_argument("--seed", type=int, default=0)

@@ -71,7 +71,7 @@ def build(
     if dataset.pair_weight is not None:
         shares = ", ".join(f"{source_label(source)} x {source.weight:g}" for source in everything)
         each = "tasks are drawn for each source that has pairs of them"
-        what = each if config.draw == "tasks" else "pairs are drawn for their source"
+        what = each if config.draw == "tasks" else "pairs are drawn by the weight of their source"
         small = f"; pairs less often the larger, by cells^-{config.size_exponent:g}" if config.size_exponent else ""
         logger.info("%s: %s%s", what, shares, small)
     dataset, fewest = _draw_transforms(dataset, config, seconds)

@@ -160,10 +160,9 @@ class TaskDataset(Dataset):
         """Return task and number of each test to be predicted, (Q,)."""
         return [(self.task_ids[task], index) for task, index in zip(self.test_task, self.test_index.tolist(), strict=True)]
 
-    @property
-    def most_views(self) -> int:
-        """The largest number of views that any test has."""
-        return int(np.diff(self.transform_start)[self.test_task].max(initial=0))
+    def test_views(self) -> dict[TestId, int]:
+        """Return the number of views of each test to be predicted."""
+        return dict(zip(self.test_names(), np.diff(self.transform_start)[self.test_task].tolist(), strict=True))
 
     def tasks_to_solve(self) -> list[Task]:
         """Return the tasks that have tests, by id: their training pairs as demonstrations, and their test inputs."""

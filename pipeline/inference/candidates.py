@@ -115,8 +115,8 @@ class Origin:
     complete: bool
     """False when not every view of the round was predicted."""
     computation: str = ""
-    """The checksum of the weights, and how much each view was computed: segments, latents, halting; empty in files of earlier
-    versions."""
+    """The checksum of the weights, and how much each view was computed: segments, latents, halting. Files of earlier versions
+    have none of it, and count, or no checksum, and do not."""
 
 
 def join_candidates(parts: Sequence[Candidates]) -> Candidates:

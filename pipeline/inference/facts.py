@@ -92,9 +92,9 @@ def views_to_reach(submission: Path, sources: Sequence[str], enough: int) -> dic
     return {test: min(count, enough) if now > earlier else count for test, count in views.items()}
 
 
-def reaches(ballot: Ballot, views: Mapping[TestId, int], most: int | None = None) -> bool:
-    """Return whether `ballot` has as many candidates of each test input as `views` says, of which `most` are enough."""
-    return all(ballot.tally(*test).candidates >= (count if most is None else min(count, most)) for test, count in views.items())
+def reaches(ballot: Ballot, needed: Mapping[TestId, int], available: Mapping[TestId, int]) -> bool:
+    """Return whether `ballot` has as many candidates of each test input as are `needed`, or as are `available` at all."""
+    return all(ballot.tally(*test).candidates >= min(count, available[test]) for test, count in needed.items())
 
 
 def digest_of(result: bytes) -> str:
@@ -111,7 +111,7 @@ def require_own_folder(path: Path) -> None:
     """Raise ValueError where the votes and the score beside a new submission `path` would replace those of another one."""
     other = path.with_name("submission.json")
     if path.name != other.name and other.exists():
-        raise ValueError(f"{show_path(path)}: the votes in its folder are those of {show_path(other)}; choose another folder")
+        raise ValueError(f"{show_path(path)}: its folder has the votes of {show_path(other)}; choose another one")
 
 
 def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: str, dataset: TaskDataset) -> FilledSubmission:

@@ -62,6 +62,8 @@ class Predictor:
     ) -> None:
         self.accelerator, self.given_dataset, self.config = accelerator, dataset, config
         self.dataset = seen_through(dataset, weights)
+        self.available = {test: min(views, config.views) for test, views in self.dataset.test_views().items()}
+        """Views of each test input, up to `predict.views`."""
         self.source = source_name(weights.path, weights.step, weights.data_hash)
         network, found = network_from(weights, self.dataset)
         logger.info("%s", found)
@@ -76,8 +78,8 @@ class Predictor:
 
     @property
     def most_views(self) -> int:
-        """The largest number of views that any test input has, up to `predict.views`."""
-        return min(self.config.views, self.dataset.most_views)
+        """The largest number of views of any test input."""
+        return max(self.available.values(), default=0)
 
     def keep_rounds(self, folder: Path) -> list[tuple[Candidates, Origin]]:
         """Return the complete rounds that an earlier start of this prediction left in `folder`; remove the files of others."""
@@ -209,13 +211,12 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
     last = kept[-1][1] if kept else None
     if last:
         logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), last.views)
-        if reaches(ballot, needed, predictor.most_views):
+        if reaches(ballot, needed, predictor.available):
             submission.write()
     started = time.monotonic()
     for candidates, origin in predictor.rounds(folder, budget, last):
         count_votes(ballot, candidates, predictor.dataset)
-        all_predicted = origin.complete and origin.views >= predictor.most_views
-        stays = not (all_predicted or reaches(ballot, needed, predictor.most_views))
+        stays = not reaches(ballot, needed, predictor.available)
         missing = [task.id for task in tasks for index in range(len(task.test)) if not ballot.tally(task.id, index).distinct]
         if not stays:
             submission.write()

@@ -101,7 +101,7 @@ class ArcJob:
     ) -> bool:  # fmt: skip
         """Predict in rounds, check the submission as Kaggle would, score it. Without `weights` it stays as it is.
 
-        Return whether the predictions failed and only the votes of further networks are in it; without those, that is raised.
+        Return whether the predictions failed; that is raised where there are no further networks, whose votes count alone then.
         """
         from pipeline.device import end_training  # noqa: PLC0415
         from pipeline.inference.predictor import Predictor, predict_and_vote  # noqa: PLC0415
@@ -115,7 +115,7 @@ class ArcJob:
         except (RuntimeError, MemoryError, OSError) as error:
             if not self.networks.processes:
                 raise
-            logger.error("predictions failed, those of further networks count: %s", error, exc_info=error)
+            logger.error("predictions failed, the votes of further networks count: %s", error, exc_info=error)
             failed = True
         end_training(accelerator)
         if not accelerator.is_main_process:
@@ -146,7 +146,8 @@ class ArcJob:
         try:
             pooled = tally(voting, dataset)
             needed = views_to_reach(path, pooled.sources, config.round_views)
-            stays = not reaches(pooled, needed)
+            available = {test: len(voting) * min(views, config.views) for test, views in dataset.test_views().items()}
+            stays = not reaches(pooled, needed, available)
             if not stays:
                 write_attempts(path, pooled, tasks, config.ranking, dataset)
         except (ValueError, OSError) as error:
@@ -186,7 +187,7 @@ class ArcJob:
         """Return what the submission rests on, and whether it is not the one that was `voted` for now, but of more views."""
         with suppress(ValueError):  # votes.json is damaged: of the submission that was just written
             found = provenance_beside(self.out / "submission.json").basis
-            if found and (found.sources, found.views_most) != (voted.sources, voted.views_most):
+            if found and any(getattr(found, name) != getattr(voted, name) for name in ("sources", "views_least", "views_most")):
                 return found, True
         return voted, False
 

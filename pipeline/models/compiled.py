@@ -55,8 +55,9 @@ def configure_compiler() -> None:
     torch._dynamo.config.optimize_ddp = False  # it would cut what a distributed module calls at the sizes of gradient buckets
 
 
-COMPILER_ERRORS = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
-"""What code raises that cannot be compiled, or not once more for other kinds of arguments."""
+def compiler_errors() -> tuple[type[Exception], ...]:
+    """Return what code raises that cannot be compiled, or not once more for other kinds of arguments."""
+    return torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit  # imported when they are raised
 
 
 def compiled_on_cpu(function: Callable[P, R]) -> Callable[P, R]:
@@ -68,7 +69,7 @@ def compiled_on_cpu(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         try:
             return _compile(function)(*args, **kwargs)
-        except COMPILER_ERRORS as error:
+        except compiler_errors() as error:
             disable_compiler()
             fall_back(f"{function.__qualname__} cannot be compiled, everything is computed without: {reason_of(error)}")
             return function(*args, **kwargs)

@@ -158,5 +158,5 @@ Pass@2 {shown:.1%} as mean over tasks, {kind}; seeds {seeds} are in [result.json
 - **What is new**: add it here.
 
 `config.json` is that of the first seed; `train.seed` and `build.seed` are the seed. `metrics-SEED.jsonl` are the logs of
-training; `python -m pipeline score submission-SEED.json` with the sources above gives the score again.
+training; `python -m pipeline score submission-SEED.json` with the `--source` and selection above gives the score again.
 """

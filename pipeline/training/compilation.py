@@ -20,8 +20,8 @@ from pipeline.data.packs import PackMaker
 from pipeline.device_limits import fall_back, ran_out_of_memory
 from pipeline.models.attention import choose_way
 from pipeline.models.compiled import (
-    COMPILER_ERRORS,
     MIN_COMPILE_SECONDS,
+    compiler_errors,
     configure_compiler,
     disable_compiler,
     enable_compiler,
@@ -134,7 +134,7 @@ class Execution:
         if self.any_shape:
             try:
                 return segment()
-            except COMPILER_ERRORS as error:  # of a gradient: `compiled_on_cpu` sees only the way there
+            except compiler_errors() as error:  # of a gradient: `compiled_on_cpu` sees only the way there
                 raise _cause_of(error) from error
         if self.kind == "eager" or layout.way is None:
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
@@ -144,7 +144,7 @@ class Execution:
             return segment()
         try:
             outcome = segment()
-        except (RuntimeError, *COMPILER_ERRORS) as error:
+        except (RuntimeError, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             raise _cause_of(error) from error
         self.shapes.add(shapes)
         return outcome

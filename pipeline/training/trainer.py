@@ -121,12 +121,15 @@ class Trainer:
                     state.progress.setup_seconds += time.monotonic() - before
                     before = time.monotonic()
                 self._step(done)
+                logs = state.progress.step % train.log_steps == 0
+                if logs:  # what the device still computes belongs to the time of this line
+                    self._read_pending()
                 now = time.monotonic()
                 state.progress.seconds = spent_before + now - started
                 state.totals.seconds += (now - before) * state.accelerator.is_main_process
                 if len(self.gradients.execution.shapes) == compiled:  # to compile takes long, and happens once
                     step_seconds = max(now - before, 0.9 * step_seconds)
-                if state.progress.step % train.log_steps == 0:
+                if logs:
                     self._log(writer, done, budget.remaining())
                 if due or (train.checkpoint_steps and state.progress.step % train.checkpoint_steps == 0):
                     try:

@@ -173,7 +173,7 @@ def test_the_votes_of_a_run_are_not_replaced_by_those_of_another_submission_in_i
         "vote": ("vote", "--data", made / "dataset", "--candidates", made / "candidates", "--out", pool),
     }
     assert call(*words[command]) == 2
-    assert f"the votes in its folder are those of {made}/submission.json; choose another folder" in one_error(capsys, command)
+    assert f"its folder has the votes of {made}/submission.json; choose another one" in one_error(capsys, command)
     assert (made / "votes.json").read_bytes() == votes
     assert not pool.exists()
 

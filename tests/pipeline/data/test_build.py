@@ -142,7 +142,7 @@ def test_each_pair_is_drawn_as_often_where_that_is_set(caplog: pytest.LogCapture
     of_source = [2.0 if dataset.task_ids[task] in ("l", "m") else 1.0 for task in dataset.pair_task]
     assert dataset.pair_weight is not None
     assert dataset.pair_weight.tolist() == of_source
-    assert caplog.messages == ["pairs are drawn for their source: arc1:evaluation x 1, json:lessons.json x 2"]
+    assert caplog.messages == ["pairs are drawn by the weight of their source: arc1:evaluation x 1, json:lessons.json x 2"]
     assert dataset.data_hash != build([QUESTION], [replace(LESSONS, weight=2.0)], SMALL).data_hash
 
 

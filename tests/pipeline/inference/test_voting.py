@@ -150,7 +150,7 @@ class Rounds:
 
     def __init__(self, dataset: TaskDataset) -> None:
         self.dataset = self.given_dataset = dataset
-        self.config, self.source, self.most_views = PredictConfig(), "step 1", 2
+        self.config, self.source, self.available = PredictConfig(), "step 1", dict.fromkeys(dataset.test_names(), 2)
         self.accelerator = SimpleNamespace(is_main_process=True)
 
         self.kept: list[object] = []
@@ -222,22 +222,24 @@ def test_a_submission_of_more_views_stays_unless_a_later_network_has_had_a_round
         leave_submission(tasks, tmp_path, resume=False)
         assert not (tmp_path / "votes.json").exists()
         (tmp_path / "votes.json").write_bytes(left)  # as if an earlier version had left it
-    rounds.most_views, rounds.config, rounds.source = 9, replace(rounds.config, round_views=round_views), "w, step 1"
+    rounds.available = dict.fromkeys(dataset.test_names(), 9)
+    rounds.config, rounds.source = replace(rounds.config, round_views=round_views), "w, step 1"
     predict_and_vote(rounds, tmp_path, Budget(None, 0.0), tasks)  # type: ignore[arg-type]
     kept = votes.votes_of(path)
     assert kept is not None
     assert kept.views_most == views
 
 
-@pytest.mark.parametrize(("earlier", "stays"), [(2, False), (3, True)])
-def test_a_round_that_is_cut_short_replaces_no_submission_of_more_views_of_the_last_test_input(
-    tmp_path: Path, earlier: int, stays: bool
+@pytest.mark.parametrize(("earlier", "views", "stays"), [(2, 9, False), (3, 9, True), (3, 2, False)])
+def test_a_round_that_is_cut_short_replaces_no_submission_of_more_views_of_the_last_test_input_if_it_has_more(
+    tmp_path: Path, earlier: int, views: int, stays: bool
 ) -> None:
     dataset, ballot, path = tiny_dataset(), Ballot("w, step 1"), tmp_path / "submission.json"
     tasks, rounds, tests = dataset.tasks_to_solve(), CutShort(dataset), range(len(dataset.test_task))
     count_votes(ballot, make_candidates([(test, BLUE, 0.5) for test in tests for _ in range(earlier)]), dataset)
     write_attempts(path, ballot, tasks, "count", dataset)
-    rounds.source, rounds.most_views = "w, step 1", 9
+    rounds.source, rounds.available = "w, step 1", dict.fromkeys(dataset.test_names(), 9)
+    rounds.available[dataset.test_names()[-1]] = views
     predict_and_vote(rounds, tmp_path, Budget(None, 0.0), tasks)  # type: ignore[arg-type]
     submitted = read_submission(path)
     assert all(np.array_equal(first, BLUE if stays else RED) for task in tasks for first, _ in submitted[task.id])

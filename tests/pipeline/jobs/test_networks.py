@@ -117,7 +117,7 @@ def test_where_the_first_network_fails_the_votes_of_the_others_count(tmp_path: P
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(predictor, "predict_and_vote", broken)
         assert call(*words_of_run(tmp_path, "train.steps=3"), "--out", out, "--networks", 2) == 1
-    assert "predictions failed, those of further networks count: CUDA error: an illegal memory access" in caplog.text
+    assert "predictions failed, the votes of further networks count: CUDA error: an illegal memory access" in caplog.text
     votes = json.loads((out / "votes.json").read_text())
     assert (len(votes["sources"]), votes["views_least"]) == (1, 4)
     assert (out / "submission.json").read_bytes() == (out / "networks" / "1" / "submission.json").read_bytes()

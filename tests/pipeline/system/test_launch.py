@@ -13,7 +13,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from pipeline.cli.main import main
-from pipeline.system import launch
+from pipeline.system import launch, processors
 from pipeline.system.folder_lock import FolderLock
 from pipeline.system.launch import STARTED, program_environment, start_processes
 
@@ -50,7 +50,9 @@ def test_one_process_and_processes_of_a_launcher_start_no_others(replaced: Calls
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # without MASTER_PORT, which accelerate sets for several processes
     start_processes(None, ["run"], 0.0)
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(launch, "_end_with_launcher", followed := Mock())
     start_processes(2, ["train"], 0.0)
+    assert followed.call_count == 1
     with pytest.raises(ValueError, match="processes must be at least 1, got 0"):
         start_processes(0, [], 0.0)
     assert replaced == []
@@ -89,7 +91,10 @@ time.sleep(60)
         then()
 
 
-def test_processes_share_the_threads_the_clock_and_the_lock(tmp_path: Path, replaced: Calls) -> None:
+def test_processes_share_the_threads_the_clock_and_the_lock(
+    tmp_path: Path, replaced: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processors, "usable_cores", lambda: 7)
     with FolderLock(tmp_path) as lock:
         with pytest.raises(Replaced):
             start_processes(2, ["train", "--out", "x y"], 12.5, lock)
@@ -98,7 +103,7 @@ def test_processes_share_the_threads_the_clock_and_the_lock(tmp_path: Path, repl
     assert command[0] == sys.executable
     assert command[-5:] == ["-m", "pipeline", "train", "--out", "x y"]
     assert command[command.index("--nproc_per_node") + 1] == "2"
-    assert int(environment["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // 2)
+    assert int(environment["OMP_NUM_THREADS"]) == 3
     assert float(environment[STARTED]) == 12.5
 
 
