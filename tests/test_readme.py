@@ -280,6 +280,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     competition = tmp_path / "kaggle" / "input" / "competitions" / "SLUG"
     write_kaggle(competition, tiny_source(5, 4, "hidden"), "test", with_solutions=False)
     write_kaggle(competition, tiny_source(6, 2, "known"), "training", with_solutions=True)
+    write_kaggle(competition, tiny_source(7, 2, "public"), "evaluation", with_solutions=True)
     published = Published(tmp_path)
     published.checkpoint, published.identifiers = tmp_path / "step_723914", tmp_path / "identifiers.json"
     published.write()
