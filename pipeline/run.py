@@ -137,7 +137,7 @@ def _train(
         speed = measure_speed(network, dataset, config, dtype, accelerator)
         views = 1  # a puzzle is predicted once, as it is
         if isinstance(dataset, TaskDataset):
-            views = min(config.predict.views, max(dataset.test_views().values(), default=0))
+            views = max(dataset.test_views(config.predict.views).values(), default=0)
         split = split_time(config, budget, job.out, resume, speed, accelerator.num_processes, views)
         config, seconds = from_main(accelerator, split)
     training = Budget.lasting(seconds)  # from here: making the trainer counts as training

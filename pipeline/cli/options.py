@@ -10,7 +10,7 @@ from eval.formatting import parse_duration
 from pipeline.config import CONFIG_FILE, Config, for_another_run, last_of_each, override
 from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source
 from pipeline.data.sources import SOURCES_HELP
-from pipeline.jobs.run_record import record_if_usable
+from pipeline.jobs.run_record import as_option, record_if_usable
 from pipeline.presets import PRESETS, preset
 from pipeline.system.time_limit import Budget, default_reserve
 from pipeline.weights.find import newest_checkpoint, settings_of, shipped_names
@@ -151,16 +151,12 @@ def complete_settings(arguments: argparse.Namespace) -> None:
             known["preset"] = record.preset
         if record.weights and (arguments.begun or arguments.preset in (None, record.preset)):
             known["weights"] = Path(record.weights)
+        known |= {"hold_out": record.hold_out, "train_source": record.train_sources}
         for name, value in known.items():
-            if value and getattr(arguments, name) is None:
-                setattr(arguments, name, value)
-                arguments.words = [*arguments.words, f"--{name.replace('_', '-')}", str(value)]
-        if record.hold_out and not arguments.hold_out:
-            arguments.hold_out, arguments.words = True, [*arguments.words, "--hold-out"]
-        if not arguments.train_source:
-            arguments.train_source = list(record.train_sources)
-            given = [word for source in record.train_sources for word in ("--train-source", source)]
-            arguments.words = [*arguments.words, *given]
+            given = getattr(arguments, name)
+            if value and (given is None or given is False or given == []):
+                setattr(arguments, name, list(value) if isinstance(value, tuple) else value)
+                arguments.words = [*arguments.words, *as_option(name, value)]
     if not (arguments.preset or arguments.weights or arguments.begun):
         raise ValueError("--preset is required, unless --weights bring their settings")
     if is_run:

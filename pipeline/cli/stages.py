@@ -3,7 +3,7 @@
 import argparse
 import logging
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,7 @@ def build_command(arguments: argparse.Namespace, started: float) -> int:
     if not arguments.source and (not arguments.train_source or are_puzzles(arguments)):
         raise ValueError("--source is required, unless --train-source names ARC tasks that are only trained on")
     job = job_of(arguments, "refuse")
-    names = ("augmentations", "policy", "seed", "jobs", "draw", "size_exponent")
-    config = BuildConfig(**{name: getattr(arguments, name) for name in names})
+    config = BuildConfig(**{field.name: getattr(arguments, field.name) for field in fields(BuildConfig)})
     dataset: Any = job.build(config)
     dataset.save(arguments.out)
     size = sum(path.stat().st_size for path in arguments.out.iterdir())

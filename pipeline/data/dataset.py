@@ -160,9 +160,10 @@ class TaskDataset(Dataset):
         """Return task and number of each test to be predicted, (Q,)."""
         return [(self.task_ids[task], index) for task, index in zip(self.test_task, self.test_index.tolist(), strict=True)]
 
-    def test_views(self) -> dict[TestId, int]:
-        """Return the number of views of each test to be predicted."""
-        return dict(zip(self.test_names(), np.diff(self.transform_start)[self.test_task].tolist(), strict=True))
+    def test_views(self, most: int) -> dict[TestId, int]:
+        """Return the number of views of each test to be predicted, at most `most`."""
+        views = np.diff(self.transform_start)[self.test_task].clip(max=most)
+        return dict(zip(self.test_names(), views.tolist(), strict=True))
 
     def tasks_to_solve(self) -> list[Task]:
         """Return the tasks that have tests, by id: their training pairs as demonstrations, and their test inputs."""

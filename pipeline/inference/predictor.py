@@ -62,7 +62,7 @@ class Predictor:
     ) -> None:
         self.accelerator, self.given_dataset, self.config = accelerator, dataset, config
         self.dataset = seen_through(dataset, weights)
-        self.available = {test: min(views, config.views) for test, views in self.dataset.test_views().items()}
+        self.available = self.dataset.test_views(config.views)
         """Views of each test input, up to `predict.views`."""
         self.source = source_name(weights.path, weights.step, weights.data_hash)
         network, found = network_from(weights, self.dataset)

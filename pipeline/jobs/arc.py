@@ -146,7 +146,7 @@ class ArcJob:
         try:
             pooled = tally(voting, dataset)
             needed = views_to_reach(path, pooled.sources, config.round_views)
-            available = {test: len(voting) * min(views, config.views) for test, views in dataset.test_views().items()}
+            available = {test: len(voting) * views for test, views in dataset.test_views(config.views).items()}
             stays = not reaches(pooled, needed, available)
             if not stays:
                 write_attempts(path, pooled, tasks, config.ranking, dataset)

@@ -66,6 +66,16 @@ class RunRecord:
         return Selection(self.max_side, self.hold_out)
 
 
+def as_option(name: str, value: object) -> list[str]:
+    """Return the words of an option on a command line: none for None, False and "", all of several values."""
+    if value is None or value is False or value == "":
+        return []
+    option = f"--{name.replace('_', '-')}"
+    if value is True:
+        return [option]
+    return [word for each in (value if isinstance(value, tuple | list) else (value,)) for word in (option, str(each))]
+
+
 def leave_record(arguments: argparse.Namespace) -> None:
     """Write the record of the command `run` into its folder.
 

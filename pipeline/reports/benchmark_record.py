@@ -5,6 +5,7 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +16,7 @@ from eval.provenance import NetworkName
 from pipeline.config import CONFIG_FILE, read_config, with_seed
 from pipeline.inference.facts import SCORE_FILE
 from pipeline.jobs.networks import NETWORKS_FOLDER
-from pipeline.jobs.run_record import RunRecord
+from pipeline.jobs.run_record import RunRecord, as_option
 from pipeline.reports.run_folder import RunFolder
 from pipeline.training.metrics import METRICS_FILE, read_metrics
 
@@ -83,19 +84,22 @@ def command(record: RunRecord, out: str) -> str:
     several_gpus = device not in ("", "cpu") and processes != "1"
     words = ["accelerate", "launch", "--num_processes", processes] if several_gpus else ["python"]
     words += ["-m", "pipeline", "run"]
-    for option, values in (("--source", record.sources), ("--train-source", record.train_sources)):
-        words += [word for value in values for word in (option, value)]
-    words += [] if record.max_side is None else ["--max-side", str(record.max_side)]
-    words += ["--hold-out"] * record.hold_out
-    words += ["--preset", record.preset] if record.preset else []
-    words += ["--seed", str(record.seed)]
-    words += [word for setting in record.settings for word in ("--set", setting)]
-    words += ["--time-limit", record.time_limit] if record.time_limit else []
-    words += ["--reserve", record.reserve] if record.reserve else []
-    words += ["--processes", processes] if device == "cpu" and processes != "1" else []
-    words += ["--networks", str(record.networks)] if record.networks > 1 else []
-    words += ["--weights", record.weights] if record.weights else []
-    return shlex.join([*words, "--out", out])
+    options: dict[str, object] = {
+        "source": record.sources,
+        "train_source": record.train_sources,
+        "max_side": record.max_side,
+        "hold_out": record.hold_out,
+        "preset": record.preset,
+        "seed": record.seed,
+        "set": record.settings,
+        "time_limit": record.time_limit,
+        "reserve": record.reserve,
+        "processes": processes if device == "cpu" and processes != "1" else None,
+        "networks": record.networks if record.networks > 1 else None,
+        "weights": record.weights,
+        "out": out,
+    }
+    return shlex.join([*words, *chain.from_iterable(as_option(name, value) for name, value in options.items())])
 
 
 def _record(folder: RunFolder) -> RunRecord:

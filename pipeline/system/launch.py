@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 STARTED = "ARC_PIPELINE_STARTED"
 """Environment variable of processes that our launcher started: the monotonic time from which a time limit counts."""
-
-
 _PR_SET_PDEATHSIG = 1
 """Of prctl(2): the signal that a process gets when its parent ends."""
 

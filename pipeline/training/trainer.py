@@ -126,7 +126,8 @@ class Trainer:
                     self._read_pending()
                 now = time.monotonic()
                 state.progress.seconds = spent_before + now - started
-                state.totals.seconds += (now - before) * state.accelerator.is_main_process
+                if state.accelerator.is_main_process:
+                    state.totals.seconds += now - before
                 if len(self.gradients.execution.shapes) == compiled:  # to compile takes long, and happens once
                     step_seconds = max(now - before, 0.9 * step_seconds)
                 if logs:
@@ -324,8 +325,7 @@ class Trainer:
         self.state.totals.processor_seconds += self.processor_counted - before
 
     def _log(self, writer: MetricsWriter, done: float, left: float) -> None:
-        """Add a line to the metrics: means since the last one, over all processes."""
-        self._read_pending()
+        """Add a line to the metrics: means since the last one, over all processes. No step is pending."""
         self._count_processor_time()
         totals, self.state.totals = self.state.summed_totals(), Totals()
         self.state.progress.processor_seconds += totals.processor_seconds
