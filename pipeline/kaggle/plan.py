@@ -85,15 +85,18 @@ class Plan:
 
 
 def run_folder(plan: Plan, setup: Setup) -> Path:
-    """Return the run directory of a start; one on another kind of device, or that cannot be resumed, has its own."""
-    device = "" if setup.gpus or not plan.gpus else "-cpu"
-    return plan.scratch / f"run{device}{f'-fresh-{setup.fresh}' if setup.fresh else ''}"
+    """Return the run directory of a start; one that cannot resume what is there has its own."""
+    return plan.scratch / f"run{f'-fresh-{setup.fresh}' if setup.fresh else ''}"
 
 
 def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path) -> list[str]:
     """Return the command line of a start into `folder`, which resumes what an earlier start left there."""
-    settings = plan.settings
+    settings, left = plan.settings, plan.remaining() - AROUND_SECONDS
+    processes = ["--processes", "2"] if not setup.gpus and usable_cores() > 1 else []
     command = [sys.executable, "-m"]
+    if setup.predict_only:
+        command += ["pipeline", "predict", "--data", str(folder / "dataset"), "--weights", str(folder), "--out", str(folder)]
+        return [*command, *processes, "--time-limit", f"{max(1.0, left - plan.reserve):.1f}s", "--resume"]
     if setup.gpus > 1:
         command += ["pipeline.system.launch", "--standalone", "--nproc_per_node", str(setup.gpus), "-m"]
     command += ["pipeline", "run", *_settings(plan, setup)]
@@ -105,10 +108,8 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
             command += ["--train-source", f"kaggle:{plan.data}:{split}"]
     for source in plan.train_sources if setup.further_tasks else ():
         command += ["--train-source", source]
-    command += ["--seed", str(settings.seed), "--out", str(folder)]
-    if not setup.gpus and usable_cores() > 1:
-        command += ["--processes", "2"]
-    command += ["--time-limit", f"{max(1.0, plan.remaining() - AROUND_SECONDS):.1f}s", "--reserve", f"{plan.reserve:.1f}s"]
+    command += ["--seed", str(settings.seed), "--out", str(folder), *processes]
+    command += ["--time-limit", f"{max(1.0, left):.1f}s", "--reserve", f"{plan.reserve:.1f}s"]
     if setup.pieces:
         command += ["--set", f"train.pieces={setup.pieces}"]
     return [*command, "--resume"] if folder.exists() else command

@@ -53,6 +53,8 @@ class Setup:
     """Trained on besides those to be solved."""
     fresh: int = 0
     """Which run directory, where those of earlier starts cannot be resumed."""
+    predict_only: bool = False
+    """On the CPU, with the checkpoint that is there; nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +86,22 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart]) -> tuple[Setup, str] 
     """Return what to start next after `starts`, and in words what is different; None for nothing."""
     last = starts[-1]
     idle = next((number for number, start in enumerate(reversed(starts)) if start.progressed), len(starts))
-    if last.code in (0, None) or len(starts) >= MOST_STARTS or idle >= MOST_IDLE_STARTS:
-        return None
-    again = last.killed and sum(start.killed for start in starts) > 1
     never, stuck = not any(start.progressed for start in starts), idle >= 2
+    predicts = replace(setup, gpus=0, pieces=0, predict_only=True)
+    if last.code in (0, None):
+        return None
+    if len(starts) >= MOST_STARTS or idle >= MOST_IDLE_STARTS:
+        return None if never or setup.predict_only else (predicts, "on the CPU, with predictions alone")
+    again = last.killed and sum(start.killed for start in starts) > 1
     bad = last.code == BAD_INPUT
     refused = bad and never
     pieces = next((pieces for pieces in PIECES if pieces > setup.pieces), 0)
     smaller = pieces and (last.out_of_memory or (again and not stuck))
-    on_cpu = replace(setup, gpus=0, pieces=0, weights=False, overrides=False)  # what is for GPUs takes too long there
-    anew = replace(setup, fresh=setup.fresh + 1)
+    anew = replace(setup, fresh=setup.fresh + 1, predict_only=False)
+    on_cpu = replace(anew, gpus=0, pieces=0, weights=False, overrides=False)  # what is for GPUs takes too long there
     fault = stuck and not last.killed and not last.out_of_memory
     changes = [
+        (setup.predict_only, on_cpu, "on the CPU"),
         (refused and setup.weights, replace(anew, weights=False), "without the weights"),
         (refused and setup.overrides, replace(anew, overrides=False), "without the overrides of the settings"),
         (refused and setup.further_tasks, replace(anew, further_tasks=False), "without further training tasks"),
@@ -105,6 +111,7 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart]) -> tuple[Setup, str] 
         (stuck and bad and not setup.fresh, anew, "in a fresh folder"),
         (fault and never and setup.weights, replace(anew, weights=False), "without the weights"),
         (stuck and setup.gpus > 1, replace(setup, gpus=1), "on one GPU"),
+        (stuck and setup.gpus == 1 and not never, predicts, "on the CPU, with predictions alone"),
         (stuck and setup.gpus == 1, on_cpu, "on the CPU"),
         (True, setup, "as before"),
     ]

@@ -17,6 +17,8 @@ import psutil
 
 POLL_SECONDS = 0.05
 MARK = "ARC_REHEARSAL"
+_killed: dict[str, str] = {}
+"""What was killed by `kill_each_training`, by the checkpoint that had been written."""
 
 
 def main() -> None:
@@ -48,6 +50,14 @@ def kill_rank(kaggle: Path, scratch: Path) -> str:
 def kill_training(kaggle: Path, scratch: Path) -> str:
     """Kill all processes of the program after the first checkpoint."""
     return _kill_program() if list(scratch.glob("arc-run/run/checkpoints/step-*")) else ""
+
+
+def kill_each_training(kaggle: Path, scratch: Path) -> str:
+    """Kill all processes of the program after each new checkpoint, ten times, after which the notebook stops to train."""
+    newest = max((path.name for path in scratch.glob("arc-run/run/checkpoints/step-*")), default="")
+    if newest > max(_killed, default=""):
+        _killed[newest] = _kill_program()
+    return "; ".join(_killed.values()) if len(_killed) == 10 else ""
 
 
 def corrupt_checkpoint(kaggle: Path, scratch: Path) -> str:
@@ -105,6 +115,7 @@ INJECTIONS: dict[str, Callable[[Path, Path], str]] = {
     "kill-rank": kill_rank,
     "kill-new-rank": kill_new_rank,
     "kill-training": kill_training,
+    "kill-each-training": kill_each_training,
     "corrupt-checkpoint": corrupt_checkpoint,
     "full-disk": full_disk,
 }

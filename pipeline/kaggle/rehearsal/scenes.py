@@ -56,6 +56,9 @@ FAULTS: Mapping[str, tuple[Scene, ...]] = {
     "kill-training": (
         Scene("kill-training", "the program is killed while it trains", fault="kill-training", limit_seconds=75.0,
               overrides=("train.checkpoint_seconds=1",), logged=("starting again, as before", "resumed at step")),
+        Scene("kill-each-training", "the program is killed each time it trains, after a checkpoint", fault="kill-each-training",
+              limit_seconds=240.0, overrides=("train.checkpoint_seconds=1",),
+              logged=("starting again, on the CPU, with predictions alone",)),
     ),
     "short-deadline": (Scene("short-deadline", "a limit in which little can be done", limit_seconds=30.0, predicted=False),),
     "full-disk": (

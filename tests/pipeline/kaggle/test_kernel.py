@@ -39,7 +39,7 @@ out.mkdir(parents=True, exist_ok=True)
 def submit(color):
     attempts = {"attempt_1": [[color]], "attempt_2": [[color]]}
     answers = {}
-    for source in option("--source"):
+    for source in option("--source") or [json.loads((out / "source.json").read_text())]:
         folder, split = source.partition("@")[0].removeprefix("kaggle:").rsplit(":", 1)
         tasks = json.loads(Path(folder, f"arc-agi_{split}_challenges.json").read_text())
         answers |= {task_id: [attempts] * len(task["test"]) for task_id, task in tasks.items()}
@@ -49,6 +49,8 @@ def votes():
     (out / "votes.json").write_text(json.dumps({"without_prediction": []}))
 
 def checkpoint(step):
+    if option("--source"):
+        (out / "source.json").write_text(json.dumps(option("--source")[0]))
     (out / "checkpoints" / f"step-{step:08d}").mkdir(parents=True, exist_ok=True)
 
 def good():
@@ -94,7 +96,7 @@ class Stage:
             path = self.folder / f"script-{len(self.commands)}.py"
             path.write_text(STAND_IN + scripts[min(len(self.commands), len(scripts) - 1)])
             self.commands.append(words)
-            return [sys.executable, str(path), *words[words.index("run") + 1 :]]
+            return [sys.executable, str(path), *words[words.index("pipeline") + 2 :]]
 
         self.monkeypatch.setattr(kernel, "make_command", command)
         self.monkeypatch.setattr(kernel, "make_doctor_command", lambda *_: [sys.executable, "-c", self.doctor])
@@ -406,10 +408,34 @@ def test_a_fallback_of_the_program_does_not_replace_anything(stage: Stage) -> No
 
 def test_starts_on_the_cpu_do_not_replace_what_gpus_predicted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "find_gpus", lambda *_, **__: ("GPU 0",))
-    outcome = stage.play("good(); sys.exit(1)", "sys.exit(1)", "sys.exit(1)", "votes(); submit(9)")
+    outcome = stage.play("good(); sys.exit(1)", *["sys.exit(1)"] * 3, "votes(); submit(9)")
     assert stage.submitted() == PREDICTED
     assert "its predictions stay" in outcome.plan.messages[-1]
-    assert [command[command.index("--preset") + 1] for command in stage.commands] == ["fast"] * 3
+    assert [word for command in stage.commands for word in command if word in ("run", "predict")] == [*["run"] * 3, "predict"]
+
+
+def test_what_gpus_trained_is_predicted_by_the_cpu_if_they_do_not_come_back(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "find_gpus", lambda *_, **__: ("GPU 0",))
+    outcome = stage.play("checkpoint(1); sys.exit(1)", "sys.exit(1)", "sys.exit(1)", "votes(); submit(3)")
+    assert stage.submitted() == PREDICTED
+    assert [start.code for start in outcome.starts] == [1, 1, 1, 0]
+    last = stage.commands[-1]
+    run = stage.scratch / "arc-run" / "run"
+    assert last[last.index("pipeline") :][:6] == ["pipeline", "predict", "--data", str(run / "dataset"), "--weights", str(run)]
+    assert outcome.run == run
+    assert "with predictions alone" in outcome.plan.messages[-1]
+
+
+def test_a_checkpoint_that_cannot_be_predicted_either_is_left_for_a_run_on_the_cpu(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "find_gpus", lambda *_, **__: ("GPU 0",))
+    outcome = stage.play("checkpoint(1); sys.exit(1)", *["sys.exit(1)"] * 3, "good()")
+    assert stage.submitted() == PREDICTED
+    assert "--preset demo" in " ".join(stage.commands[-1])
+    assert outcome.run == stage.scratch / "arc-run" / "run-fresh-1"
 
 
 @pytest.mark.parametrize(

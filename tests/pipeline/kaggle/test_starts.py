@@ -58,7 +58,7 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytes
 
 
 KILLED, FAILED, REFUSED = EndedStart(-9, False, False), EndedStart(1, False, False), EndedStart(2, False, False)
-NO_MEMORY = EndedStart(1, False, True)
+NO_MEMORY, TRAINED = EndedStart(1, False, True), EndedStart(1, True, False)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ NO_MEMORY = EndedStart(1, False, True)
     [
         (Setup(4), [EndedStart(0, True, False)], None),
         (Setup(4), [EndedStart(None, True, False)], None),
-        (Setup(4), [EndedStart(1, True, False)], (Setup(4), "as before")),
+        (Setup(4), [TRAINED], (Setup(4), "as before")),
         (
             Setup(4),
             [EndedStart(-9, True, False), EndedStart(-9, True, False)],
@@ -76,18 +76,24 @@ NO_MEMORY = EndedStart(1, False, True)
         (Setup(4, pieces=64), [EndedStart(1, False, True)], (Setup(4, pieces=64), "as before")),
         (Setup(4), [FAILED, FAILED], (Setup(1), "on one GPU")),
         (Setup(4, weights=True), [FAILED, FAILED], (Setup(4, fresh=1), "without the weights")),
-        (Setup(4, weights=True), [EndedStart(1, True, False), FAILED, FAILED], (Setup(1, weights=True), "on one GPU")),
-        (Setup(4), [EndedStart(1, True, False), REFUSED, REFUSED], (Setup(4, fresh=1), "in a fresh folder")),
-        (Setup(1), [FAILED, FAILED, FAILED], (Setup(0), "on the CPU")),
+        (Setup(4, weights=True), [TRAINED, FAILED, FAILED], (Setup(1, weights=True), "on one GPU")),
+        (Setup(4), [TRAINED, REFUSED, REFUSED], (Setup(4, fresh=1), "in a fresh folder")),
+        (Setup(1), [FAILED, FAILED, FAILED], (Setup(0, fresh=1), "on the CPU")),
+        (Setup(1, pieces=8), [TRAINED, FAILED, FAILED], (Setup(0, predict_only=True), "on the CPU, with predictions alone")),
+        (Setup(0, predict_only=True), [TRAINED, FAILED, FAILED, REFUSED], (Setup(0, fresh=1), "on the CPU")),
+        (Setup(0, predict_only=True), [TRAINED, FAILED, FAILED, NO_MEMORY], (Setup(0, fresh=1), "on the CPU")),
         (Setup(0), [FAILED, FAILED], (Setup(0), "as before")),
         (Setup(0), [FAILED] * 6, None),
-        (Setup(0), [EndedStart(1, True, False)] * 10, None),
+        (Setup(4), [TRAINED] * 9, (Setup(4), "as before")),
+        (Setup(4), [TRAINED] * 10, (Setup(0, predict_only=True), "on the CPU, with predictions alone")),
+        (Setup(0), [TRAINED] + [FAILED] * 6, (Setup(0, predict_only=True), "on the CPU, with predictions alone")),
+        (Setup(0, predict_only=True), [TRAINED] * 10 + [FAILED], None),
         (Setup(2, weights=True, overrides=True), [REFUSED], (Setup(2, overrides=True, fresh=1), "without the weights")),
         (Setup(2, overrides=True), [REFUSED], (Setup(2, fresh=1), "without the overrides of the settings")),
         (Setup(2, fresh=1), [REFUSED], (Setup(2, further_tasks=False, fresh=2), "without further training tasks")),
         (Setup(2, further_tasks=False), [REFUSED], (Setup(2, further_tasks=False, fresh=1), "in a fresh folder")),
         (Setup(2, further_tasks=False, fresh=1), [REFUSED], None),
-        (Setup(2, weights=True), [EndedStart(1, True, False), REFUSED], (Setup(2, weights=True), "as before")),
+        (Setup(2, weights=True), [TRAINED, REFUSED], (Setup(2, weights=True), "as before")),
     ],
 )
 def test_what_is_started_next(setup: Setup, ended: Sequence[EndedStart], expected: tuple[Setup, str] | None) -> None:
