@@ -117,6 +117,7 @@ def add_doctor(commands: Any) -> None:
     parser = add_command(commands, doctor_command, "doctor", summary, "--preset demo --time-limit 10m", TASKS_HELP)
     tasks = "tasks of the trial (default: arc1:evaluation)"
     parser.add_argument("--source", action="append", metavar="S", help=tasks)
+    parser.add_argument("--train-source", action="append", default=[], metavar="S", help="further tasks to train on")
     settings = f"one of {', '.join(PRESETS)} (default: fast on a GPU, demo without)"
     parser.add_argument("--preset", metavar="P", help=settings)
     parser.add_argument("--weights", type=Path, metavar="FILE", help=f"without a preset, the settings of these: {WEIGHTS_HELP}")
@@ -128,9 +129,10 @@ def add_doctor(commands: Any) -> None:
 def doctor_command(arguments: argparse.Namespace, _: float) -> int:
     """Print what this machine is, and what the settings come to on it; return 1 where it will not do."""
     from pipeline.device import cuda_is_used
-    from pipeline.jobs.doctor import print_findings
+    from pipeline.jobs.doctor import Plan, print_findings
 
     default = "fast" if cuda_is_used() else "demo"
     config, seconds = config_of(arguments, default), parse_duration(arguments.time_limit)
     title = "this network" if arguments.weights and not arguments.preset else f"preset {arguments.preset or default}"
-    return print_findings(config, title, arguments.source or ["arc1:evaluation"], seconds, arguments.out)
+    sources = arguments.source or ["arc1:evaluation"]
+    return print_findings(Plan(config, title, sources, arguments.train_source, seconds, arguments.out))

@@ -9,9 +9,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 
@@ -39,6 +41,8 @@ CANDIDATE_BYTES = 200 << 20
 """Of disk, for dataset and candidates, and to spare."""
 TRAINING_SHARE = 0.9
 """Of a run's time."""
+DRAWN = 4096
+"""Sequences that are drawn to learn their length, and how many are of the tasks to solve."""
 Finding = tuple[str, str]
 """What was looked at, and what it is."""
 
@@ -47,10 +51,25 @@ class WillNotDo(Exception):
     """The machine will not do; the message says in a line why, and what to change."""
 
 
-def examine(config: Config, title: str, specs: Sequence[str], seconds: float, out: Path) -> Iterator[Finding]:
-    """Yield what is found about this machine, then about the network called `title` on tasks of `specs` for `seconds`.
+@dataclass(frozen=True)
+class Plan:
+    """The run in question."""
 
-    Files would be written into `out`. Raises WillNotDo where it makes no sense to go on, ValueError for bad sources.
+    config: Config
+    title: str
+    """Of its network."""
+    sources: Sequence[str]
+    """Of the tasks to solve."""
+    train_sources: Sequence[str]
+    seconds: float
+    out: Path
+    """Where its files would be written."""
+
+
+def examine(plan: Plan) -> Iterator[Finding]:
+    """Yield what is found about this machine, then what the run of `plan` comes to on it.
+
+    Raises WillNotDo where it makes no sense to go on, ValueError for bad sources.
     """
     yield "Python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"
     versions = (
@@ -69,7 +88,7 @@ def examine(config: Config, title: str, specs: Sequence[str], seconds: float, ou
         advice = "tcmalloc is installed, but not used" if find_allocator() else f"apt install {PACKAGE} makes training faster"
         yield "allocator", "tcmalloc" if uses_tcmalloc() else f"the system's; {advice}"
     yield "Kaggle token", "there" if known_tokens() else "none; only `kaggle push`, `status` and `submit` need one"
-    yield from _examine_network(config, title, specs, seconds, out)
+    yield from _examine_network(plan)
 
 
 def describe_gpu(number: int) -> str:
@@ -97,16 +116,19 @@ def has_kernels(built: Sequence[str], major: int, minor: int) -> bool:
     return False
 
 
-def _examine_network(config: Config, title: str, specs: Sequence[str], seconds: float, out: Path) -> Iterator[Finding]:
+def _examine_network(plan: Plan) -> Iterator[Finding]:
+    config, title, seconds, out = plan.config, plan.title, plan.seconds, plan.out
     accelerator, dtype = make_accelerator(config.train.precision)
     device = accelerator.device
     way = choose_way(device, dtype, config.model.hidden_size // config.model.heads)
     fused = ", one operation for gate and convolution" if choose_fused(device, dtype, grid_kernel(config.model)) else ""
     yield "computes in", f"{str(dtype).removeprefix('torch.')}, attention {way}{fused}"
-    dataset = build([load_source(spec) for spec in specs], [], config.build, leakage="allow")
+    sources, further = ([load_source(spec) for spec in specs] for specs in (plan.sources, plan.train_sources))
+    dataset = build(sources, further, config.build, leakage="drop")
     config = fit_config(config, dataset)
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
-    yield title, f"{trainable(network):,} values, {len(dataset.task_ids)} tasks of {' + '.join(specs)}"
+    named = " + ".join((*plan.sources, *plan.train_sources))
+    yield title, f"{trainable(network):,} values, {len(dataset.task_ids)} tasks of {named}"
     needed = CANDIDATE_BYTES + (1 + config.train.checkpoints_kept) * checkpoint_bytes(network)  # one is being written
     place = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
     free = shutil.disk_usage(place).free
@@ -123,20 +145,25 @@ def _examine_network(config: Config, title: str, specs: Sequence[str], seconds: 
         yield "memory", "a step fits" + (f", its packs in {pieces} micro-batches each" if pieces > 1 else "")
     processes = max(1, torch.cuda.device_count()) if device.type == "cuda" else 1
     speed = measure_speed(network, dataset, config, dtype, accelerator)
-    maker = make_pack_maker(dataset, config.train.canvas, config.memory.tokens, latents=config.train.latents)
     step = speed.step_seconds(config)
     yield "speed", f"about {config.train.pack_tokens / step:,.0f} tokens a second in training, by a trial of a few seconds"
-    tokens = int(maker.tokens(maker.plain()).sum())
-    passes = TRAINING_SHARE * seconds * processes * config.train.pack_tokens / step / tokens
+    packs = TRAINING_SHARE * seconds * processes / step
+    maker = make_pack_maker(dataset, config.train.canvas, config.memory.tokens, latents=config.train.latents)
+    drawn = maker.draw(DRAWN, np.random.default_rng(0), config.train.shift_probability)
+    to_solve = np.isin(dataset.pair_task, dataset.test_task)
+    views = packs * config.train.pack_tokens / maker.tokens(drawn).mean() * to_solve[drawn.example].mean()
     where = f"{plural(processes, 'GPU')}" if device.type == "cuda" else "this CPU"
-    about, pairs = "about" if config.train.segments == 1 else "at most", f"the {len(maker.plain()):,} pairs of these tasks"
-    yield format_duration(seconds), f"{about} {passes:,.1f} passes over {pairs} on {where}"
+    about, pairs = "about" if config.train.segments == 1 else "at most", f"the {to_solve.sum():,} pairs of the tasks to solve"
+    yield format_duration(seconds), f"{about} {views / max(1, to_solve.sum()):,.1f} passes over {pairs} on {where}"
+    if config.train.steps:
+        steps = packs / max(processes, config.train.packs)
+        yield "steps", f"about {steps:,.0f} of the {config.train.steps:,} that the recipe has"
 
 
-def print_findings(config: Config, title: str, specs: Sequence[str], seconds: float, out: Path) -> int:
+def print_findings(plan: Plan) -> int:
     """Print what `examine` finds, one line each; return 1, after a line that says why, where the machine will not do."""
     try:
-        for what, found in examine(config, title, specs, seconds, out):
+        for what, found in examine(plan):
             print(f"{what:16}{found}", flush=True)
     except WillNotDo as error:
         print(f"this machine will not do: {error}", file=sys.stderr)

@@ -103,4 +103,6 @@ def split_time(
     )  # fmt: skip
     if newest_checkpoint(out) is None:
         config = fit_packs(config, step, training)
+        if config.train.steps * step > SPARE * training:
+            logger.warning("of the %d steps of this recipe about %d fit into the time", config.train.steps, training / step)
     return config, training

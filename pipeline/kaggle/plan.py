@@ -100,14 +100,7 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
     if setup.gpus > 1:
         command += ["pipeline.system.launch", "--standalone", "--nproc_per_node", str(setup.gpus), "-m"]
     command += ["pipeline", "run", *_settings(plan, setup)]
-    for source in sources:
-        command += ["--source", f"{source}@{settings.test_weight:g}"]
-    for split in settings.train_splits if setup.further_tasks else ():
-        known = (plan.data / f"arc-agi_{split}_challenges.json").is_file()
-        if known and (plan.hidden or split != EVALUATION):
-            command += ["--train-source", f"kaggle:{plan.data}:{split}"]
-    for source in plan.train_sources if setup.further_tasks else ():
-        command += ["--train-source", source]
+    command += _sources(plan, sources, setup.further_tasks, plan.hidden)
     command += ["--seed", str(settings.seed), "--out", str(folder), *processes]
     command += ["--time-limit", f"{max(1.0, left):.1f}s", "--reserve", f"{plan.reserve:.1f}s"]
     if setup.pieces:
@@ -118,15 +111,20 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
 def make_doctor_command(plan: Plan, setup: Setup) -> list[str]:
     """Return the command line that examines the machine for a hidden run of the same settings."""
     command = [sys.executable, "-m", "pipeline", "doctor", *_settings(plan, setup)]
-    return [
-        *command,
-        "--source",
-        f"kaggle:{plan.data}:test",
-        "--time-limit",
-        plan.settings.time_limit,
-        "--out",
-        str(plan.scratch),
-    ]
+    command += _sources(plan, [f"kaggle:{plan.data}:test"], True, hidden=True)
+    return [*command, "--time-limit", plan.settings.time_limit, "--out", str(plan.scratch)]
+
+
+def _sources(plan: Plan, sources: Sequence[str], further_tasks: bool, hidden: bool) -> list[str]:
+    """Return the options for what a run solves and trains on; one that is not hidden scores tasks of the evaluation split."""
+    words = [word for source in sources for word in ("--source", f"{source}@{plan.settings.test_weight:g}")]
+    for split in plan.settings.train_splits if further_tasks else ():
+        known = (plan.data / f"arc-agi_{split}_challenges.json").is_file()
+        if known and (hidden or split != EVALUATION):
+            words += ["--train-source", f"kaggle:{plan.data}:{split}"]
+    for source in plan.train_sources if further_tasks else ():
+        words += ["--train-source", source]
+    return words
 
 
 def _settings(plan: Plan, setup: Setup) -> list[str]:

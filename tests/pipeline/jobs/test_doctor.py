@@ -90,7 +90,8 @@ def test_the_screen_ends_with_what_a_run_comes_to_and_shows_no_token(
     assert lines["Kaggle token"] == "there"
     assert lines["computes in"] in ("float32, attention fused", "bfloat16, attention products")
     assert re.fullmatch(r"about [\d,]+ tokens a second in training, by a trial of a few seconds", lines["speed"])
-    assert re.fullmatch(r"about [\d,.]+ passes over the [\d,]+ pairs of these tasks on this CPU", lines["2h00m"])
+    assert re.fullmatch(r"about [\d,.]+ passes over the [\d,]+ pairs of the tasks to solve on this CPU", lines["2h00m"])
+    assert "steps" not in lines  # the demo has as many as there is time for
 
 
 def test_weights_bring_the_network_of_the_run_in_question(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,12 +111,36 @@ def test_passes_count_the_tokens_of_the_task_memory(
 ) -> None:
     monkeypatch.setattr(doctor, "measure_speed", lambda *_: Speed(1000.0, 1, 1.0))
     spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
-    passes = []
-    for tokens in (1, 60):
-        settings = set_options((*TINY, f"memory.tokens={tokens}", "train.segments=1"))
-        assert call("doctor", "--preset", "demo", "--source", spec, "--time-limit", "20h", *settings, "--out", tmp_path) == 0
-        passes.append(float(re.findall(r"about ([\d,.]+) passes", capsys.readouterr().out)[0].replace(",", "")))
-    assert passes[0] > 2 * passes[1]
+    few, many = (passes_over(spec, capsys, f"memory.tokens={tokens}") for tokens in (1, 60))
+    assert few > 2 * many
+
+
+def passes_over(spec: str, capsys: pytest.CaptureFixture[str], *settings: str, train: str = "") -> float:
+    options = [*set_options((*TINY, "train.segments=1", *settings)), *(["--train-source", train] if train else [])]
+    assert call("doctor", "--preset", "demo", "--source", spec, *options, "--time-limit", "20h") == 0
+    return float(re.findall(r"about ([\d,.]+) passes", capsys.readouterr().out)[0].replace(",", ""))
+
+
+def test_further_tasks_take_their_share_of_the_passes(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "measure_speed", lambda *_: Speed(1000.0, 1, 1.0))
+    spec = write_kaggle(tmp_path / "a", tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
+    further = write_kaggle(tmp_path / "b", tiny_source(2, 4, "u"), "training", with_solutions=True)
+    alone, beside, twice = (
+        passes_over(spec, capsys),
+        passes_over(spec, capsys, train=further),
+        passes_over(f"{spec}@2", capsys, train=further),
+    )
+    assert 0.35 * alone < beside < 0.65 * alone
+    assert beside < twice < 0.85 * alone
+
+
+def test_a_recipe_of_so_many_steps_is_told_how_many_there_is_time_for(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
+    settings = set_options((*TINY, "train.steps=1000000000"))
+    assert call("doctor", "--preset", "demo", "--source", spec, "--time-limit", "1h", *settings) == 0
+    assert re.search(r"^steps +about [\d,]+ of the 1,000,000,000 that the recipe has$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_more_time_is_more_passes_and_a_preset_that_is_none_is_refused(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -274,8 +274,10 @@ def test_the_machine_is_examined_with_the_settings_of_the_run(stage: Stage, monk
     outcome = solve(KaggleSettings("ann", SLUG, accelerator="none", overrides=("train.packs=2",)), time.monotonic())
     (words,) = examined
     run = stage.commands[-1]
-    for option in ("--preset", "--set"):
+    for option in ("--preset", "--set", "--source", "--train-source"):
         assert words[words.index(option) + 1] == run[run.index(option) + 1]
+    assert f"kaggle:{stage.data}:evaluation" in words  # the hidden run trains on it, this one scores tasks of it
+    assert f"kaggle:{stage.data}:evaluation" not in run
     assert words[words.index("--time-limit") + 1] == outcome.plan.settings.time_limit
 
 
