@@ -12,6 +12,7 @@ import logging
 import pprint
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -166,12 +167,8 @@ def _write_code(folder: Path, settings: KaggleSettings, project: Path, weights: 
     missing = [name for name in PACKAGES if not (project / name / "__init__.py").is_file()]
     if missing:
         raise ValueError(f"{project}: holds no package {missing[0]}, so it is not this project's folder")
-    for package in PACKAGES:
-        for path in sorted((project / package).rglob("*")):
-            parts = path.relative_to(project).parts
-            left_out = any(part in LEFT_OUT or part.startswith(".") for part in parts)
-            if path.is_file() and path.suffix in SUFFIXES and not left_out:
-                _copy(path, folder.joinpath(*parts))
+    for path in _sources(project):
+        _copy(project / path, folder / path)
     for name in BESIDE:
         if (project / name).is_file():
             _copy(project / name, folder / name)
@@ -187,6 +184,28 @@ def _write_code(folder: Path, settings: KaggleSettings, project: Path, weights: 
     licenses = [{"name": "other"}]  # Kaggle's list has no MIT-0; LICENSE is in the dataset
     metadata = {"id": identity, "title": settings.code_dataset, "licenses": licenses}
     write_json(folder / "dataset-metadata.json", metadata)
+
+
+def _sources(project: Path) -> Iterator[Path]:
+    """Yield the files of the packages in `project` that go to Kaggle, relative to it."""
+    for package in PACKAGES:
+        for path in sorted((project / package).rglob("*")):
+            relative = path.relative_to(project)
+            left_out = any(part in LEFT_OUT or part.startswith(".") for part in relative.parts)
+            if path.is_file() and path.suffix in SUFFIXES and not left_out:
+                yield relative
+
+
+def changed_since(folder: Path, project: Path) -> list[Path]:
+    """Return which files of the packages are not the same, or in only one of a ready `folder` and `project`."""
+    roots = folder / "code", project
+    both = sorted({path for root in roots for path in _sources(root)})
+    made, now = ([root / path for path in both] for root in roots)
+    return [
+        path
+        for path, old, new in zip(both, made, now, strict=True)
+        if not (old.is_file() and new.is_file()) or old.read_bytes() != new.read_bytes()
+    ]
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,6 +1,9 @@
 """The command `kaggle` and its parts: settings, ready folder, rehearsal, push, status, submission, check. No torch."""
 
 import argparse
+import logging
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,10 @@ from pipeline.config import Config
 from pipeline.data.sources import load_source
 from submission.client import push, status, submit
 from submission.format import list_notes, list_problems
-from submission.notebook import write_ready_folder
+from submission.notebook import changed_since, read_ready_folder, write_ready_folder
 from submission.settings import ACCELERATORS, KaggleSettings, read_settings, write_settings
+
+logger = logging.getLogger(__name__)
 
 KAGGLE = f"{PROGRAM} kaggle"
 PROJECT = Path(__file__).parents[2]
@@ -134,10 +139,21 @@ def _simulate(arguments: argparse.Namespace, _: float) -> int:
 
 
 def _push(arguments: argparse.Namespace, _: float) -> int:
+    _warn_of_changes(arguments.folder)
     version = push(arguments.folder, arguments.dry_run)
     if version is not None:
         print(f"version {version} is running; next: {KAGGLE} status {arguments.folder} --wait")
     return 0
+
+
+def _warn_of_changes(folder: Path) -> None:
+    """Log where a ready folder was made before the last change of the code, or of the settings in the current folder."""
+    made, anew = read_ready_folder(folder), f"`{KAGGLE} notebook --out {folder}` makes it anew"
+    if changed := changed_since(folder, PROJECT):
+        logger.warning("%s has other code, in %d files, such as %s; %s", folder, len(changed), changed[0], anew)
+    with suppress(ValueError, FileNotFoundError):
+        if replace(read_settings(SETTINGS), weights=made.weights) != made:
+            logger.warning("%s was not made from %s as it is; %s", folder, SETTINGS, anew)
 
 
 def _status(arguments: argparse.Namespace, _: float) -> int:

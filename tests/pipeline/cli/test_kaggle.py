@@ -52,6 +52,21 @@ def test_five_commands_lead_to_a_submission(
     assert "Successfully submitted" in shown
 
 
+def test_a_folder_that_was_made_before_a_change_is_told_when_it_is_pushed(
+    settings: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kaggle_commands, "push", lambda *_: 3)
+    assert kaggle("notebook") == kaggle("push") == 0
+    assert not caplog.messages
+    Path("kaggle-entry/code/pipeline/run.py").write_text("")
+    Path("kaggle-entry/code/augment/gone.py").write_text("")
+    settings.write_text(settings.read_text().replace("seed = 0", "seed = 1"))
+    assert kaggle("push") == 0
+    code, changed = caplog.messages
+    assert "kaggle-entry has other code, in 2 files, such as augment/gone.py; `python -m pipeline kaggle notebook" in code
+    assert "kaggle-entry was not made from kaggle.toml as it is" in changed
+
+
 def test_settings_that_are_there_stay_and_those_that_are_empty_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
