@@ -45,7 +45,11 @@ from pipeline.cli.main import main  # noqa: E402
 
 def start() -> None:
     """Run the command that this process was started with, and exit with its code."""
-    _ended_with.append(main(started=_STARTED))
+    try:
+        _ended_with.append(main(started=_STARTED))
+    except Exception:
+        _ended_with.append(1)  # with its traceback, and without waiting for other processes or a broken device
+        raise
     sys.exit(_ended_with[0])
 
 

@@ -48,6 +48,8 @@ def run(
 ) -> int:
     """Do the whole job; return 0, or 1 when training or predictions failed. Raises ValueError, FileNotFoundError for bad input.
 
+    Of several processes only the main one, which works on to the end, returns 1.
+
     Training starts from the weights `start_from`, if any; with `resume`, it continues what is in the folder of the job.
     """
     out = job.out
@@ -90,7 +92,7 @@ def run(
         if report:
             leave_report(out, whole)
     logger.info("done after %s", format_duration(budget.elapsed()))
-    return int(failed or unpredicted)
+    return int(failed or unpredicted) if accelerator.is_main_process else 0  # a launcher ends all others at the first failure
 
 
 @contextmanager

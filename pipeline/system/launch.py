@@ -3,7 +3,7 @@
 `accelerate launch` starts the processes of GPUs itself. With `--cpu --num_processes N` it starts one, whatever N is, unless
 MPI is set up (huggingface/accelerate issue 2741). For this command and for `--processes N` the program therefore replaces
 itself by torch's launcher, `python -m pipeline.system.launch`, and divides the threads of the machine. The launcher exits with
-the code of the first process that failed.
+the code of the first process that failed, or names the signal that killed one.
 """
 
 import ctypes
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 STARTED = "ARC_PIPELINE_STARTED"
 """Environment variable of processes that our launcher started: the monotonic time from which a time limit counts."""
+TOGETHER_SECONDS = 10
+"""Who waits for a killed process may end first, by less than this; whatever runs on is killed by the launcher, later."""
 _PR_SET_PDEATHSIG = 1
 """Of prctl(2): the signal that a process gets when its parent ends."""
 
@@ -68,9 +70,10 @@ def launch(arguments: Sequence[str]) -> int:
     try:
         main(["--log-dir", os.devnull, *arguments])  # else it leaves an empty folder in that for temporary files
     except ChildFailedError as error:
-        first = error.get_first_failure()[1].exitcode
-        killed = [failure.exitcode for failure in error.failures.values() if failure.exitcode < 0]
-        code = killed[0] if killed else first  # others end because one was killed, and may be seen first
+        _, first = error.get_first_failure()
+        together = [each for each in error.failures.values() if each.timestamp < first.timestamp + TOGETHER_SECONDS]
+        killed = [each.exitcode for each in together if each.exitcode < 0 and each.exitcode != -signal.SIGTERM]
+        code = killed[0] if killed else first.exitcode
         if code < 0:
             print(f"a process was killed by {signal.Signals(-code).name}", file=sys.stderr)
         return max(code, 1)

@@ -65,6 +65,10 @@ def sign_descent(rows: Tensor, index: Tensor, gradient: Tensor, rate: float, dec
     ordered, order = index.sort()
     number = F.pad(ordered.diff() != 0, (1, 0)).cumsum(0)  # of the different rows, in order
     place = torch.empty_like(index).scatter_(0, order, number)
-    summed = torch.zeros(len(index), rows.shape[1], device=rows.device).index_add_(0, place, gradient.float())
+    summed = torch.zeros(len(index), rows.shape[1], device=rows.device)
+    if rows.is_cuda:  # in order, where `index_add_` sums as its threads come: a sign near zero would differ between processes
+        summed.index_put_((place,), gradient.float(), accumulate=True)
+    else:
+        summed.index_add_(0, place, gradient.float())
     updated = rows[index] * (1 - rate * decay) - rate * summed[place].sign()
     rows.index_copy_(0, index, updated)

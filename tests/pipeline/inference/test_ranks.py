@@ -19,11 +19,12 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.inference import predictor as predicting
 from pipeline.inference.candidates import Candidates, Origin, read_candidates
 from pipeline.inference.predictor import Predictor
+from pipeline.run import PREDICTING
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.weights.files import Weights
 from submission.format import check_submission
 from tests.pipeline.inference.test_predictor import Small, make_weights
-from tests.pipeline.tiny import tiny_dataset
+from tests.pipeline.tiny import TINY, set_options, tiny_dataset, tiny_source, write_kaggle
 from tests.pipeline.trainers import ROOT, finish_ranks, start_ranks
 
 
@@ -115,6 +116,16 @@ def test_too_little_memory_halves_the_packs_of_that_process_only(ranks: Ranks) -
     seen = ranks.predict("candidates", (NO_LIMIT, NO_LIMIT), prepare)
     assert all(origin.complete for rounds in seen for _, origin in rounds)
     assert runners[0].most_tokens == ranks.weights.config.predict.pack_tokens > runners[1].most_tokens
+
+
+def test_where_training_fails_in_all_processes_the_main_one_works_on_to_the_end(tmp_path: Path) -> None:
+    spec, out = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True), tmp_path / "run"
+    breaks = ("train.steps=50", "train.packs=2", "optimizer.kind=adamw", "optimizer.rate=1e30", "optimizer.warmup_steps=0")
+    settings = set_options((*TINY, *breaks))
+    finish_ranks(start_ranks(["run", "--source", spec, "--preset", "demo", *settings, "--out", str(out)]), 1, 0)
+    assert (out / "score.json").is_file()
+    assert (out / "report.html").is_file()
+    assert not (out / PREDICTING).exists()
 
 
 def test_a_killed_process_ends_the_launch_which_then_goes_on_and_predicts_what_one_process_does(

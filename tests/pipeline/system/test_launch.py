@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+import pipeline.__main__ as program
 from pipeline.cli.main import main
 from pipeline.system import launch, processors
 from pipeline.system.folder_lock import FolderLock
@@ -137,15 +138,40 @@ def test_the_clock_starts_with_the_first_process(monkeypatch: pytest.MonkeyPatch
     assert begun == [5.0, 3.25, 5.0]
 
 
-@pytest.mark.parametrize(("exit_code", "expected"), [(2, 2), (1, 1), (-9, 1)])
+@pytest.mark.parametrize(
+    ("failures", "expected", "killed"),
+    [
+        ([(2, 0)], 2, False),
+        ([(1, 0)], 1, False),
+        ([(-9, 0)], 1, True),
+        ([(2, 0), (-15, 1)], 2, False),
+        ([(1, 0), (-9, 1)], 1, True),  # that which waited for the killed one was seen first
+        ([(-9, 30), (2, 0), (-9, 30)], 2, False),  # those that did not end were killed by the launcher
+    ],
+)
 def test_the_launcher_ends_with_the_exit_code_of_the_first_that_failed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], exit_code: int, expected: int
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    failures: list[tuple[int, int]],
+    expected: int,
+    killed: bool,
 ) -> None:
-    failure = ProcessFailure(local_rank=1, pid=7, exitcode=exit_code, error_file="none")
+    ended = {rank: ProcessFailure(rank, pid=7, exitcode=code, error_file="none") for rank, (code, _) in enumerate(failures)}
+    for failure, (_, seconds) in zip(ended.values(), failures, strict=True):
+        failure.timestamp = 1_000_000 + seconds
 
     def fail(arguments: list[str]) -> None:
-        raise ChildFailedError("pipeline", {1: failure})
+        raise ChildFailedError("pipeline", ended)
 
     monkeypatch.setattr("torch.distributed.run.main", fail)
     assert launch.launch(["--standalone"]) == expected
-    assert capsys.readouterr().err == ("a process was killed by SIGKILL\n" if exit_code < 0 else "")
+    assert capsys.readouterr().err == ("a process was killed by SIGKILL\n" if killed else "")
+
+
+def test_a_process_with_an_error_that_nobody_foresaw_does_not_wait_for_others_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(program, "_ended_with", ended)
+    monkeypatch.setattr(program, "main", Mock(side_effect=RuntimeError("an illegal memory access")))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        program.start()
+    assert ended == [1]  # with which `_leave` exits
