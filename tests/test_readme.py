@@ -220,7 +220,7 @@ def shortened(arguments: list[str], folder: Path) -> list[str]:
     words = [re.sub(r"^(sudoku|maze):(\w+\.csv|generated:.*)$", _generated, word) for word in words]
     puzzles = any(is_puzzle_source(word) for word in words)
     command, *rest = words
-    values = {"--limit": "2", "--processes": "1", "--networks": "1"}
+    values = {"--limit": "2", "--test-limit": "2", "--processes": "1", "--networks": "1"}
     if command in ("run", "train"):
         values |= {"--preset": "demo-sudoku" if puzzles else "demo", "--time-limit": "5m"}
         settings = [*TINY, "train.steps=2", "train.segments=2", "train.packs=1"]

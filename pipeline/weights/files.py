@@ -262,7 +262,7 @@ def _differences(weights: Weights, network: Network) -> list[str]:
         if own[name].shape[compared] != given[name].shape[compared]:
             names.append(name)
     heads = ("heads",) if network.reasoner.config.mixing == "attention" else ()
-    for name in (*heads, "positions", "canvas_side", "gate"):
+    for name in ("kind", *heads, "positions", "canvas_side", "gate"):
         if getattr(network.reasoner.config, name) != getattr(weights.config.model, name):
             names.append(f"model.{name}")
     if network.memory.tokens != weights.config.memory.tokens:

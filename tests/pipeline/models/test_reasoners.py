@@ -18,7 +18,9 @@ MIXER = replace(SMALL, mixing="mixer", positions="none", canvas_side=3)
 SHAPES = torch.tensor([[1, 1], [2, 3], [2, 3], [3, 2], [4, 5]])
 OFFSETS = torch.tensor([[0, 0], [3, 1], [0, 7], [2, 2], [25, 24]])
 MEMORY_TOKENS = 2
-KINDS = ("trm", "hrm", "urm")
+KINDS = tuple(REASONERS)
+WRITTEN_OUT = ("trm", "hrm", "urm")
+"""Those that `segment_by_hand` has, too."""
 
 
 def make_reasoner(config: ReasonerConfig, seed: int = 0) -> Reasoner:
@@ -138,7 +140,7 @@ def test_a_pack_gives_every_sequence_what_it_gives_alone_and_the_sum_of_its_grad
     ("gradient", "layers", "high", "low"),
     [("last-cycle", 2, 2, 3), ("last-step", 1, 3, 2), ("last-step", 3, 1, 1), ("all", 2, 2, 3)],
 )
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WRITTEN_OUT)
 def test_updates_and_their_gradients_follow_the_paper(kind: str, gradient: str, layers: int, high: int, low: int) -> None:
     config = replace(SMALL, kind=kind, gradient=gradient, layers=layers, H_cycles=high, L_cycles=low)
     network, case = make_reasoner(config), Case(config)
