@@ -126,7 +126,7 @@ class TrainConfig:
     """Size of a pack: the sequence that reaches it is the last. Default: 768 sequences of 916 tokens."""
     pieces: int = 0
     """Micro-batches per pack: more of them need less memory and give the same result. 0: on a CPU 1; on a CUDA device as few as
-    fit, found by a trial step, and small packs of a process in one. The number doubles when memory runs out."""
+    fit, found by a trial step; small packs of a process, compiled, in one. The number doubles when memory runs out."""
     canvas: Literal["fitted", "full"] = "full"
     """fitted: the size that the demonstrations suggest, no padding. full: 30 x 30, as published."""
     shift_probability: float = 0.75

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eval.files import replacing
 from eval.formatting import show_name, show_path
-from pipeline.array_files import Damaged, opened
+from pipeline.array_files import Damaged, opened, read_metadata
 
 CHECKSUM = "checksum"
 """Key of the checksum: in the metadata of a file of tensors, or in a JSON object."""
@@ -65,9 +65,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read_checksum(path: Path) -> str | None:
     """Return the checksum in the metadata of a safetensors file, None where it has none. Raises Damaged."""
-    with opened(path, "pt") as file:
-        checksum: str | None = (file.metadata() or {}).get(CHECKSUM)
-    return checksum
+    return read_metadata(path).get(CHECKSUM)
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

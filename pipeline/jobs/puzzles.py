@@ -47,7 +47,7 @@ class PuzzleJob:
     out: Path
 
     def load(self, with_answers: bool) -> list[Puzzles]:
-        """Return the puzzles to solve. Raises ValueError when there are answers to some of them only."""
+        """Return the puzzles to solve. Raises ValueError when a file has answers to some of its puzzles only."""
         return [load_puzzles(spec, "test", with_answers, self.test_limit, jobs=usable_cores()) for spec in self.sources]
 
     def questions(self) -> list[str]:

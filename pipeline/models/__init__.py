@@ -1,1 +1,1 @@
-"""The networks and their losses: pure modules that use no files, no clock and no other package of the project."""
+"""The networks and their losses: pure modules that use no files and no clock."""

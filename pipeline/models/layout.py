@@ -4,7 +4,7 @@ A sequence is M memory tokens followed by the H x W cells of its canvas, row by 
 form a group, which a per-sequence operation (attention, a convolution on the grid) sees as one dense tensor; everything else
 works on the flat (N, D) tokens.
 
-Packs differ in size. Where all must have the same shapes (compiled code, CUDA graphs) they are laid into a `Room`, which is
+Packs differ in size. Where all must have the same shapes (compiled code on a GPU) they are laid into a `Room`, which is
 filled up with blank sequences whose results are ignored.
 """
 

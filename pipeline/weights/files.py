@@ -43,7 +43,7 @@ class Weights:
     data_hash: str
     """Of the dataset that the network was trained on."""
     task_ids: tuple[str, ...]
-    """Rows of the task memory."""
+    """That the network was trained on, in the order of the task memory."""
     tensors: dict[str, Tensor]
     transforms: Tensor
     """(V,) int64 codes of the views that the network was trained on, task after task. Of exported weights whose memory has no
