@@ -217,20 +217,29 @@ def add_memory(commands: Any) -> None:
 
 
 def memory_command(arguments: argparse.Namespace, _: float) -> int:
-    """Print the score of a run with its own task memory, a blank one, and that of the next task."""
+    """Print the score of a run with its own task memory, a blank one, and that of the next task.
+
+    A network that finds the rule from the question alone loses nothing by that; one that has learned a task's rule into its
+    memory loses all. Puzzles are one task, so their memory can only be blank.
+    """
     from pipeline.device import make_accelerator, precision_here
-    from pipeline.jobs.memory_ablation import score_one_task, score_tasks
-    from pipeline.weights.files import load_weights
+    from pipeline.jobs.weights_score import score_on_puzzles, score_on_tasks
+    from pipeline.weights.files import Memory, change_memory, load_weights
 
     run, weights, dataset = RunFolder(arguments.run), load_weights(arguments.run), load_dataset(arguments.run / "dataset")
     computed = make_accelerator(precision_here(weights.config.train.precision))
     found: dict[str, object] = {}
+    kinds: tuple[Memory, ...] = ("own", "blank", "swapped")
     if isinstance(dataset, PuzzleDataset):
-        for memory, of_puzzles in score_one_task(weights, dataset, _answers(run.source_names()), *computed):
+        answers = _answers(run.source_names())
+        for memory in kinds[:2]:
+            of_puzzles = score_on_puzzles(change_memory(weights, memory), dataset, answers, *computed)
             print(f"{memory:8} {of_puzzles.exact_accuracy:7.2%} of {of_puzzles.puzzles} puzzles exact", flush=True)
             found[memory] = of_puzzles.to_json()
     else:
-        for memory, score in score_tasks(weights, dataset, _solutions_of(run), arguments.views, *computed):
+        solutions = _solutions_of(run)
+        for memory in kinds:
+            score = score_on_tasks(change_memory(weights, memory), dataset, solutions, arguments.views, *computed)
             rates = score.mean_over_tasks
             print(f"{memory:8} pass@1 {rates.pass_at_1:7.2%}  pass@2 {rates.pass_at_2:7.2%}, mean over tasks", flush=True)
             found[memory] = score.to_json()
