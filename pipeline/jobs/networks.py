@@ -135,6 +135,8 @@ def share_machine(count: int) -> list[dict[str, str]]:
     shares = [{"OMP_NUM_THREADS": str(threads_each(count))} for _ in range(count)]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = [named.split(",")[place] if named else str(place) for place in range(len(find_gpus(os.environ)))]
+    if len(gpus) > count:
+        logger.warning("%d networks on a GPU each leave %s idle", count, plural(len(gpus) - count, "GPU"))
     for number, share in enumerate(shares if gpus else ()):
         share["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     return shares

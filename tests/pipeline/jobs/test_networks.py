@@ -208,10 +208,13 @@ def test_networks_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch, visible:
     assert share_machine(1) == [{}]
 
 
-def test_gpus_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(networks, "find_gpus", lambda _: ("GPU 0: one", "GPU 1: two", "GPU 2: three"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [share["CUDA_VISIBLE_DEVICES"] for share in share_machine(4)] == ["0", "1", "2", "0"]
+    assert not caplog.messages
+    share_machine(2)
+    assert caplog.messages == ["2 networks on a GPU each leave 1 GPU idle"]
 
 
 @pytest.mark.parametrize(
