@@ -94,7 +94,7 @@ class TestResult:
 
     @property
     def margin(self) -> float | None:
-        """Lead of attempt 1 over attempt 2 as a share of the views, -1..1 (a ranking need not go by counts)."""
+        """Lead of attempt 1 over attempt 2 as a share of the views, -1..1; judges may make it negative."""
         if self.agreement is None or not self.views:
             return None
         return self.agreement - sum(attempt.votes or 0 for attempt in self.attempts[1:2]) / self.views

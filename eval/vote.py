@@ -1,6 +1,9 @@
-"""Voting: counts the candidates of each test input and ranks the different grids, each of which is held once."""
+"""Voting: counts the candidates of each test input and ranks the different grids, each of which is held once.
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+The rule is that of TRM (arXiv 2510.04871): most candidates first, then the largest mean halting probability.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +19,6 @@ _UNIT = 1 << 40
 
 Judged = tuple[Sequence[Grid], npt.NDArray[np.float64]]
 """Grids, and the log-likelihood of each (N,): -inf where a judge holds it for impossible."""
-Ranking = Callable[[int, float], tuple[float, ...]]
-"""(count, sum of halting probabilities) -> sort key; the largest key ranks first."""
-RANKINGS: Mapping[str, Ranking] = {
-    "count": lambda count, total: (count, total / count),
-    "probability-sum": lambda _, total: (total,),
-    "mean-probability": lambda count, total: (total / count,),
-}
-"""By config name; "count" is the rule of TRM (arXiv 2510.04871): most candidates, then largest mean probability."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,31 +86,28 @@ class Ballot:
             entry[1] += unit
             start += area
 
-    def top(self, task_id: TaskId, test_index: int, k: int | None, ranking: str = "count") -> tuple[Candidate, ...]:
+    def top(self, task_id: TaskId, test_index: int, k: int | None) -> tuple[Candidate, ...]:
         """Return the k best candidates (None: all) of a test input, best first. Ties go to the smaller grid key."""
-        key_of = RANKINGS.get(ranking)
-        if key_of is None:
-            raise ValueError(f"unknown ranking {ranking!r}; there are {', '.join(RANKINGS)}")
         votes = self._tests.get((task_id, test_index), {})
         ranked = sorted((key, count, total / _UNIT) for key, (count, total) in votes.items() if key != _EMPTY)
-        ranked.sort(key=lambda each: key_of(each[1], each[2]), reverse=True)  # stable: ties stay sorted
+        ranked.sort(key=lambda each: (each[1], each[2] / each[1]), reverse=True)  # stable: ties stay sorted
         return tuple(
             Candidate(np.frombuffer(key, np.uint8, offset=2).reshape(key[0], key[1]).copy(), count, total / count)
             for key, count, total in ranked[:k]
         )
 
-    def rank(self, task_id: TaskId, test_index: int, grid: Grid, ranking: str = "count") -> int:
+    def rank(self, task_id: TaskId, test_index: int, grid: Grid) -> int:
         """Return the rank of `grid` among all candidates of a test input, as `top` has it, from 1; 0 where it is none."""
-        ranked = enumerate(self.top(task_id, test_index, None, ranking), start=1)
+        ranked = enumerate(self.top(task_id, test_index, None), start=1)
         return next((place for place, candidate in ranked if np.array_equal(candidate.grid, grid)), 0)
 
-    def attempts(self, task_id: TaskId, test_index: int, ranking: str = "count") -> tuple[Grid, ...]:
+    def attempts(self, task_id: TaskId, test_index: int) -> tuple[Grid, ...]:
         """Return the up to 2 best grids of a test input, (H, W) uint8 in the original frame, different and never empty."""
-        return tuple(candidate.grid for candidate in self.top(task_id, test_index, 2, ranking))
+        return tuple(candidate.grid for candidate in self.top(task_id, test_index, 2))
 
-    def predictions(self, tasks: Iterable[Task], ranking: str = "count") -> dict[TaskId, list[tuple[Grid, ...]]]:
+    def predictions(self, tasks: Iterable[Task]) -> dict[TaskId, list[tuple[Grid, ...]]]:
         """Return the attempts for every test input of `tasks`, in order; a test input without candidates gets ()."""
-        return {task.id: [self.attempts(task.id, i, ranking) for i in range(len(task.test))] for task in tasks}
+        return {task.id: [self.attempts(task.id, i) for i in range(len(task.test))] for task in tasks}
 
     def tally(self, task_id: TaskId, test_index: int) -> Tally:
         """Return how many candidates a test input got; all zero when it got none."""
@@ -139,9 +131,9 @@ class JudgedBallot(Ballot):
             for place, (grids, likelihoods) in judged.items()
         }
 
-    def top(self, task_id: TaskId, test_index: int, k: int | None, ranking: str = "count") -> tuple[Candidate, ...]:
-        """Return the k best candidates (None: all) of a test input, best first; `ranking` decides between equal scores."""
-        ranked, shares = super().top(task_id, test_index, None, ranking), self._shares.get((task_id, test_index), {})
+    def top(self, task_id: TaskId, test_index: int, k: int | None) -> tuple[Candidate, ...]:
+        """Return the k best candidates (None: all) of a test input, best first; votes decide between equal scores."""
+        ranked, shares = super().top(task_id, test_index, None), self._shares.get((task_id, test_index), {})
         total = self.tally(task_id, test_index).candidates
 
         def score(candidate: Candidate) -> float:

@@ -13,7 +13,6 @@ from augment.views import Policy
 from eval.decode import decode_value
 from eval.files import read_object
 from eval.formatting import show_path, show_value
-from eval.vote import RANKINGS
 from pipeline.models.config import KINDS, MemoryConfig, ReasonerConfig
 
 CONFIG_FILE = "config.json"
@@ -204,8 +203,6 @@ class PredictConfig:
     """Number of initial latents of a view; the answer with the greatest halting probability counts."""
     halting: Literal["off", "first"] = "off"
     """off: every view runs all segments, as published. first: it ends with the first of its latents that halts."""
-    ranking: str = "count"
-    """One of eval.vote.RANKINGS. count: by (count, mean halting probability), as published."""
     time_share: float = 0.15
     """Fraction of a run's time that is kept for prediction."""
 
@@ -214,8 +211,6 @@ class PredictConfig:
             raise ValueError("predict views, round_views, pack_tokens, segments and latents must be at least 1")
         if not 0 < self.time_share < 1:
             raise ValueError(f"predict time_share must be in (0, 1), got {self.time_share}")
-        if self.ranking not in RANKINGS:
-            raise ValueError(f"predict ranking must be one of {', '.join(RANKINGS)}, got {show_value(self.ranking)}")
 
 
 @dataclass(frozen=True)
@@ -244,13 +239,14 @@ class Config:
     def from_json(values: object) -> "Config":
         """Return the config that `to_json` gave. Raises ValueError for unknown sections or fields.
 
-        What earlier versions had besides is read as what computes the same, or nearly: graphed execution and delayed halting.
+        What earlier versions had besides is read as what computes the same, or nearly: graphed execution, delayed halting,
+        rankings of votes.
         """
         if not isinstance(values, Mapping) or not all(isinstance(section, Mapping) for section in values.values()):
             raise ValueError("a config is an object of sections, each an object of fields")
         changes = [(section, name, value) for section, part in values.items() for name, value in part.items()]
         graphed, compiled = ("train", "execution", "graphed"), ("train", "execution", "compiled")
-        kept = (compiled if each == graphed else each for each in changes if each[:2] != ("train", "halting_delay"))
+        kept = (compiled if each == graphed else each for each in changes if each[:2] not in _GONE)
         return _replace(Config(), kept)
 
 
@@ -273,6 +269,7 @@ MAY_CHANGE: Mapping[str, frozenset[str]] = {
 }  # fmt: skip
 """Settings that a resumed run may change, by section: how long it is, what its rates begin and end with, how it predicts, what
 only costs."""
+_GONE = {("train", "halting_delay"), ("predict", "ranking")}
 OF_ONE_RUN = ("train.seed", "train.steps", "train.pieces", "build.seed", "build.jobs")
 """Settings that weights do not bring to a run that starts from them."""
 

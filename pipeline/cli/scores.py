@@ -75,7 +75,6 @@ def add_compare(commands: Any) -> None:
     parser.add_argument("--hold-out", action="store_true", help="judge by the last demonstrations, as runs with --hold-out")
     add_data(parser)
     parser.add_argument("--pool", type=Path, metavar="FILE", help="write the submission that the votes of all runs choose")
-    parser.add_argument("--ranking", default="count", help="of pooled votes: count, probability-sum or mean-probability")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison here as well")
 
 
@@ -121,8 +120,8 @@ def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predic
     tasks = dataset.tasks_to_solve()
     if arguments.pool:
         arguments.pool.parent.mkdir(parents=True, exist_ok=True)
-        return write_attempts(arguments.pool, ballot, tasks, arguments.ranking, dataset).submission
-    return fill_submission(tasks, ballot.predictions(tasks, arguments.ranking)).submission
+        return write_attempts(arguments.pool, ballot, tasks, dataset).submission
+    return fill_submission(tasks, ballot.predictions(tasks)).submission
 
 
 def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ()) -> tuple[Solutions, str, Scored | None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.compare import describe_change
-from eval.formatting import show_path, show_value
+from eval.formatting import show_path
 from eval.vote import Ballot
 from pipeline.cli.options import (
     WEIGHTS_HELP,
@@ -242,7 +242,6 @@ def add_vote(commands: Any) -> None:
     parser = add_command(commands, vote_command, "vote", summary, example, sources="")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset that was predicted")
     parser.add_argument("--candidates", type=Path, nargs="+", required=True, metavar="DIR")
-    parser.add_argument("--ranking", default="count", help="count (as published), probability-sum or mean-probability")
     judging = parser.add_argument_group(
         "judges", "networks of another kind, which say how likely they find the best candidates"
     )
@@ -267,7 +266,7 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
     tasks, votes = dataset.tasks_to_solve(), tally(folders, dataset)
     ballot = _judge(votes, dataset, arguments) if arguments.judge else votes
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    pooled = write_attempts(arguments.out, ballot, tasks, arguments.ranking, dataset).submission
+    pooled = write_attempts(arguments.out, ballot, tasks, dataset).submission
     judges = f", judged by {', '.join(ballot.judging.names)}" if ballot.judging else ""
     print(f"{arguments.out}: {len(pooled)} tasks, votes of {', '.join(ballot.sources)}{judges}")
     less: dict[str, Ballot] = {}
@@ -283,7 +282,7 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
     stored = {task.id: task for task in tasks}
     known = {each.task.id: each.truth for each in known_tasks(stored, stored, sources) if each.truth}
     for left_out, rest in less.items():
-        without = fill_submission(tasks, rest.predictions(tasks, arguments.ranking)).submission
+        without = fill_submission(tasks, rest.predictions(tasks)).submission
         print(f"without {left_out}: {describe_change(pooled, without, known)}")
     return 0
 
@@ -299,6 +298,4 @@ def _judge(ballot: Ballot, dataset: TaskDataset, arguments: argparse.Namespace) 
             raise ValueError(f"{option} must be at least 1, got {value}")
     if not 0 <= weight <= 1:
         raise ValueError(f"--judge-weight must be in 0..1, got {weight:g}")
-    if arguments.ranking != "count":
-        raise ValueError(f"judges go with votes that are counted, not with --ranking {show_value(arguments.ranking)}")
     return judge_ballot(ballot, [load_weights(path) for path in arguments.judge], dataset, weight, views, candidates)

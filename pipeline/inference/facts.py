@@ -53,7 +53,6 @@ class InputVotes:
 class VoteFile(Basis):
     """What `votes.json` says."""
 
-    ranking: str = ""
     submission: str = ""
     """SHA-256, in hex, of the submission that was chosen; empty where that is not known."""
     tests: Mapping[TaskId, tuple[InputVotes, ...]] = field(default_factory=dict)
@@ -114,26 +113,26 @@ def require_own_folder(path: Path) -> None:
         raise ValueError(f"{show_path(path)}: its folder has the votes of {show_path(other)}; choose another one")
 
 
-def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], ranking: str, dataset: TaskDataset) -> FilledSubmission:
+def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset) -> FilledSubmission:
     """Write the attempts that `ballot` chooses to `path`, as a complete submission, and votes.json beside it.
 
     `dataset` is what was predicted, as it is on disk. The score of an earlier submission is removed. Raises OSError where the
     submission cannot be written; without the votes it is as good.
     """
-    filled = fill_submission(tasks, ballot.predictions(tasks, ranking))
+    filled = fill_submission(tasks, ballot.predictions(tasks))
     write_submission(path, filled.submission, tasks)
     path.with_name(SCORE_FILE).unlink(missing_ok=True)
     tests = {}
     for task in tasks:
         votes = []
         for index in range(len(task.test)):
-            best = ballot.top(task.id, index, TOP, ranking)
+            best = ballot.top(task.id, index, TOP)
             top = tuple((candidate.count, round(candidate.mean_probability, 4)) for candidate in best)
             votes.append(InputVotes(top=top, **asdict(ballot.tally(task.id, index))))
         tests[task.id] = tuple(votes)
     digest = digest_of(path.read_bytes())
     facts = {
-        **_stored(VoteFile(**vars(basis_of(ballot, tasks, dataset)), ranking=ranking, submission=digest, tests=tests)),
+        **_stored(VoteFile(**vars(basis_of(ballot, tasks, dataset)), submission=digest, tests=tests)),
         "empty_candidates": sum(each.empty for votes in tests.values() for each in votes),
         "without_prediction": filled.without_prediction,
         "with_one_prediction": filled.with_one_prediction,

@@ -243,9 +243,8 @@ class _Submission:
 
     def write(self) -> None:
         """Write the attempts that the votes so far choose; where that fails, the log says so."""
-        ranking, dataset = self.predictor.config.ranking, self.predictor.given_dataset
         try:
-            write_attempts(self.path, self.ballot, self.tasks, ranking, dataset)
+            write_attempts(self.path, self.ballot, self.tasks, self.predictor.given_dataset)
             self.unwritten = None
         except OSError as error:
             logger.error("the earlier submission stays: %s", error)

@@ -124,7 +124,7 @@ class ArcJob:
         path = self.out / "submission.json"
         check_submission(path, tasks)
         logger.info("%s: complete and valid, %d tasks", path, len(tasks))
-        self._score(tasks, ballot, config.ranking, dataset)
+        self._score(tasks, ballot, dataset)
         return failed
 
     def pool(
@@ -149,7 +149,7 @@ class ArcJob:
             available = {test: len(voting) * views for test, views in dataset.test_views(config.views).items()}
             stays = not reaches(pooled, needed, available)
             if not stays:
-                write_attempts(path, pooled, tasks, config.ranking, dataset)
+                write_attempts(path, pooled, tasks, dataset)
         except (ValueError, OSError) as error:
             logger.error("the votes of further networks do not count: %s", error)
             return ballot
@@ -157,7 +157,7 @@ class ArcJob:
         logger.info("votes of %d networks are pooled%s", len(voting), words)
         return pooled
 
-    def _score(self, tasks: Sequence[Task], ballot: Ballot, ranking: str, dataset: TaskDataset) -> None:
+    def _score(self, tasks: Sequence[Task], ballot: Ballot, dataset: TaskDataset) -> None:
         whole, selected = self.selection.load(self.sources)
         solutions = {task_id: grids for source in selected for task_id, grids in source.solutions.items()}
         if not solutions:
@@ -169,7 +169,7 @@ class ArcJob:
         record, scored = record_if_usable(self.out), scored_outputs(solutions, whole)
         provenance = Provenance("it is not recorded", basis, record.weights if record else "", scored=scored)
         ranks = {
-            task.id: [ballot.rank(task.id, index, grid, ranking) for index, grid in enumerate(solutions[task.id])]
+            task.id: [ballot.rank(task.id, index, grid) for index, grid in enumerate(solutions[task.id])]
             for task in tasks
             if task.id in solutions and not stayed
         }

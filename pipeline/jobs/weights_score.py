@@ -27,7 +27,7 @@ def score_on_tasks(
     predictor, ballot = Predictor(accelerator, dtype, weights, dataset, config), Ballot("weights")
     for candidates, _ in predictor.rounds(None, NO_LIMIT):
         count_votes(ballot, candidates, predictor.dataset)
-    attempts = fill_submission(tasks, ballot.predictions(tasks, config.ranking)).submission
+    attempts = fill_submission(tasks, ballot.predictions(tasks)).submission
     return score_predictions({task_id: attempts[task_id] for task_id in solutions}, solutions)
 
 

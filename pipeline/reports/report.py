@@ -99,8 +99,7 @@ def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Re
 def _run_facts(folder: RunFolder, results: Sequence[TaskResult], metrics: Sequence[Mapping[str, object]]) -> list[Row]:
     """Return what was trained on what, and in what time."""
     record = folder.record
-    votes = None if folder.is_puzzles else folder.votes
-    rows = [("Ranked by", votes.ranking)] if votes and votes.ranking else []
+    rows = list[Row]()
     if results:
         tests = sum(len(result.tests) for result in results)
         chosen = f", no side over {record.max_side}" if record and record.max_side else ""

@@ -147,8 +147,7 @@ class RunFolder:
     def result(self, known: KnownTask, with_votes: bool = True) -> TaskResult:
         """Return the result of a task, with the votes of the candidates where they were kept. Raises ValueError."""
         ballot = self.ballot if with_votes else None
-        ranking = (self.votes.ranking if ballot and self.votes else "") or "count"
-        return result_of(known, self.submission, ballot, f"{show_path(self.submission_path)}: ", ranking)
+        return result_of(known, self.submission, ballot, f"{show_path(self.submission_path)}: ")
 
     def reported_results(self, known: Sequence[KnownTask], notes: list[str]) -> list[TaskResult]:
         """Return the results of tasks with the votes and drafts that the run kept; adds to `notes` what could not be read."""
@@ -210,9 +209,7 @@ def public_sources(dataset: TaskDataset) -> list[str]:
     return [name for name in names if name in PUBLIC_SOURCES]
 
 
-def result_of(
-    known: KnownTask, submission: PartialSubmission, ballot: Ballot | None = None, where: str = "", ranking: str = "count"
-) -> TaskResult:
+def result_of(known: KnownTask, submission: PartialSubmission, ballot: Ballot | None = None, where: str = "") -> TaskResult:
     """Return the result of a task in `submission`, with the votes of `ballot`. Raises ValueError, beginning with `where`."""
     task, given, tests = known.task, submission.get(known.task.id, []), []
     if given and len(given) != len(task.test):
@@ -223,7 +220,7 @@ def result_of(
         if ballot is None:
             tests.append(TestResult(tuple(map(Attempt, grids)), truth=truth))
             continue
-        ranked = enumerate(ballot.top(task.id, index, None, ranking), start=1)
+        ranked = enumerate(ballot.top(task.id, index, None), start=1)
         places = {grid_key(candidate.grid): (candidate.count, place) for place, candidate in ranked}
         votes = [None if grid is None else places.get(grid_key(grid), (0, 0))[0] for grid in grids]
         truth_votes, rank = (None, None) if truth is None else places.get(grid_key(truth), (0, 0))

@@ -5,13 +5,12 @@ import tracemalloc
 from fractions import Fraction
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augment.grid import grid_key
 from augment.task import Task
-from eval.vote import RANKINGS, Ballot, Tally
+from eval.vote import Ballot, Tally
 from tests.eval.ballots import add
 from tests.grids import grid
 
@@ -29,21 +28,13 @@ def filled(*candidates):
     return ballot
 
 
-def content(ballot, ranking="count"):
-    return [(grid_key(c.grid), c.count, c.mean_probability) for c in ballot.top("t", 0, None, ranking)]
-
-
-def test_each_ranking_prefers_what_its_name_says():
-    ballot = Ballot("run")
-    add(ballot, [("t", 0, *each) for each in ((A, 0.1), (A, 0.1), (A, 0.1), (B, 0.5), (B, 0.5), (C, 0.9))])
-    order = {name: [grid_key(c.grid) for c in ballot.top("t", 0, None, name)] for name in RANKINGS}
-    a, b, c = map(grid_key, (A, B, C))
-    assert order == {"count": [a, b, c], "probability-sum": [b, c, a], "mean-probability": [c, b, a]}
+def content(ballot):
+    return [(grid_key(c.grid), c.count, c.mean_probability) for c in ballot.top("t", 0, None)]
 
 
 @settings(max_examples=50)
 @given(candidates_lists)
-def test_count_ranking_equals_the_published_rule(candidates):
+def test_candidates_rank_by_the_published_rule(candidates):
     table: dict[bytes, list[Fraction]] = {}
     for which, probability in candidates:
         if which is not None:
@@ -53,11 +44,11 @@ def test_count_ranking_equals_the_published_rule(candidates):
 
 
 @settings(max_examples=50)
-@given(candidates_lists, st.randoms(use_true_random=False), st.sampled_from(list(RANKINGS)))
-def test_ranking_does_not_depend_on_the_order_of_arrival(candidates, random, ranking):
+@given(candidates_lists, st.randoms(use_true_random=False))
+def test_ranking_does_not_depend_on_the_order_of_arrival(candidates, random):
     shuffled = list(candidates)
     random.shuffle(shuffled)
-    assert content(filled(candidates), ranking) == content(filled(shuffled), ranking)
+    assert content(filled(candidates)) == content(filled(shuffled))
 
 
 @settings(max_examples=50)
@@ -103,11 +94,6 @@ def test_sources_tell_a_single_checkpoint_from_a_pool():
     for source in ("b", "a", "b"):
         add(pooled, [("t", 0, A, 0.5)] if source == "b" else [], source)
     assert (pooled.sources, pooled.tally("t", 0).candidates) == (("b", "a"), 2)
-
-
-def test_an_unknown_ranking_is_an_error():
-    with pytest.raises(ValueError, match="'best'; there are count, probability-sum, mean-probability"):
-        Ballot("run").attempts("t", 0, "best")
 
 
 def test_memory_grows_with_different_candidates_only():

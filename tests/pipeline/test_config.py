@@ -15,7 +15,6 @@ from pipeline.presets import PRESETS
         ("training.steps=1", "unknown section 'training'; one of: build, model, memory, optimizer, train, predict"),
         ("memory.rows=1", "memory has no field 'rows'; one of: kind, tokens"),
         ("memory.kind=tree", "memory.kind must be one of table, compositional, got 'tree'"),
-        ("predict.ranking=luck", "predict ranking must be one of count, probability-sum, mean-probability, got 'luck'"),
         ("train.steps=1.5", "train.steps must be of type int, got '1.5'"),
         ("optimizer.kind=sgd", "optimizer.kind must be one of adam-atan2, adamw, muon, got 'sgd'"),
         ("optimizer.rate=fast", "optimizer.rate must be of type float, got 'fast'"),
@@ -144,6 +143,7 @@ def test_a_resumed_run_changes_what_it_may_and_names_what_it_may_not() -> None:
 def test_settings_of_earlier_versions_are_read_as_what_computes_the_same() -> None:
     values = Config().to_json()
     values["train"] |= {"execution": "graphed", "halting_delay": 1}
+    values["predict"] |= {"ranking": "count"}
     assert Config.from_json(values) == override(Config(), ["train.execution=compiled"])
     with pytest.raises(ValueError, match="train has no field 'halting_delay'"):
         override(Config(), ["train.halting_delay=1"])

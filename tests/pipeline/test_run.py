@@ -172,7 +172,7 @@ def test_a_folder_with_a_run_is_not_overwritten_but_resumed(
 def test_a_further_leg_of_a_run_may_end_with_other_rates_and_predict_more_but_not_train_otherwise(
     out: Path, kaggle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = ("train.steps=6", "optimizer.decay_from=0.5", "predict.ranking=probability-sum", "optimizer.beta1=0.5")
+    settings = ("train.steps=6", "optimizer.decay_from=0.5", "predict.views=3", "optimizer.beta1=0.5")
     changes = set_options(settings)
     sources = ("--source", f"kaggle:{kaggle}:evaluation", "--train-source", f"kaggle:{kaggle}:training")
     assert call("run", *sources, "--preset", "demo", "--seed", 7, "--out", out, "--resume", *changes) == 0
@@ -182,7 +182,7 @@ def test_a_further_leg_of_a_run_may_end_with_other_rates_and_predict_more_but_no
     assert "optimizer.beta1=0.5: the run that is resumed has other settings, and keeps them" in caplog.messages
     stored = json.loads((out / "config.json").read_bytes())
     assert stored["optimizer"]["decay_from"] == 0.5 and stored["optimizer"]["beta1"] == Config().optimizer.beta1
-    assert json.loads((out / "votes.json").read_bytes())["ranking"] == "probability-sum"
+    assert stored["predict"]["views"] == json.loads((out / "votes.json").read_bytes())["views_most"] == 3
     record = json.loads((out / "run.json").read_bytes())
     assert (record["starts"], record["seed"]) == (2, 0)
     assert set(settings[:3]) < set(record["settings"])  # what the run took of them
@@ -436,8 +436,8 @@ def test_a_dataset_keeps_what_it_was_built_with_whatever_the_settings_of_a_train
 
 def test_a_leg_that_only_predicts_keeps_how(out: Path, kaggle: Path) -> None:
     (out / "predicting").touch()
-    assert solve_evaluation(kaggle, out, "--resume", "--set", "predict.ranking=probability-sum") == 0
-    assert read_config(out / "config.json").predict.ranking == "probability-sum"
+    assert solve_evaluation(kaggle, out, "--resume", "--set", "predict.views=3") == 0
+    assert read_config(out / "config.json").predict.views == 3
 
 
 def test_a_non_finite_loss_leaves_a_complete_submission_and_exit_code_one(tmp_path: Path, kaggle: Path) -> None:

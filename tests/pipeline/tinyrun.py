@@ -40,9 +40,7 @@ def write_run(folder: Path, source: Source, votes: Votes, name: str = "step 1") 
     (folder / "candidates").mkdir()
     path = folder / "candidates" / "round-0001.safetensors"
     write_candidates(path, make_candidates(votes), Origin(name, dataset.tests_hash, 1, 0, 1, True))
-    write_attempts(
-        folder / "submission.json", tally([folder / "candidates"], dataset), dataset.tasks_to_solve(), "count", dataset
-    )
+    write_attempts(folder / "submission.json", tally([folder / "candidates"], dataset), dataset.tasks_to_solve(), dataset)
     return dataset
 
 

@@ -169,8 +169,6 @@ def test_judges_that_make_no_sense_are_refused(tmp_path: Path, capsys: pytest.Ca
     for option, value in (("--judge-views", 0), ("--judge-candidates", 0), ("--judge-weight", 2)):
         assert call("vote", *files, "--judge", tmp_path / "judge", option, value) == 2
         assert option in one_error(capsys, "vote")
-    assert call("vote", *files, "--judge", tmp_path / "judge", "--ranking", "probability-sum") == 2
-    assert "votes that are counted, not with --ranking 'probability-sum'" in one_error(capsys, "vote")
     assert call("vote", *files, "--judge", tmp_path / "nothing") == 2
     assert "nothing" in one_error(capsys, "vote")
     assert not (tmp_path / "s.json").exists()

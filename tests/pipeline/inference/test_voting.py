@@ -87,7 +87,7 @@ def test_attempts_are_a_complete_file_that_says_where_it_comes_from(tmp_path: Pa
         ballot, make_candidates([(0, RED, 0.5), (0, BLUE, 0.9), (0, RED, 0.1), (1, BLUE, 0.5), (1, None, 0.5)]), dataset
     )
     tasks, path = dataset.tasks_to_solve(), tmp_path / "submission.json"
-    filled = write_attempts(path, ballot, tasks, "count", dataset)
+    filled = write_attempts(path, ballot, tasks, dataset)
     check_submission(path, tasks)
     attempts = read_submission(path)
     task, index = place(dataset, 0)
@@ -99,7 +99,6 @@ def test_attempts_are_a_complete_file_that_says_where_it_comes_from(tmp_path: Pa
     unasked = [list(place(dataset, test)) for test in range(2, 6)]
     assert orjson.loads((tmp_path / "votes.json").read_bytes()) == {
         "sources": ["step 1"],
-        "ranking": "count",
         "views_least": 0,
         "views_most": 3,
         "submission": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -123,25 +122,17 @@ def test_attempts_are_a_complete_file_that_says_where_it_comes_from(tmp_path: Pa
     assert [list(place) for place in filled.without_prediction] == unasked
 
 
-def test_the_ranking_chooses_the_attempts_and_an_unknown_one_leaves_the_submission_as_it_was(tmp_path: Path) -> None:
-    dataset, ballot, path = tiny_dataset(), Ballot("step 1"), tmp_path / "submission.json"
-    count_votes(ballot, make_candidates([(0, RED, 0.1), (0, RED, 0.1), (0, BLUE, 0.9)]), dataset)
-    task, index = place(dataset, 0)
+def test_a_new_submission_loses_the_score_of_the_earlier_one(tmp_path: Path) -> None:
+    dataset, ballot = tiny_dataset(), Ballot("step 1")
     (tmp_path / "score.json").write_text("{}")
-    for ranking, best in (("count", RED), ("mean-probability", BLUE)):
-        write_attempts(path, ballot, dataset.tasks_to_solve(), ranking, dataset)
-        assert read_submission(path)[task][index][0].tolist() == best.tolist()
-    assert not (tmp_path / "score.json").exists()  # it was of another submission
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match="unknown ranking 'luck'"):
-        write_attempts(path, ballot, dataset.tasks_to_solve(), "luck", dataset)
-    assert path.read_bytes() == before
+    write_attempts(tmp_path / "submission.json", ballot, dataset.tasks_to_solve(), dataset)
+    assert not (tmp_path / "score.json").exists()
 
 
 def test_tasks_that_are_not_asked_for_are_not_submitted(tmp_path: Path) -> None:
     dataset = tiny_dataset()
     tasks = [replace(task, test=task.test[:1]) for task in dataset.tasks_to_solve()[:2]]
-    write_attempts(tmp_path / "submission.json", Ballot("none"), tasks, "count", dataset)
+    write_attempts(tmp_path / "submission.json", Ballot("none"), tasks, dataset)
     assert list(read_submission(tmp_path / "submission.json")) == [task.id for task in tasks]
 
 
@@ -216,7 +207,7 @@ def test_a_submission_of_more_views_stays_unless_a_later_network_has_had_a_round
     dataset, ballot, path = tiny_dataset(), Ballot(earlier), tmp_path / "submission.json"
     tasks, rounds = dataset.tasks_to_solve(), Rounds(dataset)
     count_votes(ballot, make_candidates([(0, BLUE, 0.5)] * 3), dataset)
-    write_attempts(path, ballot, tasks, "count", dataset)
+    write_attempts(path, ballot, tasks, dataset)
     if not own:
         left = (tmp_path / "votes.json").read_bytes()
         leave_submission(tasks, tmp_path, resume=False)
@@ -237,7 +228,7 @@ def test_a_round_that_is_cut_short_replaces_no_submission_of_more_views_of_the_l
     dataset, ballot, path = tiny_dataset(), Ballot("w, step 1"), tmp_path / "submission.json"
     tasks, rounds, tests = dataset.tasks_to_solve(), CutShort(dataset), range(len(dataset.test_task))
     count_votes(ballot, make_candidates([(test, BLUE, 0.5) for test in tests for _ in range(earlier)]), dataset)
-    write_attempts(path, ballot, tasks, "count", dataset)
+    write_attempts(path, ballot, tasks, dataset)
     rounds.source, rounds.available = "w, step 1", dict.fromkeys(dataset.test_names(), 9)
     rounds.available[dataset.test_names()[-1]] = views
     predict_and_vote(rounds, tmp_path, Budget(None, 0.0), tasks)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def make_report(folder: Path, words: str) -> str:
     run.mkdir()
     write_run(run, load_source(spec), [(0, grid, 0.5), (1, grid.T.copy(), 0.5)])
     votes = json.loads((run / "votes.json").read_bytes())
-    (run / "votes.json").write_text(json.dumps(votes | {"sources": [words], "ranking": words, "audit": None}))
+    (run / "votes.json").write_text(json.dumps(votes | {"sources": [words], "audit": None}))
     record = {"sources": [spec], "train_sources": [words], "preset": words, "settings": [words], "time_limit": words}
     record |= {"weights": words, "started": words, "device": words, "seconds": {words: 3.0, "train": 1.0}}
     (run / "run.json").write_text(json.dumps(record))

@@ -59,16 +59,6 @@ def test_a_task_that_was_not_tried_has_two_missing_attempts() -> None:
     assert "fallback" not in result.tags
 
 
-def test_places_are_those_of_the_ranking_of_the_run(tmp_path: Path) -> None:
-    often, sure = cell(1), cell(2)
-    write_run(tmp_path / "run", SOURCE, [(0, often, 0.1), (0, often, 0.1), (0, sure, 0.9)])
-    path = tmp_path / "run" / "votes.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"ranking": "probability-sum"}))
-    run = RunFolder(tmp_path / "run")
-    result = run.result(KnownTask(SOURCE.tasks[0], (sure,)))
-    assert result.tests[0].truth_rank == 1
-
-
 def test_runs_on_different_tests_of_one_task_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = write_kaggle(tmp_path / "kaggle", SOURCE, "evaluation", with_solutions=True)
     whole = load_source(spec)
