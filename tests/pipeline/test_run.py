@@ -436,8 +436,8 @@ def test_a_dataset_keeps_what_it_was_built_with_whatever_the_settings_of_a_train
 
 def test_a_leg_that_only_predicts_keeps_how(out: Path, kaggle: Path) -> None:
     (out / "predicting").touch()
-    assert solve_evaluation(kaggle, out, "--resume", "--set", "predict.views=3") == 0
-    assert read_config(out / "config.json").predict.views == 3
+    assert solve_evaluation(kaggle, out, "--resume", "--set", "predict.time_share=0.2") == 0
+    assert read_config(out / "config.json").predict.time_share == 0.2
 
 
 def test_a_non_finite_loss_leaves_a_complete_submission_and_exit_code_one(tmp_path: Path, kaggle: Path) -> None:
