@@ -129,10 +129,10 @@ def add_doctor(commands: Any) -> None:
 def doctor_command(arguments: argparse.Namespace, _: float) -> int:
     """Print what this machine is, and what the settings come to on it; return 1 where it will not do."""
     from pipeline.device import cuda_is_used
-    from pipeline.jobs.doctor import Plan, print_findings
+    from pipeline.jobs.doctor import PlannedRun, print_findings
 
     default = "fast" if cuda_is_used() else "demo"
     config, seconds = config_of(arguments, default), parse_duration(arguments.time_limit)
     title = "this network" if arguments.weights and not arguments.preset else f"preset {arguments.preset or default}"
     sources = arguments.source or ["arc1:evaluation"]
-    return print_findings(Plan(config, title, sources, arguments.train_source, seconds, arguments.out))
+    return print_findings(PlannedRun(config, title, sources, arguments.train_source, seconds, arguments.out))

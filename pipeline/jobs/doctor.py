@@ -52,7 +52,7 @@ class WillNotDo(Exception):
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedRun:
     """The run in question."""
 
     config: Config
@@ -66,7 +66,7 @@ class Plan:
     """Where its files would be written."""
 
 
-def examine(plan: Plan) -> Iterator[Finding]:
+def examine(plan: PlannedRun) -> Iterator[Finding]:
     """Yield what is found about this machine, then what the run of `plan` comes to on it.
 
     Raises WillNotDo where it makes no sense to go on, ValueError for bad sources.
@@ -116,7 +116,7 @@ def has_kernels(built: Sequence[str], major: int, minor: int) -> bool:
     return False
 
 
-def _examine_network(plan: Plan) -> Iterator[Finding]:
+def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     config, title, seconds, out = plan.config, plan.title, plan.seconds, plan.out
     accelerator, dtype = make_accelerator(config.train.precision)
     device = accelerator.device
@@ -160,7 +160,7 @@ def _examine_network(plan: Plan) -> Iterator[Finding]:
         yield "steps", f"about {steps:,.0f} of the {config.train.steps:,} that the recipe has"
 
 
-def print_findings(plan: Plan) -> int:
+def print_findings(plan: PlannedRun) -> int:
     """Print what `examine` finds, one line each; return 1, after a line that says why, where the machine will not do."""
     try:
         for what, found in examine(plan):
