@@ -121,7 +121,7 @@ TRM_MAZE = Config(
 # drawn on the fly. Not as theirs: 16 memory tokens for one, a head without bias, float32 weights, the start of the latent.
 # With `--set train.latents=4 --set train.packs=8 --set train.steps=36000` it is their training with four latents (6 hours,
 # 96.9 +- 0.7%, predicted from one latent), but that theirs start in directions that the network takes alike, and that of two
-# latents that have become one it drops one. In small on a CPU: docs/log.md.
+# latents that have become one it drops one. In small on a CPU: BENCHMARKS.md, "Sudoku".
 SUDOKU_FAST = Config(
     build=BuildConfig(augmentations=1_000_000),
     model=ReasonerConfig(mixing="mixer", positions="none", H_cycles=6, L_cycles=9, gate="normed-sigmoid"),
