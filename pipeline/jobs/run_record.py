@@ -94,7 +94,7 @@ def leave_record(arguments: argparse.Namespace) -> None:
         time_limit=arguments.time_limit or "",
         reserve=arguments.reserve or "",
         weights=str(arguments.weights or ""),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),  # noqa: TID251 (a date for people; nothing is computed from it)
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     earlier, stored = record_if_usable(arguments.out) if arguments.resume else None, arguments.out / CONFIG_FILE
     if earlier is None:

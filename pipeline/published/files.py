@@ -63,7 +63,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     data = read_file(path, _MOST_CONFIG_BYTES)
     with naming(path):
         try:
-            document = yaml.load(data, _PlainLoader)  # noqa: TID251 (which makes no objects)
+            document = yaml.load(data, _PlainLoader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"not YAML: {summarize(error)}") from error
         if not isinstance(document, dict):
@@ -107,7 +107,7 @@ def _read_pickled(path: Path) -> object:
         with zipfile.ZipFile(path) as archive:
             _check_archive(archive, path.stat().st_size)
         with warnings.catch_warnings(action="ignore"):
-            state: object = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)  # noqa: TID251
+            state: object = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     except ZIP_FAULTS as error:
         raise ValueError(f"damaged, or not a state dict saved by PyTorch: {summarize(error)}") from error
     except Exception as error:  # PyTorch does not document what a damaged pickle raises
