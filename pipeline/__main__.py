@@ -47,7 +47,7 @@ def start() -> None:
     """Run the command that this process was started with, and exit with its code."""
     try:
         _ended_with.append(main(started=_STARTED))
-    except Exception:
+    except Exception:  # whatever it is: it is raised on
         _ended_with.append(1)  # with its traceback, and without waiting for other processes or a broken device
         raise
     sys.exit(_ended_with[0])

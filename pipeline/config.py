@@ -270,6 +270,7 @@ MAY_CHANGE: Mapping[str, frozenset[str]] = {
 """Settings that a resumed run may change, by section: how long it is, what its rates begin and end with, how it predicts, what
 only costs."""
 _GONE = {("train", "halting_delay"), ("predict", "ranking")}
+"""Settings, by section and name, that earlier versions had and that are read over."""
 OF_ONE_RUN = ("train.seed", "train.steps", "train.pieces", "build.seed", "build.jobs")
 """Settings that weights do not bring to a run that starts from them."""
 
