@@ -19,6 +19,7 @@ Boards = npt.NDArray[np.uint8]
 """Boards (B, S, S)."""
 _BOX_SIDES = {4: 2, 9: 3}
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_BLOCK_BOARDS = 1 << 16
 _INVARIANT_ROUNDS = 3
 """A round spreads information between cells that share a unit or a digit; after two it has reached every cell."""
 
@@ -87,6 +88,11 @@ def symmetry_invariants(boards: Boards) -> Hashes:
     row and column, in either order, in their box and under their digit. Puzzles that are not views of each other nearly always
     differ. Boards without blanks never do, because all their cells are alike. Raises ValueError unless S is 4 or 9.
     """
+    blocks = range(0, max(1, len(boards)), _BLOCK_BOARDS)  # the labels of a board take kilobytes
+    return np.concatenate([_invariants(boards[start : start + _BLOCK_BOARDS]) for start in blocks])
+
+
+def _invariants(boards: Boards) -> Hashes:
     boxed = _split_boxes(boards)
     count, side, _ = boards.shape
     owners = boards.reshape(count, side * side) + np.arange(count)[:, None] * (side + 1)  # one index per board and digit

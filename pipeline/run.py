@@ -68,7 +68,7 @@ def run(
     marker = out / PREDICTING
     predicting = from_main(accelerator, resume and marker.is_file())
     if predicting:
-        logger.info("training had ended; going on with predictions")
+        logger.info("training had ended; going on with predictions (a further --resume trains on)")
         with _tolerating("it keeps how the run predicted before"):
             if accelerator.is_main_process:
                 write_json(out / CONFIG_FILE, config.to_json())

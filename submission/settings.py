@@ -31,7 +31,8 @@ code_dataset = "arc-trm-code"    # the dataset that will hold this project's sou
 weights = ""                     # what training starts from, with the settings that it comes with: "start" for the weights
                                  # that come with the program, or a file or run folder; empty: from scratch, with a preset
 weights_dataset = ""             # or weights in a dataset on Kaggle, "OWNER/NAME"
-private = true                   # nobody else sees the notebook and the dataset
+private = true                   # nobody else sees the notebook and the dataset (a dataset that is there already stays as
+                                 # visible as it is: its page on Kaggle changes that)
 
 accelerator = "NvidiaL4"         # NvidiaL4 (4 GPUs), NvidiaTeslaT4 (2), NvidiaL4X1, NvidiaRtxPro6000, NvidiaH100,
                                  # NvidiaTeslaA100 (one each), another of Kaggle's machine shapes, or none

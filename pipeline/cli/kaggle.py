@@ -11,8 +11,9 @@ from augment.canvas import VOCABULARY
 from augment.grid import MAX_SIDE
 from eval.formatting import show_path
 from pipeline.cli.options import PROGRAM, WEIGHTS_HELP, Handler, add_command
-from pipeline.config import Config
+from pipeline.config import Config, override
 from pipeline.data.sources import load_source
+from pipeline.presets import preset
 from submission.client import push, status, submit
 from submission.format import list_notes, list_problems
 from submission.notebook import changed_since, read_ready_folder, write_ready_folder
@@ -99,11 +100,14 @@ def _notebook(arguments: argparse.Namespace, _: float) -> int:
     if weights and settings.weights_dataset:
         both = f"weights {weights} and weights_dataset = {settings.weights_dataset!r} of {arguments.settings}"
         raise ValueError(f"{both}: only one of them can be what training starts from")
+    on_gpus, on_cpu, whose = preset(settings.preset), preset(settings.cpu_preset), "these weights"
+    if not weights and not settings.weights_dataset:
+        config, whose = override(on_gpus, settings.overrides), f"preset {settings.preset}"
+        override(on_cpu, settings.overrides)
     gpus = ACCELERATORS.get(settings.accelerator) or 1
     if config and config.train.packs % gpus:
-        several = f'overrides = ["train.packs={gpus}"] in the settings shares them'
-        packs = f"a step of these weights {config.train.packs} packs"
-        raise ValueError(f"{settings.accelerator} has {gpus} GPUs, and {packs}: {several}")
+        several = f'overrides = ["train.packs={gpus}"] in the settings shares them (README, "On Kaggle", has more for GPUs)'
+        raise ValueError(f"{settings.accelerator} has {gpus} GPUs, and a step of {whose} {config.train.packs} packs: {several}")
     write_ready_folder(arguments.out, settings, PROJECT, weights, arguments.wheels)
     print(f"{arguments.out}: notebook {settings.notebook}, dataset {settings.user}/{settings.code_dataset}")
     print(f"next: {KAGGLE} simulate --time-limit 5m, or {KAGGLE} push {arguments.out}")

@@ -263,27 +263,26 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
 
     require_own_folder(arguments.out)
     dataset, folders = TaskDataset.load(arguments.data), arguments.candidates
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError("--candidates: a folder is named twice, and its votes would count twice")
     tasks, votes = dataset.tasks_to_solve(), tally(folders, dataset)
     ballot = _judge(votes, dataset, arguments) if arguments.judge else votes
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     pooled = write_attempts(arguments.out, ballot, tasks, dataset).submission
     judges = f", judged by {', '.join(ballot.judging.names)}" if ballot.judging else ""
     print(f"{arguments.out}: {len(pooled)} tasks, votes of {', '.join(ballot.sources)}{judges}")
-    less: dict[str, Ballot] = {}
-    if arguments.judge:
-        less["the judges"] = votes
-    elif len(folders) > 1:
-        less = {show_path(one): tally([folder for folder in folders if folder != one], dataset) for one in folders}
+    left_out = ["the judges"] if arguments.judge else folders if len(folders) > 1 else []
     sources: list[Source] = []
     try:
-        sources = [load_source(spec) for spec in (arguments.source or public_sources(dataset))] if less else []
+        sources = [load_source(spec) for spec in (arguments.source or public_sources(dataset))] if left_out else []
     except (ValueError, FileNotFoundError) as error:
         logger.warning("no score: %s", error)
     stored = {task.id: task for task in tasks}
     known = {each.task.id: each.truth for each in known_tasks(stored, stored, sources) if each.truth}
-    for left_out, rest in less.items():
+    for one in left_out:  # one ballot at a time: each may take hundreds of megabytes
+        rest = votes if arguments.judge else tally([folder for folder in folders if folder != one], dataset)
         without = fill_submission(tasks, rest.predictions(tasks)).submission
-        print(f"without {left_out}: {describe_change(pooled, without, known)}")
+        print(f"without {show_path(one)}: {describe_change(pooled, without, known)}")
     return 0
 
 

@@ -19,11 +19,11 @@ import torch
 
 from eval.formatting import format_duration, plural
 from pipeline.config import Config
-from pipeline.data.build import build
 from pipeline.data.packs import make_pack_maker
-from pipeline.data.sources import load_source
+from pipeline.data.sources import Selection
 from pipeline.device import cuda_is_used, fit_config, make_accelerator
 from pipeline.device_limits import OutOfMemory
+from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.attention import choose_way
 from pipeline.models.layers import choose_fused
@@ -123,8 +123,7 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     way = choose_way(device, dtype, config.model.hidden_size // config.model.heads)
     fused = ", one operation for gate and convolution" if choose_fused(device, dtype, grid_kernel(config.model)) else ""
     yield "computes in", f"{str(dtype).removeprefix('torch.')}, attention {way}{fused}"
-    sources, further = ([load_source(spec) for spec in specs] for specs in (plan.sources, plan.train_sources))
-    dataset = build(sources, further, config.build, leakage="drop")
+    dataset = ArcJob(tuple(plan.sources), Selection(), tuple(plan.train_sources), "drop", out).build(config.build)
     config = fit_config(config, dataset)
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
     named = " + ".join((*plan.sources, *plan.train_sources))

@@ -113,9 +113,10 @@ def _check_machine(plan: Plan) -> None:
     plan.gpus = find_gpus(os.environ, tries=3)
     plan.log.say(f"GPUs: {', '.join(plan.gpus) or 'none'}")
     if expected is None:
-        plan.warn(f"how many GPUs {settings.accelerator} has is not known here: {len(plan.gpus)}")
+        plan.warn(f"how many GPUs {settings.accelerator} has is not known here: {len(plan.gpus)}", problem=not plan.gpus)
     elif len(plan.gpus) != expected:
-        plan.warn(f"{len(plan.gpus)} GPUs, but {settings.accelerator} has {expected}")
+        fewer = len(plan.gpus) < expected
+        plan.warn(f"{len(plan.gpus)} GPUs, but {settings.accelerator} has {expected}", problem=fewer)
     _take_weights(plan)
     _install_wheels(plan)
     for spec in settings.train_datasets:
@@ -123,7 +124,7 @@ def _check_machine(plan: Plan) -> None:
         if source:
             plan.train_sources.append(source)
         else:
-            plan.warn(f"no {spec} among the notebook's inputs; training does without these tasks")
+            plan.warn(f"no {spec} among the notebook's inputs; training does without these tasks", problem=True)
 
 
 def _take_weights(plan: Plan) -> None:
@@ -134,7 +135,7 @@ def _take_weights(plan: Plan) -> None:
         if dataset or plan.settings.weights:
             missing = f"the dataset {dataset} is not there or holds no *.safetensors" if dataset else "none beside the code"
             plan.weights_state = "missing"
-            plan.warn(f"no weights: {missing}; training starts from scratch")
+            plan.warn(f"no weights: {missing}; training starts from scratch", problem=True)
         return
     copy = plan.scratch / "weights.safetensors"
     try:
@@ -145,7 +146,7 @@ def _take_weights(plan: Plan) -> None:
         damage = f"cannot be copied: {error.strerror}"
     if damage:
         plan.weights_state = "damaged"
-        plan.warn(f"{weights}: damaged weights ({damage}); training starts from scratch")
+        plan.warn(f"{weights}: damaged weights ({damage}); training starts from scratch", problem=True)
     else:
         plan.weights_state, plan.weights = "used", copy
         plan.log.say(f"weights: {weights}")
@@ -161,9 +162,9 @@ def _install_wheels(plan: Plan) -> None:
         subprocess.run([*command, *map(str, wheels)], capture_output=True, text=True, timeout=WHEELS_SECONDS, check=True)
         plan.wheels = target
     except subprocess.CalledProcessError as error:
-        plan.warn(f"the wheels were not installed: {error.stderr.strip()[-300:]}")
+        plan.warn(f"the wheels were not installed: {error.stderr.strip()[-300:]}", problem=True)
     except (OSError, subprocess.TimeoutExpired) as error:
-        plan.warn(f"the wheels were not installed: {error}")
+        plan.warn(f"the wheels were not installed: {error}", problem=True)
 
 
 def _machine_will_do(plan: Plan) -> bool:

@@ -19,7 +19,6 @@ from pipeline.kaggle.plan import EVALUATION, Plan
 from pipeline.kaggle.starts import BAD_INPUT, EndedStart
 from pipeline.training.metrics import METRICS_FILE, read_metrics
 from submission.format import read_submission
-from submission.settings import ACCELERATORS
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,17 +98,15 @@ class Outcome:
 
     def problems(self) -> list[str]:
         """Return what should be fixed before the notebook is submitted."""
-        plan, expected = self.plan, ACCELERATORS.get(self.plan.settings.accelerator, 1)
         refused = any(start.code == BAD_INPUT for start in self.starts)
         checks = [
             (self.problem is not None, f"the submission is not valid: {self.problem}"),
             (not self.starts or self.starts[-1].code != 0, "the program did not end well"),
             (refused, "the program refused weights, overrides or tasks and was started without them"),
             (self.without_prediction() in (None, self.test_inputs), "nothing was predicted"),
-            (plan.weights_state in ("missing", "damaged", "dropped"), f"the weights are {plan.weights_state}"),
-            (len(plan.gpus) < expected, f"{len(plan.gpus)} GPUs instead of {expected}"),
+            (self.plan.weights_state == "dropped", "the program was started without the weights"),
         ]
-        return [words for applies, words in checks if applies]
+        return [*(words for applies, words in checks if applies), *self.plan.problems]
 
     def show(self) -> None:
         """Print result, warnings and the log's end, and draw two tasks.

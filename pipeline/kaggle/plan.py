@@ -46,6 +46,8 @@ class Plan:
     train_sources: list[str] = field(default_factory=list)
     """Of mounted datasets."""
     messages: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """Those of `messages` to mend before the notebook is submitted: something that was named is not there."""
 
     @property
     def kind(self) -> str:
@@ -78,9 +80,10 @@ class Plan:
         """Return the seconds left until the limit."""
         return self.limit - (time.monotonic() - self.started)
 
-    def warn(self, message: str) -> None:
-        """Log a message that is also shown at the end."""
+    def warn(self, message: str, problem: bool = False) -> None:
+        """Log a message that is also shown at the end; after a commit run with a `problem` the notebook fails."""
         self.messages.append(message)
+        self.problems += [message] if problem else []
         self.log.say(f"warning: {message}")
 
 

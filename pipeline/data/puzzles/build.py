@@ -6,6 +6,7 @@ test question is a leak: it is refused, left out or trained on as `leakage` says
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,8 @@ def build_puzzles(
             )
     tests = np.concatenate([np.zeros((0, *shape), np.uint8), *(source.questions for source in sources)])
     with doing("comparing training puzzles with test puzzles"):
-        leaked = [_find_leaks(kind, source.questions, tests) for source in train_sources]
+        known = symmetry_invariants(tests - BLANK) if kind == "sudoku" else np.unique(_keys(tests))
+        leaked = [_find_leaks(kind, source.questions, known) for source in train_sources]
     _report_leaks(train_sources, leaked, leakage)
     kept = [~found if leakage == "drop" else np.ones_like(found) for found in leaked]
     with doing("sorting training puzzles"):
@@ -78,11 +80,13 @@ def build_puzzles(
     return PuzzleDataset(kind, questions, answers, tests, views, seed, manifest)
 
 
-def _find_leaks(kind: KindName, questions: Tokens, tests: Tokens) -> npt.NDArray[np.bool_]:
-    """Return which `questions` are views of `tests`, (N,). Sudokus have too many views to try: `symmetry_invariants` decide."""
+def _find_leaks(kind: KindName, questions: Tokens, known: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return which `questions` (N, S, S) are views of tests, (N,), which are `known` by their invariants or keys.
+
+    Sudokus have too many views to try: `symmetry_invariants` decide.
+    """
     if kind == "sudoku":
-        return np.isin(symmetry_invariants(questions - BLANK), symmetry_invariants(tests - BLANK))
-    known = np.unique(_keys(tests))
+        return np.isin(symmetry_invariants(questions - BLANK), known)
     leaked = np.isin(_keys(questions), known)
     for dihedral in range(1, DIHEDRALS):
         leaked |= np.isin(_keys(turn(questions, np.full(len(questions), dihedral))), known)

@@ -145,7 +145,7 @@ def _run_scene(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, 
         (results / "score.json").write_text(json.dumps(score))
         if scene in PLAIN:
             basis = decode(Basis, outcome["basis"], "outcome.json: basis") if outcome.get("basis") else None
-            provenance = Provenance("it is not recorded", basis, scored=scored_outputs(known))
+            provenance = Provenance("it is not recorded", basis, str(plan.weights or ""), scored=scored_outputs(known))
             print(format_score(found, f"hidden tasks of {' + '.join(plan.hidden_from)}", provenance), flush=True)
     return Result(scene, verdict, code, seconds, limit, outcome, score)
 

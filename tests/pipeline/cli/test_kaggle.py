@@ -104,6 +104,26 @@ def test_weights_that_are_none_are_refused_before_they_are_sent(settings: Path, 
     assert not Path("kaggle-entry").exists()
 
 
+@pytest.mark.parametrize(
+    ("written", "instead", "message"),
+    [
+        ('preset = "fast"', 'preset = "fats"', "unknown preset 'fats'"),
+        ('cpu_preset = "demo"', 'cpu_preset = "nope"', "unknown preset 'nope'"),
+        ("overrides = []", 'overrides = ["predict.view=512"]', "predict has no field 'view'"),
+        ('preset = "fast"', 'preset = "arc1-cpu"', 'NvidiaL4 has 4 GPUs, and a step of preset arc1-cpu 2 packs: '),
+    ],
+)
+def test_presets_and_overrides_that_will_not_do_are_refused_before_they_are_sent(
+    settings: Path, capsys: pytest.CaptureFixture[str], written: str, instead: str, message: str
+) -> None:
+    text = settings.read_text()
+    assert text.count(f"\n{written}") == 1
+    settings.write_text(text.replace(f"\n{written}", f"\n{instead}"))
+    assert kaggle("notebook") == 2
+    assert message in capsys.readouterr().err
+    assert not Path("kaggle-entry").exists()
+
+
 def test_weights_go_with_the_code_unless_the_settings_name_others_or_change_the_network(
     settings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -171,6 +171,9 @@ def test_judges_that_make_no_sense_are_refused(tmp_path: Path, capsys: pytest.Ca
         assert option in one_error(capsys, "vote")
     assert call("vote", *files, "--judge", tmp_path / "nothing") == 2
     assert "nothing" in one_error(capsys, "vote")
+    same = ("--candidates", tmp_path / "run" / "candidates", tmp_path / "run" / "dataset" / ".." / "candidates")
+    assert call("vote", *files, *same) == 2
+    assert "named twice" in one_error(capsys, "vote")
     assert not (tmp_path / "s.json").exists()
 
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import orjson
 import pytest
 import torch
 
@@ -134,6 +135,16 @@ def test_further_tasks_take_their_share_of_the_passes(
     )
     assert 0.35 * alone < beside < 0.65 * alone
     assert beside < twice < 0.85 * alone
+
+
+def test_further_tasks_that_a_run_leaves_out_are_left_out(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = write_kaggle(tmp_path / "a", tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
+    (tmp_path / "further").mkdir()
+    for name, task in (("good", tiny_source(1, 4, "u").tasks[0]), ("no-test", None)):
+        pairs = [{"input": grid.tolist(), "output": grid.tolist()} for grid in (task.test if task else [])]
+        text = orjson.dumps({"train": pairs or [{"input": [[1]], "output": [[1]]}], **({"test": pairs} if task else {})})
+        (tmp_path / "further" / f"{name}.json").write_bytes(text)
+    assert passes_over(spec, capsys, train=f"json:{tmp_path / 'further'}") > 0
 
 
 def test_a_recipe_of_so_many_steps_is_told_how_many_there_is_time_for(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
