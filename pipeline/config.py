@@ -64,8 +64,8 @@ class OptimizerConfig:
     matrix_decay: float = -1.0
     """Weight decay of the matrices that Muon trains; negative: `weight_decay`."""
     matrices: Literal["blocks", "all"] = "blocks"
-    """blocks: those of the blocks. all: every one, embedding, head and compositional memory too, whose `memory_rate` and
-    `memory_decay` then do not count."""
+    """blocks: those of the blocks. all: every one, embedding, head and compositional memory too (not the codes of colors), so
+    that `memory_rate` and `memory_decay` do not count."""
     momentum: float = 0.95
     """Of Muon, Nesterov's."""
     newton_schulz: Literal["muon-5", "muon-3", "charm-5"] = "muon-5"

@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from eval.files import read_object, sync, write_json
@@ -173,6 +174,7 @@ def _write_checkpoint(state: TrainState) -> None:
             if accelerator.is_main_process:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointFailed(*failed)
+    state.saved_step = step
 
 
 def training_tensors(state: TrainState) -> dict[str, Tensor]:
@@ -200,18 +202,26 @@ def _carried_tensors(carries: Mapping[int, Carry]) -> dict[str, Tensor]:
 def load_checkpoint(state: TrainState) -> bool:
     """Restore `state` from the newest checkpoint of its output folder that is not damaged; return whether there was one.
 
-    Damaged ones are renamed. Raises ValueError where a checkpoint belongs to other data or another config.
+    Damaged ones are renamed. Raises ValueError where a checkpoint belongs to other data or another config, and OSError, in
+    every process, where one of them cannot read it for now or does not see it: that says nothing about the checkpoint.
     """
     accelerator = state.accelerator
     folders = from_main(accelerator, checkpoints(state.out / CHECKPOINTS))
     for folder in reversed(folders):
-        problem = ""
+        damage, hindrance = "", ""
         try:
             restore = _read(state, folder)
         except (OSError, Damaged) as error:
-            problem = str(error)
-        problems = list(filter(None, gather(accelerator, problem)))
-        if not problems:
+            if isinstance(error, Damaged) or error.errno == errno.EIO:
+                damage = str(error)
+            else:
+                hindrance = f"process {accelerator.process_index} cannot read {folder}: {error}"
+        damages, hindrances = (
+            list(filter(None, found)) for found in zip(*gather(accelerator, (damage, hindrance)), strict=True)
+        )
+        if hindrances:
+            raise OSError(hindrances[0])
+        if not damages:
             restore()
             return True
         if accelerator.is_main_process:
@@ -219,7 +229,7 @@ def load_checkpoint(state: TrainState) -> bool:
                 renamed = f"is called {set_aside(folder, f'damaged-{folder.name}').name} now"
             except OSError as error:
                 renamed = f"cannot be renamed ({error.strerror})"
-            logger.warning("%s; the checkpoint %s", problems[0], renamed)
+            logger.warning("%s; the checkpoint %s", damages[0], renamed)
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         drop_lines_after(state.out / METRICS_FILE, 0)
@@ -228,13 +238,27 @@ def load_checkpoint(state: TrainState) -> bool:
     return False
 
 
+def _shared_state(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
+    """Return what the main process reads of a checkpoint and its files. Raises, in every process, Damaged or OSError."""
+    saved: dict[str, Any] | OSError | Damaged = {}
+    if accelerator.is_main_process:
+        try:
+            saved = read_state(folder)
+        except (OSError, Damaged) as error:
+            saved = error
+    saved = from_main(accelerator, saved)
+    if isinstance(saved, Exception):
+        raise saved
+    return saved
+
+
 def _read(state: TrainState, folder: Path) -> Callable[[], None]:
     """Read and check what this process needs of a checkpoint; return a function that lets `state` continue from it.
 
     Raises Damaged or OSError where it cannot be read, another ValueError where it belongs to another run.
     """
     device, processes = state.accelerator.device, state.accelerator.num_processes
-    saved = read_state(folder)
+    saved = _shared_state(state.accelerator, folder)
     try:
         config = _require_same_run(state, folder, saved)
         if state.accelerator.is_main_process:
@@ -259,7 +283,7 @@ def _read(state: TrainState, folder: Path) -> Callable[[], None]:
             state.accelerator.scaler.load_state_dict(scaler)
         state.share_packs(packs)
         state.carries |= {pack: carry.to(device) for pack, carry in carries.items()}
-        state.progress = progress
+        state.progress, state.saved_step = progress, progress.step
         if state.accelerator.is_main_process:
             state.totals = totals
             drop_lines_after(state.out / METRICS_FILE, progress.step)

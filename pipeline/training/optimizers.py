@@ -236,7 +236,7 @@ def make_optimizer(
     """Return the optimizer of all parameters, for training in `dtype`; a group has its rate at factor 1 as `base_lr`."""
     matrices, rows, rest = [], [], []
     for name, parameter in network.named_parameters():
-        muon = config.kind == "muon" and parameter.ndim == 2
+        muon = config.kind == "muon" and parameter.ndim == 2 and name != "memory.color_slots"  # no matrix: codes side by side
         if muon and (config.matrices == "all" or re.match(r"reasoner\.\w*blocks\.", name)):
             matrices.append(parameter)
         elif (

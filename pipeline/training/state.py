@@ -40,6 +40,8 @@ class TrainState:
         self.average = MovingAverage(self.network, self.network.tables(), decay, start) if decay else None
         self.maker = make_pack_maker(dataset, config.train.canvas, config.memory.tokens, latents=config.train.latents)
         self.progress = Progress()
+        self.saved_step: int | None = None
+        """Of the checkpoint that was written or read last: of several processes each may see the folder at another time."""
         self.totals = Totals()
 
     def share_packs(self, packs: int) -> None:
@@ -77,6 +79,9 @@ def count_packs(config: Config, processes: int, resumed: bool = False) -> int:
     if packs % processes and not (resumed and packs > processes):
         tokens = max(1, config.train.pack_tokens * packs // processes)
         hint = f"--set train.packs={processes} --set train.pack_tokens={tokens} makes as large a step"
+        if resumed:  # packs keep their size
+            times = processes / packs
+            hint = f"start {packs} processes at most, or --set train.packs={processes} makes a step {times:g} times as large"
         raise ValueError(f"train.packs = {packs} must be a multiple of the {processes} processes: {hint}")
     return packs
 

@@ -36,7 +36,7 @@ from pipeline.training.memory_tables import train_tables
 from pipeline.training.metrics import METRICS_FILE, MetricsWriter, Progress, Totals, metrics_line
 from pipeline.training.optimizers import rate_factor
 from pipeline.training.state import TrainState, checkpoint_bytes
-from pipeline.weights.find import checkpoint_name, newest_checkpoint
+from pipeline.weights.find import newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -341,8 +341,7 @@ class Trainer:
         not take it: the last good checkpoint stays.
         """
         self._read_pending()
-        newest = newest_checkpoint(self.state.out)
-        if newest and newest.name == checkpoint_name(self.state.progress.step):
+        if self.state.saved_step == self.state.progress.step:
             return
         if not self.state.weights_are_finite():
             raise FloatingPointError(f"step {self.state.progress.step}: the weights are not finite, no checkpoint is written")

@@ -16,7 +16,7 @@ from tests.pipeline.tiny import tiny_config
 from tests.pipeline.trainers import make_trainer
 
 SUDOKU = ("trm-sudoku", "trm-sudoku-attention", "hrm-sudoku")
-FAITHFUL = ("trm-arc1", "trm-arc2", "hrm-arc1", "urm-arc1", "charm-arc1", "charm-arc2", *SUDOKU, "trm-maze")
+FAITHFUL = ("trm-arc1", "trm-arc2", "hrm-arc1", "urm-arc1", "urm-arc2", "charm-arc1", "charm-arc2", *SUDOKU, "trm-maze")
 
 
 def fitted(name: str) -> Config:
@@ -104,6 +104,8 @@ def test_urm_and_charm_are_as_published() -> None:
     assert urm.model.H_cycles * urm.model.L_cycles == 12
     assert without_values(urm).reasoner.learned_share() == 0.5  # the last 6 of 12
     assert urm.optimizer == PRESETS["trm-arc1"].optimizer
+    muon = OptimizerConfig(kind="muon", matrix_rate=1e-4, matrices="all", newton_schulz="charm-5")
+    assert PRESETS["urm-arc2"] == replace(urm, optimizer=muon)
     memory = MemoryConfig("compositional", tokens=16, used=1, start="zero", residual=32, residual_gate="memory")
     assert charm.memory == memory
     assert charm.optimizer == OptimizerConfig(
@@ -134,12 +136,13 @@ def test_puzzles_are_trained_as_published() -> None:
 def test_the_cheap_recipes_are_as_their_authors_give_them() -> None:
     sudoku, maze = PRESETS["sudoku-fast"], PRESETS["maze-fast"]
     assert sudoku.model == replace(PRESETS["trm-sudoku"].model, H_cycles=6, L_cycles=9, gate="normed-sigmoid")
+    assert (sudoku.memory, maze.memory) == (MemoryConfig(tokens=1), MemoryConfig(tokens=16))
     optimizer, train = sudoku.optimizer, sudoku.train
     assert (optimizer.matrix_rate, optimizer.matrix_scale, optimizer.matrix_decay) == (0.02, "original", 0.005)
     assert (optimizer.momentum, optimizer.newton_schulz, optimizer.clip, optimizer.decay) == (0.6, "muon-3", 1.0, "cosine")
     assert (optimizer.ema, optimizer.ema_start, train.steps) == (0.9, 5000, 8000)
     assert (train.loss, train.label_smoothing, train.halting_weight) == ("softmax", 0.2, 0.05)
-    assert train.packs * train.pack_tokens == 384 * (16 + 81)
+    assert train.packs * train.pack_tokens == 384 * (1 + 81)
     assert (maze.model.positions, maze.build.augmentations, maze.train.loss, maze.train.steps) == ("2d", 0, "softmax", 16_000)
     rate = maze.optimizer
     assert (rate.matrix_rate, rate.matrix_rate * rate.matrix_decay, rate.decay_from, rate.ema) == (0.005, 1e-4, 1.0, 0.0)

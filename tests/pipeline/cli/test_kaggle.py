@@ -110,7 +110,7 @@ def test_weights_that_are_none_are_refused_before_they_are_sent(settings: Path, 
         ('preset = "fast"', 'preset = "fats"', "unknown preset 'fats'"),
         ('cpu_preset = "demo"', 'cpu_preset = "nope"', "unknown preset 'nope'"),
         ("overrides = []", 'overrides = ["predict.view=512"]', "predict has no field 'view'"),
-        ('preset = "fast"', 'preset = "arc1-cpu"', 'NvidiaL4 has 4 GPUs, and a step of preset arc1-cpu 2 packs: '),
+        ('preset = "fast"', 'preset = "arc1-cpu"', "NvidiaL4 has 4 GPUs, and a step of preset arc1-cpu 2 packs: "),
     ],
 )
 def test_presets_and_overrides_that_will_not_do_are_refused_before_they_are_sent(

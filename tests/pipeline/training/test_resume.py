@@ -1,5 +1,6 @@
 """Going on from a checkpoint: the newest that is undamaged, of whatever version and number of processes."""
 
+import errno
 import shutil
 import time
 from collections.abc import Callable
@@ -107,6 +108,41 @@ def test_the_next_older_checkpoint_is_taken_where_a_damaged_one_cannot_be_rename
     monkeypatch.setattr(checkpoint, "set_aside", refuse)
     assert resumed(run).state.progress.step == 4
     assert "the checkpoint cannot be renamed (Read-only file system)" in caplog.text
+
+
+def test_a_checkpoint_that_cannot_be_read_for_now_stays_as_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_many(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    before = names(run)
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(OSError, match=rf"^process 0 cannot read \S+{NEWEST}: .*Too many open files"),
+    ):
+        patched.setattr(checkpoint, "read_tensors", too_many)
+        resumed(run)
+    assert names(run) == before
+    assert resumed(run).state.progress.step == 6
+
+
+@pytest.mark.parametrize(("number", "step"), [(errno.EIO, 4), (errno.EACCES, None)])
+def test_what_the_disk_has_lost_is_damaged_and_what_it_denies_is_not(
+    run: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: int | None
+) -> None:
+    real = checkpoint.read_state
+
+    def lost(folder: Path) -> object:
+        if folder.name == NEWEST:
+            raise OSError(number, "of the disk")
+        return real(folder)
+
+    monkeypatch.setattr(checkpoint, "read_state", lost)
+    if step is None:
+        with pytest.raises(OSError, match="of the disk"):
+            resumed(run)
+    else:
+        assert resumed(run).state.progress.step == step
+    assert (NEWEST in names(run)) == (step is None)
 
 
 def test_training_ends_where_it_would_have_whatever_was_damaged(trained: Path, run: Path) -> None:
