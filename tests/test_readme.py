@@ -127,6 +127,8 @@ def test_every_option_preset_setting_source_and_task_exists(command: str) -> Non
             assert spec.endswith(".csv") or ":generated" in spec
         elif spec.startswith("kaggle:"):
             assert spec.endswith(tuple(f":{split}" for split in SPLITS))
+        elif spec.startswith("json:"):
+            assert spec in ("json:DIR", "json:CONCEPTARC.json")  # `workplace` has them
         else:
             assert spec in PUBLIC_SOURCES
     if arguments.get("task"):
@@ -210,21 +212,21 @@ def shortened(arguments: list[str], folder: Path) -> list[str]:
 
     1. Files of /kaggle are in `folder`, which has a competition of four tasks.
     2. A source of puzzles has a handful of generated ones; two are used for training.
-    3. `run`, `train` and `debug` train a tiny network for two steps: the smallest preset of its kind with the settings of the
-       other tests; `debug` gets one second.
+    3. `run`, `train`, `doctor` and `debug` train a tiny network for two steps: the smallest preset of its kind with the
+       settings of the other tests, or that of given weights; `debug` gets one second.
     4. `build` draws three views of a task.
     5. `bench` gets --quick, and measures how datasets are built.
     6. `kaggle push` and `submit` are dry runs; `kaggle simulate` plays a notebook without data, which `workplace` replaces.
     """
     words = [word.replace("/kaggle/", f"{folder}/kaggle/") for word in arguments]
-    words = [re.sub(r"^(sudoku|maze):(\w+\.csv|generated:.*)$", _generated, word) for word in words]
+    words = [re.sub(r"^(sudoku|maze):([\w/]+\.csv|generated:.*)$", _generated, word) for word in words]
     puzzles = any(is_puzzle_source(word) for word in words)
     command, *rest = words
     values = {"--limit": "2", "--test-limit": "2", "--processes": "1", "--networks": "1"}
-    if command in ("run", "train"):
+    if command in ("run", "train", "doctor"):
         values |= {"--preset": "demo-sudoku" if puzzles else "demo", "--time-limit": "5m"}
-        settings = [*TINY, "train.steps=2", "train.segments=2", "train.packs=1"]
-        rest += set_options(settings)
+        settings = ["train.steps=2", "train.packs=1", "predict.views=2", "train.pack_tokens=64"]
+        rest += set_options(settings if "start" in rest else [*TINY, *settings[:2], "train.segments=2"])
     if command == "debug":
         rest += ["--time-limit", "1s", *set_options((*TINY, "train.packs=1"))]
     if command == "build":
@@ -281,6 +283,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_kaggle(competition, tiny_source(5, 4, "hidden"), "test", with_solutions=False)
     write_kaggle(competition, tiny_source(6, 2, "known"), "training", with_solutions=True)
     write_kaggle(competition, tiny_source(7, 2, "public"), "evaluation", with_solutions=True)
+    (tmp_path / "DIR").mkdir()
+    tiny = tiny_source(8, 1, "own").tasks[0]
+    pairs = [{"input": grid.tolist(), "output": grid.tolist()} for grid in tiny.test]
+    (tmp_path / "DIR" / "own.json").write_text(json.dumps({"train": pairs, "test": pairs}))
+    (tmp_path / "CONCEPTARC.json").write_text(json.dumps({"concept": {"train": pairs, "test": pairs}}))
     published = Published(tmp_path)
     published.checkpoint, published.identifiers = tmp_path / "step_723914", tmp_path / "identifiers.json"
     published.write()
@@ -326,7 +333,7 @@ def run_it(command: str, folder: Path) -> None:
         assert (code, "apt install chromium" in failed.getvalue()) == (2, True)
         return
     assert code == 0, f"{command}: {failed.getvalue()}"
-    files = ("--out", "--png", "--pool", "--json")
+    files = ("--out", "--png", "--pool", "--json") if arguments[0] != "doctor" else ()  # it only looks at the place
     written = [word.replace("/kaggle/", f"{folder}/kaggle/") for option, word in pairwise(arguments) if option in files]
     assert printed.getvalue().strip() or written, f"{command} prints nothing"
     for path in written:

@@ -32,7 +32,7 @@ from pipeline.weights.find import CHECKPOINTS, find_weights, newest_checkpoint
 
 _FIRST_STEPS = f"""\
 first steps:
-  {PROGRAM} run --source arc1:evaluation --max-side 6 --preset demo --time-limit 10m --out runs/first
+  {PROGRAM} run --source arc1:training --source arc1:evaluation --max-side 6 --preset demo --time-limit 10m --out runs/first
     (then open runs/first/report.html in a browser, or stay in the terminal:)
   {PROGRAM} show --run runs/first
   {PROGRAM} debug --task 25ff71a9 --source arc1:training

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 def add_run(commands: Any) -> None:
     summary = "the whole job: build, train, predict, vote, submission.json, score"
-    example = "--source arc1:evaluation --train-source arc1:training --preset demo --time-limit 10m --out runs/first"
+    example = "--source arc1:training --source arc1:evaluation --max-side 6 --preset demo --time-limit 10m --out runs/first"
     parser = add_command(commands, run_command, "run", summary, example)
     add_sources(parser)
     add_config(parser)
@@ -94,7 +94,7 @@ def job_of(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJo
 
 
 def add_build(commands: Any) -> None:
-    example = "--source arc1:evaluation --train-source arc1:training --leakage drop --augmentations 1000 --out data/arc1"
+    example = "--source arc1:evaluation --train-source arc1:training --leakage drop --policy keep-output-only --out data/arc1"
     parser = add_command(commands, build_command, "build", "sources to a compact dataset", example)
     add_sources(parser, required=False)
     views = "transforms of a task besides the identity"
