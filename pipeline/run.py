@@ -119,7 +119,7 @@ def _build(job: ArcJob | PuzzleJob, config: Config, budget: Budget, accelerator:
     while not (folder / MANIFEST_FILE).is_file():  # to build may take longer than processes wait for each other
         time.sleep(0.1)
     dataset: Any = load_dataset(folder)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and not builds:
         job.check(dataset, folder)
     return dataset
 

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 FILTERS = ("all", "solved", "first", "second", "part", "unsolved", "near", "size", "disagree", "fallback")
 """Of the page, as its addresses name them."""
-IN_SLICES = ("optimizer.decay_from=1.0", "optimizer.memory_first=0.0", "train.log_steps=5", "train.steps=0")
-"""What a training in slices changes: a constant rate, since their number is not known before."""
+IN_SLICES = ("train.log_steps=5", "train.steps=0")
+"""What a training in slices of time changes."""
 
 
 def add_show(commands: Any) -> None:

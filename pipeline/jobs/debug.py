@@ -89,7 +89,7 @@ class TaskTrainer:
         while not last_one:
             step, left = self.trainer.state.progress.step, clock.remaining()
             last_one = left < 1.5 * self.slice  # what a slice leaves over at its end is too short for another
-            progress = self.trainer.fit(Budget.lasting(left if last_one else self.slice))
+            progress = self.trainer.fit(clock, NO_LIMIT if last_one else Budget.lasting(self.slice))
             if progress.step == step:
                 self.slice *= 2  # no step fits
                 continue

@@ -1,7 +1,6 @@
 """The moving average (EMA) of the weights, which predictions use."""
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +22,11 @@ class MovingAverage:
         """
         self.decay = decay
         self.start = start
-        self.network = network
-        self.weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        current = network.state_dict()  # the tensors that training changes in place
+        self.weights = {name: tensor.detach().clone() for name, tensor in current.items()}
         self.tables = tables
+        dense = [name for name in current if name.removesuffix(".rows") not in tables]
+        self.dense, self.dense_averages = ([part[name] for name in dense] for part in (current, self.weights))
         self.table_steps = {
             prefix: torch.zeros(len(table.rows), dtype=torch.int64, device=table.rows.device)
             for prefix, table in self.tables.items()
@@ -36,10 +37,7 @@ class MovingAverage:
     def update(self) -> None:
         """Average the weights in once; call after the optimizers' step (and `before_rows` before rows of a table change)."""
         self.step += 1
-        current = cast(dict[str, Tensor], self.network.state_dict())
-        names = [name for name in self.weights if name.removesuffix(".rows") not in self.tables]
-        averages, weights = [self.weights[name] for name in names], [current[name] for name in names]
-        torch._foreach_lerp_(averages, weights, 1.0 if self.step <= self.start else 1 - self.decay)
+        torch._foreach_lerp_(self.dense_averages, self.dense, 1.0 if self.step <= self.start else 1 - self.decay)
 
     @torch.no_grad()
     def before_rows(self, prefix: str, index: Tensor) -> None:

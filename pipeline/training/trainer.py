@@ -25,7 +25,7 @@ from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
 from pipeline.models.compiled import MIN_COMPILE_SECONDS, is_enabled
 from pipeline.models.network import Network
 from pipeline.system.signals import interrupts_deferred
-from pipeline.system.time_limit import Budget
+from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training.carry import StepBatch, next_batch
 from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint, save_checkpoint
 from pipeline.training.communication import AsyncCopy
@@ -95,8 +95,10 @@ class Trainer:
         """Processor time of this process up to which the totals have it."""
         self.save_seconds = 0.2 + checkpoint_bytes(network) / DISK_BYTES_PER_SECOND
 
-    def fit(self, budget: Budget) -> Progress:
+    def fit(self, budget: Budget, pause: Budget = NO_LIMIT) -> Progress:
         """Train until `train.steps` steps are done or `budget` is used up, then write the last checkpoint.
+
+        Where `pause` ends before, another `fit` with what is left of `budget` goes on as if there had been none.
 
         Raises FloatingPointError, naming step and tasks, where the loss is not finite; OutOfMemory where a step does not fit
         into the memory; CheckpointFailed where the disk does not take the last checkpoint, and the one before stays. On Ctrl-C
@@ -113,7 +115,7 @@ class Trainer:
             while not train.steps or state.progress.step < train.steps:
                 before, compiled = time.monotonic(), len(self.gradients.execution.shapes)
                 due = bool(train.checkpoint_seconds) and before - last_checkpoint >= train.checkpoint_seconds
-                done, stop, due, interrupted = self._agree(budget, step_seconds, due, interruption())
+                done, stop, due, interrupted = self._agree(budget, pause, step_seconds, due, interruption())
                 if stop or interrupted:
                     break
                 if self.unmeasured or not self.tried:
@@ -144,7 +146,9 @@ class Trainer:
                 raise KeyboardInterrupt(f"the checkpoint of step {state.progress.step} is written, --resume goes on from it")
         return state.progress
 
-    def _agree(self, budget: Budget, step_seconds: float, due: bool, interrupted: bool) -> tuple[float, bool, bool, bool]:
+    def _agree(
+        self, budget: Budget, pause: Budget, step_seconds: float, due: bool, interrupted: bool
+    ) -> tuple[float, bool, bool, bool]:
         """Return what all processes do next: the share 0..1 of the run that is done, whether to stop, save, or end interrupted.
 
         What came before the first step is no part of that share. The clock of the main process decides, and an interrupt of any
@@ -154,7 +158,7 @@ class Trainer:
         spent = self.state.progress.seconds - self.state.progress.setup_seconds
         by_time = 0.0 if math.isinf(left) else spent / max(spent + left, 1e-9)
         by_steps = self.state.progress.step / steps if steps else 0.0
-        stop = left < (1.5 if self.state.collectives.waits else 3.5) * step_seconds + self.save_seconds
+        stop = min(left, pause.remaining()) < (1.5 if self.state.collectives.waits else 3.5) * step_seconds + self.save_seconds
         by_time, stop, due, interrupted = self.state.collectives.agree(by_time, stop, due, interrupted)
         return max(by_time, by_steps), stop, due, interrupted
 

@@ -165,6 +165,17 @@ def test_packs_that_the_processes_can_share_are_taken(packs: int, processes: int
         count_packs(tiny_config("train.packs=4"), 5, resumed=resumed)
 
 
+def test_a_pause_is_no_end_of_the_run(tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_config("train.steps=0", "train.log_steps=1", "optimizer.decay_from=0"), tmp_path)
+    whole = Budget.lasting(4.0)
+    reached = [trainer.fit(whole, pause).reached for pause in (Budget.lasting(1.0), NO_LIMIT)]
+    assert 0 < reached[0] < 0.5
+    assert reached[1] > 0.8
+    rates = [rate for (rate,) in metrics(tmp_path, "rate_factor")]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.3
+
+
 def test_segments_grow_in_thirds_of_the_run_whose_last_steps_have_full_depth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
