@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipeline.inference.facts import CANDIDATES
 from pipeline.jobs.networks import NETWORKS_FOLDER
 from pipeline.jobs.run_record import leave_record
 from pipeline.system.folder_lock import FolderLock
-from pipeline.system.launch import STARTED, start_processes
+from pipeline.system.launch import STARTED, TRACEBACKS, start_processes
 from pipeline.system.progress_bar import is_main_process
 from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import start_watchdog
@@ -71,6 +72,8 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
             entered.enter_context(watched)
             return arguments.handler(arguments, started)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        if TRACEBACKS in os.environ:
+            traceback.print_exc()
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:

@@ -12,6 +12,7 @@ from pathlib import Path
 from augment.task import Task
 from eval.formatting import parse_duration
 from pipeline.kaggle.starts import Log, Setup
+from pipeline.system.launch import TRACEBACKS
 from pipeline.system.processors import threads_each, usable_cores
 from submission.notebook import WEIGHTS_IN_CODE
 from submission.settings import KaggleSettings
@@ -151,6 +152,7 @@ def make_environment(plan: Plan, setup: Setup) -> Mapping[str, str]:
     return environment | {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
+        TRACEBACKS: "1",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(threads_each(max(1, setup.gpus))),
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # packs of many sizes would fragment the memory

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 STARTED = "ARC_PIPELINE_STARTED"
 """Environment variable of processes that our launcher started: the monotonic time from which a time limit counts."""
+TRACEBACKS = "ARC_PIPELINE_TRACEBACKS"
+"""Environment variable: where it is set, what is refused has a traceback before its line, as in a notebook's log."""
 TOGETHER_SECONDS = 10
 """Who waits for a killed process may end first, by less than this; whatever runs on is killed by the launcher, later."""
 _PR_SET_PDEATHSIG = 1

@@ -498,6 +498,16 @@ def test_what_cannot_be_foreseen_does_not_end_a_hidden_run(stage: Stage, monkeyp
     outcome.show()
 
 
+def test_the_log_has_the_traceback_of_what_the_program_refuses(stage: Stage) -> None:
+    audit = ["audit", "--source", f"json:{stage.folder}/none"]
+    outcome = stage.play(f"from pipeline.cli.main import main; sys.exit(main({audit!r}))")
+    stage.submitted()
+    said = (stage.root / "working" / "run.log").read_text()
+    assert "Traceback (most recent call last)" in said
+    assert "sources.py" in said
+    assert {start.code for start in outcome.starts} == {2}
+
+
 def test_the_program_gets_no_token(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_USER_SECRETS_TOKEN", "KAGGLE_DATA_PROXY_TOKEN"):
         monkeypatch.setenv(name, "planted-secret")
