@@ -260,13 +260,13 @@ def add_record(commands: Any) -> None:
 
 
 def record_command(arguments: argparse.Namespace, _: float) -> int:
-    from pipeline.reports.benchmark_record import About, write_record
+    from pipeline.reports.benchmark_record import About, headline, write_record
 
     about = About(arguments.benchmark, arguments.machine, arguments.commit, arguments.load)
     found = write_record([RunFolder(path) for path in arguments.runs], about, arguments.out)
-    shown = found.get("median", found["runs"][0])["pass_at_2"]["mean_over_tasks"]
+    name, shown = headline(found)
     what = f"the median of {len(found['runs'])} seeds" if "median" in found else "no median: that takes three seeds"
-    print(f"{arguments.out}: pass@2 {shown:.1%}, mean over tasks, {what}; complete its README.md")
+    print(f"{arguments.out}: {name} {shown:.1%}, {what}; complete its README.md")
     return 0
 
 

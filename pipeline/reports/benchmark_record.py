@@ -22,9 +22,10 @@ from pipeline.training.metrics import METRICS_FILE, read_metrics
 
 RULES = ("mean_over_tasks", "per_output", "all_or_nothing")
 PLACES = {"pass_at_2": RULES, "pass_at_1": RULES[:1]}
-"""What a record says of every seed."""
-COPIED = (METRICS_FILE, "submission.json", SCORE_FILE)
-"""Files of every seed; the record's copies have the seed in their names."""
+"""What a record says of every seed on ARC tasks."""
+ACCURACIES = ("exact_accuracy", "shortest_path_accuracy", "cell_accuracy")
+"""The same on puzzles, as far as their score.json has it."""
+Rates = Mapping[str, Mapping[str, float]]
 LEAST_SEEDS = 3
 """Fewer are a first measurement, without a median."""
 
@@ -40,10 +41,11 @@ class About:
 
 
 def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[str, Any]:
-    """Write the record of runs on ARC tasks that differ in their seeds alone; return what `result.json` says.
+    """Write the record of runs that differ in their seeds alone; return what `result.json` says.
 
-    `out` gets config.json, result.json, metrics, submission and score of every seed and, unless there is one, a README.md to be
-    completed. Raises ValueError for runs that have no score, were told to train on answers, or differ in more than the seed.
+    `out` gets config.json, result.json, the metrics, submission or predictions, and score of every seed, with the seed in their
+    names, and, unless there is one, a README.md to be completed. Raises ValueError for runs that have no score, were told to
+    train on answers, or differ in more than the seed.
     """
     records = [_record(folder) for folder in folders]
     configs = [read_config(folder.path / CONFIG_FILE) for folder in folders]
@@ -64,18 +66,27 @@ def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[
         "runs": runs,
     }
     if len(runs) >= LEAST_SEEDS:
+        places = {place: tuple(runs[0][place]) for place in (*PLACES, "accuracy") if place in runs[0]}
         found["median"] = {
-            place: {rule: median(run[place][rule] for run in runs) for rule in rules} for place, rules in PLACES.items()
+            place: {rule: median(run[place][rule] for run in runs) for rule in rules} for place, rules in places.items()
         }
     out.mkdir(parents=True, exist_ok=True)
     for folder, record in zip(folders, records, strict=True):
-        for name in map(Path, COPIED):
+        for name in map(Path, (METRICS_FILE, folder.result_path.name, SCORE_FILE)):
             shutil.copyfile(folder.path / name, out / f"{name.stem}-{record.seed}{name.suffix}")
     write_json(out / CONFIG_FILE, configs[0].to_json())
     write_json(out / "result.json", found)
     if not (out / "README.md").exists():
-        replace_file(out / "README.md", _page(found).encode())
+        replace_file(out / "README.md", _page(found, Path(folders[0].result_path.name)).encode())
     return found
+
+
+def headline(found: Mapping[str, Any]) -> tuple[str, float]:
+    """Return what the score of a record is called, and the score, 0..1: its median, or that of its only seed."""
+    rates: Rates = found.get("median", found["runs"][0])
+    if "accuracy" in rates:
+        return "exact accuracy", rates["accuracy"]["exact_accuracy"]
+    return "pass@2, mean over tasks,", rates["pass_at_2"]["mean_over_tasks"]
 
 
 def command(record: RunRecord, out: str) -> str:
@@ -103,8 +114,8 @@ def command(record: RunRecord, out: str) -> str:
 
 
 def _record(folder: RunFolder) -> RunRecord:
-    if folder.record is None or folder.is_puzzles:
-        raise ValueError(f"{folder.path}: no run on ARC tasks, which leaves a run.json")
+    if folder.record is None:
+        raise ValueError(f"{folder.path}: no run, which leaves a run.json")
     return folder.record
 
 
@@ -115,14 +126,14 @@ def _seedless(record: RunRecord) -> RunRecord:
 
 def _run(folder: RunFolder, record: RunRecord, about: About) -> Mapping[str, Any]:
     """Return what a record says of one run. Raises ValueError for a run without a score, or one that was told to cheat."""
-    audit, rules = folder.read_json("dataset/manifest.json").get("audit"), folder.read_json(SCORE_FILE).get("rules")
-    metrics = read_metrics(folder.path / METRICS_FILE)
-    step = NetworkName.parse(folder.votes.sources[0]).step if folder.votes else None
-    if not isinstance(rules, dict) or not metrics or step is None:
+    audit, score = folder.read_json("dataset/manifest.json").get("audit"), folder.read_json(SCORE_FILE)
+    metrics, rates = read_metrics(folder.path / METRICS_FILE), _rates(score)
+    networks = score.get("sources") if folder.is_puzzles else folder.votes.sources if folder.votes else None
+    step = NetworkName.parse(networks[0]).step if networks else None
+    if not rates or not metrics or step is None:
         raise ValueError(f"{folder.path}: no score.json with all rules, no votes.json or no metrics.jsonl: it has not ended")
     if not isinstance(audit, dict) or (audit.get("leakage") == "allow" and audit.get("leaks")):
         raise ValueError(f"{folder.path}: trained on pairs that show the answer to a scored test")
-    rates = {place: {rule: round(rules[rule][place], 4) for rule in rules_of} for place, rules_of in PLACES.items()}
     logs = [metrics, *(read_metrics(path) for path in sorted(folder.path.glob(f"{NETWORKS_FOLDER}/*/metrics.jsonl")))]
     spent = [lines[-1].get("processor_seconds", math.nan) for lines in logs if lines]  # runs of earlier versions do not know
     return {
@@ -139,9 +150,17 @@ def _run(folder: RunFolder, record: RunRecord, about: About) -> Mapping[str, Any
     }
 
 
-def _page(found: Mapping[str, Any]) -> str:
-    """Return a README.md that has the facts, and names what a person has to add."""
-    shown = found.get("median", found["runs"][0])["pass_at_2"]["mean_over_tasks"]
+def _rates(score: Mapping[str, Any]) -> Rates:
+    """Return the rates of a score.json, each 0..1; none where it has not those of ARC tasks or of puzzles."""
+    if isinstance(rules := score.get("rules"), dict):
+        return {place: {rule: round(rules[rule][place], 4) for rule in rules_of} for place, rules_of in PLACES.items()}
+    accuracies = {name: round(score[name], 4) for name in ACCURACIES if score.get(name) is not None}
+    return {"accuracy": accuracies} if accuracies else {}
+
+
+def _page(found: Mapping[str, Any], result: Path) -> str:
+    """Return a README.md that has the facts, and names what a person has to add; `result` is the result file of a run."""
+    name, shown = headline(found)
     seeds = ", ".join(str(run["seed"]) for run in found["runs"])
     first = found["runs"][0]
     hours = "unknown" if first["processor_hours"] is None else f"{first['processor_hours']:g} hours"
@@ -153,7 +172,7 @@ def _page(found: Mapping[str, Any]) -> str:
 {found["command"]}
 ```
 
-Pass@2 {shown:.1%} as mean over tasks, {kind}; seeds {seeds} are in [result.json](result.json), with all three rules.
+{name.capitalize()} {shown:.1%}, {kind}; seeds {seeds} are in [result.json](result.json), with further rates.
 
 - **Machine**: {found["machine"]}.
 - **Processor time** of training, all processes: {hours}{starts}.
@@ -162,5 +181,6 @@ Pass@2 {shown:.1%} as mean over tasks, {kind}; seeds {seeds} are in [result.json
 - **What is new**: add it here.
 
 `config.json` is that of the first seed; `train.seed` and `build.seed` are the seed. `metrics-SEED.jsonl` are the logs of
-training; `python -m pipeline score submission-SEED.json` with the `--source` and selection above gives the score again.
+training; `python -m pipeline score {result.stem}-SEED{result.suffix}` with the `--source` and selection above gives the score
+again.
 """

@@ -73,6 +73,11 @@ class RunFolder:
             raise ValueError(f"{self.path}: a run on puzzles; this is for ARC tasks (score and curve are for puzzles)")
         return self._submission_path
 
+    @property
+    def result_path(self) -> Path:
+        """What the run is for: the predictions of puzzles, or the submission."""
+        return self.predictions_path if self.is_puzzles else self._submission_path
+
     @cached_property
     def submission(self) -> PartialSubmission:
         """What was submitted; attempts may be missing."""

@@ -41,7 +41,7 @@ def test_three_seeds_have_a_median(runs: list[Path], tmp_path: Path, capsys: pyt
         edit(run, "score.json", rules=rules)
     out = tmp_path / "new" / "record"
     assert call("record", *copies, *ABOUT, "--out", out) == 0
-    assert "pass@2 50.0%, mean over tasks, the median of 3 seeds" in capsys.readouterr().out
+    assert "pass@2, mean over tasks, 50.0%, the median of 3 seeds" in capsys.readouterr().out
     found = json.loads((out / "result.json").read_text())
     assert found["median"]["pass_at_2"]["mean_over_tasks"] == 0.5
     assert [(run["seed"], run["steps"], run["commit"]) for run in found["runs"]] == [(seed, 3, "abc1234") for seed in range(3)]
@@ -52,12 +52,35 @@ def test_three_seeds_have_a_median(runs: list[Path], tmp_path: Path, capsys: pyt
             assert (out / f"{name}-{seed}.{ending}").read_bytes() == (run / f"{name}.{ending}").read_bytes()
     assert all(run["starts"] == 1 and 0 <= run["processor_hours"] < 0.1 for run in found["runs"])
     page = (out / "README.md").read_text()
-    assert "Pass@2 50.0% as mean over tasks, the median" in page
+    assert "Pass@2, mean over tasks, 50.0%, the median" in page
     (out / "README.md").write_text("completed")
     assert call("record", *copies[:2], *ABOUT, "--out", out) == 0  # fewer are no median, and what a person wrote stays
     assert "no median: that takes three seeds" in capsys.readouterr().out
     assert "median" not in json.loads((out / "result.json").read_text())
     assert (out / "README.md").read_text() == "completed"
+
+
+@pytest.mark.parametrize(("kind", "side"), [("sudoku", 4), ("maze", 7)])
+def test_runs_on_puzzles_have_a_record_too(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, side: int) -> None:
+    puzzles, runs = f"{kind}:generated:side={side},count=3", [tmp_path / str(seed) for seed in range(3)]
+    settings = set_options((*TINY, "train.steps=2"))
+    for seed, run in enumerate(runs):
+        again = ("--source", puzzles, "--train-source", puzzles, "--preset", "demo-sudoku", "--seed", seed, *settings)
+        assert call("run", *again, *(["--set", "model.mixing=attention"] if kind == "maze" else []), "--out", run) == 0
+        edit(run, "score.json", exact_accuracy=(0.25, 0.75, 0.5)[seed])
+    assert call("record", *runs, *ABOUT, "--out", tmp_path / "record") == 0
+    assert "exact accuracy 50.0%, the median of 3 seeds" in capsys.readouterr().out
+    found = json.loads((tmp_path / "record" / "result.json").read_text())
+    assert found["median"]["accuracy"]["exact_accuracy"] == 0.5
+    assert ("shortest_path_accuracy" in found["median"]["accuracy"]) == (kind == "maze")
+    assert [run["steps"] for run in found["runs"]] == [2, 2, 2]
+    assert (tmp_path / "record" / "predictions-1.csv").read_bytes() == (runs[1] / "predictions.csv").read_bytes()
+    page = (tmp_path / "record" / "README.md").read_text()
+    assert "Exact accuracy 50.0%, the median of all seeds" in page
+    assert "python -m pipeline score predictions-SEED.csv" in page
+    (runs[0] / "score.json").unlink()
+    assert call("record", runs[0], *ABOUT, "--out", tmp_path / "none") == 2
+    assert "it has not ended" in one_error(capsys, "record")
 
 
 def test_a_record_says_in_how_many_starts_and_how_much_processor_time_a_run_trained(runs: list[Path], tmp_path: Path) -> None:
