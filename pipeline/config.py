@@ -66,6 +66,8 @@ class OptimizerConfig:
     matrices: Literal["blocks", "all"] = "blocks"
     """blocks: those of the blocks. all: every one, embedding, head and compositional memory too (not the codes of colors), so
     that `memory_rate` and `memory_decay` do not count."""
+    heads: Literal["together", "apart"] = "together"
+    """apart: Muon makes the queries, keys and values of each head of attention orthogonal by themselves."""
     momentum: float = 0.95
     """Of Muon, Nesterov's."""
     newton_schulz: Literal["muon-5", "muon-3", "charm-5"] = "muon-5"

@@ -30,6 +30,8 @@ class ReasonerConfig:
     positions: Literal["1d", "2d", "none"] = "1d"
     gate: Literal["silu", "normed-sigmoid"] = "silu"
     """Of the feed-forward layer, of its halves g and v: silu(g) v, or sigmoid(g) rms_norm(g v), which is bounded."""
+    attention_norm: Literal["none", "rms"] = "none"
+    """Of what the heads of attention gather, before the linear map that joins them."""
     convolution: int = 0
     """Width of a depthwise convolution within the feed-forward layer (ConvSwiGLU); 0 for none."""
     convolution_axes: Literal["2d", "1d"] = "2d"

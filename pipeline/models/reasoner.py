@@ -29,9 +29,9 @@ from pipeline.models.length_classes import classes_of
 class Attention(nn.Module):
     """Multi-head attention of every sequence of a pack to itself."""
 
-    def __init__(self, hidden_size: int, heads: int, generator: torch.Generator) -> None:
+    def __init__(self, hidden_size: int, heads: int, generator: torch.Generator, normed: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.normed = heads, normed
         self.qkv = CastLinear(hidden_size, 3 * hidden_size, generator)
         self.out = CastLinear(hidden_size, hidden_size, generator)
 
@@ -40,7 +40,8 @@ class Attention(nn.Module):
         way = layout.way or choose_way(x.device, x.dtype, x.shape[-1] // self.heads)
         qkv = self.qkv(x).unflatten(-1, (3 * self.heads, -1))
         query_key, value = qkv.split((2 * self.heads, self.heads), dim=1)
-        return self.out(attend(query_key if angles is None else rotate(query_key, *angles), value, layout, way))
+        gathered = attend(query_key if angles is None else rotate(query_key, *angles), value, layout, way)
+        return self.out(rms_norm(gathered) if self.normed else gathered)
 
 
 class Block(nn.Module):
@@ -53,7 +54,7 @@ class Block(nn.Module):
         if self.mixes:
             self.mixer = TokenMixer(memory_tokens + config.canvas_side**2, expansion, generator, multiple, config.gate)
         else:
-            self.attention = Attention(size, config.heads, generator)
+            self.attention = Attention(size, config.heads, generator, config.attention_norm == "rms")
         self.feed_forward = SwiGLU(
             size, expansion, generator, convolution=config.convolution, axes=config.convolution_axes, multiple=multiple,
             gate=config.gate,

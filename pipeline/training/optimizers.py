@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, cast
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from pipeline.config import OptimizerConfig
+from pipeline.models.reasoner import Attention
 from pipeline.training.communication import Collectives
 
 
@@ -77,7 +78,8 @@ class Muon(Optimizer):
         collectives: Collectives | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        """A group of parameters whose rows are several matrices, one below the other, has their number as "pieces"."""
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "pieces": 1})
         self.newton_schulz, self.scale, self.collectives, self.dtype = newton_schulz, scale, collectives, dtype
 
     @torch.no_grad()
@@ -98,8 +100,11 @@ class Muon(Optimizer):
         if not group["lr"]:  # frozen; the momentum is there when that ends
             return
         directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
-        updates = self._orthogonalize(directions)
-        torch._foreach_mul_(updates, [self._factor(*parameter.shape) for parameter in parameters])
+        pieces = group["pieces"]
+        updates = self._orthogonalize(list(chain.from_iterable(direction.chunk(pieces) for direction in directions)))
+        torch._foreach_mul_(updates, [self._factor(*update.shape) for update in updates])
+        if pieces > 1:
+            updates = [torch.cat(updates[first : first + pieces]) for first in range(0, len(updates), pieces)]
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
@@ -255,7 +260,11 @@ def make_optimizer(
     if matrices:
         decay = config.weight_decay if config.matrix_decay < 0 else config.matrix_decay
         rate, polynomial, scale = config.matrix_rate, config.newton_schulz, config.matrix_scale
-        optimizers.append(Muon(matrices, rate, decay, config.momentum, polynomial, scale, collectives, dtype))
+        parts = [part for part in network.modules() if isinstance(part, Attention)] if config.heads == "apart" else []
+        heads = {id(part.qkv.weight) for part in parts}
+        cut = [{"params": [part.qkv.weight for part in parts], "pieces": 3 * parts[0].heads}] if parts else []
+        whole = {"params": [matrix for matrix in matrices if id(matrix) not in heads]}
+        optimizers.append(Muon([whole, *cut], rate, decay, config.momentum, polynomial, scale, collectives, dtype))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]

@@ -144,6 +144,7 @@ def test_the_cheap_recipes_are_as_their_authors_give_them() -> None:
     assert (train.loss, train.label_smoothing, train.halting_weight) == ("softmax", 0.2, 0.05)
     assert train.packs * train.pack_tokens == 384 * (1 + 81)
     assert (maze.model.positions, maze.build.augmentations, maze.train.loss, maze.train.steps) == ("2d", 0, "softmax", 16_000)
+    assert (maze.model.attention_norm, maze.optimizer.heads, sudoku.optimizer.heads) == ("rms", "apart", "together")
     rate = maze.optimizer
     assert (rate.matrix_rate, rate.matrix_rate * rate.matrix_decay, rate.decay_from, rate.ema) == (0.005, 1e-4, 1.0, 0.0)
     assert maze.train.packs * maze.train.pack_tokens == 128 * (16 + 900)

@@ -75,6 +75,14 @@ def test_without_positions_attention_does_not_see_the_order_of_tokens() -> None:
     assert not torch.allclose(attention(x[order], layout, numbered), attention(x, layout, numbered)[order], atol=1e-3)
 
 
+def test_what_attention_gathers_may_be_normed_before_it_is_joined() -> None:
+    layout = layout_of((2, 3))
+    x = torch.randn(9, 16, generator=torch.Generator().manual_seed(6))
+    plain, normed = (Attention(16, 2, torch.Generator().manual_seed(5), normed) for normed in (False, True))
+    plain.out.weight = torch.nn.Parameter(torch.eye(16))  # shows what was gathered
+    torch.testing.assert_close(normed(x, layout, None), normed.out(rms_norm(plain(x, layout, None))))
+
+
 def test_the_norm_is_computed_in_float32_at_least_and_its_gradient_is_right() -> None:
     x = 3 * torch.randn(4, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     by_hand = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()

@@ -26,7 +26,13 @@ from tests.pipeline.tiny import tiny_config
 from tests.pipeline.trainers import SYSTEMS, assert_same_training, make_trainer
 
 STEPS = ("train.steps=5", "train.packs=2", "train.log_steps=1", "train.exploration=0.3")
-CONVOLUTION = ("model.kind=urm", "model.convolution=3", "model.gate=normed-sigmoid", "model.positions=2d")
+CONVOLUTION = (
+    "model.kind=urm",
+    "model.convolution=3",
+    "model.gate=normed-sigmoid",
+    "model.positions=2d",
+    "model.attention_norm=rms",
+)
 
 
 @pytest.fixture(autouse=True)

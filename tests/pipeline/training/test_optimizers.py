@@ -228,6 +228,26 @@ def test_frozen_matrices_are_not_made_orthogonal_but_keep_their_momentum() -> No
     assert torch.equal(*buffers)
 
 
+@pytest.mark.parametrize("scale", ["match-rms-adamw", "original"])
+def test_muon_may_take_the_queries_keys_and_values_of_every_head_for_themselves(scale: str) -> None:
+    config = OptimizerConfig(kind="muon", heads="apart", matrix_scale=scale, matrix_rate=0.1, matrix_decay=0.2)
+    network = make_tiny(TABLE)
+    set_gradients(network, 0)
+    name = "reasoner.blocks.0.attention.qkv.weight"
+    whole = dict(network.named_parameters())[name]
+    alone = [torch.nn.Parameter(part.detach().clone()) for part in whole.chunk(3 * MODEL.heads)]
+    for part, gradient in zip(alone, whole.grad.chunk(3 * MODEL.heads), strict=True):
+        part.grad = gradient.clone()
+    make_optimizer(network, config).step()
+    Muon(alone, 0.1, 0.2, scale=scale).step()
+    torch.testing.assert_close(whole, torch.cat(list(alone)), atol=1e-6, rtol=0)
+    plain = make_tiny(TABLE)
+    set_gradients(plain, 0)
+    make_optimizer(plain, replace(config, heads="together")).step()
+    for other, parameter in plain.named_parameters():
+        assert torch.allclose(parameter, dict(network.named_parameters())[other], atol=1e-6) == (other != name), other
+
+
 def test_muon_may_train_every_matrix_with_a_decay_and_a_momentum_of_its_own() -> None:
     config = OptimizerConfig(kind="muon", matrices="all", matrix_decay=0.01, momentum=0.6, newton_schulz="charm-5")
     network = make_tiny(RESIDUAL)
