@@ -42,7 +42,10 @@ def opened(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
     Raises Damaged, a ValueError of one line that names the file, for anything that is wrong with its content.
     """
     where = f"{show_path(path)}: damaged or not a safetensors file"
-    damage = damage_of(path)
+    try:
+        damage = damage_of(path)
+    except ValueError as error:
+        raise Damaged(str(error)) from error.__cause__
     if damage:
         raise Damaged(f"{where} ({damage})")
     try:

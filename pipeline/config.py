@@ -233,6 +233,9 @@ class Config:
             name, value = ("latents", self.predict.latents) if self.predict.latents > 1 else ("halting", self.predict.halting)
             raise ValueError(f"predict.{name}={value} needs a halting head that train.halting=learned trains")
 
+        if self.optimizer.heads == "apart" and (self.optimizer.kind, self.model.mixing) != ("muon", "attention"):
+            raise ValueError("optimizer.heads=apart needs optimizer.kind=muon and model.mixing=attention")
+
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return the config as plain JSON values."""
         return dataclasses.asdict(self)

@@ -103,7 +103,10 @@ def _notebook(arguments: argparse.Namespace, _: float) -> int:
     on_gpus, on_cpu, whose = preset(settings.preset), preset(settings.cpu_preset), "these weights"
     if not weights and not settings.weights_dataset:
         config, whose = override(on_gpus, settings.overrides), f"preset {settings.preset}"
-        override(on_cpu, settings.overrides)
+        try:
+            override(on_cpu, settings.overrides)
+        except ValueError as error:  # there it would start without them
+            logger.warning("cpu_preset %s, where no GPU is found, does without the overrides: %s", settings.cpu_preset, error)
     gpus = ACCELERATORS.get(settings.accelerator) or 1
     if config and config.train.packs % gpus:
         several = f'overrides = ["train.packs={gpus}"] in the settings shares them (README, "On Kaggle", has more for GPUs)'

@@ -32,6 +32,10 @@ class RunRecord:
     train_sources: tuple[str, ...] = ()
     max_side: int | None = None
     hold_out: bool = False
+    limit: int | None = None
+    """Of puzzles to train on, drawn from each source; None for all."""
+    test_limit: int | None = None
+    """Of puzzles to solve, likewise."""
     preset: str = ""
     """Empty where the settings are those of `weights`."""
     settings: tuple[str, ...] = ()
@@ -87,6 +91,8 @@ def leave_record(arguments: argparse.Namespace) -> None:
         train_sources=tuple(arguments.train_source),
         max_side=arguments.max_side,
         hold_out=arguments.hold_out,
+        limit=arguments.limit,
+        test_limit=arguments.test_limit,
         preset=arguments.preset or "",
         settings=tuple(arguments.set),
         seed=arguments.seed,

@@ -113,7 +113,7 @@ def _check_machine(plan: Plan) -> None:
     plan.gpus = find_gpus(os.environ, tries=3)
     plan.log.say(f"GPUs: {', '.join(plan.gpus) or 'none'}")
     if expected is None:
-        plan.warn(f"how many GPUs {settings.accelerator} has is not known here: {len(plan.gpus)}", problem=not plan.gpus)
+        plan.warn(f"{len(plan.gpus)} GPUs; how many {settings.accelerator} has is not known here", problem=not plan.gpus)
     elif len(plan.gpus) != expected:
         fewer = len(plan.gpus) < expected
         plan.warn(f"{len(plan.gpus)} GPUs, but {settings.accelerator} has {expected}", problem=fewer)

@@ -48,7 +48,7 @@ class Plan:
     """Of mounted datasets."""
     messages: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    """Those of `messages` to mend before the notebook is submitted: something that was named is not there."""
+    """Those of `messages` that make a commit run fail, so that they are seen before a submission is spent on them."""
 
     @property
     def kind(self) -> str:
@@ -82,7 +82,7 @@ class Plan:
         return self.limit - (time.monotonic() - self.started)
 
     def warn(self, message: str, problem: bool = False) -> None:
-        """Log a message that is also shown at the end; after a commit run with a `problem` the notebook fails."""
+        """Log a message that is also shown at the end; a `problem` makes a commit run fail."""
         self.messages.append(message)
         self.problems += [message] if problem else []
         self.log.say(f"warning: {message}")

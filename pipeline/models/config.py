@@ -31,7 +31,7 @@ class ReasonerConfig:
     gate: Literal["silu", "normed-sigmoid"] = "silu"
     """Of the feed-forward layer, of its halves g and v: silu(g) v, or sigmoid(g) rms_norm(g v), which is bounded."""
     attention_norm: Literal["none", "rms"] = "none"
-    """Of what the heads of attention gather, before the linear map that joins them."""
+    """Of what the heads of attention gather, all together, before the linear map that joins them."""
     convolution: int = 0
     """Width of a depthwise convolution within the feed-forward layer (ConvSwiGLU); 0 for none."""
     convolution_axes: Literal["2d", "1d"] = "2d"
@@ -50,6 +50,8 @@ class ReasonerConfig:
             raise ValueError(f"hidden_size {self.hidden_size} must give each of {self.heads} heads a multiple of 4")
         if self.mixing == "mixer" and self.positions != "none":
             raise ValueError(f"a mixer has no positions: positions must be none, got {self.positions!r}")
+        if self.mixing == "mixer" and self.attention_norm != "none":
+            raise ValueError(f"a mixer has no attention: attention_norm must be none, got {self.attention_norm!r}")
         if self.convolution < 0 or (self.convolution and self.convolution_axes == "2d" and self.convolution % 2 == 0):
             raise ValueError(f"convolution must be 0 or, on the grid, odd, got {self.convolution}")
 

@@ -61,7 +61,7 @@ def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[
         "date": records[0].started[:10],
         "machine": about.machine,
         "limit_seconds": parse_duration(records[0].time_limit) if records[0].time_limit else None,
-        "views": configs[0].predict.views,
+        "views": 1 if folders[0].is_puzzles else configs[0].predict.views,
         "checkpoints": records[0].networks,
         "runs": runs,
     }
@@ -100,6 +100,8 @@ def command(record: RunRecord, out: str) -> str:
         "train_source": record.train_sources,
         "max_side": record.max_side,
         "hold_out": record.hold_out,
+        "limit": record.limit,
+        "test_limit": record.test_limit,
         "preset": record.preset,
         "seed": record.seed,
         "set": record.settings,

@@ -99,7 +99,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise Damaged(f"{folder}: damaged, {_STATE} is missing") from None
     except (ValueError, orjson.JSONEncodeError) as error:  # orjson does not write as deep a nesting as it reads
-        raise Damaged(f"{folder}: damaged, {error}") from None
+        raise Damaged(f"{folder}: damaged, {error}") from error.__cause__  # of the system, where that could not read it
     files = state.get("files", {})
     if not isinstance(files, dict) or any(not _FILE.fullmatch(name) for name in files):
         raise Damaged(f"{folder}: damaged, {_STATE} does not name the files of a checkpoint")
@@ -212,10 +212,10 @@ def load_checkpoint(state: TrainState) -> bool:
         try:
             restore = _read(state, folder)
         except (OSError, Damaged) as error:
-            if isinstance(error, Damaged) or error.errno == errno.EIO:
-                damage = str(error)
+            if passing := _passing(error):
+                hindrance = f"process {accelerator.process_index} cannot read {folder}: {passing}"
             else:
-                hindrance = f"process {accelerator.process_index} cannot read {folder}: {error}"
+                damage = str(error)
         damages, hindrances = (
             list(filter(None, found)) for found in zip(*gather(accelerator, (damage, hindrance)), strict=True)
         )
@@ -238,6 +238,12 @@ def load_checkpoint(state: TrainState) -> bool:
     return False
 
 
+def _passing(error: OSError | Damaged) -> OSError | None:
+    """Return the error of the system that says nothing about the content of a file, if `error` is one or comes from one."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return cause if isinstance(cause, OSError) and cause.errno != errno.EIO else None
+
+
 def _shared_state(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
     """Return what the main process reads of a checkpoint and its files. Raises, in every process, Damaged or OSError."""
     saved: dict[str, Any] | OSError | Damaged = {}
@@ -245,7 +251,7 @@ def _shared_state(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
         try:
             saved = read_state(folder)
         except (OSError, Damaged) as error:
-            saved = error
+            saved = _passing(error) or Damaged(str(error))
     saved = from_main(accelerator, saved)
     if isinstance(saved, Exception):
         raise saved
@@ -269,7 +275,7 @@ def _read(state: TrainState, folder: Path) -> Callable[[], None]:
         average_step, scaler, processes_before = saved["average_step"], saved["scaler"], saved["processes"]
         packs_before = saved.get("packs") or config.train.packs or processes_before
         packs = packs_after(state.config.train.packs, packs_before, processes)
-        carries = _read_carries(state, folder, processes_before, min(packs_before, packs))
+        carries = _read_carries(state, folder, processes_before, min(packs_before, packs), saved.get("files"))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise Damaged(f"{folder}: damaged, not what training writes ({type(error).__name__}: {error})") from None
 
@@ -345,12 +351,17 @@ def _section(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}
 
 
-def _read_carries(state: TrainState, folder: Path, processes: int, packs: int) -> dict[int, Carry]:
-    """Return the carries of this process's packs, of the first `packs`, from a checkpoint that `processes` have written."""
+def _read_carries(
+    state: TrainState, folder: Path, processes: int, packs: int, files: Mapping[str, str] | None
+) -> dict[int, Carry]:
+    """Return the carries of this process's packs, of the first `packs`, from a checkpoint that `processes` have written.
+
+    `files` are those of the checkpoint, whether this process sees them or not; None in those of early versions.
+    """
     read, carries = cache(read_tensors), {}
     for pack in range(state.accelerator.process_index, packs, state.accelerator.num_processes):
         path = folder / _CARRY.format(pack % processes)
-        tensors = read(path)[0] if path.is_file() else {}
+        tensors = read(path)[0] if (path.is_file() if files is None else path.name in files) else {}
         if f"{pack}.example" in tensors:
             example, transform, shift, segments = (tensors[f"{pack}.{name}"].numpy() for name in _SAMPLES)
             carried = tuple(tensors[f"{pack}.state{i}"] for i in range(len(state.network.reasoner.states)))

@@ -227,11 +227,15 @@ class OptimizerChain(Optimizer):
         return {parameter: state for optimizer in self.optimizers for parameter, state in optimizer.state.items()}
 
     def load_states(self, states: dict[Tensor, dict[str, Tensor]]) -> None:
-        """Continue from what `states` returned for the same parameters."""
+        """Continue from what `states` returned for the same parameters.
+
+        A parameter that another rule trained before, in an earlier version, begins anew.
+        """
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    if parameter in states:
+                    known = parameter in states
+                    if known and ("momentum_buffer" in states[parameter]) == isinstance(optimizer, Muon):
                         optimizer.state[parameter] = states[parameter]
 
 

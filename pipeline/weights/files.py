@@ -261,8 +261,8 @@ def _differences(weights: Weights, network: Network) -> list[str]:
         compared = slice(1, None) if name in (_ROWS, _RESIDUAL) else slice(None)  # the number of rows depends on the tasks
         if own[name].shape[compared] != given[name].shape[compared]:
             names.append(name)
-    heads = ("heads",) if network.reasoner.config.mixing == "attention" else ()
-    for name in ("kind", *heads, "positions", "canvas_side", "gate"):
+    attention = ("heads", "attention_norm") if network.reasoner.config.mixing == "attention" else ()
+    for name in ("kind", *attention, "positions", "canvas_side", "gate"):
         if getattr(network.reasoner.config, name) != getattr(weights.config.model, name):
             names.append(f"model.{name}")
     if network.memory.tokens != weights.config.memory.tokens:

@@ -49,6 +49,11 @@ from pipeline.presets import PRESETS
         ("memory.used=1", "memory used is for compositional memory, not for a table, got 1"),
         ("memory.start=zero", "memory start is for compositional memory, not for a table, got zero"),
         ("memory.kind=compositional memory.used=17", "memory used must be 0..16 tokens, got 17"),
+        (
+            "model.mixing=mixer model.positions=none model.attention_norm=rms",
+            "a mixer has no attention: attention_norm must be",
+        ),
+        ("optimizer.heads=apart", "optimizer.heads=apart needs optimizer.kind=muon and model.mixing=attention"),
         ("model.gate=tanh", "model.gate must be one of silu, normed-sigmoid, got 'tanh'"),
         ("optimizer.momentum=1", r"momentum must be in \[0, 1\), got 1"),
         ("optimizer.clip=-1", "optimizer clip must not be negative, got -1"),

@@ -259,7 +259,7 @@ def test_a_program_that_never_works_leaves_the_fallback(stage: Stage) -> None:
 
 def test_a_machine_that_is_not_known_here_has_any_number_of_gpus_but_none(stage: Stage) -> None:
     outcome = stage.play("sys.exit(1)", accelerator="NvidiaB200")
-    assert "how many GPUs NvidiaB200 has is not known here: 0" in outcome.plan.messages
+    assert "0 GPUs; how many NvidiaB200 has is not known here" in outcome.plan.messages
     assert outcome.plan.messages[0] in outcome.problems()
 
 

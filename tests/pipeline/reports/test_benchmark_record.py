@@ -62,10 +62,11 @@ def test_three_seeds_have_a_median(runs: list[Path], tmp_path: Path, capsys: pyt
 
 @pytest.mark.parametrize(("kind", "side"), [("sudoku", 4), ("maze", 7)])
 def test_runs_on_puzzles_have_a_record_too(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, side: int) -> None:
-    puzzles, runs = f"{kind}:generated:side={side},count=3", [tmp_path / str(seed) for seed in range(3)]
+    puzzles, runs = f"{kind}:generated:side={side},count=5", [tmp_path / str(seed) for seed in range(3)]
     settings = set_options((*TINY, "train.steps=2"))
     for seed, run in enumerate(runs):
-        again = ("--source", puzzles, "--train-source", puzzles, "--preset", "demo-sudoku", "--seed", seed, *settings)
+        limits = ("--limit", 4, "--test-limit", 3)
+        again = ("--source", puzzles, "--train-source", puzzles, *limits, "--preset", "demo-sudoku", "--seed", seed, *settings)
         assert call("run", *again, *(["--set", "model.mixing=attention"] if kind == "maze" else []), "--out", run) == 0
         edit(run, "score.json", exact_accuracy=(0.25, 0.75, 0.5)[seed])
     assert call("record", *runs, *ABOUT, "--out", tmp_path / "record") == 0
@@ -74,6 +75,8 @@ def test_runs_on_puzzles_have_a_record_too(tmp_path: Path, capsys: pytest.Captur
     assert found["median"]["accuracy"]["exact_accuracy"] == 0.5
     assert ("shortest_path_accuracy" in found["median"]["accuracy"]) == (kind == "maze")
     assert [run["steps"] for run in found["runs"]] == [2, 2, 2]
+    assert " --limit 4 --test-limit 3 " in found["command"]
+    assert found["views"] == 1
     assert (tmp_path / "record" / "predictions-1.csv").read_bytes() == (runs[1] / "predictions.csv").read_bytes()
     page = (tmp_path / "record" / "README.md").read_text()
     assert "Exact accuracy 50.0%, the median of all seeds" in page

@@ -110,39 +110,46 @@ def test_the_next_older_checkpoint_is_taken_where_a_damaged_one_cannot_be_rename
     assert "the checkpoint cannot be renamed (Read-only file system)" in caplog.text
 
 
-def test_a_checkpoint_that_cannot_be_read_for_now_stays_as_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_many(*_: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("way", ["read_bytes", "stat", "open"])
+def test_what_cannot_be_read_for_now_stays_and_what_the_disk_has_lost_is_damaged(
+    run: Path, monkeypatch: pytest.MonkeyPatch, way: str, number: int
+) -> None:
+    real, before = getattr(Path, way), names(run)
 
+    def failing(path: Path, *arguments: object, **options: object) -> object:
+        if path.parent.name == NEWEST:
+            raise OSError(number, "of the system")
+        return real(path, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, way, failing)
+        if number == errno.EIO:
+            assert resumed(run).state.progress.step == 4
+        else:
+            with pytest.raises(OSError, match=rf"^process 0 cannot read \S+{NEWEST}: .*of the system"):
+                resumed(run)
+    assert names(run) == (before if number != errno.EIO else [f"damaged-{NEWEST}", *before[:-1]])
+    assert resumed(run).state.progress.step == (4 if number == errno.EIO else 6)
+
+
+def test_a_process_that_does_not_see_a_checkpoint_leaves_it_to_the_others(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = names(run)
-    with (
-        monkeypatch.context() as patched,
-        pytest.raises(OSError, match=rf"^process 0 cannot read \S+{NEWEST}: .*Too many open files"),
-    ):
-        patched.setattr(checkpoint, "read_tensors", too_many)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=r"^process 1 cannot read it: not there"):
+        patched.setattr(checkpoint, "gather", lambda _, own: [own, ("", "process 1 cannot read it: not there")])
         resumed(run)
     assert names(run) == before
-    assert resumed(run).state.progress.step == 6
-
-
-@pytest.mark.parametrize(("number", "step"), [(errno.EIO, 4), (errno.EACCES, None)])
-def test_what_the_disk_has_lost_is_damaged_and_what_it_denies_is_not(
-    run: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: int | None
-) -> None:
     real = checkpoint.read_state
 
-    def lost(folder: Path) -> object:
-        if folder.name == NEWEST:
-            raise OSError(number, "of the disk")
-        return real(folder)
+    def read_by_another(folder: Path) -> object:
+        found = real(folder)
+        (folder / CARRY).unlink()  # this process does not see it
+        return found
 
-    monkeypatch.setattr(checkpoint, "read_state", lost)
-    if step is None:
-        with pytest.raises(OSError, match="of the disk"):
-            resumed(run)
-    else:
-        assert resumed(run).state.progress.step == step
-    assert (NEWEST in names(run)) == (step is None)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=f"^process 0 cannot read {run}"):
+        patched.setattr(checkpoint, "read_state", read_by_another)
+        resumed(run)
+    assert names(run) == before
 
 
 def test_training_ends_where_it_would_have_whatever_was_damaged(trained: Path, run: Path) -> None:

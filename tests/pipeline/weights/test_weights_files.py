@@ -177,6 +177,7 @@ def test_rows_move_by_task_id_and_transform_and_new_ones_are_the_mean_or_zero(tm
         ("compositional", "model.heads=4", r"model\.heads"),
         ("compositional", "model.positions=1d", r"model\.positions"),
         ("compositional", "model.gate=normed-sigmoid", r"model\.gate"),
+        ("compositional", "model.attention_norm=rms", r"model\.attention_norm"),
         ("compositional", "memory.start=zero", "memory.scale_bias, memory.shift_bias"),
         ("table", "memory.tokens=3", r"memory\.tokens"),
         ("residual", "memory.residual=0", "memory.residual.gate, memory.residual.matrix, memory.residual.rows"),
