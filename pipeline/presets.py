@@ -142,7 +142,7 @@ SUDOKU_FAST = Config(
 # training on one RTX 5090, 91.2% after all 16,000, 96 minutes; in between they swing by 10 points, and exact is about 5 lower.
 # As theirs: network, gate, norm within attention, loss, batch, steps, Muon head by head, constant rate, no average, no views.
 # Not as theirs: they smooth without the padding token, and begin with 15 fixed random tokens, which are zero here. Here: not
-# yet measured.
+# yet measured; in small on a CPU: BENCHMARKS.md, "Mazes of 11 x 11".
 MAZE_FAST = Config(
     build=BuildConfig(augmentations=0),
     model=ReasonerConfig(positions="2d", gate="normed-sigmoid", attention_norm="rms", inner_multiple=128),
