@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import torch
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 _STATE, _TENSORS, _CARRY = "training.json", "training.safetensors", "carry-{}.safetensors"
 _FILE = re.compile(r"[a-z0-9-]+\.safetensors")
+_PASSING = {getattr(errno, name) for name in ("EMFILE", "ENFILE", "ENOMEM", "EACCES", "EPERM", "ESTALE", "EAGAIN", "ETIMEDOUT")}
+"""Of a process or a connection; all other errors of the system are of the files."""
 _SAMPLES = ("example", "transform", "shift", "segments")
 """Names of the arrays that describe the sequences of a carry."""
 
@@ -241,7 +243,8 @@ def load_checkpoint(state: TrainState) -> bool:
 def _passing(error: OSError | Damaged) -> OSError | None:
     """Return the error of the system that says nothing about the content of a file, if `error` is one or comes from one."""
     cause = error if isinstance(error, OSError) else error.__cause__
-    return cause if isinstance(cause, OSError) and cause.errno != errno.EIO else None
+    passes = isinstance(cause, FileNotFoundError) or (isinstance(cause, OSError) and cause.errno in _PASSING)
+    return cast(OSError, cause) if passes else None
 
 
 def _shared_state(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
