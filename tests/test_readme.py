@@ -226,8 +226,8 @@ def shortened(arguments: list[str], folder: Path) -> list[str]:
     values = {"--limit": "2", "--test-limit": "2", "--processes": "1", "--networks": "1"}
     if command in ("run", "train", "doctor"):
         values |= {"--preset": "demo-sudoku" if puzzles else "demo", "--time-limit": "5m"}
-        settings = ["train.steps=2", "train.packs=1", "predict.views=2", "train.pack_tokens=64"]
-        rest += set_options(settings if "start" in rest else [*TINY, *settings[:2], "train.segments=2"])
+        own = ["predict.views=2", "train.pack_tokens=64"] if "start" in rest else [*TINY, "train.segments=2"]
+        rest += set_options([*own, "train.steps=2", "train.packs=1"])
     if command == "debug":
         rest += ["--time-limit", "1s", *set_options((*TINY, "train.packs=1"))]
     if command == "build":

@@ -140,10 +140,9 @@ def test_further_tasks_take_their_share_of_the_passes(
 def test_further_tasks_that_a_run_leaves_out_are_left_out(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = write_kaggle(tmp_path / "a", tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
     (tmp_path / "further").mkdir()
-    for name, task in (("good", tiny_source(1, 4, "u").tasks[0]), ("no-test", None)):
-        pairs = [{"input": grid.tolist(), "output": grid.tolist()} for grid in (task.test if task else [])]
-        text = orjson.dumps({"train": pairs or [{"input": [[1]], "output": [[1]]}], **({"test": pairs} if task else {})})
-        (tmp_path / "further" / f"{name}.json").write_bytes(text)
+    pairs = [{"input": grid.tolist(), "output": grid.tolist()} for grid in tiny_source(1, 4, "u").tasks[0].test]
+    for name, task in (("good", {"train": pairs, "test": pairs}), ("no-test", {"train": pairs})):
+        (tmp_path / "further" / f"{name}.json").write_bytes(orjson.dumps(task))
     assert passes_over(spec, capsys, train=f"json:{tmp_path / 'further'}") > 0
 
 
