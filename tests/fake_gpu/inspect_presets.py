@@ -6,6 +6,7 @@ one pack and a prediction to one segment: the others repeat the same kernels.
 
 import gc
 import json
+import os
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -192,4 +193,5 @@ def main() -> None:
         mock.patch.object(layers, "truncated_normal", lambda shape, *_: torch.empty(shape)),  # values that are never read
         mock.patch.object(task_memory, "truncated_normal", lambda shape, *_: torch.empty(shape)),
     ):
-        print(json.dumps({name: asdict(inspect(run)) for name, run in runs().items()}))
+        print(json.dumps({name: asdict(inspect(run)) for name, run in runs().items()}), flush=True)
+    os._exit(0)  # in Python 3.11 autograd's thread of a device may abort the process while the interpreter is taken down
