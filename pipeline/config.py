@@ -64,8 +64,8 @@ class OptimizerConfig:
     matrix_decay: float = -1.0
     """Weight decay of the matrices that Muon trains; negative: `weight_decay`."""
     matrices: Literal["blocks", "all"] = "blocks"
-    """blocks: those of the blocks. all: every one, embedding, head and compositional memory too (not the codes of colors), so
-    that `memory_rate` and `memory_decay` do not count."""
+    """Which Muon trains. blocks: those of the blocks. all: every one, embedding, head and compositional memory too (not the
+    codes of colors); `memory_rate` then is of tables only, `memory_decay` of tables and the residual."""
     heads: Literal["together", "apart"] = "together"
     """apart: Muon makes the queries, keys and values of each head of attention orthogonal by themselves."""
     momentum: float = 0.95

@@ -116,7 +116,7 @@ def fit_config(config: Config, dataset: Dataset) -> Config:
 
 
 def end_training(accelerator: Accelerator) -> None:
-    """Wait for all processes, then end what `accelerator` has begun: trackers, and being one of several processes.
+    """Wait for all processes, then end the distributed launch.
 
     The process group itself stays until this process ends. When the last reference to one of gloo's goes, PyTorch waits for its
     threads and keeps Python to itself meanwhile; a thread that has a tensor left to drop then waits for Python, forever.

@@ -1,1 +1,1 @@
-"""submission.json: its format and its checks. No torch."""
+"""submission.json, the generated Kaggle notebook and its settings, and the Kaggle client. No torch."""

@@ -79,8 +79,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracker", metavar="NAME", help=tracker)
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    setting = "override a setting of the preset, or of the weights (pipeline/config.py); may be repeated"
+def add_settings(parser: argparse.ArgumentParser, setting: str = "override a setting of the preset, or of the weights") -> None:
+    setting += " (pipeline/config.py); may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help=setting)
 
 

@@ -189,7 +189,7 @@ def add_predict(commands: Any) -> None:
     parser.add_argument("--time-limit", metavar="DURATION", help="of prediction; it cuts the last round short")
     parser.add_argument("--resume", action="store_true", help="keep the complete rounds of ARC predictions in DIR and go on")
     add_processes(parser)
-    add_settings(parser)
+    add_settings(parser, "override predict.FIELD or train.precision of the weights")
 
 
 def predict_command(arguments: argparse.Namespace, started: float) -> int:

@@ -46,8 +46,8 @@ A source is one of:
                                     - . or a space in place of _; .json.gz is read as well
   rearc:PATH                        a folder or zip of {task id}.json, each a list of pairs (Re-ARC): demonstrations
                                     without tests, to train on
-With @W behind, its tasks are drawn W times as often in training: arc1:evaluation@2; those of several sources for each of them
-that has pairs of its own, and a pair of several belongs to the one with the largest W.
+@W behind a source draws its tasks W times as often in training: arc1:evaluation@2. A task that several sources have is drawn
+for each of them that adds pairs to it; a pair that several have counts for the one with the largest W.
 """
 
 SPLITS = ("training", "evaluation", "test")

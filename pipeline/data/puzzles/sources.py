@@ -16,7 +16,7 @@ from pipeline.data.puzzles.generate import generate_mazes, generate_sudoku
 from pipeline.data.puzzles.kinds import BLANK, PUZZLE_KINDS, KindName
 
 PUZZLES_HELP = """\
-or, all of one kind and size, a source of puzzles:
+or a source of puzzles; all of a run are of one kind and size:
   sudoku:FILE.csv                   Sudoku-Extreme: the columns question (digits, blanks as . or 0; also puzzle, quizzes)
                                     and answer (solution, solutions; may be missing), 81 characters each, or 16 for
                                     boards of 4 x 4; other columns are not read
@@ -24,7 +24,7 @@ or, all of one kind and size, a source of puzzles:
                                     the path marked o), 900 characters each, or another square
   sudoku:generated[:KEY=N,...]      made up: side 4 or 9 (the default), clues (6 or 30), count (1000), seed (0)
   maze:generated[:KEY=N,...]        made up: side (15), count (1000), seed (0)
-                                    to train on and to be solved, the same text gives different puzzles
+                                    (the same text names other puzzles behind --train-source than behind --source)
 """
 
 Part = Literal["train", "test"]

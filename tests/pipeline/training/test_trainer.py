@@ -21,6 +21,7 @@ from pipeline.config import Config, override
 from pipeline.models.config import KINDS
 from pipeline.models.network import REASONERS
 from pipeline.models.reasoner import Reasoner, Update, apply_blocks
+from pipeline.presets import PRESETS
 from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training.checkpoint import load_checkpoint
@@ -110,7 +111,13 @@ def run_machine(environment: dict[str, str], command: list[str]) -> None:
 
 def test_two_machines_with_the_config_of_the_readme_train_on_the_samples_of_one(tmp_path: Path) -> None:
     """Two launchers on this machine that meet as two machines do; their processes compute on CPUs, and look ahead."""
-    (config,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    readme = (ROOT / "README.md").read_text()
+    (config,) = re.findall(r"^```yaml\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    ((preset, command),) = re.findall(
+        r"^accelerate launch --config_file machines.yaml .*--preset (\w+)(.*\n.*\n)", readme, re.MULTILINE
+    )
+    step = override(PRESETS[preset], re.findall(r"--set (\S+)", command))
+    assert count_packs(step, yaml.safe_load(config)["num_processes"]) == step.train.packs  # each has as many of them
     here = {"num_processes": 2, "main_process_ip": "127.0.0.1", "main_process_port": free_port()}
     (tmp_path / "machines.yaml").write_text(yaml.safe_dump(yaml.safe_load(config) | here))
     tiny_dataset().save(tmp_path / "data")
