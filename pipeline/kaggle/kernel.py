@@ -18,7 +18,7 @@ from pathlib import Path
 
 from eval.files import replace_file
 from eval.formatting import format_duration
-from pipeline.array_files import damage_of
+from pipeline.array_files import read_metadata
 from pipeline.data.sources import load_source
 from pipeline.inference.facts import CANDIDATES, VOTES_FILE, round_files
 from pipeline.kaggle.outcome import Outcome
@@ -138,15 +138,17 @@ def _take_weights(plan: Plan) -> None:
             plan.warn(f"no weights: {missing}; training starts from scratch", problem=True)
         return
     copy = plan.scratch / "weights.safetensors"
+    damage = ""
     try:
-        damage = damage_of(weights)
-        if not damage:
-            shutil.copyfile(weights, copy)
+        read_metadata(weights)
+        shutil.copyfile(weights, copy)
+    except ValueError as error:
+        damage = str(error)
     except OSError as error:
-        damage = f"cannot be copied: {error.strerror}"
+        damage = f"{weights}: cannot be copied: {error.strerror}"
     if damage:
         plan.weights_state = "damaged"
-        plan.warn(f"{weights}: damaged weights ({damage}); training starts from scratch", problem=True)
+        plan.warn(f"weights that cannot be used: {damage}; training starts from scratch", problem=True)
     else:
         plan.weights_state, plan.weights = "used", copy
         plan.log.say(f"weights: {weights}")

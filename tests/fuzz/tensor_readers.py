@@ -13,7 +13,7 @@ from eval.files import write_json
 from eval.provenance import PUZZLES
 from eval.puzzle_score import PuzzlePrediction
 from eval.report.page import make_page
-from pipeline.array_files import damage_of
+from pipeline.array_files import read_metadata
 from pipeline.config import Config, read_config
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.sources import load_source
@@ -69,7 +69,7 @@ def _weights(folder: Path, rng: Rng) -> None:
 
 
 def _read_weights(folder: Path) -> None:
-    damage_of(folder / "weights" / "weights.safetensors")
+    read_metadata(folder / "weights" / "weights.safetensors")
     settings_of(folder / "weights")
     weights = load_weights(folder / "weights")
     network_from(weights, load_dataset(folder / "data"))

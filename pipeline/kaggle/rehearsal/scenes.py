@@ -70,7 +70,7 @@ FAULTS: Mapping[str, tuple[Scene, ...]] = {
     ),
     "corrupt-checkpoint": (
         Scene("weights cut short", "the weights file ends in the middle", weights="cut",
-              logged=("damaged weights", "training starts from scratch")),
+              logged=("damaged or not a safetensors file", "training starts from scratch")),
         Scene("weights garbled", "the weights file is of the right size and nothing else", weights="garbled",
               limit_seconds=75.0, logged=("starting again, without the weights",)),
         Scene("checkpoint garbled", "bytes of the newest checkpoint are overwritten and the program killed",

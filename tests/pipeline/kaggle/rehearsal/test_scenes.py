@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.array_files import damage_of
+from pipeline.array_files import Damaged, read_metadata
 from pipeline.data.sources import load_source
 from pipeline.kaggle.rehearsal.exam import make_exam
 from pipeline.kaggle.rehearsal.inject_fault import INJECTIONS
@@ -115,8 +115,9 @@ def test_every_fault_has_scenes_of_different_names_and_every_injection_is_used()
 def test_bad_weights_are_bad_in_the_way_that_they_are_called(tmp_path: Path) -> None:
     write_bad_weights(tmp_path / "cut", "cut")
     write_bad_weights(tmp_path / "garbled", "garbled")
-    assert damage_of(tmp_path / "cut") is not None
-    assert damage_of(tmp_path / "garbled") is None
+    with pytest.raises(Damaged):
+        read_metadata(tmp_path / "cut")
+    read_metadata(tmp_path / "garbled")
 
 
 def test_the_table_has_a_line_for_each_run_and_counts_the_survivors() -> None:
