@@ -13,6 +13,8 @@ from eval.formatting import plural, plural_range, show_name, show_path, show_val
 
 UNKNOWN = "unknown"
 HASH_DIGITS = 12
+MOST_NAME = 20_000
+"""Characters of a network's name, which may have the longest path of a system in it, escaped."""
 NO_NETWORK = "none"
 """Among the names of networks: all attempts are fallbacks."""
 _NETWORK = re.compile(rf"(.*?)(?:, step (\d+))?(?:, trained on (?:([0-9a-f]{{{HASH_DIGITS}}})|imported))?", re.DOTALL)
@@ -80,14 +82,17 @@ class Scored:
 
 @dataclass(frozen=True)
 class Audited:
-    """What an audit of a dataset found: training pairs that show the answer to a scored test."""
+    """What an audit of a dataset found."""
 
     leaks: int
+    """Training pairs that show the answer to a scored test."""
     leakage: str
     """What was done with them: refuse, drop or allow."""
     tests_checked: int
     """Scored tests whose outputs were known, so that they could be checked."""
     tests_unchecked: int
+    generators: int = 0
+    """That make pairs of scored tasks."""
 
 
 def audited_in(values: object) -> Audited | None:
@@ -95,10 +100,12 @@ def audited_in(values: object) -> Audited | None:
     if not isinstance(values, dict):
         return None
     leaks, leakage, checked, unchecked = (values.get(name) for name in ("leaks", "leakage", "tests_checked", "tests_unchecked"))
-    leaks = len(leaks) if isinstance(leaks, list) else leaks
-    if not is_count(leaks) or not is_count(checked) or not is_count(unchecked) or not isinstance(leakage, str):
+    leaks, generators = values.get("pairs", len(leaks)) if isinstance(leaks, list) else leaks, values.get("generators", 0)
+    if not (is_count(leaks) and is_count(checked) and is_count(unchecked) and is_count(generators)) or not isinstance(
+        leakage, str
+    ):
         return None
-    return Audited(leaks, show_name(leakage), checked, unchecked)
+    return Audited(leaks, show_name(leakage), checked, unchecked, generators)
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,7 @@ class Basis:
 
 
 def _are_names(names: Sequence[str]) -> bool:
-    return bool(names) and all(0 < len(name) <= 1000 and name.isprintable() for name in names)
+    return bool(names) and all(0 < len(name) <= MOST_NAME and name.isprintable() for name in names)
 
 
 def is_count(value: object) -> TypeGuard[int]:
@@ -220,18 +227,19 @@ class Provenance:
     def _audit(self, audit: Audited) -> tuple[list[str], list[str]]:
         """Return how solutions were used during the run, and what the audit found, in parts of a sentence."""
         kind = self.kind
-        leaks = plural(audit.leaks, kind.trained)
+        leaking = [f"{plural(audit.leaks, kind.trained)} that {kind.leaking[audit.leaks != 1]}"] if audit.leaks else []
+        leaking += [f"{plural(audit.generators, 'generator')} of scored tasks"] if audit.generators else []
         used = "not readable for training and prediction: read for the audit before, and for the score afterwards"
         if not kind.answers_audited:
             used = "not readable for training and prediction: read for the score afterwards"
         elif not audit.tests_checked:
             used = "not readable: the run knew no test output"
         solutions = [used, *self.reservations]
-        if audit.leaks and audit.leakage == "allow":
-            solutions = [f"trained on, as asked: {leaks} that show an answer"]
+        if leaking and audit.leakage == "allow":
+            solutions = [f"trained on, as asked: {' and '.join(leaking)}"]
         done = {"drop": "left out", "allow": "trained on all the same"}.get(audit.leakage, "found")
-        found = f"{leaks} that {kind.leaking[audit.leaks != 1]} {done}"
-        if not audit.leaks:
+        found = f"{' and '.join(leaking)} {done}"
+        if not leaking:
             found = f"no {kind.trained} {kind.leaking[0]}"
         if not audit.tests_checked:
             found = "nothing could be compared"

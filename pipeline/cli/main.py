@@ -21,7 +21,7 @@ from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_doctor, add
 from pipeline.config import CONFIG_FILE
 from pipeline.inference.facts import CANDIDATES
 from pipeline.jobs.networks import NETWORKS_FOLDER
-from pipeline.jobs.run_record import leave_record
+from pipeline.jobs.run_record import RECORD_FILE, leave_record
 from pipeline.system.folder_lock import FolderLock
 from pipeline.system.launch import STARTED, TRACEBACKS, start_processes
 from pipeline.system.progress_bar import is_main_process
@@ -125,6 +125,8 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
             remove_unfinished(arguments.out)
             if arguments.command == "train" and not arguments.resume:
                 _begin_training(arguments.out)
+            if arguments.command == "predict" and (arguments.out / RECORD_FILE).exists():
+                raise ValueError(f"{arguments.out} holds a run, whose votes these would replace: choose another --out")
             yield lock
     else:
         if arguments.weights and not arguments.resume:  # a run that has begun may do without

@@ -21,7 +21,7 @@ from pipeline.data.public_data import scored_outputs
 from pipeline.data.puzzles.sources import load_puzzles
 from pipeline.data.sources import Selection, read_solutions
 from pipeline.jobs.provenance import provenance_beside, scored_answers
-from pipeline.reports.run_folder import KnownTask, RunFolder
+from pipeline.reports.run_folder import KnownTask, RunFolder, known_tasks
 from submission.format import fill_submission, read_partial_submission, read_submission
 
 
@@ -139,7 +139,8 @@ def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ())
     if folders:
         solutions = _known_outputs(known for folder in folders for known in folder.tasks(selected, name))
     else:
-        solutions = {task_id: grids for source in selected for task_id, grids in source.solutions.items()}
+        ids = dict.fromkeys(task.id for source in selected for task in source.tasks)
+        solutions = _known_outputs(known_tasks(ids, {}, selected))
     if not solutions:
         raise ValueError(f"the test outputs of {name} are not known, so there is nothing to judge by")
     return solutions, name, scored_outputs(solutions, whole)

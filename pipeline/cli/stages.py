@@ -215,6 +215,8 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
         )
     if isinstance(dataset, PuzzleDataset) and views:
         raise ValueError("--views is for ARC tasks only: puzzles are predicted once, as they are")
+    if not len(dataset.test_questions if isinstance(dataset, PuzzleDataset) else dataset.test_task):
+        raise ValueError(f"{arguments.data}: a dataset without tests, to train on only; build it with --source")
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     if isinstance(dataset, PuzzleDataset):
         path = out / "predictions.csv"

@@ -27,7 +27,7 @@ from eval.formatting import plural, show_name
 from pipeline.config import BuildConfig, Leakage
 from pipeline.data.canvas_size import grid_sizes, size_rule
 from pipeline.data.dataset import MANIFEST_FILE, Dataset, TaskDataset
-from pipeline.data.leakage import Leak, audit_sources, pair_key, source_label, training_pairs
+from pipeline.data.leakage import Audit, Leak, audit_sources, pair_key, source_label, training_pairs
 from pipeline.data.same_ids import tell_apart
 from pipeline.data.sources import Source, content_hash
 from pipeline.system.processors import usable_cores
@@ -60,8 +60,8 @@ def build(
     if audit.leaks:
         if leakage == "refuse":
             hint = "--leakage drop leaves them out, --leakage allow trains on them"
-            raise ValueError(f"{_describe_leaks(audit.leaks)} ({hint})")
-        logger.warning("%s: %s", "left out" if leakage == "drop" else "trained on all the same", _describe_leaks(audit.leaks))
+            raise ValueError(f"{_describe_leaks(audit)} ({hint})")
+        logger.warning("%s: %s", "left out" if leakage == "drop" else "trained on all the same", _describe_leaks(audit))
     with doing("putting the tasks of all sources together"):
         tasks, weights = _merge(sources, train_sources, audit.leaks if leakage == "drop" else (), config.draw)
     if not tasks:
@@ -75,6 +75,7 @@ def build(
         small = f"; pairs less often the larger, by cells^-{config.size_exponent:g}" if config.size_exponent else ""
         logger.info("%s: %s%s", what, shares, small)
     dataset, fewest = _draw_transforms(dataset, config, seconds)
+    pairs, generators = audit.counts()
     manifest: dict[str, Any] = {
         "settings": {name: value for name, value in asdict(config).items() if name != "jobs"},
         "sources": _describe_sources(sources, train_sources),
@@ -82,6 +83,8 @@ def build(
         "audit": {
             "leakage": leakage,
             "leaks": sorted(map(str, audit.leaks)),
+            "pairs": pairs,
+            "generators": generators,
             "given": sorted(map(str, audit.given)),
             "tests_checked": audit.checked,
             "tests_unchecked": audit.unchecked,
@@ -237,12 +240,11 @@ def _draw_share(dataset: TaskDataset, numbers: Iterable[int], config: BuildConfi
     return drawn
 
 
-def _describe_leaks(leaks: Sequence[Leak]) -> str:
+def _describe_leaks(audit: Audit) -> str:
     """Return leaks as one line: how many there are and the first three; the manifest lists all."""
-    more = f"; and {len(leaks) - 3} more" if len(leaks) > 3 else ""
-    shown = "; ".join(map(str, leaks[:3]))
-    pairs = len({leak.trained for leak in leaks if leak.pair})
-    generators = sum(leak.pair is None for leak in leaks)
+    more = f"; and {len(audit.leaks) - 3} more" if len(audit.leaks) > 3 else ""
+    shown = "; ".join(map(str, audit.leaks[:3]))
+    pairs, generators = audit.counts()
     said = []
     if pairs:
         said.append(f"{pairs} training pair{'s show' if pairs > 1 else ' shows'} the answer to a scored test")

@@ -68,6 +68,10 @@ class Audit:
     unchecked: int
     """Scored tests whose outputs are not known, such as hidden tests."""
 
+    def counts(self) -> tuple[int, int]:
+        """Return how many training pairs, and how many generators, leak; one pair may show several answers."""
+        return len({leak.trained for leak in self.leaks if leak.pair}), sum(leak.pair is None for leak in self.leaks)
+
 
 def source_label(source: Source) -> str:
     """Return the name of `source` without the folders of a path, which differ from machine to machine."""

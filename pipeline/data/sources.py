@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import re
 import time
 from collections import Counter
@@ -114,7 +115,9 @@ def _split_weight(spec: str) -> tuple[str, float]:
     """Return a source without what says how often it is drawn, and that weight."""
     name, at, weight = spec.rpartition("@")
     path = name.partition(":")[2]
-    if not at or not re.fullmatch(r"\d+(\.\d+)?", weight) or not path or expand(spec.partition(":")[2]).exists():
+    if not at or not re.fullmatch(r"\d+(\.\d+)?", weight) or not path:
+        return spec, 1.0
+    if os.path.exists(expand(spec.partition(":")[2])):  # noqa: PTH110 (a path that is too long does not exist)
         return spec, 1.0
     if not float(weight):
         raise ValueError(f"{show_name(spec)}: a source that is never drawn is better left out")

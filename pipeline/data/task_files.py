@@ -68,8 +68,9 @@ def parse_challenges(
         document = parse_json(data, where)
     if task_id is not None and isinstance(document, list):
         document = _key_by_id(document, where)
-    if task_id is not None and isinstance(document, dict) and not isinstance(document.get("train", {}), dict):
-        document = {task_id: document}
+    if task_id is not None and isinstance(document, dict):
+        one = not isinstance(document.get("train", {}), dict) or isinstance(document.get("test"), list)
+        document = {task_id: document} if one else document
     return build_tasks(document, where, reading or Reading())
 
 

@@ -177,7 +177,7 @@ def tally(folders: Sequence[Path], dataset: TaskDataset) -> Ballot:
             candidates, origin = read_candidates(path)
             if origin.tests_hash != dataset.tests_hash or candidates.test.max(initial=0) >= len(dataset.test_task):
                 raise ValueError(f"{show_path(path)}: candidates for other tests than those of the dataset")
-            count_votes(ballot, candidates, dataset, f"{folder}: {origin.source}")
+            count_votes(ballot, candidates, dataset, f"{show_path(folder)}: {origin.source}")
     return ballot
 
 

@@ -103,7 +103,7 @@ def digest_of(result: bytes) -> str:
 
 def source_name(path: Path, step: int, data_hash: str) -> str:
     """Return what votes call the weights in the file `path`, with the dataset that they were trained on."""
-    return str(NetworkName(f"{path.parent.name}/{path.name}", step, data_hash[:HASH_DIGITS]))
+    return str(NetworkName(show_path(f"{path.parent.name}/{path.name}"), step, data_hash[:HASH_DIGITS]))
 
 
 def require_own_folder(path: Path) -> None:
@@ -119,7 +119,7 @@ def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], dataset: T
     `dataset` is what was predicted, as it is on disk. The score of an earlier submission is removed. Raises OSError where the
     submission cannot be written; without the votes it is as good.
     """
-    filled = fill_submission(tasks, ballot.predictions(tasks))
+    filled, basis = fill_submission(tasks, ballot.predictions(tasks)), basis_of(ballot, tasks, dataset)
     write_submission(path, filled.submission, tasks)
     path.with_name(SCORE_FILE).unlink(missing_ok=True)
     tests = {}
@@ -132,7 +132,7 @@ def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], dataset: T
         tests[task.id] = tuple(votes)
     digest = digest_of(path.read_bytes())
     facts = {
-        **_stored(VoteFile(**vars(basis_of(ballot, tasks, dataset)), submission=digest, tests=tests)),
+        **_stored(VoteFile(**vars(basis), submission=digest, tests=tests)),
         "empty_candidates": sum(each.empty for votes in tests.values() for each in votes),
         "without_prediction": filled.without_prediction,
         "with_one_prediction": filled.with_one_prediction,
@@ -145,10 +145,12 @@ def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], dataset: T
 
 
 def _stored(basis: Basis) -> dict[str, Any]:
-    """Return `basis` as it is stored: how candidates were judged is in it where they were."""
+    """Return `basis` as it is stored: judges and generators are in it where there were any."""
     values = asdict(basis)
     if basis.judging is None:
         del values["judging"]
+    if basis.audit and not basis.audit.generators:
+        del values["audit"]["generators"]
     return values
 
 

@@ -12,10 +12,13 @@ import pipeline.cli.show
 import pipeline.data.sources
 import pipeline.reports.run_folder
 from augment.transform import Transform, transform_to_int
+from pipeline.config import BuildConfig
+from pipeline.data.build import build
+from pipeline.data.dataset import TaskDataset
 from pipeline.data.sources import Source, hold_out, load_source
 from submission.format import check_submission, read_submission
-from tests.pipeline.tiny import tiny_source, write_kaggle
-from tests.pipeline.tinyrun import call, one_error, write_run
+from tests.pipeline.tiny import tiny_config, tiny_source, write_kaggle
+from tests.pipeline.tinyrun import call, one_error, write_run, write_weights
 
 SOURCE = tiny_source(3, 4, "task")
 FIRST, SECOND = "task000", "task001"
@@ -257,6 +260,23 @@ def test_a_prediction_without_a_dataset_is_shown_with_the_one_that_is_named(
     assert "votes" not in capsys.readouterr().out, "only the dataset says which test a candidate is for"
     assert call("show", FIRST, "--run", made, "--data", tmp_path / "data") == 0
     assert "attempt 1 (3 of 7 votes)" in capsys.readouterr().out
+
+
+def test_a_prediction_replaces_no_run_and_needs_tests(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = TaskDataset.load(made / "dataset")
+    write_weights(tmp_path / "weights", dataset, tiny_config())
+    (made / "run.json").write_text("{}")
+    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    words = ("predict", "--weights", tmp_path / "weights", "--out")
+    assert call(*words, made, "--data", made / "dataset") == 2
+    assert f"{made} holds a run, whose votes these would replace: choose another --out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    build([], [tiny_source()], BuildConfig(1, "all", 0, 1)).save(tmp_path / "lessons")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "submission.json").write_text("an earlier one")
+    assert call(*words, tmp_path / "out", "--data", tmp_path / "lessons") == 2
+    assert f"{tmp_path}/lessons: a dataset without tests, to train on only; build it with --source" in capsys.readouterr().err
+    assert (tmp_path / "out" / "submission.json").read_text() == "an earlier one"
 
 
 def test_a_reader_that_has_had_enough_is_no_error(

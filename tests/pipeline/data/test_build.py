@@ -15,6 +15,7 @@ import pytest
 from augment.grid import Grid
 from augment.task import Pair, Task
 from augment.transform import transform_from_int
+from eval.provenance import Audited, audited_in
 from pipeline.config import BuildConfig
 from pipeline.data import build as build_module
 from pipeline.data.build import build
@@ -164,6 +165,7 @@ def test_generators_of_scored_tasks_are_refused_or_left_out_whole(caplog: pytest
     assert pairs_of(dataset, "q") == listed((A, A), (B, B))  # its own demonstrations stay
     assert pairs_of(dataset, "l") == listed((C, A), (C, D))
     assert len(dataset.manifest["audit"]["leaks"]) == 1
+    assert audited_in(dataset.manifest["audit"]) == Audited(0, "drop", 2, 0, generators=1)
     assert "left out: 1 generator of a rearc: source makes pairs of scored tasks" in caplog.text
     assert len(pairs_of(build([QUESTION], [made], SMALL, leakage="allow"), "q")) == 3
 
@@ -282,7 +284,15 @@ def test_the_manifest_says_what_came_from_where(dataset: TaskDataset) -> None:
     totals = dict(manifest["totals"])
     assert totals.pop("bytes") > 0
     assert totals == {"tasks": 3, "pairs": 6, "tests": 2, "grids": 4, "transforms": 24}
-    assert manifest["audit"] == {"leakage": "refuse", "leaks": [], "given": [], "tests_checked": 2, "tests_unchecked": 0}
+    assert manifest["audit"] == {
+        "leakage": "refuse",
+        "leaks": [],
+        "pairs": 0,
+        "generators": 0,
+        "given": [],
+        "tests_checked": 2,
+        "tests_unchecked": 0,
+    }
     assert "/" not in str(manifest)
 
 
@@ -310,6 +320,13 @@ def test_many_leaks_are_counted_and_the_first_few_named() -> None:
     tasks = tuple(Task(f"x{i}", (Pair(D, SECRET),), ()) for i in range(5))
     with pytest.raises(ValueError, match=r"5 training pairs show .*x0.*x1.*x2.*and 2 more"):
         build([QUESTION], [Source("rearc:r", tasks, {})], SMALL)
+
+
+def test_a_pair_that_shows_two_answers_is_one_pair() -> None:
+    twice = Source("arc1:evaluation", (Task("q", (Pair(A, A), Pair(B, B)), (D, D)),), {"q": (SECRET, SECRET)})
+    dataset = build([twice], [Source("rearc:r", (Task("x", (Pair(D, SECRET),), ()),), {})], SMALL, "drop")
+    assert len(dataset.manifest["audit"]["leaks"]) == 2
+    assert audited_in(dataset.manifest["audit"]) == Audited(1, "drop", 2, 0)
 
 
 def test_a_leaking_copy_of_the_scored_task_loses_its_tests_and_a_task_of_which_nothing_is_left_is_left_out() -> None:

@@ -65,6 +65,7 @@ def test_a_source_may_say_how_often_it_is_drawn(tmp_path: Path) -> None:
     assert "a source that is never drawn is better left out" in refusal(lambda: load_source(f"json:{folder}@0"))
     with pytest.raises(FileNotFoundError, match="set@x: no such file or folder"):
         load_source(f"json:{tmp_path}/set@x")
+    assert refusal(lambda: load_source(f"json:{'a' * 300}@2")).endswith("cannot be read: File name too long")
 
 
 def test_competition_folder_gives_the_test_split_by_default(tmp_path: Path) -> None:
@@ -247,6 +248,12 @@ def test_lists_and_lines_of_tasks_name_their_ids(tmp_path: Path) -> None:
 def test_other_lists_are_refused_in_one_line(tmp_path: Path, content: Json, complaint: str) -> None:
     path = write(tmp_path / "x.json", content)
     assert refusal(lambda: load_source(f"json:{path}")) == f"{path}: {complaint}"
+
+
+def test_a_task_that_lacks_a_part_is_one_task_all_the_same(tmp_path: Path) -> None:
+    for part, lacks in (("test", "train"), ("train", "test")):
+        path = write(tmp_path / f"{part}.json", {part: TASK[part]})
+        assert refusal(lambda path=path: load_source(f"json:{path}")) == f'{path}: task {part}: has no "{lacks}"'
 
 
 def test_a_bad_line_is_named(tmp_path: Path) -> None:

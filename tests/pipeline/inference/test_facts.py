@@ -11,7 +11,8 @@ from eval.decode import read_dataclass
 from eval.provenance import Audited, Basis, NetworkName, Provenance, Scored, audited_in
 from pipeline.cli.main import main
 from pipeline.data.sources import load_source
-from pipeline.inference.facts import VoteFile, source_name
+from pipeline.inference.candidates import tally
+from pipeline.inference.facts import VoteFile, source_name, votes_of, write_attempts
 from tests.pipeline.tiny import tiny_source, write_kaggle
 from tests.pipeline.tinyrun import write_run
 
@@ -123,6 +124,12 @@ def test_what_was_trained_elsewhere_is_not_covered_by_the_audit(source: str, wor
         (Audited(0, "refuse", 4, 0), UNREADABLE, COMPARED),
         (Audited(1, "drop", 4, 2), UNREADABLE, "1 training pair that equals a scored test left out; 4 test outputs"),
         (Audited(2, "allow", 4, 0), "trained on, as asked: 2 training pairs", "2 training pairs that equal a scored test"),
+        (Audited(0, "drop", 4, 0, 2), UNREADABLE, "2 generators of scored tasks left out; 4 test outputs checked"),
+        (
+            Audited(1, "allow", 4, 0, 1),
+            "trained on, as asked: 1 training pair that equals a scored test and 1 generator of scored tasks",
+            "1 training pair that equals a scored test and 1 generator of scored tasks trained on all the same; 4 test outputs",
+        ),
         (Audited(0, "drop", 0, 9), "not readable: the run knew no test output", "nothing could be compared; 0 test outputs"),
         (None, "unknown (because)", "unknown (because)"),
     ],
@@ -188,6 +195,19 @@ def test_a_foreign_votes_file_is_refused(values: dict[str, Any], message: str, r
         read_dataclass(VoteFile, run / "votes.json")
     assert str(caught.value).startswith(str(run / "votes.json"))
     assert main(["report", str(run)]) == 2
+
+
+def test_votes_name_weights_in_folders_of_any_name(tmp_path: Path) -> None:
+    source = tiny_source(2, 2, "task")
+    folder = tmp_path / "line\nand\xa0space"
+    name = source_name(folder / "weights.safetensors", 1, DATASET)
+    assert NetworkName.parse(name).data == DATASET[:12]
+    dataset = write_run(folder, source, [(0, source.solutions["task000"][0], 0.5)], name)
+    votes = votes_of(folder / "submission.json")
+    assert votes is not None
+    assert len(votes.sources) == 1
+    ballot = tally([folder / "candidates"] * 2, dataset)
+    write_attempts(tmp_path / "submission.json", ballot, dataset.tasks_to_solve(), dataset)
 
 
 @pytest.mark.parametrize("audit", [None, 3, {}, {"leaks": 3}, {"leaks": [], "leakage": "drop", "tests_checked": "many"}])

@@ -83,6 +83,21 @@ def test_every_view_comes_back_to_the_original_frame(tmp_path: Path, canvas: str
     assert all(origin.complete for _, origin in rounds)
 
 
+def test_a_probability_that_is_not_a_number_counts_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    predictor = make_predictor(tmp_path, tiny_dataset(), "predict.views=1")
+    echo = Echo()
+    predictor.runner.network = lambda *given, **named: replace_halting(echo(*given, **named))  # type: ignore[assignment]
+    predictor.runner.network.reasoner = echo.reasoner  # type: ignore[assignment]
+    ((candidates, _),) = predict_all(predictor, tmp_path / "candidates")
+    assert candidates.probability.tolist() == [0.0] * len(candidates.test)
+    assert "halting probabilities that are not finite count as 0" in caplog.text
+
+
+def replace_halting(segment: SimpleNamespace) -> SimpleNamespace:
+    segment.halting = torch.full_like(segment.halting, float("nan"))
+    return segment
+
+
 def test_the_first_round_is_the_identity_of_every_test_and_no_view_comes_twice(tmp_path: Path) -> None:
     dataset = tiny_dataset(augmentations=20)
     predict_all(make_predictor(tmp_path, dataset, "predict.views=15", "predict.round_views=4"), tmp_path / "candidates")
@@ -267,6 +282,29 @@ def test_rounds_that_were_computed_otherwise_are_predicted_again(tmp_path: Path)
     other_seed = {name: tensor + 1 for name, tensor in weights.tensors.items()}  # of the same name, step and dataset
     save_weights(weights.path, other_seed, weights.config, dataset, weights.step)
     assert not predictor_of(load_weights(weights.path), dataset).keep_rounds(tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [({"complete": "False"}, 1), ({"tests_hash": "of another dataset"}, 1), ({"first_view": "3"}, 1), ({}, 3)],
+)
+def test_a_round_that_is_not_whole_or_not_of_these_tests_is_predicted_again(
+    tmp_path: Path, change: dict[str, str], kept: int
+) -> None:
+    predictor = make_predictor(tmp_path, tiny_dataset(), "predict.round_views=2", "predict.views=5")
+    predict_all(predictor, tmp_path / "candidates")
+    second = tmp_path / "candidates" / "round-0002.safetensors"
+    tensors, metadata = read_tensors(second)
+    write_tensors(second, tensors, metadata | change)
+    assert len(predictor.keep_rounds(tmp_path / "candidates")) == kept
+    assert len(list((tmp_path / "candidates").iterdir())) == kept
+
+
+@pytest.mark.parametrize(("seconds", "views"), [(0.5, 1), (5.5, 5), (100.0, 20)])
+def test_a_round_has_as_many_views_as_there_is_time_for(tmp_path: Path, seconds: float, views: int) -> None:
+    predictor = make_predictor(tmp_path, tiny_dataset(augmentations=40), "predict.views=41", "predict.round_views=20")
+    predictor.tokens_per_second = float(predictor.maker.tokens(predictor.maker.views(1, 2)).sum())  # a view a second
+    assert predictor._round_views(1, predictor.most_views, Budget(seconds, time.monotonic())) == views
 
 
 @pytest.mark.parametrize(("trained", "setting", "used"), [

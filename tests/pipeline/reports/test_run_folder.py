@@ -1,6 +1,7 @@
 """What is read back from a run folder belongs together: tests and their truths, a submission and its votes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,28 @@ def test_the_truth_of_a_held_out_test_is_that_demonstration() -> None:
     (first, *_) = known_tasks(stored, {}, [SOURCE])  # without a dataset nothing says that it was held out
     assert first.truth is not None
     assert [grid.tolist() for grid in first.truth] == [grid.tolist() for grid in SOURCE.solutions["task000"]]
+
+
+def test_sources_that_differ_in_the_tests_of_a_task_are_refused_in_any_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = replace(SOURCE, solutions=SOURCE.solutions | {"task001": (cell(7), cell(7))})
+    specs = [
+        write_kaggle(tmp_path / name, each, "evaluation", with_solutions=True) for name, each in (("a", SOURCE), ("b", other))
+    ]
+    dataset = write_run(tmp_path / "run", SOURCE, [(0, cell(0), 0.5)])
+    submission = tmp_path / "run" / "submission.json"
+    (tmp_path / "copy.json").write_bytes(submission.read_bytes())
+    for given in (specs, specs[::-1]):
+        sources = [word for spec in given for word in ("--source", spec)]
+        for command in (("score", submission), ("compare", submission, tmp_path / "copy.json")):
+            assert call(*command, *sources) == 2
+            said = f"task task001 has different tests in {given[0]} and {given[1]}: name one of them alone"
+            assert said in capsys.readouterr().err
+    stored = {task.id: task for task in dataset.tasks_to_solve()}
+    with pytest.raises(ValueError, match="different tests"):
+        known_tasks(stored, stored, [SOURCE, other])
+    assert call("score", submission, "--source", specs[0], "--source", specs[0]) == 0
 
 
 def test_what_a_vote_adds_is_judged_by_the_tests_of_its_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
