@@ -77,7 +77,7 @@ class Trainer:
         self.state = TrainState(accelerator, dtype, network, dataset, config, out, resumed)
         with warnings.catch_warnings():  # newer torch renames an option that older ones need
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
-            self.model = accelerator.prepare_model(self.state.network)
+            self.model = accelerator.prepare_model(self.state.network, device_placement=False)  # the average has its tensors
         self.stepper = accelerator.prepare_optimizer(self.state.optimizer, device_placement=False)
         maker = self.state.maker
         execution = Execution(network, maker, config, accelerator, dtype)

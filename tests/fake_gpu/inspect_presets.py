@@ -61,7 +61,7 @@ class OneProcess:
     num_processes, process_index, is_main_process = 1, 0, True
     device, scaler, optimizer_step_was_skipped = DEVICE, None, False
 
-    def prepare_model(self, model: nn.Module) -> nn.Module:
+    def prepare_model(self, model: nn.Module, device_placement: bool) -> nn.Module:
         return model
 
     def prepare_optimizer(self, optimizer: Any, device_placement: bool) -> Any:

@@ -126,7 +126,7 @@ def metrics(out: Path, *names: str) -> list[tuple[float, ...]]:
 
 
 def assert_same_samples(one: Path, other: Path, steps: int) -> None:
-    """Both trained on the same sequences, with the same losses up to the rounding of sums."""
+    """Both trained on the same sequences, with the same losses, weights and averages up to the rounding of sums."""
     names = ("step", "segments", "loss", "halting_loss", "exact")
     ours, theirs = (metrics(out, *names) for out in (one, other))
     assert len(ours) == len(theirs) == steps
@@ -134,6 +134,10 @@ def assert_same_samples(one: Path, other: Path, steps: int) -> None:
         assert mine == pytest.approx(found, abs=2e-4)
     drawn = [json.loads((last_checkpoint(out) / "training.json").read_text())["progress"]["sequences"] for out in (one, other)]
     assert drawn[0] == drawn[1]
+    for file, prefix in (("weights", ""), ("training", "network.")):
+        trained, again = (read_tensors(last_checkpoint(out) / f"{file}.safetensors")[0] for out in (one, other))
+        for name in (name for name in trained if name.startswith(prefix)):
+            torch.testing.assert_close(again[name], trained[name], atol=1e-4, rtol=0, msg=f"{file}: {name}")
 
 
 def train_command(data: Path, out: Path, *settings: str) -> list[str]:
