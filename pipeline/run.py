@@ -148,15 +148,15 @@ def _train(
     trainer = set_up_trainer(accelerator, dtype, network, dataset, config, job.out, resume)
     single = accelerator.num_processes == 1
     in_every_process = (FloatingPointError, CheckpointFailed)  # of several processes, all or none raise these
-    handled = (FloatingPointError, OSError, MemoryError, RuntimeError) if single else in_every_process
+    handled = (Exception,) if single else in_every_process
     try:
         trainer.fit(training)
         if trainer.memory_retries:
             message = "%d steps were repeated because memory ran out; packs in %d micro-batches"
             logger.info(message, trainer.memory_retries, trainer.pieces)
     except handled as error:
-        unexpected = error if isinstance(error, RuntimeError) and not ran_out_of_memory(error) else None
-        logger.error("training failed: %s; predicting with the last checkpoint", error, exc_info=unexpected)
+        known = isinstance(error, (FloatingPointError, OSError)) or ran_out_of_memory(error)
+        logger.error("training failed: %s; predicting with the last checkpoint", error, exc_info=None if known else error)
         return True
     finally:
         accelerator.free_memory()

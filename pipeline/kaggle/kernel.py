@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from eval.files import replace_file
@@ -61,27 +63,36 @@ def solve(settings: KaggleSettings, started: float) -> Outcome:
     """Write the best submission that the time allows; return what happened. Raises SystemExit where there can be none."""
     plan = _prepare(settings, started)
     starts: list[EndedStart] = []
-    try:
+    with _surviving(plan, "the scratch folder was not cleared"):
+        shutil.rmtree(plan.scratch, ignore_errors=True)
+        plan.scratch.mkdir(parents=True, exist_ok=True)
+    with _surviving(plan, "the machine was not looked at as a whole"):
         _check_machine(plan)
+    with _surviving(plan, "the run was given up"):
         if plan.hidden or _machine_will_do(plan):
             _run_until_over(plan, starts)
-    except Exception as error:  # noqa: BLE001 (whatever it is, there is a submission, and Kaggle drops it when a cell raises)
-        for line in traceback.format_exc().splitlines():
-            plan.log.say(line)
-        plan.warn(f"the run was given up: {type(error).__name__}: {error}")
     problem: str | None = None
     try:
         check_submission(plan.submission, plan.tasks)
     except (ValueError, OSError) as error:
         problem = str(error)
     outcome = Outcome(plan, starts, problem, time.monotonic() - started)
-    for line in outcome.lines():
-        plan.log.say(line)
-    try:
+    with _surviving(plan, "the outcome was not told, or outcome.json not written"):
+        for line in outcome.lines():
+            plan.log.say(line)
         replace_file(plan.submission.with_name("outcome.json"), json.dumps(outcome.to_json(), indent=1).encode())
-    except OSError as error:
-        plan.log.say(f"warning: outcome.json was not written: {error.strerror}")
     return outcome
+
+
+@contextmanager
+def _surviving(plan: Plan, words: str) -> Iterator[None]:
+    """Go on after whatever is raised, and say so: there is a submission, which Kaggle drops when a cell raises."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        for line in traceback.format_exc().splitlines():
+            plan.log.say(line)
+        plan.warn(f"{words}: {type(error).__name__}: {error}", problem=True)
 
 
 def _prepare(settings: KaggleSettings, started: float) -> Plan:
@@ -106,9 +117,7 @@ def _prepare(settings: KaggleSettings, started: float) -> Plan:
 
 
 def _check_machine(plan: Plan) -> None:
-    """Look for GPUs, copy the weights to a clean scratch folder, and install the wheels there."""
-    shutil.rmtree(plan.scratch, ignore_errors=True)
-    plan.scratch.mkdir(parents=True, exist_ok=True)
+    """Look for GPUs, copy the weights to the scratch folder, and install the wheels there."""
     settings, expected = plan.settings, ACCELERATORS.get(plan.settings.accelerator)
     plan.gpus = find_gpus(os.environ, tries=3)
     plan.log.say(f"GPUs: {', '.join(plan.gpus) or 'none'}")
@@ -129,29 +138,23 @@ def _check_machine(plan: Plan) -> None:
 
 def _take_weights(plan: Plan) -> None:
     """Copy the weights to the scratch folder; without them training starts from scratch."""
-    dataset = plan.settings.weights_dataset
-    weights = find_mounted_weights(plan.root / "input", dataset, plan.code)
-    if weights is None:
-        if dataset or plan.settings.weights:
-            missing = f"the dataset {dataset} is not there or holds no *.safetensors" if dataset else "none beside the code"
-            plan.weights_state = "missing"
-            plan.warn(f"no weights: {missing}; training starts from scratch", problem=True)
-        return
-    copy = plan.scratch / "weights.safetensors"
-    damage = ""
+    dataset, copy = plan.settings.weights_dataset, plan.scratch / "weights.safetensors"
     try:
-        read_metadata(weights)
-        shutil.copyfile(weights, copy)
-    except ValueError as error:
-        damage = str(error)
-    except OSError as error:
-        damage = f"{weights}: cannot be copied: {error.strerror}"
-    if damage:
+        weights = find_mounted_weights(plan.root / "input", dataset, plan.code)
+        if weights is not None:
+            read_metadata(weights)
+            shutil.copyfile(weights, copy)
+    except (ValueError, OSError) as error:
         plan.weights_state = "damaged"
-        plan.warn(f"weights that cannot be used: {damage}; training starts from scratch", problem=True)
-    else:
+        plan.warn(f"weights that cannot be used: {error}; training starts from scratch", problem=True)
+        return
+    if weights is not None:
         plan.weights_state, plan.weights = "used", copy
         plan.log.say(f"weights: {weights}")
+    elif dataset or plan.settings.weights:
+        missing = f"the dataset {dataset} is not there or holds no *.safetensors" if dataset else "none beside the code"
+        plan.weights_state = "missing"
+        plan.warn(f"no weights: {missing}; training starts from scratch", problem=True)
 
 
 def _install_wheels(plan: Plan) -> None:
@@ -257,7 +260,8 @@ def _watch(plan: Plan, start: Start, folder: Path, silent: float) -> int | None:
                 return start.end()
             if time.monotonic() - start.heard > silent:
                 plan.warn(f"the program has said nothing for {format_duration(silent)} and is ended")
-                return start.end() or 1
+                start.end()
+                return 1  # however it had to be ended, it did not lack memory
             if plan.remaining() < max(HARD_SECONDS, HARD_SHARE * plan.reserve):
                 plan.warn("the time limit is reached; ending what still runs")
                 start.end(patience=min(10.0, 0.5 * max(plan.remaining(), 0.0)))

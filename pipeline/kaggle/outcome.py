@@ -96,17 +96,20 @@ class Outcome:
             lines.append(f"stages: {stages}; device: {values['run']['device']}")
         return [*lines, f"{format_duration(self.seconds)} of {format_duration(plan.limit)}"]
 
+    def invalid(self) -> list[str]:
+        """Return why Kaggle would refuse the submission, if it would."""
+        return [] if self.problem is None else [f"the submission is not valid: {self.problem}"]
+
     def problems(self) -> list[str]:
         """Return what should be fixed before the notebook is submitted."""
         refused = any(start.code == BAD_INPUT for start in self.starts)
         checks = [
-            (self.problem is not None, f"the submission is not valid: {self.problem}"),
             (not self.starts or self.starts[-1].code != 0, "the program did not end well"),
             (refused, "the program refused weights, overrides or tasks and was started without them"),
             (self.without_prediction() in (None, self.test_inputs), "nothing was predicted"),
             (self.plan.weights_state == "dropped", "the program was started without the weights"),
         ]
-        return [*(words for applies, words in checks if applies), *self.plan.problems]
+        return [*self.invalid(), *(words for applies, words in checks if applies), *self.plan.problems]
 
     def show(self) -> None:
         """Print result, warnings and the log's end, and draw two tasks.
@@ -117,15 +120,15 @@ class Outcome:
         print("\n".join(list(self.plan.log.tail)[-30:]))
         for message in self.plan.messages:
             print(f"warning: {message}")
-        if score := _read_json(self.run / SCORE_FILE):
-            print(f"score on {score.get('tasks')} evaluation tasks, pass@2:")
-            for rule in score.get("rules", {}).values():
-                print(f"  {rule['name']}: {rule['pass_at_2']:.2%}")
         try:
+            if score := _read_json(self.run / SCORE_FILE):
+                print(f"score on {score.get('tasks')} evaluation tasks, pass@2:")
+                for rule in score.get("rules", {}).values():
+                    print(f"  {rule['name']}: {rule['pass_at_2']:.2%}")
             self._draw()
-        except Exception as error:  # noqa: BLE001 (a picture is not worth a submission)
-            print(f"no picture: {type(error).__name__}: {error}")
-        problems = self.problems() if not self.plan.hidden else self.problems()[: self.problem is not None]
+        except Exception as error:  # noqa: BLE001 (neither is worth a submission)
+            print(f"no score, or no picture: {type(error).__name__}: {error}")
+        problems = self.invalid() if self.plan.hidden else self.problems()
         if problems:
             raise RuntimeError(f"this {self.plan.kind} run went wrong: {'; '.join(problems)}")
 

@@ -223,10 +223,16 @@ def find_train_source(inputs: Path, spec: str) -> str | None:
     return next((f"{kind}:{path}{at}{weight}" for path in found if path.exists()), None)
 
 
-def _mounts(inputs: Path, dataset: str) -> list[Path]:
-    """Return where the dataset OWNER/NAME may be mounted, in either layout of Kaggle."""
+def _mounts(inputs: Path, dataset: str) -> Iterator[Path]:
+    """Yield where the dataset OWNER/NAME may be mounted: in either layout of Kaggle, then folders of its name anywhere."""
     owner, name = dataset.split("/")
-    return [inputs / "datasets" / owner / name, inputs / name]
+    yield from (inputs / "datasets" / owner / name, inputs / name)
+    found = [path for depth in range(5) for path in sorted(inputs.glob("*/" * depth + "*/")) if _same(path.name, name)]
+    yield from sorted(found, key=lambda path: not any(_same(part, owner) for part in path.relative_to(inputs).parts))
+
+
+def _same(first: str, second: str) -> bool:
+    return first.casefold() == second.casefold()
 
 
 def _find(folder: Path, pattern: str) -> Iterator[Path]:

@@ -17,7 +17,7 @@ import psutil
 BAD_INPUT = 2
 """Exit code of the program for what it cannot start with."""
 MOST_STARTS = 10
-MOST_IDLE_STARTS = 6
+MOST_IDLE_STARTS = 8
 """Starts in a row that left neither a checkpoint nor predictions."""
 PIECES = (8, 64)
 """Micro-batches per pack after the first and the second out-of-memory failure that the program did not handle itself."""
@@ -102,11 +102,11 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart]) -> tuple[Setup, str] 
     fault = stuck and not last.killed and not last.out_of_memory
     changes = [
         (setup.predict_only, on_cpu, "on the CPU"),
+        (refused and len(starts) == 1, setup, "as before"),  # a disk that hiccups is refused as well
         (refused and setup.weights, replace(anew, weights=False), "without the weights"),
         (refused and setup.overrides, replace(anew, overrides=False), "without the overrides of the settings"),
         (refused and setup.further_tasks, replace(anew, further_tasks=False), "without further training tasks"),
         (refused and not setup.fresh, anew, "in a fresh folder"),
-        (refused, None, ""),
         (smaller, replace(setup, pieces=pieces), f"packs in {pieces} micro-batches"),
         (stuck and bad and not setup.fresh, anew, "in a fresh folder"),
         (fault and never and setup.weights, replace(anew, weights=False), "without the weights"),
@@ -115,8 +115,7 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart]) -> tuple[Setup, str] 
         (stuck and setup.gpus == 1, on_cpu, "on the CPU"),
         (True, setup, "as before"),
     ]
-    changed, words = next((changed, words) for applies, changed, words in changes if applies)
-    return (changed, words) if changed else None
+    return next((changed, words) for applies, changed, words in changes if applies)
 
 
 class Log:

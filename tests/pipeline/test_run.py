@@ -199,7 +199,7 @@ def test_a_score_is_printed_whatever_becomes_of_its_file_and_of_the_characters_o
     assert call("score", path, "--source", source, "--json", tmp_path / "new" / "folder" / "score.json") == 0
     assert json.loads((tmp_path / "new" / "folder" / "score.json").read_bytes())["provenance"]
     with (tmp_path / "file").open("w"):
-        assert call("score", path, "--source", source, "--json", tmp_path / "file" / "score.json") == 1
+        assert call("score", path, "--source", source, "--json", tmp_path / "file" / "score.json") == 2
     print("Straße", flush=True)
     printed = terminal.buffer.getvalue().decode()
     assert printed.count("pass@2") > 1
@@ -448,6 +448,23 @@ def test_a_non_finite_loss_leaves_a_complete_submission_and_exit_code_one(tmp_pa
     check_submission(out / "submission.json", load_source(source).tasks)
 
 
+def test_whatever_ends_a_training_its_last_checkpoint_predicts(
+    tmp_path: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit = Trainer.fit
+
+    def broken(trainer: Trainer, *budget: Budget) -> Progress:
+        fit(trainer, *budget)
+        raise ValueError("cannot reshape array")
+
+    monkeypatch.setattr(Trainer, "fit", broken)
+    out = tmp_path / "out"
+    assert solve_evaluation(kaggle, out) == 1
+    assert "training failed: cannot reshape array; predicting with the last checkpoint" in caplog.text
+    assert "Traceback" in caplog.text  # nobody has foreseen it
+    assert (out / "votes.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -463,6 +480,7 @@ def test_a_non_finite_loss_leaves_a_complete_submission_and_exit_code_one(tmp_pa
             "--reserve 9m leaves nothing of --time-limit 9m",
         ),
         (("--source", "arc1:training", "--time-limit", "soon"), "a duration reads like 90s, 25m or 11h30m, got 'soon'"),
+        (("--source", "arc1:training", "--seed", str(1 << 63)), "the seed must fit into 64 bits, got 9223372036854775808"),
         (("--source", "arc1:training", "--set", "train.speed=9"), "train has no field 'speed'; one of: seed, steps"),
         (("--source", "arc1:training", "--weights", "nothing.safetensors"), "nothing.safetensors: no such weights file"),
     ],

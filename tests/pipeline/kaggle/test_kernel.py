@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from functools import partialmethod
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,8 @@ from pipeline.data.sources import load_source
 from pipeline.kaggle import kernel, starts
 from pipeline.kaggle.kernel import solve
 from pipeline.kaggle.outcome import Outcome
-from pipeline.kaggle.plan import find_data, find_mounted_weights, is_hidden_run
+from pipeline.kaggle.plan import find_data, find_mounted_weights, find_train_source, is_hidden_run
+from pipeline.kaggle.starts import Start
 from submission.format import check_submission, read_submission
 from submission.settings import KaggleSettings
 from tests.pipeline.kaggle.test_starts import IGNORES_SIGTERM
@@ -324,11 +326,11 @@ def test_weights_and_overrides_that_are_refused_are_left_out_and_reported_in_the
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     outcome = stage.play(
-        "sys.exit(2)", "sys.exit(2)", "good()", hidden=False, overrides=("train.speed=9",), weights_dataset="ann/weights"
+        *["sys.exit(2)"] * 3, "good()", hidden=False, overrides=("train.speed=9",), weights_dataset="ann/weights"
     )
-    assert ["--weights" in command for command in stage.commands] == [True, False, False]
-    assert ["--preset" in command for command in stage.commands] == [False, True, True]  # weights bring their settings
-    assert ["train.speed=9" in command for command in stage.commands] == [True, True, False]
+    assert ["--weights" in command for command in stage.commands] == [True, True, False, False]
+    assert ["--preset" in command for command in stage.commands] == [False, False, True, True]  # weights bring their settings
+    assert ["train.speed=9" in command for command in stage.commands] == [True, True, True, False]
     assert outcome.plan.weights_state == "dropped"
     assert stage.submitted() == PREDICTED
     with pytest.raises(RuntimeError, match="refused weights, overrides or tasks"):
@@ -356,11 +358,14 @@ time.sleep(300)
 def test_a_program_on_gpus_that_says_nothing_is_started_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "find_gpus", lambda *_, **__: ("GPU 0",))
     monkeypatch.setattr(kernel, "SILENT_SECONDS", 3.0)
-    outcome = stage.play("checkpoint(1); time.sleep(300)", "good()", limit="120s")
+    monkeypatch.setattr(Start, "end", partialmethod(Start.end, patience=0.2))
+    hang = "checkpoint({0}); signal.signal(15, signal.SIG_IGN); time.sleep(300)"
+    outcome = stage.play(hang.format(1), hang.format(2), "good()", limit="120s")
     assert stage.submitted() == PREDICTED
     assert "the program has said nothing for 3s and is ended" in outcome.plan.messages
-    assert [start.code for start in outcome.starts] == [-15, 0]
+    assert [start.code for start in outcome.starts] == [1, 1, 0]
     assert "--resume" in stage.commands[1]
+    assert not any("train.pieces" in word for command in stage.commands for word in command)  # memory is not what it lacked
 
 
 def test_wheels_and_weights_that_fail_do_not_end_a_hidden_run(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,11 +386,11 @@ def test_wheels_and_weights_that_fail_do_not_end_a_hidden_run(stage: Stage, monk
     outcome = stage.play("good()")
     assert stage.submitted() == PREDICTED
     said = "\n".join(outcome.plan.messages)
-    assert (
-        f"weights that cannot be used: {code}/weights/weights.safetensors: cannot be copied: No space left on device; training"
-        in said
-    )
+    assert "weights that cannot be used: [Errno 28] No space left on device; training starts from scratch" in said
     assert "the wheels were not installed: " in said
+    monkeypatch.setattr(kernel, "find_mounted_weights", full)
+    assert solve(outcome.plan.settings, time.monotonic()).plan.weights_state == "damaged"
+    assert stage.submitted() == PREDICTED
 
 
 def test_a_program_that_cannot_be_started_is_started_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -490,14 +495,26 @@ def test_wheels_beside_the_code_are_installed_for_the_program_without_a_network(
 
 
 def test_what_cannot_be_foreseen_does_not_end_a_hidden_run(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: object) -> None:
+    def broken(*_: object) -> None:
         raise KeyError("unforeseen")
 
     monkeypatch.setattr(kernel, "_check_machine", broken)
     outcome = stage.play("good()")
+    assert stage.submitted() == PREDICTED
+    assert outcome.plan.messages == ["the machine was not looked at as a whole: KeyError: 'unforeseen'"]
+    monkeypatch.setattr(kernel, "make_environment", broken)
+    outcome = solve(outcome.plan.settings, time.monotonic())
     stage.submitted()
-    assert "KeyError" in outcome.plan.messages[-1]
+    assert outcome.plan.messages[-1] == "the run was given up: KeyError: 'unforeseen'"
     monkeypatch.setattr(Outcome, "_draw", broken)
+    outcome.show()
+
+
+def test_facts_of_a_run_that_nobody_can_read_do_not_end_a_hidden_run(stage: Stage) -> None:
+    odd = "(out / 'votes.json').write_text('{\"without_prediction\": 3}'); (out / 'score.json').write_text('{\"rules\": []}')"
+    outcome = stage.play(f"good(); {odd}")
+    assert stage.submitted() == PREDICTED
+    assert "the outcome was not told, or outcome.json not written: TypeError" in outcome.plan.messages[-1]
     outcome.show()
 
 
@@ -561,6 +578,12 @@ def test_weights_come_from_their_dataset_or_from_beside_the_code(tmp_path: Path)
     assert find_mounted_weights(tmp_path, "", code) == code / "weights" / "weights.safetensors"
     assert find_mounted_weights(tmp_path, "ann/w", code) == new / "sub" / "weights.safetensors"
     assert find_mounted_weights(tmp_path, "bob/w", code) == old / "other.safetensors"
+    for owner in ("Bob", "Ann"):  # a layout that is not known yet
+        (tmp_path / "mnt" / owner / "Late").mkdir(parents=True)
+        (tmp_path / "mnt" / owner / "Late" / "x.safetensors").touch()
+    assert find_mounted_weights(tmp_path, "ann/late", code) == tmp_path / "mnt" / "Ann" / "Late" / "x.safetensors"
+    assert find_train_source(tmp_path, "json:bob/late@2") == f"json:{tmp_path}/mnt/Bob/Late@2"
+    assert find_train_source(tmp_path, "json:bob/never") is None
 
 
 @pytest.mark.parametrize("modules", ["kaggle.kernel", "__main__, pipeline.cli.stages, pipeline.kaggle.rehearsal.simulate"])

@@ -83,16 +83,17 @@ NO_MEMORY, TRAINED = EndedStart(1, False, True), EndedStart(1, True, False)
         (Setup(0, predict_only=True), [TRAINED, FAILED, FAILED, REFUSED], (Setup(0, fresh=1), "on the CPU")),
         (Setup(0, predict_only=True), [TRAINED, FAILED, FAILED, NO_MEMORY], (Setup(0, fresh=1), "on the CPU")),
         (Setup(0), [FAILED, FAILED], (Setup(0), "as before")),
-        (Setup(0), [FAILED] * 6, None),
+        (Setup(0), [FAILED] * 8, None),
         (Setup(4), [TRAINED] * 9, (Setup(4), "as before")),
         (Setup(4), [TRAINED] * 10, (Setup(0, predict_only=True), "on the CPU, with predictions alone")),
-        (Setup(0), [TRAINED] + [FAILED] * 6, (Setup(0, predict_only=True), "on the CPU, with predictions alone")),
+        (Setup(0), [TRAINED] + [FAILED] * 8, (Setup(0, predict_only=True), "on the CPU, with predictions alone")),
         (Setup(0, predict_only=True), [TRAINED] * 10 + [FAILED], None),
-        (Setup(2, weights=True, overrides=True), [REFUSED], (Setup(2, overrides=True, fresh=1), "without the weights")),
-        (Setup(2, overrides=True), [REFUSED], (Setup(2, fresh=1), "without the overrides of the settings")),
-        (Setup(2, fresh=1), [REFUSED], (Setup(2, further_tasks=False, fresh=2), "without further training tasks")),
-        (Setup(2, further_tasks=False), [REFUSED], (Setup(2, further_tasks=False, fresh=1), "in a fresh folder")),
-        (Setup(2, further_tasks=False, fresh=1), [REFUSED], None),
+        (Setup(2, weights=True), [REFUSED], (Setup(2, weights=True), "as before")),
+        (Setup(2, weights=True, overrides=True), [REFUSED] * 2, (Setup(2, overrides=True, fresh=1), "without the weights")),
+        (Setup(2, overrides=True), [REFUSED] * 3, (Setup(2, fresh=1), "without the overrides of the settings")),
+        (Setup(2, fresh=1), [REFUSED] * 4, (Setup(2, further_tasks=False, fresh=2), "without further training tasks")),
+        (Setup(2, further_tasks=False), [REFUSED] * 2, (Setup(2, further_tasks=False, fresh=1), "in a fresh folder")),
+        (Setup(2, further_tasks=False, fresh=1), [REFUSED] * 5, (Setup(1, further_tasks=False, fresh=1), "on one GPU")),
         (Setup(2, weights=True), [TRAINED, REFUSED], (Setup(2, weights=True), "as before")),
     ],
 )
@@ -103,13 +104,22 @@ def test_what_is_started_next(setup: Setup, ended: Sequence[EndedStart], expecte
 @pytest.mark.parametrize(
     ("failure", "tried"),
     [
-        (KILLED, ["as before", "on one GPU", "on the CPU", "as before", "as before"]),
+        (KILLED, ["as before", "on one GPU", "on the CPU", *["as before"] * 4]),
         (
             EndedStart(1, False, True),
-            ["packs in 8 micro-batches", "packs in 64 micro-batches", "on one GPU", "on the CPU", "packs in 8 micro-batches"],
+            [
+                *("packs in 8 micro-batches", "packs in 64 micro-batches", "on one GPU", "on the CPU"),
+                *("packs in 8 micro-batches", "packs in 64 micro-batches", "as before"),
+            ],
         ),
-        (FAILED, ["as before", "without the weights", "on one GPU", "on the CPU", "as before"]),
-        (REFUSED, ["without the weights", "without the overrides of the settings", "without further training tasks"]),
+        (FAILED, ["as before", "without the weights", "on one GPU", "on the CPU", *["as before"] * 3]),
+        (
+            REFUSED,
+            [
+                *("as before", "without the weights", "without the overrides of the settings"),
+                *("without further training tasks", "on one GPU", "on the CPU", "as before"),
+            ],
+        ),
     ],
 )
 def test_whatever_fails_each_time_everything_that_may_help_is_tried(failure: EndedStart, tried: list[str]) -> None:
