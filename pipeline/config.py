@@ -81,6 +81,7 @@ class OptimizerConfig:
     beta1: float = 0.9
     beta2: float = 0.95
     warmup_steps: int = 2000
+    """Steps in which rates rise; they end with 5% of the run at the latest."""
     decay_from: float = 1.0
     """Fraction of the run (of its steps, or of its time without compiling) after which the rate decays; 1: it is constant."""
     decay: Literal["linear", "cosine"] = "linear"
@@ -127,7 +128,8 @@ class TrainConfig:
     """Size of a pack: the sequence that reaches it is the last. Default: 768 sequences of 916 tokens."""
     pieces: int = 0
     """Micro-batches per pack: more of them need less memory and give the same result. 0: on a CPU 1; on a CUDA device as few as
-    fit, found by a trial step; small packs of a process, compiled, in one. The number doubles when memory runs out."""
+    fit, found by a trial step; small packs of a process (on a CPU, of compiled code) in one. The number doubles when memory
+    runs out."""
     canvas: Literal["fitted", "full"] = "full"
     """fitted: the size that the demonstrations suggest, no padding. full: 30 x 30, as published."""
     shift_probability: float = 0.75
@@ -176,8 +178,8 @@ class TrainConfig:
             raise ValueError("train pack_tokens, log_steps and checkpoints_kept must be at least 1")
         if min(self.seed, self.steps, self.packs, self.pieces, self.checkpoint_steps, self.checkpoint_seconds) < 0:
             raise ValueError("train seed, steps, packs, pieces and checkpoint intervals must not be negative")
-        if self.standstill_seconds <= 0:
-            raise ValueError(f"train standstill_seconds must be positive, got {self.standstill_seconds}")
+        if not 0 < self.standstill_seconds <= 1e9:
+            raise ValueError(f"train standstill_seconds must be positive and at most 1e9, got {self.standstill_seconds}")
         if not 0 <= self.shift_probability <= 1 or not 0 <= self.exploration <= 1:
             raise ValueError("train shift_probability and exploration must be in [0, 1]")
         if self.halting_weight < 0:
@@ -302,7 +304,8 @@ def require_end(config: Config, seconds: float | None) -> None:
 
 
 def with_seed(config: Config, seed: int) -> Config:
-    """Return `config` with `seed` for training and building."""
+    """Return `config` with `seed` for training and building. Raises ValueError where it is negative or too large."""
+    _parse(seed, int, "the seed")
     train, build = dataclasses.replace(config.train, seed=seed), dataclasses.replace(config.build, seed=seed)
     return dataclasses.replace(config, train=train, build=build)
 
@@ -355,4 +358,6 @@ def _parse(value: object, kind: Any, where: str) -> object:
             value = kind(value.replace("_", ""))
         except ValueError:
             raise ValueError(f"{where} must be of type {kind.__name__}, got {show_value(value)}") from None
+    if type(value) is int and not -1 << 63 <= value < 1 << 63:
+        raise ValueError(f"{where} must fit into 64 bits, got {show_value(value)}")
     return decode_value(kind, value, where)

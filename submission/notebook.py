@@ -7,6 +7,7 @@
 `submission.client` sends it. Everything that runs on Kaggle starts from the notebook's third cell.
 """
 
+import importlib.metadata
 import json
 import logging
 import pprint
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("augment", "eval", "submission", "pipeline")
 BESIDE = ("LICENSE", "requirements.txt", "README.md")
+INSTALLED = "arc-trm-pipeline"
+"""What the program is called where it is installed."""
 LEFT_OUT = ("bench", "rehearsal", "pictures", "__pycache__")
 """Folders of the packages that nothing on Kaggle needs."""
 SUFFIXES = (".py", ".css", ".js", ".html")
@@ -163,15 +166,21 @@ def _write_notebook(folder: Path, settings: KaggleSettings) -> None:
     write_json(folder / "kernel-metadata.json", metadata)
 
 
+def _beside(project: Path) -> list[Path]:
+    """Return what goes with the packages of `project`; where they are installed, other packages' files lie beside them."""
+    if project.name in ("site-packages", "dist-packages"):
+        return [Path(str(file.locate())) for file in importlib.metadata.files(INSTALLED) or () if file.name == "LICENSE"]
+    return [project / name for name in BESIDE if (project / name).is_file()]
+
+
 def _write_code(folder: Path, settings: KaggleSettings, project: Path, weights: Path | None, wheels: Path | None) -> None:
     missing = [name for name in PACKAGES if not (project / name / "__init__.py").is_file()]
     if missing:
         raise ValueError(f"{project}: holds no package {missing[0]}, so it is not this project's folder")
     for path in _sources(project):
         _copy(project / path, folder / path)
-    for name in BESIDE:
-        if (project / name).is_file():
-            _copy(project / name, folder / name)
+    for path in _beside(project):
+        _copy(path, folder / path.name)
     if weights is not None:
         _copy(weights, folder / WEIGHTS_IN_CODE)
     if wheels is not None:

@@ -105,7 +105,7 @@ class KaggleSettings:
             ("train_splits", not set(self.train_splits) <= set(SPLITS), f"expected some of {', '.join(SPLITS)}"),
             ("train_datasets", odd_dataset, "expected json: or rearc:OWNER/NAME[/PATH][@W]"),
             ("test_weight", not 0.01 <= self.test_weight <= 100, "expected 0.01 to 100"),
-            ("seed", self.seed < 0, "expected at least 0"),
+            ("seed", not 0 <= self.seed < 1 << 63, "expected 0 to 2^63 - 1"),
             ("commit_tasks", self.commit_tasks < 1, "expected at least 1"),
         ]
         for name, wrong, expected in checks:

@@ -107,6 +107,8 @@ def _notebook(arguments: argparse.Namespace, _: float) -> int:
             override(on_cpu, settings.overrides)
         except ValueError as error:  # there it would start without them
             logger.warning("cpu_preset %s, where no GPU is found, does without the overrides: %s", settings.cpu_preset, error)
+    if settings.weights_dataset:
+        override(on_gpus, settings.overrides)  # names and values; what the weights make of them is known on Kaggle only
     gpus = ACCELERATORS.get(settings.accelerator) or 1
     if config and config.train.packs % gpus:
         several = f'overrides = ["train.packs={gpus}"] in the settings shares them (README, "On Kaggle", has more for GPUs)'

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
                 start_processes(arguments.processes, arguments.words, started, lock)
             entered.enter_context(watched)
             return arguments.handler(arguments, started)
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+    except (ValueError, FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         if TRACEBACKS in os.environ:
             traceback.print_exc()
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)

@@ -108,6 +108,8 @@ def source_name(path: Path, step: int, data_hash: str) -> str:
 
 def require_own_folder(path: Path) -> None:
     """Raise ValueError where the votes and the score beside a new submission `path` would replace those of another one."""
+    if not path.name:
+        raise ValueError(f"{show_path(path)}: expected the name of a file")
     other = path.with_name("submission.json")
     if path.name != other.name and other.exists():
         raise ValueError(f"{show_path(path)}: its folder has the votes of {show_path(other)}; choose another one")

@@ -280,7 +280,10 @@ def _read(state: TrainState, folder: Path) -> Callable[[], None]:
         packs = packs_after(state.config.train.packs, packs_before, processes)
         carries = _read_carries(state, folder, processes_before, min(packs_before, packs), saved.get("files"))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise Damaged(f"{folder}: damaged, not what training writes ({type(error).__name__}: {error})") from None
+        said = f"({type(error).__name__}: {error})"
+        if "files" in saved:  # its checksums are right
+            raise ValueError(f"{folder}: cannot resume, another version has written it {said}; use another folder") from None
+        raise Damaged(f"{folder}: damaged, not what training writes {said}") from None
 
     def restore() -> None:
         state.network.load_state_dict(_section(tensors, "network"))

@@ -25,6 +25,8 @@ from pipeline.presets import PRESETS
         *((f"predict.{name}=0", "must be at least 1") for name in ("views", "round_views", "pack_tokens", "segments")),
         ("build.augmentations=-1", "augmentations must be 0..2903039, got -1"),
         ("build.augmentations=2903040", "augmentations must be 0..2903039"),
+        ("train.log_steps=" + "9" * 30, "train.log_steps must fit into 64 bits, got 9"),
+        ("train.standstill_seconds=1e300", r"standstill_seconds must be positive and at most 1e9, got 1e\+300"),
         *((f"build.{name}=-1", "build seed and jobs must not be negative") for name in ("seed", "jobs")),
         *((f"build.size_exponent={value}", r"size_exponent must be in \[0, 4\]") for value in ("-0.5", "5")),
         ("train.shift_probability=1.1", r"shift_probability and exploration must be in \[0, 1\]"),

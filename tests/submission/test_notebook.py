@@ -127,6 +127,20 @@ def test_tasks_that_no_run_could_read_and_weights_beyond_reason_are_refused(name
             replace(SETTINGS, **{name: value})
 
 
+def test_of_an_installed_program_only_its_own_license_goes_with_it(tmp_path, project, monkeypatch):
+    installed = project.rename(tmp_path / "site-packages")
+    (installed / "README.md").write_text("of another package")
+    about = installed / "arc_trm_pipeline-1.dist-info"
+    (about / "licenses").mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.4\nName: arc-trm-pipeline\nVersion: 1\n")
+    (about / "RECORD").write_text(f"{about.name}/licenses/LICENSE,,\npipeline/__init__.py,,\n")
+    (about / "licenses" / "LICENSE").write_text("MIT-0")
+    monkeypatch.syspath_prepend(installed)
+    write_ready_folder(tmp_path / "entry", SETTINGS, installed)
+    assert (tmp_path / "entry/code/LICENSE").read_text() == "MIT-0"
+    assert not (tmp_path / "entry/code/README.md").exists()
+
+
 def test_a_folder_of_an_earlier_call_is_replaced_and_has_not_been_pushed(tmp_path, project):
     write_ready_folder(tmp_path / "entry", SETTINGS, project)
     (tmp_path / "entry/pushed.json").write_text("{}")

@@ -91,6 +91,13 @@ def test_a_failure_at_kaggle_is_one_line_and_exit_code_one(
     assert capsys.readouterr().err == "python -m pipeline kaggle: no submission is left today\n"
 
 
+def test_a_file_in_the_place_of_a_folder_is_bad_input(settings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("taken").touch()
+    assert kaggle("notebook", "--out", "taken/entry") == 2
+    assert main(["build", "--train-source", "arc1:training", "--out", "taken"]) == 2
+    assert "'taken" in capsys.readouterr().err
+
+
 def test_push_and_submit_need_a_ready_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in (("push",), ("status",), ("submit", "-m", "x")):
         assert kaggle(part[0], tmp_path, *part[1:]) == 2
@@ -151,6 +158,14 @@ def test_weights_go_with_the_code_unless_the_settings_name_others_or_change_the_
         settings.write_text(filled.replace("overrides = []", f"overrides = [{overrides}]"))
         assert kaggle("notebook", "--weights", "trained") == 2
         assert message in capsys.readouterr().err
+    for seed in (-1, 1 << 63):
+        settings.write_text(filled.replace("seed = 0", f"seed = {seed}"))
+        assert kaggle("notebook") == 2
+        assert f"seed = {seed}: expected 0 to 2^63 - 1" in capsys.readouterr().err
+    elsewhere = filled.replace('weights_dataset = ""', 'weights_dataset = "ann/weights"')
+    settings.write_text(elsewhere.replace("overrides = []", 'overrides = ["train.sed=1"]'))
+    assert kaggle("notebook") == 2
+    assert "train has no field 'sed'" in capsys.readouterr().err
     dataset = tiny_puzzle_dataset()
     write_weights(Path("of-puzzles"), dataset, fit_config(PRESETS["demo-sudoku"], dataset))
     settings.write_text(filled)

@@ -262,6 +262,11 @@ def test_a_prediction_without_a_dataset_is_shown_with_the_one_that_is_named(
     assert "attempt 1 (3 of 7 votes)" in capsys.readouterr().out
 
 
+def test_a_vote_needs_the_name_of_a_file(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("vote", "--data", made / "dataset", "--candidates", made / "candidates", "--out", ".") == 2
+    assert "python -m pipeline vote: .: expected the name of a file" in capsys.readouterr().err
+
+
 def test_a_prediction_replaces_no_run_and_needs_tests(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = TaskDataset.load(made / "dataset")
     write_weights(tmp_path / "weights", dataset, tiny_config())

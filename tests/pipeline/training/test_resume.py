@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.config import Config
 from pipeline.system.time_limit import NO_LIMIT
 from pipeline.training import checkpoint
-from pipeline.training.checkpoint import load_checkpoint, packs_after
+from pipeline.training.checkpoint import load_checkpoint, packs_after, read_state, write_state
 from pipeline.training.trainer import Trainer
 from pipeline.weights.find import checkpoints
 from tests.pipeline.tiny import tiny_config, tiny_dataset
@@ -251,6 +251,17 @@ def test_processor_time_adds_up_over_the_parts_of_a_run(run: Path) -> None:
     after = [seconds for (seconds,) in metrics(run, "processor_seconds")]
     assert after[:6] == before and after == sorted(after)
     assert 0.0 < before[-1] < after[-1] <= before[-1] + spent + 0.2  # which the line before the checkpoint did not have
+
+
+def test_a_checkpoint_of_another_version_is_no_damage(run: Path) -> None:
+    newest = checkpoints(run / "checkpoints")[-1]
+    state = read_state(newest)
+    state["progress"]["tokens_seen"] = 3
+    write_state(newest, state)
+    before = names(run)
+    with pytest.raises(ValueError, match=r"cannot resume, another version has written it .*tokens_seen.*; use another folder"):
+        resumed(run)
+    assert names(run) == before
 
 
 def test_garbled_metrics_are_dropped(run: Path) -> None:
