@@ -313,8 +313,8 @@ def prepare(arguments: list[str], folder: Path) -> None:
         write_submission(Path(arguments[2]), fallback_submission(tasks), tasks)
     for word in arguments:
         path = Path(word)
-        if word.endswith("/candidates") and not path.exists():
-            shutil.copytree("runs/fast-256", path.parent)
+        if arguments[0] == "vote" and word.startswith("runs/") and not path.exists():
+            shutil.copytree("runs/fast-256", path)
         if word.startswith("runs/demo-") and "run" not in arguments and not path.exists():
             shutil.copytree("runs/first", path)
         if arguments[0] == "curve" and word == "runs/mixer-0":

@@ -28,10 +28,12 @@ from pipeline.data.build import built_with
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.sources import Selection, Source, load_source
+from pipeline.inference.facts import CANDIDATES
 from pipeline.jobs.arc import ArcJob, leave_submission
-from pipeline.jobs.networks import end_with_run, further_networks
+from pipeline.jobs.networks import candidates_of, end_with_run, further_networks
 from pipeline.jobs.puzzles import PuzzleJob, leave_questions, predict_rounds
 from pipeline.jobs.run_record import record_if_usable
+from pipeline.presets import preset
 from pipeline.reports.run_folder import known_tasks, public_sources
 from submission.format import fill_submission
 
@@ -94,19 +96,20 @@ def job_of(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJo
 
 
 def add_build(commands: Any) -> None:
-    example = "--source arc1:evaluation --train-source arc1:training --leakage drop --policy keep-output-only --out data/arc1"
+    example = "--source arc1:evaluation --train-source arc1:training --leakage drop --preset fast --out data/arc1"
     parser = add_command(commands, build_command, "build", "sources to a compact dataset", example)
     add_sources(parser, required=False)
-    views = "transforms of a task besides the identity"
-    parser.add_argument("--augmentations", type=int, default=1000, metavar="N", help=views)
-    policy = "keep-output-only: colors that occur only in outputs stay as they are"
-    parser.add_argument("--policy", choices=("all", "keep-output-only"), default="all", help=policy)
+    parser.add_argument("--preset", metavar="P", help="build as this preset does; what is given besides replaces its settings")
+    views = "transforms of a task besides the identity (default: 1000)"
+    parser.add_argument("--augmentations", type=int, metavar="N", help=views)
+    policy = "keep-output-only: colors that occur only in outputs stay as they are (default: all)"
+    parser.add_argument("--policy", choices=("all", "keep-output-only"), help=policy)
     size = "draw pairs in proportion to the cells of their canvas to the power of -X (default: 0, all alike)"
     drawn = "tasks: every task equally often (the default); pairs: every training pair; times the weight of the source"
-    parser.add_argument("--draw", choices=("tasks", "pairs"), default="tasks", help=drawn)
-    parser.add_argument("--size-exponent", type=float, default=0.0, metavar="X", help=size)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=0, help="processes (default: as many as there are cores)")
+    parser.add_argument("--draw", choices=("tasks", "pairs"), help=drawn)
+    parser.add_argument("--size-exponent", type=float, metavar="X", help=size)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--jobs", type=int, help="processes (default: as many as there are cores)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 
@@ -115,7 +118,9 @@ def build_command(arguments: argparse.Namespace, started: float) -> int:
     if not arguments.source and (not arguments.train_source or are_puzzles(arguments)):
         raise ValueError("--source is required, unless --train-source names ARC tasks that are only trained on")
     job = job_of(arguments, "refuse")
-    config = BuildConfig(**{field.name: getattr(arguments, field.name) for field in fields(BuildConfig)})
+    given = {field.name: getattr(arguments, field.name) for field in fields(BuildConfig)}
+    usual = preset(arguments.preset).build if arguments.preset else BuildConfig()
+    config = replace(usual, **{name: value for name, value in given.items() if value is not None})
     dataset: Any = job.build(config)
     dataset.save(arguments.out)
     size = sum(path.stat().st_size for path in arguments.out.iterdir())
@@ -239,11 +244,12 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
 
 
 def add_vote(commands: Any) -> None:
-    example = "--data data/arc1 --candidates runs/a/candidates runs/b/candidates --out pooled/submission.json"
+    example = "--data data/arc1 --candidates runs/a runs/b --out pooled/submission.json"
     summary = "pool the candidates of several predictions into one submission"
     parser = add_command(commands, vote_command, "vote", summary, example, sources="")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset that was predicted")
-    parser.add_argument("--candidates", type=Path, nargs="+", required=True, metavar="DIR")
+    whose = "runs, of which all networks count, or folders of candidates"
+    parser.add_argument("--candidates", type=Path, nargs="+", required=True, metavar="DIR", help=whose)
     judging = parser.add_argument_group(
         "judges", "networks of another kind, which say how likely they find the best candidates"
     )
@@ -264,7 +270,12 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.inference.facts import require_own_folder, write_attempts
 
     require_own_folder(arguments.out)
-    dataset, folders = TaskDataset.load(arguments.data), arguments.candidates
+    dataset = TaskDataset.load(arguments.data)
+    folders: list[Path] = []
+    for given in arguments.candidates:
+        folders += candidates_of(given) or [given]
+        if given.name == CANDIDATES and len(further := candidates_of(given.parent)) > 1:
+            logger.warning("%s has %d networks, and these are the votes of one: name the run", given.parent, len(further))
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("--candidates: a folder is named twice, and its votes would count twice")
     tasks, votes = dataset.tasks_to_solve(), tally(folders, dataset)

@@ -109,6 +109,11 @@ def further_networks(
                 process.kill()
 
 
+def candidates_of(run: Path) -> list[Path]:
+    """Return the folders of the candidates that a run has kept, those of further networks after its own."""
+    return voting_folders(run, *sorted((run / NETWORKS_FOLDER).glob("*")))
+
+
 def voting_folders(*folders: Path) -> list[Path]:
     """Return the folders of the candidates of runs, of those that have some."""
     found = [folder / CANDIDATES for folder in folders]

@@ -22,7 +22,7 @@ from pipeline.data.dataset import MANIFEST_FILE, PuzzleDataset, TaskDataset, loa
 from pipeline.data.sources import PUBLIC_SOURCES, Selection, Source, hold_out
 from pipeline.inference.drafts import DRAFTS_FILE, read_drafts
 from pipeline.inference.facts import SCORE_FILE, VoteFile, votes_of
-from pipeline.jobs.networks import NETWORKS_FOLDER, voting_folders
+from pipeline.jobs.networks import candidates_of
 from pipeline.jobs.run_record import RECORD_FILE, RunRecord
 from submission.format import PartialSubmission, read_partial_submission
 
@@ -112,7 +112,7 @@ class RunFolder:
     @property
     def candidates(self) -> list[Path]:
         """The folders of the candidates that were kept, those of further networks after those of the run itself."""
-        return voting_folders(self.path, *sorted((self.path / NETWORKS_FOLDER).glob("*")))
+        return candidates_of(self.path)
 
     @cached_property
     def ballot(self) -> Ballot | None:

@@ -25,6 +25,7 @@ from pipeline.config import Config, override, read_config, with_seed
 from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
 from pipeline.jobs.run_record import record_if_usable
+from pipeline.presets import preset
 from pipeline.reports.benchmark_record import command
 from pipeline.system.time_limit import Budget
 from pipeline.training.metrics import Progress, read_metrics
@@ -432,6 +433,22 @@ def test_a_dataset_keeps_what_it_was_built_with_whatever_the_settings_of_a_train
     assert "the dataset permutes all colors" not in caplog.text
     assert call("predict", "--data", data, "--weights", finished[0], "--out", tmp_path / "other") == 0
     assert "the dataset permutes all colors; these weights were trained with build --policy keep-output-only" in caplog.text
+
+
+def test_a_dataset_is_built_as_a_preset_does_but_for_what_is_given(tmp_path: Path, kaggle: Path) -> None:
+    def settings(*words: str) -> dict[str, Any]:
+        build = ("build", "--source", f"kaggle:{kaggle}:evaluation", "--augmentations", "5", "--out", tmp_path / "data")
+        assert call(*build, *words) == 0
+        return dict(json.loads((tmp_path / "data" / "manifest.json").read_text())["settings"])
+
+    plain, small = settings(), settings("--preset", "arc1-cpu")
+    assert plain == {"augmentations": 5, "policy": "all", "seed": 0, "draw": "tasks", "size_exponent": 0.0}
+    own = preset("arc1-cpu").build
+    assert small == plain | {"policy": own.policy, "draw": own.draw, "size_exponent": own.size_exponent} != plain
+    assert settings("--preset", "arc1-cpu", "--size-exponent", "0.25", "--seed", "3") == small | {
+        "size_exponent": 0.25,
+        "seed": 3,
+    }
 
 
 def test_a_leg_that_only_predicts_keeps_how(out: Path, kaggle: Path) -> None:

@@ -1,6 +1,7 @@
 """show and compare: pictures, attempts and votes of a finished run, and one line for bad input."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipeline.config import BuildConfig
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.sources import Source, hold_out, load_source
+from pipeline.inference.candidates import read_candidates, write_candidates
 from submission.format import check_submission, read_submission
 from tests.pipeline.tiny import tiny_config, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, one_error, write_run, write_weights
@@ -260,6 +262,24 @@ def test_a_prediction_without_a_dataset_is_shown_with_the_one_that_is_named(
     assert "votes" not in capsys.readouterr().out, "only the dataset says which test a candidate is for"
     assert call("show", FIRST, "--run", made, "--data", tmp_path / "data") == 0
     assert "attempt 1 (3 of 7 votes)" in capsys.readouterr().out
+
+
+def test_all_networks_of_a_run_vote_where_the_run_is_named(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    further = made / "networks" / "1" / "candidates"
+    shutil.copytree(made / "candidates", further)
+    path = next(further.glob("round-*"))
+    candidates, origin = read_candidates(path)
+    write_candidates(path, candidates, replace(origin, source="step 7"))
+    words = ("vote", "--data", made / "dataset", "--out", tmp_path / "pooled" / "submission.json", "--candidates")
+    assert call(*words, made) == 0
+    assert "step 1" in (said := capsys.readouterr().out)
+    assert "step 7" in said
+    assert "networks" not in caplog.text
+    assert call(*words, made / "candidates") == 0
+    assert "step 7" not in capsys.readouterr().out
+    assert f"{made} has 2 networks, and these are the votes of one: name the run" in caplog.text
 
 
 def test_a_vote_needs_the_name_of_a_file(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
