@@ -101,9 +101,9 @@ def audited_in(values: object) -> Audited | None:
         return None
     leaks, leakage, checked, unchecked = (values.get(name) for name in ("leaks", "leakage", "tests_checked", "tests_unchecked"))
     leaks, generators = values.get("pairs", len(leaks)) if isinstance(leaks, list) else leaks, values.get("generators", 0)
-    if not (is_count(leaks) and is_count(checked) and is_count(unchecked) and is_count(generators)) or not isinstance(
-        leakage, str
-    ):
+    if not isinstance(leakage, str) or not is_count(leaks) or not is_count(generators):
+        return None
+    if not is_count(checked) or not is_count(unchecked):
         return None
     return Audited(leaks, show_name(leakage), checked, unchecked, generators)
 
@@ -227,8 +227,9 @@ class Provenance:
     def _audit(self, audit: Audited) -> tuple[list[str], list[str]]:
         """Return how solutions were used during the run, and what the audit found, in parts of a sentence."""
         kind = self.kind
-        leaking = [f"{plural(audit.leaks, kind.trained)} that {kind.leaking[audit.leaks != 1]}"] if audit.leaks else []
-        leaking += [f"{plural(audit.generators, 'generator')} of scored tasks"] if audit.generators else []
+        leaks, generators = plural(audit.leaks, kind.trained), plural(audit.generators, "generator")
+        several, leaking = audit.leaks != 1, bool(audit.leaks or audit.generators)
+        made = [f"{generators} of scored tasks"] if audit.generators else []
         used = "not readable for training and prediction: read for the audit before, and for the score afterwards"
         if not kind.answers_audited:
             used = "not readable for training and prediction: read for the score afterwards"
@@ -236,9 +237,11 @@ class Provenance:
             used = "not readable: the run knew no test output"
         solutions = [used, *self.reservations]
         if leaking and audit.leakage == "allow":
-            solutions = [f"trained on, as asked: {' and '.join(leaking)}"]
+            shown = [f"{leaks} that {'show' if several else 'shows'} an answer"] if audit.leaks else []
+            solutions = [f"trained on, as asked: {' and '.join([*shown, *made])}"]
         done = {"drop": "left out", "allow": "trained on all the same"}.get(audit.leakage, "found")
-        found = f"{' and '.join(leaking)} {done}"
+        equal = [f"{leaks} that {kind.leaking[several]}"] if audit.leaks else []
+        found = f"{' and '.join([*equal, *made])} {done}"
         if not leaking:
             found = f"no {kind.trained} {kind.leaking[0]}"
         if not audit.tests_checked:

@@ -385,11 +385,12 @@ def test_a_run_is_not_resumed_for_other_puzzles(finished: Path, capsys: pytest.C
 def test_weights_do_not_predict_puzzles_of_another_size(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mazes, data, weights = sources(finished, "maze"), finished / "data", ("--weights", finished / "out")
     assert call("build", *mazes, "--out", data) == 0
-    before = (finished / "out" / "predictions.csv").read_bytes()
-    assert call("predict", "--data", data, *weights, "--out", finished / "out") == 2
+    earlier = Path(shutil.copytree(finished / "out", finished / "earlier", ignore=lambda *_: ["run.json"]))
+    before = (earlier / "predictions.csv").read_bytes()
+    assert call("predict", "--data", data, *weights, "--out", earlier) == 2
     message = one_error(capsys, "predict")
     assert "weights for 11 tokens on a canvas of 4 x 4, but the dataset has 6 on 5 x 5" in message
-    assert (finished / "out" / "predictions.csv").read_bytes() == before
+    assert (earlier / "predictions.csv").read_bytes() == before
     model = ("--set", "model.mixing=mixer", "--set", "model.positions=none")
     assert run(*mazes, *weights, *model, "--out", finished / "large", kind="maze", steps=1) == 2
     assert "weights of another network" in one_error(capsys)

@@ -127,7 +127,7 @@ def test_what_was_trained_elsewhere_is_not_covered_by_the_audit(source: str, wor
         (Audited(0, "drop", 4, 0, 2), UNREADABLE, "2 generators of scored tasks left out; 4 test outputs checked"),
         (
             Audited(1, "allow", 4, 0, 1),
-            "trained on, as asked: 1 training pair that equals a scored test and 1 generator of scored tasks",
+            "trained on, as asked: 1 training pair that shows an answer and 1 generator of scored tasks",
             "1 training pair that equals a scored test and 1 generator of scored tasks trained on all the same; 4 test outputs",
         ),
         (Audited(0, "drop", 0, 9), "not readable: the run knew no test output", "nothing could be compared; 0 test outputs"),
