@@ -45,6 +45,8 @@ def opened(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
         require_file(path)
     except ValueError as error:
         raise Damaged(str(error)) from error.__cause__
+    with path.open("rb"):  # where the system denies it, the reader below only says that there is no such file
+        pass
     try:
         with safe_open(str(path), framework) as file:
             yield file

@@ -108,7 +108,10 @@ def _notebook(arguments: argparse.Namespace, _: float) -> int:
         except ValueError as error:  # there it would start without them
             logger.warning("cpu_preset %s, where no GPU is found, does without the overrides: %s", settings.cpu_preset, error)
     if settings.weights_dataset:
-        override(on_gpus, settings.overrides)  # names and values; what the weights make of them is known on Kaggle only
+        try:
+            override(on_gpus, settings.overrides)
+        except ValueError as error:  # the weights may have other settings, which are known on Kaggle only
+            logger.warning("the overrides do not go with preset %s; with the weights they may: %s", settings.preset, error)
     gpus = ACCELERATORS.get(settings.accelerator) or 1
     if config and config.train.packs % gpus:
         several = f'overrides = ["train.packs={gpus}"] in the settings shares them (README, "On Kaggle", has more for GPUs)'

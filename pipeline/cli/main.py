@@ -125,8 +125,10 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
             remove_unfinished(arguments.out)
             if arguments.command == "train" and not arguments.resume:
                 _begin_training(arguments.out)
-            if arguments.command == "predict" and (arguments.out / RECORD_FILE).exists():
-                raise ValueError(f"{arguments.out} holds a run, whose votes these would replace: choose another --out")
+            if arguments.command == "predict" and not arguments.resume and (arguments.out / RECORD_FILE).exists():
+                raise ValueError(
+                    f"{arguments.out} holds a run, whose votes these would replace: choose another --out, or --resume"
+                )
             yield lock
     else:
         if arguments.weights and not arguments.resume:  # a run that has begun may do without

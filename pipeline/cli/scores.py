@@ -19,9 +19,9 @@ from pipeline.cli.options import TASKS_HELP, add_command, add_data, add_selectio
 from pipeline.data.dataset import PuzzleDataset, load_dataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.puzzles.sources import load_puzzles
-from pipeline.data.sources import Selection, read_solutions
+from pipeline.data.sources import Selection, read_solutions, require_same_tests
 from pipeline.jobs.provenance import provenance_beside, scored_answers
-from pipeline.reports.run_folder import KnownTask, RunFolder, known_tasks
+from pipeline.reports.run_folder import KnownTask, RunFolder
 from submission.format import fill_submission, read_partial_submission, read_submission
 
 
@@ -136,11 +136,12 @@ def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ())
     if not specs:
         raise ValueError("the runs do not say where their tasks come from: name the sources with --source")
     name, (whole, selected) = " + ".join(specs), selection.load(specs)
+    if not folders or any(folder.dataset is None for folder in folders):  # nothing else says whose tests are meant
+        require_same_tests(selected)
     if folders:
         solutions = _known_outputs(known for folder in folders for known in folder.tasks(selected, name))
     else:
-        ids = dict.fromkeys(task.id for source in selected for task in source.tasks)
-        solutions = _known_outputs(known_tasks(ids, {}, selected))
+        solutions = {task_id: grids for source in selected for task_id, grids in source.solutions.items()}
     if not solutions:
         raise ValueError(f"the test outputs of {name} are not known, so there is nothing to judge by")
     return solutions, name, scored_outputs(solutions, whole)

@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from augment.grid import Grid, grid_key
+from augment.grid import grid_key
 from augment.task import Pair, Task, TaskId
 from augment.transform import Codes
 from augment.views import distinct_transforms
 from eval.decode import decode
-from eval.formatting import plural, show_name
+from eval.formatting import plural
 from pipeline.config import BuildConfig, Leakage
 from pipeline.data.canvas_size import grid_sizes, size_rule
 from pipeline.data.dataset import MANIFEST_FILE, Dataset, TaskDataset
 from pipeline.data.leakage import Audit, Leak, audit_sources, pair_key, source_label, training_pairs
 from pipeline.data.same_ids import tell_apart
-from pipeline.data.sources import Source, content_hash
+from pipeline.data.sources import Source, content_hash, require_same_tests
 from pipeline.system.processors import usable_cores
 from pipeline.system.progress_bar import doing, watch
 
@@ -123,19 +123,14 @@ def _merge(
         for place, pair in training_pairs(*roles):
             if (place.task, pair_key(pair)) not in unwanted and (place.source, place.task) not in generators:
                 pairs.setdefault(place.task, {}).setdefault(pair_key(pair), (pair, number))
-    tests: dict[TaskId, tuple[str, tuple[Grid, ...]]] = {}
-    for source in sources:
-        for task in source.tasks:
-            first, known = tests.setdefault(task.id, (source_label(source), task.test))
-            if list(map(grid_key, known)) != list(map(grid_key, task.test)):
-                where = f"{source_label(source)} and {first}"
-                raise ValueError(f"task {show_name(task.id)} has other tests in {where}: solve one of them at a time")
+    require_same_tests(sources)
+    tests = {task.id: task.test for source in sources for task in source.tasks}
     merged, weights = list[Task](), list[float]()
-    for task_id in sorted(pairs.keys() | {task_id for task_id, (_, grids) in tests.items() if grids}):
+    for task_id in sorted(pairs.keys() | {task_id for task_id, grids in tests.items() if grids}):
         kept = [placed for _, placed in sorted(pairs.get(task_id, {}).items(), key=itemgetter(0))]
         counts = Counter(number for _, number in kept)
         weights += [ordered[number].weight / (counts[number] if draw == "tasks" else 1) for _, number in kept]
-        merged.append(Task(task_id, tuple(pair for pair, _ in kept), tests.get(task_id, ("", ()))[1]))
+        merged.append(Task(task_id, tuple(pair for pair, _ in kept), tests.get(task_id, ())))
     return merged, weights
 
 

@@ -350,6 +350,21 @@ class Selection:
         return hold_out(source) if self.hold_out else source
 
 
+def require_same_tests(sources: Iterable[Source]) -> None:
+    """Raise ValueError where two of `sources` have a task with different tests, or different outputs of them."""
+    first: dict[tuple[TaskId, str], tuple[Source, list[bytes]]] = {}
+    for source in sources:
+        for task in source.tasks:
+            for part, grids in (("test", task.test), ("output", source.solutions.get(task.id))):
+                if grids is None:
+                    continue
+                keys = list(map(grid_key, grids))
+                other, known = first.setdefault((task.id, part), (source, keys))
+                if keys != known:
+                    where = f"{show_path(source.name)} and {show_path(other.name)}"
+                    raise ValueError(f"task {show_name(task.id)} has other {part}s in {where}: take one of them at a time")
+
+
 def hold_out(source: Source) -> Source:
     """Return `source` with the last of at least three demonstrations as the only test; other tasks are left out."""
     held = [task for task in source.tasks if len(task.train) >= 3]

@@ -105,7 +105,7 @@ class Outcome:
         refused = any(start.code == BAD_INPUT for start in self.starts)
         checks = [
             (not self.starts or self.starts[-1].code != 0, "the program did not end well"),
-            (refused, "the program refused weights, overrides or tasks and was started without them"),
+            (refused, "the program refused what it was started with; the log says what, and what it was started without"),
             (self.without_prediction() in (None, self.test_inputs), "nothing was predicted"),
             (self.plan.weights_state == "dropped", "the program was started without the weights"),
         ]

@@ -224,15 +224,13 @@ def find_train_source(inputs: Path, spec: str) -> str | None:
 
 
 def _mounts(inputs: Path, dataset: str) -> Iterator[Path]:
-    """Yield where the dataset OWNER/NAME may be mounted: in either layout of Kaggle, then folders of its name anywhere."""
+    """Yield where the dataset OWNER/NAME may be mounted: in either layout of Kaggle, or NAME somewhere below OWNER."""
     owner, name = dataset.split("/")
     yield from (inputs / "datasets" / owner / name, inputs / name)
-    found = [path for depth in range(5) for path in sorted(inputs.glob("*/" * depth + "*/")) if _same(path.name, name)]
-    yield from sorted(found, key=lambda path: not any(_same(part, owner) for part in path.relative_to(inputs).parts))
-
-
-def _same(first: str, second: str) -> bool:
-    return first.casefold() == second.casefold()
+    for path in (path for depth in range(1, 5) for path in sorted(inputs.glob("*/" * depth + "*/"))):
+        *above, last = (part.casefold() for part in path.relative_to(inputs).parts)
+        if last == name.casefold() and owner.casefold() in above:
+            yield path
 
 
 def _find(folder: Path, pattern: str) -> Iterator[Path]:

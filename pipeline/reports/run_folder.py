@@ -188,33 +188,22 @@ def known_tasks(task_ids: Iterable[TaskId], stored: Mapping[TaskId, Task], sourc
     """Return those of `task_ids`, in order, that `sources` or a dataset know, whose tasks to solve are `stored` by id.
 
     A source counts for a task if its test inputs, or its last demonstration (`--hold-out`), are those of the dataset. A task
-    that only the dataset has comes without outputs. Raises ValueError where sources differ in the tests of a task that is not
-    stored, or in their outputs.
+    that only the dataset has comes without outputs.
     """
-    whole, held = _known_by_id(sources), _known_by_id(map(hold_out, sources))
+    known: dict[TaskId, list[KnownTask]] = {}
+    for source in [*sources, *map(hold_out, sources)]:
+        for task in source.tasks:
+            known.setdefault(task.id, []).append(KnownTask(task, source.solutions.get(task.id)))
     found = []
     for task_id in task_ids:
-        own, fitting = stored.get(task_id), whole.get(task_id, [])
-        if own is not None:
-            fitting = [each for each in (*fitting, *held.get(task_id, ())) if _same_tests(each.task, own)]
-        truths = [each.truth for each in fitting if each.truth]
-        differ = any(not _same_tests(each.task, fitting[0].task) for each in fitting)
-        if differ or any(list(map(grid_key, truth)) != list(map(grid_key, truths[0])) for truth in truths):
-            names = " and ".join(source.name for source in sources)
-            raise ValueError(f"task {show_name(task_id)} has different tests in {names}: name one of them alone")
+        own = stored.get(task_id)
+        fitting = [each for each in known.get(task_id, ()) if own is None or _same_tests(each.task, own)]
         if fitting:
+            truths = [each.truth for each in fitting if each.truth and _same_tests(each.task, fitting[0].task)]
             found.append(replace(fitting[0], truth=truths[0] if truths else None))
         elif own is not None:
             found.append(KnownTask(own))
     return found
-
-
-def _known_by_id(sources: Iterable[Source]) -> dict[TaskId, list[KnownTask]]:
-    known: dict[TaskId, list[KnownTask]] = {}
-    for source in sources:
-        for task in source.tasks:
-            known.setdefault(task.id, []).append(KnownTask(task, source.solutions.get(task.id)))
-    return known
 
 
 def public_sources(dataset: TaskDataset) -> list[str]:

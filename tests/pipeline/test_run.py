@@ -25,12 +25,15 @@ from pipeline.config import Config, override, read_config, with_seed
 from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
 from pipeline.jobs.run_record import record_if_usable
+from pipeline.kaggle.plan import Plan, make_command
+from pipeline.kaggle.starts import Log, Setup
 from pipeline.presets import preset
 from pipeline.reports.benchmark_record import command
 from pipeline.system.time_limit import Budget
 from pipeline.training.metrics import Progress, read_metrics
 from pipeline.training.trainer import Trainer
 from submission.format import check_submission, read_submission
+from submission.settings import KaggleSettings
 from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, run_until_torch
 
@@ -463,6 +466,20 @@ def test_a_non_finite_loss_leaves_a_complete_submission_and_exit_code_one(tmp_pa
     settings = ("--set", "optimizer.rate=1e30", "--set", "optimizer.kind=adamw", "--set", "train.steps=50")
     assert run("run", "--source", source, "--out", out, *settings) == 1
     check_submission(out / "submission.json", load_source(source).tasks)
+
+
+def test_a_notebook_that_only_predicts_goes_on_in_the_folder_of_the_run(out: Path, kaggle: Path, tmp_path: Path) -> None:
+    shutil.rmtree(out / "candidates")
+    for name in ("votes.json", "score.json"):
+        (out / name).unlink()
+    tasks = load_source(f"kaggle:{kaggle}:evaluation").tasks
+    settings, log = KaggleSettings("me", "arc-prize"), Log(tmp_path / "log")
+    plan = Plan(settings, time.monotonic(), tmp_path, tmp_path, tmp_path, kaggle, True, list(tasks), log)
+    command = make_command(plan, Setup(0, predict_only=True), [], out)
+    assert call(*command[command.index("predict") :], "--views", "2") == 0
+    assert (out / "votes.json").is_file()
+    check_submission(out / "submission.json", tasks)
+    assert call("predict", "--data", out / "dataset", "--weights", out, "--out", out) == 2  # not without being told to
 
 
 def test_whatever_ends_a_training_its_last_checkpoint_predicts(

@@ -35,6 +35,20 @@ def test_tensors_and_metadata_come_back_as_they_were_written(tmp_path: Path) -> 
             assert torch.equal(tensors[name], tensor)
 
 
+def test_a_file_that_the_system_does_not_open_is_there_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "all.safetensors"
+    write_tensors(path, TENSORS, {})
+    limits, lowest = resource.getrlimit(resource.RLIMIT_NOFILE), os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            read_tensors(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert caught.value.errno == errno.EMFILE
+
+
 def test_no_changed_byte_of_a_file_changes_what_is_read(tmp_path: Path) -> None:
     path = tmp_path / "all.safetensors"
     write_tensors(path, TENSORS, {"said": "this"})

@@ -294,7 +294,7 @@ def test_a_prediction_replaces_no_run_and_needs_tests(made: Path, tmp_path: Path
     before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
     words = ("predict", "--weights", tmp_path / "weights", "--out")
     assert call(*words, made, "--data", made / "dataset") == 2
-    assert f"{made} holds a run, whose votes these would replace: choose another --out" in capsys.readouterr().err
+    assert f"{made} holds a run, whose votes these would replace: choose another --out, or --resume" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
     build([], [tiny_source()], BuildConfig(1, "all", 0, 1)).save(tmp_path / "lessons")
     (tmp_path / "out").mkdir()

@@ -333,7 +333,7 @@ def test_weights_and_overrides_that_are_refused_are_left_out_and_reported_in_the
     assert ["train.speed=9" in command for command in stage.commands] == [True, True, True, False]
     assert outcome.plan.weights_state == "dropped"
     assert stage.submitted() == PREDICTED
-    with pytest.raises(RuntimeError, match="refused weights, overrides or tasks"):
+    with pytest.raises(RuntimeError, match="refused what it was started with"):
         outcome.show()
 
 
@@ -579,10 +579,11 @@ def test_weights_come_from_their_dataset_or_from_beside_the_code(tmp_path: Path)
     assert find_mounted_weights(tmp_path, "ann/w", code) == new / "sub" / "weights.safetensors"
     assert find_mounted_weights(tmp_path, "bob/w", code) == old / "other.safetensors"
     for owner in ("Bob", "Ann"):  # a layout that is not known yet
-        (tmp_path / "mnt" / owner / "Late").mkdir(parents=True)
-        (tmp_path / "mnt" / owner / "Late" / "x.safetensors").touch()
-    assert find_mounted_weights(tmp_path, "ann/late", code) == tmp_path / "mnt" / "Ann" / "Late" / "x.safetensors"
-    assert find_train_source(tmp_path, "json:bob/late@2") == f"json:{tmp_path}/mnt/Bob/Late@2"
+        (tmp_path / "mnt" / owner / "v2" / "Late").mkdir(parents=True)
+        (tmp_path / "mnt" / owner / "v2" / "Late" / "x.safetensors").touch()
+    assert find_mounted_weights(tmp_path, "ann/late", code) == tmp_path / "mnt" / "Ann" / "v2" / "Late" / "x.safetensors"
+    assert find_mounted_weights(tmp_path, "eve/late", code) is None  # of somebody else
+    assert find_train_source(tmp_path, "json:bob/late@2") == f"json:{tmp_path}/mnt/Bob/v2/Late@2"
     assert find_train_source(tmp_path, "json:bob/never") is None
 
 

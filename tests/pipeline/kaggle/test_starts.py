@@ -95,6 +95,7 @@ NO_MEMORY, TRAINED = EndedStart(1, False, True), EndedStart(1, True, False)
         (Setup(2, further_tasks=False), [REFUSED] * 2, (Setup(2, further_tasks=False, fresh=1), "in a fresh folder")),
         (Setup(2, further_tasks=False, fresh=1), [REFUSED] * 5, (Setup(1, further_tasks=False, fresh=1), "on one GPU")),
         (Setup(2, weights=True), [TRAINED, REFUSED], (Setup(2, weights=True), "as before")),
+        (Setup(2, weights=True), [FAILED, REFUSED], (Setup(2, weights=True), "as before")),
     ],
 )
 def test_what_is_started_next(setup: Setup, ended: Sequence[EndedStart], expected: tuple[Setup, str] | None) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.cli.main import main
+from pipeline.config import BuildConfig
+from pipeline.data.build import build
 from pipeline.data.sources import Selection, hold_out, load_source
 from pipeline.reports.run_folder import KnownTask, RunFolder, known_tasks, result_of
 from tests.grids import cell
@@ -35,18 +37,18 @@ def test_sources_that_differ_in_the_tests_of_a_task_are_refused_in_any_order(
     specs = [
         write_kaggle(tmp_path / name, each, "evaluation", with_solutions=True) for name, each in (("a", SOURCE), ("b", other))
     ]
-    dataset = write_run(tmp_path / "run", SOURCE, [(0, cell(0), 0.5)])
+    write_run(tmp_path / "run", SOURCE, [(0, cell(0), 0.5)])
     submission = tmp_path / "run" / "submission.json"
     (tmp_path / "copy.json").write_bytes(submission.read_bytes())
     for given in (specs, specs[::-1]):
         sources = [word for spec in given for word in ("--source", spec)]
         for command in (("score", submission), ("compare", submission, tmp_path / "copy.json")):
             assert call(*command, *sources) == 2
-            said = f"task task001 has different tests in {given[0]} and {given[1]}: name one of them alone"
+            said = f"task task001 has other outputs in {given[1]} and {given[0]}: take one of them at a time"
             assert said in capsys.readouterr().err
-    stored = {task.id: task for task in dataset.tasks_to_solve()}
-    with pytest.raises(ValueError, match="different tests"):
-        known_tasks(stored, stored, [SOURCE, other])
+    assert call("report", tmp_path / "run", "--source", specs[0], "--source", specs[1]) == 0  # the first is taken
+    with pytest.raises(ValueError, match="task task001 has other outputs in"):
+        build([SOURCE, other], [], BuildConfig(1, "all", 0, 1), leakage="allow")
     assert call("score", submission, "--source", specs[0], "--source", specs[0]) == 0
 
 

@@ -117,7 +117,7 @@ def test_two_machines_with_the_config_of_the_readme_train_on_the_samples_of_one(
         r"^accelerate launch --config_file machines.yaml .*--preset (\w+)(.*\n.*\n)", readme, re.MULTILINE
     )
     step = override(PRESETS[preset], re.findall(r"--set (\S+)", command))
-    assert count_packs(step, yaml.safe_load(config)["num_processes"]) == step.train.packs  # each has as many of them
+    assert step.train.packs % yaml.safe_load(config)["num_processes"] == 0
     here = {"num_processes": 2, "main_process_ip": "127.0.0.1", "main_process_port": free_port()}
     (tmp_path / "machines.yaml").write_text(yaml.safe_dump(yaml.safe_load(config) | here))
     tiny_dataset().save(tmp_path / "data")
