@@ -26,6 +26,7 @@ from pipeline.device_limits import fallbacks, free_cache, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.run_record import Stopwatch
+from pipeline.jobs.shared_weights import weights_of_main
 from pipeline.jobs.time_split import measure_speed, split_time
 from pipeline.system.launch import program_environment
 from pipeline.system.time_limit import Budget
@@ -61,7 +62,7 @@ def run(
     if accelerator.is_main_process:
         logger.info("the engine started after %s", format_duration(budget.elapsed()))
     whole, budget = budget, before_report(budget)
-    start = load_start(start_from, out, resume)
+    start = weights_of_main(accelerator, load_start(start_from, out, resume))
     dataset = _build(job, config, budget, accelerator, resume)
     config = fit_config(config, dataset)
     stopwatch.lap("build")
@@ -77,7 +78,7 @@ def run(
     finally:  # a run that is interrupted has spent the time too
         stopwatch.lap("train", **({} if predicting else {"fallbacks": tuple(dict.fromkeys(fallbacks))}))
     free_cache(accelerator.device)
-    weights = newest_weights(out / CHECKPOINTS)
+    weights = weights_of_main(accelerator, newest_weights(out / CHECKPOINTS))
     if weights is None:
         logger.error("there is no checkpoint to predict with; the result stays as it is")
     elif accelerator.is_main_process:

@@ -125,10 +125,8 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
             remove_unfinished(arguments.out)
             if arguments.command == "train" and not arguments.resume:
                 _begin_training(arguments.out)
-            if arguments.command == "predict" and not arguments.resume and (arguments.out / RECORD_FILE).exists():
-                raise ValueError(
-                    f"{arguments.out} holds a run, whose votes these would replace: choose another --out, or --resume"
-                )
+            if arguments.command == "predict" and (arguments.out / RECORD_FILE).exists():
+                _require_own_prediction(arguments.out, arguments.resume)
             yield lock
     else:
         if arguments.weights and not arguments.resume:  # a run that has begun may do without
@@ -144,6 +142,14 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
             leave_fallback(out, arguments.resume)
             leave_record(arguments)
             yield lock
+
+
+def _require_own_prediction(run: Path, resume: bool) -> None:
+    """Raise ValueError where a prediction in the folder of a `run` would replace what other networks or views have voted."""
+    if not resume:
+        raise ValueError(f"{run} holds a run, whose votes these would replace: choose another --out, or --resume")
+    if (run / NETWORKS_FOLDER).exists():
+        raise ValueError(f"{run} holds a run of several networks, whose votes one would replace: choose another --out")
 
 
 def _begin_training(out: Path) -> None:

@@ -144,6 +144,7 @@ def add_train(commands: Any) -> None:
 def train_command(arguments: argparse.Namespace, started: float) -> int:
     """Train on a dataset until the last step or the end of the time."""
     from pipeline.device import end_training, fit_config, make_accelerator, with_precision
+    from pipeline.jobs.shared_weights import weights_of_main
     from pipeline.training.trainer import set_up_trainer
     from pipeline.weights.files import load_start, make_started_network
 
@@ -162,7 +163,8 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     config = fit_config(_as_built(config, dataset), dataset)
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     config = with_precision(config, dtype)
-    network = make_started_network(config, dataset, load_start(arguments.weights, out, arguments.resume))
+    start = weights_of_main(accelerator, load_start(arguments.weights, out, arguments.resume))
+    network = make_started_network(config, dataset, start)
     trainer = set_up_trainer(accelerator, dtype, network, dataset, config, out, arguments.resume)
     progress = trainer.fit(budget)
     if accelerator.is_main_process:
@@ -201,6 +203,7 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     """Predict the tests of a dataset, in rounds; a complete result is there before the first."""
     from pipeline.device import end_training, make_accelerator, precision_here
     from pipeline.inference.predictor import Predictor, predict_and_vote
+    from pipeline.jobs.shared_weights import weights_of_main
     from pipeline.weights.files import load_weights, require_canvas
 
     weights, out, budget = load_weights(arguments.weights), arguments.out, budget_of(arguments, started)
@@ -223,10 +226,11 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     if not len(dataset.test_questions if isinstance(dataset, PuzzleDataset) else dataset.test_task):
         raise ValueError(f"{arguments.data}: a dataset without tests, to train on only; build it with --source")
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
+    weights = weights_of_main(accelerator, weights) or weights
     if isinstance(dataset, PuzzleDataset):
         path = out / "predictions.csv"
         if accelerator.is_main_process:
-            leave_questions(PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions), out, resume=False)
+            leave_questions(PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions), out, arguments.resume)
         found = predict_rounds(accelerator, dtype, weights, dataset, config.predict, budget, path)
         done = f"{int(found.predicted.sum())} of {len(found.predicted)} puzzles predicted by {found.source}" if found else ""
     else:

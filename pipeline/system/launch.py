@@ -104,6 +104,7 @@ def _processes_of_accelerate() -> int:
         if name in ("--num_processes", "--num-processes", "-n"):
             text = value if equals else words[position + 1]
             return int(text) if text.isdigit() else 1
+    logger.warning("MASTER_PORT is set, as for several processes, but this is one: --processes N starts N on CPUs")
     return 1
 
 

@@ -382,6 +382,24 @@ def test_a_run_is_not_resumed_for_other_puzzles(finished: Path, capsys: pytest.C
     assert not {"score.json", "predictions.json"} & {path.name for path in out.iterdir()}  # they were of what is gone
 
 
+def test_a_prediction_goes_on_in_the_folder_of_a_run_only_with_its_puzzles(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(finished / "out", tmp_path / "out"))
+    before = (out / "predictions.csv").read_bytes()
+    words = ("predict", "--weights", out, "--out", out, "--data")
+    assert call(*words, out / "dataset") == 2
+    assert "holds a run, whose votes these would replace" in one_error(capsys, "predict")
+    assert call(*words, out / "dataset", "--resume", "--time-limit", "0.001s") == 0  # no time for any
+    assert (out / "predictions.csv").read_bytes() == before
+    assert (out / "score.json").is_file()
+    generated = "sudoku:generated:side=4,count=3,seed=5"
+    assert call("build", "--source", generated, "--train-source", generated, "--out", tmp_path / "others") == 0
+    assert call(*words, tmp_path / "others", "--resume") == 2
+    assert "predictions for other puzzles" in one_error(capsys, "predict")
+    assert (out / "predictions.csv").read_bytes() == before
+
+
 def test_weights_do_not_predict_puzzles_of_another_size(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mazes, data, weights = sources(finished, "maze"), finished / "data", ("--weights", finished / "out")
     assert call("build", *mazes, "--out", data) == 0

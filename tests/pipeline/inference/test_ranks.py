@@ -1,5 +1,6 @@
 """Prediction by several processes: the same as by one, together to the end, and what a killed one leaves can be resumed."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -21,11 +23,12 @@ from pipeline.inference.candidates import Candidates, Origin, read_candidates
 from pipeline.inference.predictor import Predictor
 from pipeline.run import PREDICTING
 from pipeline.system.time_limit import NO_LIMIT, Budget
+from pipeline.weights import files as weights_files
 from pipeline.weights.files import Weights
 from submission.format import check_submission
 from tests.pipeline.inference.test_predictor import Small, make_weights
 from tests.pipeline.tiny import TINY, set_options, tiny_dataset, tiny_source, write_kaggle
-from tests.pipeline.trainers import ROOT, finish_ranks, start_ranks
+from tests.pipeline.trainers import ROOT, finish_ranks, start_ranks, train_command
 
 
 @pytest.fixture
@@ -126,6 +129,28 @@ def test_where_training_fails_in_all_processes_the_main_one_works_on_to_the_end(
     assert (out / "score.json").is_file()
     assert (out / "report.html").is_file()
     assert not (out / PREDICTING).exists()
+
+
+def run_rank_that_lists_late(environment: dict[str, str], command: list[str]) -> None:
+    os.environ |= environment
+    if environment["RANK"] == "1":  # it has looked before the newest checkpoint was there
+        listed = weights_files.checkpoints
+        weights_files.checkpoints = lambda folder: listed(folder)[:-1]
+    sys.exit(main(command))
+
+
+def test_processes_predict_with_the_weights_that_the_main_one_finds(tmp_path: Path, dataset: TaskDataset) -> None:
+    dataset.save(tmp_path / "data")
+    settings = ("train.steps=4", "train.checkpoint_steps=2", "optimizer.rate=0.01")
+    assert main(train_command(tmp_path / "data", tmp_path / "run", *settings)) == 0
+    command = ["predict", "--data", str(tmp_path / "data"), "--weights", str(tmp_path / "run"), "--views", "3", "--out"]
+    ranks = start_ranks([*command, str(tmp_path / "two")], run_rank_that_lists_late)
+    assert main([*command, str(tmp_path / "one")]) == 0
+    finish_ranks(ranks)
+    for path in (tmp_path / "one" / "candidates").iterdir():
+        one, two = (read_candidates(tmp_path / out / "candidates" / path.name)[0] for out in ("one", "two"))
+        mine, theirs = (np.lexsort((each.transform, each.test)) for each in (one, two))
+        np.testing.assert_allclose(two.probability[theirs], one.probability[mine], atol=1e-6)
 
 
 def test_a_killed_process_ends_the_launch_which_then_goes_on_and_predicts_what_one_process_does(

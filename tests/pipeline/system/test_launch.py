@@ -121,6 +121,17 @@ def test_accelerate_on_a_cpu_gets_the_processes_that_it_was_asked_for(
     assert command[command.index("--nproc_per_node") + 1] == "3"
 
 
+def test_several_processes_that_accelerate_does_not_start_are_told(
+    replaced: Calls, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    pretend_parent(monkeypatch, "accelerate", "launch", "--config_file", "two.yaml", "-m", "pipeline")
+    start_processes(None, ["run"], 0.0)
+    assert not replaced
+    assert "this is one: --processes N starts N on CPUs" in caplog.text
+
+
 def test_the_clock_starts_with_the_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[float] = []
 
