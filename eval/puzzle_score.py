@@ -55,6 +55,10 @@ class PuzzleScore:
     shortest_paths: int | None = None
     """Of mazes: predictions that show some shortest path, that of the answer or another one; None for sudokus."""
 
+    def __post_init__(self) -> None:
+        if self.puzzles < 1:
+            raise ValueError(f"puzzles must be at least 1, got {self.puzzles}")
+
     @property
     def shortest_path_accuracy(self) -> float | None:
         """`shortest_paths`, divided by puzzles: 0..1."""

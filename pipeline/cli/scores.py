@@ -18,7 +18,7 @@ from eval.score import Predictions, Score, format_score, score_predictions
 from pipeline.cli.options import TASKS_HELP, add_command, add_data, add_selection, add_test_limit, are_puzzles
 from pipeline.data.dataset import PuzzleDataset, load_dataset
 from pipeline.data.public_data import scored_outputs
-from pipeline.data.puzzles.sources import load_puzzles
+from pipeline.data.puzzles.sources import answers_of, load_puzzles
 from pipeline.data.sources import Selection, read_solutions, require_same_tests
 from pipeline.jobs.provenance import provenance_beside, scored_answers
 from pipeline.reports.run_folder import KnownTask, RunFolder
@@ -274,11 +274,8 @@ def record_command(arguments: argparse.Namespace, _: float) -> int:
 
 def _answers(specs: Iterable[str], limit: int | None = None) -> dict[str, str]:
     """Return the answers of puzzles (`limit` of each source) by their questions. Raises ValueError where they are not known."""
-    answers: dict[str, str] = {}
-    for spec in specs:
-        puzzles = load_puzzles(spec, "test", limit=limit)
-        texts = puzzles.answer_texts()
-        if texts is None:
-            raise ValueError(f"{spec}: has no answers, so there is nothing to score by")
-        answers |= dict(zip(puzzles.question_texts(), texts, strict=True))
-    return answers
+    sources = [load_puzzles(spec, "test", limit=limit) for spec in specs]
+    for puzzles in sources:
+        if puzzles.answers is None:
+            raise ValueError(f"{puzzles.name}: has no answers, so there is nothing to score by")
+    return answers_of(sources)

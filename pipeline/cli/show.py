@@ -11,7 +11,7 @@ from typing import Any
 
 from augment.task import TaskId
 from augment.transform import Transform, transform_from_int, transform_to_int
-from eval.formatting import parse_duration
+from eval.formatting import parse_duration, show_name
 from eval.report.screenshot import BROWSER_VARIABLE, draw_page, need_browser
 from eval.results import TaskResult
 from eval.terminal import draw_text, look_of
@@ -64,7 +64,7 @@ def show_command(arguments: argparse.Namespace, _: float) -> int:
         task, source = find_task(arguments.task, arguments.source or ())
         submission = read_partial_submission(arguments.submission) if arguments.submission else {}
         result, where = result_of(KnownTask(task, source.solutions.get(task.id)), submission), source.name
-    title = f"Task {result.task.id} of {where}"
+    title = f"Task {show_name(result.task.id)} of {where}"
     if transform is not None:
         tests = tuple(test.seen_through(transform) for test in result.tests)
         result = TaskResult(transform.apply_task(result.task), tests)
@@ -95,7 +95,7 @@ def find_result(folder: RunFolder, task_id: TaskId, specs: Sequence[str]) -> Tas
     """Return the result of a task of a run, with votes where candidates were kept. Raises ValueError where the run has none."""
     if task_id not in folder.submission:
         solved = list(folder.submission)
-        named = ", ".join(solved[:5]) + (", ..." if len(solved) > 5 else "")
+        named = ", ".join(map(show_name, solved[:5])) + (", ..." if len(solved) > 5 else "")
         raise ValueError(f"{folder.path} has no task {task_id!r}; it solves {len(solved)} tasks: {named}")
     for known in _known_tasks(folder, specs):
         if known.task.id == task_id:
@@ -118,9 +118,9 @@ def _list_tasks(arguments: argparse.Namespace) -> int:
     rows = [(result.task.id, number, test) for result in results for number, test in enumerate(result.tests, start=1)]
     rows.sort(key=lambda row: (row[2].solved, math.inf if row[2].missed_by is None else row[2].missed_by, row[0], row[1]))
     several = {result.task.id for result in results if len(result.tests) > 1}
-    width = max(len(task_id) for task_id, *_ in rows)
+    width = max(len(show_name(task_id)) for task_id, *_ in rows)
     for task_id, number, test in rows:
-        print(f"{task_id:{width}}{f' test {number}' if task_id in several else '       '}  {test.summary()}")
+        print(f"{show_name(task_id):{width}}{f' test {number}' if task_id in several else '       '}  {test.summary()}")
     known = [test for *_, test in rows if test.truth is not None]
     print(f"{sum(test.solved for test in known)} of {len(known)} test outputs solved; show one with: show TASK --run DIR")
     return 0

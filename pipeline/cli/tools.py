@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.formatting import parse_duration
+from eval.formatting import parse_duration, plural
 from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings, config_of
 from pipeline.config import OF_ONE_RUN
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
@@ -34,7 +34,7 @@ def audit_command(arguments: argparse.Namespace, _: float) -> int:
         print(leak)
     print(
         f"{len(found.leaks)} leaks; {found.checked} test pairs checked, {found.unchecked} not, their outputs being unknown; "
-        f"{len(found.given)} demonstrations that show the answer of their own task"
+        f"{plural(len({each.trained for each in found.given}), 'training pair')} of the tasks themselves that show an answer"
     )
     return 0
 

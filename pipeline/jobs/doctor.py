@@ -128,7 +128,9 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
     named = " + ".join((*plan.sources, *plan.train_sources))
     yield title, f"{trainable(network):,} values, {len(dataset.task_ids)} tasks of {named}"
-    needed = CANDIDATE_BYTES + (1 + config.train.checkpoints_kept) * checkpoint_bytes(network)  # one is being written
+    kept, each = config.train.checkpoints_kept, config.train.checkpoint_seconds
+    kept = min(kept, 1 + int(seconds / each)) if each and not config.train.checkpoint_steps else kept
+    needed = CANDIDATE_BYTES + (1 + kept) * checkpoint_bytes(network)  # one is being written
     place = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     yield "disk", f"{free / 2**30:.2f} GiB free in {out.resolve()}, {needed / 2**30:.2f} needed"
@@ -163,7 +165,7 @@ def print_findings(plan: PlannedRun) -> int:
     """Print what `examine` finds, one line each; return 1, after a line that says why, where the machine will not do."""
     try:
         for what, found in examine(plan):
-            print(f"{what:16}{found}", flush=True)
+            print(f"{what:15} {found}", flush=True)
     except WillNotDo as error:
         print(f"this machine will not do: {error}", file=sys.stderr)
         return 1

@@ -15,7 +15,7 @@ from pipeline.config import BuildConfig, Leakage, PredictConfig
 from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.puzzles.build import build_puzzles
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
-from pipeline.data.puzzles.sources import Puzzles, load_puzzles
+from pipeline.data.puzzles.sources import Puzzles, answers_of, load_puzzles
 from pipeline.data.sources import load_in_time
 from pipeline.inference.facts import FACTS_FILE, SCORE_FILE, leave_predictions
 from pipeline.jobs.provenance import provenance_beside, scored_answers
@@ -94,23 +94,24 @@ class PuzzleJob:
 
         path = self.out / "predictions.csv"
         found = None if weights is None else predict_rounds(accelerator, dtype, weights, dataset, config, budget, path)
-        if found is not None and accelerator.is_main_process:
+        if accelerator.is_main_process and (found is not None or not (self.out / SCORE_FILE).exists()):
             self._score(path, dataset, found)
         end_training(accelerator)
         return False
 
-    def _score(self, path: Path, dataset: PuzzleDataset, found: "PuzzleAnswers") -> None:
-        answers: dict[str, str] = {}
-        for puzzles in self.load(with_answers=True):
-            answers |= dict(zip(puzzles.question_texts(), puzzles.answer_texts() or [], strict=False))
-        predictions = found.rows(dataset, answers)
-        leave_predictions(path, predictions, found.source, dataset)
-        if not answers:
-            logger.info("the answers are not known here, so there is no score")
+    def _score(self, path: Path, dataset: PuzzleDataset, found: "PuzzleAnswers | None") -> None:
+        """Score what was `found`, or else the predictions that an earlier start left."""
+        answers = answers_of(self.load(with_answers=True))
+        if found is not None:
+            leave_predictions(path, found.rows(dataset, answers), found.source, dataset)
+        predictions = read_predictions(path)
+        if not answers or not any(each.prediction for each in predictions):
+            logger.info("%s, so there is no score", "nothing was predicted" if answers else "the answers are not known here")
             return
         score = score_puzzles(predictions, answers)
         provenance = replace(provenance_beside(path, PUZZLES), scored=scored_answers(answers, self.sources))
-        write_json(self.out / SCORE_FILE, score.to_json() | {"sources": [found.source], "provenance": provenance.to_json()})
+        sources = {"sources": list(provenance.checkpoints or ()), "provenance": provenance.to_json()}
+        write_json(self.out / SCORE_FILE, score.to_json() | sources)
         print(format_puzzle_score(score, " + ".join(self.sources), str(path), provenance))
 
 

@@ -64,7 +64,7 @@ def _report_puzzles(folder: RunFolder, report: Report) -> Report:
         report,
         sources=report.sources or "puzzles",
         rows=_puzzle_rows(score, show_path(folder.path / SCORE_FILE)),
-        unknown="The answers of the puzzles are not known here.",
+        unknown="There is no score of these predictions here: the answers are not known, or `score` was not run.",
         facts=[*provenance.rows(), *_run_facts(folder, (), report.metrics)],
     )
 

@@ -143,7 +143,7 @@ class RunFolder:
         stored = {task.id: task for task in self.dataset.tasks_to_solve()} if with_dataset and self.dataset else {}
         found = known_tasks(self.submission, stored, sources)
         if name and all(each.task is stored.get(each.task.id) for each in found):
-            named = ", ".join(list(self.submission)[:5])
+            named = ", ".join(map(show_name, list(self.submission)[:5]))
             raise ValueError(f"{name} does not have the tasks of {self.path} ({named}, ...)")
         if not found:
             raise ValueError(f"{self.path}: has no dataset beside it that says what the tasks are: name them with --source")

@@ -32,13 +32,13 @@ def test_a_puzzle_is_solved_when_every_cell_is_right() -> None:
 
 
 def test_any_shortest_path_of_a_maze_counts_beside_the_one_that_is_the_answer() -> None:
-    mazes = {"S   # G  ": "So  # Go ", "S   #   G": "Soo #o  G", "S#G# # # ": "S#G# # # "}
-    shown = ["So  # Go ", "S  o# ooG", None]
+    mazes = {"S   # G  ": "So  # Go ", "S   #   G": "Soo #o  G", "S#G# # # ": "S#G# # # ", "  S # G  ": "ooSo# G  "}
+    shown = ["So  # Go ", "S  o# ooG", None, "  S #oGoo"]
     predictions = [PuzzlePrediction(each, text, 0.5 if text else None) for each, text in zip(mazes, shown, strict=True)]
     score = score_puzzles(predictions, mazes)
-    assert (score.solved, score.shortest_paths, score.to_json()["shortest_path_accuracy"]) == (1, 1, 1 / 3)
+    assert (score.solved, score.shortest_paths, score.to_json()["shortest_path_accuracy"]) == (1, 2, 1 / 2)
     lines = format_puzzle_score(score, "maze:a.csv", "p.csv", FACTS).split("\n")
-    assert lines[2] == "any shortest path          33.33%  1 of 3"
+    assert lines[2] == "any shortest path          50.00%  2 of 4"
 
 
 def test_what_counts_and_what_does_not() -> None:

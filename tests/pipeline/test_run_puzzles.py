@@ -23,6 +23,7 @@ from pipeline.data.puzzles.sources import Puzzles
 from pipeline.inference.facts import leave_predictions
 from pipeline.inference.forward import InferenceRunner
 from pipeline.inference.puzzles import PuzzleAnswers
+from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.system.time_limit import Budget
 from pipeline.training.metrics import Progress
 from pipeline.training.trainer import Trainer
@@ -200,6 +201,32 @@ def test_answers_that_cannot_be_read_do_not_cost_the_predictions(folder: Path, c
     assert run(*sources(folder), "--out", out) == 2
     assert "sudoku-test.csv: line 3: " in one_error(capsys)
     assert all(each.prediction is not None for each in read_predictions(out / "predictions.csv"))
+
+
+def test_a_question_with_two_answers_is_not_judged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = ("SooG" + " " * 12), ("S  Gooo" + " " * 9)
+    file = folder / "mazes.csv"
+    file.write_text(f"question,answer\n{'S  G' + ' ' * 12},{first}\n{'S  G' + ' ' * 12},{second}\n")
+    (folder / "predictions.csv").write_text("question,prediction,halting_probability,answer,correct\n")
+    assert call("score", folder / "predictions.csv", "--source", f"maze:{file}") == 2
+    assert "mazes.csv: two answers to one question, 'S  G" in one_error(capsys, "score")
+
+
+def test_a_run_that_was_ended_before_its_score_is_scored_when_it_is_resumed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = folder / "out"
+
+    def ended(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PuzzleJob, "_score", ended)
+        assert run(*sources(folder), "--out", out) == 1
+    assert not (out / "score.json").exists()
+    monkeypatch.setattr(pipeline.inference.puzzles, "predict_puzzles", lambda *_: iter(()))  # there is no time
+    assert run(*sources(folder), "--out", out, "--resume") == 0
+    assert json.loads((out / "score.json").read_text())["predicted"] == SOLVED
 
 
 def test_limits_draw_training_puzzles_by_the_seed_and_always_the_same_tests(folder: Path) -> None:

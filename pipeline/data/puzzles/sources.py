@@ -1,7 +1,7 @@
 """Loaders of puzzles: a source such as `sudoku:FILE.csv` in, questions and known answers out. Bad input raises ValueError."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -66,6 +66,16 @@ def is_puzzle_source(spec: str) -> bool:
     """Return whether `spec` names a source of puzzles rather than of tasks."""
     kind, colon, _ = spec.partition(":")
     return bool(colon) and kind in PUZZLE_KINDS
+
+
+def answers_of(sources: Iterable[Puzzles]) -> dict[str, str]:
+    """Return the answers that are known, by question. Raises ValueError where a question has two."""
+    answers: dict[str, str] = {}
+    for puzzles in sources:
+        for question, answer in zip(puzzles.question_texts(), puzzles.answer_texts() or (), strict=False):
+            if answers.setdefault(question, answer) != answer:
+                raise ValueError(f"{puzzles.name}: two answers to one question, {show_name(question)}")
+    return answers
 
 
 def load_puzzles(

@@ -69,8 +69,8 @@ def test_a_full_disk_and_an_old_torch_will_not_do(
     monkeypatch.setattr(shutil, "disk_usage", measure)
     spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
     tiny = set_options(TINY)
-    for kept, code in ((2, 0), (100_000, 1)):
-        settings = [*tiny, "--set", f"train.checkpoints_kept={kept}"]
+    for kept, limit, code in ((2, "9000h", 0), (100_000, "1h", 0), (100_000, "9000h", 1)):  # an hour leaves few
+        settings = [*tiny, "--set", f"train.checkpoints_kept={kept}", "--time-limit", limit]
         assert call("doctor", "--preset", "demo", "--source", spec, *settings, "--out", tmp_path / "new" / "run") == code
     assert "only 1.00 GiB of disk are free, and checkpoints of preset demo need " in capsys.readouterr().err
     assert measured == {tmp_path}  # what there is of the folder
