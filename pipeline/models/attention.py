@@ -101,11 +101,11 @@ def choose_way(device: torch.device, dtype: torch.dtype, head_size: int) -> Way:
 
     On CPUs the gradient of the fused attention is slow in bfloat16; products are not, and they are what is compiled. On GPUs
     the first kernel for packs is taken that a trial shows to work; "packed" does not exist on GPUs before Ampere (T4), nor in
-    float32.
+    float32, and neither does in float64.
     """
     if device.type == "cpu":
         return "products" if dtype == torch.bfloat16 or torch.compiler.is_compiling() else "fused"
-    if device.type == "cuda":
+    if device.type == "cuda" and dtype != torch.float64:
         recent = dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (8, 0)
         for way in PACKED if recent else PACKED[1:]:
             if kernel_works(f"{way} attention", packed_error, way, str(device), dtype, head_size):
@@ -130,8 +130,11 @@ def _attend_packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, wa
 
 
 def packed_error(way: Way, device: str, dtype: torch.dtype, head_size: int) -> float:
-    """Return how far a kernel for packs is off fused attention on a small trial, gradient included, relative to the largest."""
-    shapes = torch.tensor([[1, 2], [3, 3], [3, 3], [9, 8]])
+    """Return how far a kernel for packs is off fused attention on a small trial, gradient included, relative to the largest.
+
+    Its longest sequence is longer than two blocks of keys of any kernel.
+    """
+    shapes = torch.tensor([[1, 2], [3, 3], [3, 3], [9, 8], [17, 19]])
     layout = make_layout(shapes, torch.zeros_like(shapes), 1, torch.device(device))
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(layout.tokens, 6, head_size, generator=generator).to(device, dtype)

@@ -173,7 +173,10 @@ def test_the_loss_is_exact_enough_in_float32(device: torch.device) -> None:
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_kernels_for_packs_are_there_and_right(device: torch.device, dtype: torch.dtype) -> None:
-    recent = dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (8, 0)
+    recent = torch.cuda.get_device_capability(device) >= (8, 0)
+    if dtype == torch.bfloat16 and not recent:
+        pytest.skip("this GPU does not compute in bfloat16")
+    recent = recent and dtype != torch.float32
     for way in PACKED if recent else PACKED[1:]:
         assert packed_error(way, str(device), dtype, SIZE) < 0.02
     assert choose_way(device, dtype, SIZE) == ("packed" if recent else "efficient")
