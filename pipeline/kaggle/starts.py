@@ -102,7 +102,7 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart]) -> tuple[Setup, str] 
     fault = stuck and not last.killed and not last.out_of_memory
     changes = [
         (setup.predict_only, on_cpu, "on the CPU"),
-        (refused and sum(start.code == BAD_INPUT for start in starts) == 1, setup, "as before"),  # a disk that hiccups is
+        (refused and sum(start.code == BAD_INPUT for start in starts) == 1, setup, "as before"),  # what a disk denied may pass
         (refused and setup.weights, replace(anew, weights=False), "without the weights"),
         (refused and setup.overrides, replace(anew, overrides=False), "without the overrides of the settings"),
         (refused and setup.further_tasks, replace(anew, further_tasks=False), "without further training tasks"),

@@ -101,7 +101,7 @@ def choose_way(device: torch.device, dtype: torch.dtype, head_size: int) -> Way:
 
     On CPUs the gradient of the fused attention is slow in bfloat16; products are not, and they are what is compiled. On GPUs
     the first kernel for packs is taken that a trial shows to work; "packed" does not exist on GPUs before Ampere (T4), nor in
-    float32, and neither does in float64.
+    float32, and none exists in float64.
     """
     if device.type == "cpu":
         return "products" if dtype == torch.bfloat16 or torch.compiler.is_compiling() else "fused"
