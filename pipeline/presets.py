@@ -97,7 +97,8 @@ DEMO_SUDOKU = Config(
         kind="muon", matrix_rate=3e-3, rate=1e-3, memory_rate=1e-3, memory_decay=1.0, warmup_steps=50, ema=0.98
     ),
     train=TrainConfig(
-        packs=1, pack_tokens=1088, shift_probability=0.0, segments=4, checkpoint_seconds=30, checkpoints_kept=1000
+        packs=1, pack_tokens=1088, shift_probability=0.0, segments=4, depth="thirds", checkpoint_seconds=10,
+        checkpoints_kept=1000,
     ),
     predict=PredictConfig(segments=4),
 )  # fmt: skip

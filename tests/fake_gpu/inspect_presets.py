@@ -94,7 +94,7 @@ def train(name: str, execution: str, gpu: FakeGpu, t4: bool = False) -> None:
     """Take two steps of the preset `name`; the second continues with what the first has left. A T4 has no bfloat16."""
     gpu.capability = (7, 5) if t4 else gpu.capability
     dataset, config, network = setting(name)
-    config = replace(config, train=replace(config.train, packs=1, pieces=1, execution=execution))
+    config = replace(config, train=replace(config.train, packs=1, pieces=1, depth="full", execution=execution))
     process: Any = OneProcess()
     trainer = Trainer(process, torch.float16 if t4 else torch.bfloat16, network, dataset, config, Path("nowhere"))
     trainer._step(0.5)
