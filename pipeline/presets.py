@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from augment.errors import InputError
 from pipeline.config import BuildConfig, Config, OptimizerConfig, PredictConfig, TrainConfig, with_seed
 from pipeline.models.config import MemoryConfig, ReasonerConfig
 
@@ -65,10 +66,13 @@ FAST = Config(
 
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --train-source json:CONCEPTARC.json
 #   --preset trm-arc1 --time-limit 80h --out DIR
-# The authors: 4 x H100, about 3 days, 44.6% pass@2 (arXiv 2510.04871, table 5). Here: not yet measured.
+# The authors: 4 x H100, about 3 days, 44.6% pass@2 (arXiv 2510.04871, table 5). Their evaluator adds up the votes of all its
+# evaluations, of 10 checkpoints by the end: `--set train.checkpoint_seconds=0 --set train.checkpoint_steps=51807 --set
+# train.checkpoints_kept=10`, then `predict` each and `vote`. Not as theirs: how pairs and shifts are drawn (README.md,
+# "Results"). Here: not yet measured.
 TRM_ARC1 = Config(build=BuildConfig(draw="pairs"), train=TrainConfig(steps=518_071, packs=4, pack_tokens=175_872))
 
-# The same command with --source arc2:evaluation --train-source arc2:training --preset trm-arc2
+# The same command with --source arc2:evaluation --train-source arc2:training --preset trm-arc2 --time-limit 100h
 # The authors: 4 x H100, about 3 days, 7.8% pass@2 (arXiv 2510.04871, table 5). Here: not yet measured.
 TRM_ARC2 = replace(TRM_ARC1, train=replace(TRM_ARC1.train, steps=723_914))
 _PUZZLE_OPTIMIZER = OptimizerConfig(rate=1e-4, memory_rate=1e-4, weight_decay=1.0, memory_decay=1.0)
@@ -77,8 +81,8 @@ _SUDOKU_TOKENS = 192 * (16 + 81)  # four packs of 192 puzzles
 
 # accelerate launch -m pipeline run --source sudoku:test.csv --train-source sudoku:train.csv --limit 1000 --preset trm-sudoku
 #   --out DIR
-# The authors: 1 x L40S, 18 to 36 hours, 87.4% exact on Sudoku-Extreme (arXiv 2510.04871, table 4). Here: not yet measured on
-# Sudoku-Extreme; generated 4 x 4 puzzles: BENCHMARKS.md, "Sudoku".
+# The authors: 1 x L40S, less than 36 hours, 87.4% exact on Sudoku-Extreme (arXiv 2510.04871, table 4). Here: not yet measured
+# on Sudoku-Extreme; generated 4 x 4 puzzles: BENCHMARKS.md, "Sudoku".
 TRM_SUDOKU = Config(
     model=ReasonerConfig(mixing="mixer", positions="none", L_cycles=6),
     optimizer=_PUZZLE_OPTIMIZER,
@@ -104,7 +108,7 @@ DEMO_SUDOKU = Config(
 )  # fmt: skip
 
 # As trm-sudoku, with --preset trm-sudoku-attention
-# The authors: 1 x L40S, less than 20 hours, 74.7% exact (arXiv 2510.04871, table 4). Here: as trm-sudoku.
+# The authors: 1 x L40S, less than 36 hours, 74.7% exact (arXiv 2510.04871, table 4). Here: as trm-sudoku.
 TRM_SUDOKU_ATTENTION = replace(TRM_SUDOKU, model=ReasonerConfig(L_cycles=6))
 
 # accelerate launch -m pipeline run --source maze:test.csv --train-source maze:train.csv --preset trm-maze --out DIR
@@ -158,18 +162,21 @@ _HRM_MEMORY = MemoryConfig(tokens=1)
 
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --train-source json:CONCEPTARC.json
 #   --preset hrm-arc1 --time-limit 30h --out DIR
-# The authors: 8 GPUs, about 24 hours, 40.3% pass@2 (arXiv 2506.21734). Here: not yet measured.
+# The authors: 8 GPUs, about 24 hours, 40.3% pass@2 (arXiv 2506.21734), where a task counts only if all its outputs are right,
+# after 414,456 of these steps. Here: not yet measured.
 HRM_ARC1 = Config(
     build=TRM_ARC1.build,
     model=_HRM,
     memory=_HRM_MEMORY,
     optimizer=OptimizerConfig(ema=0.0),
-    train=TrainConfig(packs=8, pack_tokens=96 * 901, halting="q-learning"),
+    train=TrainConfig(steps=518_071, packs=8, pack_tokens=96 * 901, halting="q-learning"),  # 100,000 passes
 )
 
 # accelerate launch -m pipeline run --source sudoku:test.csv --train-source sudoku:train.csv --limit 1000 --preset hrm-sudoku
 #   --out DIR
-# The authors: 1 laptop GPU (RTX 4070), about 10 hours, 55.0% exact on Sudoku-Extreme (arXiv 2506.21734). Here: as trm-sudoku.
+# The authors: 55.0% exact on Sudoku-Extreme (arXiv 2506.21734, 8 GPUs, about 10 minutes, batches of 768); this is their run
+# for one laptop GPU (RTX 4070, about 10 hours), of which they give no score. They stop early: scores differ by 2 points from
+# run to run, and late training can become unstable. Here: as trm-sudoku.
 HRM_SUDOKU = Config(
     model=_HRM,
     memory=_HRM_MEMORY,
@@ -179,19 +186,23 @@ HRM_SUDOKU = Config(
 
 # accelerate launch -m pipeline run --source arc1:evaluation --train-source arc1:training --train-source json:CONCEPTARC.json
 #   --preset urm-arc1 --time-limit 80h --out DIR
-# The authors: 8 GPUs, 61.8% pass@2, 53.8% pass@1 (arXiv 2512.14693). Not as theirs: their convolution starts with weights and
-# biases uniform within 0.71, ours with weights of that deviation and biases of zero. Here: not yet measured.
+# The authors: 8 GPUs, 61.8% pass@2, 53.8% pass@1 (arXiv 2512.14693); their evaluator adds up the votes of all checkpoints, one
+# in 2,000 of 200,000 passes, as that of TRM does. Not as theirs: their convolution starts with weights and biases uniform
+# within 0.71, ours with weights of that deviation and biases of zero; theirs keeps its weights in bfloat16, in which steps of
+# 1e-4 round away, ours in float32. Here: not yet measured.
 URM_ARC1 = Config(
     build=TRM_ARC1.build,
     model=ReasonerConfig(kind="urm", layers=4, H_cycles=2, L_cycles=6, convolution=2, convolution_axes="1d"),
     memory=_HRM_MEMORY,
-    train=TrainConfig(packs=8, pack_tokens=96 * 901),
+    train=TrainConfig(steps=1_036_142, packs=8, pack_tokens=96 * 901),  # 200,000 passes
 )
 
 # The same command with --source arc2:evaluation --train-source arc2:training --preset urm-arc2
 # The authors (their script for ARC-AGI-2): 8 GPUs, 18.2% pass@2, with Muon for every matrix. Here: not yet measured.
 URM_ARC2 = replace(
-    URM_ARC1, optimizer=OptimizerConfig(kind="muon", rate=1e-4, matrix_rate=1e-4, matrices="all", newton_schulz="charm-5")
+    URM_ARC1,
+    optimizer=OptimizerConfig(kind="muon", rate=1e-4, matrix_rate=1e-4, matrices="all", newton_schulz="charm-5"),
+    train=replace(URM_ARC1.train, steps=1_447_828),
 )
 
 # accelerate launch -m pipeline run --source arc1:evaluation@2 --train-source arc1:training --train-source rearc:RE_ARC.zip
@@ -246,7 +257,7 @@ PRESETS = {
 
 
 def preset(name: str, seed: int | None = None) -> Config:
-    """Return the preset called `name`, with `seed` for training and building. Raises ValueError listing the presets."""
+    """Return the preset called `name`, with `seed` for training and building. Raises InputError listing the presets."""
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; one of: {', '.join(PRESETS)}")
+        raise InputError(f"unknown preset {name!r}; one of: {', '.join(PRESETS)}")
     return PRESETS[name] if seed is None else with_seed(PRESETS[name], seed)

@@ -311,6 +311,9 @@ def prepare(arguments: list[str], folder: Path) -> None:
     if arguments[:2] == ["kaggle", "check"]:
         tasks = load_source(write_kaggle(folder, tiny_source(5, 4, "hidden"), "test", with_solutions=False)).tasks
         write_submission(Path(arguments[2]), fallback_submission(tasks), tasks)
+    if "--solutions" in arguments:  # of the submission that `kaggle check` has checked
+        solutions = {name: [grid.tolist() for grid in grids] for name, grids in tiny_source(5, 4, "hidden").solutions.items()}
+        Path(arguments[arguments.index("--solutions") + 1]).write_text(json.dumps(solutions))
     for word in arguments:
         path = Path(word)
         if arguments[0] == "vote" and word.startswith("runs/") and not path.exists():

@@ -92,6 +92,7 @@ def test_hrm_is_as_published() -> None:
     assert config.memory == MemoryConfig(kind="table", tokens=1)
     assert config.optimizer == replace(PRESETS["trm-arc1"].optimizer, ema=0.0)
     assert (config.train.halting, config.train.segments, config.train.loss) == ("q-learning", 16, "stablemax")
+    assert config.train.steps == PRESETS["trm-arc1"].train.steps
     assert PRESETS["hrm-sudoku"].model == model
 
 
@@ -105,7 +106,9 @@ def test_urm_and_charm_are_as_published() -> None:
     assert without_values(urm).reasoner.learned_share() == 0.5  # the last 6 of 12
     assert urm.optimizer == PRESETS["trm-arc1"].optimizer
     muon = OptimizerConfig(kind="muon", matrix_rate=1e-4, matrices="all", newton_schulz="charm-5")
-    assert PRESETS["urm-arc2"] == replace(urm, optimizer=muon)
+    steps = {name: 2 * PRESETS[f"trm-{name}"].train.steps for name in ("arc1", "arc2")}  # 200,000 passes, theirs are 100,000
+    assert urm.train.steps == steps["arc1"]
+    assert PRESETS["urm-arc2"] == replace(urm, optimizer=muon, train=replace(urm.train, steps=steps["arc2"]))
     memory = MemoryConfig("compositional", tokens=16, used=1, start="zero", residual=32, residual_gate="memory")
     assert charm.memory == memory
     assert charm.optimizer == OptimizerConfig(
