@@ -7,6 +7,7 @@ Token 0 is padding, 1 the end-of-grid border, 2..11 the colors 0..9. `encode` ma
 import numpy as np
 import numpy.typing as npt
 
+from augment.errors import InputError
 from augment.grid import COLORS, MAX_SIDE, Grid
 
 PAD = 0
@@ -24,12 +25,12 @@ def encode(grid: Grid, height: int = MAX_SIDE, width: int = MAX_SIDE, row: int =
     """Return a canvas, (height, width) uint8, with the top-left cell of `grid` at (`row`, `column`).
 
     The border is the row just below the grid and the column just right of it, as far as they are on the canvas; the corner
-    between them is padding. Raises ValueError when the grid does not fit.
+    between them is padding. Raises InputError when the grid does not fit.
     """
     bottom, right = row + grid.shape[0], column + grid.shape[1]
     if row < 0 or column < 0 or bottom > height or right > width:
         place = f"a {grid.shape[0]}x{grid.shape[1]} grid at row {row}, column {column}"
-        raise ValueError(f"{place} does not fit on a {height}x{width} canvas")
+        raise InputError(f"{place} does not fit on a {height}x{width} canvas")
     tokens = np.full((height, width), PAD, dtype=np.uint8)
     tokens[row:bottom, column:right] = grid + FIRST_COLOR
     tokens[bottom : bottom + 1, column:right] = EOS

@@ -9,6 +9,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from augment.errors import InputError
+
 Cell = TypeVar("Cell", bound=np.generic)
 """Type of the cells: colors or anything else on a grid."""
 DIHEDRALS = 8
@@ -27,7 +29,7 @@ STEPS = (
 
 
 def apply_dihedral(grid: npt.NDArray[Cell], dihedral: int) -> npt.NDArray[Cell]:
-    """Return a new array: `grid` (..., H, W) seen through `dihedral` 0..7; 1, 3, 6 and 7 swap its sides. Raises ValueError."""
+    """Return a new array: `grid` (..., H, W) seen through `dihedral` 0..7; 1, 3, 6 and 7 swap its sides. Raises InputError."""
     transpose, reverse_rows, reverse_columns = STEPS[check_dihedral(dihedral)]
     turned = grid.swapaxes(-1, -2) if transpose else grid
     return turned[..., :: -1 if reverse_rows else 1, :: -1 if reverse_columns else 1].copy(order="C")
@@ -39,7 +41,7 @@ def invert_dihedral(grid: npt.NDArray[Cell], dihedral: int) -> npt.NDArray[Cell]
 
 
 def compose_dihedral(first: int, second: int) -> int:
-    """Return the dihedral that equals `first` followed by `second`. Raises ValueError unless both are 0..7."""
+    """Return the dihedral that equals `first` followed by `second`. Raises InputError unless both are 0..7."""
     transpose, reverse_rows, reverse_columns = STEPS[check_dihedral(first)]
     transpose_after, rows_after, columns_after = STEPS[check_dihedral(second)]
     if transpose_after:
@@ -58,7 +60,7 @@ def swaps_sides(dihedral: int) -> bool:
 
 
 def check_dihedral(dihedral: int) -> int:
-    """Return `dihedral`. Raises ValueError unless it is 0..7."""
+    """Return `dihedral`. Raises InputError unless it is 0..7."""
     if not 0 <= dihedral < DIHEDRALS:
-        raise ValueError(f"a dihedral is 0..{DIHEDRALS - 1}, got {dihedral}")
+        raise InputError(f"a dihedral is 0..{DIHEDRALS - 1}, got {dihedral}")
     return dihedral

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from augment.errors import InputError
 from augment.hashing import Hashes, scramble
 
 Board = npt.NDArray[np.uint8]
@@ -51,7 +52,7 @@ def draw_symmetries(seed: int, puzzles: npt.NDArray[np.int64], views: npt.NDArra
     """Return the symmetries of `views` (B,) of `puzzles` (B,), each a function of only seed, puzzle and view.
 
     View 0 is the identity; the others are drawn uniformly from all symmetries, 3,072 for side 4 and 1.2e12 for side 9.
-    `seed` is 0..2^64-1. Raises ValueError unless `side` is 4 or 9.
+    `seed` is 0..2^64-1. Raises InputError unless `side` is 4 or 9.
     """
     box = box_side(side)
     parts = (1, box, side, box, side, side)
@@ -86,7 +87,7 @@ def symmetry_invariants(boards: Boards) -> Hashes:
 
     Color refinement (Weisfeiler and Leman) labels the cells: at first blank or clue, then repeatedly by the labels in their
     row and column, in either order, in their box and under their digit. Puzzles that are not views of each other nearly always
-    differ. Boards without blanks never do, because all their cells are alike. Raises ValueError unless S is 4 or 9.
+    differ. Boards without blanks never do, because all their cells are alike. Raises InputError unless S is 4 or 9.
     """
     blocks = range(0, max(1, len(boards)), _BLOCK_BOARDS)  # the labels of a board take kilobytes
     return np.concatenate([_invariants(boards[start : start + _BLOCK_BOARDS]) for start in blocks])
@@ -109,9 +110,9 @@ def _invariants(boards: Boards) -> Hashes:
 
 
 def box_side(side: int) -> int:
-    """Return the side of the boxes of a board, 2 or 3. Raises ValueError unless `side` is 4 or 9."""
+    """Return the side of the boxes of a board, 2 or 3. Raises InputError unless `side` is 4 or 9."""
     if side not in _BOX_SIDES:
-        raise ValueError(f"a Sudoku board has a side of {' or '.join(map(str, _BOX_SIDES))}, got {side}")
+        raise InputError(f"a Sudoku board has a side of {' or '.join(map(str, _BOX_SIDES))}, got {side}")
     return _BOX_SIDES[side]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from augment.grid import Grid
+from augment.grid import Grid, grid_key
 
 TaskId = str
 TestId = tuple[TaskId, int]
@@ -27,6 +27,11 @@ class Task:
     """Demonstrations, in file order."""
     test: tuple[Grid, ...]
     """Test inputs, in file order. Empty only for sources that have nothing but training pairs, such as Re-ARC."""
+
+
+def same_tests(first: Task, second: Task) -> bool:
+    """Return whether two tasks have the same test inputs, in the same order."""
+    return [*map(grid_key, first.test)] == [*map(grid_key, second.test)]
 
 
 Solutions = Mapping[TaskId, tuple[Grid, ...]]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from augment.color import IDENTITY_COLORS, PERMUTATIONS, Colors, rank_permutations, unrank_permutations
 from augment.dihedral import DIHEDRALS, apply_dihedral, check_dihedral, inverse_dihedral
+from augment.errors import InputError
 from augment.grid import COLORS, Grid
 from augment.task import Pair, Task
 
@@ -23,7 +24,7 @@ Codes = npt.NDArray[np.uint32]
 
 @dataclass(frozen=True)
 class Transform:
-    """A permutation of the colors, then a dihedral symmetry. Raises ValueError when either is not one."""
+    """A permutation of the colors, then a dihedral symmetry. Raises InputError when either is not one."""
 
     dihedral: int
     """0..7, see `augment.dihedral`."""
@@ -33,7 +34,7 @@ class Transform:
     def __post_init__(self) -> None:
         check_dihedral(self.dihedral)
         if sorted(self.colors) != list(range(COLORS)) or self.colors[0] != 0:
-            raise ValueError(f"a color permutation has the ten colors 0..9, each once, with 0 first; got {self.colors}")
+            raise InputError(f"a color permutation has the ten colors 0..9, each once, with 0 first; got {self.colors}")
 
     def apply(self, grid: Grid) -> Grid:
         """Return the transformed `grid`: (H, W), or (W, H) if the dihedral swaps its sides."""
@@ -55,15 +56,15 @@ class Transform:
 
     @classmethod
     def parse(cls, code: str) -> "Transform":
-        """Return the transform whose `code` is the given text. Raises ValueError, naming the text, when there is none."""
+        """Return the transform whose `code` is the given text. Raises InputError, naming the text, when there is none."""
         if not re.fullmatch(r"[0-9]\.[0-9]{9}", code, flags=re.ASCII):
-            raise ValueError(f"transform {code!r:.60}: expected a digit, a dot and nine digits, such as '3.463582197'")
+            raise InputError(f"transform {code!r:.60}: expected a digit, a dot and nine digits, such as '3.463582197'")
         dihedral, colors = int(code[0]), (0, *(int(color) for color in code[2:]))
         if dihedral >= DIHEDRALS:
-            raise ValueError(f"transform {code!r:.60}: a dihedral is 0..{DIHEDRALS - 1}, got {dihedral}")
+            raise InputError(f"transform {code!r:.60}: a dihedral is 0..{DIHEDRALS - 1}, got {dihedral}")
         if sorted(colors) != list(range(COLORS)):
             missing = "".join(str(color) for color in range(1, COLORS) if color not in colors[1:])
-            raise ValueError(f"transform {code!r:.60}: expected each of the colors 1..9 once, but {missing} is missing")
+            raise InputError(f"transform {code!r:.60}: expected each of the colors 1..9 once, but {missing} is missing")
         return cls(dihedral, colors)
 
 
@@ -77,7 +78,7 @@ def transform_to_int(transform: Transform) -> int:
 
 
 def transform_from_int(code: int) -> Transform:
-    """Return the transform that `transform_to_int` turns into `code`. Raises ValueError for other integers."""
+    """Return the transform that `transform_to_int` turns into `code`. Raises InputError for other integers."""
     dihedral, colors = decode_transforms(np.array([code]))  # of a type that holds it, so that it is checked
     return Transform(int(dihedral[0]), tuple(colors[0].tolist()))
 
@@ -88,10 +89,10 @@ def encode_transforms(dihedral: npt.NDArray[np.uint8], colors: npt.NDArray[np.ui
 
 
 def decode_transforms(codes: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Return dihedrals (N,) and colors (N, 10) of integer codes (N,). Raises ValueError unless they are below `TRANSFORMS`."""
+    """Return dihedrals (N,) and colors (N, 10) of integer codes (N,). Raises InputError unless they are below `TRANSFORMS`."""
     wrong = codes[(codes < 0) | (codes >= TRANSFORMS)]
     if wrong.size:
-        raise ValueError(f"an integer transform code is 0..{TRANSFORMS - 1}, got {wrong[0]!s:.60}")
+        raise InputError(f"an integer transform code is 0..{TRANSFORMS - 1}, got {wrong[0]!s:.60}")
     dihedral, ranks = np.divmod(codes.astype(np.uint32), np.uint32(PERMUTATIONS))
     colors = np.zeros((len(codes), COLORS), dtype=np.uint8)
     colors[:, 1:] = unrank_permutations(ranks, COLORS - 1) + 1

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from augment.color import unrank_permutations
 from augment.dihedral import DIHEDRALS, compose_dihedral
+from augment.errors import InputError
 from augment.grid import COLORS, Grid
 from augment.symmetry import Symmetry, find_symmetry, task_content
 from augment.task import Task
@@ -29,11 +30,11 @@ def distinct_transforms(task: Task, limit: int, rng: np.random.Generator, policy
     """Return transforms that give distinct views of `task`, as integer codes (n,) uint32, n = min(limit, number of views).
 
     The identity, 0, comes first. If there are more views than `limit`, the others are drawn uniformly without replacement.
-    Their order is random too, so that the first few are a fair sample; it depends only on `rng`. Raises ValueError if `limit`
+    Their order is random too, so that the first few are a fair sample; it depends only on `rng`. Raises InputError if `limit`
     is not positive.
     """
     if limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
+        raise InputError(f"limit must be at least 1, got {limit}")
     codes = _draw(_Views.of(task, policy), limit, rng)
     return np.concatenate([np.zeros(1, np.uint32), codes[codes != 0]])[:limit]  # 0: the identity
 

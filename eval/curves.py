@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from augment.errors import InputError
 from eval.figure import Picture
 
 
@@ -37,13 +38,13 @@ class CurvePoint:
 
 
 def draw_training(metrics: Sequence[Mapping[str, object]]) -> Picture:
-    """Draw loss and share of training pairs right against minutes. Raises ValueError where no line of `metrics` has both."""
+    """Draw loss and share of training pairs right against minutes. Raises InputError where no line of `metrics` has both."""
     fields = ("seconds", "loss", "exact")
     rows = [[line.get(field) for field in fields] for line in metrics]
     points = [[float(value) for value in row if isinstance(value, (int, float))] for row in rows]
     points = [point for point in points if len(point) == len(fields)]
     if not points:
-        raise ValueError("no line of metrics has seconds, loss and exact")
+        raise InputError("no line of metrics has seconds, loss and exact")
     seconds, loss, exact = zip(*points, strict=True)
     minutes = [second / 60 for second in seconds]
     figure = Picture(figsize=(9, 3), layout="constrained", dpi=110)

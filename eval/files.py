@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from augment.errors import InputError
 from eval.formatting import show_kind, show_name, show_path
 
 _UNFINISHED = re.compile(r"\..+\.\d+-\d+\.tmp")
@@ -91,42 +92,42 @@ _LIST_BYTES, _OBJECT_BYTES, _TEXT_BYTES, _FRACTION_BYTES, _ITEM_BYTES = 64, 240,
 def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     """Return the bytes of the file at `path`.
 
-    Raises FileNotFoundError where there is none, and ValueError where it is no regular file (a pipe would never end), cannot be
+    Raises FileNotFoundError where there is none, and InputError where it is no regular file (a pipe would never end), cannot be
     read, or has more than `most_bytes`; one line that begins with the path.
     """
     size = require_file(path)
     if size > most_bytes:
-        raise ValueError(f"{show_path(path)}: too large: {size:,} bytes, and {most_bytes:,} are read at most")
+        raise InputError(f"{show_path(path)}: too large: {size:,} bytes, and {most_bytes:,} are read at most")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{show_path(path)}: cannot be read: {error.strerror or type(error).__name__}") from error
+        raise InputError(f"{show_path(path)}: cannot be read: {error.strerror or type(error).__name__}") from error
 
 
 def require_file(path: Path) -> int:
-    """Return the size in bytes of the regular file at `path`. Raises FileNotFoundError or ValueError as `read_file` does."""
+    """Return the size in bytes of the regular file at `path`. Raises FileNotFoundError or InputError as `read_file` does."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a character that no path can have
         raise FileNotFoundError(f"{show_path(path)}: no such file") from None
     except OSError as error:
-        raise ValueError(f"{show_path(path)}: cannot be read: {error.strerror or type(error).__name__}") from error
+        raise InputError(f"{show_path(path)}: cannot be read: {error.strerror or type(error).__name__}") from error
     if stat.S_ISDIR(status.st_mode):
-        raise ValueError(f"{show_path(path)}: is a folder, and a file is expected")
+        raise InputError(f"{show_path(path)}: is a folder, and a file is expected")
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{show_path(path)}: is no regular file")
+        raise InputError(f"{show_path(path)}: is no regular file")
     return status.st_size
 
 
 def require_modest(data: bytes, where: str) -> None:
-    """Raise ValueError if the JSON `data` would take over `MOST_JSON_BYTES`: a small zip may hold gigabytes of `[],[],`."""
+    """Raise InputError if the JSON `data` would take over `MOST_JSON_BYTES`: a small zip may hold gigabytes of `[],[],`."""
     if len(data) * _OBJECT_BYTES <= MOST_JSON_BYTES:  # whatever it holds
         return
     places = data.count(b",") + data.count(b"[") + data.count(b"{")
     needed = places * _ITEM_BYTES + data.count(b"[") * _LIST_BYTES + data.count(b"{") * _OBJECT_BYTES
     needed += data.count(b'"') // 2 * _TEXT_BYTES + data.count(b".") * _FRACTION_BYTES + len(data)
     if needed > MOST_JSON_BYTES:
-        raise ValueError(
+        raise InputError(
             f"{where}: too large: its values would take {needed / 1e9:.1f} GB of memory, and {MOST_JSON_BYTES / 1e9:.1f} GB "
             "is the most"
         )
@@ -135,7 +136,7 @@ def require_modest(data: bytes, where: str) -> None:
 def parse_json(data: bytes, where: str) -> object:
     """Return the JSON document `data`.
 
-    Raises a ValueError of one line that begins with `where` and gives the position, unless `data` is UTF-8 (a byte order mark
+    Raises an InputError of one line that begins with `where` and gives the position, unless `data` is UTF-8 (a byte order mark
     is passed over), JSON without NaN or Infinity, less than about a thousand levels deep and of bounded size, and no object in
     it has a key twice.
     """
@@ -147,15 +148,15 @@ def parse_json(data: bytes, where: str) -> object:
         try:
             data.decode()
         except UnicodeDecodeError as fault:
-            raise ValueError(f"{where}: not UTF-8: {fault.reason} at byte {fault.start}") from error
-        raise ValueError(f"{where}: not JSON: {error}") from error
+            raise InputError(f"{where}: not UTF-8: {fault.reason} at byte {fault.start}") from error
+        raise InputError(f"{where}: not JSON: {error}") from error
     if data.count(b'"') != 2 * _count_strings(document):
         _reject_repeated_keys(data, where)
     return document
 
 
 def read_json(path: Path) -> object:
-    """Return the JSON document in a file. Raises FileNotFoundError, and ValueError of one line that begins with the path."""
+    """Return the JSON document in a file. Raises FileNotFoundError, and InputError of one line that begins with the path."""
     return parse_json(read_file(path), show_path(path))
 
 
@@ -163,7 +164,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file. Raises as `read_json` does, and for a document of another kind."""
     document = read_json(path)
     if not isinstance(document, dict):
-        raise ValueError(f"{show_path(path)}: expected an object, got {show_kind(document)}")
+        raise InputError(f"{show_path(path)}: expected an object, got {show_kind(document)}")
     return document
 
 
@@ -187,7 +188,7 @@ def _count_strings(document: object) -> int:
 
 
 def _reject_repeated_keys(data: bytes, where: str) -> None:
-    """Raise ValueError if an object in the JSON text `data` has a key twice. Three times slower than parsing it."""
+    """Raise InputError if an object in the JSON text `data` has a key twice. Three times slower than parsing it."""
     repeated: dict[int, tuple[object, str]] = {}  # by the id of an object: itself, so that it keeps its id, and the key
 
     def build(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -199,13 +200,13 @@ def _reject_repeated_keys(data: bytes, where: str) -> None:
     try:
         document = json.loads(data.decode(), object_pairs_hook=build)
     except RecursionError as error:
-        raise ValueError(f"{where}: objects and lists are nested too deeply") from error
+        raise InputError(f"{where}: objects and lists are nested too deeply") from error
     pending: list[tuple[tuple[str, ...], object]] = [((), document)]
     while pending and repeated:
         place, node = pending.pop()
         if id(node) in repeated:
             inside = f"in {', '.join(place)}: " if place else ""
-            raise ValueError(f"{where}: {inside}{show_name(repeated[id(node)][1])} appears twice")
+            raise InputError(f"{where}: {inside}{show_name(repeated[id(node)][1])} appears twice")
         if isinstance(node, dict | list):
             items = list(node.items() if isinstance(node, dict) else enumerate(node))
             pending.extend(((*place, show_name(str(key)))[:4], value) for key, value in reversed(items))

@@ -4,8 +4,11 @@ import math
 import re
 import reprlib
 from collections.abc import Sequence
+from typing import Any
 
-from augment.grid import Grid
+import numpy.typing as npt
+
+from augment.errors import InputError
 
 SHOWN_NAME_CHARACTERS = 60
 _PLAIN_NAME = re.compile(rf"[A-Za-z0-9_./-]{{1,{SHOWN_NAME_CHARACTERS}}}")
@@ -41,14 +44,14 @@ MOST_SECONDS = 10_000 * 3600.0
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of a duration such as `90s`, `25m` or `11h30m`. Raises ValueError for anything else."""
+    """Return the seconds of a duration such as `90s`, `25m` or `11h30m`. Raises InputError for anything else."""
     match = _DURATION.fullmatch(text.strip().lower())
     if not match or not any(match.groups()):
-        raise ValueError(f"a duration reads like 90s, 25m or 11h30m, got {show_value(text)}")
+        raise InputError(f"a duration reads like 90s, 25m or 11h30m, got {show_value(text)}")
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     total = hours * 3600 + minutes * 60 + seconds
     if total > MOST_SECONDS:
-        raise ValueError(f"a duration is 10,000 hours at most, got {show_value(text)}")
+        raise InputError(f"a duration is 10,000 hours at most, got {show_value(text)}")
     return total
 
 
@@ -78,7 +81,7 @@ def plural_range(least: int, most: int, noun: str) -> str:
     return plural(most, noun) if least == most else f"{least:,} to {plural(most, noun)}"
 
 
-def size_text(grid: Grid) -> str:
+def size_text(grid: npt.NDArray[Any]) -> str:
     """Return the size of `grid` as people write it: height x width."""
     return f"{grid.shape[0]} x {grid.shape[1]}"
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeGuard
 
+from augment.errors import InputError
 from eval.formatting import plural, plural_range, show_name, show_path, show_value
 
 UNKNOWN = "unknown"
@@ -123,11 +124,11 @@ class Judging:
 
     def __post_init__(self) -> None:
         if not _are_names(self.names):
-            raise ValueError(f"the names of judges must be a list of names, got {show_value(self.names)}")
+            raise InputError(f"the names of judges must be a list of names, got {show_value(self.names)}")
         if not 0 <= self.weight <= 1:
-            raise ValueError(f"the weight of judges must be in 0..1, got {show_value(self.weight)}")
+            raise InputError(f"the weight of judges must be in 0..1, got {show_value(self.weight)}")
         if not (is_count(self.views) and is_count(self.candidates) and self.views and self.candidates):
-            raise ValueError(f"judges need at least one view and candidate, got {self.views} and {self.candidates}")
+            raise InputError(f"judges need at least one view and candidate, got {self.views} and {self.candidates}")
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,9 @@ class Basis:
 
     def __post_init__(self) -> None:
         if not _are_names(self.sources):
-            raise ValueError(f"sources must be a list of names, got {show_value(self.sources)}")
+            raise InputError(f"sources must be a list of names, got {show_value(self.sources)}")
         if not is_count(self.views_least) or not is_count(self.views_most):
-            raise ValueError(f"views_least and views_most must be counts, got {self.views_least} and {self.views_most}")
+            raise InputError(f"views_least and views_most must be counts, got {self.views_least} and {self.views_most}")
 
 
 def _are_names(names: Sequence[str]) -> bool:

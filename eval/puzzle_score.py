@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from operator import eq
 from pathlib import Path
 
+from augment.errors import InputError
 from eval.files import read_file, replace_file
 from eval.formatting import plural, show_path, show_value
 from eval.maze import is_maze, shows_shortest_path
@@ -57,7 +58,7 @@ class PuzzleScore:
 
     def __post_init__(self) -> None:
         if self.puzzles < 1:
-            raise ValueError(f"puzzles must be at least 1, got {self.puzzles}")
+            raise InputError(f"puzzles must be at least 1, got {self.puzzles}")
 
     @property
     def shortest_path_accuracy(self) -> float | None:
@@ -77,13 +78,13 @@ def score_puzzles(predictions: Sequence[PuzzlePrediction], answers_by_question: 
     """Return the score of `predictions` on the questions whose answers are known.
 
     A question that is predicted twice counts twice; one without a prediction counts as wrong. Answers inside `predictions` are
-    ignored. Raises ValueError when no answer is known.
+    ignored. Raises InputError when no answer is known.
     """
     judged = [(each, answers_by_question[each.question]) for each in predictions if each.question in answers_by_question]
     there = {each.question for each, _ in judged}
     missing = [answer for question, answer in answers_by_question.items() if question not in there]
     if not judged and not missing:
-        raise ValueError("nothing to score: no answer is known")
+        raise InputError("nothing to score: no answer is known")
     puzzles = len(judged) + len(missing)
     predicted = [(each.question, each.prediction, answer) for each, answer in judged if each.prediction is not None]
     solved = sum(text == answer for _, text, answer in predicted)
@@ -137,41 +138,41 @@ def write_predictions(path: Path, predictions: Iterable[PuzzlePrediction]) -> No
 
 
 def read_predictions(path: Path) -> list[PuzzlePrediction]:
-    """Read a file of `write_predictions`. Raises FileNotFoundError, and ValueError that names the file and the line."""
+    """Read a file of `write_predictions`. Raises FileNotFoundError, and InputError that names the file and the line."""
     where = show_path(path)
     try:
         text = read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8: {error.reason} at byte {error.start}") from error
+        raise InputError(f"{where}: not UTF-8: {error.reason} at byte {error.start}") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     predictions = []
     try:
         header = next(reader, None)
         if header is None or tuple(header) != COLUMNS:
-            raise ValueError(f"{where}: line 1: expected the columns {','.join(COLUMNS)}, got {show_value(header)}")
+            raise InputError(f"{where}: line 1: expected the columns {','.join(COLUMNS)}, got {show_value(header)}")
         for row in reader:
             if row:
                 predictions.append(_parse_row(row, f"{where}: line {reader.line_num}"))
     except csv.Error as error:
-        raise ValueError(f"{where}: line {reader.line_num}: not CSV: {error}") from error
+        raise InputError(f"{where}: line {reader.line_num}: not CSV: {error}") from error
     return predictions
 
 
 def _parse_row(row: Sequence[str], where: str) -> PuzzlePrediction:
     if len(row) != len(COLUMNS):
-        raise ValueError(f"{where}: expected {len(COLUMNS)} fields, got {len(row)}")
+        raise InputError(f"{where}: expected {len(COLUMNS)} fields, got {len(row)}")
     question, prediction, probability, answer, _ = row
     if not question:
-        raise ValueError(f"{where}: has no question")
+        raise InputError(f"{where}: has no question")
     for name, text in (("prediction", prediction), ("answer", answer)):
         if text and len(text) != len(question):
-            raise ValueError(f"{where}: {name} has {len(text)} characters, expected {len(question)} as the question has")
+            raise InputError(f"{where}: {name} has {len(text)} characters, expected {len(question)} as the question has")
     if bool(prediction) != bool(probability):
-        raise ValueError(f"{where}: expected prediction and halting_probability both or neither")
+        raise InputError(f"{where}: expected prediction and halting_probability both or neither")
     try:
         halting = float(probability) if probability else None
     except ValueError:
         halting = -1.0
     if halting is not None and not 0 <= halting <= 1:
-        raise ValueError(f"{where}: halting_probability must be 0..1, got {show_value(probability)}")
+        raise InputError(f"{where}: halting_probability must be 0..1, got {show_value(probability)}")
     return PuzzlePrediction(question, prediction or None, halting, answer or None)

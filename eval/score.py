@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from augment.errors import InputError
 from augment.grid import Grid
 from augment.task import Solutions, TaskId, TestId
 from eval.formatting import plural
@@ -99,10 +100,10 @@ def judge(predictions: Predictions, solutions: Solutions) -> dict[TaskId, tuple[
 
 
 def score_predictions(predictions: Predictions, solutions: Solutions) -> Score:
-    """Return the score by every rule; tasks without outputs are left out. Raises ValueError when that leaves nothing."""
+    """Return the score by every rule; tasks without outputs are left out. Raises InputError when that leaves nothing."""
     known = {task_id: outputs for task_id, outputs in solutions.items() if len(outputs)}
     if not known:
-        raise ValueError("nothing to score: the solutions hold no test output")
+        raise InputError("nothing to score: the solutions hold no test output")
     outcomes = judge(predictions, known)
     first = [[outcome.first for outcome in task] for task in outcomes.values()]
     solved = [first, [[outcome.solved for outcome in task] for task in outcomes.values()]]

@@ -29,6 +29,8 @@ def _leave() -> None:
 
 
 if __name__ == "__main__" or sys.argv[0].endswith("arc-trm"):
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 (closed by who started this process)
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` listens there is nothing to put in order
     atexit.register(_leave)  # handlers run in reverse order, so this one is the last
     start_with_allocator()

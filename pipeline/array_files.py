@@ -8,18 +8,19 @@ from typing import Any, Literal
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from augment.errors import InputError
 from eval.files import require_file
 from eval.formatting import show_path
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-class Damaged(ValueError):
+class Damaged(InputError):
     """A file is not what was written: cut short, altered, or missing."""
 
 
 def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """Return the arrays and the metadata of a safetensors file. Raises ValueError, of one line that names it, if it is damaged.
+    """Return the arrays and the metadata of a safetensors file. Raises InputError, of one line that names it, if it is damaged.
 
     Dtypes, shapes and values may be any that numpy has.
     """
@@ -29,7 +30,7 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file, and read nothing else. Raises ValueError like `read_arrays`."""
+    """Return the metadata of a safetensors file, and read nothing else. Raises InputError like `read_arrays`."""
     with opened(path, "np") as file:
         return dict(file.metadata() or {})
 
@@ -38,7 +39,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 def opened(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
     """Open a safetensors file, for arrays of numpy or torch.
 
-    Raises Damaged, a ValueError of one line that names the file, for anything that is wrong with its content.
+    Raises Damaged, an InputError of one line that names the file, for anything that is wrong with its content.
     """
     where = f"{show_path(path)}: damaged or not a safetensors file"
     try:

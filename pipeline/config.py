@@ -8,6 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
+from augment.errors import InputError
 from augment.transform import TRANSFORMS
 from augment.views import Policy
 from eval.decode import decode_value
@@ -42,11 +43,11 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.augmentations < TRANSFORMS:
-            raise ValueError(f"build augmentations must be 0..{TRANSFORMS - 1}, got {self.augmentations}")
+            raise InputError(f"build augmentations must be 0..{TRANSFORMS - 1}, got {self.augmentations}")
         if self.seed < 0 or self.jobs < 0:
-            raise ValueError(f"build seed and jobs must not be negative, got {self.seed} and {self.jobs}")
+            raise InputError(f"build seed and jobs must not be negative, got {self.seed} and {self.jobs}")
         if not 0 <= self.size_exponent <= 4:
-            raise ValueError(f"build size_exponent must be in [0, 4], got {self.size_exponent}")
+            raise InputError(f"build size_exponent must be in [0, 4], got {self.size_exponent}")
 
 
 @dataclass(frozen=True)
@@ -101,15 +102,15 @@ class OptimizerConfig:
         rates = ("rate", "matrix_rate", "memory_rate", "residual_rate")
         for name in (*rates, "weight_decay", "memory_decay", "warmup_steps", "ema_start", "clip"):
             if getattr(self, name) < 0:
-                raise ValueError(f"optimizer {name} must not be negative, got {getattr(self, name)}")
+                raise InputError(f"optimizer {name} must not be negative, got {getattr(self, name)}")
         if self.memory_first and (self.kind, self.matrices) == ("muon", "all"):
-            raise ValueError("optimizer memory_first needs matrices=blocks: with all, Muon trains task memory too")
+            raise InputError("optimizer memory_first needs matrices=blocks: with all, Muon trains task memory too")
         for name in ("beta1", "beta2", "ema", "momentum"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"optimizer {name} must be in [0, 1), got {getattr(self, name)}")
+                raise InputError(f"optimizer {name} must be in [0, 1), got {getattr(self, name)}")
         for name in ("decay_from", "final_rate", "memory_first"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"optimizer {name} must be in [0, 1], got {getattr(self, name)}")
+                raise InputError(f"optimizer {name} must be in [0, 1], got {getattr(self, name)}")
 
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -173,23 +174,23 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.segments < 1:
-            raise ValueError(f"train segments must be at least 1, got {self.segments}")
+            raise InputError(f"train segments must be at least 1, got {self.segments}")
         if self.pack_tokens < 1 or self.log_steps < 1 or self.checkpoints_kept < 1:
-            raise ValueError("train pack_tokens, log_steps and checkpoints_kept must be at least 1")
+            raise InputError("train pack_tokens, log_steps and checkpoints_kept must be at least 1")
         if min(self.seed, self.steps, self.packs, self.pieces, self.checkpoint_steps, self.checkpoint_seconds) < 0:
-            raise ValueError("train seed, steps, packs, pieces and checkpoint intervals must not be negative")
+            raise InputError("train seed, steps, packs, pieces and checkpoint intervals must not be negative")
         if not 0 < self.standstill_seconds <= 1e9:
-            raise ValueError(f"train standstill_seconds must be positive and at most 1e9, got {self.standstill_seconds}")
+            raise InputError(f"train standstill_seconds must be positive and at most 1e9, got {self.standstill_seconds}")
         if not 0 <= self.shift_probability <= 1 or not 0 <= self.exploration <= 1:
-            raise ValueError("train shift_probability and exploration must be in [0, 1]")
+            raise InputError("train shift_probability and exploration must be in [0, 1]")
         if self.halting_weight < 0:
-            raise ValueError(f"train halting_weight must not be negative, got {self.halting_weight}")
+            raise InputError(f"train halting_weight must not be negative, got {self.halting_weight}")
         if self.latents < 1:
-            raise ValueError(f"train latents must be at least 1, got {self.latents}")
+            raise InputError(f"train latents must be at least 1, got {self.latents}")
         if self.latents > 1 and self.halting == "q-learning":
-            raise ValueError("train latents above 1 go with learned halting or none, not with q-learning")
+            raise InputError("train latents above 1 go with learned halting or none, not with q-learning")
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"train label_smoothing must be in [0, 1), got {self.label_smoothing}")
+            raise InputError(f"train label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
 
 @dataclass(frozen=True)
@@ -212,9 +213,9 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         if min(self.views, self.round_views, self.pack_tokens, self.segments, self.latents) < 1:
-            raise ValueError("predict views, round_views, pack_tokens, segments and latents must be at least 1")
+            raise InputError("predict views, round_views, pack_tokens, segments and latents must be at least 1")
         if not 0 < self.time_share < 1:
-            raise ValueError(f"predict time_share must be in (0, 1), got {self.time_share}")
+            raise InputError(f"predict time_share must be in (0, 1), got {self.time_share}")
 
 
 @dataclass(frozen=True)
@@ -230,13 +231,13 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.model.kind not in KINDS:
-            raise ValueError(f"model.kind must be one of {', '.join(KINDS)}, got {show_value(self.model.kind)}")
+            raise InputError(f"model.kind must be one of {', '.join(KINDS)}, got {show_value(self.model.kind)}")
         if self.train.halting != "learned" and (self.predict.latents > 1 or self.predict.halting != "off"):
             name, value = ("latents", self.predict.latents) if self.predict.latents > 1 else ("halting", self.predict.halting)
-            raise ValueError(f"predict.{name}={value} needs a halting head that train.halting=learned trains")
+            raise InputError(f"predict.{name}={value} needs a halting head that train.halting=learned trains")
 
         if self.optimizer.heads == "apart" and (self.optimizer.kind, self.model.mixing) != ("muon", "attention"):
-            raise ValueError("optimizer.heads=apart needs optimizer.kind=muon and model.mixing=attention")
+            raise InputError("optimizer.heads=apart needs optimizer.kind=muon and model.mixing=attention")
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return the config as plain JSON values."""
@@ -244,13 +245,13 @@ class Config:
 
     @staticmethod
     def from_json(values: object) -> "Config":
-        """Return the config that `to_json` gave. Raises ValueError for unknown sections or fields.
+        """Return the config that `to_json` gave. Raises InputError for unknown sections or fields.
 
         What earlier versions had besides is read as what computes the same, or nearly: graphed execution, delayed halting,
         rankings of votes.
         """
         if not isinstance(values, Mapping) or not all(isinstance(section, Mapping) for section in values.values()):
-            raise ValueError("a config is an object of sections, each an object of fields")
+            raise InputError("a config is an object of sections, each an object of fields")
         changes = [(section, name, value) for section, part in values.items() for name, value in part.items()]
         graphed, compiled = ("train", "execution", "graphed"), ("train", "execution", "compiled")
         kept = (compiled if each == graphed else each for each in changes if each[:2] not in _GONE)
@@ -258,12 +259,12 @@ class Config:
 
 
 def read_config(path: Path) -> Config:
-    """Return the config of a file that `to_json` filled. Raises FileNotFoundError, and ValueError that names file and field."""
+    """Return the config of a file that `to_json` filled. Raises FileNotFoundError, and InputError that names file and field."""
     values = read_object(path)
     try:
         return Config.from_json(values)
     except ValueError as error:
-        raise ValueError(f"{show_path(path)}: {error}") from None
+        raise InputError(f"{show_path(path)}: {error}") from None
 
 
 MAY_CHANGE: Mapping[str, frozenset[str]] = {
@@ -285,7 +286,7 @@ OF_ONE_RUN = ("train.seed", "train.steps", "train.pieces", "build.seed", "build.
 def resumed(config: Config, settings: Iterable[str]) -> tuple[Config, list[str]]:
     """Return the `config` of a run that is resumed with `settings`, and those of them that would need a new run.
 
-    Raises ValueError like `override`.
+    Raises InputError like `override`.
     """
     changes, refused = list[str](), list[str]()
     for setting in settings:
@@ -298,13 +299,13 @@ def resumed(config: Config, settings: Iterable[str]) -> tuple[Config, list[str]]
 
 
 def require_end(config: Config, seconds: float | None) -> None:
-    """Raise ValueError where nothing ends a training: neither steps nor `seconds`."""
+    """Raise InputError where nothing ends a training: neither steps nor `seconds`."""
     if seconds is None and not config.train.steps:
-        raise ValueError("training needs an end: --time-limit, or --set train.steps=N")
+        raise InputError("training needs an end: --time-limit, or --set train.steps=N")
 
 
 def with_seed(config: Config, seed: int) -> Config:
-    """Return `config` with `seed` for training and building. Raises ValueError where it is negative or too large."""
+    """Return `config` with `seed` for training and building. Raises InputError where it is negative or too large."""
     _parse(seed, int, "the seed")
     train, build = dataclasses.replace(config.train, seed=seed), dataclasses.replace(config.build, seed=seed)
     return dataclasses.replace(config, train=train, build=build)
@@ -324,13 +325,13 @@ def last_of_each(settings: Iterable[str]) -> tuple[str, ...]:
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:
-    """Return `config` with settings such as `train.steps=100`. Raises ValueError, with the alternatives, for unknown ones."""
+    """Return `config` with settings such as `train.steps=100`. Raises InputError, with the alternatives, for unknown ones."""
     changes: list[tuple[str, str, object]] = []
     for setting in settings:
         path, equals, text = setting.partition("=")
         section, dot, name = path.strip().partition(".")
         if not equals or not dot:
-            raise ValueError(f"a setting reads section.field=value, got {show_value(setting)}")
+            raise InputError(f"a setting reads section.field=value, got {show_value(setting)}")
         changes.append((section, name, text.strip()))
     return _replace(config, changes)
 
@@ -341,11 +342,11 @@ def _replace(config: Config, changes: Iterable[tuple[str, str, object]]) -> Conf
     changed: dict[str, dict[str, object]] = {}
     for section, name, value in changes:
         if section not in sections:
-            raise ValueError(f"unknown section {show_value(section)}; one of: {', '.join(sections)}")
+            raise InputError(f"unknown section {show_value(section)}; one of: {', '.join(sections)}")
         part = getattr(config, section)
         names = [f.name for f in dataclasses.fields(part)]
         if name not in names:
-            raise ValueError(f"{section} has no field {show_value(name)}; one of: {', '.join(names)}")
+            raise InputError(f"{section} has no field {show_value(name)}; one of: {', '.join(names)}")
         changed.setdefault(section, {})[name] = _parse(value, typing.get_type_hints(type(part))[name], f"{section}.{name}")
     parts = {section: dataclasses.replace(getattr(config, section), **fields) for section, fields in changed.items()}
     return dataclasses.replace(config, **parts)
@@ -357,7 +358,7 @@ def _parse(value: object, kind: Any, where: str) -> object:
         try:
             value = kind(value.replace("_", ""))
         except ValueError:
-            raise ValueError(f"{where} must be of type {kind.__name__}, got {show_value(value)}") from None
+            raise InputError(f"{where} must be of type {kind.__name__}, got {show_value(value)}") from None
     if type(value) is int and not -1 << 63 <= value < 1 << 63:
-        raise ValueError(f"{where} must fit into 64 bits, got {show_value(value)}")
+        raise InputError(f"{where} must fit into 64 bits, got {show_value(value)}")
     return decode_value(kind, value, where)

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
 
 from augment.canvas import IGNORED
+from augment.errors import InputError
 from pipeline.config import Config, Precision, override
 from pipeline.data.dataset import Dataset, PuzzleDataset, canvas_of
 from pipeline.data.packs import Pack
@@ -64,7 +65,7 @@ def compute_dtype(precision: Precision, cuda: bool) -> torch.dtype:
     """Return what `precision` means on a GPU or a CPU; "auto" is what is fast there, on a CPU by measurement."""
     if precision != "auto":
         if precision == "float16" and not cuda:
-            raise ValueError("precision float16 needs a CUDA device; a CPU takes float32 or bfloat16")
+            raise InputError("precision float16 needs a CUDA device; a CPU takes float32 or bfloat16")
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
     if cuda:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -72,9 +73,9 @@ def compute_dtype(precision: Precision, cuda: bool) -> torch.dtype:
 
 
 def precision_here(trained: Precision) -> Precision:
-    """Return in what weights that were `trained` so, maybe on another machine, predict on this one.
+    """Return the precision in which weights predict here that were `trained` in it, maybe on another machine.
 
-    It is the same, or "auto" where this device has no such numbers, or is much slower with them than with float32.
+    "auto" where this device has no such numbers, or is much slower with them than with float32.
     """
     cuda = cuda_is_used()
     if trained == "bfloat16":
@@ -82,10 +83,13 @@ def precision_here(trained: Precision) -> Precision:
     else:
         fits = cuda or trained != "float16"
     if not fits:
-        logger.info(
-            "the weights were trained in %s, for which this device is not made; it predicts in what it is fast in", trained
-        )
+        logger.info("the weights were trained in %s, which is slow or unsupported here: precision=auto", trained)
     return trained if fits else "auto"
+
+
+def dtype_here(trained: Precision) -> torch.dtype:
+    """Return the compute dtype of `precision_here`."""
+    return compute_dtype(precision_here(trained), cuda_is_used())
 
 
 def bfloat16_speedup(repeats: int = 5) -> float:
@@ -103,15 +107,15 @@ def bfloat16_speedup(repeats: int = 5) -> float:
 def fit_config(config: Config, dataset: Dataset) -> Config:
     """Return `config` with the vocabulary and the full canvas of `dataset`.
 
-    Raises ValueError where they are set to something else than their defaults or the dataset's, and for a token mixer where
+    Raises InputError where they are set to something else than their defaults or the dataset's, and for a token mixer where
     canvases differ.
     """
     if config.model.mixing == "mixer" and config.train.canvas != "full" and not isinstance(dataset, PuzzleDataset):
-        raise ValueError("model.mixing=mixer takes canvases of one size: ARC tasks need train.canvas=full with it")
+        raise InputError("model.mixing=mixer takes canvases of one size: ARC tasks need train.canvas=full with it")
     vocabulary, side = canvas_of(dataset)
     for name, has in (("vocabulary", vocabulary), ("canvas_side", side)):
         if getattr(config.model, name) not in (has, getattr(ReasonerConfig(), name)):
-            raise ValueError(f"model.{name} = {getattr(config.model, name)}, but that of the dataset is {has}")
+            raise InputError(f"model.{name} = {getattr(config.model, name)}, but that of the dataset is {has}")
     return replace(config, model=replace(config.model, vocabulary=vocabulary, canvas_side=side))
 
 

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 OUT_OF_MEMORY = (
     " out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_NOT_SUPPORTED",  # what cuDNN says where its workspace does not fit
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # where there is no room for its own buffers
     "can't allocate memory",
     "Cannot allocate memory",  # what the system says
     "could not create a primitive",  # oneDNN, whose code needs room too

@@ -47,7 +47,7 @@ PREDICTING = "predicting"
 def run(
     job: ArcJob | PuzzleJob, config: Config, budget: Budget, start_from: Path | None, resume: bool, report: bool = True
 ) -> int:
-    """Do the whole job; return 0, or 1 when training or predictions failed. Raises ValueError, FileNotFoundError for bad input.
+    """Do the whole job; return 0, or 1 when training or predictions failed. Raises InputError, FileNotFoundError for bad input.
 
     Of several processes only the main one, which works on to the end, returns 1.
 
@@ -81,6 +81,7 @@ def run(
     weights = weights_of_main(accelerator, newest_weights(out / CHECKPOINTS))
     if weights is None:
         logger.error("there is no checkpoint to predict with; the result stays as it is")
+        failed = True
     elif accelerator.is_main_process:
         with _tolerating("a resumed run would train on, and predict from the beginning"):
             marker.touch()

@@ -48,7 +48,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and metadata of a safetensors file. Raises Damaged, a ValueError that names the file."""
+    """Return the tensors and metadata of a safetensors file. Raises Damaged, an InputError that names the file."""
     with opened(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it has no other iterator
         metadata: dict[str, str] = dict(file.metadata() or {})

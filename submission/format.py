@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import orjson
 
+from augment.errors import InputError
 from augment.grid import Grid, grid_key, parse_grid
 from augment.task import Task, TaskId, TestId
 from eval.files import read_json, read_object, replace_file, require_file
@@ -67,7 +68,7 @@ def fill_submission(tasks: Iterable[Task], predictions: Mapping[TaskId, Sequence
     """Return a complete submission for `tasks`: predicted attempts where there are any, fallbacks for the rest.
 
     `predictions` holds per task and test input, in order, the grids from the best down (`Ballot.predictions`); a task
-    that is absent counts as not predicted. Raises ValueError when a task has a different number of test inputs in it.
+    that is absent counts as not predicted. Raises InputError when a task has a different number of test inputs in it.
     """
     submission: Submission = {}
     without: list[TestId] = []
@@ -75,7 +76,7 @@ def fill_submission(tasks: Iterable[Task], predictions: Mapping[TaskId, Sequence
     for task in tasks:
         per_test = predictions.get(task.id, [()] * len(task.test))
         if len(per_test) != len(task.test):
-            raise ValueError(f"task {task.id}: {len(task.test)} test inputs, predictions for {len(per_test)}")
+            raise InputError(f"task {task.id}: {len(task.test)} test inputs, predictions for {len(per_test)}")
         submission[task.id] = []
         for i, ranked in enumerate(per_test):
             first, *others = [*ranked, *fallback_attempts(task, i)]
@@ -95,7 +96,7 @@ def fallback_submission(tasks: Iterable[Task]) -> Submission:
 def write_submission(path: Path, submission: Submission, tasks: Sequence[Task]) -> None:
     """Check `submission` against the challenges `tasks` and write it to `path`, in their order, in one step.
 
-    At any moment `path` holds either the earlier file or the whole new one. Raises ValueError when a
+    At any moment `path` holds either the earlier file or the whole new one. Raises InputError when a
     task, a test input or an attempt is missing, unknown or no grid, and OSError (say, on a full disk).
     """
     document = {
@@ -112,7 +113,7 @@ def write_submission(path: Path, submission: Submission, tasks: Sequence[Task]) 
 def read_submission(path: Path) -> Submission:
     """Read a submission file with both attempts everywhere, as Kaggle requires.
 
-    Raises a ValueError of one line that names the file, the task, the test input and the attempt, says what is wrong and how
+    Raises an InputError of one line that names the file, the task, the test input and the attempt, says what is wrong and how
     many more problems there are; OSError when the file cannot be read.
     """
     return cast(Submission, _read(path, allow_missing=False))
@@ -124,7 +125,7 @@ def read_partial_submission(path: Path) -> PartialSubmission:
 
 
 def check_submission(path: Path, tasks: Sequence[Task]) -> None:
-    """Check `path` as Kaggle does, for exactly `tasks`. Raises ValueError with the first problem, OSError if unreadable."""
+    """Check `path` as Kaggle does, for exactly `tasks`. Raises InputError with the first problem, OSError if unreadable."""
     _raise_first(show_path(path), _problems(read_object(path), tasks))
 
 
@@ -186,7 +187,7 @@ def _read_document(path: Path) -> dict[str, Any]:
         files = {file.stem: read_json(file) for file in sorted(path.glob("*.json"))}
         document = {name: entries for name, entries in files.items() if any(map(_has_attempt, _as_list(entries)))}
         if not document:
-            raise ValueError(f"{show_path(path)}: no file {{task id}}.json in it has {ATTEMPT_NAMES[0]}")
+            raise InputError(f"{show_path(path)}: no file {{task id}}.json in it has {ATTEMPT_NAMES[0]}")
         others = [name for name in files if name not in document]
         rest = f", without {others}" if others else ""
         logger.info("%s: results of %s%s", show_path(path), plural(len(document), "task"), rest)
@@ -267,7 +268,7 @@ def _parse_entry(entry: object, where: str, allow_missing: bool, problems: list[
 def _raise_first(where: str, problems: Sequence[str]) -> None:
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ValueError(f"{where}: {problems[0]}{more}")
+        raise InputError(f"{where}: {problems[0]}{more}")
 
 
 def _task(task_id: TaskId) -> str:

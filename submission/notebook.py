@@ -18,6 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from augment.errors import InputError
 from eval.files import read_object, write_json
 from eval.formatting import show_path
 from submission.secret import refuse_tokens
@@ -72,14 +73,14 @@ def write_ready_folder(
 ) -> None:
     """Write the folder `out` in one step; one of an earlier call is replaced.
 
-    `project` is the folder that holds the packages, `weights` a weights file, `wheels` a folder of *.whl. Raises ValueError for
+    `project` is the folder that holds the packages, `weights` a weights file, `wheels` a folder of *.whl. Raises InputError for
     other things in their place, where `out` is another folder, and for any file that holds a Kaggle token.
     """
     settings = replace(settings, weights=WEIGHTS_IN_CODE if weights else "")  # where they are there, not here
     out = out.resolve()  # a link stays, and what it points to is replaced
     _refuse_to_replace(out)
     if weights is not None and not weights.is_file():
-        raise ValueError(f"{weights}: expected a weights file, such as checkpoints/step-00001000/weights.safetensors of a run")
+        raise InputError(f"{weights}: expected a weights file, such as checkpoints/step-00001000/weights.safetensors of a run")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
         made = Path(temporary) / "made"
@@ -95,22 +96,22 @@ def write_ready_folder(
 
 
 def _refuse_to_replace(out: Path) -> None:
-    """Raise ValueError where anything but an earlier ready folder would be lost."""
+    """Raise InputError where anything but an earlier ready folder would be lost."""
     if out == Path.cwd().resolve():
-        raise ValueError(f"{out} is the folder that you are in; name another one, such as kaggle-entry")
+        raise InputError(f"{out} is the folder that you are in; name another one, such as kaggle-entry")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
         read_ready_folder(out)
     except (ValueError, FileNotFoundError):
-        raise ValueError(f"{out} is there already and is no folder of this command; choose another one") from None
+        raise InputError(f"{out} is there already and is no folder of this command; choose another one") from None
     foreign = sorted(path.name for path in out.iterdir() if path.name not in OWN_NAMES)
     if foreign:
-        raise ValueError(f"{out} holds {foreign[0]}, which is not of this command; move it away, or choose another folder")
+        raise InputError(f"{out} holds {foreign[0]}, which is not of this command; move it away, or choose another folder")
 
 
 def read_ready_folder(folder: Path) -> KaggleSettings:
-    """Return the settings of a ready folder. Raises FileNotFoundError or ValueError for another folder."""
+    """Return the settings of a ready folder. Raises FileNotFoundError or InputError for another folder."""
     path = folder / "settings.json"
     if not (path.is_file() and (folder / "notebook").is_dir() and (folder / "code").is_dir()):
         raise FileNotFoundError(f"{folder}: not a ready folder; `python -m pipeline kaggle notebook --out {folder}` makes one")
@@ -176,7 +177,7 @@ def _beside(project: Path) -> list[Path]:
 def _write_code(folder: Path, settings: KaggleSettings, project: Path, weights: Path | None, wheels: Path | None) -> None:
     missing = [name for name in PACKAGES if not (project / name / "__init__.py").is_file()]
     if missing:
-        raise ValueError(f"{project}: holds no package {missing[0]}, so it is not this project's folder")
+        raise InputError(f"{project}: holds no package {missing[0]}, so it is not this project's folder")
     for path in _sources(project):
         _copy(project / path, folder / path)
     for path in _beside(project):
@@ -186,7 +187,7 @@ def _write_code(folder: Path, settings: KaggleSettings, project: Path, weights: 
     if wheels is not None:
         found = sorted(wheels.glob("*.whl")) if wheels.is_dir() else []
         if not found:
-            raise ValueError(f"{wheels}: holds no wheels (*.whl)")
+            raise InputError(f"{wheels}: holds no wheels (*.whl)")
         for path in found:
             _copy(path, folder / "wheels" / path.name)
     identity = f"{settings.user}/{settings.code_dataset}"

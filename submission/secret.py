@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from augment.errors import InputError
+
 HIDDEN = "[token]"
 _SECRET_NAMES = ("key", "token", "access_token", "refresh_token")
 """Names of secrets in the JSON files of the client; other values there, such as a user name, are none."""
@@ -45,14 +47,14 @@ def mask(text: str) -> str:
 
 
 def refuse_tokens(path: Path, name: str) -> None:
-    """Raise ValueError, naming `name` and no token, where a file of any size holds a Kaggle token or what looks like one."""
+    """Raise InputError, naming `name` and no token, where a file of any size holds a Kaggle token or what looks like one."""
     tokens = [token.encode() for token in known_tokens()]
     with path.open("rb") as file:
         before = b""
         while chunk := file.read(_CHUNK_BYTES):
             content = before + chunk
             if any(token in content for token in tokens) or _TOKEN_LIKE.search(content.decode("latin-1")):
-                raise ValueError(f"{name} holds a Kaggle token; take it out, nothing is written or sent with it")
+                raise InputError(f"{name} holds a Kaggle token; take it out, nothing is written or sent with it")
             before = chunk[-_LONGEST_TOKEN:]
 
 

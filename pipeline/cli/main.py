@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from augment.errors import InputError
 from eval.files import remove_unfinished
+from eval.terminal import discard_output
 from pipeline.cli.kaggle import add_kaggle
 from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, budget_of, check_networks, complete_settings, config_of
 from pipeline.cli.scores import add_compare, add_curve, add_memory, add_record, add_score
@@ -40,6 +42,14 @@ first steps:
 """
 
 
+class _LogFormatter(logging.Formatter):
+    """The time, the level from warnings on, the message."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return f"{record.asctime} {level}{record.message}"
+
+
 def main(argv: list[str] | None = None, started: float | None = None) -> int:
     """Run one command; return its exit code: 0 success, 1 a failure of its own, 2 bad input (one line).
 
@@ -50,8 +60,9 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
         started = float(os.environ.get(STARTED, started))  # of the first process of a launch
     arguments = _parser().parse_args(argv)
     arguments.words = sys.argv[1:] if argv is None else argv
-    level = logging.INFO if is_main_process() else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log = logging.StreamHandler(sys.stderr)
+    log.setFormatter(_LogFormatter("%(asctime)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO if is_main_process() else logging.WARNING, handlers=[log])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # not every terminal shows every character
@@ -71,7 +82,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
                 start_processes(arguments.processes, arguments.words, started, lock)
             entered.enter_context(watched)
             return arguments.handler(arguments, started)
-    except (ValueError, FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+    except (InputError, FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         if TRACEBACKS in os.environ:
             traceback.print_exc()
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
@@ -81,8 +92,8 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
             cause = f"; {interrupt}" if str(interrupt) else ""
             print(f"{PROGRAM} {arguments.command}: interrupted{cause}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of the output, such as `head`, has ended: discard what Python writes when it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        discard_output()
         return 1
     except (OSError, FloatingPointError, MemoryError) as error:
         if is_main_process() or not isinstance(error, ConnectionError):  # of a lost process one line is enough
@@ -112,7 +123,7 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
     """Hold the lock of the folder that a command works in; for the command `run`, write a complete fallback submission first.
 
     Nothing slow is imported or started before. Processes of our launcher share its lock; of another launcher only rank 0 takes
-    it. Raises ValueError where another process works in the folder, or where it holds a run that is not to be resumed.
+    it. Raises InputError where another process works in the folder, or where it holds a run that is not to be resumed.
     """
     launched = STARTED in os.environ
     if arguments.command not in ("run", "build", "train", "predict") or not (is_main_process() or launched):
@@ -134,7 +145,7 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
         out, leave_fallback = arguments.out, job_of(arguments, "drop").fallback()
         with FolderLock(out) as lock:
             if not arguments.resume and any((out / name).exists() for name in (CONFIG_FILE, CHECKPOINTS, NETWORKS_FOLDER)):
-                raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
+                raise InputError(f"{out} holds a run already: continue it with --resume, or choose another --out")
             if not arguments.begun:
                 config_of(arguments)  # what is refused leaves no record, by which a resumed run would go
             for folder in (out, out / "dataset", out / CANDIDATES):
@@ -145,16 +156,16 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
 
 
 def _require_own_prediction(run: Path, resume: bool) -> None:
-    """Raise ValueError where a prediction in the folder of a `run` would replace what other networks or views have voted."""
+    """Raise InputError where a prediction in the folder of a `run` would replace what other networks or views have voted."""
     if not resume:
-        raise ValueError(f"{run} holds a run, whose votes these would replace: choose another --out, or --resume")
+        raise InputError(f"{run} holds a run, whose votes these would replace: choose another --out, or --resume")
     if (run / NETWORKS_FOLDER).exists():
-        raise ValueError(f"{run} holds a run of several networks, whose votes one would replace: choose another --out")
+        raise InputError(f"{run} holds a run of several networks, whose votes one would replace: choose another --out")
 
 
 def _begin_training(out: Path) -> None:
-    """Remove what an earlier training in `out` logged. Raises ValueError where it left checkpoints."""
+    """Remove what an earlier training in `out` logged. Raises InputError where it left checkpoints."""
     if newest_checkpoint(out):
-        raise ValueError(f"{out} holds checkpoints already: continue with --resume, or choose another --out")
+        raise InputError(f"{out} holds checkpoints already: continue with --resume, or choose another --out")
     for name in (METRICS_FILE, SENT_FILE):
         (out / name).unlink(missing_ok=True)

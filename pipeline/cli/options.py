@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from augment.errors import InputError
 from eval.formatting import parse_duration
 from pipeline.config import CONFIG_FILE, Config, for_another_run, last_of_each, override
 from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source
@@ -104,18 +105,18 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def budget_of(arguments: argparse.Namespace, started: float) -> Budget:
-    """Return the time limit of a command and, for `run`, what is kept free at its end. Raises ValueError."""
+    """Return the time limit of a command and, for `run`, what is kept free at its end. Raises InputError."""
     limit = parse_duration(arguments.time_limit) if arguments.time_limit else None
     if limit is None or "reserve" not in arguments:
         return Budget(limit, started)
     if arguments.reserve:
         reserve = parse_duration(arguments.reserve)
         if reserve >= limit:
-            raise ValueError(f"--reserve {arguments.reserve} leaves nothing of --time-limit {arguments.time_limit}")
+            raise InputError(f"--reserve {arguments.reserve} leaves nothing of --time-limit {arguments.time_limit}")
         return Budget(limit, started, reserve)
     reserve = default_reserve(limit)
     if limit < START_SECONDS + reserve and not arguments.resume:
-        raise ValueError(
+        raise InputError(
             f"--time-limit {arguments.time_limit} is too short: to start takes seconds, and {reserve:.0f}s are kept free at "
             f"the end (--reserve sets another time); {START_SECONDS + reserve:.0f}s is the least"
         )
@@ -125,7 +126,7 @@ def budget_of(arguments: argparse.Namespace, started: float) -> Budget:
 def config_of(arguments: argparse.Namespace, default: str = "") -> Config:
     """Return the settings of a command, by its preset, else of its weights, else by the preset `default`.
 
-    Of several networks they are those of the first. Raises ValueError or FileNotFoundError where they are not usable.
+    Of several networks they are those of the first. Raises InputError or FileNotFoundError where they are not usable.
     """
     seed = (getattr(arguments, "seed", 0) or 0) * getattr(arguments, "networks", 1)
     if arguments.weights and not arguments.preset:
@@ -136,7 +137,7 @@ def config_of(arguments: argparse.Namespace, default: str = "") -> Config:
 def complete_settings(arguments: argparse.Namespace) -> None:
     """Fill in, for a run that is resumed, what it was begun with and the command leaves out; note whether it has `begun`.
 
-    What has begun keeps its config.json. Raises ValueError where a command has neither preset nor weights.
+    What has begun keeps its config.json. Raises InputError where a command has neither preset nor weights.
     """
     out, is_run = arguments.out, arguments.command == "run"
     arguments.begun = arguments.resume and (out / CONFIG_FILE).is_file()
@@ -158,34 +159,34 @@ def complete_settings(arguments: argparse.Namespace) -> None:
                 setattr(arguments, name, list(value) if isinstance(value, tuple) else value)
                 arguments.words = [*arguments.words, *as_option(name, value)]
     if not (arguments.preset or arguments.weights or arguments.begun):
-        raise ValueError("--preset is required, unless --weights bring their settings")
+        raise InputError("--preset is required, unless --weights bring their settings")
     if is_run:
         arguments.seed, arguments.networks = arguments.seed or 0, 1 if arguments.networks is None else arguments.networks
 
 
 def check_networks(arguments: argparse.Namespace) -> None:
-    """Raise ValueError where a run cannot train so many networks side by side."""
+    """Raise InputError where a run cannot train so many networks side by side."""
     count = arguments.networks
     if count < 1:
-        raise ValueError(f"--networks must be at least 1, got {count}")
+        raise InputError(f"--networks must be at least 1, got {count}")
     if count > 1 and are_puzzles(arguments):
-        raise ValueError("--networks is for ARC tasks only")
+        raise InputError("--networks is for ARC tasks only")
     if count > 1 and (arguments.processes not in (None, 1) or "LOCAL_RANK" in os.environ):
-        raise ValueError(
+        raise InputError(
             f"--networks {count} starts a process for each network itself: no --processes, no accelerate launch "
             "(--networks 1 goes on with the first network of a run)"
         )
 
 
 def are_puzzles(arguments: argparse.Namespace) -> bool:
-    """Return whether the sources are puzzles. Raises ValueError where they are mixed, or have options of the other kind."""
+    """Return whether the sources are puzzles. Raises InputError where they are mixed, or have options of the other kind."""
     specs = [*(arguments.source or ()), *getattr(arguments, "train_source", ())]
     puzzles = {spec for spec in specs if is_puzzle_source(spec)}
     if puzzles and len(puzzles) < len(set(specs)):
-        raise ValueError(f"puzzles and ARC tasks do not go together: {', '.join(sorted(set(specs)))}")
+        raise InputError(f"puzzles and ARC tasks do not go together: {', '.join(sorted(set(specs)))}")
     options = ("max_side", "hold_out") if puzzles else ("limit", "test_limit")
     for option in options:
         if getattr(arguments, option, None) not in (None, False):
             name, kind = f"--{option.replace('_', '-')}", "ARC tasks" if puzzles else "puzzles"
-            raise ValueError(f"{name} is for {kind} only")
+            raise InputError(f"{name} is for {kind} only")
     return bool(puzzles)

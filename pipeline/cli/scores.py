@@ -2,13 +2,15 @@
 
 import argparse
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from augment.errors import InputError
 from augment.grid import Grid, grid_key
-from augment.task import Solutions, TaskId
+from augment.task import Solutions, TaskId, same_tests
 from eval.compare import compare, format_comparison
 from eval.files import write_result
 from eval.formatting import format_duration, show_name, show_path
@@ -16,7 +18,7 @@ from eval.provenance import PUZZLES, Scored
 from eval.puzzle_score import PuzzleScore, format_puzzle_score, read_predictions, score_puzzles
 from eval.score import Predictions, Score, format_score, score_predictions
 from pipeline.cli.options import TASKS_HELP, add_command, add_data, add_selection, add_test_limit, are_puzzles
-from pipeline.data.dataset import PuzzleDataset, load_dataset
+from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.puzzles.sources import answers_of, load_puzzles
 from pipeline.data.sources import Selection, read_solutions, require_same_tests
@@ -51,7 +53,7 @@ def score_command(arguments: argparse.Namespace, _: float) -> int:
         provenance = replace(provenance_beside(path, PUZZLES), scored=scored_answers(answers, arguments.source))
         text = format_puzzle_score(score, name, show_path(path), provenance)
     else:
-        solutions, name, scored = _solutions(arguments)
+        solutions, name, scored = _solutions(arguments, predicted=_dataset_beside(path))
         read = read_partial_submission if arguments.allow_missing else read_submission
         score = score_predictions(read(path), solutions)
         provenance = replace(provenance_beside(path), scored=scored)
@@ -82,12 +84,12 @@ def compare_command(arguments: argparse.Namespace, _: float) -> int:
     """Print runs side by side, and what their pooled votes would score."""
     folders = [RunFolder(path, arguments.data) for path in arguments.runs]
     if len({folder.submission_path.resolve() for folder in folders}) < len(folders):
-        raise ValueError("one of the runs is named twice")
+        raise InputError("one of the runs is named twice")
     solutions, source, scored = _solutions(arguments, folders)
     voting = [folder for folder in folders if folder.candidates and folder.dataset]
     pooled: Predictions | None = None
     if arguments.pool and not voting:
-        raise ValueError("there are no votes to pool: no folder has candidates, and a dataset beside them or in --data")
+        raise InputError("there are no votes to pool: no folder has candidates, and a dataset beside them or in --data")
     if arguments.pool or len(voting) > 1:
         pooled = _pool(voting, arguments)
     named = {show_path(folder.path): folder for folder in folders}
@@ -112,7 +114,7 @@ def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predic
     dataset = next(folder.dataset for folder in folders if folder.dataset)
     if any(folder.dataset.tests_hash != dataset.tests_hash for folder in folders if folder.dataset):
         if arguments.pool:
-            raise ValueError("the votes cannot be pooled: the runs have different tests")
+            raise InputError("the votes cannot be pooled: the runs have different tests")
         print("the runs have different tests, so their votes are not pooled\n")
         return None
     candidates = {path.resolve(): path for folder in folders for path in folder.candidates}  # a run has those of its networks
@@ -124,47 +126,64 @@ def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predic
     return fill_submission(tasks, ballot.predictions(tasks)).submission
 
 
-def _solutions(arguments: argparse.Namespace, folders: Sequence[RunFolder] = ()) -> tuple[Solutions, str, Scored | None]:
-    """Return the solutions to judge by, of the tasks of `folders` if there are any; their name; and what they are."""
+def _dataset_beside(submission: Path) -> TaskDataset | None:
+    """Return the dataset of the run that a submission is in; None where there is none that can be read."""
+    with suppress(InputError, FileNotFoundError):
+        dataset = load_dataset(submission.parent / "dataset")
+        return dataset if isinstance(dataset, TaskDataset) else None
+    return None
+
+
+def _solutions(
+    arguments: argparse.Namespace, folders: Sequence[RunFolder] = (), predicted: TaskDataset | None = None
+) -> tuple[Solutions, str, Scored | None]:
+    """Return the solutions to judge by, of the tasks of `folders` if there are any; their name; and what they are.
+
+    Raises InputError where a task has other test inputs than those that were `predicted`.
+    """
     if arguments.solutions:
         if arguments.max_side is not None or arguments.hold_out:
-            raise ValueError("--max-side and --hold-out choose from sources; with --solutions, that file says what is judged")
+            raise InputError("--max-side and --hold-out choose from sources; with --solutions, that file says what is judged")
         given = read_solutions(arguments.solutions)
         return given, str(arguments.solutions), scored_outputs(given)
     selection = Selection(arguments.max_side, arguments.hold_out)
     specs = arguments.source or list(dict.fromkeys(spec for folder in folders for spec in folder.source_names()))
     if not specs:
-        raise ValueError("the runs do not say where their tasks come from: name the sources with --source")
+        raise InputError("the runs do not say where their tasks come from: name the sources with --source")
     name, (whole, selected) = " + ".join(specs), selection.load(specs)
     if not folders or any(folder.dataset is None for folder in folders):  # nothing else says whose tests are meant
         require_same_tests(selected)
+    asked = {task.id: task for task in predicted.tasks_to_solve()} if predicted else {}
+    for task in (task for source in selected for task in source.tasks):
+        if not same_tests(task, asked.get(task.id, task)):
+            raise InputError(f"task {show_name(task.id)}: other test inputs were predicted (with --hold-out, or without?)")
     if folders:
         solutions = _known_outputs(known for folder in folders for known in folder.tasks(selected, name))
     else:
         solutions = {task_id: grids for source in selected for task_id, grids in source.solutions.items()}
     if not solutions:
-        raise ValueError(f"the test outputs of {name} are not known, so there is nothing to judge by")
+        raise InputError(f"the test outputs of {name} are not known, so there is nothing to judge by")
     return solutions, name, scored_outputs(solutions, whole)
 
 
 def _solutions_of(run: RunFolder) -> Solutions:
-    """Return the outputs that the tests of `run` have in its sources. Raises ValueError where none is known."""
+    """Return the outputs that the tests of `run` have in its sources. Raises InputError where none is known."""
     notes: list[str] = []
     solutions = _known_outputs(run.tasks(run.load_sources(notes)[1]))
     if not solutions:
-        raise ValueError(
+        raise InputError(
             f"{run.path}: the test outputs are not known, so there is nothing to score by{'. '.join(('', *notes))}"
         )
     return solutions
 
 
 def _known_outputs(tasks: Iterable[KnownTask]) -> Solutions:
-    """Return the test outputs of `tasks`, by id, where they are known. Raises ValueError where one id has several."""
+    """Return the test outputs of `tasks`, by id, where they are known. Raises InputError where one id has several."""
     outputs: dict[TaskId, tuple[Grid, ...]] = {}
     for known in tasks:
         name, found = known.task.id, known.truth
         if found and list(map(grid_key, outputs.setdefault(name, found))) != list(map(grid_key, found)):
-            raise ValueError(f"the runs have different tests of task {show_name(name)}: score each of them alone")
+            raise InputError(f"the runs have different tests of task {show_name(name)}: score each of them alone")
     return outputs
 
 
@@ -273,9 +292,9 @@ def record_command(arguments: argparse.Namespace, _: float) -> int:
 
 
 def _answers(specs: Iterable[str], limit: int | None = None) -> dict[str, str]:
-    """Return the answers of puzzles (`limit` of each source) by their questions. Raises ValueError where they are not known."""
+    """Return the answers of puzzles (`limit` of each source) by their questions. Raises InputError where they are not known."""
     sources = [load_puzzles(spec, "test", limit=limit) for spec in specs]
     for puzzles in sources:
         if puzzles.answers is None:
-            raise ValueError(f"{puzzles.name}: has no answers, so there is nothing to score by")
+            raise InputError(f"{puzzles.name}: has no answers, so there is nothing to score by")
     return answers_of(sources)

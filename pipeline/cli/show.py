@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from augment.errors import InputError
 from augment.task import TaskId
 from augment.transform import Transform, transform_from_int, transform_to_int
 from eval.formatting import parse_duration, show_name
@@ -54,7 +55,7 @@ def show_command(arguments: argparse.Namespace, _: float) -> int:
     """Draw one task in the terminal or to a picture, or list the tasks of a run."""
     if arguments.task is None:
         if arguments.run is None:
-            raise ValueError("which task? name it, or name a run with --run to see a list of its tasks")
+            raise InputError("which task? name it, or name a run with --run to see a list of its tasks")
         return _list_tasks(arguments)
     transform = parse_transform(arguments.transform) if arguments.transform else None
     if arguments.run is not None:
@@ -85,22 +86,22 @@ def show_command(arguments: argparse.Namespace, _: float) -> int:
 
 
 def parse_transform(code: str) -> Transform:
-    """Return the transform of a code, text such as 3.463582197 or the integer of it. Raises ValueError for neither."""
+    """Return the transform of a code, text such as 3.463582197 or the integer of it. Raises InputError for neither."""
     if code.isascii() and code.isdigit():
         return transform_from_int(int(code))
     return Transform.parse(code)
 
 
 def find_result(folder: RunFolder, task_id: TaskId, specs: Sequence[str]) -> TaskResult:
-    """Return the result of a task of a run, with votes where candidates were kept. Raises ValueError where the run has none."""
+    """Return the result of a task of a run, with votes where candidates were kept. Raises InputError where the run has none."""
     if task_id not in folder.submission:
         solved = list(folder.submission)
         named = ", ".join(map(show_name, solved[:5])) + (", ..." if len(solved) > 5 else "")
-        raise ValueError(f"{folder.path} has no task {task_id!r}; it solves {len(solved)} tasks: {named}")
+        raise InputError(f"{folder.path} has no task {task_id!r}; it solves {len(solved)} tasks: {named}")
     for known in _known_tasks(folder, specs):
         if known.task.id == task_id:
             return folder.result(known)
-    raise ValueError(f"{folder.path}: nothing here says what task {task_id!r} is: name its source with --source")
+    raise InputError(f"{folder.path}: nothing here says what task {task_id!r} is: name its source with --source")
 
 
 def _known_tasks(folder: RunFolder, specs: Sequence[str]) -> list[KnownTask]:
@@ -151,11 +152,11 @@ def add_report(commands: Any) -> None:
 def report_command(arguments: argparse.Namespace, _: float) -> int:
     """Write the page of a run, or draw parts of it to pictures."""
     if arguments.png is None and (arguments.task or arguments.filter or arguments.dark):
-        raise ValueError("--task, --filter and --dark require --png FILE")
+        raise InputError("--task, --filter and --dark require --png FILE")
     if arguments.png is not None:
         need_browser()
         if not 300 <= arguments.width <= 4000:
-            raise ValueError(f"--width must be between 300 and 4000 pixels, got {arguments.width}")
+            raise InputError(f"--width must be between 300 and 4000 pixels, got {arguments.width}")
     from pipeline.reports.report import write_report
 
     started = time.monotonic()

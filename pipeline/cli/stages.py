@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from augment.errors import InputError
 from eval.compare import describe_change
 from eval.formatting import show_path
 from eval.vote import Ballot
@@ -69,9 +70,6 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
         config, refused = resumed(read_config(arguments.out / CONFIG_FILE), arguments.set)
         if refused:
             logger.warning("%s: the run that is resumed has other settings, and keeps them", " ".join(refused))
-        kept = config.train.pack_tokens
-        if arguments.preset and kept < (new := config_of(arguments).train.pack_tokens):
-            logger.warning("packs keep the %d tokens that the run began with; a new run would have %d", kept, new)
         weights = Path(record.weights) if record and record.weights else None
     for setting in record.settings if record else ():
         words += ["--set", setting]  # for a further network that has not begun
@@ -87,7 +85,7 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
 
 
 def job_of(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJob:
-    """Return what a run, or a build, is about; `leakage` is the command's default. Raises ValueError like `are_puzzles`."""
+    """Return what a run, or a build, is about; `leakage` is the command's default. Raises InputError like `are_puzzles`."""
     sources, train_sources, leakage = tuple(arguments.source), tuple(arguments.train_source), arguments.leakage or leakage
     if are_puzzles(arguments):
         return PuzzleJob(sources, arguments.test_limit, train_sources, arguments.limit, leakage, arguments.out)
@@ -116,7 +114,7 @@ def add_build(commands: Any) -> None:
 def build_command(arguments: argparse.Namespace, started: float) -> int:
     """Build a dataset and print what it holds; without tasks to solve it is for weights that others start from."""
     if not arguments.source and (not arguments.train_source or are_puzzles(arguments)):
-        raise ValueError("--source is required, unless --train-source names ARC tasks that are only trained on")
+        raise InputError("--source is required, unless --train-source names ARC tasks that are only trained on")
     job = job_of(arguments, "refuse")
     given = {field.name: getattr(arguments, field.name) for field in fields(BuildConfig)}
     usual = preset(arguments.preset).build if arguments.preset else BuildConfig()
@@ -209,7 +207,7 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     weights, out, budget = load_weights(arguments.weights), arguments.out, budget_of(arguments, started)
     for setting in arguments.set:
         if not setting.startswith(("predict.", "train.precision=")):
-            raise ValueError(f"{setting!r}: only predict.* and train.precision can be set here; the weights fix the rest")
+            raise InputError(f"{setting!r}: only predict.* and train.precision can be set here; the weights fix the rest")
     views = [] if arguments.views is None else [f"predict.views={arguments.views}"]
     config = override(weights.config, [*arguments.set, *views])
     if not any(setting.startswith("train.precision=") for setting in arguments.set):
@@ -222,9 +220,9 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
             "the dataset permutes all colors; these weights were trained with build --policy %s", config.build.policy
         )
     if isinstance(dataset, PuzzleDataset) and views:
-        raise ValueError("--views is for ARC tasks only: puzzles are predicted once, as they are")
+        raise InputError("--views is for ARC tasks only: puzzles are predicted once, as they are")
     if not len(dataset.test_questions if isinstance(dataset, PuzzleDataset) else dataset.test_task):
-        raise ValueError(f"{arguments.data}: a dataset without tests, to train on only; build it with --source")
+        raise InputError(f"{arguments.data}: a dataset without tests, to train on only; build it with --source")
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     weights = weights_of_main(accelerator, weights) or weights
     if isinstance(dataset, PuzzleDataset):
@@ -281,7 +279,7 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
         if given.name == CANDIDATES and len(further := candidates_of(given.parent)) > 1:
             logger.warning("%s has %d networks, and these are the votes of one: name the run", given.parent, len(further))
     if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ValueError("--candidates: a folder is named twice, and its votes would count twice")
+        raise InputError("--candidates: a folder is named twice, and its votes would count twice")
     tasks, votes = dataset.tasks_to_solve(), tally(folders, dataset)
     ballot = _judge(votes, dataset, arguments) if arguments.judge else votes
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -311,7 +309,7 @@ def _judge(ballot: Ballot, dataset: TaskDataset, arguments: argparse.Namespace) 
     weight, views, candidates = arguments.judge_weight, arguments.judge_views, arguments.judge_candidates
     for option, value in (("--judge-views", views), ("--judge-candidates", candidates)):
         if value < 1:
-            raise ValueError(f"{option} must be at least 1, got {value}")
+            raise InputError(f"{option} must be at least 1, got {value}")
     if not 0 <= weight <= 1:
-        raise ValueError(f"--judge-weight must be in 0..1, got {weight:g}")
+        raise InputError(f"--judge-weight must be in 0..1, got {weight:g}")
     return judge_ballot(ballot, [load_weights(path) for path in arguments.judge], dataset, weight, views, candidates)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from augment.errors import InputError
 from eval.formatting import parse_duration, plural
 from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings, config_of
 from pipeline.config import OF_ONE_RUN
@@ -49,7 +50,7 @@ def add_canvas(commands: Any) -> None:
 def canvas_command(arguments: argparse.Namespace, _: float) -> int:
     rows = measure_size_rules(load_source(spec) for spec in arguments.source)
     if not rows:
-        raise ValueError(f"the test outputs of {' + '.join(arguments.source)} are not known, so nothing can be measured")
+        raise InputError(f"the test outputs of {' + '.join(arguments.source)} are not known, so nothing can be measured")
     print(format_size_rules(rows))
     return 0
 
@@ -82,16 +83,16 @@ def add_export(commands: Any) -> None:
 
 
 def export_command(arguments: argparse.Namespace, _: float) -> int:
-    """Write the file, never over anything: weights beside checkpoints would hide them. Raises ValueError."""
+    """Write the file, never over anything: weights beside checkpoints would hide them. Raises InputError."""
     from pipeline.weights.files import export_weights, load_weights, with_settings
 
     weights, path = load_weights(arguments.weights), arguments.out / WEIGHTS
     for setting in arguments.set:
         if setting.partition("=")[0].strip() in OF_ONE_RUN:
-            raise ValueError(f"{setting}: a setting of one run, which weights do not bring to the next")
+            raise InputError(f"{setting}: a setting of one run, which weights do not bring to the next")
     config = with_settings(weights, arguments.set)
     if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
-        raise ValueError(f"{arguments.out} is there already; export writes into a new or an empty folder")
+        raise InputError(f"{arguments.out} is there already; export writes into a new or an empty folder")
     arguments.out.mkdir(parents=True, exist_ok=True)
     export_weights(replace(weights, config=config), path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

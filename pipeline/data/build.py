@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
+from augment.errors import InputError
 from augment.grid import grid_key
 from augment.task import Pair, Task, TaskId
 from augment.transform import Codes
@@ -51,7 +52,7 @@ def build(
     The demonstrations of `sources` are trained on, and their tests are stored without outputs; their solutions are used for the
     audit only. The tests of `train_sources` with known outputs are trained on too. Where drawing views would take more than
     `seconds`, fewer are drawn for the remaining tasks; the manifest says how few.
-    Raises ValueError when pairs leak and `leakage` is "refuse", or when `sources` disagree on the tests of a task.
+    Raises InputError when pairs leak and `leakage` is "refuse", or when `sources` disagree on the tests of a task.
     """
     sources, train_sources = tell_apart(sources, train_sources)
     everything = (*sources, *train_sources)
@@ -60,12 +61,12 @@ def build(
     if audit.leaks:
         if leakage == "refuse":
             hint = "--leakage drop leaves them out, --leakage allow trains on them"
-            raise ValueError(f"{_describe_leaks(audit)} ({hint})")
+            raise InputError(f"{_describe_leaks(audit)} ({hint})")
         logger.warning("%s: %s", "left out" if leakage == "drop" else "trained on all the same", _describe_leaks(audit))
     with doing("putting the tasks of all sources together"):
         tasks, weights = _merge(sources, train_sources, audit.leaks if leakage == "drop" else (), config.draw)
     if not tasks:
-        raise ValueError("there is nothing to build: the sources have no training pairs and no tests")
+        raise InputError("there is nothing to build: the sources have no training pairs and no tests")
     with doing("collecting grids"):
         dataset = _assemble(tasks, weights, config.size_exponent)
     if dataset.pair_weight is not None:
@@ -139,7 +140,7 @@ def _rank(source: Source) -> tuple[str, str]:
 
 
 def built_with(dataset: Dataset) -> BuildConfig | None:
-    """Return the settings that a dataset was built with; None where it does not say. Raises ValueError for others than ours."""
+    """Return the settings that a dataset was built with; None where it does not say. Raises InputError for others than ours."""
     settings = dataset.manifest.get("settings")
     return decode(BuildConfig, settings, f"{MANIFEST_FILE}: settings", ignore_unknown=True) if settings else None
 

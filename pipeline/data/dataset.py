@@ -18,6 +18,7 @@ import orjson
 import safetensors.numpy
 
 from augment.canvas import VOCABULARY, Tokens
+from augment.errors import InputError
 from augment.grid import MAX_SIDE, Grid
 from augment.task import Pair, Task, TaskId, TestId
 from augment.transform import Codes
@@ -83,7 +84,7 @@ class Dataset(ABC):
     def load(cls, folder: Path) -> Self:
         """Read a dataset of this kind.
 
-        Raises FileNotFoundError where a file is missing, and ValueError, of one line that names the file, where the dataset is
+        Raises FileNotFoundError where a file is missing, and InputError, of one line that names the file, where the dataset is
         truncated, changed since it was written, or of another kind. The data hash detects every change.
         """
         manifest = _read_manifest(folder, (cls.FORMAT,))
@@ -93,7 +94,7 @@ class Dataset(ABC):
         dataset = make(**settings, **_read_arrays(folder / ARRAYS_FILE, cls.ARRAYS, cls.OPTIONAL), manifest=about)
         if dataset.data_hash != decode_value(str, manifest.get("data_hash"), f"{where}: data_hash"):
             what = f"does not belong to the {MANIFEST_FILE} beside it (data hash {dataset.data_hash[:HASH_DIGITS]}...)"
-            raise ValueError(f"{show_path(folder / ARRAYS_FILE)}: {what}")
+            raise InputError(f"{show_path(folder / ARRAYS_FILE)}: {what}")
         return dataset
 
 
@@ -220,7 +221,7 @@ class PuzzleDataset(Dataset):
 
 
 def load_dataset(folder: Path) -> TaskDataset | PuzzleDataset:
-    """Read the dataset in `folder`, of tasks or of puzzles. Raises FileNotFoundError and ValueError as `Dataset.load` does."""
+    """Read the dataset in `folder`, of tasks or of puzzles. Raises FileNotFoundError and InputError as `Dataset.load` does."""
     manifest = _read_manifest(folder, (TaskDataset.FORMAT, PuzzleDataset.FORMAT))
     return PuzzleDataset.load(folder) if manifest["format"] == PuzzleDataset.FORMAT else TaskDataset.load(folder)
 
@@ -249,7 +250,7 @@ def _read_manifest(folder: Path, formats: Collection[str]) -> dict[str, Any]:
     manifest = read_object(folder / MANIFEST_FILE)
     if manifest.get("format") not in formats:
         what = f"expected format {' or '.join(map(repr, formats))}, got {show_value(manifest.get('format'))}"
-        raise ValueError(f"{show_path(folder / MANIFEST_FILE)}: not the manifest of a dataset of this version: {what}")
+        raise InputError(f"{show_path(folder / MANIFEST_FILE)}: not the manifest of a dataset of this version: {what}")
     return manifest
 
 
@@ -258,5 +259,5 @@ def _read_arrays(path: Path, names: Collection[str], optional: Collection[str]) 
     arrays, _ = read_arrays(path)
     if arrays.keys() - set(optional) != set(names):
         missing, unknown = show_value(sorted(set(names) - arrays.keys())), show_value(sorted(arrays.keys() - set(names)))
-        raise ValueError(f"{show_path(path)}: not the arrays of a dataset: missing {missing}, unknown {unknown}")
+        raise InputError(f"{show_path(path)}: not the arrays of a dataset: missing {missing}, unknown {unknown}")
     return arrays

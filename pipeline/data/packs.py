@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from augment.canvas import EOS, FIRST_COLOR, IGNORED, PAD
 from augment.dihedral import STEPS
+from augment.errors import InputError
 from augment.grid import COLORS, MAX_SIDE
 from augment.sudoku import draw_symmetries
 from augment.transform import decode_transforms
@@ -94,7 +95,7 @@ class PackMaker(ABC):
 
     @abstractmethod
     def draw(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw `count` training samples. Raises ValueError where there is nothing to train on."""
+        """Draw `count` training samples. Raises InputError where there is nothing to train on."""
 
     @abstractmethod
     def plain(self) -> Samples:
@@ -149,7 +150,7 @@ class TaskPackMaker(PackMaker):
         dataset = self.dataset
         trained = np.flatnonzero(np.diff(dataset.pair_start))
         if not len(trained):
-            raise ValueError("the dataset has no training pairs: tasks with demonstrations, or --train-source, have some")
+            raise InputError("the dataset has no training pairs: tasks with demonstrations, or --train-source, have some")
         if dataset.pair_weight is None:
             task = trained[rng.integers(len(trained), size=count)]
             pair = dataset.pair_start[task] + _below(rng, np.diff(dataset.pair_start)[task])

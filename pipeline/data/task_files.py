@@ -1,6 +1,6 @@
 """The file formats of tasks: challenges, solutions, single tasks and lists of pairs, as bytes -> tasks.
 
-The bytes are untrusted. Whatever is wrong with them raises ValueError, with one line that names the file, the task, the pair
+The bytes are untrusted. Whatever is wrong with them raises InputError, with one line that names the file, the task, the pair
 and the fault. Demonstrations, test inputs, rows and cells are counted from 0.
 """
 
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from augment.errors import InputError
 from augment.grid import Grid, parse_grid
 from augment.task import Pair, Task, TaskId
 from eval.files import parse_json, read_file, require_file, require_modest
@@ -40,10 +41,10 @@ class Reading:
 
     @contextmanager
     def note(self, task_id: TaskId, content: object = None) -> Iterator[None]:
-        """Keep a ValueError inside the block as the fault of a task, or raise it; `content` is its JSON."""
+        """Keep an error of input inside the block as the fault of a task, or raise it; `content` is its JSON."""
         try:
             yield
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:  # no such file: a link that leads nowhere
             if self.max_side is None or not _shows_larger(content, self.max_side):
                 if self.faults is None:
                     raise
@@ -58,7 +59,7 @@ def parse_challenges(
 
     Tests may have an "output" too: it is checked and goes to the solutions. With a `task_id`, the file may also be a single
     task, which gets this id, or a list of tasks of which each names its own; with `lines` it has one of these a line. Raises
-    ValueError, beginning with `where`, when anything is wrong; `reading` may note it instead.
+    InputError, beginning with `where`, when anything is wrong; `reading` may note it instead.
     """
     if lines:
         require_modest(data, where)
@@ -79,32 +80,32 @@ def parse_solutions(
 ) -> dict[TaskId, tuple[Grid, ...]]:
     """Return the solutions of a file `{task id: [grid, ...]}`; with `tasks`, it must have every output of exactly these.
 
-    What it has for `ignored` tasks is left unread. Raises ValueError, beginning with `where`, when something is no grid, a task
+    What it has for `ignored` tasks is left unread. Raises InputError, beginning with `where`, when something is no grid, a task
     has no outputs, or it has other outputs than `tasks` has tests.
     """
     document = parse_json(data, where)
     if not isinstance(document, dict):
-        raise ValueError(f"{where}: expected an object by task id, got {show_kind(document)}")
+        raise InputError(f"{where}: expected an object by task id, got {show_kind(document)}")
     expected = None if tasks is None else {task.id: len(task.test) for task in tasks}
     for task_id in document:
         if expected is not None and task_id not in expected and task_id not in ignored:
-            raise ValueError(f"{where}: task {show_name(task_id)}: not a task of the challenges")
+            raise InputError(f"{where}: task {show_name(task_id)}: not a task of the challenges")
     solutions = {}
     for task_id in document if expected is None else expected:
         at = f"{where}: task {show_name(task_id)}"
         if task_id not in document:
-            raise ValueError(f"{at}: missing, although it is in the challenges")
+            raise InputError(f"{at}: missing, although it is in the challenges")
         grids = document[task_id]
         if not isinstance(grids, list) or not (grids or expected):
-            raise ValueError(f"{at}: expected a list of output grids, got {show_kind(grids)}")
+            raise InputError(f"{at}: expected a list of output grids, got {show_kind(grids)}")
         if expected and len(grids) != expected[task_id]:
-            raise ValueError(f"{at}: expected {expected[task_id]} output grids, one for each test input, got {len(grids)}")
+            raise InputError(f"{at}: expected {expected[task_id]} output grids, one for each test input, got {len(grids)}")
         solutions[task_id] = tuple(parse_grid(rows, f"{at}, test output {i}") for i, rows in enumerate(grids))
     return solutions
 
 
 def parse_pairs(data: bytes, where: str, task_id: TaskId) -> Task:
-    """Return a file `[pair, ...]` as a task of demonstrations only; raises ValueError, beginning with `where`."""
+    """Return a file `[pair, ...]` as a task of demonstrations only; raises InputError, beginning with `where`."""
     at = f"{where}: task {show_name(task_id)}"
     return Task(task_id, _build_demonstrations(parse_json(data, where), at), ())
 
@@ -112,9 +113,9 @@ def parse_pairs(data: bytes, where: str, task_id: TaskId) -> Task:
 def build_tasks(document: object, where: str, reading: Reading) -> TasksAndSolutions:
     """Return the tasks of a JSON document as `parse_challenges` does."""
     if not isinstance(document, dict):
-        raise ValueError(f"{where}: expected an object by task id, got {show_kind(document)}")
+        raise InputError(f"{where}: expected an object by task id, got {show_kind(document)}")
     if not document:
-        raise ValueError(f"{where}: holds no tasks")
+        raise InputError(f"{where}: holds no tasks")
     tasks, solutions = [], {}
     for task_id, content in document.items():
         with reading.note(task_id, content):
@@ -130,16 +131,16 @@ ID_KEYS = ("id", "task_id", "puzzle_id", "name")
 
 
 def _key_by_id(tasks: list[object], where: str) -> dict[str, object]:
-    """Return the tasks of a list by the ids that they name. Raises ValueError where one names none, or that of another."""
+    """Return the tasks of a list by the ids that they name. Raises InputError where one names none, or that of another."""
     if tasks and all(isinstance(task, dict) and {"input", "output"} <= task.keys() for task in tasks):
-        raise ValueError(f"{where}: a list of pairs, as Re-ARC has them: a folder of such files is read as rearc:FOLDER")
+        raise InputError(f"{where}: a list of pairs, as Re-ARC has them: a folder of such files is read as rearc:FOLDER")
     found: dict[str, object] = {}
     for i, task in enumerate(tasks):
         named = [task[key] for key in ID_KEYS if isinstance(task.get(key), str | int)] if isinstance(task, dict) else []
         if not named:
-            raise ValueError(f"{where}: entry {i} of the list: expected a task with one of {', '.join(ID_KEYS)}")
+            raise InputError(f"{where}: entry {i} of the list: expected a task with one of {', '.join(ID_KEYS)}")
         if str(named[0]) in found:
-            raise ValueError(f"{where}: entry {i} of the list: task {show_name(str(named[0]))} appears twice")
+            raise InputError(f"{where}: entry {i} of the list: task {show_name(str(named[0]))} appears twice")
         found[str(named[0])] = task
     return found
 
@@ -161,9 +162,9 @@ def _build_task(task_id: TaskId, content: object, at: str, reading: Reading) -> 
     demonstrations, tests = _get_values(content, ("train", "test"), at)
     train = _build_demonstrations(demonstrations, at)
     if not isinstance(tests, list):
-        raise ValueError(f"{at}: expected a list of test inputs, got {show_kind(tests)}")
+        raise InputError(f"{at}: expected a list of test inputs, got {show_kind(tests)}")
     if not tests and reading.tests_required:
-        raise ValueError(f"{at}: has no test inputs")
+        raise InputError(f"{at}: has no test inputs")
     inputs, outputs = [], []
     for i, test in enumerate(tests):
         place = f"{at}, test input {i}"
@@ -176,9 +177,9 @@ def _build_task(task_id: TaskId, content: object, at: str, reading: Reading) -> 
 
 def _build_demonstrations(pairs: object, at: str) -> tuple[Pair, ...]:
     if not isinstance(pairs, list):
-        raise ValueError(f"{at}: expected a list of pairs, got {show_kind(pairs)}")
+        raise InputError(f"{at}: expected a list of pairs, got {show_kind(pairs)}")
     if not pairs:
-        raise ValueError(f"{at}: has no demonstrations")
+        raise InputError(f"{at}: has no demonstrations")
     demonstrations = []
     for i, pair in enumerate(pairs):
         place = f"{at}, demonstration {i}"
@@ -191,10 +192,10 @@ def _get_values(value: object, keys: tuple[str, ...], at: str) -> list[object]:
     """Return the values of an object under `keys`; others that it may have are ignored."""
     if not isinstance(value, dict):
         names = " and ".join(f'"{key}"' for key in keys)
-        raise ValueError(f"{at}: expected an object with {names}, got {show_kind(value)}")
+        raise InputError(f"{at}: expected an object with {names}, got {show_kind(value)}")
     for key in keys:
         if key not in value:
-            raise ValueError(f'{at}: has no "{key}"')
+            raise InputError(f'{at}: has no "{key}"')
     return [value[key] for key in keys]
 
 
@@ -212,13 +213,13 @@ def read_unpacked(path: Path) -> bytes:
 
 
 def unpack(name: str, data: bytes, where: str) -> bytes:
-    """Return `data` of the file `name`, unpacked where that ends in .gz. Raises ValueError where it is damaged or too large."""
+    """Return `data` of the file `name`, unpacked where that ends in .gz. Raises InputError where it is damaged or too large."""
     if not name.endswith(".gz"):
         return data
     with _explain(f"{where}: cannot be unpacked"), gzip.open(io.BytesIO(data)) as file:
         unpacked = file.read(MAX_FILE_BYTES + 1)
         if len(unpacked) > MAX_FILE_BYTES:
-            raise ValueError(f"more than {MAX_FILE_BYTES} bytes unpacked")
+            raise InputError(f"more than {MAX_FILE_BYTES} bytes unpacked")
         return unpacked
 
 
@@ -226,7 +227,7 @@ def unpack(name: str, data: bytes, where: str) -> bytes:
 def open_archive(path: Path) -> Iterator[tuple[list[str], Callable[[int], bytes]]]:
     """Open a zip, and give the names of its files and a function that returns the bytes of the file `names[index]`.
 
-    A name may come twice, or be empty. Raises ValueError that names the file where it is no zip, where its content would be
+    A name may come twice, or be empty. Raises InputError that names the file where it is no zip, where its content would be
     larger than the bounds above, and where an entry is damaged, encrypted or compressed in an unusual way.
     """
     require_file(path)
@@ -238,7 +239,7 @@ def open_archive(path: Path) -> Iterator[tuple[list[str], Callable[[int], bytes]
         largest = max((entry.file_size for entry in entries), default=0)
         total = sum(entry.file_size for entry in entries)
         if largest > MAX_FILE_BYTES or total > MAX_TOTAL_BYTES:
-            raise ValueError(
+            raise InputError(
                 f"{show_path(path)}: too large: a file may have {MAX_FILE_BYTES} bytes unpacked and all of them "
                 f"{MAX_TOTAL_BYTES}, these have up to {largest} and {total}"
             )
@@ -247,7 +248,7 @@ def open_archive(path: Path) -> Iterator[tuple[list[str], Callable[[int], bytes]
             entry = entries[index]
             with _explain(f"{show_path(path)}/{show_name(entry.filename)}: cannot be unpacked"):
                 if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise ValueError("neither stored nor deflated")
+                    raise InputError("neither stored nor deflated")
                 with archive.open(entry) as unpacked:
                     return unpacked.read(entry.file_size)  # at most the size in the directory, whatever the stream has
 
@@ -259,4 +260,4 @@ def _explain(what: str) -> Iterator[None]:
     try:
         yield
     except ZIP_FAULTS as error:
-        raise ValueError(f"{what}: {show_path(str(error)[:100])}") from error  # zipfile may quote all of a damaged file
+        raise InputError(f"{what}: {show_path(str(error)[:100])}") from error  # zipfile may quote all of a damaged file

@@ -11,6 +11,7 @@ import torch
 
 from augment.canvas import FIRST_COLOR, crop_sizes
 from augment.dihedral import DIHEDRALS, invert_dihedral
+from augment.errors import InputError
 from augment.grid import COLORS, MAX_SIDE, Grid
 from eval.formatting import show_path
 from eval.vote import Ballot
@@ -134,26 +135,26 @@ def write_candidates(path: Path, candidates: Candidates, origin: Origin) -> None
 
 
 def read_candidates(path: Path) -> tuple[Candidates, Origin]:
-    """Return the candidates of a file and where they come from. Raises ValueError naming a damaged file."""
+    """Return the candidates of a file and where they come from. Raises InputError naming a damaged file."""
     tensors, metadata = read_tensors(path)
     if set(tensors) != set(_COLUMNS) or {"computation": "", **metadata}.keys() != {field.name for field in fields(Origin)}:
-        raise ValueError(f"{show_path(path)}: not a file of candidates")
+        raise InputError(f"{show_path(path)}: not a file of candidates")
     if any(tensors[name].dtype != dtype for name, dtype in _DTYPES.items()):
-        raise ValueError(f"{show_path(path)}: damaged, its columns are of other kinds")
+        raise InputError(f"{show_path(path)}: damaged, its columns are of other kinds")
     test, transform, probability, shape, cells = (tensors[name].numpy() for name in _COLUMNS)
     count = test.shape[0] if test.ndim else 0
     if not test.shape == transform.shape == probability.shape == (count,) or shape.shape != (count, 2) or cells.ndim != 1:
-        raise ValueError(f"{show_path(path)}: damaged, its columns differ in length")
+        raise InputError(f"{show_path(path)}: damaged, its columns differ in length")
     if int(shape.astype(np.int64).prod(axis=1).sum()) != len(cells):
-        raise ValueError(f"{show_path(path)}: damaged, {len(cells)} cells do not fill the grids")
+        raise InputError(f"{show_path(path)}: damaged, {len(cells)} cells do not fill the grids")
     if (cells >= COLORS).any() or (shape > MAX_SIDE).any() or ((shape == 0).any(axis=1) & (shape > 0).any(axis=1)).any():
-        raise ValueError(f"{show_path(path)}: damaged, it holds what is no grid")
+        raise InputError(f"{show_path(path)}: damaged, it holds what is no grid")
     if (test < 0).any() or not ((probability >= 0) & (probability <= 1)).all():
-        raise ValueError(f"{show_path(path)}: damaged, it holds what is no test input or no probability")
+        raise InputError(f"{show_path(path)}: damaged, it holds what is no test input or no probability")
     try:
         number, first, views = (int(metadata[name]) for name in ("number", "first_view", "views"))
     except ValueError:
-        raise ValueError(f"{show_path(path)}: damaged, it does not say which views it holds") from None
+        raise InputError(f"{show_path(path)}: damaged, it does not say which views it holds") from None
     complete, computation = metadata["complete"] == "True", metadata.get("computation", "")
     origin = Origin(metadata["source"], metadata["tests_hash"], number, first, views, complete, computation)
     return Candidates(test, transform.astype(np.uint32), probability, shape, cells), origin
@@ -167,7 +168,7 @@ def count_votes(ballot: Ballot, candidates: Candidates, dataset: TaskDataset, so
 
 
 def tally(folders: Sequence[Path], dataset: TaskDataset) -> Ballot:
-    """Return the votes in `folders`, pooled if of several checkpoints. Raises FileNotFoundError or ValueError with the path."""
+    """Return the votes in `folders`, pooled if of several checkpoints. Raises FileNotFoundError or InputError with the path."""
     ballot = Ballot()
     for folder in folders:
         paths = round_files(folder)
@@ -176,7 +177,7 @@ def tally(folders: Sequence[Path], dataset: TaskDataset) -> Ballot:
         for path in watch(paths, f"counting the votes of {folder}", unit="rounds"):
             candidates, origin = read_candidates(path)
             if origin.tests_hash != dataset.tests_hash or candidates.test.max(initial=0) >= len(dataset.test_task):
-                raise ValueError(f"{show_path(path)}: candidates for other tests than those of the dataset")
+                raise InputError(f"{show_path(path)}: candidates for other tests than those of the dataset")
             count_votes(ballot, candidates, dataset, f"{show_path(folder)}: {origin.source}")
     return ballot
 

@@ -11,6 +11,7 @@ import orjson
 import safetensors.numpy
 
 from augment.canvas import VOCABULARY, Tokens
+from augment.errors import InputError
 from augment.task import TestId
 from eval.files import parse_json, replace_file
 from eval.formatting import show_path
@@ -59,22 +60,22 @@ def write_drafts(path: Path, drafts: Drafts, names: Sequence[TestId], unit: Draf
 
 
 def read_drafts(path: Path) -> tuple[DraftUnit, dict[TestId, list[tuple[Tokens, float]]]]:
-    """Return unit and drafts, by task and test index. Raises ValueError naming a damaged file."""
+    """Return unit and drafts, by task and test index. Raises InputError naming a damaged file."""
     where = show_path(path)
     arrays, metadata = read_arrays(path)
     about = parse_json(metadata.get("about", "null").encode(), where)
     names, unit = (about.get(name) if isinstance(about, dict) else None for name in ("names", "unit"))
     kinds = {name: array.dtype.name for name, array in arrays.items()}
     if kinds != _DRAFT_DTYPES or not isinstance(names, list) or unit not in get_args(DraftUnit):
-        raise ValueError(f"{where}: not a file of drafts")
+        raise InputError(f"{where}: not a file of drafts")
     drafts = Drafts(**arrays)
     segments, count = drafts.probability.shape if drafts.probability.ndim == 2 else (0, 0)
     fits = drafts.test.shape == (count,) and drafts.shape.shape == (count, 2) and len(names) == count
     cells = int(drafts.shape.astype(np.int64).prod(axis=1).sum()) if fits else 0
     if not fits or not drafts.shape.all() or drafts.tokens.shape != (segments, cells) or (drafts.tokens >= VOCABULARY).any():
-        raise ValueError(f"{where}: damaged, its arrays do not fit together")
+        raise InputError(f"{where}: damaged, its arrays do not fit together")
     if not all(isinstance(name, list) and [*map(type, name)] == [str, int] for name in names):
-        raise ValueError(f"{where}: damaged, it does not name its test inputs")
+        raise InputError(f"{where}: damaged, it does not name its test inputs")
     return cast(DraftUnit, unit), dict(zip(map(tuple, names), drafts.canvases(), strict=True))
 
 

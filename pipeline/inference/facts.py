@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from augment.errors import InputError
 from augment.task import Task, TaskId, TestId
 from eval.decode import read_dataclass
 from eval.files import read_file, replace_file, write_json
@@ -18,6 +19,7 @@ from eval.provenance import HASH_DIGITS, Basis, NetworkName, audited_in, is_coun
 from eval.puzzle_score import PuzzlePrediction, write_predictions
 from eval.vote import Ballot
 from pipeline.data.dataset import PuzzleDataset, TaskDataset
+from pipeline.weights.find import CHECKPOINTS
 from submission.format import FilledSubmission, fill_submission, write_submission
 
 logger = logging.getLogger(__name__)
@@ -44,9 +46,9 @@ class InputVotes:
 
     def __post_init__(self) -> None:
         if not is_count(self.candidates) or not is_count(self.distinct):
-            raise ValueError(f"candidates and distinct must be counts, got {self.candidates} and {self.distinct}")
+            raise InputError(f"candidates and distinct must be counts, got {self.candidates} and {self.distinct}")
         if not all(is_count(votes) and 0 <= probability <= 1 for votes, probability in self.top):
-            raise ValueError(f"top must hold votes and probabilities, got {show_value(self.top)}")
+            raise InputError(f"top must hold votes and probabilities, got {show_value(self.top)}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def round_files(candidates: Path) -> list[Path]:
 
 
 def votes_of(submission: Path) -> VoteFile | None:
-    """Return the votes.json beside `submission`; None where there is none, or one of another submission. Raises ValueError."""
+    """Return the votes.json beside `submission`; None where there is none, or one of another submission. Raises InputError."""
     votes = read_dataclass(VoteFile, submission.with_name(VOTES_FILE))
     own = votes is None or votes.submission in ("", digest_of(read_file(submission)))
     return votes if own else None
@@ -107,12 +109,14 @@ def source_name(path: Path, step: int, data_hash: str) -> str:
 
 
 def require_own_folder(path: Path) -> None:
-    """Raise ValueError where the votes and the score beside a new submission `path` would replace those of another one."""
+    """Raise InputError where the votes and the score beside a new submission `path` would replace those of another one."""
     if not path.name:
-        raise ValueError(f"{show_path(path)}: expected the name of a file")
+        raise InputError(f"{show_path(path)}: expected the name of a file")
+    if path.with_name(CHECKPOINTS).exists():
+        raise InputError(f"{show_path(path)}: its folder is that of a run, whose votes these would replace; choose another one")
     other = path.with_name("submission.json")
     if path.name != other.name and other.exists():
-        raise ValueError(f"{show_path(path)}: its folder has the votes of {show_path(other)}; choose another one")
+        raise InputError(f"{show_path(path)}: its folder has the votes of {show_path(other)}; choose another one")
 
 
 def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset) -> FilledSubmission:

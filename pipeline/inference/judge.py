@@ -8,12 +8,14 @@ the one whose candidates they are.
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from augment.canvas import IGNORED
+from augment.errors import InputError
 from augment.grid import Grid
 from augment.task import TestId
 from eval.formatting import show_path
@@ -21,7 +23,7 @@ from eval.provenance import Judging
 from eval.vote import Ballot, Judged, JudgedBallot
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Integers, Samples, TaskPackMaker, count_each
-from pipeline.device import make_accelerator, precision_here
+from pipeline.device import dtype_here, make_accelerator
 from pipeline.inference.facts import source_name
 from pipeline.inference.forward import InferenceRunner, Output
 from pipeline.inference.predictor import seen_through
@@ -98,17 +100,16 @@ def judge_ballot(
 ) -> JudgedBallot:
     """Return `ballot` with its best `candidates` of each test input judged by the networks of `weights`, on this machine.
 
-    A judge that finds no number for a candidate does not judge its test input. Raises ValueError for a judge that was trained
+    A judge that finds no number for a candidate does not judge its test input. Raises InputError for a judge that was trained
     on none of the tasks: it would judge them all by the mean of its task memory.
     """
     names = dataset.test_names()
     best = [[candidate.grid for candidate in ballot.top(*name, candidates)] for name in names]
-    found = []
+    device, computed_in, found = make_accelerator("float32")[0].device, cache(dtype_here), []
     for each in weights:
         if not {task for task, _ in names} & set(each.task_ids):
-            raise ValueError(f"{show_path(each.path)}: a judge that was not trained on any of the tasks")
-        accelerator, dtype = make_accelerator(precision_here(each.config.train.precision))
-        found.append(log_likelihoods(accelerator.device, dtype, each, dataset, best, views))
+            raise InputError(f"{show_path(each.path)}: a judge that was not trained on any of the tasks")
+        found.append(log_likelihoods(device, computed_in(each.config.train.precision), each, dataset, best, views))
     judged, silent = dict[TestId, Judged](), 0
     for name, grids, *by_judge in zip(names, best, *found, strict=True):
         heard = [likelihoods for likelihoods in by_judge if not np.isnan(likelihoods).any()]

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from augment.errors import InputError
 from augment.task import Task
-from eval.formatting import format_duration
+from eval.formatting import format_duration, plural
 from eval.vote import Ballot
 from pipeline.config import PredictConfig
 from pipeline.data.dataset import TaskDataset
@@ -84,19 +85,25 @@ class Predictor:
     def keep_rounds(self, folder: Path) -> list[tuple[Candidates, Origin]]:
         """Return the complete rounds that an earlier start of this prediction left in `folder`; remove the files of others."""
         kept: list[tuple[Candidates, Origin]] = []
-        views = 0
-        for number, path in enumerate(round_files(folder), start=1):
+        views, files, damage = 0, round_files(folder), None
+        for number, path in enumerate(files, start=1):
             try:
                 candidates, origin = read_candidates(path)
-            except ValueError:
-                break  # cut short or damaged: predicted again
+            except InputError as error:
+                damage = error
+                break
             same = (origin.source, origin.tests_hash, origin.number) == (self.source, self.dataset.tests_hash, number)
             same = same and origin.computation in ("", self.computation)
             if not same or origin.first_view != views or not origin.complete:
                 break
             kept.append((candidates, origin))
             views = origin.views
-        for path in round_files(folder)[len(kept) :]:
+        others = files[len(kept) :]
+        if damage:
+            logger.warning("%s; %s to predict again", damage, plural(len(others), "round"))
+        elif others:
+            logger.info("%s of other weights, tests or settings: replaced", plural(len(others), "round"))
+        for path in others:
             path.unlink()
         return kept
 

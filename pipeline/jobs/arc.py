@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from augment.grid import grid_key
-from augment.task import Task, TaskId
+from augment.errors import InputError
+from augment.task import Task, same_tests
 from eval.files import read_object, write_json
 from eval.formatting import plural
 from eval.provenance import NO_NETWORK, Basis, Provenance
 from eval.score import format_score, score_predictions
+from eval.terminal import print_result
 from eval.vote import Ballot
 from pipeline.config import BuildConfig, Leakage, PredictConfig
 from pipeline.data.build import build
@@ -53,17 +54,17 @@ class ArcJob:
     def select(self) -> tuple[list[Task], int]:
         """Return the tasks to solve, in order, and how many there are before the selection.
 
-        Raises ValueError when there are none, or two of one id.
+        Raises InputError when there are none, or two of one id.
         """
         whole, selected = self.selection.load(self.sources, with_solutions=False)
         tasks = [task for source in selected for task in source.tasks]
         seen: set[str] = set()
         for task in tasks:
             if task.id in seen:
-                raise ValueError(f"task {task.id!r} is in several of the sources to be solved; a submission has room for one")
+                raise InputError(f"task {task.id!r} is in several of the sources to be solved; a submission has room for one")
             seen.add(task.id)
         if not tasks:
-            raise ValueError("there are no tasks to be solved in these sources")
+            raise InputError("there are no tasks to be solved in these sources")
         return tasks, sum(len(source.tasks) + source.left_out for source in whole)
 
     def fallback(self) -> Callable[[Path, bool], None]:
@@ -85,13 +86,9 @@ class ArcJob:
         return ", ".join(plural(count, noun) for count, noun in zip(counts, nouns, strict=True))
 
     def check(self, dataset: TaskDataset, folder: Path) -> None:
-        """Raise ValueError if the dataset of a resumed run has other tests than the sources."""
-
-        def tests(tasks: Sequence[Task]) -> dict[TaskId, list[bytes]]:
-            return {task.id: [grid_key(grid) for grid in task.test] for task in tasks}
-
-        if tests(dataset.tasks_to_solve()) != tests(self.select()[0]):
-            raise ValueError(
+        """Raise InputError if the dataset of a resumed run has other tests than the sources."""
+        if not _equal_tests(dataset.tasks_to_solve(), self.select()[0]):
+            raise InputError(
                 f"{folder}: a dataset for other tests than those of the sources; resume with the sources of the run"
             )
 
@@ -106,8 +103,7 @@ class ArcJob:
         from pipeline.device import end_training  # noqa: PLC0415
         from pipeline.inference.predictor import Predictor, predict_and_vote  # noqa: PLC0415
 
-        tasks, _ = self.select()
-        ballot, failed = Ballot(NO_NETWORK), False
+        tasks, ballot, failed = self._in_order(dataset), Ballot(NO_NETWORK), False
         try:
             if weights is not None:
                 predictor = Predictor(accelerator, dtype, weights, dataset, config)
@@ -157,8 +153,24 @@ class ArcJob:
         logger.info("votes of %d networks are pooled%s", len(voting), words)
         return pooled
 
+    def _in_order(self, dataset: TaskDataset) -> list[Task]:
+        """Return the tasks to solve, in the order of the submission that is there; the sources may have changed since then."""
+        tasks = {task.id: task for task in dataset.tasks_to_solve()}
+        with suppress(InputError, FileNotFoundError):
+            submission = read_submission(self.out / "submission.json")
+            tasks = {name: tasks[name] for name in submission if name in tasks} | tasks
+        return list(tasks.values())
+
     def _score(self, tasks: Sequence[Task], ballot: Ballot, dataset: TaskDataset) -> None:
-        whole, selected = self.selection.load(self.sources)
+        """Score the submission where the sources have the outputs of its tests, and still have these tests."""
+        try:
+            whole, selected = self.selection.load(self.sources)
+        except (InputError, OSError) as error:
+            logger.warning("no score: the sources cannot be read any more: %s", error)
+            return
+        if not _equal_tests(tasks, [task for source in selected for task in source.tasks]):
+            logger.warning("no score: the sources have other tests than when the run began")
+            return
         solutions = {task_id: grids for source in selected for task_id, grids in source.solutions.items()}
         if not solutions:
             logger.info("the test outputs are not known here, so there is no score")
@@ -174,7 +186,7 @@ class ArcJob:
             if task.id in solutions and not stayed
         }
         origin = {"truth_ranks": ranks, "provenance": provenance.to_json()}
-        print(format_score(score, " + ".join(self.sources), provenance))
+        print_result(format_score(score, " + ".join(self.sources), provenance))
         if stayed:
             logger.warning(
                 "the earlier submission stays, with its score: it rests on %d views, this prediction on fewer", basis.views_most
@@ -192,17 +204,27 @@ class ArcJob:
         return voted, False
 
 
+def _equal_tests(first: Sequence[Task], second: Sequence[Task]) -> bool:
+    """Return whether two lists have tasks of the same ids with the same tests, in whatever order."""
+    others = {task.id: task for task in second}
+    return {task.id for task in first} == others.keys() and all(same_tests(task, others[task.id]) for task in first)
+
+
 def leave_submission(tasks: Sequence[Task], out: Path, resume: bool) -> None:
-    """Write a submission of fallbacks to `out`, or keep it with `resume`. Raises ValueError if it is for other tasks.
+    """Write a submission of fallbacks to `out`, or keep it with `resume`. Raises InputError if it is for other tasks.
 
     Votes and score of a submission that is replaced are removed.
     """
     path, submission = out / "submission.json", None
-    with suppress(ValueError, FileNotFoundError):  # damaged or missing: a new one is better than none
+    try:
         submission = read_submission(path) if resume else None
+    except FileNotFoundError:
+        pass
+    except InputError as error:
+        logger.warning("%s; fallbacks replace it", error)
     if submission is None:
         write_submission(path, fallback_submission(tasks), tasks)
         for name in (VOTES_FILE, SCORE_FILE):
             (out / name).unlink(missing_ok=True)
     elif {name: len(tests) for name, tests in submission.items()} != {task.id: len(task.test) for task in tasks}:
-        raise ValueError(f"{path}: a submission for other tasks than those of the sources; resume with the sources of the run")
+        raise InputError(f"{path}: a submission for other tasks than those of the sources; resume with the sources of the run")

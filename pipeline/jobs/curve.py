@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from augment.errors import InputError
 from augment.task import Solutions
 from eval.curves import CurvePoint
 from eval.files import read_object
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
-from pipeline.device import compute_dtype, cuda_is_used, precision_here
+from pipeline.device import dtype_here
 from pipeline.jobs.weights_score import score_on_puzzles, score_on_tasks
 from pipeline.weights.files import Weights, load_weights
 from pipeline.weights.find import CHECKPOINTS, checkpoints
@@ -26,10 +27,10 @@ def measure_curves(
     """Yield a point for every checkpoint of `runs`, each computed in the precision that it was trained in.
 
     Puzzles are scored by the answers (by question) of a run, ARC tasks by their solutions and the votes of up to `views` views.
-    A folder NAME-0 is seed 0 of NAME. Raises ValueError or FileNotFoundError for a folder that is no run, or whose tests have
+    A folder NAME-0 is seed 0 of NAME. Raises InputError or FileNotFoundError for a folder that is no run, or whose tests have
     no answers here.
     """
-    computed_in = cache(lambda precision: compute_dtype(precision_here(precision), cuda_is_used()))  # "auto" is measured
+    computed_in = cache(dtype_here)  # "auto" is measured
     for run in runs:
         dataset = load_dataset(run / "dataset")
         found = checkpoints(run / CHECKPOINTS)
@@ -55,7 +56,7 @@ def _rate_puzzles(
     try:
         score = score_on_puzzles(weights, dataset, answers, accelerator, dtype)
     except ValueError as error:
-        raise ValueError(f"{run}: {error}") from None
+        raise InputError(f"{run}: {error}") from None
     return {
         "exact": score.exact_accuracy,
         "cells": score.cell_accuracy,
@@ -81,4 +82,4 @@ def _training_time(path: Path) -> tuple[float, float]:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; training leaves one beside a checkpoint") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not what training leaves beside a checkpoint ({error})") from None
+        raise InputError(f"{path}: not what training leaves beside a checkpoint ({error})") from None

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from augment.errors import InputError
 from augment.grid import Grid, grid_key
 from augment.task import Task
 from eval.draw import Panel
@@ -36,14 +37,14 @@ from pipeline.weights.files import load_weights, transplant
 def debug(task: Task, source: Source, config: Config, start_from: Path | None, limit: float, look: Look) -> None:
     """Train on one task of `source` for `limit` seconds, from the weights `start_from` if there are any; print the drafts.
 
-    Raises ValueError or FileNotFoundError for weights that cannot be read.
+    Raises InputError or FileNotFoundError for weights that cannot be read.
     """
     truth, weights = source.solutions.get(task.id), load_weights(start_from) if start_from else None
     dataset = build([replace(source, tasks=(task,))], [], config.build, leakage="drop")
     config = fit_config(config, dataset)
     accelerator, dtype = make_accelerator(config.train.precision)
     if accelerator.num_processes > 1:
-        raise ValueError("debug is for one process: start it with python -m pipeline debug")
+        raise InputError("debug is for one process: start it with python -m pipeline debug")
     network = make_network(config.model, config.memory, 1, len(dataset.transforms), config.train.seed)
     if weights is not None:
         print(transplant(weights, network, dataset))

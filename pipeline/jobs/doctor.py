@@ -69,7 +69,7 @@ class PlannedRun:
 def examine(plan: PlannedRun) -> Iterator[Finding]:
     """Yield what is found about this machine, then what the run of `plan` comes to on it.
 
-    Raises WillNotDo where it makes no sense to go on, ValueError for bad sources.
+    Raises WillNotDo where it makes no sense to go on, InputError for bad sources.
     """
     yield "Python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"
     versions = (

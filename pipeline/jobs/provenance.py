@@ -17,7 +17,7 @@ from pipeline.jobs.run_record import record_if_usable
 def provenance_beside(result: Path, kind: Kind = TASKS) -> Provenance:
     """Return what is known of a submission, or of predictions of puzzles, by the facts and the `run.json` beside it.
 
-    Facts of another result say nothing of this one. Raises ValueError for damaged facts.
+    Facts of another result say nothing of this one. Raises InputError for damaged facts.
     """
     name, what = (VOTES_FILE, "submission") if kind is TASKS else (FACTS_FILE, "predictions")
     path = result.with_name(name)

@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from augment.errors import InputError
 from eval.files import write_json
 from eval.provenance import PUZZLES
 from eval.puzzle_score import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
+from eval.terminal import print_result
 from pipeline.config import BuildConfig, Leakage, PredictConfig
 from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.puzzles.build import build_puzzles
@@ -47,7 +49,7 @@ class PuzzleJob:
     out: Path
 
     def load(self, with_answers: bool) -> list[Puzzles]:
-        """Return the puzzles to solve. Raises ValueError when a file has answers to some of its puzzles only."""
+        """Return the puzzles to solve. Raises InputError when a file has answers to some of its puzzles only."""
         return [load_puzzles(spec, "test", with_answers, self.test_limit, jobs=usable_cores()) for spec in self.sources]
 
     def questions(self) -> list[str]:
@@ -63,7 +65,7 @@ class PuzzleJob:
     def build(self, config: BuildConfig, seconds: float | None = None) -> PuzzleDataset:
         """Build the dataset, reading training puzzles for about `seconds`; the answers of the tests are not read."""
         if config.size_exponent or config.draw != "tasks":
-            raise ValueError("build.size_exponent and build.draw are for ARC tasks only: each puzzle is drawn as often")
+            raise InputError("build.size_exponent and build.draw are for ARC tasks only: each puzzle is drawn as often")
         jobs = config.jobs or usable_cores()
         load = partial(load_puzzles, part="train", limit=self.train_limit, seed=config.seed, jobs=jobs)
         trained = load_in_time(self.train_sources, load, seconds)
@@ -75,9 +77,9 @@ class PuzzleJob:
         return f"{count} training puzzles, {views} views of each, {len(dataset.test_questions)} tests"
 
     def check(self, dataset: PuzzleDataset, folder: Path) -> None:
-        """Raise ValueError if the dataset of a resumed run has other tests than the sources."""
+        """Raise InputError if the dataset of a resumed run has other tests than the sources."""
         if PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions) != self.questions():
-            raise ValueError(
+            raise InputError(
                 f"{folder}: a dataset for other puzzles than those of the sources; resume with the sources of the run"
             )
 
@@ -101,7 +103,11 @@ class PuzzleJob:
 
     def _score(self, path: Path, dataset: PuzzleDataset, found: "PuzzleAnswers | None") -> None:
         """Score what was `found`, or else the predictions that an earlier start left."""
-        answers = answers_of(self.load(with_answers=True))
+        try:
+            answers = answers_of(self.load(with_answers=True))
+        except (InputError, OSError) as error:
+            logger.warning("no score: the sources cannot be read any more: %s", error)
+            answers = {}
         predictions = read_predictions(path) if found is None else found.rows(dataset, answers)
         if found is not None:
             leave_predictions(path, predictions, found.source, dataset)
@@ -112,23 +118,27 @@ class PuzzleJob:
         provenance = replace(provenance_beside(path, PUZZLES), scored=scored_answers(answers, self.sources))
         sources = {"sources": list(provenance.checkpoints or ()), "provenance": provenance.to_json()}
         write_json(self.out / SCORE_FILE, score.to_json() | sources)
-        print(format_puzzle_score(score, " + ".join(self.sources), str(path), provenance))
+        print_result(format_puzzle_score(score, " + ".join(self.sources), str(path), provenance))
 
 
 def leave_questions(questions: Sequence[str], out: Path, resume: bool) -> None:
-    """Write `predictions.csv` without predictions, or keep it with `resume`. Raises ValueError if it is for other puzzles.
+    """Write `predictions.csv` without predictions, or keep it with `resume`. Raises InputError if it is for other puzzles.
 
     Facts and score of predictions that are replaced are removed.
     """
     path, predictions = out / "predictions.csv", None
-    with suppress(ValueError, FileNotFoundError):
+    try:
         predictions = read_predictions(path) if resume else None
+    except FileNotFoundError:
+        pass
+    except InputError as error:
+        logger.warning("%s; a file without predictions replaces it", error)
     if predictions is None:
         write_predictions(path, [PuzzlePrediction(question, None, None) for question in questions])
         for name in (FACTS_FILE, SCORE_FILE):
             (out / name).unlink(missing_ok=True)
     elif [prediction.question for prediction in predictions] != questions:
-        raise ValueError(f"{path}: predictions for other puzzles than those of the sources; resume with the sources of the run")
+        raise InputError(f"{path}: predictions for other puzzles than those of the sources; resume with the sources of the run")
 
 
 def predict_rounds(

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from augment.errors import InputError
 from eval.decode import read_dataclass
 from eval.files import replace_file
 from eval.formatting import MOST_SECONDS, show_value
@@ -62,7 +63,7 @@ class RunRecord:
     def __post_init__(self) -> None:
         Selection(self.max_side, self.hold_out)  # refuses what cannot be
         if not all(0 <= seconds <= MOST_SECONDS for seconds in self.seconds.values()):
-            raise ValueError(f"seconds cannot be {show_value(self.seconds)}")
+            raise InputError(f"seconds cannot be {show_value(self.seconds)}")
 
     @property
     def selection(self) -> Selection:
@@ -84,7 +85,7 @@ def leave_record(arguments: argparse.Namespace) -> None:
     """Write the record of the command `run` into its folder.
 
     Where that has begun and is resumed, the record keeps what the run keeps, and the seconds of its stages; what the command
-    says otherwise is named in the log. Raises ValueError for a damaged config.json.
+    says otherwise is named in the log. Raises InputError for a damaged config.json.
     """
     given = RunRecord(
         sources=tuple(arguments.source),

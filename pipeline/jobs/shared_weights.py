@@ -2,6 +2,7 @@
 
 from accelerate import Accelerator
 
+from augment.errors import InputError
 from eval.formatting import show_path
 from pipeline.device import from_main
 from pipeline.weights.files import Weights, read_weights
@@ -10,7 +11,7 @@ from pipeline.weights.files import Weights, read_weights
 def weights_of_main(accelerator: Accelerator, found: Weights | None) -> Weights | None:
     """Return the weights that the main process has `found`, in every process: one that found others reads those.
 
-    A training may have gone on meanwhile, or a disk not show each machine the same. Raises ValueError where they have changed.
+    A training may have gone on meanwhile, or a disk not show each machine the same. Raises InputError where they have changed.
     """
     wanted = from_main(accelerator, (found.path, found.step) if found else None)
     if wanted is None:
@@ -18,5 +19,5 @@ def weights_of_main(accelerator: Accelerator, found: Weights | None) -> Weights 
     if found is None or (found.path, found.step) != wanted:
         found = read_weights(wanted[0])
     if found.step != wanted[1]:
-        raise ValueError(f"{show_path(found.path)}: of step {found.step} here, and of step {wanted[1]} in the main process")
+        raise InputError(f"{show_path(found.path)}: of step {found.step} here, and of step {wanted[1]} in the main process")
     return found

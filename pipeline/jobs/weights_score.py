@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 
+from augment.errors import InputError
 from augment.task import Solutions
 from eval.puzzle_score import PuzzleScore, score_puzzles
 from eval.score import Score, score_predictions
@@ -36,11 +37,11 @@ def score_on_puzzles(
 ) -> PuzzleScore:
     """Return what `weights` score on the tests of `dataset`, by `answers` (by question).
 
-    Raises ValueError where an answer is missing.
+    Raises InputError where an answer is missing.
     """
     *_, found = predict_puzzles(accelerator, dtype, weights, dataset, weights.config.predict, NO_LIMIT)
     predictions = found.rows(dataset, answers)
     unknown = sum(prediction.answer is None for prediction in predictions)
     if unknown:
-        raise ValueError(f"{unknown} of the {len(predictions)} tests are not among the puzzles of the sources")
+        raise InputError(f"{unknown} of the {len(predictions)} tests are not among the puzzles of the sources")
     return score_puzzles(predictions, {each.question: answers[each.question] for each in predictions})

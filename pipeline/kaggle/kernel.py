@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from augment.errors import InputError
 from eval.files import replace_file
 from eval.formatting import format_duration
 from pipeline.array_files import read_metadata
@@ -104,7 +105,7 @@ def _prepare(settings: KaggleSettings, started: float) -> Plan:
         data = find_data(root / "input", settings.competition, os.environ.get("ARC_DATA", ""))
         tasks = list(load_source(f"kaggle:{data}:test", with_solutions=False).tasks)
         if not tasks:
-            raise ValueError(f"{data}: the test file holds no tasks")
+            raise InputError(f"{data}: the test file holds no tasks")
         plan = Plan(settings, started, root, CODE, scratch, data, is_hidden_run(os.environ), tasks, log)
         write_submission(plan.submission, fallback_submission(tasks), tasks)
     except (ValueError, FileNotFoundError) as error:

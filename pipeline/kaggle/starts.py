@@ -1,6 +1,7 @@
 """One start of the program from a Kaggle notebook: its processes, its log, how it ended; and what to change after a failure."""
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -28,13 +29,15 @@ MARK = "ARC_KERNEL_START"
 """Environment variable by which every process of a start is found."""
 _MEMORY_SIGNS = (
     "out of memory", "OutOfMemoryError", "MemoryError", "can't allocate memory", "Cannot allocate memory",
-    "CUBLAS_STATUS_ALLOC_FAILED", "could not create a primitive", "could not create a memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "could not create a primitive", "could not create a memory",
     "Out of memory trying to allocate",
 )  # fmt: skip
 """In the log of a program that ran out of memory: what pipeline.device_limits looks for in an error, without its torch, and
 without what PyTorch also says in mere warnings; the last is what tcmalloc ends a process with."""
 _SURVIVED = ("out of memory; it is repeated", "out of memory: packs of")
 """What the program says of memory that ran out where it goes on."""
+_ASKED_PIECES = re.compile(r"go on with --resume --set train\.pieces=(\d{1,6})\b")
+"""What it says where several processes would have to repeat a step in smaller micro-batches."""
 _KILLED = "process was killed by SIGKILL"
 """What pipeline.system.launch prints of one of its processes; its own exit code is 1 then."""
 
@@ -69,6 +72,8 @@ class EndedStart:
     command: Sequence[str] = ()
     seconds: float = 0.0
     why: str = ""
+    pieces: int = 0
+    """Micro-batches per pack that it asked to go on with; 0: it named none."""
 
     @property
     def killed(self) -> bool:
@@ -95,7 +100,7 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart]) -> tuple[Setup, str] 
     again = last.killed and sum(start.killed for start in starts) > 1
     bad = last.code == BAD_INPUT
     refused = bad and never
-    pieces = next((pieces for pieces in PIECES if pieces > setup.pieces), 0)
+    pieces = next((pieces for pieces in (last.pieces, *PIECES) if pieces > setup.pieces), 0)
     smaller = pieces and (last.out_of_memory or (again and not stuck))
     anew = replace(setup, fresh=setup.fresh + 1, predict_only=False)
     on_cpu = replace(anew, gpus=0, pieces=0, weights=False, overrides=False)  # what is for GPUs takes too long there
@@ -216,4 +221,5 @@ class Start:
         if code and _KILLED in said:
             code = -signal.SIGKILL
         memory = any(sign in said for sign in _MEMORY_SIGNS)
-        return EndedStart(code, progressed, memory, self.command, time.monotonic() - self.began, why)
+        pieces = max(map(int, _ASKED_PIECES.findall(said)), default=0)
+        return EndedStart(code, progressed, memory, self.command, time.monotonic() - self.began, why, pieces)

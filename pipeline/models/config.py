@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from augment.errors import InputError
+
 KINDS = ["trm", "hrm", "urm"]
 """Of reasoners; `pipeline.models.network.REASONERS` has their classes."""
 
@@ -43,17 +45,17 @@ class ReasonerConfig:
     def __post_init__(self) -> None:
         for name in ("hidden_size", "heads", "layers", "H_cycles", "L_cycles", "canvas_side", "vocabulary", "inner_multiple"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.expansion <= 0:
-            raise ValueError(f"expansion must be positive, got {self.expansion}")
+            raise InputError(f"expansion must be positive, got {self.expansion}")
         if self.mixing == "attention" and (self.hidden_size % self.heads or (self.hidden_size // self.heads) % 4):
-            raise ValueError(f"hidden_size {self.hidden_size} must give each of {self.heads} heads a multiple of 4")
+            raise InputError(f"hidden_size {self.hidden_size} must give each of {self.heads} heads a multiple of 4")
         if self.mixing == "mixer" and self.positions != "none":
-            raise ValueError(f"a mixer has no positions: positions must be none, got {self.positions!r}")
+            raise InputError(f"a mixer has no positions: positions must be none, got {self.positions!r}")
         if self.mixing == "mixer" and self.attention_norm != "none":
-            raise ValueError(f"a mixer has no attention: attention_norm must be none, got {self.attention_norm!r}")
+            raise InputError(f"a mixer has no attention: attention_norm must be none, got {self.attention_norm!r}")
         if self.convolution < 0 or (self.convolution and self.convolution_axes == "2d" and self.convolution % 2 == 0):
-            raise ValueError(f"convolution must be 0 or, on the grid, odd, got {self.convolution}")
+            raise InputError(f"convolution must be 0 or, on the grid, odd, got {self.convolution}")
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,11 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
-            raise ValueError(f"memory tokens must be at least 1, got {self.tokens}")
+            raise InputError(f"memory tokens must be at least 1, got {self.tokens}")
         if self.residual < 0:
-            raise ValueError(f"memory residual must not be negative, got {self.residual}")
+            raise InputError(f"memory residual must not be negative, got {self.residual}")
         if not 0 <= self.used <= self.tokens:
-            raise ValueError(f"memory used must be 0..{self.tokens} tokens, got {self.used}")
+            raise InputError(f"memory used must be 0..{self.tokens} tokens, got {self.used}")
         if self.kind == "table" and (self.residual or self.used or self.start != "random"):
             name = "residual" if self.residual else "used" if self.used else "start"
-            raise ValueError(f"memory {name} is for compositional memory, not for a table, got {getattr(self, name)}")
+            raise InputError(f"memory {name} is for compositional memory, not for a table, got {getattr(self, name)}")

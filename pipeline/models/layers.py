@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from augment.errors import InputError
 from pipeline.device_limits import kernel_works
 from pipeline.models.compiled import compiled_on_cpu
 from pipeline.models.layout import Image, Layout, make_layout
@@ -241,10 +242,22 @@ convolve_rows.register_autograd(
 )
 
 
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """Leave convolutions to PyTorch's own kernels: cuDNN would make, and keep, a plan for every shape of image."""
+    enabled = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = enabled
+
+
 class _ConvolveGrids(torch.autograd.Function):
     """The convolution on whole images of canvases (`Layout.images`): few calls, and no image is kept for the gradient."""
 
     @staticmethod
+    @_without_cudnn()
     def forward(ctx: Any, x: Tensor, weight: Tensor, layout: Layout) -> Tensor:
         """Return x (N, C) convolved with weight (C, 1, k, k) on the canvases of `layout`."""
         padded = F.pad(x, (0, 0, 0, 1))  # the last row is what lies where there is no cell
@@ -256,6 +269,7 @@ class _ConvolveGrids(torch.autograd.Function):
         return mixed.index_copy_(0, layout.memory, x.index_select(0, layout.memory) * _center(weight))
 
     @staticmethod
+    @_without_cudnn()
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         layout: Layout = ctx.layout
@@ -395,13 +409,13 @@ class TokenMixer(nn.Module):
         self.feed_forward = SwiGLU(length, expansion, generator, multiple=multiple, gate=gate)
 
     def check(self, layout: Layout) -> None:
-        """Raise ValueError for sequences of another length."""
+        """Raise InputError for sequences of another length."""
         for group in layout.groups:
             if group.length != self.length:
-                raise ValueError(f"the token mixer is made for sequences of {self.length} tokens, got one of {group.length}")
+                raise InputError(f"the token mixer is made for sequences of {self.length} tokens, got one of {group.length}")
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # (N, D) -> (N, D)
-        """Return x mixed, summed and normed. Raises ValueError like `check`, but in compiled code."""
+        """Return x mixed, summed and normed. Raises InputError like `check`, but in compiled code."""
         if not torch.compiler.is_compiling():
             self.check(layout)
         features = x.unflatten(0, (-1, self.length)).mT.flatten(0, 1)  # (B D, length)

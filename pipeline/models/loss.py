@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from augment.canvas import IGNORED
+from augment.errors import InputError
 from pipeline.models.layout import Layout
 
 TokenLoss = Literal["stablemax", "softmax"]
@@ -96,7 +97,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, kind: TokenLoss, smoothing: f
     if kind == "softmax":
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
     if kind != "stablemax":
-        raise ValueError(f"unknown token loss {kind!r}; one of: stablemax, softmax")
+        raise InputError(f"unknown token loss {kind!r}; one of: stablemax, softmax")
     mass = _mass(logits)
     right = mass.gather(-1, labels[:, None]).squeeze(-1).log()
     if smoothing:

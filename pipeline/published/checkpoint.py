@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from augment.errors import InputError
 from eval.files import require_file
 from eval.formatting import show_name, show_path
 from pipeline.config import Config
@@ -27,7 +28,7 @@ def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path | None, 
 
     `checkpoint`: see `read_state`; `config` is YAML, of a training or its `arch` only; `identifiers`: see `read_identifiers`.
     Without them the tasks of the memory are not known, and its mean stands for all. Nothing is written unless everything fits.
-    Raises FileNotFoundError for a missing file, and ValueError, of one line that names the file, for one that is damaged, not
+    Raises FileNotFoundError for a missing file, and InputError, of one line that names the file, for one that is damaged, not
     supported, or does not fit.
     """
     for path in (checkpoint, config, *([identifiers] if identifiers else [])):
@@ -38,7 +39,7 @@ def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path | None, 
         for name in (EMBEDDING, MEMORY_ROWS):
             if name not in state or state[name].ndim != 2 or not len(state[name]):
                 shape = f"of shape {tuple(state[name].shape)}" if name in state else "missing"
-                raise ValueError(f"{name} is {shape}, expected a matrix")
+                raise InputError(f"{name} is {shape}, expected a matrix")
     rows, features = state[MEMORY_ROWS].shape
     found = {"vocab_size": len(state[EMBEDDING]), "num_puzzle_identifiers": rows, "puzzle_emb_ndim": features}
     if MIXER in state and state[MIXER].ndim:
@@ -49,7 +50,7 @@ def import_checkpoint(checkpoint: Path, config: Path, identifiers: Path | None, 
         ours = translate_config(document, found)
         layers = ours.model.layers
         if layers > len(state):
-            raise ValueError(f"published config has L_layers = {layers}, but the checkpoint has {len(state)} tensors")
+            raise InputError(f"published config has L_layers = {layers}, but the checkpoint has {len(state)} tensors")
         shapes = _expected_shapes(ours)
     names, hidden_size = parameter_names(ours.model), ours.model.hidden_size
     with naming(checkpoint), doing("checking its values"):
@@ -80,22 +81,22 @@ def _expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
         with torch.device("meta"):
             reasoner = REASONERS[config.model.kind](config.model, config.memory.tokens, torch.Generator())
     except (RuntimeError, TypeError, OverflowError) as error:
-        raise ValueError(f"no network can be made of this architecture: {summarize(error)}") from error
+        raise InputError(f"no network can be made of this architecture: {summarize(error)}") from error
     return {name: tuple(tensor.shape) for name, tensor in reasoner.state_dict().items()}
 
 
 def _require_fit(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ValueError unless `state` has finite tensors of these names and shapes, and no others."""
+    """Raise InputError unless `state` has finite tensors of these names and shapes, and no others."""
 
     def listed(parts: Sequence[str]) -> str:
         return ", ".join(parts[:3]) + (f" (and {len(parts) - 3} more)" if len(parts) > 3 else "")
 
     if missing := [name for name in shapes if name not in state]:
-        raise ValueError(f"lacks {listed(missing)}")
+        raise InputError(f"lacks {listed(missing)}")
     if foreign := [show_name(name) for name in state if name not in shapes]:
-        raise ValueError(f"has {listed(foreign)}, which the architecture of the config does not have")
+        raise InputError(f"has {listed(foreign)}, which the architecture of the config does not have")
     pairs = [(name, tuple(state[name].shape), shape) for name, shape in shapes.items()]
     if different := [f"{name} is {found}, expected {shape}" for name, found, shape in pairs if found != shape]:
-        raise ValueError(f"another architecture than that of the config: {listed(different)}")
+        raise InputError(f"another architecture than that of the config: {listed(different)}")
     if broken := [name for name, tensor in state.items() if not all(bound.isfinite() for bound in tensor.detach().aminmax())]:
-        raise ValueError(f"values that are not finite in {listed(broken)}")
+        raise InputError(f"values that are not finite in {listed(broken)}")

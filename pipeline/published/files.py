@@ -16,6 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from augment.errors import InputError
 from eval.files import read_file
 from eval.formatting import show_name, show_path
 from pipeline.data.task_files import ZIP_FAULTS
@@ -42,7 +43,7 @@ def naming(path: Path) -> Iterator[None]:
     except (ValueError, OverflowError) as error:
         message = str(error)
         shown = message if len(message) <= _MOST_CHARACTERS else f"{message[:_MOST_CHARACTERS]}..."
-        raise ValueError(f"{show_path(path)}: {show_path(shown)}") from error
+        raise InputError(f"{show_path(path)}: {show_path(shown)}") from error
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -59,20 +60,20 @@ _PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile("[-+]?[
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file. Raises ValueError, naming the file, if it has none."""
+    """Return the mapping in a YAML file. Raises InputError, naming the file, if it has none."""
     data = read_file(path, _MOST_CONFIG_BYTES)
     with naming(path):
         try:
             document = yaml.load(data, _PlainLoader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"not YAML: {summarize(error)}") from error
+            raise InputError(f"not YAML: {summarize(error)}") from error
         if not isinstance(document, dict):
-            raise ValueError("expected a mapping, the config of a training or its arch")
+            raise InputError("expected a mapping, the config of a training or its arch")
         return document
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Return dense floating-point tensors by name, without prefixes as `_orig_mod.`. Raises ValueError for anything else.
+    """Return dense floating-point tensors by name, without prefixes as `_orig_mod.`. Raises InputError for anything else.
 
     The file is one of torch.save, of a state dict or of a training that holds one, or safetensors.
     """
@@ -80,24 +81,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if isinstance(state, dict):
         state = next((state[name] for name in _NESTED if isinstance(state.get(name), dict)), state)
     if not isinstance(state, dict):
-        raise ValueError(f"expected a state dict, got {type(state).__name__}")
+        raise InputError(f"expected a state dict, got {type(state).__name__}")
     keys: dict[str, str] = {}
     for key, value in state.items():
         if not isinstance(key, str):
-            raise ValueError(f"expected tensors by name, but a key is of type {type(key).__name__}")
+            raise InputError(f"expected tensors by name, but a key is of type {type(key).__name__}")
         shown = show_name(key)
         if not isinstance(value, Tensor):
-            raise ValueError(f"expected a flat dict of tensors, but {shown} has {type(value).__name__}")
+            raise InputError(f"expected a flat dict of tensors, but {shown} has {type(value).__name__}")
         if not value.is_floating_point():
-            raise ValueError(
+            raise InputError(
                 f"{shown} holds {str(value.dtype).removeprefix('torch.')}, which no parameter of these networks does"
             )
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"{shown} repeats its values, {tuple(value.shape)} from {value.untyped_storage().nbytes()} bytes")
+            raise InputError(f"{shown} repeats its values, {tuple(value.shape)} from {value.untyped_storage().nbytes()} bytes")
         prefix = _PREFIXES.match(key)
         name = key[prefix.end() :] if prefix else key
         if name in keys:
-            raise ValueError(f"{show_name(keys[name])} and {shown} are both {show_name(name)}")
+            raise InputError(f"{show_name(keys[name])} and {shown} are both {show_name(name)}")
         keys[name] = key
     return {name: state[key] for name, key in keys.items()}
 
@@ -109,27 +110,27 @@ def _read_pickled(path: Path) -> object:
         with warnings.catch_warnings(action="ignore"):
             state: object = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     except ZIP_FAULTS as error:
-        raise ValueError(f"damaged, or not a state dict saved by PyTorch: {summarize(error)}") from error
+        raise InputError(f"damaged, or not a state dict saved by PyTorch: {summarize(error)}") from error
     except Exception as error:  # PyTorch does not document what a damaged pickle raises
-        raise ValueError("damaged, or not a state dict saved by PyTorch") from error
+        raise InputError("damaged, or not a state dict saved by PyTorch") from error
     return state
 
 
 def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
-    """Raise ValueError unless nothing in an archive of `size` bytes is compressed and every pickle in it is harmless."""
+    """Raise InputError unless nothing in an archive of `size` bytes is compressed and every pickle in it is harmless."""
     entries = archive.infolist()
     packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if packed or sum(entry.file_size for entry in entries) > size:
-        raise ValueError("its members are compressed")
+        raise InputError("its members are compressed")
     for entry in entries:
         if entry.filename.endswith("data.pkl"):
             if entry.file_size > _MOST_PICKLE_BYTES:
-                raise ValueError(f"a pickle of more than {_MOST_PICKLE_BYTES:,} bytes, which no state dict needs")
+                raise InputError(f"a pickle of more than {_MOST_PICKLE_BYTES:,} bytes, which no state dict needs")
             _check_pickle(archive.read(entry))
 
 
 def _check_pickle(data: bytes) -> None:
-    """Raise ValueError unless a pickle is short, calls only what rebuilds dense tensors, and refers to no tuple twice.
+    """Raise InputError unless a pickle is short, calls only what rebuilds dense tensors, and refers to no tuple twice.
 
     `weights_only` refuses harmful calls, but it allows a bytearray of any size, and dict keys that are tuples of the same
     tuples, 60 levels deep, whose hash takes forever.
@@ -138,11 +139,11 @@ def _check_pickle(data: bytes) -> None:
     for number, (operation, argument, _) in enumerate(pickletools.genops(data)):
         name = operation.name
         if number == _MOST_OPERATIONS:
-            raise ValueError(f"a pickle of more than {_MOST_OPERATIONS:,} operations, which no state dict needs")
+            raise InputError(f"a pickle of more than {_MOST_OPERATIONS:,} operations, which no state dict needs")
         if name == "GLOBAL" and argument not in _GLOBALS:
-            raise ValueError(f"{show_name(str(argument))} is no part of a state dict of tensors")
+            raise InputError(f"{show_name(str(argument))} is no part of a state dict of tensors")
         if name.endswith("GET") and argument in tuples:
-            raise ValueError("a pickle that refers to a tuple twice, which no state dict does")
+            raise InputError("a pickle that refers to a tuple twice, which no state dict does")
         if not name.endswith("PUT"):
             previous = name
         elif previous.startswith("TUPLE"):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from augment.color import IDENTITY_COLORS
 from augment.dihedral import DIHEDRALS
+from augment.errors import InputError
 from augment.grid import COLORS
 from augment.task import TaskId
 from augment.transform import Codes, encode_transforms
@@ -47,21 +48,21 @@ def read_identifiers(path: Path, rows: int) -> PublishedViews:
 
     The file is a JSON list of names, one a row. A name is `<blank>`, a task, or a view of one: `TASK|||t3|||0463582197` (TRM)
     or `TASK_t3_0463582197` (HRM), with the dihedral and the new color of each color. Blank rows are left out, but a blank row
-    that is the only row belongs to the task "puzzle". Raises ValueError, of one line that names the file, for anything else,
+    that is the only row belongs to the task "puzzle". Raises InputError, of one line that names the file, for anything else,
     and if a view has two names.
     """
     data = read_file(path)
     with naming(path):
         names = parse_json(data, "identifiers")
         if not isinstance(names, list):
-            raise ValueError(f"expected a list of names, got {show_kind(names)}")
+            raise InputError(f"expected a list of names, got {show_kind(names)}")
         for number, name in enumerate(names):
             if not isinstance(name, str) or not name:
-                raise ValueError(f"identifier {number} is {show_kind(name) if name != '' else 'empty'}, expected a name")
+                raise InputError(f"identifier {number} is {show_kind(name) if name != '' else 'empty'}, expected a name")
         if len(names) != rows:
-            raise ValueError(f"{len(names)} identifiers, expected {rows}, one for each row of the task memory")
+            raise InputError(f"{len(names)} identifiers, expected {rows}, one for each row of the task memory")
         if names[0] != BLANK:
-            raise ValueError(f"identifier 0 is {show_name(names[0])}, expected {BLANK}")
+            raise InputError(f"identifier 0 is {show_name(names[0])}, expected {BLANK}")
         return _place_views(names)
 
 
@@ -81,7 +82,7 @@ def _place_views(names: Sequence[str]) -> PublishedViews:
     named = [number for number, name in enumerate(names) if name != BLANK]
     if not named:
         if len(names) > 1:
-            raise ValueError(f"all {len(names)} identifiers are {BLANK}; without tasks there is one")
+            raise InputError(f"all {len(names)} identifiers are {BLANK}; without tasks there is one")
         zeros = np.zeros(1, dtype=np.int64)
         return PublishedViews((PUZZLE_TASK,), zeros.astype(np.uint32), np.array([0, 1], dtype=np.int64), zeros)
     tasks, digits = [], []
@@ -92,7 +93,7 @@ def _place_views(names: Sequence[str]) -> PublishedViews:
     task_ids, task = np.unique(np.array(tasks, dtype=object), return_inverse=True)
     for task_id in task_ids:
         if _MEANT_AS_VIEW.search(task_id):
-            raise ValueError(
+            raise InputError(
                 f"identifier {show_name(task_id)} is neither a task nor a view of one, "
                 "such as TASK|||t3|||0463582197 or TASK_t3_0463582197"
             )
@@ -101,7 +102,7 @@ def _place_views(names: Sequence[str]) -> PublishedViews:
     for number, view in zip(named, zip(task.tolist(), transforms.tolist(), strict=True), strict=True):
         if first.setdefault(view, number) != number:
             shown = f"{show_name(names[first[view]])} and {show_name(names[number])}"
-            raise ValueError(f"identifiers {first[view]} and {number}, {shown}, are the same view")
+            raise InputError(f"identifiers {first[view]} and {number}, {shown}, are the same view")
     order = np.lexsort((transforms != 0, task))
     starts = np.concatenate(([0], np.cumsum(np.bincount(task))))
     return PublishedViews(tuple(task_ids), transforms[order], starts, np.array(named, dtype=np.int64)[order])
@@ -115,5 +116,5 @@ def _encode(digits: str, names: Sequence[str]) -> Codes:
     wrong = np.flatnonzero(~permuted | (dihedral >= DIHEDRALS))
     if len(wrong):
         expected = f"t0 to t{DIHEDRALS - 1}, and the ten colors, each once, with 0 first"
-        raise ValueError(f"identifier {show_name(names[wrong[0]])} is no view: expected {expected}")
+        raise InputError(f"identifier {show_name(names[wrong[0]])} is no view: expected {expected}")
     return encode_transforms(dihedral, colors)

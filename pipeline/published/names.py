@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from augment.errors import InputError
 from eval.formatting import show_value
 from pipeline.config import Config, OptimizerConfig
 from pipeline.models.attention import ROPE_THETA
@@ -89,26 +90,26 @@ def translate_config(document: Mapping[str, Any], found: Mapping[str, int] | Non
 
     `found` holds the fields of `arch` that the tensors determine, which the document may leave out but not contradict, and
     `mixer_length`, the number of cells and memory tokens that a mixer mixes. Other fields default to those of the published
-    code. An architecture with layers of the high level is HRM. Raises ValueError, naming the field, if one is missing or has
+    code. An architecture with layers of the high level is HRM. Raises InputError, naming the field, if one is missing or has
     a value that is not supported.
     """
     arch = document.get("arch", document)
     if not isinstance(arch, Mapping):
-        raise ValueError(f"published config has arch = {show_value(arch)}, expected a mapping")
+        raise InputError(f"published config has arch = {show_value(arch)}, expected a mapping")
     arch = {name: document[name] for name in _DATASET if name in document} | dict(arch)
     arch = {name: _resolve(value, arch) for name, value in arch.items()}
     kind = str(arch.get("name", "trm")).partition("@")[0].rpartition(".")[2]
     if kind not in _KINDS:
-        raise ValueError(f"published config is of {show_value(kind)}; TRM, HRM and URM can be imported ({', '.join(_KINDS)})")
+        raise InputError(f"published config is of {show_value(kind)}; TRM, HRM and URM can be imported ({', '.join(_KINDS)})")
     if kind == "urm":
         arch = {ours: arch[theirs] for theirs, ours in _URM_FIELDS.items() if theirs in arch} | arch
     known = _FIXED | dict(found or {})
     for name, value in known.items():
         if arch.get(name, value) != value:
-            raise ValueError(f"published config has {name} = {show_value(arch[name])}, expected {value}")
+            raise InputError(f"published config has {name} = {show_value(arch[name])}, expected {value}")
     missing = [name for name in _REQUIRED if arch.get(name) is None]
     if missing:
-        raise ValueError(f"published config lacks {', '.join(missing)}")
+        raise InputError(f"published config lacks {', '.join(missing)}")
     optimizer = {ours: document[theirs] for theirs, ours in _OPTIMIZER.items() if document.get(theirs) is not None}
     if "arch" in document or "ema" in document:
         averaged = _one_of(arch | dict(document), "ema", (False, True))
@@ -124,16 +125,16 @@ def _translate_architecture(arch: Mapping[str, Any]) -> dict[str, dict[str, Any]
     def count(key: str, default: int | None = None) -> int:
         value = arch.get(key, default)
         if type(value) is not int or value < 0:
-            raise ValueError(f"published config has {key} = {show_value(value)}, expected a whole number")
+            raise InputError(f"published config has {key} = {show_value(value)}, expected a whole number")
         return value
 
     hidden_size, layers, high_layers = count("hidden_size"), count("L_layers"), count("H_layers", 0)
     hrm, convolution = high_layers > 0, count("convolution")
     if hrm and high_layers != layers:
-        raise ValueError(f"published config has H_layers = {high_layers} and L_layers = {layers}, expected as many")
+        raise InputError(f"published config has H_layers = {high_layers} and L_layers = {layers}, expected as many")
     features = count("puzzle_emb_ndim", hidden_size)
     if not 0 < features <= hidden_size:
-        raise ValueError(f"published config has puzzle_emb_ndim = {features}, expected 1..hidden_size = {hidden_size}")
+        raise InputError(f"published config has puzzle_emb_ndim = {features}, expected 1..hidden_size = {hidden_size}")
     mixer = _one_of(arch, "mlp_t", (False,) if hrm else (False, True))
     rope = _one_of(arch, "pos_encodings", ("rope", "none")) == "rope"
     learned = _one_of(arch, "no_ACT_continue", (not hrm, hrm))
@@ -147,7 +148,7 @@ def _translate_architecture(arch: Mapping[str, Any]) -> dict[str, dict[str, Any]
     cells = count("seq_len", canvas_cells)
     side = math.isqrt(cells)
     if not cells or side * side != cells:
-        raise ValueError(f"published config has seq_len = {cells}, expected the cells of a square canvas")
+        raise InputError(f"published config has seq_len = {cells}, expected the cells of a square canvas")
     segments = arch.get("halt_max_steps", 16)
     return {
         "model": {
@@ -185,8 +186,8 @@ def _resolve(value: Any, arch: Mapping[str, Any]) -> Any:
 
 
 def _one_of(values: Mapping[str, Any], key: str, allowed: Sequence[Any]) -> Any:
-    """Return the value of `key`, by default the first that is allowed. Raises ValueError for any that is not."""
+    """Return the value of `key`, by default the first that is allowed. Raises InputError for any that is not."""
     value = values.get(key, allowed[0])
     if value not in allowed:
-        raise ValueError(f"published config has {key} = {show_value(value)}, expected {' or '.join(map(repr, allowed))}")
+        raise InputError(f"published config has {key} = {show_value(value)}, expected {' or '.join(map(repr, allowed))}")
     return value

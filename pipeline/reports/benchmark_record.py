@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from augment.errors import InputError
 from eval.files import replace_file, write_json
 from eval.formatting import parse_duration
 from eval.provenance import NetworkName
@@ -44,16 +45,16 @@ def write_record(folders: Sequence[RunFolder], about: About, out: Path) -> dict[
     """Write the record of runs that differ in their seeds alone; return what `result.json` says.
 
     `out` gets config.json, result.json, the metrics, submission or predictions, and score of every seed, with the seed in their
-    names, and, unless there is one, a README.md to be completed. Raises ValueError for runs that have no score, were told to
+    names, and, unless there is one, a README.md to be completed. Raises InputError for runs that have no score, were told to
     train on answers, or differ in more than the seed.
     """
     records = [_record(folder) for folder in folders]
     configs = [read_config(folder.path / CONFIG_FILE) for folder in folders]
     for folder, record, config in zip(folders, records, configs, strict=True):
         if _seedless(record) != _seedless(records[0]) or with_seed(config, 0) != with_seed(configs[0], 0):
-            raise ValueError(f"{folder.path}: not the run of {folders[0].path} with another seed")
+            raise InputError(f"{folder.path}: not the run of {folders[0].path} with another seed")
     if len({record.seed for record in records}) < len(records):
-        raise ValueError("two of the runs have the same seed")
+        raise InputError("two of the runs have the same seed")
     runs = [_run(folder, record, about) for folder, record in zip(folders, records, strict=True)]
     found: dict[str, Any] = {
         "benchmark": about.benchmark,
@@ -117,7 +118,7 @@ def command(record: RunRecord, out: str) -> str:
 
 def _record(folder: RunFolder) -> RunRecord:
     if folder.record is None:
-        raise ValueError(f"{folder.path}: no run, which leaves a run.json")
+        raise InputError(f"{folder.path}: no run, which leaves a run.json")
     return folder.record
 
 
@@ -127,15 +128,15 @@ def _seedless(record: RunRecord) -> RunRecord:
 
 
 def _run(folder: RunFolder, record: RunRecord, about: About) -> Mapping[str, Any]:
-    """Return what a record says of one run. Raises ValueError for a run without a score, or one that was told to cheat."""
+    """Return what a record says of one run. Raises InputError for a run without a score, or one that was told to cheat."""
     audit, score = folder.read_json("dataset/manifest.json").get("audit"), folder.read_json(SCORE_FILE)
     metrics, rates = read_metrics(folder.path / METRICS_FILE), _rates(score)
     networks = score.get("sources") if folder.is_puzzles else folder.votes.sources if folder.votes else None
     step = NetworkName.parse(networks[0]).step if networks else None
     if not rates or not metrics or step is None:
-        raise ValueError(f"{folder.path}: no score.json with all rules, no votes.json or no metrics.jsonl: it has not ended")
+        raise InputError(f"{folder.path}: no score.json with all rules, no votes.json or no metrics.jsonl: it has not ended")
     if not isinstance(audit, dict) or (audit.get("leakage") == "allow" and audit.get("leaks")):
-        raise ValueError(f"{folder.path}: trained on pairs that show the answer to a scored test")
+        raise InputError(f"{folder.path}: trained on pairs that show the answer to a scored test")
     logs = [metrics, *(read_metrics(path) for path in sorted(folder.path.glob(f"{NETWORKS_FOLDER}/*/metrics.jsonl")))]
     spent = [lines[-1].get("processor_seconds", math.nan) for lines in logs if lines]  # runs of earlier versions do not know
     return {

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from augment.errors import InputError
 from eval.decode import decode
 from eval.files import replace_file
 from eval.formatting import format_duration, plural, show_name, show_path, show_value
@@ -31,7 +32,7 @@ _UNKNOWN = "No source that was read holds the test outputs; --source of the comm
 
 
 def write_report(path: Path, sources: Sequence[str] = ()) -> Path:
-    """Write `report.html` into a run directory; `sources` add solutions and tasks. Raises FileNotFoundError or ValueError."""
+    """Write `report.html` into a run directory; `sources` add solutions and tasks. Raises FileNotFoundError or InputError."""
     report = read_report(path, sources)
     replace_file(path / REPORT_FILE, make_page(report).encode("utf-8", "xmlcharrefreplace"))
     return path / REPORT_FILE
@@ -46,7 +47,7 @@ def read_report(path: Path, specs: Sequence[str] = ()) -> Report:
     try:
         settings = orjson.dumps(config, option=orjson.OPT_INDENT_2).decode() if config else ""
     except orjson.JSONEncodeError as error:  # it reads deeper values than it writes
-        raise ValueError(f"{show_path(path / 'config.json')}: no settings: {error}") from None
+        raise InputError(f"{show_path(path / 'config.json')}: no settings: {error}") from None
     report = Report(
         name=path.resolve().name,
         sources=" + ".join(record.sources) if record else "",
@@ -78,7 +79,7 @@ def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Re
     missing = folder.submission.keys() - {each.task.id for each in known}
     if missing:
         where = show_path(folder.submission_path)
-        raise ValueError(f"{where}: has task {show_name(min(missing))}, which the sources do not have")
+        raise InputError(f"{where}: has task {show_name(min(missing))}, which the sources do not have")
     results = folder.reported_results(known, notes)
     solutions = {each.task.id: each.truth for each in known if each.truth}
     predictions = {task_id: attempts for task_id, attempts in folder.submission.items() if task_id in solutions}
@@ -161,7 +162,7 @@ def _network_facts(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any
 
 
 def _puzzle_rows(values: Mapping[str, Any], where: str) -> list[Row]:
-    """Return the score of puzzles in words; nothing where it is not known. Raises ValueError, beginning with `where`."""
+    """Return the score of puzzles in words; nothing where it is not known. Raises InputError, beginning with `where`."""
     if "exact_accuracy" not in values:
         return []
     score = decode(PuzzleScore, values, where, ignore_unknown=True)

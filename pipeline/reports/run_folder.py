@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from augment.canvas import Tokens
+from augment.errors import InputError
 from augment.grid import Grid, grid_key
-from augment.task import Task, TaskId, TestId
+from augment.task import Task, TaskId, TestId, same_tests
 from eval.decode import read_dataclass
 from eval.files import read_object
 from eval.formatting import show_name, show_path
@@ -68,9 +69,9 @@ class RunFolder:
 
     @property
     def submission_path(self) -> Path:
-        """The submission file. Raises ValueError for a run on puzzles."""
+        """The submission file. Raises InputError for a run on puzzles."""
         if self.is_puzzles:
-            raise ValueError(f"{self.path}: a run on puzzles; this is for ARC tasks (score and curve are for puzzles)")
+            raise InputError(f"{self.path}: a run on puzzles; this is for ARC tasks (score and curve are for puzzles)")
         return self._submission_path
 
     @property
@@ -89,7 +90,7 @@ class RunFolder:
         return read_dataclass(RunRecord, self.path / RECORD_FILE)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return the object in a JSON file of the folder; an empty one where there is no file. Raises ValueError."""
+        """Return the object in a JSON file of the folder; an empty one where there is no file. Raises InputError."""
         path = self.path / name
         return read_object(path) if path.exists() else {}
 
@@ -106,7 +107,7 @@ class RunFolder:
             return None
         dataset = load_dataset(folder)
         if isinstance(dataset, PuzzleDataset):
-            raise ValueError(f"{folder}: a dataset of puzzles; this is for ARC tasks")
+            raise InputError(f"{folder}: a dataset of puzzles; this is for ARC tasks")
         return dataset
 
     @property
@@ -138,19 +139,19 @@ class RunFolder:
     def tasks(self, sources: Sequence[Source], name: str = "", with_dataset: bool = True) -> list[KnownTask]:
         """Return the tasks of the submission, in its order, that `sources` or the dataset know, as `known_tasks` does.
 
-        Raises ValueError if no task is known, or if the sources that the user named (`name`) know none.
+        Raises InputError if no task is known, or if the sources that the user named (`name`) know none.
         """
         stored = {task.id: task for task in self.dataset.tasks_to_solve()} if with_dataset and self.dataset else {}
         found = known_tasks(self.submission, stored, sources)
         if name and all(each.task is stored.get(each.task.id) for each in found):
             named = ", ".join(map(show_name, list(self.submission)[:5]))
-            raise ValueError(f"{name} does not have the tasks of {self.path} ({named}, ...)")
+            raise InputError(f"{name} does not have the tasks of {self.path} ({named}, ...)")
         if not found:
-            raise ValueError(f"{self.path}: has no dataset beside it that says what the tasks are: name them with --source")
+            raise InputError(f"{self.path}: has no dataset beside it that says what the tasks are: name them with --source")
         return found
 
     def result(self, known: KnownTask, with_votes: bool = True) -> TaskResult:
-        """Return the result of a task, with the votes of the candidates where they were kept. Raises ValueError."""
+        """Return the result of a task, with the votes of the candidates where they were kept. Raises InputError."""
         ballot = self.ballot if with_votes else None
         return result_of(known, self.submission, ballot, f"{show_path(self.submission_path)}: ")
 
@@ -197,9 +198,9 @@ def known_tasks(task_ids: Iterable[TaskId], stored: Mapping[TaskId, Task], sourc
     found = []
     for task_id in task_ids:
         own = stored.get(task_id)
-        fitting = [each for each in known.get(task_id, ()) if own is None or _same_tests(each.task, own)]
+        fitting = [each for each in known.get(task_id, ()) if own is None or same_tests(each.task, own)]
         if fitting:
-            truths = [each.truth for each in fitting if each.truth and _same_tests(each.task, fitting[0].task)]
+            truths = [each.truth for each in fitting if each.truth and same_tests(each.task, fitting[0].task)]
             found.append(replace(fitting[0], truth=truths[0] if truths else None))
         elif own is not None:
             found.append(KnownTask(own))
@@ -215,10 +216,10 @@ def public_sources(dataset: TaskDataset) -> list[str]:
 
 
 def result_of(known: KnownTask, submission: PartialSubmission, ballot: Ballot | None = None, where: str = "") -> TaskResult:
-    """Return the result of a task in `submission`, with the votes of `ballot`. Raises ValueError, beginning with `where`."""
+    """Return the result of a task in `submission`, with the votes of `ballot`. Raises InputError, beginning with `where`."""
     task, given, tests = known.task, submission.get(known.task.id, []), []
     if given and len(given) != len(task.test):
-        raise ValueError(f"{where}task {show_name(task.id)}: {len(task.test)} test inputs, but attempts for {len(given)}")
+        raise InputError(f"{where}task {show_name(task.id)}: {len(task.test)} test inputs, but attempts for {len(given)}")
     for index in range(len(task.test)):
         grids = given[index] if given else (None, None)
         truth = known.truth[index] if known.truth else None
@@ -233,7 +234,3 @@ def result_of(known: KnownTask, submission: PartialSubmission, ballot: Ballot | 
         attempts = tuple(map(Attempt, grids, votes))
         tests.append(TestResult(attempts, counted.candidates, counted.distinct, truth, rank, truth_votes=truth_votes))
     return TaskResult(task, tuple(tests))
-
-
-def _same_tests(first: Task, second: Task) -> bool:
-    return [*map(grid_key, first.test)] == [*map(grid_key, second.test)]

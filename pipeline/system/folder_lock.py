@@ -7,6 +7,8 @@ import os
 import socket
 from pathlib import Path
 
+from augment.errors import InputError
+
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
@@ -18,7 +20,7 @@ _UNSUPPORTED = {errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.E
 class FolderLock:
     """The lock of a folder, which is made if need be, from construction to the end of the `with` block.
 
-    Raises ValueError where another process holds it. With `shared`, several processes of one launch hold it together.
+    Raises InputError where another process holds it. With `shared`, several processes of one launch hold it together.
     """
 
     def __init__(self, folder: Path, shared: bool = False) -> None:
@@ -50,7 +52,7 @@ class FolderLock:
         except BlockingIOError:
             holder = os.pread(self.descriptor, 200, 0).decode(errors="replace") or "unknown process"
             problem = f"another run is at work here ({holder})"
-            raise ValueError(f"{self.folder}: {problem}; wait until it has ended, or choose another --out") from None
+            raise InputError(f"{self.folder}: {problem}; wait until it has ended, or choose another --out") from None
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from augment.errors import InputError
 from eval.formatting import plural
 from pipeline.system.folder_lock import FolderLock
 from pipeline.system.processors import find_gpus, stays_on_cpu, threads_each
@@ -40,7 +41,7 @@ def start_processes(count: int | None, arguments: Sequence[str], started: float,
     """
     count = _processes_of_accelerate() if count is None else count
     if count < 1:
-        raise ValueError(f"processes must be at least 1, got {count}")
+        raise InputError(f"processes must be at least 1, got {count}")
     if "LOCAL_RANK" in os.environ:
         _end_with_launcher()
         return

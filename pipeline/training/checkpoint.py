@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from augment.errors import InputError
 from eval.files import read_object, sync, write_json
 from pipeline.config import MAY_CHANGE, Config
 from pipeline.data.packs import Samples
@@ -97,7 +98,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         state = read_object(folder / _STATE)
         stored = state.pop(CHECKSUM, None)  # checkpoints of early versions have none
         if stored is not None and stored != json_checksum(state):
-            raise ValueError(f"{_STATE} does not have the checksum that was written with it")
+            raise InputError(f"{_STATE} does not have the checksum that was written with it")
     except FileNotFoundError:
         raise Damaged(f"{folder}: damaged, {_STATE} is missing") from None
     except (ValueError, orjson.JSONEncodeError) as error:  # orjson does not write as deep a nesting as it reads
@@ -204,7 +205,7 @@ def _carried_tensors(carries: Mapping[int, Carry]) -> dict[str, Tensor]:
 def load_checkpoint(state: TrainState) -> bool:
     """Restore `state` from the newest checkpoint of its output folder that is not damaged; return whether there was one.
 
-    Damaged ones are renamed. Raises ValueError where a checkpoint belongs to other data or another config, and OSError, in
+    Damaged ones are renamed. Raises InputError where a checkpoint belongs to other data or another config, and OSError, in
     every process, where one of them cannot read it for now or does not see it: that says nothing about the checkpoint.
     """
     accelerator = state.accelerator
@@ -264,7 +265,7 @@ def _shared_state(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
 def _read(state: TrainState, folder: Path) -> Callable[[], None]:
     """Read and check what this process needs of a checkpoint; return a function that lets `state` continue from it.
 
-    Raises Damaged or OSError where it cannot be read, another ValueError where it belongs to another run.
+    Raises Damaged or OSError where it cannot be read, another InputError where it belongs to another run.
     """
     device, processes = state.accelerator.device, state.accelerator.num_processes
     saved = _shared_state(state.accelerator, folder)
@@ -282,7 +283,7 @@ def _read(state: TrainState, folder: Path) -> Callable[[], None]:
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         said = f"({type(error).__name__}: {error})"
         if "files" in saved:  # its checksums are right
-            raise ValueError(f"{folder}: cannot resume, another version has written it {said}; use another folder") from None
+            raise InputError(f"{folder}: cannot resume, another version has written it {said}; use another folder") from None
         raise Damaged(f"{folder}: damaged, not what training writes {said}") from None
 
     def restore() -> None:
@@ -318,11 +319,11 @@ def packs_after(configured: int, before: int, processes: int) -> int:
 
 
 def _require_same_run(state: TrainState, folder: Path, saved: Mapping[str, Any]) -> Config:
-    """Return the config of a checkpoint. Raises ValueError, naming what differs, where this run cannot continue from it."""
+    """Return the config of a checkpoint. Raises InputError, naming what differs, where this run cannot continue from it."""
     try:
         config = Config.from_json(saved["config"])
     except ValueError as error:
-        raise ValueError(f"{folder}: cannot resume, its config is not one of this version: {error}") from None
+        raise InputError(f"{folder}: cannot resume, its config is not one of this version: {error}") from None
     pairs = {"data_hash": (saved["data_hash"], state.dataset.data_hash), "dtype": (saved["dtype"], str(state.dtype))}
     stored, own = config.to_json(), state.config.to_json()
     for section in ("model", "memory", "optimizer", "train"):
@@ -330,7 +331,7 @@ def _require_same_run(state: TrainState, folder: Path, saved: Mapping[str, Any])
             pairs[f"{section}.{name}"] = (stored[section][name], own[section][name])
     for name, (before, now) in sorted(pairs.items()):
         if before != now:
-            raise ValueError(
+            raise InputError(
                 f"{folder}: cannot resume, its {name} is {before!r} and that of this run {now!r}; use another folder"
             )
     return config

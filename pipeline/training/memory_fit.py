@@ -97,20 +97,21 @@ def least_pieces(trial: Callable[[int], None], memory: CudaMemory, device: torch
         memory.reset()
         try:
             trial(pieces)
-            fits = True
+            lack = ""
         except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
-            fits = False
+            lack = (str(error).splitlines() or [""])[0] or type(error).__name__
         peak = memory.peak_bytes()
-        if fits and (peak <= limit or pieces >= most):
+        if not lack and (peak <= limit or pieces >= most):
             used, total = f"{peak / 2**30:.1f}", f"{memory.total_bytes / 2**30:.1f}"
             way = "all packs are one micro-batch" if pieces == JOINED else f"a pack is computed in {pieces} micro-batches"
             logger.info("%s: a trial step used %s of %s GiB", way, used, total)
             return pieces
         if pieces >= most:
             raise OutOfMemory(
-                "out of memory with a single sequence in each micro-batch: a smaller train.pack_tokens leaves more room for it"
+                "out of memory with a single sequence in each micro-batch: a smaller train.pack_tokens leaves more room for it "
+                f"({lack})"
             )
         pieces = min(cut_finer(pieces), most)
 

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from augment.errors import InputError
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
 from pipeline.data.packs import make_pack_maker
@@ -71,7 +72,7 @@ class TrainState:
 
 
 def count_packs(config: Config, processes: int, resumed: bool = False) -> int:
-    """Return the packs of a step. Raises ValueError where the processes cannot share them evenly.
+    """Return the packs of a step. Raises InputError where the processes cannot share them evenly.
 
     A resumed run, which may have lost processes, continues with uneven shares.
     """
@@ -82,7 +83,7 @@ def count_packs(config: Config, processes: int, resumed: bool = False) -> int:
         if resumed:  # packs keep their size
             times = processes / packs
             hint = f"start {packs} processes at most, or --set train.packs={processes} makes a step {times:g} times as large"
-        raise ValueError(f"train.packs = {packs} must be a multiple of the {processes} processes: {hint}")
+        raise InputError(f"train.packs = {packs} must be a multiple of the {processes} processes: {hint}")
     return packs
 
 

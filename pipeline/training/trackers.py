@@ -8,6 +8,7 @@ from pathlib import Path
 
 import orjson
 
+from augment.errors import InputError
 from eval.files import replace_file
 from pipeline.config import CONFIG_FILE
 from pipeline.system.progress_bar import is_main_process
@@ -36,17 +37,17 @@ def _following(name: str, out: Path) -> Iterator[None]:
 def tracked(name: str | None, out: Path | None) -> AbstractContextManager[None]:
     """Return a context in which the lines of `out`/metrics.jsonl are sent to the tracker `name`, by the first process.
 
-    Raises ValueError, of one line, where Accelerate has no tracker of this name or its package is missing.
+    Raises InputError, of one line, where Accelerate has no tracker of this name or its package is missing.
     """
     if name is None or out is None:
         return nullcontext()
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers  # noqa: PLC0415  (slow to import)
 
     if name not in LOGGER_TYPE_TO_CLASS:
-        raise ValueError(f"unknown tracker {name!r}; one of: {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
+        raise InputError(f"unknown tracker {name!r}; one of: {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
     builtin = LOGGER_TYPE_TO_CLASS[name].__module__.startswith("accelerate.")
     if builtin and name not in map(str, get_available_trackers()):
-        raise ValueError(f"tracker {name!r}: its package is not installed: pip install {name.replace('_', '-')}")
+        raise InputError(f"tracker {name!r}: its package is not installed: pip install {name.replace('_', '-')}")
     return _following(name, out) if is_main_process() else nullcontext()
 
 

@@ -50,6 +50,10 @@ MIN_COMPILE_STEPS = 200
 """Of training that is left: `train.execution=auto` compiles for no less. On one H200 it took 7 s until five steps had run."""
 
 
+LEAST_LOSS_SCALE = 2.0**-10
+"""Of float16. Gradients that still overflow are not too large, but not finite; at a scale of 0 all would seem to be 0."""
+
+
 def depth_at(config: TrainConfig, done: float) -> float:
     """Return the depth of segments (`Reasoner.updates`) with the share `done` 0..1 of the run behind it."""
     if config.depth == "full" or done >= 0.6:
@@ -193,6 +197,8 @@ class Trainer:
             train_tables(state.network, rows, accelerator, state.average, config.optimizer, factor, counts_copy)
             if state.average:
                 state.average.update()
+        elif accelerator.scaler.get_scale() < LEAST_LOSS_SCALE:
+            raise FloatingPointError(f"step {step}: gradients overflow in float16 at any loss scale; train in float32")
         state.progress.step += 1
 
     def _next_batches(self) -> dict[int, StepBatch]:
@@ -360,7 +366,7 @@ def set_up_trainer(
 ) -> Trainer:
     """Return the trainer of `network`, with `resume` at the newest checkpoint in `out`, which gets the config.
 
-    Raises ValueError where that checkpoint is of another run, OSError where the disk does not take the config.
+    Raises InputError where that checkpoint is of another run, OSError where the disk does not take the config.
     """
     trainer = Trainer(accelerator, dtype, network, dataset, config, out)
     if resume:

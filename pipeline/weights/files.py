@@ -16,6 +16,7 @@ import orjson
 import torch
 from torch import Tensor
 
+from augment.errors import InputError
 from augment.transform import TRANSFORMS
 from eval.files import parse_json
 from eval.formatting import show_name, show_path, show_value
@@ -92,8 +93,8 @@ def _has_rows_of_views(config: Config) -> bool:
 def load_weights(path: Path) -> Weights:
     """Read a weights file, or that of a checkpoint, or of the newest checkpoint of a `checkpoints/` or run folder.
 
-    Raises FileNotFoundError or ValueError, naming the file, where there is none or it is not ours; Damaged, a ValueError, where
-    it, or every checkpoint in the folder, is damaged.
+    Raises FileNotFoundError or InputError, naming the file, where there is none or it is not ours; Damaged, an InputError,
+    where it, or every checkpoint in the folder, is damaged.
     """
     path = find_weights(path)
     if path.is_file():
@@ -120,17 +121,17 @@ def newest_weights(folder: Path) -> Weights | None:
 
 
 def read_weights(path: Path) -> Weights:
-    """Read a weights file. Raises FileNotFoundError, or ValueError where it is not ours, Damaged where it is damaged."""
+    """Read a weights file. Raises FileNotFoundError, or InputError where it is not ours, Damaged where it is damaged."""
     tensors, metadata = read_tensors(path)
     found = metadata.get("format")
     if found not in (FORMAT, EXPORTED):
         formats = f"{FORMAT!r} or {EXPORTED!r}"
-        raise ValueError(f"{show_path(path)}: not a weights file of this program (format {show_value(found)}, not {formats})")
+        raise InputError(f"{show_path(path)}: not a weights file of this program (format {show_value(found)}, not {formats})")
     try:
         config = Config.from_json(parse_json(metadata["config"].encode(), "config"))
         task_ids = parse_json(metadata["task_ids"].encode(), "task_ids")
         if not isinstance(task_ids, list) or not all(isinstance(task_id, str) for task_id in task_ids):
-            raise ValueError("task_ids must be a list of names")
+            raise InputError("task_ids must be a list of names")
         if found == EXPORTED and not _has_rows_of_views(config):
             tensors["views.transforms"] = torch.zeros(len(task_ids), dtype=torch.int64)  # the identity
             tensors["views.transform_start"] = torch.arange(len(task_ids) + 1)
@@ -147,23 +148,23 @@ def read_weights(path: Path) -> Weights:
 
 
 def _dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `tensors` in float32, without scales. Raises ValueError where scales do not fit."""
+    """Return `tensors` in float32, without scales. Raises InputError where scales do not fit."""
     plain = {name: tensor for name, tensor in tensors.items() if not name.endswith(_SCALES)}
     for name in sorted(tensors.keys() - plain.keys()):
         scales, quantized = tensors[name], plain.get(name.removesuffix(_SCALES))
         if quantized is None or (quantized.dtype, scales.dtype) != (torch.int8, torch.float32):
-            raise ValueError(f"{show_name(name)} does not belong to a tensor of int8")
+            raise InputError(f"{show_name(name)} does not belong to a tensor of int8")
         if scales.shape != quantized.shape[:1]:
-            raise ValueError(f"{show_name(name)}: {tuple(scales.shape)} scales for {tuple(quantized.shape)} values")
+            raise InputError(f"{show_name(name)}: {tuple(scales.shape)} scales for {tuple(quantized.shape)} values")
         plain[name.removesuffix(_SCALES)] = quantized * scales.view(-1, *[1] * (quantized.ndim - 1))
     return plain
 
 
 def with_settings(weights: Weights, settings: Sequence[str]) -> Config:
-    """Return the config of `weights` with settings such as `train.packs=4`. Raises ValueError where they change the network."""
+    """Return the config of `weights` with settings such as `train.packs=4`. Raises InputError where they change the network."""
     config = override(weights.config, settings)
     if (config.model, config.memory) != (weights.config.model, weights.config.memory):
-        raise ValueError(
+        raise InputError(
             f"{show_path(weights.path)}: the network of these weights stays as it is, without {', '.join(settings)}"
         )
     return config
@@ -172,7 +173,7 @@ def with_settings(weights: Weights, settings: Sequence[str]) -> Config:
 def change_memory(weights: Weights, memory: Memory) -> Weights:
     """Return `weights` with the task memory "own", "blank" (all of its rows zero) or "swapped" (of each task that of the next).
 
-    Raises ValueError where there is no other task.
+    Raises InputError where there is no other task.
     """
     if memory == "own":
         return weights
@@ -180,57 +181,57 @@ def change_memory(weights: Weights, memory: Memory) -> Weights:
         rows = {name: torch.zeros_like(weights.tensors[name]) for name in (_ROWS, _RESIDUAL) if name in weights.tensors}
         return replace(weights, tensors=weights.tensors | rows)
     if len(weights.task_ids) < 2:
-        raise ValueError(f"{weights.path}: of one task, whose memory cannot be swapped with another one's")
+        raise InputError(f"{weights.path}: of one task, whose memory cannot be swapped with another one's")
     return replace(weights, task_ids=(weights.task_ids[-1], *weights.task_ids[:-1]))  # rows are found by the ids
 
 
 def _require_views(weights: Weights) -> None:
-    """Raise ValueError unless the views are ranges of transforms, one for each of the tasks."""
+    """Raise InputError unless the views are ranges of transforms, one for each of the tasks."""
     starts, transforms = weights.transform_start, weights.transforms
     tasks = len(weights.task_ids)
     if len(set(weights.task_ids)) < tasks:
-        raise ValueError("a task is named twice")
+        raise InputError("a task is named twice")
     if starts.dtype != torch.int64 or transforms.dtype != torch.int64 or starts.shape != (tasks + 1,) or transforms.ndim != 1:
-        raise ValueError(f"{tasks} tasks do not match their ranges of transforms")
+        raise InputError(f"{tasks} tasks do not match their ranges of transforms")
     if starts[0] != 0 or starts[-1] != len(transforms) or (starts.diff() < 1).any():
-        raise ValueError(f"{tasks} tasks do not match their ranges of {len(transforms)} transforms")
+        raise InputError(f"{tasks} tasks do not match their ranges of {len(transforms)} transforms")
     if ((transforms < 0) | (transforms >= TRANSFORMS)).any():
-        raise ValueError(f"a transform is 0..{TRANSFORMS - 1}")
+        raise InputError(f"a transform is 0..{TRANSFORMS - 1}")
 
 
 def _require_tensors(weights: Weights) -> None:
-    """Raise ValueError unless the tensors are those of a network of the config, float32 and finite."""
+    """Raise InputError unless the tensors are those of a network of the config, float32 and finite."""
     config, tensors = weights.config, weights.tensors
     if config.model.layers > len(tensors):
-        raise ValueError(f"{config.model.layers} layers, but {len(tensors)} tensors")
+        raise InputError(f"{config.model.layers} layers, but {len(tensors)} tensors")
     try:
         with torch.device("meta"):  # nothing is allocated, whatever sizes the config has
             network = make_network(config.model, config.memory, len(weights.task_ids), len(weights.transforms), 0)
     except (RuntimeError, TypeError, OverflowError, MemoryError, AssertionError) as error:
-        raise ValueError(f"its config does not describe a network: {show_value(str(error))}") from None
+        raise InputError(f"its config does not describe a network: {show_value(str(error))}") from None
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     for name in sorted(expected.keys() ^ tensors.keys()):
-        raise ValueError(f"{show_name(name)} is {'missing' if name in expected else 'not of its network'}")
+        raise InputError(f"{show_name(name)} is {'missing' if name in expected else 'not of its network'}")
     for name, shape in expected.items():
         found = tensors[name]
         if name in (_ROWS, _RESIDUAL) and found.ndim == len(shape) and len(found) != shape[0]:
-            raise ValueError(f"{len(found)} rows of task memory, expected {shape[0]} ({name})")
+            raise InputError(f"{len(found)} rows of task memory, expected {shape[0]} ({name})")
         if found.shape != shape or found.dtype != torch.float32:
-            raise ValueError(f"{name} is {tuple(found.shape)} {found.dtype}, expected {tuple(shape)} {torch.float32}")
+            raise InputError(f"{name} is {tuple(found.shape)} {found.dtype}, expected {tuple(shape)} {torch.float32}")
         if found.numel() and not all(bound.isfinite() for bound in found.aminmax()):
-            raise ValueError(f"{name} has values that are not finite")
+            raise InputError(f"{name} has values that are not finite")
 
 
 def transplant(weights: Weights, network: Network, dataset: Dataset) -> str:
     """Load `weights` into `network`, made for the tasks of `dataset`: trunk by name, memory rows by task id (and transform).
 
     Rows of new tasks are the mean of the old ones; residual rows of new views are zero. Returns in words how many tasks were
-    found. Raises ValueError that names what differs where the architectures do not match.
+    found. Raises InputError that names what differs where the architectures do not match.
     """
     different = _differences(weights, network)
     if different:
         listed = ", ".join(different[:3])
-        raise ValueError(f"{weights.path}: weights of another network, {listed} differ; without a preset they bring their own")
+        raise InputError(f"{weights.path}: weights of another network, {listed} differ; without a preset they bring their own")
     old_row = {task: row for row, task in enumerate(weights.task_ids)}
     known = [task in old_row for task in dataset.task_ids]
     old, starts = weights.tensors[_ROWS], weights.transform_start.tolist()
@@ -291,7 +292,7 @@ def _view_rows(name: str, weights: Weights, dataset: Dataset, old_row: Mapping[s
 def load_start(path: Path | None, run: Path, resume: bool) -> Weights | None:
     """Return the weights at `path` that the training in the folder `run` starts from; None without.
 
-    Where it is resumed at a checkpoint they may be missing. Raises FileNotFoundError or ValueError.
+    Where it is resumed at a checkpoint they may be missing. Raises FileNotFoundError or InputError.
     """
     try:
         return load_weights(path) if path else None
@@ -302,7 +303,7 @@ def load_start(path: Path | None, run: Path, resume: bool) -> Weights | None:
 
 
 def make_started_network(config: Config, dataset: Dataset, start: Weights | None) -> Network:
-    """Return the network of `config` for `dataset`, with the weights `start` if there are any. Raises ValueError."""
+    """Return the network of `config` for `dataset`, with the weights `start` if there are any. Raises InputError."""
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
     if start:
         logger.info("%s", transplant(start, network, dataset))
@@ -310,18 +311,18 @@ def make_started_network(config: Config, dataset: Dataset, start: Weights | None
 
 
 def network_from(weights: Weights, dataset: Dataset) -> tuple[Network, str]:
-    """Return a network with `weights` for `dataset`, and `transplant`'s words. Raises ValueError where canvases differ."""
+    """Return a network with `weights` for `dataset`, and `transplant`'s words. Raises InputError where canvases differ."""
     require_canvas(weights, dataset)
     network = make_network(weights.config.model, weights.config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
     return network, transplant(weights, network, dataset)
 
 
 def require_canvas(weights: Weights, dataset: Dataset) -> None:
-    """Raise ValueError where `weights` are for another canvas or other tokens than those of `dataset`."""
+    """Raise InputError where `weights` are for another canvas or other tokens than those of `dataset`."""
     model = weights.config.model
     vocabulary, side = canvas_of(dataset)
     if (model.vocabulary, model.canvas_side) != (vocabulary, side):
-        raise ValueError(
+        raise InputError(
             f"{weights.path}: weights for {model.vocabulary} tokens on a canvas of {model.canvas_side} x {model.canvas_side}, "
             f"but the dataset has {vocabulary} on {side} x {side}"
         )

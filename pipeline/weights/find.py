@@ -4,6 +4,7 @@ import logging
 import re
 from pathlib import Path
 
+from augment.errors import InputError
 from eval.files import parse_json
 from eval.formatting import show_path
 from pipeline.array_files import read_metadata
@@ -64,7 +65,7 @@ def checkpoint_name(step: int) -> str:
 def settings_of(path: Path) -> Config:
     """Return the config of weights, of a checkpoint or run folder that of its newest checkpoint; no tensor is read.
 
-    Damaged checkpoints are skipped. Raises FileNotFoundError, or ValueError that names the file, where there are no weights or
+    Damaged checkpoints are skipped. Raises FileNotFoundError, or InputError that names the file, where there are no weights or
     they are not ours.
     """
     path = find_weights(path)
@@ -84,7 +85,7 @@ def _settings_in(path: Path) -> Config:
     try:
         metadata = read_metadata(path)
         if metadata.get("format") not in (FORMAT, EXPORTED):
-            raise ValueError("another format")
+            raise InputError("another format")
         return Config.from_json(parse_json(metadata.get("config", "").encode(), "config"))
     except ValueError as error:
-        raise ValueError(f"{show_path(path)}: no weights file of this program ({error})") from None
+        raise InputError(f"{show_path(path)}: no weights file of this program ({error})") from None

@@ -233,7 +233,7 @@ class Table:
             self.check(off < 0.02, f"losses of the first {WARM_UP} steps, {name} against eager: {off:.1e} apart")
 
     def waits(self) -> None:
-        """Count the operations of a step that wait for the device."""
+        """Count the operations of a step that wait for the device, but for the loss scale of float16, which always does."""
         for kind, pieces in (("eager", 1), ("compiled", JOINED)):
             trainer = self.trainer(f"train.execution={kind}")
             trainer.pieces = pieces
@@ -245,7 +245,8 @@ class Table:
                 for _ in range(2):
                     trainer._step(0.0)
             torch.cuda.set_sync_debug_mode("default")
-            found = [f"{each.filename}:{each.lineno}" for each in caught if "synchroniz" in str(each.message)]
+            waits = (each for each in caught if "synchroniz" in str(each.message))
+            found = [f"{each.filename}:{each.lineno}" for each in waits if not each.filename.endswith("grad_scaler.py")]
             self.check(not found, f"{kind}: {len(found)} operations that wait in two steps {sorted(set(found))[:4]}")
 
     def trial(self) -> None:

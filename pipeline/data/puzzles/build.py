@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from augment.canvas import Tokens
 from augment.dihedral import DIHEDRALS
+from augment.errors import InputError
 from augment.sudoku import symmetry_invariants
 from eval.formatting import show_path
 from pipeline.config import Leakage
@@ -31,19 +32,19 @@ def build_puzzles(
 
     Equal training puzzles are kept once. A leak is a training question that is a view of a test question. Mazes have no more
     than seven other views, however many `augmentations` are wanted.
-    Raises ValueError when there is nothing to train on, an answer to train on is not known, kinds or sizes differ, a number
+    Raises InputError when there is nothing to train on, an answer to train on is not known, kinds or sizes differ, a number
     is out of range, or puzzles leak and `leakage` is "refuse".
     """
     if augmentations < 0 or not 0 <= seed < 1 << 64:
-        raise ValueError(f"build augmentations must not be negative and the seed 0..2^64-1, got {augmentations} and {seed}")
+        raise InputError(f"build augmentations must not be negative and the seed 0..2^64-1, got {augmentations} and {seed}")
     if not train_sources:
-        raise ValueError("there is nothing to train on: puzzles have no demonstrations, so a --train-source is needed")
+        raise InputError("there is nothing to train on: puzzles have no demonstrations, so a --train-source is needed")
     everything = (*sources, *train_sources)
     kind, shape = train_sources[0].kind, train_sources[0].questions.shape[1:]
     for source in everything:
         if (source.kind, source.questions.shape[1:]) != (kind, shape):
             sizes = [" x ".join(map(str, each.questions.shape[1:])) for each in (source, train_sources[0])]
-            raise ValueError(
+            raise InputError(
                 f"all puzzles of a dataset are of one kind and size: {show_path(source.name)} has {source.kind} of {sizes[0]}, "
                 f"{show_path(train_sources[0].name)} has {kind} of {sizes[1]}"
             )
@@ -56,7 +57,7 @@ def build_puzzles(
     with doing("sorting training puzzles"):
         questions, answers = _distinct_pairs(train_sources, kept)
     if not len(questions):
-        raise ValueError("there is nothing to train on: all training puzzles are test puzzles")
+        raise InputError("there is nothing to train on: all training puzzles are test puzzles")
     most = PUZZLE_KINDS[kind].most_views
     views = augmentations if most is None else min(augmentations, most)
     described = []
@@ -94,7 +95,7 @@ def _find_leaks(kind: KindName, questions: Tokens, known: npt.NDArray[Any]) -> n
 
 
 def _report_leaks(sources: Sequence[Puzzles], leaked: Sequence[npt.NDArray[np.bool_]], leakage: Leakage) -> None:
-    """Log how many training puzzles are tests. Raises ValueError instead where they are refused."""
+    """Log how many training puzzles are tests. Raises InputError instead where they are refused."""
     counts = [(int(found.sum()), show_path(source.name)) for source, found in zip(sources, leaked, strict=True)]
     count = sum(number for number, _ in counts)
     if not count:
@@ -102,7 +103,7 @@ def _report_leaks(sources: Sequence[Puzzles], leaked: Sequence[npt.NDArray[np.bo
     which = ", ".join(f"{number} of {name}" for number, name in counts if number)
     what = f"{count} training puzzle{'s are test puzzles' if count > 1 else ' is a test puzzle'}: {which}"
     if leakage == "refuse":
-        raise ValueError(f"{what} (--leakage drop leaves them out, --leakage allow trains on them)")
+        raise InputError(f"{what} (--leakage drop leaves them out, --leakage allow trains on them)")
     logger.warning("%s: %s", "left out" if leakage == "drop" else "trained on all the same", what)
 
 
@@ -111,7 +112,7 @@ def _distinct_pairs(sources: Sequence[Puzzles], kept: Sequence[npt.NDArray[np.bo
     parts = []
     for source, mask in zip(sources, kept, strict=True):
         if source.answers is None:
-            raise ValueError(f"{show_path(source.name)}: has no answers, so it cannot be trained on")
+            raise InputError(f"{show_path(source.name)}: has no answers, so it cannot be trained on")
         parts.append(np.stack((source.questions[mask], source.answers[mask]), axis=1))
     pairs = np.concatenate(parts)  # (N, 2, S, S)
     _, first = np.unique(_keys(pairs), return_index=True)

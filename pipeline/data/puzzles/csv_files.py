@@ -1,4 +1,4 @@
-"""CSV files of puzzles: a question and its answer per line, checked in blocks. ValueError names the file and the lines."""
+"""CSV files of puzzles: a question and its answer per line, checked in blocks. InputError names the file and the lines."""
 
 import csv
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from augment.canvas import Tokens
+from augment.errors import InputError
 from eval.files import require_file
 from eval.formatting import show_name, show_path
 from pipeline.data.puzzles.kinds import PuzzleKind
@@ -30,18 +31,18 @@ def read_puzzle_file(path: Path, kind: PuzzleKind, with_answers: bool = True) ->
     """Return questions and answers of a file, (N, S, S) tokens each, in its order.
 
     There are no answers where no line has one, or where they are not wanted: then they are not read. Empty lines are skipped.
-    Raises FileNotFoundError, and ValueError where a line is wrong or there is no puzzle.
+    Raises FileNotFoundError, and InputError where a line is wrong or there is no puzzle.
     """
     where = show_path(path)
     if require_file(path) > MOST_BYTES:
-        raise ValueError(f"{where}: too large: {MOST_BYTES:,} bytes are read at most")
+        raise InputError(f"{where}: too large: {MOST_BYTES:,} bytes are read at most")
     try:
         with path.open("rb") as file, Progress(f"reading {where}", unit="puzzles") as progress:
             return _read(file, kind, with_answers, progress)
     except OSError as error:
-        raise ValueError(f"{where}: cannot be read: {error.strerror or type(error).__name__}") from error
+        raise InputError(f"{where}: cannot be read: {error.strerror or type(error).__name__}") from error
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
 
 
 def _read(file: BinaryIO, kind: PuzzleKind, with_answers: bool, progress: Progress) -> tuple[Tokens, Tokens | None]:
@@ -51,11 +52,11 @@ def _read(file: BinaryIO, kind: PuzzleKind, with_answers: bool, progress: Progre
     try:
         line, header = next(rows, (0, []))
         if not header:
-            raise ValueError("is empty, expected a header that names question and answer")
+            raise InputError("is empty, expected a header that names question and answer")
         question, answer = (_find_column(header, names) for names in (QUESTIONS, ANSWERS))
         if question is None:
             found = ", ".join(map(show_name, header[:6]))
-            raise ValueError(f"line {line}: the header must name one column {' or '.join(QUESTIONS)}, got {found}")
+            raise InputError(f"line {line}: the header must name one column {' or '.join(QUESTIONS)}, got {found}")
         checker = _Checker(kind, len(header), question, answer if with_answers else None)
         while block := list(islice(rows, ROWS_AT_ONCE)):
             if tokens := checker.read([row for _, row in block]):
@@ -65,23 +66,23 @@ def _read(file: BinaryIO, kind: PuzzleKind, with_answers: bool, progress: Progre
                 found_faults = ((line, checker.fault(row)) for line, row in block)
                 faults += [f"line {line}: {fault}" for line, fault in found_faults if fault]
                 if len(faults) >= FAULTS_SHOWN:
-                    raise ValueError(f"{'; '.join(faults[:FAULTS_SHOWN])}; reading stopped here")
+                    raise InputError(f"{'; '.join(faults[:FAULTS_SHOWN])}; reading stopped here")
             progress.add(len(block))
     except csv.Error as error:
-        raise ValueError(f"not CSV, as line {reader.line_num} shows: {error}") from error
+        raise InputError(f"not CSV, as line {reader.line_num} shows: {error}") from error
     if faults:
-        raise ValueError("; ".join(faults))
+        raise InputError("; ".join(faults))
     if not questions:
-        raise ValueError("has a header and no puzzles")
+        raise InputError("has a header and no puzzles")
     return np.concatenate(questions), np.concatenate(answers) if answers else None
 
 
 def _find_column(header: list[str], names: tuple[str, ...]) -> int | None:
-    """Return the place of the first of `names` that the header has, None for none. Raises ValueError where it has it twice."""
+    """Return the place of the first of `names` that the header has, None for none. Raises InputError where it has it twice."""
     present = [name.strip().lower() for name in header]
     name = next((name for name in names if name in present), None)
     if name is not None and present.count(name) > 1:
-        raise ValueError(f"the header has {name} twice")
+        raise InputError(f"the header has {name} twice")
     return None if name is None else present.index(name)
 
 
@@ -90,7 +91,7 @@ def _decode_lines(file: BinaryIO) -> Iterator[str]:
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"line {number}: not UTF-8: {error.reason} at byte {error.start}") from error
+            raise InputError(f"line {number}: not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 @dataclass

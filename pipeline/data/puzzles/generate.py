@@ -18,6 +18,7 @@ import numpy.typing as npt
 from joblib import Parallel, delayed
 
 from augment.dihedral import DIHEDRALS, apply_dihedral
+from augment.errors import InputError
 from augment.sudoku import box_side, symmetry_invariants
 from pipeline.data.puzzles.kinds import FREE, GOAL, PATH, START, WALL
 from pipeline.data.puzzles.sudoku_solver import count_solutions, fill_board, remove_clues
@@ -51,11 +52,11 @@ def generate_sudoku(count: int, side: int, clues: int, seed: int, part: Part, jo
     """Return `count` distinct Sudokus of `part` with `clues` clues and a unique solution: questions, answers.
 
     Both are (count, side, side) uint8: 0 blank, 1..side digits. `jobs` processes work on them, as joblib counts them.
-    Raises ValueError unless `side` is 4 or 9 and such puzzles exist, and when too few of them are found.
+    Raises InputError unless `side` is 4 or 9 and such puzzles exist, and when too few of them are found.
     """
     box_side(side)
     if not FEWEST_CLUES[side] <= clues < side * side:
-        raise ValueError(f"a Sudoku of side {side} has {FEWEST_CLUES[side]}..{side * side - 1} clues, got {clues}")
+        raise InputError(f"a Sudoku of side {side} has {FEWEST_CLUES[side]}..{side * side - 1} clues, got {clues}")
     return _collect(partial(_attempt_sudoku, side, clues, seed), side, count, part, jobs)
 
 
@@ -68,7 +69,7 @@ def generate_mazes(count: int, side: int, seed: int, part: Part, jobs: int = 1) 
     `generate_sudoku`; sides are 7..30.
     """
     if not MAZE_SIDES[0] <= side <= MAZE_SIDES[1]:
-        raise ValueError(f"a maze has a side of {MAZE_SIDES[0]}..{MAZE_SIDES[1]}, got {side}")
+        raise InputError(f"a maze has a side of {MAZE_SIDES[0]}..{MAZE_SIDES[1]}, got {side}")
     return _collect(partial(_attempt_maze, side, seed), side, count, part, jobs)
 
 
@@ -93,7 +94,7 @@ def _collect(attempt: Callable[[int], _Puzzle | None], side: int, count: int, pa
                     progress.add()
             if failures >= PATIENCE_ATTEMPTS:
                 fault = f"found {len(found)} of {count} puzzles of {part!r}, then none in {failures} attempts in a row"
-                raise ValueError(fault)
+                raise InputError(fault)
     tokens = [(puzzle.question, puzzle.answer) for puzzle in found.values()]
     questions, answers = np.array(tokens, dtype=np.uint8).reshape(count, 2, side, side).swapaxes(0, 1)
     return questions, answers

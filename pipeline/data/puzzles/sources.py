@@ -1,4 +1,4 @@
-"""Loaders of puzzles: a source such as `sudoku:FILE.csv` in, questions and known answers out. Bad input raises ValueError."""
+"""Loaders of puzzles: a source such as `sudoku:FILE.csv` in, questions and known answers out. Bad input raises InputError."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from augment.canvas import Tokens
+from augment.errors import InputError
 from eval.files import expand
 from eval.formatting import show_name
 from pipeline.data.puzzles.csv_files import read_puzzle_file
@@ -69,12 +70,12 @@ def is_puzzle_source(spec: str) -> bool:
 
 
 def answers_of(sources: Iterable[Puzzles]) -> dict[str, str]:
-    """Return the answers that are known, by question. Raises ValueError where a question has two."""
+    """Return the answers that are known, by question. Raises InputError where a question has two."""
     answers: dict[str, str] = {}
     for puzzles in sources:
         for question, answer in zip(puzzles.question_texts(), puzzles.answer_texts() or (), strict=False):
             if answers.setdefault(question, answer) != answer:
-                raise ValueError(f"{puzzles.name}: two answers to one question, {show_name(question)}")
+                raise InputError(f"{puzzles.name}: two answers to one question, {show_name(question)}")
     return answers
 
 
@@ -86,12 +87,12 @@ def load_puzzles(
     A generated source has different puzzles in each `part`; a file has the same. Answers that are not wanted are not read.
     `limit` puzzles are drawn without replacement from `seed` and the part, as the published training sets of 1,000 are; all of
     a file is read and checked nevertheless. `jobs` is the number of processes that generate puzzles.
-    Raises ValueError (unknown source, bad data, a limit over the number) or FileNotFoundError: one line.
+    Raises InputError (unknown source, bad data, a limit over the number) or FileNotFoundError: one line.
     """
     name, _, rest = spec.partition(":")
     if name not in PUZZLE_KINDS or not rest:
         expected = ", ".join(f"{kind}:FILE.csv, {kind}:{GENERATED}[:KEY=N,...]" for kind in PUZZLE_KINDS)
-        raise ValueError(f"unknown source {show_name(spec)}: expected one of {expected}")
+        raise InputError(f"unknown source {show_name(spec)}: expected one of {expected}")
     kind = PUZZLE_KINDS[name]
     head, _, settings = rest.partition(":")
     if head == GENERATED:
@@ -102,7 +103,7 @@ def load_puzzles(
     if limit is not None:
         count = len(questions)
         if not 1 <= limit <= count:
-            raise ValueError(f"{show_name(spec)}: has {count} puzzles, so the limit must be 1..{count}, got {limit}")
+            raise InputError(f"{show_name(spec)}: has {count} puzzles, so the limit must be 1..{count}, got {limit}")
         chosen = np.sort(np.random.default_rng([seed, part == "test"]).choice(count, size=limit, replace=False))
         questions, answers = questions[chosen], None if answers is None else answers[chosen]
     return Puzzles(kind.name, questions, answers, spec)
@@ -110,17 +111,17 @@ def load_puzzles(
 
 @lru_cache(maxsize=8)
 def _generate(spec: str, kind: KindName, text: str | None, part: Part, jobs: int) -> tuple[Tokens, Tokens]:
-    """Return generated questions and answers, cached: a run loads them when it starts, builds and scores. Raises ValueError."""
+    """Return generated questions and answers, cached: a run loads them when it starts, builds and scores. Raises InputError."""
     try:
         settings = _parse_settings(kind, text)
         side, count, seed = settings["side"], settings["count"], settings["seed"]
         if kind == "maze":
             return generate_mazes(count, side, seed, part, jobs)
         if side not in PUZZLE_KINDS[kind].sides:
-            raise ValueError(f"side must be {' or '.join(map(str, PUZZLE_KINDS[kind].sides))}, got {side}")
+            raise InputError(f"side must be {' or '.join(map(str, PUZZLE_KINDS[kind].sides))}, got {side}")
         questions, answers = generate_sudoku(count, side, settings["clues"] or DEFAULT_CLUES[side], seed, part, jobs)
     except ValueError as error:
-        raise ValueError(f"{show_name(spec)}: {error}") from error
+        raise InputError(f"{show_name(spec)}: {error}") from error
     return questions + BLANK, answers + BLANK
 
 
@@ -130,12 +131,12 @@ def _parse_settings(kind: KindName, text: str | None) -> dict[str, int]:
     for item in [] if text is None else text.split(","):
         key, _, value = item.partition("=")
         if key not in settings:
-            raise ValueError(f"unknown setting {show_name(key)}: expected {', '.join(settings)}")
+            raise InputError(f"unknown setting {show_name(key)}: expected {', '.join(settings)}")
         if key in given:
-            raise ValueError(f"{key} is given twice")
+            raise InputError(f"{key} is given twice")
         least = 0 if key == "seed" else 1
         if not re.fullmatch(r"[0-9]{1,18}", value) or int(value) < least:
-            raise ValueError(f"{key} must be a number from {least} on, got {show_name(value)}")
+            raise InputError(f"{key} must be a number from {least} on, got {show_name(value)}")
         given.add(key)
         settings[key] = int(value)
     return settings

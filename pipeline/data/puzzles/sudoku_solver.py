@@ -15,13 +15,13 @@ from augment.sudoku import Board, box_side
 
 
 def count_solutions(board: Board, limit: int = 2) -> int:
-    """Return how many solutions `board` (S, S) uint8 has, at most `limit`. Raises ValueError unless S is 4 or 9."""
+    """Return how many solutions `board` (S, S) uint8 has, at most `limit`. Raises InputError unless S is 4 or 9."""
     layout = _layout(len(board))
     return sum(1 for _ in islice(_solutions(_allow(_clues(board, layout), layout), 0, layout), limit))
 
 
 def fill_board(side: int, rng: np.random.Generator) -> Board:
-    """Return a random board (side, side) uint8 without blanks that is a solution. Raises ValueError unless `side` is 4 or 9."""
+    """Return a random board (side, side) uint8 without blanks that is a solution. Raises InputError unless `side` is 4 or 9."""
     layout = _layout(side)
     orders = rng.permuted(np.tile(np.arange(side), (side * side, 1)), axis=1).tolist()
     return _to_board(next(_solutions([layout.every] * side, 0, layout, orders)), layout)
@@ -63,7 +63,7 @@ class _Layout:
 
 @cache
 def _layout(side: int) -> _Layout:
-    """Return the layout of boards of `side`. Raises ValueError unless it is 4 or 9."""
+    """Return the layout of boards of `side`. Raises InputError unless it is 4 or 9."""
     box = box_side(side)
     row, column = np.divmod(np.arange(side * side), side)
     owners = np.stack((row, column + side, row // box * box + column // box + 2 * side))  # (3, S * S)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from augment.errors import InputError
 from augment.grid import Grid
 from augment.symmetry import task_content
 from augment.task import Pair, Solutions, Task, TaskId
@@ -37,12 +38,12 @@ def make_exam(
     """Return an exam of up to `count` tasks drawn by `seed` from sources whose solutions are known.
 
     Tasks for training and evaluation that share a pair with a hidden one, under any id and view, are left out. Raises
-    ValueError.
+    InputError.
     """
     pool = [(task, source.solutions[task.id]) for source in map(load_source, hidden_from) for task in source.tasks
             if task.id in source.solutions]  # fmt: skip
     if not pool:
-        raise ValueError(f"the test outputs of {' + '.join(hidden_from)} are not known, so they cannot be the hidden tasks")
+        raise InputError(f"the test outputs of {' + '.join(hidden_from)} are not known, so they cannot be the hidden tasks")
     random = np.random.default_rng(seed)
     chosen = [pool[i] for i in random.permutation(len(pool))[: count or 240].tolist()]  # as many as Kaggle hides
     ids: set[str] = set()

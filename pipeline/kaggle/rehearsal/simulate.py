@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from augment.errors import InputError
 from augment.task import Task
 from eval.decode import decode
 from eval.formatting import format_duration, parse_duration
@@ -59,14 +60,14 @@ class SimulatePlan:
 
 
 def simulate(plan: SimulatePlan) -> int:
-    """Run all scenes and print the score and the table; return 0 when all were survived, else 1. Raises ValueError."""
+    """Run all scenes and print the score and the table; return 0 when all were survived, else 1. Raises InputError."""
     scenes = _scenes(plan.faults)
     if plan.hidden_tasks is not None and plan.hidden_tasks < 1:
-        raise ValueError(f"{plan.hidden_tasks} hidden tasks: expected at least 1")
+        raise InputError(f"{plan.hidden_tasks} hidden tasks: expected at least 1")
     numbered = (Path("runs", f"rehearsal-{number}") for number in count(1))
     out = plan.out or next(folder for folder in numbered if not folder.exists())
     if out.exists() and any(out.iterdir()) and not (out / "rehearsal.json").is_file():
-        raise ValueError(f"{out} is there already and is no rehearsal; choose another --out")
+        raise InputError(f"{out} is there already and is no rehearsal; choose another --out")
     exam = make_exam(plan.hidden_from, plan.training_from, plan.evaluation_from, plan.hidden_tasks, plan.seed)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -97,7 +98,7 @@ def _scenes(faults: Sequence[str]) -> list[Scene]:
     """Return the scenes of `faults`: both plain runs where there are none, everything for `all`."""
     unknown = [fault for fault in faults if fault not in (*FAULTS, "all")]
     if unknown:
-        raise ValueError(f"unknown fault {unknown[0]!r}; one of: all, {', '.join(FAULTS)}")
+        raise InputError(f"unknown fault {unknown[0]!r}; one of: all, {', '.join(FAULTS)}")
     if not faults:
         return list(PLAIN)
     named = list(FAULTS) if "all" in faults else list(dict.fromkeys(faults))

@@ -20,7 +20,7 @@ IGNORES_SIGTERM = "import signal, time; signal.signal(15, signal.SIG_IGN); print
 @pytest.mark.parametrize(
     ("line", "noticed"),
     [
-        *((f"RuntimeError: CPU{words}", words != "CUDNN_STATUS_NOT_SUPPORTED") for words in (*OUT_OF_MEMORY, "MemoryError")),
+        *((f"RuntimeError: CPU{words}", True) for words in (*OUT_OF_MEMORY, "MemoryError")),
         ("12:00:00 step 4: out of memory; it is repeated with 2 micro-batches to a pack", False),
         ("12:00:00 out of memory: packs of 8192 tokens from now on, not 16384", False),
     ],
@@ -30,6 +30,14 @@ def test_memory_that_ran_out_is_noticed_unless_the_program_went_on(tmp_path: Pat
     start.wait(10.0)
     start.end()
     assert start.ended(1, False, "").out_of_memory is noticed
+
+
+def test_the_micro_batches_that_a_process_asks_for_are_noted(tmp_path: Path) -> None:
+    said = "step 7: process 1 of 4 is out of memory with train.pieces=2; go on with --resume --set train.pieces=4"
+    start = Start(["echo", said], tmp_path, {}, Log(tmp_path / "log"))
+    start.wait(10.0)
+    start.end()
+    assert start.ended(1, False, "").pieces == 4
 
 
 def test_a_process_that_cannot_be_killed_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +82,8 @@ NO_MEMORY, TRAINED = EndedStart(1, False, True), EndedStart(1, True, False)
         ),
         (Setup(4, pieces=8), [EndedStart(1, True, True)], (Setup(4, pieces=64), "packs in 64 micro-batches")),
         (Setup(4, pieces=64), [EndedStart(1, False, True)], (Setup(4, pieces=64), "as before")),
+        (Setup(4), [EndedStart(1, True, True, pieces=2)], (Setup(4, pieces=2), "packs in 2 micro-batches")),
+        (Setup(4, pieces=8), [EndedStart(1, True, True, pieces=8)], (Setup(4, pieces=64), "packs in 64 micro-batches")),
         (Setup(4), [FAILED, FAILED], (Setup(1), "on one GPU")),
         (Setup(4, weights=True), [FAILED, FAILED], (Setup(4, fresh=1), "without the weights")),
         (Setup(4, weights=True), [TRAINED, FAILED, FAILED], (Setup(1, weights=True), "on one GPU")),

@@ -1,5 +1,7 @@
 """The three ways of the grid convolution give the same: on images, by neighbors, and fused by Triton's own interpreter."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,3 +48,18 @@ def test_every_way_convolves_alike(
 def test_the_trial_sees_rounding_only_and_a_cpu_takes_no_triton() -> None:
     assert 1e-3 < fused_error(str(DEVICE), torch.bfloat16, 3) < TOLERANCE
     assert not choose_fused(torch.device("cpu"), torch.float32, 3)
+
+
+def test_cudnn_makes_no_plan_for_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    enabled, convolve = list[bool](), F.conv2d
+
+    def watched(*arguments: Any, **options: Any) -> Tensor:
+        enabled.append(torch.backends.cudnn.enabled)
+        return convolve(*arguments, **options)
+
+    monkeypatch.setattr(F, "conv2d", watched)
+    layout = make_layout(torch.tensor([[2, 3], [4, 4]]), torch.zeros(2, 2, dtype=torch.int64), 1, DEVICE)
+    on_images(torch.ones(layout.tokens, 4, device=DEVICE), torch.ones(2, 1, 3, 3, device=DEVICE), layout)
+    assert enabled
+    assert not any(enabled)
+    assert torch.backends.cudnn.enabled

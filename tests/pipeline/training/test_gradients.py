@@ -65,15 +65,15 @@ def test_weights_after_several_steps_do_not_depend_on_pieces(tmp_path: Path, sys
         assert_same_training(tmp_path / "1", tmp_path / str(pieces))
 
 
-def with_loss_scaling(out: Path, *settings: str) -> Trainer:
-    """A trainer whose losses are scaled as float16 needs it, and whose first backward pass overflows."""
+def with_loss_scaling(out: Path, *settings: str, overflows: int = 1) -> Trainer:
+    """A trainer whose losses are scaled as float16 needs it, and whose first backward passes overflow."""
     config, dataset = tiny_config(*BASE, "memory.kind=table", "optimizer.kind=adamw", *settings), tiny_dataset()
     accelerator, dtype = make_accelerator("float32")
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
     out.mkdir()
     passes = itertools.count()
-    network.reasoner.embedding.register_hook(lambda gradient: gradient / 0 if next(passes) == 0 else gradient)
+    network.reasoner.embedding.register_hook(lambda gradient: gradient / 0 if next(passes) < overflows else gradient)
     return Trainer(accelerator, dtype, network, dataset, config, out)
 
 
@@ -87,6 +87,12 @@ def test_loss_scaling_works_with_pieces(tmp_path: Path) -> None:
     expected = whole.state.network.state_dict()
     for name, tensor in pieces.state.network.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-6, msg=name)
+
+
+def test_a_training_whose_gradients_overflow_at_any_loss_scale_ends(tmp_path: Path) -> None:
+    trainer = with_loss_scaling(tmp_path / "out", "train.steps=30", overflows=25)
+    with pytest.raises(FloatingPointError, match="step 20: gradients overflow in float16"):  # 1024 / 2 ** 21 is below 2 ** -10
+        trainer.fit(NO_LIMIT)
 
 
 def test_a_loss_that_is_not_finite_names_the_tasks_of_its_micro_batch_only(tmp_path: Path) -> None:
