@@ -187,7 +187,7 @@ class Provenance:
         """What the audit does not cover, such as weights that were trained on other data before."""
         found = []
         if self.weights:
-            found.append(f"the run started from {show_path(self.weights)}, whose data it knows nothing of")
+            found.append(f"the run started from {show_path(self.weights)}, whose training data is not recorded")
         for source in (*(self.checkpoints or ()), *(self.basis.judging.names if self.basis and self.basis.judging else ())):
             network = NetworkName.parse(source)
             if not network.data:

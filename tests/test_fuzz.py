@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from augment.errors import InputError
 from pipeline.cli.main import _parser
 from tests.fuzz.__main__ import all_readers, format_table, main
 from tests.fuzz.reader import PLACES, Hang, Reader, Workplace, fault_of_line, put, time_limit, try_to_read
@@ -54,7 +55,7 @@ def careless(folder: Path) -> None:
     if b"9" in content:
         raise KeyError("a number")
     if b"[" * 100 in content:
-        raise ValueError("two\nlines")
+        raise InputError("two\nlines")
 
 
 def test_failures_of_a_careless_reader_are_found_and_their_files_kept(tmp_path: Path) -> None:

@@ -14,10 +14,6 @@ from eval.files import leave_file
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome", "microsoft-edge-stable")
 """Programs that can draw a page, the first that is found."""
-_OF_MACOS = (
-    Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
-    Path("/Applications/Chromium.app/Contents/MacOS/Chromium"),
-)
 BROWSER_VARIABLE = "ARC_BROWSER"
 """The environment variable that names another one."""
 FLAGS = (
@@ -38,8 +34,7 @@ def find_browser() -> Path | None:
         if found is None:
             raise InputError(f"{BROWSER_VARIABLE} names {named}, which cannot be started")
         return Path(found)
-    on_path = (Path(found) for name in BROWSERS if (found := shutil.which(name)))
-    return next(on_path, None) or next((path for path in _OF_MACOS if path.is_file()), None)
+    return next((Path(found) for name in BROWSERS if (found := shutil.which(name))), None)
 
 
 def need_browser() -> Path:

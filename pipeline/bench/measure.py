@@ -7,8 +7,6 @@ separate process for each side.
 import gc
 import logging
 import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -143,10 +141,8 @@ def peak_bytes(work: Callable[..., object], *arguments: object) -> int:
 
 def _own_peak(work: Callable[..., object], arguments: tuple[object, ...]) -> int:
     work(*arguments)
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where `getrusage` includes the parent process
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    status = Path("/proc/self/status").read_text()  # `getrusage` includes the parent process
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def segment_operations(reasoner: Reasoner, layout: Layout, training: bool) -> int:

@@ -23,6 +23,7 @@ from pipeline.data.public_data import scored_outputs
 from pipeline.data.puzzles.sources import answers_of, load_puzzles
 from pipeline.data.sources import Selection, read_solutions, require_same_tests
 from pipeline.jobs.provenance import provenance_beside, scored_answers
+from pipeline.jobs.run_record import require_own_folder
 from pipeline.reports.run_folder import KnownTask, RunFolder
 from submission.format import fill_submission, read_partial_submission, read_submission
 
@@ -107,7 +108,7 @@ def compare_command(arguments: argparse.Namespace, _: float) -> int:
 def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predictions | None:
     """Return the attempts of the pooled votes, written to --pool if it is given; None where they cannot be pooled."""
     from pipeline.inference.candidates import tally  # needs torch, which is slow to import
-    from pipeline.inference.facts import require_own_folder, write_attempts
+    from pipeline.inference.facts import write_attempts
 
     if arguments.pool:
         require_own_folder(arguments.pool)

@@ -135,7 +135,7 @@ def add_report(commands: Any) -> None:
     )
     parser = add_command(commands, report_command, "report", summary, example, TASKS_HELP)
     parser.add_argument("run", type=Path, metavar="DIR", help="a run directory; every run ends with a report already")
-    also = "where to find solutions that the sources of the run do not hold, or its tasks; may be repeated"
+    also = "further sources of tasks or solutions; may be repeated"
     parser.add_argument("--source", action="append", default=[], metavar="S", help=also)
     picture = (
         f"draw the summary into a picture as well, by the Chromium or Chrome of this machine ({BROWSER_VARIABLE} names one)"

@@ -33,7 +33,7 @@ from pipeline.inference.facts import CANDIDATES
 from pipeline.jobs.arc import ArcJob, leave_submission
 from pipeline.jobs.networks import candidates_of, end_with_run, further_networks
 from pipeline.jobs.puzzles import PuzzleJob, leave_questions, predict_rounds
-from pipeline.jobs.run_record import record_if_usable
+from pipeline.jobs.run_record import record_if_usable, require_own_folder
 from pipeline.presets import preset
 from pipeline.reports.run_folder import known_tasks, public_sources
 from submission.format import fill_submission
@@ -269,7 +269,7 @@ def add_vote(commands: Any) -> None:
 def vote_command(arguments: argparse.Namespace, _: float) -> int:
     """Pool candidates into a submission, and print what each prediction adds to the score."""
     from pipeline.inference.candidates import tally
-    from pipeline.inference.facts import require_own_folder, write_attempts
+    from pipeline.inference.facts import write_attempts
 
     require_own_folder(arguments.out)
     dataset = TaskDataset.load(arguments.data)

@@ -19,7 +19,6 @@ from eval.provenance import HASH_DIGITS, Basis, NetworkName, audited_in, is_coun
 from eval.puzzle_score import PuzzlePrediction, write_predictions
 from eval.vote import Ballot
 from pipeline.data.dataset import PuzzleDataset, TaskDataset
-from pipeline.weights.find import CHECKPOINTS
 from submission.format import FilledSubmission, fill_submission, write_submission
 
 logger = logging.getLogger(__name__)
@@ -80,8 +79,8 @@ def votes_of(submission: Path) -> VoteFile | None:
 def views_to_reach(submission: Path, sources: Sequence[str], enough: int) -> dict[TestId, int]:
     """Return how many views of each test input a prediction by `sources` needs to replace the submission of an earlier one.
 
-    As many as that rests on; where that is of networks of fewer steps, `enough` will do. Empty where there is none, or it is
-    not known what it rests on.
+    The number that the earlier one rests on, but at most `enough` where its networks had fewer steps. Empty where there is
+    none, or it is not known what it rests on.
     """
     votes = None
     with suppress(ValueError, OSError):  # damaged votes are written anew
@@ -106,17 +105,6 @@ def digest_of(result: bytes) -> str:
 def source_name(path: Path, step: int, data_hash: str) -> str:
     """Return what votes call the weights in the file `path`, with the dataset that they were trained on."""
     return str(NetworkName(show_path(f"{path.parent.name}/{path.name}"), step, data_hash[:HASH_DIGITS]))
-
-
-def require_own_folder(path: Path) -> None:
-    """Raise InputError where the votes and the score beside a new submission `path` would replace those of another one."""
-    if not path.name:
-        raise InputError(f"{show_path(path)}: expected the name of a file")
-    if path.with_name(CHECKPOINTS).exists():
-        raise InputError(f"{show_path(path)}: its folder is that of a run, whose votes these would replace; choose another one")
-    other = path.with_name("submission.json")
-    if path.name != other.name and other.exists():
-        raise InputError(f"{show_path(path)}: its folder has the votes of {show_path(other)}; choose another one")
 
 
 def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset) -> FilledSubmission:

@@ -98,7 +98,7 @@ class ArcJob:
     ) -> bool:  # fmt: skip
         """Predict in rounds, check the submission as Kaggle would, score it. Without `weights` it stays as it is.
 
-        Return whether the predictions failed; that is raised where there are no further networks, whose votes count alone then.
+        Return True if this network's predictions failed but further networks vote; without those the error is raised.
         """
         from pipeline.device import end_training  # noqa: PLC0415
         from pipeline.inference.predictor import Predictor, predict_and_vote  # noqa: PLC0415

@@ -30,7 +30,7 @@ FURTHER = "ARC_PIPELINE_FURTHER_NETWORK"
 POOL_SHARE, LEAST_POOL_SECONDS = 0.003, 2.0
 """Of the time limit, at least so many seconds: the run keeps them free to wait for further networks and count their votes."""
 PATIENCE_SECONDS, MOST_PATIENCE_SECONDS = 10.0, 60.0
-"""A further network may take so long to end in order, at most the second where there is time: a step and a checkpoint."""
+"""The time that a further network has to end its step and write a checkpoint; the second is the most, where there is time."""
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,7 @@ class PuzzleJob:
 
     def _score(self, path: Path, dataset: PuzzleDataset, found: "PuzzleAnswers | None") -> None:
         """Score what was `found`, or else the predictions that an earlier start left."""
-        try:
-            answers = answers_of(self.load(with_answers=True))
-        except (InputError, OSError) as error:
-            logger.warning("no score: the sources cannot be read any more: %s", error)
-            answers = {}
+        answers = answers_of(self.load(with_answers=True))
         predictions = read_predictions(path) if found is None else found.rows(dataset, answers)
         if found is not None:
             leave_predictions(path, predictions, found.source, dataset)

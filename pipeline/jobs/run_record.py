@@ -14,7 +14,7 @@ import orjson
 from augment.errors import InputError
 from eval.decode import read_dataclass
 from eval.files import replace_file
-from eval.formatting import MOST_SECONDS, show_value
+from eval.formatting import MOST_SECONDS, show_path, show_value
 from pipeline.config import CONFIG_FILE, last_of_each, read_config, resumed
 from pipeline.data.sources import Selection
 from pipeline.weights.find import newest_checkpoint
@@ -157,3 +157,14 @@ def _write(folder: Path, record: RunRecord) -> None:
         replace_file(folder / RECORD_FILE, orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     except (OSError, orjson.JSONEncodeError) as error:
         logger.warning("%s is not kept: %s", RECORD_FILE, error)
+
+
+def require_own_folder(path: Path) -> None:
+    """Raise InputError where the votes and the score beside a new submission `path` would replace those of another one."""
+    if not path.name:
+        raise InputError(f"{show_path(path)}: expected the name of a file")
+    if path.with_name(RECORD_FILE).exists():
+        raise InputError(f"{show_path(path)}: its folder is that of a run, whose votes these would replace; choose another one")
+    other = path.with_name("submission.json")
+    if path.name != other.name and other.exists():
+        raise InputError(f"{show_path(path)}: its folder has the votes of {show_path(other)}; choose another one")

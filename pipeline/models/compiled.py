@@ -31,7 +31,7 @@ def is_enabled() -> bool:
 
 
 def enable_compiler(on: bool = True) -> bool:
-    """Compile marked functions from now on where a trial shows that it works here, or no longer; return whether it is so."""
+    """Turn compilation of marked functions on, if a trial succeeds, or off; return whether it is on."""
     global _enabled  # noqa: PLW0603 (one compiler for all networks of a process)
     _enabled = on and not _failed and kernel_works("the compiler for CPUs", trial_error)
     return _enabled

@@ -42,8 +42,6 @@ def start_with_allocator() -> None:
 
 def find_allocator() -> str | None:
     """Return the file of tcmalloc, of this Python's environment or of the system; None where there is none."""
-    if sys.platform != "linux":
-        return None
     folders = (f"{sys.prefix}/lib", f"{sys.base_prefix}/lib", "/usr/local/lib", f"/usr/lib/{os.uname().machine}-linux-gnu")
     files = (f"{folder}/{library}" for library in LIBRARIES for folder in (*folders, "/usr/lib64", "/usr/lib"))
     divided = set(" :")  # what divides the files of LD_PRELOAD

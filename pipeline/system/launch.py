@@ -28,7 +28,7 @@ STARTED = "ARC_PIPELINE_STARTED"
 TRACEBACKS = "ARC_PIPELINE_TRACEBACKS"
 """Environment variable: where it is set, what is refused has a traceback before its line, as in a notebook's log."""
 TOGETHER_SECONDS = 10
-"""Who waits for a killed process may end first, by less than this; whatever runs on is killed by the launcher, later."""
+"""Processes that wait for a killed one may fail this long before it is found; what fails later was ended by the launcher."""
 _PR_SET_PDEATHSIG = 1
 """Of prctl(2): the signal that a process gets when its parent ends."""
 
@@ -86,12 +86,11 @@ def launch(arguments: Sequence[str]) -> int:
 
 
 def _end_with_launcher() -> None:
-    """End this process as by SIGTERM when its launcher is killed, which has put it into a session of its own (Linux)."""
-    if sys.platform == "linux":
-        launcher = os.getppid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != launcher:  # it was killed before
-            os.kill(os.getpid(), signal.SIGTERM)
+    """End this process as by SIGTERM when its launcher is killed, which has put it into a session of its own."""
+    launcher = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != launcher:  # it was killed before
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _processes_of_accelerate() -> int:

@@ -153,7 +153,7 @@ POLYNOMIALS: Mapping[str, Sequence[tuple[float, float, float]]] = {
 def orthogonalize(matrices: Tensor, newton_schulz: str = "muon-5", dtype: torch.dtype = torch.float32) -> Tensor:
     """Return matrices (K, m, n) with singular values near 1, by the steps of Newton-Schulz that `POLYNOMIALS` names.
 
-    With `dtype` bfloat16 its products are, if the polynomials are made for it.
+    Products run in `dtype` if the polynomials tolerate it (those of Muon in bfloat16), else in float32.
 
     Each step multiplies X by a polynomial of its Gram matrix X X^T. Where that is smaller than X, in float32, which is exact
     enough for it, the next Gram matrix comes from the one before, and X is multiplied once, by the product of the polynomials.

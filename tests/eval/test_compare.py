@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from eval.compare import compare, format_comparison
+from eval.compare import compare, describe_change, format_comparison
 from eval.provenance import Audited, Basis, Provenance, Scored
 from tests.grids import cell
 
@@ -28,7 +28,7 @@ def test_the_text_has_a_row_for_each_the_union_and_the_pooled_votes() -> None:
     lines = format_comparison(compare({"x": FIRST, "y": SECOND}, SOLUTIONS, pooled, 2), "s", SOLUTIONS).splitlines()
     assert lines[0] == "s: 3 tasks, 4 test outputs"
     assert lines[2].split() == ["x", "50.00%", "50.00%", "33.33%", "50.00%"]
-    assert lines[4].split()[:5] == ["votes", "of", "2", "pooled", "66.67%"]
+    assert lines[4].split() == ["votes", "of", "2", "pooled", "66.67%", "75.00%", "66.67%", "66.67%"]
     assert lines[5].startswith("any of them") and "66.67%" in lines[5]
     assert "solved only by x: 1 output (b test 1)" in lines
     assert "solved by all: 1 output" in lines
@@ -41,6 +41,11 @@ def test_what_a_submission_leaves_out_is_told() -> None:
     lines = format_comparison(compare({"x": FIRST, "y": less}, SOLUTIONS), "s", SOLUTIONS).splitlines()
     assert "y: no attempt for 2 outputs, unsolved" in lines
     assert not any(line.startswith("x: no attempt") for line in lines)
+
+
+def test_a_test_input_has_other_attempts_where_either_differs() -> None:
+    other = {**FIRST, "a": [(cell(1), cell(5))]}
+    assert describe_change(other, FIRST, {}) == "other attempts for 1 of 4 test inputs"
 
 
 def test_the_text_and_the_json_say_what_each_submission_rests_on() -> None:

@@ -39,3 +39,11 @@ def test_training_is_drawn_in_minutes_and_percent_from_the_lines_that_have_both(
     assert list(exact.get_ydata()) == [0.0, 50.0]
     with pytest.raises(ValueError, match="no line of metrics has"):
         draw_training([{"seconds": 1.0}])
+
+
+def test_rates_are_those_of_tasks_of_mazes_or_of_sudokus() -> None:
+    of_tasks = CurvePoint("n", "r", 1, 1.0, 1.0, 0.5, pass_at_1=0.25)
+    assert of_tasks.rates == "pass@1 25.0%, pass@2 50.0%, mean over tasks"
+    of_mazes = CurvePoint("n", "r", 1, 1.0, 1.0, 0.5, cells=0.75, shortest_path=0.625)
+    assert of_mazes.rates == "50.0% exact, 62.5% any shortest path, 75.0% of cells"
+    assert POINTS[0].rates == "10.0% exact, 50.0% of cells"

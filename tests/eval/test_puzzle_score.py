@@ -1,5 +1,6 @@
 """Puzzles are scored by exact equality, and predictions.csv says what was predicted or is refused by its line."""
 
+import codecs
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,12 @@ PREDICTIONS = [
     PuzzlePrediction("..3.", None, None),
 ]
 FACTS = Provenance("not recorded", kind=PUZZLES)
-ROWS = [*PREDICTIONS, PuzzlePrediction("# S G ", '#",S G', 1.0, "#oS G "), PuzzlePrediction("  ", "  ", 1e-20, "  ")]
+ROWS = [
+    *PREDICTIONS,
+    PuzzlePrediction("# S G ", '#",S G', 1.0, "#oS G "),
+    PuzzlePrediction("..", "12", 0.0),
+    PuzzlePrediction("  ", "  ", 1e-20, "  "),
+]
 
 
 def test_a_puzzle_is_solved_when_every_cell_is_right() -> None:
@@ -45,7 +51,7 @@ def test_what_counts_and_what_does_not() -> None:
     unknown = score_puzzles([*PREDICTIONS, PuzzlePrediction("4444", "4444", 1.0, "4444")], ANSWERS)
     assert (unknown.unknown, unknown.puzzles, unknown.exact_accuracy, unknown.mean_halting_probability) == (1, 4, 1 / 4, 0.5)
     twice = score_puzzles([PREDICTIONS[0]] * 2, {"1...": "1234"})
-    assert (twice.puzzles, twice.solved, twice.exact_accuracy) == (2, 2, 1.0)
+    assert (twice.puzzles, twice.solved, twice.exact_accuracy, twice.unknown) == (2, 2, 1.0, 0)
     nothing = score_puzzles([], ANSWERS)
     assert (nothing.puzzles, nothing.predicted, nothing.exact_accuracy, nothing.cell_accuracy) == (4, 0, 0.0, 0.0)
     assert nothing.mean_halting_probability is None
@@ -75,6 +81,8 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     write_predictions(path, ROWS)
     assert read_predictions(path) == ROWS
     assert [each.name for each in tmp_path.iterdir()] == ["predictions.csv"]
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert read_predictions(path) == ROWS
     write_predictions(path, PREDICTIONS)
     assert path.read_text().split("\n") == [",".join(COLUMNS), "1...,1234,0.75,1234,1", ".2..,3241,0.25,,", "..3.,,,,", ""]
     write_predictions(path, [PuzzlePrediction("..", "12", np.float32(0.1))])  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eval.provenance import Provenance
-from eval.score import RULES, Outcome, format_score, judge, score_predictions
+from eval.score import RULES, Outcome, format_score, judge, name_all, score_predictions
 from tests.grids import grid
 
 A, B, C = grid([1, 2]), grid([1], [2]), grid([3, 3])
@@ -17,6 +17,7 @@ def test_missing_predictions_count_as_unsolved_and_keep_the_place_of_the_others(
     assert score.per_output.pass_at_2 == 1 / 4
     assert score.missing_tasks == ("c",)
     assert score.missing_outputs == (("a", 0), ("b", 0), ("c", 0))
+    assert score_predictions({"a": [(None, None), (B, None)]}, {"a": (A, B)}).missing_outputs == (("a", 0),)
     assert judge({"a": [(), (B,)]}, {"a": (A, B)}) == {"a": (Outcome(False, False, False), Outcome(True, False, True))}
 
 
@@ -61,6 +62,7 @@ def test_the_text_shortens_long_lists_and_stays_printable():
     assert "and 4 more" in text
     assert "u\\n\\ud8004" in text
     text.encode()  # a lone surrogate would raise
+    assert name_all("task", list("abcde")) == "5 tasks (a, b, c, d, e)"
 
 
 def test_json_holds_every_number_under_the_name_of_its_rule():

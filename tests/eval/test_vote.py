@@ -68,6 +68,11 @@ def test_attempts_are_the_two_best_and_different_and_changing_one_does_not_chang
     assert Ballot("run").attempts("t", 0) == ()
 
 
+def test_the_rank_of_a_grid_is_its_place_among_all_candidates_and_zero_where_it_is_none():
+    ballot = filled([(0, 0.5), (0, 0.5), (1, 0.5), (1, 0.4), (2, 1.0), (None, 1.0)])
+    assert [ballot.rank("t", 0, each) for each in GRIDS[:4]] == [1, 2, 3, 0]
+
+
 def test_empty_candidates_are_counted_and_never_ranked():
     ballot = filled([(None, 1.0), (0, 0.0), (None, 1.0)])
     assert [c.count for c in ballot.top("t", 0, None)] == [1]

@@ -17,11 +17,12 @@ from types import FrameType
 
 import numpy as np
 
+from augment.errors import InputError
 from submission.client import KaggleError
 from tests.fuzz.mutate import Rng, mutate_json, mutate_json_lines, pick
 from tests.fuzz.tensors import mutate_tensors
 
-REFUSALS = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, KaggleError)
+REFUSALS = (InputError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, KaggleError)
 """Exceptions that the command line reports in one line."""
 MOST_CHARACTERS = 600
 """Length of a line without the names of folders in it."""

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from augment.errors import InputError
 from eval.files import write_json
 from eval.provenance import PUZZLES
 from eval.puzzle_score import PuzzlePrediction
@@ -111,7 +112,7 @@ def _resume(folder: Path) -> None:
         if renamed.is_dir():
             renamed.rename(step)
     if resumed is False or trainer.state.progress.step == 0:
-        raise ValueError(f"{step}: damaged")
+        raise InputError(f"{step}: damaged")
 
 
 def _run(folder: Path, rng: Rng) -> None:

@@ -5,6 +5,7 @@ import json
 import zipfile
 from pathlib import Path
 
+from augment.errors import InputError
 from augment.task import Task
 from eval.formatting import parse_duration
 from eval.puzzle_score import PuzzlePrediction, read_predictions, write_predictions
@@ -194,18 +195,18 @@ def _read_flag(folder: Path) -> None:
     for read in (lambda text: override(Config(), [text]), parse_duration, parse_transform, _as_source):
         try:
             read(text)
-        except (ValueError, FileNotFoundError) as error:
+        except (InputError, FileNotFoundError) as error:
             assert str(error).isprintable(), f"{str(error)[:200]!r}"
             refusals.append(str(error))
     if len(refusals) == 4:
-        raise ValueError(f"{folder}: {max(refusals, key=len)}")
+        raise InputError(f"{folder}: {max(refusals, key=len)}")
 
 
 def _as_source(text: str) -> None:
     if text.startswith(("sudoku:gen", "maze:gen")):
         if len(text) < 100 and "count=1" in text and not any(part in text for part in ("side=9", "count=1" + "0")):
             return  # generating puzzles takes long
-        raise ValueError("not tried")
+        raise InputError("not tried")
     load_source(text)
 
 

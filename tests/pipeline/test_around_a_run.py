@@ -158,7 +158,7 @@ def test_pooled_votes_do_not_replace_those_of_a_run(
 ) -> None:
     for name in ("one", "two"):
         write_run(tmp_path / name, source, [(0, source.solutions[source.tasks[0].id][0], 0.5)], name)
-    (tmp_path / "one" / "checkpoints").mkdir()
+    (tmp_path / "one" / "run.json").write_text("{}")
     before = (tmp_path / "one" / "votes.json").read_bytes()
     pooled = ("--pool", tmp_path / "one" / "submission.json")
     assert call("compare", tmp_path / "one", tmp_path / "two", "--source", f"json:{tasks}", *pooled) == 2

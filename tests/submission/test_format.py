@@ -49,6 +49,7 @@ def written(tmp_path, content):
     [
         (TASKS[0], 1, [C, B, grid([0], [0]), grid([1], [1])]),  # the most frequent output, and its size
         (Task("t", (Pair(A, A + 1), Pair(B, B + 1)), (C,)), 0, [C, A + 1, grid([0]), grid([1])]),  # sizes are kept
+        (Task("t", (Pair(A, B), Pair(A, C), Pair(B, C)), (A,)), 0, [A, C, grid([0]), grid([1])]),  # not the first output
         (Task("t", (), (grid([0, 0]),)), 0, [grid([0, 0]), grid([1, 1])]),
     ],
 )
@@ -72,7 +73,11 @@ def test_filling_keeps_predictions_in_place_and_lists_the_fallbacks():
     assert (first.tolist(), second.tolist()) == (B.tolist(), A.tolist())
     assert filled.submission["a"][0][0].tolist() == C.tolist() != filled.submission["a"][0][1].tolist()
     assert (filled.without_prediction, filled.with_one_prediction) == ((("b", 0),), (("a", 0),))
-    assert fill_submission(TASKS, {}).without_prediction == (("b", 0), ("b", 1), ("a", 0))
+    nothing = fill_submission(TASKS, {})
+    assert nothing.without_prediction == (("b", 0), ("b", 1), ("a", 0))
+    assert [first.tolist() for first, _ in nothing.submission["b"]] == [A.tolist(), C.tolist()]
+    only_the_input = fill_submission(TASKS, {"a": [(A,)]}).submission
+    assert plain(only_the_input)["a"] == [[A.tolist(), (A + 1).tolist()]]
     assert refusal(lambda: fill_submission(TASKS, {"b": [(A, B)]})) == "task b: 2 test inputs, predictions for 1"
 
 

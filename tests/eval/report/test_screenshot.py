@@ -213,7 +213,6 @@ def test_a_page_has_no_height_where_there_is_nothing_to_draw(browser: Browser, t
 def test_a_machine_without_a_browser_is_told_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("ARC_BROWSER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("eval.report.screenshot._OF_MACOS", ())
     assert find_browser() is None
     with pytest.raises(ValueError, match="apt install chromium"):
         need_browser()

@@ -132,8 +132,9 @@ def test_the_larger_a_pair_is_the_less_often_it_is_drawn_where_that_is_set(caplo
     ]
     assert dataset.manifest["settings"]["size_exponent"] == 0.5
 
-    small, large = (Task(name, (Pair(grid, grid),), (grid,)) for name, grid in (("s", D), ("t", np.zeros((30, 30), np.uint8))))
-    steep = build([Source("json:x", (small, large), {})], [], replace(SMALL, size_exponent=4.0))
+    squares = {name: np.zeros((side, side), np.uint8) for name, side in (("s", 20), ("t", 30))}
+    tasks = tuple(Task(name, (Pair(square, square),), (square,)) for name, square in squares.items())
+    steep = build([Source("json:x", tasks, {})], [], replace(SMALL, size_exponent=4.0))
     assert steep.pair_weight is not None  # however small the weights are
 
 
@@ -195,6 +196,9 @@ def test_canvases_follow_the_rule_of_the_task_and_hold_the_pair(dataset: TaskDat
     assert dataset.test_canvas.tolist() == [[2, 3], [2, 1]]
     single = dataset.pair_canvas[dataset.pair_start[0] : dataset.pair_start[1]]
     assert single.tolist() == [[30, 30]]
+    doubled = tuple(Pair(grid, np.tile(grid, (2, 2))) for grid in (B, C))
+    tasks = (Task("doubled", doubled, (A,)), Task("constant", (Pair(A, B), Pair(D, B)), (A,)))
+    assert build([Source("s", tasks, {})], [], SMALL).test_canvas.tolist() == [[2, 3], [4, 4]]
 
 
 def test_order_of_sources_tasks_and_pairs_does_not_matter() -> None:
@@ -203,6 +207,13 @@ def test_order_of_sources_tasks_and_pairs_does_not_matter() -> None:
     first = build([QUESTION], [LESSONS, more], SMALL)
     assert build([QUESTION], [more, turned], SMALL).data_hash == first.data_hash
     assert build([QUESTION], [more, LESSONS], SMALL).manifest == first.manifest
+
+
+@pytest.mark.parametrize("names", [("json:a", "json:b"), ("json:a/x", "json:b/x")])
+def test_the_order_of_sources_of_one_weight_that_share_a_pair_does_not_matter(names: tuple[str, str]) -> None:
+    of_names = ((Pair(C, D), Pair(C, A)), (Pair(C, D), Pair(D, D), Pair(C, B)))
+    sources = [Source(name, (Task("q", pairs, ()),), {}) for name, pairs in zip(names, of_names, strict=True)]
+    assert build([QUESTION], sources, SMALL).data_hash == build([QUESTION], sources[::-1], SMALL).data_hash
 
 
 def test_another_seed_draws_other_views() -> None:
@@ -226,6 +237,10 @@ MANY = tuple(Task(f"t{i:02}", (Pair(D, A), Pair(grid([i % 9 + 1, 2, 3]), C)), (D
 
 def build_many(seconds: float | None) -> TaskDataset:
     return build([Source("json:many.json", MANY, {})], [], BuildConfig(augmentations=99, jobs=1), seconds=seconds)
+
+
+def test_the_number_of_shares_in_which_views_are_drawn_does_not_matter() -> None:
+    assert build_many(seconds=None).data_hash == build_many(seconds=1e9).data_hash
 
 
 class Clock:

@@ -41,6 +41,7 @@ def square(lengths: Lengths) -> tuple[Sizes, Sizes]:
         ("bounded", [(9, 4), (12, 7)], 10, 7 + 3 + MARGIN),
         ("bounded", [(3, 7), (4, 9)], 5, 9 + 2 + MARGIN),
         ("bounded", [(9, 25), (12, 9)], 10, 30),
+        ("bounded", [(7, 3), (8, 4)], 10, 4 + 1 + MARGIN),  # half of an odd length is no ratio
         ("fallback", [(5, 3)], 7, 30),
     ],
 )

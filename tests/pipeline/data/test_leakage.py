@@ -103,13 +103,16 @@ def test_a_demonstration_of_another_scored_task_is_a_leak() -> None:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_generated_pairs_of_a_task_with_tests_show_its_rule_whatever_the_file_is_called(known: bool) -> None:
-    scored = SCORED if known else Source(SCORED.name, SCORED.tasks, {})
-    other = Pair(grid([4, 4]), grid([5, 5, 5]))
-    tasks = (Task("question", (other,), ()), Task("renamed", (other, view(OTHER)), ()), Task("another", (other,), ()))
+    other, later = Pair(grid([4, 4]), grid([5, 5, 5])), Pair(grid([6, 6, 6]), grid([7]))
+    asked = (QUESTION, Task("later", (later,), (OTHER.input,)))
+    scored = Source(SCORED.name, asked, SCORED.solutions if known else {})
+    generated = {"question": (other,), "renamed": (other, view(OTHER)), "another": (other,), "renamed too": (view(later),)}
+    tasks = tuple(Task(name, pairs, ()) for name, pairs in generated.items())
     audit = audit_sources([scored], [Source("rearc:/data/re_arc.zip", tasks, {}), demonstrate(other, task_id="question")])
     assert [str(leak) for leak in audit.leaks] == [
         "rearc:re_arc.zip question generator makes pairs of json:scored.json question test 0",
         "rearc:re_arc.zip renamed generator makes pairs of json:scored.json question test 0",
+        "rearc:re_arc.zip 'renamed too' generator makes pairs of json:scored.json later test 0",
     ]
     shown = Source(SCORED.name, (Task("question", (OTHER,), ()),), {})  # a task that is not asked
     assert audit_sources([shown], [Source("rearc:/data/re_arc.zip", tasks, {})]).leaks == ()

@@ -38,8 +38,9 @@ def test_two_folders_of_numbered_tasks_stay_apart_whatever_their_order(caplog: p
     assert sorted(ids(trained)) == [["1"], ["json:theirs (2)/1"], ["json:theirs/1"]]
     assert {task for source in trained for task in source.solutions} <= {"json:theirs/1", "json:theirs (2)/1"}
     assert "2 tasks with the id of another, but no pair in common with it, kept apart: 'json:theirs (2)/1'" in caplog.text
-    built = {build([solved], list(order), BuildConfig(0), leakage="allow").task_ids for order in permutations(others)}
-    assert built == {("1", "json:theirs (2)/1", "json:theirs/1")}
+    built = [build([solved], list(order), BuildConfig(0), leakage="allow") for order in permutations(others)]
+    assert {dataset.task_ids for dataset in built} == {("1", "json:theirs (2)/1", "json:theirs/1")}
+    assert len({dataset.data_hash for dataset in built}) == 1
     dropped = build([solved], others, BuildConfig(0), leakage="drop")  # what makes pairs of a scored task
     assert [task.train[0].input.tolist() for task in dropped.tasks_to_solve()] == [[[1]]]
 
@@ -53,6 +54,26 @@ def test_what_shares_a_pair_or_a_test_input_is_one_task(caplog: pytest.LogCaptur
     assert ids(tell_apart([], [*train, source_of("rearc:z", task_of(5))])[1]) == [["1"]] * 5
     assert "1 task in several sources, which have pairs in common, merged" in caplog.text
     assert ids(tell_apart([], train[:2])[1]) == [["1"], ["json:b/1"]]
+
+
+SHARED, JOINING = (Pair(row(color), row(color, color)) for color in (1, 2))
+
+
+@pytest.mark.parametrize(
+    "last",
+    [Task("1", (JOINING,), ()), Task("1", (Pair(row(5), row(6)),), (JOINING.input,))],
+    ids=["has its pair", "asks for an input that it shows"],
+)
+def test_tasks_that_have_nothing_in_common_but_a_third_are_one_task(last: Task) -> None:
+    tasks = {"json:a": Task("1", (SHARED,), ()), "json:b": Task("1", (SHARED, JOINING), ()), "json:c": last}
+    assert ids(tell_apart([], [source_of(name, task) for name, task in tasks.items()])[1]) == [["1"]] * 3
+
+
+@pytest.mark.parametrize("names", [("json:a", "json:b"), ("json:b", "json:a")])
+def test_an_input_that_one_shows_and_the_other_asks_for_makes_them_one_task_in_either_order(names: tuple[str, str]) -> None:
+    shows, asks = Task("1", (Pair(row(1, 1, 1, 1), row(0, 0)),), (row(7),)), task_of(1)
+    sources = [source_of(name, task) for name, task in zip(names, (shows, asks), strict=True)]
+    assert ids(tell_apart([], sources)[1]) == [["1"], ["1"]]
 
 
 def test_what_is_one_task_does_not_depend_on_the_answers() -> None:
@@ -77,5 +98,6 @@ def test_a_task_to_solve_keeps_its_id_and_its_view_of_the_answer_is_still_a_leak
     sources, trained = tell_apart([solved], [source_of("arc1:training", replace(task_of(3)), task_of(4, "json:z/1"))])
     assert ids(sources) == [["1"]]
     assert ids(trained) == [["arc1:training/1", "json:z/1"]]
+    assert ids(tell_apart([solved, source_of("json:y", task_of(2))], [])[0]) == [["1"], ["1"]]
     with pytest.raises(ValueError, match="1 training pair shows the answer to a scored test"):
         build([solved], [source_of("json:b", shown)], BuildConfig(0))

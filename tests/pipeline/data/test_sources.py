@@ -14,7 +14,15 @@ import pytest
 
 from augment.task import Pair, Task
 from pipeline.data import task_files as archive
-from pipeline.data.sources import SOURCES_HELP, Selection, Source, content_hash, load_in_time, load_source
+from pipeline.data.sources import (
+    SOURCES_HELP,
+    Selection,
+    Source,
+    content_hash,
+    load_in_time,
+    load_source,
+    require_same_tests,
+)
 from pipeline.data.task_files import Reading, parse_challenges, parse_solutions
 from tests.pipeline.tiny import refusal
 
@@ -194,6 +202,12 @@ def test_tasks_over_the_side_that_cannot_be_read_are_left_out(tmp_path: Path) ->
     assert "a row has 1 to 30 cells, got 31" in refusal(lambda: load_source(f"json:{path}"))
 
 
+def test_a_task_up_to_the_side_that_cannot_be_read_is_an_error_however_large_its_test_output(tmp_path: Path) -> None:
+    test = {"input": [[3]], "output": [[1, 1, 1]]}
+    path = write(tmp_path / "x.json", {"t": TASK, "bad": {"train": [{"input": [[1, 1]], "output": [[10]]}], "test": [test]}})
+    assert "task bad, demonstration 0, output: " in refusal(lambda: load_source(f"json:{path}", max_side=2))
+
+
 @pytest.mark.parametrize("name", ["a-challenges.json", "a.Challenges.json", "a challenges.json", "challenges_a.json"])
 def test_solutions_have_the_name_of_the_challenges_whatever_separates_its_words(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
@@ -206,9 +220,10 @@ def test_solutions_have_the_name_of_the_challenges_whatever_separates_its_words(
     assert outputs_of(load_source(f"json:{path}")) == {"t": OUTPUTS}
 
 
-def test_challenges_file_finds_its_solutions(tmp_path: Path) -> None:
+def test_challenges_file_finds_its_solutions_first_in_the_file_of_exactly_its_name(tmp_path: Path) -> None:
     challenges = write(tmp_path / "mine_challenges.json", {"t": TASK, "train": TASK})
     write(tmp_path / "mine_solutions.json", {"train": OUTPUTS, "t": OUTPUTS})
+    write(tmp_path / "mine-solutions.json", dict.fromkeys(("train", "t"), OUTPUTS[::-1]))
     source = load_source(f"json:{challenges}")
     assert [task.id for task in source.tasks] == ["t", "train"]
     assert outputs_of(source) == {"t": OUTPUTS, "train": OUTPUTS}
@@ -338,7 +353,6 @@ def test_missing_path_is_named(tmp_path: Path, kind: str) -> None:
         assert name.replace("\n", "\\n") in message
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_file_name_that_is_not_text_is_an_error(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/\xff.json", "wb") as file:  # noqa: PTH123  (Path takes no bytes)
         file.write(json.dumps(TASK).encode())
@@ -459,6 +473,13 @@ def make_task(task_id: str, *colors: int) -> Task:
     return Task(task_id, (Pair(grids[0], grids[1]),), tuple(grids[2:]))
 
 
+def test_sources_that_disagree_on_outputs_are_refused() -> None:
+    task = make_task("q", 1, 2, 3)
+    sources = [Source(name, (task,), {"q": (np.full((1, 1), color, np.uint8),)}) for name, color in (("a", 4), ("b", 5))]
+    told = refusal(lambda: require_same_tests(sources))
+    assert told == "task q has other outputs in b and a: take one of them at a time"
+
+
 def test_content_hash_ignores_the_order_of_tasks_and_where_they_came_from(tmp_path: Path) -> None:
     write(tmp_path / "folder" / "b.json", SOLVED_TASK)
     write(tmp_path / "folder" / "a.json", SOLVED_TASK)
@@ -495,7 +516,8 @@ def test_sources_after_the_time_are_left_out_but_the_first(
         return spec.upper()
 
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    assert load_in_time(["a", "b"], load, 0.0) == ["A"]
+    for seconds in (0.0, -1.0):
+        assert load_in_time(["a", "b"], load, seconds) == ["A"]
     caplog.clear()
     assert load_in_time(["a", "b", "c", "d"], load, 5.0) == ["A", "B"]
     left_out = [f"{name} is left out: reading the sources before it took 6 s" for name in ("c", "d")]

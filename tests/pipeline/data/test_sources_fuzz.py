@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from augment.errors import InputError
 from augment.grid import Grid
 from augment.task import Task
 from pipeline.data.task_files import parse_challenges, parse_solutions
@@ -92,9 +93,8 @@ def attempt(load: Callable[[], object], name: str) -> object | None:
     """Return what `load` gives, None if it refuses; the refusal has to be one short line that begins with `name`."""
     try:
         return load()
-    except ValueError as error:
+    except InputError as error:
         message = str(error)
-        assert type(error) is ValueError, message
         assert message.isprintable(), message
         assert message.startswith(name), message
         assert len(message) < 300 + len(name), message

@@ -51,6 +51,11 @@ def test_tasks_to_solve_have_their_pairs_and_tests() -> None:
     assert [(pair.input.tolist(), pair.output.tolist()) for pair in task.train] == [(GRIDS[2], GRIDS[0])]
 
 
+def test_a_test_has_the_views_of_its_task_up_to_the_most_that_are_wanted() -> None:
+    assert make_dataset().test_views(99) == {("b", 0): 3, ("b", 1): 3}
+    assert make_dataset().test_views(2) == {("b", 0): 2, ("b", 1): 2}
+
+
 def test_what_is_saved_is_what_is_loaded_with_tests_or_without(dataset: Dataset, tmp_path: Path) -> None:
     none = {name: array[:0] for name, array in dataset.arrays().items() if name.startswith("test_")}
     for each in (dataset, replace(dataset, **none)):
@@ -80,6 +85,14 @@ def test_the_hash_tells_ids_and_arrays_but_not_manifests() -> None:
         changed = array.copy()
         changed.flat[-1] += 1
         assert make_dataset(**{name: changed}).data_hash != dataset.data_hash, name
+
+
+def test_the_hash_of_the_tests_tells_their_ids_inputs_and_order_but_not_what_is_trained_on() -> None:
+    dataset = make_dataset()
+    other_inputs = [make_dataset(test_input=np.array(grids, dtype=np.int32)) for grids in ([2, 1], [1, 0])]
+    others = [make_dataset(task_ids=("a", "c")), *other_inputs]
+    assert len({each.tests_hash for each in (dataset, *others)}) == 4
+    assert make_dataset(pair_output=dataset.pair_input).tests_hash == dataset.tests_hash
 
 
 @pytest.mark.parametrize("name", [ARRAYS_FILE, MANIFEST_FILE])

@@ -96,10 +96,10 @@ def test_what_does_not_go_on_the_canvas_is_impossible(tmp_path: Path) -> None:
 A, B, C, D = (np.full((1, 1), color, np.uint8) for color in range(1, 5))
 
 
-def judged(weight: float, *likely: float) -> list[int]:
-    """The colors of A to D as they rank; A has four of ten votes, B three, C two, D one; the first ones are judged."""
+def judged(weight: float, *likely: float, empty: int = 0) -> list[int]:
+    """The colors of A to D as they rank; A has four votes, B three, C two, D one, besides empty ones; the first are judged."""
     ballot = Ballot("step 1")
-    votes = [(grid, count) for count, grid in enumerate((D, C, B, A), start=1)]
+    votes = [(None, empty), *((grid, count) for count, grid in enumerate((D, C, B, A), start=1))]
     add(ballot, [("t", 0, grid, 0.5) for grid, count in votes for _ in range(count)])
     judging = Judging(("other",), weight, 8, 8)
     found = JudgedBallot(ballot, judging, {("t", 0): ((A, B, C, D)[: len(likely)], np.array(likely))})
@@ -115,6 +115,8 @@ def test_votes_and_judges_are_mixed_by_their_weight() -> None:
     assert judged(0.0, *likely) == [1, 2, 3, 4]
     assert judged(1.0, *likely) == [3, 2, 1, 4]
     assert judged(0.5, *likely) == [3, 1, 2, 4]  # 0.45 for C, 0.25 for A and B: equal marks rank by votes
+    assert judged(0.5, *np.log([0.46, 0.54])) == [1, 2, 3, 4]
+    assert judged(0.5, *np.log([0.46, 0.54]), empty=30) == [2, 1, 3, 4]  # empty ones have their share of the votes
     assert judged(1.0, -np.inf, -5000.0, -np.inf) == [2, 1, 3, 4]  # far below what a float holds
     assert judged(1.0, -np.inf, -np.inf) == judged(0.5) == [1, 2, 3, 4]
     wrongs: list[tuple[tuple[str, ...], float, int, int]] = [

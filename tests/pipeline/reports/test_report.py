@@ -63,7 +63,6 @@ def test_wrong_options_of_a_picture_are_one_line(
     (tmp_path / "chromium").chmod(0o755 if "--width" in options else 0o644)
     monkeypatch.delenv("ARC_BROWSER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("eval.report.screenshot._OF_MACOS", ())
     assert main(["report", str(tmp_path), *options]) == 2
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1

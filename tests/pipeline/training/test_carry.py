@@ -121,6 +121,12 @@ def test_exploration_is_the_share_of_sequences_that_explore() -> None:
     assert share_that_goes_on(0, config) == pytest.approx(0.25, abs=0.04)
 
 
+def test_packs_explore_independently() -> None:
+    config = replace(CONFIG, exploration=0.5, pack_tokens=2000)
+    explores = [(one_batch(0, config, pack=pack)[0].least > 0).tolist() for pack in (0, 1)]
+    assert any(one != other for one, other in zip(*explores, strict=False))
+
+
 def test_what_is_carried_takes_its_state_to_its_new_place_and_the_new_start_afresh() -> None:
     maker, rng = make_maker(), np.random.default_rng(0)
     carry = empty_carry()
@@ -164,6 +170,15 @@ def test_a_batch_fills_the_room_that_the_carry_leaves() -> None:
         halting = torch.tensor([1.0 if i % 3 else -1.0 for i in range(len(batch.samples))])
         carry = halt(batch, logits(halting), numbered_state(layout), CONFIG)
         assert len(carry) > 0
+
+
+def test_what_is_drawn_follows_the_seed_and_the_probability_of_a_shift() -> None:
+    config = replace(CONFIG, pack_tokens=2000)
+    one, other = (one_batch(0, replace(config, seed=seed))[0].samples.example.tolist() for seed in (3, 4))
+    assert one != other
+    for probability in (0.0, 1.0):
+        batch, _ = one_batch(0, replace(config, shift_probability=probability))
+        assert batch.samples.shift.any() == (probability > 0)
 
 
 def history(packs: Iterable[int], steps: int = 6) -> dict[tuple[int, int], list[list[int]]]:

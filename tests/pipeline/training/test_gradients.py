@@ -90,7 +90,7 @@ def test_loss_scaling_works_with_pieces(tmp_path: Path) -> None:
 
 
 def test_a_training_whose_gradients_overflow_at_any_loss_scale_ends(tmp_path: Path) -> None:
-    trainer = with_loss_scaling(tmp_path / "out", "train.steps=30", overflows=25)
+    trainer = with_loss_scaling(tmp_path / "out", "train.steps=30", overflows=1000)
     with pytest.raises(FloatingPointError, match="step 20: gradients overflow in float16"):  # 1024 / 2 ** 21 is below 2 ** -10
         trainer.fit(NO_LIMIT)
 

@@ -248,14 +248,15 @@ def test_muon_may_take_the_queries_keys_and_values_of_every_head_for_themselves(
         assert torch.allclose(parameter, dict(network.named_parameters())[other], atol=1e-6) == (other != name), other
 
 
-def test_muon_may_train_every_matrix_with_a_decay_and_a_momentum_of_its_own() -> None:
-    config = OptimizerConfig(kind="muon", matrices="all", matrix_decay=0.01, momentum=0.6, newton_schulz="charm-5")
+@pytest.mark.parametrize("decay", [0.01, 0.0])
+def test_muon_may_train_every_matrix_with_a_decay_and_a_momentum_of_its_own(decay: float) -> None:
+    config = OptimizerConfig(kind="muon", matrices="all", matrix_decay=decay, momentum=0.6, newton_schulz="charm-5")
     network = make_tiny(RESIDUAL)
     _, muon = make_optimizer(network, config).optimizers
     assert isinstance(muon, Muon)
     assert muon.newton_schulz == "charm-5"
     (group,) = muon.param_groups
-    assert (group["weight_decay"], group["momentum"], group["lr"]) == (0.01, 0.6, config.matrix_rate)
+    assert (group["weight_decay"], group["momentum"], group["lr"]) == (decay, 0.6, config.matrix_rate)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     trained = {names[id(parameter)] for parameter in group["params"]}
     matrices = {name for name, parameter in network.named_parameters() if parameter.ndim == 2}

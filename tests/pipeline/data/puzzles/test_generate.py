@@ -1,5 +1,6 @@
 """Sudokus and mazes that are generated: rightly answered, repeatable, and parted so that no view crosses over."""
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +10,7 @@ from augment.sudoku import are_solutions, extends
 from pipeline.data.puzzles import generate
 from pipeline.data.puzzles.generate import Cells, Part, generate_mazes, generate_sudoku
 from pipeline.data.puzzles.kinds import FREE, GOAL, PATH, START, WALL
+from pipeline.data.puzzles.sources import load_puzzles
 from pipeline.data.puzzles.sudoku_solver import count_solutions
 from tests.augment.test_sudoku import least_view
 
@@ -118,6 +120,21 @@ def test_a_longer_wish_begins_with_the_shorter_one_and_seeds_differ() -> None:
         assert all(np.array_equal(some[:2], few) for some, few in zip(longer, shorter, strict=True))
         assert not {*keys(longer[0])} & {*keys(other[0])}
         assert make(0, 0)[0].shape == (0, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ("spec", "train", "test"),
+    [
+        ("sudoku:generated:side=4,count=3", "745982d55bb7", "7ae73157061e"),
+        ("sudoku:generated:count=3", "aa69d4b5e300", "6900435428b3"),
+        ("maze:generated:side=7,count=3", "0850d128477b", "75ae78602236"),
+        ("maze:generated:count=3", "424c61d07215", "bbce324d3c56"),
+    ],
+)
+def test_a_published_name_of_generated_puzzles_keeps_its_puzzles(spec: str, train: str, test: str) -> None:
+    found = [load_puzzles(spec, part) for part in ("train", "test")]
+    texts = ["\n".join([*puzzles.question_texts(), *puzzles.answer_texts()]) for puzzles in found]
+    assert [hashlib.sha256(text.encode()).hexdigest()[:12] for text in texts] == [train, test]
 
 
 def test_puzzles_with_few_clues_are_not_those_with_many_less_some() -> None:

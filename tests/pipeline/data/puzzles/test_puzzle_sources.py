@@ -138,6 +138,11 @@ def test_a_bad_maze_is_told_by_its_line(question: str, answer: str, message: str
     assert told.startswith(f"line 2: {message}")
 
 
+def test_a_bad_maze_without_an_answer_behind_a_good_one_is_told_by_its_line(tmp_path: Path) -> None:
+    told = fault(write(tmp_path / "a.csv", MAZE, "S # GG   ", header="question"), "maze")
+    assert told.startswith("line 3: question must have exactly one S, exactly one G and no o")
+
+
 def test_the_first_three_bad_lines_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_files, "ROWS_AT_ONCE", 16)
     path = write_csv(tmp_path / "a.csv", tiny_puzzles(count=42))
