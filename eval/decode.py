@@ -40,7 +40,7 @@ def decode(kind: type[T], values: object, where: str = "", ignore_unknown: bool 
         given[name] = decode_value(hints[name], value, f"{begin}{name}")
     try:
         return kind(**given)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{begin}{error}") from None
 
 

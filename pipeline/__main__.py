@@ -29,8 +29,11 @@ def _leave() -> None:
 
 
 if __name__ == "__main__" or sys.argv[0].endswith("arc-trm"):
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 (closed by who started this process)
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    while (_descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed by who started this process: no file may get its place
+        pass
+    os.close(_descriptor)
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` listens there is nothing to put in order
     atexit.register(_leave)  # handlers run in reverse order, so this one is the last
     start_with_allocator()

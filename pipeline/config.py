@@ -44,8 +44,9 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.augmentations < TRANSFORMS:
             raise InputError(f"build augmentations must be 0..{TRANSFORMS - 1}, got {self.augmentations}")
-        if self.seed < 0 or self.jobs < 0:
-            raise InputError(f"build seed and jobs must not be negative, got {self.seed} and {self.jobs}")
+        if not (0 <= self.seed < 1 << 63 and 0 <= self.jobs < 1 << 63):
+            given = f"{show_value(self.seed)} and {show_value(self.jobs)}"
+            raise InputError(f"build seed and jobs must not be negative or beyond 64 bits, got {given}")
         if not 0 <= self.size_exponent <= 4:
             raise InputError(f"build size_exponent must be in [0, 4], got {self.size_exponent}")
 

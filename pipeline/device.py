@@ -34,20 +34,24 @@ def make_accelerator(precision: Precision, standstill_seconds: float = 600.0) ->
     """Return the engine of this process and the compute dtype, the same in every process.
 
     A process that waits for another one longer than `standstill_seconds` ends, and the launch with it. Autocast is off: the
-    reasoners cast their weights themselves (pipeline.models.layers says why).
+    reasoners cast their weights themselves (pipeline.models.layers says why). Raises InputError for environment variables of a
+    launcher that Accelerate does not understand.
     """
-    cuda = cuda_is_used()
-    dtype = compute_dtype(precision, cuda)
-    accelerator = Accelerator(
-        cpu=not cuda,
-        mixed_precision="fp16" if dtype == torch.float16 else "no",
-        dynamo_backend="no",  # whatever the environment says: `train.execution` alone decides what is compiled
-        kwargs_handlers=[
-            AutocastKwargs(enabled=False),
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=standstill_seconds)),
-        ],
-    )
+    try:
+        cuda = cuda_is_used()
+        dtype = compute_dtype(precision, cuda)
+        accelerator = Accelerator(
+            cpu=not cuda,
+            mixed_precision="fp16" if dtype == torch.float16 else "no",
+            dynamo_backend="no",  # whatever the environment says: `train.execution` alone decides what is compiled
+            kwargs_handlers=[
+                AutocastKwargs(enabled=False),
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=standstill_seconds)),
+            ],
+        )
+    except ValueError as error:
+        raise InputError(f"the engine cannot be made, by these settings and environment variables: {error}") from error
     return accelerator, from_main(accelerator, dtype)
 
 

@@ -208,8 +208,9 @@ def _dataset_state(dataset: str, settings: KaggleSettings) -> tuple[str, int] | 
     answer = _call(["datasets", "status", dataset, "--format", "json"])
     found = re.search(r"^\{.*\}$", answer.output, re.MULTILINE)
     if answer.code == 0 and found:
-        state = json.loads(found[0])
-        return str(state.get("status")).lower(), int(state.get("current_version_number") or 0)
+        with suppress(ValueError, TypeError):  # what is no answer of these is explained below
+            state = json.loads(found[0])
+            return str(state.get("status")).lower(), int(state.get("current_version_number") or 0)
     if answer.code and re.search(r"(?i)\b40[34]\b|not found|could not find|denied|permission|forbidden", answer.text):
         plain = _call(["datasets", "status", dataset])  # one that is still being unpacked has a status, but no version
         return (plain.output.split()[-1].lower(), 0) if plain.code == 0 and plain.output.split() else None

@@ -103,7 +103,7 @@ def _refuse_to_replace(out: Path) -> None:
         return
     try:
         read_ready_folder(out)
-    except (ValueError, FileNotFoundError):
+    except (InputError, FileNotFoundError):
         raise InputError(f"{out} is there already and is no folder of this command; choose another one") from None
     foreign = sorted(path.name for path in out.iterdir() if path.name not in OWN_NAMES)
     if foreign:

@@ -130,7 +130,7 @@ def _pool(folders: Sequence[RunFolder], arguments: argparse.Namespace) -> Predic
 def _dataset_beside(submission: Path) -> TaskDataset | None:
     """Return the dataset of the run that a submission is in; None where there is none that can be read."""
     with suppress(InputError, FileNotFoundError):
-        dataset = load_dataset(submission.parent / "dataset")
+        dataset = load_dataset((submission if submission.is_dir() else submission.parent) / "dataset")
         return dataset if isinstance(dataset, TaskDataset) else None
     return None
 
@@ -157,7 +157,7 @@ def _solutions(
     asked = {task.id: task for task in predicted.tasks_to_solve()} if predicted else {}
     for task in (task for source in selected for task in source.tasks):
         if not same_tests(task, asked.get(task.id, task)):
-            raise InputError(f"task {show_name(task.id)}: other test inputs were predicted (with --hold-out, or without?)")
+            raise InputError(f"task {show_name(task.id)} of {name} has other test inputs than those that were predicted")
     if folders:
         solutions = _known_outputs(known for folder in folders for known in folder.tasks(selected, name))
     else:

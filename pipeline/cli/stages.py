@@ -290,7 +290,7 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
     sources: list[Source] = []
     try:
         sources = [load_source(spec) for spec in (arguments.source or public_sources(dataset))] if left_out else []
-    except (ValueError, FileNotFoundError) as error:
+    except (InputError, FileNotFoundError) as error:
         logger.warning("no score: %s", error)
     stored = {task.id: task for task in tasks}
     known = {each.task.id: each.truth for each in known_tasks(stored, stored, sources) if each.truth}

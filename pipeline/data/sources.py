@@ -199,7 +199,8 @@ def _read_folder(folder: Path, names: list[str], read: Callable[[int], bytes], r
             raise InputError(f"{where}: not the file of one task; {advice}")
         with reading.note(task_id):
             document = parse_json(unpack(names[i], read(i), where), where)
-            if not isinstance(document, dict) or not any(isinstance(document.get(key), list) for key in ("train", "test")):
+            keys = document.keys() if isinstance(document, dict) else set[str]()
+            if not keys & {"train", "test"} or "predict" in keys:  # settings of a run have `train` and `predict`
                 others.append(names[i])
                 continue
             one, known = build_tasks({task_id: document}, where, reading)

@@ -44,7 +44,7 @@ class Reading:
         """Keep an error of input inside the block as the fault of a task, or raise it; `content` is its JSON."""
         try:
             yield
-        except (ValueError, FileNotFoundError) as error:  # no such file: a link that leads nowhere
+        except (InputError, FileNotFoundError) as error:  # no such file: a link that leads nowhere
             if self.max_side is None or not _shows_larger(content, self.max_side):
                 if self.faults is None:
                     raise

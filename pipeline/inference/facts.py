@@ -83,7 +83,7 @@ def views_to_reach(submission: Path, sources: Sequence[str], enough: int) -> dic
     none, or it is not known what it rests on.
     """
     votes = None
-    with suppress(ValueError, OSError):  # damaged votes are written anew
+    with suppress(InputError, OSError):  # damaged votes are written anew
         votes = votes_of(submission)
     if votes is None:
         return {}

@@ -146,7 +146,7 @@ class ArcJob:
             stays = not reaches(pooled, needed, available)
             if not stays:
                 write_attempts(path, pooled, tasks, dataset)
-        except (ValueError, OSError) as error:
+        except (InputError, OSError) as error:
             logger.error("the votes of further networks do not count: %s", error)
             return ballot
         words = "; the earlier submission rests on more views and stays" if stays else ""
@@ -197,7 +197,7 @@ class ArcJob:
 
     def _basis(self, voted: Basis) -> tuple[Basis, bool]:
         """Return what the submission rests on, and whether it is not the one that was `voted` for now, but of more views."""
-        with suppress(ValueError):  # votes.json is damaged: of the submission that was just written
+        with suppress(InputError):  # votes.json is damaged: of the submission that was just written
             found = provenance_beside(self.out / "submission.json").basis
             if found and any(getattr(found, name) != getattr(voted, name) for name in ("sources", "views_least", "views_most")):
                 return found, True

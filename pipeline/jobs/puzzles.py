@@ -148,7 +148,7 @@ def predict_rounds(
     from pipeline.inference.puzzles import predict_puzzles  # noqa: PLC0415
 
     found, predicted, earlier, unwritten = None, 0, 0, False
-    with suppress(ValueError, FileNotFoundError):  # damaged ones are replaced
+    with suppress(InputError, FileNotFoundError):  # damaged ones are replaced
         earlier = sum(each.prediction is not None for each in read_predictions(path))
     for found in predict_puzzles(accelerator, dtype, weights, dataset, config, budget):
         predicted = int(found.predicted.sum())

@@ -17,6 +17,7 @@ from eval.files import replace_file
 from eval.formatting import MOST_SECONDS, show_path, show_value
 from pipeline.config import CONFIG_FILE, last_of_each, read_config, resumed
 from pipeline.data.sources import Selection
+from pipeline.inference.facts import CANDIDATES
 from pipeline.weights.find import newest_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -163,8 +164,8 @@ def require_own_folder(path: Path) -> None:
     """Raise InputError where the votes and the score beside a new submission `path` would replace those of another one."""
     if not path.name:
         raise InputError(f"{show_path(path)}: expected the name of a file")
-    if path.with_name(RECORD_FILE).exists():
-        raise InputError(f"{show_path(path)}: its folder is that of a run, whose votes these would replace; choose another one")
+    if path.with_name(RECORD_FILE).exists() or path.with_name(CANDIDATES).exists():
+        raise InputError(f"{show_path(path)}: its folder has predictions, whose votes these would replace; choose another one")
     other = path.with_name("submission.json")
     if path.name != other.name and other.exists():
         raise InputError(f"{show_path(path)}: its folder has the votes of {show_path(other)}; choose another one")

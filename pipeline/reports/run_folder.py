@@ -132,7 +132,7 @@ class RunFolder:
         """Return the sources that the run solves, whole and as it selected from them; adds to `notes` why there are none."""
         try:
             return (self.record.selection if self.record else Selection()).load(self.source_names())
-        except (ValueError, FileNotFoundError) as error:
+        except (InputError, FileNotFoundError) as error:
             notes.append(f"The sources of the run cannot be read any more: {error}")
             return [], []
 
@@ -164,7 +164,7 @@ class RunFolder:
         try:
             if (self.path / DRAFTS_FILE).is_file():
                 unit, drafts = read_drafts(self.path / DRAFTS_FILE)
-        except ValueError as error:
+        except InputError as error:
             notes.append(f"The drafts cannot be read: {error}")
         results = []
         for result in (self.result(each, with_votes=False) for each in known):

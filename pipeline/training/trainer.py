@@ -198,7 +198,7 @@ class Trainer:
             if state.average:
                 state.average.update()
         elif accelerator.scaler.get_scale() < LEAST_LOSS_SCALE:
-            raise FloatingPointError(f"step {step}: gradients overflow in float16 at any loss scale; train in float32")
+            raise FloatingPointError(f"step {step}: gradients overflow in float16 at any loss scale: train.precision=float32")
         state.progress.step += 1
 
     def _next_batches(self) -> dict[int, StepBatch]:

@@ -14,8 +14,10 @@ import pytest
 
 import eval.terminal
 import pipeline.run
+from augment.errors import InputError
 from augment.task import Task
 from pipeline.cli.main import _LogFormatter
+from pipeline.cli.show import parse_transform
 from pipeline.data.sources import Source, hold_out
 from submission.format import read_submission
 from tests.pipeline.tiny import TINY, set_options, tiny_source
@@ -105,7 +107,7 @@ def test_a_score_that_cannot_be_printed_is_kept(
     assert not (tmp_path / "out" / pipeline.run.PREDICTING).exists()
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_process_may_be_started_without_its_outputs(tasks: Path, tmp_path: Path, source: Source, closed: str) -> None:
     write_run(tmp_path / "run", source, [(0, source.solutions[source.tasks[0].id][0], 0.5)])
     command = f"{sys.executable} -m pipeline score {tmp_path}/run --source json:{tasks} --json {tmp_path}/found.json {closed}"
@@ -121,7 +123,22 @@ def test_a_score_is_of_the_tests_that_were_predicted(
     scored = ("--source", f"json:{tasks}", "--allow-missing")
     assert call("score", tmp_path / "held", *scored, "--hold-out") == 0
     assert call("score", tmp_path / "held", *scored) == 2
-    assert "other test inputs were predicted (with --hold-out, or without?)" in one_error(capsys, "score")
+    assert "has other test inputs than those that were predicted" in one_error(capsys, "score")
+
+
+def test_transforms_and_seeds_of_any_length_are_answered_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match=r"transform '999.*expected a digit, a dot"):
+        parse_transform("9" * 5000)
+    assert call("build", "--source", f"json:{tmp_path}", "--seed", 10**30, "--out", tmp_path / "data") == 2
+    assert "build seed and jobs must not be negative or beyond 64 bits" in one_error(capsys, "build")
+
+
+def test_a_task_of_the_wrong_shape_is_no_file_to_be_passed_over(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tasks / "config.json").write_text('{"train": {}, "test": {}}')
+    assert solve(tasks, tmp_path / "out") == 2
+    assert "config.json: task config: " in one_error(capsys)
 
 
 def test_a_link_that_leads_nowhere_is_a_task_that_cannot_be_read(
@@ -158,11 +175,10 @@ def test_pooled_votes_do_not_replace_those_of_a_run(
 ) -> None:
     for name in ("one", "two"):
         write_run(tmp_path / name, source, [(0, source.solutions[source.tasks[0].id][0], 0.5)], name)
-    (tmp_path / "one" / "run.json").write_text("{}")
     before = (tmp_path / "one" / "votes.json").read_bytes()
     pooled = ("--pool", tmp_path / "one" / "submission.json")
     assert call("compare", tmp_path / "one", tmp_path / "two", "--source", f"json:{tasks}", *pooled) == 2
-    assert "its folder is that of a run" in one_error(capsys, "compare")
+    assert "its folder has predictions" in one_error(capsys, "compare")
     assert (tmp_path / "one" / "votes.json").read_bytes() == before
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from augment.errors import InputError
 from pipeline import device
 from pipeline.data.dataset import Dataset
 from pipeline.device import fit_config, from_main, gather, precision_here
@@ -43,6 +44,20 @@ def test_weights_predict_in_what_they_were_trained_in_where_the_device_is_made_f
     assert precision_here("float16") == ("auto" if cuda == "none" else "float16")
     fits = cuda == "new" or (cuda == "none" and speedup > 0.85)  # unless it is clearly slower
     assert precision_here("bfloat16") == ("bfloat16" if fits else "auto")
+
+
+def test_variables_of_a_launcher_that_say_nothing_are_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise ValueError("invalid literal for int() with base 10: 'abc'")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(device, "Accelerator", refuse)  # as with WORLD_SIZE=abc
+        with pytest.raises(InputError, match="environment variables: invalid literal"):
+            device.make_accelerator("float32")
+    monkeypatch.setattr(device.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "foo")
+    with pytest.raises(InputError, match="invalid truth value foo"):
+        device.make_accelerator("float32")
 
 
 def test_a_process_that_has_ended_is_one_line_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

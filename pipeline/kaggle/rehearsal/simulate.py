@@ -64,6 +64,8 @@ def simulate(plan: SimulatePlan) -> int:
     scenes = _scenes(plan.faults)
     if plan.hidden_tasks is not None and plan.hidden_tasks < 1:
         raise InputError(f"{plan.hidden_tasks} hidden tasks: expected at least 1")
+    if plan.seed < 0:
+        raise InputError(f"the seed must not be negative, got {plan.seed}")
     numbered = (Path("runs", f"rehearsal-{number}") for number in count(1))
     out = plan.out or next(folder for folder in numbered if not folder.exists())
     if out.exists() and any(out.iterdir()) and not (out / "rehearsal.json").is_file():

@@ -1,5 +1,6 @@
 """The three ways of the grid convolution give the same: on images, by neighbors, and fused by Triton's own interpreter."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -51,15 +52,19 @@ def test_the_trial_sees_rounding_only_and_a_cpu_takes_no_triton() -> None:
 
 
 def test_cudnn_makes_no_plan_for_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    enabled, convolve = list[bool](), F.conv2d
+    enabled = list[bool]()
 
-    def watched(*arguments: Any, **options: Any) -> Tensor:
-        enabled.append(torch.backends.cudnn.enabled)
-        return convolve(*arguments, **options)
+    def watched(convolve: Callable[..., Any]) -> Callable[..., Any]:
+        def convolve_and_note(*arguments: Any, **options: Any) -> Any:
+            enabled.append(torch.backends.cudnn.enabled)
+            return convolve(*arguments, **options)
 
-    monkeypatch.setattr(F, "conv2d", watched)
+        return convolve_and_note
+
+    for place, name in ((F, "conv2d"), (torch.ops.aten, "convolution_backward")):
+        monkeypatch.setattr(place, name, watched(getattr(place, name)))
     layout = make_layout(torch.tensor([[2, 3], [4, 4]]), torch.zeros(2, 2, dtype=torch.int64), 1, DEVICE)
-    on_images(torch.ones(layout.tokens, 4, device=DEVICE), torch.ones(2, 1, 3, 3, device=DEVICE), layout)
-    assert enabled
-    assert not any(enabled)
+    x, weight = (torch.ones(shape, device=DEVICE, requires_grad=True) for shape in ((layout.tokens, 4), (2, 1, 3, 3)))
+    on_images(x, weight, layout).sum().backward()
+    assert enabled == [False] * 2 * len(layout.images)
     assert torch.backends.cudnn.enabled
