@@ -24,7 +24,7 @@ import pytest
 
 from submission import client
 from submission.client import KaggleError, explain, push, status, submit
-from submission.notebook import write_ready_folder
+from submission.notebook import read_ready_folder, write_ready_folder
 from submission.settings import KaggleSettings
 from tests.submission.fake_kaggle import FakeKaggle, Reply, refusal
 
@@ -253,6 +253,14 @@ def test_without_credentials_network_or_client_or_with_one_that_hangs_the_line_s
     python.write_text("#!/bin/sh\nexec sleep 60\n")
     monkeypatch.setattr(client._call, "__defaults__", (0.1,))
     assert "Kaggle cannot be reached" in failure(status, folder)
+
+
+@pytest.mark.parametrize("answer", ["{broken}", '{"status": "ready", "current_version_number": "v3"}'])
+def test_an_answer_about_a_dataset_that_cannot_be_understood_is_a_failure_of_kaggle(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(client, "_call", lambda *_: client._Answer(0, answer, answer))
+    assert failure(client._dataset_state, "you/code", read_ready_folder(folder)).startswith("dataset you/code: ")
 
 
 def test_a_dry_run_prints_commands_and_files_and_sends_nothing(
