@@ -164,8 +164,8 @@ def require_own_folder(path: Path) -> None:
     """Raise InputError where the votes and the score beside a new submission `path` would replace those of another one."""
     if not path.name:
         raise InputError(f"{show_path(path)}: expected the name of a file")
-    if path.with_name(RECORD_FILE).exists() or path.with_name(CANDIDATES).exists():
-        raise InputError(f"{show_path(path)}: its folder has predictions, whose votes these would replace; choose another one")
     other = path.with_name("submission.json")
     if path.name != other.name and other.exists():
         raise InputError(f"{show_path(path)}: its folder has the votes of {show_path(other)}; choose another one")
+    if path.with_name(RECORD_FILE).exists() or path.with_name(CANDIDATES).exists():
+        raise InputError(f"{show_path(path)}: its folder has predictions, whose votes these would replace; choose another one")

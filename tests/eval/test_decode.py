@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import pytest
 
+from augment.errors import InputError
 from eval.decode import decode
 
 
@@ -26,7 +27,7 @@ class Outer:
 
     def __post_init__(self) -> None:
         if self.rate < 0:
-            raise ValueError("rate must not be negative")
+            raise InputError("rate must not be negative")
 
 
 def test_what_was_encoded_comes_back() -> None:
