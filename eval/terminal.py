@@ -4,7 +4,6 @@ As many panels stand side by side as fit the width. A cell is two columns wide a
 blocks put two rows on a line.
 """
 
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +18,6 @@ from eval.draw import PALETTE, Panel, demonstrations
 from eval.explain import wrong_cells
 from eval.formatting import size_text
 from eval.results import TaskResult, TestResult
-
-logger = logging.getLogger(__name__)
 
 When = Literal["auto", "always", "never"]
 _DIM, _BOLD, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
@@ -180,17 +177,3 @@ def _test_panels(number: int, grid: Grid, test: TestResult) -> list[Panel]:
     if test.truth is not None:
         panels.append(Panel("truth", test.truth, size_text(test.truth)))
     return panels
-
-
-def print_result(text: str) -> None:
-    """Print `text`; where nobody reads it any more, or a disk is full, the log says so and no further output is written."""
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        logger.warning("the score cannot be printed: %s", error.strerror)
-        discard_output()
-
-
-def discard_output() -> None:
-    """Discard what is printed from now on, and what is still to be written when Python exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

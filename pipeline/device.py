@@ -50,6 +50,8 @@ def make_accelerator(precision: Precision, standstill_seconds: float = 600.0) ->
                 InitProcessGroupKwargs(timeout=timedelta(seconds=standstill_seconds)),
             ],
         )
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"the engine cannot be made, by these settings and environment variables: {error}") from error
     return accelerator, from_main(accelerator, dtype)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from augment.errors import InputError
 from eval.files import remove_unfinished
-from eval.terminal import discard_output
 from pipeline.cli.kaggle import add_kaggle
 from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, budget_of, check_networks, complete_settings, config_of
 from pipeline.cli.scores import add_compare, add_curve, add_memory, add_record, add_score
@@ -26,6 +25,7 @@ from pipeline.jobs.networks import NETWORKS_FOLDER
 from pipeline.jobs.run_record import RECORD_FILE, leave_record
 from pipeline.system.folder_lock import FolderLock
 from pipeline.system.launch import STARTED, TRACEBACKS, start_processes
+from pipeline.system.output import discard_output
 from pipeline.system.progress_bar import is_main_process
 from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import start_watchdog

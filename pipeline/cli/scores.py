@@ -54,7 +54,7 @@ def score_command(arguments: argparse.Namespace, _: float) -> int:
         provenance = replace(provenance_beside(path, PUZZLES), scored=scored_answers(answers, arguments.source))
         text = format_puzzle_score(score, name, show_path(path), provenance)
     else:
-        solutions, name, scored = _solutions(arguments, predicted=_dataset_beside(path))
+        solutions, name, scored = _solutions(arguments, submission=path)
         read = read_partial_submission if arguments.allow_missing else read_submission
         score = score_predictions(read(path), solutions)
         provenance = replace(provenance_beside(path), scored=scored)
@@ -136,11 +136,11 @@ def _dataset_beside(submission: Path) -> TaskDataset | None:
 
 
 def _solutions(
-    arguments: argparse.Namespace, folders: Sequence[RunFolder] = (), predicted: TaskDataset | None = None
+    arguments: argparse.Namespace, folders: Sequence[RunFolder] = (), submission: Path | None = None
 ) -> tuple[Solutions, str, Scored | None]:
     """Return the solutions to judge by, of the tasks of `folders` if there are any; their name; and what they are.
 
-    Raises InputError where a task has other test inputs than those that were `predicted`.
+    Raises InputError where a task has other test inputs than those that were predicted in the run of `submission`.
     """
     if arguments.solutions:
         if arguments.max_side is not None or arguments.hold_out:
@@ -154,6 +154,7 @@ def _solutions(
     name, (whole, selected) = " + ".join(specs), selection.load(specs)
     if not folders or any(folder.dataset is None for folder in folders):  # nothing else says whose tests are meant
         require_same_tests(selected)
+    predicted = _dataset_beside(submission) if submission else None
     asked = {task.id: task for task in predicted.tasks_to_solve()} if predicted else {}
     for task in (task for source in selected for task in source.tasks):
         if not same_tests(task, asked.get(task.id, task)):

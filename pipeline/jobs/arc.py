@@ -14,7 +14,6 @@ from eval.files import read_object, write_json
 from eval.formatting import plural
 from eval.provenance import NO_NETWORK, Basis, Provenance
 from eval.score import format_score, score_predictions
-from eval.terminal import print_result
 from eval.vote import Ballot
 from pipeline.config import BuildConfig, Leakage, PredictConfig
 from pipeline.data.build import build
@@ -25,6 +24,7 @@ from pipeline.inference.facts import CANDIDATES, SCORE_FILE, VOTES_FILE, basis_o
 from pipeline.jobs.networks import FurtherNetworks, voting_folders
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.run_record import record_if_usable
+from pipeline.system.output import print_result
 from pipeline.system.time_limit import Budget
 from submission.format import check_submission, fallback_submission, read_submission, write_submission
 

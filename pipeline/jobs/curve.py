@@ -55,7 +55,7 @@ def _rate_puzzles(
 ) -> dict[str, float | None]:  # fmt: skip
     try:
         score = score_on_puzzles(weights, dataset, answers, accelerator, dtype)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{run}: {error}") from None
     return {
         "exact": score.exact_accuracy,

@@ -12,7 +12,6 @@ from augment.errors import InputError
 from eval.files import write_json
 from eval.provenance import PUZZLES
 from eval.puzzle_score import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
-from eval.terminal import print_result
 from pipeline.config import BuildConfig, Leakage, PredictConfig
 from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.puzzles.build import build_puzzles
@@ -21,6 +20,7 @@ from pipeline.data.puzzles.sources import Puzzles, answers_of, load_puzzles
 from pipeline.data.sources import load_in_time
 from pipeline.inference.facts import FACTS_FILE, SCORE_FILE, leave_predictions
 from pipeline.jobs.provenance import provenance_beside, scored_answers
+from pipeline.system.output import print_result
 from pipeline.system.processors import usable_cores
 from pipeline.system.time_limit import Budget
 

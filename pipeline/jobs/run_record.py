@@ -148,7 +148,7 @@ def record_if_usable(folder: Path) -> RunRecord | None:
     """Return the record in `folder`, None where it is missing or damaged: a run goes on without it."""
     try:
         return read_dataclass(RunRecord, folder / RECORD_FILE)
-    except (ValueError, OSError) as error:
+    except (InputError, OSError) as error:
         logger.warning("%s", error)
         return None
 

@@ -296,7 +296,7 @@ def load_start(path: Path | None, run: Path, resume: bool) -> Weights | None:
     """
     try:
         return load_weights(path) if path else None
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, InputError):
         if resume and newest_checkpoint(run):  # which has what training began with
             return None
         raise

@@ -75,7 +75,7 @@ def settings_of(path: Path) -> Config:
     for checkpoint in reversed(checkpoints(path) or checkpoints(path / CHECKPOINTS)):
         try:
             return _settings_in(checkpoint / WEIGHTS)
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, InputError) as error:
             problem = error
             logger.warning("%s; this checkpoint is skipped", error)
     raise problem

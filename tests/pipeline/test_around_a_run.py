@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-import eval.terminal
 import pipeline.run
+import pipeline.system.output
 from augment.errors import InputError
 from augment.task import Task
 from pipeline.cli.main import _LogFormatter
@@ -98,8 +98,8 @@ def test_a_score_that_cannot_be_printed_is_kept(
         raise OSError(28, "No space left on device")
 
     discarded = list[bool]()
-    monkeypatch.setattr(eval.terminal, "print", full, raising=False)
-    monkeypatch.setattr(eval.terminal, "discard_output", lambda: discarded.append(True))
+    monkeypatch.setattr(pipeline.system.output, "print", full, raising=False)
+    monkeypatch.setattr(pipeline.system.output, "discard_output", lambda: discarded.append(True))
     assert solve(tasks, tmp_path / "out") == 0
     assert "the score cannot be printed: No space left on device" in caplog.text
     assert discarded
