@@ -134,6 +134,10 @@ class TrainConfig:
     runs out."""
     canvas: Literal["fitted", "full"] = "full"
     """fitted: the size that the demonstrations suggest, no padding. full: 30 x 30, as published."""
+    sampling: Literal["pairs", "views"] = "pairs"
+    """How sequences are drawn. pairs: each by itself, a pair of a task and a view of it. views: a view with all pairs of its
+    task, of which those that find room are trained on (HRM, TRM, URM): fewer steps of a view's row of a task table, each from
+    more pairs."""
     shift_probability: float = 0.75
     """Fraction of the sequences whose grids are moved to a random place on the full canvas."""
     segments: int = 16

@@ -68,9 +68,11 @@ FAST = Config(
 #   --preset trm-arc1 --time-limit 80h --out DIR
 # The authors: 4 x H100, about 3 days, 44.6% pass@2 (arXiv 2510.04871, table 5). Their evaluator adds up the votes of all its
 # evaluations, of 10 checkpoints by the end: `--set train.checkpoint_seconds=0 --set train.checkpoint_steps=51807 --set
-# train.checkpoints_kept=10`, then `predict` each and `vote`. Not as theirs: how pairs and shifts are drawn (README.md,
-# "Results"). Here: not yet measured.
-TRM_ARC1 = Config(build=BuildConfig(draw="pairs"), train=TrainConfig(steps=518_071, packs=4, pack_tokens=175_872))
+# train.checkpoints_kept=10`, then `predict` each and `vote`. Not as theirs: which pairs of a view find room, and how shifts
+# are drawn (README.md, "Results"). Here: not yet measured.
+TRM_ARC1 = Config(
+    build=BuildConfig(draw="pairs"), train=TrainConfig(steps=518_071, packs=4, pack_tokens=175_872, sampling="views")
+)
 
 # The same command with --source arc2:evaluation --train-source arc2:training --preset trm-arc2 --time-limit 100h
 # The authors: 4 x H100, about 3 days, 7.8% pass@2 (arXiv 2510.04871, table 5). Here: not yet measured.
@@ -169,7 +171,7 @@ HRM_ARC1 = Config(
     model=_HRM,
     memory=_HRM_MEMORY,
     optimizer=OptimizerConfig(ema=0.0),
-    train=TrainConfig(steps=518_071, packs=8, pack_tokens=96 * 901, halting="q-learning"),  # 100,000 passes
+    train=TrainConfig(steps=518_071, packs=8, pack_tokens=96 * 901, sampling="views", halting="q-learning"),  # 100,000 passes
 )
 
 # accelerate launch -m pipeline run --source sudoku:test.csv --train-source sudoku:train.csv --limit 1000 --preset hrm-sudoku
@@ -194,7 +196,7 @@ URM_ARC1 = Config(
     build=TRM_ARC1.build,
     model=ReasonerConfig(kind="urm", layers=4, H_cycles=2, L_cycles=6, convolution=2, convolution_axes="1d"),
     memory=_HRM_MEMORY,
-    train=TrainConfig(steps=1_036_142, packs=8, pack_tokens=96 * 901),  # 200,000 passes
+    train=TrainConfig(steps=1_036_142, packs=8, pack_tokens=96 * 901, sampling="views"),  # 200,000 passes
 )
 
 # The same command with --source arc2:evaluation --train-source arc2:training --preset urm-arc2

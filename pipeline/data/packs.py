@@ -5,6 +5,7 @@ sequence. No tokens are stored.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -109,17 +110,35 @@ class PackMaker(ABC):
     def make(self, samples: Samples) -> Pack:
         """Make the pack of `samples`, which must be in `order`."""
 
+    def draw_views(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
+        """Draw `count` views; return all training samples of each side by side: of a puzzle, one."""
+        return self.draw(count, rng, shift_probability)
+
     def fill(self, room_tokens: int, rng: np.random.Generator, shift_probability: float) -> Samples:
         """Draw samples until they reach `room_tokens`; the last is kept, so that long ones are drawn as often as short ones."""
+        return self._fill(room_tokens, lambda count: self.draw(count, rng, shift_probability))
+
+    def fill_by_views(self, room_tokens: int, pack_tokens: int, rng: np.random.Generator, shift_probability: float) -> Samples:
+        """Draw whole views until they reach `pack_tokens`; return random ones of their samples, until they reach `room_tokens`.
+
+        An empty pack takes whole views; one in which a few sequences have halted takes single samples of them. So do batches
+        whose every place, once it is free, takes the sample that the next batch has there (HRM, TRM, URM).
+        """
+        drawn = self._fill(pack_tokens, lambda count: self.draw_views(count, rng, shift_probability))
+        drawn = drawn[rng.permutation(len(drawn))]
+        return self._fill(room_tokens, lambda _: drawn)
+
+    def _fill(self, room_tokens: int, draw: Callable[[int], Samples]) -> Samples:
+        """Return what `draw`, called with a number of samples, returns until it reaches `room_tokens`."""
         drawn, filled = [], 0
         smallest = self.latents * (self.memory_tokens + 1)
         while filled < room_tokens:
-            block = self.draw(min(4096, max(16, room_tokens // (16 * smallest))), rng, shift_probability)
+            block = draw(min(4096, max(16, room_tokens // (16 * smallest))))
             ends = filled + self.tokens(block).cumsum()
             block = block[: int(np.searchsorted(ends, room_tokens)) + 1]
             drawn.append(block)
             filled = int(ends[len(block) - 1])
-        return sum(drawn[1:], drawn[0]) if drawn else self.draw(0, rng, shift_probability)
+        return sum(drawn[1:], drawn[0]) if drawn else draw(0)[:0]
 
 
 class TaskPackMaker(PackMaker):
@@ -148,21 +167,47 @@ class TaskPackMaker(PackMaker):
     def draw(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
         """Draw a task, one of its pairs and one of its transforms, all uniformly, but for the weights of the dataset."""
         dataset = self.dataset
-        trained = np.flatnonzero(np.diff(dataset.pair_start))
-        if not len(trained):
-            raise InputError("the dataset has no training pairs: tasks with demonstrations, or --train-source, have some")
+        trained = self._trained()
         if dataset.pair_weight is None:
             task = trained[rng.integers(len(trained), size=count)]
             pair = dataset.pair_start[task] + _below(rng, np.diff(dataset.pair_start)[task])
         else:
             pair = np.searchsorted(self.weight_ends[:-1], rng.random(count) * self.weight_ends[-1], side="right")
             task = dataset.pair_task[pair].astype(np.int64)
-        transform = dataset.transform_start[task] + _below(rng, np.diff(dataset.transform_start)[task])
-        dihedral, _ = decode_transforms(dataset.transforms[transform])
+        return self._shift(pair, self._draw_transforms(task, rng), rng, shift_probability)
+
+    def draw_views(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
+        """Draw tasks, a view of each, and return it with all pairs, in random order.
+
+        A task is drawn in proportion to the mean weight of its pairs, so that it has as many samples as by `draw`.
+        """
+        dataset, counts = self.dataset, np.diff(self.dataset.pair_start)
+        self._trained()
+        weights = dataset.pair_weight if dataset.pair_weight is not None else 1 / counts[dataset.pair_task]
+        ends = (np.bincount(dataset.pair_task, weights, len(counts)) / np.maximum(counts, 1)).cumsum()
+        task = np.searchsorted(ends[:-1], rng.random(count) * ends[-1], side="right")
+        view = np.repeat(np.arange(count), counts[task])
+        pair = dataset.pair_start[task][view] + count_each(counts[task])
+        pair = pair[np.lexsort((rng.random(len(pair)), view))]
+        return self._shift(pair, self._draw_transforms(task, rng)[view], rng, shift_probability)
+
+    def _trained(self) -> Integers:
+        """Return the tasks that have training pairs. Raises InputError where none has."""
+        trained = np.flatnonzero(np.diff(self.dataset.pair_start))
+        if not len(trained):
+            raise InputError("the dataset has no training pairs: tasks with demonstrations, or --train-source, have some")
+        return trained
+
+    def _draw_transforms(self, task: Integers, rng: np.random.Generator) -> Integers:
+        start = self.dataset.transform_start
+        return start[task] + _below(rng, np.diff(start)[task])
+
+    def _shift(self, pair: Integers, transform: Integers, rng: np.random.Generator, probability: float) -> Samples:
+        """Return the samples of pairs seen through transforms, each shifted at random with `probability`."""
+        dihedral, _ = decode_transforms(self.dataset.transforms[transform])
         room = MAX_SIDE - _transposed(self.box[pair], dihedral) + 1
-        shifted = rng.random(count) < shift_probability
-        shift = np.stack((_below(rng, room[:, 0]), _below(rng, room[:, 1])), axis=1) * shifted[:, None]
-        return Samples(pair, transform, shift)
+        shifted = rng.random(len(pair)) < probability
+        return Samples(pair, transform, np.stack((_below(rng, room[:, 0]), _below(rng, room[:, 1])), axis=1) * shifted[:, None])
 
     def plain(self) -> Samples:
         identity = self.dataset.transform_start[self.task].astype(np.int64)

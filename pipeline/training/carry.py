@@ -98,7 +98,10 @@ def next_batch(carry: Carry, maker: PackMaker, config: TrainConfig, step: int, p
     """
     rng = step_generator(config.seed, step, pack, _FILL)
     room = config.pack_tokens - int(maker.tokens(carry.samples).sum())
-    samples = carry.samples + maker.fill(room, rng, config.shift_probability)
+    if config.sampling == "views":
+        samples = carry.samples + maker.fill_by_views(room, config.pack_tokens, rng, config.shift_probability)
+    else:
+        samples = carry.samples + maker.fill(room, rng, config.shift_probability)
     order = maker.order(samples)
     kept, count = len(carry), len(samples)
     segments = np.concatenate((carry.segments, np.zeros(count - kept, np.int64)))[order]

@@ -78,7 +78,7 @@ def test_trm_on_arc_is_as_published() -> None:
     )  # fmt: skip
     train, predict = config.train, config.predict
     assert (train.canvas, train.segments, train.loss, train.halting) == ("full", 16, "stablemax", "learned")
-    assert (train.exploration, train.shift_probability) == (0.1, 0.75)
+    assert (train.exploration, train.shift_probability, train.sampling) == (0.1, 0.75, "views")
     assert (predict.views, predict.segments) == (1000, 16)
     assert (config.build.augmentations, config.build.policy) == (1000, "all")
     assert config.train.steps == 518_071  # as the published checkpoint of ARC-1 is named, and that of ARC-2
@@ -91,7 +91,8 @@ def test_hrm_is_as_published() -> None:
     assert config.model == model
     assert config.memory == MemoryConfig(kind="table", tokens=1)
     assert config.optimizer == replace(PRESETS["trm-arc1"].optimizer, ema=0.0)
-    assert (config.train.halting, config.train.segments, config.train.loss) == ("q-learning", 16, "stablemax")
+    train = config.train
+    assert (train.halting, train.segments, train.loss, train.sampling) == ("q-learning", 16, "stablemax", "views")
     assert config.train.steps == PRESETS["trm-arc1"].train.steps
     assert PRESETS["hrm-sudoku"].model == model
 
@@ -107,7 +108,7 @@ def test_urm_and_charm_are_as_published() -> None:
     assert urm.optimizer == PRESETS["trm-arc1"].optimizer
     muon = OptimizerConfig(kind="muon", matrix_rate=1e-4, matrices="all", newton_schulz="charm-5")
     steps = {name: 2 * PRESETS[f"trm-{name}"].train.steps for name in ("arc1", "arc2")}  # 200,000 passes, theirs are 100,000
-    assert urm.train.steps == steps["arc1"]
+    assert (urm.train.steps, urm.train.sampling) == (steps["arc1"], "views")
     assert PRESETS["urm-arc2"] == replace(urm, optimizer=muon, train=replace(urm.train, steps=steps["arc2"]))
     memory = MemoryConfig("compositional", tokens=16, used=1, start="zero", residual=32, residual_gate="memory")
     assert charm.memory == memory
@@ -115,7 +116,7 @@ def test_urm_and_charm_are_as_published() -> None:
         kind="muon", rate=1e-4, matrix_rate=1e-4, matrices="all", momentum=0.95, newton_schulz="charm-5", weight_decay=0.1,
         residual_rate=1e-2, memory_decay=0.1, warmup_steps=2000, decay_from=1.0, memory_rate=1e-4,
     )  # fmt: skip
-    assert (charm.train.shift_probability, charm.train.steps) == (0.8, 600_000)
+    assert (charm.train.shift_probability, charm.train.steps, charm.train.sampling) == (0.8, 600_000, "pairs")
     train = replace(charm.train, steps=1_000_000)
     assert PRESETS["charm-arc2"] == replace(charm, memory=replace(memory, residual_gate="none"), train=train)
 

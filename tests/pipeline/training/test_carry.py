@@ -3,14 +3,17 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from augment.grid import MAX_SIDE
 from pipeline.config import TrainConfig
 from pipeline.data.packs import TaskPackMaker
 from pipeline.models.layout import Layout, make_layout
@@ -201,6 +204,43 @@ def test_packs_do_not_depend_on_the_process_that_owns_them() -> None:
     together = history([0, 1, 2])
     assert together == history([2, 0]) | history([1])
     assert len({str(samples) for samples in together.values()}) == len(together)
+
+
+def test_rows_of_views_take_about_as_many_steps_as_in_published_batches() -> None:
+    """There, a place whose sequence has halted takes what the next batch, of whole views, has in that place."""
+    places = 192
+    maker = TaskPackMaker(tiny_dataset(tasks=40, augmentations=1000), "full", MEMORY_TOKENS)
+    config = TrainConfig(pack_tokens=places * (MAX_SIDE**2 + MEMORY_TOKENS))
+    rng = np.random.default_rng(0)
+
+    def stays(views: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Segments until a sequence halts: few of every other view, of the others all."""
+        return np.where(views % 2, 16, rng.integers(1, 4, len(views)))
+
+    def rows_of_published() -> list[int]:
+        views, left, rows = np.zeros(places, np.int64), np.zeros(places, np.int64), []
+        for _ in range(80):
+            drawn = maker.draw_views(places, rng, 0.0).transform[:places]
+            views, left = np.where(left, views, drawn), np.where(left, left, stays(drawn)) - 1
+            rows.append(len(np.unique(views)))
+        return rows
+
+    def rows_of(sampling: Literal["pairs", "views"]) -> list[int]:
+        carry, left, rows = empty_carry(), np.zeros(1, np.int64), []
+        for step in range(80):
+            batch = next_batch(carry, maker, replace(config, sampling=sampling), step, 0)
+            views = batch.samples.transform
+            left = np.where(batch.source < 0, stays(views), left[batch.source]) - 1
+            rows.append(len(np.unique(views)))
+            carry = Carry(batch.samples[left > 0], batch.segments[left > 0] + 1, None)
+            left = left[left > 0]
+        return rows
+
+    published, views, pairs = (np.array(rows) for rows in (rows_of_published(), rows_of("views"), rows_of("pairs")))
+    assert views[0] == published[0] == places / 3
+    assert pairs[0] > places * 0.95
+    assert published[20:].mean() < views[20:].mean() < 1.2 * published[20:].mean()
+    assert pairs[20:].mean() > 1.35 * published[20:].mean()
 
 
 @given(st.lists(st.integers(1, 900), min_size=1, max_size=40), st.integers(1, 50))
