@@ -68,8 +68,8 @@ class TestResult:
 
     @property
     def wrong_size(self) -> bool:
-        """Whether the output is known and no attempt has its size."""
-        return self.truth is not None and self.missed_by is None
+        """Whether the output is known and there are attempts, but none of its size."""
+        return self.truth is not None and self.missed_by is None and any(a.grid is not None for a in self.attempts)
 
     @property
     def solved(self) -> bool:
@@ -204,7 +204,7 @@ class TaskResult:
             return f"solved by attempt {' and '.join(map(str, by))}"
         part = f"{self.solved} of {len(self.tests)} solved, " if self.solved else ""
         if self.missed_by is None:
-            return f"{part}wrong size"
+            return f"{part}wrong size" if any(test.wrong_size for test in self.tests) else f"{part}no attempt"
         cells = sum(test.truth.size for test in self.tests if test.truth is not None and not test.solved)
         return f"{part}missed by {self.missed_by} of {plural(cells, 'cell')}"
 

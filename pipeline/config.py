@@ -135,9 +135,9 @@ class TrainConfig:
     canvas: Literal["fitted", "full"] = "full"
     """fitted: the size that the demonstrations suggest, no padding. full: 30 x 30, as published."""
     sampling: Literal["pairs", "views"] = "pairs"
-    """How sequences are drawn. pairs: each by itself, a pair of a task and a view of it. views: a view with all pairs of its
-    task, of which those that find room are trained on (HRM, TRM, URM): fewer steps of a view's row of a task table, each from
-    more pairs."""
+    """How sequences are drawn. pairs: each by itself, a pair of a task and a view of it. views: views with all pairs of their
+    tasks, a whole pack of them, of which what falls on free places comes in (HRM, TRM, URM): the row that a task table has for
+    a view takes fewer steps, each from more pairs."""
     shift_probability: float = 0.75
     """Fraction of the sequences whose grids are moved to a random place on the full canvas."""
     segments: int = 16
@@ -288,6 +288,11 @@ OF_ONE_RUN = ("train.seed", "train.steps", "train.pieces", "build.seed", "build.
 """Settings that weights do not bring to a run that starts from them."""
 
 
+def setting_name(setting: str) -> str:
+    """Return the section and field, as one name, of a setting such as `train.steps=100`."""
+    return setting.partition("=")[0].strip()
+
+
 def resumed(config: Config, settings: Iterable[str]) -> tuple[Config, list[str]]:
     """Return the `config` of a run that is resumed with `settings`, and those of them that would need a new run.
 
@@ -295,7 +300,7 @@ def resumed(config: Config, settings: Iterable[str]) -> tuple[Config, list[str]]
     """
     changes, refused = list[str](), list[str]()
     for setting in settings:
-        section, _, name = setting.partition("=")[0].strip().partition(".")
+        section, _, name = setting_name(setting).partition(".")
         if name in MAY_CHANGE.get(section, ()):
             changes.append(setting)
         elif override(config, [setting]) != config:
@@ -326,7 +331,7 @@ def for_another_run(config: Config, seed: int) -> Config:
 
 def last_of_each(settings: Iterable[str]) -> tuple[str, ...]:
     """Return `settings` such as `train.steps=100` without those that a later one replaces."""
-    return tuple({setting.partition("=")[0].strip(): setting for setting in settings}.values())
+    return tuple({setting_name(setting): setting for setting in settings}.values())
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:

@@ -68,8 +68,8 @@ FAST = Config(
 #   --preset trm-arc1 --time-limit 80h --out DIR
 # The authors: 4 x H100, about 3 days, 44.6% pass@2 (arXiv 2510.04871, table 5). Their evaluator adds up the votes of all its
 # evaluations, of 10 checkpoints by the end: `--set train.checkpoint_seconds=0 --set train.checkpoint_steps=51807 --set
-# train.checkpoints_kept=10`, then `predict` each and `vote`. Not as theirs: which pairs of a view find room, and how shifts
-# are drawn (README.md, "Results"). Here: not yet measured.
+# train.checkpoints_kept=10`, then `predict` each and `vote`. Not as theirs: how tasks and shifts are drawn (README.md,
+# "Results"). Here: not yet measured.
 TRM_ARC1 = Config(
     build=BuildConfig(draw="pairs"), train=TrainConfig(steps=518_071, packs=4, pack_tokens=175_872, sampling="views")
 )

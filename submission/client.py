@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from augment.errors import InputError
 from eval.files import read_file, read_object, write_json
 from eval.formatting import show_path, show_value
 from submission.notebook import read_ready_folder
@@ -168,18 +169,21 @@ def status(folder: Path, wait: bool = False, poll_seconds: float = 30.0, timeout
 
 
 def submit(folder: Path, message: str, version: int | None = None, dry_run: bool = False) -> str:
-    """Submit a version of the notebook, by default the one that was pushed last, and return Kaggle's answer."""
+    """Submit a version of the notebook, by default the one that was pushed last, and return Kaggle's answer.
+
+    Raises InputError without a message or a version, KaggleError where Kaggle does not take it.
+    """
     settings = read_ready_folder(folder)
     if not message.strip():
-        raise KaggleError("a submission needs a message: -m 'what is new in it'")
+        raise InputError("a submission needs a message: -m 'what is new in it'")
     pushed = folder / "pushed.json"
     if version is None:
         if not pushed.exists():
-            raise KaggleError(f"{folder} was not pushed yet: `python -m pipeline kaggle push {folder}`, or give --version N")
+            raise InputError(f"{folder} was not pushed yet: `python -m pipeline kaggle push {folder}`, or give --version N")
         version = read_object(pushed).get("version")
     if type(version) is not int or version < 1:
         where = f"{show_path(pushed)}: version" if pushed.exists() else "version"
-        raise KaggleError(f"{where} {show_value(version)}: expected a number from 1; give --version N")
+        raise InputError(f"{where} {show_value(version)}: expected a number from 1; give --version N")
     command = ["competitions", "submit", settings.competition, "-k", settings.notebook, "-v", str(version)]
     command += ["-f", "submission.json", *(["-m", message] if not message.startswith("-") else [f"--message={message}"])]
     if dry_run:

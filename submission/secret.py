@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from augment.errors import InputError
+from eval.files import expand
 
 HIDDEN = "[token]"
 _SECRET_NAMES = ("key", "token", "access_token", "refresh_token")
@@ -29,7 +30,7 @@ def known_tokens() -> frozenset[str]:
         found.add(_read(Path(api_token)).strip())
     config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     for folder in (os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle", "~/.kaggle", "~/.config/kaggle", f"{config}/kaggle"):
-        place = Path(folder).expanduser()
+        place = expand(folder)
         for name in ("access_token", "access_token.txt"):
             found.add(_read(place / name).strip())
         for name in ("kaggle.json", "credentials.json"):

@@ -102,9 +102,9 @@ def _ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def _short(value: float) -> str:
-    if abs(value) >= 1e6:
+    if abs(value) >= 999.5e3:
         return f"{value / 1e6:.3g}M"
-    return f"{value / 1e3:.3g}k" if abs(value) >= 1e4 else f"{value:.3g}" if abs(value) < 1e3 else f"{value:.0f}"
+    return f"{value / 1e3:.3g}k" if abs(value) >= 9999.5 else f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def _rule(y: str, value: float) -> str:

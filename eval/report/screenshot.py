@@ -52,7 +52,7 @@ def draw_page(page: Path, part: str, path: Path, width: int, dark: bool) -> None
     """Draw a part of the report `page` into the PNG `path`, `width` pixels wide and as high as the part is.
 
     `part` is "" for the summary, "filter=NAME" for the tasks of a filter, "task=ID" for one task. Raises InputError where there
-    is no browser, no such part, or it fails.
+    is no browser or no such part, OSError where the browser fails.
     """
     from PIL import Image  # noqa: PLC0415 (comes with matplotlib, slow to import)
 
@@ -68,7 +68,7 @@ def draw_page(page: Path, part: str, path: Path, width: int, dark: bool) -> None
         if height is None:
             raise InputError(f"{page}: has no {part.replace('=', ' ') or 'summary'} to draw")
         if not drawn.is_file():
-            raise InputError(f"{browser}: drew nothing")
+            raise OSError(f"{browser}: drew nothing")
         content = io.BytesIO()
         with Image.open(drawn) as picture:
             upper = picture.convert("RGB").crop((0, 0, picture.width, min(int(height[1]), picture.height)))
@@ -83,10 +83,10 @@ def _start(command: list[str | Path]) -> str:
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=LIMIT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise InputError(f"{browser}: was not ready in {LIMIT_SECONDS:.0f} s") from None
+        raise OSError(f"{browser}: was not ready in {LIMIT_SECONDS:.0f} s") from None
     except OSError as error:
-        raise InputError(f"{browser}: cannot be started: {error}") from None
+        raise OSError(f"{browser}: cannot be started: {error}") from None
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InputError(f"{browser}: ended with {done.returncode}: {said}")
+        raise OSError(f"{browser}: ended with {done.returncode}: {said}")
     return done.stdout

@@ -64,7 +64,7 @@ def _outcomes(results: Sequence[TaskResult]) -> str:
         elif result.solved:
             outcome = "partly solved"
         else:
-            outcome = "wrong size" if result.missed_by is None else "missed by more cells"
+            outcome = "missed by more cells" if result.missed_by is not None else result.summary()
         counts[outcome] += 1
     parts = [(name, counts[name], mark) for name, mark in _OUTCOMES.items() if counts[name]]
     keys = "".join(_key(mark, f"{name} <strong>{count}</strong>") for name, count, mark in parts)
@@ -78,6 +78,7 @@ _OUTCOMES = {
     "partly solved": "is-part",
     "missed by more cells": "is-far",
     "wrong size": "is-size",
+    "no attempt": "is-none",
 }
 # Outcomes of a task, from best to worst, with the class of each part of the bar.
 

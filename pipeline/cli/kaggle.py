@@ -10,6 +10,7 @@ from typing import Any
 from augment.canvas import VOCABULARY
 from augment.errors import InputError
 from augment.grid import MAX_SIDE
+from eval.files import expand
 from eval.formatting import show_path
 from pipeline.cli.options import PROGRAM, WEIGHTS_HELP, Handler, add_command
 from pipeline.config import Config, override
@@ -128,7 +129,7 @@ def _weights(given: Path | None, settings: KaggleSettings | None) -> tuple[Path,
 
     Raises InputError where they will not do.
     """
-    path = given or (Path(settings.weights) if settings and settings.weights else None)
+    path = given or (expand(settings.weights) if settings and settings.weights else None)
     if path is None:
         return None
     from pipeline.weights.files import load_weights, with_settings  # needs torch, which is slow to import

@@ -24,7 +24,18 @@ from pipeline.cli.options import (
     budget_of,
     config_of,
 )
-from pipeline.config import CONFIG_FILE, BuildConfig, Config, Leakage, override, read_config, require_end, resumed, with_seed
+from pipeline.config import (
+    CONFIG_FILE,
+    BuildConfig,
+    Config,
+    Leakage,
+    override,
+    read_config,
+    require_end,
+    resumed,
+    setting_name,
+    with_seed,
+)
 from pipeline.data.build import built_with
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
@@ -205,12 +216,13 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     from pipeline.weights.files import load_weights, require_canvas
 
     weights, out, budget = load_weights(arguments.weights), arguments.out, budget_of(arguments, started)
-    for setting in arguments.set:
-        if not setting.startswith(("predict.", "train.precision=")):
+    names = {setting: setting_name(setting) for setting in arguments.set}
+    for setting, name in names.items():
+        if not name.startswith("predict.") and name != "train.precision":
             raise InputError(f"{setting!r}: only predict.* and train.precision can be set here; the weights fix the rest")
     views = [] if arguments.views is None else [f"predict.views={arguments.views}"]
     config = override(weights.config, [*arguments.set, *views])
-    if not any(setting.startswith("train.precision=") for setting in arguments.set):
+    if "train.precision" not in names.values():
         config = override(config, [f"train.precision={precision_here(config.train.precision)}"])
     dataset = load_dataset(arguments.data)
     require_canvas(weights, dataset)  # before an earlier result is replaced

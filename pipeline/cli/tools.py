@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from augment.errors import InputError
-from eval.formatting import parse_duration, plural
-from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings, config_of
-from pipeline.config import OF_ONE_RUN
+from eval.formatting import parse_duration, plural, show_path
+from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings, are_puzzles, config_of
+from pipeline.config import OF_ONE_RUN, setting_name
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
 from pipeline.data.leakage import audit_sources
-from pipeline.data.sources import load_source
+from pipeline.data.sources import Selection, load_source
+from pipeline.jobs.arc import ArcJob
+from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.presets import PRESETS
 from pipeline.system.progress_bar import doing
 from pipeline.weights.find import WEIGHTS
@@ -69,6 +71,7 @@ def add_import_checkpoint(commands: Any) -> None:
 def import_checkpoint_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.published.checkpoint import import_checkpoint
 
+    _require_new(arguments.out, "import-checkpoint")
     print(import_checkpoint(arguments.checkpoint, arguments.config, arguments.identifiers, arguments.out))
     return 0
 
@@ -83,20 +86,25 @@ def add_export(commands: Any) -> None:
 
 
 def export_command(arguments: argparse.Namespace, _: float) -> int:
-    """Write the file, never over anything: weights beside checkpoints would hide them. Raises InputError."""
+    """Write the file. Raises InputError."""
     from pipeline.weights.files import export_weights, load_weights, with_settings
 
     weights, path = load_weights(arguments.weights), arguments.out / WEIGHTS
     for setting in arguments.set:
-        if setting.partition("=")[0].strip() in OF_ONE_RUN:
+        if setting_name(setting) in OF_ONE_RUN:
             raise InputError(f"{setting}: a setting of one run, which weights do not bring to the next")
     config = with_settings(weights, arguments.set)
-    if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
-        raise InputError(f"{arguments.out} is there already; export writes into a new or an empty folder")
+    _require_new(arguments.out, "export")
     arguments.out.mkdir(parents=True, exist_ok=True)
     export_weights(replace(weights, config=config), path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def _require_new(out: Path, command: str) -> None:
+    """Raise InputError where weights would be written over others, or beside checkpoints, which they would hide."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{show_path(out)} is there already; {command} writes into a new or an empty folder")
 
 
 def add_bench(commands: Any) -> None:
@@ -115,8 +123,8 @@ def bench_command(arguments: argparse.Namespace, started: float) -> int:
 
 def add_doctor(commands: Any) -> None:
     summary = "check this machine: versions, GPU, memory, speed, and how often a preset sees its tasks within a time limit"
-    parser = add_command(commands, doctor_command, "doctor", summary, "--preset demo --time-limit 10m", TASKS_HELP)
-    tasks = "tasks of the trial (default: arc1:evaluation)"
+    parser = add_command(commands, doctor_command, "doctor", summary, "--preset demo --time-limit 10m")
+    tasks = "tasks or puzzles of the trial (default: arc1:evaluation, or generated puzzles as the preset needs them)"
     parser.add_argument("--source", action="append", metavar="S", help=tasks)
     parser.add_argument("--train-source", action="append", default=[], metavar="S", help="further tasks to train on")
     settings = f"one of {', '.join(PRESETS)} (default: fast on a GPU, demo without)"
@@ -135,5 +143,23 @@ def doctor_command(arguments: argparse.Namespace, _: float) -> int:
     default = "fast" if cuda_is_used() else "demo"
     config, seconds = config_of(arguments, default), parse_duration(arguments.time_limit)
     title = "this network" if arguments.weights and not arguments.preset else f"preset {arguments.preset or default}"
-    sources = arguments.source or ["arc1:evaluation"]
-    return print_findings(PlannedRun(config, title, sources, arguments.train_source, seconds, arguments.out))
+    if not arguments.source:
+        arguments.source, further = _trial_sources(arguments.preset or "")
+        arguments.train_source += further
+    sources, train_sources = tuple(arguments.source), tuple(arguments.train_source)
+    if are_puzzles(arguments):
+        job: ArcJob | PuzzleJob = PuzzleJob(sources, None, train_sources, None, "drop", arguments.out)
+    else:
+        job = ArcJob(sources, Selection(), train_sources, "drop", arguments.out)
+    return print_findings(PlannedRun(config, title, job, seconds))
+
+
+def _trial_sources(preset: str) -> tuple[list[str], list[str]]:
+    """Return what to solve, and what else to train on, where `doctor` is given a preset only."""
+    if "maze" in preset:
+        puzzles = "maze:generated:side=30,count="
+    elif "sudoku" in preset:
+        puzzles = f"sudoku:generated:side={4 if preset == 'demo-sudoku' else 9},count="
+    else:
+        return ["arc1:evaluation"], []
+    return [f"{puzzles}100"], [f"{puzzles}1000"]

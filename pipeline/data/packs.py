@@ -5,7 +5,6 @@ sequence. No tokens are stored.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -111,34 +110,27 @@ class PackMaker(ABC):
         """Make the pack of `samples`, which must be in `order`."""
 
     def draw_views(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw `count` views; return all training samples of each side by side: of a puzzle, one."""
+        """Draw views of about `count` training samples in all; return those of each side by side: of a puzzle, one."""
         return self.draw(count, rng, shift_probability)
 
-    def fill(self, room_tokens: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw samples until they reach `room_tokens`; the last is kept, so that long ones are drawn as often as short ones."""
-        return self._fill(room_tokens, lambda count: self.draw(count, rng, shift_probability))
+    def fill(self, room_tokens: int, rng: np.random.Generator, shift_probability: float, views: bool = False) -> Samples:
+        """Draw samples, or whole `views`, until they reach `room_tokens`.
 
-    def fill_by_views(self, room_tokens: int, pack_tokens: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw whole views until they reach `pack_tokens`; return random ones of their samples, until they reach `room_tokens`.
-
-        An empty pack takes whole views; one in which a few sequences have halted takes single samples of them. So do batches
-        whose every place, once it is free, takes the sample that the next batch has there (HRM, TRM, URM).
+        The last sample is kept, so that long ones are drawn as often as short ones.
         """
-        drawn = self._fill(pack_tokens, lambda count: self.draw_views(count, rng, shift_probability))
-        drawn = drawn[rng.permutation(len(drawn))]
-        return self._fill(room_tokens, lambda _: drawn)
-
-    def _fill(self, room_tokens: int, draw: Callable[[int], Samples]) -> Samples:
-        """Return what `draw`, called with a number of samples, returns until it reaches `room_tokens`."""
+        draw = self.draw_views if views else self.draw
         drawn, filled = [], 0
         smallest = self.latents * (self.memory_tokens + 1)
         while filled < room_tokens:
-            block = draw(min(4096, max(16, room_tokens // (16 * smallest))))
-            ends = filled + self.tokens(block).cumsum()
-            block = block[: int(np.searchsorted(ends, room_tokens)) + 1]
-            drawn.append(block)
-            filled = int(ends[len(block) - 1])
-        return sum(drawn[1:], drawn[0]) if drawn else draw(0)[:0]
+            block = draw(min(4096, max(16, room_tokens // (16 * smallest))), rng, shift_probability)
+            drawn.append(self.cut(block, room_tokens - filled))
+            filled += int(self.tokens(drawn[-1]).sum())
+        return sum(drawn[1:], drawn[0]) if drawn else draw(0, rng, shift_probability)[:0]
+
+    def cut(self, samples: Samples, room_tokens: int) -> Samples:
+        """Return the first of `samples` that reach `room_tokens`, or all."""
+        count = 1 + int(np.searchsorted(self.tokens(samples).cumsum(), room_tokens)) if room_tokens > 0 else 0
+        return samples[:count]
 
 
 class TaskPackMaker(PackMaker):
@@ -177,16 +169,18 @@ class TaskPackMaker(PackMaker):
         return self._shift(pair, self._draw_transforms(task, rng), rng, shift_probability)
 
     def draw_views(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw tasks, a view of each, and return it with all pairs, in random order.
+        """Draw tasks, a view of each, and return it with all pairs, in random order; at least one.
 
         A task is drawn in proportion to the mean weight of its pairs, so that it has as many samples as by `draw`.
         """
         dataset, counts = self.dataset, np.diff(self.dataset.pair_start)
         self._trained()
         weights = dataset.pair_weight if dataset.pair_weight is not None else 1 / counts[dataset.pair_task]
-        ends = (np.bincount(dataset.pair_task, weights, len(counts)) / np.maximum(counts, 1)).cumsum()
-        task = np.searchsorted(ends[:-1], rng.random(count) * ends[-1], side="right")
-        view = np.repeat(np.arange(count), counts[task])
+        of_tasks = np.bincount(dataset.pair_task, weights, len(counts)) / np.maximum(counts, 1)
+        views = max(1, round(count * of_tasks.sum() / (of_tasks @ counts)))
+        ends = of_tasks.cumsum()
+        task = np.searchsorted(ends[:-1], rng.random(views) * ends[-1], side="right")
+        view = np.repeat(np.arange(views), counts[task])
         pair = dataset.pair_start[task][view] + count_each(counts[task])
         pair = pair[np.lexsort((rng.random(len(pair)), view))]
         return self._shift(pair, self._draw_transforms(task, rng)[view], rng, shift_probability)

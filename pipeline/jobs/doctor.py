@@ -19,15 +19,16 @@ import torch
 
 from eval.formatting import format_duration, plural
 from pipeline.config import Config
+from pipeline.data.dataset import Dataset, PuzzleDataset
 from pipeline.data.packs import make_pack_maker
-from pipeline.data.sources import Selection
 from pipeline.device import cuda_is_used, fit_config, make_accelerator
-from pipeline.device_limits import OutOfMemory
+from pipeline.device_limits import OutOfMemory, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
+from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.attention import choose_way
 from pipeline.models.layers import choose_fused
-from pipeline.models.network import make_network
+from pipeline.models.network import Network, make_network
 from pipeline.system.allocator import PACKAGE, find_allocator, uses_tcmalloc
 from pipeline.system.processors import usable_cores
 from pipeline.training.compilation import grid_kernel
@@ -58,12 +59,9 @@ class PlannedRun:
     config: Config
     title: str
     """Of its network."""
-    sources: Sequence[str]
-    """Of the tasks to solve."""
-    train_sources: Sequence[str]
+    job: ArcJob | PuzzleJob
+    """On a few puzzles or tasks, or all; its folder is where the files of the run would be written."""
     seconds: float
-    out: Path
-    """Where its files would be written."""
 
 
 def examine(plan: PlannedRun) -> Iterator[Finding]:
@@ -117,17 +115,20 @@ def has_kernels(built: Sequence[str], major: int, minor: int) -> bool:
 
 
 def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
-    config, title, seconds, out = plan.config, plan.title, plan.seconds, plan.out
+    config, title, seconds, out = plan.config, plan.title, plan.seconds, plan.job.out
     accelerator, dtype = make_accelerator(config.train.precision)
     device = accelerator.device
     way = choose_way(device, dtype, config.model.hidden_size // config.model.heads)
     fused = ", one operation for gate and convolution" if choose_fused(device, dtype, grid_kernel(config.model)) else ""
     yield "computes in", f"{str(dtype).removeprefix('torch.')}, attention {way}{fused}"
-    dataset = ArcJob(tuple(plan.sources), Selection(), tuple(plan.train_sources), "drop", out).build(config.build)
+    dataset = plan.job.build(config.build)
     config = fit_config(config, dataset)
-    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
-    named = " + ".join((*plan.sources, *plan.train_sources))
-    yield title, f"{trainable(network):,} values, {len(dataset.task_ids)} tasks of {named}"
+    network = _make_network(title, config, dataset).to(device)
+    if isinstance(dataset, PuzzleDataset):
+        to_solve, held = np.ones(len(dataset.questions), bool), plural(len(dataset.questions), "training puzzle")
+    else:
+        to_solve, held = np.isin(dataset.pair_task, dataset.test_task), plural(len(dataset.task_ids), "task")
+    yield title, f"{trainable(network):,} values, {held} of {' + '.join((*plan.job.sources, *plan.job.train_sources))}"
     kept, each = config.train.checkpoints_kept, config.train.checkpoint_seconds
     kept = min(kept, 1 + int(seconds / each)) if each and not config.train.checkpoint_steps else kept
     needed = CANDIDATE_BYTES + (1 + kept) * checkpoint_bytes(network)  # one is being written
@@ -151,14 +152,24 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     packs = TRAINING_SHARE * seconds * processes / step
     maker = make_pack_maker(dataset, config.train.canvas, config.memory.tokens, latents=config.train.latents)
     drawn = maker.draw(DRAWN, np.random.default_rng(0), config.train.shift_probability)
-    to_solve = np.isin(dataset.pair_task, dataset.test_task)
     views = packs * config.train.pack_tokens / maker.tokens(drawn).mean() * to_solve[drawn.example].mean()
     where = f"{plural(processes, 'GPU')}" if device.type == "cuda" else "this CPU"
-    about, pairs = "about" if config.train.segments == 1 else "at most", f"the {to_solve.sum():,} pairs of the tasks to solve"
+    about = "about" if config.train.segments == 1 else "at most"
+    pairs = f"the {held}" if isinstance(dataset, PuzzleDataset) else f"the {to_solve.sum():,} pairs of the tasks to solve"
     yield format_duration(seconds), f"{about} {views / max(1, to_solve.sum()):,.1f} passes over {pairs} on {where}"
     if config.train.steps:
         steps = packs / max(processes, config.train.packs)
         yield "steps", f"about {steps:,.0f} of the {config.train.steps:,} that the recipe has"
+
+
+def _make_network(title: str, config: Config, dataset: Dataset) -> Network:
+    """Return the network of a run on `dataset`. Raises WillNotDo where it does not fit into the memory of this machine."""
+    try:
+        return make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise WillNotDo(f"the weights of {title}, with their task memory, do not fit into memory") from None
 
 
 def print_findings(plan: PlannedRun) -> int:

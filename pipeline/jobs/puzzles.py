@@ -96,9 +96,9 @@ class PuzzleJob:
 
         path = self.out / "predictions.csv"
         found = None if weights is None else predict_rounds(accelerator, dtype, weights, dataset, config, budget, path)
+        end_training(accelerator)  # the others need not wait for the score
         if accelerator.is_main_process and (found is not None or not (self.out / SCORE_FILE).exists()):
             self._score(path, dataset, found)
-        end_training(accelerator)
         return False
 
     def _score(self, path: Path, dataset: PuzzleDataset, found: "PuzzleAnswers | None") -> None:

@@ -4,6 +4,7 @@ import math
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -133,7 +134,8 @@ def _run(folder: RunFolder, record: RunRecord, about: About) -> Mapping[str, Any
     metrics, rates = read_metrics(folder.path / METRICS_FILE), _rates(score)
     networks = score.get("sources") if folder.is_puzzles else folder.votes.sources if folder.votes else None
     step = NetworkName.parse(networks[0]).step if networks else None
-    if not rates or not metrics or step is None:
+    exact = metrics[-1].get("exact") if metrics else None
+    if not rates or not isinstance(exact, int | float) or step is None:
         raise InputError(f"{folder.path}: no score.json with all rules, no votes.json or no metrics.jsonl: it has not ended")
     if not isinstance(audit, dict) or (audit.get("leakage") == "allow" and audit.get("leaks")):
         raise InputError(f"{folder.path}: trained on pairs that show the answer to a scored test")
@@ -145,7 +147,7 @@ def _run(folder: RunFolder, record: RunRecord, about: About) -> Mapping[str, Any
         "settings": list(record.settings),
         "load": about.load,
         "steps": step,
-        "train_exact": round(metrics[-1]["exact"], 2),
+        "train_exact": round(exact, 2),
         "seconds": round(sum(record.seconds.values())),
         "starts": record.starts,
         "processor_hours": None if math.isnan(sum(spent)) else round(sum(spent) / 3600, 2),
@@ -154,11 +156,13 @@ def _run(folder: RunFolder, record: RunRecord, about: About) -> Mapping[str, Any
 
 
 def _rates(score: Mapping[str, Any]) -> Rates:
-    """Return the rates of a score.json, each 0..1; none where it has not those of ARC tasks or of puzzles."""
-    if isinstance(rules := score.get("rules"), dict):
-        return {place: {rule: round(rules[rule][place], 4) for rule in rules_of} for place, rules_of in PLACES.items()}
-    accuracies = {name: round(score[name], 4) for name in ACCURACIES if score.get(name) is not None}
-    return {"accuracy": accuracies} if accuracies else {}
+    """Return the rates of a score.json, each 0..1; none where it has not those of ARC tasks or of puzzles, or is damaged."""
+    with suppress(KeyError, TypeError):
+        if isinstance(rules := score.get("rules"), dict):
+            return {place: {rule: round(rules[rule][place], 4) for rule in rules_of} for place, rules_of in PLACES.items()}
+        accuracies = {name: round(score[name], 4) for name in ACCURACIES if score.get(name) is not None}
+        return {"accuracy": accuracies} if accuracies else {}
+    return {}
 
 
 def _page(found: Mapping[str, Any], result: Path) -> str:

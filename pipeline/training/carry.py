@@ -8,7 +8,7 @@ Which sequences halt is known on the device first; everything else about a pack 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import numpy as np
@@ -32,6 +32,8 @@ class Carry:
     samples: Samples
     segments: npt.NDArray[np.int64]
     """(B,) segments that each has run."""
+    place: npt.NDArray[np.int64]
+    """(B,) place that each had in the pack."""
     state: State | None
     """Each (N, D), the tokens of `samples` end to end; None where there are no sequences."""
 
@@ -54,10 +56,12 @@ class StepBatch:
     least: npt.NDArray[np.int64]
     """(B,) segments that each has to run before it may halt."""
     source: npt.NDArray[np.int64]
-    """(B,) place of each sequence in the carry of the whole pack, -1 where it is new."""
+    """(B,) number of each sequence in the carry of the whole pack, -1 where it is new."""
+    place: npt.NDArray[np.int64]
+    """(B,) place of each sequence in the whole pack."""
 
     def __getitem__(self, index: npt.NDArray[np.int64] | slice) -> "StepBatch":
-        return StepBatch(self.samples[index], self.segments[index], self.least[index], self.source[index])
+        return StepBatch(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 def cut_evenly(tokens: npt.NDArray[np.int64], pieces: int) -> list[slice]:
@@ -75,20 +79,21 @@ def cut_evenly(tokens: npt.NDArray[np.int64], pieces: int) -> list[slice]:
 
 
 def join_batches(batches: Sequence[StepBatch], carries: Sequence[Carry], maker: PackMaker) -> tuple[StepBatch, Carry, Integers]:
-    """Return the packs of a process as one, with their carries as one, and the place in `batches` of each sequence, (B,)."""
+    """Return the packs of a process as one, with their carries as one, and which of `batches` each sequence is of, (B,)."""
     samples = sum((batch.samples for batch in batches[1:]), batches[0].samples)
-    segments, least = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("segments", "least"))
+    names = ("segments", "least", "place")
+    segments, least, place = (np.concatenate([getattr(batch, name) for batch in batches]) for name in names)
     starts = np.cumsum([0, *map(len, carries)])
     source = np.concatenate([np.where(b.source < 0, -1, b.source + start) for b, start in zip(batches, starts, strict=False)])
     owner = np.repeat(np.arange(len(batches)), [len(batch.samples) for batch in batches])
     order = maker.order(samples)  # stable: the sequences of a pack stay in order
-    return StepBatch(samples, segments, least, source)[order], join_carries(carries), owner[order]
+    return StepBatch(samples, segments, least, source, place)[order], join_carries(carries), owner[order]
 
 
 def empty_carry() -> Carry:
     """Return the carry before the first step."""
     none = np.zeros(0, np.int64)
-    return Carry(Samples(none, none, none.reshape(0, 2)), none, None)
+    return Carry(Samples(none, none, none.reshape(0, 2)), none, none, None)
 
 
 def next_batch(carry: Carry, maker: PackMaker, config: TrainConfig, step: int, pack: int) -> StepBatch:
@@ -99,10 +104,13 @@ def next_batch(carry: Carry, maker: PackMaker, config: TrainConfig, step: int, p
     rng = step_generator(config.seed, step, pack, _FILL)
     room = config.pack_tokens - int(maker.tokens(carry.samples).sum())
     if config.sampling == "views":
-        samples = carry.samples + maker.fill_by_views(room, config.pack_tokens, rng, config.shift_probability)
+        new, place = _draw_views(carry, maker, config, room, rng)
+        samples = carry.samples + new
+        order = np.argsort(np.concatenate((carry.place, place)), kind="stable")
+        order = order[maker.order(samples[order])]
     else:
         samples = carry.samples + maker.fill(room, rng, config.shift_probability)
-    order = maker.order(samples)
+        order = maker.order(samples)
     kept, count = len(carry), len(samples)
     segments = np.concatenate((carry.segments, np.zeros(count - kept, np.int64)))[order]
     samples = samples[order]
@@ -111,7 +119,23 @@ def next_batch(carry: Carry, maker: PackMaker, config: TrainConfig, step: int, p
         rng = step_generator(config.seed, step, pack, _EXPLORE)
         explores = rng.random(count) < config.exploration
         least = np.where(explores, rng.integers(2, config.segments + 1, size=count), 0)
-    return StepBatch(samples, segments, least, np.where(order < kept, order, -1))
+    return StepBatch(samples, segments, least, np.where(order < kept, order, -1), np.arange(count))
+
+
+def _draw_views(
+    carry: Carry, maker: PackMaker, config: TrainConfig, room: int, rng: np.random.Generator
+) -> tuple[Samples, Integers]:
+    """Draw a whole pack of views; return its samples in the places that `carry` leaves free, and these places.
+
+    So it is in published batches (HRM, TRM, URM), whose sequences are equally long. Where they are not, the places are those
+    of the sequences in order, and samples of others make up for what is left of the `room`.
+    """
+    drawn = maker.fill(config.pack_tokens, rng, config.shift_probability, views=True)
+    places = np.arange(len(drawn))
+    taken = np.isin(places, carry.place)
+    places = np.concatenate((places[~taken], places[taken]))
+    new = maker.cut(drawn[places], room)
+    return new, places[: len(new)]
 
 
 def assemble_state(initial: State, carry: Carry, batch: StepBatch, maker: PackMaker) -> State:
@@ -165,7 +189,7 @@ def halt_packs(
         if kept.any():
             stay = to_device(np.flatnonzero(np.repeat(kept, maker.tokens(batch.samples))), halting.device)
             carried = tuple(part.index_select(0, stay) for part in state)
-        carries.append(Carry(batch.samples[kept], done[kept], carried))
+        carries.append(Carry(batch.samples[kept], done[kept], batch.place[kept], carried))
     return carries
 
 
@@ -176,4 +200,5 @@ def join_carries(parts: Sequence[Carry]) -> Carry:
     samples = sum((part.samples for part in parts[1:]), parts[0].samples)
     states = [part.state for part in parts if part.state is not None]
     state = tuple(torch.cat(same) for same in zip(*states, strict=True)) if states else None
-    return Carry(samples, np.concatenate([part.segments for part in parts]), state)
+    segments, place = (np.concatenate([getattr(part, name) for part in parts]) for name in ("segments", "place"))
+    return Carry(samples, segments, place, state)

@@ -38,7 +38,7 @@ _STATE, _TENSORS, _CARRY = "training.json", "training.safetensors", "carry-{}.sa
 _FILE = re.compile(r"[a-z0-9-]+\.safetensors")
 _PASSING = {getattr(errno, name) for name in ("EMFILE", "ENFILE", "ENOMEM", "EACCES", "EPERM", "ESTALE", "EAGAIN", "ETIMEDOUT")}
 """Of a process or a connection; all other errors of the system are of the files."""
-_SAMPLES = ("example", "transform", "shift", "segments")
+_SAMPLES = ("example", "transform", "shift", "segments", "place")
 """Names of the arrays that describe the sequences of a carry."""
 
 
@@ -196,7 +196,7 @@ def _carried_tensors(carries: Mapping[int, Carry]) -> dict[str, Tensor]:
     for pack, carry in carries.items():
         if carry.state is None:
             continue
-        arrays = (carry.samples.example, carry.samples.transform, carry.samples.shift, carry.segments)
+        arrays = (carry.samples.example, carry.samples.transform, carry.samples.shift, carry.segments, carry.place)
         tensors |= {f"{pack}.{name}": torch.from_numpy(array) for name, array in zip(_SAMPLES, arrays, strict=True)}
         tensors |= {f"{pack}.state{i}": part for i, part in enumerate(carry.state)}
     return tensors
@@ -370,10 +370,11 @@ def _read_carries(
         path = folder / _CARRY.format(pack % processes)
         tensors = read(path)[0] if (path.is_file() if files is None else path.name in files) else {}
         if f"{pack}.example" in tensors:
-            example, transform, shift, segments = (tensors[f"{pack}.{name}"].numpy() for name in _SAMPLES)
+            tensors.setdefault(f"{pack}.place", torch.arange(len(tensors[f"{pack}.example"])))  # earlier versions had none
+            example, transform, shift, segments, place = (tensors[f"{pack}.{name}"].numpy() for name in _SAMPLES)
             carried = tuple(tensors[f"{pack}.state{i}"] for i in range(len(state.network.reasoner.states)))
-            carries[pack] = Carry(Samples(example, transform, shift), segments, carried)
+            carries[pack] = Carry(Samples(example, transform, shift), segments, place, carried)
             tokens = int(state.maker.tokens(carries[pack].samples).sum())
-            if len(segments) != len(example) or any(len(part) != tokens for part in carried):
+            if not len(segments) == len(place) == len(example) or any(len(part) != tokens for part in carried):
                 raise Damaged(f"{path}: damaged, the states of pack {pack} do not match its sequences")
     return carries

@@ -6,6 +6,7 @@ pipeline.training.trainer calls it before the first step. A trial leaves the sta
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -66,7 +67,8 @@ def measure_pieces(state: TrainState, compute: Compute, memory: CudaMemory) -> i
         for batch in batches:
             samples = batch.samples[np.argsort(batch.source)]
             initial = state.network.reasoner.initial_state(int(state.maker.tokens(samples).sum()), state.dtype)
-            carries = {pack: Carry(samples, batch.segments, tuple(part.clone() for part in initial)) for pack in state.packs}
+            full = partial(Carry, samples, batch.segments, batch.place)
+            carries = {pack: full(tuple(part.clone() for part in initial)) for pack in state.packs}
             compute(dict.fromkeys(state.packs, batch), carries, pieces, 1 / len(batch.samples))
 
     state.move_carries(torch.device("cpu"))
@@ -125,6 +127,6 @@ def _largest_batches(state: TrainState) -> list[StepBatch]:
     if tokens.min() < tokens.max():
         count = 1 + (train.pack_tokens + tokens.max() - 2) // tokens.max()  # one token was missing, the longest came
         packs.append(every[np.full(count, tokens.argmax())])
-    carries = [Carry(samples, np.zeros(len(samples), np.int64), None) for samples in packs]
+    carries = [Carry(samples, np.zeros(len(samples), np.int64), np.arange(len(samples)), None) for samples in packs]
     batches = [next_batch(carry, maker, train, step, pack) for carry in carries]
     return [replace(batch, least=np.full(len(batch.samples), train.segments)) for batch in batches]

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from eval.files import write_json
+from eval.formatting import show_names
 from pipeline.config import CONFIG_FILE, Config, TrainConfig, require_end
 from pipeline.data.dataset import Dataset
 from pipeline.device import from_main, gather
@@ -325,7 +326,7 @@ class Trainer:
         sequences, broken = pending.shared.wait().tolist()
         if broken:  # somewhere: every process stops
             tasks = sorted(self.state.dataset.task_ids[task] for task in pending.computed.broken)
-            named = ", ".join(tasks[:5]) or "of another process"
+            named = show_names(tasks) or "of another process"
             raise FloatingPointError(f"step {pending.step}: the loss is not finite; among the tasks {named}")
         self.state.totals.add(pending.computed.totals)
         self.state.progress.sequences += int(sequences)

@@ -22,6 +22,7 @@ LARGE = np.zeros((3, 3), np.uint8)
         ("near", "missed by 1 of 6 cells", {"unsolved"}),
         ("far", "missed by 6 of 6 cells", {"unsolved"}),
         ("size", "wrong size", {"unsolved", "size"}),
+        ("none", "no attempt", {"unsolved"}),
         ("part", "1 of 2 solved, missed by 1 of 6 cells", {"unsolved", "part", "first"}),
         ("apart", "missed by 6 of 6 cells", {"unsolved", "disagree"}),
         ("lone", "missed by 6 of 6 cells", {"unsolved", "fallback"}),
@@ -29,8 +30,9 @@ LARGE = np.zeros((3, 3), np.uint8)
     ],
 )
 def test_every_fate_has_its_verdict_and_its_filters(task_id: str, verdict: str, tags: set[str]) -> None:
-    assert FATES[task_id].summary() == verdict
-    assert set(FATES[task_id].tags) == tags
+    result = entry("none", (None, None), (None, None), views=None) if task_id == "none" else FATES[task_id]
+    assert result.summary() == verdict
+    assert set(result.tags) == tags
 
 
 def test_a_task_of_several_test_inputs_is_missed_by_the_cells_of_all() -> None:

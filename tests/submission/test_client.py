@@ -22,6 +22,7 @@ from unittest import mock
 
 import pytest
 
+from augment.errors import InputError
 from submission import client
 from submission.client import KaggleError, explain, push, status, submit
 from submission.notebook import read_ready_folder, write_ready_folder
@@ -179,7 +180,10 @@ def test_waiting_ends_with_a_run_that_failed_or_after_its_time_or_many_bad_answe
 
 def test_the_pushed_version_is_submitted_as_the_client_wants_it(folder: Path) -> None:
     with FakeKaggle() as fake:
-        assert "was not pushed yet: `python -m pipeline kaggle push" in failure(submit, folder, "first try")
+        with pytest.raises(InputError, match="was not pushed yet: `python -m pipeline kaggle push"):
+            submit(folder, "first try")
+        with pytest.raises(InputError, match="a submission needs a message"):
+            submit(folder, " ", 7)
         (folder / "pushed.json").write_text('{"notebook": "you/arc-trm", "version": 7}')
         said = submit(folder, "first try")
         assert said.startswith("Successfully submitted to ARC ")

@@ -1,6 +1,7 @@
 """Every token that the kaggle client would use is found, and nothing else is masked."""
 
 import json
+import pwd
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ def home(tmp_path, monkeypatch):
 def put(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def test_without_a_home_folder_no_token_is_known(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: (_ for _ in ()).throw(KeyError("uid")))
+    assert known_tokens() == frozenset()
 
 
 def test_without_variables_and_files_no_token_is_known():

@@ -28,6 +28,22 @@ def test_a_curve_says_in_words_what_it_shows() -> None:
     assert "minutes of training" in [element.text for element in svg.iter("text")]
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.25, "0.25"),
+        (999.4, "999"),
+        (999.7, "1000"),
+        (9999.4, "9999"),
+        (9999.7, "10k"),
+        (999_400.0, "999k"),
+        (999_700.0, "1M"),
+    ],
+)
+def test_numbers_are_short_and_never_in_powers_of_ten(value: float, text: str) -> None:
+    assert f"to {text} over" in draw_curve([(30, 1.0), (600, value)], "Loss", "")
+
+
 def test_what_is_not_finite_is_left_out() -> None:
     assert len(places(draw_curve([(0, 1.0), (1, math.nan), (2, math.inf), (3, 2.0), (math.nan, 1.0)], "Loss", ""))) == 2
     assert draw_curve([(0, math.nan)], "Loss", "") == ""

@@ -219,9 +219,13 @@ def test_a_machine_without_a_browser_is_told_how_to_get_one(monkeypatch: pytest.
     (tmp_path / "mine").touch(0o755)
     monkeypatch.setenv("ARC_BROWSER", "mine")
     assert find_browser() == tmp_path / "mine"
-    for script, says in (("echo of no use >&2; exit 3", "mine: ended with 3: of no use"), ("echo", "has no task nope to draw")):
+    fails, draws_nothing = "echo of no use >&2; exit 3", "echo"
+    for script, kind, says in (
+        (fails, OSError, "mine: ended with 3: of no use"),
+        (draws_nothing, ValueError, "has no task nope"),
+    ):
         (tmp_path / "mine").write_text(f"#!/bin/sh\n{script}\n")
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(kind, match=says):
             draw_page(tmp_path / "page.html", "task=nope", tmp_path / "page.png", 700, dark=False)
     assert not (tmp_path / "page.png").exists()
     monkeypatch.setenv("ARC_BROWSER", "yours")

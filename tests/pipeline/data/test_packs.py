@@ -171,7 +171,7 @@ def test_views_are_drawn_with_all_pairs_of_their_tasks_side_by_side() -> None:
     samples = maker.draw_views(2000, np.random.default_rng(0), 0.5)
     counts = np.diff(dataset.pair_start)
     orders, start = set[tuple[int, ...]](), 0
-    for _ in range(2000):
+    while start < len(samples):
         task = int(dataset.pair_task[samples.example[start]])
         view = samples[start : start + int(counts[task])]
         first, last = (int(bound) for bound in dataset.pair_start[task : task + 2])
@@ -180,9 +180,10 @@ def test_views_are_drawn_with_all_pairs_of_their_tasks_side_by_side() -> None:
         assert dataset.transform_start[task] <= view.transform[0] < dataset.transform_start[task + 1]
         orders.add(tuple((view.example - first).tolist()))
         start += len(view)
-    assert start == len(samples)
+    assert start == len(samples) == pytest.approx(2000, rel=0.05)
     assert len(orders) == sum(math.factorial(n) for n in (2, 3, 4))  # none of them comes first: the last view is cut
     assert 0 < samples.shift.any(axis=1).mean() < 1
+    assert len(maker.draw_views(1, np.random.default_rng(0), 0.0)) in (2, 3, 4)
     with pytest.raises(InputError, match="no training pairs"):
         TaskPackMaker(make_dataset([[], []]), "full", MEMORY_TOKENS).draw_views(3, np.random.default_rng(0), 0.0)
 
@@ -191,24 +192,11 @@ def test_views_are_drawn_with_all_pairs_of_their_tasks_side_by_side() -> None:
 def test_a_task_has_as_many_samples_in_whole_views_as_by_themselves(weights: list[float] | None) -> None:
     dataset = replace(make_dataset([*MIXED, []], augmentations=4), pair_weight=None if weights is None else np.array(weights))
     maker = TaskPackMaker(dataset, "fitted", MEMORY_TOKENS)
-    whole, single = maker.draw_views(20_000, np.random.default_rng(0), 0.0), maker.draw(50_000, np.random.default_rng(0), 0.0)
+    whole, single = maker.draw_views(60_000, np.random.default_rng(0), 0.0), maker.draw(50_000, np.random.default_rng(0), 0.0)
     shares = [np.bincount(each.example, minlength=len(dataset.pair_task)) / len(each) for each in (whole, single)]
     np.testing.assert_allclose(shares[0], shares[1], atol=0.01)
     first, last = dataset.transform_start[1:3]
     assert_uniform(np.bincount(whole.transform, minlength=last)[first:last] // 4)  # each with four pairs
-
-
-def test_an_empty_pack_takes_whole_views_and_a_full_one_single_samples() -> None:
-    dataset = make_dataset([[(2, 2)] * n for n in (2, 3, 3, 3, 4, 6)], augmentations=1000)  # 2 of 7 samples begin a view
-    maker = TaskPackMaker(dataset, "full", MEMORY_TOKENS)
-    length = MAX_SIDE**2 + MEMORY_TOKENS
-    views = {}
-    for room in (0, 35, 350, 700):
-        samples = maker.fill_by_views(room * length, 700 * length, np.random.default_rng(0), 0.0)
-        assert len(samples) == room
-        views[room] = len(np.unique(samples.transform))
-    assert views[700] == pytest.approx(200, rel=0.1)
-    assert views[35] > 30
 
 
 def test_filled_packs_hold_long_tasks_as_often_as_short_ones() -> None:

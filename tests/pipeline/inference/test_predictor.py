@@ -311,7 +311,7 @@ def test_a_round_has_as_many_views_as_there_is_time_for(tmp_path: Path, seconds:
     ("bfloat16", (), torch.float32),
     ("float16", (), torch.float32),
     ("float32", (), torch.float32),
-    ("bfloat16", ("--set", "train.precision=bfloat16"), torch.bfloat16),
+    ("bfloat16", ("--set", " train.precision = bfloat16"), torch.bfloat16),
 ])  # fmt: skip
 def test_weights_of_a_gpu_predict_in_what_a_cpu_is_fast_in_unless_the_precision_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: str, setting: tuple[str, ...], used: torch.dtype

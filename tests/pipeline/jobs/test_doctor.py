@@ -95,6 +95,25 @@ def test_the_screen_ends_with_what_a_run_comes_to_and_shows_no_token(
     assert "steps" not in lines  # the demo has as many as there is time for
 
 
+def test_a_preset_for_puzzles_is_tried_on_puzzles(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("doctor", "--preset", "demo-sudoku", "--time-limit", "1h", *set_options(TINY)) == 0
+    out = capsys.readouterr().out
+    assert "1,000 training puzzles of sudoku:generated:side=4,count=100 + sudoku:generated:side=4,count=1000" in out
+    assert re.search(r"^1h00m +at most [\d,.]+ passes over the 1,000 training puzzles on this CPU$", out, re.MULTILINE)
+
+
+def test_a_task_memory_that_does_not_fit_will_not_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 358135252992 bytes.")
+
+    monkeypatch.setattr(doctor, "make_network", fail)
+    spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
+    assert call("doctor", "--preset", "demo", "--source", spec) == 1
+    assert "will not do: the weights of preset demo, with their task memory, do not fit into memory" in capsys.readouterr().err
+
+
 def test_weights_bring_the_network_of_the_run_in_question(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     spec, dataset = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True), tiny_dataset()
     found = []

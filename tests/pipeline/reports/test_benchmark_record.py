@@ -138,6 +138,8 @@ def test_the_command_of_a_record_starts_the_same_run_again(runs: list[Path], tmp
         ("run.json", {"settings": ["train.steps=4"]}, "not the run of"),
         ("run.json", {"seed": 0}, "two of the runs have the same seed"),
         ("score.json", {"rules": None}, "it has not ended"),
+        ("score.json", {"rules": {}}, "it has not ended"),
+        ("score.json", {"rules": {"mean_over_tasks": 3}}, "it has not ended"),
         ("dataset/manifest.json", {"audit": {"leakage": "allow", "leaks": ["x"]}}, "trained on pairs that show the answer"),
     ],
 )

@@ -45,15 +45,21 @@ def pretend_parent(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(launch.psutil, "Process", lambda: SimpleNamespace(parent=lambda: parent))
 
 
-def test_one_process_and_processes_of_a_launcher_start_no_others(replaced: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_and_processes_of_a_launcher_start_no_others(
+    replaced: Calls, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     start_processes(None, ["train"], 0.0)
     start_processes(1, ["train"], 0.0)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # without MASTER_PORT, which accelerate sets for several processes
     start_processes(None, ["run"], 0.0)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(launch, "_end_with_launcher", followed := Mock())
+    monkeypatch.setenv("MASTER_PORT", "29500")  # of a launcher, whatever started it
+    pretend_parent(monkeypatch, "accelerate", "launch", "--cpu", "--num_processes", "2")
+    start_processes(None, ["train"], 0.0)
     start_processes(2, ["train"], 0.0)
-    assert followed.call_count == 1
+    assert followed.call_count == 2
+    assert not caplog.text
     with pytest.raises(ValueError, match="processes must be at least 1, got 0"):
         start_processes(0, [], 0.0)
     assert replaced == []

@@ -3,10 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from augment.grid import MAX_SIDE
 from pipeline.config import TrainConfig
-from pipeline.data.packs import TaskPackMaker
+from pipeline.data.packs import TaskPackMaker, step_generator
 from pipeline.models.layout import Layout, make_layout
 from pipeline.models.reasoner import State
 from pipeline.training.carry import (
@@ -206,41 +204,47 @@ def test_packs_do_not_depend_on_the_process_that_owns_them() -> None:
     assert len({str(samples) for samples in together.values()}) == len(together)
 
 
-def test_rows_of_views_take_about_as_many_steps_as_in_published_batches() -> None:
-    """There, a place whose sequence has halted takes what the next batch, of whole views, has in that place."""
-    places = 192
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_free_place_takes_what_the_next_pack_of_whole_views_has_there(pieces: int) -> None:
+    """As in published batches, also where a pack is computed in micro-batches."""
     maker = TaskPackMaker(tiny_dataset(tasks=40, augmentations=1000), "full", MEMORY_TOKENS)
-    config = TrainConfig(pack_tokens=places * (MAX_SIDE**2 + MEMORY_TOKENS))
-    rng = np.random.default_rng(0)
+    places = 48
+    config = TrainConfig(sampling="views", pack_tokens=places * (MAX_SIDE**2 + MEMORY_TOKENS), exploration=0.0)
+    carry, rng = empty_carry(), np.random.default_rng(0)
+    free, examples, views = np.ones(places, bool), np.zeros(places, np.int64), np.zeros(places, np.int64)
+    rows = []
+    for step in range(40):
+        drawn = maker.fill(config.pack_tokens, step_generator(config.seed, step, 0), config.shift_probability, views=True)
+        examples, views = np.where(free, drawn.example, examples), np.where(free, drawn.transform, views)
+        batch = next_batch(carry, maker, config, step, 0)
+        assert (batch.samples.example.tolist(), batch.samples.transform.tolist()) == (examples.tolist(), views.tolist())
+        assert ((batch.source < 0) == free).all()
+        rows.append(len(np.unique(views)))
+        halts = rng.random(places) < np.where(views % 2, 0.5, 0.1)
+        free = halts | (batch.segments + 1 == config.segments)
+        halting = logits(torch.from_numpy(np.where(halts, 1.0, -1.0)))
+        tokens = torch.zeros(places * (MAX_SIDE**2 + MEMORY_TOKENS), 1)
+        parts = []
+        for cut in cut_evenly(maker.tokens(batch.samples), pieces):
+            (part,) = halt_packs(batch[cut], [np.ones(len(halts[cut]), bool)], halting[cut], (tokens,), maker, config)
+            parts.append(part)
+        carry = join_carries(parts)
+    assert rows[0] == places / 3
+    assert np.mean(rows[20:]) > 0.6 * places
 
-    def stays(views: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Segments until a sequence halts: few of every other view, of the others all."""
-        return np.where(views % 2, 16, rng.integers(1, 4, len(views)))
 
-    def rows_of_published() -> list[int]:
-        views, left, rows = np.zeros(places, np.int64), np.zeros(places, np.int64), []
-        for _ in range(80):
-            drawn = maker.draw_views(places, rng, 0.0).transform[:places]
-            views, left = np.where(left, views, drawn), np.where(left, left, stays(drawn)) - 1
-            rows.append(len(np.unique(views)))
-        return rows
-
-    def rows_of(sampling: Literal["pairs", "views"]) -> list[int]:
-        carry, left, rows = empty_carry(), np.zeros(1, np.int64), []
-        for step in range(80):
-            batch = next_batch(carry, maker, replace(config, sampling=sampling), step, 0)
-            views = batch.samples.transform
-            left = np.where(batch.source < 0, stays(views), left[batch.source]) - 1
-            rows.append(len(np.unique(views)))
-            carry = Carry(batch.samples[left > 0], batch.segments[left > 0] + 1, None)
-            left = left[left > 0]
-        return rows
-
-    published, views, pairs = (np.array(rows) for rows in (rows_of_published(), rows_of("views"), rows_of("pairs")))
-    assert views[0] == published[0] == places / 3
-    assert pairs[0] > places * 0.95
-    assert published[20:].mean() < views[20:].mean() < 1.2 * published[20:].mean()
-    assert pairs[20:].mean() > 1.35 * published[20:].mean()
+def test_views_fill_packs_of_canvases_of_any_size() -> None:
+    config = replace(CONFIG, sampling="views", pack_tokens=600)
+    carry = empty_carry()
+    for step in range(12):
+        batch = next_batch(carry, make_maker(), config, step, 0)
+        tokens = make_maker().tokens(batch.samples)
+        assert tokens[:-1].sum() < config.pack_tokens + tokens.max()
+        assert tokens.sum() >= config.pack_tokens
+        assert sorted(batch.source[batch.source >= 0].tolist()) == list(range(len(carry)))
+        layout = layout_of(batch)
+        halting = torch.from_numpy(np.sin(batch.samples.transform + step))
+        carry = halt(batch, logits(halting), numbered_state(layout), config)
 
 
 @given(st.lists(st.integers(1, 900), min_size=1, max_size=40), st.integers(1, 50))

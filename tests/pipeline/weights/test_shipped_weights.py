@@ -84,6 +84,9 @@ def test_weights_are_exported_into_a_new_folder_only(
     Path("file").touch()
     assert call("export", "arc1", "--out", "file") == 2
     assert capsys.readouterr().err.count("is there already; export writes into a new or an empty folder") == 2
+    published = ("import-checkpoint", "arc1/README.md", "--config", "arc1/README.md")
+    assert call(*published, "--out", "arc1") == 2
+    assert "import-checkpoint writes into a new or an empty folder" in capsys.readouterr().err
     assert call("export", "nothing", "--out", "new") == 2
     assert not Path("new").exists()
 
