@@ -128,8 +128,8 @@ def fit_config(config: Config, dataset: Dataset) -> Config:
 def end_training(accelerator: Accelerator) -> None:
     """Wait for all processes, then end the distributed launch.
 
-    The process group itself stays until this process ends. When the last reference to one of gloo's goes, PyTorch waits for its
-    threads and keeps Python to itself meanwhile; a thread that has a tensor left to drop then waits for Python, forever.
+    The process group itself stays until this process ends: PyTorch joins the threads of gloo while it holds the GIL, and one of
+    them may wait for the GIL to free a tensor, a deadlock.
     """
     gather(accelerator, None)
     if accelerator.num_processes > 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from augment.errors import InputError
-from eval.formatting import parse_duration
+from eval.formatting import parse_duration, show_path
 from pipeline.config import CONFIG_FILE, Config, for_another_run, last_of_each, override
 from pipeline.data.puzzles.sources import PUZZLES_HELP, is_puzzle_source
 from pipeline.data.sources import SOURCES_HELP
@@ -159,7 +159,8 @@ def complete_settings(arguments: argparse.Namespace) -> None:
                 setattr(arguments, name, list(value) if isinstance(value, tuple) else value)
                 arguments.words = [*arguments.words, *as_option(name, value)]
     if not (arguments.preset or arguments.weights or arguments.begun):
-        raise InputError("--preset is required, unless --weights bring their settings")
+        missing = f"there is no run in {show_path(out)} to resume; a new one needs a preset: " if arguments.resume else ""
+        raise InputError(f"{missing}--preset is required, unless --weights bring their settings")
     if is_run:
         arguments.seed, arguments.networks = arguments.seed or 0, 1 if arguments.networks is None else arguments.networks
 

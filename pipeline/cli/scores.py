@@ -13,7 +13,7 @@ from augment.grid import Grid, grid_key
 from augment.task import Solutions, TaskId, same_tests
 from eval.compare import compare, format_comparison
 from eval.files import write_result
-from eval.formatting import format_duration, show_name, show_path
+from eval.formatting import format_duration, plural, show_name, show_names, show_path
 from eval.provenance import PUZZLES, Scored
 from eval.puzzle_score import PuzzleScore, format_puzzle_score, read_predictions, score_puzzles
 from eval.score import Predictions, Score, format_score, score_predictions
@@ -56,7 +56,12 @@ def score_command(arguments: argparse.Namespace, _: float) -> int:
     else:
         solutions, name, scored = _solutions(arguments, submission=path)
         read = read_partial_submission if arguments.allow_missing else read_submission
-        score = score_predictions(read(path), solutions)
+        predictions = read(path)
+        lacking = [task_id for task_id in solutions if task_id not in predictions]
+        if lacking and not arguments.allow_missing:
+            of = f"{len(lacking)} of the {plural(len(solutions), 'task')} of {name}: {show_names(lacking)}"
+            raise InputError(f"{show_path(path)} lacks {of}; --allow-missing counts them as not solved")
+        score = score_predictions(predictions, solutions)
         provenance = replace(provenance_beside(path), scored=scored)
         text = format_score(score, name, provenance)
     print(text)

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def show_command(arguments: argparse.Namespace, _: float) -> int:
         task, source = find_task(arguments.task, arguments.source or ())
         submission = read_partial_submission(arguments.submission) if arguments.submission else {}
         result, where = result_of(KnownTask(task, source.solutions.get(task.id)), submission), source.name
+        if not arguments.submission:
+            result = replace(result, tests=tuple(replace(test, attempts=()) for test in result.tests))
     title = f"Task {show_name(result.task.id)} of {where}"
     if transform is not None:
         tests = tuple(test.seen_through(transform) for test in result.tests)

@@ -44,9 +44,10 @@ from pipeline.inference.facts import CANDIDATES
 from pipeline.jobs.arc import ArcJob, leave_submission
 from pipeline.jobs.networks import candidates_of, end_with_run, further_networks
 from pipeline.jobs.puzzles import PuzzleJob, leave_questions, predict_rounds
-from pipeline.jobs.run_record import record_if_usable, require_own_folder
+from pipeline.jobs.run_record import RunRecord, record_if_usable, require_own_folder
 from pipeline.presets import preset
 from pipeline.reports.run_folder import known_tasks, public_sources
+from pipeline.weights.find import has_trained
 from submission.format import fill_submission
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
         config, refused = resumed(read_config(arguments.out / CONFIG_FILE), arguments.set)
         if refused:
             logger.warning("%s: the run that is resumed has other settings, and keeps them", " ".join(refused))
+        config = _with_packs_of_preset(config, arguments, record)
         weights = Path(record.weights) if record and record.weights else None
     for setting in record.settings if record else ():
         words += ["--set", setting]  # for a further network that has not begun
@@ -93,6 +95,27 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
         if isinstance(job, ArcJob):
             job = replace(job, networks=networks)
         return run(job, config, budget, weights, arguments.resume, report=not arguments.no_report)
+
+
+def _with_packs_of_preset(config: Config, arguments: argparse.Namespace, record: RunRecord | None) -> Config:
+    """Return `config` of a resumed run, whose packs an earlier start may have made smaller, since there was little time.
+
+    They get their size again where that start did not train; else a warning says how they can.
+    """
+    if record is None or "train.pack_tokens" in map(setting_name, arguments.set):
+        return config
+    given = [setting for setting in record.settings if setting_name(setting) == "train.pack_tokens"]
+    try:
+        tokens = override(config_of(arguments), given).train.pack_tokens
+    except (InputError, FileNotFoundError):  # of weights that a run that has begun can do without
+        return config
+    if tokens <= config.train.pack_tokens:
+        return config
+    if not has_trained(arguments.out):
+        return override(config, [f"train.pack_tokens={tokens}"])
+    message = "packs of %d tokens, as an earlier start made them, not %d; --set train.pack_tokens=N changes that"
+    logger.warning(message, config.train.pack_tokens, tokens)
+    return config
 
 
 def job_of(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJob:

@@ -72,8 +72,7 @@ def round_files(candidates: Path) -> list[Path]:
 def votes_of(submission: Path) -> VoteFile | None:
     """Return the votes.json beside `submission`; None where there is none, or one of another submission. Raises InputError."""
     votes = read_dataclass(VoteFile, submission.with_name(VOTES_FILE))
-    own = votes is None or votes.submission in ("", digest_of(read_file(submission)))
-    return votes if own else None
+    return votes if votes and votes.submission == digest_of(read_file(submission)) else None
 
 
 def views_to_reach(submission: Path, sources: Sequence[str], enough: int) -> dict[TestId, int]:

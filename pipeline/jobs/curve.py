@@ -24,7 +24,7 @@ def measure_curves(
     runs: Sequence[Path], answers_of: Callable[[Path], Mapping[str, str]], solutions_of: Callable[[Path], Solutions],
     views: int, accelerator: Accelerator,
 ) -> Iterator[CurvePoint]:  # fmt: skip
-    """Yield a point for every checkpoint of `runs`, each computed in the precision that it was trained in.
+    """Yield a point for every checkpoint of `runs`, each computed in the precision it was trained in, where that is fast here.
 
     Puzzles are scored by the answers (by question) of a run, ARC tasks by their solutions and the votes of up to `views` views.
     A folder NAME-0 is seed 0 of NAME. Raises InputError or FileNotFoundError for a folder that is no run, or whose tests have

@@ -79,7 +79,8 @@ def examine(plan: PlannedRun) -> Iterator[Finding]:
     for number in range(torch.cuda.device_count() if cuda_is_used() else 0):
         yield f"GPU {number}", describe_gpu(number)
     free = psutil.virtual_memory().available
-    yield "processor", f"{usable_cores()} cores, {free / 2**30:.1f} GiB of memory free"
+    busy = psutil.getloadavg()[0]
+    yield "processor", f"{usable_cores()} cores, load {busy:.1f}, {free / 2**30:.1f} GiB of memory free"
     compilers = [name for name, there in (("Triton", find_spec("triton")), ("C++", shutil.which("c++"))) if there]
     yield "compilers", " and ".join(compilers) or "none, so nothing is compiled"
     if not cuda_is_used():

@@ -85,8 +85,8 @@ def as_option(name: str, value: object) -> list[str]:
 def leave_record(arguments: argparse.Namespace) -> None:
     """Write the record of the command `run` into its folder.
 
-    Where that has begun and is resumed, the record keeps what the run keeps, and the seconds of its stages; what the command
-    says otherwise is named in the log. Raises InputError for a damaged config.json.
+    The record of a run that is resumed keeps what the run was begun with, and the seconds of its stages; the log names what the
+    command asks for differently. Raises InputError for a damaged config.json.
     """
     given = RunRecord(
         sources=tuple(arguments.source),

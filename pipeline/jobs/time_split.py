@@ -17,7 +17,7 @@ from pipeline.device import to_batch
 from pipeline.models.network import Network
 from pipeline.system.time_limit import Budget
 from pipeline.training.state import count_packs
-from pipeline.weights.find import newest_checkpoint
+from pipeline.weights.find import has_trained
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,8 @@ class Speed:
 def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: torch.dtype, accelerator: Accelerator) -> Speed:
     """Measure how fast `network` predicts here, on packs that grow until one takes long enough or is as large as in prediction.
 
-    What is set up once, which takes seconds on a GPU, does not count.
+    Packs may hold a test input several times: a few small ones would say how long a call takes, whatever it computes. What is
+    set up once, which takes seconds on a GPU, does not count.
     """
     maker = make_pack_maker(dataset, config.train.canvas, config.memory.tokens, "tests")
     samples = maker.plain()
@@ -67,7 +68,7 @@ def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: tor
                 network(state, batch).logits.sum().item()  # waits for the device
             tries.append(max(time.perf_counter() - started, 1e-6))
         speed, spent = max(speed, batch.layout.tokens / min(tries)), spent + 2 * min(tries)
-        if spent > MEASURE_SECONDS or 2 * count > len(samples) or 2 * batch.layout.tokens > config.predict.pack_tokens:
+        if spent > MEASURE_SECONDS or 2 * batch.layout.tokens > config.predict.pack_tokens:
             return Speed(speed, total, network.reasoner.learned_share())
         count *= 2
 
@@ -87,7 +88,7 @@ def split_time(
     """Return the config with packs that fit into the time, and the seconds for training, of a run that has a limit.
 
     Prediction keeps `predict.time_share` of what is left, less where all `views` need less, more where not even one view of
-    every test input would fit, up to half. A run that has checkpoints keeps its packs.
+    every test input would fit, up to half. A run that has trained keeps its packs.
     """
     left = budget.remaining()
     view = config.predict.segments * speed.view_tokens / (processes * speed.tokens_per_second)
@@ -101,7 +102,7 @@ def split_time(
         "%s left: %s for training, %.2f s a step; %s for prediction, %.2f s a view of every test input",
         format_duration(left), format_duration(training), step, format_duration(predicting), view,
     )  # fmt: skip
-    if newest_checkpoint(out) is None:
+    if not has_trained(out):
         config = fit_packs(config, step, training)
         if config.train.steps * step > SPARE * training:
             logger.warning("of the %d steps of this recipe about %d fit into the time", config.train.steps, training / step)

@@ -26,12 +26,9 @@ class Network(nn.Module):
         self.reasoner = reasoner
         self.memory = memory
 
-    def tables(self) -> dict[str, RowTable]:
-        """Return every table whose rows no optimizer trains, by its state-dict prefix: table `x` has the rows `x.rows`."""
-        return self._tables
-
     @cached_property
-    def _tables(self) -> dict[str, RowTable]:
+    def tables(self) -> dict[str, RowTable]:
+        """Every table whose rows no optimizer trains, by its state-dict prefix: table `x` has the rows `x.rows`."""
         return {prefix: module for prefix, module in self.named_modules() if isinstance(module, RowTable)}
 
     def forward(self, state: State, batch: Batch, cycles: int | None = None, depth: float = 1.0) -> Segment:

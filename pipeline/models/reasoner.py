@@ -185,7 +185,7 @@ class Reasoner(nn.Module, ABC):
     def forward(
         self, state: State, inputs: Tensor, memory: Tensor, layout: Layout, cycles: int | None = None, depth: float = 1.0
     ) -> Segment:
-        """Run one segment, or only so many `cycles` of it: all of them one by one, from state to state, are the segment.
+        """Run one segment, or only its next `cycles` cycles, from the state that the earlier ones left.
 
         `depth` (0..1) is as in `updates`.
         `inputs` (C,) int64 tokens of all cells, `memory` (B, M, D) task memory tokens, `state` from `initial_state` or the

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 from augment.errors import InputError
+from eval.formatting import show_path
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,10 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path, shared: bool = False) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise InputError(f"{show_path(folder)}: a file, not a folder") from None
         self.folder = folder
         self.descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._lock(fcntl.LOCK_SH if shared else fcntl.LOCK_EX)

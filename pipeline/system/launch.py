@@ -1,4 +1,4 @@
-"""Starts several processes on a machine without GPUs, and identifies the current one.
+"""Starts several processes on a machine without GPUs.
 
 `accelerate launch` starts the processes of GPUs itself. With `--cpu --num_processes N` it starts one, whatever N is, unless
 MPI is set up (huggingface/accelerate issue 2741). For this command and for `--processes N` the program therefore replaces

@@ -1,13 +1,16 @@
 """Orderly shutdown on Ctrl-C and SIGTERM: both raise one KeyboardInterrupt, which training defers to the end of its step."""
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 PATIENCE_SECONDS = 2.0
 """A further signal is ignored this long after the first, since launchers repeat theirs at once; later ones interrupt again."""
+
+_ENDING = b"ending in order, after this step; interrupt again to end at once, without a checkpoint\n"
 
 
 class _Handler:
@@ -23,6 +26,8 @@ class _Handler:
         if self.received is None:
             self.received = now
             if self.deferred:
+                with suppress(OSError):  # not through a stream, which this may interrupt
+                    os.write(2, _ENDING if os.environ.get("RANK", "0") == "0" else b"")
                 return
         elif now - self.received <= PATIENCE_SECONDS:
             return

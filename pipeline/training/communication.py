@@ -1,6 +1,6 @@
 """What the processes of a training agree on at every step, through Accelerate: the clock of the main process decides for all.
 
-Used by pipeline.training.trainer. On GPUs, results are read a step later, so that no process waits for its device.
+On GPUs, results are read a step later, so that no process waits for its device.
 """
 
 import numpy as np

@@ -16,9 +16,9 @@ class MovingAverage:
     """
 
     def __init__(self, network: nn.Module, tables: Mapping[str, RowTable], decay: float, start: int = 0) -> None:
-        """Average the steps of a network with these tables after `start`; until then the average is the weights.
+        """Average the steps of a network with these tables after `start`; until then the average equals the weights.
 
-        So a short run forgets the first ones.
+        So the initial weights do not linger in the average of a short run.
         """
         self.decay = decay
         self.start = start

@@ -20,7 +20,7 @@ from pipeline.training.ema import MovingAverage
 
 def take_gradients(network: Network) -> RowGradients:
     """Return the row gradients of the last backward pass for every table of `network`."""
-    return {prefix: table.take_gradient() for prefix, table in network.tables().items()}
+    return {prefix: table.take_gradient() for prefix, table in network.tables.items()}
 
 
 def train_tables(
@@ -47,7 +47,7 @@ def train_tables(
         parts = accelerator.gather(padded).split(max(lengths))
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
-    for prefix, table in network.tables().items():
+    for prefix, table in network.tables.items():
         index = of_all(torch.cat([each[prefix].index for each in gradients]))
         gradient = of_all(torch.cat([each[prefix].gradient for each in gradients]))
         if average:

@@ -38,7 +38,7 @@ class TrainState:
         self.optimizer = make_optimizer(self.network, config.optimizer, self.collectives, dtype)
         decay, start = config.optimizer.ema, config.optimizer.ema_start
         start = max(start, round(1 / (1 - decay))) if decay else 0
-        self.average = MovingAverage(self.network, self.network.tables(), decay, start) if decay else None
+        self.average = MovingAverage(self.network, self.network.tables, decay, start) if decay else None
         self.maker = make_pack_maker(dataset, config.train.canvas, config.memory.tokens, latents=config.train.latents)
         self.progress = Progress()
         self.saved_step: int | None = None
@@ -90,7 +90,7 @@ def count_packs(config: Config, processes: int, resumed: bool = False) -> int:
 def trainable(network: Network) -> int:
     """Return the number of trained values, rows of tables included."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return parameters + sum(table.rows.numel() for table in network.tables().values())
+    return parameters + sum(table.rows.numel() for table in network.tables.values())
 
 
 def checkpoint_bytes(network: Network) -> int:

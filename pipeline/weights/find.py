@@ -57,6 +57,12 @@ def newest_checkpoint(run: Path) -> Path | None:
     return next(reversed(checkpoints(run / CHECKPOINTS)), None)
 
 
+def has_trained(run: Path) -> bool:
+    """Return whether the run in the folder `run` has a checkpoint of a later step than it began with."""
+    newest = newest_checkpoint(run)
+    return newest is not None and newest.name != checkpoint_name(0)
+
+
 def checkpoint_name(step: int) -> str:
     """Return the name of the folder of the checkpoint of `step`."""
     return f"step-{step:08d}"

@@ -35,7 +35,7 @@ from pipeline.training.trainer import Trainer
 from submission.format import check_submission, read_submission
 from submission.settings import KaggleSettings
 from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
-from tests.pipeline.tinyrun import call, run_until_torch
+from tests.pipeline.tinyrun import call, one_error, run_until_torch
 
 SETTINGS = set_options((*TINY, "train.segments=2"))
 
@@ -191,6 +191,35 @@ def test_a_further_leg_of_a_run_may_end_with_other_rates_and_predict_more_but_no
     assert set(settings[:3]) < set(record["settings"])  # what the run took of them
     assert not {"train.steps=3", "optimizer.beta1=0.5"} & set(record["settings"])
     assert [path.name for path in (out / "checkpoints").iterdir()][-1:] == ["step-00000006"]
+
+
+def test_packs_that_an_earlier_start_made_smaller_get_their_size_again_unless_it_trained(
+    out: Path, kaggle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    resume = ("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--resume")
+    config = json.loads((out / "config.json").read_bytes())
+    usual = config["train"]["pack_tokens"]
+
+    def packs_after(*settings: str) -> int:
+        assert call(*resume, *set_options(settings)) == 0
+        tokens: int = json.loads((out / "config.json").read_bytes())["train"]["pack_tokens"]
+        return tokens
+
+    (out / "config.json").write_text(json.dumps(config | {"train": config["train"] | {"pack_tokens": 1}}))
+    assert packs_after() == 1
+    assert f"packs of 1 tokens, as an earlier start made them, not {usual}; --set train.pack_tokens=N" in caplog.text
+    assert packs_after("train.pack_tokens=60", "train.steps=5") == 60
+    (out / "config.json").write_text(json.dumps(config | {"train": config["train"] | {"pack_tokens": 1}}))
+    shutil.rmtree(out / "checkpoints")
+    assert packs_after("train.steps=1") == 60  # as it was set last
+
+
+def test_a_submission_that_lacks_the_tasks_is_not_scored(out: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("score", out, "--source", f"kaggle:{kaggle}:training")
+    assert call(*words) == 2
+    assert "lacks 5 of the 5 tasks of" in one_error(capsys, "score")
+    assert call(*words, "--allow-missing") == 0
+    assert "0 of 7" in capsys.readouterr().out
 
 
 def test_a_score_is_printed_whatever_becomes_of_its_file_and_of_the_characters_of_a_terminal(
@@ -512,6 +541,7 @@ def test_whatever_ends_a_training_its_last_checkpoint_predicts(
             ("--source", "arc1:training", "--time-limit", "9m", "--reserve", "9m"),
             "--reserve 9m leaves nothing of --time-limit 9m",
         ),
+        (("--source", "arc1:training"), "training needs an end: --time-limit, or --set train.steps=N"),
         (("--source", "arc1:training", "--time-limit", "soon"), "a duration reads like 90s, 25m or 11h30m, got 'soon'"),
         (("--source", "arc1:training", "--seed", str(1 << 63)), "the seed must fit into 64 bits, got 9223372036854775808"),
         (("--source", "arc1:training", "--set", "train.speed=9"), "train has no field 'speed'; one of: seed, steps"),
@@ -524,6 +554,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
     assert run("run", *arguments, "--out", tmp_path / "out") == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("python -m pipeline run: ")]
     assert not (tmp_path / "out" / "run.json").exists()  # or `--resume` would go by it
+    assert not (tmp_path / "out" / "submission.json").exists()
     assert len(lines) == 1
     assert message in lines[0]
 

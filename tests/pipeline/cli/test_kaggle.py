@@ -95,7 +95,7 @@ def test_a_file_in_the_place_of_a_folder_is_bad_input(settings: Path, capsys: py
     Path("taken").touch()
     assert kaggle("notebook", "--out", "taken/entry") == 2
     assert main(["build", "--train-source", "arc1:training", "--out", "taken"]) == 2
-    assert "'taken" in capsys.readouterr().err
+    assert "taken: a file, not a folder" in capsys.readouterr().err
 
 
 def test_push_and_submit_need_a_ready_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

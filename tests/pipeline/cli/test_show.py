@@ -52,6 +52,7 @@ def test_a_task_is_drawn_with_its_truth(spec: str, capsys: pytest.CaptureFixture
     shown = capsys.readouterr().out
     assert shown.splitlines()[0] == f"Task {FIRST} of {spec}"
     assert all(words in shown for words in ("input 3", "output 3", "test input 1", "truth"))
+    assert "attempt" not in shown  # nobody has made one
     assert "\x1b" not in shown, "no colors where the output is no terminal"
     assert call("show", FIRST, "--source", spec, "--color", "always") == 0
     assert "\x1b[48;2;" in capsys.readouterr().out

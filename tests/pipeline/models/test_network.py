@@ -58,7 +58,7 @@ def test_the_learned_share_is_that_of_the_updates_with_gradient(kind: str, share
 )
 def test_tables_are_found_by_the_prefix_of_their_rows(memory: MemoryConfig, shapes: dict[str, tuple[int, int]]) -> None:
     network = make_network(MODEL, memory, 3, 7, 0)
-    tables, tensors = network.tables(), network.state_dict()
+    tables, tensors = network.tables, network.state_dict()
     assert {prefix: tuple(table.rows.shape) for prefix, table in tables.items()} == shapes
     assert all(tensors[f"{prefix}.rows"].data_ptr() == table.rows.data_ptr() for prefix, table in tables.items())
     assert not {f"{prefix}.rows" for prefix in tables} & dict(network.named_parameters()).keys()

@@ -23,7 +23,9 @@ def test_repeated_signals_are_one_interrupt(number: int) -> None:
     assert signal.getsignal(number) == before
 
 
-def test_a_second_signal_after_a_while_interrupts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_signal_after_a_while_interrupts_at_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(signals, "PATIENCE_SECONDS", 0.01)
     with pytest.raises(KeyboardInterrupt), interruptible(), interrupts_deferred() as should_end:
         assert not should_end()
@@ -32,6 +34,7 @@ def test_a_second_signal_after_a_while_interrupts_at_once(monkeypatch: pytest.Mo
         time.sleep(0.02)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+    assert capfd.readouterr().err.startswith("ending in order, after this step; interrupt again to end at once")
 
 
 def test_a_deferred_signal_is_raised_after_the_block_with_the_message_of_its_error() -> None:

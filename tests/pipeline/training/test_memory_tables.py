@@ -46,9 +46,9 @@ def test_a_step_trains_the_rows_that_its_packs_asked_by_the_sum_of_what_they_fou
     memory: MemoryConfig, rates: OptimizerConfig
 ) -> None:
     network = make_network(MODEL, memory, 3, 6, 0)
-    (table,) = network.tables().values()
+    (table,) = network.tables.values()
     generator = torch.Generator().manual_seed(0)
-    average = MovingAverage(network, network.tables(), 0.5)
+    average = MovingAverage(network, network.tables, 0.5)
     found, total = [], torch.zeros_like(table.rows)
     for rows in ([4, 1], [4, 2, 4]):
         zeros = torch.zeros(len(rows), dtype=torch.int64)
@@ -60,5 +60,5 @@ def test_a_step_trains_the_rows_that_its_packs_asked_by_the_sum_of_what_they_fou
     average.update()
     assert total.any(dim=1).tolist() == [False, True, True, False, True, False]
     torch.testing.assert_close(table.rows, -0.1 * total.sign())
-    (prefix,) = network.tables()
+    (prefix,) = network.tables
     torch.testing.assert_close(average.state_dict()[f"{prefix}.rows"], -0.05 * total.sign())

@@ -285,7 +285,7 @@ class DenseAverage:
 
 def change(network: Network, average: MovingAverage, rng: np.random.Generator) -> None:
     """One step of training: parameters, and some table rows, which are announced before they change."""
-    tables = network.tables()
+    tables = network.tables
     for prefix, table in tables.items():
         touched = torch.from_numpy(np.flatnonzero(rng.random(ROWS) < rng.choice([0.0, 0.2, 0.9])))
         average.before_rows(prefix, touched)
@@ -301,7 +301,7 @@ def change(network: Network, average: MovingAverage, rng: np.random.Generator) -
 def test_the_lazy_average_is_the_dense_one(memory: MemoryConfig, start: int) -> None:
     rng = np.random.default_rng(start)
     network = make_tiny(memory)
-    average, dense = MovingAverage(network, network.tables(), DECAY, start), DenseAverage(network, start)
+    average, dense = MovingAverage(network, network.tables, DECAY, start), DenseAverage(network, start)
     for step in range(25):
         change(network, average, rng)
         dense.update(network)
