@@ -45,13 +45,20 @@ if "OMP_WAIT_POLICY" not in os.environ:
 # oneDNN makes code for each shape of a product, and packs have many: the 1,024 that it keeps are soon made again and again.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
-from pipeline.cli.main import main  # noqa: E402
+_ENVIRONMENT = "`source .venv/bin/activate`, or `pip install '.[all]'` in the folder of the project"
+try:
+    from pipeline.cli.main import main
+except ModuleNotFoundError as _error:
+    sys.exit(f"python -m pipeline: {_error}: {_ENVIRONMENT}")
 
 
 def start() -> None:
     """Run the command that this process was started with, and exit with its code."""
     try:
         _ended_with.append(main(started=_STARTED))
+    except ModuleNotFoundError as error:
+        _ended_with.append(1)
+        print(f"python -m pipeline: {error}: {_ENVIRONMENT}", file=sys.stderr)
     except Exception:  # whatever it is: it is raised on
         _ended_with.append(1)  # with its traceback, and without waiting for other processes or a broken device
         raise

@@ -237,6 +237,7 @@ class Trainer:
             return
         if packs > 1 and packs * train.pack_tokens <= JOINED_TOKENS and not train.pieces:
             self.pieces = JOINED
+        logger.info("compiling, which takes seconds to minutes")
         self._trial_seconds(1)
         if is_enabled():
             logger.info("compiled in %.0f s", time.monotonic() - started)
@@ -250,6 +251,7 @@ class Trainer:
             eager = max(gather(accelerator, self._trial_seconds(1)))
         compiled = math.inf
         if left > max(MIN_COMPILE_SECONDS, MIN_COMPILE_STEPS * eager):
+            logger.info("compiling, which takes about a minute")
             own = self._trial_seconds(2) if execution.kind == "compiled" else math.inf
             compiled = max(gather(accelerator, own))
         logger.info("train.execution=auto: the gradients of a step take %.3f s eagerly, %.3f s compiled", eager, compiled)

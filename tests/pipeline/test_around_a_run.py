@@ -197,3 +197,13 @@ def test_the_log_names_what_is_more_than_news() -> None:
         record = logging.LogRecord("name", level, "file.py", 1, "%s", ("so",), None)
         said.append(_LogFormatter("%(asctime)s", "12:00").format(record))
     assert said == ["12:00 so", "12:00 warning: so", "12:00 error: so"]
+
+
+@pytest.mark.parametrize(("package", "command"), [("orjson", "--help"), ("torch", "doctor")])
+def test_a_package_that_is_not_installed_is_one_line(package: str, command: str) -> None:
+    missing = f"import sys; sys.modules['{package}'] = None; sys.argv[1:] = ['{command}']"
+    program = f"{missing}; import pipeline.__main__ as program; program.start()"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert package in ended.stderr and "source .venv/bin/activate" in ended.stderr
