@@ -27,13 +27,13 @@ from pipeline.inference.forward import InferenceRunner
 from pipeline.models.attention import choose_way
 from pipeline.models.batch import Batch
 from pipeline.models.config import MemoryConfig, ReasonerConfig
-from pipeline.models.layers import choose_fused
+from pipeline.models.layers import choose_fused, grid_kernel
 from pipeline.models.layout import Room
 from pipeline.models.loss import segment_loss
 from pipeline.models.network import Network, make_network
 from pipeline.presets import preset
 from pipeline.published.names import TRM_MEMORY_TOKENS
-from pipeline.training.compilation import SPARE_SEQUENCES, compile_blocks, grid_kernel
+from pipeline.training.compilation import SPARE_SEQUENCES, compile_blocks
 from pipeline.training.memory_tables import take_gradients
 
 logger = logging.getLogger(__name__)

@@ -28,9 +28,9 @@ from eval.formatting import plural
 from pipeline.config import BuildConfig, Leakage
 from pipeline.data.canvas_size import grid_sizes, size_rule
 from pipeline.data.dataset import MANIFEST_FILE, Dataset, TaskDataset
-from pipeline.data.leakage import Audit, Leak, audit_sources, pair_key, source_label, training_pairs
+from pipeline.data.leakage import Audit, Leak, audit_sources, pair_key, training_pairs
 from pipeline.data.same_ids import tell_apart
-from pipeline.data.sources import Source, content_hash, require_same_tests
+from pipeline.data.sources import Source, content_hash, require_same_tests, source_label
 from pipeline.system.processors import usable_cores
 from pipeline.system.progress_bar import doing, watch
 

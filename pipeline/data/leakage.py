@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
@@ -17,8 +16,8 @@ import numpy as np
 from augment.dihedral import DIHEDRALS, apply_dihedral, swaps_sides
 from augment.grid import COLORS, grid_key
 from augment.task import Pair, TaskId
-from eval.formatting import show_name, show_path
-from pipeline.data.sources import Source
+from eval.formatting import show_name
+from pipeline.data.sources import Source, source_label
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,6 @@ class Audit:
     def counts(self) -> tuple[int, int]:
         """Return how many training pairs, and how many generators, leak; one pair may show several answers."""
         return len({leak.trained for leak in self.leaks if leak.pair}), sum(leak.pair is None for leak in self.leaks)
-
-
-def source_label(source: Source) -> str:
-    """Return the name of `source` without the folders of a path, which differ from machine to machine."""
-    kind, _, rest = source.name.partition(":")
-    return f"{kind}:{show_path(PurePath(rest).name)}" if rest else show_path(source.name)
 
 
 def audit_sources(sources: Sequence[Source], train_sources: Sequence[Source]) -> Audit:

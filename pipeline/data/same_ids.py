@@ -9,8 +9,8 @@ from itertools import count
 from augment.grid import grid_key
 from augment.task import Task, TaskId
 from eval.formatting import plural, show_names
-from pipeline.data.leakage import pair_key, source_label, training_pairs
-from pipeline.data.sources import Source, content_hash
+from pipeline.data.leakage import pair_key, training_pairs
+from pipeline.data.sources import Source, content_hash, source_label
 
 logger = logging.getLogger(__name__)
 

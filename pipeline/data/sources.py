@@ -112,6 +112,12 @@ def load_source(spec: str, with_solutions: bool = True, max_side: int | None = N
     return Source(spec, tasks, solutions, len(reading.left_out), weight)
 
 
+def source_label(source: Source) -> str:
+    """Return the name of `source` without the folders of a path, which differ from machine to machine."""
+    kind, _, rest = source.name.partition(":")
+    return f"{kind}:{show_path(PurePath(rest).name)}" if rest else show_path(source.name)
+
+
 def _split_weight(spec: str) -> tuple[str, float]:
     """Return a source without what says how often it is drawn, and that weight."""
     name, at, weight = spec.rpartition("@")

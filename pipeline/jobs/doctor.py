@@ -27,11 +27,10 @@ from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.attention import choose_way
-from pipeline.models.layers import choose_fused
+from pipeline.models.layers import choose_fused, grid_kernel
 from pipeline.models.network import Network, make_network
 from pipeline.system.allocator import PACKAGE, find_allocator, uses_tcmalloc
 from pipeline.system.processors import usable_cores
-from pipeline.training.compilation import grid_kernel
 from pipeline.training.memory_fit import CudaMemory
 from pipeline.training.state import checkpoint_bytes, trainable
 from pipeline.training.trainer import Trainer

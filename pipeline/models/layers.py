@@ -17,6 +17,7 @@ from torch.autograd.function import FunctionCtx
 from augment.errors import InputError
 from pipeline.device_limits import kernel_works
 from pipeline.models.compiled import compiled_on_cpu
+from pipeline.models.config import ReasonerConfig
 from pipeline.models.layout import Image, Layout, make_layout
 
 
@@ -103,6 +104,11 @@ class GridConvolution(nn.Module):
 
 
 HAS_TRITON = find_spec("triton") is not None
+
+
+def grid_kernel(model: ReasonerConfig) -> int:
+    """Return the width of the convolution on the grid that may be one operation with its gate, 0 for none."""
+    return model.convolution if model.convolution_axes == "2d" and model.gate == "silu" else 0
 
 
 def choose_fused(device: torch.device, dtype: torch.dtype, kernel: int) -> bool:

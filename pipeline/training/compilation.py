@@ -27,8 +27,7 @@ from pipeline.models.compiled import (
     enable_compiler,
     reason_of,
 )
-from pipeline.models.config import ReasonerConfig
-from pipeline.models.layers import choose_fused
+from pipeline.models.layers import choose_fused, grid_kernel
 from pipeline.models.layout import PACKED, Layout, Room, Way
 from pipeline.models.network import Network
 from pipeline.models.reasoner import Block, State
@@ -196,8 +195,3 @@ def make_room(maker: PackMaker, config: Config, pieces: int, way: Way, fused: bo
     sequences = latents * (math.ceil(SPARE_SEQUENCES * most / float(tokens.mean())) + 8)
     cells = most - latents * memory_tokens * (most // longest)
     return Room(cells, sequences, longest // latents, memory_tokens, way, fused)
-
-
-def grid_kernel(model: ReasonerConfig) -> int:
-    """Return the width of the convolution on the grid that may be one operation with its gate, 0 for none."""
-    return model.convolution if model.convolution_axes == "2d" and model.gate == "silu" else 0
