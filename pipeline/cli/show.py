@@ -126,7 +126,10 @@ def _list_tasks(arguments: argparse.Namespace) -> int:
     for task_id, number, test in rows:
         print(f"{show_name(task_id):{width}}{f' test {number}' if task_id in several else '       '}  {test.summary()}")
     known = [test for *_, test in rows if test.truth is not None]
-    print(f"{sum(test.solved for test in known)} of {len(known)} test outputs solved; show one with: show TASK --run DIR")
+    solved = (
+        f"{sum(test.solved for test in known)} of {len(known)} test outputs solved" if known else "no test output is known here"
+    )
+    print(f"{solved}; show one with: show TASK --run DIR")
     return 0
 
 

@@ -36,7 +36,8 @@ def audit_command(arguments: argparse.Namespace, _: float) -> int:
     for leak in found.leaks:
         print(leak)
     print(
-        f"{len(found.leaks)} leaks; {found.checked} test pairs checked, {found.unchecked} not, their outputs being unknown; "
+        f"{plural(len(found.leaks), 'leak')}; {plural(found.checked, 'test pair')} checked, {found.unchecked} not, "
+        "their outputs being unknown; "
         f"{plural(len({each.trained for each in found.given}), 'training pair')} of the tasks themselves that show an answer"
     )
     return 0
