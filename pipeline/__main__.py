@@ -56,12 +56,11 @@ def start() -> None:
     """Run the command that this process was started with, and exit with its code."""
     try:
         _ended_with.append(main(started=_STARTED))
-    except ModuleNotFoundError as error:
-        _ended_with.append(1)
+    except Exception as error:  # whatever it is
+        _ended_with.append(1)  # without waiting for other processes or a broken device
+        if not isinstance(error, ModuleNotFoundError) or (error.name or "").startswith("pipeline"):
+            raise  # with its traceback
         print(f"python -m pipeline: {error}: {_ENVIRONMENT}", file=sys.stderr)
-    except Exception:  # whatever it is: it is raised on
-        _ended_with.append(1)  # with its traceback, and without waiting for other processes or a broken device
-        raise
     sys.exit(_ended_with[0])
 
 

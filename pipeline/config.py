@@ -275,13 +275,13 @@ def read_config(path: Path) -> Config:
 MAY_CHANGE: Mapping[str, frozenset[str]] = {
     "optimizer": frozenset({"decay", "decay_from", "final_rate", "memory_first"}),
     "train": frozenset({
-        "steps", "packs", "pack_tokens", "pieces", "execution", "log_steps", "checkpoint_seconds", "checkpoint_steps",
-        "checkpoints_kept", "standstill_seconds",
+        "steps", "packs", "pieces", "execution", "log_steps", "checkpoint_seconds", "checkpoint_steps", "checkpoints_kept",
+        "standstill_seconds",
     }),
     "predict": frozenset(field.name for field in dataclasses.fields(PredictConfig)),
 }  # fmt: skip
-"""Settings that a resumed run may change, by section: its length and packs, the beginning and end of the schedule of rates,
-prediction, and what does not change the result: how it is computed, logging and checkpoints."""
+"""Settings that a resumed run may change, by section: its length, the beginning and end of the schedule of rates, prediction,
+and what does not change the result: how it is computed, logging and checkpoints."""
 _GONE = {("train", "halting_delay"), ("predict", "ranking")}
 """Settings, by section and name, that earlier versions had and that are read over."""
 OF_ONE_RUN = ("train.seed", "train.steps", "train.pieces", "build.seed", "build.jobs")

@@ -20,7 +20,7 @@ from pipeline.cli.scores import add_compare, add_curve, add_memory, add_record, 
 from pipeline.cli.show import add_debug, add_report, add_show
 from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, job_of
 from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_doctor, add_export, add_import_checkpoint
-from pipeline.config import CONFIG_FILE, require_end
+from pipeline.config import CONFIG_FILE, read_config, require_end, resumed
 from pipeline.inference.facts import CANDIDATES
 from pipeline.jobs.networks import NETWORKS_FOLDER
 from pipeline.jobs.run_record import RECORD_FILE, leave_record
@@ -144,8 +144,8 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
         if arguments.weights and not arguments.resume:  # a run that has begun may do without
             find_weights(arguments.weights)
         out, leave_fallback = arguments.out, job_of(arguments, "drop").fallback()
-        if not arguments.begun:  # what is refused leaves no record, by which a resumed run would go
-            require_end(config_of(arguments), None if arguments.time_limit is None else math.inf)
+        config = resumed(read_config(out / CONFIG_FILE), arguments.set)[0] if arguments.begun else config_of(arguments)
+        require_end(config, None if arguments.time_limit is None else math.inf)  # what is refused leaves no record
         with FolderLock(out) as lock:
             if not arguments.resume and any((out / name).exists() for name in (CONFIG_FILE, CHECKPOINTS, NETWORKS_FOLDER)):
                 raise InputError(f"{out} holds a run already: continue it with --resume, or choose another --out")

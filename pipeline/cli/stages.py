@@ -3,6 +3,7 @@
 import argparse
 import logging
 import time
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ from pipeline.jobs.puzzles import PuzzleJob, leave_questions, predict_rounds
 from pipeline.jobs.run_record import RunRecord, record_if_usable, require_own_folder
 from pipeline.presets import preset
 from pipeline.reports.run_folder import known_tasks, public_sources
-from pipeline.weights.find import has_trained
+from pipeline.system.progress_bar import is_main_process
+from pipeline.weights.find import has_trained, settings_of
 from submission.format import fill_submission
 
 logger = logging.getLogger(__name__)
@@ -82,7 +84,7 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
         config, refused = resumed(read_config(arguments.out / CONFIG_FILE), arguments.set)
         if refused:
             logger.warning("%s: the run that is resumed has other settings, and keeps them", " ".join(refused))
-        config = _with_packs_of_preset(config, arguments, record)
+        config = _with_usual_packs(config, arguments.out, record)
         weights = Path(record.weights) if record and record.weights else None
     for setting in record.settings if record else ():
         words += ["--set", setting]  # for a further network that has not begun
@@ -97,24 +99,25 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
         return run(job, config, budget, weights, arguments.resume, report=not arguments.no_report)
 
 
-def _with_packs_of_preset(config: Config, arguments: argparse.Namespace, record: RunRecord | None) -> Config:
-    """Return `config` of a resumed run, whose packs an earlier start may have made smaller, since there was little time.
+def _with_usual_packs(config: Config, out: Path, record: RunRecord | None) -> Config:
+    """Return `config` of a resumed run, whose packs a start with little time may have made smaller than it was begun with.
 
-    They get their size again where that start did not train; else a warning says how they can.
+    They get their size again where that start did not train.
     """
-    if record is None or "train.pack_tokens" in map(setting_name, arguments.set):
+    if record is None:
         return config
+    usual = config
+    with suppress(InputError, OSError):  # of weights that a run that has begun can do without
+        usual = preset(record.preset) if record.preset else settings_of(Path(record.weights))
     given = [setting for setting in record.settings if setting_name(setting) == "train.pack_tokens"]
-    try:
-        tokens = override(config_of(arguments), given).train.pack_tokens
-    except (InputError, FileNotFoundError):  # of weights that a run that has begun can do without
-        return config
+    tokens = override(usual, given).train.pack_tokens
     if tokens <= config.train.pack_tokens:
         return config
-    if not has_trained(arguments.out):
+    if not has_trained(out):
         return override(config, [f"train.pack_tokens={tokens}"])
-    message = "packs of %d tokens, as an earlier start made them, not %d; --set train.pack_tokens=N changes that"
-    logger.warning(message, config.train.pack_tokens, tokens)
+    if is_main_process():
+        message = "packs of %d tokens, not %d, since the run began with little time; another --out begins anew"
+        logger.warning(message, config.train.pack_tokens, tokens)
     return config
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from augment.errors import InputError
+from augment.grid import MAX_SIDE
 from eval.formatting import parse_duration, plural, show_path
 from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings, are_puzzles, config_of
-from pipeline.config import OF_ONE_RUN, setting_name
+from pipeline.config import OF_ONE_RUN, Config, setting_name
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
 from pipeline.data.leakage import audit_sources
+from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.sources import Selection, load_source
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.puzzles import PuzzleJob
@@ -145,8 +147,8 @@ def doctor_command(arguments: argparse.Namespace, _: float) -> int:
     config, seconds = config_of(arguments, default), parse_duration(arguments.time_limit)
     title = "this network" if arguments.weights and not arguments.preset else f"preset {arguments.preset or default}"
     if not arguments.source:
-        arguments.source, further = _trial_sources(arguments.preset or "")
-        arguments.train_source += further
+        arguments.source, further = _trial_sources(arguments.preset or "", config)
+        arguments.train_source = arguments.train_source or further
     sources, train_sources = tuple(arguments.source), tuple(arguments.train_source)
     if are_puzzles(arguments):
         job: ArcJob | PuzzleJob = PuzzleJob(sources, None, train_sources, None, "drop", arguments.out)
@@ -155,12 +157,14 @@ def doctor_command(arguments: argparse.Namespace, _: float) -> int:
     return print_findings(PlannedRun(config, title, job, seconds))
 
 
-def _trial_sources(preset: str) -> tuple[list[str], list[str]]:
-    """Return what to solve, and what else to train on, where `doctor` is given a preset only."""
-    if "maze" in preset:
-        puzzles = "maze:generated:side=30,count="
-    elif "sudoku" in preset:
-        puzzles = f"sudoku:generated:side={4 if preset == 'demo-sudoku' else 9},count="
-    else:
-        return ["arc1:evaluation"], []
-    return [f"{puzzles}100"], [f"{puzzles}1000"]
+def _trial_sources(preset: str, config: Config) -> tuple[list[str], list[str]]:
+    """Return what to solve, and what else to train on, where `doctor` is given a preset or weights only.
+
+    Weights have the size and the number of tokens of what they were trained on.
+    """
+    sides = {"sudoku": 4 if preset == "demo-sudoku" else 9, "maze": MAX_SIDE}
+    for kind, side in sides.items():
+        if kind in preset or (not preset and config.model.vocabulary == PUZZLE_KINDS[kind].vocabulary):
+            puzzles = f"{kind}:generated:side={side if preset else config.model.canvas_side},count="
+            return [f"{puzzles}100"], [f"{puzzles}1000"]
+    return ["arc1:evaluation"], []

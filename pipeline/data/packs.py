@@ -6,6 +6,7 @@ sequence. No tokens are stored.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,8 @@ Integers = npt.NDArray[np.int64]
 Canvas = Literal["fitted", "full"]
 Examples = Literal["pairs", "tests"]
 """Training pairs, which have labels, or test inputs, which have none."""
+LEAST_VIEW, VIEW_SHARE = 16, 1 / 8
+"""Whole views have so many samples, or fill so much of a pack, at most: one that is cut where the pack ends loses samples."""
 # By dihedral: whether a view swaps rows and columns of its grid, and walks through its rows or columns backwards.
 _TRANSPOSES, _VIEW_ROWS_BACKWARDS, _VIEW_COLUMNS_BACKWARDS = np.array(STEPS).T
 _ROWS_BACKWARDS = np.where(_TRANSPOSES, _VIEW_COLUMNS_BACKWARDS, _VIEW_ROWS_BACKWARDS)
@@ -109,8 +112,8 @@ class PackMaker(ABC):
     def make(self, samples: Samples) -> Pack:
         """Make the pack of `samples`, which must be in `order`."""
 
-    def draw_views(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw views of about `count` training samples in all; return those of each side by side: of a puzzle, one."""
+    def draw_views(self, count: int, rng: np.random.Generator, shift_probability: float, most: int) -> Samples:
+        """Draw views of about `count` training samples; return up to `most` of each side by side. A puzzle's view has one."""
         return self.draw(count, rng, shift_probability)
 
     def fill(self, room_tokens: int, rng: np.random.Generator, shift_probability: float, views: bool = False) -> Samples:
@@ -118,7 +121,8 @@ class PackMaker(ABC):
 
         The last sample is kept, so that long ones are drawn as often as short ones.
         """
-        draw = self.draw_views if views else self.draw
+        most = max(LEAST_VIEW, int(VIEW_SHARE * room_tokens / self.mean_tokens))
+        draw = partial(self.draw_views, most=most) if views else self.draw
         drawn, filled = [], 0
         smallest = self.latents * (self.memory_tokens + 1)
         while filled < room_tokens:
@@ -126,6 +130,12 @@ class PackMaker(ABC):
             drawn.append(self.cut(block, room_tokens - filled))
             filled += int(self.tokens(drawn[-1]).sum())
         return sum(drawn[1:], drawn[0]) if drawn else draw(0, rng, shift_probability)[:0]
+
+    @cached_property
+    def mean_tokens(self) -> float:
+        """The mean number of tokens of an example, at least 1."""
+        tokens = self.tokens(self.plain())
+        return max(1.0, tokens.sum() / max(1, len(tokens)))
 
     def cut(self, samples: Samples, room_tokens: int) -> Samples:
         """Return the first of `samples` that reach `room_tokens`, or all."""
@@ -168,22 +178,23 @@ class TaskPackMaker(PackMaker):
             task = dataset.pair_task[pair].astype(np.int64)
         return self._shift(pair, self._draw_transforms(task, rng), rng, shift_probability)
 
-    def draw_views(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw tasks, a view of each, and return it with all pairs, in random order; at least one.
+    def draw_views(self, count: int, rng: np.random.Generator, shift_probability: float, most: int) -> Samples:
+        """Draw tasks, a view of each, and return it with all pairs, or a random `most` of them, in random order; at least one.
 
-        A task is drawn in proportion to the mean weight of its pairs, so that it has as many samples as by `draw`.
+        A task is drawn in proportion to the weight of its pairs by their number, so that it has as many samples as by `draw`.
         """
-        dataset, counts = self.dataset, np.diff(self.dataset.pair_start)
         self._trained()
-        weights = dataset.pair_weight if dataset.pair_weight is not None else 1 / counts[dataset.pair_task]
+        dataset, pairs = self.dataset, np.diff(self.dataset.pair_start)
+        counts = np.minimum(pairs, most)
+        weights = dataset.pair_weight if dataset.pair_weight is not None else 1 / pairs[dataset.pair_task]
         of_tasks = np.bincount(dataset.pair_task, weights, len(counts)) / np.maximum(counts, 1)
         views = max(1, round(count * of_tasks.sum() / (of_tasks @ counts)))
         ends = of_tasks.cumsum()
         task = np.searchsorted(ends[:-1], rng.random(views) * ends[-1], side="right")
-        view = np.repeat(np.arange(views), counts[task])
-        pair = dataset.pair_start[task][view] + count_each(counts[task])
-        pair = pair[np.lexsort((rng.random(len(pair)), view))]
-        return self._shift(pair, self._draw_transforms(task, rng)[view], rng, shift_probability)
+        view, number = np.repeat(np.arange(views), pairs[task]), count_each(pairs[task])
+        pair = (dataset.pair_start[task][view] + number)[np.lexsort((rng.random(len(view)), view))]
+        kept = number < most
+        return self._shift(pair[kept], self._draw_transforms(task, rng)[view[kept]], rng, shift_probability)
 
     def _trained(self) -> Integers:
         """Return the tasks that have training pairs. Raises InputError where none has."""

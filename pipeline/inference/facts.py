@@ -55,7 +55,7 @@ class VoteFile(Basis):
     """What `votes.json` says."""
 
     submission: str = ""
-    """SHA-256, in hex, of the submission that was chosen; empty where that is not known."""
+    """SHA-256, in hex, of the submission that was chosen; votes that do not say it are of none."""
     tests: Mapping[TaskId, tuple[InputVotes, ...]] = field(default_factory=dict)
 
 

@@ -22,7 +22,7 @@ from pipeline.config import Config
 from pipeline.data.dataset import Dataset, PuzzleDataset
 from pipeline.data.packs import make_pack_maker
 from pipeline.device import cuda_is_used, fit_config, make_accelerator
-from pipeline.device_limits import OutOfMemory, ran_out_of_memory
+from pipeline.device_limits import ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.time_split import measure_speed
@@ -123,7 +123,7 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     yield "computes in", f"{str(dtype).removeprefix('torch.')}, attention {way}{fused}"
     dataset = plan.job.build(config.build)
     config = fit_config(config, dataset)
-    network = _make_network(title, config, dataset).to(device)
+    network = _make_network(title, config, dataset, device)
     if isinstance(dataset, PuzzleDataset):
         to_solve, held = np.ones(len(dataset.questions), bool), plural(len(dataset.questions), "training puzzle")
     else:
@@ -142,7 +142,9 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
             with tempfile.TemporaryDirectory() as folder:
                 trainer = Trainer(accelerator, dtype, network, dataset, config, Path(folder))
                 pieces = trainer.measure_pieces(CudaMemory(device))
-        except OutOfMemory as error:
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
             raise WillNotDo(f"{title} does not fit into the memory of the GPU: {error}") from None
         yield "memory", "a step fits" + (f", its packs in {pieces} micro-batches each" if pieces > 1 else "")
     processes = max(1, torch.cuda.device_count()) if device.type == "cuda" else 1
@@ -162,10 +164,10 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
         yield "steps", f"about {steps:,.0f} of the {config.train.steps:,} that the recipe has"
 
 
-def _make_network(title: str, config: Config, dataset: Dataset) -> Network:
-    """Return the network of a run on `dataset`. Raises WillNotDo where it does not fit into the memory of this machine."""
+def _make_network(title: str, config: Config, dataset: Dataset, device: torch.device) -> Network:
+    """Return the network of a run on `dataset`, on `device`. Raises WillNotDo where it does not fit into the memory."""
     try:
-        return make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
+        return make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):
             raise

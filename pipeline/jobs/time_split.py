@@ -59,7 +59,7 @@ def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: tor
     samples = samples[np.argsort(tokens, kind="stable")]
     count, speed, spent = 1, 1.0, 0.0
     while True:
-        chosen = samples[np.linspace(0, len(samples) - 1, count).astype(np.int64)]
+        chosen = samples[np.arange(count) * len(samples) // count]
         batch = to_batch(maker.make(chosen[maker.order(chosen)]), maker.memory_tokens, accelerator.device)
         tries = []
         for _ in range(2):  # the first may pay for what is set up once

@@ -39,12 +39,12 @@ def start_processes(count: int | None, arguments: Sequence[str], started: float,
     `count` is the value of `--processes`, None where it was not given; `arguments` are those of the command line. The launcher
     keeps `lock`, and also the alarm of a time limit.
     """
-    if count is not None and count < 1:
-        raise InputError(f"processes must be at least 1, got {count}")
     if "LOCAL_RANK" in os.environ:
         _end_with_launcher()
         return
     count = _processes_of_accelerate() if count is None else count
+    if count < 1:
+        raise InputError(f"processes must be at least 1, got {count}")
     if count == 1:
         return
     if not stays_on_cpu(os.environ) and (gpus := find_gpus(os.environ)):

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 PATIENCE_SECONDS = 2.0
 """A further signal is ignored this long after the first, since launchers repeat theirs at once; later ones interrupt again."""
 
-_ENDING = b"ending in order, after this step; interrupt again to end at once, without a checkpoint\n"
+_ENDING = b"ending in order, after this step; interrupt again after two seconds to end at once, without a checkpoint\n"
 
 
 class _Handler:
@@ -26,8 +26,9 @@ class _Handler:
         if self.received is None:
             self.received = now
             if self.deferred:
-                with suppress(OSError):  # not through a stream, which this may interrupt
-                    os.write(2, _ENDING if os.environ.get("RANK", "0") == "0" else b"")
+                if os.environ.get("RANK", "0") == "0":
+                    with suppress(OSError):
+                        os.write(2, _ENDING)  # not through a stream, which this may interrupt
                 return
         elif now - self.received <= PATIENCE_SECONDS:
             return

@@ -327,7 +327,10 @@ def _require_same_run(state: TrainState, folder: Path, saved: Mapping[str, Any])
     pairs = {"data_hash": (saved["data_hash"], state.dataset.data_hash), "dtype": (saved["dtype"], str(state.dtype))}
     stored, own = config.to_json(), state.config.to_json()
     for section in ("model", "memory", "optimizer", "train"):
-        for name in own[section].keys() - MAY_CHANGE.get(section, set()) - {"precision"}:  # dtype is what it came to
+        free = {"precision"}  # dtype is what it came to
+        if saved["progress"]["step"] == 0:
+            free.add("pack_tokens")  # that were fitted to a time in which nothing was trained
+        for name in own[section].keys() - MAY_CHANGE.get(section, set()) - free:
             pairs[f"{section}.{name}"] = (stored[section][name], own[section][name])
     for name, (before, now) in sorted(pairs.items()):
         if before != now:

@@ -41,6 +41,7 @@ from pipeline.weights.find import newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
+_COMPILING = "compiling, which takes seconds to minutes"
 DISK_BYTES_PER_SECOND = 200e6
 """Assumed until the first checkpoint has been written and timed."""
 
@@ -226,6 +227,7 @@ class Trainer:
         elif execution.automatic:
             self._choose_on_gpu(from_main(self.state.accelerator, left))
         elif execution.kind == "compiled":
+            logger.info(_COMPILING)
             self._trial_seconds(1)
 
     def _compile_on_cpu(self, left: float) -> None:
@@ -237,7 +239,7 @@ class Trainer:
             return
         if packs > 1 and packs * train.pack_tokens <= JOINED_TOKENS and not train.pieces:
             self.pieces = JOINED
-        logger.info("compiling, which takes seconds to minutes")
+        logger.info(_COMPILING)
         self._trial_seconds(1)
         if is_enabled():
             logger.info("compiled in %.0f s", time.monotonic() - started)
@@ -251,7 +253,7 @@ class Trainer:
             eager = max(gather(accelerator, self._trial_seconds(1)))
         compiled = math.inf
         if left > max(MIN_COMPILE_SECONDS, MIN_COMPILE_STEPS * eager):
-            logger.info("compiling, which takes about a minute")
+            logger.info(_COMPILING)
             own = self._trial_seconds(2) if execution.kind == "compiled" else math.inf
             compiled = max(gather(accelerator, own))
         logger.info("train.execution=auto: the gradients of a step take %.3f s eagerly, %.3f s compiled", eager, compiled)

@@ -193,25 +193,29 @@ def test_a_further_leg_of_a_run_may_end_with_other_rates_and_predict_more_but_no
     assert [path.name for path in (out / "checkpoints").iterdir()][-1:] == ["step-00000006"]
 
 
-def test_packs_that_an_earlier_start_made_smaller_get_their_size_again_unless_it_trained(
+def test_packs_of_a_start_without_time_get_their_size_again_unless_it_trained(
     out: Path, kaggle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    resume = ("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--resume")
-    config = json.loads((out / "config.json").read_bytes())
-    usual = config["train"]["pack_tokens"]
+    def resume(*more: str) -> None:
+        assert call("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--resume", *more) == 0
 
-    def packs_after(*settings: str) -> int:
-        assert call(*resume, *set_options(settings)) == 0
+    def pack_tokens() -> int:
         tokens: int = json.loads((out / "config.json").read_bytes())["train"]["pack_tokens"]
         return tokens
 
-    (out / "config.json").write_text(json.dumps(config | {"train": config["train"] | {"pack_tokens": 1}}))
-    assert packs_after() == 1
-    assert f"packs of 1 tokens, as an earlier start made them, not {usual}; --set train.pack_tokens=N" in caplog.text
-    assert packs_after("train.pack_tokens=60", "train.steps=5") == 60
-    (out / "config.json").write_text(json.dumps(config | {"train": config["train"] | {"pack_tokens": 1}}))
+    usual = pack_tokens()
+    record, of_preset = json.loads((out / "run.json").read_bytes()), preset("demo").train.pack_tokens
+    settings = [setting for setting in record["settings"] if "pack_tokens" not in setting or "predict" in setting]
+    (out / "run.json").write_text(json.dumps(record | {"settings": settings}))
+    resume("--preset", "trm-arc1")  # which the run does not have
+    assert pack_tokens() == usual
+    assert f"packs of {usual} tokens, not {of_preset}, since the run began with little time; another --out" in caplog.text
     shutil.rmtree(out / "checkpoints")
-    assert packs_after("train.steps=1") == 60  # as it was set last
+    resume("--set", "train.steps=0", "--time-limit", "9s", "--reserve", "8.9s")  # no time for a step
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000000"]
+    assert pack_tokens() < of_preset
+    resume("--set", "train.steps=1")
+    assert pack_tokens() == of_preset
 
 
 def test_a_submission_that_lacks_the_tasks_is_not_scored(out: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,13 @@ def make_grid(rng: np.random.Generator, height: int, width: int) -> Grid:
     return rng.integers(0, 10, size=(height, width), dtype=np.uint8)
 
 
-def make_dataset(sizes: list[list[tuple[int, int]]], augmentations: int = 12, tests: int = 1, seed: int = 0) -> TaskDataset:
+def make_dataset(
+    sizes: list[list[tuple[int, int]]],
+    augmentations: int = 12,
+    tests: int = 1,
+    seed: int = 0,
+    draw: Literal["tasks", "pairs"] = "tasks",
+) -> TaskDataset:
     """A task for each list of sizes: a pair for each size, its output one row higher where there is room, and tests."""
     rng = np.random.default_rng(seed)
     tasks = []
@@ -36,7 +43,7 @@ def make_dataset(sizes: list[list[tuple[int, int]]], augmentations: int = 12, te
         train = tuple(Pair(make_grid(rng, h, w), make_grid(rng, min(h + number % 2, MAX_SIDE), w)) for h, w in pairs)
         height, width = pairs[0] if pairs else (2, 3)
         tasks.append(Task(f"task{number}", train, tuple(make_grid(rng, height, width) for _ in range(tests))))
-    return build([Source("made", tuple(tasks), {})], [], BuildConfig(augmentations, "all", seed, 1))
+    return build([Source("made", tuple(tasks), {})], [], BuildConfig(augmentations, "all", seed, 1, draw))
 
 
 MIXED = [[(2, 3), (3, 1), (1, 1)], [(5, 4), (4, 4), (2, 6), (3, 3)], [(1, 7), (2, 7)], [(30, 29), (28, 30)]]
@@ -168,7 +175,7 @@ def test_pairs_are_drawn_by_the_weights_of_a_dataset() -> None:
 def test_views_are_drawn_with_all_pairs_of_their_tasks_side_by_side() -> None:
     dataset = make_dataset([*MIXED, []], augmentations=4)
     maker = TaskPackMaker(dataset, "full", MEMORY_TOKENS)
-    samples = maker.draw_views(2000, np.random.default_rng(0), 0.5)
+    samples = maker.draw_views(2000, np.random.default_rng(0), 0.5, 96)
     counts = np.diff(dataset.pair_start)
     orders, start = set[tuple[int, ...]](), 0
     while start < len(samples):
@@ -183,20 +190,39 @@ def test_views_are_drawn_with_all_pairs_of_their_tasks_side_by_side() -> None:
     assert start == len(samples) == pytest.approx(2000, rel=0.05)
     assert len(orders) == sum(math.factorial(n) for n in (2, 3, 4))  # none of them comes first: the last view is cut
     assert 0 < samples.shift.any(axis=1).mean() < 1
-    assert len(maker.draw_views(1, np.random.default_rng(0), 0.0)) in (2, 3, 4)
+    assert len(maker.draw_views(1, np.random.default_rng(0), 0.0, 96)) in (2, 3, 4)
     with pytest.raises(InputError, match="no training pairs"):
-        TaskPackMaker(make_dataset([[], []]), "full", MEMORY_TOKENS).draw_views(3, np.random.default_rng(0), 0.0)
+        TaskPackMaker(make_dataset([[], []]), "full", MEMORY_TOKENS).draw_views(3, np.random.default_rng(0), 0.0, 96)
 
 
 @pytest.mark.parametrize("weights", [None, [1, 1, 1, 3, 3, 3, 3, 1, 1, 0, 0]])
 def test_a_task_has_as_many_samples_in_whole_views_as_by_themselves(weights: list[float] | None) -> None:
     dataset = replace(make_dataset([*MIXED, []], augmentations=4), pair_weight=None if weights is None else np.array(weights))
     maker = TaskPackMaker(dataset, "fitted", MEMORY_TOKENS)
-    whole, single = maker.draw_views(60_000, np.random.default_rng(0), 0.0), maker.draw(50_000, np.random.default_rng(0), 0.0)
+    whole, single = (
+        maker.draw_views(60_000, np.random.default_rng(0), 0.0, 96),
+        maker.draw(50_000, np.random.default_rng(0), 0.0),
+    )
     shares = [np.bincount(each.example, minlength=len(dataset.pair_task)) / len(each) for each in (whole, single)]
     np.testing.assert_allclose(shares[0], shares[1], atol=0.01)
     first, last = dataset.transform_start[1:3]
     assert_uniform(np.bincount(whole.transform, minlength=last)[first:last] // 4)  # each with four pairs
+
+
+@pytest.mark.parametrize("draw", ["tasks", "pairs"])
+def test_a_task_with_more_pairs_than_a_pack_holds_has_its_share_of_whole_views(draw: Literal["tasks", "pairs"]) -> None:
+    sizes = [[(1 + i // 8, 1 + i % 8) for i in range(count)] for count in (3, 3, 3, 50)]
+    dataset = make_dataset(sizes, augmentations=4, draw=draw)
+    maker = TaskPackMaker(dataset, "full", MEMORY_TOKENS)
+    counts, seen = np.zeros(4), set[int]()
+    for seed in range(60):
+        samples = maker.fill(160 * (900 + MEMORY_TOKENS), np.random.default_rng(seed), 0.0, views=True)
+        assert len(samples) == 160
+        counts += np.bincount(dataset.pair_task[samples.example], minlength=4)
+        seen |= set(samples.example.tolist())
+    share = {"tasks": 1 / 4, "pairs": 50 / 59}[draw]
+    assert counts[3] / counts.sum() == pytest.approx(share, rel=0.15)  # a view that is cut where a pack ends loses some
+    assert len(seen) == 59
 
 
 def test_filled_packs_hold_long_tasks_as_often_as_short_ones() -> None:

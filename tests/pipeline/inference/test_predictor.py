@@ -229,18 +229,23 @@ def test_the_measured_speed_counts_one_view_of_every_test_and_not_what_is_set_up
 
 
 def test_the_speed_on_few_small_tests_is_that_of_whole_packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a step, of as large packs, would seem to take as often what a single call takes."""
-    monkeypatch.setattr("pipeline.jobs.time_split.MEASURE_SECONDS", 60.0)
-    dataset, config = tiny_dataset(tasks=1), tiny_config("predict.pack_tokens=2000")
+    """Else a step, of large packs, would seem to take as often what a single call takes: here 10 ms, whatever it computes."""
+    clock, seen = [0.0], list[tuple[int, int]]()
+    monkeypatch.setattr("pipeline.jobs.time_split.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    dataset, config = tiny_dataset(tasks=2), tiny_config("predict.pack_tokens=2000")
     network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
-    tokens: list[int] = []
-    network.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[1].layout.tokens))
-    network.register_forward_hook(lambda *_: time.sleep(0.01))
+
+    def call_costs(_: object, inputs: tuple[object, Batch], __: object) -> None:
+        clock[0] += 0.01
+        seen.append((inputs[1].layout.tokens, len(inputs[1].layout.sequence.bincount().unique())))
+
+    network.register_forward_hook(call_costs)
     accelerator, dtype = make_accelerator("float32")
     speed = measure_speed(network, dataset, config, dtype, accelerator)
-    assert 1000 < max(tokens) <= 2000
-    assert speed.tokens_per_second > 10 * speed.view_tokens / 0.01
-    assert speed.view_tokens == min(tokens)
+    tokens = [tokens for tokens, _ in seen]
+    assert 1000 < tokens[-1] <= 2000
+    assert speed.tokens_per_second == pytest.approx(tokens[-1] / 0.01)
+    assert seen[-1][1] == len(np.unique(dataset.test_canvas.astype(int).prod(axis=1))) > 1  # every test is among them
 
 
 def test_without_a_time_limit_packs_do_not_depend_on_the_speed(tmp_path: Path) -> None:

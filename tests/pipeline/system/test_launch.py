@@ -60,6 +60,7 @@ def test_one_process_and_processes_of_a_launcher_start_no_others(
     start_processes(2, ["train"], 0.0)
     assert followed.call_count == 2
     assert not caplog.text
+    monkeypatch.delenv("LOCAL_RANK")
     with pytest.raises(ValueError, match="processes must be at least 1, got 0"):
         start_processes(0, [], 0.0)
     assert replaced == []

@@ -34,7 +34,7 @@ def test_a_second_signal_after_a_while_interrupts_at_once(
         time.sleep(0.02)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert capfd.readouterr().err.startswith("ending in order, after this step; interrupt again to end at once")
+    assert capfd.readouterr().err.startswith("ending in order, after this step; interrupt again after two seconds")
 
 
 def test_a_deferred_signal_is_raised_after_the_block_with_the_message_of_its_error() -> None:
