@@ -25,6 +25,7 @@ from pipeline.data.sources import Selection, read_solutions, require_same_tests
 from pipeline.jobs.provenance import provenance_beside, scored_answers
 from pipeline.jobs.run_record import require_own_folder
 from pipeline.reports.run_folder import KnownTask, RunFolder
+from pipeline.weights.find import settings_of
 from submission.format import fill_submission, read_partial_submission, read_submission
 
 
@@ -212,9 +213,8 @@ def curve_command(arguments: argparse.Namespace, _: float) -> int:
     from eval.curves import draw_curves
     from pipeline.device import make_accelerator, precision_here
     from pipeline.jobs.curve import measure_curves
-    from pipeline.weights.files import load_weights
 
-    accelerator = make_accelerator(precision_here(load_weights(arguments.runs[0]).config.train.precision))[0]
+    accelerator = make_accelerator(precision_here(settings_of(arguments.runs[0]).train.precision))[0]
     points, answers = [], cache(lambda *specs: _answers(specs))  # seeds of one run have the same sources
 
     def answers_of(run: Path) -> dict[str, str]:

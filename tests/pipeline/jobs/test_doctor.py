@@ -102,6 +102,11 @@ def test_a_preset_for_puzzles_is_tried_on_puzzles(capsys: pytest.CaptureFixture[
     assert re.search(r"^1h00m +at most [\d,.]+ passes over the 1,000 training puzzles on this CPU$", out, re.MULTILINE)
 
 
+def test_weights_of_puzzles_are_tried_on_puzzles(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("doctor", "--weights", Path(__file__).parents[2] / "fixtures/old_run/sudoku", "--time-limit", "1h") == 0
+    assert "1,000 training puzzles of sudoku:generated:side=4,count=100 + sudoku" in capsys.readouterr().out
+
+
 def test_a_task_memory_that_does_not_fit_will_not_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
