@@ -121,8 +121,9 @@ class PackMaker(ABC):
 
         The last sample is kept, so that long ones are drawn as often as short ones.
         """
-        most = max(LEAST_VIEW, int(VIEW_SHARE * room_tokens / self.mean_tokens))
-        draw = partial(self.draw_views, most=most) if views else self.draw
+        draw = self.draw
+        if views:
+            draw = partial(self.draw_views, most=max(LEAST_VIEW, int(VIEW_SHARE * room_tokens / self.mean_tokens)))
         drawn, filled = [], 0
         smallest = self.latents * (self.memory_tokens + 1)
         while filled < room_tokens:

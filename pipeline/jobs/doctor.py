@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 
 from eval.formatting import format_duration, plural
 from pipeline.config import Config
-from pipeline.data.dataset import Dataset, PuzzleDataset
+from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.packs import make_pack_maker
 from pipeline.device import cuda_is_used, fit_config, make_accelerator
 from pipeline.device_limits import ran_out_of_memory
@@ -28,7 +29,7 @@ from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.attention import choose_way
 from pipeline.models.layers import choose_fused, grid_kernel
-from pipeline.models.network import Network, make_network
+from pipeline.models.network import make_network
 from pipeline.system.allocator import PACKAGE, find_allocator, uses_tcmalloc
 from pipeline.system.processors import usable_cores
 from pipeline.training.memory_fit import CudaMemory
@@ -123,7 +124,8 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     yield "computes in", f"{str(dtype).removeprefix('torch.')}, attention {way}{fused}"
     dataset = plan.job.build(config.build)
     config = fit_config(config, dataset)
-    network = _make_network(title, config, dataset, device)
+    with _fitting(f"the weights of {title}, with their task memory, do not fit into memory"):
+        network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
     if isinstance(dataset, PuzzleDataset):
         to_solve, held = np.ones(len(dataset.questions), bool), plural(len(dataset.questions), "training puzzle")
     else:
@@ -138,14 +140,9 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     if free < needed:
         raise WillNotDo(f"only {free / 2**30:.2f} GiB of disk are free, and checkpoints of {title} need {needed / 2**30:.2f}")
     if device.type == "cuda":
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                trainer = Trainer(accelerator, dtype, network, dataset, config, Path(folder))
-                pieces = trainer.measure_pieces(CudaMemory(device))
-        except (RuntimeError, MemoryError) as error:
-            if not ran_out_of_memory(error):
-                raise
-            raise WillNotDo(f"{title} does not fit into the memory of the GPU: {error}") from None
+        with _fitting(f"{title} does not fit into the memory of the GPU"), tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(accelerator, dtype, network, dataset, config, Path(folder))
+            pieces = trainer.measure_pieces(CudaMemory(device))
         yield "memory", "a step fits" + (f", its packs in {pieces} micro-batches each" if pieces > 1 else "")
     processes = max(1, torch.cuda.device_count()) if device.type == "cuda" else 1
     speed = measure_speed(network, dataset, config, dtype, accelerator)
@@ -164,14 +161,15 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
         yield "steps", f"about {steps:,.0f} of the {config.train.steps:,} that the recipe has"
 
 
-def _make_network(title: str, config: Config, dataset: Dataset, device: torch.device) -> Network:
-    """Return the network of a run on `dataset`, on `device`. Raises WillNotDo where it does not fit into the memory."""
+@contextmanager
+def _fitting(otherwise: str) -> Iterator[None]:
+    """Raise WillNotDo that says `otherwise`, and the error, where memory runs out in the block."""
     try:
-        return make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
+        yield
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):
             raise
-        raise WillNotDo(f"the weights of {title}, with their task memory, do not fit into memory") from None
+        raise WillNotDo(f"{otherwise}: {error}") from None
 
 
 def print_findings(plan: PlannedRun) -> int:
