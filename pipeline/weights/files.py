@@ -7,6 +7,7 @@ read it; they find the rows of the task memory by task and transform. Those that
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,7 @@ from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.models.network import Network, make_network
 from pipeline.tensor_files import Damaged, read_tensors, write_tensors
-from pipeline.weights.find import CHECKPOINTS, EXPORTED, FORMAT, WEIGHTS, checkpoints, find_weights, newest_checkpoint
+from pipeline.weights.find import EXPORTED, FORMAT, newest_checkpoint, read_found
 
 logger = logging.getLogger(__name__)
 
@@ -96,27 +97,13 @@ def load_weights(path: Path) -> Weights:
     Raises FileNotFoundError or InputError, naming the file, where there is none or it is not ours; Damaged, an InputError,
     where it, or every checkpoint in the folder, is damaged.
     """
-    path = find_weights(path)
-    if path.is_file():
-        return read_weights(path)
-    for folder in (path, path / CHECKPOINTS):
-        if checkpoints(folder):
-            weights = newest_weights(folder)
-            if weights is None:
-                raise Damaged(f"{folder}: every checkpoint in it is damaged")
-            return weights
-    raise FileNotFoundError(f"{path}: no {WEIGHTS} and no checkpoint in this folder")
+    return read_found(path, read_weights)
 
 
 def newest_weights(folder: Path) -> Weights | None:
     """Return the weights of the newest undamaged checkpoint in `folder`, None where there is none; damaged ones stay there."""
-    skipped: set[Path] = set()
-    while left := [checkpoint for checkpoint in checkpoints(folder) if checkpoint not in skipped]:  # training may go on there
-        try:
-            return read_weights(left[-1] / WEIGHTS)
-        except (Damaged, FileNotFoundError) as error:
-            skipped.add(left[-1])
-            logger.warning("%s; this checkpoint is skipped", error)
+    with suppress(FileNotFoundError, Damaged):
+        return load_weights(folder)
     return None
 
 

@@ -2,15 +2,19 @@
 
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from augment.errors import InputError
 from eval.files import parse_json
 from eval.formatting import show_path
-from pipeline.array_files import read_metadata
+from pipeline.array_files import Damaged, read_metadata
 from pipeline.config import Config
 
 logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 WEIGHTS = "weights.safetensors"
 CHECKPOINTS = "checkpoints"
@@ -68,23 +72,31 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def settings_of(path: Path) -> Config:
-    """Return the config of weights, of a checkpoint or run folder that of its newest checkpoint; no tensor is read.
+def read_found(path: Path, read: Callable[[Path], Found]) -> Found:
+    """Return what `read` finds in the weights file at `path`, in a folder of checkpoints or a run in that of the newest one.
 
-    Damaged checkpoints are skipped. Raises FileNotFoundError, or InputError that names the file, where there are no weights or
-    they are not ours.
+    Damaged checkpoints are skipped. Raises what `read` raises of a file; FileNotFoundError where there is none, Damaged where
+    every checkpoint is damaged.
     """
     path = find_weights(path)
     if not path.is_dir():
-        return _settings_in(path)
-    problem: Exception = FileNotFoundError(f"{path}: no {WEIGHTS} and no checkpoint in this folder")
-    for checkpoint in reversed(checkpoints(path) or checkpoints(path / CHECKPOINTS)):
+        return read(path)
+    folder = path if checkpoints(path) else path / CHECKPOINTS
+    skipped: set[Path] = set()
+    while left := [checkpoint for checkpoint in checkpoints(folder) if checkpoint not in skipped]:  # training may go on there
         try:
-            return _settings_in(checkpoint / WEIGHTS)
-        except (FileNotFoundError, InputError) as error:
-            problem = error
+            return read(left[-1] / WEIGHTS)
+        except (Damaged, FileNotFoundError) as error:
+            skipped.add(left[-1])
             logger.warning("%s; this checkpoint is skipped", error)
-    raise problem
+    if skipped:
+        raise Damaged(f"{folder}: every checkpoint in it is damaged")
+    raise FileNotFoundError(f"{path}: no {WEIGHTS} and no checkpoint in this folder")
+
+
+def settings_of(path: Path) -> Config:
+    """Return the config of the weights at `path`, as `read_found` finds them; no tensor is read. Raises as it does."""
+    return read_found(path, _settings_in)
 
 
 def _settings_in(path: Path) -> Config:
@@ -94,4 +106,4 @@ def _settings_in(path: Path) -> Config:
             raise InputError("another format")
         return Config.from_json(parse_json(metadata.get("config", "").encode(), "config"))
     except ValueError as error:
-        raise InputError(f"{show_path(path)}: no weights file of this program ({error})") from None
+        raise Damaged(f"{show_path(path)}: no weights file of this program ({error})") from None
