@@ -61,7 +61,7 @@ def run(
     stopwatch.lap("start", device=describe_device(accelerator))
     if accelerator.is_main_process:
         logger.info("the engine started after %s", format_duration(budget.elapsed()))
-    whole, budget = budget, before_report(budget)
+    whole, budget = budget, before_report(budget) if report else budget
     start = weights_of_main(accelerator, load_start(start_from, out, resume))
     dataset = _build(job, config, budget, accelerator, resume)
     config = fit_config(config, dataset)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from pipeline.kaggle.plan import (
     make_environment,
     run_folder,
 )
-from pipeline.kaggle.starts import EndedStart, Log, Setup, Start, next_setup
+from pipeline.kaggle.starts import EndedStart, Log, Setup, Start, count_idle, next_setup
 from pipeline.system.processors import find_gpus
 from pipeline.weights.find import CHECKPOINTS, checkpoints
 from submission.format import check_submission, fallback_submission, read_submission, write_submission
@@ -47,8 +47,11 @@ CODE = Path(__file__).parents[2]
 POLL_SECONDS = 1.0
 LEAST_SECONDS = 20.0
 """The program is not started again when less is left before the reserve."""
-RESTART_SECONDS = 3.0
-"""Pause before a new start, so that the memory and ports of the last one are free again."""
+RESTART_SECONDS, RESTART_GROWTH = 3.0, 4.0
+"""Pause before a new start, so that the memory and ports of the last one are free again. It is so many times as long after each
+further start without progress: a driver or a disk may take minutes to recover."""
+LONGEST_PAUSE_SECONDS, PAUSE_SHARE = 300.0, 0.02
+"""At most, and at most this share of the time that is left."""
 WHEELS_SECONDS = 600.0
 """To install wheels."""
 DOCTOR_SHARE = 0.2
@@ -70,7 +73,7 @@ def solve(settings: KaggleSettings, started: float) -> Outcome:
     with _surviving(plan, "the machine was not looked at as a whole"):
         _check_machine(plan)
     with _surviving(plan, "the run was given up"):
-        if plan.hidden or _machine_will_do(plan):
+        if plan.hidden or (not plan.problems and _machine_will_do(plan)):
             _run_until_over(plan, starts)
     problem: str | None = None
     try:
@@ -82,6 +85,9 @@ def solve(settings: KaggleSettings, started: float) -> Outcome:
         for line in outcome.lines():
             plan.log.say(line)
         replace_file(plan.submission.with_name("outcome.json"), json.dumps(outcome.to_json(), indent=1).encode())
+        report = outcome.run / "report.html"
+        if report.is_file():  # of a commit run
+            replace_file(plan.submission.with_name(report.name), report.read_bytes())
     return outcome
 
 
@@ -192,9 +198,11 @@ def _machine_will_do(plan: Plan) -> bool:
         return True
     for line in ended.stdout.splitlines():
         plan.log.say(line)
+    refused = ended.returncode == 1
     if ended.returncode:
-        plan.warn((ended.stderr.strip().splitlines() or [f"doctor ended with exit code {ended.returncode}"])[-1])
-    return ended.returncode != 1
+        last_line = (ended.stderr.strip().splitlines() or [f"doctor ended with exit code {ended.returncode}"])[-1]
+        plan.warn(last_line, problem=refused)
+    return not refused
 
 
 def _run_until_over(plan: Plan, starts: list[EndedStart]) -> None:
@@ -214,13 +222,13 @@ def _run_until_over(plan: Plan, starts: list[EndedStart]) -> None:
             plan.log.say(f"the program was not started: {error}")
             last = EndedStart(1, False, False, command, 0.0, why)
         else:
-            code = _watch(plan, start, folder, SILENT_SECONDS if setup.gpus else math.inf)
+            code = _watch(plan, start, folder, SILENT_SECONDS if setup.processes else math.inf)
             last = start.ended(code, bool(_traces(folder) - before), why)
         starts.append(last)
-        chosen = next_setup(setup, starts)
+        chosen = next_setup(setup, starts, processes)
         ended = f"start {len(starts)}, {format_duration(last.seconds)}: {last}"
         if chosen is None:
-            if last.code != 0:
+            if last.code != 0 or setup.predict_share:
                 plan.warn(ended)
             return
         further, words = chosen
@@ -232,9 +240,14 @@ def _run_until_over(plan: Plan, starts: list[EndedStart]) -> None:
             return
         if setup.weights and not further.weights:
             plan.weights_state = "dropped"
+        plan.warn(f"{ended}; starting again, {words}", problem=further.processes < setup.processes)
         setup, why = further, f"{last}; starting again, {words}"
-        plan.warn(f"{ended}; starting again, {words}")
-        time.sleep(RESTART_SECONDS)
+        time.sleep(pause_seconds(starts, plan.remaining()))
+
+
+def pause_seconds(starts: Sequence[EndedStart], left: float) -> float:
+    """Return how long to wait after `starts` before the next one, with `left` seconds until the limit."""
+    return min(RESTART_SECONDS * RESTART_GROWTH ** max(0, count_idle(starts) - 1), LONGEST_PAUSE_SECONDS, PAUSE_SHARE * left)
 
 
 def _traces(folder: Path) -> set[str]:

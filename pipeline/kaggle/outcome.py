@@ -101,12 +101,12 @@ class Outcome:
         return [] if self.problem is None else [f"the submission is not valid: {self.problem}"]
 
     def problems(self) -> list[str]:
-        """Return what should be fixed before the notebook is submitted."""
+        """Return what should be fixed before the notebook is submitted; where nothing was started, why."""
         refused = any(start.code == BAD_INPUT for start in self.starts)
         checks = [
-            (not self.starts or self.starts[-1].code != 0, "the program did not end well"),
+            (self.starts and self.starts[-1].code != 0, "the program did not end well"),
             (refused, "the program refused what it was started with; the log says what, and what it was started without"),
-            (self.without_prediction() in (None, self.test_inputs), "nothing was predicted"),
+            (self.starts and self.without_prediction() in (None, self.test_inputs), "nothing was predicted"),
             (self.plan.weights_state == "dropped", "the program was started without the weights"),
         ]
         return [*self.invalid(), *(words for applies, words in checks if applies), *self.plan.problems]

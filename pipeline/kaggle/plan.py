@@ -96,17 +96,19 @@ def run_folder(plan: Plan, setup: Setup) -> Path:
 def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path) -> list[str]:
     """Return the command line of a start into `folder`, which resumes what an earlier start left there."""
     settings, left = plan.settings, plan.remaining() - AROUND_SECONDS
-    processes = ["--processes", "2"] if not setup.gpus and usable_cores() > 1 else []
+    processes = ["--processes", "2"] if not setup.processes and usable_cores() > 1 else []
     command = [sys.executable, "-m"]
-    if setup.predict_only:
+    if setup.predict_share:
         command += ["pipeline", "predict", "--data", str(folder / "dataset"), "--weights", str(folder), "--out", str(folder)]
-        return [*command, *processes, "--time-limit", f"{max(1.0, left - plan.reserve):.1f}s", "--resume"]
+        seconds = max(1.0, setup.predict_share * (left - plan.reserve))
+        return [*command, *processes, "--time-limit", f"{seconds:.1f}s", "--resume"]
     if setup.gpus > 1:
         command += ["pipeline.system.launch", "--standalone", "--nproc_per_node", str(setup.gpus), "-m"]
     command += ["pipeline", "run", *_settings(plan, setup)]
     command += _sources(plan, sources, setup.further_tasks, plan.hidden)
     command += ["--seed", str(settings.seed), "--out", str(folder), *processes]
     command += ["--time-limit", f"{max(1.0, left):.1f}s", "--reserve", f"{plan.reserve:.1f}s"]
+    command += ["--no-report"] if plan.hidden else []  # nobody sees what a hidden run leaves besides its submission
     if setup.pieces:
         command += ["--set", f"train.pieces={setup.pieces}"]
     return [*command, "--resume"] if folder.exists() else command
@@ -146,7 +148,7 @@ def make_environment(plan: Plan, setup: Setup) -> Mapping[str, str]:
     environment = {name: value for name, value in os.environ.items() if not private.match(name)}
     caches = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "HF_HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")
     environment |= {name: str(plan.scratch / "caches" / name.lower()) for name in caches}
-    if not setup.gpus:
+    if not setup.processes:
         environment["ACCELERATE_USE_CPU"] = "true"
     paths = [str(plan.code), *([str(plan.wheels)] if plan.wheels else [])]
     return environment | {
@@ -154,7 +156,7 @@ def make_environment(plan: Plan, setup: Setup) -> Mapping[str, str]:
         "PYTHONUNBUFFERED": "1",
         TRACEBACKS: "1",
         "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": str(threads_each(max(1, setup.gpus))),
+        "OMP_NUM_THREADS": str(threads_each(max(1, setup.processes))),
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # packs of many sizes would fragment the memory
     }
 

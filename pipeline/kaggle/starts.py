@@ -18,8 +18,11 @@ import psutil
 BAD_INPUT = 2
 """Exit code of the program for what it cannot start with."""
 MOST_STARTS = 10
+"""Starts that fail before there are predictions by what they have trained."""
 MOST_IDLE_STARTS = 8
 """Starts in a row that left neither a checkpoint nor predictions."""
+PREDICT_SHARE = 0.1
+"""Of the time that is left, for predictions on the CPU before GPUs are tried again."""
 PIECES = (8, 64)
 """Micro-batches per pack after the first and the second out-of-memory failure that the program did not handle itself."""
 END_SECONDS = 10.0
@@ -56,8 +59,13 @@ class Setup:
     """Trained on besides those to be solved."""
     fresh: int = 0
     """Which run directory, where those of earlier starts cannot be resumed."""
-    predict_only: bool = False
-    """On the CPU, with the checkpoint that is there; nothing is trained."""
+    predict_share: float = 0.0
+    """Of the time that is left, for predictions on the CPU with the checkpoint that is there; 0: it trains too."""
+
+    @property
+    def processes(self) -> int:
+        """Of the start, each with a GPU; 0: it computes on the CPU."""
+        return 0 if self.predict_share else self.gpus
 
 
 @dataclass(frozen=True)
@@ -87,36 +95,50 @@ class EndedStart:
         return (f"killed by signal {-self.code}" if self.code < 0 else f"exit code {self.code}") + memory
 
 
-def next_setup(setup: Setup, starts: Sequence[EndedStart]) -> tuple[Setup, str] | None:
-    """Return what to start next after `starts`, and in words what is different; None for nothing."""
-    last = starts[-1]
-    idle = next((number for number, start in enumerate(reversed(starts)) if start.progressed), len(starts))
+def count_idle(starts: Sequence[EndedStart]) -> int:
+    """Return how many of the last starts, in a row, left neither a checkpoint nor predictions."""
+    return next((number for number, start in enumerate(reversed(starts)) if start.progressed), len(starts))
+
+
+def next_setup(setup: Setup, starts: Sequence[EndedStart], gpus: int) -> tuple[Setup, str] | None:
+    """Return what to start next after `starts` on a machine with `gpus`, and in words what is different; None for nothing.
+
+    What is trained is predicted on the CPU where GPUs fail again and again; after that they are tried again.
+    """
+    last, idle = starts[-1], count_idle(starts)
     never, stuck = not any(start.progressed for start in starts), idle >= 2
-    predicts = replace(setup, gpus=0, pieces=0, predict_only=True)
-    if last.code in (0, None):
+    predicts = replace(setup, gpus=gpus, pieces=0, predict_share=PREDICT_SHARE)
+    alone = "on the CPU, with predictions alone"
+    if last.code is None or (last.code == 0 and setup.predict_share in (0, 1)):
         return None
-    if len(starts) >= MOST_STARTS or idle >= MOST_IDLE_STARTS:
-        return None if never or setup.predict_only else (predicts, "on the CPU, with predictions alone")
+    if idle >= MOST_IDLE_STARTS:
+        return None if never or setup.predict_share == 1 else (replace(predicts, predict_share=1.0), alone)
+    if last.code == 0:
+        return replace(setup, predict_share=0.0), "training goes on"
+    failed = next((number for number, start in enumerate(reversed(starts)) if start.code == 0), len(starts))
+    if failed >= MOST_STARTS and not setup.predict_share:
+        return predicts, alone
     again = last.killed and sum(start.killed for start in starts) > 1
     bad = last.code == BAD_INPUT
     refused = bad and never
     pieces = next((pieces for pieces in (last.pieces, *PIECES) if pieces > setup.pieces), 0)
     smaller = pieces and (last.out_of_memory or (again and not stuck))
-    anew = replace(setup, fresh=setup.fresh + 1, predict_only=False)
+    anew = replace(setup, fresh=setup.fresh + 1, predict_share=0.0)
     on_cpu = replace(anew, gpus=0, pieces=0, weights=False, overrides=False)  # what is for GPUs takes too long there
     fault = stuck and not last.killed and not last.out_of_memory
     changes = [
-        (setup.predict_only, on_cpu, "on the CPU"),
+        (setup.predict_share and bad and not setup.fresh, anew, "in a fresh folder"),
+        (setup.predict_share, on_cpu, "on the CPU"),
         (refused and sum(start.code == BAD_INPUT for start in starts) == 1, setup, "as before"),  # what a disk denied may pass
         (refused and setup.weights, replace(anew, weights=False), "without the weights"),
         (refused and setup.overrides, replace(anew, overrides=False), "without the overrides of the settings"),
         (refused and setup.further_tasks, replace(anew, further_tasks=False), "without further training tasks"),
         (refused and not setup.fresh, anew, "in a fresh folder"),
         (smaller, replace(setup, pieces=pieces), f"packs in {pieces} micro-batches"),
-        (stuck and bad and not setup.fresh, anew, "in a fresh folder"),
+        (stuck and bad and not never, predicts, alone),
         (fault and never and setup.weights, replace(anew, weights=False), "without the weights"),
         (stuck and setup.gpus > 1, replace(setup, gpus=1), "on one GPU"),
-        (stuck and setup.gpus == 1 and not never, predicts, "on the CPU, with predictions alone"),
+        (stuck and setup.gpus == 1 and not never, predicts, alone),
         (stuck and setup.gpus == 1, on_cpu, "on the CPU"),
         (True, setup, "as before"),
     ]

@@ -71,7 +71,8 @@ def launch(arguments: Sequence[str]) -> int:
     from torch.distributed.run import main  # noqa: PLC0415
 
     try:
-        main(["--log-dir", os.devnull, *arguments])  # else it leaves an empty folder in that for temporary files
+        # The name of a machine without a network may not be resolved, and logs leave an empty folder among temporary files.
+        main(["--local-addr", "127.0.0.1", "--log-dir", os.devnull, *arguments])
     except ChildFailedError as error:
         _, first = error.get_first_failure()
         together = [each for each in error.failures.values() if each.timestamp < first.timestamp + TOGETHER_SECONDS]

@@ -16,13 +16,13 @@ import pytest
 from pipeline.array_files import Damaged, read_metadata
 from pipeline.data.sources import load_source
 from pipeline.kaggle import kernel, starts
-from pipeline.kaggle.kernel import solve
+from pipeline.kaggle.kernel import pause_seconds, solve
 from pipeline.kaggle.outcome import Outcome
 from pipeline.kaggle.plan import find_data, find_mounted_weights, find_train_source, is_hidden_run
 from pipeline.kaggle.starts import Start
 from submission.format import check_submission, read_submission
 from submission.settings import KaggleSettings
-from tests.pipeline.kaggle.test_starts import IGNORES_SIGTERM
+from tests.pipeline.kaggle.test_starts import FAILED, IGNORES_SIGTERM, TRAINED
 from tests.pipeline.tiny import tiny_source, write_kaggle
 
 SLUG = "arc-x"
@@ -166,6 +166,7 @@ def test_tasks_of_further_datasets_are_trained_on_in_either_layout(stage: Stage)
 
 def test_a_commit_run_without_a_dataset_that_is_named_went_wrong(stage: Stage) -> None:
     outcome = stage.play("good()", hidden=False, train_datasets=("json:ann/none",))
+    assert not stage.commands, "it ends before anything is trained"
     with pytest.raises(RuntimeError, match="this commit run went wrong: no json:ann/none among the notebook's inputs"):
         outcome.show()
 
@@ -271,7 +272,7 @@ def test_a_commit_run_on_a_machine_that_will_not_do_ends_at_once(stage: Stage) -
     assert not stage.commands, "nothing was trained"
     stage.submitted()
     assert outcome.plan.messages == ["this machine will not do: no kernels for it"]
-    with pytest.raises(RuntimeError, match="the program did not end well"):
+    with pytest.raises(RuntimeError, match=r"this commit run went wrong: this machine will not do: no kernels for it$"):
         outcome.show()
 
 
@@ -307,12 +308,39 @@ def test_a_hidden_run_does_not_examine_its_machine(stage: Stage) -> None:
 
 def test_a_commit_run_that_went_wrong_says_so_loudly(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starts, "MOST_IDLE_STARTS", 1)
-    outcome = stage.play("sys.exit(1)", hidden=False, accelerator="NvidiaTeslaT4", weights_dataset="ann/weights")
+    outcome = stage.play("sys.exit(1)", hidden=False)
     stage.submitted()
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(RuntimeError, match=r"this commit run went wrong: the program did not end well; nothing was predicted$"):
         outcome.show()
-    for words in ("did not end well", "nothing was predicted", "no weights: the dataset", "0 GPUs, but NvidiaTeslaT4 has 2"):
-        assert words in str(caught.value)
+    missing = stage.play("good()", hidden=False, accelerator="NvidiaTeslaT4", weights_dataset="ann/weights")
+    stage.submitted()
+    assert len(stage.commands) == 1, "without what the settings name nothing is started"
+    with pytest.raises(RuntimeError, match="wrong: 0 GPUs, but NvidiaTeslaT4 has 2; no weights: the dataset ann/weights"):
+        missing.show()
+
+
+def test_a_commit_run_that_fell_to_fewer_gpus_went_wrong(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "find_gpus", lambda *_, **__: ("GPU 0", "GPU 1"))
+    outcome = stage.play("sys.exit(1)", "sys.exit(1)", "good()", hidden=False, accelerator="NvidiaTeslaT4")
+    assert stage.submitted() == PREDICTED
+    with pytest.raises(RuntimeError, match=r"wrong: start 2, \d+s: exit code 1; starting again, on one GPU$"):
+        outcome.show()
+
+
+def test_a_commit_run_leaves_its_report_beside_the_submission(stage: Stage) -> None:
+    report = "(out / 'report.html').write_text('<html>')"
+    stage.play(f"good(); {report}", hidden=False)
+    assert "--no-report" not in stage.commands[-1]
+    assert (stage.root / "working" / "report.html").read_text() == "<html>"
+    stage.play("good()")
+    assert "--no-report" in stage.commands[-1], "nobody sees that of a hidden run"
+
+
+def test_pauses_grow_while_starts_make_no_progress() -> None:
+    failed, day = [TRAINED, *[FAILED] * 6], 12 * 3600.0
+    assert [pause_seconds(failed[:count], day) for count in range(1, 8)] == [3, 3, 12, 48, 192, 300, 300]
+    assert pause_seconds([*failed, TRAINED], day) == 3
+    assert pause_seconds(failed, 60.0) == 1.2
 
 
 def test_weights_that_do_not_lie_beside_the_code_are_reported(stage: Stage) -> None:
@@ -438,12 +466,16 @@ def test_what_gpus_trained_is_predicted_by_the_cpu_if_they_do_not_come_back(
     monkeypatch.setattr(kernel, "find_gpus", lambda *_, **__: ("GPU 0",))
     outcome = stage.play("checkpoint(1); sys.exit(1)", "sys.exit(1)", "sys.exit(1)", "votes(); submit(3)")
     assert stage.submitted() == PREDICTED
-    assert [start.code for start in outcome.starts] == [1, 1, 1, 0]
-    last = stage.commands[-1]
+    assert [start.code for start in outcome.starts] == [1, 1, 1, 0, 0]
+    predicts, last = (command[command.index("pipeline") :] for command in stage.commands[-2:])
     run = stage.scratch / "arc-run" / "run"
-    assert last[last.index("pipeline") :][:6] == ["pipeline", "predict", "--data", str(run / "dataset"), "--weights", str(run)]
+    assert predicts[:6] == ["pipeline", "predict", "--data", str(run / "dataset"), "--weights", str(run)]
+    assert 1.0 <= float(predicts[predicts.index("--time-limit") + 1].removesuffix("s")) < 0.1 * 60, "the GPUs come again soon"
+    assert last[1] == "run"
+    assert "--resume" in last
     assert outcome.run == run
-    assert "with predictions alone" in outcome.plan.messages[-1]
+    assert "with predictions alone" in outcome.plan.messages[-2]
+    assert outcome.plan.messages[-1].endswith("exit code 0; starting again, training goes on")
 
 
 def test_a_checkpoint_that_cannot_be_predicted_either_is_left_for_a_run_on_the_cpu(

@@ -66,7 +66,8 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytes
 
 
 KILLED, FAILED, REFUSED = EndedStart(-9, False, False), EndedStart(1, False, False), EndedStart(2, False, False)
-NO_MEMORY, TRAINED = EndedStart(1, False, True), EndedStart(1, True, False)
+NO_MEMORY, TRAINED, ENDED = EndedStart(1, False, True), EndedStart(1, True, False), EndedStart(0, False, False)
+ALONE = "on the CPU, with predictions alone"
 
 
 @pytest.mark.parametrize(
@@ -87,17 +88,22 @@ NO_MEMORY, TRAINED = EndedStart(1, False, True), EndedStart(1, True, False)
         (Setup(4), [FAILED, FAILED], (Setup(1), "on one GPU")),
         (Setup(4, weights=True), [FAILED, FAILED], (Setup(4, fresh=1), "without the weights")),
         (Setup(4, weights=True), [TRAINED, FAILED, FAILED], (Setup(1, weights=True), "on one GPU")),
-        (Setup(4), [TRAINED, REFUSED, REFUSED], (Setup(4, fresh=1), "in a fresh folder")),
+        (Setup(4), [TRAINED, REFUSED, REFUSED], (Setup(4, predict_share=0.1), ALONE)),
+        (Setup(4, predict_share=0.1), [TRAINED, REFUSED, REFUSED, REFUSED], (Setup(4, fresh=1), "in a fresh folder")),
+        (Setup(4, predict_share=0.1, fresh=1), [TRAINED] + [REFUSED] * 3, (Setup(0, fresh=2), "on the CPU")),
         (Setup(1), [FAILED, FAILED, FAILED], (Setup(0, fresh=1), "on the CPU")),
-        (Setup(1, pieces=8), [TRAINED, FAILED, FAILED], (Setup(0, predict_only=True), "on the CPU, with predictions alone")),
-        (Setup(0, predict_only=True), [TRAINED, FAILED, FAILED, REFUSED], (Setup(0, fresh=1), "on the CPU")),
-        (Setup(0, predict_only=True), [TRAINED, FAILED, FAILED, NO_MEMORY], (Setup(0, fresh=1), "on the CPU")),
+        (Setup(1, pieces=8), [TRAINED, FAILED, FAILED], (Setup(4, predict_share=0.1), ALONE)),
+        (Setup(4, predict_share=0.1), [TRAINED, FAILED, FAILED, NO_MEMORY], (Setup(0, fresh=1), "on the CPU")),
+        (Setup(4, predict_share=0.1), [TRAINED, FAILED, FAILED, FAILED, ENDED], (Setup(4), "training goes on")),
+        (Setup(4, predict_share=0.1), [TRAINED, *[FAILED] * 7, ENDED], (Setup(4, predict_share=1.0), ALONE)),
+        (Setup(4, predict_share=1.0), [TRAINED, *[FAILED] * 7, ENDED, ENDED], None),
         (Setup(0), [FAILED, FAILED], (Setup(0), "as before")),
         (Setup(0), [FAILED] * 8, None),
         (Setup(4), [TRAINED] * 9, (Setup(4), "as before")),
-        (Setup(4), [TRAINED] * 10, (Setup(0, predict_only=True), "on the CPU, with predictions alone")),
-        (Setup(0), [TRAINED] + [FAILED] * 8, (Setup(0, predict_only=True), "on the CPU, with predictions alone")),
-        (Setup(0, predict_only=True), [TRAINED] * 10 + [FAILED], None),
+        (Setup(4), [TRAINED] * 10, (Setup(4, predict_share=0.1), ALONE)),
+        (Setup(4), [TRAINED] * 10 + [ENDED, TRAINED], (Setup(4), "as before")),
+        (Setup(4), [TRAINED] + [FAILED] * 8, (Setup(4, predict_share=1.0), ALONE)),
+        (Setup(4, predict_share=1.0), [TRAINED] * 10 + [FAILED] * 8, None),
         (Setup(2, weights=True), [REFUSED], (Setup(2, weights=True), "as before")),
         (Setup(2, weights=True, overrides=True), [REFUSED] * 2, (Setup(2, overrides=True, fresh=1), "without the weights")),
         (Setup(2, overrides=True), [REFUSED] * 3, (Setup(2, fresh=1), "without the overrides of the settings")),
@@ -109,7 +115,7 @@ NO_MEMORY, TRAINED = EndedStart(1, False, True), EndedStart(1, True, False)
     ],
 )
 def test_what_is_started_next(setup: Setup, ended: Sequence[EndedStart], expected: tuple[Setup, str] | None) -> None:
-    assert next_setup(setup, ended) == expected
+    assert next_setup(setup, ended, gpus=4) == expected
 
 
 @pytest.mark.parametrize(
@@ -135,8 +141,20 @@ def test_what_is_started_next(setup: Setup, ended: Sequence[EndedStart], expecte
 )
 def test_whatever_fails_each_time_everything_that_may_help_is_tried(failure: EndedStart, tried: list[str]) -> None:
     setup, ended, changes = Setup(4, weights=True, overrides=True), [failure], list[str]()
-    while chosen := next_setup(setup, ended):
+    while chosen := next_setup(setup, ended, gpus=4):
         setup, words = chosen
         changes.append(words)
         ended.append(failure)
     assert changes == tried
+
+
+def test_gpus_that_fail_after_progress_are_tried_again_after_predictions() -> None:
+    setup, ended, changes = Setup(4), [TRAINED], list[tuple[str, int]]()
+    while chosen := next_setup(setup, ended, gpus=4):
+        setup, words = chosen
+        changes.append((words, setup.processes))
+        ended.append(ENDED if setup.predict_share else FAILED)
+    assert changes == [
+        *(("as before", 4), ("as before", 4), ("on one GPU", 1), (ALONE, 0)),
+        *(("training goes on", 4), ("on one GPU", 1), (ALONE, 0), ("training goes on", 4), (ALONE, 0)),
+    ]
