@@ -50,6 +50,8 @@ class Outcome:
 
     figures: Tensor
     """(3,) sums over the samples: token loss, halting loss, exact answers."""
+    exact: Tensor
+    """(B,) bool, of each sample."""
     halting: Tensor
     """(B, 2) of each sample, by the latent that it learned from."""
     state: State

@@ -32,6 +32,7 @@ def main() -> int:
         os.chdir("/")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:  # a new network has only loopback; Jupyter needs it
             fcntl.ioctl(channel, _SIOCSIFFLAGS, struct.pack("16sh", b"lo", _UP_AND_RUNNING))
+        socket.sethostname("notebook.invalid")  # which nothing resolves
         root = Path("/")
     else:
         _build_folder(root, spec)
