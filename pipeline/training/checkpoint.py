@@ -375,14 +375,17 @@ def _optimizer_states(state: TrainState, path: Path, tensors: Mapping[str, Tenso
 def _take_priorities(state: TrainState, path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Take what priorities know out of the `tensors` of a checkpoint and return it; empty where it was written without.
 
-    Raises Damaged where it is not of as many pairs as there are.
+    Raises Damaged where it is not of as many pairs as there are, or no rates and counts.
     """
     taken = _section(tensors, "priorities")
     for name in taken:
         del tensors[f"priorities.{name}"]
     pairs = len(state.maker.plain())
-    if taken and {name: tuple(tensor.shape) for name, tensor in taken.items()} != {"rates": (pairs,), "answers": (2, pairs)}:
+    shapes = {name: tuple(tensor.shape) for name, tensor in taken.items()}
+    if taken and shapes != {"rates": (pairs,), "answers": (2, pairs)}:
         raise Damaged(f"{path}: damaged, its priorities are not those of {pairs} pairs")
+    if taken and not ((taken["rates"] >= 0) & (taken["rates"] <= 1)).all():
+        raise Damaged(f"{path}: damaged, rates of exact answers are in 0..1")
     return taken
 
 

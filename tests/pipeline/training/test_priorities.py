@@ -1,16 +1,19 @@
 """Priorities of training pairs: rates of exact answers, the draws that follow, and what a checkpoint keeps of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from pipeline.data.packs import make_pack_maker
 from pipeline.system.time_limit import NO_LIMIT
-from pipeline.tensor_files import Damaged, read_tensors
+from pipeline.tensor_files import read_tensors
 from pipeline.training.checkpoint import load_checkpoint, priority_tensors
 from pipeline.training.priorities import NEWEST_SHARE, UPDATE_STEPS, Priorities
+from pipeline.training.state import TrainState
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import make_trainer
@@ -69,10 +72,14 @@ def test_a_checkpoint_keeps_priorities_and_a_leg_may_begin_or_end_them(tmp_path:
     assert not begun.priorities.rates.any()
 
 
-def test_priorities_of_other_pairs_are_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = {"priorities.rates": torch.zeros(1, dtype=torch.float64), "priorities.answers": torch.zeros(2, 1)}
-    monkeypatch.setattr("pipeline.training.checkpoint.priority_tensors", lambda _: rates)
-    state = trained(tmp_path, "train.learned_weight=0.5").state
-    assert not load_checkpoint(state)
+@pytest.mark.parametrize("change", [lambda tensor: tensor[..., 1:], lambda tensor: tensor - 1, lambda tensor: tensor / 0])
+def test_priorities_that_training_does_not_write_are_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, change: Callable[[Tensor], Tensor]
+) -> None:
+    def changed(state: TrainState) -> dict[str, Tensor]:
+        return {name: change(tensor).contiguous() for name, tensor in priority_tensors(state).items()}
+
+    monkeypatch.setattr("pipeline.training.checkpoint.priority_tensors", changed)
+    assert not load_checkpoint(trained(tmp_path, "train.learned_weight=0.5").state)
     assert [folder.name for folder in (tmp_path / "checkpoints").glob("damaged-*")]
-    assert issubclass(Damaged, ValueError)
+    assert "training.safetensors: damaged, " in caplog.text
