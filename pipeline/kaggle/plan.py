@@ -19,6 +19,8 @@ from submission.settings import KaggleSettings
 
 AROUND_SECONDS = 5.0
 """The program gets this much less time than the notebook, for its launch and for the notebook's end."""
+LEAST_PREDICT_SECONDS = 600.0
+"""For predictions alone, on the CPU, before GPUs are tried again; all that is left where that is less."""
 TEST_FILE = "arc-agi_test_challenges.json"
 EVALUATION = "evaluation"
 
@@ -100,7 +102,8 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
     command = [sys.executable, "-m"]
     if setup.predict_share:
         command += ["pipeline", "predict", "--data", str(folder / "dataset"), "--weights", str(folder), "--out", str(folder)]
-        seconds = max(1.0, setup.predict_share * (left - plan.reserve))
+        until_reserve = left - plan.reserve
+        seconds = max(1.0, min(until_reserve, max(setup.predict_share * until_reserve, LEAST_PREDICT_SECONDS)))
         return [*command, *processes, "--time-limit", f"{seconds:.1f}s", "--resume"]
     if setup.gpus > 1:
         command += ["pipeline.system.launch", "--standalone", "--nproc_per_node", str(setup.gpus), "-m"]
