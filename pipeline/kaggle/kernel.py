@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from augment.errors import InputError
@@ -222,9 +223,9 @@ def _run_until_over(plan: Plan, starts: list[EndedStart]) -> None:
             plan.log.say(f"the program was not started: {error}")
             last = EndedStart(1, False, False, command, 0.0, why)
         else:
-            code = _watch(plan, start, folder, SILENT_SECONDS if setup.processes else math.inf)
+            code = _watch(plan, start, folder, SILENT_SECONDS if setup.gpus else math.inf)
             last = start.ended(code, bool(_traces(folder) - before), why)
-        starts.append(last)
+        starts.append(replace(last, predicting=setup.predict_share > 0))
         chosen = next_setup(setup, starts, processes)
         ended = f"start {len(starts)}, {format_duration(last.seconds)}: {last}"
         if chosen is None:
@@ -235,14 +236,15 @@ def _run_until_over(plan: Plan, starts: list[EndedStart]) -> None:
         if run_folder(plan, further) != folder and _has_predictions(folder):
             plan.warn(f"{ended}; its predictions stay, a new start would have to begin without them")
             return
-        if plan.remaining() - plan.reserve < LEAST_SECONDS:
+        pause = pause_seconds(starts, plan.remaining())
+        if plan.remaining() - plan.reserve - pause < LEAST_SECONDS:
             plan.warn(f"{ended}; no time is left for another")
             return
         if setup.weights and not further.weights:
             plan.weights_state = "dropped"
         plan.warn(f"{ended}; starting again, {words}", problem=further.processes < setup.processes)
         setup, why = further, f"{last}; starting again, {words}"
-        time.sleep(pause_seconds(starts, plan.remaining()))
+        time.sleep(pause)
 
 
 def pause_seconds(starts: Sequence[EndedStart], left: float) -> float:

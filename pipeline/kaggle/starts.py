@@ -82,6 +82,8 @@ class EndedStart:
     why: str = ""
     pieces: int = 0
     """Micro-batches per pack that it asked to go on with; 0: it named none."""
+    predicting: bool = False
+    """It was one of predictions alone."""
 
     @property
     def killed(self) -> bool:
@@ -107,14 +109,16 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart], gpus: int) -> tuple[S
     """
     last, idle = starts[-1], count_idle(starts)
     never, stuck = not any(start.progressed for start in starts), idle >= 2
-    predicts = replace(setup, gpus=gpus, pieces=0, predict_share=PREDICT_SHARE)
-    alone = "on the CPU, with predictions alone"
+    predicted = any(start.code == 0 for start in starts)
+    predicts = replace(setup, gpus=gpus if setup.gpus else 0, predict_share=PREDICT_SHARE)
+    trains = replace(setup, predict_share=0.0)
+    alone, goes_on = "on the CPU, with predictions alone", "training goes on"
     if last.code is None or (last.code == 0 and setup.predict_share in (0, 1)):
         return None
     if idle >= MOST_IDLE_STARTS:
         return None if never or setup.predict_share == 1 else (replace(predicts, predict_share=1.0), alone)
     if last.code == 0:
-        return replace(setup, predict_share=0.0), "training goes on"
+        return trains, goes_on
     failed = next((number for number, start in enumerate(reversed(starts)) if start.code == 0), len(starts))
     if failed >= MOST_STARTS and not setup.predict_share:
         return predicts, alone
@@ -127,6 +131,8 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart], gpus: int) -> tuple[S
     on_cpu = replace(anew, gpus=0, pieces=0, weights=False, overrides=False)  # what is for GPUs takes too long there
     fault = stuck and not last.killed and not last.out_of_memory
     changes = [
+        (setup.predict_share and (predicted or last.progressed), trains, goes_on),
+        (setup.predict_share and not starts[-2].predicting, setup, "as before"),
         (setup.predict_share and bad and not setup.fresh, anew, "in a fresh folder"),
         (setup.predict_share, on_cpu, "on the CPU"),
         (refused and sum(start.code == BAD_INPUT for start in starts) == 1, setup, "as before"),  # what a disk denied may pass
@@ -135,7 +141,7 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart], gpus: int) -> tuple[S
         (refused and setup.further_tasks, replace(anew, further_tasks=False), "without further training tasks"),
         (refused and not setup.fresh, anew, "in a fresh folder"),
         (smaller, replace(setup, pieces=pieces), f"packs in {pieces} micro-batches"),
-        (stuck and bad and not never, predicts, alone),
+        (stuck and bad and not never, replace(predicts, predict_share=1.0 if predicted else PREDICT_SHARE), alone),
         (fault and never and setup.weights, replace(anew, weights=False), "without the weights"),
         (stuck and setup.gpus > 1, replace(setup, gpus=1), "on one GPU"),
         (stuck and setup.gpus == 1 and not never, predicts, alone),

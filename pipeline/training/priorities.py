@@ -31,7 +31,7 @@ class Priorities:
         """Move the rates towards those of `answers` (2, P) of all processes, and forget those of this one."""
         count, exact = answers
         kept = (1 - NEWEST_SHARE) ** count
-        self.rates = kept * self.rates + (1 - kept) * exact / np.maximum(count, 1)
+        self.rates = self.rates + (1 - kept) * (exact / np.maximum(count, 1) - self.rates)  # never beyond 0..1
         self.answers = np.zeros_like(self.answers)
 
     def factors(self) -> npt.NDArray[np.float64]:

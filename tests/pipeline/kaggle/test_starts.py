@@ -67,6 +67,7 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytes
 
 KILLED, FAILED, REFUSED = EndedStart(-9, False, False), EndedStart(1, False, False), EndedStart(2, False, False)
 NO_MEMORY, TRAINED, ENDED = EndedStart(1, False, True), EndedStart(1, True, False), EndedStart(0, False, False)
+UNPREDICTED = [EndedStart(2, False, False, predicting=True)] * 2
 ALONE = "on the CPU, with predictions alone"
 
 
@@ -89,11 +90,17 @@ ALONE = "on the CPU, with predictions alone"
         (Setup(4, weights=True), [FAILED, FAILED], (Setup(4, fresh=1), "without the weights")),
         (Setup(4, weights=True), [TRAINED, FAILED, FAILED], (Setup(1, weights=True), "on one GPU")),
         (Setup(4), [TRAINED, REFUSED, REFUSED], (Setup(4, predict_share=0.1), ALONE)),
-        (Setup(4, predict_share=0.1), [TRAINED, REFUSED, REFUSED, REFUSED], (Setup(4, fresh=1), "in a fresh folder")),
-        (Setup(4, predict_share=0.1, fresh=1), [TRAINED] + [REFUSED] * 3, (Setup(0, fresh=2), "on the CPU")),
+        (Setup(4, predict_share=0.1), [TRAINED, REFUSED, REFUSED, REFUSED], (Setup(4, predict_share=0.1), "as before")),
+        (Setup(4, predict_share=0.1), [TRAINED, REFUSED, REFUSED, *UNPREDICTED], (Setup(4, fresh=1), "in a fresh folder")),
+        (Setup(4, predict_share=0.1, fresh=1), [TRAINED, REFUSED, REFUSED, *UNPREDICTED], (Setup(0, fresh=2), "on the CPU")),
+        (Setup(4), [TRAINED, REFUSED, REFUSED, ENDED, REFUSED, REFUSED], (Setup(4, predict_share=1.0), ALONE)),
         (Setup(1), [FAILED, FAILED, FAILED], (Setup(0, fresh=1), "on the CPU")),
-        (Setup(1, pieces=8), [TRAINED, FAILED, FAILED], (Setup(4, predict_share=0.1), ALONE)),
-        (Setup(4, predict_share=0.1), [TRAINED, FAILED, FAILED, NO_MEMORY], (Setup(0, fresh=1), "on the CPU")),
+        (Setup(1, pieces=8), [TRAINED, FAILED, FAILED], (Setup(4, pieces=8, predict_share=0.1), ALONE)),
+        (Setup(0, fresh=1), [FAILED, *[TRAINED] * 10], (Setup(0, fresh=1, predict_share=0.1), ALONE)),
+        (Setup(4, predict_share=0.1), [TRAINED, FAILED, FAILED, NO_MEMORY], (Setup(4, predict_share=0.1), "as before")),
+        (Setup(4, predict_share=0.1), [TRAINED, FAILED, *UNPREDICTED, FAILED], (Setup(0, fresh=1), "on the CPU")),
+        (Setup(4, predict_share=0.1), [TRAINED, FAILED, FAILED, TRAINED], (Setup(4), "training goes on")),
+        (Setup(4, predict_share=0.1), [TRAINED, FAILED, FAILED, ENDED, FAILED, KILLED], (Setup(4), "training goes on")),
         (Setup(4, predict_share=0.1), [TRAINED, FAILED, FAILED, FAILED, ENDED], (Setup(4), "training goes on")),
         (Setup(4, predict_share=0.1), [TRAINED, *[FAILED] * 7, ENDED], (Setup(4, predict_share=1.0), ALONE)),
         (Setup(4, predict_share=1.0), [TRAINED, *[FAILED] * 7, ENDED, ENDED], None),

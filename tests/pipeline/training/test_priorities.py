@@ -33,6 +33,10 @@ def test_rates_follow_the_newest_answers() -> None:
     for _ in range(40):
         priorities.update(np.array([[2.0, 0, 2], [2, 0, 2]]))
     assert priorities.factors() == pytest.approx([0.25, 1.0, 0.25], abs=1e-6)
+    for count in range(1, 100):
+        priorities.rates[:] = [1.0, 0.0, 1.0]
+        priorities.update(np.array([[count, count, 0.0], [count, 0, 0]]))
+        assert priorities.rates.tolist() == [1.0, 0.0, 1.0], "rounding leaves them in 0..1, where a checkpoint has to have them"
 
 
 def trained(folder: Path, *settings: str) -> Trainer:
