@@ -138,9 +138,6 @@ class TrainConfig:
     """How sequences are drawn. pairs: each by itself, a pair of a task and a view of it. views: views with all pairs of their
     tasks, a whole pack of them, of which what falls on free places comes in (HRM, TRM, URM): the row that a task table has for
     a view takes fewer steps, each from more pairs."""
-    learned_weight: float = 1.0
-    """Weight of a pair, or puzzle, that was always answered exactly of late, among those that are drawn. It is 1 for one that
-    never was, and falls off evenly between them (pipeline.training.priorities). 1: all are drawn alike."""
     shift_probability: float = 0.75
     """Fraction of the sequences whose grids are moved to a random place on the full canvas."""
     segments: int = 16
@@ -191,8 +188,6 @@ class TrainConfig:
             raise InputError(f"train standstill_seconds must be positive and at most 1e9, got {self.standstill_seconds}")
         if not 0 <= self.shift_probability <= 1 or not 0 <= self.exploration <= 1:
             raise InputError("train shift_probability and exploration must be in [0, 1]")
-        if not 0 < self.learned_weight <= 1:
-            raise InputError(f"train learned_weight must be in (0, 1], got {self.learned_weight}")
         if self.halting_weight < 0:
             raise InputError(f"train halting_weight must not be negative, got {self.halting_weight}")
         if self.latents < 1:
@@ -280,13 +275,13 @@ def read_config(path: Path) -> Config:
 MAY_CHANGE: Mapping[str, frozenset[str]] = {
     "optimizer": frozenset({"decay", "decay_from", "final_rate", "memory_first"}),
     "train": frozenset({
-        "steps", "packs", "pieces", "learned_weight", "execution", "log_steps", "checkpoint_seconds", "checkpoint_steps",
-        "checkpoints_kept", "standstill_seconds",
+        "steps", "packs", "pieces", "execution", "log_steps", "checkpoint_seconds", "checkpoint_steps", "checkpoints_kept",
+        "standstill_seconds",
     }),
     "predict": frozenset(field.name for field in dataclasses.fields(PredictConfig)),
 }  # fmt: skip
-"""Settings that a resumed run may change, by section: its length, the beginning and end of the schedule of rates, the weight of
-what is learned, prediction, and what does not change the result: how it is computed, logging and checkpoints."""
+"""Settings that a resumed run may change, by section: its length, the beginning and end of the schedule of rates, prediction,
+and what does not change the result: how it is computed, logging and checkpoints."""
 _GONE = {("train", "halting_delay"), ("predict", "ranking")}
 """Settings, by section and name, that earlier versions had and that are read over."""
 OF_ONE_RUN = ("train.seed", "train.steps", "train.pieces", "build.seed", "build.jobs")

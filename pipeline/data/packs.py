@@ -101,10 +101,6 @@ class PackMaker(ABC):
         """Draw `count` training samples. Raises InputError where there is nothing to train on."""
 
     @abstractmethod
-    def prioritize(self, factors: npt.NDArray[np.float64]) -> None:
-        """Draw training examples from now on in proportion to their weights in the dataset, times `factors` (one each)."""
-
-    @abstractmethod
     def plain(self) -> Samples:
         """Return every example once, seen through the identity and not shifted."""
 
@@ -162,9 +158,7 @@ class TaskPackMaker(PackMaker):
         self.input = (dataset.pair_input if pairs else dataset.test_input).astype(np.int64)
         self.output = dataset.pair_output.astype(np.int64) if pairs else None
         self.shape = self.box = (dataset.pair_canvas if pairs else dataset.test_canvas).astype(np.int64)
-        self.weights = dataset.pair_weight
-        """(P,) by which pairs are drawn; None: tasks uniformly, and the pairs of each."""
-        self.weight_ends = np.zeros(0) if self.weights is None else self.weights.cumsum()
+        self.weight_ends = np.zeros(0) if dataset.pair_weight is None else dataset.pair_weight.cumsum()
         if canvas == "full":  # the box is what has to stay on the canvas when it is shifted: both grids
             sizes = np.stack((dataset.grid_height, dataset.grid_width), axis=1).astype(np.int64)
             self.box = sizes[self.input] if self.output is None else np.maximum(sizes[self.input], sizes[self.output])
@@ -177,7 +171,7 @@ class TaskPackMaker(PackMaker):
         """Draw a task, one of its pairs and one of its transforms, all uniformly, but for the weights of the dataset."""
         dataset = self.dataset
         trained = self._trained()
-        if self.weights is None:
+        if dataset.pair_weight is None:
             task = trained[rng.integers(len(trained), size=count)]
             pair = dataset.pair_start[task] + _below(rng, np.diff(dataset.pair_start)[task])
         else:
@@ -193,7 +187,7 @@ class TaskPackMaker(PackMaker):
         self._trained()
         dataset, pairs = self.dataset, np.diff(self.dataset.pair_start)
         counts = np.minimum(pairs, most)
-        weights = self._dataset_weights() if self.weights is None else self.weights
+        weights = dataset.pair_weight if dataset.pair_weight is not None else 1 / pairs[dataset.pair_task]
         of_tasks = np.bincount(dataset.pair_task, weights, len(counts)) / np.maximum(counts, 1)
         views = max(1, round(count * of_tasks.sum() / (of_tasks @ counts)))
         ends = of_tasks.cumsum()
@@ -202,15 +196,6 @@ class TaskPackMaker(PackMaker):
         pair = (dataset.pair_start[task][view] + number)[np.lexsort((rng.random(len(view)), view))]
         kept = number < most
         return self._shift(pair[kept], self._draw_transforms(task, rng)[view[kept]], rng, shift_probability)
-
-    def prioritize(self, factors: npt.NDArray[np.float64]) -> None:
-        self.weights = self._dataset_weights() * factors
-        self.weight_ends = self.weights.cumsum()
-
-    def _dataset_weights(self) -> npt.NDArray[np.float64]:
-        """Return the weights of the dataset, by which the pairs of a task are drawn as often as its weight says. (P,)"""
-        dataset = self.dataset
-        return 1 / np.diff(dataset.pair_start)[dataset.pair_task] if dataset.pair_weight is None else dataset.pair_weight
 
     def _trained(self) -> Integers:
         """Return the tasks that have training pairs. Raises InputError where none has."""
@@ -322,22 +307,15 @@ class PuzzlePackMaker(PackMaker):
         self.questions = dataset.questions if examples == "pairs" else dataset.test_questions
         self.answers = dataset.answers if examples == "pairs" else None
         self.side: int = self.questions.shape[1]
-        self.weight_ends: npt.NDArray[np.float64] | None = None
 
     def cells(self, samples: Samples) -> Integers:
         return np.full(len(samples), self.side * self.side)
 
     def draw(self, count: int, rng: np.random.Generator, shift_probability: float) -> Samples:
-        """Draw a puzzle and one of its views, both uniformly but for priorities. Nothing is shifted."""
-        if self.weight_ends is None:
-            example = rng.integers(len(self.questions), size=count)
-        else:
-            example = np.searchsorted(self.weight_ends[:-1], rng.random(count) * self.weight_ends[-1], side="right")
+        """Draw a puzzle and one of its views, both uniformly. Nothing is shifted."""
+        example = rng.integers(len(self.questions), size=count)
         view = rng.integers(self.dataset.augmentations + 1, size=count)
         return Samples(example, view, np.zeros((count, 2), np.int64))
-
-    def prioritize(self, factors: npt.NDArray[np.float64]) -> None:
-        self.weight_ends = factors.cumsum()
 
     def plain(self) -> Samples:
         count = len(self.questions)

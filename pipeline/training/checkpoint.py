@@ -139,12 +139,11 @@ def _write_checkpoint(state: TrainState) -> None:
     accelerator, step = state.accelerator, state.progress.step
     temporary = state.out / CHECKPOINTS / f".{checkpoint_name(step)}"
     totals = state.summed_totals()
-    priorities = priority_tensors(state)
 
     def write_shared() -> None:
         begin_checkpoint(temporary.parent, step)
         save_weights(temporary / WEIGHTS, state.weights(), state.config, state.dataset, step)
-        write_tensors(temporary / _TENSORS, training_tensors(state) | priorities)
+        write_tensors(temporary / _TENSORS, training_tensors(state))
 
     def write_own() -> None:
         if carried := _carried_tensors(state.carries):
@@ -182,7 +181,7 @@ def _write_checkpoint(state: TrainState) -> None:
 
 
 def training_tensors(state: TrainState) -> dict[str, Tensor]:
-    """Return all tensors that training keeps between steps, by name, except the carries and what concerns priorities."""
+    """Return all tensors that training keeps between steps, by name, except the carries."""
     tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
     if state.average:
         tensors |= {f"average.{name}": tensor for name, tensor in state.average.resume_state().items()}
@@ -190,14 +189,6 @@ def training_tensors(state: TrainState) -> dict[str, Tensor]:
     for name, parameter in state.network.named_parameters():
         tensors |= {f"optimizer.{name}:{key}": value for key, value in states.get(parameter, {}).items()}
     return tensors | {"rng": torch.get_rng_state()}
-
-
-def priority_tensors(state: TrainState) -> dict[str, Tensor]:
-    """Return what priorities know, of the answers of all processes, by name; a collective operation."""
-    if state.priorities is None:
-        return {}
-    arrays = {"rates": state.priorities.rates, "answers": state.summed_answers()}
-    return {f"priorities.{name}": torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _carried_tensors(carries: Mapping[int, Carry]) -> dict[str, Tensor]:
@@ -283,7 +274,6 @@ def _read(state: TrainState, folder: Path) -> Callable[[], None]:
         if state.accelerator.is_main_process:
             read_weights(folder / WEIGHTS)
         tensors, _ = read_tensors(folder / _TENSORS)
-        priorities = _take_priorities(state, folder / _TENSORS, tensors)
         optimizer_states = _optimizer_states(state, folder / _TENSORS, tensors)
         progress, totals = Progress(**saved["progress"]), Totals(**saved["totals"])
         average_step, scaler, processes_before = saved["average_step"], saved["scaler"], saved["processes"]
@@ -302,11 +292,6 @@ def _read(state: TrainState, folder: Path) -> Callable[[], None]:
             state.average.load(_section(tensors, "average"), average_step)
         state.optimizer.load_states(optimizer_states)
         torch.set_rng_state(tensors["rng"])
-        if state.priorities and priorities:
-            state.priorities.rates = priorities["rates"].numpy()
-            state.maker.prioritize(state.priorities.factors())
-            if state.accelerator.is_main_process:  # they are those of all processes
-                state.priorities.answers = priorities["answers"].numpy()
         if state.accelerator.scaler is not None and scaler:
             state.accelerator.scaler.load_state_dict(scaler)
         state.share_packs(packs)
@@ -370,23 +355,6 @@ def _optimizer_states(state: TrainState, path: Path, tensors: Mapping[str, Tenso
     if expected != {name: tensor.shape for name, tensor in tensors.items()}:
         raise Damaged(f"{path}: damaged, its tensors are not those of this network")
     return states
-
-
-def _take_priorities(state: TrainState, path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take what priorities know out of the `tensors` of a checkpoint and return it; empty where it was written without.
-
-    Raises Damaged where it is not of as many pairs as there are, or no rates and counts.
-    """
-    taken = _section(tensors, "priorities")
-    for name in taken:
-        del tensors[f"priorities.{name}"]
-    pairs = len(state.maker.plain())
-    shapes = {name: tuple(tensor.shape) for name, tensor in taken.items()}
-    if taken and shapes != {"rates": (pairs,), "answers": (2, pairs)}:
-        raise Damaged(f"{path}: damaged, its priorities are not those of {pairs} pairs")
-    if taken and not ((taken["rates"] >= 0) & (taken["rates"] <= 1)).all():
-        raise Damaged(f"{path}: damaged, rates of exact answers are in 0..1")
-    return taken
 
 
 def _section(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:

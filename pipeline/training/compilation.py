@@ -8,7 +8,6 @@ Used by pipeline.training.gradients. On a GPU whole blocks are compiled, for con
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,8 +50,6 @@ class Outcome:
 
     figures: Tensor
     """(3,) sums over the samples: token loss, halting loss, exact answers."""
-    exact: Tensor
-    """(B,) bool, of each sample."""
     halting: Tensor
     """(B, 2) of each sample, by the latent that it learned from."""
     state: State
@@ -65,7 +62,7 @@ class Execution:
     def __init__(
         self, network: Network, maker: PackMaker, config: Config, accelerator: Accelerator, dtype: torch.dtype
     ) -> None:
-        self.maker, self.config = copy(maker), config  # as it draws before priorities change that: rooms do not depend on them
+        self.maker, self.config = maker, config
         self.kind = config.train.execution
         self.rooms: dict[tuple[int, int], Room] = {}
         """By the number of micro-batches of a pack and the number of packs."""

@@ -50,8 +50,6 @@ class Computed:
     """For the tables of the task memory, of each micro-batch."""
     tasks: list[npt.NDArray[np.int64]]
     """(B,) of the sequences of each micro-batch."""
-    answers: list[tuple[npt.NDArray[np.int64], AsyncCopy]]
-    """Of each micro-batch, for priorities: the pairs (B,) and which of them were answered exactly."""
     counts: Totals
     """Sequences, tokens and segments of all micro-batches; their losses are in `figures`."""
     figures: Tensor
@@ -102,7 +100,6 @@ class Gradients:
         carried: dict[int, Carry] = {}
         row_gradients: list[RowGradients] = []
         tasks: list[npt.NDArray[np.int64]] = []
-        answers: list[tuple[npt.NDArray[np.int64], AsyncCopy]] = []
         counts = Totals()
         figures: list[Tensor] = []
         if pieces == JOINED:
@@ -126,14 +123,12 @@ class Gradients:
                 continues.append(halt_packs(part, mine, outcome.halting, outcome.state, self.maker, self.config.train))
                 row_gradients.append(_of_samples(outcome.row_gradients, len(pack.task), self.maker.latents))
                 tasks.append(pack.task[:: self.maker.latents])
-                if self.config.train.learned_weight < 1:
-                    answers.append((part.samples.example, AsyncCopy(outcome.exact[:count])))
                 counts.add(Totals(sequences=count, tokens=tokens, segments=float(part.segments.sum() + count)))
                 figures.append(outcome.figures)
                 del batch, outcome  # nothing else of them may stay in memory
             carried |= {pack: join_carries(of_pack) for pack, *of_pack in zip(packs, *continues, strict=True)}
         stacked = torch.stack(figures)
-        return Computed(carried, row_gradients, tasks, answers, counts, stacked, AsyncCopy(stacked))
+        return Computed(carried, row_gradients, tasks, counts, stacked, AsyncCopy(stacked))
 
     def _segment(self, part: StepBatch, carry: Carry, batch: Batch, scale: Tensor | float, depth: float) -> Outcome:
         """Run one segment of `part`, forward and backward; Q-learning runs one more to see what going on is worth.
@@ -158,7 +153,7 @@ class Gradients:
         halting, state = segment.halting.detach(), segment.state
         if loss.winner is not None:
             halting, state = halting[loss.winner], share_answer(state, loss.winner, batch.layout, train.latents)
-        return Outcome(figures, loss.exact, halting, state, take_gradients(self.network))
+        return Outcome(figures, halting, state, take_gradients(self.network))
 
 
 def _of_samples(gradients: RowGradients, sequences: int, latents: int) -> RowGradients:

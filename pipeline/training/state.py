@@ -6,8 +6,6 @@ Written and restored by pipeline.training.checkpoint, and used by the memory tri
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -23,7 +21,6 @@ from pipeline.training.communication import Collectives
 from pipeline.training.ema import MovingAverage
 from pipeline.training.metrics import Progress, Totals
 from pipeline.training.optimizers import make_optimizer
-from pipeline.training.priorities import Priorities
 
 
 class TrainState:
@@ -43,8 +40,6 @@ class TrainState:
         start = max(start, round(1 / (1 - decay))) if decay else 0
         self.average = MovingAverage(self.network, self.network.tables, decay, start) if decay else None
         self.maker = make_pack_maker(dataset, config.train.canvas, config.memory.tokens, latents=config.train.latents)
-        weight = config.train.learned_weight
-        self.priorities = Priorities(len(self.maker.plain()), weight) if weight < 1 else None
         self.progress = Progress()
         self.saved_step: int | None = None
         """Of the checkpoint that was written or read last: of several processes each may see the folder at another time."""
@@ -66,11 +61,6 @@ class TrainState:
         for totals in gather(self.accelerator, self.totals):
             summed.add(totals)
         return summed
-
-    def summed_answers(self) -> npt.NDArray[np.float64]:
-        """Return the answers that priorities have counted in all processes; a collective operation."""
-        assert self.priorities, "they count answers"
-        return np.sum(gather(self.accelerator, self.priorities.answers), axis=0, dtype=np.float64)
 
     def weights(self) -> Mapping[str, Tensor]:
         """Return the weights that predictions use: averaged where the average is on."""

@@ -36,7 +36,6 @@ from pipeline.training.memory_fit import CudaMemory, measure_pieces
 from pipeline.training.memory_tables import train_tables
 from pipeline.training.metrics import METRICS_FILE, MetricsWriter, Progress, Totals, metrics_line
 from pipeline.training.optimizers import rate_factor
-from pipeline.training.priorities import UPDATE_STEPS
 from pipeline.training.state import TrainState, checkpoint_bytes
 from pipeline.weights.find import newest_checkpoint
 
@@ -172,10 +171,6 @@ class Trainer:
     def _step(self, done: float) -> None:
         """One step of all packs, with the share `done` 0..1 of the run behind it: draw, forward, backward, update."""
         state, config, step = self.state, self.state.config, self.state.progress.step
-        if state.priorities and step % UPDATE_STEPS == 0:
-            self._read_pending()
-            state.priorities.update(state.summed_answers())
-            state.maker.prioritize(state.priorities.factors())
         reached = state.progress.reached = max(state.progress.reached, done)
         accelerator, collectives = state.accelerator, state.collectives
         batches = self._next_batches()
@@ -338,9 +333,6 @@ class Trainer:
             named = show_names(tasks) or "of another process"
             raise FloatingPointError(f"step {pending.step}: the loss is not finite; among the tasks {named}")
         self.state.totals.add(pending.computed.totals)
-        if self.state.priorities:
-            for pairs, exact in pending.computed.answers:
-                self.state.priorities.count(pairs, exact.wait().numpy())
         self.state.progress.sequences += int(sequences)
 
     def _count_processor_time(self) -> None:

@@ -172,21 +172,6 @@ def test_pairs_are_drawn_by_the_weights_of_a_dataset() -> None:
     assert ((samples.transform >= first) & (samples.transform < last)).all()
 
 
-@pytest.mark.parametrize("weights", [None, [0.0, 3.0, 1.0, 0.5, 0.5, 0.0, 2.0, 1.0, 1.0, 1.0, 0.0]])
-def test_priorities_change_the_weights_of_a_dataset(weights: list[float] | None) -> None:
-    dataset = make_dataset(MIXED) if weights is None else replace(make_dataset(MIXED), pair_weight=np.array(weights))
-    maker, pairs = make_pack_maker(dataset, "fitted", MEMORY_TOKENS), len(dataset.pair_task)
-    before, factors = maker.draw(40_000, np.random.default_rng(0), 0.0), np.where(np.arange(pairs) % 3 == 0, 0.2, 1.0)
-    for times in (factors, np.ones(pairs)):
-        maker.prioritize(times)
-        expected = np.bincount(before.example, minlength=pairs) * times
-        counts = np.bincount(maker.draw(40_000, np.random.default_rng(1), 0.0).example, minlength=pairs)
-        assert counts / counts.sum() == pytest.approx(expected / expected.sum(), abs=0.02)
-        views = np.bincount(maker.draw_views(40_000, np.random.default_rng(1), 0.0, most=16).example, minlength=pairs)
-        of_tasks, wanted = (np.bincount(dataset.pair_task, each) for each in (views, expected))
-        assert of_tasks / of_tasks.sum() == pytest.approx(wanted / wanted.sum(), abs=0.02)
-
-
 def test_views_are_drawn_with_all_pairs_of_their_tasks_side_by_side() -> None:
     dataset = make_dataset([*MIXED, []], augmentations=4)
     maker = TaskPackMaker(dataset, "full", MEMORY_TOKENS)

@@ -22,9 +22,9 @@ SHARED = (
     "settings",
     [
         ("memory.kind=table", "memory.tokens=2", "train.latents=2", "optimizer.kind=adamw"),
-        ("memory.residual=3", "optimizer.kind=muon", "train.learned_weight=0.5"),
+        ("memory.residual=3", "optimizer.kind=muon"),
     ],
-    ids=["table, latents, AdamW", "residual, Muon, priorities"],
+    ids=["table, latents, AdamW", "residual, Muon"],
 )
 def test_two_processes_leave_what_one_leaves(tmp_path: Path, settings: tuple[str, ...]) -> None:
     tiny_dataset().save(tmp_path / "data")

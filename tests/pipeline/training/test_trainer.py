@@ -26,7 +26,6 @@ from pipeline.system.signals import interruptible
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.metrics import read_metrics
-from pipeline.training.priorities import Priorities
 from pipeline.training.state import count_packs
 from pipeline.weights.files import load_weights
 from pipeline.weights.find import checkpoint_name, checkpoints
@@ -74,16 +73,12 @@ def test_a_tiny_network_learns_a_rule(tmp_path: Path, system: tuple[str, ...]) -
         (3, True, ("memory.residual=3",)),
         (3, False, ("optimizer.kind=muon", "train.canvas=full", "model.H_cycles=1")),
         (4, False, ("optimizer.kind=muon", "optimizer.matrices=all", "train.depth=thirds", "optimizer.ema_start=5")),
-        (4, False, ("train.learned_weight=0.1",)),
-        (6, False, ("train.learned_weight=0.1",)),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int, by_signal: bool, settings: tuple[str, ...]
 ) -> None:
     """Whether it was killed, and continues from an earlier checkpoint, or got a signal in a step and wrote one after it."""
-    count = Priorities.count
-    monkeypatch.setattr(Priorities, "count", lambda self, pairs, _: count(self, pairs, pairs % 2 == 0))  # some are learned
     config = tiny_config("train.steps=7", "train.checkpoint_steps=2", "train.log_steps=3", "optimizer.ema=0.5", *settings)
     make_trainer(config, tmp_path / "whole").fit(NO_LIMIT)
 
