@@ -23,7 +23,7 @@ from pipeline.inference.candidates import Candidates, Origin, read_candidates
 from pipeline.inference.predictor import Predictor
 from pipeline.run import PREDICTING
 from pipeline.system.time_limit import NO_LIMIT, Budget
-from pipeline.weights import files as weights_files
+from pipeline.weights import find
 from pipeline.weights.files import Weights
 from submission.format import check_submission
 from tests.pipeline.inference.test_predictor import Small, make_weights
@@ -134,8 +134,8 @@ def test_where_training_fails_in_all_processes_the_main_one_works_on_to_the_end(
 def run_rank_that_lists_late(environment: dict[str, str], command: list[str]) -> None:
     os.environ |= environment
     if environment["RANK"] == "1":  # it has looked before the newest checkpoint was there
-        listed = weights_files.checkpoints
-        weights_files.checkpoints = lambda folder: listed(folder)[:-1]
+        listed = find.checkpoints
+        find.checkpoints = lambda folder: listed(folder)[:-1]
     sys.exit(main(command))
 
 
