@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,7 +99,15 @@ class EndedStart:
 
 def count_idle(starts: Sequence[EndedStart]) -> int:
     """Return how many of the last starts, in a row, left neither a checkpoint nor predictions."""
-    return next((number for number, start in enumerate(reversed(starts)) if start.progressed), len(starts))
+    return _count_since(start.progressed for start in starts)
+
+
+def _count_since(marks: Iterable[bool]) -> int:
+    """Return how many `marks` there are after the last one that is true."""
+    since = 0
+    for mark in marks:
+        since = 0 if mark else since + 1
+    return since
 
 
 def next_setup(setup: Setup, starts: Sequence[EndedStart], gpus: int) -> tuple[Setup, str] | None:
@@ -119,8 +127,7 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart], gpus: int) -> tuple[S
         return None if never or setup.predict_share == 1 else (replace(predicts, predict_share=1.0), alone)
     if last.code == 0:
         return trains, goes_on
-    failed = next((number for number, start in enumerate(reversed(starts)) if start.code == 0), len(starts))
-    if failed >= MOST_STARTS and not setup.predict_share:
+    if _count_since(start.code == 0 for start in starts) >= MOST_STARTS and not setup.predict_share:
         return predicts, alone
     again = last.killed and sum(start.killed for start in starts) > 1
     bad = last.code == BAD_INPUT
