@@ -25,7 +25,7 @@ from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.models.network import Network, make_network
 from pipeline.tensor_files import Damaged, read_tensors, write_tensors
-from pipeline.weights.find import EXPORTED, FORMAT, newest_checkpoint, read_found
+from pipeline.weights.find import EXPORTED, FORMAT, config_in, newest_checkpoint, read_found
 
 logger = logging.getLogger(__name__)
 
@@ -110,20 +110,16 @@ def newest_weights(folder: Path) -> Weights | None:
 def read_weights(path: Path) -> Weights:
     """Read a weights file. Raises FileNotFoundError, or InputError where it is not ours, Damaged where it is damaged."""
     tensors, metadata = read_tensors(path)
-    found = metadata.get("format")
-    if found not in (FORMAT, EXPORTED):
-        formats = f"{FORMAT!r} or {EXPORTED!r}"
-        raise InputError(f"{show_path(path)}: not a weights file of this program (format {show_value(found)}, not {formats})")
+    config, exported = config_in(path, metadata), metadata["format"] == EXPORTED
     try:
-        config = Config.from_json(parse_json(metadata["config"].encode(), "config"))
         task_ids = parse_json(metadata["task_ids"].encode(), "task_ids")
         if not isinstance(task_ids, list) or not all(isinstance(task_id, str) for task_id in task_ids):
             raise InputError("task_ids must be a list of names")
-        if found == EXPORTED and not _has_rows_of_views(config):
+        if exported and not _has_rows_of_views(config):
             tensors["views.transforms"] = torch.zeros(len(task_ids), dtype=torch.int64)  # the identity
             tensors["views.transform_start"] = torch.arange(len(task_ids) + 1)
         views = tensors.pop("views.transforms"), tensors.pop("views.transform_start")
-        tensors = _dequantize(tensors) if found == EXPORTED else tensors
+        tensors = _dequantize(tensors) if exported else tensors
         weights = Weights(path, config, int(metadata["step"]), metadata["data_hash"], tuple(task_ids), tensors, *views)
         _require_views(weights)
         _require_tensors(weights)

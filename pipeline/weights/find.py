@@ -2,13 +2,13 @@
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from augment.errors import InputError
 from eval.files import parse_json
-from eval.formatting import show_path
+from eval.formatting import show_path, show_value
 from pipeline.array_files import Damaged, read_metadata
 from pipeline.config import Config
 
@@ -96,14 +96,21 @@ def read_found(path: Path, read: Callable[[Path], Found]) -> Found:
 
 def settings_of(path: Path) -> Config:
     """Return the config of the weights at `path`, as `read_found` finds them; no tensor is read. Raises as it does."""
-    return read_found(path, _settings_in)
+    return read_found(path, lambda file: config_in(file, read_metadata(file)))
 
 
-def _settings_in(path: Path) -> Config:
+def config_in(path: Path, metadata: Mapping[str, str]) -> Config:
+    """Return the config that the weights file at `path` has in its `metadata`.
+
+    Raises InputError where it is of another program, Damaged where it has no usable config.
+    """
+    found = metadata.get("format")
+    if found not in (FORMAT, EXPORTED):
+        formats = f"{FORMAT!r} or {EXPORTED!r}"
+        raise InputError(f"{show_path(path)}: not a weights file of this program (format {show_value(found)}, not {formats})")
     try:
-        metadata = read_metadata(path)
-        if metadata.get("format") not in (FORMAT, EXPORTED):
-            raise InputError("another format")
-        return Config.from_json(parse_json(metadata.get("config", "").encode(), "config"))
+        return Config.from_json(parse_json(metadata["config"].encode(), "config"))
+    except KeyError as error:
+        raise Damaged(f"{show_path(path)}: damaged weights file: it has no {error}") from None
     except ValueError as error:
-        raise Damaged(f"{show_path(path)}: no weights file of this program ({error})") from None
+        raise Damaged(f"{show_path(path)}: damaged weights file: {error}") from None

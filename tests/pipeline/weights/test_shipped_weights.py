@@ -1,5 +1,6 @@
 """The weights that come with the program: found by name, whole, small, and as their card says."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save
 
+from augment.errors import InputError
 from pipeline.tensor_files import read_checksum
 from pipeline.weights import find
 from pipeline.weights.files import EXPORTED, load_weights
@@ -110,5 +112,7 @@ def test_settings_of_what_are_no_weights_are_refused(tmp_path: Path) -> None:
         settings_of(tmp_path)
     for content in (b"short", find_weights(Path("start")).read_bytes()[:-1], save({}), save({}, {"config": "{}"})):
         (tmp_path / "weights.safetensors").write_bytes(content)
-        with pytest.raises(ValueError, match=r"weights\.safetensors: no weights file of this program \("):
+        with pytest.raises(InputError, match=r"weights\.safetensors: ") as refused:
             settings_of(tmp_path)
+        with pytest.raises(type(refused.value), match=f"^{re.escape(str(refused.value))}$"):
+            load_weights(tmp_path)
