@@ -245,8 +245,8 @@ class Provenance:
         found = f"{' and '.join([*equal, *made])} {done}"
         if not leaking:
             found = f"no {kind.trained} {kind.leaking[0]}"
-        if not audit.tests_checked:
-            found = "nothing could be compared"
+            if not audit.tests_checked:
+                found = "nothing could be compared"
         checked = f"{plural(audit.tests_checked, kind.output if kind.answers_audited else kind.question)} checked"
         if audit.tests_unchecked:
             checked += f", {audit.tests_unchecked} not, being unknown"

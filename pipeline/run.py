@@ -5,6 +5,7 @@
 """
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -19,11 +20,12 @@ from accelerate import Accelerator
 
 from eval.files import write_json
 from eval.formatting import format_duration
-from pipeline.config import CONFIG_FILE, Config
+from pipeline.config import CONFIG_FILE, Config, override
 from pipeline.data.dataset import MANIFEST_FILE, Dataset, TaskDataset, load_dataset
 from pipeline.device import describe_device, fit_config, from_main, make_accelerator, with_precision
 from pipeline.device_limits import fallbacks, free_cache, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
+from pipeline.jobs.networks import FURTHER, NETWORKS_FOLDER
 from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.run_record import Stopwatch
 from pipeline.jobs.shared_weights import weights_of_main
@@ -34,7 +36,7 @@ from pipeline.training.checkpoint import CheckpointFailed
 from pipeline.training.state import count_packs, trainable
 from pipeline.training.trainer import set_up_trainer
 from pipeline.weights.files import Weights, load_start, make_started_network, newest_weights
-from pipeline.weights.find import CHECKPOINTS
+from pipeline.weights.find import CHECKPOINTS, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ def run(
     out = job.out
     fallbacks.clear()  # of an earlier run in this process
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
-    count_packs(config, accelerator.num_processes, resume)
+    count_packs(config, accelerator.num_processes, resume and newest_checkpoint(out) is not None)
     stopwatch = Stopwatch(out if accelerator.is_main_process else None, budget.started)
     stopwatch.lap("start", device=describe_device(accelerator))
     if accelerator.is_main_process:
@@ -82,14 +84,18 @@ def run(
     if weights is None:
         logger.error("there is no checkpoint to predict with; the result stays as it is")
         failed = True
-    elif accelerator.is_main_process:
+    else:
+        execution = f"train.execution={config.train.execution}"  # which a resumed run may change
+        weights = replace(weights, config=override(weights.config, [execution]))
         with _tolerating("a resumed run would train on, and predict from the beginning"):
-            marker.touch()
+            if accelerator.is_main_process:
+                marker.touch()
     unpredicted = job.predict(accelerator, dtype, weights, dataset, config.predict, budget, predicting)
     if accelerator.is_main_process:
         with _tolerating("a resumed run would not train"):
-            if not unpredicted:
-                marker.unlink(missing_ok=True)
+            if not unpredicted and FURTHER not in os.environ:  # further networks have ended when all have
+                for each in (marker, *out.glob(f"{NETWORKS_FOLDER}/*/{PREDICTING}")):
+                    each.unlink(missing_ok=True)
         stopwatch.lap("predict")
         if report:
             leave_report(out, whole)
@@ -142,7 +148,7 @@ def _train(
         views = 1  # a puzzle is predicted once, as it is
         if isinstance(dataset, TaskDataset):
             views = max(dataset.test_views(config.predict.views).values(), default=0)
-        split = split_time(config, budget, job.out, resume, speed, accelerator.num_processes, views)
+        split = split_time(config, budget, job.out, speed, accelerator.num_processes, views)
         config, seconds = from_main(accelerator, split)
     training = Budget.lasting(seconds)  # from here: making the trainer counts as training
     if accelerator.is_main_process:

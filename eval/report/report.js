@@ -188,12 +188,14 @@
     const wanted = state.search.trim().toLowerCase();
     const chosen = cards.filter(({ task }) => holds(task) && task.id.toLowerCase().includes(wanted));
     chosen.sort(ORDERS.find(([name]) => name === state.order)[2]);
+    const found = chosen.length;
     if (still) chosen.splice(STILL_CARDS);
     grid.replaceChildren(...chosen.map(({ article }) => article));
     for (const [name, button] of buttons) button.setAttribute("aria-pressed", String(name === state.filter));
     for (const [name, , test] of FILTERS) buttons.get(name).lastChild.textContent = tasks.filter(test).length;
     const what = state.filter === "all" ? "" : `: ${label.toLowerCase()}${state.filter === "near" ? `, by ${count(state.near, "cell")} or fewer` : ""}`;
-    told.textContent = chosen.length ? `${chosen.length} of ${count(tasks.length, "task")}${what}` : `No task of ${tasks.length} fits${what}`;
+    const part = found > chosen.length ? `, the first ${chosen.length} shown` : "";
+    told.textContent = found ? `${found} of ${count(tasks.length, "task")}${what}${part}` : `No task of ${tasks.length} fits${what}`;
   }
 
   function choose(name) { state.filter = name; show(); }

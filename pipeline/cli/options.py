@@ -153,6 +153,7 @@ def complete_settings(arguments: argparse.Namespace) -> None:
         if record.weights and (arguments.begun or arguments.preset in (None, record.preset)):
             known["weights"] = Path(record.weights)
         known |= {"hold_out": record.hold_out, "train_source": record.train_sources}
+        known |= {"limit": record.limit, "test_limit": record.test_limit}
         for name, value in known.items():
             given = getattr(arguments, name)
             if value and (given is None or given is False or given == []):

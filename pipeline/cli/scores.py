@@ -51,7 +51,15 @@ def score_command(arguments: argparse.Namespace, _: float) -> int:
     score: Score | PuzzleScore
     if puzzles:
         name, answers = " + ".join(arguments.source), _answers(arguments.source, arguments.test_limit)
-        score = score_puzzles(read_predictions(path), answers)
+        asked = read_predictions(path)
+        unasked = answers.keys() - {each.question for each in asked}
+        if unasked and not arguments.allow_missing:
+            of = f"{len(unasked):,} of the {plural(len(answers), 'puzzle')} of {name}"
+            raise InputError(
+                f"{show_path(path)} lacks {of}: --test-limit N takes those of a run with this limit, --allow-missing counts "
+                "them as not solved"
+            )
+        score = score_puzzles(asked, answers)
         provenance = replace(provenance_beside(path, PUZZLES), scored=scored_answers(answers, arguments.source))
         text = format_puzzle_score(score, name, show_path(path), provenance)
     else:
@@ -247,7 +255,7 @@ def memory_command(arguments: argparse.Namespace, _: float) -> int:
     """Print the score of a run with its own task memory, a blank one, and that of the next task.
 
     A network that finds the rule from the question alone loses nothing by that; one that has learned a task's rule into its
-    memory loses all. Puzzles are one task, so their memory can only be blank.
+    memory loses all. The memory of a single task, as that of puzzles, can only be blank.
     """
     from pipeline.device import make_accelerator, precision_here
     from pipeline.jobs.weights_score import score_on_puzzles, score_on_tasks
@@ -265,7 +273,7 @@ def memory_command(arguments: argparse.Namespace, _: float) -> int:
             found[memory] = of_puzzles.to_json()
     else:
         solutions = _solutions_of(run)
-        for memory in kinds:
+        for memory in kinds if len(weights.task_ids) > 1 else kinds[:2]:
             score = score_on_tasks(change_memory(weights, memory), dataset, solutions, arguments.views, *computed)
             rates = score.mean_over_tasks
             print(f"{memory:8} pass@1 {rates.pass_at_1:7.2%}  pass@2 {rates.pass_at_2:7.2%}, mean over tasks", flush=True)

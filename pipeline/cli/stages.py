@@ -231,7 +231,7 @@ def add_predict(commands: Any) -> None:
     parser.add_argument("--time-limit", metavar="DURATION", help="of prediction; it cuts the last round short")
     parser.add_argument("--resume", action="store_true", help="keep the complete rounds of ARC predictions in DIR and go on")
     add_processes(parser)
-    add_settings(parser, "override predict.FIELD or train.precision of the weights")
+    add_settings(parser, "override predict.FIELD, train.precision or train.execution of the weights")
 
 
 def predict_command(arguments: argparse.Namespace, started: float) -> int:
@@ -244,8 +244,9 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     weights, out, budget = load_weights(arguments.weights), arguments.out, budget_of(arguments, started)
     names = {setting: setting_name(setting) for setting in arguments.set}
     for setting, name in names.items():
-        if not name.startswith("predict.") and name != "train.precision":
-            raise InputError(f"{setting!r}: only predict.* and train.precision can be set here; the weights fix the rest")
+        if not name.startswith("predict.") and name not in ("train.precision", "train.execution"):
+            allowed = "predict.*, train.precision and train.execution"
+            raise InputError(f"{setting!r}: only {allowed} can be set here; the weights fix the rest")
     views = [] if arguments.views is None else [f"predict.views={arguments.views}"]
     config = override(weights.config, [*arguments.set, *views])
     if "train.precision" not in names.values():
@@ -262,7 +263,7 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     if not len(dataset.test_questions if isinstance(dataset, PuzzleDataset) else dataset.test_task):
         raise InputError(f"{arguments.data}: a dataset without tests, to train on only; build it with --source")
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
-    weights = weights_of_main(accelerator, weights) or weights
+    weights = replace(weights_of_main(accelerator, weights) or weights, config=config)
     if isinstance(dataset, PuzzleDataset):
         path = out / "predictions.csv"
         if accelerator.is_main_process:
@@ -275,7 +276,7 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
             leave_submission(tasks, out, arguments.resume)
         predictor = Predictor(accelerator, dtype, weights, dataset, config.predict)
         ballot = predict_and_vote(predictor, out, budget, tasks, arguments.resume)
-        counts = [ballot.tally(task.id, index).candidates for task in tasks for index in range(len(task.test))]
+        counts = [ballot.tally(task.id, index).distinct for task in tasks for index in range(len(task.test))]
         done = f"{len(tasks)} tasks, {counts.count(0)} of {len(counts)} test inputs without a prediction"
     end_training(accelerator)
     if accelerator.is_main_process and done:

@@ -103,10 +103,17 @@ class PuzzleJob:
 
     def _score(self, path: Path, dataset: PuzzleDataset, found: "PuzzleAnswers | None") -> None:
         """Score what was `found`, or else the predictions that an earlier start left."""
-        answers = answers_of(self.load(with_answers=True))
+        answers, problem = dict[str, str](), ""
+        try:
+            answers = answers_of(self.load(with_answers=True))
+        except (InputError, OSError) as error:
+            problem = str(error)
         predictions = read_predictions(path) if found is None else found.rows(dataset, answers)
         if found is not None:
             leave_predictions(path, predictions, found.source, dataset)
+        if problem:
+            logger.warning("no score: the answers cannot be read: %s", problem)
+            return
         if not answers or not any(each.prediction for each in predictions):
             logger.info("%s, so there is no score", "nothing was predicted" if answers else "the answers are not known here")
             return

@@ -4,6 +4,7 @@ from accelerate import Accelerator
 
 from augment.errors import InputError
 from eval.formatting import show_path
+from eval.provenance import HASH_DIGITS
 from pipeline.device import from_main
 from pipeline.weights.files import Weights, read_weights
 
@@ -13,11 +14,17 @@ def weights_of_main(accelerator: Accelerator, found: Weights | None) -> Weights 
 
     A training may have gone on meanwhile, or a disk not show each machine the same. Raises InputError where they have changed.
     """
-    wanted = from_main(accelerator, (found.path, found.step) if found else None)
+    wanted = from_main(accelerator, (found.path, _name(found)) if found else None)
     if wanted is None:
         return None
-    if found is None or (found.path, found.step) != wanted:
-        found = read_weights(wanted[0])
-    if found.step != wanted[1]:
-        raise InputError(f"{show_path(found.path)}: of step {found.step} here, and of step {wanted[1]} in the main process")
+    path, name = wanted
+    if found is None or _name(found) != name:
+        found = read_weights(path)
+    if _name(found) != name:
+        raise InputError(f"{show_path(path)}: {_name(found)} here, and {name} in the main process")
     return found
+
+
+def _name(weights: Weights) -> str:
+    """Return what weights are called here: each machine may have them at another path."""
+    return f"step {weights.step}, trained on {weights.data_hash[:HASH_DIGITS]}"

@@ -14,10 +14,11 @@ from pipeline.config import Config
 from pipeline.data.dataset import Dataset
 from pipeline.data.packs import make_pack_maker
 from pipeline.device import to_batch
+from pipeline.device_limits import ran_out_of_memory
 from pipeline.models.network import Network
 from pipeline.system.time_limit import Budget
 from pipeline.training.state import count_packs
-from pipeline.weights.find import has_trained
+from pipeline.weights.find import has_trained, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +63,16 @@ def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: tor
         chosen = samples[np.arange(count) * len(samples) // count]
         batch = to_batch(maker.make(chosen[maker.order(chosen)]), maker.memory_tokens, accelerator.device)
         tries = []
-        for _ in range(2):  # the first may pay for what is set up once
-            with torch.inference_mode():
-                state, started = network.reasoner.initial_state(batch.layout.tokens, dtype), time.perf_counter()
-                network(state, batch).logits.sum().item()  # waits for the device
-            tries.append(max(time.perf_counter() - started, 1e-6))
+        try:
+            for _ in range(2):  # the first may pay for what is set up once
+                with torch.inference_mode():
+                    state, started = network.reasoner.initial_state(batch.layout.tokens, dtype), time.perf_counter()
+                    network(state, batch).logits.sum().item()  # waits for the device
+                tries.append(max(time.perf_counter() - started, 1e-6))
+        except (RuntimeError, MemoryError) as error:
+            if count == 1 or not ran_out_of_memory(error):
+                raise
+            return Speed(speed, total, network.reasoner.learned_share())  # of the packs that fit
         speed, spent = max(speed, batch.layout.tokens / min(tries)), spent + 2 * min(tries)
         if spent > MEASURE_SECONDS or 2 * batch.layout.tokens > config.predict.pack_tokens:
             return Speed(speed, total, network.reasoner.learned_share())
@@ -82,9 +88,7 @@ def fit_packs(config: Config, step: float, seconds: float) -> Config:
     return replace(config, train=replace(config.train, pack_tokens=tokens))
 
 
-def split_time(
-    config: Config, budget: Budget, out: Path, resume: bool, speed: Speed, processes: int, views: int
-) -> tuple[Config, float]:
+def split_time(config: Config, budget: Budget, out: Path, speed: Speed, processes: int, views: int) -> tuple[Config, float]:
     """Return the config with packs that fit into the time, and the seconds for training, of a run that has a limit.
 
     Prediction keeps `predict.time_share` of what is left, less where all `views` need less, more where not even one view of
@@ -96,7 +100,7 @@ def split_time(
     between = max(2.0, 0.003 * left)  # a checkpoint is read; training keeps time to write it
     predicting = min(max(wanted, 1.5 * view) + between, 0.5 * left)
     training = max(0.0, left - predicting)
-    packs = -(-count_packs(config, processes, resume) // processes)
+    packs = -(-count_packs(config, processes, newest_checkpoint(out) is not None) // processes)
     step = packs * speed.step_seconds(config)
     logger.info(
         "%s left: %s for training, %.2f s a step; %s for prediction, %.2f s a view of every test input",

@@ -15,6 +15,7 @@ from augment.errors import InputError
 from eval.files import replace_file, write_json
 from eval.formatting import parse_duration
 from eval.provenance import NetworkName
+from eval.score import RULES as SCORE_RULES
 from pipeline.config import CONFIG_FILE, read_config, with_seed
 from pipeline.inference.facts import SCORE_FILE
 from pipeline.jobs.networks import NETWORKS_FOLDER
@@ -22,7 +23,7 @@ from pipeline.jobs.run_record import RunRecord, as_option
 from pipeline.reports.run_folder import RunFolder
 from pipeline.training.metrics import METRICS_FILE, read_metrics
 
-RULES = ("mean_over_tasks", "per_output", "all_or_nothing")
+RULES = tuple(field for field, *_ in SCORE_RULES)
 PLACES = {"pass_at_2": RULES, "pass_at_1": RULES[:1]}
 """What a record says of every seed on ARC tasks."""
 ACCURACIES = ("exact_accuracy", "shortest_path_accuracy", "cell_accuracy")

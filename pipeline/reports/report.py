@@ -9,9 +9,10 @@ from typing import Any
 import orjson
 
 from augment.errors import InputError
+from augment.task import Task, TaskId
 from eval.decode import decode
 from eval.files import replace_file
-from eval.formatting import format_duration, plural, show_name, show_path, show_value
+from eval.formatting import format_duration, plural, show_name, show_names, show_path, show_value
 from eval.provenance import HASH_DIGITS, PUZZLES, Row, scored_in
 from eval.puzzle_score import PuzzleScore
 from eval.report.page import Report, make_page
@@ -75,13 +76,22 @@ def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Re
     selection = record.selection if record else Selection()
     whole, selected = folder.load_sources(notes)
     others, chosen = selection.load(specs)
-    known = folder.tasks([*selected, *chosen], with_dataset=not any(source.tasks for source in selected))
+    stored: Mapping[TaskId, Task] = {}
+    try:
+        stored = folder.predicted_tasks
+    except (InputError, OSError) as error:
+        notes.append(f"The dataset cannot be read, so whether these are its tests is unknown: {error}")
+    known = folder.tasks([*selected, *chosen], with_dataset=bool(stored))
     missing = folder.submission.keys() - {each.task.id for each in known}
     if missing:
         where = show_path(folder.submission_path)
         raise InputError(f"{where}: has task {show_name(min(missing))}, which the sources do not have")
     results = folder.reported_results(known, notes)
     solutions = {each.task.id: each.truth for each in known if each.truth}
+    changed = [each.task.id for each in known if each.task is stored.get(each.task.id)]
+    if changed and any(source.tasks for source in selected):
+        notes.append(f"There is no score: the sources do not have the tests that were predicted, of {show_names(changed)}.")
+        solutions = {}
     predictions = {task_id: attempts for task_id, attempts in folder.submission.items() if task_id in solutions}
     provenance = provenance_beside(folder.submission_path)
     scored = scored_outputs(solutions, [*whole, *others])
@@ -114,13 +124,13 @@ def _run_facts(folder: RunFolder, results: Sequence[TaskResult], metrics: Sequen
         rows.append(("Settings", f"{named}, seed {record.seed}{settings}"))
         if record.weights:
             rows.append(("Started from", record.weights))
-        limit = f" of {record.time_limit}" if record.time_limit else ""
-        starts = f", in {record.starts} starts" if record.starts > 1 else ""
+        limit, again = f" of {record.time_limit}" if record.time_limit else "", record.starts > 1
+        starts = f", in {record.starts} starts{f', the last{limit}' if limit else ''}" if again else limit
         spent = format_duration(sum(record.seconds.values()))
-        rows.append(("Time", f"{spent}{limit}{starts}, {record.device or 'unknown device'}"))
+        rows.append(("Time", f"{spent}{starts}, {record.device or 'unknown device'}"))
         if record.fallbacks:
             rows.append(("Slower than meant", "; ".join(record.fallbacks)))
-        rows.append(("Started", record.started.replace("T", " ").replace("+00:00", " UTC")))
+        rows.append(("Last started" if again else "Started", record.started.replace("T", " ").replace("+00:00", " UTC")))
     return rows
 
 

@@ -43,7 +43,7 @@ class RunFolder:
 
     path: Path
     data: Path | None = None
-    """The dataset that was predicted, where it is not in the folder itself."""
+    """The dataset that was predicted, for a folder that has none of its own."""
 
     def __post_init__(self) -> None:
         """Raise FileNotFoundError, of one line, where there is nothing that a run left."""
@@ -102,13 +102,19 @@ class RunFolder:
     @cached_property
     def dataset(self) -> TaskDataset | None:
         """The dataset of ARC tasks, None where there is none."""
-        folder = self.data or self.path / "dataset"
-        if self.data is None and (self.is_puzzles or not (folder / MANIFEST_FILE).is_file()):
+        own = self.path / "dataset"
+        folder = own if not self.is_puzzles and (own / MANIFEST_FILE).is_file() else self.data
+        if folder is None:
             return None
         dataset = load_dataset(folder)
         if isinstance(dataset, PuzzleDataset):
             raise InputError(f"{folder}: a dataset of puzzles; this is for ARC tasks")
         return dataset
+
+    @cached_property
+    def predicted_tasks(self) -> dict[TaskId, Task]:
+        """The tasks that were predicted, as the dataset has them; empty where there is none."""
+        return {task.id: task for task in self.dataset.tasks_to_solve()} if self.dataset else {}
 
     @property
     def candidates(self) -> list[Path]:
@@ -141,7 +147,7 @@ class RunFolder:
 
         Raises InputError if no task is known, or if the sources that the user named (`name`) know none.
         """
-        stored = {task.id: task for task in self.dataset.tasks_to_solve()} if with_dataset and self.dataset else {}
+        stored = self.predicted_tasks if with_dataset else {}
         found = known_tasks(self.submission, stored, sources)
         if name and all(each.task is stored.get(each.task.id) for each in found):
             named = ", ".join(map(show_name, list(self.submission)[:5]))

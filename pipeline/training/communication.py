@@ -62,7 +62,7 @@ class Collectives:
     def agree(self, by_time: float, stop: bool, due: bool, interrupted: bool) -> tuple[float, bool, bool, bool]:
         """Return the first three values of the main process, and whether any process was interrupted.
 
-        On GPUs, those of the step before.
+        On GPUs, those of the step before; at the first step its own.
         """
         if not self.several:
             return by_time, stop, due, interrupted
@@ -71,7 +71,6 @@ class Collectives:
         figures = [by_time, stop, due] if self.accelerator.is_main_process else [0.0, 0.0, 0.0]
         now = AsyncCopy(self.share(np.array([*figures, interrupted], np.float32)))
         before, self.before = now if self.waits else self.before, now
-        if before is None:  # the first step decides nothing but the share of the run
-            return float(now.wait()[0]), False, False, False
-        by_time, stop, due, interrupted = before.wait().tolist()
+        by_time, stop, due, interrupted = (before or now).wait().tolist()
+        due = due and before is not None  # else it would be announced twice
         return by_time, bool(stop), bool(due), bool(interrupted)

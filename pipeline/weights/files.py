@@ -25,7 +25,7 @@ from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.models.network import Network, make_network
 from pipeline.tensor_files import Damaged, read_tensors, write_tensors
-from pipeline.weights.find import EXPORTED, FORMAT, config_in, newest_checkpoint, read_found
+from pipeline.weights.find import CHECKPOINTS, EXPORTED, FORMAT, config_in, read_found
 
 logger = logging.getLogger(__name__)
 
@@ -275,14 +275,11 @@ def _view_rows(name: str, weights: Weights, dataset: Dataset, old_row: Mapping[s
 def load_start(path: Path | None, run: Path, resume: bool) -> Weights | None:
     """Return the weights at `path` that the training in the folder `run` starts from; None without.
 
-    Where it is resumed at a checkpoint they may be missing. Raises FileNotFoundError or InputError.
+    Where it is resumed they are those of its newest checkpoint, if any is undamaged. Raises FileNotFoundError or InputError.
     """
-    try:
-        return load_weights(path) if path else None
-    except (FileNotFoundError, InputError):
-        if resume and newest_checkpoint(run):  # which has what training began with
-            return None
-        raise
+    if path is None:
+        return None
+    return (newest_weights(run / CHECKPOINTS) if resume else None) or load_weights(path)
 
 
 def make_started_network(config: Config, dataset: Dataset, start: Weights | None) -> Network:

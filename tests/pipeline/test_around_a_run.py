@@ -19,6 +19,7 @@ from augment.task import Task
 from pipeline.cli.main import _LogFormatter
 from pipeline.cli.show import parse_transform
 from pipeline.data.sources import Source, hold_out
+from pipeline.reports.report import read_report
 from submission.format import read_submission
 from tests.pipeline.tiny import TINY, set_options, tiny_source
 from tests.pipeline.tinyrun import call, one_error, write_run
@@ -89,6 +90,11 @@ def test_sources_that_change_during_training_cost_the_score_alone(
     assert (out / "votes.json").is_file()
     assert not (out / "score.json").exists()
     assert "no score: the sources" in caplog.text
+    report = read_report(out)
+    assert [result.task.id for result in report.results] == [task.id for task in source.tasks]
+    if change in ("removed", "other test"):
+        assert report.score is None
+        assert report.notes[0].startswith("There is no score: the sources do not have the tests that were predicted, of own")
 
 
 def test_a_score_that_cannot_be_printed_is_kept(

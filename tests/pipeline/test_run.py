@@ -34,8 +34,8 @@ from pipeline.training.metrics import Progress, read_metrics
 from pipeline.training.trainer import Trainer
 from submission.format import check_submission, read_submission
 from submission.settings import KaggleSettings
-from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
-from tests.pipeline.tinyrun import call, one_error, run_until_torch
+from tests.pipeline.tiny import TINY, set_options, tiny_dataset, tiny_source, write_kaggle
+from tests.pipeline.tinyrun import call, one_error, run_until_torch, write_weights
 
 SETTINGS = set_options((*TINY, "train.segments=2"))
 
@@ -318,8 +318,14 @@ def test_starting_from_other_weights_keeps_what_they_know(
     recorded = tmp_path / "second" / "run.json"
     recorded.write_text(json.dumps(json.loads(recorded.read_text()) | {"weights": str(tmp_path / "gone")}))
     assert run(*words, "--resume") == 0  # the checkpoint has what training began with
+    small = override(read_config(finished[0] / "config.json"), ["model.hidden_size=32", "model.heads=2"])
+    write_weights(tmp_path / "gone", tiny_dataset(), small)
+    assert run(*words, "--resume") == 0  # whatever is there now
+    shutil.rmtree(tmp_path / "gone")
+    for file in (tmp_path / "second" / "checkpoints").glob("*/*"):
+        file.write_bytes(b"damaged")
+    assert run(*words, "--resume") == 2  # and does not train from nothing
     shutil.rmtree(tmp_path / "second" / "checkpoints")
-    assert run(*words, "--resume") == 2
     assert run(*words, "--resume", "--weights", finished[0]) == 0  # nothing has begun with the others
     assert json.loads(recorded.read_text())["weights"] == str(finished[0])
 
@@ -358,7 +364,7 @@ BEGUN |= {"settings": ["model.layers=3"], "train_sources": ["arc1:evaluation"]}
 def test_a_resumed_run_and_its_further_networks_know_what_it_began_with(tmp_path: Path, begun: bool) -> None:
     def complete(**given: object) -> dict[str, Any]:
         words = ["run", *(["--resume"] * resume)]
-        absent = dict.fromkeys(("preset", "weights", "seed", "networks", "max_side")) | {
+        absent = dict.fromkeys(("preset", "weights", "seed", "networks", "max_side", "limit", "test_limit")) | {
             "set": [],
             "train_source": [],
             "hold_out": False,

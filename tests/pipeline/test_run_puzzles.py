@@ -192,14 +192,17 @@ def test_without_known_answers_there_are_predictions_and_no_score(folder: Path, 
     assert not (out / "score.json").exists()
 
 
-def test_answers_that_cannot_be_read_do_not_cost_the_predictions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_answers_that_cannot_be_read_do_not_cost_the_predictions(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     out, file = folder / "out", folder / "sudoku-test.csv"
     lines = file.read_text().splitlines()
     source, question, _, rating = lines[2].split(",")
     lines[2] = ",".join((source, question, "12", rating))
     file.write_text("\n".join([*lines, ""]))
-    assert run(*sources(folder), "--out", out) == 2
-    assert "sudoku-test.csv: line 3: " in one_error(capsys)
+    assert run(*sources(folder), "--out", out) == 0
+    assert "no score: the answers cannot be read: " in caplog.text
+    assert "sudoku-test.csv: line 3: " in caplog.text
+    assert not (out / "score.json").exists()
+    assert not (out / pipeline.run.PREDICTING).exists()
     assert all(each.prediction is not None for each in read_predictions(out / "predictions.csv"))
 
 
@@ -407,6 +410,29 @@ def test_a_run_is_not_resumed_for_other_puzzles(finished: Path, capsys: pytest.C
     assert run(*others) == 2
     assert "a dataset for other puzzles than those of the sources" in one_error(capsys)
     assert not {"score.json", "predictions.json"} & {path.name for path in out.iterdir()}  # they were of what is gone
+
+
+def test_a_resumed_run_keeps_its_limits_of_puzzles(folder: Path) -> None:
+    out, limits = folder / "out", ("--limit", 9, "--test-limit", 3)
+    assert run(*sources(folder), *limits, "--out", out) == 0
+    shutil.rmtree(out / "dataset")  # as if it had been killed before: it is built anew, for the same checkpoints
+    assert run(*sources(folder), "--resume", "--out", out) == 0
+    assert predicted(out) == 3
+    assert load_dataset(out / "dataset").data_hash == json.loads((out / "predictions.json").read_text())["dataset"]
+
+
+def test_puzzles_that_were_not_asked_are_no_wrong_answers_unless_they_are_to_count(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, (_, spec, *_) = folder / "out", sources(folder)
+    assert run(*sources(folder), "--test-limit", 3, "--out", out) == 0
+    assert call("score", out, "--source", spec) == 2
+    assert "lacks 4 of the 7 puzzles" in one_error(capsys, "score")
+    found = []
+    for more in (("--test-limit", 3), ("--allow-missing",)):
+        assert call("score", out, "--source", spec, *more, "--json", folder / "score.json") == 0
+        found.append(json.loads((folder / "score.json").read_text())["puzzles"])
+    assert found == [3, 7]
 
 
 def test_a_prediction_goes_on_in_the_folder_of_a_run_only_with_its_puzzles(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -156,7 +157,7 @@ def _run_scene(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, 
 def _settings(plan: SimulatePlan, scene: Scene) -> KaggleSettings:
     """Return the settings of a scene: those of the plan except for time, machine and what the scene changes."""
     settings = plan.settings
-    gpus = () if plan.gpu_less else find_gpus({})
+    gpus = () if plan.gpu_less else find_gpus(os.environ)
     if len(gpus) != ACCELERATORS.get(settings.accelerator):
         settings = replace(settings, accelerator="none")  # so that no GPU is reported missing
     limit = scene.limit_seconds if scene not in PLAIN else parse_duration(plan.time_limit)

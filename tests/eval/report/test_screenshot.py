@@ -17,7 +17,7 @@ from eval.draw import PALETTE
 from eval.report.page import Report, make_page
 from eval.report.screenshot import FLAGS, draw_page, find_browser, need_browser
 from eval.results import Attempt, TaskResult, TestResult
-from tests.eval.report.examples import FATES, HOSTILE, example_report
+from tests.eval.report.examples import CLOSE, FAR, FATES, HOSTILE, entry, example_report
 
 LARGE = np.arange(900, dtype=np.uint8).reshape(30, 30) % 10
 LONG_ID = "a-very-long-id-" * 12
@@ -202,6 +202,14 @@ def test_parts_of_a_page_are_drawn_into_files(tmp_path: Path) -> None:
             assert (sum(picture.getpixel((3, 3))) < 200) == (part == "filter=near")  # type: ignore[arg-type]
             colors = {"#" + bytes(color).hex().upper() for count, color in picture.getcolors(1 << 24) or () if count > 200}
         assert colors >= set(PALETTE[1:5])
+
+
+@pytest.mark.browser
+def test_a_picture_says_how_many_tasks_a_filter_has(browser: Browser, tmp_path: Path) -> None:
+    tasks = [entry(f"task{number}", (FAR, 6), (CLOSE, 2)) for number in range(30)]
+    page = open_report(browser, tmp_path, replace(example_report(), results=tasks), "?picture#filter=all").page
+    expect(page.locator("#count")).to_have_text("30 of 30 tasks, the first 24 shown")
+    page.context.close()
 
 
 @pytest.mark.browser

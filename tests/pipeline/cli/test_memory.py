@@ -66,6 +66,15 @@ def test_a_run_whose_solutions_are_its_own_attempts_is_right_with_its_own_memory
     assert "the test outputs are not known, so there is nothing to score by" in one_error(capsys, "memory")
 
 
+def test_the_memory_of_a_single_task_can_only_be_blank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = write_kaggle(tmp_path / "kaggle", tiny_source(1, 1, "t"), "evaluation", with_solutions=True)
+    out = run(tmp_path / "run", "--preset", "demo", "--source", spec)
+    capsys.readouterr()
+    assert call("memory", out, "--views", 2, "--json", tmp_path / "memory.json") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["own", "blank"]
+    assert list(json.loads((tmp_path / "memory.json").read_text())) == ["own", "blank"]
+
+
 def test_puzzles_are_one_task_whose_memory_can_only_be_blank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kind: KindName = "sudoku"
     trained, tested = (write_csv(tmp_path / f"{seed}.csv", tiny_puzzles(kind, seed=seed)) for seed in (1, 2))

@@ -196,6 +196,19 @@ def test_runs_that_predicted_different_tests_are_not_pooled(
     assert not (tmp_path / "p.json").exists()
 
 
+def test_a_run_keeps_its_own_dataset_whatever_others_are_given(
+    made: Path, spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = load_source(spec)
+    write_run(tmp_path / "smaller", replace(source, tasks=source.tasks[:2]), [])
+    shown = []
+    for more in ((), ("--data", tmp_path / "smaller" / "dataset")):
+        assert call("compare", made, "--source", spec, *more) == 0
+        assert call("show", "--run", made, "--source", spec, *more) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+
+
 def test_a_run_on_puzzles_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "predictions.csv").touch()
     assert call("compare", tmp_path) == 2

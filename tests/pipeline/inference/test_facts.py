@@ -131,6 +131,7 @@ def test_what_was_trained_elsewhere_is_not_covered_by_the_audit(source: str, wor
             "1 training pair that equals a scored test and 1 generator of scored tasks trained on all the same; 4 test outputs",
         ),
         (Audited(0, "drop", 0, 9), "not readable: the run knew no test output", "nothing could be compared; 0 test outputs"),
+        (Audited(0, "drop", 0, 5, 2), "not readable: the run knew", "2 generators of scored tasks left out; 0 test outputs"),
         (None, "unknown (because)", "unknown (because)"),
     ],
 )

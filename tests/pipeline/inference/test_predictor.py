@@ -26,11 +26,12 @@ from pipeline.inference.predictor import Predictor
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.batch import Batch
 from pipeline.models.network import make_network
+from pipeline.run import PREDICTING
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.tensor_files import read_checksum, read_tensors, write_tensors
 from pipeline.weights.files import Weights, load_weights, save_weights
 from tests.pipeline.published.examples import VIEWS, Published
-from tests.pipeline.tiny import tiny_config, tiny_dataset, tiny_source
+from tests.pipeline.tiny import TINY, set_options, tiny_config, tiny_dataset, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, write_weights
 
 
@@ -351,3 +352,41 @@ def test_weights_of_a_gpu_predict_in_what_a_cpu_is_fast_in_unless_the_precision_
     paths = ("--data", tmp_path / "data", "--weights", tmp_path / "weights", "--out", tmp_path / "out")
     assert call("predict", *paths, "--views", 1, *setting) == 0
     assert dtypes == [used]
+
+
+def test_predictions_are_compiled_or_not_as_the_command_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, settings = write_kaggle(tmp_path, tiny_source(1, 3, "t"), "evaluation", with_solutions=True), set_options(TINY)
+    out, used = tmp_path / "out", list[str]()
+
+    def spy(self: InferenceRunner, *arguments: Any, execution: str) -> None:
+        used.append(execution)
+        original(self, *arguments, execution="eager")
+
+    original = InferenceRunner.__init__
+    monkeypatch.setattr(InferenceRunner, "__init__", spy)
+    run = ("run", "--source", spec, "--out", out, "--no-report")
+    assert call(*run, "--preset", "demo", *settings, "--set", "train.steps=1", "--set", "train.execution=auto") == 0
+    (out / PREDICTING).touch()
+    assert call(*run, "--resume", "--set", "train.execution=eager") == 0
+    predict = ("predict", "--data", out / "dataset", "--weights", out, "--views", 1, "--out")
+    assert call(*predict, tmp_path / "as trained") == 0
+    assert call(*predict, tmp_path / "compiled", "--set", "train.execution=compiled") == 0
+    assert used == ["auto", "eager", "auto", "compiled"]
+
+
+@pytest.mark.parametrize("fits", [0, 2])
+def test_the_speed_is_of_the_packs_that_fit_into_the_memory(fits: int) -> None:
+    dataset, config = tiny_dataset(tasks=6), tiny_config()
+    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
+
+    def run_out(_: object, inputs: tuple[object, Batch]) -> None:
+        if inputs[1].layout.sequences > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network.register_forward_pre_hook(run_out)
+    accelerator, dtype = make_accelerator("float32")
+    if fits:
+        assert measure_speed(network, dataset, config, dtype, accelerator).tokens_per_second > 1
+    else:
+        with pytest.raises(torch.OutOfMemoryError):
+            measure_speed(network, dataset, config, dtype, accelerator)

@@ -19,6 +19,7 @@ from pipeline.jobs.networks import FurtherNetworks, further_networks, share_mach
 from pipeline.jobs.run_record import record_if_usable
 from pipeline.reports.benchmark_record import command
 from pipeline.reports.run_folder import RunFolder
+from pipeline.run import PREDICTING
 from pipeline.system import processors
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
@@ -122,8 +123,12 @@ def test_where_the_first_network_fails_the_votes_of_the_others_count(tmp_path: P
     assert (len(votes["sources"]), votes["views_least"]) == (1, 4)
     assert (out / "submission.json").read_bytes() == (out / "networks" / "1" / "submission.json").read_bytes()
     assert (out / "score.json").is_file()
+    markers = [folder / PREDICTING for folder in (out, out / "networks" / "1")]
+    assert all(marker.is_file() for marker in markers), "a run that is resumed predicts, and does not train one of them on"
     assert call(*words_of_run(tmp_path, "train.steps=3"), "--out", out, "--networks", 2, "--resume") == 0
     assert len(json.loads((out / "votes.json").read_text())["sources"]) == 2
+    assert "training had ended; going on with predictions" in (out / "networks" / "1" / "log.txt").read_text()
+    assert not any(marker.exists() for marker in markers)
 
 
 def test_votes_that_cannot_be_read_do_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

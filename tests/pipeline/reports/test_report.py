@@ -40,6 +40,12 @@ def test_a_run_leaves_a_report_that_needs_nothing_else_and_the_command_makes_it_
     again = (out / "report.html").read_text()
     assert all(words in again for words in ("eval000", "eval001", "eval002", "mean over tasks"))
     assert abs(len(again) - len(page)) < 0.1 * len(page)
+    record = json.loads((out / "run.json").read_text()) | {"seconds": {"train": 7200.0}, "starts": 3, "time_limit": "50m"}
+    (out / "run.json").write_text(json.dumps(record))
+    assert main(["report", str(out)]) == 0
+    again = (out / "report.html").read_text()
+    assert "2h00m, in 3 starts, the last of 50m, " in again
+    assert "Last started" in again
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

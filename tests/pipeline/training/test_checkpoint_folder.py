@@ -6,10 +6,14 @@ import orjson
 import pytest
 import torch
 
+from pipeline.system.time_limit import NO_LIMIT
 from pipeline.tensor_files import Damaged, write_tensors
 from pipeline.training import checkpoint as checkpoint_folder
 from pipeline.training.checkpoint import begin_checkpoint, finish_checkpoint, read_state, set_aside, write_state
+from pipeline.training.state import checkpoint_bytes
 from pipeline.weights.find import CHECKPOINTS, checkpoints, newest_checkpoint
+from tests.pipeline.tiny import tiny_config, tiny_dataset
+from tests.pipeline.trainers import last_checkpoint, make_trainer
 
 
 def make_checkpoint(folder: Path, step: int, kept: int = 9) -> Path:
@@ -104,3 +108,12 @@ def test_a_checkpoint_whose_removal_was_cut_short_is_none_any_more(tmp_path: Pat
     assert checkpoints(tmp_path) == [tmp_path / "step-00000002"]
     make_checkpoint(tmp_path, 3, kept=2)
     assert names(tmp_path) == ["step-00000002", "step-00000003"]  # and what was left of it is gone
+
+
+@pytest.mark.parametrize("settings", [(), ("memory.kind=table", "optimizer.kind=muon")])
+def test_a_checkpoint_is_as_large_as_was_estimated(tmp_path: Path, settings: tuple[str, ...]) -> None:
+    config = tiny_config("model.hidden_size=64", "train.steps=2", *settings)
+    trainer = make_trainer(config, tmp_path, tiny_dataset(tasks=6, augmentations=1000))
+    trainer.fit(NO_LIMIT)
+    written = sum(file.stat().st_size for file in last_checkpoint(tmp_path).iterdir())
+    assert written == pytest.approx(checkpoint_bytes(trainer.state.network), rel=0.15)

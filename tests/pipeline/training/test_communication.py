@@ -32,9 +32,15 @@ def on_gpus() -> Collectives:
 
 def test_what_is_read_is_what_was_said_a_step_before() -> None:
     collectives = on_gpus()
-    assert collectives.agree(0.1, True, False, False) == (torch.tensor(0.1).item(), False, False, False)
-    assert collectives.agree(0.2, False, False, False)[1]
-    assert not collectives.agree(0.3, False, False, False)[1]
+    assert collectives.agree(0.1, False, True, False) == (torch.tensor(0.1).item(), False, False, False)
+    assert collectives.agree(0.2, True, False, False) == (torch.tensor(0.1).item(), False, True, False)
+    assert collectives.agree(0.3, False, False, True)[1:] == (True, False, False)
+    assert collectives.agree(0.4, False, False, False)[1:] == (False, False, True)
+
+
+def test_a_training_without_time_or_one_that_was_interrupted_ends_before_its_first_step() -> None:
+    assert on_gpus().agree(0.1, True, False, False)[1]
+    assert on_gpus().agree(0.1, False, False, True)[3]
 
 
 def test_a_checkpoint_that_is_due_until_it_is_written_is_written_once() -> None:
