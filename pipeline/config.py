@@ -128,6 +128,8 @@ class TrainConfig:
     """Packs per step over all processes, a multiple of their number; 0 means one per process."""
     pack_tokens: int = 703_488
     """Size of a pack: the sequence that reaches it is the last. Default: 768 sequences of 916 tokens."""
+    cut_from: int = 0
+    """What `pack_tokens` was before a run with little time made its packs smaller; 0: they were not."""
     pieces: int = 0
     """Micro-batches per pack: more of them need less memory and give the same result. 0: on a CPU 1; on a CUDA device as few as
     fit, found by a trial step; small packs of a process (on a CPU, of compiled code) in one. The number doubles when memory
@@ -182,8 +184,9 @@ class TrainConfig:
             raise InputError(f"train segments must be at least 1, got {self.segments}")
         if self.pack_tokens < 1 or self.log_steps < 1 or self.checkpoints_kept < 1:
             raise InputError("train pack_tokens, log_steps and checkpoints_kept must be at least 1")
-        if min(self.seed, self.steps, self.packs, self.pieces, self.checkpoint_steps, self.checkpoint_seconds) < 0:
-            raise InputError("train seed, steps, packs, pieces and checkpoint intervals must not be negative")
+        counts = (self.seed, self.steps, self.packs, self.cut_from, self.pieces, self.checkpoint_steps, self.checkpoint_seconds)
+        if min(counts) < 0:
+            raise InputError("train seed, steps, packs, cut_from, pieces and checkpoint intervals must not be negative")
         if not 0 < self.standstill_seconds <= 1e9:
             raise InputError(f"train standstill_seconds must be positive and at most 1e9, got {self.standstill_seconds}")
         if not 0 <= self.shift_probability <= 1 or not 0 <= self.exploration <= 1:
@@ -284,7 +287,7 @@ MAY_CHANGE: Mapping[str, frozenset[str]] = {
 and what does not change the result: how it is computed, logging and checkpoints."""
 _GONE = {("train", "halting_delay"), ("predict", "ranking")}
 """Settings, by section and name, that earlier versions had and that are read over."""
-OF_ONE_RUN = ("train.seed", "train.steps", "train.pieces", "build.seed", "build.jobs")
+OF_ONE_RUN = ("train.seed", "train.steps", "train.cut_from", "train.pieces", "build.seed", "build.jobs")
 """Settings that weights do not bring to a run that starts from them."""
 
 
@@ -323,10 +326,17 @@ def with_seed(config: Config, seed: int) -> Config:
 
 def for_another_run(config: Config, seed: int) -> Config:
     """Return the settings of weights for a run that starts from them, on whatever machine: all but those OF_ONE_RUN."""
+    config = with_usual_packs(config)
     changes = [f"{setting}={attrgetter(setting)(Config())}" for setting in (*OF_ONE_RUN, "train.precision")]
     if config.train.execution == "compiled":
         changes.append("train.execution=auto")
     return with_seed(override(config, changes), seed)
+
+
+def with_usual_packs(config: Config) -> Config:
+    """Return `config` with packs of the size that they had before they were made smaller for lack of time."""
+    tokens = config.train.cut_from or config.train.pack_tokens
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, pack_tokens=tokens, cut_from=0))
 
 
 def last_of_each(settings: Iterable[str]) -> tuple[str, ...]:

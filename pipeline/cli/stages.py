@@ -3,7 +3,6 @@
 import argparse
 import logging
 import time
-from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from pipeline.config import (
     resumed,
     setting_name,
     with_seed,
+    with_usual_packs,
 )
 from pipeline.data.build import built_with
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
@@ -45,11 +45,11 @@ from pipeline.inference.facts import CANDIDATES
 from pipeline.jobs.arc import ArcJob, leave_submission
 from pipeline.jobs.networks import candidates_of, end_with_run, further_networks
 from pipeline.jobs.puzzles import PuzzleJob, leave_questions, predict_rounds
-from pipeline.jobs.run_record import RunRecord, record_if_usable, require_own_folder
+from pipeline.jobs.run_record import record_if_usable, require_own_folder
 from pipeline.presets import preset
 from pipeline.reports.run_folder import known_tasks, public_sources
 from pipeline.system.progress_bar import is_main_process
-from pipeline.weights.find import has_trained, settings_of
+from pipeline.weights.find import has_trained
 from submission.format import fill_submission
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,11 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
         config, refused = resumed(read_config(arguments.out / CONFIG_FILE), arguments.set)
         if refused:
             logger.warning("%s: the run that is resumed has other settings, and keeps them", " ".join(refused))
-        config = _with_usual_packs(config, arguments.out, record)
+        if not has_trained(arguments.out):
+            config = with_usual_packs(config)
+        elif config.train.cut_from and is_main_process():
+            message = "packs of %d tokens, not %d, since the run began with little time; another --out begins anew"
+            logger.warning(message, config.train.pack_tokens, config.train.cut_from)
         weights = Path(record.weights) if record and record.weights else None
     for setting in record.settings if record else ():
         words += ["--set", setting]  # for a further network that has not begun
@@ -97,28 +101,6 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
         if isinstance(job, ArcJob):
             job = replace(job, networks=networks)
         return run(job, config, budget, weights, arguments.resume, report=not arguments.no_report)
-
-
-def _with_usual_packs(config: Config, out: Path, record: RunRecord | None) -> Config:
-    """Return `config` of a resumed run, whose packs a start with little time may have made smaller than it was begun with.
-
-    They get their size again where that start did not train.
-    """
-    if record is None:
-        return config
-    usual = config
-    with suppress(InputError, OSError):  # of weights that a run that has begun can do without
-        usual = preset(record.preset) if record.preset else settings_of(Path(record.weights))
-    given = [setting for setting in record.settings if setting_name(setting) == "train.pack_tokens"]
-    tokens = override(usual, given).train.pack_tokens
-    if tokens <= config.train.pack_tokens:
-        return config
-    if not has_trained(out):
-        return override(config, [f"train.pack_tokens={tokens}"])
-    if is_main_process():
-        message = "packs of %d tokens, not %d, since the run began with little time; another --out begins anew"
-        logger.warning(message, config.train.pack_tokens, tokens)
-    return config
 
 
 def job_of(arguments: argparse.Namespace, leakage: Leakage) -> ArcJob | PuzzleJob:

@@ -85,7 +85,8 @@ def fit_packs(config: Config, step: float, seconds: float) -> Config:
         return config
     tokens = max(1, int(config.train.pack_tokens * seconds / (step * LEAST_STEPS)))
     logger.warning("a step would take %.1f s here; packs of %d tokens, not %d", step, tokens, config.train.pack_tokens)
-    return replace(config, train=replace(config.train, pack_tokens=tokens))
+    usual = config.train.cut_from or config.train.pack_tokens
+    return replace(config, train=replace(config.train, pack_tokens=tokens, cut_from=usual))
 
 
 def split_time(config: Config, budget: Budget, out: Path, speed: Speed, processes: int, views: int) -> tuple[Config, float]:

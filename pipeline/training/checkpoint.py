@@ -329,7 +329,7 @@ def _require_same_run(state: TrainState, folder: Path, saved: Mapping[str, Any])
     for section in ("model", "memory", "optimizer", "train"):
         free = {"precision"}  # dtype is what it came to
         if saved["progress"]["step"] == 0:
-            free.add("pack_tokens")  # that were fitted to a time in which nothing was trained
+            free |= {"pack_tokens", "cut_from"}  # that were fitted to a time in which nothing was trained
         for name in own[section].keys() - MAY_CHANGE.get(section, set()) - free:
             pairs[f"{section}.{name}"] = (stored[section][name], own[section][name])
     for name, (before, now) in sorted(pairs.items()):

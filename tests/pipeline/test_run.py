@@ -20,7 +20,7 @@ import pipeline.device
 import pipeline.jobs.time_split
 import pipeline.run
 import pipeline.training.trainer
-from pipeline.cli.options import complete_settings
+from pipeline.cli.options import complete_settings, config_of
 from pipeline.config import Config, override, read_config, with_seed
 from pipeline.data.dataset import load_dataset
 from pipeline.data.sources import load_source
@@ -203,19 +203,25 @@ def test_packs_of_a_start_without_time_get_their_size_again_unless_it_trained(
         tokens: int = json.loads((out / "config.json").read_bytes())["train"]["pack_tokens"]
         return tokens
 
-    usual = pack_tokens()
-    record, of_preset = json.loads((out / "run.json").read_bytes()), preset("demo").train.pack_tokens
-    settings = [setting for setting in record["settings"] if "pack_tokens" not in setting or "predict" in setting]
-    (out / "run.json").write_text(json.dumps(record | {"settings": settings}))
+    usual, no_time = pack_tokens(), ("--set", "train.steps=0", "--time-limit", "9s", "--reserve", "8.9s")
     resume("--preset", "trm-arc1")  # which the run does not have
     assert pack_tokens() == usual
-    assert f"packs of {usual} tokens, not {of_preset}, since the run began with little time; another --out" in caplog.text
-    shutil.rmtree(out / "checkpoints")
-    resume("--set", "train.steps=0", "--time-limit", "9s", "--reserve", "8.9s")  # no time for a step
-    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000000"]
-    assert pack_tokens() < of_preset
+    for _ in range(2):
+        shutil.rmtree(out / "checkpoints")
+        resume(*no_time)
+        assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000000"]
+        cut = pack_tokens()
+        assert cut < usual
     resume("--set", "train.steps=1")
-    assert pack_tokens() == of_preset
+    assert pack_tokens() == usual
+    config = override(read_config(out / "config.json"), [f"train.pack_tokens={cut}", f"train.cut_from={usual}"])
+    (out / "config.json").write_text(json.dumps(config.to_json()))
+    shutil.rmtree(out / "checkpoints")
+    write_weights(out / "checkpoints" / "step-00000001", tiny_dataset(), config)
+    arguments = SimpleNamespace(weights=out, preset=None, set=[], seed=0, networks=1)
+    assert config_of(arguments).train.pack_tokens == usual, "a run that starts from them may have more time"  # type: ignore[arg-type]
+    resume()  # the checkpoint is damaged, but it is one
+    assert f"packs of {cut} tokens, not {usual}, since the run began with little time; another --out" in caplog.text
 
 
 def test_a_submission_that_lacks_the_tasks_is_not_scored(out: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]) -> None:
