@@ -1,6 +1,7 @@
 """The device: Accelerate's engine and the compute dtype, and packs as tensors on the device."""
 
 import logging
+import os
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -15,6 +16,7 @@ from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, Init
 
 from augment.canvas import IGNORED
 from augment.errors import InputError
+from eval.formatting import plural
 from pipeline.config import Config, Precision, override
 from pipeline.data.dataset import Dataset, PuzzleDataset, canvas_of
 from pipeline.data.packs import Pack
@@ -22,6 +24,7 @@ from pipeline.models.batch import Batch, Views
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layout import Room, make_layout, to_device
 from pipeline.system.allocator import uses_tcmalloc
+from pipeline.system.processors import find_gpus, stays_on_cpu
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,16 @@ def with_precision(config: Config, dtype: torch.dtype) -> Config:
 def cuda_is_used() -> bool:
     """Return whether runs compute on GPUs here."""
     return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
+def unusable_gpus() -> str:
+    """Return in words which GPUs are here that this PyTorch cannot use, as with a driver that is too old; empty where none."""
+    if torch.cuda.is_available() or stays_on_cpu(os.environ) or not (gpus := find_gpus(os.environ)):
+        return ""
+    return (
+        f"PyTorch {torch.__version__} finds no GPU, but nvidia-smi {plural(len(gpus), 'GPU')} ({gpus[0]}): it needs a newer "
+        "driver, or is built for CPUs; ACCELERATE_USE_CPU=true computes without"
+    )
 
 
 def compute_dtype(precision: Precision, cuda: bool) -> torch.dtype:
@@ -151,8 +164,9 @@ def gather(accelerator: Accelerator, value: T) -> list[T]:
     if accelerator.num_processes == 1:
         return [value]
     values: list[T] = [value] * accelerator.num_processes
+    group = _host_group(accelerator.init_handler.timeout)
     try:
-        dist.all_gather_object(values, value, group=_host_group(accelerator.init_handler.timeout))
+        dist.all_gather_object(values, value, group=group)
     except RuntimeError as error:
         raise ConnectionError("another process of this launch has ended, or stands still") from error
     return values

@@ -22,7 +22,7 @@ from eval.files import write_json
 from eval.formatting import format_duration
 from pipeline.config import CONFIG_FILE, Config, override
 from pipeline.data.dataset import MANIFEST_FILE, Dataset, TaskDataset, load_dataset
-from pipeline.device import describe_device, fit_config, from_main, make_accelerator, with_precision
+from pipeline.device import describe_device, fit_config, from_main, make_accelerator, unusable_gpus, with_precision
 from pipeline.device_limits import fallbacks, free_cache, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.networks import FURTHER, NETWORKS_FOLDER
@@ -63,6 +63,9 @@ def run(
     stopwatch.lap("start", device=describe_device(accelerator))
     if accelerator.is_main_process:
         logger.info("the engine started after %s", format_duration(budget.elapsed()))
+        if unusable := unusable_gpus():
+            logger.warning("%s", unusable)
+            fallbacks.append(unusable)
     whole, budget = budget, before_report(budget) if report else budget
     start = weights_of_main(accelerator, load_start(start_from, out, resume))
     dataset = _build(job, config, budget, accelerator, resume)

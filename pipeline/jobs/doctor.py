@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import shutil
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from eval.formatting import format_duration, plural
 from pipeline.config import Config
 from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.packs import make_pack_maker
-from pipeline.device import cuda_is_used, fit_config, make_accelerator
+from pipeline.device import cuda_is_used, fit_config, make_accelerator, unusable_gpus
 from pipeline.device_limits import ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.puzzles import PuzzleJob
@@ -76,18 +77,29 @@ def examine(plan: PlannedRun) -> Iterator[Finding]:
     yield "PyTorch", ", ".join((torch.__version__, *versions))
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < LEAST_TORCH:
         raise WillNotDo(f"PyTorch {torch.__version__} is too old: {'.'.join(map(str, LEAST_TORCH))} or newer is needed")
+    if unusable := unusable_gpus():
+        raise WillNotDo(unusable)
     for number in range(torch.cuda.device_count() if cuda_is_used() else 0):
         yield f"GPU {number}", describe_gpu(number)
     free = psutil.virtual_memory().available
     busy = psutil.getloadavg()[0]
     yield "processor", f"{usable_cores()} cores, load {busy:.1f}, {free / 2**30:.1f} GiB of memory free"
-    compilers = [name for name, there in (("Triton", find_spec("triton")), ("C++", shutil.which("c++"))) if there]
-    yield "compilers", " and ".join(compilers) or "none, so nothing is compiled"
+    yield "compiler", find_compiler()
     if not cuda_is_used():
         advice = "tcmalloc is installed, but not used" if find_allocator() else f"apt install {PACKAGE} makes training faster"
         yield "allocator", "tcmalloc" if uses_tcmalloc() else f"the system's; {advice}"
     yield "Kaggle token", "there" if known_tokens() else "none; only `kaggle push`, `status` and `submit` need one"
     yield from _examine_network(plan)
+
+
+def find_compiler() -> str:
+    """Return in words what compiles the blocks of a network on this device, or what it lacks."""
+    if not cuda_is_used():
+        return "C++" if shutil.which("c++") else "none, so nothing is compiled: apt install g++"
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    if find_spec("triton") and (shutil.which("gcc") or shutil.which("clang")) and headers.is_file():
+        return "Triton"
+    return f"none, so nothing is compiled or fused: Triton needs gcc and {headers} (apt install gcc python3-dev)"
 
 
 def describe_gpu(number: int) -> str:
@@ -139,13 +151,13 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     yield "disk", f"{free / 2**30:.2f} GiB free in {out.resolve()}, {needed / 2**30:.2f} needed"
     if free < needed:
         raise WillNotDo(f"only {free / 2**30:.2f} GiB of disk are free, and checkpoints of {title} need {needed / 2**30:.2f}")
+    speed = measure_speed(network, dataset, config, dtype, accelerator)  # before the trainer marks blocks to be compiled
     if device.type == "cuda":
         with _fitting(f"{title} does not fit into the memory of the GPU"), tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(accelerator, dtype, network, dataset, config, Path(folder))
             pieces = trainer.measure_pieces(CudaMemory(device))
         yield "memory", "a step fits" + (f", its packs in {pieces} micro-batches each" if pieces > 1 else "")
     processes = max(1, torch.cuda.device_count()) if device.type == "cuda" else 1
-    speed = measure_speed(network, dataset, config, dtype, accelerator)
     step = speed.step_seconds(config)
     yield "speed", f"about {config.train.pack_tokens / step:,.0f} tokens a second in training, by a trial of a few seconds"
     packs = TRAINING_SHARE * seconds * processes / step

@@ -1,7 +1,9 @@
 """doctor: what it says of this machine, and of machines that will not do."""
 
+import os
 import re
 import shutil
+import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,6 +58,43 @@ def test_a_gpu_without_kernels_is_told_before_anything_is_tried(old_gpu: None, c
     out, err = capsys.readouterr()
     assert err.startswith("this machine will not do: this PyTorch has no kernels for P100")
     assert "speed" not in out
+
+
+def test_a_gpu_that_torch_does_not_find_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-1)'\n")
+    (tmp_path / "nvidia-smi").chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert call("doctor", "--preset", "demo") == 1
+    assert "finds no GPU, but nvidia-smi 1 GPU (GPU 0: NVIDIA H100): it needs a newer driver" in capsys.readouterr().err
+    spec = write_kaggle(tmp_path, tiny_source(1, 3, "t"), "evaluation", with_solutions=True)
+    run = ("run", "--preset", "demo", "--source", spec, *set_options((*TINY, "train.steps=1")), "--no-report", "--out")
+    assert call(*run, tmp_path / "out") == 0
+    assert "finds no GPU" in caplog.text
+    assert "finds no GPU" in str(orjson.loads((tmp_path / "out" / "run.json").read_bytes())["fallbacks"])
+    caplog.clear()
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert call(*run, tmp_path / "as asked") == 0
+    assert "finds no GPU" not in caplog.text
+
+
+def test_a_compiler_is_one_that_works_for_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tools = {"gcc", "c++"}
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in tools else None)
+    assert doctor.find_compiler() == "C++"
+    monkeypatch.setattr(doctor, "cuda_is_used", lambda: True)
+    monkeypatch.setattr(doctor, "find_spec", lambda _: object())
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    assert "Triton needs gcc and" in doctor.find_compiler()
+    (tmp_path / "Python.h").touch()
+    assert doctor.find_compiler() == "Triton"
+    tools.clear()
+    assert "apt install gcc python3-dev" in doctor.find_compiler()
+    monkeypatch.setattr(doctor, "cuda_is_used", lambda: False)
+    assert doctor.find_compiler().startswith("none")
 
 
 def test_a_full_disk_and_an_old_torch_will_not_do(
