@@ -23,27 +23,26 @@ from eval.formatting import format_duration
 from pipeline.config import CONFIG_FILE, Config, override
 from pipeline.data.dataset import MANIFEST_FILE, Dataset, TaskDataset, load_dataset
 from pipeline.device import describe_device, fit_config, from_main, make_accelerator, unusable_gpus, with_precision
-from pipeline.device_limits import fallbacks, free_cache, ran_out_of_memory
+from pipeline.device_limits import fall_back, fallbacks, free_cache, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
-from pipeline.jobs.networks import FURTHER, NETWORKS_FOLDER
+from pipeline.jobs.networks import FURTHER
 from pipeline.jobs.puzzles import PuzzleJob
-from pipeline.jobs.run_record import Stopwatch
-from pipeline.jobs.shared_weights import weights_of_main
+from pipeline.jobs.run_record import PREDICTING, Stopwatch
+from pipeline.jobs.shared_weights import find_start, weights_of_main
 from pipeline.jobs.time_split import measure_speed, split_time
+from pipeline.models.network import make_network
 from pipeline.system.launch import program_environment
 from pipeline.system.time_limit import Budget
 from pipeline.training.checkpoint import CheckpointFailed
 from pipeline.training.state import count_packs, trainable
 from pipeline.training.trainer import set_up_trainer
-from pipeline.weights.files import Weights, load_start, make_started_network, newest_weights
+from pipeline.weights.files import FindStart, newest_weights
 from pipeline.weights.find import CHECKPOINTS, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
 BUILD_SHARE = 0.1
 """Of the time: what reading further sources may take, and again what drawing views may take."""
-PREDICTING = "predicting"
-"""The file of a run directory that is there from the end of training to the end of prediction."""
 
 
 def run(
@@ -64,10 +63,9 @@ def run(
     if accelerator.is_main_process:
         logger.info("the engine started after %s", format_duration(budget.elapsed()))
         if unusable := unusable_gpus():
-            logger.warning("%s", unusable)
-            fallbacks.append(unusable)
+            fall_back(unusable)
     whole, budget = budget, before_report(budget) if report else budget
-    start = weights_of_main(accelerator, load_start(start_from, out, resume))
+    start = find_start(accelerator, start_from, out, resume)
     dataset = _build(job, config, budget, accelerator, resume)
     config = fit_config(config, dataset)
     stopwatch.lap("build")
@@ -97,8 +95,8 @@ def run(
     if accelerator.is_main_process:
         with _tolerating("a resumed run would not train"):
             if not unpredicted and FURTHER not in os.environ:  # further networks have ended when all have
-                for each in (marker, *out.glob(f"{NETWORKS_FOLDER}/*/{PREDICTING}")):
-                    each.unlink(missing_ok=True)
+                for folder in (out, *(job.networks.processes if isinstance(job, ArcJob) else ())):
+                    (folder / PREDICTING).unlink(missing_ok=True)
         stopwatch.lap("predict")
         if report:
             leave_report(out, whole)
@@ -136,14 +134,15 @@ def _build(job: ArcJob | PuzzleJob, config: Config, budget: Budget, accelerator:
 
 
 def _train(
-    job: ArcJob | PuzzleJob, config: Config, budget: Budget, start: Weights | None, resume: bool, accelerator: Accelerator,
+    job: ArcJob | PuzzleJob, config: Config, budget: Budget, start: FindStart, resume: bool, accelerator: Accelerator,
     dtype: torch.dtype, dataset: Dataset,
 ) -> bool:  # fmt: skip
     """Train within the share of the time that prediction leaves; return whether training failed.
 
     The checkpoints hold what it reached by then. Failure of one process among several ends the run: the others cannot continue.
     """
-    network = make_started_network(config, dataset, start).to(accelerator.device)
+    tasks, views = len(dataset.task_ids), len(dataset.transforms)
+    network = make_network(config.model, config.memory, tasks, views, config.train.seed).to(accelerator.device)
     config = with_precision(config, dtype)  # a resumed run computes alike
     seconds: float | None = None
     if budget.limit_seconds is not None:  # without a limit, only the settings decide what is done
@@ -156,7 +155,7 @@ def _train(
     training = Budget.lasting(seconds)  # from here: making the trainer counts as training
     if accelerator.is_main_process:
         logger.info("training %d values, %s on %s", trainable(network), config.train.precision, describe_device(accelerator))
-    trainer = set_up_trainer(accelerator, dtype, network, dataset, config, job.out, resume)
+    trainer = set_up_trainer(accelerator, dtype, network, dataset, config, job.out, resume, start)
     single = accelerator.num_processes == 1
     in_every_process = (FloatingPointError, CheckpointFailed)  # of several processes, all or none raise these
     handled = (Exception,) if single else in_every_process

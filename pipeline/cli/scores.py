@@ -39,7 +39,7 @@ def add_score(commands: Any) -> None:
     truth.add_argument("--solutions", type=Path, metavar="FILE", help="a solutions file as Kaggle's")
     add_selection(parser)
     add_test_limit(parser)
-    parser.add_argument("--allow-missing", action="store_true", help="count missing tasks and attempts as not solved")
+    parser.add_argument("--allow-missing", action="store_true", help="count missing tasks, attempts and puzzles as not solved")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the score here as well")
 
 

@@ -161,9 +161,9 @@ def add_train(commands: Any) -> None:
 def train_command(arguments: argparse.Namespace, started: float) -> int:
     """Train on a dataset until the last step or the end of the time."""
     from pipeline.device import end_training, fit_config, make_accelerator, with_precision
-    from pipeline.jobs.shared_weights import weights_of_main
+    from pipeline.jobs.shared_weights import find_start
+    from pipeline.models.network import make_network
     from pipeline.training.trainer import set_up_trainer
-    from pipeline.weights.files import load_start, make_started_network
 
     out, budget = arguments.out, budget_of(arguments, started)
     if arguments.begun:
@@ -180,9 +180,10 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     config = fit_config(_as_built(config, dataset), dataset)
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     config = with_precision(config, dtype)
-    start = weights_of_main(accelerator, load_start(arguments.weights, out, arguments.resume))
-    network = make_started_network(config, dataset, start)
-    trainer = set_up_trainer(accelerator, dtype, network, dataset, config, out, arguments.resume)
+    start = find_start(accelerator, arguments.weights, out, arguments.resume)
+    tasks, views = len(dataset.task_ids), len(dataset.transforms)
+    network = make_network(config.model, config.memory, tasks, views, config.train.seed)
+    trainer = set_up_trainer(accelerator, dtype, network, dataset, config, out, arguments.resume, start)
     progress = trainer.fit(budget)
     if accelerator.is_main_process:
         print(f"{out}: step {progress.step}, {progress.sequences} sequences, {progress.seconds:.1f} s")

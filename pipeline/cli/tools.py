@@ -9,7 +9,7 @@ from augment.errors import InputError
 from augment.grid import MAX_SIDE
 from eval.formatting import parse_duration, plural, show_path
 from pipeline.cli.options import TASKS_HELP, WEIGHTS_HELP, add_command, add_settings, are_puzzles, config_of
-from pipeline.config import OF_ONE_RUN, Config, setting_name
+from pipeline.config import OF_ONE_RUN, Config, setting_name, with_usual_packs
 from pipeline.data.canvas_size import format_size_rules, measure_size_rules
 from pipeline.data.leakage import audit_sources
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
@@ -96,6 +96,7 @@ def export_command(arguments: argparse.Namespace, _: float) -> int:
     for setting in arguments.set:
         if setting_name(setting) in OF_ONE_RUN:
             raise InputError(f"{setting}: a setting of one run, which weights do not bring to the next")
+    weights = replace(weights, config=with_usual_packs(weights.config))
     config = with_settings(weights, arguments.set)
     _require_new(arguments.out, "export")
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ What it finds first decides first: a PyTorch without kernels for the GPU fails a
 """
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import sys
@@ -97,9 +98,10 @@ def find_compiler() -> str:
     if not cuda_is_used():
         return "C++" if shutil.which("c++") else "none, so nothing is compiled: apt install g++"
     headers = Path(sysconfig.get_path("include"), "Python.h")
-    if find_spec("triton") and (shutil.which("gcc") or shutil.which("clang")) and headers.is_file():
+    if find_spec("triton") and (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")) and headers.is_file():
         return "Triton"
-    return f"none, so nothing is compiled or fused: Triton needs gcc and {headers} (apt install gcc python3-dev)"
+    package = f"python{sys.version_info.major}.{sys.version_info.minor}-dev"
+    return f"none, so nothing is compiled or fused: Triton needs gcc and {headers} (apt install gcc {package})"
 
 
 def describe_gpu(number: int) -> str:
@@ -151,7 +153,8 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     yield "disk", f"{free / 2**30:.2f} GiB free in {out.resolve()}, {needed / 2**30:.2f} needed"
     if free < needed:
         raise WillNotDo(f"only {free / 2**30:.2f} GiB of disk are free, and checkpoints of {title} need {needed / 2**30:.2f}")
-    speed = measure_speed(network, dataset, config, dtype, accelerator)  # before the trainer marks blocks to be compiled
+    with _fitting(f"{title} does not fit into memory"):  # and before the trainer marks blocks to be compiled
+        speed = measure_speed(network, dataset, config, dtype, accelerator)
     if device.type == "cuda":
         with _fitting(f"{title} does not fit into the memory of the GPU"), tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(accelerator, dtype, network, dataset, config, Path(folder))

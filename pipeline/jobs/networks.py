@@ -17,6 +17,7 @@ from pathlib import Path
 
 from eval.formatting import format_duration, plural
 from pipeline.inference.facts import CANDIDATES, round_files
+from pipeline.jobs.run_record import PREDICTING
 from pipeline.system.launch import program_environment
 from pipeline.system.processors import find_gpus, threads_each
 from pipeline.system.time_limit import Budget
@@ -85,6 +86,8 @@ def further_networks(
             environment = program_environment() | environments[number] | {FURTHER: "1"}
             try:
                 folder.mkdir(parents=True, exist_ok=True)
+                if not (out / PREDICTING).is_file():  # this one trains, and so does a network that was done before
+                    (folder / PREDICTING).unlink(missing_ok=True)
                 with (folder / LOG_FILE).open("ab") as log:
                     processes[folder] = subprocess.Popen(
                         [sys.executable, "-m", "pipeline", *words], env=environment,

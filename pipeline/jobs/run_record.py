@@ -23,6 +23,8 @@ from pipeline.weights.find import newest_checkpoint
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "run.json"
+PREDICTING = "predicting"
+"""The file of a run directory that is there from the end of training to the end of prediction, of all networks of a run."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,25 @@
 """The weights that all processes of a launch take: those that the main one has found."""
 
+from pathlib import Path
+
 from accelerate import Accelerator
 
 from augment.errors import InputError
 from eval.formatting import show_path
 from eval.provenance import HASH_DIGITS
 from pipeline.device import from_main
-from pipeline.weights.files import Weights, read_weights
+from pipeline.weights.files import FindStart, Weights, load_weights, read_weights
+from pipeline.weights.find import newest_checkpoint
+
+
+def find_start(accelerator: Accelerator, path: Path | None, run: Path, resume: bool) -> FindStart:
+    """Return what finds the weights at `path` that the training in the folder `run` starts from, for every process.
+
+    They are read at once, unless the run is resumed at a checkpoint, which need not have them any more. Raises
+    FileNotFoundError or InputError, as what is returned does.
+    """
+    early = load_weights(path) if path and not (resume and newest_checkpoint(run)) else None
+    return lambda: weights_of_main(accelerator, early or load_weights(path)) if path else None
 
 
 def weights_of_main(accelerator: Accelerator, found: Weights | None) -> Weights | None:

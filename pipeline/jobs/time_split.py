@@ -61,9 +61,9 @@ def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: tor
     count, speed, spent = 1, 1.0, 0.0
     while True:
         chosen = samples[np.arange(count) * len(samples) // count]
-        batch = to_batch(maker.make(chosen[maker.order(chosen)]), maker.memory_tokens, accelerator.device)
         tries = []
         try:
+            batch = to_batch(maker.make(chosen[maker.order(chosen)]), maker.memory_tokens, accelerator.device)
             for _ in range(2):  # the first may pay for what is set up once
                 with torch.inference_mode():
                     state, started = network.reasoner.initial_state(batch.layout.tokens, dtype), time.perf_counter()

@@ -86,12 +86,13 @@ def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Re
     if missing:
         where = show_path(folder.submission_path)
         raise InputError(f"{where}: has task {show_name(min(missing))}, which the sources do not have")
-    results = folder.reported_results(known, notes)
-    solutions = {each.task.id: each.truth for each in known if each.truth}
+    unknown = _UNKNOWN if record else f"This folder does not say what it solved. {_UNKNOWN}"
     changed = [each.task.id for each in known if each.task is stored.get(each.task.id)]
     if changed and any(source.tasks for source in selected):
-        notes.append(f"There is no score: the sources do not have the tests that were predicted, of {show_names(changed)}.")
-        solutions = {}
+        unknown = f"The sources do not have the tests that were predicted, of {show_names(changed)}, so there is no score."
+        known = [replace(each, truth=None) for each in known]
+    results = folder.reported_results(known, notes)
+    solutions = {each.task.id: each.truth for each in known if each.truth}
     predictions = {task_id: attempts for task_id, attempts in folder.submission.items() if task_id in solutions}
     provenance = provenance_beside(folder.submission_path)
     scored = scored_outputs(solutions, [*whole, *others])
@@ -101,7 +102,7 @@ def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Re
         sources=report.sources or " + ".join(specs) or "a submission",
         results=results,
         score=score_predictions(predictions, solutions) if solutions else None,
-        unknown=_UNKNOWN if record else f"This folder does not say what it solved. {_UNKNOWN}",
+        unknown=unknown,
         facts=[*replace(provenance, scored=scored).rows(), *_run_facts(folder, results, report.metrics)],
         notes=notes,
     )

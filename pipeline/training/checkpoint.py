@@ -29,7 +29,7 @@ from pipeline.tensor_files import CHECKSUM, Damaged, json_checksum, read_checksu
 from pipeline.training.carry import Carry
 from pipeline.training.metrics import METRICS_FILE, Progress, Totals, drop_lines_after
 from pipeline.training.state import TrainState
-from pipeline.weights.files import read_weights, save_weights
+from pipeline.weights.files import Weights, read_weights, save_weights, transplant
 from pipeline.weights.find import CHECKPOINTS, WEIGHTS, checkpoint_name, checkpoints
 
 logger = logging.getLogger(__name__)
@@ -241,6 +241,13 @@ def load_checkpoint(state: TrainState) -> bool:
     return False
 
 
+def begin_with(state: TrainState, weights: Weights) -> None:
+    """Start from `weights`, before the first step. Raises InputError where they are of another network."""
+    logger.info("%s", transplant(weights, state.network, state.dataset))
+    if state.average:
+        state.average.load(state.average.resume_state() | state.network.state_dict(), 0)
+
+
 def _passing(error: OSError | Damaged) -> OSError | None:
     """Return the error of the system that says nothing about the content of a file, if `error` is one or comes from one."""
     cause = error if isinstance(error, OSError) else error.__cause__
@@ -327,9 +334,9 @@ def _require_same_run(state: TrainState, folder: Path, saved: Mapping[str, Any])
     pairs = {"data_hash": (saved["data_hash"], state.dataset.data_hash), "dtype": (saved["dtype"], str(state.dtype))}
     stored, own = config.to_json(), state.config.to_json()
     for section in ("model", "memory", "optimizer", "train"):
-        free = {"precision"}  # dtype is what it came to
+        free = {"precision", "cut_from"}  # dtype is what it came to, and pack_tokens what they were cut to
         if saved["progress"]["step"] == 0:
-            free |= {"pack_tokens", "cut_from"}  # that were fitted to a time in which nothing was trained
+            free.add("pack_tokens")  # that were fitted to a time in which nothing was trained
         for name in own[section].keys() - MAY_CHANGE.get(section, set()) - free:
             pairs[f"{section}.{name}"] = (stored[section][name], own[section][name])
     for name, (before, now) in sorted(pairs.items()):

@@ -28,7 +28,7 @@ from pipeline.models.network import Network
 from pipeline.system.signals import interrupts_deferred
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training.carry import StepBatch, next_batch
-from pipeline.training.checkpoint import CheckpointFailed, load_checkpoint, save_checkpoint
+from pipeline.training.checkpoint import CheckpointFailed, begin_with, load_checkpoint, save_checkpoint
 from pipeline.training.communication import AsyncCopy
 from pipeline.training.compilation import JOINED, DoesNotRun, Execution, cut_finer
 from pipeline.training.gradients import Computed, Gradients
@@ -37,6 +37,7 @@ from pipeline.training.memory_tables import train_tables
 from pipeline.training.metrics import METRICS_FILE, MetricsWriter, Progress, Totals, metrics_line
 from pipeline.training.optimizers import rate_factor
 from pipeline.training.state import TrainState, checkpoint_bytes
+from pipeline.weights.files import FindStart
 from pipeline.weights.find import newest_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -367,15 +368,17 @@ class Trainer:
 
 
 def set_up_trainer(
-    accelerator: Accelerator, dtype: torch.dtype, network: Network, dataset: Dataset, config: Config, out: Path, resume: bool
-) -> Trainer:
+    accelerator: Accelerator, dtype: torch.dtype, network: Network, dataset: Dataset, config: Config, out: Path, resume: bool,
+    start: FindStart = lambda: None,
+) -> Trainer:  # fmt: skip
     """Return the trainer of `network`, with `resume` at the newest checkpoint in `out`, which gets the config.
 
-    Raises InputError where that checkpoint is of another run, OSError where the disk does not take the config.
+    Where there is none that can be read, at the weights that `start` finds, if any. Raises InputError where that checkpoint is
+    of another run or these weights of another network, OSError where the disk does not take the config.
     """
     trainer = Trainer(accelerator, dtype, network, dataset, config, out)
-    if resume:
-        load_checkpoint(trainer.state)
+    if not (resume and load_checkpoint(trainer.state)) and (weights := start()):
+        begin_with(trainer.state, weights)
     if accelerator.is_main_process:
         write_json(out / CONFIG_FILE, config.to_json())
     return trainer

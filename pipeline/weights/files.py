@@ -6,7 +6,7 @@ read it; they find the rows of the task memory by task and transform. Those that
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from pipeline.config import Config, override
 from pipeline.data.dataset import Dataset, canvas_of
 from pipeline.models.network import Network, make_network
 from pipeline.tensor_files import Damaged, read_tensors, write_tensors
-from pipeline.weights.find import CHECKPOINTS, EXPORTED, FORMAT, config_in, read_found
+from pipeline.weights.find import EXPORTED, FORMAT, config_in, read_found
 
 logger = logging.getLogger(__name__)
 
@@ -272,22 +272,8 @@ def _view_rows(name: str, weights: Weights, dataset: Dataset, old_row: Mapping[s
     return rows
 
 
-def load_start(path: Path | None, run: Path, resume: bool) -> Weights | None:
-    """Return the weights at `path` that the training in the folder `run` starts from; None without.
-
-    Where it is resumed they are those of its newest checkpoint, if any is undamaged. Raises FileNotFoundError or InputError.
-    """
-    if path is None:
-        return None
-    return (newest_weights(run / CHECKPOINTS) if resume else None) or load_weights(path)
-
-
-def make_started_network(config: Config, dataset: Dataset, start: Weights | None) -> Network:
-    """Return the network of `config` for `dataset`, with the weights `start` if there are any. Raises InputError."""
-    network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
-    if start:
-        logger.info("%s", transplant(start, network, dataset))
-    return network
+FindStart = Callable[[], Weights | None]
+"""Finds the weights that a training starts from, the same in every process; None where it starts from nothing."""
 
 
 def network_from(weights: Weights, dataset: Dataset) -> tuple[Network, str]:

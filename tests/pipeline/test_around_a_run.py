@@ -19,6 +19,7 @@ from augment.task import Task
 from pipeline.cli.main import _LogFormatter
 from pipeline.cli.show import parse_transform
 from pipeline.data.sources import Source, hold_out
+from pipeline.jobs.run_record import PREDICTING
 from pipeline.reports.report import read_report
 from submission.format import read_submission
 from tests.pipeline.tiny import TINY, set_options, tiny_source
@@ -94,7 +95,8 @@ def test_sources_that_change_during_training_cost_the_score_alone(
     assert [result.task.id for result in report.results] == [task.id for task in source.tasks]
     if change in ("removed", "other test"):
         assert report.score is None
-        assert report.notes[0].startswith("There is no score: the sources do not have the tests that were predicted, of own")
+        assert report.unknown.startswith("The sources do not have the tests that were predicted, of own0")
+        assert not any(test.truth is not None for result in report.results for test in result.tests)
 
 
 def test_a_score_that_cannot_be_printed_is_kept(
@@ -110,7 +112,7 @@ def test_a_score_that_cannot_be_printed_is_kept(
     assert "the score cannot be printed: No space left on device" in caplog.text
     assert discarded
     assert (tmp_path / "out" / "score.json").is_file()
-    assert not (tmp_path / "out" / pipeline.run.PREDICTING).exists()
+    assert not (tmp_path / "out" / PREDICTING).exists()
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
@@ -168,7 +170,7 @@ def test_a_run_without_a_checkpoint_that_can_be_read_fails_and_is_trained_again_
 ) -> None:
     out = tmp_path / "out"
     assert solve(tasks, out) == 0
-    (out / pipeline.run.PREDICTING).touch()
+    (out / PREDICTING).touch()
     for weights in (out / "checkpoints").glob("*/weights.safetensors"):
         weights.write_bytes(weights.read_bytes()[:100])
     assert solve(tasks, out, "--resume") == 1

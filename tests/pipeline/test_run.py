@@ -36,6 +36,7 @@ from submission.format import check_submission, read_submission
 from submission.settings import KaggleSettings
 from tests.pipeline.tiny import TINY, set_options, tiny_dataset, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, one_error, run_until_torch, write_weights
+from tests.pipeline.trainers import final_tensors, last_checkpoint
 
 SETTINGS = set_options((*TINY, "train.segments=2"))
 
@@ -194,7 +195,7 @@ def test_a_further_leg_of_a_run_may_end_with_other_rates_and_predict_more_but_no
 
 
 def test_packs_of_a_start_without_time_get_their_size_again_unless_it_trained(
-    out: Path, kaggle: Path, caplog: pytest.LogCaptureFixture
+    out: Path, kaggle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def resume(*more: str) -> None:
         assert call("run", "--source", f"kaggle:{kaggle}:evaluation", "--out", out, "--resume", *more) == 0
@@ -220,6 +221,10 @@ def test_packs_of_a_start_without_time_get_their_size_again_unless_it_trained(
     write_weights(out / "checkpoints" / "step-00000001", tiny_dataset(), config)
     arguments = SimpleNamespace(weights=out, preset=None, set=[], seed=0, networks=1)
     assert config_of(arguments).train.pack_tokens == usual, "a run that starts from them may have more time"  # type: ignore[arg-type]
+    for settings, tokens in (((), usual), ((f"train.pack_tokens={cut + 1}",), cut + 1)):
+        exported = tmp_path / f"exported-{tokens}"
+        assert call("export", out, *set_options(settings), "--out", exported) == 0
+        assert config_of(SimpleNamespace(**vars(arguments) | {"weights": exported})).train.pack_tokens == tokens  # type: ignore[arg-type]
     resume()  # the checkpoint is damaged, but it is one
     assert f"packs of {cut} tokens, not {usual}, since the run began with little time; another --out" in caplog.text
 
@@ -334,6 +339,24 @@ def test_starting_from_other_weights_keeps_what_they_know(
     shutil.rmtree(tmp_path / "second" / "checkpoints")
     assert run(*words, "--resume", "--weights", finished[0]) == 0  # nothing has begun with the others
     assert json.loads(recorded.read_text())["weights"] == str(finished[0])
+
+
+def test_a_run_whose_checkpoints_are_damaged_begins_again_as_it_began(
+    finished: tuple[Path, str], tmp_path: Path, kaggle: Path
+) -> None:
+    sources = ("--source", f"kaggle:{kaggle}:test", "--train-source", f"kaggle:{kaggle}:evaluation")
+    trained: list[dict[str, torch.Tensor]] = []
+    for name in ("whole", "damaged"):
+        out = tmp_path / name
+        words = ("run", *sources, "--set", "train.steps=2", "--weights", finished[0], "--out", out)
+        assert run(*words) == 0
+        if name == "damaged":
+            (last_checkpoint(out) / "training.safetensors").write_bytes(b"damaged")  # and its weights are not
+            assert run(*words, "--resume") == 0
+            assert (out / "checkpoints" / "damaged-step-00000002").is_dir()
+        trained.append(final_tensors(out))
+    assert trained[0].keys() == trained[1].keys()
+    assert all(torch.equal(tensor, trained[1][name]) for name, tensor in trained[0].items())
 
 
 def test_weights_bring_their_settings(

@@ -24,6 +24,7 @@ from pipeline.inference.facts import leave_predictions
 from pipeline.inference.forward import InferenceRunner
 from pipeline.inference.puzzles import PuzzleAnswers
 from pipeline.jobs.puzzles import PuzzleJob
+from pipeline.jobs.run_record import PREDICTING
 from pipeline.system.time_limit import Budget
 from pipeline.training.metrics import Progress
 from pipeline.training.trainer import Trainer
@@ -202,7 +203,7 @@ def test_answers_that_cannot_be_read_do_not_cost_the_predictions(folder: Path, c
     assert "no score: the answers cannot be read: " in caplog.text
     assert "sudoku-test.csv: line 3: " in caplog.text
     assert not (out / "score.json").exists()
-    assert not (out / pipeline.run.PREDICTING).exists()
+    assert not (out / PREDICTING).exists()
     assert all(each.prediction is not None for each in read_predictions(out / "predictions.csv"))
 
 

@@ -23,10 +23,10 @@ from pipeline.inference import predictor as predict
 from pipeline.inference.candidates import Candidates, Origin, read_candidates
 from pipeline.inference.forward import InferenceRunner
 from pipeline.inference.predictor import Predictor
+from pipeline.jobs.run_record import PREDICTING
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.batch import Batch
 from pipeline.models.network import make_network
-from pipeline.run import PREDICTING
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.tensor_files import read_checksum, read_tensors, write_tensors
 from pipeline.weights.files import Weights, load_weights, save_weights

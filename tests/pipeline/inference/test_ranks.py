@@ -21,7 +21,7 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.inference import predictor as predicting
 from pipeline.inference.candidates import Candidates, Origin, read_candidates
 from pipeline.inference.predictor import Predictor
-from pipeline.run import PREDICTING
+from pipeline.jobs.run_record import PREDICTING
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.weights import find
 from pipeline.weights.files import Weights

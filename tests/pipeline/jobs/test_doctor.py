@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,7 +68,8 @@ def test_a_gpu_that_torch_does_not_find_is_not_passed_over(
     (tmp_path / "nvidia-smi").chmod(0o700)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in ("CUDA_VISIBLE_DEVICES", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
     assert call("doctor", "--preset", "demo") == 1
     assert "finds no GPU, but nvidia-smi 1 GPU (GPU 0: NVIDIA H100): it needs a newer driver" in capsys.readouterr().err
     spec = write_kaggle(tmp_path, tiny_source(1, 3, "t"), "evaluation", with_solutions=True)
@@ -82,6 +84,7 @@ def test_a_gpu_that_torch_does_not_find_is_not_passed_over(
 
 
 def test_a_compiler_is_one_that_works_for_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CC", raising=False)
     tools = {"gcc", "c++"}
     monkeypatch.setattr(shutil, "which", lambda name: name if name in tools else None)
     assert doctor.find_compiler() == "C++"
@@ -92,7 +95,9 @@ def test_a_compiler_is_one_that_works_for_the_device(monkeypatch: pytest.MonkeyP
     (tmp_path / "Python.h").touch()
     assert doctor.find_compiler() == "Triton"
     tools.clear()
-    assert "apt install gcc python3-dev" in doctor.find_compiler()
+    assert f"apt install gcc python3.{sys.version_info.minor}-dev" in doctor.find_compiler()
+    monkeypatch.setenv("CC", "gcc-13")
+    assert doctor.find_compiler() == "Triton"
     monkeypatch.setattr(doctor, "cuda_is_used", lambda: False)
     assert doctor.find_compiler().startswith("none")
 
@@ -144,6 +149,18 @@ def test_a_preset_for_puzzles_is_tried_on_puzzles(capsys: pytest.CaptureFixture[
 def test_weights_of_puzzles_are_tried_on_puzzles(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("doctor", "--weights", Path(__file__).parents[2] / "fixtures/old_run/sudoku", "--time-limit", "1h") == 0
     assert "1,000 training puzzles of sudoku:generated:side=4,count=100 + sudoku" in capsys.readouterr().out
+
+
+def test_a_network_whose_first_pass_does_not_fit_will_not_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(doctor, "measure_speed", fail)
+    spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
+    assert call("doctor", "--preset", "demo", "--source", spec, *set_options(TINY)) == 1
+    assert "preset demo does not fit into memory: CUDA out of memory" in capsys.readouterr().err
 
 
 def test_a_task_memory_that_does_not_fit_will_not_do(

@@ -16,10 +16,9 @@ from pipeline.inference import predictor
 from pipeline.jobs import networks
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.networks import FurtherNetworks, further_networks, share_machine
-from pipeline.jobs.run_record import record_if_usable
+from pipeline.jobs.run_record import PREDICTING, record_if_usable
 from pipeline.reports.benchmark_record import command
 from pipeline.reports.run_folder import RunFolder
-from pipeline.run import PREDICTING
 from pipeline.system import processors
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
@@ -129,6 +128,10 @@ def test_where_the_first_network_fails_the_votes_of_the_others_count(tmp_path: P
     assert len(json.loads((out / "votes.json").read_text())["sources"]) == 2
     assert "training had ended; going on with predictions" in (out / "networks" / "1" / "log.txt").read_text()
     assert not any(marker.exists() for marker in markers)
+    (out / "networks" / "1" / PREDICTING).touch()  # as if the run had been killed while network 0 trained
+    assert call(*words_of_run(tmp_path, "train.steps=4"), "--out", out, "--networks", 2, "--resume") == 0
+    steps = [max((folder / "checkpoints").iterdir()).name for folder in (out, out / "networks" / "1")]
+    assert steps == ["step-00000004"] * 2
 
 
 def test_votes_that_cannot_be_read_do_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
