@@ -30,13 +30,12 @@ from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.run_record import PREDICTING, Stopwatch
 from pipeline.jobs.shared_weights import find_start, weights_of_main
 from pipeline.jobs.time_split import measure_speed, split_time
-from pipeline.models.network import make_network
 from pipeline.system.launch import program_environment
 from pipeline.system.time_limit import Budget
 from pipeline.training.checkpoint import CheckpointFailed
 from pipeline.training.state import count_packs, trainable
 from pipeline.training.trainer import set_up_trainer
-from pipeline.weights.files import FindStart, newest_weights
+from pipeline.weights.files import FindStart, make_network_for, newest_weights
 from pipeline.weights.find import CHECKPOINTS, newest_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -141,8 +140,7 @@ def _train(
 
     The checkpoints hold what it reached by then. Failure of one process among several ends the run: the others cannot continue.
     """
-    tasks, views = len(dataset.task_ids), len(dataset.transforms)
-    network = make_network(config.model, config.memory, tasks, views, config.train.seed).to(accelerator.device)
+    network = make_network_for(config, dataset).to(accelerator.device)
     config = with_precision(config, dtype)  # a resumed run computes alike
     seconds: float | None = None
     if budget.limit_seconds is not None:  # without a limit, only the settings decide what is done

@@ -162,8 +162,8 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     """Train on a dataset until the last step or the end of the time."""
     from pipeline.device import end_training, fit_config, make_accelerator, with_precision
     from pipeline.jobs.shared_weights import find_start
-    from pipeline.models.network import make_network
     from pipeline.training.trainer import set_up_trainer
+    from pipeline.weights.files import make_network_for
 
     out, budget = arguments.out, budget_of(arguments, started)
     if arguments.begun:
@@ -181,8 +181,7 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     config = with_precision(config, dtype)
     start = find_start(accelerator, arguments.weights, out, arguments.resume)
-    tasks, views = len(dataset.task_ids), len(dataset.transforms)
-    network = make_network(config.model, config.memory, tasks, views, config.train.seed)
+    network = make_network_for(config, dataset)
     trainer = set_up_trainer(accelerator, dtype, network, dataset, config, out, arguments.resume, start)
     progress = trainer.fit(budget)
     if accelerator.is_main_process:

@@ -153,7 +153,7 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     yield "disk", f"{free / 2**30:.2f} GiB free in {out.resolve()}, {needed / 2**30:.2f} needed"
     if free < needed:
         raise WillNotDo(f"only {free / 2**30:.2f} GiB of disk are free, and checkpoints of {title} need {needed / 2**30:.2f}")
-    with _fitting(f"{title} does not fit into memory"):  # and before the trainer marks blocks to be compiled
+    with _fitting(f"{title} does not fit into memory"):  # before the trainer marks blocks to be compiled
         speed = measure_speed(network, dataset, config, dtype, accelerator)
     if device.type == "cuda":
         with _fitting(f"{title} does not fit into the memory of the GPU"), tempfile.TemporaryDirectory() as folder:

@@ -72,11 +72,12 @@ def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: tor
         except (RuntimeError, MemoryError) as error:
             if count == 1 or not ran_out_of_memory(error):
                 raise
-            return Speed(speed, total, network.reasoner.learned_share())  # of the packs that fit
+            break  # the speed is that of the packs that fit
         speed, spent = max(speed, batch.layout.tokens / min(tries)), spent + 2 * min(tries)
         if spent > MEASURE_SECONDS or 2 * batch.layout.tokens > config.predict.pack_tokens:
-            return Speed(speed, total, network.reasoner.learned_share())
+            break
         count *= 2
+    return Speed(speed, total, network.reasoner.learned_share())
 
 
 def fit_packs(config: Config, step: float, seconds: float) -> Config:
@@ -85,8 +86,7 @@ def fit_packs(config: Config, step: float, seconds: float) -> Config:
         return config
     tokens = max(1, int(config.train.pack_tokens * seconds / (step * LEAST_STEPS)))
     logger.warning("a step would take %.1f s here; packs of %d tokens, not %d", step, tokens, config.train.pack_tokens)
-    usual = config.train.cut_from or config.train.pack_tokens
-    return replace(config, train=replace(config.train, pack_tokens=tokens, cut_from=usual))
+    return replace(config, train=replace(config.train, pack_tokens=tokens, cut_from=config.train.pack_tokens))
 
 
 def split_time(config: Config, budget: Budget, out: Path, speed: Speed, processes: int, views: int) -> tuple[Config, float]:

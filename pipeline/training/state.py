@@ -89,17 +89,11 @@ def count_packs(config: Config, processes: int, resumed: bool = False) -> int:
 
 def trainable(network: Network) -> int:
     """Return the number of trained values, rows of tables included."""
-    return _parameters(network) + _rows(network)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return parameters + sum(table.rows.numel() for table in network.tables.values())
 
 
 def checkpoint_bytes(network: Network) -> int:
     """Return about how large a checkpoint is: weights, their average twice, two moments but of rows of tables, in float32."""
-    return 4 * (5 * _parameters(network) + 3 * _rows(network))
-
-
-def _parameters(network: Network) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _rows(network: Network) -> int:
-    return sum(table.rows.numel() for table in network.tables.values())
+    moments = 2 * sum(parameter.numel() for parameter in network.parameters())
+    return 4 * (3 * trainable(network) + moments)

@@ -272,6 +272,11 @@ def _view_rows(name: str, weights: Weights, dataset: Dataset, old_row: Mapping[s
     return rows
 
 
+def make_network_for(config: Config, dataset: Dataset) -> Network:
+    """Return a fresh network of `config` for the tasks and views of `dataset`."""
+    return make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), config.train.seed)
+
+
 FindStart = Callable[[], Weights | None]
 """Finds the weights that a training starts from, the same in every process; None where it starts from nothing."""
 
@@ -279,7 +284,7 @@ FindStart = Callable[[], Weights | None]
 def network_from(weights: Weights, dataset: Dataset) -> tuple[Network, str]:
     """Return a network with `weights` for `dataset`, and `transplant`'s words. Raises InputError where canvases differ."""
     require_canvas(weights, dataset)
-    network = make_network(weights.config.model, weights.config.memory, len(dataset.task_ids), len(dataset.transforms), 0)
+    network = make_network_for(weights.config, dataset)
     return network, transplant(weights, network, dataset)
 
 
