@@ -256,7 +256,7 @@ class Config:
         """Return the config that `to_json` gave. Raises InputError for unknown sections or fields.
 
         What earlier versions had besides is read as what computes the same, or nearly: graphed execution, delayed halting,
-        rankings of votes.
+        priorities, rankings of votes.
         """
         if not isinstance(values, Mapping) or not all(isinstance(section, Mapping) for section in values.values()):
             raise InputError("a config is an object of sections, each an object of fields")
@@ -285,7 +285,7 @@ MAY_CHANGE: Mapping[str, frozenset[str]] = {
 }  # fmt: skip
 """Settings that a resumed run may change, by section: its length, the beginning and end of the schedule of rates, prediction,
 and what does not change the result: how it is computed, logging and checkpoints."""
-_GONE = {("train", "halting_delay"), ("predict", "ranking")}
+_GONE = {("train", "halting_delay"), ("train", "learned_weight"), ("predict", "ranking")}
 """Settings, by section and name, that earlier versions had and that are read over."""
 OF_ONE_RUN = ("train.seed", "train.steps", "train.cut_from", "train.pieces", "build.seed", "build.jobs")
 """Settings that weights do not bring to a run that starts from them."""

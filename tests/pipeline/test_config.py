@@ -149,7 +149,7 @@ def test_a_resumed_run_changes_what_it_may_and_names_what_it_may_not() -> None:
 
 def test_settings_of_earlier_versions_are_read_as_what_computes_the_same() -> None:
     values = Config().to_json()
-    values["train"] |= {"execution": "graphed", "halting_delay": 1}
+    values["train"] |= {"execution": "graphed", "halting_delay": 1, "learned_weight": 1.0}
     values["predict"] |= {"ranking": "count"}
     assert Config.from_json(values) == override(Config(), ["train.execution=compiled"])
     with pytest.raises(ValueError, match="train has no field 'halting_delay'"):
