@@ -29,6 +29,8 @@ from pipeline.system.processors import find_gpus, stays_on_cpu
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=30)
+"""How long processes wait for one that is at work on its own and may take any time; that it has ended they notice at once."""
 BFLOAT16_SPEEDUP = 1.2
 """A CPU computes in bfloat16 if its matrix products are this many times faster than in float32."""
 
@@ -159,12 +161,16 @@ def from_main(accelerator: Accelerator, value: T) -> T:
     return gather(accelerator, value)[0]
 
 
-def gather(accelerator: Accelerator, value: T) -> list[T]:
-    """Return the `value` of each process, by rank, in every process. Raises ConnectionError where a process has ended."""
+def gather(accelerator: Accelerator, value: T, patience: timedelta | None = None) -> list[T]:
+    """Return the `value` of each process, by rank, in every process. Raises ConnectionError where a process has ended.
+
+    Processes wait for each other as long as the engine's timeout says, or for `patience`, with a group that this makes at the
+    first such call.
+    """
     if accelerator.num_processes == 1:
         return [value]
     values: list[T] = [value] * accelerator.num_processes
-    group = _host_group(accelerator.init_handler.timeout)
+    group = _host_group(patience or accelerator.init_handler.timeout, shared=patience is None)
     try:
         dist.all_gather_object(values, value, group=group)
     except RuntimeError as error:
@@ -173,9 +179,12 @@ def gather(accelerator: Accelerator, value: T) -> list[T]:
 
 
 @cache
-def _host_group(timeout: timedelta) -> dist.ProcessGroup | None:
-    """Return the group for Python objects: gloo, which notices at once when a process dies, as NCCL does not."""
-    return None if dist.get_backend() == "gloo" else dist.new_group(timeout=timeout, backend="gloo")
+def _host_group(timeout: timedelta, shared: bool) -> dist.ProcessGroup | None:
+    """Return the group for Python objects, that of tensors if it may be `shared`.
+
+    It is one of gloo, which notices at once when a process dies, as NCCL does not.
+    """
+    return None if shared and dist.get_backend() == "gloo" else dist.new_group(timeout=timeout, backend="gloo")
 
 
 def to_batch(pack: Pack, memory_tokens: int, device: torch.device, room: Room | None = None) -> Batch:

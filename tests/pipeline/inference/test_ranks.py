@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.inference import predictor as predicting
 from pipeline.inference.candidates import Candidates, Origin, read_candidates
 from pipeline.inference.predictor import Predictor
+from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.run_record import PREDICTING
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.weights import find
@@ -129,6 +131,28 @@ def test_where_training_fails_in_all_processes_the_main_one_works_on_to_the_end(
     assert (out / "score.json").is_file()
     assert (out / "report.html").is_file()
     assert not (out / PREDICTING).exists()
+
+
+def run_rank_that_builds_for_long(environment: dict[str, str], command: list[str], killed: bool) -> None:
+    os.environ |= environment
+    build = ArcJob.build
+
+    def take_long(*arguments: Any) -> TaskDataset:
+        time.sleep(5)  # processes wait for each other for 4 s elsewhere
+        if killed:
+            os._exit(9)
+        return build(*arguments)
+
+    ArcJob.build = take_long  # type: ignore[method-assign]
+    sys.exit(main(command))
+
+
+@pytest.mark.parametrize(("killed", "codes"), [(False, (0, 0)), (True, (9, 1))])
+def test_processes_wait_for_the_one_that_builds_as_long_as_it_lives(tmp_path: Path, killed: bool, codes: tuple[int, int]) -> None:
+    settings = set_options((*TINY, "train.steps=1", "train.packs=2", "train.standstill_seconds=4"))
+    spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
+    command = ["run", "--source", spec, "--preset", "demo", "--no-report", *settings, "--out", str(tmp_path / "run")]
+    finish_ranks(start_ranks(command, partial(run_rank_that_builds_for_long, killed=killed)), *codes)
 
 
 def run_rank_that_lists_late(environment: dict[str, str], command: list[str]) -> None:
