@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)
-"""How long processes wait for one that is at work on its own and may take any time; that it has ended they notice at once."""
+"""As good as for ever, which a group of processes cannot be told."""
 BFLOAT16_SPEEDUP = 1.2
 """A CPU computes in bfloat16 if its matrix products are this many times faster than in float32."""
 
@@ -161,11 +161,18 @@ def from_main(accelerator: Accelerator, value: T) -> T:
     return gather(accelerator, value)[0]
 
 
+def wait_patiently(accelerator: Accelerator) -> None:
+    """Wait for all processes, however long one is at work on its own. Raises ConnectionError where one has ended.
+
+    The first call makes a group of processes, for which they wait only as long as elsewhere: let it precede the long work.
+    """
+    gather(accelerator, None, PATIENCE)
+
+
 def gather(accelerator: Accelerator, value: T, patience: timedelta | None = None) -> list[T]:
     """Return the `value` of each process, by rank, in every process. Raises ConnectionError where a process has ended.
 
-    Processes wait for each other as long as the engine's timeout says, or for `patience`, with a group that this makes at the
-    first such call.
+    They wait for each other as long as the engine's timeout says, or for `patience`.
     """
     if accelerator.num_processes == 1:
         return [value]

@@ -21,7 +21,15 @@ from eval.files import write_json
 from eval.formatting import format_duration
 from pipeline.config import CONFIG_FILE, Config, override
 from pipeline.data.dataset import MANIFEST_FILE, Dataset, TaskDataset, load_dataset
-from pipeline.device import PATIENCE, describe_device, fit_config, from_main, gather, make_accelerator, unusable_gpus, with_precision
+from pipeline.device import (
+    describe_device,
+    fit_config,
+    from_main,
+    make_accelerator,
+    unusable_gpus,
+    wait_patiently,
+    with_precision,
+)
 from pipeline.device_limits import fall_back, fallbacks, free_cache, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.networks import FURTHER
@@ -117,13 +125,13 @@ def _build(job: ArcJob | PuzzleJob, config: Config, budget: Budget, accelerator:
     builds = accelerator.is_main_process and not (resume and (folder / MANIFEST_FILE).is_file())
     if builds:
         (folder / MANIFEST_FILE).unlink(missing_ok=True)  # of an earlier run: no process may take it for that of this one
-    gather(accelerator, None, PATIENCE)
+    wait_patiently(accelerator)
     if builds:
         seconds = None if budget.limit_seconds is None else BUILD_SHARE * budget.remaining()
         built: Any = job.build(config.build, seconds)
         logger.info("%s", job.describe(built))
         built.save(folder)
-    gather(accelerator, None, PATIENCE)
+    wait_patiently(accelerator)
     dataset: Any = load_dataset(folder)
     if accelerator.is_main_process and not builds:
         job.check(dataset, folder)

@@ -148,7 +148,7 @@ def run_rank_that_builds_for_long(environment: dict[str, str], command: list[str
 
 
 @pytest.mark.parametrize(("killed", "codes"), [(False, (0, 0)), (True, (9, 1))])
-def test_processes_wait_for_the_one_that_builds_as_long_as_it_lives(tmp_path: Path, killed: bool, codes: tuple[int, int]) -> None:
+def test_processes_wait_for_the_one_that_builds_while_it_lives(tmp_path: Path, killed: bool, codes: tuple[int, int]) -> None:
     settings = set_options((*TINY, "train.steps=1", "train.packs=2", "train.standstill_seconds=4"))
     spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
     command = ["run", "--source", spec, "--preset", "demo", "--no-report", *settings, "--out", str(tmp_path / "run")]
