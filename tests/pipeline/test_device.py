@@ -65,7 +65,7 @@ def test_a_process_that_has_ended_is_one_line_for_the_others(monkeypatch: pytest
         raise RuntimeError("Connection closed by peer\nException raised from ...")
 
     accelerator: Any = SimpleNamespace(num_processes=2, init_handler=SimpleNamespace(timeout=None))
-    monkeypatch.setattr(device, "_host_group", lambda timeout: None)
+    monkeypatch.setattr(device, "_host_group", lambda timeout, shared: None)
     monkeypatch.setattr(device.dist, "all_gather_object", lost)
     for collective in (from_main, gather):
         with pytest.raises(ConnectionError, match=r"^another process of this launch has ended, or stands still$"):
