@@ -9,7 +9,7 @@ from augment.grid import Grid
 from augment.task import Solutions, TaskId, TestId
 from eval.formatting import plural
 from eval.provenance import Provenance, format_rows
-from eval.score import RULES, Predictions, Rates, Score, judge, name_all, score_predictions
+from eval.score import RULES, Predictions, Rates, Score, name_all, outcomes_of, score_predictions
 
 Attempts = Mapping[TaskId, Sequence[Sequence[Grid]]]
 
@@ -46,7 +46,7 @@ def compare(
 ) -> Comparison:
     """Return what `submissions` (by name) solve, and what `pooled` does: attempts of the votes of `pooled_from` of them."""
     scores = {name: score_predictions(predictions, solutions) for name, predictions in submissions.items()}
-    outcomes = {name: judge(predictions, solutions) for name, predictions in submissions.items()}
+    outcomes = {name: outcomes_of(predictions, solutions) for name, predictions in submissions.items()}
     places = [(task_id, i) for task_id, outputs in solutions.items() for i in range(len(outputs))]
     solved = {name: {(task, i) for task, i in places if judged[task][i].solved} for name, judged in outcomes.items()}
     first = {(task, i) for task, i in places if any(judged[task][i].first for judged in outcomes.values())}

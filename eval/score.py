@@ -86,7 +86,7 @@ RULES = (
 """(field of `Score`, name, explanation), in the order of printing: Kaggle's first."""
 
 
-def judge(predictions: Predictions, solutions: Solutions) -> dict[TaskId, tuple[Outcome, ...]]:
+def outcomes_of(predictions: Predictions, solutions: Solutions) -> dict[TaskId, tuple[Outcome, ...]]:
     """Return the outcome of every test output of `solutions`, in their order; what is not predicted is not solved."""
     outcomes = {}
     for task_id, outputs in solutions.items():
@@ -104,7 +104,7 @@ def score_predictions(predictions: Predictions, solutions: Solutions) -> Score:
     known = {task_id: outputs for task_id, outputs in solutions.items() if len(outputs)}
     if not known:
         raise InputError("nothing to score: the solutions hold no test output")
-    outcomes = judge(predictions, known)
+    outcomes = outcomes_of(predictions, known)
     first = [[outcome.first for outcome in task] for task in outcomes.values()]
     solved = [first, [[outcome.solved for outcome in task] for task in outcomes.values()]]
     # fractions are exact, so the order of the tasks does not matter

@@ -14,7 +14,7 @@ from augment.views import Policy
 from eval.decode import decode_value
 from eval.files import read_object
 from eval.formatting import show_path, show_value
-from pipeline.models.config import KINDS, MemoryConfig, ReasonerConfig
+from pipeline.models.config import MemoryConfig, ReasonerConfig
 
 CONFIG_FILE = "config.json"
 """The settings that a run computes with, in its folder."""
@@ -238,12 +238,9 @@ class Config:
     predict: PredictConfig = field(default_factory=PredictConfig)
 
     def __post_init__(self) -> None:
-        if self.model.kind not in KINDS:
-            raise InputError(f"model.kind must be one of {', '.join(KINDS)}, got {show_value(self.model.kind)}")
         if self.train.halting != "learned" and (self.predict.latents > 1 or self.predict.halting != "off"):
             name, value = ("latents", self.predict.latents) if self.predict.latents > 1 else ("halting", self.predict.halting)
             raise InputError(f"predict.{name}={value} needs a halting head that train.halting=learned trains")
-
         if self.optimizer.heads == "apart" and (self.optimizer.kind, self.model.mixing) != ("muon", "attention"):
             raise InputError("optimizer.heads=apart needs optimizer.kind=muon and model.mixing=attention")
 

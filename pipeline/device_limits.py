@@ -31,6 +31,11 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (RuntimeError, OSError)) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what `error` says, or of what kind it is where it says nothing."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
 def free_cache(device: torch.device) -> None:
     """Give memory that is no longer used back to `device`, where other processes, or a second try, may need it."""
     gc.collect()
@@ -61,7 +66,7 @@ def kernel_works(name: str, measure_error: Callable[..., float], *arguments: Has
         except Exception as failed:  # compilers of kernels raise errors of many kinds
             if ran_out_of_memory(failed) or isinstance(failed, torch.AcceleratorError):
                 raise
-            reason = (str(failed).splitlines() or [""])[0] or type(failed).__name__
+            reason = first_line(failed)
         _known[key] = not reason
         if reason:
             fall_back(f"{name} does not work here, a slower way replaces it: {reason}")

@@ -95,7 +95,7 @@ def run(
         execution = f"train.execution={config.train.execution}"  # which a resumed run may change
         weights = replace(weights, config=override(weights.config, [execution]))
         with _tolerating("a resumed run would train on, and predict from the beginning"):
-            if accelerator.is_main_process:
+            if accelerator.is_main_process and not failed:  # what failed trains on when it is resumed
                 marker.touch()
     unpredicted = job.predict(accelerator, dtype, weights, dataset, config.predict, budget, predicting)
     if accelerator.is_main_process:

@@ -22,6 +22,7 @@ from pipeline.data.dataset import TaskDataset
 from pipeline.data.packs import Canvas, Examples, Samples, TaskPackMaker
 from pipeline.data.sources import Source, load_source
 from pipeline.device import to_batch
+from pipeline.device_limits import first_line
 from pipeline.inference.candidates import count_votes, to_candidates
 from pipeline.inference.forward import InferenceRunner
 from pipeline.models.attention import choose_way
@@ -33,7 +34,7 @@ from pipeline.models.loss import segment_loss
 from pipeline.models.network import Network, make_network
 from pipeline.presets import preset
 from pipeline.published.names import TRM_MEMORY_TOKENS
-from pipeline.training.compilation import SPARE_SEQUENCES, compile_blocks
+from pipeline.training.execution import SPARE_SEQUENCES, compile_blocks
 from pipeline.training.memory_tables import take_gradients
 
 logger = logging.getLogger(__name__)
@@ -281,5 +282,5 @@ def gpu_sides(sides: Mapping[str, Computing], draws: Draws) -> dict[str, Computi
             computing.train(draws.samples(plan.train_sizes[0]))
             found[name] = computing
         except (RuntimeError, ImportError, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
-            logger.warning("%s: does not run here: %s", name, str(error).splitlines()[0])
+            logger.warning("%s: does not run here: %s", name, first_line(error))
     return found

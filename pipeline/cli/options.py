@@ -90,11 +90,6 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, metavar="N", help=several)
 
 
-def add_networks(parser: argparse.ArgumentParser) -> None:
-    several = "train N networks with different seeds side by side, and pool their votes (ARC tasks only; default: 1)"
-    parser.add_argument("--networks", type=int, metavar="N", help=several)
-
-
 def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE", help=f"start from these: {WEIGHTS_HELP}")
 

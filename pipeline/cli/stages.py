@@ -15,7 +15,6 @@ from pipeline.cli.options import (
     WEIGHTS_HELP,
     add_command,
     add_config,
-    add_networks,
     add_processes,
     add_settings,
     add_sources,
@@ -69,7 +68,8 @@ def add_run(commands: Any) -> None:
     continued = "continue the run in DIR, with its preset, weights, seed, networks, tasks to train on and settings"
     parser.add_argument("--resume", action="store_true", help=continued)
     add_processes(parser)
-    add_networks(parser)
+    pooled = "train N networks with different seeds side by side, and pool their votes (ARC tasks only; default: 1)"
+    parser.add_argument("--networks", type=int, metavar="N", help=pooled)
     parser.add_argument("--no-report", action="store_true", help="leave out report.html; the command report makes it")
 
 

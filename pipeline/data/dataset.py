@@ -214,11 +214,6 @@ class PuzzleDataset(Dataset):
     def data_hash(self) -> str:
         return hash_arrays([self.kind, self.augmentations, self.seed], self.arrays())
 
-    @cached_property
-    def tests_hash(self) -> str:
-        """The SHA-256, in hex, of the tests to be predicted: kind, order and questions, whatever is trained on."""
-        return hash_arrays(self.kind, {"test_questions": self.test_questions})
-
 
 def load_dataset(folder: Path) -> TaskDataset | PuzzleDataset:
     """Read the dataset in `folder`, of tasks or of puzzles. Raises FileNotFoundError and InputError as `Dataset.load` does."""

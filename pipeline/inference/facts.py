@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from augment.errors import InputError
 from augment.task import Task, TaskId, TestId
 from eval.decode import read_dataclass
-from eval.files import read_file, replace_file, write_json
+from eval.files import read_file, write_json
 from eval.formatting import show_path, show_value
 from eval.provenance import HASH_DIGITS, Basis, NetworkName, audited_in, is_count
 from eval.puzzle_score import PuzzlePrediction, write_predictions
@@ -170,6 +168,6 @@ def leave_predictions(path: Path, predictions: Sequence[PuzzlePrediction], sourc
     basis = Basis((source,), int(all(predicted)), int(any(predicted)), dataset.data_hash, audited)
     facts = {"predictions": digest_of(path.read_bytes()), **_stored(basis)}
     try:
-        replace_file(path.with_name(FACTS_FILE), orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        write_json(path.with_name(FACTS_FILE), facts)
     except OSError as error:
         logger.warning("what the predictions rest on is not kept: %s", error)

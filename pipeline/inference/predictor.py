@@ -208,8 +208,9 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
         for _ in predictor.rounds(folder, budget):
             pass
         return ballot
-    submission = _Submission(out / "submission.json", ballot, tasks, predictor)
-    needed = views_to_reach(submission.path, ballot.sources, predictor.config.round_views)
+    submission = out / "submission.json"
+    needed = views_to_reach(submission, ballot.sources, predictor.config.round_views)
+    unwritten: OSError | None = None
     if not resume:
         clear_candidates(folder)
     kept = predictor.keep_rounds(folder)
@@ -219,14 +220,14 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
     if last:
         logger.info("%d rounds of predictions, %d views of each test input, are there already and count", len(kept), last.views)
         if reaches(ballot, needed, predictor.available):
-            submission.write()
+            unwritten = _try_to_write(submission, ballot, tasks, predictor.given_dataset)
     started = time.monotonic()
     for candidates, origin in predictor.rounds(folder, budget, last):
         count_votes(ballot, candidates, predictor.dataset)
         stays = not reaches(ballot, needed, predictor.available)
         missing = [task.id for task in tasks for index in range(len(task.test)) if not ballot.tally(task.id, index).distinct]
         if not stays:
-            submission.write()
+            unwritten = _try_to_write(submission, ballot, tasks, predictor.given_dataset)
         logger.info(
             "round %d: up to %d views of each test input%s, %d candidates in %s; %d test inputs without a prediction%s; %s",
             origin.number, origin.views, "" if origin.complete else " (cut short)", len(candidates.test),
@@ -235,24 +236,16 @@ def predict_and_vote(predictor: Predictor, out: Path, budget: Budget, tasks: Seq
             "no limit" if budget.limit_seconds is None else f"{format_duration(budget.remaining())} left",
         )  # fmt: skip
         started = time.monotonic()
-    if submission.unwritten:
-        raise submission.unwritten
+    if unwritten:
+        raise unwritten
     return ballot
 
 
-class _Submission:
-    """The file of the attempts that a ballot chooses; what cannot be written now may be written after the next round."""
-
-    def __init__(self, path: Path, ballot: Ballot, tasks: Sequence[Task], predictor: Predictor) -> None:
-        self.path, self.ballot, self.tasks, self.predictor = path, ballot, tasks, predictor
-        self.unwritten: OSError | None = None
-        """Why the last attempts are not in the file."""
-
-    def write(self) -> None:
-        """Write the attempts that the votes so far choose; where that fails, the log says so."""
-        try:
-            write_attempts(self.path, self.ballot, self.tasks, self.predictor.given_dataset)
-            self.unwritten = None
-        except OSError as error:
-            logger.error("the earlier submission stays: %s", error)
-            self.unwritten = error
+def _try_to_write(path: Path, ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset) -> OSError | None:
+    """Write the attempts that the votes so far choose; return why that failed: after the next round it may not."""
+    try:
+        write_attempts(path, ballot, tasks, dataset)
+    except OSError as error:
+        logger.error("the earlier submission stays: %s", error)
+        return error
+    return None

@@ -20,9 +20,8 @@ from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection, load_in_time, load_source
-from pipeline.inference.facts import CANDIDATES, SCORE_FILE, VOTES_FILE, basis_of, reaches, views_to_reach
+from pipeline.inference.facts import CANDIDATES, SCORE_FILE, VOTES_FILE, basis_of, reaches, views_to_reach, votes_of
 from pipeline.jobs.networks import FurtherNetworks, voting_folders
-from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.run_record import record_if_usable
 from pipeline.system.output import print_result
 from pipeline.system.time_limit import Budget
@@ -198,7 +197,7 @@ class ArcJob:
     def _basis(self, voted: Basis) -> tuple[Basis, bool]:
         """Return what the submission rests on, and whether it is not the one that was `voted` for now, but of more views."""
         with suppress(InputError):  # votes.json is damaged: of the submission that was just written
-            found = provenance_beside(self.out / "submission.json").basis
+            found = votes_of(self.out / "submission.json")
             if found and any(getattr(found, name) != getattr(voted, name) for name in ("sources", "views_least", "views_most")):
                 return found, True
         return voted, False

@@ -27,11 +27,11 @@ from pipeline.device import fit_config, make_accelerator
 from pipeline.inference.candidates import join_candidates, to_candidates
 from pipeline.inference.forward import InferenceRunner
 from pipeline.jobs.time_split import fit_packs, measure_speed
-from pipeline.models.network import Network, make_network
+from pipeline.models.network import Network
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training.state import trainable
 from pipeline.training.trainer import Trainer
-from pipeline.weights.files import load_weights, transplant
+from pipeline.weights.files import load_weights, make_network_for, transplant
 
 
 def debug(task: Task, source: Source, config: Config, start_from: Path | None, limit: float, look: Look) -> None:
@@ -45,7 +45,7 @@ def debug(task: Task, source: Source, config: Config, start_from: Path | None, l
     accelerator, dtype = make_accelerator(config.train.precision)
     if accelerator.num_processes > 1:
         raise InputError("debug is for one process: start it with python -m pipeline debug")
-    network = make_network(config.model, config.memory, 1, len(dataset.transforms), config.train.seed)
+    network = make_network_for(config, dataset)
     if weights is not None:
         print(transplant(weights, network, dataset))
     print(
@@ -78,7 +78,7 @@ class TaskTrainer:
             config = fit_packs(config, step, seconds)
         self.config, self.dtype, self.device, self.dataset = config, dtype, accelerator.device, dataset
         self.trainer = Trainer(accelerator, dtype, network, dataset, config, out)
-        self.averaged = make_network(config.model, config.memory, 1, len(dataset.transforms), 0)
+        self.averaged = make_network_for(config, dataset)
         self.averaged.load_state_dict(network.state_dict())
         self.maker = TaskPackMaker(dataset, config.train.canvas, config.memory.tokens, "tests", config.predict.latents)
 

@@ -31,12 +31,12 @@ from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.time_split import measure_speed
 from pipeline.models.attention import choose_way
 from pipeline.models.layers import choose_fused, grid_kernel
-from pipeline.models.network import make_network
 from pipeline.system.allocator import PACKAGE, find_allocator, uses_tcmalloc
 from pipeline.system.processors import usable_cores
 from pipeline.training.memory_fit import CudaMemory
 from pipeline.training.state import checkpoint_bytes, trainable
 from pipeline.training.trainer import Trainer
+from pipeline.weights.files import make_network_for
 from submission.secret import known_tokens
 
 LEAST_TORCH = (2, 10)
@@ -139,7 +139,7 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     dataset = plan.job.build(config.build)
     config = fit_config(config, dataset)
     with _fitting(f"the weights of {title}, with their task memory, do not fit into memory"):
-        network = make_network(config.model, config.memory, len(dataset.task_ids), len(dataset.transforms), 0).to(device)
+        network = make_network_for(config, dataset).to(device)
     if isinstance(dataset, PuzzleDataset):
         to_solve, held = np.ones(len(dataset.questions), bool), plural(len(dataset.questions), "training puzzle")
     else:

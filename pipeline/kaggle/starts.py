@@ -36,7 +36,7 @@ _MEMORY_SIGNS = (
     "Out of memory trying to allocate",
 )  # fmt: skip
 """In the log of a program that ran out of memory: what pipeline.device_limits looks for in an error, without its torch, and
-without what PyTorch also says in mere warnings; the last is what tcmalloc ends a process with."""
+what tcmalloc ends a process with."""
 _SURVIVED = ("out of memory; it is repeated", "out of memory: packs of")
 """What the program says of memory that ran out where it goes on."""
 _ASKED_PIECES = re.compile(r"go on with --resume --set train\.pieces=(\d{1,6})\b")

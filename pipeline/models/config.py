@@ -5,16 +5,13 @@ from typing import Literal
 
 from augment.errors import InputError
 
-KINDS = ["trm", "hrm", "urm"]
-"""Of reasoners; `pipeline.models.network.REASONERS` has their classes."""
-
 
 @dataclass(frozen=True)
 class ReasonerConfig:
     """The kind and shape of a reasoner; the defaults are TRM's on ARC (section 4 of the paper)."""
 
-    kind: str = "trm"
-    """trm: two states, one network. hrm: two states with a network each. urm: one state. One of `KINDS`."""
+    kind: Literal["trm", "hrm", "urm"] = "trm"
+    """trm: two states, one network. hrm: two states with a network each. urm: one state. In `models.network.REASONERS`."""
     hidden_size: int = 512
     heads: int = 8
     expansion: float = 4.0

@@ -25,7 +25,7 @@ from pipeline.data.sources import Selection
 from pipeline.inference.facts import SCORE_FILE
 from pipeline.jobs.provenance import provenance_beside
 from pipeline.jobs.run_record import RunRecord
-from pipeline.reports.run_folder import RunFolder
+from pipeline.reports.run_folder import RunFolder, known_tasks
 from pipeline.training.metrics import METRICS_FILE, read_metrics
 
 REPORT_FILE = "report.html"
@@ -81,11 +81,13 @@ def _report_tasks(folder: RunFolder, specs: Sequence[str], report: Report) -> Re
         stored = folder.predicted_tasks
     except (InputError, OSError) as error:
         notes.append(f"The dataset cannot be read, so whether these are its tests is unknown: {error}")
-    known = folder.tasks([*selected, *chosen], with_dataset=bool(stored))
+    known = known_tasks(folder.submission, stored, [*selected, *chosen])
     missing = folder.submission.keys() - {each.task.id for each in known}
     if missing:
         where = show_path(folder.submission_path)
-        raise InputError(f"{where}: has task {show_name(min(missing))}, which the sources do not have")
+        raise InputError(
+            f"{where}: has task {show_name(min(missing))}, which the sources do not have: name one that does with --source"
+        )
     unknown = _UNKNOWN if record else f"This folder does not say what it solved. {_UNKNOWN}"
     changed = [each.task.id for each in known if each.task is stored.get(each.task.id)]
     if changed and any(source.tasks for source in selected):

@@ -142,14 +142,13 @@ class RunFolder:
             notes.append(f"The sources of the run cannot be read any more: {error}")
             return [], []
 
-    def tasks(self, sources: Sequence[Source], name: str = "", with_dataset: bool = True) -> list[KnownTask]:
+    def tasks(self, sources: Sequence[Source], name: str = "") -> list[KnownTask]:
         """Return the tasks of the submission, in its order, that `sources` or the dataset know, as `known_tasks` does.
 
         Raises InputError if no task is known, or if the sources that the user named (`name`) know none.
         """
-        stored = self.predicted_tasks if with_dataset else {}
-        found = known_tasks(self.submission, stored, sources)
-        if name and all(each.task is stored.get(each.task.id) for each in found):
+        found = known_tasks(self.submission, self.predicted_tasks, sources)
+        if name and all(each.task is self.predicted_tasks.get(each.task.id) for each in found):
             named = ", ".join(map(show_name, list(self.submission)[:5]))
             raise InputError(f"{name} does not have the tasks of {self.path} ({named}, ...)")
         if not found:

@@ -26,7 +26,7 @@ def threads_each(count: int) -> int:
 
 def stays_on_cpu(environment: Mapping[str, str]) -> bool:
     """Return whether Accelerate is told to compute on the CPU."""
-    return environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    return environment.get("ACCELERATE_USE_CPU", "").lower() in ("y", "yes", "t", "true", "on", "1")
 
 
 def hides_gpus(environment: Mapping[str, str]) -> bool:

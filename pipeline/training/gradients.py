@@ -35,7 +35,7 @@ from pipeline.training.carry import (
     share_answer,
 )
 from pipeline.training.communication import AsyncCopy
-from pipeline.training.compilation import JOINED, Execution, Outcome
+from pipeline.training.execution import JOINED, Execution, SegmentResult
 from pipeline.training.memory_tables import take_gradients
 from pipeline.training.metrics import Totals
 
@@ -53,7 +53,7 @@ class Computed:
     counts: Totals
     """Sequences, tokens and segments of all micro-batches; their losses are in `figures`."""
     figures: Tensor
-    """(P, 3) on the device: `Outcome.figures` of each micro-batch."""
+    """(P, 3) on the device: `SegmentResult.figures` of each micro-batch."""
     copy: AsyncCopy
     """Of the figures."""
 
@@ -130,7 +130,7 @@ class Gradients:
         stacked = torch.stack(figures)
         return Computed(carried, row_gradients, tasks, counts, stacked, AsyncCopy(stacked))
 
-    def _segment(self, part: StepBatch, carry: Carry, batch: Batch, scale: Tensor | float, depth: float) -> Outcome:
+    def _segment(self, part: StepBatch, carry: Carry, batch: Batch, scale: Tensor | float, depth: float) -> SegmentResult:
         """Run one segment of `part`, forward and backward; Q-learning runs one more to see what going on is worth.
 
         `batch` is its pack on the device.
@@ -153,7 +153,7 @@ class Gradients:
         halting, state = segment.halting.detach(), segment.state
         if loss.winner is not None:
             halting, state = halting[loss.winner], share_answer(state, loss.winner, batch.layout, train.latents)
-        return Outcome(figures, halting, state, take_gradients(self.network))
+        return SegmentResult(figures, halting, state, take_gradients(self.network))
 
 
 def _of_samples(gradients: RowGradients, sequences: int, latents: int) -> RowGradients:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from pipeline.device import gather
-from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
+from pipeline.device_limits import OutOfMemory, first_line, free_cache, ran_out_of_memory
 from pipeline.training.carry import Carry, StepBatch, empty_carry, next_batch
-from pipeline.training.compilation import JOINED, cut_finer
+from pipeline.training.execution import JOINED, cut_finer
 from pipeline.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def least_pieces(trial: Callable[[int], None], memory: CudaMemory, device: torch
         except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
-            lack = (str(error).splitlines() or [""])[0] or type(error).__name__
+            lack = first_line(error)
         peak = memory.peak_bytes()
         if not lack and (peak <= limit or pieces >= most):
             used, total = f"{peak / 2**30:.1f}", f"{memory.total_bytes / 2**30:.1f}"

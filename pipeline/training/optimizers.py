@@ -78,8 +78,8 @@ class Muon(Optimizer):
         collectives: Collectives | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """A group of parameters whose rows are several matrices, one below the other, has their number as "pieces"."""
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "pieces": 1})
+        """A group of parameters whose rows are several matrices, one below the other, has their number as "matrices"."""
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "matrices": 1})
         self.newton_schulz, self.scale, self.collectives, self.dtype = newton_schulz, scale, collectives, dtype
 
     @torch.no_grad()
@@ -100,11 +100,11 @@ class Muon(Optimizer):
         if not group["lr"]:  # frozen; the momentum is there when that ends
             return
         directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
-        pieces = group["pieces"]
-        updates = self._orthogonalize(list(chain.from_iterable(direction.chunk(pieces) for direction in directions)))
+        count = group["matrices"]
+        updates = self._orthogonalize(list(chain.from_iterable(direction.chunk(count) for direction in directions)))
         torch._foreach_mul_(updates, [self._factor(*update.shape) for update in updates])
-        if pieces > 1:
-            updates = [torch.cat(updates[first : first + pieces]) for first in range(0, len(updates), pieces)]
+        if count > 1:
+            updates = [torch.cat(updates[first : first + count]) for first in range(0, len(updates), count)]
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
@@ -266,7 +266,7 @@ def make_optimizer(
         rate, polynomial, scale = config.matrix_rate, config.newton_schulz, config.matrix_scale
         parts = [part for part in network.modules() if isinstance(part, Attention)] if config.heads == "apart" else []
         heads = {id(part.qkv.weight) for part in parts}
-        cut = [{"params": [part.qkv.weight for part in parts], "pieces": 3 * parts[0].heads}] if parts else []
+        cut = [{"params": [part.qkv.weight for part in parts], "matrices": 3 * parts[0].heads}] if parts else []
         whole = {"params": [matrix for matrix in matrices if id(matrix) not in heads]}
         optimizers.append(Muon([whole, *cut], rate, decay, config.momentum, polynomial, scale, collectives, dtype))
     for optimizer in optimizers:

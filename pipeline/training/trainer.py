@@ -22,7 +22,7 @@ from eval.formatting import show_names
 from pipeline.config import CONFIG_FILE, Config, TrainConfig, require_end
 from pipeline.data.dataset import Dataset
 from pipeline.device import from_main, gather
-from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
+from pipeline.device_limits import OutOfMemory, first_line, free_cache, ran_out_of_memory
 from pipeline.models.compiled import MIN_COMPILE_SECONDS, is_enabled
 from pipeline.models.network import Network
 from pipeline.system.signals import interrupts_deferred
@@ -30,7 +30,7 @@ from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training.carry import StepBatch, next_batch
 from pipeline.training.checkpoint import CheckpointFailed, begin_with, load_checkpoint, save_checkpoint
 from pipeline.training.communication import AsyncCopy
-from pipeline.training.compilation import JOINED, DoesNotRun, Execution, cut_finer
+from pipeline.training.execution import JOINED, DoesNotRun, Execution, cut_finer
 from pipeline.training.gradients import Computed, Gradients
 from pipeline.training.memory_fit import CudaMemory, measure_pieces
 from pipeline.training.memory_tables import train_tables
@@ -285,7 +285,7 @@ class Trainer:
             except (RuntimeError, MemoryError) as error:
                 if not ran_out_of_memory(error):
                     raise
-                message: str | None = str(error)
+                message: str | None = first_line(error)
             except DoesNotRun as error:
                 self.gradients.execution.give_up(error)
                 message = None
@@ -303,7 +303,7 @@ class Trainer:
         if self.pieces >= most:
             raise OutOfMemory(
                 f"step {step}: out of memory with a single sequence in each micro-batch; "
-                f"a smaller train.pack_tokens leaves more room for it ({message.splitlines()[0] if message else 'MemoryError'})"
+                f"a smaller train.pack_tokens leaves more room for it ({message})"
             )
         if processes > 1:
             way = "its packs as one" if self.pieces == JOINED else f"train.pieces={self.pieces}"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eval.provenance import Provenance
-from eval.score import RULES, Outcome, format_score, judge, name_all, score_predictions
+from eval.score import RULES, Outcome, format_score, name_all, outcomes_of, score_predictions
 from tests.grids import grid
 
 A, B, C = grid([1, 2]), grid([1], [2]), grid([3, 3])
@@ -18,7 +18,7 @@ def test_missing_predictions_count_as_unsolved_and_keep_the_place_of_the_others(
     assert score.missing_tasks == ("c",)
     assert score.missing_outputs == (("a", 0), ("b", 0), ("c", 0))
     assert score_predictions({"a": [(None, None), (B, None)]}, {"a": (A, B)}).missing_outputs == (("a", 0),)
-    assert judge({"a": [(), (B,)]}, {"a": (A, B)}) == {"a": (Outcome(False, False, False), Outcome(True, False, True))}
+    assert outcomes_of({"a": [(), (B,)]}, {"a": (A, B)}) == {"a": (Outcome(False, False, False), Outcome(True, False, True))}
 
 
 def test_a_third_attempt_and_what_the_solutions_do_not_know_do_not_count():

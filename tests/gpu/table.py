@@ -35,7 +35,7 @@ from pipeline.models.layout import Way
 from pipeline.models.network import make_network
 from pipeline.presets import preset
 from pipeline.training.carry import empty_carry, next_batch
-from pipeline.training.compilation import JOINED
+from pipeline.training.execution import JOINED
 from pipeline.training.memory_fit import CudaMemory
 from pipeline.training.trainer import Trainer
 

@@ -28,7 +28,7 @@ from pipeline.models.reasoner import Block
 from pipeline.presets import PRESETS
 from pipeline.training import compilation
 from pipeline.training import trainer as trainer_module
-from pipeline.training.compilation import Execution
+from pipeline.training.execution import Execution
 from submission.format import check_submission
 from submission.settings import KaggleSettings
 from tests.pipeline import packed_on_cpu

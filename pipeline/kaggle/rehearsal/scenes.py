@@ -126,7 +126,7 @@ class Result:
         return self.verdict == "survived"
 
 
-def judge(scene: Scene, code: int, results: Path, invalid: str | None, seconds: float, limit_seconds: float) -> str:
+def verdict_of(scene: Scene, code: int, results: Path, invalid: str | None, seconds: float, limit_seconds: float) -> str:
     """Return "survived", or in words what was not as expected.
 
     `results` is where the sandbox left log and files; `invalid` is what is wrong with the submission, None for nothing.

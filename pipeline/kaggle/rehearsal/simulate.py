@@ -21,7 +21,7 @@ from eval.score import format_score, score_predictions
 from pipeline.data.public_data import scored_outputs
 from pipeline.kaggle.rehearsal.exam import Exam, make_exam, write_competition
 from pipeline.kaggle.rehearsal.sandbox import ISOLATED, NOT_ISOLATED, Machine, namespaces_work, run_notebook
-from pipeline.kaggle.rehearsal.scenes import FAULTS, NOT_RUN, PLAIN, Result, Scene, judge, read_outcome, write_bad_weights
+from pipeline.kaggle.rehearsal.scenes import FAULTS, NOT_RUN, PLAIN, Result, Scene, read_outcome, verdict_of, write_bad_weights
 from pipeline.system.processors import find_gpus
 from submission.format import check_submission, read_submission
 from submission.notebook import write_ready_folder
@@ -138,7 +138,7 @@ def _run_scene(plan: SimulatePlan, scene: Scene, exam: Exam, code_folder: Path, 
         invalid = str(error)
     outcome = read_outcome(results)
     seconds = float(outcome.get("seconds", whole_seconds))
-    verdict = judge(scene, code, results, invalid, seconds, limit)
+    verdict = verdict_of(scene, code, results, invalid, seconds, limit)
     if verdict == "survived" and whole_seconds > limit + AROUND_SECONDS:
         verdict = f"{whole_seconds:.0f} s in all, over the limit"
     score = None

@@ -169,7 +169,7 @@ def test_a_task_memory_that_does_not_fit_will_not_do(
     def fail(*_: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 358135252992 bytes.")
 
-    monkeypatch.setattr(doctor, "make_network", fail)
+    monkeypatch.setattr(doctor, "make_network_for", fail)
     spec = write_kaggle(tmp_path, tiny_source(1, 4, "t"), "evaluation", with_solutions=True)
     assert call("doctor", "--preset", "demo", "--source", spec) == 1
     assert "will not do: the weights of preset demo, with their task memory, do not fit into memory" in capsys.readouterr().err

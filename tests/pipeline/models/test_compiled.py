@@ -21,7 +21,7 @@ from pipeline.models.length_classes import _attend, _attend_and_keep, classes_of
 from pipeline.models.reasoner import Block
 from pipeline.system.time_limit import NO_LIMIT, Budget
 from pipeline.training import compilation
-from pipeline.training.compilation import JOINED
+from pipeline.training.execution import JOINED
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.trainers import SYSTEMS, assert_same_training, make_trainer
 

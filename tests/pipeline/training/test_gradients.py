@@ -11,7 +11,7 @@ from pipeline.device import make_accelerator
 from pipeline.models.network import make_network
 from pipeline.system.time_limit import NO_LIMIT
 from pipeline.training.carry import next_batch
-from pipeline.training.compilation import JOINED
+from pipeline.training.execution import JOINED
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_dataset
 from tests.pipeline.trainers import SYSTEMS, assert_same_step, assert_same_training, make_trainer, second_step

@@ -17,7 +17,7 @@ from pipeline.device_limits import OutOfMemory
 from pipeline.system.time_limit import NO_LIMIT
 from pipeline.training import memory_fit
 from pipeline.training.checkpoint import load_checkpoint
-from pipeline.training.compilation import JOINED
+from pipeline.training.execution import JOINED
 from pipeline.training.memory_fit import CudaMemory, least_pieces
 from pipeline.training.trainer import Trainer
 from tests.pipeline.tiny import tiny_config, tiny_dataset

@@ -8,7 +8,7 @@ import time
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import accelerate.commands.launch
 import numpy as np
@@ -18,7 +18,7 @@ import yaml
 
 from pipeline.cli.main import main
 from pipeline.config import Config, override
-from pipeline.models.config import KINDS
+from pipeline.models.config import ReasonerConfig
 from pipeline.models.network import REASONERS
 from pipeline.models.reasoner import Reasoner, Update, apply_blocks
 from pipeline.presets import PRESETS
@@ -287,7 +287,7 @@ def test_a_reasoner_of_ones_own_is_a_class_and_its_name(tmp_path: Path, monkeypa
     with pytest.raises(ValueError, match=r"^model\.kind must be one of trm, hrm, urm, got 'flat'$"):
         tiny_config("model.kind=flat")
     monkeypatch.setitem(REASONERS, "flat", Flat)
-    monkeypatch.setattr("pipeline.config.KINDS", [*KINDS, "flat"])
+    monkeypatch.setitem(ReasonerConfig.__annotations__, "kind", Literal["trm", "hrm", "urm", "flat"])
     config = tiny_config("model.kind=flat", "train.steps=2", "train.log_steps=1", "optimizer.rate=0.01")
     assert Config.from_json(config.to_json()) == config
     trainer = make_trainer(config, tmp_path)

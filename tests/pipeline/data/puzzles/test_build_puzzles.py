@@ -142,13 +142,6 @@ def test_the_hash_tells_all_that_packs_depend_on_but_not_manifests() -> None:
         assert replace(dataset, **{name: value}).data_hash != dataset.data_hash, name
 
 
-def test_the_hash_of_the_tests_does_not_depend_on_training() -> None:
-    tests, other = tiny_puzzles(seed=1), tiny_puzzles(seed=2)
-    first, second = build_puzzles([tests], [tiny_puzzles()], 3, 0), build_puzzles([tests], [other], 5, 1)
-    assert first.tests_hash == second.tests_hash
-    assert build_puzzles([other], [tiny_puzzles()], 3, 0).tests_hash != first.tests_hash
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -14,7 +14,7 @@ from pipeline.data.sources import load_source
 from pipeline.kaggle.rehearsal.exam import make_exam
 from pipeline.kaggle.rehearsal.inject_fault import INJECTIONS
 from pipeline.kaggle.rehearsal.sandbox import Machine, namespaces_work
-from pipeline.kaggle.rehearsal.scenes import FAULTS, PLAIN, Result, Scene, judge, write_bad_weights
+from pipeline.kaggle.rehearsal.scenes import FAULTS, PLAIN, Result, Scene, verdict_of, write_bad_weights
 from pipeline.kaggle.rehearsal.simulate import SimulatePlan, _mounts, format_results, simulate
 from submission.format import fallback_submission, write_submission
 from submission.settings import KaggleSettings
@@ -58,7 +58,7 @@ def test_a_verdict_checks_everything_that_is_expected(
     tmp_path: Path, scene: Scene, left: dict[str, object], code: int, invalid: str | None, seconds: float, verdict: str
 ) -> None:
     results = leave(tmp_path, **left)  # type: ignore[arg-type]
-    assert judge(scene, code, results, invalid, seconds, 10.0) == verdict
+    assert verdict_of(scene, code, results, invalid, seconds, 10.0) == verdict
 
 
 def test_an_interrupted_rehearsal_can_be_repeated_in_its_folder(plan: SimulatePlan, monkeypatch: pytest.MonkeyPatch) -> None:

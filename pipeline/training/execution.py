@@ -45,7 +45,7 @@ def cut_finer(pieces: int) -> int:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SegmentResult:
     """The result of the segment of a micro-batch; the gradients of parameters are on them."""
 
     figures: Tensor
@@ -128,7 +128,7 @@ class Execution:
         room = self.rooms[pieces, packs]
         return room if room.holds(cells, sequences) else None
 
-    def run(self, segment: Callable[[], Outcome], layout: Layout) -> Outcome:
+    def run(self, segment: Callable[[], SegmentResult], layout: Layout) -> SegmentResult:
         """Compute a segment on `layout`. Raises DoesNotRun where something cannot be compiled."""
         if self.any_shape:
             try:

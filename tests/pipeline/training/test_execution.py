@@ -31,7 +31,7 @@ from pipeline.training import compilation as execution
 from pipeline.training import trainer as trainer_module
 from pipeline.training.carry import empty_carry, next_batch
 from pipeline.training.communication import AsyncCopy, Collectives
-from pipeline.training.compilation import JOINED, Execution, make_room
+from pipeline.training.execution import JOINED, Execution, make_room
 from pipeline.training.gradients import Gradients
 from pipeline.training.trainer import Trainer
 from tests.pipeline.packed_on_cpu import register_kernels
