@@ -26,7 +26,7 @@ from pipeline.models import attention, reasoner
 from pipeline.models.layout import Layout
 from pipeline.models.reasoner import Block
 from pipeline.presets import PRESETS
-from pipeline.training import compilation
+from pipeline.training import execution
 from pipeline.training import trainer as trainer_module
 from pipeline.training.execution import Execution
 from submission.format import check_submission
@@ -58,9 +58,9 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBacken
     monkeypatch.setattr(attention, "packed_error", trial)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     choose = attention.choose_way
-    for module in (compilation, reasoner):
+    for module in (execution, reasoner):
         monkeypatch.setattr(module, "choose_way", lambda _, dtype, size: choose(GPU, dtype, size))
-    monkeypatch.setattr(compilation, "choose_fused", lambda *_: False)
+    monkeypatch.setattr(execution, "choose_fused", lambda *_: False)
     monkeypatch.setattr(forward, "enable_compiler", lambda _: False)  # which is for CPUs
     monkeypatch.setattr(trainer_module, "MIN_COMPILE_STEPS", 0)
     seconds = iter((0.9, 0.4))  # of a step, eager and compiled

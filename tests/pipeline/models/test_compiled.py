@@ -20,7 +20,7 @@ from pipeline.models.layout import make_layout
 from pipeline.models.length_classes import _attend, _attend_and_keep, classes_of
 from pipeline.models.reasoner import Block
 from pipeline.system.time_limit import NO_LIMIT, Budget
-from pipeline.training import compilation
+from pipeline.training import execution
 from pipeline.training.execution import JOINED
 from tests.pipeline.tiny import tiny_config
 from tests.pipeline.trainers import SYSTEMS, assert_same_training, make_trainer
@@ -202,5 +202,5 @@ def test_a_marked_function_is_itself_until_the_compiler_is_enabled() -> None:
 
 
 def test_blocks_are_compiled_for_any_shape_on_a_cpu() -> None:
-    assert compilation.compiles_any_shape(torch.device("cpu"))
-    assert not compilation.compiles_any_shape(torch.device("cuda:0"))
+    assert execution.compiles_any_shape(torch.device("cpu"))
+    assert not execution.compiles_any_shape(torch.device("cuda:0"))

@@ -27,7 +27,7 @@ from pipeline.models import reasoner
 from pipeline.models.layout import PACKED, Room, make_layout
 from pipeline.models.reasoner import Block
 from pipeline.system.time_limit import NO_LIMIT
-from pipeline.training import compilation as execution
+from pipeline.training import execution
 from pipeline.training import trainer as trainer_module
 from pipeline.training.carry import empty_carry, next_batch
 from pipeline.training.communication import AsyncCopy, Collectives
