@@ -82,8 +82,9 @@ def run(
         with _tolerating("it keeps how the run predicted before"):
             if accelerator.is_main_process:
                 write_json(out / CONFIG_FILE, config.to_json())
+    until_votes = job.networks.leave_time(budget) if isinstance(job, ArcJob) else budget
     try:
-        failed = not predicting and _train(job, config, budget, start, resume, accelerator, dtype, dataset)
+        failed = not predicting and _train(job, config, until_votes, start, resume, accelerator, dtype, dataset)
     finally:  # a run that is interrupted has spent the time too
         stopwatch.lap("train", **({} if predicting else {"fallbacks": tuple(dict.fromkeys(fallbacks))}))
     free_cache(accelerator.device)

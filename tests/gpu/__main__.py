@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from eval.formatting import parse_duration
 from pipeline.data.dataset import MANIFEST_FILE
 
 SOURCES = ("--source", "arc1:evaluation", "--train-source", "arc1:training")
@@ -82,7 +83,7 @@ def main() -> int:
         run = [*python, "pipeline", "run", *SOURCES, "--preset", "fast"]
         run += [part for setting in settings for part in ("--set", setting)]
         run += ["--time-limit", arguments.train, "--reserve", "12s", "--out", str(folder)]
-        right &= bool(stage("train", run, out, 3600.0))
+        right &= bool(stage("train", run, out, parse_duration(arguments.train) + 60.0))
         for file in ("submission.json", "metrics.jsonl", "score.json", "config.json", "run.json", "report.html"):
             (out / file).unlink(missing_ok=True)
             if (folder / file).is_file() and (folder / file).stat().st_size < 15 << 20:
