@@ -125,14 +125,14 @@ def _build(job: ArcJob | PuzzleJob, config: Config, budget: Budget, accelerator:
     folder = job.out / "dataset"
     builds = accelerator.is_main_process and not (resume and (folder / MANIFEST_FILE).is_file())
     if builds:
-        (folder / MANIFEST_FILE).unlink(missing_ok=True)  # of an earlier run: no process may take it for that of this one
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)  # of an earlier run, which no resumed one may take for its own
     wait_patiently(accelerator)
     if builds:
         seconds = None if budget.limit_seconds is None else BUILD_SHARE * budget.remaining()
         built: Any = job.build(config.build, seconds)
         logger.info("%s", job.describe(built))
         built.save(folder)
-    wait_patiently(accelerator)
+    wait_patiently(accelerator)  # to build may take longer than processes wait for each other elsewhere
     dataset: Any = load_dataset(folder)
     if accelerator.is_main_process and not builds:
         job.check(dataset, folder)

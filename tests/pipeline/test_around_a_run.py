@@ -19,6 +19,7 @@ from augment.task import Task
 from pipeline.cli.main import _LogFormatter
 from pipeline.cli.show import parse_transform
 from pipeline.data.sources import Source, hold_out
+from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.run_record import PREDICTING
 from pipeline.reports.report import read_report
 from submission.format import read_submission
@@ -176,6 +177,28 @@ def test_a_run_without_a_checkpoint_that_can_be_read_fails_and_is_trained_again_
     assert solve(tasks, out, "--resume") == 1
     assert "there is no checkpoint to predict with" in caplog.text
     assert solve(tasks, out, "--resume") == 0
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_run_that_ends_while_it_predicts_trains_on_when_it_is_resumed_only_if_training_had_failed(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: bool
+) -> None:
+    def ends(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    train, trainings = pipeline.run._train, list[bool]()
+
+    def counted(*arguments: Any) -> bool:
+        trainings.append(train(*arguments))
+        return failed and len(trainings) == 1
+
+    monkeypatch.setattr(pipeline.run, "_train", counted)
+    with monkeypatch.context() as patched:
+        patched.setattr(ArcJob, "predict", ends)
+        assert solve(tasks, tmp_path / "out") == 1
+    assert (tmp_path / "out" / PREDICTING).exists() != failed
+    assert solve(tasks, tmp_path / "out", "--resume") == 0
+    assert len(trainings) == 1 + failed
 
 
 def test_pooled_votes_do_not_replace_those_of_a_run(
