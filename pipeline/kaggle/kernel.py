@@ -225,11 +225,11 @@ def _run_until_over(plan: Plan, starts: list[EndedStart]) -> None:
         else:
             code = _watch(plan, start, folder, SILENT_SECONDS if setup.gpus else math.inf)
             last = start.ended(code, bool(_traces(folder) - before), why)
-        starts.append(replace(last, predicting=setup.predict_share > 0))
+        starts.append(replace(last, predicting=setup.predict_seconds > 0))
         chosen = next_setup(setup, starts, processes)
         ended = f"start {len(starts)}, {format_duration(last.seconds)}: {last}"
         if chosen is None:
-            if last.code != 0 or setup.predict_share:
+            if last.code != 0 or setup.predict_seconds:
                 plan.warn(ended)
             return
         further, words = chosen

@@ -19,8 +19,6 @@ from submission.settings import KaggleSettings
 
 AROUND_SECONDS = 5.0
 """The program gets this much less time than the notebook, for its launch and for the notebook's end."""
-LEAST_PREDICT_SECONDS = 600.0
-"""For predictions alone, on the CPU, before GPUs are tried again; all that is left where that is less."""
 TEST_FILE = "arc-agi_test_challenges.json"
 EVALUATION = "evaluation"
 
@@ -100,10 +98,9 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
     settings, left = plan.settings, plan.remaining() - AROUND_SECONDS
     processes = ["--processes", "2"] if not setup.processes and usable_cores() > 1 else []
     command = [sys.executable, "-m"]
-    if setup.predict_share:
+    if setup.predict_seconds:
         command += ["pipeline", "predict", "--data", str(folder / "dataset"), "--weights", str(folder), "--out", str(folder)]
-        until_reserve = left - plan.reserve
-        seconds = max(1.0, min(until_reserve, max(setup.predict_share * until_reserve, LEAST_PREDICT_SECONDS)))
+        seconds = max(1.0, min(left - plan.reserve, setup.predict_seconds))
         return [*command, *processes, "--time-limit", f"{seconds:.1f}s", "--resume"]
     if setup.gpus > 1:
         command += ["pipeline.system.launch", "--standalone", "--nproc_per_node", str(setup.gpus), "-m"]

@@ -1,5 +1,6 @@
 """One start of the program from a Kaggle notebook: its processes, its log, how it ended; and what to change after a failure."""
 
+import math
 import os
 import re
 import signal
@@ -19,10 +20,14 @@ BAD_INPUT = 2
 """Exit code of the program for what it cannot start with."""
 MOST_STARTS = 10
 """Starts that fail before there are predictions by what they have trained."""
-MOST_IDLE_STARTS = 8
+MOST_IDLE_STARTS = 10
 """Starts in a row that left neither a checkpoint nor predictions."""
-PREDICT_SHARE = 0.1
-"""Of the time that is left, for predictions on the CPU before GPUs are tried again."""
+STUCK_STARTS = 2
+"""Starts in a row without progress before something else than the same is tried on one GPU or none."""
+STUCK_STARTS_ON_GPUS = 4
+"""The same on several: what hinders them may pass, and fewer of them train so much less."""
+PREDICT_SECONDS = 600.0
+"""For predictions on the CPU before GPUs are tried again."""
 PIECES = (8, 64)
 """Micro-batches per pack after the first and the second out-of-memory failure that the program did not handle itself."""
 END_SECONDS = 10.0
@@ -59,13 +64,13 @@ class Setup:
     """Trained on besides those to be solved."""
     fresh: int = 0
     """Which run directory, where those of earlier starts cannot be resumed."""
-    predict_share: float = 0.0
-    """Of the time that is left, for predictions on the CPU with the checkpoint that is there; 0: it trains too."""
+    predict_seconds: float = 0.0
+    """At most, for predictions on the CPU with the checkpoint that is there; 0: it trains too."""
 
     @property
     def processes(self) -> int:
         """Of the start, each with a GPU; 0: it computes on the CPU."""
-        return 0 if self.predict_share else self.gpus
+        return 0 if self.predict_seconds else self.gpus
 
 
 @dataclass(frozen=True)
@@ -115,42 +120,44 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart], gpus: int) -> tuple[S
 
     What is trained is predicted on the CPU where GPUs fail again and again; after that they are tried again.
     """
-    last, idle = starts[-1], count_idle(starts)
-    never, stuck = not any(start.progressed for start in starts), idle >= 2
+    last, idle, all_gpus = starts[-1], count_idle(starts), gpus if setup.gpus else 0
+    never, stuck = not any(start.progressed for start in starts), idle >= STUCK_STARTS
+    gpus_stuck = setup.gpus > 1 and idle >= STUCK_STARTS_ON_GPUS
     predicted = any(start.code == 0 for start in starts)
-    predicts = replace(setup, gpus=gpus if setup.gpus else 0, predict_share=PREDICT_SHARE)
-    trains = replace(setup, predict_share=0.0)
+    predicts = replace(setup, gpus=all_gpus, predict_seconds=PREDICT_SECONDS)
+    ends = replace(predicts, predict_seconds=math.inf)
+    trains = replace(setup, predict_seconds=0.0)
     alone, goes_on = "on the CPU, with predictions alone", "training goes on"
-    if last.code is None or (last.code == 0 and setup.predict_share in (0, 1)):
+    if last.code is None or (last.code == 0 and setup.predict_seconds in (0, math.inf)):
         return None
     if idle >= MOST_IDLE_STARTS:
-        return None if never or setup.predict_share == 1 else (replace(predicts, predict_share=1.0), alone)
+        return None if never or setup.predict_seconds == math.inf else (ends, alone)
     if last.code == 0:
         return trains, goes_on
-    if _count_since(start.code == 0 for start in starts) >= MOST_STARTS and not setup.predict_share:
+    if _count_since(start.code == 0 for start in starts) >= MOST_STARTS and not setup.predict_seconds:
         return predicts, alone
-    again = last.killed and sum(start.killed for start in starts) > 1
+    again = last.killed and not setup.gpus and sum(start.killed for start in starts) > 1
     bad = last.code == BAD_INPUT
     refused = bad and never
     pieces = next((pieces for pieces in (last.pieces, *PIECES) if pieces > setup.pieces), 0)
-    smaller = pieces and (last.out_of_memory or (again and not stuck))
-    anew = replace(setup, fresh=setup.fresh + 1, predict_share=0.0)
+    smaller = pieces and (last.out_of_memory or again)
+    anew = replace(setup, fresh=setup.fresh + 1, predict_seconds=0.0)
     on_cpu = replace(anew, gpus=0, pieces=0, weights=False, overrides=False)  # what is for GPUs takes too long there
-    fault = stuck and not last.killed and not last.out_of_memory
+    fault = stuck and setup.gpus <= 1 and not last.killed and not last.out_of_memory
     changes = [
-        (setup.predict_share and (predicted or last.progressed), trains, goes_on),
-        (setup.predict_share and not starts[-2].predicting, setup, "as before"),
-        (setup.predict_share and bad and not setup.fresh, anew, "in a fresh folder"),
-        (setup.predict_share, on_cpu, "on the CPU"),
+        (setup.predict_seconds and (predicted or last.progressed), trains, goes_on),
+        (setup.predict_seconds and not starts[-2].predicting, setup, "as before"),
+        (setup.predict_seconds and bad and not setup.fresh, anew, "in a fresh folder"),
+        (setup.predict_seconds, on_cpu, "on the CPU"),
         (refused and sum(start.code == BAD_INPUT for start in starts) == 1, setup, "as before"),  # what a disk denied may pass
         (refused and setup.weights, replace(anew, weights=False), "without the weights"),
         (refused and setup.overrides, replace(anew, overrides=False), "without the overrides of the settings"),
         (refused and setup.further_tasks, replace(anew, further_tasks=False), "without further training tasks"),
         (refused and not setup.fresh, anew, "in a fresh folder"),
         (smaller, replace(setup, pieces=pieces), f"packs in {pieces} micro-batches"),
-        (stuck and bad and not never, replace(predicts, predict_share=1.0 if predicted else PREDICT_SHARE), alone),
-        (fault and never and setup.weights, replace(anew, weights=False), "without the weights"),
-        (stuck and setup.gpus > 1, replace(setup, gpus=1), "on one GPU"),
+        (stuck and bad and not never, ends if predicted else predicts, alone),
+        (gpus_stuck, replace(setup, gpus=1), "on one GPU"),
+        (fault and never and setup.weights, replace(anew, gpus=all_gpus, weights=False), "without the weights"),
         (stuck and setup.gpus == 1 and not never, predicts, alone),
         (stuck and setup.gpus == 1, on_cpu, "on the CPU"),
         (True, setup, "as before"),

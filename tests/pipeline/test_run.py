@@ -542,7 +542,7 @@ def test_a_notebook_that_only_predicts_goes_on_in_the_folder_of_the_run(out: Pat
     tasks = load_source(f"kaggle:{kaggle}:evaluation").tasks
     settings, log = KaggleSettings("me", "arc-prize"), Log(tmp_path / "log")
     plan = Plan(settings, time.monotonic(), tmp_path, tmp_path, tmp_path, kaggle, True, list(tasks), log)
-    command = make_command(plan, Setup(0, predict_share=1.0), [], out)
+    command = make_command(plan, Setup(0, predict_seconds=math.inf), [], out)
     assert call(*command[command.index("predict") :], "--views", "2") == 0
     assert (out / "votes.json").is_file()
     check_submission(out / "submission.json", tasks)

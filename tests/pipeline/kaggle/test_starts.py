@@ -1,5 +1,6 @@
 """The program is started, watched and ended; what is tried after a start that failed."""
 
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline.device_limits import OUT_OF_MEMORY
 from pipeline.kaggle import starts
+from pipeline.kaggle.starts import PREDICT_SECONDS as TURN
 from pipeline.kaggle.starts import EndedStart, Log, Setup, Start, next_setup
 
 IGNORES_SIGTERM = "import signal, time; signal.signal(15, signal.SIG_IGN); print('there', flush=True); time.sleep(300)"
@@ -66,7 +68,9 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytes
 
 
 KILLED, FAILED, REFUSED = EndedStart(-9, False, False), EndedStart(1, False, False), EndedStart(2, False, False)
+KILLED_LATE = EndedStart(-9, True, False)
 NO_MEMORY, TRAINED, ENDED = EndedStart(1, False, True), EndedStart(1, True, False), EndedStart(0, False, False)
+SMALLER = ("packs in 8 micro-batches", "packs in 64 micro-batches")
 UNPREDICTED = [EndedStart(2, False, False, predicting=True)] * 2
 ALONE = "on the CPU, with predictions alone"
 
@@ -77,40 +81,38 @@ ALONE = "on the CPU, with predictions alone"
         (Setup(4), [EndedStart(0, True, False)], None),
         (Setup(4), [EndedStart(None, True, False)], None),
         (Setup(4), [TRAINED], (Setup(4), "as before")),
-        (
-            Setup(4),
-            [EndedStart(-9, True, False), EndedStart(-9, True, False)],
-            (Setup(4, pieces=8), "packs in 8 micro-batches"),
-        ),
+        (Setup(4), [KILLED_LATE] * 3, (Setup(4), "as before")),
+        (Setup(0), [KILLED_LATE] * 2, (Setup(0, pieces=8), "packs in 8 micro-batches")),
         (Setup(4, pieces=8), [EndedStart(1, True, True)], (Setup(4, pieces=64), "packs in 64 micro-batches")),
         (Setup(4, pieces=64), [EndedStart(1, False, True)], (Setup(4, pieces=64), "as before")),
         (Setup(4), [EndedStart(1, True, True, pieces=2)], (Setup(4, pieces=2), "packs in 2 micro-batches")),
         (Setup(4, pieces=8), [EndedStart(1, True, True, pieces=8)], (Setup(4, pieces=64), "packs in 64 micro-batches")),
-        (Setup(4), [FAILED, FAILED], (Setup(1), "on one GPU")),
-        (Setup(4, weights=True), [FAILED, FAILED], (Setup(4, fresh=1), "without the weights")),
-        (Setup(4, weights=True), [TRAINED, FAILED, FAILED], (Setup(1, weights=True), "on one GPU")),
-        (Setup(4), [TRAINED, REFUSED, REFUSED], (Setup(4, predict_share=0.1), ALONE)),
-        (Setup(4, predict_share=0.1), [TRAINED, REFUSED, REFUSED, REFUSED], (Setup(4, predict_share=0.1), "as before")),
-        (Setup(4, predict_share=0.1), [TRAINED, REFUSED, REFUSED, *UNPREDICTED], (Setup(4, fresh=1), "in a fresh folder")),
-        (Setup(4, predict_share=0.1, fresh=1), [TRAINED, REFUSED, REFUSED, *UNPREDICTED], (Setup(0, fresh=2), "on the CPU")),
-        (Setup(4), [TRAINED, REFUSED, REFUSED, ENDED, REFUSED, REFUSED], (Setup(4, predict_share=1.0), ALONE)),
+        (Setup(4), [FAILED] * 3, (Setup(4), "as before")),
+        (Setup(4, weights=True), [FAILED] * 4, (Setup(1, weights=True), "on one GPU")),
+        (Setup(1, weights=True), [FAILED] * 5, (Setup(4, fresh=1), "without the weights")),
+        (Setup(4, weights=True), [TRAINED, *[FAILED] * 4], (Setup(1, weights=True), "on one GPU")),
+        (Setup(4), [TRAINED, REFUSED, REFUSED], (Setup(4, predict_seconds=TURN), ALONE)),
+        (Setup(4, predict_seconds=TURN), [TRAINED, REFUSED, REFUSED, REFUSED], (Setup(4, predict_seconds=TURN), "as before")),
+        (Setup(4, predict_seconds=TURN), [TRAINED, REFUSED, REFUSED, *UNPREDICTED], (Setup(4, fresh=1), "in a fresh folder")),
+        (Setup(4, predict_seconds=TURN, fresh=1), [TRAINED, REFUSED, REFUSED, *UNPREDICTED], (Setup(0, fresh=2), "on the CPU")),
+        (Setup(4), [TRAINED, REFUSED, REFUSED, ENDED, REFUSED, REFUSED], (Setup(4, predict_seconds=math.inf), ALONE)),
         (Setup(1), [FAILED, FAILED, FAILED], (Setup(0, fresh=1), "on the CPU")),
-        (Setup(1, pieces=8), [TRAINED, FAILED, FAILED], (Setup(4, pieces=8, predict_share=0.1), ALONE)),
-        (Setup(0, fresh=1), [FAILED, *[TRAINED] * 10], (Setup(0, fresh=1, predict_share=0.1), ALONE)),
-        (Setup(4, predict_share=0.1), [TRAINED, FAILED, FAILED, NO_MEMORY], (Setup(4, predict_share=0.1), "as before")),
-        (Setup(4, predict_share=0.1), [TRAINED, FAILED, *UNPREDICTED, FAILED], (Setup(0, fresh=1), "on the CPU")),
-        (Setup(4, predict_share=0.1), [TRAINED, FAILED, FAILED, TRAINED], (Setup(4), "training goes on")),
-        (Setup(4, predict_share=0.1), [TRAINED, FAILED, FAILED, ENDED, FAILED, KILLED], (Setup(4), "training goes on")),
-        (Setup(4, predict_share=0.1), [TRAINED, FAILED, FAILED, FAILED, ENDED], (Setup(4), "training goes on")),
-        (Setup(4, predict_share=0.1), [TRAINED, *[FAILED] * 7, ENDED], (Setup(4, predict_share=1.0), ALONE)),
-        (Setup(4, predict_share=1.0), [TRAINED, *[FAILED] * 7, ENDED, ENDED], None),
+        (Setup(1, pieces=8), [TRAINED, FAILED, FAILED], (Setup(4, pieces=8, predict_seconds=TURN), ALONE)),
+        (Setup(0, fresh=1), [FAILED, *[TRAINED] * 10], (Setup(0, fresh=1, predict_seconds=TURN), ALONE)),
+        (Setup(4, predict_seconds=TURN), [TRAINED, FAILED, FAILED, NO_MEMORY], (Setup(4, predict_seconds=TURN), "as before")),
+        (Setup(4, predict_seconds=TURN), [TRAINED, FAILED, *UNPREDICTED, FAILED], (Setup(0, fresh=1), "on the CPU")),
+        (Setup(4, predict_seconds=TURN), [TRAINED, FAILED, FAILED, TRAINED], (Setup(4), "training goes on")),
+        (Setup(4, predict_seconds=TURN), [TRAINED, FAILED, FAILED, ENDED, FAILED, KILLED], (Setup(4), "training goes on")),
+        (Setup(4, predict_seconds=TURN), [TRAINED, FAILED, FAILED, FAILED, ENDED], (Setup(4), "training goes on")),
+        (Setup(4, predict_seconds=TURN), [TRAINED, *[FAILED] * 9, ENDED], (Setup(4, predict_seconds=math.inf), ALONE)),
+        (Setup(4, predict_seconds=math.inf), [TRAINED, *[FAILED] * 9, ENDED, ENDED], None),
         (Setup(0), [FAILED, FAILED], (Setup(0), "as before")),
-        (Setup(0), [FAILED] * 8, None),
+        (Setup(0), [FAILED] * 10, None),
         (Setup(4), [TRAINED] * 9, (Setup(4), "as before")),
-        (Setup(4), [TRAINED] * 10, (Setup(4, predict_share=0.1), ALONE)),
+        (Setup(4), [TRAINED] * 10, (Setup(4, predict_seconds=TURN), ALONE)),
         (Setup(4), [TRAINED] * 10 + [ENDED, TRAINED], (Setup(4), "as before")),
-        (Setup(4), [TRAINED] + [FAILED] * 8, (Setup(4, predict_share=1.0), ALONE)),
-        (Setup(4, predict_share=1.0), [TRAINED] * 10 + [FAILED] * 8, None),
+        (Setup(4), [TRAINED] + [FAILED] * 10, (Setup(4, predict_seconds=math.inf), ALONE)),
+        (Setup(4, predict_seconds=math.inf), [TRAINED] * 10 + [FAILED] * 10, None),
         (Setup(2, weights=True), [REFUSED], (Setup(2, weights=True), "as before")),
         (Setup(2, weights=True, overrides=True), [REFUSED] * 2, (Setup(2, overrides=True, fresh=1), "without the weights")),
         (Setup(2, overrides=True), [REFUSED] * 3, (Setup(2, fresh=1), "without the overrides of the settings")),
@@ -128,20 +130,17 @@ def test_what_is_started_next(setup: Setup, ended: Sequence[EndedStart], expecte
 @pytest.mark.parametrize(
     ("failure", "tried"),
     [
-        (KILLED, ["as before", "on one GPU", "on the CPU", *["as before"] * 4]),
+        (KILLED, [*["as before"] * 3, "on one GPU", "on the CPU", *SMALLER, *["as before"] * 2]),
+        (NO_MEMORY, [*SMALLER, "as before", "on one GPU", "on the CPU", *SMALLER, *["as before"] * 2]),
         (
-            EndedStart(1, False, True),
-            [
-                *("packs in 8 micro-batches", "packs in 64 micro-batches", "on one GPU", "on the CPU"),
-                *("packs in 8 micro-batches", "packs in 64 micro-batches", "as before"),
-            ],
+            FAILED,
+            [*["as before"] * 3, "on one GPU", "without the weights", "on one GPU", "on the CPU", *["as before"] * 2],
         ),
-        (FAILED, ["as before", "without the weights", "on one GPU", "on the CPU", *["as before"] * 3]),
         (
             REFUSED,
             [
                 *("as before", "without the weights", "without the overrides of the settings"),
-                *("without further training tasks", "on one GPU", "on the CPU", "as before"),
+                *("without further training tasks", "on one GPU", "on the CPU", *["as before"] * 3),
             ],
         ),
     ],
@@ -160,8 +159,9 @@ def test_gpus_that_fail_after_progress_are_tried_again_after_predictions() -> No
     while chosen := next_setup(setup, ended, gpus=4):
         setup, words = chosen
         changes.append((words, setup.processes))
-        ended.append(ENDED if setup.predict_share else FAILED)
+        ended.append(ENDED if setup.predict_seconds else FAILED)
     assert changes == [
-        *(("as before", 4), ("as before", 4), ("on one GPU", 1), (ALONE, 0)),
-        *(("training goes on", 4), ("on one GPU", 1), (ALONE, 0), ("training goes on", 4), (ALONE, 0)),
+        *([("as before", 4)] * 4),
+        *([("on one GPU", 1), (ALONE, 0), ("training goes on", 4)] * 2),
+        (ALONE, 0),
     ]
