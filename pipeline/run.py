@@ -121,9 +121,10 @@ def _tolerating(consequence: str) -> Iterator[None]:
 
 
 def _build(job: ArcJob | PuzzleJob, config: Config, budget: Budget, accelerator: Accelerator, resume: bool) -> Any:
-    """Return the dataset of the job, of its kind; the main process builds it, unless a resumed run has it already."""
+    """Return the dataset of the job, of its kind; the main process builds it, unless the run that is resumed has it."""
     folder = job.out / "dataset"
-    builds = accelerator.is_main_process and not (resume and (folder / MANIFEST_FILE).is_file())
+    begun = resume and all(path.is_file() for path in (folder / MANIFEST_FILE, job.out / CONFIG_FILE))
+    builds = accelerator.is_main_process and not begun
     if builds:
         (folder / MANIFEST_FILE).unlink(missing_ok=True)  # of an earlier run, which no resumed one may take for its own
     wait_patiently(accelerator)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from augment.errors import InputError
 from eval.files import remove_unfinished
+from eval.formatting import show_path
 from pipeline.cli.kaggle import add_kaggle
 from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, budget_of, check_networks, complete_settings, config_of
 from pipeline.cli.scores import add_compare, add_curve, add_memory, add_record, add_score
@@ -138,7 +139,7 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
             if arguments.command == "train" and not arguments.resume:
                 _begin_training(arguments.out)
             if arguments.command == "predict" and (arguments.out / RECORD_FILE).exists():
-                _require_own_prediction(arguments.out, arguments.resume)
+                _require_own_prediction(arguments.out, arguments.weights, arguments.resume)
             yield lock
     else:
         if arguments.weights and not arguments.resume:  # a run that has begun may do without
@@ -156,8 +157,11 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
             yield lock
 
 
-def _require_own_prediction(run: Path, resume: bool) -> None:
+def _require_own_prediction(run: Path, weights: Path, resume: bool) -> None:
     """Raise InputError where a prediction in the folder of a `run` would replace what other networks or views have voted."""
+    path = find_weights(weights)
+    if run.resolve() not in (path.resolve(), *path.resolve().parents):
+        raise InputError(f"{run} holds a run, whose votes those of {show_path(path)} would replace: choose another --out")
     if not resume:
         raise InputError(f"{run} holds a run, whose votes these would replace: choose another --out, or --resume")
     if (run / NETWORKS_FOLDER).exists():

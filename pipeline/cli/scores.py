@@ -66,9 +66,9 @@ def score_command(arguments: argparse.Namespace, _: float) -> int:
         solutions, name, scored = _solutions(arguments, submission=path)
         read = read_partial_submission if arguments.allow_missing else read_submission
         predictions = read(path)
-        lacking = [task_id for task_id in solutions if task_id not in predictions]
+        lacking = [task_id for task_id, outputs in solutions.items() if len(predictions.get(task_id, ())) < len(outputs)]
         if lacking and not arguments.allow_missing:
-            of = f"{len(lacking)} of the {plural(len(solutions), 'task')} of {name}: {show_names(lacking)}"
+            of = f"{len(lacking)} of the {plural(len(solutions), 'task')} of {name}, or tests of them: {show_names(lacking)}"
             raise InputError(f"{show_path(path)} lacks {of}; --allow-missing counts them as not solved")
         score = score_predictions(predictions, solutions)
         provenance = replace(provenance_beside(path), scored=scored)

@@ -341,9 +341,17 @@ class Selection:
             raise InputError(f"max-side must be at least 1, got {self.max_side}")
 
     def load(self, specs: Iterable[str], with_solutions: bool = True) -> tuple[list[Source], list[Source]]:
-        """Return the sources whole, and with the selected tasks. Raises as `load_source`, not for tasks that are too large."""
+        """Return the sources whole, and with the selected tasks.
+
+        Raises as `load_source`, not for tasks that are too large; InputError for a selected task that has nothing to solve.
+        """
         whole = [load_source(spec, with_solutions, self.max_side) for spec in specs]
-        return whole, [self.apply(source) for source in whole]
+        selected = [self.apply(source) for source in whole]
+        for source in selected:
+            if any(not task.test for task in source.tasks):
+                can = "so they can only be trained on, as a --train-source; --hold-out makes the last demonstration one"
+                raise InputError(f"{source.name}: its tasks have no test inputs, {can}")
+        return whole, selected
 
     def apply(self, source: Source) -> Source:
         """Return `source` with the selected tasks and their tests."""

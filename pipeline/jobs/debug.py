@@ -37,8 +37,10 @@ from pipeline.weights.files import load_weights, make_network_for, transplant
 def debug(task: Task, source: Source, config: Config, start_from: Path | None, limit: float, look: Look) -> None:
     """Train on one task of `source` for `limit` seconds, from the weights `start_from` if there are any; print the drafts.
 
-    Raises InputError or FileNotFoundError for weights that cannot be read.
+    Raises InputError for a task without test inputs, and InputError or FileNotFoundError for weights that cannot be read.
     """
+    if not task.test:
+        raise InputError(f"{task.id} of {source.name} has no test inputs, so there is nothing to show drafts of")
     truth, weights = source.solutions.get(task.id), load_weights(start_from) if start_from else None
     dataset = build([replace(source, tasks=(task,))], [], config.build, leakage="drop")
     config = fit_config(config, dataset)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from eval.formatting import format_duration, plural
 from pipeline.inference.facts import CANDIDATES, round_files
-from pipeline.jobs.run_record import PREDICTING
+from pipeline.jobs.run_record import PREDICTING, record_if_usable
 from pipeline.system.launch import program_environment
 from pipeline.system.processors import find_gpus, threads_each
 from pipeline.system.time_limit import Budget
@@ -113,8 +113,13 @@ def further_networks(
 
 
 def candidates_of(run: Path) -> list[Path]:
-    """Return the folders of the candidates that a run has kept, those of further networks after its own."""
-    return voting_folders(run, *sorted((run / NETWORKS_FOLDER).glob("*")))
+    """Return the folders of the candidates that a run has kept, those of further networks after its own.
+
+    Networks that the last start of the run did without are left out.
+    """
+    further = {int(path.name): path for path in (run / NETWORKS_FOLDER).glob("*") if path.name.isdecimal()}
+    record = record_if_usable(run)
+    return voting_folders(run, *(further[n] for n in sorted(further) if record is None or n < record.networks))
 
 
 def voting_folders(*folders: Path) -> list[Path]:

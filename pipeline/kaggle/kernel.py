@@ -48,6 +48,8 @@ CODE = Path(__file__).parents[2]
 POLL_SECONDS = 1.0
 LEAST_SECONDS = 20.0
 """The program is not started again when less is left before the reserve."""
+WILL_NOT_DO = "this machine will not do"
+"""How the last line of `doctor` begins where it refuses a machine."""
 RESTART_SECONDS, RESTART_GROWTH = 3.0, 4.0
 """Pause before a new start, so that the memory and ports of the last one are free again. It is so many times as long after each
 further start without progress: a driver or a disk may take minutes to recover."""
@@ -199,9 +201,10 @@ def _machine_will_do(plan: Plan) -> bool:
         return True
     for line in ended.stdout.splitlines():
         plan.log.say(line)
-    refused = ended.returncode == 1
+    refused = False
     if ended.returncode:
         last_line = (ended.stderr.strip().splitlines() or [f"doctor ended with exit code {ended.returncode}"])[-1]
+        refused = ended.returncode == 1 and last_line.startswith(WILL_NOT_DO)  # a traceback ends with 1, too
         plan.warn(last_line, problem=refused)
     return not refused
 

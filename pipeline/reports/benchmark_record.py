@@ -173,7 +173,8 @@ def _page(found: Mapping[str, Any], result: Path) -> str:
     first = found["runs"][0]
     hours = "unknown" if first["processor_hours"] is None else f"{first['processor_hours']:g} hours"
     starts = f", in {first['starts']} starts, of which the command is the last" if first["starts"] > 1 else ""
-    kind = "the median of all seeds" if "median" in found else "a **single seed**: not a median"
+    single = "a **single seed**: not a median" if len(found["runs"]) == 1 else f"seed {first['seed']}: two make no median"
+    kind = "the median of all seeds" if "median" in found else single
     return f"""# {found["benchmark"]}
 
 ```

@@ -1,6 +1,7 @@
 """The cores and GPUs of this machine, found without torch: for programs that only start others."""
 
 import logging
+import os
 import shutil
 import subprocess
 import time
@@ -20,8 +21,9 @@ def usable_cores() -> int:
 
 
 def threads_each(count: int) -> int:
-    """Return the threads of each of `count` processes that share these cores."""
-    return max(1, usable_cores() // count)
+    """Return the threads of each of `count` processes that share these cores, at most what OMP_NUM_THREADS says."""
+    threads, given = max(1, usable_cores() // count), os.environ.get("OMP_NUM_THREADS", "")
+    return min(threads, max(1, int(given))) if given.isdecimal() else threads
 
 
 def stays_on_cpu(environment: Mapping[str, str]) -> bool:

@@ -174,6 +174,17 @@ def test_a_folder_with_a_run_is_not_overwritten_but_resumed(
     assert not list((out / "candidates").iterdir())
 
 
+def test_a_run_that_was_killed_before_it_had_settings_draws_its_dataset_again(out: Path, kaggle: Path) -> None:
+    dataset = (out / "dataset" / "manifest.json").read_bytes()
+    shutil.rmtree(out / "checkpoints")
+    assert solve_evaluation(kaggle, out, "--resume", "--set", "build.size_exponent=0.5") == 0  # which it keeps to
+    assert (out / "dataset" / "manifest.json").read_bytes() == dataset
+    shutil.rmtree(out / "checkpoints")
+    (out / "config.json").unlink()
+    assert solve_evaluation(kaggle, out, "--resume", "--set", "build.size_exponent=0.5") == 0
+    assert load_dataset(out / "dataset").manifest["settings"]["size_exponent"] == 0.5
+
+
 def test_a_further_leg_of_a_run_may_end_with_other_rates_and_predict_more_but_not_train_otherwise(
     out: Path, kaggle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -235,6 +246,19 @@ def test_a_submission_that_lacks_the_tasks_is_not_scored(out: Path, kaggle: Path
     assert "lacks 5 of the 5 tasks of" in one_error(capsys, "score")
     assert call(*words, "--allow-missing") == 0
     assert "0 of 7" in capsys.readouterr().out
+
+
+def test_a_submission_that_lacks_a_test_of_a_task_is_not_scored(
+    out: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = out / "submission.json"
+    submission = json.loads(path.read_text())
+    (task_id,) = [name for name, attempts in submission.items() if len(attempts) > 1][:1]
+    path.write_text(json.dumps(submission | {task_id: submission[task_id][:1]}))
+    words = ("score", path, "--source", f"kaggle:{kaggle}:evaluation")
+    assert call(*words) == 2
+    assert f"lacks 1 of the 3 tasks of kaggle:{kaggle}:evaluation, or tests of them: {task_id}; " in one_error(capsys, "score")
+    assert call(*words, "--allow-missing") == 0
 
 
 def test_a_score_is_printed_whatever_becomes_of_its_file_and_of_the_characters_of_a_terminal(
@@ -547,6 +571,10 @@ def test_a_notebook_that_only_predicts_goes_on_in_the_folder_of_the_run(out: Pat
     assert (out / "votes.json").is_file()
     check_submission(out / "submission.json", tasks)
     assert call("predict", "--data", out / "dataset", "--weights", out, "--out", out) == 2  # not without being told to
+    write_weights(tmp_path / "others", tiny_dataset(), read_config(out / "config.json"))
+    before = submitted(out)
+    assert call("predict", "--data", out / "dataset", "--weights", tmp_path / "others", "--out", out, "--resume") == 2
+    assert (out / "votes.json").is_file() and submitted(out) == before  # nor with other weights
 
 
 def test_whatever_ends_a_training_its_last_checkpoint_predicts(

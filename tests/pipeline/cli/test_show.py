@@ -307,6 +307,10 @@ def test_a_prediction_replaces_no_run_and_needs_tests(made: Path, tmp_path: Path
     (made / "run.json").write_text("{}")
     before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
     words = ("predict", "--weights", tmp_path / "weights", "--out")
+    assert call(*words, made, "--data", made / "dataset", "--resume") == 2
+    others = tmp_path / "weights" / "weights.safetensors"
+    assert f"{made} holds a run, whose votes those of {others} would replace: choose another --out" in capsys.readouterr().err
+    words = ("predict", "--weights", made, "--out")
     assert call(*words, made, "--data", made / "dataset") == 2
     assert f"{made} holds a run, whose votes these would replace: choose another --out, or --resume" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
@@ -314,6 +318,7 @@ def test_a_prediction_replaces_no_run_and_needs_tests(made: Path, tmp_path: Path
     assert call(*words, made, "--data", made / "dataset", "--resume") == 2
     assert f"{made} holds a run of several networks, whose votes one would replace" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
+    words = ("predict", "--weights", tmp_path / "weights", "--out")
     build([], [tiny_source()], BuildConfig(1, "all", 0, 1)).save(tmp_path / "lessons")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "submission.json").write_text("an earlier one")

@@ -1,5 +1,6 @@
 """The command debug trains on one task and prints how its drafts change."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -67,3 +68,9 @@ def test_bad_input_is_one_line(spec: str, capsys: pytest.CaptureFixture[str], ar
     shown = capsys.readouterr().err
     assert words in shown
     assert shown.count("\n") == 1
+
+
+def test_a_task_without_test_inputs_has_no_drafts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "made.json").write_text(json.dumps([{"input": [[1]], "output": [[2]]}]))
+    assert main(["debug", "--source", f"rearc:{tmp_path}", "--task", "made"]) == 2
+    assert "has no test inputs, so there is nothing to show drafts of" in capsys.readouterr().err

@@ -206,6 +206,7 @@ def test_time_is_left_for_the_votes_of_further_networks_only_where_there_are_som
 )
 def test_networks_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch, visible: str | None, shares: list[str | None]) -> None:
     monkeypatch.setattr(processors, "usable_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(networks, "find_gpus", lambda _: tuple(visible.split(",")) if visible else ())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:

@@ -292,7 +292,7 @@ def test_the_machine_is_examined_with_the_settings_of_the_run(stage: Stage, monk
     assert words[words.index("--time-limit") + 1] == outcome.plan.settings.time_limit
 
 
-@pytest.mark.parametrize("doctor", ["import sys; sys.exit(2)", "import time; time.sleep(60)"])
+@pytest.mark.parametrize("doctor", ["import sys; sys.exit(2)", "raise KeyError('cores')", "import time; time.sleep(60)"])
 def test_a_machine_that_cannot_be_examined_is_tried(stage: Stage, monkeypatch: pytest.MonkeyPatch, doctor: str) -> None:
     monkeypatch.setattr(kernel, "DOCTOR_SHARE", 0.01)
     stage.doctor = doctor

@@ -58,6 +58,8 @@ def test_three_seeds_have_a_median(runs: list[Path], tmp_path: Path, capsys: pyt
     assert "no median: that takes three seeds" in capsys.readouterr().out
     assert "median" not in json.loads((out / "result.json").read_text())
     assert (out / "README.md").read_text() == "completed"
+    assert call("record", *copies[:2], *ABOUT, "--out", tmp_path / "two") == 0
+    assert "seed 0: two make no median; seeds 0, 1 are in" in (tmp_path / "two" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("kind", "side"), [("sudoku", 4), ("maze", 7)])

@@ -11,6 +11,7 @@ from pipeline.cli.main import main
 from pipeline.config import BuildConfig
 from pipeline.data.build import build
 from pipeline.data.sources import Selection, hold_out, load_source
+from pipeline.jobs.networks import candidates_of
 from pipeline.reports.run_folder import KnownTask, RunFolder, known_tasks, result_of
 from tests.grids import cell
 from tests.pipeline.tiny import tiny_source, write_kaggle
@@ -103,6 +104,16 @@ def test_votes_of_a_network_count_once_however_it_is_named(tmp_path: Path) -> No
     pooled = tmp_path / "pooled" / "submission.json"
     assert call("compare", run, further, "--source", spec, "--pool", pooled) == 0
     assert json.loads(pooled.with_name("votes.json").read_text())["views_most"] == 2
+
+
+def test_votes_of_networks_that_a_run_went_on_without_do_not_count(tmp_path: Path) -> None:
+    folders = [tmp_path, *(tmp_path / "networks" / str(number) for number in (1, 2, 10))]
+    for folder in folders:
+        write_run(folder, SOURCE, [(0, cell(1), 0.9)])
+    assert [path.parent for path in candidates_of(tmp_path)] == folders
+    for networks, there in ((3, folders[:3]), (1, folders[:1])):
+        (tmp_path / "run.json").write_text(json.dumps({"sources": ["arc1:training"], "networks": networks}))
+        assert [path.parent for path in candidates_of(tmp_path)] == there
 
 
 def test_a_file_of_solutions_says_itself_what_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

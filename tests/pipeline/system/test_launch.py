@@ -103,6 +103,7 @@ def test_processes_share_the_threads_the_clock_and_the_lock(
     tmp_path: Path, replaced: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processors, "usable_cores", lambda: 7)
+    monkeypatch.delenv("OMP_NUM_THREADS")
     with FolderLock(tmp_path) as lock:
         with pytest.raises(Replaced):
             start_processes(2, ["train", "--out", "x y"], 12.5, lock)

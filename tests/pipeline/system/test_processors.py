@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.system import processors
 from pipeline.system.launch import program_environment
-from pipeline.system.processors import find_gpus
+from pipeline.system.processors import find_gpus, threads_each
 
 
 def test_gpus_are_those_that_programs_will_see(
@@ -30,6 +30,17 @@ def test_gpus_are_those_that_programs_will_see(
     assert "nvidia-smi found no GPU and is asked again: exit code 9" in caplog.text
     tool.unlink()
     assert find_gpus({}, tries=2) == ()
+
+
+@pytest.mark.parametrize(("given", "threads"), [(None, 4), ("3", 3), ("16", 4), ("0", 1), ("", 4), ("4,2", 4)])
+def test_processes_have_their_share_of_the_threads_and_no_more_than_was_said(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, threads: int
+) -> None:
+    monkeypatch.setattr(processors, "usable_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert threads_each(2) == threads
 
 
 def test_cores_are_those_that_the_process_may_use() -> None:
