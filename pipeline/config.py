@@ -203,7 +203,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """How test inputs are predicted and how their candidates are ranked."""
+    """How test inputs are predicted."""
 
     views: int = 1000
     """Maximum number of views per test input."""
@@ -281,7 +281,7 @@ MAY_CHANGE: Mapping[str, frozenset[str]] = {
     "predict": frozenset(field.name for field in dataclasses.fields(PredictConfig)),
 }  # fmt: skip
 """Settings that a resumed run may change, by section: its length, the beginning and end of the schedule of rates, prediction,
-and what does not change the result: how it is computed, logging and checkpoints."""
+how it is computed (with `packs`, how much a step holds), logging and checkpoints."""
 _GONE = {("train", "halting_delay"), ("train", "learned_weight"), ("predict", "ranking")}
 """Settings, by section and name, that earlier versions had and that are read over."""
 OF_ONE_RUN = ("train.seed", "train.steps", "train.cut_from", "train.pieces", "build.seed", "build.jobs")
@@ -303,7 +303,7 @@ def resumed(config: Config, settings: Iterable[str]) -> tuple[Config, list[str]]
         section, _, name = setting_name(setting).partition(".")
         if name in MAY_CHANGE.get(section, ()):
             changes.append(setting)
-        elif override(config, [setting]) != config:
+        elif override(config, [setting]) != config and setting.replace(" ", "") != "train.precision=auto":  # it was measured
             refused.append(setting)
     return override(config, changes), refused
 

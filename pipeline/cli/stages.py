@@ -81,12 +81,11 @@ def run_command(arguments: argparse.Namespace, started: float) -> int:
     if not arguments.begun:
         config = config_of(arguments)
     else:
-        config, refused = resumed(read_config(arguments.out / CONFIG_FILE), arguments.set)
+        stored, trained = read_config(arguments.out / CONFIG_FILE), has_trained(arguments.out)
+        config, refused = resumed(stored if trained else with_usual_packs(stored), arguments.set)
         if refused:
             logger.warning("%s: the run that is resumed has other settings, and keeps them", " ".join(refused))
-        if not has_trained(arguments.out):
-            config = with_usual_packs(config)
-        elif config.train.cut_from and is_main_process():
+        if trained and config.train.cut_from and is_main_process():
             message = "packs of %d tokens, not %d, since the run began with little time; another --out begins anew"
             logger.warning(message, config.train.pack_tokens, config.train.cut_from)
         weights = Path(record.weights) if record and record.weights else None

@@ -112,6 +112,10 @@ def load_source(spec: str, with_solutions: bool = True, max_side: int | None = N
     return Source(spec, tasks, solutions, len(reading.left_out), weight)
 
 
+MOST_WEIGHT = 1e6
+"""Of a source."""
+
+
 def source_label(source: Source) -> str:
     """Return the name of `source` without the folders of a path, which differ from machine to machine."""
     kind, _, rest = source.name.partition(":")
@@ -128,6 +132,8 @@ def _split_weight(spec: str) -> tuple[str, float]:
         return spec, 1.0
     if not float(weight):
         raise InputError(f"{show_name(spec)}: a source that is never drawn is better left out")
+    if float(weight) > MOST_WEIGHT:
+        raise InputError(f"{show_name(spec)}: a source is drawn at most {MOST_WEIGHT:,.0f} times as often as others")
     return name, float(weight)
 
 
@@ -223,7 +229,7 @@ def _open_folder(path: Path) -> AbstractContextManager[tuple[list[str], Callable
     """Return the names of the files in a folder or zip, and a function that reads them, as `open_archive` does."""
     if not path.is_dir():
         return open_archive(path)
-    files = sorted(file for file in path.rglob("*") if file.name.endswith(_TASK_FILES))
+    files = sorted(file for file in path.rglob("*") if file.name.endswith(_TASK_FILES) and not file.is_dir())
     return nullcontext(([str(file.relative_to(path)) for file in files], lambda i: read_file(files[i])))
 
 

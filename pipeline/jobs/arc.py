@@ -63,7 +63,11 @@ class ArcJob:
                 raise InputError(f"task {task.id!r} is in several of the sources to be solved; a submission has room for one")
             seen.add(task.id)
         if not tasks:
-            raise InputError("there are no tasks to be solved in these sources")
+            count, chosen = sum(len(source.tasks) for source in whole), self.selection
+            wanted = [f"sides up to {chosen.max_side} (--max-side)"] if chosen.max_side is not None else []
+            wanted += ["three demonstrations (--hold-out)"] if chosen.hold_out else []
+            none = f": none of {plural(count, 'task')} has {' and '.join(wanted)}" if count and wanted else ""
+            raise InputError(f"there are no tasks to be solved in these sources{none}")
         return tasks, sum(len(source.tasks) + source.left_out for source in whole)
 
     def fallback(self) -> Callable[[Path, bool], None]:

@@ -81,10 +81,14 @@ def measure_speed(network: Network, dataset: Dataset, config: Config, dtype: tor
 
 
 def fit_packs(config: Config, step: float, seconds: float) -> Config:
-    """Return `config` with packs that leave time for `LEAST_STEPS` steps in `seconds`; now a step takes `step` seconds."""
-    if step * LEAST_STEPS <= seconds:
+    """Return `config` with packs that leave time for `LEAST_STEPS` steps, or for all if these are fewer, in `seconds`.
+
+    Now a step takes `step` seconds.
+    """
+    least = min(LEAST_STEPS, config.train.steps or LEAST_STEPS)
+    if step * least <= seconds:
         return config
-    tokens = max(1, int(config.train.pack_tokens * seconds / (step * LEAST_STEPS)))
+    tokens = max(1, int(config.train.pack_tokens * seconds / (step * least)))
     logger.warning("a step would take %.1f s here; packs of %d tokens, not %d", step, tokens, config.train.pack_tokens)
     return replace(config, train=replace(config.train, pack_tokens=tokens, cut_from=config.train.pack_tokens))
 
@@ -93,7 +97,8 @@ def split_time(config: Config, budget: Budget, out: Path, speed: Speed, processe
     """Return the config with packs that fit into the time, and the seconds for training, of a run that has a limit.
 
     Prediction keeps `predict.time_share` of what is left, less where all `views` need less, more where not even one view of
-    every test input would fit, up to half. A run that has trained keeps its packs.
+    every test input would fit, up to half. A run that has trained keeps its packs, and predicts at once where not even a step
+    of them fits.
     """
     left = budget.remaining()
     view = config.predict.segments * speed.view_tokens / (processes * speed.tokens_per_second)
@@ -107,8 +112,13 @@ def split_time(config: Config, budget: Budget, out: Path, speed: Speed, processe
         "%s left: %s for training, %.2f s a step; %s for prediction, %.2f s a view of every test input",
         format_duration(left), format_duration(training), step, format_duration(predicting), view,
     )  # fmt: skip
-    if not has_trained(out):
-        config = fit_packs(config, step, training)
-        if config.train.steps * step > SPARE * training:
-            logger.warning("of the %d steps of this recipe about %d fit into the time", config.train.steps, training / step)
+    if has_trained(out):
+        if training < SPARE * step:
+            logger.warning("no step fits into the time for training; predictions follow at once")
+            return config, 0.0
+        return config, training
+    config, whole = fit_packs(config, step, training), config.train.pack_tokens
+    step *= config.train.pack_tokens / whole
+    if config.train.steps * step > SPARE * training:
+        logger.warning("of the %d steps of this recipe about %d fit into the time", config.train.steps, training / step)
     return config, training

@@ -377,7 +377,7 @@ class SwiGLU(nn.Module):
     ) -> None:
         super().__init__()
         self.gate = gate
-        inner = multiple * math.ceil(round(expansion * hidden_size * 2 / 3) / multiple)
+        inner = multiple * math.ceil(max(1, round(expansion * hidden_size * 2 / 3)) / multiple)
         self.gate_up = CastLinear(hidden_size, 2 * inner, generator)
         self.down = CastLinear(inner, hidden_size, generator)
         kind = GridConvolution if axes == "2d" else SequenceConvolution

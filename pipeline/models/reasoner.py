@@ -1,7 +1,7 @@
 """The base of all reasoners: blocks, the embedding of the inputs, the two heads, and the loop of a segment.
 
-A reasoner is a list of updates of its states that makes up one cycle. A segment runs `H_cycles` cycles, the first of them
-without gradient, and reads the answer from the first state. `pipeline.models.network` lists the reasoners by name.
+A reasoner is a list of updates of its states that makes up one cycle. A segment runs `H_cycles` cycles, of which `gradient`
+says what is backpropagated, and reads the answer from the first state. `pipeline.models.network` lists the reasoners by name.
 """
 
 import math

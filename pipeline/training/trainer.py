@@ -373,12 +373,19 @@ def set_up_trainer(
 ) -> Trainer:  # fmt: skip
     """Return the trainer of `network`, with `resume` at the newest checkpoint in `out`, which gets the config.
 
-    Where there is none that can be read, at the weights that `start` finds, if any. Raises InputError where that checkpoint is
-    of another run or these weights of another network, OSError where the disk does not take the config.
+    Where there is none that can be read, at the weights that `start` finds, if any, which become the first checkpoint: they
+    predict where training fails early. Raises InputError where a checkpoint is of another run or the weights of another
+    network, FloatingPointError where these are not finite, OSError where the disk does not take the config.
     """
     trainer = Trainer(accelerator, dtype, network, dataset, config, out)
-    if not (resume and load_checkpoint(trainer.state)) and (weights := start()):
+    weights = None if resume and load_checkpoint(trainer.state) else start()
+    if weights:
         begin_with(trainer.state, weights)
     if accelerator.is_main_process:
         write_json(out / CONFIG_FILE, config.to_json())
+    if weights:
+        try:
+            trainer.save()
+        except CheckpointFailed as error:
+            logger.error("the weights that training starts from cannot be kept (%s); training goes on", error)
     return trainer

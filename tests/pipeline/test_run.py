@@ -30,6 +30,7 @@ from pipeline.kaggle.starts import Log, Setup
 from pipeline.presets import preset
 from pipeline.reports.benchmark_record import command
 from pipeline.system.time_limit import Budget
+from pipeline.training.checkpoint import CheckpointFailed
 from pipeline.training.metrics import Progress, read_metrics
 from pipeline.training.trainer import Trainer
 from submission.format import check_submission, read_submission
@@ -236,7 +237,9 @@ def test_packs_of_a_start_without_time_get_their_size_again_unless_it_trained(
         exported = tmp_path / f"exported-{tokens}"
         assert call("export", out, *set_options(settings), "--out", exported) == 0
         assert config_of(SimpleNamespace(**vars(arguments) | {"weights": exported})).train.pack_tokens == tokens  # type: ignore[arg-type]
-    resume()  # the checkpoint is damaged, but it is one
+    caplog.clear()
+    resume("--set", "train.precision=auto")  # the checkpoint is damaged, but it is one; and the precision was measured
+    assert "has other settings" not in caplog.text
     assert f"packs of {cut} tokens, not {usual}, since the run began with little time; another --out" in caplog.text
 
 
@@ -592,6 +595,64 @@ def test_whatever_ends_a_training_its_last_checkpoint_predicts(
     assert "training failed: cannot reshape array; predicting with the last checkpoint" in caplog.text
     assert "Traceback" in caplog.text  # nobody has foreseen it
     assert (out / "votes.json").is_file()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_training_starts_from_predicts_where_it_fails_at_once(
+    finished: tuple[Path, str], tmp_path: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    kept: bool,
+) -> None:  # fmt: skip
+    def broken(*_: object) -> None:
+        raise ValueError("cannot reshape array")
+
+    def full(*_: object) -> None:
+        raise CheckpointFailed("no space left")
+
+    monkeypatch.setattr(Trainer, "fit", broken)
+    if not kept:
+        monkeypatch.setattr(Trainer, "save", full)
+    assert solve_evaluation(kaggle, tmp_path, "--weights", finished[0]) == 1
+    assert ("there is no checkpoint to predict with; the result stays as it is" in caplog.text) != kept
+    assert ("the weights that training starts from cannot be kept (no space left); training goes on" in caplog.text) != kept
+    votes = tmp_path / "votes.json"
+    sources = json.loads(votes.read_text())["sources"] if votes.is_file() else []
+    assert [source.rpartition(", step ")[2][:2] for source in sources] == (["0,"] if kept else [])
+
+
+def test_a_network_that_does_not_fit_into_the_memory_is_one_line(
+    tmp_path: Path, kaggle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def large(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 29337600000 bytes\nat alloc.cpp")
+
+    monkeypatch.setattr(pipeline.run, "make_network_for", large)
+    assert solve_evaluation(kaggle, tmp_path) == 1
+    message = "the network and its task memory do not fit into the memory: DefaultCPUAllocator: can't allocate memory: "
+    assert message + "you tried to allocate 29337600000 bytes" == one_error(capsys).removeprefix("python -m pipeline run: ")
+
+
+def test_tasks_that_show_each_other_s_answers_leave_nothing_to_train_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = ({"input": [[number]], "output": [[number, number]]} for number in (1, 2))
+    for name, (shown, asked) in {"a": (one, other), "b": (other, one)}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"train": [shown], "test": [asked]}))
+    assert run("run", "--source", f"json:{tmp_path}", "--out", tmp_path / "out", "--set", "train.steps=3") == 2
+    assert "there is nothing to train on: the tasks have no demonstrations but those that were left out" in one_error(capsys)
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("selection", "wanted"),
+    [(("--max-side", "1"), "sides up to 1 (--max-side)"), (("--hold-out",), "three demonstrations (--hold-out)")],
+)
+def test_a_selection_that_leaves_no_task_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], selection: tuple[str, ...], wanted: str
+) -> None:
+    pair = {"input": [[1, 2]], "output": [[2, 1]]}
+    (tmp_path / "a.json").write_text(json.dumps({"train": [pair], "test": [pair]}))
+    assert run("run", "--source", f"json:{tmp_path}", "--out", tmp_path / "out", *selection, "--set", "train.steps=3") == 2
+    assert one_error(capsys).endswith(f"no tasks to be solved in these sources: none of 1 task has {wanted}")
 
 
 @pytest.mark.parametrize(

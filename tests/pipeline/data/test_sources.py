@@ -71,6 +71,9 @@ def test_a_source_may_say_how_often_it_is_drawn(tmp_path: Path) -> None:
     folder = path.rename(tmp_path / "set@3")
     assert (load_source(f"json:{folder}").weight, load_source(f"json:{folder}@4").weight) == (1.0, 4.0)
     assert "a source that is never drawn is better left out" in refusal(lambda: load_source(f"json:{folder}@0"))
+    assert "is drawn at most 1,000,000 times as often" in refusal(lambda: load_source(f"json:{folder}@{'9' * 400}"))
+    (folder / "two.json").mkdir()
+    assert len(load_source(f"json:{folder}@4").tasks) == 1
     with pytest.raises(FileNotFoundError, match="set@x: no such file or folder"):
         load_source(f"json:{tmp_path}/set@x")
     assert refusal(lambda: load_source(f"json:{'a' * 300}@2")).endswith("cannot be read: File name too long")

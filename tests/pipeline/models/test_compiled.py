@@ -1,6 +1,7 @@
 """Blocks compiled for a CPU compute what they do eagerly, and are given up where they cannot be compiled."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,7 +94,13 @@ def test_a_compiled_block_with_a_mixer_is_the_same_and_refuses_sequences_of_anot
         compute(3, 2)
 
 
-@pytest.mark.parametrize(("kind", "left", "used"), [("auto", 300.0, True), ("auto", 200.0, False), ("eager", 900.0, False)])
+@pytest.mark.parametrize(
+    ("kind", "left", "used"),
+    [
+        *(("auto", 300.0, True), ("auto", 200.0, False), ("eager", 900.0, False)),
+        *(("compiled", math.inf, True), ("compiled", 100.0, True), ("compiled", 80.0, False)),
+    ],
+)
 def test_auto_compiles_where_enough_time_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, left: float, used: bool
 ) -> None:
