@@ -19,7 +19,7 @@ from eval.formatting import format_duration, plural
 from pipeline.inference.facts import CANDIDATES, round_files
 from pipeline.jobs.run_record import PREDICTING, record_if_usable
 from pipeline.system.launch import program_environment
-from pipeline.system.processors import find_gpus, threads_each
+from pipeline.system.processors import find_gpus, threads_each, visible_gpu
 from pipeline.system.time_limit import Budget
 
 logger = logging.getLogger(__name__)
@@ -146,8 +146,7 @@ def share_machine(count: int) -> list[dict[str, str]]:
     if count == 1:
         return [{}]
     shares = [{"OMP_NUM_THREADS": str(threads_each(count))} for _ in range(count)]
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = [named.split(",")[place] if named else str(place) for place in range(len(find_gpus(os.environ)))]
+    gpus = [visible_gpu(os.environ, place) for place in range(len(find_gpus(os.environ)))]
     if len(gpus) > count:
         logger.warning("%d networks on a GPU each leave %s idle", count, plural(len(gpus) - count, "GPU"))
     for number, share in enumerate(shares if gpus else ()):

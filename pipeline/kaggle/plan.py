@@ -13,7 +13,7 @@ from augment.task import Task
 from eval.formatting import parse_duration
 from pipeline.kaggle.starts import Log, Setup
 from pipeline.system.launch import TRACEBACKS
-from pipeline.system.processors import threads_each, usable_cores
+from pipeline.system.processors import threads_each, usable_cores, visible_gpu
 from submission.notebook import WEIGHTS_IN_CODE
 from submission.settings import KaggleSettings
 
@@ -150,6 +150,8 @@ def make_environment(plan: Plan, setup: Setup) -> Mapping[str, str]:
     environment |= {name: str(plan.scratch / "caches" / name.lower()) for name in caches}
     if not setup.processes:
         environment["ACCELERATE_USE_CPU"] = "true"
+    if setup.gpus == 1:
+        environment["CUDA_VISIBLE_DEVICES"] = visible_gpu(environment, setup.device)
     paths = [str(plan.code), *([str(plan.wheels)] if plan.wheels else [])]
     return environment | {
         "PYTHONPATH": os.pathsep.join(paths),

@@ -18,9 +18,9 @@ import psutil
 
 BAD_INPUT = 2
 """Exit code of the program for what it cannot start with."""
-MOST_STARTS = 10
+MOST_STARTS = 12
 """Starts that fail before there are predictions by what they have trained."""
-MOST_IDLE_STARTS = 10
+MOST_IDLE_STARTS = 12
 """Starts in a row that left neither a checkpoint nor predictions."""
 STUCK_STARTS = 2
 """Starts in a row without progress before something else than the same is tried on one GPU or none."""
@@ -56,6 +56,8 @@ class Setup:
 
     gpus: int
     """Processes, one for each GPU; 0: on the CPU."""
+    device: int = 0
+    """The place of the GPU where it is one of several."""
     pieces: int = 0
     """`train.pieces`; 0 is measured."""
     weights: bool = False
@@ -124,7 +126,7 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart], gpus: int) -> tuple[S
     never, stuck = not any(start.progressed for start in starts), idle >= STUCK_STARTS
     gpus_stuck = setup.gpus > 1 and idle >= STUCK_STARTS_ON_GPUS
     predicted = any(start.code == 0 for start in starts)
-    predicts = replace(setup, gpus=all_gpus, predict_seconds=PREDICT_SECONDS)
+    predicts = replace(setup, gpus=all_gpus, device=0, predict_seconds=PREDICT_SECONDS)
     ends = replace(predicts, predict_seconds=math.inf)
     trains = replace(setup, predict_seconds=0.0)
     alone, goes_on = "on the CPU, with predictions alone", "training goes on"
@@ -157,7 +159,8 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart], gpus: int) -> tuple[S
         (smaller, replace(setup, pieces=pieces), f"packs in {pieces} micro-batches"),
         (stuck and bad and not never, ends if predicted else predicts, alone),
         (gpus_stuck, replace(setup, gpus=1), "on one GPU"),
-        (fault and never and setup.weights, replace(anew, gpus=all_gpus, weights=False), "without the weights"),
+        (stuck and setup.gpus == 1 and gpus > 1 and not setup.device, replace(setup, device=gpus - 1), "on another GPU"),
+        (fault and never and setup.weights, replace(anew, gpus=all_gpus, device=0, weights=False), "without the weights"),
         (stuck and setup.gpus == 1 and not never, predicts, alone),
         (stuck and setup.gpus == 1, on_cpu, "on the CPU"),
         (True, setup, "as before"),

@@ -36,6 +36,12 @@ def hides_gpus(environment: Mapping[str, str]) -> bool:
     return environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
 
 
+def visible_gpu(environment: Mapping[str, str], place: int) -> str:
+    """Return the CUDA_VISIBLE_DEVICES of a program that is to see only the GPU at `place` of those that are visible."""
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[place] if named else str(place)
+
+
 def find_gpus(environment: Mapping[str, str], tries: int = 1) -> tuple[str, ...]:
     """Return the names of the GPUs that programs will see, by nvidia-smi; none without it, or where it fails `tries` times."""
     if hides_gpus(environment):

@@ -18,8 +18,8 @@ from pipeline.data.sources import load_source
 from pipeline.kaggle import kernel, starts
 from pipeline.kaggle.kernel import pause_seconds, solve
 from pipeline.kaggle.outcome import Outcome
-from pipeline.kaggle.plan import find_data, find_mounted_weights, find_train_source, is_hidden_run
-from pipeline.kaggle.starts import Start
+from pipeline.kaggle.plan import find_data, find_mounted_weights, find_train_source, is_hidden_run, make_environment
+from pipeline.kaggle.starts import Setup, Start
 from submission.format import check_submission, read_submission
 from submission.settings import KaggleSettings
 from tests.pipeline.kaggle.test_starts import FAILED, IGNORES_SIGTERM, TRAINED
@@ -491,7 +491,7 @@ def test_a_checkpoint_that_cannot_be_predicted_either_is_left_for_a_run_on_the_c
 
 
 @pytest.mark.parametrize(
-    ("gpus", "processes"), [(7, [*["--nproc_per_node 4"] * 4, "", "--processes 2"]), (3, ["--nproc_per_node 2"])]
+    ("gpus", "processes"), [(7, [*["--nproc_per_node 4"] * 4, "", "", "--processes 2"]), (3, ["--nproc_per_node 2"])]
 )
 def test_gpus_get_a_process_each_if_these_can_share_the_packs_and_then_fewer(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, gpus: int, processes: list[str]
@@ -627,3 +627,15 @@ def test_neither_the_notebooks_process_nor_a_command_imports_what_is_slow_before
     program = f"import sys, pipeline.{modules}; print(sorted({unwanted} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("named", "seen"), [(None, "2"), ("5,6,7", "7"), ("", "2")])
+def test_a_program_on_one_gpu_sees_the_one_that_it_is_given(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, named: str | None, seen: str
+) -> None:
+    plan = stage.play("good()").plan
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert make_environment(plan, Setup(1, device=2))["CUDA_VISIBLE_DEVICES"] == seen
+    assert make_environment(plan, Setup(4)).get("CUDA_VISIBLE_DEVICES") == named

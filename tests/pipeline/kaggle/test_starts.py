@@ -71,6 +71,7 @@ KILLED, FAILED, REFUSED = EndedStart(-9, False, False), EndedStart(1, False, Fal
 KILLED_LATE = EndedStart(-9, True, False)
 NO_MEMORY, TRAINED, ENDED = EndedStart(1, False, True), EndedStart(1, True, False), EndedStart(0, False, False)
 SMALLER = ("packs in 8 micro-batches", "packs in 64 micro-batches")
+FEWER = ("on one GPU", "on another GPU", "on the CPU")
 UNPREDICTED = [EndedStart(2, False, False, predicting=True)] * 2
 ALONE = "on the CPU, with predictions alone"
 
@@ -89,30 +90,31 @@ ALONE = "on the CPU, with predictions alone"
         (Setup(4, pieces=8), [EndedStart(1, True, True, pieces=8)], (Setup(4, pieces=64), "packs in 64 micro-batches")),
         (Setup(4), [FAILED] * 3, (Setup(4), "as before")),
         (Setup(4, weights=True), [FAILED] * 4, (Setup(1, weights=True), "on one GPU")),
-        (Setup(1, weights=True), [FAILED] * 5, (Setup(4, fresh=1), "without the weights")),
+        (Setup(1, weights=True), [FAILED] * 5, (Setup(1, device=3, weights=True), "on another GPU")),
+        (Setup(1, device=3, weights=True), [FAILED] * 6, (Setup(4, fresh=1), "without the weights")),
         (Setup(4, weights=True), [TRAINED, *[FAILED] * 4], (Setup(1, weights=True), "on one GPU")),
         (Setup(4), [TRAINED, REFUSED, REFUSED], (Setup(4, predict_seconds=TURN), ALONE)),
         (Setup(4, predict_seconds=TURN), [TRAINED, REFUSED, REFUSED, REFUSED], (Setup(4, predict_seconds=TURN), "as before")),
         (Setup(4, predict_seconds=TURN), [TRAINED, REFUSED, REFUSED, *UNPREDICTED], (Setup(4, fresh=1), "in a fresh folder")),
         (Setup(4, predict_seconds=TURN, fresh=1), [TRAINED, REFUSED, REFUSED, *UNPREDICTED], (Setup(0, fresh=2), "on the CPU")),
         (Setup(4), [TRAINED, REFUSED, REFUSED, ENDED, REFUSED, REFUSED], (Setup(4, predict_seconds=math.inf), ALONE)),
-        (Setup(1), [FAILED, FAILED, FAILED], (Setup(0, fresh=1), "on the CPU")),
-        (Setup(1, pieces=8), [TRAINED, FAILED, FAILED], (Setup(4, pieces=8, predict_seconds=TURN), ALONE)),
-        (Setup(0, fresh=1), [FAILED, *[TRAINED] * 10], (Setup(0, fresh=1, predict_seconds=TURN), ALONE)),
+        (Setup(1, 3), [FAILED, FAILED, FAILED], (Setup(0, 3, fresh=1), "on the CPU")),
+        (Setup(1, 3, pieces=8), [TRAINED, FAILED, FAILED], (Setup(4, pieces=8, predict_seconds=TURN), ALONE)),
+        (Setup(0, fresh=1), [FAILED, *[TRAINED] * 12], (Setup(0, fresh=1, predict_seconds=TURN), ALONE)),
         (Setup(4, predict_seconds=TURN), [TRAINED, FAILED, FAILED, NO_MEMORY], (Setup(4, predict_seconds=TURN), "as before")),
         (Setup(4, predict_seconds=TURN), [TRAINED, FAILED, *UNPREDICTED, FAILED], (Setup(0, fresh=1), "on the CPU")),
         (Setup(4, predict_seconds=TURN), [TRAINED, FAILED, FAILED, TRAINED], (Setup(4), "training goes on")),
         (Setup(4, predict_seconds=TURN), [TRAINED, FAILED, FAILED, ENDED, FAILED, KILLED], (Setup(4), "training goes on")),
         (Setup(4, predict_seconds=TURN), [TRAINED, FAILED, FAILED, FAILED, ENDED], (Setup(4), "training goes on")),
-        (Setup(4, predict_seconds=TURN), [TRAINED, *[FAILED] * 9, ENDED], (Setup(4, predict_seconds=math.inf), ALONE)),
-        (Setup(4, predict_seconds=math.inf), [TRAINED, *[FAILED] * 9, ENDED, ENDED], None),
+        (Setup(4, predict_seconds=TURN), [TRAINED, *[FAILED] * 11, ENDED], (Setup(4, predict_seconds=math.inf), ALONE)),
+        (Setup(4, predict_seconds=math.inf), [TRAINED, *[FAILED] * 11, ENDED, ENDED], None),
         (Setup(0), [FAILED, FAILED], (Setup(0), "as before")),
-        (Setup(0), [FAILED] * 10, None),
-        (Setup(4), [TRAINED] * 9, (Setup(4), "as before")),
-        (Setup(4), [TRAINED] * 10, (Setup(4, predict_seconds=TURN), ALONE)),
-        (Setup(4), [TRAINED] * 10 + [ENDED, TRAINED], (Setup(4), "as before")),
-        (Setup(4), [TRAINED] + [FAILED] * 10, (Setup(4, predict_seconds=math.inf), ALONE)),
-        (Setup(4, predict_seconds=math.inf), [TRAINED] * 10 + [FAILED] * 10, None),
+        (Setup(0), [FAILED] * 12, None),
+        (Setup(4), [TRAINED] * 11, (Setup(4), "as before")),
+        (Setup(4), [TRAINED] * 12, (Setup(4, predict_seconds=TURN), ALONE)),
+        (Setup(4), [TRAINED] * 12 + [ENDED, TRAINED], (Setup(4), "as before")),
+        (Setup(4), [TRAINED] + [FAILED] * 12, (Setup(4, predict_seconds=math.inf), ALONE)),
+        (Setup(4, predict_seconds=math.inf), [TRAINED] * 12 + [FAILED] * 12, None),
         (Setup(2, weights=True), [REFUSED], (Setup(2, weights=True), "as before")),
         (Setup(2, weights=True, overrides=True), [REFUSED] * 2, (Setup(2, overrides=True, fresh=1), "without the weights")),
         (Setup(2, overrides=True), [REFUSED] * 3, (Setup(2, fresh=1), "without the overrides of the settings")),
@@ -130,17 +132,17 @@ def test_what_is_started_next(setup: Setup, ended: Sequence[EndedStart], expecte
 @pytest.mark.parametrize(
     ("failure", "tried"),
     [
-        (KILLED, [*["as before"] * 3, "on one GPU", "on the CPU", *SMALLER, *["as before"] * 2]),
-        (NO_MEMORY, [*SMALLER, "as before", "on one GPU", "on the CPU", *SMALLER, *["as before"] * 2]),
+        (KILLED, [*["as before"] * 3, *FEWER, *SMALLER, *["as before"] * 3]),
+        (NO_MEMORY, [*SMALLER, "as before", *FEWER, *SMALLER, *["as before"] * 3]),
         (
             FAILED,
-            [*["as before"] * 3, "on one GPU", "without the weights", "on one GPU", "on the CPU", *["as before"] * 2],
+            [*["as before"] * 3, *FEWER[:2], "without the weights", *FEWER, *["as before"] * 2],
         ),
         (
             REFUSED,
             [
                 *("as before", "without the weights", "without the overrides of the settings"),
-                *("without further training tasks", "on one GPU", "on the CPU", *["as before"] * 3),
+                *("without further training tasks", *FEWER, *["as before"] * 4),
             ],
         ),
     ],
@@ -162,6 +164,6 @@ def test_gpus_that_fail_after_progress_are_tried_again_after_predictions() -> No
         ended.append(ENDED if setup.predict_seconds else FAILED)
     assert changes == [
         *([("as before", 4)] * 4),
-        *([("on one GPU", 1), (ALONE, 0), ("training goes on", 4)] * 2),
+        *([("on one GPU", 1), ("on another GPU", 1), (ALONE, 0), ("training goes on", 4)] * 2),
         (ALONE, 0),
     ]
