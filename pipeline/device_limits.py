@@ -2,7 +2,8 @@
 
 import gc
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -21,7 +22,7 @@ OUT_OF_MEMORY = (
 
 
 class OutOfMemory(MemoryError):
-    """A step does not fit into the memory; the message says what to change."""
+    """The network, or a step, does not fit into the memory; the message says what to change."""
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
@@ -34,6 +35,18 @@ def ran_out_of_memory(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """Return the first line of what `error` says, or of what kind it is where it says nothing."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+@contextmanager
+def network_fits() -> Iterator[None]:
+    """Raise OutOfMemory where memory runs out in the block, which makes a network."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        smaller = "a smaller model, fewer memory tokens or fewer augmentations need less"
+        raise OutOfMemory(f"the network and its task memory do not fit ({smaller}): {first_line(error)}") from None
 
 
 def free_cache(device: torch.device) -> None:

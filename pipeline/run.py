@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from augment.errors import InputError
 from eval.files import write_json
 from eval.formatting import format_duration
 from pipeline.config import CONFIG_FILE, Config, override
@@ -31,7 +30,7 @@ from pipeline.device import (
     wait_patiently,
     with_precision,
 )
-from pipeline.device_limits import OutOfMemory, fall_back, fallbacks, first_line, free_cache, ran_out_of_memory
+from pipeline.device_limits import fall_back, fallbacks, free_cache, network_fits, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.networks import FURTHER
 from pipeline.jobs.puzzles import PuzzleJob
@@ -132,8 +131,8 @@ def _build(job: ArcJob | PuzzleJob, config: Config, budget: Budget, accelerator:
     if builds:
         seconds = None if budget.limit_seconds is None else BUILD_SHARE * budget.remaining()
         built: Any = job.build(config.build, seconds)
-        if isinstance(built, TaskDataset) and not len(built.pair_task):
-            raise InputError("there is nothing to train on: the tasks have no demonstrations but those that were left out")
+        if isinstance(built, TaskDataset):
+            built.require_pairs()
         logger.info("%s", job.describe(built))
         built.save(folder)
     wait_patiently(accelerator)  # to build may take longer than processes wait for each other elsewhere
@@ -151,12 +150,8 @@ def _train(
 
     The checkpoints hold what it reached by then. Failure of one process among several ends the run: the others cannot continue.
     """
-    try:
+    with network_fits():
         network = make_network_for(config, dataset).to(accelerator.device)
-    except RuntimeError as error:
-        if not ran_out_of_memory(error):
-            raise
-        raise OutOfMemory(f"the network and its task memory do not fit into the memory: {first_line(error)}") from None
     config = with_precision(config, dtype)  # a resumed run computes alike
     seconds: float | None = None
     if budget.limit_seconds is not None:  # without a limit, only the settings decide what is done

@@ -160,6 +160,7 @@ def add_train(commands: Any) -> None:
 def train_command(arguments: argparse.Namespace, started: float) -> int:
     """Train on a dataset until the last step or the end of the time."""
     from pipeline.device import end_training, fit_config, make_accelerator, with_precision
+    from pipeline.device_limits import network_fits
     from pipeline.jobs.shared_weights import find_start
     from pipeline.training.trainer import set_up_trainer
     from pipeline.weights.files import make_network_for
@@ -180,7 +181,8 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     config = with_precision(config, dtype)
     start = find_start(accelerator, arguments.weights, out, arguments.resume)
-    network = make_network_for(config, dataset)
+    with network_fits():
+        network = make_network_for(config, dataset)
     trainer = set_up_trainer(accelerator, dtype, network, dataset, config, out, arguments.resume, start)
     progress = trainer.fit(budget)
     if accelerator.is_main_process:

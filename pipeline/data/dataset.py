@@ -145,6 +145,12 @@ class TaskDataset(Dataset):
     pair_weight: npt.NDArray[np.float64] | None = None
     """(P,) how often each pair is drawn, in proportion; None: every task as often, and each of its pairs."""
 
+    def require_pairs(self) -> None:
+        """Raise InputError where there is nothing to train on."""
+        if not len(self.pair_task):
+            left_out = "those that show the answer to a scored test are left out"
+            raise InputError(f"the dataset has no training pairs ({left_out}): --train-source adds tasks that have some")
+
     def grid(self, index: int) -> Grid:
         """Return grid `index`, (H, W) uint8, as a view of `cells`."""
         start, height, width = int(self.grid_start[index]), int(self.grid_height[index]), int(self.grid_width[index])

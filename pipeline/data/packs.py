@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from augment.canvas import EOS, FIRST_COLOR, IGNORED, PAD
 from augment.dihedral import STEPS
-from augment.errors import InputError
 from augment.grid import COLORS, MAX_SIDE
 from augment.sudoku import draw_symmetries
 from augment.transform import decode_transforms
@@ -199,10 +198,8 @@ class TaskPackMaker(PackMaker):
 
     def _trained(self) -> Integers:
         """Return the tasks that have training pairs. Raises InputError where none has."""
-        trained = np.flatnonzero(np.diff(self.dataset.pair_start))
-        if not len(trained):
-            raise InputError("the dataset has no training pairs: tasks with demonstrations, or --train-source, have some")
-        return trained
+        self.dataset.require_pairs()
+        return np.flatnonzero(np.diff(self.dataset.pair_start))
 
     def _draw_transforms(self, task: Integers, rng: np.random.Generator) -> Integers:
         start = self.dataset.transform_start

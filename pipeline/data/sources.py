@@ -354,9 +354,9 @@ class Selection:
         whole = [load_source(spec, with_solutions, self.max_side) for spec in specs]
         selected = [self.apply(source) for source in whole]
         for source in selected:
-            if any(not task.test for task in source.tasks):
-                can = "so they can only be trained on, as a --train-source; --hold-out makes the last demonstration one"
-                raise InputError(f"{source.name}: its tasks have no test inputs, {can}")
+            if untested := [task.id for task in source.tasks if not task.test]:
+                can = "they can only be trained on; --hold-out makes the last demonstration of each a test"
+                raise InputError(f"{source.name}: tasks without test inputs, {show_names(untested)}: {can}")
         return whole, selected
 
     def apply(self, source: Source) -> Source:

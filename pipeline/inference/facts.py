@@ -100,8 +100,8 @@ def digest_of(result: bytes) -> str:
 
 
 def source_name(path: Path, step: int, data_hash: str) -> str:
-    """Return what votes call the weights in the file `path`, with the dataset that they were trained on."""
-    return str(NetworkName(show_path(f"{path.parent.name}/{path.name}"), step, data_hash[:HASH_DIGITS]))
+    """Return what votes call the weights in the file `path`, with the dataset that they were trained on, if they were."""
+    return str(NetworkName(show_path(f"{path.parent.name}/{path.name}"), step, data_hash[:HASH_DIGITS] if step else ""))
 
 
 def write_attempts(path: Path, ballot: Ballot, tasks: Sequence[Task], dataset: TaskDataset) -> FilledSubmission:

@@ -25,7 +25,7 @@ from pipeline.config import Config
 from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.packs import make_pack_maker
 from pipeline.device import cuda_is_used, fit_config, make_accelerator, unusable_gpus
-from pipeline.device_limits import ran_out_of_memory
+from pipeline.device_limits import first_line, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.time_split import measure_speed
@@ -184,7 +184,7 @@ def _fitting(otherwise: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):
             raise
-        raise WillNotDo(f"{otherwise}: {error}") from None
+        raise WillNotDo(f"{otherwise}: {first_line(error)}") from None
 
 
 def print_findings(plan: PlannedRun) -> int:

@@ -40,7 +40,7 @@ from pipeline.kaggle.plan import (
 )
 from pipeline.kaggle.starts import EndedStart, Log, Setup, Start, count_idle, next_setup
 from pipeline.system.processors import find_gpus
-from pipeline.weights.find import CHECKPOINTS, checkpoints
+from pipeline.weights.find import CHECKPOINTS, checkpoints, has_trained
 from submission.format import check_submission, fallback_submission, read_submission, write_submission
 from submission.settings import ACCELERATORS, KaggleSettings
 
@@ -49,7 +49,7 @@ POLL_SECONDS = 1.0
 LEAST_SECONDS = 20.0
 """The program is not started again when less is left before the reserve."""
 WILL_NOT_DO = "this machine will not do"
-"""How the last line of `doctor` begins where it refuses a machine."""
+"""How a line of `doctor` begins where it refuses a machine."""
 RESTART_SECONDS, RESTART_GROWTH = 3.0, 4.0
 """Pause before a new start, so that the memory and ports of the last one are free again. It is so many times as long after each
 further start without progress: a driver or a disk may take minutes to recover."""
@@ -203,9 +203,10 @@ def _machine_will_do(plan: Plan) -> bool:
         plan.log.say(line)
     refused = False
     if ended.returncode:
-        last_line = (ended.stderr.strip().splitlines() or [f"doctor ended with exit code {ended.returncode}"])[-1]
-        refused = ended.returncode == 1 and last_line.startswith(WILL_NOT_DO)  # a traceback ends with 1, too
-        plan.warn(last_line, problem=refused)
+        lines = ended.stderr.strip().splitlines() or [f"doctor ended with exit code {ended.returncode}"]
+        verdicts = [line for line in lines if line.startswith(WILL_NOT_DO)]
+        refused = bool(verdicts)  # what went wrong otherwise need not go wrong in the run
+        plan.warn((verdicts or lines[-1:])[0], problem=refused)
     return not refused
 
 
@@ -236,7 +237,7 @@ def _run_until_over(plan: Plan, starts: list[EndedStart]) -> None:
                 plan.warn(ended)
             return
         further, words = chosen
-        if run_folder(plan, further) != folder and _has_predictions(folder):
+        if run_folder(plan, further) != folder and _has_predictions(folder) and has_trained(folder):
             plan.warn(f"{ended}; its predictions stay, a new start would have to begin without them")
             return
         pause = pause_seconds(starts, plan.remaining())
@@ -256,7 +257,9 @@ def pause_seconds(starts: Sequence[EndedStart], left: float) -> float:
 
 
 def _traces(folder: Path) -> set[str]:
-    """Return the names of the checkpoints and prediction rounds in a run directory."""
+    """Return the names of the checkpoints and prediction rounds in a run directory, once it has trained."""
+    if not has_trained(folder):  # predictions of the weights that it starts from are no progress
+        return set()
     return {path.name for path in (*checkpoints(folder / CHECKPOINTS), *round_files(folder / CANDIDATES))}
 
 

@@ -23,9 +23,11 @@ MOST_STARTS = 12
 MOST_IDLE_STARTS = 12
 """Starts in a row that left neither a checkpoint nor predictions."""
 STUCK_STARTS = 2
-"""Starts in a row without progress before something else than the same is tried on one GPU or none."""
+"""Starts in a row without progress before something other than the same is tried on one GPU or none."""
 STUCK_STARTS_ON_GPUS = 4
 """The same on several: what hinders them may pass, and fewer of them train so much less."""
+LONG_SECONDS = 1200.0
+"""A start without progress that took so long, as one that hangs, is not repeated so often."""
 PREDICT_SECONDS = 600.0
 """For predictions on the CPU before GPUs are tried again."""
 PIECES = (8, 64)
@@ -124,7 +126,7 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart], gpus: int) -> tuple[S
     """
     last, idle, all_gpus = starts[-1], count_idle(starts), gpus if setup.gpus else 0
     never, stuck = not any(start.progressed for start in starts), idle >= STUCK_STARTS
-    gpus_stuck = setup.gpus > 1 and idle >= STUCK_STARTS_ON_GPUS
+    gpus_stuck = setup.gpus > 1 and (idle >= STUCK_STARTS_ON_GPUS or (stuck and last.seconds >= LONG_SECONDS))
     predicted = any(start.code == 0 for start in starts)
     predicts = replace(setup, gpus=all_gpus, device=0, predict_seconds=PREDICT_SECONDS)
     ends = replace(predicts, predict_seconds=math.inf)
@@ -138,13 +140,13 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart], gpus: int) -> tuple[S
         return trains, goes_on
     if _count_since(start.code == 0 for start in starts) >= MOST_STARTS and not setup.predict_seconds:
         return predicts, alone
-    again = last.killed and not setup.gpus and sum(start.killed for start in starts) > 1
+    killed_on_cpu = last.killed and not setup.gpus and sum(start.killed for start in starts) > 1
     bad = last.code == BAD_INPUT
     refused = bad and never
     pieces = next((pieces for pieces in (last.pieces, *PIECES) if pieces > setup.pieces), 0)
-    smaller = pieces and (last.out_of_memory or again)
+    smaller = pieces and (last.out_of_memory or killed_on_cpu)
     anew = replace(setup, fresh=setup.fresh + 1, predict_seconds=0.0)
-    on_cpu = replace(anew, gpus=0, pieces=0, weights=False, overrides=False)  # what is for GPUs takes too long there
+    on_cpu = replace(anew, gpus=0, device=0, pieces=0, weights=False, overrides=False)  # what is for GPUs takes too long there
     fault = stuck and setup.gpus <= 1 and not last.killed and not last.out_of_memory
     changes = [
         (setup.predict_seconds and (predicted or last.progressed), trains, goes_on),

@@ -20,7 +20,7 @@ from pipeline.data.packs import PackMaker
 from pipeline.device_limits import fall_back, ran_out_of_memory
 from pipeline.models.attention import choose_way
 from pipeline.models.compiled import (
-    LEAST_COMPILE_SECONDS,
+    COMPILE_SECONDS,
     MIN_COMPILE_SECONDS,
     compiler_errors,
     configure_compiler,
@@ -95,7 +95,7 @@ class Execution:
         """Have blocks compiled from now on, where it works here and pays in the `left` seconds of training."""
         if self.kind == "auto":
             self.kind = "compiled" if left > MIN_COMPILE_SECONDS else "eager"
-        if self.kind == "compiled" and left < LEAST_COMPILE_SECONDS:
+        if self.kind == "compiled" and left < COMPILE_SECONDS:
             fall_back(f"train.execution=compiled: no time to compile with {left:.0f} s left, eager")
             self.kind = "eager"
         if self.kind == "compiled" and not enable_compiler():

@@ -213,7 +213,9 @@ def test_a_task_up_to_the_side_that_cannot_be_read_is_an_error_however_large_its
 
 def test_tasks_without_test_inputs_are_not_selected_to_be_solved_unless_one_is_made_of_them(tmp_path: Path) -> None:
     spec = f"rearc:{write(tmp_path / 'pairs' / 't.json', [SOLVED_TASK['train'][0]] * 3).parent}"
-    assert "can only be trained on, as a --train-source" in refusal(lambda: Selection().load([spec]))
+    assert "tasks without test inputs, t: they can only be trained on; --hold-out makes" in refusal(
+        lambda: Selection().load([spec])
+    )
     (source,) = Selection(hold_out=True).load([spec])[1]
     assert [len(task.test) for task in source.tasks] == [1]
 

@@ -276,6 +276,24 @@ def test_a_commit_run_on_a_machine_that_will_not_do_ends_at_once(stage: Stage) -
         outcome.show()
 
 
+def test_a_verdict_on_a_machine_may_have_more_lines_after_it(stage: Stage) -> None:
+    stage.doctor = "import sys; sys.exit('this machine will not do: out of memory\\nCompile with X\\nleaked')"
+    outcome = stage.play("good()", hidden=False)
+    assert not stage.commands
+    assert outcome.plan.messages == ["this machine will not do: out of memory"]
+
+
+def test_weights_with_which_no_training_succeeds_are_dropped_though_they_predict(stage: Stage) -> None:
+    fails = "checkpoint(0); votes(); submit(1); sys.exit(1)"
+    folder = stage.root / "input" / "datasets" / "ann" / "weights"
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    outcome = stage.play(*[fails] * 2, "good()", weights_dataset="ann/weights")
+    assert outcome.plan.weights_state == "dropped"
+    assert ["--weights" in command for command in stage.commands] == [True, True, False]
+    assert stage.submitted() == PREDICTED
+
+
 def test_the_machine_is_examined_with_the_settings_of_the_run(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     real, examined = kernel.make_doctor_command, []
     stage.play("good()", hidden=False, overrides=("train.packs=2",))  # replaces the command

@@ -68,6 +68,7 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capsys: pytes
 
 
 KILLED, FAILED, REFUSED = EndedStart(-9, False, False), EndedStart(1, False, False), EndedStart(2, False, False)
+HUNG = EndedStart(1, False, False, seconds=1900.0)
 KILLED_LATE = EndedStart(-9, True, False)
 NO_MEMORY, TRAINED, ENDED = EndedStart(1, False, True), EndedStart(1, True, False), EndedStart(0, False, False)
 SMALLER = ("packs in 8 micro-batches", "packs in 64 micro-batches")
@@ -90,6 +91,8 @@ ALONE = "on the CPU, with predictions alone"
         (Setup(4, pieces=8), [EndedStart(1, True, True, pieces=8)], (Setup(4, pieces=64), "packs in 64 micro-batches")),
         (Setup(4), [FAILED] * 3, (Setup(4), "as before")),
         (Setup(4, weights=True), [FAILED] * 4, (Setup(1, weights=True), "on one GPU")),
+        (Setup(4, weights=True), [FAILED, HUNG], (Setup(1, weights=True), "on one GPU")),
+        (Setup(4, weights=True), [HUNG], (Setup(4, weights=True), "as before")),
         (Setup(1, weights=True), [FAILED] * 5, (Setup(1, device=3, weights=True), "on another GPU")),
         (Setup(1, device=3, weights=True), [FAILED] * 6, (Setup(4, fresh=1), "without the weights")),
         (Setup(4, weights=True), [TRAINED, *[FAILED] * 4], (Setup(1, weights=True), "on one GPU")),
@@ -98,7 +101,7 @@ ALONE = "on the CPU, with predictions alone"
         (Setup(4, predict_seconds=TURN), [TRAINED, REFUSED, REFUSED, *UNPREDICTED], (Setup(4, fresh=1), "in a fresh folder")),
         (Setup(4, predict_seconds=TURN, fresh=1), [TRAINED, REFUSED, REFUSED, *UNPREDICTED], (Setup(0, fresh=2), "on the CPU")),
         (Setup(4), [TRAINED, REFUSED, REFUSED, ENDED, REFUSED, REFUSED], (Setup(4, predict_seconds=math.inf), ALONE)),
-        (Setup(1, 3), [FAILED, FAILED, FAILED], (Setup(0, 3, fresh=1), "on the CPU")),
+        (Setup(1, 3), [FAILED, FAILED, FAILED], (Setup(0, fresh=1), "on the CPU")),
         (Setup(1, 3, pieces=8), [TRAINED, FAILED, FAILED], (Setup(4, pieces=8, predict_seconds=TURN), ALONE)),
         (Setup(0, fresh=1), [FAILED, *[TRAINED] * 12], (Setup(0, fresh=1, predict_seconds=TURN), ALONE)),
         (Setup(4, predict_seconds=TURN), [TRAINED, FAILED, FAILED, NO_MEMORY], (Setup(4, predict_seconds=TURN), "as before")),
