@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from augment.errors import InputError
 from eval.files import write_json
 from eval.formatting import format_duration
 from pipeline.config import CONFIG_FILE, Config, override
@@ -136,7 +137,10 @@ def _build(job: ArcJob | PuzzleJob, config: Config, budget: Budget, accelerator:
         logger.info("%s", job.describe(built))
         built.save(folder)
     wait_patiently(accelerator)  # to build may take longer than processes wait for each other elsewhere
-    dataset: Any = load_dataset(folder)
+    try:
+        dataset: Any = load_dataset(folder)
+    except InputError as error:
+        raise InputError(f"{error}; without {folder}, --resume builds it again" if resume else str(error)) from None
     if accelerator.is_main_process and not builds:
         job.check(dataset, folder)
     return dataset

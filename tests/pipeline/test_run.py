@@ -186,6 +186,16 @@ def test_a_run_that_was_killed_before_it_had_settings_draws_its_dataset_again(ou
     assert load_dataset(out / "dataset").manifest["settings"]["size_exponent"] == 0.5
 
 
+def test_a_run_with_a_damaged_dataset_goes_on_without_it(out: Path, kaggle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = submitted(out)
+    (out / "dataset" / "store.safetensors").write_bytes(b"damaged")
+    assert solve_evaluation(kaggle, out, "--resume") == 2
+    assert one_error(capsys).endswith(f"; without {out}/dataset, --resume builds it again")
+    shutil.rmtree(out / "dataset")
+    assert solve_evaluation(kaggle, out, "--resume") == 0
+    assert submitted(out) == first
+
+
 def test_a_further_leg_of_a_run_may_end_with_other_rates_and_predict_more_but_not_train_otherwise(
     out: Path, kaggle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
