@@ -31,12 +31,13 @@ DEMO = Config(
 #   --train-source rearc:RE_ARC.zip@0.5 --preset arc1-cpu --processes 2 --time-limit 2h --out runs/arc1-cpu
 # All of ARC-AGI-1 on two CPU cores with bfloat16, in legs: the same command with --resume goes on where it ended, with constant
 # rates; the last leg ends with falling ones (`--set optimizer.decay_from=0.8`, of the time of all legs). The demo's recipe,
-# wider and with four layers (docs/log.md, 2026-11-27). This command: not yet measured. 7.1 hours, of which 1.6 made the weights
-# `start` that the others began with: 17.8% pass@2 (commands: records/2026-11-28-arc1-cpu).
+# wider, with four layers and one pass a segment (docs/log.md, 2026-11-27, 2026-11-29). This command: not yet measured. 3.8
+# hours, of which 1.6 made the weights `start` that the others began with: 15.1% pass@2 (records/2026-11-29-arc1-cpu-one-pass);
+# 7.1 hours with two passes (`model.H_cycles=2`): 17.8% (records/2026-11-28-arc1-cpu).
 ARC1_CPU = replace(
     DEMO,
     build=replace(DEMO.build, size_exponent=1.0),
-    model=replace(DEMO.model, hidden_size=256, heads=8, layers=4),
+    model=replace(DEMO.model, hidden_size=256, heads=8, layers=4, H_cycles=1),
     optimizer=replace(DEMO.optimizer, weight_decay=0.5, warmup_steps=200, decay_from=1.0, ema=0.999),
     train=replace(DEMO.train, pack_tokens=4096, checkpoint_seconds=600),
     predict=replace(DEMO.predict, views=64),
