@@ -303,9 +303,15 @@ def resumed(config: Config, settings: Iterable[str]) -> tuple[Config, list[str]]
         section, _, name = setting_name(setting).partition(".")
         if name in MAY_CHANGE.get(section, ()):
             changes.append(setting)
-        elif override(config, [setting]) != config and setting.replace(" ", "") != "train.precision=auto":  # it was measured
+        elif keep_precision(override(config, [setting]), config) != config:
             refused.append(setting)
     return override(config, changes), refused
+
+
+def keep_precision(config: Config, stored: Config) -> Config:
+    """Return `config` with the precision that was measured for the `stored` one, where it would be measured again."""
+    precision = stored.train.precision if config.train.precision == "auto" else config.train.precision
+    return override(config, [f"train.precision={precision}"])
 
 
 def require_end(config: Config, seconds: float | None) -> None:

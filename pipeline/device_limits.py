@@ -37,16 +37,20 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
+NETWORK_TOO_LARGE = (
+    "the network and its task memory do not fit (a smaller model, fewer memory tokens or fewer augmentations need less)"
+)
+
+
 @contextmanager
-def network_fits() -> Iterator[None]:
-    """Raise OutOfMemory where memory runs out in the block, which makes a network."""
+def memory_suffices(otherwise: str, kind: type[Exception] = OutOfMemory) -> Iterator[None]:
+    """Raise an error of `kind` that says `otherwise`, and what went wrong, where memory runs out in the block."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):
             raise
-        smaller = "a smaller model, fewer memory tokens or fewer augmentations need less"
-        raise OutOfMemory(f"the network and its task memory do not fit ({smaller}): {first_line(error)}") from None
+        raise kind(f"{otherwise}: {first_line(error)}") from None
 
 
 def free_cache(device: torch.device) -> None:

@@ -31,7 +31,7 @@ from pipeline.device import (
     wait_patiently,
     with_precision,
 )
-from pipeline.device_limits import fall_back, fallbacks, free_cache, network_fits, ran_out_of_memory
+from pipeline.device_limits import NETWORK_TOO_LARGE, fall_back, fallbacks, free_cache, memory_suffices, ran_out_of_memory
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.networks import FURTHER
 from pipeline.jobs.puzzles import PuzzleJob
@@ -140,7 +140,9 @@ def _build(job: ArcJob | PuzzleJob, config: Config, budget: Budget, accelerator:
     try:
         dataset: Any = load_dataset(folder)
     except InputError as error:
-        raise InputError(f"{error}; without {folder}, --resume builds it again" if resume else str(error)) from None
+        if not resume:
+            raise
+        raise InputError(f"{error}; without {folder}, --resume builds it again") from None
     if accelerator.is_main_process and not builds:
         job.check(dataset, folder)
     return dataset
@@ -154,7 +156,7 @@ def _train(
 
     The checkpoints hold what it reached by then. Failure of one process among several ends the run: the others cannot continue.
     """
-    with network_fits():
+    with memory_suffices(NETWORK_TOO_LARGE):
         network = make_network_for(config, dataset).to(accelerator.device)
     config = with_precision(config, dtype)  # a resumed run computes alike
     seconds: float | None = None

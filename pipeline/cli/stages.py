@@ -28,6 +28,7 @@ from pipeline.config import (
     BuildConfig,
     Config,
     Leakage,
+    keep_precision,
     override,
     read_config,
     require_end,
@@ -160,7 +161,7 @@ def add_train(commands: Any) -> None:
 def train_command(arguments: argparse.Namespace, started: float) -> int:
     """Train on a dataset until the last step or the end of the time."""
     from pipeline.device import end_training, fit_config, make_accelerator, with_precision
-    from pipeline.device_limits import network_fits
+    from pipeline.device_limits import NETWORK_TOO_LARGE, memory_suffices
     from pipeline.jobs.shared_weights import find_start
     from pipeline.training.trainer import set_up_trainer
     from pipeline.weights.files import make_network_for
@@ -171,8 +172,7 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
         given = config_of(arguments) if arguments.preset else override(stored, arguments.set)
         if arguments.seed is not None:
             given = with_seed(given, arguments.seed)
-        precision = stored.train.precision if given.train.precision == "auto" else given.train.precision
-        config = override(given, [f"train.precision={precision}"])
+        config = keep_precision(given, stored)
     else:
         config = config_of(arguments)
     require_end(config, budget.limit_seconds)
@@ -181,7 +181,7 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
     accelerator, dtype = make_accelerator(config.train.precision, config.train.standstill_seconds)
     config = with_precision(config, dtype)
     start = find_start(accelerator, arguments.weights, out, arguments.resume)
-    with network_fits():
+    with memory_suffices(NETWORK_TOO_LARGE):
         network = make_network_for(config, dataset)
     trainer = set_up_trainer(accelerator, dtype, network, dataset, config, out, arguments.resume, start)
     progress = trainer.fit(budget)

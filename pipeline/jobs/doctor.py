@@ -11,7 +11,6 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +24,7 @@ from pipeline.config import Config
 from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.packs import make_pack_maker
 from pipeline.device import cuda_is_used, fit_config, make_accelerator, unusable_gpus
-from pipeline.device_limits import first_line, ran_out_of_memory
+from pipeline.device_limits import memory_suffices
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.puzzles import PuzzleJob
 from pipeline.jobs.time_split import measure_speed
@@ -138,7 +137,7 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     yield "computes in", f"{str(dtype).removeprefix('torch.')}, attention {way}{fused}"
     dataset = plan.job.build(config.build)
     config = fit_config(config, dataset)
-    with _fitting(f"the weights of {title}, with their task memory, do not fit into memory"):
+    with memory_suffices(f"the weights of {title}, with their task memory, do not fit into memory", WillNotDo):
         network = make_network_for(config, dataset).to(device)
     if isinstance(dataset, PuzzleDataset):
         to_solve, held = np.ones(len(dataset.questions), bool), plural(len(dataset.questions), "training puzzle")
@@ -153,10 +152,13 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     yield "disk", f"{free / 2**30:.2f} GiB free in {out.resolve()}, {needed / 2**30:.2f} needed"
     if free < needed:
         raise WillNotDo(f"only {free / 2**30:.2f} GiB of disk are free, and checkpoints of {title} need {needed / 2**30:.2f}")
-    with _fitting(f"{title} does not fit into memory"):  # before the trainer marks blocks to be compiled
+    with memory_suffices(f"{title} does not fit into memory", WillNotDo):  # before the trainer marks blocks to be compiled
         speed = measure_speed(network, dataset, config, dtype, accelerator)
     if device.type == "cuda":
-        with _fitting(f"{title} does not fit into the memory of the GPU"), tempfile.TemporaryDirectory() as folder:
+        with (
+            memory_suffices(f"{title} does not fit into the memory of the GPU", WillNotDo),
+            tempfile.TemporaryDirectory() as folder,
+        ):
             trainer = Trainer(accelerator, dtype, network, dataset, config, Path(folder))
             pieces = trainer.measure_pieces(CudaMemory(device))
         yield "memory", "a step fits" + (f", its packs in {pieces} micro-batches each" if pieces > 1 else "")
@@ -174,17 +176,6 @@ def _examine_network(plan: PlannedRun) -> Iterator[Finding]:
     if config.train.steps:
         steps = packs / max(processes, config.train.packs)
         yield "steps", f"about {steps:,.0f} of the {config.train.steps:,} that the recipe has"
-
-
-@contextmanager
-def _fitting(otherwise: str) -> Iterator[None]:
-    """Raise WillNotDo that says `otherwise`, and the error, where memory runs out in the block."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out_of_memory(error):
-            raise
-        raise WillNotDo(f"{otherwise}: {first_line(error)}") from None
 
 
 def print_findings(plan: PlannedRun) -> int:

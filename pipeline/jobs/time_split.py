@@ -117,8 +117,8 @@ def split_time(config: Config, budget: Budget, out: Path, speed: Speed, processe
             logger.warning("no step fits into the time for training; predictions follow at once")
             return config, 0.0
         return config, training
-    config, whole = fit_packs(config, step, training), config.train.pack_tokens
-    step *= config.train.pack_tokens / whole
+    config = fit_packs(config, step, training)
+    step = packs * speed.step_seconds(config)
     if config.train.steps * step > SPARE * training:
         logger.warning("of the %d steps of this recipe about %d fit into the time", config.train.steps, training / step)
     return config, training
