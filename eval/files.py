@@ -43,14 +43,16 @@ def leave_file(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path for the block to write, then move it to `path` in one step and sync both to disk.
 
-    On failure `path` is unchanged and no temporary file is left. An OSError names `path`; other errors pass unchanged.
+    A file system that cannot sync folders is no failure. On failure `path` is unchanged and no temporary file is left. An
+    OSError names `path`; other errors pass unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield temporary
         sync(temporary)
         temporary.replace(path)
-        sync(path.parent)
+        with suppress(OSError):
+            sync(path.parent)
     except OSError as error:
         if error.errno is None:
             raise

@@ -24,7 +24,7 @@ from pipeline.models.batch import Batch, Views
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layout import Room, make_layout, to_device
 from pipeline.system.allocator import uses_tcmalloc
-from pipeline.system.processors import find_gpus, stays_on_cpu
+from pipeline.system.processors import NEEDS_GPU, find_gpus, stays_on_cpu
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +40,12 @@ def make_accelerator(precision: Precision, standstill_seconds: float = 600.0) ->
 
     A process that waits for another one longer than `standstill_seconds` ends, and the launch with it. Autocast is off: the
     reasoners cast their weights themselves (pipeline.models.layers says why). Raises InputError for environment variables of a
-    launcher that Accelerate does not understand.
+    launcher that Accelerate does not understand; RuntimeError where there should be a GPU, by `NEEDS_GPU`, and is none.
     """
     try:
         cuda = cuda_is_used()
+        if NEEDS_GPU in os.environ and not cuda:
+            raise RuntimeError(unusable_gpus() or "this is to be computed on a GPU, and PyTorch finds none")
         dtype = compute_dtype(precision, cuda)
         accelerator = Accelerator(
             cpu=not cuda,

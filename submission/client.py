@@ -68,6 +68,7 @@ _CAUSES = (
      "Kaggle has a problem: try again in a few minutes"),
     (r"Connection(Error| refused| reset)|NameResolution|Max retries|Failed to establish|Temporary failure in name|timed out",
      "Kaggle cannot be reached: check the network, then try again"),
+    (r"No module named '?kaggle\.__main__", "this kaggle client is too old: pip install -r requirements.txt"),
     (r"No module named '?kaggle", "the kaggle client is not installed: pip install -r requirements.txt"),
 )  # fmt: skip
 """(pattern in the output of the client, what to do), the most specific first."""

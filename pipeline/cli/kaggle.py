@@ -16,9 +16,10 @@ from pipeline.cli.options import PROGRAM, WEIGHTS_HELP, Handler, add_command
 from pipeline.config import Config, override
 from pipeline.data.sources import load_source
 from pipeline.presets import preset
+from pipeline.weights.find import read_found
 from submission.client import push, status, submit
 from submission.format import list_notes, list_problems
-from submission.notebook import changed_since, read_ready_folder, write_ready_folder
+from submission.notebook import WEIGHTS_IN_CODE, changed_since, read_ready_folder, write_ready_folder
 from submission.settings import ACCELERATORS, KaggleSettings, read_settings, write_settings
 
 logger = logging.getLogger(__name__)
@@ -174,8 +175,15 @@ def _warn_of_changes(folder: Path) -> None:
     if changed := changed_since(folder, PROJECT):
         logger.warning("%s has other code, in %d files, such as %s; %s", folder, len(changed), changed[0], anew)
     with suppress(ValueError, FileNotFoundError):
-        if replace(read_settings(SETTINGS), weights=made.weights) != made:
+        now = read_settings(SETTINGS)
+        if replace(now, weights=made.weights) != made or (now.weights and not _has_weights(folder, expand(now.weights))):
             logger.warning("%s was not made from %s as it is; %s", folder, SETTINGS, anew)
+
+
+def _has_weights(folder: Path, weights: Path) -> bool:
+    """Return whether the weights in a ready folder are those that `weights` leads to now."""
+    there = folder / "code" / WEIGHTS_IN_CODE
+    return there.is_file() and read_found(weights, Path.read_bytes) == there.read_bytes()
 
 
 def _status(arguments: argparse.Namespace, _: float) -> int:

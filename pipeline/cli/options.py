@@ -102,6 +102,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def budget_of(arguments: argparse.Namespace, started: float) -> Budget:
     """Return the time limit of a command and, for `run`, what is kept free at its end. Raises InputError."""
     limit = parse_duration(arguments.time_limit) if arguments.time_limit else None
+    if limit is None and getattr(arguments, "reserve", None):
+        raise InputError("--reserve is kept free of a --time-limit, and there is none")
     if limit is None or "reserve" not in arguments:
         return Budget(limit, started)
     if arguments.reserve:

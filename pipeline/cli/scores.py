@@ -21,7 +21,7 @@ from pipeline.cli.options import TASKS_HELP, add_command, add_data, add_selectio
 from pipeline.data.dataset import PuzzleDataset, TaskDataset, load_dataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.puzzles.sources import answers_of, load_puzzles
-from pipeline.data.sources import Selection, read_solutions, require_same_tests
+from pipeline.data.sources import Selection, load_source, read_solutions, require_same_tests
 from pipeline.jobs.provenance import provenance_beside, scored_answers
 from pipeline.jobs.run_record import require_own_folder
 from pipeline.reports.run_folder import KnownTask, RunFolder
@@ -182,10 +182,11 @@ def _solutions(
     return solutions, name, scored_outputs(solutions, whole)
 
 
-def _solutions_of(run: RunFolder) -> Solutions:
-    """Return the outputs that the tests of `run` have in its sources. Raises InputError where none is known."""
+def _solutions_of(run: RunFolder, specs: Sequence[str] = ()) -> Solutions:
+    """Return the outputs that the tests of `run` have in sources, its own by default. Raises InputError where none is known."""
     notes: list[str] = []
-    solutions = _known_outputs(run.tasks(run.load_sources(notes)[1]))
+    sources = [load_source(spec) for spec in specs] or run.load_sources(notes)[1]
+    solutions = _known_outputs(run.tasks(sources, " + ".join(specs)))
     if not solutions:
         raise InputError(
             f"{run.path}: the test outputs are not known, so there is nothing to score by{'. '.join(('', *notes))}"
@@ -208,7 +209,7 @@ def add_curve(commands: Any) -> None:
     example = "runs/mixer-0 runs/attention-0 --source sudoku:generated:side=4 --png curve.png --json curve.json"
     parser = add_command(commands, curve_command, "curve", summary, example)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; NAME-0, NAME-1 are seeds of NAME")
-    where = "the puzzles that the runs solved (default, and for ARC tasks always: the sources of each run)"
+    where = "the puzzles that the runs solved, or tasks with their solutions (default: the sources of each run)"
     parser.add_argument("--source", action="append", metavar="S", help=where)
     views = "of a test input of ARC tasks, at most (default: 16)"
     parser.add_argument("--views", type=int, default=16, metavar="N", help=views)
@@ -229,7 +230,7 @@ def curve_command(arguments: argparse.Namespace, _: float) -> int:
         return answers(*(arguments.source or RunFolder(run).source_names()))
 
     def solutions_of(run: Path) -> Solutions:
-        return _solutions_of(RunFolder(run))
+        return _solutions_of(RunFolder(run), arguments.source or ())
 
     try:
         for point in measure_curves(arguments.runs, answers_of, solutions_of, arguments.views, accelerator):

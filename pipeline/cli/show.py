@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 FILTERS = ("all", "solved", "first", "second", "part", "unsolved", "near", "size", "disagree", "fallback")
 """Of the page, as its addresses name them."""
+PICTURE_WIDTH = 1200
 IN_SLICES = ("train.log_steps=5", "train.steps=0")
 """What a training in slices of time changes."""
 
@@ -151,18 +152,19 @@ def add_report(commands: Any) -> None:
     part.add_argument("--task", metavar="ID", help="draw this task, not the summary")
     filtered = f"draw the first tasks of a filter: {', '.join(FILTERS)}"
     part.add_argument("--filter", choices=FILTERS, metavar="NAME", help=filtered)
-    parser.add_argument("--width", type=int, default=1200, metavar="N", help="of the picture, in pixels (default: 1200)")
+    parser.add_argument("--width", type=int, metavar="N", help=f"of the picture, in pixels (default: {PICTURE_WIDTH})")
     parser.add_argument("--dark", action="store_true", help="draw the page as dark desktops show it")
 
 
 def report_command(arguments: argparse.Namespace, _: float) -> int:
     """Write the page of a run, or draw parts of it to pictures."""
-    if arguments.png is None and (arguments.task or arguments.filter or arguments.dark):
-        raise InputError("--task, --filter and --dark require --png FILE")
+    if arguments.png is None and (arguments.task or arguments.filter or arguments.dark or arguments.width is not None):
+        raise InputError("--task, --filter, --width and --dark require --png FILE")
+    width = PICTURE_WIDTH if arguments.width is None else arguments.width
     if arguments.png is not None:
         need_browser()
-        if not 300 <= arguments.width <= 4000:
-            raise InputError(f"--width must be between 300 and 4000 pixels, got {arguments.width}")
+        if not 300 <= width <= 4000:
+            raise InputError(f"--width must be between 300 and 4000 pixels, got {width}")
     from pipeline.reports.report import write_report
 
     started = time.monotonic()
@@ -172,7 +174,7 @@ def report_command(arguments: argparse.Namespace, _: float) -> int:
     if arguments.png is not None:
         part = f"task={arguments.task}" if arguments.task else f"filter={arguments.filter}" if arguments.filter else ""
         with doing("drawing the picture"):
-            draw_page(path, part, arguments.png, arguments.width, arguments.dark)
+            draw_page(path, part, arguments.png, width, arguments.dark)
         print(f"{arguments.png}: {arguments.png.stat().st_size / 1e3:.0f} kB")
     return 0
 

@@ -267,6 +267,10 @@ def predict_command(arguments: argparse.Namespace, started: float) -> int:
     return 0
 
 
+JUDGING: dict[str, Any] = {"judge_weight": 0.25, "judge_views": 8, "judge_candidates": 8}
+"""The defaults of what says how judges judge."""
+
+
 def add_vote(commands: Any) -> None:
     example = "--data data/arc1 --candidates runs/a runs/b --out pooled/submission.json"
     summary = "pool the candidates of several predictions into one submission"
@@ -279,10 +283,10 @@ def add_vote(commands: Any) -> None:
     )
     judging.add_argument("--judge", type=Path, nargs="+", default=[], metavar="WEIGHTS", help="weights, or folders with them")
     judging.add_argument(
-        "--judge-weight", type=float, default=0.25, metavar="W", help="of judges: 0 votes only, 1 judges only (default: 0.25)"
+        "--judge-weight", type=float, metavar="W", help="of judges: 0 votes only, 1 judges only (default: 0.25)"
     )
-    judging.add_argument("--judge-views", type=int, default=8, metavar="N", help="of a test input for each judge (default: 8)")
-    judging.add_argument("--judge-candidates", type=int, default=8, metavar="N", help="of a test input (default: 8)")
+    judging.add_argument("--judge-views", type=int, metavar="N", help="of a test input for each judge (default: 8)")
+    judging.add_argument("--judge-candidates", type=int, metavar="N", help="of a test input (default: 8)")
     truth = "where the solutions are, to say what each prediction adds to the score (default: the dataset's public sources)"
     parser.add_argument("--source", action="append", metavar="S", help=truth)
     parser.add_argument("--out", type=Path, required=True, metavar="SUBMISSION.json")
@@ -294,6 +298,8 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
     from pipeline.inference.facts import write_attempts
 
     require_own_folder(arguments.out)
+    if _judging(arguments) and not arguments.judge:
+        raise InputError("--judge-weight, --judge-views and --judge-candidates require --judge WEIGHTS")
     dataset = TaskDataset.load(arguments.data)
     folders: list[Path] = []
     for given in arguments.candidates:
@@ -323,12 +329,17 @@ def vote_command(arguments: argparse.Namespace, _: float) -> int:
     return 0
 
 
+def _judging(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the arguments say of how judges judge."""
+    return {name: value for name in JUDGING if (value := getattr(arguments, name)) is not None}
+
+
 def _judge(ballot: Ballot, dataset: TaskDataset, arguments: argparse.Namespace) -> Ballot:
     """Return `ballot` judged by the networks that the arguments name."""
     from pipeline.inference.judge import judge_ballot
     from pipeline.weights.files import load_weights
 
-    weight, views, candidates = arguments.judge_weight, arguments.judge_views, arguments.judge_candidates
+    weight, views, candidates = {**JUDGING, **_judging(arguments)}.values()
     for option, value in (("--judge-views", views), ("--judge-candidates", candidates)):
         if value < 1:
             raise InputError(f"{option} must be at least 1, got {value}")

@@ -19,14 +19,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from augment.errors import InputError
-from eval.files import replace_file
-from eval.formatting import format_duration
+from augment.grid import Grid
+from augment.task import Task
+from eval.files import read_object, replace_file
+from eval.formatting import format_duration, show_path
 from pipeline.array_files import read_metadata
-from pipeline.data.sources import load_source
+from pipeline.data.task_files import Reading, build_tasks
 from pipeline.inference.facts import CANDIDATES, VOTES_FILE, round_files
 from pipeline.kaggle.outcome import Outcome
 from pipeline.kaggle.plan import (
+    TEST_FILE,
     Plan,
     commit_sources,
     find_data,
@@ -39,7 +44,7 @@ from pipeline.kaggle.plan import (
     run_folder,
 )
 from pipeline.kaggle.starts import EndedStart, Log, Setup, Start, count_idle, next_setup
-from pipeline.system.processors import find_gpus
+from pipeline.system.processors import find_gpus, gpu_device_files
 from pipeline.weights.find import CHECKPOINTS, checkpoints, has_trained
 from submission.format import check_submission, fallback_submission, read_submission, write_submission
 from submission.settings import ACCELERATORS, KaggleSettings
@@ -63,7 +68,7 @@ HARD_SHARE, HARD_SECONDS = 0.5, 2.0
 """Everything that still runs is ended this share of the reserve, and at least this long, before the limit: Kaggle's clock may
 be minutes ahead of this one."""
 SILENT_SECONDS = 1800.0
-"""A program on GPUs that says nothing for so long stands still."""
+"""A program on GPUs that says nothing for so long, and leaves no checkpoint, stands still."""
 
 
 def solve(settings: KaggleSettings, started: float) -> Outcome:
@@ -75,6 +80,9 @@ def solve(settings: KaggleSettings, started: float) -> Outcome:
         plan.scratch.mkdir(parents=True, exist_ok=True)
     with _surviving(plan, "the machine was not looked at as a whole"):
         _check_machine(plan)
+    if plan.unreadable:
+        with _surviving(plan, "the readable tasks were not kept"):
+            _keep_readable(plan)
     with _surviving(plan, "the run was given up"):
         if plan.hidden or (not plan.problems and _machine_will_do(plan)):
             _run_until_over(plan, starts)
@@ -111,11 +119,17 @@ def _prepare(settings: KaggleSettings, started: float) -> Plan:
     try:
         working.mkdir(parents=True, exist_ok=True)
         log = Log(working / "run.log")
-        data = find_data(root / "input", settings.competition, os.environ.get("ARC_DATA", ""))
-        tasks = list(load_source(f"kaggle:{data}:test", with_solutions=False).tasks)
-        if not tasks:
-            raise InputError(f"{data}: the test file holds no tasks")
-        plan = Plan(settings, started, root, CODE, scratch, data, is_hidden_run(os.environ), tasks, log)
+        data = find_data(root / "input", settings.competition)
+        reading = Reading(with_solutions=False, faults={})
+        document = read_object(data / TEST_FILE)
+        readable, _ = build_tasks(document, show_path(data / TEST_FILE), reading)
+        faults = reading.faults or {}
+        if not readable:
+            raise InputError(next(iter(faults.values())))
+        unreadable = [Task(task_id, (), _stand_ins(document[task_id])) for task_id in faults]
+        tasks = [*readable, *unreadable]
+        hidden = is_hidden_run(os.environ)
+        plan = Plan(settings, started, root, CODE, scratch, data, hidden, tasks, log, unreadable=unreadable)
         write_submission(plan.submission, fallback_submission(tasks), tasks)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"There is nothing to solve: {error}") from None
@@ -123,13 +137,30 @@ def _prepare(settings: KaggleSettings, started: float) -> Plan:
         raise SystemExit(f"No submission can be written: {error.filename}: {error.strerror}") from None
     seconds = time.monotonic() - started
     log.say(f"{plan.kind} run: {len(tasks)} tasks in {data}; a complete submission is written after {seconds:.1f} s")
+    for fault in faults.values():
+        plan.warn(f"a task that cannot be read is not predicted: {fault}", problem=True)
     return plan
+
+
+def _stand_ins(content: object) -> tuple[Grid, ...]:
+    """Return a grid of one cell for each test input of a task that cannot be read; of one if their number is unknown too."""
+    tests = content.get("test") if isinstance(content, dict) else None
+    return (np.zeros((1, 1), np.uint8),) * max(1, len(tests) if isinstance(tests, list) else 1)
+
+
+def _keep_readable(plan: Plan) -> None:
+    """Write the tasks of the test file that can be read to the scratch folder: the program takes all of a file or nothing."""
+    document = read_object(plan.data / TEST_FILE)
+    plan.readable.mkdir()
+    left_out = {task.id for task in plan.unreadable}
+    kept = {task_id: content for task_id, content in document.items() if task_id not in left_out}
+    (plan.readable / TEST_FILE).write_text(json.dumps(kept))
 
 
 def _check_machine(plan: Plan) -> None:
     """Look for GPUs, copy the weights to the scratch folder, and install the wheels there."""
     settings, expected = plan.settings, ACCELERATORS.get(plan.settings.accelerator)
-    plan.gpus = find_gpus(os.environ, tries=3)
+    plan.gpus = find_gpus(os.environ, tries=3) or gpu_device_files(os.environ)
     plan.log.say(f"GPUs: {', '.join(plan.gpus) or 'none'}")
     if expected is None:
         plan.warn(f"{len(plan.gpus)} GPUs; how many {settings.accelerator} has is not known here", problem=not plan.gpus)
@@ -138,6 +169,9 @@ def _check_machine(plan: Plan) -> None:
         plan.warn(f"{len(plan.gpus)} GPUs, but {settings.accelerator} has {expected}", problem=fewer)
     _take_weights(plan)
     _install_wheels(plan)
+    for split in settings.train_splits:
+        if not (plan.data / f"arc-agi_{split}_challenges.json").is_file():
+            plan.warn(f"{plan.data} has no {split} tasks; training does without these", problem=True)
     for spec in settings.train_datasets:
         source = find_train_source(plan.root / "input", spec)
         if source:
@@ -213,9 +247,10 @@ def _machine_will_do(plan: Plan) -> bool:
 def _run_until_over(plan: Plan, starts: list[EndedStart]) -> None:
     """Start the program, and again after it died, until it has finished or there is nothing left to try."""
     processes = 1 << (len(plan.gpus).bit_length() - 1) if plan.gpus else 0  # presets have 4 or 8 packs a step to share
-    setup = Setup(processes, weights=plan.weights is not None, overrides=bool(plan.settings.overrides))
+    meant = bool(plan.gpus) or plan.settings.accelerator == "none"  # what is for GPUs takes too long on a CPU
+    setup = Setup(processes, weights=plan.weights is not None, overrides=meant and bool(plan.settings.overrides))
     why = "first start"
-    sources = commit_sources(plan) if not plan.hidden else [f"kaggle:{plan.data}:test"]
+    sources = commit_sources(plan) if not plan.hidden else [plan.test_source]
     while True:
         folder = run_folder(plan, setup)
         command = make_command(plan, setup, sources, folder)
@@ -271,7 +306,7 @@ def _has_predictions(folder: Path) -> bool:
 def _watch(plan: Plan, start: Start, folder: Path, silent: float) -> int | None:
     """Publish every better submission until the program ends; return its exit code, None where the limit ended it.
 
-    Where it says nothing for `silent` seconds, it is ended.
+    Where it says nothing for `silent` seconds, and leaves no checkpoint, it is ended.
     """
     seen: tuple[int, ...] | None = None
     try:
@@ -280,7 +315,7 @@ def _watch(plan: Plan, start: Start, folder: Path, silent: float) -> int | None:
             seen = _publish(plan, folder, seen)
             if code is not None:
                 return start.end()
-            if time.monotonic() - start.heard > silent:
+            if min(time.monotonic() - start.heard, _seconds_since_checkpoint(folder)) > silent:
                 plan.warn(f"the program has said nothing for {format_duration(silent)} and is ended")
                 start.end()
                 return 1  # however it had to be ended, it did not lack memory
@@ -293,6 +328,14 @@ def _watch(plan: Plan, start: Start, folder: Path, silent: float) -> int | None:
         start.end(patience=0.0)  # also when the notebook is interrupted
 
 
+def _seconds_since_checkpoint(folder: Path) -> float:
+    """Return how long ago a checkpoint came or went in a run directory; infinity where there are none."""
+    try:
+        return time.time() - (folder / CHECKPOINTS).stat().st_mtime
+    except OSError:
+        return math.inf
+
+
 def _publish(plan: Plan, folder: Path, seen: tuple[int, ...] | None) -> tuple[int, ...] | None:
     """Copy the run's submission of the mounted tests into place if it is new, complete and has predictions."""
     path = folder / "submission.json"
@@ -302,7 +345,7 @@ def _publish(plan: Plan, folder: Path, seen: tuple[int, ...] | None) -> tuple[in
         status = path.stat()
         now = (status.st_mtime_ns, status.st_size, status.st_ino)
         if now != seen:
-            submission = read_submission(path)
+            submission = fallback_submission(plan.unreadable) | read_submission(path)
             own = {task.id: submission[task.id] for task in plan.tasks if task.id in submission}
             write_submission(plan.submission, own, plan.tasks)
         return now

@@ -33,9 +33,9 @@ class Outcome:
 
     @property
     def run(self) -> Path:
-        """The run directory: the first with predictions."""
-        scratch = self.plan.scratch
-        return next((path.parent for path in sorted(scratch.glob(f"run*/{VOTES_FILE}"))), scratch / "run")
+        """The run directory: that of the latest predictions."""
+        voted = sorted(self.plan.scratch.glob(f"run*/{VOTES_FILE}"), key=lambda path: path.stat().st_mtime)
+        return voted[-1].parent if voted else self.plan.scratch / "run"
 
     @property
     def test_inputs(self) -> int:
@@ -48,7 +48,8 @@ class Outcome:
         if votes is None:
             return None
         own = {task.id for task in self.plan.tasks}
-        return sum(place[0] in own for place in votes.get("without_prediction", []))
+        unreadable = sum(len(task.test) for task in self.plan.unreadable)
+        return unreadable + sum(place[0] in own for place in votes.get("without_prediction", []))
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -94,6 +95,7 @@ class Outcome:
         if values["run"]:
             stages = ", ".join(f"{stage} {format_duration(spent)}" for stage, spent in values["run"]["seconds"].items())
             lines.append(f"stages: {stages}; device: {values['run']['device']}")
+            lines += [f"in a slower way: {words}" for words in values["run"]["fallbacks"]]
         return [*lines, f"{format_duration(self.seconds)} of {format_duration(plan.limit)}"]
 
     def invalid(self) -> list[str]:
@@ -125,7 +127,8 @@ class Outcome:
                 print(f"score on {score.get('tasks')} evaluation tasks, pass@2:")
                 for rule in score.get("rules", {}).values():
                     print(f"  {rule['name']}: {rule['pass_at_2']:.2%}")
-            self._draw()
+            if not self.plan.hidden:  # nobody sees the notebook of a hidden run
+                self._draw()
         except Exception as error:  # noqa: BLE001 (neither is worth a submission)
             print(f"no score, or no picture: {type(error).__name__}: {error}")
         problems = self.invalid() if self.plan.hidden else self.problems()

@@ -13,7 +13,7 @@ from augment.task import Task
 from eval.formatting import parse_duration
 from pipeline.kaggle.starts import Log, Setup
 from pipeline.system.launch import TRACEBACKS
-from pipeline.system.processors import threads_each, usable_cores, visible_gpu
+from pipeline.system.processors import NEEDS_GPU, threads_each, usable_cores, visible_gpu
 from submission.notebook import WEIGHTS_IN_CODE
 from submission.settings import KaggleSettings
 
@@ -37,7 +37,7 @@ class Plan:
     data: Path
     hidden: bool
     tasks: list[Task]
-    """Of the mounted test file."""
+    """Of the mounted test file, `unreadable` ones last."""
     log: Log
     gpus: tuple[str, ...] = ()
     weights: Path | None = None
@@ -46,6 +46,8 @@ class Plan:
     wheels: Path | None = None
     train_sources: list[str] = field(default_factory=list)
     """Of mounted datasets."""
+    unreadable: list[Task] = field(default_factory=list)
+    """What stands for tasks of the test file that cannot be read: no demonstrations, and a test input of one cell for each."""
     messages: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """Those of `messages` that make a commit run fail, so that they are seen before a submission is spent on them."""
@@ -71,6 +73,16 @@ class Plan:
     def submission(self) -> Path:
         """The file that Kaggle takes."""
         return self.root / "working" / "submission.json"
+
+    @property
+    def readable(self) -> Path:
+        """Where the readable tasks of the test file are kept if others are not."""
+        return self.scratch / "readable"
+
+    @property
+    def test_source(self) -> str:
+        """What the program is to solve."""
+        return f"kaggle:{self.readable if self.unreadable else self.data}:test"
 
     @property
     def scored(self) -> Path:
@@ -117,7 +129,7 @@ def make_command(plan: Plan, setup: Setup, sources: Sequence[str], folder: Path)
 def make_doctor_command(plan: Plan, setup: Setup) -> list[str]:
     """Return the command line that examines the machine for a hidden run of the same settings."""
     command = [sys.executable, "-m", "pipeline", "doctor", *_settings(plan, setup)]
-    command += _sources(plan, [f"kaggle:{plan.data}:test"], True, hidden=True)
+    command += _sources(plan, [plan.test_source], True, hidden=True)
     return [*command, "--time-limit", plan.settings.time_limit, "--out", str(plan.scratch)]
 
 
@@ -148,8 +160,7 @@ def make_environment(plan: Plan, setup: Setup) -> Mapping[str, str]:
     environment = {name: value for name, value in os.environ.items() if not private.match(name)}
     caches = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "HF_HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")
     environment |= {name: str(plan.scratch / "caches" / name.lower()) for name in caches}
-    if not setup.processes:
-        environment["ACCELERATE_USE_CPU"] = "true"
+    environment |= {NEEDS_GPU: "1"} if setup.processes else {"ACCELERATE_USE_CPU": "true"}
     if setup.gpus == 1:
         environment["CUDA_VISIBLE_DEVICES"] = visible_gpu(environment, setup.device)
     paths = [str(plan.code), *([str(plan.wheels)] if plan.wheels else [])]
@@ -165,7 +176,7 @@ def make_environment(plan: Plan, setup: Setup) -> Mapping[str, str]:
 
 def commit_sources(plan: Plan) -> list[str]:
     """Return the sources of a commit run: the mounted tests and, with their solutions, a few tasks of the evaluation split."""
-    test = f"kaggle:{plan.data}:test"
+    test = plan.test_source
     names = [f"arc-agi_{EVALUATION}_{kind}.json" for kind in ("challenges", "solutions")]
     if not all((plan.data / name).is_file() for name in names):
         plan.warn(f"{plan.data} has no evaluation tasks with solutions, so there is nothing to score")
@@ -186,13 +197,13 @@ def is_hidden_run(environment: Mapping[str, str]) -> bool:
     return environment.get("KAGGLE_IS_COMPETITION_RERUN", "").strip().lower() not in ("", "0", "false")
 
 
-def find_data(inputs: Path, competition: str, given: str = "") -> Path:
-    """Return `given`, the folder in either Kaggle layout, or any with the test file. Raises FileNotFoundError of one line."""
-    named = [Path(given)] if given else [inputs / "competitions" / competition, inputs / competition]
+def find_data(inputs: Path, competition: str) -> Path:
+    """Return the folder in either Kaggle layout, or any with the test file. Raises FileNotFoundError of one line."""
+    named = [inputs / "competitions" / competition, inputs / competition]
     for folder in named:
         if (folder / TEST_FILE).is_file():
             return folder
-    found = [] if given else sorted(_find(inputs, TEST_FILE), key=lambda path: (competition not in path.parts, len(path.parts)))
+    found = sorted(_find(inputs, TEST_FILE), key=lambda path: (competition not in path.parts, len(path.parts)))
     if found:
         return found[0].parent
     there = sorted(path.name for path in inputs.iterdir()) if inputs.is_dir() else []

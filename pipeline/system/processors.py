@@ -6,11 +6,16 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 5.0
 """Before nvidia-smi is asked again, which may fail while a driver starts."""
+LISTING_SECONDS = 60.0
+"""For nvidia-smi to answer."""
+NEEDS_GPU = "ARC_PIPELINE_NEEDS_GPU"
+"""Environment variable of a run that is to fail where no GPU can be used, so that what started it learns of it."""
 
 
 def usable_cores() -> int:
@@ -52,12 +57,12 @@ def find_gpus(environment: Mapping[str, str], tries: int = 1) -> tuple[str, ...]
     names: list[str] = []
     for left in reversed(range(tries)):
         try:
-            listed = subprocess.run([tool, "-L"], capture_output=True, text=True, errors="replace", timeout=60, check=False)
+            listed, code = _list_gpus(tool)
         except (OSError, subprocess.TimeoutExpired) as error:
             failure = str(error)
         else:
-            names = [line.split("(UUID")[0].strip() for line in listed.stdout.splitlines() if line.startswith("GPU ")]
-            failure = "" if names else (listed.stdout + listed.stderr).strip() or f"exit code {listed.returncode}"
+            names = [line.split("(UUID")[0].strip() for line in listed.splitlines() if line.startswith("GPU ")]
+            failure = "" if names else listed.strip() or f"exit code {code}"
         if not failure:
             break
         if left:
@@ -65,3 +70,22 @@ def find_gpus(environment: Mapping[str, str], tries: int = 1) -> tuple[str, ...]
             time.sleep(PAUSE_SECONDS)
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     return tuple(names if visible is None else names[: len(visible.split(","))])
+
+
+def _list_gpus(tool: str) -> tuple[str, int]:
+    """Return what nvidia-smi prints and its exit code. One that a driver holds up cannot be killed, and is left behind."""
+    process = subprocess.Popen(
+        [tool, "-L"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    try:
+        return process.communicate(timeout=LISTING_SECONDS)[0], process.returncode
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+
+
+def gpu_device_files(environment: Mapping[str, str], folder: Path = Path("/dev")) -> tuple[str, ...]:
+    """Return the device files of the GPUs that programs will see, which are there also while nvidia-smi fails."""
+    found = [] if hides_gpus(environment) else sorted(str(path) for path in folder.glob("nvidia[0-9]*"))
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    return tuple(found if visible is None else found[: len(visible.split(","))])

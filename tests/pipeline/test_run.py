@@ -680,6 +680,7 @@ def test_a_selection_that_leaves_no_task_is_named(
             ("--source", "arc1:training", "--time-limit", "9m", "--reserve", "9m"),
             "--reserve 9m leaves nothing of --time-limit 9m",
         ),
+        (("--source", "arc1:training", "--reserve", "9m"), "--reserve is kept free of a --time-limit, and there is none"),
         (("--source", "arc1:training"), "training needs an end: --time-limit, or --set train.steps=N"),
         (("--source", "arc1:training", "--time-limit", "soon"), "a duration reads like 90s, 25m or 11h30m, got 'soon'"),
         (("--source", "arc1:training", "--seed", str(1 << 63)), "the seed must fit into 64 bits, got 9223372036854775808"),

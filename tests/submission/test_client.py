@@ -254,6 +254,10 @@ def test_without_credentials_network_or_client_or_with_one_that_hangs_the_line_s
     python.chmod(0o755)
     missing = "the kaggle client is not installed: pip install -r requirements.txt"
     assert missing in failure(submit, folder, "try", version=1)
+    (tmp_path / "kaggle").mkdir()
+    (tmp_path / "kaggle" / "__init__.py").touch()  # as clients before 2 are
+    python.write_text(f'#!/bin/sh\nexec env PYTHONPATH={tmp_path} {sys.executable} -S "$@"\n')
+    assert "this kaggle client is too old: pip install -r requirements.txt" in failure(submit, folder, "try", version=1)
     python.write_text("#!/bin/sh\nexec sleep 60\n")
     monkeypatch.setattr(client._call, "__defaults__", (0.1,))
     assert "Kaggle cannot be reached" in failure(status, folder)

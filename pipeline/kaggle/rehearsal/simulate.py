@@ -67,6 +67,7 @@ def simulate(plan: SimulatePlan) -> int:
         raise InputError(f"{plan.hidden_tasks} hidden tasks: expected at least 1")
     if plan.seed < 0:
         raise InputError(f"the seed must not be negative, got {plan.seed}")
+    parse_duration(plan.time_limit)  # refuses what is none before anything is made
     numbered = (Path("runs", f"rehearsal-{number}") for number in count(1))
     out = plan.out or next(folder for folder in numbered if not folder.exists())
     if out.exists() and any(out.iterdir()) and not (out / "rehearsal.json").is_file():

@@ -82,6 +82,23 @@ def test_a_folder_that_was_made_before_a_change_is_told_when_it_is_pushed(
     assert "kaggle-entry was not made from kaggle.toml as it is" in changed
 
 
+def test_weights_that_have_changed_since_are_told_when_a_folder_is_pushed(
+    settings: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kaggle_commands, "push", lambda *_: 3)
+    dataset = tiny_dataset()
+    write_weights(settings.parent / "own", dataset, fit_config(PRESETS["fast"], dataset))
+    weights = settings.parent / "own" / "weights.safetensors"
+    assert kaggle("notebook", "--weights", weights) == kaggle("push") == 0
+    assert not caplog.messages, "they were given by hand"
+    settings.write_text(settings.read_text().replace('\nweights = ""', f'\nweights = "{weights}"'))
+    assert kaggle("push") == 0
+    assert not caplog.messages, "they are the same"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    assert kaggle("push") == 0
+    assert "kaggle-entry was not made from kaggle.toml as it is" in caplog.text
+
+
 def test_settings_that_are_there_stay_and_those_that_are_empty_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -171,6 +171,8 @@ def test_judges_that_make_no_sense_are_refused(tmp_path: Path, capsys: pytest.Ca
     for option, value in (("--judge-views", 0), ("--judge-candidates", 0), ("--judge-weight", 2)):
         assert call("vote", *files, "--judge", tmp_path / "judge", option, value) == 2
         assert option in one_error(capsys, "vote")
+    assert call("vote", *files, "--judge-views", 4) == 2
+    assert "require --judge WEIGHTS" in one_error(capsys, "vote")
     assert call("vote", *files, "--judge", tmp_path / "nothing") == 2
     assert "nothing" in one_error(capsys, "vote")
     same = ("--candidates", tmp_path / "run" / "candidates", tmp_path / "run" / "dataset" / ".." / "candidates")

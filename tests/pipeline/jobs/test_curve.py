@@ -90,9 +90,12 @@ def test_arc_runs_have_a_curve_of_pass_at_2_and_their_own_sources(
     assert "step-00000005" in one_error(capsys, "curve")
     assert json.loads((tmp_path / "curve.json").read_text()) == points[:2]
     shutil.rmtree(weights.parent)
+    kept = write_kaggle(tmp_path / "kept", tiny_source(1, 3, "t"), "evaluation", with_solutions=True)
     next((tmp_path / "kaggle").glob("*solutions.json")).unlink()
     assert call("curve", run) == 2
     assert "the test outputs are not known" in one_error(capsys, "curve")
+    assert call("curve", run, *files, "--source", kept) == 0
+    assert json.loads((tmp_path / "curve.json").read_text()) == points[:2]
 
 
 def test_score_curve_and_report_name_both_metrics_of_mazes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

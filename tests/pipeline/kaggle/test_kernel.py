@@ -1,6 +1,7 @@
 """The notebook's own process leaves a submission whatever the program does, which is a scripted stand-in here."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,14 +13,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from pipeline.array_files import Damaged, read_metadata
 from pipeline.data.sources import load_source
+from pipeline.device import make_accelerator
 from pipeline.kaggle import kernel, starts
 from pipeline.kaggle.kernel import pause_seconds, solve
 from pipeline.kaggle.outcome import Outcome
 from pipeline.kaggle.plan import find_data, find_mounted_weights, find_train_source, is_hidden_run, make_environment
 from pipeline.kaggle.starts import Setup, Start
+from pipeline.system.processors import NEEDS_GPU
 from submission.format import check_submission, read_submission
 from submission.settings import KaggleSettings
 from tests.pipeline.kaggle.test_starts import FAILED, IGNORES_SIGTERM, TRAINED
@@ -61,6 +65,7 @@ def good():
     votes()
     (out / "metrics.jsonl").write_text('{"seconds": 20, "loss": 1.5, "exact": 0.25}\\n')
     record = {"sources": ["x"], "device": "a chip", "seconds": {"train": 65, "predict": 2}}
+    record["fallbacks"] = ["a kernel does not work here"]
     (out / "run.json").write_text(json.dumps(record))
     if len(option("--source")) > 1:
         rules = {"per_output": {"name": "per test output", "pass_at_2": 0.5}}
@@ -87,14 +92,14 @@ class Stage:
         monkeypatch.setattr(Outcome, "_draw", lambda _: None)
         self.monkeypatch, self.folder = monkeypatch, folder
         self.commands: list[list[str]] = []
+        self.make_command = kernel.make_command
         self.doctor = "print('this machine will do')"
 
     def play(self, *scripts: str, hidden: bool = True, limit: str = "60s", reserve: str = "10s", **settings: object) -> Outcome:
         """Run the notebook's cells with a program that runs `scripts[i]` at its i-th start, the last one from then on."""
-        real = kernel.make_command
 
         def command(*arguments: object) -> list[str]:
-            words = real(*arguments)  # type: ignore[arg-type]
+            words = self.make_command(*arguments)  # type: ignore[arg-type]
             path = self.folder / f"script-{len(self.commands)}.py"
             path.write_text(STAND_IN + scripts[min(len(self.commands), len(scripts) - 1)])
             self.commands.append(words)
@@ -102,8 +107,7 @@ class Stage:
 
         self.monkeypatch.setattr(kernel, "make_command", command)
         self.monkeypatch.setattr(kernel, "make_doctor_command", lambda *_: [sys.executable, "-c", self.doctor])
-        if hidden:
-            self.monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+        self.monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", str(int(hidden)))
         chosen = {"accelerator": "none", "time_limit": limit, "reserve": reserve, "commit_tasks": 2, **settings}
         return solve(KaggleSettings("ann", SLUG, **chosen), time.monotonic())  # type: ignore[arg-type]
 
@@ -131,8 +135,7 @@ def test_a_hidden_run_publishes_the_predictions_and_writes_down_what_happened(
     outcome = stage.play("good()")
     assert stage.submitted() == PREDICTED
     outcome.show()
-    for name in ("training.png", "task-0.png", "task-1.png"):
-        assert (outcome.run / name).read_bytes().startswith(b"\x89PNG")
+    assert not list(outcome.run.glob("*.png")), "nobody would see them"
     written = json.loads((stage.root / "working" / "outcome.json").read_text())
     assert (written["kind"], written["valid"], written["tasks"], written["without_prediction"]) == ("hidden", True, 4, 0)
     assert [start["code"] for start in written["starts"]] == [0]
@@ -174,10 +177,15 @@ def test_a_commit_run_without_a_dataset_that_is_named_went_wrong(stage: Stage) -
 def test_a_commit_run_scores_evaluation_tasks_and_submits_the_mounted_tests_alone(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    stage.monkeypatch.setattr(Outcome, "_draw", DRAW)
     outcome = stage.play("good()", hidden=False)
     outcome.show()
     assert stage.submitted() == PREDICTED
-    assert "per test output: 50.00%" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "per test output: 50.00%" in shown
+    assert "in a slower way: a kernel does not work here" in shown
+    for name in ("training.png", "task-0.png", "task-1.png"):
+        assert (outcome.run / name).read_bytes().startswith(b"\x89PNG")
     sources = [word for word in stage.commands[0] if word.startswith("kaggle:")]
     assert len(sources) == 3
     scored = load_source(sources[1])
@@ -209,9 +217,10 @@ def test_data_is_found_wherever_it_is_mounted(tmp_path: Path) -> None:
     assert find_data(tmp_path, SLUG) == old
     new = mount("competitions", SLUG)
     assert find_data(tmp_path, SLUG) == new
-    assert find_data(tmp_path, SLUG, str(odd)) == odd
+    for folder in (odd, old, new):
+        (folder / "arc-agi_test_challenges.json").unlink()
     with pytest.raises(FileNotFoundError, match="there is arc-x, competitions, some"):
-        find_data(tmp_path, SLUG, str(tmp_path / "nowhere"))
+        find_data(tmp_path, SLUG)
 
 
 @pytest.mark.parametrize("content", [None, "", "{", '{"a": {}}'])
@@ -226,6 +235,32 @@ def test_without_usable_tests_there_is_one_line_and_no_submission(stage: Stage, 
     assert str(ended.value).startswith("There is nothing to solve: ")
     assert "\n" not in str(ended.value)
     assert not (stage.root / "working" / "submission.json").exists()
+
+
+def test_tasks_that_cannot_be_read_have_fallbacks_and_do_not_keep_the_others_from_being_predicted(stage: Stage) -> None:
+    path = stage.data / "arc-agi_test_challenges.json"
+    tasks = json.loads(path.read_text())
+    first, second, *others = tasks
+    tasks[first]["train"][0]["input"] = [[1, 2], [3]]
+    tasks[first]["test"] *= 3
+    tasks[second] = "no task"
+    path.write_text(json.dumps(tasks))
+    outcome = stage.play("good()")
+    submission = read_submission(stage.root / "working" / "submission.json")
+    assert {name: len(entries) for name, entries in submission.items()} == {
+        name: {first: 3, second: 1}[name] if name in (first, second) else len(task["test"]) for name, task in tasks.items()
+    }
+    assert all(submission[name][0][0].tolist() == [[3]] for name in others)
+    assert submission[first][2][0].tolist() == submission[second][0][0].tolist() == [[0]]
+    assert outcome.problem is None
+    assert outcome.without_prediction() == 4
+    assert [f"task {name}" in message for name, message in zip((first, second), outcome.plan.messages, strict=True)] == [
+        True
+    ] * 2
+    given = load_source(next(word.partition("@")[0] for word in stage.commands[0] if word.endswith(":test@2")))
+    assert [task.id for task in given.tasks] == others
+    with pytest.raises(RuntimeError, match="a task that cannot be read is not predicted: "):
+        stage.play("good()", hidden=False).show()
 
 
 def test_a_submission_that_cannot_be_written_is_one_line(stage: Stage) -> None:
@@ -412,6 +447,56 @@ def test_a_program_on_gpus_that_says_nothing_is_started_again(stage: Stage, monk
     assert [start.code for start in outcome.starts] == [1, 1, 0]
     assert "--resume" in stage.commands[1]
     assert not any("train.pieces" in word for command in stage.commands for word in command)  # memory is not what it lacked
+
+
+def test_a_program_on_gpus_that_leaves_checkpoints_need_not_say_anything(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "find_gpus", lambda *_, **__: ("GPU 0",))
+    monkeypatch.setattr(kernel, "SILENT_SECONDS", 3.0)
+    outcome = stage.play("for step in range(1, 6): checkpoint(step); time.sleep(1)\ngood()", limit="120s")
+    assert [start.code for start in outcome.starts] == [0]
+
+
+def test_gpus_are_tried_while_nvidia_smi_fails_and_overrides_for_them_stay_away_from_the_cpu(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "find_gpus", lambda *_, **__: ())
+    monkeypatch.setattr(kernel, "gpu_device_files", lambda _: ("/dev/nvidia0",))
+    overrides = ("train.packs=2",)
+    stage.play("good()", accelerator="NvidiaL4X1", overrides=overrides)
+    assert "--processes" not in stage.commands[-1]
+    assert "train.packs=2" in stage.commands[-1]
+    monkeypatch.setattr(kernel, "gpu_device_files", lambda _: ())
+    stage.play("good()", accelerator="NvidiaL4X1", overrides=overrides)
+    assert "--preset demo" in " ".join(stage.commands[-1])
+    assert "train.packs=2" not in stage.commands[-1]
+    stage.play("good()", accelerator="none", overrides=overrides)
+    assert "train.packs=2" in stage.commands[-1]
+
+
+def test_a_start_for_gpus_fails_where_there_are_none(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = stage.play("good()").plan
+    assert NEEDS_GPU not in make_environment(plan, Setup(0))
+    assert NEEDS_GPU not in make_environment(plan, Setup(1, predict_seconds=60.0))
+    assert make_environment(plan, Setup(2))[NEEDS_GPU]
+    monkeypatch.setenv(NEEDS_GPU, "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="PyTorch finds no"):
+        make_accelerator("float32")
+
+
+def test_public_tasks_that_are_not_there_are_a_problem_of_a_commit_run(stage: Stage) -> None:
+    (stage.data / "arc-agi_training_challenges.json").unlink()
+    outcome = stage.play("good()", hidden=False)
+    assert f"{stage.data} has no training tasks; training does without these" in outcome.problems()
+
+
+def test_the_outcome_is_that_of_the_run_whose_predictions_are_submitted(stage: Stage) -> None:
+    outcome = stage.play("good()")
+    later = outcome.run.with_name("run-fresh-1")
+    later.mkdir()
+    (later / "votes.json").write_text("{}")
+    os.utime(later / "votes.json", (time.time() + 5, time.time() + 5))
+    assert outcome.run == later
 
 
 def test_wheels_and_weights_that_fail_do_not_end_a_hidden_run(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.Captu
     [
         (["--task", "eval000"], "require --png FILE"),
         (["--dark"], "require --png FILE"),
+        (["--width", "700"], "require --png FILE"),
         (["--png", "x.png", "--width", "20"], "between 300 and 4000"),
         (["--png", "x.png"], "apt install chromium"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.system import processors
 from pipeline.system.launch import program_environment
-from pipeline.system.processors import find_gpus, threads_each
+from pipeline.system.processors import find_gpus, gpu_device_files, threads_each
 
 
 def test_gpus_are_those_that_programs_will_see(
@@ -28,8 +28,20 @@ def test_gpus_are_those_that_programs_will_see(
     (tmp_path / "ready").unlink()
     assert len(find_gpus({}, tries=2)) == 2
     assert "nvidia-smi found no GPU and is asked again: exit code 9" in caplog.text
+    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(processors, "LISTING_SECONDS", 0.2)
+    assert find_gpus({}) == ()
     tool.unlink()
     assert find_gpus({}, tries=2) == ()
+
+
+def test_device_files_of_gpus_are_those_that_programs_will_see(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    both = (str(tmp_path / "nvidia0"), str(tmp_path / "nvidia1"))
+    assert gpu_device_files({}, tmp_path) == both
+    assert gpu_device_files({"CUDA_VISIBLE_DEVICES": "1"}, tmp_path) == both[:1]
+    assert gpu_device_files({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == gpu_device_files({}, tmp_path / "none") == ()
 
 
 @pytest.mark.parametrize(("given", "threads"), [(None, 4), ("3", 3), ("16", 4), ("0", 1), ("", 4), ("4,2", 4)])

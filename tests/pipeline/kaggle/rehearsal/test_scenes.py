@@ -139,6 +139,7 @@ def test_the_table_has_a_line_for_each_run_and_counts_the_survivors() -> None:
         (SimulatePlan(faults=("fire",)), "unknown fault 'fire'; one of: all, kill-rank, "),
         (SimulatePlan(hidden_tasks=0), "0 hidden tasks: expected at least 1"),
         (SimulatePlan(seed=-1), "the seed must not be negative, got -1"),
+        (SimulatePlan(time_limit="soon"), "a duration reads like 90s, 25m or 11h30m, got 'soon'"),
     ],
 )
 def test_unknown_faults_and_no_hidden_tasks_are_refused(plan: SimulatePlan, problem: str) -> None:
