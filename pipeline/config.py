@@ -174,8 +174,8 @@ class TrainConfig:
     """Steps between checkpoints, in addition; 0 means by time only."""
     checkpoints_kept: int = 2
     standstill_seconds: float = 600.0
-    """Seconds that a process waits for another one of its launch before the launch ends, from which `--resume` goes on. Keep it
-    well under the reserve of the time limit."""
+    """Seconds that a process waits for another one of its launch before the launch ends, from which `--resume` goes on. Where
+    the time limit comes first, that ends the run; Kaggle's notebook keeps a longer reserve."""
     log_steps: int = 20
     """Steps between lines of metrics.jsonl."""
 
@@ -298,14 +298,13 @@ def resumed(config: Config, settings: Iterable[str]) -> tuple[Config, list[str]]
 
     Raises InputError like `override`.
     """
-    changes, refused = list[str](), list[str]()
+    changes, others = list[str](), list[str]()
     for setting in settings:
         section, _, name = setting_name(setting).partition(".")
-        if name in MAY_CHANGE.get(section, ()):
-            changes.append(setting)
-        elif keep_precision(override(config, [setting]), config) != config:
-            refused.append(setting)
-    return override(config, changes), refused
+        (changes if name in MAY_CHANGE.get(section, ()) else others).append(setting)
+    other = keep_precision(override(config, others), config)
+    values = {setting: attrgetter(setting_name(setting)) for setting in others}
+    return override(config, changes), [setting for setting, value in values.items() if value(other) != value(config)]
 
 
 def keep_precision(config: Config, stored: Config) -> Config:
@@ -348,15 +347,40 @@ def last_of_each(settings: Iterable[str]) -> tuple[str, ...]:
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:
-    """Return `config` with settings such as `train.steps=100`. Raises InputError, with the alternatives, for unknown ones."""
+    """Return `config` with settings such as `train.steps=100`.
+
+    Raises InputError for unknown ones, with the alternatives, and for those that differ and that nothing would read.
+    """
     changes: list[tuple[str, str, object]] = []
-    for setting in settings:
+    given = tuple(settings)
+    for setting in given:
         path, equals, text = setting.partition("=")
         section, dot, name = path.strip().partition(".")
         if not equals or not dot:
             raise InputError(f"a setting reads section.field=value, got {show_value(setting)}")
         changes.append((section, name, text.strip()))
-    return _replace(config, changes)
+    changed = _replace(config, changes)
+    for setting in given:
+        value, needed = attrgetter(setting_name(setting)), unread_settings(changed).get(setting_name(setting))
+        if needed and value(changed) != value(config):
+            raise InputError(f"{show_value(setting)} changes nothing without {needed}")
+    return changed
+
+
+_OF_MUON = ("matrix_rate", "matrix_scale", "matrix_decay", "matrices", "heads", "momentum", "newton_schulz")
+
+
+def unread_settings(config: Config) -> dict[str, str]:
+    """Return the settings that nothing reads beside the others of `config`, and which of those would have to differ."""
+    unread = {} if config.optimizer.kind == "muon" else {f"optimizer.{name}": "optimizer.kind=muon" for name in _OF_MUON}
+    conditions = (
+        ("optimizer.ema_start", config.optimizer.ema, "an average (optimizer.ema)"),
+        ("optimizer.residual_rate", config.memory.residual, "a memory.residual"),
+        ("memory.residual_gate", config.memory.residual, "a memory.residual"),
+        ("train.halting_weight", config.train.halting != "off", "halting (train.halting)"),
+        ("build.size_exponent", config.train.sampling == "pairs", "train.sampling=pairs"),
+    )
+    return unread | {name: needed for name, condition, needed in conditions if not condition}
 
 
 def _replace(config: Config, changes: Iterable[tuple[str, str, object]]) -> Config:

@@ -15,7 +15,7 @@ from pipeline.data.packs import Pack, PackMaker, Samples
 from pipeline.device import to_batch
 from pipeline.device_limits import OutOfMemory, free_cache, ran_out_of_memory
 from pipeline.models.batch import Batch
-from pipeline.models.compiled import MIN_COMPILE_SECONDS, enable_compiler
+from pipeline.models.compiled import enable_compiler, time_to_compile
 from pipeline.models.layout import Layout, to_device
 from pipeline.models.network import Network
 from pipeline.models.reasoner import Segment
@@ -109,9 +109,11 @@ class InferenceRunner:
 
     def _prepare(self, budget: Budget) -> bool:
         """Compile for CPUs from now on where it works and pays in the time left; return whether the next pack compiles."""
+        assert self.execution is not None
         self.prepared = True
-        pays = self.execution == "compiled" or (self.execution == "auto" and budget.remaining() > MIN_COMPILE_SECONDS)
-        return self.device.type == "cpu" and enable_compiler(pays)  # not what training has compiled: it is compiled anew
+        if self.device.type != "cpu":
+            return False
+        return enable_compiler(time_to_compile(self.execution, budget.remaining()))  # not what training has compiled: anew
 
     def _pack_tokens(self, budget: Budget) -> int:
         """Return the tokens of the next pack: a small one while the speed is unknown.

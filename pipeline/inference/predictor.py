@@ -1,8 +1,8 @@
 """Prediction of ARC tasks: views of every test input through a trained network, in rounds, each round a file of candidates.
 
 Reads a dataset and weights, never solutions. Every round predicts the same number of further views of every test input, the
-identity first, so that no test input is left out when time runs out. Each process of the launch predicts its share of a round;
-the main one writes the files.
+identity first, so that each has one before any has more; a first round that time cuts short lacks the largest. Each process of
+the launch predicts its share of a round; the main one writes the files.
 """
 
 import logging

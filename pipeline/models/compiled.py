@@ -5,6 +5,7 @@ has found that compiled code works here, and again after any of them failed to c
 the same is computed, more slowly.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import ParamSpec, TypeVar
@@ -17,7 +18,7 @@ from pipeline.device_limits import fall_back, kernel_works
 P = ParamSpec("P")
 R = TypeVar("R")
 COMPILE_SECONDS = 90.0
-"""What it may take. With less left nothing is compiled to train on a CPU, whatever the settings say."""
+"""What it may take. With less left nothing is compiled, whatever the settings say."""
 MIN_COMPILE_SECONDS = 240.0
 """Of training or prediction that is left: "auto" compiles for no less."""
 MOST_VARIANTS = 64
@@ -25,6 +26,17 @@ MOST_VARIANTS = 64
 _enabled = False
 _failed = False
 """Whether a function could not be compiled; then nothing is any more."""
+
+
+def time_to_compile(execution: str, left: float) -> bool:
+    """Return whether `execution`, as in `train.execution`, compiles with `left` seconds of training or prediction.
+
+    It says so where there is too little time for what the settings ask for.
+    """
+    enough = left > {"auto": MIN_COMPILE_SECONDS, "compiled": COMPILE_SECONDS}.get(execution, math.inf)
+    if execution == "compiled" and not enough:
+        fall_back(f"train.execution=compiled: no time to compile with {left:.0f} s left, eager")
+    return enough
 
 
 def is_enabled() -> bool:

@@ -188,7 +188,7 @@ def training_tensors(state: TrainState) -> dict[str, Tensor]:
     states = state.optimizer.states()
     for name, parameter in state.network.named_parameters():
         tensors |= {f"optimizer.{name}:{key}": value for key, value in states.get(parameter, {}).items()}
-    return tensors | {"rng": torch.get_rng_state()}
+    return tensors
 
 
 def _carried_tensors(carries: Mapping[int, Carry]) -> dict[str, Tensor]:
@@ -281,6 +281,7 @@ def _read(state: TrainState, folder: Path) -> Callable[[], None]:
         if state.accelerator.is_main_process:
             read_weights(folder / WEIGHTS)
         tensors, _ = read_tensors(folder / _TENSORS)
+        tensors.pop("rng", None)  # which earlier versions kept and nothing drew from
         optimizer_states = _optimizer_states(state, folder / _TENSORS, tensors)
         progress, totals = Progress(**saved["progress"]), Totals(**saved["totals"])
         average_step, scaler, processes_before = saved["average_step"], saved["scaler"], saved["processes"]
@@ -298,7 +299,6 @@ def _read(state: TrainState, folder: Path) -> Callable[[], None]:
         if state.average:
             state.average.load(_section(tensors, "average"), average_step)
         state.optimizer.load_states(optimizer_states)
-        torch.set_rng_state(tensors["rng"])
         if state.accelerator.scaler is not None and scaler:
             state.accelerator.scaler.load_state_dict(scaler)
         state.share_packs(packs)

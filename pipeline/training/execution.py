@@ -20,13 +20,12 @@ from pipeline.data.packs import PackMaker
 from pipeline.device_limits import fall_back, ran_out_of_memory
 from pipeline.models.attention import choose_way
 from pipeline.models.compiled import (
-    COMPILE_SECONDS,
-    MIN_COMPILE_SECONDS,
     compiler_errors,
     configure_compiler,
     disable_compiler,
     enable_compiler,
     reason_of,
+    time_to_compile,
 )
 from pipeline.models.layers import choose_fused, grid_kernel
 from pipeline.models.layout import PACKED, Layout, Room, Way
@@ -93,13 +92,7 @@ class Execution:
 
     def compile_any_shape(self, left: float) -> None:
         """Have blocks compiled from now on, where it works here and pays in the `left` seconds of training."""
-        if self.kind == "auto":
-            self.kind = "compiled" if left > MIN_COMPILE_SECONDS else "eager"
-        if self.kind == "compiled" and left < COMPILE_SECONDS:
-            fall_back(f"train.execution=compiled: no time to compile with {left:.0f} s left, eager")
-            self.kind = "eager"
-        if self.kind == "compiled" and not enable_compiler():
-            self.kind = "eager"
+        self.kind = "compiled" if time_to_compile(self.kind, left) and enable_compiler() else "eager"
 
     def give_up(self, error: "DoesNotRun") -> None:
         """Go on eagerly after `error`."""

@@ -140,8 +140,26 @@ class MetricsWriter:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl that are objects; none where there is no file. One that was cut short is left out."""
+    return _parse_lines(read_file(path)) if path.exists() else []
+
+
+def read_further_metrics(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the lines from the byte `position` on, as `read_metrics` does, and where the next one begins.
+
+    All of them where the file has become shorter, as where a resumed run computes some of its steps again.
+    """
+    if not path.exists():
+        return [], 0
+    with path.open("rb") as file:
+        file.seek(position if position <= path.stat().st_size else 0)
+        position, data = file.tell(), file.read()
+    whole = data[: data.rfind(b"\n") + 1]
+    return _parse_lines(whole), position + len(whole)
+
+
+def _parse_lines(data: bytes) -> list[dict[str, Any]]:
     found = []
-    for line in read_file(path).splitlines() if path.exists() else ():
+    for line in data.splitlines():
         try:
             values = orjson.loads(line)
         except orjson.JSONDecodeError:

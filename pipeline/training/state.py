@@ -31,7 +31,6 @@ class TrainState:
         resumed: bool,
     ) -> None:  # fmt: skip
         self.accelerator, self.dtype, self.dataset, self.config, self.out = accelerator, dtype, dataset, config, out
-        torch.manual_seed(config.train.seed)  # nothing draws from it today; what may do so shall be reproducible
         self.share_packs(count_packs(config, accelerator.num_processes, resumed))
         self.network = network.to(accelerator.device)
         self.collectives = Collectives(accelerator)

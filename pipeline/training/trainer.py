@@ -23,7 +23,7 @@ from pipeline.config import CONFIG_FILE, Config, TrainConfig, require_end
 from pipeline.data.dataset import Dataset
 from pipeline.device import from_main, gather
 from pipeline.device_limits import OutOfMemory, first_line, free_cache, ran_out_of_memory
-from pipeline.models.compiled import MIN_COMPILE_SECONDS, is_enabled
+from pipeline.models.compiled import MIN_COMPILE_SECONDS, is_enabled, time_to_compile
 from pipeline.models.network import Network
 from pipeline.system.signals import interrupts_deferred
 from pipeline.system.time_limit import NO_LIMIT, Budget
@@ -182,13 +182,12 @@ class Trainer:
 
         broken = (~computed.figures.isfinite()).any().float()[None]
         shared = AsyncCopy(torch.cat((sequences, collectives.share(broken))))
-        if not collectives.waits:
-            self._read_pending()  # the step before: this one is running
+        left_out = not collectives.waits and self._read_pending()  # the step before: this one is running
         self.pending = PendingStep(step, computed, shared)
-        if collectives.waits:
-            self._read_pending()
+        left_out |= collectives.waits and self._read_pending()
 
-        state.carries = computed.carries
+        if not left_out:
+            state.carries = computed.carries
         factor = rate_factor(config.optimizer, step, done, reached)
         state.optimizer.set_rates(factor, memory_only=reached < config.optimizer.memory_first)
         if config.optimizer.clip:
@@ -223,13 +222,16 @@ class Trainer:
         With `auto` all processes decide alike, by the slowest of them and by the `left` seconds of the main process.
         """
         self.tried, execution = True, self.gradients.execution
+        left = from_main(self.state.accelerator, left)
         if execution.any_shape:
-            self._compile_on_cpu(from_main(self.state.accelerator, left))
+            self._compile_on_cpu(left)
         elif execution.automatic:
-            self._choose_on_gpu(from_main(self.state.accelerator, left))
-        elif execution.kind == "compiled":
+            self._choose_on_gpu(left)
+        elif execution.kind == "compiled" and time_to_compile(execution.kind, left):
             logger.info(_COMPILING)
             self._trial_seconds(1)
+        else:
+            execution.kind = "eager"
 
     def _compile_on_cpu(self, left: float) -> None:
         """Compile where it works here and pays in the `left` seconds; then small packs are computed as one."""
@@ -320,21 +322,28 @@ class Trainer:
         with self.gradients.execution.paused():
             return measure_pieces(self.state, partial(self.gradients.compute, sync=False), memory)
 
-    def _read_pending(self) -> None:
-        """Wait for the pending step, if any, and add its losses to the running totals.
+    def _read_pending(self) -> bool:
+        """Wait for the pending step, if any, and add its losses to the running totals; return whether it was left out.
 
-        Raises FloatingPointError where its loss is not finite, in every process.
+        Raises FloatingPointError where its loss is not finite, in every process; not where losses are scaled, as in float16:
+        the scaler leaves such a step out, and all sequences begin anew.
         """
         pending, self.pending = self.pending, None
         if pending is None:
-            return
+            return False
         sequences, broken = pending.shared.wait().tolist()
-        if broken:  # somewhere: every process stops
+        if broken:  # somewhere
             tasks = sorted(self.state.dataset.task_ids[task] for task in pending.computed.broken)
             named = show_names(tasks) or "of another process"
-            raise FloatingPointError(f"step {pending.step}: the loss is not finite; among the tasks {named}")
+            message = f"step {pending.step}: the loss is not finite; among the tasks {named}"
+            if self.state.accelerator.scaler is None:  # every process stops
+                raise FloatingPointError(message)
+            logger.warning("%s; it is left out, as where gradients overflow", message)
+            self.state.share_packs(self.state.all_packs)  # the states that it carries are not finite either
+            return True
         self.state.totals.add(pending.computed.totals)
         self.state.progress.sequences += int(sequences)
+        return False
 
     def _count_processor_time(self) -> None:
         before, self.processor_counted = self.processor_counted, time.process_time()
@@ -345,6 +354,8 @@ class Trainer:
         self._count_processor_time()
         totals, self.state.totals = self.state.summed_totals(), Totals()
         self.state.progress.processor_seconds += totals.processor_seconds
+        if not totals.sequences:  # all steps were left out
+            return
         progress = self.state.progress
         factor = rate_factor(self.state.config.optimizer, progress.step, done, progress.reached)
         progress.last = metrics_line(totals, progress, factor)

@@ -74,6 +74,12 @@ from pipeline.presets import PRESETS
         ("predict.halting=first train.halting=q-learning", "predict.halting=first needs a halting head"),
         ("optimizer.matrix_scale=kimi", "matrix_scale must be one of match-rms-adamw, original, got 'kimi'"),
         ("train.steps", "a setting reads section.field=value, got 'train.steps'"),
+        ("optimizer.matrix_rate=0.1", "'optimizer.matrix_rate=0.1' changes nothing without optimizer.kind=muon"),
+        ("optimizer.kind=adamw optimizer.matrices=all", "'optimizer.matrices=all' changes nothing without optimizer.kind=muon"),
+        ("optimizer.ema=0 optimizer.ema_start=9", "changes nothing without an average"),
+        ("memory.kind=compositional memory.residual_gate=none", "changes nothing without a memory.residual"),
+        ("train.halting=off train.halting_weight=1", "changes nothing without halting"),
+        ("train.sampling=views build.size_exponent=1", "changes nothing without train.sampling=pairs"),
     ],
 )
 def test_a_bad_setting_says_what_would_be_good(setting: str, message: str) -> None:
@@ -145,6 +151,8 @@ def test_a_resumed_run_changes_what_it_may_and_names_what_it_may_not() -> None:
     assert refused == ["model.layers=7"]
     with pytest.raises(ValueError, match="train has no field 'stepz'"):
         resumed(stored, ["train.stepz=1"])
+    together = ["model.mixing=mixer", "model.positions=none"]  # one without the other cannot be
+    assert resumed(stored, together) == (stored, together)
 
 
 def test_settings_of_earlier_versions_are_read_as_what_computes_the_same() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline.cli.main import main
-from pipeline.config import Config
+from pipeline.config import Config, unread_settings
 from pipeline.data.dataset import TaskDataset
 from pipeline.device import make_accelerator
 from pipeline.models.network import make_network
@@ -142,8 +142,10 @@ def assert_same_samples(one: Path, other: Path, steps: int) -> None:
 
 def train_command(data: Path, out: Path, *settings: str) -> list[str]:
     config = tiny_config(*settings)
-    flat = [f"{section}.{name}={value}" for section, fields in config.to_json().items() for name, value in fields.items()]
-    arguments = ["train", "--data", str(data), "--preset", "demo", "--out", str(out), "--resume"]
+    values = {f"{section}.{name}": value for section, part in config.to_json().items() for name, value in part.items()}
+    flat = [f"{name}={value}" for name, value in values.items() if name not in unread_settings(config)]
+    preset = "demo" if config.optimizer.kind == "muon" else "trm-arc1"  # which has the defaults of what nothing reads
+    arguments = ["train", "--data", str(data), "--preset", preset, "--out", str(out), "--resume"]
     return [*arguments, *set_options(flat)]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline import device_limits
 from pipeline.inference.forward import InferenceRunner
 from pipeline.models import compiled
-from pipeline.models.compiled import compiled_on_cpu, enable_compiler, is_enabled
+from pipeline.models.compiled import compiled_on_cpu, enable_compiler, is_enabled, time_to_compile
 from pipeline.models.config import ReasonerConfig
 from pipeline.models.layers import _ConvolveGrids, convolve_rows
 from pipeline.models.layout import make_layout
@@ -211,3 +211,23 @@ def test_a_marked_function_is_itself_until_the_compiler_is_enabled() -> None:
 def test_blocks_are_compiled_for_any_shape_on_a_cpu() -> None:
     assert execution.compiles_any_shape(torch.device("cpu"))
     assert not execution.compiles_any_shape(torch.device("cuda:0"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "left", "compiles"),
+    [
+        ("eager", math.inf, False),
+        ("auto", 239, False),
+        ("auto", 241, True),
+        ("auto", math.inf, True),
+        ("compiled", 89, False),
+        ("compiled", 91, True),
+        ("compiled", math.inf, True),
+    ],
+)
+def test_code_is_compiled_only_with_time_for_it(
+    setting: str, left: float, compiles: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert time_to_compile(setting, left) is compiles
+    told = "train.execution=compiled: no time to compile with 89 s left, eager"
+    assert (told in caplog.text) is (setting == "compiled" and not compiles)

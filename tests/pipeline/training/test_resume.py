@@ -199,10 +199,9 @@ MISFITS = {
         "network.memory.rows",
         "average.memory.residual.rows",
         "optimizer.memory.dihedral:exp_avg",
-        "rng",
         "0.state1",
     ),
-    "renamed": ("network.memory.rows", "average.memory.rows", "rng", "0.segments"),
+    "renamed": ("network.memory.rows", "average.memory.rows", "0.segments"),
     "missing": ("config", "progress", "totals", "scaler", "data_hash", "processes"),
 }
 
