@@ -39,7 +39,8 @@ class BuildConfig:
     pairs come more often."""
     size_exponent: float = 0.0
     """Pairs are drawn in proportion to the cells of their canvas to the power of minus this, besides the weights of tasks and
-    sources; 0: whatever their size. A small pair costs less than a large one and counts as much."""
+    sources; 0: whatever their size. A small pair costs less than a large one and counts as much. Not with
+    train.sampling=views, which draws tasks alone."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.augmentations < TRANSFORMS:

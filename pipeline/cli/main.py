@@ -16,13 +16,21 @@ from augment.errors import InputError
 from eval.files import remove_unfinished
 from eval.formatting import show_path
 from pipeline.cli.kaggle import add_kaggle
-from pipeline.cli.options import PROGRAM, SOURCES_AND_PUZZLES_HELP, budget_of, check_networks, complete_settings, config_of
+from pipeline.cli.options import (
+    PROGRAM,
+    SOURCES_AND_PUZZLES_HELP,
+    are_puzzles,
+    budget_of,
+    check_networks,
+    complete_settings,
+    config_of,
+)
 from pipeline.cli.scores import add_compare, add_curve, add_memory, add_record, add_score
 from pipeline.cli.show import add_debug, add_report, add_show
 from pipeline.cli.stages import add_build, add_predict, add_run, add_train, add_vote, job_of
 from pipeline.cli.tools import add_audit, add_bench, add_canvas, add_doctor, add_export, add_import_checkpoint
 from pipeline.config import CONFIG_FILE, read_config, require_end, resumed
-from pipeline.inference.facts import CANDIDATES
+from pipeline.inference.facts import CANDIDATES, FACTS_FILE, VOTES_FILE
 from pipeline.jobs.networks import NETWORKS_FOLDER
 from pipeline.jobs.run_record import RECORD_FILE, leave_record
 from pipeline.system.folder_lock import FolderLock
@@ -150,6 +158,11 @@ def enter(arguments: argparse.Namespace) -> Iterator[FolderLock | None]:
         with FolderLock(out) as lock:
             if not arguments.resume and any((out / name).exists() for name in (CONFIG_FILE, CHECKPOINTS, NETWORKS_FOLDER)):
                 raise InputError(f"{out} holds a run already: continue it with --resume, or choose another --out")
+            if not arguments.resume and any((out / name).exists() for name in (CANDIDATES, VOTES_FILE, FACTS_FILE)):
+                raise InputError(f"{out} holds predictions already: choose another --out")
+            other, kind = ("submission.json", "ARC tasks") if are_puzzles(arguments) else ("predictions.csv", "puzzles")
+            if arguments.resume and (out / other).exists():
+                raise InputError(f"{out} holds a run on {kind}; resume with the sources of the run")
             for folder in (out, out / "dataset", out / CANDIDATES):
                 remove_unfinished(folder)
             leave_fallback(out, arguments.resume)

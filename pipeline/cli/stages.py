@@ -193,10 +193,16 @@ def train_command(arguments: argparse.Namespace, started: float) -> int:
 
 def _as_built(config: Config, dataset: TaskDataset | PuzzleDataset) -> Config:
     """Return `config` with the settings that `dataset` was built with; where others were given, the log says so."""
-    built = built_with(dataset)
+    names: tuple[str, ...] = ("augmentations", "policy", "draw", "size_exponent")
+    if isinstance(dataset, PuzzleDataset):
+        most = PUZZLE_KINDS[dataset.kind].most_views
+        wanted = config.build.augmentations if most is None else min(config.build.augmentations, most)
+        views = config.build.augmentations if wanted == dataset.augmentations else dataset.augmentations
+        built: BuildConfig | None = replace(config.build, augmentations=views, seed=dataset.seed)
+    else:
+        built = built_with(dataset)
     if built is None:
         return config
-    names = ("augmentations", "policy", "draw", "size_exponent")
     differs = [f"build.{name}={getattr(built, name)}" for name in names if getattr(built, name) != getattr(config.build, name)]
     if differs:
         logger.warning("the dataset was built with %s, and keeps that; the settings say otherwise", ", ".join(differs))

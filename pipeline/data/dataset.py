@@ -202,7 +202,7 @@ class PuzzleDataset(Dataset):
 
     kind: KindName
     questions: Tokens
-    """(P, S, S) distinct, in the order of their tokens."""
+    """(P, S, S) in the order of their tokens; one with several answers comes with each of them."""
     answers: Tokens
     """(P, S, S)"""
     test_questions: Tokens

@@ -61,7 +61,8 @@ def tell_apart(sources: Sequence[Source], train_sources: Sequence[Source]) -> tu
         merged += len(first) > 1
         for group in others:
             label = source_label(group[0].source)
-            name = next(name for i in count(1) if (name := f"{label}{f' ({i})' * (i > 1)}/{task_id}") not in new | by_id.keys())
+            names_in_turn = (f"{label}{f' ({i})' * (i > 1)}/{task_id}" for i in count(1))
+            name = next(name for name in names_in_turn if name not in new and name not in by_id)
             new.add(name)
             for place in group:
                 names[place.source][task_id] = name

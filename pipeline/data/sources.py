@@ -75,13 +75,15 @@ class Source:
     """How often a task is drawn in training for what this source has of it, in proportion."""
 
 
-def load_source(spec: str, with_solutions: bool = True, max_side: int | None = None, lenient: bool = False) -> Source:
+def load_source(
+    spec: str, with_solutions: bool = True, max_side: int | None = None, lenient: bool = False, tests_required: bool = True
+) -> Source:
     """Return the tasks of a source (`SOURCES_HELP` describes them), and their solutions unless `with_solutions` is false.
 
     With "@2" behind, say, its tasks are drawn twice as often; a file or folder whose name ends so is not meant.
     Without solutions, no solutions file is opened and outputs that come inside task files are left unread. Tasks that cannot be
     read are left out where they show a side over `max_side`; with `lenient`, for training, in any case, and a line counts them;
-    a task may then have no tests.
+    a task may then have no tests, nor need it have any without `tests_required`.
     Raises InputError (unknown source, bad data) or FileNotFoundError: one line, naming the file, task and pair.
     """
     spec, weight = _split_weight(spec)
@@ -94,7 +96,7 @@ def load_source(spec: str, with_solutions: bool = True, max_side: int | None = N
             "kaggle:DIR[:training|evaluation|test], json:PATH or rearc:PATH"
         )
     faults: dict[TaskId, str] = {}
-    reading = Reading(with_solutions, max_side, faults, tests_required=not lenient)
+    reading = Reading(with_solutions, max_side, faults, tests_required=tests_required and not lenient)
     try:
         tasks, solutions = _LOADERS[kind](spec, rest, reading)
     except FileNotFoundError:
@@ -109,6 +111,9 @@ def load_source(spec: str, with_solutions: bool = True, max_side: int | None = N
         message = "%s: %s left out that cannot be read, of %d: %s; %s"
         counts = plural(len(faults), "task"), len(tasks) + len(reading.left_out)
         logger.warning(message, show_path(spec), *counts, show_names(list(faults)), first)
+    if partly := reading.partly_known:
+        some = f"{plural(len(partly), 'task')} with outputs of some of the tests, which do not count"
+        tell_once(f"{show_path(spec)}: {some}: {show_names(partly)}")
     return Source(spec, tasks, solutions, len(reading.left_out), weight)
 
 
@@ -201,23 +206,24 @@ def _load_json(spec: str, rest: str, reading: Reading) -> TasksAndSolutions:
 def _read_folder(folder: Path, names: list[str], read: Callable[[int], bytes], reading: Reading) -> TasksAndSolutions:
     tasks: list[Task] = []
     solutions: dict[TaskId, tuple[Grid, ...]] = {}
-    others = list[str]()
+    others, challenges = list[str](), list[str]()
     for task_id, i in watch(_index_by_id(names, show_path(folder), nested=True), f"reading {show_path(folder)}", unit="files"):
         path = folder / names[i]
         where = show_path(path)
-        if _CHALLENGES.search(path.name):
-            packed = f"unpack {show_path(folder)} and read it from there"
-            advice = f"read it as json:{where} or kaggle:{show_path(path.parent)}" if folder.is_dir() else packed
-            raise InputError(f"{where}: not the file of one task; {advice}")
         with reading.note(task_id):
             document = parse_json(unpack(names[i], read(i), where), where)
             keys = document.keys() if isinstance(document, dict) else set[str]()
             if not keys & {"train", "test"} or "predict" in keys:  # settings of a run have `train` and `predict`
-                others.append(names[i])
+                (challenges if _CHALLENGES.search(path.name) else others).append(names[i])
                 continue
             one, known = build_tasks({task_id: document}, where, reading)
             tasks += one
             solutions |= known
+    if challenges:
+        path = folder / challenges[0]
+        packed = f"unpack {show_path(folder)} and read it from there"
+        advice = f"read it as json:{show_path(path)} or kaggle:{show_path(path.parent)}" if folder.is_dir() else packed
+        raise InputError(f"{show_path(path)}: not the file of one task; {advice}")
     if others:
         if not tasks and not reading.left_out:
             raise InputError(f'{show_path(folder)}: no file is a task, an object with "train" and "test": {show_names(others)}')
@@ -252,15 +258,15 @@ def _read_challenges(path: Path, reading: Reading, single_id: TaskId | None = No
             tell_once(f"{show_path(path)}: no solutions: there is no {show_name(name)}, nor one with - . or a space for _")
         return tasks, inside
     where = show_path(alike[0])
-    found = parse_solutions(read_unpacked(alike[0]), where, tasks, reading.left_out)
+    found = parse_solutions(read_unpacked(alike[0]), where, tasks, reading)
     for task_id, outputs in inside.items():
-        if not all(map(np.array_equal, outputs, found[task_id])):
+        if task_id in found and not all(map(np.array_equal, outputs, found[task_id])):
             raise InputError(f"{where}: task {show_name(task_id)}: not the test outputs that the challenges file has")
-    return tasks, found
+    return tuple(task for task in tasks if task.id not in reading.left_out), found
 
 
 def _separated(name: str) -> str:
-    return re.sub(r"[-_. ]", "_", name.lower())
+    return re.sub(r"[-_. ]", "_", name.lower().removesuffix(".gz"))
 
 
 @cache
@@ -351,7 +357,7 @@ class Selection:
 
         Raises as `load_source`, not for tasks that are too large; InputError for a selected task that has nothing to solve.
         """
-        whole = [load_source(spec, with_solutions, self.max_side) for spec in specs]
+        whole = [load_source(spec, with_solutions, self.max_side, tests_required=not self.hold_out) for spec in specs]
         selected = [self.apply(source) for source in whole]
         for source in selected:
             if untested := [task.id for task in source.tasks if not task.test]:

@@ -9,7 +9,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,9 @@ class Reading:
     faults: dict[TaskId, str] | None = None
     """What is wrong with tasks that cannot be read, by id; None: the first of them raises."""
     tests_required: bool = True
-    """Otherwise a task without tests is one to train on."""
+    """Otherwise a task without tests is one to train on, or to take a demonstration of as its test."""
+    partly_known: list[TaskId] = field(default_factory=list)
+    """Ids of tasks with outputs of some of their tests, which do not count."""
     left_out: set[TaskId] = field(default_factory=set)
     """Ids of tasks that are there, but were not read."""
 
@@ -76,31 +78,33 @@ def parse_challenges(
 
 
 def parse_solutions(
-    data: bytes, where: str, tasks: Sequence[Task] | None = None, ignored: Collection[TaskId] = ()
+    data: bytes, where: str, tasks: Sequence[Task] | None = None, reading: Reading | None = None
 ) -> dict[TaskId, tuple[Grid, ...]]:
     """Return the solutions of a file `{task id: [grid, ...]}`; with `tasks`, it must have every output of exactly these.
 
-    What it has for `ignored` tasks is left unread. Raises InputError, beginning with `where`, when something is no grid, a task
-    has no outputs, or it has other outputs than `tasks` has tests.
+    What it has for tasks that `reading` left out is unread. Raises InputError, beginning with `where`, when something is no
+    grid, a task has no outputs, or it has other outputs than `tasks` has tests; `reading` may note what is wrong with one task.
     """
+    reading = reading or Reading()
     document = parse_json(data, where)
     if not isinstance(document, dict):
         raise InputError(f"{where}: expected an object by task id, got {show_kind(document)}")
     expected = None if tasks is None else {task.id: len(task.test) for task in tasks}
     for task_id in document:
-        if expected is not None and task_id not in expected and task_id not in ignored:
+        if expected is not None and task_id not in expected and task_id not in reading.left_out:
             raise InputError(f"{where}: task {show_name(task_id)}: not a task of the challenges")
     solutions = {}
     for task_id in document if expected is None else expected:
-        at = f"{where}: task {show_name(task_id)}"
-        if task_id not in document:
-            raise InputError(f"{at}: missing, although it is in the challenges")
-        grids = document[task_id]
-        if not isinstance(grids, list) or not (grids or expected):
-            raise InputError(f"{at}: expected a list of output grids, got {show_kind(grids)}")
-        if expected and len(grids) != expected[task_id]:
-            raise InputError(f"{at}: expected {expected[task_id]} output grids, one for each test input, got {len(grids)}")
-        solutions[task_id] = tuple(parse_grid(rows, f"{at}, test output {i}") for i, rows in enumerate(grids))
+        with reading.note(task_id):
+            at = f"{where}: task {show_name(task_id)}"
+            if task_id not in document:
+                raise InputError(f"{at}: missing, although it is in the challenges")
+            grids = document[task_id]
+            if not isinstance(grids, list) or not (grids or expected):
+                raise InputError(f"{at}: expected a list of output grids, got {show_kind(grids)}")
+            if expected and len(grids) != expected[task_id]:
+                raise InputError(f"{at}: expected {expected[task_id]} output grids, one for each test input, got {len(grids)}")
+            solutions[task_id] = tuple(parse_grid(rows, f"{at}, test output {i}") for i, rows in enumerate(grids))
     return solutions
 
 
@@ -123,6 +127,8 @@ def build_tasks(document: object, where: str, reading: Reading) -> TasksAndSolut
             tasks.append(task)
             if task.test and len(outputs) == len(task.test):
                 solutions[task_id] = outputs
+            elif outputs:
+                reading.partly_known.append(task_id)
     return tuple(tasks), solutions
 
 
@@ -156,7 +162,7 @@ def _shows_larger(content: object, side: int) -> bool:
 
 
 def _build_task(task_id: TaskId, content: object, at: str, reading: Reading) -> tuple[Task, tuple[Grid, ...]]:
-    """Return the task and those outputs of its tests that are there; one that is absent or null is unknown."""
+    """Return the task and those outputs of its tests that are there; one that is absent, null or empty is unknown."""
     if not reading.tests_required and isinstance(content, dict):
         content = {"test": [], **content}
     demonstrations, tests = _get_values(content, ("train", "test"), at)
@@ -170,7 +176,7 @@ def _build_task(task_id: TaskId, content: object, at: str, reading: Reading) -> 
         place = f"{at}, test input {i}"
         (rows,) = _get_values(test, ("input",), place)
         inputs.append(parse_grid(rows, place))
-        if reading.with_solutions and test.get("output") is not None:
+        if reading.with_solutions and test.get("output") not in (None, []):
             outputs.append(parse_grid(test["output"], f"{place}, its output"))
     return Task(task_id, train, tuple(inputs)), tuple(outputs)
 

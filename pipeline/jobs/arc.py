@@ -17,7 +17,7 @@ from eval.score import format_score, score_predictions
 from eval.vote import Ballot
 from pipeline.config import BuildConfig, Leakage, PredictConfig
 from pipeline.data.build import build
-from pipeline.data.dataset import TaskDataset
+from pipeline.data.dataset import Dataset, TaskDataset
 from pipeline.data.public_data import scored_outputs
 from pipeline.data.sources import Selection, load_in_time, load_source
 from pipeline.inference.facts import CANDIDATES, SCORE_FILE, VOTES_FILE, basis_of, reaches, views_to_reach, votes_of
@@ -88,9 +88,9 @@ class ArcJob:
         nouns = ("task", "training pair", "test", "view")
         return ", ".join(plural(count, noun) for count, noun in zip(counts, nouns, strict=True))
 
-    def check(self, dataset: TaskDataset, folder: Path) -> None:
+    def check(self, dataset: Dataset, folder: Path) -> None:
         """Raise InputError if the dataset of a resumed run has other tests than the sources."""
-        if not _equal_tests(dataset.tasks_to_solve(), self.select()[0]):
+        if not (isinstance(dataset, TaskDataset) and _equal_tests(dataset.tasks_to_solve(), self.select()[0])):
             raise InputError(
                 f"{folder}: a dataset for other tests than those of the sources; resume with the sources of the run"
             )

@@ -13,7 +13,7 @@ from eval.files import write_json
 from eval.provenance import PUZZLES
 from eval.puzzle_score import PuzzlePrediction, format_puzzle_score, read_predictions, score_puzzles, write_predictions
 from pipeline.config import BuildConfig, Leakage, PredictConfig
-from pipeline.data.dataset import PuzzleDataset
+from pipeline.data.dataset import Dataset, PuzzleDataset
 from pipeline.data.puzzles.build import build_puzzles
 from pipeline.data.puzzles.kinds import PUZZLE_KINDS
 from pipeline.data.puzzles.sources import Puzzles, answers_of, load_puzzles
@@ -76,9 +76,10 @@ class PuzzleJob:
         count, views = len(dataset.questions), dataset.augmentations + 1
         return f"{count} training puzzles, {views} views of each, {len(dataset.test_questions)} tests"
 
-    def check(self, dataset: PuzzleDataset, folder: Path) -> None:
+    def check(self, dataset: Dataset, folder: Path) -> None:
         """Raise InputError if the dataset of a resumed run has other tests than the sources."""
-        if PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions) != self.questions():
+        known = PUZZLE_KINDS[dataset.kind].to_texts(dataset.test_questions) if isinstance(dataset, PuzzleDataset) else None
+        if known != self.questions():
             raise InputError(
                 f"{folder}: a dataset for other puzzles than those of the sources; resume with the sources of the run"
             )

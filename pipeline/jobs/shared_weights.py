@@ -18,8 +18,10 @@ def find_start(accelerator: Accelerator, path: Path | None, run: Path, resume: b
     They are read at once, unless the run is resumed at a checkpoint, which need not have them any more. Raises
     FileNotFoundError or InputError, as what is returned does.
     """
-    early = load_weights(path) if path and not (resume and newest_checkpoint(run)) else None
-    return lambda: weights_of_main(accelerator, early or load_weights(path)) if path else None
+    if path is None:
+        return lambda: None
+    early = [] if resume and newest_checkpoint(run) else [load_weights(path)]
+    return lambda: weights_of_main(accelerator, early.pop() if early else load_weights(path))  # they are not kept meanwhile
 
 
 def weights_of_main(accelerator: Accelerator, found: Weights | None) -> Weights | None:

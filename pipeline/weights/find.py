@@ -102,15 +102,19 @@ def settings_of(path: Path) -> Config:
 def config_in(path: Path, metadata: Mapping[str, str]) -> Config:
     """Return the config that the weights file at `path` has in its `metadata`.
 
-    Raises InputError where it is of another program, Damaged where it has no usable config.
+    Raises InputError where it is of another program, or has settings of another version; Damaged where its config is damaged.
     """
     found = metadata.get("format")
     if found not in (FORMAT, EXPORTED):
         formats = f"{FORMAT!r} or {EXPORTED!r}"
         raise InputError(f"{show_path(path)}: not a weights file of this program (format {show_value(found)}, not {formats})")
     try:
-        return Config.from_json(parse_json(metadata["config"].encode(), "config"))
+        values = parse_json(metadata["config"].encode(), "config")
     except KeyError as error:
         raise Damaged(f"{show_path(path)}: damaged weights file: it has no {error}") from None
     except ValueError as error:
         raise Damaged(f"{show_path(path)}: damaged weights file: {error}") from None
+    try:
+        return Config.from_json(values)
+    except ValueError as error:
+        raise InputError(f"{show_path(path)}: its settings are not those of this version: {error}") from None

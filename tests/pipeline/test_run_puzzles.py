@@ -17,6 +17,7 @@ import pipeline.inference.puzzles
 import pipeline.jobs.puzzles
 import pipeline.run
 from eval.puzzle_score import PuzzlePrediction, read_predictions, score_puzzles
+from pipeline.config import read_config
 from pipeline.data.dataset import PuzzleDataset, load_dataset
 from pipeline.data.puzzles.kinds import KindName
 from pipeline.data.puzzles.sources import Puzzles
@@ -29,7 +30,7 @@ from pipeline.system.time_limit import Budget
 from pipeline.training.metrics import Progress
 from pipeline.training.trainer import Trainer
 from tests.pipeline.inference.test_puzzles import Looks
-from tests.pipeline.tiny import TINY, set_options
+from tests.pipeline.tiny import TINY, set_options, tiny_source, write_kaggle
 from tests.pipeline.tinypuzzles import tiny_puzzle_dataset, tiny_puzzles, write_csv
 from tests.pipeline.tinyrun import call, one_error, run_until_torch
 
@@ -258,7 +259,7 @@ def test_time_that_ends_in_the_second_round_leaves_every_question_and_the_predic
     out, ask, seen = folder / "out", pipeline.inference.puzzles.predict_puzzles, []
 
     def watch(*arguments: Any) -> Iterator[PuzzleAnswers]:
-        for found in ask(*arguments[:-1], Looks(3)):
+        for found in ask(*arguments[:-1], Looks(4)):
             yield found
             seen.append((int(found.predicted.sum()), predicted(out)))
 
@@ -395,6 +396,42 @@ def test_commands_name_in_one_line_what_does_not_fit_puzzles(
     assert call(*arguments.split()) == 2
     assert message in one_error(capsys, arguments.split(maxsplit=1)[0])
     assert not Path("task.png").exists()
+
+
+def test_a_run_is_not_resumed_for_arc_tasks(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, spec = finished / "out", write_kaggle(tmp_path / "kaggle", tiny_source(1, 3, "t"), "evaluation", with_solutions=True)
+    assert run("--source", spec, "--train-source", spec, "--out", out, "--resume") == 2
+    assert "holds a run on puzzles; resume with the sources of the run" in one_error(capsys)
+    assert not (out / "submission.json").exists()
+    monkeypatch.setattr("pipeline.cli.main.are_puzzles", lambda _: True)  # where the predictions are gone, it is seen later
+    assert run("--source", spec, "--train-source", spec, "--out", out, "--resume") == 2
+    assert "a dataset for other tests than those of the sources" in one_error(capsys)
+
+
+def test_a_training_on_puzzles_has_the_views_that_they_were_built_with(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, source = tmp_path / "data", "maze:generated:side=7,count=6"
+    assert call("build", "--source", source, "--train-source", source, "--leakage", "allow", "--out", data) == 0
+    words = ("train", "--data", data, "--preset", "trm-maze", *set_options((*TINY, "train.steps=1")))
+    assert call(*words, "--out", tmp_path / "out") == 0
+    assert "the dataset was built with build.augmentations=7, and keeps that" in caplog.text
+    assert read_config(tmp_path / "out" / "config.json").build.augmentations == 7
+    caplog.clear()
+    assert call(*words, "--set", "build.augmentations=1000", "--out", tmp_path / "same") == 0
+    assert "keeps that" not in caplog.text, "a maze has no more than these"
+
+
+def test_a_run_does_not_replace_predictions(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "predicted"
+    assert call("predict", "--data", finished / "out" / "dataset", "--weights", finished / "out", "--out", out) == 0
+    before = (out / "predictions.csv").read_bytes()
+    capsys.readouterr()
+    assert run(*sources(finished), "--out", out) == 2
+    assert "predicted holds predictions already: choose another --out" in one_error(capsys)
+    assert (out / "predictions.csv").read_bytes() == before
 
 
 def test_a_run_is_not_resumed_for_other_puzzles(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

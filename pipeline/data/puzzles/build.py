@@ -1,7 +1,7 @@
 """The build stage for puzzles: sources in, one `PuzzleDataset` out.
 
-Training puzzles are kept once each and sorted, so the order of sources does not matter. A training question that is a view of a
-test question is a leak: it is refused, left out or trained on as `leakage` says.
+Training puzzles are kept once for each answer and sorted, so the order of sources does not matter. A training question that is
+a view of a test question is a leak: it is refused, left out or trained on as `leakage` says.
 """
 
 import logging
@@ -30,8 +30,8 @@ def build_puzzles(
 ) -> PuzzleDataset:
     """Return the dataset that trains on the puzzles of `train_sources` and has those of `sources` to predict.
 
-    Equal training puzzles are kept once. A leak is a training question that is a view of a test question. Mazes have no more
-    than seven other views, however many `augmentations` are wanted.
+    Training puzzles are kept once for each answer. A leak is a training question that is a view of a test question. Mazes have
+    no more than seven other views, however many `augmentations` are wanted.
     Raises InputError when there is nothing to train on, an answer to train on is not known, kinds or sizes differ, a number
     is out of range, or puzzles leak and `leakage` is "refuse".
     """

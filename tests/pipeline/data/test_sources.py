@@ -338,6 +338,56 @@ def test_packed_challenges_find_their_solutions(tmp_path: Path) -> None:
     assert outputs_of(load_source(f"json:{tmp_path}/x_challenges.json.gz")) == {"t": OUTPUTS}
 
 
+@pytest.mark.parametrize(("challenges", "solutions"), [(".gz", ""), ("", ".gz")])
+def test_challenges_find_their_solutions_where_only_one_of_them_is_packed(
+    tmp_path: Path, challenges: str, solutions: str
+) -> None:
+    for name, content, ending in (("challenges", {"t": TASK}, challenges), ("solutions", {"t": OUTPUTS}, solutions)):
+        data = json.dumps(content).encode()
+        (tmp_path / f"x_{name}.json{ending}").write_bytes(gzip.compress(data) if ending else data)
+    assert outputs_of(load_source(f"json:{tmp_path}/x_challenges.json{challenges}")) == {"t": OUTPUTS}
+
+
+@pytest.mark.parametrize("solutions", [{"t": OUTPUTS}, {"t": OUTPUTS, "odd": [[[1] * 31]]}])
+def test_a_task_whose_solutions_cannot_be_read_is_left_out_of_what_is_only_trained_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, solutions: Json
+) -> None:
+    path = write(tmp_path / "x_challenges.json", {"t": TASK, "odd": TASK})
+    write(tmp_path / "x_solutions.json", solutions)
+    assert "task odd: " in refusal(lambda: load_source(f"json:{path}"))
+    source = load_source(f"json:{path}", lenient=True)
+    assert ([task.id for task in source.tasks], outputs_of(source), source.left_out) == (["t"], {"t": OUTPUTS}, 1)
+    assert "1 task left out that cannot be read, of 2: odd" in caplog.text.replace("'", "")
+
+
+def test_outputs_of_some_tests_do_not_count_and_a_line_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    tests = [{"input": [[1]], "output": [[2]]}, {"input": [[1]]}]
+    path = write(tmp_path / "t.json", {"train": TASK["train"], "test": tests})
+    assert load_source(f"json:{path}").solutions == {}
+    assert "1 task with outputs of some of the tests, which do not count: t" in caplog.text
+    caplog.clear()
+    empty = [{"input": [[1]], "output": []}]  # a placeholder
+    path = write(tmp_path / "empty.json", {"train": TASK["train"], "test": empty})
+    assert load_source(f"json:{path}").solutions == {}
+    assert not caplog.messages
+
+
+def test_a_task_may_be_called_challenges_but_a_file_of_challenges_is_no_task(tmp_path: Path) -> None:
+    write(tmp_path / "my-challenges-07.json", SOLVED_TASK)
+    (task,) = load_source(f"json:{tmp_path}").tasks
+    assert task.id == "my-challenges-07"
+    write(tmp_path / "my-challenges.json", {"t": TASK})
+    assert "my-challenges.json: not the file of one task" in refusal(lambda: load_source(f"json:{tmp_path}"))
+
+
+def test_a_demonstration_is_held_out_of_tasks_without_tests(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.json", {"train": SOLVED_TASK["train"] * 3, "test": []})
+    assert "has no test inputs" in refusal(lambda: Selection().load([f"json:{path}"]))
+    (source,) = Selection(hold_out=True).load([f"json:{path}"])[1]
+    assert [len(task.test) for task in source.tasks] == [1]
+
+
 def test_a_gzip_that_is_damaged_or_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json.gz"
     data = gzip.compress(json.dumps(TASK).encode())

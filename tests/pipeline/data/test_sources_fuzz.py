@@ -60,7 +60,7 @@ def read_challenges(document: object) -> tuple[list, dict[str, list[Rows]]]:
         demand(isinstance(task["test"], list) and len(task["test"]) > 0)
         demand(all(isinstance(test, dict) and "input" in test for test in task["test"]))
         tasks.append((task_id, read_pairs(task["train"]), [read_rows(test["input"]) for test in task["test"]]))
-        outputs = [read_rows(test["output"]) for test in task["test"] if test.get("output") is not None]
+        outputs = [read_rows(test["output"]) for test in task["test"] if test.get("output") not in (None, [])]
         if len(outputs) == len(task["test"]):
             solutions[task_id] = outputs
     return tasks, solutions

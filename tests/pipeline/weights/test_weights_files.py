@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from augment.errors import InputError
 from pipeline.config import BuildConfig, Config, override
 from pipeline.data.build import build
 from pipeline.data.dataset import TaskDataset
@@ -253,6 +254,19 @@ def test_a_memory_of_the_wrong_length_is_damage(tmp_path: Path, kind: str, name:
     write_tensors(path, tensors | {name: tensors[name][1:].clone()}, metadata)
     with pytest.raises(ValueError, match=rf"^{path}: damaged weights file: \d+ rows of task memory, expected \d+ \({name}\)"):
         load_weights(path)
+
+
+def test_settings_of_another_version_are_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "step-00000001" / "weights.safetensors"
+    path.parent.mkdir(parents=True)
+    write_weights(path)
+    tensors, metadata = read_tensors(path)
+    config = json.loads(metadata["config"])
+    config["train"]["speed"] = 9
+    write_tensors(path, tensors, metadata | {"config": json.dumps(config)})
+    with pytest.raises(InputError, match=f"^{path}: its settings are not those of this version: train has no") as found:
+        load_weights(tmp_path)
+    assert not isinstance(found.value, Damaged)
 
 
 def test_what_is_no_weights_file_is_named(tmp_path: Path) -> None:
