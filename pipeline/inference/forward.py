@@ -113,7 +113,8 @@ class InferenceRunner:
         self.prepared = True
         if self.device.type != "cpu":
             return False
-        return enable_compiler(time_to_compile(self.execution, budget.remaining()))  # not what training has compiled: anew
+        pays = self.execution != "eager" and time_to_compile(self.execution, budget.remaining())
+        return enable_compiler(pays)  # not what training has compiled: it is compiled anew
 
     def _pack_tokens(self, budget: Budget) -> int:
         """Return the tokens of the next pack: a small one while the speed is unknown.

@@ -309,13 +309,16 @@ def _watch(plan: Plan, start: Start, folder: Path, silent: float) -> int | None:
     Where it says nothing for `silent` seconds, and leaves no checkpoint, it is ended.
     """
     seen: tuple[int, ...] | None = None
+    saved = _last_change(folder / CHECKPOINTS)
     try:
         while True:
             code = start.wait(POLL_SECONDS)
             seen = _publish(plan, folder, seen)
+            if saved != (saved := _last_change(folder / CHECKPOINTS)):
+                start.heard = time.monotonic()
             if code is not None:
                 return start.end()
-            if min(time.monotonic() - start.heard, _seconds_since_checkpoint(folder)) > silent:
+            if time.monotonic() - start.heard > silent:
                 plan.warn(f"the program has said nothing for {format_duration(silent)} and is ended")
                 start.end()
                 return 1  # however it had to be ended, it did not lack memory
@@ -328,12 +331,12 @@ def _watch(plan: Plan, start: Start, folder: Path, silent: float) -> int | None:
         start.end(patience=0.0)  # also when the notebook is interrupted
 
 
-def _seconds_since_checkpoint(folder: Path) -> float:
-    """Return how long ago a checkpoint came or went in a run directory; infinity where there are none."""
+def _last_change(folder: Path) -> int:
+    """Return when an entry of `folder` came or went, by the clock of its disk; 0 where there is none."""
     try:
-        return time.time() - (folder / CHECKPOINTS).stat().st_mtime
+        return folder.stat().st_mtime_ns
     except OSError:
-        return math.inf
+        return 0
 
 
 def _publish(plan: Plan, folder: Path, seen: tuple[int, ...] | None) -> tuple[int, ...] | None:

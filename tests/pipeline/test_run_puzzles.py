@@ -259,7 +259,7 @@ def test_time_that_ends_in_the_second_round_leaves_every_question_and_the_predic
     out, ask, seen = folder / "out", pipeline.inference.puzzles.predict_puzzles, []
 
     def watch(*arguments: Any) -> Iterator[PuzzleAnswers]:
-        for found in ask(*arguments[:-1], Looks(4)):
+        for found in ask(*arguments[:-1], Looks(3)):
             yield found
             seen.append((int(found.predicted.sum()), predicted(out)))
 
