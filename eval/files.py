@@ -5,6 +5,7 @@ finds either the old content or all of the new.
 """
 
 import codecs
+import errno
 import json
 import os
 import re
@@ -43,16 +44,14 @@ def leave_file(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path for the block to write, then move it to `path` in one step and sync both to disk.
 
-    A file system that cannot sync folders is no failure. On failure `path` is unchanged and no temporary file is left. An
-    OSError names `path`; other errors pass unchanged.
+    On failure `path` is unchanged and no temporary file is left. An OSError names `path`; other errors pass unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield temporary
         sync(temporary)
         temporary.replace(path)
-        with suppress(OSError):
-            sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         if error.errno is None:
             raise
@@ -69,11 +68,18 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
+"""Errors of file systems that sync files and no folders."""
+
+
 def sync(path: Path) -> None:
-    """Sync a file, or the entries of a folder, to disk."""
+    """Sync a file to disk, or the entries of a folder where its file system can."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC or not path.is_dir():
+            raise
     finally:
         os.close(number)
 

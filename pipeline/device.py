@@ -45,7 +45,7 @@ def make_accelerator(precision: Precision, standstill_seconds: float = 600.0) ->
     try:
         cuda = cuda_is_used()
         if NEEDS_GPU in os.environ and not cuda:
-            raise RuntimeError(unusable_gpus() or "this is to be computed on a GPU, and PyTorch finds none")
+            raise RuntimeError(unusable_gpus() or NO_GPU)
         dtype = compute_dtype(precision, cuda)
         accelerator = Accelerator(
             cpu=not cuda,
@@ -67,6 +67,10 @@ def make_accelerator(precision: Precision, standstill_seconds: float = 600.0) ->
 def with_precision(config: Config, dtype: torch.dtype) -> Config:
     """Return `config` with `dtype` for its precision, so that what goes on with it computes alike."""
     return override(config, [f"train.precision={str(dtype).removeprefix('torch.')}"])
+
+
+NO_GPU = "this is to be computed on a GPU, and PyTorch finds none"
+"""What is wrong where `NEEDS_GPU` is set."""
 
 
 def cuda_is_used() -> bool:

@@ -41,7 +41,8 @@ docker_image = ""                # pins the notebook's image, for example "gcr.i
 
 preset = "fast"                  # settings on GPUs; not used with weights (run --help lists them)
 cpu_preset = "demo"              # the same where no GPU is found
-overrides = []                   # further settings, for example ["train.seed=1", "predict.views=512"]
+overrides = []                   # further settings, for example ["train.seed=1", "predict.views=512"]; where a GPU is
+                                 # expected and none is found, the run does without them
 train_splits = ["training", "evaluation"]   # the competition's public tasks that the hidden run trains on as well
 train_datasets = []              # datasets on Kaggle with further tasks to train on, for example
                                  # ["rearc:OWNER/NAME@0.5", "json:OWNER/NAME/concept.json"]: whole, or a file or folder of it

@@ -12,6 +12,7 @@ from augment.errors import InputError
 from augment.grid import MAX_SIDE
 from eval.files import expand
 from eval.formatting import parse_duration, show_path
+from pipeline.array_files import read_metadata
 from pipeline.cli.options import PROGRAM, WEIGHTS_HELP, Handler, add_command
 from pipeline.config import Config, override
 from pipeline.data.sources import load_source
@@ -109,11 +110,8 @@ def _notebook(arguments: argparse.Namespace, _: float) -> int:
         raise InputError(f"{both}: only one of them can be what training starts from")
     on_gpus, on_cpu, whose = preset(settings.preset), preset(settings.cpu_preset), "these weights"
     if not weights and not settings.weights_dataset:
-        config, whose = override(on_gpus, settings.overrides), f"preset {settings.preset}"
-        try:
-            override(on_cpu, settings.overrides)
-        except ValueError as error:  # there it would start without them
-            logger.warning("cpu_preset %s, where no GPU is found, does without the overrides: %s", settings.cpu_preset, error)
+        used, name = (on_cpu, settings.cpu_preset) if settings.accelerator == "none" else (on_gpus, settings.preset)
+        config, whose = override(used, settings.overrides), f"preset {name}"
     if settings.weights_dataset:
         try:
             override(on_gpus, settings.overrides)
@@ -174,7 +172,7 @@ def _warn_of_changes(folder: Path) -> None:
     made, anew = read_ready_folder(folder), f"`{KAGGLE} notebook --out {folder}` makes it anew"
     if changed := changed_since(folder, PROJECT):
         logger.warning("%s has other code, in %d files, such as %s; %s", folder, len(changed), changed[0], anew)
-    with suppress(ValueError, FileNotFoundError):
+    with suppress(ValueError, OSError):
         now = read_settings(SETTINGS)
         if replace(now, weights=made.weights) != made or (now.weights and not _has_weights(folder, expand(now.weights))):
             logger.warning("%s was not made from %s as it is; %s", folder, SETTINGS, anew)
@@ -183,7 +181,8 @@ def _warn_of_changes(folder: Path) -> None:
 def _has_weights(folder: Path, weights: Path) -> bool:
     """Return whether the weights in a ready folder are those that `weights` leads to now."""
     there = folder / "code" / WEIGHTS_IN_CODE
-    return there.is_file() and read_found(weights, Path.read_bytes) == there.read_bytes()
+    found = read_found(weights, lambda path: (path, read_metadata(path))[0])  # which refuses a damaged checkpoint
+    return there.is_file() and found.read_bytes() == there.read_bytes()
 
 
 def _status(arguments: argparse.Namespace, _: float) -> int:

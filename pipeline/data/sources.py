@@ -111,7 +111,7 @@ def load_source(
         message = "%s: %s left out that cannot be read, of %d: %s; %s"
         counts = plural(len(faults), "task"), len(tasks) + len(reading.left_out)
         logger.warning(message, show_path(spec), *counts, show_names(list(faults)), first)
-    if partly := reading.partly_known:
+    if partly := [task_id for task_id in reading.partly_known if task_id not in solutions]:
         some = f"{plural(len(partly), 'task')} with outputs of some of the tests, which do not count"
         tell_once(f"{show_path(spec)}: {some}: {show_names(partly)}")
     return Source(spec, tasks, solutions, len(reading.left_out), weight)

@@ -80,9 +80,6 @@ def solve(settings: KaggleSettings, started: float) -> Outcome:
         plan.scratch.mkdir(parents=True, exist_ok=True)
     with _surviving(plan, "the machine was not looked at as a whole"):
         _check_machine(plan)
-    if plan.unreadable:
-        with _surviving(plan, "the readable tasks were not kept"):
-            _keep_readable(plan)
     with _surviving(plan, "the run was given up"):
         if plan.hidden or (not plan.problems and _machine_will_do(plan)):
             _run_until_over(plan, starts)
@@ -151,16 +148,19 @@ def _stand_ins(content: object) -> tuple[Grid, ...]:
 def _keep_readable(plan: Plan) -> None:
     """Write the tasks of the test file that can be read to the scratch folder: the program takes all of a file or nothing."""
     document = read_object(plan.data / TEST_FILE)
-    plan.readable.mkdir()
+    plan.readable.mkdir(parents=True, exist_ok=True)
     left_out = {task.id for task in plan.unreadable}
     kept = {task_id: content for task_id, content in document.items() if task_id not in left_out}
-    (plan.readable / TEST_FILE).write_text(json.dumps(kept))
+    replace_file(plan.readable / TEST_FILE, json.dumps(kept).encode())
 
 
 def _check_machine(plan: Plan) -> None:
     """Look for GPUs, copy the weights to the scratch folder, and install the wheels there."""
     settings, expected = plan.settings, ACCELERATORS.get(plan.settings.accelerator)
-    plan.gpus = find_gpus(os.environ, tries=3) or gpu_device_files(os.environ)
+    plan.gpus = find_gpus(os.environ, tries=3)
+    if not plan.gpus and (files := gpu_device_files(os.environ)):
+        plan.gpus = files
+        plan.warn("nvidia-smi lists no GPU, although there are device files", problem=True)
     plan.log.say(f"GPUs: {', '.join(plan.gpus) or 'none'}")
     if expected is None:
         plan.warn(f"{len(plan.gpus)} GPUs; how many {settings.accelerator} has is not known here", problem=not plan.gpus)
@@ -247,11 +247,14 @@ def _machine_will_do(plan: Plan) -> bool:
 def _run_until_over(plan: Plan, starts: list[EndedStart]) -> None:
     """Start the program, and again after it died, until it has finished or there is nothing left to try."""
     processes = 1 << (len(plan.gpus).bit_length() - 1) if plan.gpus else 0  # presets have 4 or 8 packs a step to share
-    meant = bool(plan.gpus) or plan.settings.accelerator == "none"  # what is for GPUs takes too long on a CPU
+    meant = bool(plan.gpus) or plan.settings.accelerator == "none"  # overrides for GPUs take too long on a CPU
     setup = Setup(processes, weights=plan.weights is not None, overrides=meant and bool(plan.settings.overrides))
     why = "first start"
     sources = commit_sources(plan) if not plan.hidden else [plan.test_source]
     while True:
+        if plan.unreadable and not (plan.readable / TEST_FILE).is_file():
+            with _surviving(plan, "the readable tasks were not kept"):  # the next start tries it again
+                _keep_readable(plan)
         folder = run_folder(plan, setup)
         command = make_command(plan, setup, sources, folder)
         plan.log.say(f"$ {shlex.join(command)}")

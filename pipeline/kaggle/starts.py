@@ -154,8 +154,8 @@ def next_setup(setup: Setup, starts: Sequence[EndedStart], gpus: int) -> tuple[S
         (setup.predict_seconds and bad and not setup.fresh, anew, "in a fresh folder"),
         (setup.predict_seconds, on_cpu, "on the CPU"),
         (refused and sum(start.code == BAD_INPUT for start in starts) == 1, setup, "as before"),  # what a disk denied may pass
-        (refused and setup.weights, replace(anew, weights=False), "without the weights"),
         (refused and setup.overrides, replace(anew, overrides=False), "without the overrides of the settings"),
+        (refused and setup.weights, replace(anew, weights=False), "without the weights"),
         (refused and setup.further_tasks, replace(anew, further_tasks=False), "without further training tasks"),
         (refused and not setup.fresh, anew, "in a fresh folder"),
         (smaller, replace(setup, pieces=pieces), f"packs in {pieces} micro-batches"),

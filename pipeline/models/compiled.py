@@ -18,7 +18,7 @@ from pipeline.device_limits import fall_back, kernel_works
 P = ParamSpec("P")
 R = TypeVar("R")
 COMPILE_SECONDS = 90.0
-"""What it may take. With less left nothing is compiled, whatever the settings say."""
+"""What it may take. With less left nothing is compiled for a CPU, whatever the settings say."""
 MIN_COMPILE_SECONDS = 240.0
 """Of training or prediction that is left: "auto" compiles for no less."""
 MOST_VARIANTS = 64
@@ -29,7 +29,7 @@ _failed = False
 
 
 def time_to_compile(execution: str, left: float) -> bool:
-    """Return whether `execution`, as in `train.execution`, compiles with `left` seconds of training or prediction.
+    """Return whether `execution`, as in `train.execution`, compiles for a CPU with `left` seconds of training or prediction.
 
     It says so where there is too little time for what the settings ask for.
     """

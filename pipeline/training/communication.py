@@ -37,8 +37,9 @@ class Collectives:
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.several = accelerator.num_processes > 1
-        self.waits = accelerator.device.type != "cuda"
-        """Whether the result of a step is read before the weights change, and not, as on a GPU, during the next step."""
+        self.waits = accelerator.device.type != "cuda" or accelerator.scaler is not None
+        """Whether the result of a step is read before the weights change, and not, as on a GPU, during the next step. A scaler
+        of losses waits anyway, to see whether gradients overflow."""
         self.begin()
 
     def begin(self) -> None:

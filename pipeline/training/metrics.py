@@ -143,18 +143,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return _parse_lines(read_file(path)) if path.exists() else []
 
 
-def read_further_metrics(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
-    """Return the lines from the byte `position` on, as `read_metrics` does, and where the next one begins.
+Place = tuple[int, int]
+"""In a file: its number on the disk, and a byte."""
 
-    All of them where the file has become shorter, as where a resumed run computes some of its steps again.
+
+def read_further_metrics(path: Path, place: Place = (0, 0)) -> tuple[list[dict[str, Any]], Place]:
+    """Return the lines from a `place` on, as `read_metrics` does, and where the next one begins.
+
+    All of them where the file has been replaced, as where a resumed run computes some of its steps again.
     """
     if not path.exists():
-        return [], 0
+        return [], place
     with path.open("rb") as file:
-        file.seek(position if position <= path.stat().st_size else 0)
-        position, data = file.tell(), file.read()
+        number = os.fstat(file.fileno()).st_ino
+        file.seek(place[1] if number == place[0] else 0)
+        start, data = file.tell(), file.read()
     whole = data[: data.rfind(b"\n") + 1]
-    return _parse_lines(whole), position + len(whole)
+    return _parse_lines(whole), (number, start + len(whole))
 
 
 def _parse_lines(data: bytes) -> list[dict[str, Any]]:

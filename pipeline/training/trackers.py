@@ -64,14 +64,14 @@ def follow(name: str, out: Path, ended: threading.Event) -> None:
         tracker.start()
         sent = orjson.loads((out / SENT_FILE).read_bytes()) if (out / SENT_FILE).is_file() else {}
         last, config = sent.get(name, -1), out / CONFIG_FILE
-        configured, position = last >= 0, 0
+        configured, place = last >= 0, (0, 0)
         while True:
             finishing = ended.is_set()
             if not configured and config.is_file():
                 configured = True
                 sections = orjson.loads(config.read_bytes()).items()
                 tracker.store_init_configuration({f"{s}.{key}": value for s, part in sections for key, value in part.items()})
-            lines, position = read_further_metrics(out / METRICS_FILE, position)
+            lines, place = read_further_metrics(out / METRICS_FILE, place)
             new = [line for line in lines if isinstance(line.get("step"), int) and line["step"] > last]
             for line in new:
                 last = line.pop("step")

@@ -23,7 +23,7 @@ from pipeline.config import CONFIG_FILE, Config, TrainConfig, require_end
 from pipeline.data.dataset import Dataset
 from pipeline.device import from_main, gather
 from pipeline.device_limits import OutOfMemory, first_line, free_cache, ran_out_of_memory
-from pipeline.models.compiled import MIN_COMPILE_SECONDS, is_enabled, time_to_compile
+from pipeline.models.compiled import MIN_COMPILE_SECONDS, is_enabled
 from pipeline.models.network import Network
 from pipeline.system.signals import interrupts_deferred
 from pipeline.system.time_limit import NO_LIMIT, Budget
@@ -53,6 +53,8 @@ MIN_COMPILE_STEPS = 200
 """Of training that is left: `train.execution=auto` compiles for no less. On one H200 it took 7 s until five steps had run."""
 
 
+MOST_OVERFLOWS = 20
+"""Steps in a row that are left out where losses in float16 are not finite."""
 LEAST_LOSS_SCALE = 2.0**-10
 """Of float16. Gradients that still overflow are not too large, but not finite; at a scale of 0 all would seem to be 0."""
 
@@ -91,6 +93,8 @@ class Trainer:
         self.gradients = Gradients(accelerator, self.model, network, maker, config, dtype, execution)
         self.pending: PendingStep | None = None
         """The last step, until its result is read."""
+        self.overflows = 0
+        """Steps in a row whose losses were not finite."""
         self.pieces = config.train.pieces or 1
         """Micro-batches of a pack, or JOINED."""
         self.unmeasured = not config.train.pieces and accelerator.device.type == "cuda"
@@ -182,12 +186,16 @@ class Trainer:
 
         broken = (~computed.figures.isfinite()).any().float()[None]
         shared = AsyncCopy(torch.cat((sequences, collectives.share(broken))))
-        left_out = not collectives.waits and self._read_pending()  # the step before: this one is running
+        if not collectives.waits:
+            self._read_pending()  # the step before: this one is running
         self.pending = PendingStep(step, computed, shared)
-        left_out |= collectives.waits and self._read_pending()
+        if collectives.waits and not self._read_pending():
+            self.stepper.zero_grad()
+            state.share_packs(state.all_packs)  # states that are not finite go
+            state.progress.step += 1
+            return
 
-        if not left_out:
-            state.carries = computed.carries
+        state.carries = computed.carries
         factor = rate_factor(config.optimizer, step, done, reached)
         state.optimizer.set_rates(factor, memory_only=reached < config.optimizer.memory_first)
         if config.optimizer.clip:
@@ -227,11 +235,9 @@ class Trainer:
             self._compile_on_cpu(left)
         elif execution.automatic:
             self._choose_on_gpu(left)
-        elif execution.kind == "compiled" and time_to_compile(execution.kind, left):
+        elif execution.kind == "compiled":
             logger.info(_COMPILING)
             self._trial_seconds(1)
-        else:
-            execution.kind = "eager"
 
     def _compile_on_cpu(self, left: float) -> None:
         """Compile where it works here and pays in the `left` seconds; then small packs are computed as one."""
@@ -323,27 +329,28 @@ class Trainer:
             return measure_pieces(self.state, partial(self.gradients.compute, sync=False), memory)
 
     def _read_pending(self) -> bool:
-        """Wait for the pending step, if any, and add its losses to the running totals; return whether it was left out.
+        """Wait for the pending step, if any, and add its losses to the running totals; return whether it counts.
 
-        Raises FloatingPointError where its loss is not finite, in every process; not where losses are scaled, as in float16:
-        the scaler leaves such a step out, and all sequences begin anew.
+        Raises FloatingPointError where its loss is not finite, in every process. Where losses are scaled, as in float16, it may
+        have overflowed: it is left out, but not MOST_OVERFLOWS in a row.
         """
         pending, self.pending = self.pending, None
         if pending is None:
-            return False
+            return True
         sequences, broken = pending.shared.wait().tolist()
         if broken:  # somewhere
             tasks = sorted(self.state.dataset.task_ids[task] for task in pending.computed.broken)
             named = show_names(tasks) or "of another process"
             message = f"step {pending.step}: the loss is not finite; among the tasks {named}"
-            if self.state.accelerator.scaler is None:  # every process stops
+            self.overflows += 1
+            if self.state.accelerator.scaler is None or self.overflows > MOST_OVERFLOWS:  # every process stops
                 raise FloatingPointError(message)
-            logger.warning("%s; it is left out, as where gradients overflow", message)
-            self.state.share_packs(self.state.all_packs)  # the states that it carries are not finite either
-            return True
+            logger.warning("%s; the step is left out", message)
+            return False
+        self.overflows = 0
         self.state.totals.add(pending.computed.totals)
         self.state.progress.sequences += int(sequences)
-        return False
+        return True
 
     def _count_processor_time(self) -> None:
         before, self.processor_counted = self.processor_counted, time.process_time()

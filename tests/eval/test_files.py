@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import stat
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from eval.files import (
     replacing,
     require_file,
     require_modest,
+    sync,
     write_result,
 )
 from tests.pipeline.tiny import refusal
@@ -73,6 +76,25 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path: Path, name: str, messa
     with pytest.raises(OSError, match=message) as caught:
         replace_file(tmp_path / name, b"")
     assert caught.value.filename == str(tmp_path / name)
+
+
+@pytest.mark.parametrize(("number", "is_failure"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_a_file_system_that_cannot_sync_folders_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_failure: bool
+) -> None:
+    real = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, "no such operation")
+        real(descriptor)
+
+    monkeypatch.setattr(eval.files.os, "fsync", only_files)
+    with pytest.raises(OSError) if is_failure else nullcontext():
+        replace_file(tmp_path / "x", b"new")
+    with pytest.raises(OSError) if is_failure else nullcontext():  # as after the rename of a checkpoint
+        sync(tmp_path)
+    assert (tmp_path / "x").read_bytes() == b"new"
 
 
 def test_temporary_files_of_killed_programs_are_removed_and_nothing_else(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_weights_that_have_changed_since_are_told_when_a_folder_is_pushed(
     settings.write_text(settings.read_text().replace('\nweights = ""', f'\nweights = "{weights}"'))
     assert kaggle("push") == 0
     assert not caplog.messages, "they are the same"
-    weights.write_bytes(weights.read_bytes() + b"x")
+    write_weights(weights.parent, dataset, fit_config(PRESETS["demo"], dataset))
     assert kaggle("push") == 0
     assert "kaggle-entry was not made from kaggle.toml as it is" in caplog.text
 

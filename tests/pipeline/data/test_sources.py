@@ -367,6 +367,10 @@ def test_outputs_of_some_tests_do_not_count_and_a_line_says_so(tmp_path: Path, c
     assert load_source(f"json:{path}").solutions == {}
     assert "1 task with outputs of some of the tests, which do not count: t" in caplog.text
     caplog.clear()
+    path = write(tmp_path / "x_challenges.json", {"t": {"train": TASK["train"], "test": tests}})
+    write(tmp_path / "x_solutions.json", {"t": [[[2]], [[3]]]})
+    assert outputs_of(load_source(f"json:{path}")) == {"t": [[[2]], [[3]]]}
+    assert not caplog.messages, "they are known from another file"
     empty = [{"input": [[1]], "output": []}]  # a placeholder
     path = write(tmp_path / "empty.json", {"train": TASK["train"], "test": empty})
     assert load_source(f"json:{path}").solutions == {}

@@ -16,6 +16,7 @@ from pipeline.device import fit_config
 from pipeline.jobs import doctor
 from pipeline.jobs.doctor import WillNotDo, describe_gpu, has_kernels
 from pipeline.jobs.time_split import Speed
+from pipeline.system.processors import NEEDS_GPU
 from tests.pipeline.tiny import TINY, set_options, tiny_config, tiny_dataset, tiny_source, write_kaggle
 from tests.pipeline.tinyrun import call, write_weights
 
@@ -59,6 +60,15 @@ def test_a_gpu_without_kernels_is_told_before_anything_is_tried(old_gpu: None, c
     out, err = capsys.readouterr()
     assert err.startswith("this machine will not do: this PyTorch has no kernels for P100")
     assert "speed" not in out
+
+
+def test_a_machine_without_the_gpu_that_it_should_have_will_not_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv(NEEDS_GPU, "1")
+    assert call("doctor", "--preset", "demo") == 1
+    assert capsys.readouterr().err.startswith("this machine will not do: this is to be computed on a GPU")
 
 
 def test_a_gpu_that_torch_does_not_find_is_not_passed_over(

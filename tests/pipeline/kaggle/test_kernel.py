@@ -409,9 +409,9 @@ def test_weights_and_overrides_that_are_refused_are_left_out_and_reported_in_the
     outcome = stage.play(
         *["sys.exit(2)"] * 3, "good()", hidden=False, overrides=("train.speed=9",), weights_dataset="ann/weights"
     )
-    assert ["--weights" in command for command in stage.commands] == [True, True, False, False]
-    assert ["--preset" in command for command in stage.commands] == [False, False, True, True]  # weights bring their settings
-    assert ["train.speed=9" in command for command in stage.commands] == [True, True, True, False]
+    assert ["--weights" in command for command in stage.commands] == [True, True, True, False]
+    assert ["--preset" in command for command in stage.commands] == [False, False, False, True]  # weights bring their settings
+    assert ["train.speed=9" in command for command in stage.commands] == [True, True, False, False]
     assert outcome.plan.weights_state == "dropped"
     assert stage.submitted() == PREDICTED
     with pytest.raises(RuntimeError, match="refused what it was started with"):
@@ -462,7 +462,8 @@ def test_gpus_are_tried_while_nvidia_smi_fails_and_overrides_for_them_stay_away_
     monkeypatch.setattr(kernel, "find_gpus", lambda *_, **__: ())
     monkeypatch.setattr(kernel, "gpu_device_files", lambda _: ("/dev/nvidia0",))
     overrides = ("train.packs=2",)
-    stage.play("good()", accelerator="NvidiaL4X1", overrides=overrides)
+    outcome = stage.play("good()", accelerator="NvidiaL4X1", overrides=overrides)
+    assert outcome.problems() == ["nvidia-smi lists no GPU, although there are device files"]
     assert "--processes" not in stage.commands[-1]
     assert "train.packs=2" in stage.commands[-1]
     monkeypatch.setattr(kernel, "gpu_device_files", lambda _: ())

@@ -119,8 +119,12 @@ ALONE = "on the CPU, with predictions alone"
         (Setup(4), [TRAINED] + [FAILED] * 12, (Setup(4, predict_seconds=math.inf), ALONE)),
         (Setup(4, predict_seconds=math.inf), [TRAINED] * 12 + [FAILED] * 12, None),
         (Setup(2, weights=True), [REFUSED], (Setup(2, weights=True), "as before")),
-        (Setup(2, weights=True, overrides=True), [REFUSED] * 2, (Setup(2, overrides=True, fresh=1), "without the weights")),
-        (Setup(2, overrides=True), [REFUSED] * 3, (Setup(2, fresh=1), "without the overrides of the settings")),
+        (Setup(2, weights=True), [REFUSED] * 3, (Setup(2, fresh=1), "without the weights")),
+        (
+            Setup(2, weights=True, overrides=True),
+            [REFUSED] * 2,
+            (Setup(2, weights=True, fresh=1), "without the overrides of the settings"),
+        ),
         (Setup(2, fresh=1), [REFUSED] * 4, (Setup(2, further_tasks=False, fresh=2), "without further training tasks")),
         (Setup(2, further_tasks=False), [REFUSED] * 2, (Setup(2, further_tasks=False, fresh=1), "in a fresh folder")),
         (Setup(2, further_tasks=False, fresh=1), [REFUSED] * 5, (Setup(1, further_tasks=False, fresh=1), "on one GPU")),
@@ -144,7 +148,7 @@ def test_what_is_started_next(setup: Setup, ended: Sequence[EndedStart], expecte
         (
             REFUSED,
             [
-                *("as before", "without the weights", "without the overrides of the settings"),
+                *("as before", "without the overrides of the settings", "without the weights"),
                 *("without further training tasks", *FEWER, *["as before"] * 4),
             ],
         ),

@@ -3,6 +3,8 @@
 import itertools
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from pipeline.device import make_accelerator
 from pipeline.models.network import make_network
 from pipeline.system.time_limit import NO_LIMIT
 from pipeline.training.carry import next_batch
+from pipeline.training.communication import Collectives
 from pipeline.training.execution import JOINED
 from pipeline.training.metrics import read_metrics
 from pipeline.training.trainer import Trainer
@@ -91,31 +94,36 @@ def test_loss_scaling_works_with_pieces(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("log_steps", [1, 8])
 @pytest.mark.parametrize("segments", [1, 3])
 def test_a_loss_that_overflows_in_float16_leaves_its_step_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, waits: bool, segments: int
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, log_steps: int, segments: int
 ) -> None:
-    settings = ("train.steps=8", f"train.segments={segments}", "train.log_steps=1", "train.halting=off")
+    settings = ("train.steps=8", f"train.segments={segments}", f"train.log_steps={log_steps}", "train.halting=off")
     trainer = with_loss_scaling(tmp_path / "out", *settings, overflows=0)
-    trainer.state.collectives.waits = waits
     block, progress = trainer.state.network.reasoner.blocks[0], trainer.state.progress
     block.register_forward_hook(lambda _, __, x: x * float("inf") if progress.step == 3 else x)
     trainer.fit(NO_LIMIT)
     assert "step 3: the loss is not finite; among the tasks" in caplog.text
     assert trainer.state.average.step == 7
-    assert trainer.state.accelerator.scaler.get_scale() == 512.0
+    assert trainer.state.accelerator.scaler.get_scale() == 1024.0, "it was not the scale"
     assert all(tensor.isfinite().all() for tensor in trainer.state.network.state_dict().values())
     losses = {line["step"]: line["loss"] for line in read_metrics(tmp_path / "out" / "metrics.jsonl")}
-    assert sorted(losses) == [1, 2, 3, 5, 6, 7, 8]
+    assert sorted(losses) == ([1, 2, 3, 5, 6, 7, 8] if log_steps == 1 else [8])
     assert all(map(math.isfinite, losses.values()))
 
 
 def test_a_training_whose_losses_always_overflow_ends(tmp_path: Path) -> None:
     trainer = with_loss_scaling(tmp_path / "out", "train.steps=30", overflows=0)
     trainer.state.network.reasoner.head.register_forward_hook(lambda _, __, logits: logits * float("inf"))
-    with pytest.raises(FloatingPointError, match="step 20: gradients overflow in float16"):
+    with pytest.raises(FloatingPointError, match="step 20: the loss is not finite; among the tasks"):
         trainer.fit(NO_LIMIT)
+
+
+def test_a_gpu_whose_losses_are_scaled_waits_for_each_step() -> None:
+    for device, scaler, waits in (("cuda", None, False), ("cuda", object(), True), ("cpu", None, True)):
+        given = SimpleNamespace(device=torch.device(device), num_processes=1, scaler=scaler)
+        assert Collectives(cast(Any, given)).waits is waits
 
 
 def test_a_training_whose_gradients_overflow_at_any_loss_scale_ends(tmp_path: Path) -> None:

@@ -10,7 +10,15 @@ import pytest
 from accelerate import PartialState
 
 from pipeline.training import metrics as progress
-from pipeline.training.metrics import MetricsWriter, Progress, Totals, metrics_line, read_further_metrics, read_metrics
+from pipeline.training.metrics import (
+    MetricsWriter,
+    Progress,
+    Totals,
+    drop_lines_after,
+    metrics_line,
+    read_further_metrics,
+    read_metrics,
+)
 
 
 def a_line() -> dict[str, float]:
@@ -95,13 +103,16 @@ def test_a_writer_draws_a_bar_in_a_notebook_and_says_no_lines(
 
 def test_further_lines_are_those_that_came_since(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert read_further_metrics(path, 0) == ([], 0)
+    assert read_further_metrics(path) == ([], (0, 0))
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"st')
-    lines, position = read_further_metrics(path, 0)
-    assert (lines, position) == ([{"step": 1}, {"step": 2}], 24)
+    lines, place = read_further_metrics(path)
+    assert lines == [{"step": 1}, {"step": 2}]
     with path.open("ab") as file:
         file.write(b'ep": 3}\n')
-    assert read_further_metrics(path, position) == ([{"step": 3}], 36)
-    assert read_further_metrics(path, 36) == ([], 36)
-    path.write_bytes(b'{"step": 1}\n')  # a resumed run has dropped the others
-    assert read_further_metrics(path, 36) == ([{"step": 1}], 12)
+    lines, place = read_further_metrics(path, place)
+    assert lines == [{"step": 3}]
+    assert read_further_metrics(path, place) == ([], place)
+    drop_lines_after(path, 1)  # as a resumed run does, which computes the others again
+    with path.open("ab") as file:
+        file.write(b'{"step": 20, "loss": 1}\n{"step": 40, "loss": 1}\n')
+    assert [line["step"] for line in read_further_metrics(path, place)[0]] == [1, 20, 40]
