@@ -32,8 +32,8 @@ DEMO = Config(
 # All of ARC-AGI-1 on two CPU cores with bfloat16, in legs: the same command with --resume goes on where it ended, with constant
 # rates; the last leg ends with falling ones (`--set optimizer.decay_from=0.8`, of the time of all legs). The demo's recipe,
 # wider, with four layers and one pass a segment (docs/log.md, 2026-11-27, 2026-11-29). This command: not yet measured. 3.8
-# hours, of which 1.6 made the weights `start` that the others began with: 15.1% pass@2 (records/2026-11-29-arc1-cpu-one-pass);
-# 7.1 hours with two passes (`model.H_cycles=2`): 17.8% (records/2026-11-28-arc1-cpu).
+# hours, of which 1.6 made the weights `start` that the others began with: 15.1% pass@2; 5.9 hours, with a further leg: 17.8%
+# (records/2026-11-29-arc1-cpu-rearc); 7.1 hours with two passes (`model.H_cycles=2`): 17.8% (records/2026-11-28-arc1-cpu).
 ARC1_CPU = replace(
     DEMO,
     build=replace(DEMO.build, size_exponent=1.0),
