@@ -332,7 +332,7 @@ class Trainer:
         """Wait for the pending step, if any, and add its losses to the running totals; return whether it counts.
 
         Raises FloatingPointError where its loss is not finite, in every process. Where losses are scaled, as in float16, it may
-        have overflowed: it is left out, but not MOST_OVERFLOWS in a row.
+        have overflowed: up to MOST_OVERFLOWS in a row are left out.
         """
         pending, self.pending = self.pending, None
         if pending is None:
