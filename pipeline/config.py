@@ -361,8 +361,9 @@ def override(config: Config, settings: Iterable[str]) -> Config:
             raise InputError(f"a setting reads section.field=value, got {show_value(setting)}")
         changes.append((section, name, text.strip()))
     changed = _replace(config, changes)
+    unread = unread_settings(changed)
     for setting in given:
-        value, needed = attrgetter(setting_name(setting)), unread_settings(changed).get(setting_name(setting))
+        value, needed = attrgetter(setting_name(setting)), unread.get(setting_name(setting))
         if needed and value(changed) != value(config):
             raise InputError(f"{show_value(setting)} changes nothing without {needed}")
     return changed

@@ -44,8 +44,8 @@ def make_accelerator(precision: Precision, standstill_seconds: float = 600.0) ->
     """
     try:
         cuda = cuda_is_used()
-        if NEEDS_GPU in os.environ and not cuda:
-            raise RuntimeError(unusable_gpus() or NO_GPU)
+        if NEEDS_GPU in os.environ and (unusable := unusable_gpus()):
+            raise RuntimeError(unusable)
         dtype = compute_dtype(precision, cuda)
         accelerator = Accelerator(
             cpu=not cuda,
@@ -69,19 +69,21 @@ def with_precision(config: Config, dtype: torch.dtype) -> Config:
     return override(config, [f"train.precision={str(dtype).removeprefix('torch.')}"])
 
 
-NO_GPU = "this is to be computed on a GPU, and PyTorch finds none"
-"""What is wrong where `NEEDS_GPU` is set."""
-
-
 def cuda_is_used() -> bool:
     """Return whether runs compute on GPUs here."""
     return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def unusable_gpus() -> str:
-    """Return in words which GPUs are here that this PyTorch cannot use, as with a driver that is too old; empty where none."""
-    if torch.cuda.is_available() or stays_on_cpu(os.environ) or not (gpus := find_gpus(os.environ)):
+    """Return in words which GPUs are here that this PyTorch cannot use, as with a driver that is too old; empty where none.
+
+    By `NEEDS_GPU` there is one, whatever nvidia-smi says.
+    """
+    if torch.cuda.is_available() or stays_on_cpu(os.environ):
         return ""
+    gpus = find_gpus(os.environ)
+    if not gpus:
+        return "this is to be computed on a GPU, and PyTorch finds none" if NEEDS_GPU in os.environ else ""
     return (
         f"PyTorch {torch.__version__} finds no GPU, but nvidia-smi {plural(len(gpus), 'GPU')} ({gpus[0]}): it needs a newer "
         "driver, or is built for CPUs; ACCELERATE_USE_CPU=true computes without"

@@ -23,7 +23,7 @@ from eval.formatting import format_duration, plural
 from pipeline.config import Config
 from pipeline.data.dataset import PuzzleDataset
 from pipeline.data.packs import make_pack_maker
-from pipeline.device import NO_GPU, cuda_is_used, fit_config, make_accelerator, unusable_gpus
+from pipeline.device import cuda_is_used, fit_config, make_accelerator, unusable_gpus
 from pipeline.device_limits import memory_suffices
 from pipeline.jobs.arc import ArcJob
 from pipeline.jobs.puzzles import PuzzleJob
@@ -31,7 +31,7 @@ from pipeline.jobs.time_split import measure_speed
 from pipeline.models.attention import choose_way
 from pipeline.models.layers import choose_fused, grid_kernel
 from pipeline.system.allocator import PACKAGE, find_allocator, uses_tcmalloc
-from pipeline.system.processors import NEEDS_GPU, usable_cores
+from pipeline.system.processors import usable_cores
 from pipeline.training.memory_fit import CudaMemory
 from pipeline.training.state import checkpoint_bytes, trainable
 from pipeline.training.trainer import Trainer
@@ -79,8 +79,6 @@ def examine(plan: PlannedRun) -> Iterator[Finding]:
         raise WillNotDo(f"PyTorch {torch.__version__} is too old: {'.'.join(map(str, LEAST_TORCH))} or newer is needed")
     if unusable := unusable_gpus():
         raise WillNotDo(unusable)
-    if NEEDS_GPU in os.environ and not cuda_is_used():
-        raise WillNotDo(NO_GPU)
     for number in range(torch.cuda.device_count() if cuda_is_used() else 0):
         yield f"GPU {number}", describe_gpu(number)
     free = psutil.virtual_memory().available

@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,7 +170,7 @@ def _check_machine(plan: Plan) -> None:
     _take_weights(plan)
     _install_wheels(plan)
     for split in settings.train_splits:
-        if not (plan.data / f"arc-agi_{split}_challenges.json").is_file():
+        if not plan.has_split(split):
             plan.warn(f"{plan.data} has no {split} tasks; training does without these", problem=True)
     for spec in settings.train_datasets:
         source = find_train_source(plan.root / "input", spec)
@@ -309,16 +309,17 @@ def _has_predictions(folder: Path) -> bool:
 def _watch(plan: Plan, start: Start, folder: Path, silent: float) -> int | None:
     """Publish every better submission until the program ends; return its exit code, None where the limit ended it.
 
-    Where it says nothing for `silent` seconds, and leaves no checkpoint, it is ended.
+    Where it says nothing for `silent` seconds, and leaves no checkpoint or predictions, it is ended.
     """
     seen: tuple[int, ...] | None = None
-    saved = _last_change(folder / CHECKPOINTS)
+    traces = _traces(folder)
     try:
         while True:
             code = start.wait(POLL_SECONDS)
             seen = _publish(plan, folder, seen)
-            if saved != (saved := _last_change(folder / CHECKPOINTS)):
-                start.heard = time.monotonic()
+            with suppress(OSError):  # it is looked at again
+                if traces != (traces := _traces(folder)):
+                    start.heard = time.monotonic()
             if code is not None:
                 return start.end()
             if time.monotonic() - start.heard > silent:
@@ -332,14 +333,6 @@ def _watch(plan: Plan, start: Start, folder: Path, silent: float) -> int | None:
                 return None
     finally:
         start.end(patience=0.0)  # also when the notebook is interrupted
-
-
-def _last_change(folder: Path) -> int:
-    """Return when an entry of `folder` came or went, by the clock of its disk; 0 where there is none."""
-    try:
-        return folder.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def _publish(plan: Plan, folder: Path, seen: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -89,6 +89,10 @@ class Plan:
         """Where a commit run keeps the evaluation tasks that it scores."""
         return self.scratch / "commit"
 
+    def has_split(self, split: str) -> bool:
+        """Return whether the public tasks of `split` are mounted."""
+        return (self.data / f"arc-agi_{split}_challenges.json").is_file()
+
     def remaining(self) -> float:
         """Return the seconds left until the limit."""
         return self.limit - (time.monotonic() - self.started)
@@ -137,8 +141,7 @@ def _sources(plan: Plan, sources: Sequence[str], further_tasks: bool, hidden: bo
     """Return the options for what a run solves and trains on; one that is not hidden scores tasks of the evaluation split."""
     words = [word for source in sources for word in ("--source", f"{source}@{plan.settings.test_weight:g}")]
     for split in plan.settings.train_splits if further_tasks else ():
-        known = (plan.data / f"arc-agi_{split}_challenges.json").is_file()
-        if known and (hidden or split != EVALUATION):
+        if plan.has_split(split) and (hidden or split != EVALUATION):
             words += ["--train-source", f"kaggle:{plan.data}:{split}"]
     for source in plan.train_sources if further_tasks else ():
         words += ["--train-source", source]

@@ -68,8 +68,13 @@ def find_gpus(environment: Mapping[str, str], tries: int = 1) -> tuple[str, ...]
         if left:
             logger.warning("%s found no GPU and is asked again: %s", tool, failure)
             time.sleep(PAUSE_SECONDS)
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    return tuple(names if visible is None else names[: len(visible.split(","))])
+    return _visible(names, environment)
+
+
+def _visible(gpus: list[str], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return as many of `gpus` as programs are shown."""
+    shown = environment.get("CUDA_VISIBLE_DEVICES")
+    return tuple(gpus if shown is None else gpus[: len(shown.split(","))])
 
 
 def _list_gpus(tool: str) -> tuple[str, int]:
@@ -86,6 +91,4 @@ def _list_gpus(tool: str) -> tuple[str, int]:
 
 def gpu_device_files(environment: Mapping[str, str], folder: Path = Path("/dev")) -> tuple[str, ...]:
     """Return the device files of the GPUs that programs will see, which are there also while nvidia-smi fails."""
-    found = [] if hides_gpus(environment) else sorted(str(path) for path in folder.glob("nvidia[0-9]*"))
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    return tuple(found if visible is None else found[: len(visible.split(","))])
+    return () if hides_gpus(environment) else _visible(sorted(map(str, folder.glob("nvidia[0-9]*"))), environment)
